@@ -1,0 +1,183 @@
+"""The config tree: every setting with its type, unit, bounds and default."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from serve_app.config.base import Node
+from serve_app.config.engines import EngineConfig, OpenAIEngine
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+_LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|localhost|::1)$")
+
+
+class KeyConfig(Node):
+    """A caller's key by reference: the environment variable `env` holds it, `name` is the tenant."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class ServerConfig(Node):
+    """Where the endpoint listens and whom it answers."""
+
+    host: str = Field("127.0.0.1", description="Address to bind; beyond localhost keys are required.")
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    keys: tuple[KeyConfig, ...] = ()
+    allow_unauthenticated: bool = Field(False, description="Listen beyond localhost without keys; say so explicitly.")
+    expose_docs: bool = True
+
+    @model_validator(mode="after")
+    def _open_only_if_said(self) -> Self:
+        if not _LOOPBACK.match(self.host) and not self.keys and not self.allow_unauthenticated:
+            raise ValueError(
+                f"listening on {self.host} without keys is refused: add server.keys, set host to 127.0.0.1, "
+                "or set server.allow_unauthenticated: true if a proxy in front checks keys"
+            )
+        return self
+
+
+class LimitsConfig(Node):
+    """Bounds on what a caller may ask; checked before any model sees it."""
+
+    body_bytes: PositiveInt = 1_048_576
+    messages: PositiveInt = 512
+    n: PositiveInt = 8
+    stop: PositiveInt = 4
+    stop_chars: PositiveInt = 256
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 20
+    max_tokens: PositiveInt = 32_768
+    tools: PositiveInt = 128
+    request_timeout_s: PositiveFloat = 600.0
+
+
+class GatewayConfig(Node):
+    """The router replicas."""
+
+    replicas: PositiveInt = 1
+    num_cpus: NonNegativeFloat = 0.2
+    max_ongoing_requests: PositiveInt = Field(1024, description="Requests open at once in one Gateway.")
+    max_queued_requests: Annotated[int, Field(ge=-1)] = Field(2048, description="Beyond it 503 with Retry-After.")
+    retry_after_s: PositiveInt = 1
+    drain_s: PositiveFloat = Field(20.0, description="Longest wait for open requests when a replica stops.")
+
+
+class ReplicasConfig(Node):
+    """Replicas between bounds, on requests in flight per replica; `replicas: 2` means exactly two."""
+
+    min: Annotated[int, Field(ge=0)] = 1
+    max: PositiveInt = 1
+    target_ongoing_requests: PositiveFloat = 8.0
+    upscale_delay_s: NonNegativeFloat = 10.0
+    downscale_delay_s: NonNegativeFloat = 120.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}: lower min or raise max")
+        return self
+
+
+class ResourcesConfig(Node):
+    """What Ray reserves for one replica."""
+
+    num_cpus: NonNegativeFloat = 0.4
+    num_gpus: NonNegativeFloat = 0.0
+    accelerator_type: str | None = None
+    memory_gib: PositiveFloat | None = None
+
+
+class PriceConfig(Node):
+    """US dollars for a million tokens; for your own GPUs, what an hour costs by what an hour writes."""
+
+    input_usd_per_million: NonNegativeFloat = 0.0
+    output_usd_per_million: NonNegativeFloat = 0.0
+
+
+class PoolConfig(Node):
+    """Engines of one kind."""
+
+    model: str = Field(description="The id that callers see and may ask for.")
+    engine: EngineConfig
+    price: PriceConfig = PriceConfig()
+    replicas: ReplicasConfig = ReplicasConfig(min=1, max=1)
+    resources: ResourcesConfig = ResourcesConfig()
+    max_ongoing_requests: PositiveInt = Field(64, description="Requests open at once in one replica.")
+    max_queued_requests: Annotated[int, Field(ge=0)] = Field(256, description="Waiting in one replica; then 429.")
+    drain_s: PositiveFloat = 30.0
+    required: bool = Field(True, description="Ready only when this pool has a healthy replica.")
+
+    @field_validator("replicas", mode="before")
+    @classmethod
+    def _fixed(cls, replicas: object) -> object:
+        return {"min": replicas, "max": replicas} if type(replicas) is int else replicas
+
+    @property
+    def remote(self) -> bool:
+        """Whether the pool is fixed addresses that somebody else runs."""
+        return isinstance(self.engine, OpenAIEngine)
+
+
+class RoutingConfig(Node):
+    """The router and how its score becomes a choice. At most one of the three ways to a threshold is set."""
+
+    router: str = Field("complexity", description="A registered router's name, or a folder that holds one.")
+    threshold: Probability | None = Field(None, description="Strong if the win rate is at least this.")
+    strong_share: Probability | None = Field(None, description="Calibrate the threshold to this share of strong calls.")
+    max_quality_drop: Probability | None = Field(None, description="Calibrate to this mean quality drop.")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ways = [k for k in ("threshold", "strong_share", "max_quality_drop") if getattr(self, k) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} contradict each other: keep one")
+        return self
+
+
+class StoreConfig(Node):
+    """The decision log."""
+
+    path: str = Field("var/jethro.sqlite3", description="SQLite file; relative to the working directory.")
+    batch: PositiveInt = 256
+    flush_s: PositiveFloat = 0.5
+    queue: PositiveInt = Field(50_000, description="Decisions waiting for the writer; beyond it they are counted lost.")
+    keep_prompts: bool = False
+    keep_days: PositiveInt = 30
+
+
+class LogConfig(Node):
+    """The request log, one JSON line a request on stderr of the Gateway."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    access: bool = True
+
+
+class Config(Node):
+    """Everything. `small` and `large` must be among the pools."""
+
+    server: ServerConfig = ServerConfig()
+    limits: LimitsConfig = LimitsConfig()
+    gateway: GatewayConfig = GatewayConfig()
+    pools: dict[str, PoolConfig]
+    routing: RoutingConfig = RoutingConfig()
+    store: StoreConfig = StoreConfig()
+    log: LogConfig = LogConfig()
+
+    @field_validator("pools")
+    @classmethod
+    def _pools(cls, pools: dict[str, PoolConfig]) -> dict[str, PoolConfig]:
+        missing = [name for name in ("small", "large") if name not in pools]
+        if missing:
+            raise ValueError(f"pool {' and '.join(missing)} missing: the router chooses between small and large")
+        for name in pools:
+            if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):
+                raise ValueError(f"pool name {name!r}: use a-z, 0-9, _ and -, beginning with a letter")
+        models = [p.model for p in pools.values()]
+        taken = sorted(
+            {m for m in models if models.count(m) > 1} | {m for m in models if m.startswith(("jethro", "router-"))}
+        )
+        if taken:
+            raise ValueError(f"model id {', '.join(taken)}: ids must differ and not begin with jethro or router-")
+        return pools

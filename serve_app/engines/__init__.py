@@ -1,0 +1,1 @@
+"""Engines: what runs a model inside a pool replica."""

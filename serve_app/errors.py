@@ -1,0 +1,145 @@
+"""The one error family. Each error knows its HTTP status, its OpenAI type and code, and whether a retry helps.
+
+    JethroError
+    ├── ConfigError                  an operator's mistake: stops the start            (500, never sent)
+    ├── DependencyError              an extra is not installed                         (500, never sent)
+    ├── RequestError                 the caller's mistake                              400
+    │   ├── UnsupportedParameter     a parameter that this model cannot honour         400
+    │   ├── ContextLengthExceeded    the prompt does not fit the model                 400
+    │   ├── AuthenticationFailed     no key, or a wrong one                            401
+    │   ├── NotFound                 unknown route or record                           404
+    │   ├── ModelNotFound            unknown model                                     404
+    │   ├── MethodNotAllowed         known route, wrong method                         405
+    │   └── BodyTooLarge             body over the limit                               413
+    ├── Overloaded                   a full queue; retry after a while                 429
+    ├── PoolUnavailable              no healthy replica now; retry after a while       503
+    ├── UpstreamError                a replica or an upstream failed                   502
+    └── DeadlineExceeded             the caller's or the server's deadline passed      504
+
+Errors are raised, never yielded. Foreign errors are mapped where they enter.
+"""
+
+from typing import Any, ClassVar
+
+
+class JethroError(Exception):
+    """Base of all errors; `str(error)` is the sentence shown to the caller."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else self.default_code
+        self.retry_after_s = retry_after_s
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed elsewhere or later."""
+        return self.status in (429, 502, 503)
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class ConfigError(JethroError):
+    """An operator's mistake; the message names the file, the key, the value and the mend."""
+
+
+class DependencyError(JethroError):
+    """An optional dependency is missing; the message is the pip line that mends it."""
+
+
+class RequestError(JethroError):
+    """The caller's mistake."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class UnsupportedParameter(RequestError):
+    """A parameter that is valid in OpenAI's API but cannot be honoured here; never ignored in silence."""
+
+    default_code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(RequestError):
+    """The prompt (with the answer asked for) does not fit the model's context."""
+
+    default_code = "context_length_exceeded"
+
+
+class AuthenticationFailed(RequestError):
+    """No key or a wrong one."""
+
+    status = 401
+    type = "authentication_error"
+    default_code = "invalid_api_key"
+
+
+class NotFound(RequestError):
+    """Unknown route or record."""
+
+    status = 404
+    default_code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No model, strategy or pool of that name."""
+
+    default_code = "model_not_found"
+
+
+class MethodNotAllowed(RequestError):
+    """The route exists, but not with this method."""
+
+    status = 405
+    default_code = "method_not_allowed"
+
+
+class BodyTooLarge(RequestError):
+    """The body is over `limits.body_bytes`."""
+
+    status = 413
+    default_code = "request_too_large"
+
+
+class Overloaded(JethroError):
+    """A bounded queue is full."""
+
+    status = 429
+    type = "rate_limit_exceeded"
+    default_code = "overloaded"
+
+
+class PoolUnavailable(JethroError):
+    """No healthy replica can take the request now."""
+
+    status = 503
+    type = "overloaded_error"
+    default_code = "pool_unavailable"
+
+
+class UpstreamError(JethroError):
+    """A replica or upstream failed or broke the protocol."""
+
+    status = 502
+    default_code = "upstream_error"
+
+
+class DeadlineExceeded(JethroError):
+    """The deadline passed before the answer was complete."""
+
+    status = 504
+    default_code = "deadline_exceeded"

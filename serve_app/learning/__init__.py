@@ -1,0 +1,1 @@
+"""Datasets, features, metrics and calibration: what routers are trained and judged with."""

@@ -1,0 +1,1 @@
+"""Pools: the caller's side of engines of one kind."""

@@ -1,0 +1,1 @@
+"""Stores: decisions and feedback, off the hot path."""

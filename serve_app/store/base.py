@@ -1,0 +1,54 @@
+"""The contract of a store. Serving never waits for it: decisions are queued, feedback alone is awaited."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from serve_app.types import Decision, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """A decision with what became of it. `status` is `completed`, `failed`, `cancelled` or `route_only`."""
+
+    decision: Decision
+    request_id: str
+    created_s: float
+    endpoint: str
+    status: str
+    usage: Usage
+    cost_usd: float
+    latency_ms: float
+    ttft_ms: float | None = None
+    error_code: str | None = None
+    tenant: str | None = None
+    prompt: str | None = None
+    """Kept only if `store.keep_prompts` is set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """A caller's judgement of one answer: `score` in [0, 1]."""
+
+    decision_id: str
+    score: float
+    comment: str | None = None
+
+
+class Store(Protocol):
+    """Decisions and feedback."""
+
+    async def start(self) -> None:
+        """Open the database and start the writer."""
+
+    def record(self, record: DecisionRecord) -> None:
+        """Queue a decision for the next batch; never blocks. A full queue drops and counts it."""
+
+    async def feedback(self, feedback: Feedback) -> None:
+        """Durable when this returns. Raises NotFound if the decision is unknown."""
+
+    async def decision(self, decision_id: str) -> Mapping[str, Any]:
+        """The record with its feedback, as JSON-ready values. Raises NotFound. Sees queued records as well."""
+
+    async def aclose(self) -> None:
+        """Write what is queued and close."""

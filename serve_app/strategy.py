@@ -1,0 +1,53 @@
+"""The contract of every strategy: how an answer is got from the pools, and what it tells on the way."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from serve_app.pools.base import Answer, Call, Frame
+from serve_app.types import Decision, Query, Step, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a strategy knows beside the query. `stream`: frames are wanted; otherwise one Answer."""
+
+    call: Call
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Last event: every model call that was made, in order. Usage and cost count them all."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all steps together."""
+        return Usage(sum(s.usage.prompt_tokens for s in self.steps), sum(s.usage.completion_tokens for s in self.steps))
+
+    @property
+    def cost_usd(self) -> float:
+        """US dollars of all steps together."""
+        return sum(s.cost_usd for s in self.steps)
+
+
+Event = Decision | Frame | Answer | Spent
+
+
+class Strategy(Protocol):
+    """Answers queries over pools; sees Pools, never Engines."""
+
+    name: str
+
+    def decide(self, query: Query, decision_id: str) -> Decision:
+        """The decision alone, no model asked. Raises UnsupportedParameter if no pool can honour the query."""
+
+    def run(self, query: Query, context: Context) -> AsyncIterator[Event]:
+        """One Decision, once the first byte is there (so that it is true); then Frames, or one Answer; then Spent.
+
+        Before the first byte another pool may be tried; the Decision's reason says so. Closing the iterator cancels
+        every call under it. Errors before the Decision are the caller's true HTTP status; later ones cut the stream.
+        """
+        ...

@@ -1,0 +1,174 @@
+"""The values that travel between the parts: query in, decision, chunks and usage out.
+
+Frozen and slotted; units stand in the names. Nothing here knows HTTP, Ray or an engine.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+Endpoint = Literal["chat", "completions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. Text parts are already joined; `extra` holds tool_calls, tool_call_id and name as received."""
+
+    role: Role
+    content: str
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_openai(self) -> dict[str, Any]:
+        """The turn as OpenAI's message object."""
+        return {"role": self.role, "content": self.content, **self.extra}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample, in OpenAI's terms. `max_tokens=None` means: as far as the context allows."""
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a caller asks. For `completions` the prompt is the one user message and no chat template applies."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = Sampling()
+    endpoint: Endpoint = "chat"
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str | Mapping[str, Any] | None = None
+    response_format: Mapping[str, Any] | None = None
+    user: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    tenant: str | None = None
+    adapter: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further parameters passed through to engines that take them (guided decoding, template arguments)."""
+
+    @cached_property
+    def text(self) -> str:
+        """The view that routers read: the whole conversation, one turn a line."""
+        return "\n".join(m.content for m in self.messages)
+
+    @property
+    def prompt(self) -> str:
+        """The raw prompt of a `completions` query."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A sampled token with its log-probability (natural log) and the most likely alternatives."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens read and written."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Both together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def to_openai(self) -> dict[str, int]:
+        """OpenAI's usage object."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of one choice as an engine gives it. The last chunk of each choice carries `finish_reason`.
+
+    The very last chunk of a stream (over all choices) carries `usage` for the whole request.
+    """
+
+    index: int = 0
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars for a million tokens."""
+
+    input_usd_per_million: float = 0.0
+    output_usd_per_million: float = 0.0
+
+    def cost_usd(self, usage: Usage) -> float:
+        """What this usage costs, in US dollars."""
+        return (
+            usage.prompt_tokens * self.input_usd_per_million + usage.completion_tokens * self.output_usd_per_million
+        ) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can honour; a request that needs more is refused with a clear 400."""
+
+    logprobs: bool = True
+    guided: bool = False
+    tools: bool = False
+    adapters: bool = False
+    vision: bool = False
+    max_context_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One model call made for a decision, in order."""
+
+    pool: str
+    reason: str
+    usage: Usage = Usage()
+    cost_usd: float = 0.0
+    latency_ms: float = 0.0
+    wasted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was chosen and why. The same record feeds headers, body, log, metrics, store and training."""
+
+    id: str
+    strategy: str
+    pool: str
+    model: str
+    reason: str
+    score: float | None = None
+    threshold: float | None = None
+    router: str | None = None
+    policy_version: str = ""
+    decision_ms: float = 0.0
+    expected: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Per action considered: expected quality, cost (USD) and latency (ms), as far as they are known."""
+    features: Mapping[str, float] = field(default_factory=dict)
+    """What moved the score, as the router tells it."""
