@@ -5,8 +5,6 @@ comments, event names, data over several lines). Follows the WHATWG HTML standar
 last event ids have no meaning for one answer and are dropped.
 """
 
-DONE = b"data: [DONE]\n\n"
-
 
 class EventCutter:
     """Feed it bytes as they arrive; it gives back the whole events so far.

@@ -7,22 +7,19 @@ whoever holds several of these does (see `serve_app.pools.retry`).
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn, Self
+from typing import NoReturn
 
 import aiohttp
-import orjson
 from yarl import URL
 
 from serve_app.errors import JethroError, UpstreamError
-from serve_app.pools.sse import DONE, EventCutter
-from serve_app.pools.upstream_errors import error_of_answer, error_of_event
+from serve_app.pools.event_stream import EventStream
+from serve_app.pools.upstream_errors import error_of_answer, redacted
 
 _KEEP_ALIVE_S = 4.0  # below the 5 s after which uvicorn (and so vLLM) closes idle connections
 _DNS_CACHE_S = 10
-_MOST_EVENT_BYTES = 16 * 2**20
 _MOST_ANSWER_BYTES = 256 * 2**20
 _MOST_ERROR_BYTES = 64 * 1024
-_END_S = 1.0  # how long after [DONE] the connection may stay open before it is given up instead of kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,7 @@ class Upstream:
     def __repr__(self) -> str:
         return f"Upstream({self.base_url!r})"
 
-    async def open_stream(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> "EventStream":
+    async def open_stream(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> EventStream:
         """Send `body` and wait for the first whole event. `path` begins with a slash.
 
         Until this returns nothing of the answer has been given away, so a failed call may be tried elsewhere.
@@ -90,15 +87,13 @@ class Upstream:
                     if response.status >= 400:
                         raise await self._refusal(response)
                     self._expect(response, "text/event-stream")
-                    stream = EventStream(response, self, self._timeouts.idle_s)
+                    stream = EventStream(response, self._timeouts.idle_s, self.refusal)
                     await stream.prime()
                 except BaseException:
                     response.close()
                     raise
                 return stream
-        except TimeoutError as e:
-            raise self.failure(f"the upstream sent nothing for {self._timeouts.first_byte_s:g} s") from e
-        except (aiohttp.ClientError, OSError) as e:
+        except (TimeoutError, aiohttp.ClientError, OSError) as e:
             self._raise_connection(e)
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
@@ -115,9 +110,7 @@ class Upstream:
                 except BaseException:
                     response.close()
                     raise
-        except TimeoutError as e:
-            raise self.failure("the upstream did not answer in time") from e
-        except (aiohttp.ClientError, OSError) as e:
+        except (TimeoutError, aiohttp.ClientError, OSError) as e:
             self._raise_connection(e)
 
     def failure(self, message: str) -> UpstreamError:
@@ -126,12 +119,10 @@ class Upstream:
         error.add_note(f"upstream {self.base_url}")
         return error
 
-    def redacted(self, error: JethroError) -> JethroError:
+    def refusal(self, error: JethroError) -> JethroError:
         """The error with the address as a note and none of our header values in its message."""
         for secret in self._secrets:
-            if secret and secret in error.message:
-                error.message = error.message.replace(secret, "[hidden]")
-                error.args = (error.message,)
+            error = redacted(error, secret)
         error.add_note(f"upstream {self.base_url}")
         return error
 
@@ -149,7 +140,7 @@ class Upstream:
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> JethroError:
         body = await self._read(response, _MOST_ERROR_BYTES)
-        return self.redacted(error_of_answer(response.status, response.headers, body))
+        return self.refusal(error_of_answer(response.status, response.headers, body))
 
     async def _read(self, response: aiohttp.ClientResponse, most: int) -> bytes:
         body = bytearray()
@@ -168,103 +159,40 @@ class Upstream:
             )
 
     def _raise_connection(self, cause: Exception) -> NoReturn:
+        if isinstance(cause, aiohttp.ServerTimeoutError):
+            raise self.failure(f"the upstream took no connection within {self._timeouts.connect_s:g} s") from cause
+        if isinstance(cause, TimeoutError):
+            raise self.failure(f"the upstream did not answer within {self._timeouts.first_byte_s:g} s") from cause
         if isinstance(cause, aiohttp.ClientConnectorError):
             raise self.failure("the upstream cannot be reached") from cause
         raise self.failure("the upstream closed the connection before it answered") from cause
 
 
-class EventStream:
-    """The events of one answer as buffers of whole events (`data: {...}` and a blank line each), `[DONE]` left out.
+class UpstreamFactory:
+    """Upstreams by address, made on first use, that share one session, the same headers and timeouts."""
 
-    Raises UpstreamError when the connection breaks or goes silent, and the mapped error on an error event; a stream
-    that ends without `[DONE]` was cut. `aclose` closes the connection at once, which cancels the model.
-    """
+    def __init__(self, *, headers: Mapping[str, str] | None = None, timeouts: Timeouts | None = None) -> None:
+        self._headers = headers
+        self._timeouts = timeouts
+        self._session: aiohttp.ClientSession | None = None
+        self._upstreams: dict[str, Upstream] = {}
 
-    def __init__(self, response: aiohttp.ClientResponse, upstream: Upstream, idle_s: float) -> None:
-        self._response = response
-        self._content = response.content
-        self._upstream = upstream
-        self._idle_s = idle_s
-        self._cutter = EventCutter()
-        self._ready = b""
-        self._done = False
+    def __call__(self, address: str) -> Upstream:
+        """The upstream at a base URL. Must be called inside the event loop."""
+        upstream = self._upstreams.get(address)
+        if upstream is None:
+            self._session = self._session or client_session()
+            upstream = Upstream(address, session=self._session, headers=self._headers, timeouts=self._timeouts)
+            self._upstreams[address] = upstream
+        return upstream
 
-    async def prime(self) -> None:
-        """Wait for the first event, under whatever time limit the caller has set."""
-        self._ready = await self._next()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._ready:
-            ready, self._ready = self._ready, b""
-            return ready
-        if self._done:
-            await self._finish()
-            raise StopAsyncIteration
-        try:
-            async with asyncio.timeout(self._idle_s) as limit:
-                ready = await self._next(limit)
-        except TimeoutError as e:
-            self._response.close()
-            raise self._upstream.failure(f"the upstream went silent for {self._idle_s:g} s") from e
-        except BaseException:
-            self._response.close()
-            raise
-        if not ready:
-            await self._finish()
-            raise StopAsyncIteration
-        return ready
+    def forget(self, address: str) -> None:
+        """Drop an address that will not be asked again; open streams go on."""
+        self._upstreams.pop(address, None)
 
     async def aclose(self) -> None:
-        """Close the connection if the answer is not complete. Idempotent."""
-        self._response.close()
-
-    async def _next(self, limit: asyncio.Timeout | None = None) -> bytes:
-        """The next whole events; empty at `[DONE]`."""
-        while True:
-            try:
-                data = await self._content.readany()
-            except (aiohttp.ClientError, OSError) as e:
-                raise self._upstream.failure("the upstream broke off inside the stream") from e
-            if not data:
-                raise self._upstream.failure("the upstream ended the stream before the answer was complete")
-            events = self._cutter.feed(data)
-            if events:
-                return self._checked(events)
-            if self._cutter.pending > _MOST_EVENT_BYTES:
-                raise self._upstream.failure(f"the upstream sent an event of more than {_MOST_EVENT_BYTES} bytes")
-            if limit is not None:
-                limit.reschedule(asyncio.get_running_loop().time() + self._idle_s)
-
-    def _checked(self, events: bytes) -> bytes:
-        # A quote inside a JSON string is escaped, so these bytes can only be a key or a whole value.
-        if b'"error"' in events:
-            self._raise_error_event(events)
-        end = events.find(b"[DONE]\n\n", max(0, len(events) - len(DONE)))
-        if end >= 0:
-            self._done = True
-            return events[: events.rfind(b"data:", 0, end)]
-        return events
-
-    def _raise_error_event(self, events: bytes) -> None:
-        for event in events.split(b"\n\n"):
-            if b'"error"' in event:
-                try:
-                    parsed = orjson.loads(event[5:])
-                except orjson.JSONDecodeError as e:
-                    raise self._upstream.failure("the upstream sent an event that is not JSON") from e
-                if isinstance(parsed, dict) and parsed.get("error"):
-                    raise self._upstream.redacted(error_of_event(parsed["error"]))
-
-    async def _finish(self) -> None:
-        """Read to the end of the body, so that the connection can be used again; close it if the end does not come."""
-        try:
-            async with asyncio.timeout(_END_S):
-                while await self._content.readany():
-                    pass
-        except (TimeoutError, aiohttp.ClientError, OSError):
-            pass
-        finally:
-            self._response.close()
+        """Close all connections."""
+        self._upstreams.clear()
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()

@@ -81,6 +81,14 @@ def error_of_event(error: Any) -> JethroError:
     return UpstreamError(f"the upstream failed inside the stream: {_message(error) or 'no message'}")
 
 
+def redacted(error: JethroError, secret: str) -> JethroError:
+    """The error, with a secret that the upstream quotes struck out of its message."""
+    if secret and secret in error.message:
+        error.message = error.message.replace(secret, "[hidden]")
+        error.args = (error.message,)
+    return error
+
+
 def retry_after(value: str | None) -> float | None:
     """Seconds to wait by a Retry-After header (seconds or an HTTP date); None if there is none or it is broken."""
     if not value:
