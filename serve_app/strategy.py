@@ -1,6 +1,6 @@
 """The contract of every strategy: how an answer is got from the pools, and what it tells on the way."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,7 +44,7 @@ class Strategy(Protocol):
     def decide(self, query: Query, decision_id: str) -> Decision:
         """The decision alone, no model asked. Raises UnsupportedParameter if no pool can honour the query."""
 
-    def run(self, query: Query, context: Context) -> AsyncIterator[Event]:
+    def run(self, query: Query, context: Context) -> AsyncGenerator[Event, None]:
         """One Decision, once the first byte is there (so that it is true); then Frames, or one Answer; then Spent.
 
         Before the first byte another pool may be tried; the Decision's reason says so. Closing the iterator cancels

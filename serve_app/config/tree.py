@@ -106,6 +106,7 @@ class PoolConfig(Node):
     max_ongoing_requests: PositiveInt = Field(64, description="Requests open at once in one replica.")
     max_queued_requests: Annotated[int, Field(ge=0)] = Field(256, description="Waiting in one replica; then 429.")
     drain_s: PositiveFloat = 30.0
+    wait_s: NonNegativeFloat = Field(10.0, description="How long a request waits for a replica when there is none.")
     required: bool = Field(True, description="Ready only when this pool has a healthy replica.")
 
     @field_validator("replicas", mode="before")

@@ -1,6 +1,6 @@
 """The contract of every engine. One conformance suite (tests/conformance) holds all of them to it."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,7 +28,7 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Load the model; returns when it can answer. Raises ConfigError if it cannot be loaded."""
 
-    def stream(self, query: Query) -> AsyncIterator[Chunk]:
+    def stream(self, query: Query) -> AsyncGenerator[Chunk, None]:
         """Answer a query, piece by piece, choices interleaved.
 
         Every choice ends with a chunk that has a finish reason; the last chunk carries usage. Greedy decoding at

@@ -4,7 +4,7 @@ Tokens cross as the bytes of OpenAI's own wire format, serialised once where the
 inside (usage, finish, log-probabilities) asks the frame, which parses on first use.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -16,12 +16,17 @@ from serve_app.types import Capabilities, Price, Query, Usage
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Who asks: the decision's id names the answer (`chatcmpl-<id>`), the deadline is on the monotonic clock."""
+    """Who asks: the decision's id names the answer (`chatcmpl-<id>`), the deadline is on the monotonic clock.
+
+    `may_wait`: with no replica there, wait for one to come up rather than fail at once. A strategy that can turn to
+    another pool says no.
+    """
 
     id: str
     request_id: str
     created_s: int
     deadline_s: float | None = None
+    may_wait: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Pool(Protocol):
     def load(self) -> PoolLoad:
         """Never waits."""
 
-    def stream(self, query: Query, call: Call) -> AsyncIterator[Frame]:
+    def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """The answer as SSE frames: deltas, a finish chunk for every choice, one usage chunk, `[DONE]` left out."""
         ...
 

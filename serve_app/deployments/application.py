@@ -1,0 +1,93 @@
+"""`build`: the config's pools and Gateways as one Ray Serve application."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
+
+from serve_app.config import Config, load
+from serve_app.config.tree import PoolConfig
+from serve_app.deployments.gateway import GatewayReplica
+from serve_app.deployments.pool import PoolReplica
+from serve_app.deployments.scaling import InFlightPolicy
+
+
+class BuildArgs(BaseModel):
+    """Arguments of the application in a Serve config file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: str | dict[str, Any] = Field("lab", description="Profile, YAML file, or the tree itself.")
+    engine_factory: str = Field(
+        "serve_app.engines.factory:build_engine", description="module:function that makes a pool's engine."
+    )
+
+
+def build(args: BuildArgs) -> serve.Application:
+    """The application. Raises ConfigError where the config is wrong."""
+    config = load(args.config) if isinstance(args.config, str) else Config.model_validate(args.config)
+    handles = {name: _pool(name, pool, args.engine_factory) for name, pool in config.pools.items() if not pool.remote}
+    options = config.gateway
+    gateway = serve.deployment(
+        serve.ingress()(GatewayReplica),
+        name="Gateway",
+        num_replicas=options.replicas,
+        ray_actor_options={"num_cpus": options.num_cpus},
+        max_ongoing_requests=options.max_ongoing_requests,
+        max_queued_requests=options.max_queued_requests,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=options.retry_after_s),
+        graceful_shutdown_timeout_s=options.drain_s,
+    )
+    return gateway.bind(config.model_dump(mode="json"), handles)
+
+
+def deployment_name(pool: str) -> str:
+    """`small` is SmallPool."""
+    return "".join(part.capitalize() for part in pool.replace("-", "_").split("_")) + "Pool"
+
+
+def _pool(name: str, pool: PoolConfig, engine_factory: str) -> serve.Application:
+    deployment = serve.deployment(
+        PoolReplica,
+        name=deployment_name(name),
+        ray_actor_options=_actor_options(pool),
+        # requests go to the replica's own port, which has its own bounds; handle calls are control only
+        max_ongoing_requests=1000,
+        graceful_shutdown_timeout_s=pool.drain_s + 10,
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+        **_replicas(pool),
+    )
+    return deployment.bind(name, pool.model_dump(mode="json"), engine_factory)
+
+
+def _replicas(pool: PoolConfig) -> dict[str, Any]:
+    bounds = pool.replicas
+    if bounds.min == bounds.max:
+        return {"num_replicas": bounds.max}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=bounds.min,
+            initial_replicas=max(bounds.min, 1),
+            max_replicas=bounds.max,
+            upscale_delay_s=bounds.upscale_delay_s,
+            downscale_delay_s=bounds.downscale_delay_s,
+            metrics_interval_s=1.0,
+            look_back_period_s=5.0,
+            policy=AutoscalingPolicy(
+                policy_function=InFlightPolicy,
+                policy_kwargs={"target_ongoing_requests": bounds.target_ongoing_requests},
+            ),
+        )
+    }
+
+
+def _actor_options(pool: PoolConfig) -> dict[str, Any]:
+    r = pool.resources
+    options: dict[str, Any] = {"num_cpus": r.num_cpus, "num_gpus": r.num_gpus}
+    if r.accelerator_type:
+        options["accelerator_type"] = r.accelerator_type
+    if r.memory_gib:
+        options["memory"] = int(r.memory_gib * 2**30)
+    return options

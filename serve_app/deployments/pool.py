@@ -1,0 +1,102 @@
+"""PoolReplica: one Engine behind its own OpenAI-compatible port. A thin shell: the server is engines/app.py."""
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+import uvicorn
+
+from serve_app.config.tree import PoolConfig
+from serve_app.deployments.scaling import IN_FLIGHT
+from serve_app.deployments.secret import cluster_secret
+from serve_app.engines.app import build_replica_app
+from serve_app.engines.base import Engine
+
+logger = logging.getLogger("ray.serve")
+
+EngineFactory = Callable[[str, PoolConfig], Engine]
+
+
+class PoolReplica:
+    """Runs a pool's engine. Gateways find it through `describe` and talk to its port."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, name: str, pool: dict[str, Any], engine_factory: str
+    ) -> None:
+        config = PoolConfig.model_validate(pool)
+        self._drain_s = config.drain_s
+        module, _, function = engine_factory.partition(":")
+        factory: EngineFactory = getattr(importlib.import_module(module), function)
+        self._engine = factory(name, config)
+        await self._engine.start()
+        self._app = build_replica_app(
+            self._engine,
+            secret=cluster_secret(),
+            max_ongoing=config.max_ongoing_requests,
+            max_queued=config.max_queued_requests,
+        )
+        listener = _listener()
+        host, port = listener.getsockname()[:2]
+        self._address = f"http://{host}:{port}/v1"
+        self._server = _Server(
+            uvicorn.Config(
+                self._app, loop="none", http="httptools", lifespan="off", log_config=None, access_log=False,
+                timeout_keep_alive=120, backlog=2048,
+            )
+        )  # fmt: skip
+        self._serving = asyncio.get_running_loop().create_task(self._server.serve([listener]))
+        logger.info("pool %s: replica answers at %s", name, self._address)
+
+    async def describe(self) -> dict[str, Any]:
+        """Where the replica answers and how loaded it is: the fields of pools.directory.Report."""
+        admission = self._app.admission
+        return {
+            "address": self._address,
+            "running": admission.open,
+            "waiting": admission.queued,
+            "draining": admission.draining,
+            "pid": os.getpid(),
+        }
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Requests open at this replica."""
+        return {IN_FLIGHT: float(self._app.admission.open + self._app.admission.queued)}
+
+    async def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        health = self._engine.health()
+        if not health.ok:
+            raise RuntimeError(f"engine is not well: {health.detail}")
+        if self._serving.done():
+            raise RuntimeError("the replica's HTTP server has stopped")
+
+    async def __del__(self) -> None:
+        """Drain: say so to Gateways, finish what is open, then stop."""
+        await self._app.drain(self._drain_s)
+        self._server.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._serving
+        await self._engine.aclose()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn inside a Serve replica, where signals belong to Ray."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listener() -> socket.socket:
+    """A free port on this node's address as the cluster knows it (127.0.0.1 on a cluster of one)."""
+    host = ray.util.get_node_ip_address()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.bind((host, 0))
+    return listener

@@ -1,0 +1,82 @@
+"""Starts the application on a Ray of its own (or the one at RAY_ADDRESS), waits, and stops it in order."""
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from serve_app.config import Config, secret
+from serve_app.config.environment import prepare_serve_environment
+from serve_app.errors import ConfigError
+
+_APP = "jethro"
+
+
+def start(config: Config, *, engine_factory: str | None = None, address: str | None = None) -> None:
+    """Serve the config; returns when the application answers. Raises ConfigError when it can't run as told."""
+    check_secrets(config)
+    prepare_serve_environment()
+    import ray  # after the environment is set: ray.serve reads it at import
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+
+    from serve_app.deployments.application import BuildArgs, build
+
+    if not ray.is_initialized():
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=True)
+    _check_resources(config, ray.cluster_resources())
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options=HTTPOptions(host=config.server.host, port=config.server.port, keep_alive_timeout_s=120),
+    )
+    args: dict[str, Any] = {"config": config.model_dump(mode="json")}
+    if engine_factory:
+        args["engine_factory"] = engine_factory
+    serve.run(build(BuildArgs.model_validate(args)), name=_APP, route_prefix="/")
+
+
+def stop() -> None:
+    """Drain and stop the application, and Ray if this process started it."""
+    import ray
+    from ray import serve
+
+    serve.shutdown()
+    ray.shutdown()
+
+
+def run(config: Config, *, ready: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGINT or SIGTERM, then drain. `ready` is called once the endpoint answers."""
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    try:
+        start(config)
+        ready()
+        while not over.wait(1.0):
+            continue
+    finally:
+        stop()
+
+
+def check_secrets(config: Config) -> None:
+    """Every secret that the config refers to is set. Raises ConfigError naming the variable."""
+    for key in config.server.keys:
+        secret(key.env, used_by=f"server.keys ({key.name})")
+    for name, pool in config.pools.items():
+        env = getattr(pool.engine, "api_key_env", None)
+        if env:
+            secret(env, used_by=f"pools.{name}.engine.api_key_env")
+
+
+def _check_resources(config: Config, cluster: dict[str, float]) -> None:
+    """Refuse at once what would wait for ever: more CPUs or GPUs than the cluster has."""
+    for resource in ("CPU", "GPU"):
+        field = f"num_{resource.lower()}s"
+        need = config.gateway.replicas * config.gateway.num_cpus if resource == "CPU" else 0.0
+        need += sum(p.replicas.min * getattr(p.resources, field) for p in config.pools.values() if not p.remote)
+        have = cluster.get(resource, 0.0)
+        if need > have + 1e-9:
+            raise ConfigError(
+                f"the config asks for {need:g} {resource}s (gateway.num_cpus, pools.*.replicas × resources.{field}) "
+                f"and the Ray cluster has {have:g}: lower {field} or the replicas, or add nodes"
+            )

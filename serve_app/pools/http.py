@@ -1,0 +1,166 @@
+"""HttpPool: a pool whose members are OpenAI-compatible addresses, ours or anybody's.
+
+Bytes pass through as received. A member that fails before the first byte is replaced by another; after it, the error
+is the caller's. A dropped iterator drops the connection, which is the member's sign to stop the model.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import orjson
+
+from serve_app.engines.wire import query_to_openai
+from serve_app.errors import JethroError, Overloaded, PoolUnavailable
+from serve_app.pools.base import Answer, Call, Frame, PoolLoad
+from serve_app.pools.directory import Directory, Member
+from serve_app.pools.event_stream import EventStream
+from serve_app.pools.retry import Backoff
+from serve_app.pools.upstream import Timeouts, Upstream, client_session
+from serve_app.types import Capabilities, Price, Query
+
+_PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+_MOST_BACKOFF_S = 2.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How members are spoken to. `backoff` is for tries when nobody else is left to ask."""
+
+    upstream_model: str
+    headers: Mapping[str, str]
+    timeouts: Timeouts
+    backoff: Backoff = field(default_factory=Backoff)
+    identify: bool = True
+    """Send the answer's id and time, which replicas of ours understand."""
+
+
+class HttpPool:
+    """A pool over a Directory of addresses. Must be made inside the event loop that will use it."""
+
+    def __init__(
+        self, name: str, model: str, directory: Directory, wire: Wire, *, price: Price, capabilities: Capabilities
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.price = price
+        self.capabilities = capabilities
+        self.directory = directory
+        self._wire = wire
+        self._session = client_session()
+        self._upstreams: dict[str, Upstream] = {}
+
+    def load(self) -> PoolLoad:
+        """Members that may be asked, what this Gateway has open at them, and what else they last reported."""
+        members = self.directory.available
+        return PoolLoad(len(members), sum(m.in_flight for m in members), sum(m.others for m in members))
+
+    async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
+        """See `Pool.stream`."""
+        body = orjson.dumps(query_to_openai(query, model=self._wire.upstream_model, stream=True))
+        path, headers = _PATHS[query.endpoint], self._headers(call)
+
+        async def open_at(upstream: Upstream) -> EventStream:
+            return await upstream.open_stream(path, body, headers)
+
+        member, events = await self._first(open_at, call)
+        try:
+            async for data in events:
+                yield Frame(data)
+        except JethroError:
+            self.directory.failed(member)
+            raise
+        finally:
+            member.in_flight -= 1
+            await events.aclose()
+
+    async def complete(self, query: Query, call: Call) -> Answer:
+        """See `Pool.complete`."""
+        body = orjson.dumps(query_to_openai(query, model=self._wire.upstream_model, stream=False))
+        path, headers = _PATHS[query.endpoint], self._headers(call)
+
+        async def post_to(upstream: Upstream) -> bytes:
+            return await upstream.post(path, body, headers)
+
+        member, answer = await self._first(post_to, call)
+        member.in_flight -= 1
+        return Answer(answer)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def _first(self, ask: Callable[[Upstream], Awaitable[T]], call: Call) -> tuple[Member, T]:
+        """Ask members in turn until one gives its first byte; that one stays counted in flight."""
+        tried: dict[str, JethroError] = {}
+        for attempt in itertools.count():
+            member = await self._next_member(tried, call)
+            member.in_flight += 1
+            try:
+                result = await ask(self._upstream(member))
+            except JethroError as error:
+                member.in_flight -= 1
+                if not error.retryable:
+                    raise
+                self._note(member, error)
+                tried[member.address] = error
+                await self._pause(attempt, tried, error)
+            except BaseException:
+                member.in_flight -= 1
+                raise
+            else:
+                self.directory.succeeded(member)
+                return member, result
+        raise AssertionError("unreachable")
+
+    async def _next_member(self, tried: Mapping[str, JethroError], call: Call) -> Member:
+        """Somebody not tried yet; when all were, whoever can be had, since a restart may have mended it."""
+        try:
+            return await self.directory.pick(tried, wait=call.may_wait)
+        except PoolUnavailable:
+            if not tried:
+                raise
+            if not call.may_wait or all(isinstance(e, Overloaded) for e in tried.values()):
+                raise _worst(tried.values()) from None
+            return await self.directory.pick()
+
+    def _note(self, member: Member, error: JethroError) -> None:
+        if isinstance(error, PoolUnavailable):
+            self.directory.draining(member)
+        elif not isinstance(error, Overloaded):
+            self.directory.failed(member)
+
+    async def _pause(self, attempt: int, tried: Mapping[str, JethroError], error: JethroError) -> None:
+        """Wait before the next try, not at all if somebody else can be asked. Raises when tries are over."""
+        pause_s = self._wire.backoff.pause_s(attempt, error)
+        if pause_s is None:
+            raise _worst(tried.values())
+        if all(m.address in tried for m in self.directory.available):
+            await asyncio.sleep(pause_s)
+
+    def _upstream(self, member: Member) -> Upstream:
+        upstream = self._upstreams.get(member.address)
+        if upstream is None:
+            known = {m.address for m in self.directory.members}
+            self._upstreams = {a: u for a, u in self._upstreams.items() if a in known}
+            upstream = self._upstreams[member.address] = Upstream(
+                member.address, session=self._session, headers=self._wire.headers, timeouts=self._wire.timeouts
+            )
+        return upstream
+
+    def _headers(self, call: Call) -> dict[str, str]:
+        headers = {"x-request-id": call.request_id}
+        if self._wire.identify:
+            headers["x-jethro-id"] = call.id
+            headers["x-jethro-created"] = str(call.created_s)
+        return headers
+
+
+def _worst(errors: Iterable[JethroError]) -> JethroError:
+    """The error to show when all failed: a full queue only if all were full, since that is the caller's to wait for."""
+    listed = list(errors)
+    return next((e for e in reversed(listed) if not isinstance(e, Overloaded)), listed[-1])
