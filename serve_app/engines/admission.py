@@ -1,0 +1,92 @@
+"""Who may be open in a replica: a bound on open requests, a bounded queue before it, and a drain that ends both.
+
+One event loop, no locks. A slot that is freed goes to the longest waiting request.
+"""
+
+import asyncio
+from collections import deque
+
+from serve_app.errors import Overloaded, PoolUnavailable
+
+
+class Draining(PoolUnavailable):
+    """The replica is stopping; another replica can take the request."""
+
+    default_code = "draining"
+
+
+class Admission:
+    """`await enter()` before the work, `leave()` after it, always both.
+
+    Args:
+        max_open: requests open at once.
+        max_queued: requests that may wait for a place.
+        retry_after_s: what refused callers are told.
+    """
+
+    def __init__(self, *, max_open: int, max_queued: int, retry_after_s: float) -> None:
+        self._max_open = max_open
+        self._max_queued = max_queued
+        self._retry_after_s = retry_after_s
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._idle: asyncio.Event | None = None
+        self.open = 0
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        return len(self._queue)
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused for good."""
+        return self._idle is not None
+
+    async def enter(self) -> None:
+        """Takes a place, waiting for one if all are taken. Raises Overloaded, or Draining after `drain`."""
+        if self._idle is not None:
+            raise Draining("this replica is stopping; try again", retry_after_s=self._retry_after_s)
+        if self.open < self._max_open:
+            self.open += 1
+            return
+        if len(self._queue) >= self._max_queued:
+            raise Overloaded(
+                f"the model is busy: {self.open} requests open and {len(self._queue)} waiting; try again later",
+                retry_after_s=self._retry_after_s,
+            )
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():
+                self.leave()
+            else:
+                self._queue.remove(place)
+                self._note_idle()
+            raise
+
+    def leave(self) -> None:
+        """Gives the place back, or on to the longest waiting request."""
+        while self._queue:
+            place = self._queue.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self.open -= 1
+        self._note_idle()
+
+    async def drain(self, deadline_s: float) -> bool:
+        """Refuses new requests and waits until the admitted ones are done, at most `deadline_s`; True if they are."""
+        if self._idle is None:
+            self._idle = asyncio.Event()
+        self._note_idle()
+        try:
+            await asyncio.wait_for(self._idle.wait(), deadline_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def _note_idle(self) -> None:
+        if self._idle is not None and self.open == 0 and not self._queue:
+            self._idle.set()

@@ -1,0 +1,167 @@
+"""An Engine as a small OpenAI-compatible ASGI application: what a pool replica serves to the Gateways.
+
+POST /v1/chat/completions and /v1/completions (cluster secret as bearer key), GET /health and /metrics (open). Raw ASGI:
+nothing stands between the server and the engine but this file. Requests were validated by a Gateway; what is wrong
+nevertheless gets OpenAI's error object. It neither starts nor closes the engine.
+"""
+
+import hmac
+import logging
+from typing import Any
+
+import orjson
+
+from serve_app.engines.admission import Admission, Draining
+from serve_app.engines.base import Engine
+from serve_app.engines.exchange import Exchange, Receive, Scope, Send
+from serve_app.errors import (
+    AuthenticationFailed,
+    BodyTooLarge,
+    JethroError,
+    MethodNotAllowed,
+    NotFound,
+    RequestError,
+    UpstreamError,
+)
+from serve_app.types import Endpoint
+
+_LOG = logging.getLogger(__name__)
+_POSTS: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
+_GETS = ("/health", "/metrics")
+_JSON = (b"content-type", b"application/json")
+_TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+
+
+class ReplicaApp:
+    """ASGI application over one engine; see `build_replica_app`."""
+
+    def __init__(self, engine: Engine, *, secret: str, body_bytes: int, admission: Admission) -> None:
+        self._engine = engine
+        self._key = b"Bearer " + secret.encode()
+        self._body_bytes = body_bytes
+        self.admission = admission
+
+    async def drain(self, deadline_s: float) -> bool:
+        """Refuses new requests with 503, waits until the open ones are done; False if `deadline_s` passed first."""
+        return await self.admission.drain(deadline_s)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; never raises for a request's or the engine's fault."""
+        if scope["type"] != "http":
+            await _lifespan(scope, receive, send)
+            return
+        try:
+            if scope["path"] in _POSTS and scope["method"] == "POST":
+                await self._answer(scope, receive, send)
+            else:
+                await self._get(scope, send)
+        except JethroError as error:
+            await _send_error(send, error)
+        except Exception:
+            _LOG.exception("the engine of model %s failed", self._engine.model)
+            await _send_error(send, UpstreamError(f"model {self._engine.model} failed; the replica's log says why"))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        if not hmac.compare_digest(headers.get(b"authorization", b""), self._key):
+            raise AuthenticationFailed("wrong cluster secret: only the Gateways of this cluster may call a replica")
+        body = await self._read(receive)
+        if body is None:
+            return
+        exchange = Exchange(self._engine, self.admission, _POSTS[scope["path"]], headers, body)
+        await exchange.run(receive, send)
+
+    async def _read(self, receive: Receive) -> dict[str, Any] | None:
+        """The request's JSON object; None if the caller left before it was whole."""
+        data = b""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            data += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(data) > self._body_bytes:
+                raise BodyTooLarge(f"the body is over {self._body_bytes} bytes")
+        try:
+            body = orjson.loads(data)
+        except orjson.JSONDecodeError as e:
+            raise RequestError(f"the body is not valid JSON: {e}") from e
+        if not isinstance(body, dict):
+            raise RequestError("the body must be a JSON object")
+        return body
+
+    async def _get(self, scope: Scope, send: Send) -> None:
+        path, method = scope["path"], scope["method"]
+        if path not in _POSTS and path not in _GETS:
+            raise NotFound(f"no route {path}: use {', '.join((*_POSTS, *_GETS))}")
+        if method != "GET" or path in _POSTS:
+            raise MethodNotAllowed(f"{path} takes {'POST' if path in _POSTS else 'GET'}, not {method}")
+        if path == "/metrics":
+            await _send(send, 200, self._engine.metrics().encode(), _TEXT)
+            return
+        state = self._health()
+        await _send(send, 200 if state["ok"] else 503, orjson.dumps(state), _JSON)
+
+    def _health(self) -> dict[str, Any]:
+        health = self._engine.health()
+        draining = self.admission.draining
+        return {
+            "ok": health.ok and not draining,
+            "draining": draining,
+            "open": self.admission.open,
+            "running": health.running,
+            "waiting": health.waiting + self.admission.queued,
+            "detail": health.detail,
+            "figures": dict(health.figures),
+            "model": self._engine.model,
+            "capabilities": self._engine.capabilities,
+        }
+
+
+def build_replica_app(
+    engine: Engine,
+    *,
+    secret: str,
+    body_bytes: int = 8 * 1024 * 1024,
+    max_ongoing: int = 64,
+    max_queued: int = 256,
+    retry_after_s: float = 1.0,
+) -> ReplicaApp:
+    """The application of one replica.
+
+    Args:
+        engine: started by the caller.
+        secret: callers must send it as `authorization: Bearer <secret>`.
+        body_bytes: bound on a request's body.
+        max_ongoing: requests open at once in the engine.
+        max_queued: requests that wait for it; beyond, 429 with Retry-After.
+        retry_after_s: what refused callers are told.
+    """
+    admission = Admission(max_open=max_ongoing, max_queued=max_queued, retry_after_s=retry_after_s)
+    return ReplicaApp(engine, secret=secret, body_bytes=body_bytes, admission=admission)
+
+
+async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "lifespan":
+        raise RuntimeError(f"a replica speaks HTTP only, not {scope['type']}")
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+async def _send_error(send: Send, error: JethroError) -> None:
+    headers = [_JSON]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
+    if isinstance(error, Draining):
+        headers.append((b"x-jethro-draining", b"1"))
+    await _send(send, error.status, orjson.dumps(error.body()), *headers)
+
+
+async def _send(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})

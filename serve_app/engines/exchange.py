@@ -1,0 +1,172 @@
+"""One request to a replica and its answer, streamed or at once; gone the moment the caller is gone.
+
+The status line waits for the first chunk, so that an error before it has its true HTTP status. After it an error is one
+event, and `[DONE]` does not come. Events that are ready together leave in one write.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+import orjson
+
+from serve_app.engines.admission import Admission
+from serve_app.engines.base import Engine
+from serve_app.engines.bursts import Bursts
+from serve_app.engines.encoding import DONE, StreamEncoder, encode_answer
+from serve_app.engines.wire import query_from_openai
+from serve_app.errors import JethroError, ModelNotFound, UpstreamError
+from serve_app.types import Chunk, Endpoint, Query, Usage
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_LOG = logging.getLogger(__name__)
+_SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+_JSON = (b"content-type", b"application/json")
+
+
+class Exchange:
+    """Runs one query through the engine. Raises JethroError, or what the engine raised, before the first byte only."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        admission: Admission,
+        endpoint: Endpoint,
+        headers: Mapping[bytes, bytes],
+        body: Mapping[str, Any],
+    ) -> None:
+        self._engine = engine
+        self._admission = admission
+        self._stream = bool(body.get("stream"))
+        options = body.get("stream_options")
+        self._include_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+        if body.get("model") != engine.model:
+            raise ModelNotFound(f"this replica runs {engine.model!r}, not {body.get('model')!r}", param="model")
+        self._query = query_from_openai(body, endpoint)
+        self._id = headers.get(b"x-jethro-id", b"").decode("latin-1") or uuid.uuid4().hex
+        created = headers.get(b"x-jethro-created", b"")
+        self._created = int(created) if created.isdigit() else int(time.time())
+
+    async def run(self, receive: Receive, send: Send) -> None:
+        """Answers; returns without a word when the caller leaves."""
+        watch = _Disconnect(receive)
+        try:
+            await self._admission.enter()
+            try:
+                await (self._send_stream(send) if self._stream else self._send_whole(send))
+            finally:
+                self._admission.leave()
+        except asyncio.CancelledError:
+            if not watch.seen():
+                raise
+        finally:
+            watch.stop()
+
+    async def _send_whole(self, send: Send) -> None:
+        bursts = Bursts(self._engine.stream(self._query))
+        chunks: list[Chunk] = []
+        try:
+            while not bursts.ended:
+                chunks += await bursts.next()
+        finally:
+            await _close(bursts)
+        _check_whole(self._query, chunks)
+        body = encode_answer(self._query, chunks, model=self._engine.model, answer_id=self._id, created=self._created)
+        headers = [_JSON, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _send_stream(self, send: Send) -> None:
+        bursts = Bursts(self._engine.stream(self._query))
+        try:
+            first = await bursts.next()
+            if not first:
+                raise UpstreamError(f"model {self._engine.model} gave no answer")
+            await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+            last = await self._send_events(bursts, first, send)
+        finally:
+            await _close(bursts)
+        await send({"type": "http.response.body", "body": last})
+
+    async def _send_events(self, bursts: Bursts[Chunk], burst: list[Chunk], send: Send) -> bytes:
+        """Sends all events but the last write, which it gives: finish, usage and `[DONE]`, or the error."""
+        encoder = StreamEncoder(self._query, model=self._engine.model, answer_id=self._id, created=self._created)
+        encode, unfinished = encoder.encode, self._query.sampling.n
+        held, usage = b"", None
+        try:
+            while True:
+                for chunk in burst:
+                    if chunk.finish_reason is not None:
+                        unfinished -= 1
+                    if chunk.usage is not None:
+                        usage = chunk.usage
+                held += b"".join([encode(chunk) for chunk in burst])
+                if bursts.ended or (not unfinished and usage is not None):
+                    break
+                await send({"type": "http.response.body", "body": held, "more_body": True})
+                held = b""
+                burst = await bursts.next()
+            if unfinished:
+                raise UpstreamError(f"model {self._engine.model} ended before all choices were finished")
+        except Exception as error:
+            return held + _error_event(error, self._engine.model)
+        return held + (encoder.usage(usage or Usage()) if self._include_usage else b"") + DONE
+
+
+class _Disconnect:
+    """Cancels the current task when the caller leaves. Costs next to nothing if the task ends without waiting."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._seen = False
+        self._task = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+        self._start = asyncio.get_running_loop().call_soon(self._watch)
+
+    def seen(self) -> bool:
+        """Whether the caller left; takes back the cancellation that it caused."""
+        if self._seen and self._task is not None:
+            self._task.uncancel()
+        return self._seen
+
+    def stop(self) -> None:
+        self._start.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _watch(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._seen = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def _close(bursts: Bursts[Chunk]) -> None:
+    """Closes the engine's iterator; its errors are logged, for the answer is already decided."""
+    try:
+        await bursts.aclose()
+    except Exception:
+        _LOG.exception("the engine failed while it closed a request")
+
+
+def _check_whole(query: Query, chunks: list[Chunk]) -> None:
+    finished = sum(c.finish_reason is not None for c in chunks)
+    if finished != query.sampling.n:
+        raise UpstreamError(f"the model finished {finished} of {query.sampling.n} choices")
+
+
+def _error_event(error: Exception, model: str) -> bytes:
+    if not isinstance(error, JethroError):
+        _LOG.error("the engine of model %s failed inside a stream", model, exc_info=error)
+        error = UpstreamError(f"model {model} failed; the replica's log says why")
+    return b"data: " + orjson.dumps(error.body()) + b"\n\n"
