@@ -90,6 +90,11 @@ class HttpPool:
         member.in_flight -= 1
         return Answer(answer)
 
+    @property
+    def scraped(self) -> bool:
+        """Whether the members are replicas of ours, which tell their metrics."""
+        return self._wire.identify
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self._session.close()

@@ -1,0 +1,60 @@
+"""The engines' own metrics, gathered from every replica of a pool and labelled with `pool` and `replica`."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+
+import aiohttp
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from serve_app.pools.http import HttpPool
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT_S = 2.0
+_MOST_BYTES = 4 * 2**20
+
+
+async def scrape(pools: Iterable[HttpPool]) -> str:
+    """Prometheus text of all replicas of ours; a replica that does not answer is left out and logged."""
+    members = [(p.name, m.address) for p in pools if p.scraped for m in p.directory.available]
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
+        texts = await asyncio.gather(*(_fetch(session, address) for _, address in members))
+    return merged({key: text for key, text in zip(members, texts, strict=True) if text})
+
+
+def merged(texts: Mapping[tuple[str, str], str]) -> str:
+    """One text of many, by (pool, replica); a family of several replicas is told once, with all their samples."""
+    families: dict[str, Metric] = {}
+    for (pool, replica), text in texts.items():
+        for family in text_string_to_metric_families(text):
+            into = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                labels = {**sample.labels, "pool": pool, "replica": replica}
+                into.add_sample(sample.name, labels, sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Families(families.values()))
+    return generate_latest(registry).decode()
+
+
+class _Families:
+    """Ready-made families as a collector."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+async def _fetch(session: aiohttp.ClientSession, address: str) -> str:
+    url = address.removesuffix("/v1") + "/metrics"
+    try:
+        async with session.get(url, allow_redirects=False) as response:
+            body = await response.content.read(_MOST_BYTES)
+            return body.decode("utf-8") if response.status == 200 else ""
+    except (aiohttp.ClientError, OSError, TimeoutError, UnicodeDecodeError) as e:
+        logger.warning("no metrics from %s: %s", url, e)
+        return ""

@@ -1,0 +1,110 @@
+"""The directory: membership, power of two choices, rest after failures, waiting."""
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from serve_app.errors import PoolUnavailable
+from serve_app.pools.directory import Directory, Report
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def directory(*addresses: str, **options: object) -> Directory:
+    made = Directory("small", rng=random.Random(0), **options)  # type: ignore[arg-type]
+    made.update([Report(a) for a in addresses])
+    return made
+
+
+async def test_the_less_loaded_of_two_is_picked() -> None:
+    d = directory("a", "b")
+    d.members[0].in_flight = 3
+    assert {(await d.pick()).address for _ in range(20)} == {"b"}
+
+
+async def test_power_of_two_never_picks_the_most_loaded_and_spreads_the_rest() -> None:
+    d = directory("a", "b", "c", "d")
+    for load, member in enumerate(d.members):
+        member.in_flight = load
+    picked = Counter([(await d.pick()).address for _ in range(600)])
+    assert "d" not in picked
+    assert picked["a"] > picked["b"] > picked["c"] > 0
+
+
+async def test_load_of_other_gateways_counts_and_our_own_is_not_counted_twice() -> None:
+    d = directory("a", "b")
+    d.members[0].in_flight = 2
+    d.update([Report("a", running=5, waiting=1), Report("b")])
+    assert (d.members[0].in_flight, d.members[0].others, d.members[0].load) == (2, 4, 6)
+
+
+async def test_a_failed_member_rests_longer_each_time_and_comes_back() -> None:
+    clock = Clock()
+    d = directory("a", clock=clock, wait_s=0.0)
+    member = d.members[0]
+    for rest in (1.0, 2.0, 4.0):
+        d.failed(member)
+        with pytest.raises(PoolUnavailable):
+            await d.pick()
+        clock.now += rest + 0.01
+        assert (await d.pick()) is member
+    d.succeeded(member)
+    assert member.failures == 0
+
+
+async def test_draining_members_are_not_asked_again_and_missing_ones_are_gone() -> None:
+    d = directory("a", "b")
+    d.draining(d.members[0])
+    assert [m.address for m in d.available] == ["b"]
+    d.update([Report("c")])
+    assert [m.address for m in d.members] == ["c"]
+
+
+async def test_pick_waits_for_a_member_to_come_up() -> None:
+    d = Directory("small", wait_s=5.0)
+    picking = asyncio.create_task(d.pick())
+    await asyncio.sleep(0.02)
+    d.update([Report("a")])
+    assert (await picking).address == "a"
+
+
+async def test_without_members_it_says_when_to_try_again() -> None:
+    with pytest.raises(PoolUnavailable, match="pool small") as caught:
+        await Directory("small", wait_s=5.0).pick(wait=False)
+    assert caught.value.retry_after_s == 2.0
+
+
+async def test_excluded_members_are_not_waited_for() -> None:
+    with pytest.raises(PoolUnavailable):
+        await directory("a", wait_s=60.0).pick({"a"})
+
+
+async def test_following_goes_on_when_discovery_fails() -> None:
+    d = Directory("small")
+    rounds = iter([[Report("a")], RuntimeError("replica died"), [Report("a"), Report("b")]])
+    seen = asyncio.Event()
+
+    async def discover() -> list[Report]:
+        found = next(rounds, None)
+        if found is None:
+            seen.set()
+            return [Report("a"), Report("b")]
+        if isinstance(found, RuntimeError):
+            assert [m.address for m in d.members] == ["a"]
+            raise found
+        return found
+
+    following = asyncio.create_task(d.follow(discover, every_s=0.01))
+    await asyncio.wait_for(seen.wait(), 5)
+    following.cancel()
+    assert [m.address for m in d.members] == ["a", "b"]
