@@ -1,0 +1,91 @@
+"""Asks pools in order until one gives a first byte; every call made is kept as a Step."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from serve_app.errors import ContextLengthExceeded, JethroError, UpstreamError
+from serve_app.pools.base import Answer, Call, Frame, Pool, usage_from_openai
+from serve_app.types import Capabilities, Query, Step, Usage
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One query's way through `pools` (at least one). `pool` is the one that answers; `steps` grow as calls end."""
+
+    pools: Sequence[Pool]
+    query: Query
+    call: Call
+    steps: list[Step] = field(default_factory=list)
+    pool: Pool | None = None
+    _started: float = 0.0
+
+    async def stream(self) -> AsyncGenerator[Frame]:
+        """Frames of the first pool that gives one; raises the first pool's error if none does.
+
+        Once a frame is out, an error of that pool is final. Closing this iterator closes the pool's.
+        """
+        first: list[JethroError] = []
+        for position, pool in enumerate(self.pools):
+            self._started = perf_counter()
+            async with aclosing(pool.stream(self.query, self.call)) as frames:
+                try:
+                    frame = await anext(frames, None)
+                    if frame is None:
+                        raise UpstreamError(f"{pool.model} ended its stream without an answer")
+                except JethroError as error:
+                    self._failed(position, error, first)
+                    continue
+                self.pool = pool
+                spoken = frame if b'"usage"' in frame.data else None
+                yield frame
+                async for frame in frames:
+                    if b'"usage"' in frame.data:
+                        spoken = frame
+                    yield frame
+                self._answered(pool, _usage(spoken))
+                return
+
+    async def complete(self) -> Answer:
+        """The answer of the first pool that gives one; raises the first pool's error if none does."""
+        first: list[JethroError] = []
+        for position, pool in enumerate(self.pools):
+            self._started = perf_counter()
+            try:
+                answer = await pool.complete(self.query, self.call)
+            except JethroError as error:
+                self._failed(position, error, first)
+                continue
+            self.pool = pool
+            self._answered(pool, answer.usage)
+            return answer
+        raise AssertionError("an attempt has at least one pool")
+
+    def _failed(self, position: int, error: JethroError, first: list[JethroError]) -> None:
+        """Note the wasted call; raise the first error unless the next pool may do better."""
+        pool, rest = self.pools[position], self.pools[position + 1 :]
+        latency_ms = (perf_counter() - self._started) * 1e3
+        self.steps.append(Step(pool.name, f"failed: {error.code}", latency_ms=latency_ms, wasted=True))
+        first.append(error)
+        if not rest or not may_fall_back(error, pool.capabilities, rest[0].capabilities):
+            raise first[0]
+
+    def _answered(self, pool: Pool, usage: Usage) -> None:
+        reason = "fallback" if self.steps else "chosen"
+        latency_ms = (perf_counter() - self._started) * 1e3
+        self.steps.append(Step(pool.name, reason, usage, pool.price.cost_usd(usage), latency_ms))
+
+
+def may_fall_back(error: JethroError, tried: Capabilities, other: Capabilities) -> bool:
+    """Whether another pool may do better: after a failed or full pool, or a context that the other's exceeds."""
+    if isinstance(error, ContextLengthExceeded):
+        limit = tried.max_context_tokens
+        return limit is not None and (other.max_context_tokens is None or other.max_context_tokens > limit)
+    return error.retryable
+
+
+def _usage(frame: Frame | None) -> Usage:
+    """Usage in the last frame that speaks of it; the frames before are never parsed."""
+    events = frame.events if frame else []
+    return usage_from_openai(next((e["usage"] for e in reversed(events) if e.get("usage")), None))

@@ -1,0 +1,144 @@
+"""The strategies of routing: score, compare with the threshold, answer with one pool; and the bypass to one pool."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Protocol
+
+from serve_app.pools.base import Pool
+from serve_app.routing.attempt import Attempt
+from serve_app.routing.base import Router
+from serve_app.routing.capability import refusal, unmet
+from serve_app.strategy import Context, Event, Spent
+from serve_app.types import Decision, Query
+
+
+class Outlook(Protocol):
+    """What is to be expected of each pool at a score: quality in [0, 1] and cost in US dollars, as far as known."""
+
+    def at(self, score: float) -> Mapping[str, Mapping[str, float]]:
+        """By pool name; cheap, no allocation."""
+
+
+class NoOutlook:
+    """Nothing is known of these pools."""
+
+    def at(self, score: float) -> Mapping[str, Mapping[str, float]]:
+        """Empty."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A router with the threshold that decides. `version` names both, so that a decision can be replayed."""
+
+    router: Router
+    threshold: float
+    version: str
+    outlook: Outlook = NoOutlook()  # noqa: RUF009 - stateless
+
+
+class RouteStrategy:
+    """Strong pool if the strong win rate is at least the threshold, else the weak one (RouteLLM, section 3).
+
+    A pool that cannot honour the query is passed over; one that fails or is full before the first byte is replaced
+    by the other, in either direction: an answer of the other model is better than none. The Decision says so.
+    """
+
+    def __init__(self, name: str, policy: Policy, weak: Pool, strong: Pool) -> None:
+        self.name = name
+        self.policy = policy
+        self.weak = weak
+        self.strong = strong
+
+    def decide(self, query: Query, decision_id: str) -> Decision:
+        """The decision with the features that moved it. Raises UnsupportedParameter if no pool can honour the query."""
+        decision, _ = self._choose(query, decision_id)
+        return replace(decision, features=self.policy.router.explain(query))
+
+    async def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
+        """Decision, then frames or the answer, then what was spent; see the contract."""
+        decision, pools = self._choose(query, context.call.id)
+        async with aclosing(answer(decision, Attempt(pools, query, context.call), context.stream)) as events:
+            async for event in events:
+                yield event
+
+    def _choose(self, query: Query, decision_id: str) -> tuple[Decision, list[Pool]]:
+        """The decision, and the pools in the order in which they are asked."""
+        started = perf_counter()
+        policy = self.policy
+        score = float(policy.router.score((query,))[0])
+        strong = score >= policy.threshold
+        first, second = (self.strong, self.weak) if strong else (self.weak, self.strong)
+        reason = f"win rate {score:.3f} {'>=' if strong else '<'} threshold {policy.threshold:.3f}"
+        lacking, other_lacking = unmet(query, first.capabilities), unmet(query, second.capabilities)
+        if lacking and other_lacking:
+            raise refusal(lacking, f"{first.model} or {second.model}")
+        if lacking:
+            reason = f"{reason}, but {first.model} does not support {lacking}"
+            first, second, other_lacking = second, first, lacking
+        decision = Decision(
+            id=decision_id,
+            strategy=self.name,
+            pool=first.name,
+            model=first.model,
+            reason=reason,
+            score=score,
+            threshold=policy.threshold,
+            router=policy.router.name,
+            policy_version=policy.version,
+            expected=policy.outlook.at(score),
+            decision_ms=(perf_counter() - started) * 1e3,
+        )
+        return decision, [first] if other_lacking else [first, second]
+
+
+class DirectStrategy:
+    """One pool, no decision: what a caller gets who asks for a pool's own model id."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.name = "direct"
+        self.pool = pool
+
+    def decide(self, query: Query, decision_id: str) -> Decision:
+        """The pool, asked for by name. Raises UnsupportedParameter if it cannot honour the query."""
+        lacking = unmet(query, self.pool.capabilities)
+        if lacking:
+            raise refusal(lacking, self.pool.model)
+        reason = f"asked for {self.pool.model}"
+        return Decision(decision_id, self.name, self.pool.name, self.pool.model, reason)
+
+    async def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
+        """Decision, then frames or the answer, then what was spent; see the contract."""
+        decision = self.decide(query, context.call.id)
+        async with aclosing(answer(decision, Attempt([self.pool], query, context.call), context.stream)) as events:
+            async for event in events:
+                yield event
+
+
+async def answer(decision: Decision, attempt: Attempt, stream: bool) -> AsyncGenerator[Event]:
+    """The events of one attempt; the Decision is held back until the first byte makes it true."""
+    if stream:
+        async with aclosing(attempt.stream()) as frames:
+            told = False
+            async for frame in frames:
+                if not told:
+                    told = True
+                    yield amended(decision, attempt)
+                yield frame
+    else:
+        whole = await attempt.complete()
+        yield amended(decision, attempt)
+        yield whole
+    yield Spent(tuple(attempt.steps))
+
+
+def amended(decision: Decision, attempt: Attempt) -> Decision:
+    """The decision as it came out: another pool than the chosen one may have answered."""
+    pool = attempt.pool
+    if pool is None or pool.name == decision.pool:
+        return decision
+    failed = next(step for step in attempt.steps if step.wasted)
+    reason = f"{decision.reason}; fallback to {pool.model}: {decision.model} {failed.reason}"
+    return replace(decision, pool=pool.name, model=pool.model, reason=reason)

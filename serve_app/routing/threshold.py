@@ -1,0 +1,125 @@
+"""From scores to a choice: a threshold calibrated on data to a share of strong calls, a quality or a cost.
+
+Ties: a threshold cannot split queries of equal score. Of the points that a threshold can reach, each target takes the
+nearest that keeps its promise: at most the share, at most the cost, at most the drop (at the smallest share that
+does). A router with few distinct scores may therefore stay below a share, never above it; `share` says what it got.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.errors import ConfigError
+from serve_app.learning.metrics import Curve, Floats, cost_quality_curve
+from serve_app.types import Price
+
+FORMAT = 1
+_ARRAYS = ("scores", "weak_quality", "strong_quality", "weak_tokens", "strong_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a threshold is calibrated on: for each query its score, and the mean quality and tokens of both answers.
+
+    Shapes [n], tokens [n, 2] (prompt, completion). The queries are none that the router was fitted on.
+    """
+
+    scores: Floats
+    weak_quality: Floats
+    strong_quality: Floats
+    weak_tokens: Floats
+    strong_tokens: Floats
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        shapes = {name: (n, 2) if name.endswith("tokens") else (n,) for name in _ARRAYS}
+        wrong = [name for name, shape in shapes.items() if getattr(self, name).shape != shape]
+        if n == 0 or wrong:
+            raise ValueError(f"calibration of {n} queries: wrong shape of {', '.join(wrong) or 'scores'}")
+        if not all(np.isfinite(getattr(self, name)).all() for name in _ARRAYS):
+            raise ValueError("calibration holds values that are not finite")
+
+    def curve(self, weak: Price | None = None, strong: Price | None = None) -> Curve:
+        """The cost-quality curve, with costs at these prices (default: free)."""
+        return cost_quality_curve(
+            self.scores,
+            self.weak_quality,
+            self.strong_quality,
+            token_cost_usd(self.weak_tokens, weak or Price()),
+            token_cost_usd(self.strong_tokens, strong or Price()),
+        )
+
+    def save(self, path: Path) -> None:
+        """One npz file; scores as float64, the rest as float32."""
+        arrays = {name: getattr(self, name).astype(np.float32) for name in _ARRAYS if name != "scores"}
+        np.savez_compressed(path, format=np.array(FORMAT), scores=self.scores, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The calibration saved there. Raises ConfigError naming the file and the mend."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                version = int(data["format"])
+                if version != FORMAT:
+                    raise ConfigError(f"{path}: format is {version}, this version reads {FORMAT}; calibrate again")
+                return cls(**{name: data[name].astype(np.float64) for name in _ARRAYS})
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file; calibrate the router") from None
+        except (OSError, ValueError, KeyError, EOFError) as e:
+            raise ConfigError(f"{path}: cannot be read ({e}); calibrate the router again") from e
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Strong if score >= `value`. The rest is what the calibration data promise of it, and the curve they came from."""
+
+    value: float
+    target: str
+    share: float
+    quality: float
+    drop: float
+    cost_usd: float
+    curve: Curve
+
+    @classmethod
+    def for_share(cls, calibration: Calibration, share: float) -> Self:
+        """At most this share of strong calls, as near as ties allow."""
+        curve = calibration.curve()
+        return cls._at(curve, int(np.flatnonzero(curve.share <= share + 1e-12)[-1]), f"share <= {share:g}")
+
+    @classmethod
+    def for_drop(cls, calibration: Calibration, max_drop: float) -> Self:
+        """The smallest share of strong calls with a relative mean quality drop of at most `max_drop`."""
+        curve = calibration.curve()
+        return cls._at(curve, int(np.flatnonzero(curve.drop <= max_drop + 1e-12)[0]), f"drop <= {max_drop:g}")
+
+    @classmethod
+    def for_cost(cls, calibration: Calibration, mean_cost_usd: float, weak: Price, strong: Price) -> Self:
+        """The largest share of strong calls with a mean cost per query of at most `mean_cost_usd`.
+
+        Raises ConfigError if even the cheapest point costs more.
+        """
+        curve = calibration.curve(weak, strong)
+        within = np.flatnonzero(curve.cost_usd <= mean_cost_usd * (1 + 1e-12))
+        if len(within) == 0:
+            raise ConfigError(
+                f"a mean cost of {mean_cost_usd:g} USD a query cannot be met: the cheapest is "
+                f"{curve.cost_usd.min():g} USD; raise the target"
+            )
+        return cls._at(curve, int(within[-1]), f"cost <= {mean_cost_usd:g} USD")
+
+    @classmethod
+    def _at(cls, curve: Curve, i: int, target: str) -> Self:
+        values = (curve.thresholds, curve.share, curve.quality, curve.drop, curve.cost_usd)
+        value, share, quality, drop, cost = (float(v[i]) for v in values)
+        return cls(value, target, share, quality, drop, cost, curve)
+
+
+def token_cost_usd(tokens: NDArray[np.float64], price: Price) -> Floats:
+    """Cost of each query in US dollars; tokens of shape [n, 2] (prompt, completion)."""
+    rates = np.array([price.input_usd_per_million, price.output_usd_per_million]) / 1e6
+    cost: Floats = tokens @ rates
+    return cost

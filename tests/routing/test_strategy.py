@@ -1,0 +1,193 @@
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from serve_app.errors import (
+    ContextLengthExceeded,
+    JethroError,
+    Overloaded,
+    PoolUnavailable,
+    RequestError,
+    UnsupportedParameter,
+    UpstreamError,
+)
+from serve_app.pools.base import Answer, Frame
+from serve_app.routing.strategy import DirectStrategy, Policy, RouteStrategy
+from serve_app.strategy import Context, Event, Spent, Strategy
+from serve_app.types import Capabilities, Decision, Query, Sampling, Usage
+from tests.routing.fakes import CALL, FakePool, FakeRouter, query
+
+
+def route(score: float = 0.9, weak: FakePool | None = None, strong: FakePool | None = None) -> RouteStrategy:
+    policy = Policy(FakeRouter(score), 0.5, "fake@0.5")  # type: ignore[arg-type]
+    return RouteStrategy("route", policy, weak or FakePool("small"), strong or FakePool("large"))
+
+
+async def events(strategy: Strategy, asked: Query | None = None, *, stream: bool = True) -> list[Event]:
+    return [e async for e in strategy.run(asked or query(), Context(CALL, stream))]
+
+
+@pytest.mark.parametrize(("score", "pool"), [(0.5, "large"), (0.499, "small"), (1.0, "large"), (0.0, "small")])
+async def test_score_against_threshold_picks_the_pool(score: float, pool: str) -> None:
+    decision = (await events(route(score)))[0]
+    assert isinstance(decision, Decision)
+    assert (decision.pool, decision.model, decision.score, decision.threshold) == (pool, f"m-{pool}", score, 0.5)
+    assert decision.id == "d1" and decision.router == "fake" and decision.policy_version == "fake@0.5"
+
+
+async def test_stream_gives_decision_then_frames_then_spent() -> None:
+    told = await events(route())
+    assert isinstance(told[0], Decision) and isinstance(told[-1], Spent)
+    assert len(told) == 5 and all(isinstance(e, Frame) for e in told[1:-1])
+    assert told[-1].usage == Usage(7, 2)
+    assert told[-1].cost_usd == pytest.approx((7 * 1 + 2 * 10) / 1e6)
+    assert [(s.pool, s.reason, s.wasted) for s in told[-1].steps] == [("large", "chosen", False)]
+
+
+async def test_one_shot_gives_decision_answer_spent() -> None:
+    decision, answer, spent = await events(route(), stream=False)
+    assert isinstance(decision, Decision) and isinstance(answer, Answer) and isinstance(spent, Spent)
+    assert answer.parsed["model"] == "m-large" and spent.usage == Usage(7, 2)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("score", [0.9, 0.1])
+@pytest.mark.parametrize("error", [UpstreamError("died"), PoolUnavailable("none"), Overloaded("full")])
+async def test_failure_before_the_first_byte_falls_back_either_way(
+    error: JethroError, score: float, stream: bool
+) -> None:
+    chosen, other = ("large", "small") if score > 0.5 else ("small", "large")
+    pools = {chosen: FakePool(chosen, error=error), other: FakePool(other)}
+    told = await events(route(score, pools["small"], pools["large"]), stream=stream)
+    assert isinstance(told[0], Decision) and isinstance(told[-1], Spent)
+    assert told[0].pool == other and told[0].model == f"m-{other}"
+    assert f"fallback to m-{other}: m-{chosen} failed: {error.code}" in told[0].reason
+    assert [(s.pool, s.wasted) for s in told[-1].steps] == [(chosen, True), (other, False)]
+    assert told[-1].usage == Usage(7, 2)
+
+
+async def test_an_empty_stream_counts_as_a_failure() -> None:
+    told = await events(route(0.9, strong=FakePool("large", empty=True)))
+    assert isinstance(told[0], Decision) and told[0].pool == "small"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_first_error_is_raised_when_both_fail(stream: bool) -> None:
+    first, second = Overloaded("first", retry_after_s=3), UpstreamError("second")
+    strategy = route(0.9, FakePool("small", error=second), FakePool("large", error=first))
+    with pytest.raises(Overloaded, match="first"):
+        await events(strategy, stream=stream)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_callers_own_mistake_does_not_fall_back(stream: bool) -> None:
+    weak = FakePool("small")
+    with pytest.raises(RequestError, match="bad"):
+        await events(route(0.9, weak, FakePool("large", error=RequestError("bad"))), stream=stream)
+    assert weak.asked == 0
+
+
+@pytest.mark.parametrize(("limit", "falls"), [(64, True), (32, False), (None, True)])
+async def test_too_long_a_prompt_goes_to_a_larger_context_only(limit: int | None, falls: bool) -> None:
+    weak = FakePool("small", error=ContextLengthExceeded("long"), can=Capabilities(max_context_tokens=32))
+    strong = FakePool("large", can=Capabilities(max_context_tokens=limit))
+    if not falls:
+        with pytest.raises(ContextLengthExceeded):
+            await events(route(0.1, weak, strong))
+        return
+    told = await events(route(0.1, weak, strong))
+    assert isinstance(told[0], Decision) and told[0].pool == "large"
+
+
+async def test_an_error_after_the_first_byte_is_final() -> None:
+    weak = FakePool("small")
+    told: list[Event] = []
+    with pytest.raises(UpstreamError, match="cut"):
+        async for event in route(0.9, weak, FakePool("large", cut=UpstreamError("cut"))).run(
+            query(), Context(CALL, True)
+        ):
+            told.append(event)  # noqa: PERF401 - what came before the error is wanted
+    assert [type(e) for e in told] == [Decision, Frame] and weak.asked == 0
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_closing_the_iterator_closes_the_pools(direct: bool) -> None:
+    pool = FakePool("large")
+    strategy: Strategy = DirectStrategy(pool) if direct else route(0.9, strong=pool)
+    async with aclosing(strategy.run(query(), Context(CALL, True))) as run:
+        await anext(run)
+        await anext(run)
+        assert (pool.asked, pool.closed) == (1, 0)
+    assert pool.closed == 1
+
+
+async def test_cancelling_the_reader_closes_the_pools_iterator() -> None:
+    pool = FakePool("large", hang=True)
+    task = asyncio.ensure_future(events(route(0.9, strong=pool)))
+    await pool.yielded.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert pool.closed == 1
+
+
+NEEDS = [
+    ("tools", query(tools=({"type": "function"},)), Capabilities(tools=True)),
+    ("response_format", query(response_format={"type": "json_object"}), Capabilities(guided=True)),
+    ("logprobs", query(sampling=Sampling(logprobs=True)), Capabilities(logprobs=True)),
+    ("guided_regex", query(extra={"guided_regex": "a+"}), Capabilities(guided=True)),
+]
+
+
+@pytest.mark.parametrize(("param", "asked", "able"), NEEDS)
+async def test_a_pool_that_cannot_is_passed_over_and_never_asked(param: str, asked: Query, able: Capabilities) -> None:
+    unable = Capabilities(logprobs=False)
+    strategy = route(0.9, FakePool("small", can=able), strong := FakePool("large", can=unable))
+    decision = (await events(strategy, asked))[0]
+    assert isinstance(decision, Decision)
+    assert decision.pool == "small" and f"m-large does not support {param}" in decision.reason
+    assert strong.asked == 0
+
+
+@pytest.mark.parametrize(("param", "asked", "able"), NEEDS)
+async def test_no_fallback_to_a_pool_that_cannot(param: str, asked: Query, able: Capabilities) -> None:
+    weak = FakePool("small", can=Capabilities(logprobs=False))
+    strong = FakePool("large", can=able, error=UpstreamError("died"))
+    with pytest.raises(UpstreamError):
+        await events(route(0.9, weak, strong), asked)
+    assert weak.asked == 0
+
+
+@pytest.mark.parametrize(("param", "asked", "able"), NEEDS)
+async def test_refused_by_name_if_no_pool_can(param: str, asked: Query, able: Capabilities) -> None:
+    unable = Capabilities(logprobs=False)
+    strategy = route(0.9, FakePool("small", can=unable), FakePool("large", can=unable))
+    for refused in (strategy, DirectStrategy(FakePool("large", can=unable))):
+        with pytest.raises(UnsupportedParameter) as raised:
+            refused.decide(asked, "d")
+        assert raised.value.param == param and "m-large" in raised.value.message
+
+
+def test_max_tokens_beyond_every_context_is_a_context_error() -> None:
+    strategy = DirectStrategy(FakePool("large", can=Capabilities(max_context_tokens=32)))
+    with pytest.raises(ContextLengthExceeded, match="max_tokens"):
+        strategy.decide(query(sampling=Sampling(max_tokens=32)), "d")
+
+
+def test_text_response_format_needs_nothing() -> None:
+    assert route(0.9).decide(query(response_format={"type": "text"}), "d").pool == "large"
+
+
+async def test_features_are_told_by_decide_and_spared_on_the_hot_path() -> None:
+    assert route().decide(query(), "d").features == {"bias": 1.5}
+    decision = (await events(route()))[0]
+    assert isinstance(decision, Decision) and decision.features == {} and decision.decision_ms > 0
+
+
+async def test_direct_asks_its_pool_alone_and_raises_its_error() -> None:
+    told = await events(DirectStrategy(FakePool("small")))
+    assert isinstance(told[0], Decision)
+    assert (told[0].strategy, told[0].pool, told[0].score) == ("direct", "small", None)
+    with pytest.raises(Overloaded):
+        await events(DirectStrategy(FakePool("small", error=Overloaded("full"))))
