@@ -6,6 +6,7 @@ Overrides: `JETHRO__SERVER__PORT=9000` sets `server.port`; values are read as YA
 import difflib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from serve_app.config.mistakes import sentence, short
 from serve_app.config.tree import Config
 from serve_app.errors import ConfigError
 
@@ -25,18 +27,22 @@ def profile_names() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
-def load(source: str | None = None, env: Mapping[str, str] | None = None) -> Config:
+def load(
+    source: str | None = None, env: Mapping[str, str] | None = None, settings: Mapping[str, str] | None = None
+) -> Config:
     """The config of a profile name or a YAML file (default `lab`), with overrides from the environment.
 
+    `settings` come last and win: dotted keys (`server.port`) to values in YAML, as the command line gives them.
     Raises ConfigError with file, key, value and mend, all mistakes at once.
     """
     env = os.environ if env is None else env
     source = source or env.get("JETHRO_CONFIG") or "lab"
     where, text = _read(source)
     tree = _parse(where, text)
-    for key, value in _overrides(env):
-        _set(tree, key, value)
-    return _validate(where, tree)
+    changed = [*_overrides(env), *_settings(settings or {})]
+    for override in changed:
+        _set(tree, override)
+    return _validate(", ".join([where, *(o.origin for o in changed)]), tree)
 
 
 def check_file(path: str) -> Config:
@@ -51,6 +57,11 @@ def secret(name: str, *, used_by: str, env: Mapping[str, str] | None = None) -> 
     if not value.strip():
         raise ConfigError(f"{used_by}: environment variable {name} is not set; export it or change the reference")
     return value.strip()
+
+
+def caller_key(env: Mapping[str, str] | None = None) -> str | None:
+    """The key that `jethro chat` and `jethro route` send to an endpoint, from JETHRO_API_KEY; None if unset."""
+    return (os.environ if env is None else env).get("JETHRO_API_KEY", "").strip() or None
 
 
 def _read(source: str) -> tuple[str, str]:
@@ -94,55 +105,45 @@ def _parse(where: str, text: str) -> dict[str, Any]:
     return tree
 
 
-def _overrides(env: Mapping[str, str]) -> list[tuple[list[str], Any]]:
-    found = []
-    for name in sorted(env):
-        if name.startswith(_PREFIX):
-            try:
-                value = yaml.safe_load(env[name])
-            except yaml.YAMLError as e:
-                raise ConfigError(f"environment variable {name}: not valid YAML: {e}") from e
-            found.append((name.removeprefix(_PREFIX).lower().split("__"), value))
-    return found
+@dataclass(frozen=True, slots=True)
+class _Override:
+    """One value set from outside the file; `origin` is how messages call it."""
+
+    origin: str
+    key: tuple[str, ...]
+    value: Any
 
 
-def _set(tree: dict[str, Any], key: list[str], value: Any) -> None:
-    for part in key[:-1]:
+def _overrides(env: Mapping[str, str]) -> list[_Override]:
+    names = [name for name in sorted(env) if name.startswith(_PREFIX)]
+    return [_override(f"environment variable {n}", n.removeprefix(_PREFIX).lower().split("__"), env[n]) for n in names]
+
+
+def _settings(settings: Mapping[str, str]) -> list[_Override]:
+    return [_override(f"setting {key}", key.split("."), text) for key, text in settings.items()]
+
+
+def _override(origin: str, key: list[str], text: str) -> _Override:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{origin}: not valid YAML: {e}") from e
+    if not all(key):
+        raise ConfigError(f"{origin}: a part of the key is empty; write it as server.port or JETHRO__SERVER__PORT")
+    return _Override(origin, tuple(key), value)
+
+
+def _set(tree: dict[str, Any], override: _Override) -> None:
+    for part in override.key[:-1]:
         branch = tree.setdefault(part, {})
         if not isinstance(branch, dict):
-            raise ConfigError(f"environment variable {_PREFIX}{'__'.join(key).upper()}: {part} is not a branch")
+            raise ConfigError(f"{override.origin}: {part} is not a branch (value {short(branch)})")
         tree = branch
-    tree[key[-1]] = value
+    tree[override.key[-1]] = override.value
 
 
 def _validate(where: str, tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as e:
-        raise ConfigError("\n".join(_sentence(where, err) for err in e.errors())) from e
-
-
-def _sentence(where: str, err: Any) -> str:
-    key = ".".join(str(p) for p in err["loc"] if p not in ("transformers", "vllm", "openai")) or "the file"
-    message = str(err["msg"]).removeprefix("Value error, ")
-    if err["type"] == "extra_forbidden":
-        return f"{where}: {key}: unknown key (value {_short(err['input'])}); {_near(err)}"
-    if err["type"] == "missing":
-        return f"{where}: {key}: missing; add it"
-    return f"{where}: {key}: {message} (value {_short(err['input'])})"
-
-
-def _near(err: Any) -> str:
-    """The most similar known key, looked up by walking the tree's fields along the error's path."""
-    from serve_app.config.schema import (
-        known_keys,  # the walk needs the whole tree; keep it out of the hot import
-    )
-
-    keys = known_keys(err["loc"][:-1])
-    near = difflib.get_close_matches(str(err["loc"][-1]), keys, 1)
-    return f"did you mean {near[0]}?" if near else f"remove it; known keys: {', '.join(keys)}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise ConfigError("\n".join(sentence(where, err) for err in e.errors())) from e
