@@ -1,0 +1,119 @@
+"""`jethro chat`: one question, or a conversation, streamed from a running endpoint."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from serve_app.cli.options import DEFAULT_URL, UrlOption
+from serve_app.errors import JethroError
+
+if TYPE_CHECKING:
+    from serve_app.cli.endpoint import Endpoint
+
+_COMMANDS = "/new starts over, /quit or Ctrl-D ends"
+
+
+@dataclass
+class Conversation:
+    """Turns so far and how to ask for the next; `messages` grows by each answered question."""
+
+    model: str
+    max_tokens: int | None
+    temperature: float
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def request(self, question: str) -> dict[str, Any]:
+        """The body that asks `question` after the turns so far."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [*self.messages, {"role": "user", "content": question}],
+            "temperature": self.temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        return body if self.max_tokens is None else {**body, "max_tokens": self.max_tokens}
+
+    def remember(self, question: str, answer: str) -> None:
+        """Append an answered question."""
+        self.messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def chat(
+    question: Annotated[str | None, typer.Argument(help="What to ask; without it a conversation starts.")] = None,
+    url: UrlOption = DEFAULT_URL,
+    model: Annotated[str, typer.Option(help="`jethro` decides; or a strategy or model of /v1/models.")] = "jethro",
+    system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 takes the likeliest token.")] = 0.0,
+) -> None:
+    """Ask a running endpoint; shows which model answered and why.
+
+    The answer goes to standard output, the explanation to standard error. A key is read from JETHRO_API_KEY.
+
+    \b
+    Examples:
+      jethro chat "what is 12 + 30?"                 one answer
+      jethro chat                                    a conversation
+      jethro chat --model jlab-large "reverse stone" ask one model, no decision
+      jethro chat --model router-random-0.5 "hello"  another router, with its threshold
+    """
+    from serve_app.cli.endpoint import Endpoint
+    from serve_app.config import caller_key
+
+    start = [{"role": "system", "content": system}] if system else []
+    conversation = Conversation(model, max_tokens, temperature, list(start))
+    endpoint = Endpoint(url, caller_key())
+    try:
+        if question is not None:
+            _ask(endpoint, conversation, question)
+        else:
+            _converse(endpoint, conversation, start)
+    finally:
+        endpoint.close()
+
+
+def _converse(endpoint: "Endpoint", conversation: Conversation, start: list[dict[str, str]]) -> None:
+    typer.echo(f"{conversation.model} at {endpoint.url}; {_COMMANDS}", err=True)
+    while True:
+        try:
+            question = input("> ").strip()
+        except EOFError:
+            typer.echo()
+            return
+        if question in ("/quit", "/exit"):
+            return
+        if question == "/new":
+            conversation.messages = list(start)
+        elif question.startswith("/"):
+            typer.echo(f"no command {question}: {_COMMANDS}", err=True)
+        elif question:
+            _ask_and_go_on(endpoint, conversation, question)
+
+
+def _ask_and_go_on(endpoint: "Endpoint", conversation: Conversation, question: str) -> None:
+    """One turn of a conversation: an error or Ctrl-C ends the turn, not the conversation."""
+    try:
+        _ask(endpoint, conversation, question)
+    except JethroError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+    except KeyboardInterrupt:
+        typer.secho("\nstopped", fg="yellow", err=True)
+
+
+def _ask(endpoint: "Endpoint", conversation: Conversation, question: str) -> None:
+    from serve_app.cli.explain import explain_answer, printable
+
+    told: dict[str, Any] = {}
+    pieces: list[str] = []
+    for event in endpoint.stream(conversation.request(question)):
+        told.update(event.get("headers") or event.get("jethro") or {})
+        if event.get("usage"):
+            told["usage"] = event["usage"]
+        for choice in event.get("choices", ()):
+            piece = choice.get("delta", {}).get("content") or ""
+            pieces.append(piece)
+            typer.echo(printable(piece), nl=False)
+    typer.echo()
+    conversation.remember(question, "".join(pieces))
+    typer.secho(explain_answer(told), dim=True, err=True)

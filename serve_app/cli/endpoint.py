@@ -1,0 +1,85 @@
+"""The caller's side of a running endpoint over plain HTTP: what `jethro chat` and `jethro route` need of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import orjson
+
+from serve_app.cli.options import DEFAULT_URL
+from serve_app.errors import ConfigError, UpstreamError
+
+_CONNECT_TIMEOUT_S = 5.0
+_READ_TIMEOUT_S = 600.0
+"""As long as the endpoint's own default deadline: it ends a request that takes longer, not we."""
+
+
+class Endpoint:
+    """Asks one endpoint. `url` may or may not end in /v1."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._client = httpx.Client(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def route(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The decision for a chat request, no model asked. Raises JethroError with the endpoint's own message."""
+        with self._mapped():
+            response = self._client.post("/v1/route", json=body)
+            self._check(response)
+            decision: dict[str, Any] = response.json()
+            return decision
+
+    def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Events of a streamed chat answer; first one `{"headers": {...}}`, the decision headers without `x-jethro-`.
+
+        Raises UpstreamError if the stream ends with an error event or is cut before `[DONE]`.
+        """
+        with self._mapped(), self._client.stream("POST", "/v1/chat/completions", json=body) as response:
+            self._check(response)
+            prefix = "x-jethro-"
+            yield {"headers": {k.removeprefix(prefix): v for k, v in response.headers.items() if k.startswith(prefix)}}
+            for line in response.iter_lines():
+                data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                if data == "[DONE]":
+                    return
+                if data:
+                    yield _event(data)
+        raise UpstreamError("the answer was cut: the stream ended without [DONE]; ask again")
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as e:
+            raise ConfigError(f"--url {self.url}: {e}; write it as {DEFAULT_URL}") from e
+        except (httpx.ConnectError, httpx.ConnectTimeout) as e:
+            raise ConfigError(f"nobody answers at {self.url}: start it with `jethro serve`, or give --url") from e
+        except (httpx.HTTPError, ValueError) as e:
+            raise UpstreamError(f"{self.url}: {e or type(e).__name__}") from e
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.is_success:
+            return
+        response.read()
+        try:
+            message = str(response.json()["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            message = response.text[:200] or response.reason_phrase
+        hint = "; export JETHRO_API_KEY with a key of this endpoint" if response.status_code == 401 else ""
+        raise UpstreamError(f"{self.url} answered {response.status_code}: {message}{hint}")
+
+
+def _event(data: str) -> dict[str, Any]:
+    event: dict[str, Any] = orjson.loads(data)
+    if "error" in event:
+        raise UpstreamError(f"the answer was cut: {event['error'].get('message', event['error'])}")
+    return event

@@ -1,0 +1,48 @@
+"""Decisions in words for people: pure text, no I/O."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_FEATURES_SHOWN = 6
+_CONTROL = {c: None for c in (*range(32), 127, *range(128, 160)) if chr(c) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """A model's text without control characters, which could command the terminal."""
+    return text.translate(_CONTROL)
+
+
+def explain_answer(told: Mapping[str, Any]) -> str:
+    """One line under an answer: who answered, why, at what cost. `told` is the `jethro` object or its headers."""
+    parts = [" ".join(str(told[k]) for k in ("pool", "model") if told.get(k)), _score(told)]
+    if not parts[1] and told.get("reason"):
+        parts.append(str(told["reason"]))
+    if told.get("cost_usd") or told.get("cost-usd"):
+        parts.append(f"${float(told.get('cost_usd') or told['cost-usd']):.3g}")
+    if told.get("usage"):
+        parts.append(f"{told['usage'].get('completion_tokens', 0)} tokens")
+    return printable("[" + " · ".join(p for p in parts if p) + "]")
+
+
+def explain_decision(decision: Mapping[str, Any]) -> str:
+    """Several lines: the choice, the score against the threshold, what was expected of each, what moved the score."""
+    rows = [("answers", f"{decision.get('pool', '?')} ({decision.get('model', '?')})")]
+    rows += [(name, str(decision[name])) for name in ("reason", "strategy", "router") if decision.get(name)]
+    if _score(decision):
+        rows.append(("win rate", _score(decision)))
+    for action, figures in (decision.get("expected") or {}).items():
+        rows.append((f"expects {action}", ", ".join(f"{k} {float(v):.3g}" for k, v in figures.items())))
+    features = list((decision.get("features") or {}).items())[:_FEATURES_SHOWN]
+    if features:
+        rows.append(("moved by", ", ".join(f"{name} {float(weight):+.2f}" for name, weight in features)))
+    width = max(len(name) for name, _ in rows) + 2
+    return printable("\n".join(f"{name:<{width}}{text}" for name, text in rows))
+
+
+def _score(told: Mapping[str, Any]) -> str:
+    """`0.031 < 0.42`: the strong win rate against the threshold; empty where nothing was scored."""
+    score, threshold = told.get("score"), told.get("threshold")
+    if score in (None, "") or threshold in (None, ""):
+        return ""
+    sign = ">=" if float(score) >= float(threshold) else "<"
+    return f"{float(score):.3f} {sign} {float(threshold):.3f}"

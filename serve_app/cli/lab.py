@@ -1,0 +1,93 @@
+"""`jethro lab`: the embedded models, built, measured and sampled."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from serve_app.cli.group import new_group
+from serve_app.errors import ConfigError
+
+group = new_group(help="Build, measure and sample the embedded models.")
+_Models = Annotated[list[str] | None, typer.Option("--model", help="small or large; repeat it; without it both.")]
+_Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of the models; without it the package's own.")]
+_BOTH = ["small", "large"]
+
+
+@group.command()
+def build(
+    model: _Models = None,
+    folder: _Folder = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same models.")] = 0,
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Bound each model's training by time.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew instead of resuming a run that was cut.")] = False,
+) -> None:
+    """Train the lab models from nothing, with progress; a run that was cut is resumed.
+
+    \b
+    Examples:
+      jethro lab build --dir my-models                        both, about an hour on two cores
+      jethro lab build --model small --minutes 5 --dir try    one, five minutes
+    """
+    from serve_app.lab import models_dir
+    from serve_app.lab.build import build as train
+
+    try:
+        train(folder or models_dir(), seed, models=model or _BOTH, resume=not fresh, minutes=minutes, report=typer.echo)
+    except ValueError as error:
+        raise ConfigError(f"{error}") from error
+
+
+@group.command("eval")
+def evaluate(
+    n: Annotated[int, typer.Option("-n", min=1, help="Queries, balanced over tasks and difficulties.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Which queries.")] = 1,
+    split: Annotated[Literal["unseen", "train"], typer.Option(help="Held-out queries or trained ones.")] = "unseen",
+    model: _Models = None,
+    folder: _Folder = None,
+) -> None:
+    """Measure how often the lab models answer exactly right, by task and difficulty.
+
+    \b
+    Examples:
+      jethro lab eval                         both models, 2000 unseen queries
+      jethro lab eval -n 200 --model small    a quick look
+    """
+    from serve_app.lab import models_dir
+    from serve_app.lab.evaluate import evaluate as measure
+
+    try:
+        report = measure(folder or models_dir(), n, seed, split, models=model or _BOTH)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"{error}") from error
+    typer.echo(report.table())
+    typer.echo(f"\n{report.summary()}")
+
+
+@group.command()
+def sample(
+    n: Annotated[int, typer.Option("-n", min=1, help="How many queries.")] = 10,
+    seed: Annotated[int, typer.Option(help="Which queries.")] = 0,
+    split: Annotated[Literal["unseen", "train"], typer.Option(help="Held-out queries or trained ones.")] = "unseen",
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Print queries of the lab's tasks with their answers.
+
+    \b
+    Examples:
+      jethro lab sample
+      jethro lab sample -n 1000 --json > queries.jsonl
+    """
+    from dataclasses import asdict
+
+    import orjson
+
+    from serve_app.lab.sample import sample as draw
+
+    for item in draw(n, seed, split):
+        line = (
+            orjson.dumps(asdict(item)).decode()
+            if json
+            else f"{item.task:<12}{item.difficulty}  {item.prompt}  ->  {item.answer}"
+        )
+        typer.echo(line)

@@ -1,0 +1,62 @@
+"""A decision in this process: the configured router over pools that are known by their config alone."""
+
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from serve_app.config import Config
+from serve_app.config.engines import OpenAIEngine, VllmEngine
+from serve_app.config.tree import PoolConfig
+from serve_app.errors import PoolUnavailable
+from serve_app.pools.base import Answer, Call, Frame, PoolLoad
+from serve_app.routing.catalogue import Catalogue
+from serve_app.types import Capabilities, Message, Price, Query
+
+
+@dataclass(frozen=True)
+class DescribedPool:
+    """A pool that can be decided on and never answers: no engine stands behind it."""
+
+    name: str
+    model: str
+    price: Price
+    capabilities: Capabilities
+
+    def load(self) -> PoolLoad:
+        """Nobody is there."""
+        return PoolLoad(replicas=0, in_flight=0)
+
+    def stream(self, query: Query, call: Call) -> AsyncIterator[Frame]:
+        """Raises PoolUnavailable."""
+        raise PoolUnavailable(f"pool {self.name} is only described here: start the endpoint with `jethro serve`")
+
+    async def complete(self, query: Query, call: Call) -> Answer:
+        """Raises PoolUnavailable."""
+        raise PoolUnavailable(f"pool {self.name} is only described here: start the endpoint with `jethro serve`")
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def decide(config: Config, model: str, question: str) -> dict[str, Any]:
+    """The decision on a one-message query, as JSON-ready values.
+
+    Raises ModelNotFound for an unknown `model`, ConfigError if the router cannot be had.
+    """
+    pools = {name: _described(name, pool) for name, pool in config.pools.items()}
+    strategy = Catalogue.from_config(config, pools).resolve(model)
+    return asdict(strategy.decide(Query(messages=(Message("user", question),)), "local"))
+
+
+def _described(name: str, pool: PoolConfig) -> DescribedPool:
+    price = Price(pool.price.input_usd_per_million, pool.price.output_usd_per_million)
+    return DescribedPool(name, pool.model, price, _capabilities(pool))
+
+
+def _capabilities(pool: PoolConfig) -> Capabilities:
+    engine = pool.engine
+    if isinstance(engine, OpenAIEngine):
+        return Capabilities(engine.logprobs, engine.guided, engine.tools, max_context_tokens=engine.max_context_tokens)
+    if isinstance(engine, VllmEngine):
+        return Capabilities(guided=True, tools=engine.tool_parser is not None, adapters=bool(engine.adapters))
+    return Capabilities()

@@ -1,0 +1,44 @@
+"""The `jethro` command: puts the groups together. What is heavy is imported when its command runs."""
+
+from typing import Annotated
+
+import typer
+
+from serve_app.cli import chat, config, lab, route, serve
+from serve_app.cli.group import new_group
+
+app = new_group(
+    name="jethro",
+    add_completion=False,
+    help="""One OpenAI-compatible endpoint; each query goes to the cheapest model that answers it well.
+
+    \b
+    Start here:
+      jethro serve                         the endpoint with two small embedded models, on CPU
+      jethro chat "what is 12 + 30?"       ask it; shows which model answered and why
+      jethro route "what is 12 + 30?"      only the decision, no answer
+      jethro config profiles               configs that are ready to use
+    """,
+)
+app.command("serve")(serve.serve)
+app.command("chat")(chat.chat)
+app.command("route")(route.route)
+app.add_typer(config.group, name="config")
+app.add_typer(lab.group, name="lab")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"jethro {version('jethro')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
