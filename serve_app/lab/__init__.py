@@ -1,0 +1,10 @@
+"""The lab: exactly gradable tasks and the tiny real language models trained on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def models_dir() -> Path:
+    """Folder of the packaged weights: one Hugging Face model folder each for `small` and `large`."""
+    return Path(__file__).resolve().parent / "models"

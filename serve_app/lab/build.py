@@ -1,0 +1,56 @@
+"""Builds the lab's models from nothing: trains each one and writes it as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM
+
+from serve_app.lab.export import export
+from serve_app.lab.model import SIZES
+from serve_app.lab.progress import Progress
+from serve_app.lab.train import TrainSettings, train
+
+CHECKPOINTS = ".checkpoints"
+"""Folder under the output that holds the state of each run."""
+
+
+def build(
+    out_dir: Path,
+    seed: int,
+    models: Sequence[str] = ("small", "large"),
+    resume: bool = True,
+    minutes: float | None = None,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Train the named models into `out_dir`/{name}, one after the other, on one thread each.
+
+    `minutes` bounds the training of each model by time; without it the budget is the size's number
+    of tokens, and the same seed gives the same model. With `resume` a run that was cut goes on from
+    its last checkpoint. The folder is refreshed at each checkpoint. Raises ValueError for an
+    unknown model name or a checkpoint of another seed.
+    """
+    unknown = sorted(set(models) - set(SIZES))
+    if unknown:
+        raise ValueError(f"no lab model is named {unknown[0]!r}: there are {', '.join(SIZES)}")
+    torch.set_num_threads(1)
+    for name in models:
+        work = out_dir / CHECKPOINTS / name
+        if not resume:
+            shutil.rmtree(work, ignore_errors=True)
+        settings = TrainSettings(seed=seed, tokens=SIZES[name].train_tokens, minutes=minutes)
+
+        def refresh(model: LlamaForCausalLM, progress: Progress, name: str = name) -> None:
+            export(model, out_dir / name, seed, progress)
+
+        model, progress = train(SIZES[name], settings, work, report, refresh)
+        refresh(model, progress)
+        report(f"{name}: written to {out_dir / name}")
+
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]), int(sys.argv[2]), models=(sys.argv[3],), minutes=float(sys.argv[4]))

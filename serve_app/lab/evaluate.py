@@ -1,0 +1,159 @@
+"""How often lab models answer unseen queries exactly, by task and by difficulty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from serve_app.lab.sample import sample
+from serve_app.lab.split import Split
+from serve_app.lab.tasks import LEVELS, TASKS, Item
+
+Answer = Callable[[Sequence[str]], Sequence[str]]
+"""Answers prompts (each a single user message), in order."""
+
+_Z95 = 1.959964
+"""Normal quantile of a two-sided 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of right answers: `right` of `total`."""
+
+    right: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """The share, in [0, 1]; 0 when nothing was asked."""
+        return self.right / self.total if self.total else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % score interval (Wilson 1927)."""
+        if not self.total:
+            return 0.0, 1.0
+        n, p, z2 = self.total, self.value, _Z95**2
+        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+        half = _Z95 * sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """One model's answers to the items, with shares read from them."""
+
+    name: str
+    parameters: int | None
+    items: tuple[Item, ...]
+    answers: tuple[str, ...]
+    right: tuple[bool, ...]
+
+    def share(self, task: str | None = None, difficulty: int | None = None) -> Share:
+        """Share of right answers over all items, or those of a task, a difficulty, or both."""
+        picked = [
+            ok
+            for item, ok in zip(self.items, self.right, strict=True)
+            if task in (None, item.task) and difficulty in (None, item.difficulty)
+        ]
+        return Share(sum(picked), len(picked))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Reports of several models over the same items."""
+
+    split: Split
+    seed: int
+    models: tuple[ModelReport, ...]
+
+    def table(self) -> str:
+        """A Markdown table: a row per task, a column per difficulty, `small / large` in percent."""
+        names = " / ".join(model.name for model in self.models)
+        lines = [
+            f"| {names}, % exact | " + " | ".join(f"difficulty {level}" for level in LEVELS) + " | all |",
+            "| --- |" + " ---: |" * (len(LEVELS) + 1),
+        ]
+        for task in (*TASKS, None):
+            cells = [self._cell(task, level) for level in (*LEVELS, None)]
+            lines.append(f"| {task or 'all'} | " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+    def summary(self) -> str:
+        """One line a model: total share with its interval."""
+        return "\n".join(_total_line(model, self.split) for model in self.models)
+
+    def _cell(self, task: str | None, difficulty: int | None) -> str:
+        return " / ".join(f"{100 * model.share(task, difficulty).value:.0f}" for model in self.models)
+
+
+def evaluate(
+    models_dir: Path | dict[str, Answer],
+    n: int,
+    seed: int,
+    split: Split = "unseen",
+    models: Sequence[str] = ("small", "large"),
+) -> Report:
+    """Ask `n` balanced queries of each model and grade the answers.
+
+    `models_dir` is a folder of Hugging Face model folders (read with transformers, greedy, in
+    batches; needs the extra that brings torch), or for each name a function that answers prompts,
+    such as one that asks a pool. Raises FileNotFoundError for a missing model folder.
+    """
+    items = sample(n, seed, split)
+    reports = []
+    if isinstance(models_dir, dict):
+        for name, answer in models_dir.items():
+            reports.append(_report(name, None, items, answer))
+    else:
+        for name in models:
+            answer, parameters = greedy(models_dir / name)
+            reports.append(_report(name, parameters, items, answer))
+    return Report(split, seed, tuple(reports))
+
+
+def greedy(folder: Path, rows: int = 128, max_new_tokens: int = 40) -> tuple[Answer, int]:
+    """An answer function over a model folder, greedy and batched, and the number of parameters."""
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{folder} holds no model: build it with `jethro lab build`")
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # heavy, and only wanted here
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+
+    def answer(prompts: Sequence[str]) -> list[str]:
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        texts = [""] * len(prompts)
+        for start in range(0, len(order), rows):
+            picked = order[start : start + rows]
+            chats = [[{"role": "user", "content": prompts[index]}] for index in picked]
+            inputs = tokenizer.apply_chat_template(
+                chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+            )
+            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+            width = inputs["input_ids"].shape[1]
+            decoded = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+            for index, text in zip(picked, decoded, strict=True):
+                texts[index] = text
+        return texts
+
+    return answer, int(model.num_parameters())
+
+
+def _report(name: str, parameters: int | None, items: Sequence[Item], answer: Answer) -> ModelReport:
+    answers = tuple(answer([item.prompt for item in items]))
+    right = tuple(TASKS[item.task].grade(item, text) == 1.0 for item, text in zip(items, answers, strict=True))
+    return ModelReport(name, parameters, tuple(items), answers, right)
+
+
+def _total_line(model: ModelReport, split: Split) -> str:
+    share = model.share()
+    low, high = share.interval
+    size = f", {model.parameters:,} parameters" if model.parameters is not None else ""
+    return (
+        f"{model.name}: {100 * share.value:.1f} % exact of {share.total} {split} queries "
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f}){size}"
+    )

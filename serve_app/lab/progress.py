@@ -1,0 +1,42 @@
+"""How far a training run is, how good it is on each cell, and what that means for the next round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.lab.tasks import CELLS
+
+SMOOTHING = 0.98
+"""Weight of the past in the running accuracy of a cell, per example seen."""
+
+WARM_UP = 0.02
+"""Share of the budget in which the learning rate rises to its peak."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counters of one run; `accuracy[c]` is the running share of cell c's fresh examples right."""
+
+    rounds: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    accuracy: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(CELLS)))
+
+    def observe(self, cells: NDArray[np.int64], right: NDArray[np.bool_]) -> None:
+        """Take in whether each example of a batch was answered exactly."""
+        for cell, ok in zip(cells, right, strict=True):
+            self.accuracy[cell] = SMOOTHING * self.accuracy[cell] + (1 - SMOOTHING) * float(ok)
+
+    def cell_weights(self, floor: float) -> list[float]:
+        """Share of each cell in the next round: its running error, and never below the floor."""
+        return [floor + float(1 - value) for value in self.accuracy]
+
+
+def learning_rate_scale(done: float) -> float:
+    """Factor on the peak rate at a share of the budget: linear rise, then linear fall to zero."""
+    if done < WARM_UP:
+        return max(done / WARM_UP, 0.02)
+    return max(0.0, (1 - done) / (1 - WARM_UP))

@@ -1,0 +1,38 @@
+"""Seeded samples of lab queries, balanced over task and difficulty, from either split."""
+
+from __future__ import annotations
+
+from random import Random
+
+from serve_app.lab.split import Split, split_of
+from serve_app.lab.tasks import CELLS, TASKS, Item
+
+_ATTEMPTS = 20_000
+"""Draws after which a cell is taken to have no query in the split (the rarer split is 1 in 20)."""
+
+
+def sample(n: int, seed: int, split: Split) -> list[Item]:
+    """Draw `n` items, as even over all (task, difficulty) as `n` allows, in random order.
+
+    The same (n, seed, split) gives the same items. Small families repeat queries.
+    Raises ValueError for a negative `n` or an unknown split.
+    """
+    if n < 0:
+        raise ValueError(f"n is {n}: it must not be negative")
+    if split not in ("train", "unseen"):
+        raise ValueError(f"split is {split!r}: it must be 'train' or 'unseen'")
+    rng = Random(f"lab-sample-{seed}-{split}")
+    cells = list(CELLS)
+    rng.shuffle(cells)
+    items = [draw(rng, *cells[index % len(cells)], split) for index in range(n)]
+    rng.shuffle(items)
+    return items
+
+
+def draw(rng: Random, task: str, difficulty: int, split: Split) -> Item:
+    """Draw one item of a task and difficulty that lies in `split`; advances `rng`."""
+    for _ in range(_ATTEMPTS):
+        item = TASKS[task].generate(rng, difficulty)
+        if split_of(item.prompt) == split:
+            return item
+    raise RuntimeError(f"{task} at difficulty {difficulty} has no query in split {split!r}")

@@ -1,0 +1,60 @@
+"""What a lab task is: it makes queries of a known difficulty and grades answers exactly.
+
+A task decides neither how often it is asked (see `serve_app.lab.sample`) nor which of its
+queries are held out (see `serve_app.lab.split`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from random import Random
+
+LEVELS = (1, 2, 3, 4, 5)
+"""Difficulties of every task, easiest first."""
+
+BARE_QUESTION_SHARE = 0.15
+"""Share of questions written without their question mark, as people do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One query with its only right answer."""
+
+    task: str
+    difficulty: int
+    prompt: str
+    answer: str
+
+
+class Task(ABC):
+    """A family of queries, each with exactly one right answer."""
+
+    name: str
+
+    @abstractmethod
+    def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
+        """Write one (prompt, answer) of the given difficulty."""
+
+    def generate(self, rng: Random, difficulty: int) -> Item:
+        """Draw one item; advances `rng`. Raises ValueError for a difficulty outside `LEVELS`."""
+        if difficulty not in LEVELS:
+            raise ValueError(f"difficulty of {self.name} is {difficulty!r}: it must be one of {LEVELS}")
+        prompt, answer = self.compose(rng, difficulty)
+        if prompt.endswith("?") and rng.random() < BARE_QUESTION_SHARE:
+            prompt = prompt[:-1]
+        return Item(self.name, difficulty, prompt, answer)
+
+    def grade(self, item: Item, text: str) -> float:
+        """1.0 if `text` is the item's answer, surrounding white space aside, else 0.0."""
+        return grade(item.answer, text)
+
+
+def grade(answer: str, text: str) -> float:
+    """1.0 if `text` is `answer`, surrounding white space aside, else 0.0."""
+    return float(text.strip() == answer)
+
+
+def number_of_digits(rng: Random, digits: int) -> int:
+    """Draw a number of exactly that many digits (one digit: 0 to 9)."""
+    return rng.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)

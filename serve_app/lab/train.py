@@ -1,0 +1,177 @@
+"""Training of one lab model: loss on answers only, Muon for matrices, resumable to the step.
+
+Muon is Jordan et al. 2024 as torch ships it, scaled to AdamW's step size (Liu et al. 2025);
+embeddings and norms take AdamW. Exactness during training is teacher-forced: all answer tokens
+are the most likely ones, which is the same as a right greedy answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaForCausalLM
+
+from serve_app.lab.batches import IGNORE, Batch, held_out_batches, round_of_batches
+from serve_app.lab.checkpoint import load_checkpoint, save_checkpoint
+from serve_app.lab.model import ModelSize, new_model
+from serve_app.lab.progress import Progress, learning_rate_scale
+
+MATRIX_RATE = 8e-3
+VECTOR_RATE = 8e-3
+"""Peak learning rates of Muon and of AdamW."""
+
+HELD_OUT_ITEMS = 1300
+HELD_OUT_ROWS = 64
+"""Unseen queries asked at each checkpoint, and how many at once."""
+
+WEIGHT_DECAY = 0.02
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How one model is trained. The budget is `minutes` of training if given, else `tokens`.
+
+    A budget in tokens makes the run the same on every machine; one in minutes does not.
+    """
+
+    seed: int
+    tokens: int
+    minutes: float | None = None
+    rows: int = 40
+    parts: int = 3
+    floor: float = 0.12
+    checkpoint_s: float = 60.0
+
+
+def train(
+    size: ModelSize,
+    settings: TrainSettings,
+    folder: Path,
+    report: Callable[[str], None],
+    on_checkpoint: Callable[[LlamaForCausalLM, Progress], None] | None = None,
+) -> tuple[LlamaForCausalLM, Progress]:
+    """Train from `folder`'s checkpoint, or from nothing if it has none, until the budget is spent.
+
+    Writes checkpoints into `folder` and one line a round to `report`; `on_checkpoint` is called
+    after each checkpoint. Raises ValueError if the checkpoint is of another seed or shape.
+    """
+    model = new_model(size, settings.seed)
+    optimizers = make_optimizers(model)
+    progress = Progress()
+    load_checkpoint(folder, settings.seed, model, optimizers, progress)
+    saved_at = time.monotonic()
+    held_out = held_out_batches(settings.seed, HELD_OUT_ITEMS, HELD_OUT_ROWS)
+    while share_done(progress, settings) < 1:
+        started, before = time.monotonic(), progress.tokens
+        loss = train_round(model, optimizers, progress, settings)
+        seconds = time.monotonic() - started
+        progress.seconds += seconds
+        report(_line(size.name, progress, settings, loss, (progress.tokens - before) / seconds))
+        if time.monotonic() - saved_at > settings.checkpoint_s or share_done(progress, settings) >= 1:
+            save_checkpoint(folder, settings.seed, model, optimizers, progress)
+            saved_at = time.monotonic()
+            report(f"{size.name}: unseen exact {100 * held_out_accuracy(model, held_out):.1f} %")
+            if on_checkpoint is not None:
+                on_checkpoint(model, progress)
+    return model, progress
+
+
+def share_done(progress: Progress, settings: TrainSettings) -> float:
+    """Share of the budget that is spent, 0 to 1 and beyond."""
+    if settings.minutes is not None:
+        return progress.seconds / (settings.minutes * 60)
+    return progress.tokens / settings.tokens
+
+
+def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon over the layers' matrices and AdamW over everything else."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=VECTOR_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def train_round(
+    model: LlamaForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    progress: Progress,
+    settings: TrainSettings,
+) -> float:
+    """Run one round of steps in place; returns the mean loss per answer token."""
+    model.train()
+    weights = progress.cell_weights(settings.floor)
+    scale = learning_rate_scale(share_done(progress, settings))
+    for optimizer, rate in zip(optimizers, (MATRIX_RATE, VECTOR_RATE), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * scale
+    steps = round_of_batches(settings.seed, progress.rounds, weights, settings.rows, settings.parts)
+    losses = [_step(model, optimizers, progress, step) for step in steps]
+    progress.rounds += 1
+    return float(np.mean(losses))
+
+
+@torch.no_grad()
+def held_out_accuracy(model: LlamaForCausalLM, batches: list[Batch]) -> float:
+    """Share of the batches' examples that the model answers exactly."""
+    model.eval()
+    return float(np.mean(np.concatenate([answer_loss(model, batch)[1].numpy() for batch in batches])))
+
+
+def answer_loss(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, torch.Tensor]:
+    """Summed loss over the answer tokens, and whether each example is answered exactly [rows].
+
+    Padding is on the right and attention is causal, so that no mask is needed.
+    """
+    labels = torch.from_numpy(batch.labels)[:, 1:]
+    hidden = model.model(input_ids=torch.from_numpy(batch.ids), use_cache=False).last_hidden_state[:, :-1]
+    wanted = labels != IGNORE
+    logits = model.lm_head(hidden[wanted])
+    loss = functional.cross_entropy(logits, labels[wanted], reduction="sum")
+    wrong = torch.zeros_like(wanted)
+    wrong[wanted] = logits.detach().argmax(-1) != labels[wanted]
+    return loss, ~_last_answer(wrong, wanted).any(1)
+
+
+def _last_answer(wrong: Tensor, wanted: Tensor) -> Tensor:
+    """Keep of `wrong` only what lies in each row's last run of wanted tokens."""
+    starts = wanted & ~functional.pad(wanted, (1, 0))[:, :-1]
+    run = starts.cumsum(1)
+    return wrong & (run == run[:, -1:])
+
+
+def _step(
+    model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], progress: Progress, step: list[Batch]
+) -> float:
+    targets = sum(int((batch.labels != IGNORE).sum()) for batch in step)
+    total = 0.0
+    for batch in step:
+        loss, right = answer_loss(model, batch)
+        (loss / targets).backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+        progress.observe(batch.cells, right.numpy())
+        progress.tokens += batch.ids.size
+    torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return total / targets
+
+
+def _line(name: str, progress: Progress, settings: TrainSettings, loss: float, rate: float) -> str:
+    done = share_done(progress, settings)
+    left = progress.seconds * (1 - done) / done
+    return (
+        f"{name}: round {progress.rounds} {100 * done:.1f} % loss {loss:.4f} "
+        f"train exact {100 * progress.accuracy.mean():.1f} % {rate:,.0f} tokens/s {left / 60:.1f} min left"
+    )
