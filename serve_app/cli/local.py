@@ -13,7 +13,7 @@ from serve_app.routing.catalogue import Catalogue
 from serve_app.types import Capabilities, Message, Price, Query
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class DescribedPool:
     """A pool that can be decided on and never answers: no engine stands behind it."""
 
