@@ -131,7 +131,10 @@ class HttpPool:
                 raise
             if not call.may_wait or all(isinstance(e, Overloaded) for e in tried.values()):
                 raise _worst(tried.values()) from None
+        try:
             return await self.directory.pick()
+        except PoolUnavailable:
+            raise _worst(tried.values()) from None
 
     def _note(self, member: Member, error: JethroError) -> None:
         if isinstance(error, PoolUnavailable):

@@ -1,0 +1,50 @@
+"""The Serve config files in deploy/ and k8s/: Ray's schema, no misspelt key, and our own config tree."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from serve_app.config import Config
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "deploy").glob("serve-*.yaml"))
+
+
+def serve_configs() -> list[Any]:
+    found = [pytest.param(yaml.safe_load(f.read_text()), id=f.name) for f in FILES]
+    service = yaml.safe_load((ROOT / "k8s" / "rayservice.yaml").read_text())
+    return [*found, pytest.param(yaml.safe_load(service["spec"]["serveConfigV2"]), id="rayservice")]
+
+
+@pytest.mark.parametrize("tree", serve_configs())
+def test_keys_are_known_to_ray_and_to_us(tree: dict[str, Any]) -> None:
+    # Ray's schema lets misspelt keys pass, so what it kept is compared with what was written
+    kept = ServeDeploySchema.model_validate(tree).model_dump(exclude_unset=True)
+    assert set(tree) <= set(kept)
+    assert set(tree["http_options"]) <= set(kept["http_options"])
+    (application,) = tree["applications"]
+    assert set(application) == {"name", "route_prefix", "import_path", "args"}
+    assert application["import_path"] == "serve_app.deployments:build"
+    assert set(application["args"]) <= {"config", "engine_factory"}
+    config = application["args"]["config"]
+    if isinstance(config, dict):
+        validated = Config.model_validate(config)
+        assert validated.server.host == tree["http_options"]["host"]
+
+
+def test_there_are_files_to_check() -> None:
+    assert [f.name for f in FILES] == ["serve-gpu.yaml", "serve-lab.yaml"]
+
+
+def test_rayservice_passes_secrets_by_reference_only() -> None:
+    service = yaml.safe_load((ROOT / "k8s" / "rayservice.yaml").read_text())
+    cluster = service["spec"]["rayClusterConfig"]
+    pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    for pod in pods:
+        (container,) = pod["template"]["spec"]["containers"]
+        key = next(e for e in container["env"] if e["name"] == "JETHRO_KEY")
+        assert "value" not in key and key["valueFrom"]["secretKeyRef"]["name"] == "jethro-keys"
+    assert cluster["authOptions"]["mode"] == "token"
