@@ -1,6 +1,6 @@
 """A decision in this process: the configured router over pools that are known by their config alone."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class DescribedPool:
         """Nobody is there."""
         return PoolLoad(replicas=0, in_flight=0)
 
-    def stream(self, query: Query, call: Call) -> AsyncIterator[Frame]:
+    def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """Raises PoolUnavailable."""
         raise PoolUnavailable(f"pool {self.name} is only described here: start the endpoint with `jethro serve`")
 
