@@ -1,0 +1,126 @@
+"""Holds the measures of the source: short files and functions, few parameters, nothing of the machine it grew on."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 6
+
+MORE_PARAMETERS: set[str] = set()
+"""Functions that are excused, as `path:name`. Commands are: each option of the command line is a parameter."""
+
+FORBIDDEN = {
+    "a path of one machine": re.compile(r"(?<![\w.])/(?:home|root|Users|work|opt|mnt)/[\w.-]+"),
+    "a registry's host": re.compile(
+        r"\b(?:files\.pythonhosted\.org|pypi\.org|registry\.npmjs\.org|docker\.io/library)\b"
+    ),
+    "unfinished work": re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b"),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bsk-[A-Za-z0-9]{32,}"),
+}
+IN_CONTAINERS = ("deploy/", "k8s/")
+"""Folders whose files describe container images, where absolute paths are those of the image."""
+
+
+def tracked(*suffixes: str) -> list[Path]:
+    """Files that git knows or would take, where this is a checkout; otherwise all."""
+    done = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    names = done.stdout.splitlines() if done.returncode == 0 else [str(p.relative_to(ROOT)) for p in ROOT.rglob("*")]
+    paths = [ROOT / name for name in names]
+    return sorted(p for p in paths if p.is_file() and (not suffixes or p.suffix in suffixes))
+
+
+def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    tree = ast.parse(path.read_text("utf-8"))
+    return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+PYTHON = [p for p in tracked(".py") if name_of(p).startswith(("serve_app/", "benchmarks/", "tests/"))]
+SERVED = [p for p in PYTHON if name_of(p).startswith(("serve_app/", "benchmarks/"))]
+
+
+def test_there_is_source_to_measure():
+    assert len(SERVED) > 20
+
+
+def test_files_are_short():
+    lengths = {name_of(p): len(p.read_text("utf-8").splitlines()) for p in PYTHON}
+    assert {name: n for name, n in lengths.items() if n > MAX_FILE_LINES} == {}
+
+
+def test_functions_are_short():
+    long = {
+        f"{name_of(p)}:{f.lineno} {f.name}": f.end_lineno - f.lineno + 1
+        for p in PYTHON
+        for f in functions(p)
+        if f.end_lineno and f.end_lineno - f.lineno + 1 > MAX_FUNCTION_LINES
+    }
+    assert long == {}
+
+
+def test_functions_take_few_parameters():
+    many = set()
+    for path in SERVED:
+        if name_of(path).startswith("serve_app/cli/"):
+            continue
+        for function in functions(path):
+            arguments = function.args
+            names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+            if len([n for n in names if n not in ("self", "cls")]) > MAX_PARAMETERS:
+                many.add(f"{name_of(path)}:{function.name}")
+    assert many == MORE_PARAMETERS
+
+
+def test_modules_say_what_they_give():
+    silent = [name_of(p) for p in SERVED if not ast.get_docstring(ast.parse(p.read_text("utf-8")))]
+    assert silent == []
+
+
+def test_nothing_is_called_after_no_idea():
+    vague = re.compile(r"(^|_)(utils?|helpers?|managers?|common|misc|base_impl)(_|$)")
+    assert [name_of(p) for p in SERVED if any(vague.search(part.removesuffix(".py")) for part in p.parts)] == []
+
+
+@pytest.mark.parametrize("what", sorted(FORBIDDEN))
+def test_files_are_free_of(what):
+    found = []
+    for path in tracked(".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".sh", ".cfg", ".json", ""):
+        if what == "a path of one machine" and name_of(path).startswith(IN_CONTAINERS):
+            continue
+        for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
+            if FORBIDDEN[what].search(line) and path != Path(__file__):
+                found.append(f"{name_of(path)}:{number}: {line.strip()[:80]}")
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("a path of one machine", "open('/home/me/x')"),
+        ("a path of one machine", 'Path("/opt/wheels")'),
+        ("a registry's host", "https://pypi.org/simple"),
+        ("unfinished work", "# TO" + "DO: later"),
+        ("a private key", "sk-" + "a" * 40),
+    ],
+)
+def test_the_patterns_find_what_they_are_for(what, text):
+    assert FORBIDDEN[what].search(text)
+
+
+def test_the_patterns_let_routes_pass():
+    assert not FORBIDDEN["a path of one machine"].search("https://host/home/page and /health/ready")
