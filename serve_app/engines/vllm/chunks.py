@@ -1,0 +1,113 @@
+"""From vLLM's outputs to Chunks: text, log-probabilities, tool calls, finish reasons and usage."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from vllm.logprobs import Logprob
+from vllm.outputs import CompletionOutput, RequestOutput
+
+from serve_app.engines.vllm.rendering import Rendered
+from serve_app.errors import UpstreamError
+from serve_app.types import Chunk, FinishReason, Query, TokenLogprob, Usage
+
+_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "stop"}
+
+
+class ChunkWriter:
+    """Writes one answer's chunks; holds the state of its tool parsers and counts its tokens."""
+
+    def __init__(self, query: Query, rendered: Rendered) -> None:
+        self._rendered = rendered
+        self._logprobs = query.sampling.logprobs
+        self._top = query.sampling.top_logprobs
+        self._copies = query.sampling.n if rendered.params.n == 1 else 1
+        self._named_tool = isinstance(query.tool_choice, Mapping)
+        self._one_call = query.extra.get("parallel_tool_calls") is False
+        self._called: set[int] = set()
+        self._completion_tokens = 0
+
+    def chunks(self, output: RequestOutput) -> Iterator[Chunk]:
+        """The chunks of one output; the last one of the last output carries usage.
+
+        Raises UpstreamError if the engine gave the request up.
+        """
+        written = [chunk for choice in output.outputs if (chunk := self._chunk(choice)) is not None]
+        if self._copies > 1:
+            written = [replace(chunk, index=i) for chunk in written for i in range(self._copies)]
+        if output.finished:
+            usage = Usage(self._rendered.prompt_tokens, self._completion_tokens * self._copies)
+            written[-1] = replace(written[-1], usage=usage)
+        yield from written
+
+    def _chunk(self, choice: CompletionOutput) -> Chunk | None:
+        self._completion_tokens += len(choice.token_ids)
+        finish = self._finish(choice)
+        token_ids, logprobs = _without_stop_token(choice)
+        text = choice.text
+        calls: tuple[dict[str, Any], ...] = ()
+        if self._rendered.parsers:
+            text, calls = self._parsed(choice)
+            if finish == "stop" and choice.index in self._called and not self._named_tool:
+                finish = "tool_calls"
+            if not (text or calls or finish or self._logprobs):
+                return None  # the parser holds the piece back
+        if not (text or calls or token_ids or finish):
+            return None
+        return Chunk(
+            index=choice.index,
+            text=text,
+            token_ids=tuple(token_ids),
+            logprobs=self._token_logprobs(token_ids, logprobs) if self._logprobs else (),
+            finish_reason=finish,
+            tool_calls=calls,
+        )
+
+    def _finish(self, choice: CompletionOutput) -> FinishReason | None:
+        if choice.finish_reason is None:
+            return None
+        finish = _FINISH.get(choice.finish_reason)
+        if finish is None:
+            raise UpstreamError(f"the model's engine gave the request up ({choice.finish_reason})")
+        return finish
+
+    def _parsed(self, choice: CompletionOutput) -> tuple[str, tuple[dict[str, Any], ...]]:
+        """Text and tool call deltas of the choice's next piece, as vLLM's tool parser reads it."""
+        delta = self._rendered.parsers[choice.index].parse_delta(
+            delta_text=choice.text,
+            delta_token_ids=list(choice.token_ids),
+            request=self._rendered.request,
+            prompt_token_ids=self._rendered.prompt["prompt_token_ids"],
+            finished=choice.finish_reason is not None,
+        )
+        if delta is None:
+            return "", ()
+        calls = tuple(
+            call.model_dump(exclude_none=True) for call in delta.tool_calls if not (self._one_call and call.index > 0)
+        )
+        if calls:
+            self._called.add(choice.index)
+        return delta.content or "", calls
+
+    def _token_logprobs(
+        self, token_ids: Sequence[int], logprobs: Sequence[Mapping[int, Logprob] | None]
+    ) -> tuple[TokenLogprob, ...]:
+        return tuple(self._one(t, found) for t, found in zip(token_ids, logprobs, strict=True) if found)
+
+    def _one(self, token_id: int, found: Mapping[int, Logprob]) -> TokenLogprob:
+        sampled = found[token_id]
+        best = sorted((p for p in found.values() if (p.rank or 0) <= self._top), key=lambda p: -p.logprob)[: self._top]
+        return TokenLogprob(
+            sampled.decoded_token or "", sampled.logprob, tuple((p.decoded_token or "", p.logprob) for p in best)
+        )
+
+
+def _without_stop_token(
+    choice: CompletionOutput,
+) -> tuple[Sequence[int], Sequence[Mapping[int, Logprob] | None]]:
+    """Tokens and log-probabilities of the text: the end-of-sequence token, which is no text, is left out."""
+    logprobs = choice.logprobs or []
+    by_token = choice.finish_reason == "stop" and not isinstance(choice.stop_reason, str)
+    if by_token and choice.token_ids:
+        return choice.token_ids[:-1], logprobs[:-1]
+    return choice.token_ids, logprobs

@@ -1,0 +1,146 @@
+"""From a Query to what AsyncLLM.generate takes: prompt tokens by vLLM's own renderer, and sampling parameters.
+
+vLLM's OpenAI request models do the reading, so guided decoding, chat template arguments and tools mean here what they
+mean to vLLM's users. A key that vLLM knows but this engine cannot honour is refused by name.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.parser import Parser
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from serve_app.engines.vllm import failures
+from serve_app.engines.wire import query_to_openai
+from serve_app.errors import ContextLengthExceeded, RequestError, UnsupportedParameter
+from serve_app.types import Query
+
+# fmt: off
+_ANY_ENDPOINT = frozenset((
+    "add_special_tokens", "allowed_token_ids", "cache_salt", "ignore_eos", "include_stop_str_in_output", "logit_bias",
+    "min_p", "min_tokens", "priority", "repetition_detection", "repetition_penalty", "skip_special_tokens",
+    "spaces_between_special_tokens", "stop_token_ids", "structured_outputs", "top_k", "truncate_prompt_tokens",
+    "truncation_side",
+))
+_CHAT_ONLY = frozenset((
+    "add_generation_prompt", "bad_words", "chat_template_kwargs", "continue_final_message", "documents",
+    "parallel_tool_calls", "reasoning_effort",
+))
+# fmt: on
+PASSED_THROUGH = {"completions": _ANY_ENDPOINT, "chat": _ANY_ENDPOINT | _CHAT_ONLY}
+"""Keys beyond OpenAI's that vLLM honours on this path, by endpoint; all others are refused."""
+
+_PROMPT = {"chat": "messages", "completions": "prompt"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A query in vLLM's terms. `parsers` has one tool parser per choice, or none where text passes as it is."""
+
+    prompt: Any
+    prompt_tokens: int
+    params: SamplingParams
+    request: ChatCompletionRequest | None = None
+    parsers: tuple[Parser, ...] = ()
+
+
+class QueryRenderer:
+    """Renders queries for one started engine. Tokenizing runs on vLLM's own threads, off the event loop."""
+
+    def __init__(self, engine: AsyncLLM, *, model: str, tool_parser: str | None) -> None:
+        self._model = model
+        self._model_config = engine.model_config
+        self._tokenizer = engine.get_tokenizer()
+        # What the model's authors recommend beyond OpenAI's parameters (top_k, repetition penalty).
+        self._defaults = self._model_config.get_diff_sampling_param()
+        self._online = OnlineRenderer(
+            engine.model_config,
+            engine.renderer,
+            request_logger=None,
+            chat_template=None,
+            chat_template_content_format="auto",
+            enable_auto_tools=tool_parser is not None,
+            exclude_tools_when_tool_choice_none=True,
+            tool_parser=tool_parser,
+        )
+
+    async def render(self, query: Query) -> Rendered:
+        """The query in vLLM's terms.
+
+        Raises ContextLengthExceeded when the prompt leaves no room for an answer, UnsupportedParameter for tools
+        without a parser and for unknown keys, RequestError for whatever else vLLM refuses.
+        """
+        self._refuse(query)
+        try:
+            return await (self._chat(query) if query.endpoint == "chat" else self._completion(query))
+        except Exception as e:
+            raise failures.of_request(e, prompt=_PROMPT[query.endpoint]) from e
+
+    def _refuse(self, query: Query) -> None:
+        for key in query.extra:
+            if key not in PASSED_THROUGH[query.endpoint]:
+                raise UnsupportedParameter(f"{key} is not supported by model {self._model}", param=key)
+        if query.tools and query.tool_choice != "none" and self._online.parser is None:
+            raise UnsupportedParameter(f"tools are not supported by model {self._model}", param="tools")
+
+    def _body(self, query: Query) -> dict[str, Any]:
+        """OpenAI's body with every sampling parameter said, so that none falls back to the model's own default."""
+        sampling = query.sampling
+        body = query_to_openai(query, model=self._model, stream=False)
+        for key in ("user", "adapter", "max_tokens"):
+            body.pop(key, None)
+        for key in ("temperature", "top_p", "presence_penalty", "frequency_penalty"):
+            body[key] = getattr(sampling, key)
+        # Greedy choices are all the same, and vLLM wants them computed once; the chunks are multiplied later.
+        body["n"] = 1 if sampling.temperature == 0 else sampling.n
+        return body
+
+    async def _chat(self, query: Query) -> Rendered:
+        # The answer's length is set in _sampling; here it must only be small, or vLLM checks it against the prompt.
+        request = ChatCompletionRequest.model_validate({**self._body(query), "max_completion_tokens": 1})
+        rendered = await self._online.render_chat(request)
+        if isinstance(rendered, ErrorResponse):
+            raise RequestError(rendered.error.message, param=rendered.error.param)
+        [prompt] = rendered[1]
+        parsers: tuple[Parser, ...] = ()
+        if query.tools and query.tool_choice != "none":
+            parsers = tuple(self._parser(request) for _ in range(request.n or 1))
+        length = len(prompt["prompt_token_ids"])
+        params = self._sampling(query, request, length)
+        return Rendered(prompt, length, params, request, parsers)
+
+    async def _completion(self, query: Query) -> Rendered:
+        request = CompletionRequest.model_validate({**self._body(query), "max_tokens": 1})
+        rendered = await self._online.render_completion(request)
+        if isinstance(rendered, ErrorResponse):
+            raise RequestError(rendered.error.message, param=rendered.error.param)
+        [prompt] = rendered
+        length = len(prompt["prompt_token_ids"])
+        return Rendered(prompt, length, self._sampling(query, request, length))
+
+    def _parser(self, request: ChatCompletionRequest) -> Parser:
+        assert self._online.parser is not None
+        template_arguments = self._online.effective_chat_template_kwargs(request)
+        return self._online.parser(
+            self._tokenizer, request.tools, chat_template_kwargs=template_arguments, model_config=self._model_config
+        )
+
+    def _sampling(
+        self, query: Query, request: ChatCompletionRequest | CompletionRequest, prompt_tokens: int
+    ) -> SamplingParams:
+        context = self._model_config.max_model_len
+        room = context - prompt_tokens
+        if room <= 0:
+            raise ContextLengthExceeded(
+                f"this model's context is {context} tokens, and the prompt has {prompt_tokens}: shorten the prompt",
+                param=_PROMPT[query.endpoint],
+            )
+        wanted = query.sampling.max_tokens
+        params = request.to_sampling_params(room if wanted is None else min(wanted, room), self._defaults)
+        params.output_kind = RequestOutputKind.DELTA
+        return params
