@@ -63,7 +63,7 @@ class Import:
 
 def part_of(module: str) -> str:
     """`serve_app.routing.catalogue` is in `routing`; the package's own top is ''."""
-    return (module.split(".") + [""])[1]
+    return module.partition(".")[2].partition(".")[0]
 
 
 def walk(node: ast.AST, at_import: bool = True) -> Iterator[tuple[ast.stmt, bool]]:
