@@ -24,8 +24,9 @@ _MOST_ERROR_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """`first_byte_s` counts from sending the request to the first event (or to the answer's head), `idle_s` from one
-    piece to the next."""
+    """How long an upstream may take: for the connection, from sending the request to the first event (or to the head
+    of a whole answer), and from one piece to the next.
+    """
 
     connect_s: float = 5.0
     first_byte_s: float = 120.0
@@ -166,33 +167,3 @@ class Upstream:
         if isinstance(cause, aiohttp.ClientConnectorError):
             raise self.failure("the upstream cannot be reached") from cause
         raise self.failure("the upstream closed the connection before it answered") from cause
-
-
-class UpstreamFactory:
-    """Upstreams by address, made on first use, that share one session, the same headers and timeouts."""
-
-    def __init__(self, *, headers: Mapping[str, str] | None = None, timeouts: Timeouts | None = None) -> None:
-        self._headers = headers
-        self._timeouts = timeouts
-        self._session: aiohttp.ClientSession | None = None
-        self._upstreams: dict[str, Upstream] = {}
-
-    def __call__(self, address: str) -> Upstream:
-        """The upstream at a base URL. Must be called inside the event loop."""
-        upstream = self._upstreams.get(address)
-        if upstream is None:
-            self._session = self._session or client_session()
-            upstream = Upstream(address, session=self._session, headers=self._headers, timeouts=self._timeouts)
-            self._upstreams[address] = upstream
-        return upstream
-
-    def forget(self, address: str) -> None:
-        """Drop an address that will not be asked again; open streams go on."""
-        self._upstreams.pop(address, None)
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        self._upstreams.clear()
-        if self._session is not None:
-            session, self._session = self._session, None
-            await session.close()
