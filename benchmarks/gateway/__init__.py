@@ -1,0 +1,1 @@
+"""What the gateway costs, beside the LiteLLM proxy and beside bare uvicorn, in one run."""
