@@ -44,26 +44,6 @@ def layers(jethro: Target, replica: Target, secret: str, seconds: float) -> Laye
     print("  layers: CPU by process, 16 at once", flush=True)
     before = metrics(jethro.url)
     cpu = {case: _cpu(partial(wrk, jethro.completions, 16, seconds, jethro.body(case))) for case in (ONE_SHOT, STREAM)}
-    under_load_ms: dict[str, float]
-
-
-def layers(jethro: Target, replica: Target, secret: str, seconds: float) -> Layers:
-    """Measure the application at `jethro`; `replica` is a pool replica's app alone, on a port of its own."""
-    direct = Target("Gateway", gateway_url(), jethro.model)
-    print("  layers: latency by path, one request at a time", flush=True)
-    path = {
-        "GET /health/live through HAProxy": wrk(f"{jethro.url}/health/live", 1, seconds, method="GET").p50_ms,
-        "GET /health/live at the Gateway": wrk(f"{direct.url}/health/live", 1, seconds, method="GET").p50_ms,
-        "one-shot through HAProxy": wrk(jethro.completions, 1, seconds, jethro.body(ONE_SHOT)).p50_ms,
-        "one-shot at the Gateway": wrk(direct.completions, 1, seconds, direct.body(ONE_SHOT)).p50_ms,
-        "one-shot at a replica alone": wrk(replica.completions, 1, seconds, replica.body(ONE_SHOT), key=secret).p50_ms,
-    }
-    print("  layers: CPU by process, 16 at once", flush=True)
-    before = metrics(jethro.url)
-    cpu = {
-        case: _cpu(lambda case=case: wrk(jethro.completions, 16, seconds, jethro.body(case)))
-        for case in (ONE_SHOT, STREAM)
-    }
     under_load = _means(before, metrics(jethro.url))
     inside = uvloop.run(server_timing(jethro, 500))
     return Layers(path, cpu, inside, under_load)
