@@ -35,7 +35,23 @@ class Feedback:
     comment: str | None = None
 
 
-class Store(Protocol):
+class StoreFigures(Protocol):
+    """What a store tells the metrics: records waiting, and lost by a full queue or a failed write, since the start."""
+
+    @property
+    def queued(self) -> int:
+        """Records that wait for the writer."""
+
+    @property
+    def dropped(self) -> int:
+        """Records lost because the queue was full."""
+
+    @property
+    def failed(self) -> int:
+        """Records lost because the write failed."""
+
+
+class Store(StoreFigures, Protocol):
     """Decisions and feedback."""
 
     async def start(self) -> None:

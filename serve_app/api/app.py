@@ -1,0 +1,100 @@
+"""The HTTP API as one ASGI app over Services: routes, edge, errors, description."""
+
+from typing import Final
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from serve_app.api import docs, shapes
+from serve_app.api.auth import Keys
+from serve_app.api.edge import Edge
+from serve_app.api.exchange import Exchange
+from serve_app.api.operation import Content, Operation
+from serve_app.api.query import chat_request, completion_request
+from serve_app.api.reply import error_headers
+from serve_app.api.routes import Routes
+from serve_app.api.schemas import ChatRequest, CompletionRequest
+from serve_app.api.services import Services
+from serve_app.errors import JethroError, MethodNotAllowed, NotFound, RequestError
+
+CHAT: Final = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/completions"
+_ERRORS: Final = (400, 404, 413, 429, 500, 502, 503, 504)
+
+
+def build_app(services: Services) -> Starlette:
+    """The whole API. The caller starts and closes the services; the app does neither."""
+    hot: dict[str, ASGIApp] = {
+        CHAT: Exchange(services, "chat", chat_request),
+        COMPLETIONS: Exchange(services, "completions", completion_request),
+    }
+    operations = [*_answering(hot), *Routes(services).operations()]
+    if services.config.server.expose_docs:
+        operations += docs.operations(operations, keys=bool(services.keys))
+    edge = Middleware(
+        Edge,
+        keys=Keys(services.keys),
+        hot=hot,
+        open_paths=frozenset(o.path for o in operations if o.open),
+    )
+    app = Starlette(
+        routes=[o.route() for o in operations],
+        middleware=[edge],
+        exception_handlers={JethroError: _jethro_error, HTTPException: _http_error},  # type: ignore[dict-item]
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _answering(hot: dict[str, ASGIApp]) -> list[Operation]:
+    stream = Content(shapes.EVENT_STREAM, media_type="text/event-stream")
+    return [
+        Operation(
+            "POST",
+            CHAT,
+            "chat_completions",
+            "Answer a conversation.",
+            hot[CHAT],
+            {200: (Content(shapes.CHAT_COMPLETION), stream)},
+            _ERRORS,
+            ChatRequest,
+        ),
+        Operation(
+            "POST",
+            COMPLETIONS,
+            "completions",
+            "Complete a prompt.",
+            hot[COMPLETIONS],
+            {200: (Content(shapes.COMPLETION), stream)},
+            _ERRORS,
+            CompletionRequest,
+        ),
+    ]
+
+
+async def _jethro_error(request: Request, error: JethroError) -> Response:
+    return _error_response(error)
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    """Starlette's own refusals, in OpenAI's form."""
+    allow = dict(error.headers or {})
+    if error.status_code == 405:
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allow)
+        methods = allow.get("Allow", "another method")
+        return _error_response(MethodNotAllowed(f"{request.method[:20]} is not allowed here: use {methods}."), allow)
+    if error.status_code == 404:
+        return _error_response(NotFound(f"No route {request.url.path[:200]!r}.", code="unknown_route"), allow)
+    return _error_response(RequestError(str(error.detail)), allow)
+
+
+def _error_response(error: JethroError, headers: dict[str, str] | None = None) -> Response:
+    response = Response(orjson.dumps(error.body()), error.status, headers, media_type="application/json")
+    response.raw_headers.extend(error_headers(error, 1))
+    return response

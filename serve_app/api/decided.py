@@ -1,0 +1,77 @@
+"""How a decision is shown to the caller: response headers, and the `jethro` object in the body."""
+
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from serve_app.api.reply import Headers, header_text
+from serve_app.observability.outcome import Outcome
+from serve_app.types import Decision
+
+
+def decision_headers(decision: Decision) -> Headers:
+    """What is known when the first byte is."""
+    headers = [
+        (b"x-jethro-decision-id", header_text(decision.id)),
+        (b"x-jethro-strategy", header_text(decision.strategy)),
+        (b"x-jethro-pool", header_text(decision.pool)),
+        (b"x-jethro-model", header_text(decision.model)),
+    ]
+    if decision.score is not None:
+        headers.append((b"x-jethro-score", b"%.6g" % decision.score))
+    if decision.threshold is not None:
+        headers.append((b"x-jethro-threshold", b"%.6g" % decision.threshold))
+    return headers
+
+
+def timing_headers(outcome: Outcome, elapsed_ms: float) -> Headers:
+    """Time spent in each layer so far, in milliseconds."""
+    timing = b"parse;dur=%.3f, decide;dur=%.3f, pool;dur=%.3f" % (
+        outcome.parse_ms or 0.0,
+        outcome.decide_ms or 0.0,
+        outcome.first_byte_ms or 0.0,
+    )
+    return [(b"server-timing", timing), (b"openai-processing-ms", b"%d" % round(elapsed_ms))]
+
+
+def jethro_object(decision: Decision, outcome: Outcome) -> bytes:
+    """The `jethro` object, as JSON: the decision, what it cost, and every call made if there was more than one."""
+    body: dict[str, Any] = {
+        "decision_id": decision.id,
+        "strategy": decision.strategy,
+        "pool": decision.pool,
+        "model": decision.model,
+        "reason": decision.reason,
+        "score": decision.score,
+        "threshold": decision.threshold,
+        "router": decision.router,
+        "cost_usd": outcome.cost_usd,
+        "decision_ms": round(decision.decision_ms, 3),
+    }
+    if len(outcome.steps) > 1:
+        body["steps"] = [asdict(step) for step in outcome.steps]
+    return orjson.dumps(body)
+
+
+def spliced(body: bytes, jethro: bytes) -> bytes:
+    """`body`, a JSON object with at least one key, with the `jethro` object as its last."""
+    return body.rstrip()[:-1] + b',"jethro":' + jethro + b"}"
+
+
+def decision_json(decision: Decision) -> dict[str, Any]:
+    """The whole decision, as /v1/route gives it."""
+    return {
+        "decision_id": decision.id,
+        "strategy": decision.strategy,
+        "pool": decision.pool,
+        "model": decision.model,
+        "reason": decision.reason,
+        "score": decision.score,
+        "threshold": decision.threshold,
+        "router": decision.router,
+        "policy_version": decision.policy_version,
+        "decision_ms": round(decision.decision_ms, 3),
+        "expected": {action: dict(figures) for action, figures in decision.expected.items()},
+        "features": dict(decision.features),
+    }

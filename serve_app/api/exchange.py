@@ -1,0 +1,175 @@
+"""One request to a strategy and its answer to the caller: the hot path, on raw ASGI.
+
+The response starts when the strategy's Decision is there, so errors before it have their true status. A caller who
+goes away, or a deadline, closes the strategy's iterator at once and with it every model call.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from secrets import token_hex
+from time import monotonic, time
+from typing import Any, Final
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from serve_app.api.body import parse_object, read_body
+from serve_app.api.caller import CALLER, Caller
+from serve_app.api.decided import decision_headers, jethro_object, spliced, timing_headers
+from serve_app.api.interrupt import CallerGone, DeadlinePassed, Interrupt
+from serve_app.api.query import Asked
+from serve_app.api.reply import Headers, error_event, send_error, send_json
+from serve_app.api.services import Services
+from serve_app.api.tail import Tail
+from serve_app.config.tree import LimitsConfig
+from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
+from serve_app.observability.log import logger
+from serve_app.observability.outcome import Outcome
+from serve_app.pools.base import Answer, Call, Frame
+from serve_app.strategy import Context, Event, Spent
+from serve_app.types import Decision, Endpoint
+
+Read = Callable[[dict[str, Any], LimitsConfig, str | None], Asked]
+_EVENT_STREAM: Final[Headers] = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Exchange:
+    """The ASGI app of one hot route. `read` turns a body into what is asked."""
+
+    def __init__(self, services: Services, endpoint: Endpoint, read: Read) -> None:
+        self._services = services
+        self._endpoint = endpoint
+        self._read = read
+        self._retry_after_s = services.config.gateway.retry_after_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. The Edge has put the Caller into the scope."""
+        services, started = self._services, monotonic()
+        caller: Caller = scope[CALLER]
+        outcome = Outcome(caller.request_id, self._endpoint, time(), tenant=caller.tenant)
+        answering = _Answering(services, outcome, started, send)
+        services.recorder.started()
+        try:
+            await self._answer(scope, receive, answering)
+        except (CallerGone, ClientDisconnect):
+            outcome.status, outcome.http_status = "cancelled", 499
+        except JethroError as error:
+            await answering.fail(error, self._retry_after_s)
+        except Exception:
+            logger.exception("request %s failed", outcome.request_id)
+            await answering.fail(JethroError("Internal error; the log knows more under this request id."), 1)
+        except BaseException:  # cancelled from outside
+            outcome.status, outcome.http_status = "cancelled", 499
+            raise
+        finally:
+            outcome.latency_ms = (monotonic() - started) * 1e3
+            services.settle(outcome)
+
+    async def _answer(self, scope: Scope, receive: Receive, answering: "_Answering") -> None:
+        services, outcome = self._services, answering.outcome
+        limits = services.config.limits
+        body = await read_body(scope, receive, limits.body_bytes)
+        asked = self._read(parse_object(body), limits, outcome.tenant)
+        outcome.model, outcome.stream = asked.model, asked.stream
+        if services.config.store.keep_prompts:
+            outcome.prompt = asked.query.text
+        strategy = services.catalogue.resolve(asked.model)
+        answering.parsed()
+        call = Call(
+            token_hex(12), outcome.request_id, int(outcome.created_s), answering.started + limits.request_timeout_s
+        )
+        try:
+            events = strategy.run(asked.query, Context(call, asked.stream))
+            async with Interrupt(receive, limits.request_timeout_s), aclosing(events):
+                await answering.relay(events, asked)
+        except DeadlinePassed:
+            raise DeadlineExceeded(f"No whole answer within {limits.request_timeout_s:g} s.") from None
+
+
+class _Answering:
+    """What has been sent of one answer, and how to go on."""
+
+    def __init__(self, services: Services, outcome: Outcome, started: float, send: Send) -> None:
+        self.outcome = outcome
+        self.started = started
+        self._send = send
+        self._headers: Headers = [(b"x-request-id", outcome.request_id.encode())]
+        self._begun = False
+        self._parsed_at = started
+
+    def parsed(self) -> None:
+        """The body is read and checked."""
+        self._parsed_at = monotonic()
+        self.outcome.parse_ms = (self._parsed_at - self.started) * 1e3
+
+    async def relay(self, events: AsyncIterator[Event], asked: Asked) -> None:
+        """Everything a strategy tells, to the caller."""
+        tail = Tail(asked.include_usage)
+        decision: Decision | None = None
+        answer: Answer | None = None
+        async for event in events:
+            if isinstance(event, Frame):
+                await self._piece(tail.passed(event))
+            elif isinstance(event, Decision):
+                decision = event
+                self._decided(event)
+                if asked.stream:
+                    await self._begin_stream()
+            elif isinstance(event, Answer):
+                answer = event
+            elif isinstance(event, Spent):
+                self.outcome.steps = event.steps
+        if decision is None:
+            raise UpstreamError("The strategy ended without a decision.")
+        if asked.stream:
+            await self._end_stream(tail.end(jethro_object(decision, self.outcome)))
+        elif answer is None:
+            raise UpstreamError("The strategy ended without an answer.")
+        else:
+            await self._whole(spliced(answer.body, jethro_object(decision, self.outcome)))
+
+    async def fail(self, error: JethroError, retry_after_s: float) -> None:
+        """An error: with its true status if nothing was sent yet, else as the stream's last event."""
+        self.outcome.status, self.outcome.error_code = "failed", error.code
+        if self._begun:
+            await self._send({"type": "http.response.body", "body": error_event(error)})
+        else:
+            self.outcome.http_status = error.status
+            await send_error(self._send, error, self._headers, retry_after_s)
+
+    def _decided(self, decision: Decision) -> None:
+        elapsed_ms = (monotonic() - self._parsed_at) * 1e3
+        self.outcome.decision = decision
+        self.outcome.decide_ms = decision.decision_ms
+        self.outcome.first_byte_ms = max(0.0, elapsed_ms - decision.decision_ms)
+        self._headers += decision_headers(decision)
+
+    def _elapsed_ms(self) -> float:
+        return (monotonic() - self.started) * 1e3
+
+    async def _begin_stream(self) -> None:
+        self._headers += timing_headers(self.outcome, self._elapsed_ms())
+        self._begun = True
+        headers = [*_EVENT_STREAM, *self._headers]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def _piece(self, data: bytes) -> None:
+        if self.outcome.ttft_ms is None:
+            self.outcome.ttft_ms = self._elapsed_ms()
+        if data:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def _end_stream(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data})
+
+    async def _whole(self, body: bytes) -> None:
+        outcome = self.outcome
+        outcome.ttft_ms = self._elapsed_ms()
+        self._headers.append((b"x-jethro-cost-usd", b"%.6g" % outcome.cost_usd))
+        self._headers += timing_headers(outcome, outcome.ttft_ms)
+        self._begun = True
+        await send_json(self._send, 200, body, self._headers)

@@ -1,0 +1,201 @@
+"""The routes beside the two hot ones: models, decisions, feedback, health, metrics."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from secrets import token_hex
+from time import monotonic, time
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve_app.api import shapes
+from serve_app.api.body import parse_object, read_body
+from serve_app.api.caller import CALLER, Caller
+from serve_app.api.decided import decision_json
+from serve_app.api.operation import Content, Operation
+from serve_app.api.query import chat_request, check
+from serve_app.api.schemas import ChatRequest, FeedbackRequest
+from serve_app.api.services import ModelEntry, Services
+from serve_app.errors import NotFound
+from serve_app.observability.outcome import Outcome
+from serve_app.store.base import Feedback
+
+_DECISION_ID = {"decision_id": "The id in x-jethro-decision-id or in the `jethro` object."}
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """A JSON response."""
+    return Response(orjson.dumps(value), status, media_type="application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class _Unlisted:
+    """A name that works but is not listed."""
+
+    id: str
+    description: str = "router with a threshold of your own"
+
+
+class Routes:
+    """Handlers over the services."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._started_s = int(time())
+
+    def operations(self) -> list[Operation]:
+        """All of them, described."""
+        return [*self._model_operations(), *self._decision_operations(), *self._operator_operations()]
+
+    async def models(self, request: Request) -> Response:
+        """Every name that callers may put in `model`."""
+        data = [self._model(entry) for entry in self._services.catalogue.models()]
+        return json_response({"object": "list", "data": data})
+
+    async def model(self, request: Request) -> Response:
+        """One of them, by its id."""
+        name = request.path_params["model_id"]
+        for entry in self._services.catalogue.models():
+            if entry.id == name:
+                return json_response(self._model(entry))
+        self._services.catalogue.resolve(name)  # a name that need not be listed, such as router-NAME-THRESHOLD
+        return json_response(self._model(_Unlisted(name)))
+
+    async def route(self, request: Request) -> Response:
+        """The decision that a chat request would get, no model asked."""
+        services, caller, started = self._services, _caller(request), monotonic()
+        body = await read_body(request.scope, request.receive, services.config.limits.body_bytes)
+        asked = chat_request(parse_object(body), services.config.limits, caller.tenant)
+        outcome = Outcome(caller.request_id, "route", time(), asked.model, tenant=caller.tenant, status="route_only")
+        if services.config.store.keep_prompts:
+            outcome.prompt = asked.query.text
+        outcome.decision = services.catalogue.resolve(asked.model).decide(asked.query, token_hex(12))
+        outcome.latency_ms = (monotonic() - started) * 1e3
+        services.settle(outcome)
+        return json_response(decision_json(outcome.decision))
+
+    async def feedback(self, request: Request) -> Response:
+        """Store a caller's judgement; answers when it is durable."""
+        services = self._services
+        body = await read_body(request.scope, request.receive, services.config.limits.body_bytes)
+        given = check(FeedbackRequest, parse_object(body))
+        if _caller(request).tenant is not None:
+            await self._own_record(request, given.decision_id)
+        await services.store.feedback(Feedback(given.decision_id, float(given.score), given.comment))
+        services.recorder.feedback()
+        return json_response({"decision_id": given.decision_id, "stored": True})
+
+    async def decision(self, request: Request) -> Response:
+        """A decision with what became of it and its feedback. Another tenant's does not exist for the caller."""
+        return json_response(await self._own_record(request, request.path_params["decision_id"]))
+
+    async def live(self, request: Request) -> Response:
+        """The process answers."""
+        return json_response({"ok": True})
+
+    async def ready(self, request: Request) -> Response:
+        """Whether every required pool can answer."""
+        readiness = self._services.readiness()
+        response = json_response({"ok": readiness.ok, "pools": readiness.pools}, 200 if readiness.ok else 503)
+        if not readiness.ok:
+            response.headers["retry-after"] = str(self._services.config.gateway.retry_after_s)
+        return response
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus' text format: the Gateway's own, then what else there is to scrape."""
+        text = self._services.recorder.text() + (await self._services.scrape()).encode()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _own_record(self, request: Request, decision_id: str) -> Mapping[str, Any]:
+        record = await self._services.store.decision(decision_id)
+        tenant = _caller(request).tenant
+        if tenant is not None and record["tenant"] != tenant:
+            raise NotFound(f"No decision {decision_id[:100]!r}.", param="decision_id")
+        return record
+
+    def _model(self, entry: ModelEntry) -> dict[str, Any]:
+        return {
+            "id": entry.id,
+            "object": "model",
+            "created": self._started_s,
+            "owned_by": "jethro",
+            "description": entry.description,
+        }
+
+    def _model_operations(self) -> list[Operation]:
+        return [
+            Operation(
+                "GET", "/v1/models", "list_models", "List models.", self.models, {200: (Content(shapes.MODELS),)}
+            ),
+            Operation(
+                "GET",
+                "/v1/models/{model_id:path}",
+                "get_model",
+                "One model.",
+                self.model,
+                {200: (Content(shapes.MODEL),)},
+                (400, 404),
+                parameters={"model_id": "The model's id; it may hold slashes."},
+            ),
+        ]
+
+    def _decision_operations(self) -> list[Operation]:
+        return [
+            Operation(
+                "POST",
+                "/v1/route",
+                "route_query",
+                "The decision that a chat request would get, without an answer.",
+                self.route,
+                {200: (Content(shapes.DECISION),)},
+                (400, 404, 413),
+                ChatRequest,
+            ),
+            Operation(
+                "POST",
+                "/v1/feedback",
+                "give_feedback",
+                "Judge an answer; 200 once it is stored.",
+                self.feedback,
+                {200: (Content(shapes.STORED),)},
+                (400, 404, 413, 503),
+                FeedbackRequest,
+            ),
+            Operation(
+                "GET",
+                "/v1/decisions/{decision_id}",
+                "get_decision",
+                "A decision, what became of it, and its feedback.",
+                self.decision,
+                {200: (Content(shapes.RECORD),)},
+                (404, 503),
+                parameters=_DECISION_ID,
+            ),
+        ]
+
+    def _operator_operations(self) -> list[Operation]:
+        ready = (Content(shapes.READY, "Ready."),)
+        not_ready = (Content(shapes.READY, "A required pool has no healthy replica."),)
+        text = (Content(shapes.TEXT, media_type="text/plain"),)
+        open_metrics = not self._services.keys or is_loopback(self._services.config.server.host)
+        return [
+            Operation("GET", "/health/live", "live", "Alive.", self.live, {200: (Content(shapes.ALIVE),)}, open=True),
+            Operation("GET", "/health/ready", "ready", "Ready.", self.ready, {200: ready, 503: not_ready}, open=True),
+            Operation("GET", "/metrics", "metrics", "Metrics.", self.metrics, {200: text}, open=open_metrics),
+        ]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.scope[CALLER]
+    return caller

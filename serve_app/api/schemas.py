@@ -1,0 +1,135 @@
+"""What callers may send, as Pydantic models. Bounds that an operator sets are checked in query.py, not here."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from serve_app.api.messages import FunctionName, JsonObject, Part, Turn
+
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Stop = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Tokens = Annotated[int, Field(ge=1)]
+MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+
+
+class StreamOptions(Part):
+    """Settings of a stream."""
+
+    include_usage: bool | None = Field(None, description="One more chunk at the end, with the usage.")
+    include_obfuscation: Literal[False] | None = None
+
+
+class Function(Part):
+    """A function that the model may call."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: JsonObject | None = None
+    strict: bool | None = None
+
+
+class Tool(Part):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionChoice(Part):
+    """The name of a function."""
+
+    name: FunctionName
+
+
+class ToolChoice(Part):
+    """The one tool that the model must call."""
+
+    type: Literal["function"]
+    function: FunctionChoice
+
+
+class JsonSchema(Part):
+    """The schema that the answer must follow."""
+
+    name: FunctionName
+    description: str | None = None
+    schema_: JsonObject | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class TextFormat(Part):
+    """Free text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Part):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Part):
+    """JSON that follows a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class _Sampled(Part):
+    """Parameters that both endpoints share."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    max_tokens: Tokens | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    stop: Stop | list[Stop] | None = None
+    seed: Seed | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+
+class ChatRequest(_Sampled):
+    """The body of POST /v1/chat/completions and of POST /v1/route."""
+
+    messages: Annotated[list[Turn], Field(min_length=1)]
+    max_completion_tokens: Tokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
+
+class CompletionRequest(_Sampled):
+    """The body of POST /v1/completions: one prompt."""
+
+    prompt: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1)]
+    )
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+
+class FeedbackRequest(Part):
+    """The body of POST /v1/feedback."""
+
+    decision_id: Annotated[str, Field(min_length=1, max_length=128)]
+    score: Annotated[float, Field(ge=0, le=1, description="0: useless, 1: as good as can be.")]
+    comment: Annotated[str, Field(max_length=4096)] | None = None
+
+
+def shape(model: type[Part]) -> dict[str, Any]:
+    """A model's JSON schema by the names callers use."""
+    return model.model_json_schema(by_alias=True)

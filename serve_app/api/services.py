@@ -1,0 +1,129 @@
+"""What the HTTP API is built from: everything it talks to, passed in as one value."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from serve_app.config.load import secret
+from serve_app.config.tree import Config
+from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
+from serve_app.observability.metrics import Recorder
+from serve_app.observability.outcome import Outcome
+from serve_app.pools.base import Pool
+from serve_app.routing import catalogue
+from serve_app.store.base import Store
+from serve_app.store.sqlite import SqliteStore
+from serve_app.strategy import Strategy
+
+
+class ModelEntry(Protocol):
+    """One name that callers may put in `model`."""
+
+    @property
+    def id(self) -> str:
+        """The name."""
+
+    @property
+    def description(self) -> str:
+        """One line: what asking for it does."""
+
+
+class Catalogue(Protocol):
+    """The names that callers may ask for."""
+
+    def resolve(self, model: str) -> Strategy:
+        """The strategy behind a name. Raises ModelNotFound."""
+
+    def models(self) -> Sequence[ModelEntry]:
+        """All names worth listing, the default first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether queries can be answered now; `pools` says per pool what is there (JSON-ready values)."""
+
+    ok: bool
+    pools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+async def no_scrape() -> str:
+    """No metrics beside our own."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts. `keys` maps tenant to key; without keys everybody may call.
+
+    `ready` is asked by /health/ready and never waits; the default asks the pools for their replicas.
+    `scrape` gives further metrics in Prometheus' text format, for instance those of the replicas' engines.
+    """
+
+    config: Config
+    catalogue: Catalogue
+    pools: Mapping[str, Pool]
+    store: Store
+    recorder: Recorder
+    access_log: AccessLog
+    keys: Mapping[str, str] = field(default_factory=dict)
+    ready: Callable[[], Readiness] | None = None
+    scrape: Callable[[], Awaitable[str]] = no_scrape
+
+    async def start(self) -> None:
+        """Open the store; the first thing to call. Raises ConfigError if it cannot be opened."""
+        await self.store.start()
+
+    async def aclose(self) -> None:
+        """Write what is queued, then close the pools. Idempotent."""
+        await self.store.aclose()
+        for pool in self.pools.values():
+            await pool.aclose()
+        await asyncio.to_thread(self.access_log.close)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Metrics, log line and stored decision of a request that is over; never waits."""
+        self.recorder.ended(outcome)
+        self.access_log.write(outcome)
+        record = outcome.record()
+        if record is not None:
+            self.store.record(record)
+
+    def readiness(self) -> Readiness:
+        """Whether every required pool has a healthy replica."""
+        return self.ready() if self.ready is not None else pools_ready(self.config, self.pools)
+
+
+def build_services(config: Config, pools: Mapping[str, Pool], *, replica: str = "") -> Services:
+    """The services of a config over given pools; `replica` names this process in the request log.
+
+    Raises ConfigError for a router that cannot be loaded or a key whose environment variable is not set.
+    """
+    store = SqliteStore(config.store)
+    recorder = Recorder()
+    recorder.watch_store(store)
+    return Services(
+        config=config,
+        catalogue=catalogue.Catalogue.from_config(config, pools),
+        pools=pools,
+        store=store,
+        recorder=recorder,
+        access_log=JsonLog(replica=replica) if config.log.access else NoLog(),
+        keys={key.name: secret(key.env, used_by=f"server.keys.{key.name}") for key in config.server.keys},
+    )
+
+
+def pools_ready(config: Config, pools: Mapping[str, Pool]) -> Readiness:
+    """Readiness by the pools' own word: a required pool needs at least one replica that answers."""
+    detail: dict[str, dict[str, Any]] = {}
+    for name, settings in config.pools.items():
+        pool = pools.get(name)
+        load = pool.load() if pool is not None else None
+        detail[name] = {
+            "ok": load is not None and load.replicas > 0,
+            "required": settings.required,
+            "replicas": load.replicas if load else 0,
+            "in_flight": load.in_flight if load else 0,
+            "waiting": load.waiting if load else 0,
+        }
+    return Readiness(all(d["ok"] for d in detail.values() if d["required"]), detail)

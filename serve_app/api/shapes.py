@@ -1,0 +1,103 @@
+"""JSON schemas of what we answer, for the OpenAPI document. The bytes themselves come from the engines."""
+
+from typing import Any
+
+_STRING: dict[str, Any] = {"type": "string"}
+_INTEGER: dict[str, Any] = {"type": "integer"}
+_NUMBER: dict[str, Any] = {"type": "number"}
+_MAYBE_NUMBER: dict[str, Any] = {"type": ["number", "null"]}
+_MAYBE_STRING: dict[str, Any] = {"type": ["string", "null"]}
+_FINISH = {"enum": ["stop", "length", "tool_calls", "content_filter"]}
+
+
+def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+_USAGE = _object({"prompt_tokens": _INTEGER, "completion_tokens": _INTEGER, "total_tokens": _INTEGER})
+_JETHRO = _object(
+    {
+        "decision_id": _STRING,
+        "strategy": _STRING,
+        "pool": _STRING,
+        "model": _STRING,
+        "reason": _STRING,
+        "score": _MAYBE_NUMBER,
+        "threshold": _MAYBE_NUMBER,
+        "router": _MAYBE_STRING,
+        "cost_usd": _NUMBER,
+        "decision_ms": _NUMBER,
+    }
+)
+_MESSAGE = _object({"role": _STRING, "content": _MAYBE_STRING})
+_HEAD = {"id": _STRING, "created": _INTEGER, "model": _STRING, "usage": _USAGE, "jethro": _JETHRO}
+
+CHAT_COMPLETION = _object(
+    {
+        **_HEAD,
+        "object": {"const": "chat.completion"},
+        "choices": _list(_object({"index": _INTEGER, "message": _MESSAGE, "finish_reason": _FINISH})),
+    }
+)
+COMPLETION = _object(
+    {
+        **_HEAD,
+        "object": {"const": "text_completion"},
+        "choices": _list(_object({"index": _INTEGER, "text": _STRING, "finish_reason": _FINISH})),
+    }
+)
+EVENT_STREAM: dict[str, Any] = {
+    "type": "string",
+    "description": "Server-sent events, one chunk each; the last chunk carries `jethro`; then `data: [DONE]`.",
+}
+MODEL = _object(
+    {
+        "id": _STRING,
+        "object": {"const": "model"},
+        "created": _INTEGER,
+        "owned_by": _STRING,
+        "description": _STRING,
+    }
+)
+MODELS = _object({"object": {"const": "list"}, "data": _list(MODEL)})
+DECISION = _object(
+    {
+        "decision_id": _STRING,
+        "strategy": _STRING,
+        "pool": _STRING,
+        "model": _STRING,
+        "reason": _STRING,
+        "score": _MAYBE_NUMBER,
+        "threshold": _MAYBE_NUMBER,
+        "router": _MAYBE_STRING,
+        "policy_version": _STRING,
+        "decision_ms": _NUMBER,
+        "expected": {"type": "object"},
+        "features": {"type": "object"},
+    }
+)
+RECORD = _object(
+    {
+        **DECISION["properties"],
+        "request_id": _STRING,
+        "created_s": _NUMBER,
+        "endpoint": _STRING,
+        "status": {"enum": ["completed", "failed", "cancelled", "route_only"]},
+        "prompt_tokens": _INTEGER,
+        "completion_tokens": _INTEGER,
+        "cost_usd": _NUMBER,
+        "latency_ms": _NUMBER,
+        "ttft_ms": _MAYBE_NUMBER,
+        "error_code": _MAYBE_STRING,
+        "feedback": _list(_object({"score": _NUMBER, "comment": _MAYBE_STRING, "created_s": _NUMBER})),
+    }
+)
+STORED = _object({"decision_id": _STRING, "stored": {"const": True}})
+ALIVE = _object({"ok": {"const": True}})
+READY = _object({"ok": {"type": "boolean"}, "pools": {"type": "object"}})
+TEXT: dict[str, Any] = {"type": "string"}

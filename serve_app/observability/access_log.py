@@ -1,0 +1,124 @@
+"""The request log: one JSON line a request, written by a thread of its own so that no request waits for it.
+
+Never in it: prompts, answers, keys.
+"""
+
+import sys
+import threading
+from collections import deque
+from typing import Any, Protocol, TextIO
+
+import orjson
+
+from serve_app.observability.outcome import Outcome
+
+_FLUSH_S = 0.2
+_QUEUE = 100_000
+"""Lines that may wait for a slow stderr; beyond it the oldest are lost and counted."""
+
+
+class AccessLog(Protocol):
+    """Takes outcomes; never blocks."""
+
+    def write(self, outcome: Outcome) -> None:
+        """Log one request."""
+
+    def close(self) -> None:
+        """Write what is queued and stop. Idempotent."""
+
+
+class NoLog:
+    """`log.access: false`."""
+
+    def write(self, outcome: Outcome) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class JsonLog:
+    """JSON lines to a text stream (default: stderr); `replica` names the process in every line."""
+
+    def __init__(self, out: TextIO | None = None, *, replica: str = "", queue: int = _QUEUE) -> None:
+        self._out = out if out is not None else sys.stderr
+        self._replica = replica
+        self._lines: deque[Outcome] = deque(maxlen=queue)
+        self._lost = 0
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self._thread.start()
+
+    def write(self, outcome: Outcome) -> None:
+        """Queue one line."""
+        if len(self._lines) == self._lines.maxlen:
+            self._lost += 1
+        self._lines.append(outcome)
+
+    def close(self) -> None:
+        """Write what is queued and stop. Idempotent."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(_FLUSH_S)
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        batch = []
+        while self._lines:
+            batch.append(orjson.dumps(line(self._lines.popleft(), self._replica)).decode())
+        if self._lost:
+            batch.append(orjson.dumps({"event": "log_lines_lost", "lines": self._lost}).decode())
+            self._lost = 0
+        if batch:
+            try:
+                self._out.write("\n".join(batch) + "\n")
+                self._out.flush()
+            except (OSError, ValueError):  # stderr is gone: there is nowhere left to say so
+                self._closing = True
+
+
+def line(outcome: Outcome, replica: str) -> dict[str, Any]:
+    """The fields of one line."""
+    fields: dict[str, Any] = {
+        "event": "request",
+        "time": round(outcome.created_s, 3),
+        "replica": replica,
+        "request_id": outcome.request_id,
+        "endpoint": outcome.endpoint,
+        "model": outcome.model,
+        "stream": outcome.stream,
+        "tenant": outcome.tenant,
+        "status": outcome.status,
+        "code": outcome.http_status,
+        "error_code": outcome.error_code,
+        "parse_ms": _round(outcome.parse_ms),
+        "first_byte_ms": _round(outcome.first_byte_ms),
+        "ttft_ms": _round(outcome.ttft_ms),
+        "latency_ms": _round(outcome.latency_ms),
+    }
+    d = outcome.decision
+    if d is not None:
+        usage = outcome.usage
+        fields |= {
+            "decision_id": d.id,
+            "strategy": d.strategy,
+            "pool": d.pool,
+            "answered_by": d.model,
+            "score": d.score,
+            "threshold": d.threshold,
+            "decision_ms": _round(d.decision_ms),
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cost_usd": outcome.cost_usd,
+        }
+    return fields
+
+
+def _round(ms: float | None) -> float | None:
+    return None if ms is None else round(ms, 3)

@@ -1,0 +1,206 @@
+"""The store on SQLite: a thread of its own writes decisions in batches and answers what must be awaited.
+
+Serving never waits for it: `record` appends to a bounded queue. Feedback and look-ups run after the queue is written,
+so they see every decision of this process; one that another Gateway still holds in its queue is looked for again.
+"""
+
+import asyncio
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from serve_app.config.tree import StoreConfig
+from serve_app.errors import NotFound, PoolUnavailable
+from serve_app.observability.log import logger
+from serve_app.store.base import DecisionRecord, Feedback
+from serve_app.store.database import Database
+
+_OURS: Final = re.compile(r"[0-9a-f]{24}")
+"""Decision ids as the API makes them; only such a one may be on its way from another Gateway."""
+_PRUNE_EVERY_S: Final = 3600.0
+_DAY_S: Final = 86_400.0
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """Decisions and feedback in one file. `clock` gives unix seconds."""
+
+    def __init__(self, config: StoreConfig, *, clock: Callable[[], float] = time.time) -> None:
+        self._config = config
+        self._clock = clock
+        self._records: deque[DecisionRecord] = deque()
+        self._judgements: deque[tuple[Feedback, float, Future[None]]] = deque()
+        self._lookups: deque[tuple[str, Future[dict[str, Any]]]] = deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._dropped = self._failed = 0
+
+    @property
+    def queued(self) -> int:
+        """Records that wait for the writer."""
+        return len(self._records)
+
+    @property
+    def dropped(self) -> int:
+        """Records lost because the queue was full."""
+        return self._dropped
+
+    @property
+    def failed(self) -> int:
+        """Records lost because they could not be written."""
+        return self._failed
+
+    async def start(self) -> None:
+        """Open the file and start the writer. Raises ConfigError if the file cannot be used."""
+        opened: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(opened,), name="store-writer", daemon=True)
+        self._thread.start()
+        await asyncio.wrap_future(opened)
+
+    def record(self, record: DecisionRecord) -> None:
+        """Queue a decision; a full queue drops and counts it."""
+        if len(self._records) >= self._config.queue:
+            self._dropped += 1
+            return
+        self._records.append(record)
+        if len(self._records) == self._config.batch:
+            self._wake.set()
+
+    async def feedback(self, feedback: Feedback) -> None:
+        """Durable when this returns. Raises NotFound, or PoolUnavailable if the file cannot be written now."""
+        await self._twice(feedback.decision_id, lambda: self._judge(feedback))
+
+    async def decision(self, decision_id: str) -> Mapping[str, Any]:
+        """The record with its feedback. Raises NotFound, or PoolUnavailable if the file cannot be read now."""
+        return await self._twice(decision_id, lambda: self._look_up(decision_id))
+
+    async def aclose(self) -> None:
+        """Write what is queued and close. Idempotent."""
+        if self._thread is not None:
+            self._closing = True
+            self._wake.set()
+            await asyncio.to_thread(self._thread.join)
+
+    def _judge(self, feedback: Feedback) -> Future[None]:
+        done: Future[None] = Future()
+        self._judgements.append((feedback, self._clock(), done))
+        return done
+
+    def _look_up(self, decision_id: str) -> Future[dict[str, Any]]:
+        done: Future[dict[str, Any]] = Future()
+        self._lookups.append((decision_id, done))
+        return done
+
+    async def _twice(self, decision_id: str, ask: Callable[[], Future[T]]) -> T:
+        """Ask; if the decision is unknown, once more when the other Gateways have written their queues."""
+        try:
+            return await self._asked(ask)
+        except NotFound:
+            if not _OURS.fullmatch(decision_id):
+                raise
+        await asyncio.sleep(self._config.flush_s * 1.5)
+        return await self._asked(ask)
+
+    async def _asked(self, ask: Callable[[], Future[T]]) -> T:
+        if self._thread is None or self._closing:
+            raise _unavailable()
+        done = ask()
+        self._wake.set()
+        return await asyncio.wrap_future(done)
+
+    def _run(self, opened: Future[None]) -> None:
+        """The writer thread."""
+        try:
+            database = Database(self._config.path)
+        except Exception as e:
+            opened.set_exception(e)
+            return
+        opened.set_result(None)
+        pruned_s = 0.0
+        while not self._closing:
+            self._wake.wait(self._config.flush_s)
+            self._wake.clear()
+            self._serve(database)
+            if self._clock() - pruned_s > _PRUNE_EVERY_S and not self._closing:
+                pruned_s = self._clock()
+                self._prune(database)
+        self._serve(database)
+        self._failed += len(self._records)
+        database.close()
+
+    def _serve(self, database: Database) -> None:
+        """Write what is queued, then answer what is awaited."""
+        while self._records and self._write(database):
+            pass
+        self._serve_judgements(database)
+        while self._lookups:
+            decision_id, found = self._lookups.popleft()
+            _resolve(found, lambda id_=decision_id: database.find(id_))  # type: ignore[misc]
+
+    def _write(self, database: Database) -> bool:
+        """One batch; False if the file cannot be written now and the batch waits for the next round."""
+        batch = [self._records.popleft() for _ in range(min(len(self._records), self._config.batch))]
+        try:
+            database.write(batch)
+        except OperationalError as e:  # locked, or the disk is full: it may pass
+            self._records.extendleft(reversed(batch))
+            logger.warning("store: %d decisions wait, the file cannot be written: %s", len(self._records), e.orig)
+            return False
+        except Exception:
+            self._failed += len(batch)
+            logger.exception("store: %d decisions lost", len(batch))
+        return True
+
+    def _serve_judgements(self, database: Database) -> None:
+        given = [self._judgements.popleft() for _ in range(len(self._judgements))]
+        if not given:
+            return
+        try:
+            refused = database.judge([(feedback, created_s) for feedback, created_s, _ in given])
+        except SQLAlchemyError:
+            logger.exception("store: feedback could not be written")
+            refused = [_unavailable() for _ in given]  # type: ignore[misc]
+        for (_, _, done), error in zip(given, refused, strict=True):
+            _settle(done, None, error)
+
+    def _prune(self, database: Database) -> None:
+        try:
+            gone = database.prune(self._clock() - self._config.keep_days * _DAY_S)
+        except SQLAlchemyError as e:
+            logger.warning("store: old decisions could not be deleted: %s", e)
+            return
+        if gone:
+            logger.info("store: %d decisions older than %d days deleted", gone, self._config.keep_days)
+
+
+def _resolve(done: Future[T], work: Callable[[], T]) -> None:
+    try:
+        value = work()
+    except NotFound as e:
+        _settle(done, None, e)
+    except SQLAlchemyError:
+        logger.exception("store: a look-up failed")
+        _settle(done, None, _unavailable())
+    else:
+        _settle(done, value, None)
+
+
+def _settle(done: Future[Any], value: Any, error: Exception | None) -> None:
+    """Tell the one who waits, if anybody still does."""
+    if not done.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(value)
+
+
+def _unavailable() -> PoolUnavailable:
+    return PoolUnavailable("The store cannot be reached now: try again.", code="store_unavailable", retry_after_s=1)

@@ -1,0 +1,209 @@
+"""Fakes of what lies under the API: a pool with scripted answers, a store in a dict, a catalogue of both."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import orjson
+
+from serve_app.api.services import Services
+from serve_app.config.load import load
+from serve_app.config.tree import Config
+from serve_app.errors import ModelNotFound, NotFound
+from serve_app.observability.access_log import NoLog
+from serve_app.observability.metrics import Recorder
+from serve_app.pools.base import Answer, Call, Frame, PoolLoad
+from serve_app.routing.strategy import DirectStrategy, NoOutlook, Policy, RouteStrategy
+from serve_app.store.base import DecisionRecord, Feedback
+from serve_app.types import Capabilities, Price, Query
+
+USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+
+
+def config(**changes: Any) -> Config:
+    """The lab profile with branches replaced: `config(limits={"n": 2})`."""
+    tree = load("lab", env={}).model_dump()
+    for branch, values in changes.items():
+        tree[branch] = {**tree[branch], **values}
+    return Config.model_validate(tree)
+
+
+def sse(*events: dict[str, Any]) -> bytes:
+    return b"".join(b"data: " + orjson.dumps(e) + b"\n\n" for e in events)
+
+
+@dataclass
+class FakePool:
+    """Says `words`, one a frame, for every choice. `gate` is awaited before each frame; `error` is raised after
+    `fail_after` frames (0: before the first byte)."""
+
+    name: str = "small"
+    model: str = "lab-small"
+    words: tuple[str, ...] = ("a", "b", "c")
+    gate: asyncio.Event | None = None
+    error: Exception | None = None
+    fail_after: int = 0
+    replicas: int = 1
+    finish: bool = True
+    price: Price = Price(1.0, 2.0)
+    capabilities: Capabilities = Capabilities(guided=True, tools=True)
+    queries: list[Query] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    running: int = 0
+    cut: int = 0
+    closed: bool = False
+
+    def load(self) -> PoolLoad:
+        return PoolLoad(self.replicas, self.running)
+
+    async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame]:
+        self._note(query, call)
+        self.running += 1
+        try:
+            for i, frame in enumerate(self._frames(query, call)):
+                if self.gate is not None:
+                    await self.gate.wait()
+                if self.error is not None and i >= self.fail_after:
+                    raise self.error
+                yield Frame(frame)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cut += 1
+            raise
+        finally:
+            self.running -= 1
+
+    async def complete(self, query: Query, call: Call) -> Answer:
+        self._note(query, call)
+        self.running += 1
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cut += 1
+            raise
+        finally:
+            self.running -= 1
+        if self.error is not None:
+            raise self.error
+        text = "".join(self.words)
+        if query.endpoint == "chat":
+            choices = [
+                {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+                for i in range(query.sampling.n)
+            ]
+        else:
+            choices = [{"index": i, "text": text, "finish_reason": "stop"} for i in range(query.sampling.n)]
+        return Answer(orjson.dumps({**self._head(query, call, stream=False), "choices": choices, "usage": USAGE}))
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    def _note(self, query: Query, call: Call) -> None:
+        self.queries.append(query)
+        self.calls.append(call)
+
+    def _head(self, query: Query, call: Call, *, stream: bool) -> dict[str, Any]:
+        chat = query.endpoint == "chat"
+        kind = ("chat.completion.chunk" if stream else "chat.completion") if chat else "text_completion"
+        head = {"id": f"{'chatcmpl' if chat else 'cmpl'}-{call.id}", "object": kind, "created": call.created_s}
+        return {**head, "model": self.model}
+
+    def _frames(self, query: Query, call: Call) -> list[bytes]:
+        head, choices = self._head(query, call, stream=True), range(query.sampling.n)
+
+        def chunk(index: int, text: str, finish: str | None = None) -> dict[str, Any]:
+            piece = {"delta": {"role": "assistant", "content": text}} if query.endpoint == "chat" else {"text": text}
+            return {**head, "choices": [{"index": index, **piece, "finish_reason": finish}]}
+
+        frames = [sse(*(chunk(i, word) for i in choices)) for word in self.words]
+        if self.finish:
+            usage = {**head, "choices": [], "usage": USAGE}
+            frames.append(sse(*(chunk(i, "", "stop") for i in choices), usage))
+        return frames
+
+
+class LengthRouter:
+    """Scores by length: 100 characters and more are surely hard."""
+
+    name = "length"
+
+    def score(self, queries: Any) -> list[float]:
+        return [min(1.0, len(q.text) / 100) for q in queries]
+
+    def explain(self, query: Query) -> Mapping[str, float]:
+        return {"length": len(query.text) / 100}
+
+
+@dataclass(frozen=True)
+class Entry:
+    id: str
+    description: str = "a fake"
+
+
+class FakeCatalogue:
+    """`jethro` routes between small and large by length; a pool's model id goes to it."""
+
+    def __init__(self, pools: Mapping[str, FakePool]) -> None:
+        policy = Policy(LengthRouter(), 0.5, "length@0.5", NoOutlook())  # type: ignore[arg-type]
+        self._named: dict[str, Any] = {"jethro": RouteStrategy("route", policy, pools["small"], pools["large"])}
+        self._named |= {pool.model: DirectStrategy(pool) for pool in pools.values()}
+
+    def resolve(self, model: str) -> Any:
+        if model not in self._named:
+            raise ModelNotFound(f"The model {model!r} does not exist.", param="model")
+        return self._named[model]
+
+    def models(self) -> list[Entry]:
+        return [Entry(name) for name in self._named]
+
+
+class DictStore:
+    """Keeps everything in this process."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, DecisionRecord] = {}
+        self.judgements: list[Feedback] = []
+        self.queued = self.dropped = self.failed = 0
+
+    async def start(self) -> None:
+        pass
+
+    def record(self, record: DecisionRecord) -> None:
+        self.records[record.decision.id] = record
+
+    async def feedback(self, feedback: Feedback) -> None:
+        await self.decision(feedback.decision_id)
+        self.judgements.append(feedback)
+
+    async def decision(self, decision_id: str) -> Mapping[str, Any]:
+        if decision_id not in self.records:
+            raise NotFound(f"No decision {decision_id!r}.", param="decision_id")
+        record = self.records[decision_id]
+        return {"decision_id": decision_id, "tenant": record.tenant, "status": record.status} | asdict(record.usage)
+
+    async def aclose(self) -> None:
+        pass
+
+
+def services(
+    *,
+    small: FakePool | None = None,
+    large: FakePool | None = None,
+    keys: Mapping[str, str] | None = None,
+    tree: Config | None = None,
+    change: Callable[[dict[str, Any]], None] = lambda parts: None,
+) -> Services:
+    """Services over fakes; `change` may replace any of the parts."""
+    pools = {"small": small or FakePool(), "large": large or FakePool("large", "lab-large")}
+    parts: dict[str, Any] = {
+        "config": tree or config(),
+        "catalogue": FakeCatalogue(pools),
+        "pools": pools,
+        "store": DictStore(),
+        "recorder": Recorder(),
+        "access_log": NoLog(),
+        "keys": keys or {},
+    }
+    change(parts)
+    return Services(**parts)
