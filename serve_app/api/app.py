@@ -1,13 +1,15 @@
 """The HTTP API as one ASGI app over Services: routes, edge, errors, description."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from serve_app.api import docs, shapes
@@ -16,7 +18,7 @@ from serve_app.api.edge import Edge
 from serve_app.api.exchange import Exchange
 from serve_app.api.operation import Content, Operation
 from serve_app.api.query import chat_request, completion_request
-from serve_app.api.reply import error_headers
+from serve_app.api.reply import INTERNAL, error_headers
 from serve_app.api.routes import Routes
 from serve_app.api.schemas import ChatRequest, CompletionRequest
 from serve_app.api.services import Services
@@ -36,19 +38,22 @@ def build_app(services: Services) -> Starlette:
     operations = [*_answering(hot), *Routes(services).operations()]
     if services.config.server.expose_docs:
         operations += docs.operations(operations, keys=bool(services.keys))
-    edge = Middleware(
-        Edge,
-        keys=Keys(services.keys),
-        hot=hot,
-        open_paths=frozenset(o.path for o in operations if o.open),
-    )
-    app = Starlette(
-        routes=[o.route() for o in operations],
-        middleware=[edge],
-        exception_handlers={JethroError: _jethro_error, HTTPException: _http_error},  # type: ignore[dict-item]
-    )
-    app.router.redirect_slashes = False
-    return app
+    edge = partial(Edge, keys=Keys(services.keys), hot=hot, open_paths=frozenset(o.path for o in operations if o.open))
+    return _Api([o.route() for o in operations], edge)
+
+
+class _Api(Starlette):
+    """Starlette with the Edge around everything, its own error layer too, which would wrap every `send` otherwise."""
+
+    def __init__(self, routes: Sequence[Route], edge: Callable[[ASGIApp], ASGIApp]) -> None:
+        handlers = {JethroError: _jethro_error, HTTPException: _http_error, Exception: _internal_error}
+        super().__init__(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+        self.router.redirect_slashes = False
+        self._edge = edge
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The Edge, then Starlette's own."""
+        return self._edge(super().build_middleware_stack())
 
 
 def _answering(hot: dict[str, ASGIApp]) -> list[Operation]:
@@ -75,6 +80,11 @@ def _answering(hot: dict[str, ASGIApp]) -> list[Operation]:
             CompletionRequest,
         ),
     ]
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    """Starlette raises the error again afterwards, and the Edge logs it."""
+    return _error_response(JethroError(INTERNAL))
 
 
 async def _jethro_error(request: Request, error: JethroError) -> Response:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from secrets import token_hex
 from typing import Final
 
 CALLER: Final = "jethro.caller"
@@ -17,8 +16,8 @@ class Caller:
     tenant: str | None
 
 
-def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The caller's x-request-id if it is short visible ASCII, else a new one."""
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The caller's x-request-id if it is short visible ASCII."""
     for name, value in headers:
         if name == b"x-request-id":
             if 0 < len(value) <= _LONGEST_ID and value.isascii():
@@ -26,4 +25,4 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
                 if text.isprintable() and " " not in text:
                     return text
             break
-    return f"req-{token_hex(12)}"
+    return None

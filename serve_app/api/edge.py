@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.auth import Keys
 from serve_app.api.caller import CALLER, Caller, request_id
-from serve_app.api.reply import Headers, send_error
+from serve_app.api.ids import Ids
+from serve_app.api.reply import INTERNAL, Headers, send_error
 from serve_app.errors import JethroError
 from serve_app.observability.log import logger
 
@@ -20,6 +21,7 @@ class Edge:
 
     def __init__(self, app: ASGIApp, *, keys: Keys, hot: Mapping[str, ASGIApp], open_paths: frozenset[str]) -> None:
         self._app = app
+        self._ids = Ids()
         self._keys = keys
         self._hot = hot
         self._open = open_paths
@@ -31,7 +33,7 @@ class Edge:
             return
         headers = scope["headers"]
         path = get_route_path(scope)
-        id_ = request_id(headers)
+        id_ = request_id(headers) or f"req-{self._ids.new()}"
         try:
             tenant = None if path in self._open else self._keys.tenant(headers)
         except JethroError as error:
@@ -58,7 +60,6 @@ class Edge:
         try:
             await self._app(scope, receive, tagged)
         except Exception:
-            logger.exception("request %s to %s failed", id_, scope["path"][:200])
-            if begun:
-                raise
-            await send_error(tagged, JethroError("Internal error; the log knows more under this request id."), [])
+            logger.exception("request %s to %r failed", id_, scope["path"][:200])
+            if not begun:
+                await send_error(tagged, JethroError(INTERNAL), [])

@@ -6,7 +6,6 @@ goes away, or a deadline, closes the strategy's iterator at once and with it eve
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from secrets import token_hex
 from time import monotonic, time
 from typing import Any, Final
 
@@ -16,9 +15,10 @@ from starlette.types import Receive, Scope, Send
 from serve_app.api.body import parse_object, read_body
 from serve_app.api.caller import CALLER, Caller
 from serve_app.api.decided import decision_headers, jethro_object, spliced, timing_headers
+from serve_app.api.ids import Ids
 from serve_app.api.interrupt import CallerGone, DeadlinePassed, Interrupt
 from serve_app.api.query import Asked
-from serve_app.api.reply import Headers, error_event, send_error, send_json
+from serve_app.api.reply import INTERNAL, Headers, error_event, send_error, send_json
 from serve_app.api.services import Services
 from serve_app.api.tail import Tail
 from serve_app.config.tree import LimitsConfig
@@ -44,6 +44,7 @@ class Exchange:
         self._services = services
         self._endpoint = endpoint
         self._read = read
+        self._ids = Ids()
         self._retry_after_s = services.config.gateway.retry_after_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +62,7 @@ class Exchange:
             await answering.fail(error, self._retry_after_s)
         except Exception:
             logger.exception("request %s failed", outcome.request_id)
-            await answering.fail(JethroError("Internal error; the log knows more under this request id."), 1)
+            await answering.fail(JethroError(INTERNAL), 1)
         except BaseException:  # cancelled from outside
             outcome.status, outcome.http_status = "cancelled", 499
             raise
@@ -80,7 +81,7 @@ class Exchange:
         strategy = services.catalogue.resolve(asked.model)
         answering.parsed()
         call = Call(
-            token_hex(12), outcome.request_id, int(outcome.created_s), answering.started + limits.request_timeout_s
+            self._ids.new(), outcome.request_id, int(outcome.created_s), answering.started + limits.request_timeout_s
         )
         try:
             events = strategy.run(asked.query, Context(call, asked.stream))

@@ -17,9 +17,12 @@ _CODES = {
 
 
 def refused(error: ValidationError, body: Any, model: type[BaseModel]) -> RequestError:
-    """The caller's error for what `model` found wrong with `body`; of several, the one deepest in the body."""
-    found = [(_path(e, body), e) for e in error.errors(include_url=False, include_context=True)]
-    path, worst = max(found, key=lambda pair: len(pair[0]))
+    """The caller's error for what `model` found wrong with `body`.
+
+    Of several it is the one deepest in the body, but an unknown key before one that is missing: `Model` for `model`.
+    """
+    found = [(_path(e, body), e) for e in error.errors(include_url=False)]
+    path, worst = max(found, key=lambda pair: (len(pair[0]), pair[1]["type"] == "extra_forbidden"))
     param = ".".join(str(p) for p in path)[:200] or None
     kind = worst["type"]
     if kind == "literal_error" and path[-1] == "type" and worst["input"] in _MEDIA:

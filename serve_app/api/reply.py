@@ -9,6 +9,7 @@ from starlette.types import Send
 from serve_app.errors import AuthenticationFailed, BodyTooLarge, JethroError
 
 Headers = list[tuple[bytes, bytes]]
+INTERNAL: Final = "Internal error; the log knows more under this request id."
 JSON: Final = (b"content-type", b"application/json")
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from secrets import token_hex
 from time import monotonic, time
 from typing import Any
 
@@ -15,6 +14,7 @@ from serve_app.api import shapes
 from serve_app.api.body import parse_object, read_body
 from serve_app.api.caller import CALLER, Caller
 from serve_app.api.decided import decision_json
+from serve_app.api.ids import Ids
 from serve_app.api.operation import Content, Operation
 from serve_app.api.query import chat_request, check
 from serve_app.api.schemas import ChatRequest, FeedbackRequest
@@ -45,6 +45,7 @@ class Routes:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._started_s = int(time())
+        self._ids = Ids()
 
     def operations(self) -> list[Operation]:
         """All of them, described."""
@@ -72,7 +73,7 @@ class Routes:
         outcome = Outcome(caller.request_id, "route", time(), asked.model, tenant=caller.tenant, status="route_only")
         if services.config.store.keep_prompts:
             outcome.prompt = asked.query.text
-        outcome.decision = services.catalogue.resolve(asked.model).decide(asked.query, token_hex(12))
+        outcome.decision = services.catalogue.resolve(asked.model).decide(asked.query, self._ids.new())
         outcome.latency_ms = (monotonic() - started) * 1e3
         services.settle(outcome)
         return json_response(decision_json(outcome.decision))

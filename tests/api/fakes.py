@@ -46,8 +46,8 @@ class FakePool:
     fail_after: int = 0
     replicas: int = 1
     finish: bool = True
-    price: Price = Price(1.0, 2.0)
-    capabilities: Capabilities = Capabilities(guided=True, tools=True)
+    price: Price = field(default_factory=lambda: Price(1.0, 2.0))
+    capabilities: Capabilities = field(default_factory=lambda: Capabilities(guided=True, tools=True))
     queries: list[Query] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     running: int = 0
