@@ -1,7 +1,7 @@
 """What Ray must find in the environment before it starts; the only place that writes it."""
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 SERVE_ENVIRONMENT = {
     # HAProxy in front of the replicas, and Serve's one-loop replicas: together worth a factor of ten
@@ -15,8 +15,21 @@ SERVE_ENVIRONMENT = {
 }
 
 
-def prepare_serve_environment(env: MutableMapping[str, str] | None = None) -> None:
-    """Set what is not set already. To be called before ray.serve is imported: it reads these at import."""
+# A cluster of one: Ray gives its node the loopback address, as it does on desktop systems, so that replicas' ports
+# cannot be reached from elsewhere.
+_LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def prepare_serve_environment(env: MutableMapping[str, str] | None = None, *, loopback: bool = False) -> None:
+    """Set what is not set already. To be called before ray is imported: it reads these at import.
+
+    `loopback`: for a Ray that this process starts on its own and that no other node joins.
+    """
     env = os.environ if env is None else env
-    for name, value in SERVE_ENVIRONMENT.items():
+    for name, value in (SERVE_ENVIRONMENT | (_LOOPBACK_ONLY if loopback else {})).items():
         env.setdefault(name, value)
+
+
+def cluster_address(env: Mapping[str, str] | None = None) -> str | None:
+    """The Ray cluster to join, by Ray's own variable; None: start one of our own."""
+    return (os.environ if env is None else env).get("RAY_ADDRESS") or None

@@ -3,17 +3,21 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.app import build_app
-from serve_app.api.services import Services, build_services
+from serve_app.api.services import build_services
 from serve_app.config import Config
 from serve_app.deployments.secret import cluster_secret
 from serve_app.pools.directory import Discover, Report
 from serve_app.pools.factory import build_pool
+from serve_app.pools.scrape import scrape
 
 logger = logging.getLogger("ray.serve")
 
@@ -36,18 +40,33 @@ class GatewayReplica:
             loop.create_task(pools[name].directory.follow(_discover(handle))) for name, handle in handles.items()
         ]
         replica = serve.get_replica_context().replica_id.unique_id
-        self._services: Services = build_services(tree, pools, replica=replica)
+        services = build_services(tree, pools, replica=replica)
+        self._services = replace(services, scrape=partial(scrape, pools.values()))
         await self._services.start()
 
     def __serve_build_asgi_app__(self) -> Any:
         """The API; Serve calls this after the constructor."""
-        return build_app(self._services)
+        return without_request_id(build_app(self._services))
 
     async def __del__(self) -> None:
         """Stop following, write what is queued, close the connections."""
         for task in self._following:
             task.cancel()
         await self._services.aclose()
+
+
+def without_request_id(app: ASGIApp) -> ASGIApp:
+    """The app without its `x-request-id` header: Serve adds one of its own, and two would be joined by clients."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [h for h in message["headers"] if h[0] != b"x-request-id"]
+            await send(message)
+
+        await app(scope, receive, send_on)
+
+    return wrapped
 
 
 def _discover(handle: DeploymentHandle) -> Discover:

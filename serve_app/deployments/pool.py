@@ -95,8 +95,8 @@ class _Server(uvicorn.Server):
 
 def _listener() -> socket.socket:
     """A free port on this node's address as the cluster knows it (127.0.0.1 on a cluster of one)."""
-    host = ray.util.get_node_ip_address()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    here = ray.get_runtime_context().get_node_id()
+    host = next(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == here)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.bind((host, 0))
     return listener

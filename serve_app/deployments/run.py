@@ -6,16 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from serve_app.config import Config, secret
-from serve_app.config.environment import prepare_serve_environment
+from serve_app.config.environment import cluster_address, prepare_serve_environment
 from serve_app.errors import ConfigError
 
 _APP = "jethro"
 
 
-def start(config: Config, *, engine_factory: str | None = None, address: str | None = None) -> None:
+def start(config: Config, *, engine_factory: str | None = None) -> None:
     """Serve the config; returns when the application answers. Raises ConfigError when it can't run as told."""
     check_secrets(config)
-    prepare_serve_environment()
+    prepare_serve_environment(loopback=cluster_address() is None)
     import ray  # after the environment is set: ray.serve reads it at import
     from ray import serve
     from ray.serve.config import HTTPOptions
@@ -23,7 +23,10 @@ def start(config: Config, *, engine_factory: str | None = None, address: str | N
     from serve_app.deployments.application import BuildArgs, build
 
     if not ray.is_initialized():
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=True)
+        if cluster_address():
+            ray.init(log_to_driver=False)
+        else:
+            ray.init(include_dashboard=False, log_to_driver=False)
     _check_resources(config, ray.cluster_resources())
     serve.start(
         proxy_location="HeadOnly",

@@ -1,0 +1,156 @@
+"""The whole application on a real Ray: HAProxy, Gateway, two replicas a pool, the embedded models."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from serve_app import lab
+from serve_app.config import Config, load
+
+pytestmark = pytest.mark.integration
+
+POOLS = {"small": "SmallPool", "large": "LargePool"}
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from serve_app.deployments import run
+
+    tree = load("lab").model_dump(mode="json")
+    port = free_port()
+    tree["server"]["port"] = port
+    tree["store"]["path"] = str(tmp_path_factory.mktemp("store") / "jethro.sqlite3")
+    for pool in tree["pools"].values():
+        pool["replicas"] = 2
+    run.start(Config.model_validate(tree))
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        run.stop()
+
+
+def ask(url: str, text: str, model: str = "jethro", **options: Any) -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0, **options}
+    return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+
+
+def replica_pids(deployment: str) -> list[int]:
+    named = f"ray::ServeReplica:jethro:{deployment}"
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if named in " ".join(p.info["cmdline"] or ())]
+
+
+def test_the_first_question_is_answered_and_explained(url: str) -> None:
+    answer = ask(url, "what is 12 + 30?")
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["message"]["content"] == "42"
+    assert answer.headers["x-jethro-pool"] in POOLS
+    assert float(answer.headers["x-jethro-cost-usd"]) > 0
+    decided = httpx.get(f"{url}/v1/decisions/{answer.headers['x-jethro-decision-id']}", timeout=10)
+    assert decided.status_code == 200
+
+
+def test_both_pools_answer_unseen_queries(url: str) -> None:
+    items = lab.sample(n=40, seed=5, split="unseen")
+    right = {model: 0 for model in ("jlab-small", "jlab-large")}
+    for item in items:
+        for model in right:
+            answer = ask(url, item.prompt, model=model).json()
+            right[model] += answer["choices"][0]["message"]["content"].strip() == item.answer
+    assert right["jlab-large"] >= 32 > right["jlab-small"] > 8
+
+
+async def test_the_official_client_streams(url: str) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        stream = await client.chat.completions.create(
+            model="jlab-large",
+            messages=[{"role": "user", "content": "reverse stone"}],
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [c async for c in stream]
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == "enots"
+    assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens > 0
+
+
+def test_health_metrics_and_models(url: str) -> None:
+    ready = httpx.get(f"{url}/health/ready", timeout=10)
+    assert ready.status_code == 200
+    assert {p: s["replicas"] for p, s in ready.json()["pools"].items()} == {"small": 2, "large": 2}
+    metrics = httpx.get(f"{url}/metrics", timeout=10).text
+    assert "jethro_requests_total" in metrics and 'pool="large"' in metrics
+    ids = {m["id"] for m in httpx.get(f"{url}/v1/models", timeout=10).json()["data"]}
+    assert {"jethro", "jlab-small", "jlab-large"} <= ids
+
+
+async def test_a_caller_who_leaves_frees_the_slot(url: str) -> None:
+    async with httpx.AsyncClient(timeout=30) as client:
+        body = {
+            "model": "jlab-large",
+            "messages": [{"role": "user", "content": "abc"}],
+            "max_tokens": 200,
+            "temperature": 2.0,
+            "n": 8,
+            "stream": True,
+        }
+        async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as response:
+            assert response.status_code == 200
+            await anext(response.aiter_bytes())
+        async with asyncio.timeout(10):
+            while True:
+                pools = (await client.get(f"{url}/health/ready")).json()["pools"]
+                if pools["large"]["in_flight"] == 0:
+                    break
+                await asyncio.sleep(0.05)
+
+
+async def test_killed_replicas_lose_no_request_before_its_first_byte(url: str) -> None:
+    async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=32)) as client:
+        gate = asyncio.Semaphore(32)
+
+        async def one(i: int) -> int:
+            async with gate:
+                body = {"model": "jethro", "messages": [{"role": "user", "content": f"what is {i} + 5?"}]}
+                return (await client.post(f"{url}/v1/chat/completions", json=body)).status_code
+
+        asking = [asyncio.create_task(one(i)) for i in range(600)]
+        for deployment in POOLS.values():
+            await asyncio.sleep(0.5)
+            os.kill(replica_pids(deployment)[0], signal.SIGKILL)
+        assert set(await asyncio.gather(*asking)) == {200}
+
+
+def test_everything_listens_on_localhost_only(url: str) -> None:
+    listening = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True).stdout.splitlines()
+    ours = {p.pid for p in psutil.process_iter(["cmdline"]) if "ray" in " ".join(p.info["cmdline"] or ())}
+    for line in listening:
+        if any(f"pid={pid}," in line for pid in ours):
+            assert line.split()[3].startswith(("127.0.0.1:", "[::1]:", "[::ffff:127.0.0.1]:")), line
+
+
+def test_replicas_come_back(url: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        pools = httpx.get(f"{url}/health/ready", timeout=10).json()["pools"]
+        if all(p["replicas"] == 2 for p in pools.values()):
+            return
+        time.sleep(0.5)
+    pytest.fail(f"replicas did not come back: {pools}")
