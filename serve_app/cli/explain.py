@@ -14,22 +14,20 @@ def printable(text: str) -> str:
 
 def explain_answer(told: Mapping[str, Any]) -> str:
     """One line under an answer: who answered, why, at what cost. `told` is the `jethro` object or its headers."""
-    parts = [" ".join(str(told[k]) for k in ("pool", "model") if told.get(k)), _score(told)]
-    if not parts[1] and told.get("reason"):
-        parts.append(str(told["reason"]))
-    if told.get("cost_usd") or told.get("cost-usd"):
-        parts.append(f"${float(told.get('cost_usd') or told['cost-usd']):.3g}")
+    parts = [" ".join(str(told[k]) for k in ("pool", "model") if told.get(k)), str(told.get("reason") or _score(told))]
+    cost_usd = told.get("cost_usd", told.get("cost-usd"))
+    if cost_usd is not None:
+        parts.append(f"${float(cost_usd):.3g}")
     if told.get("usage"):
         parts.append(f"{told['usage'].get('completion_tokens', 0)} tokens")
     return printable("[" + " · ".join(p for p in parts if p) + "]")
 
 
 def explain_decision(decision: Mapping[str, Any]) -> str:
-    """Several lines: the choice, the score against the threshold, what was expected of each, what moved the score."""
+    """Several lines: the choice and its reason, what was expected of each action, what moved the score."""
     rows = [("answers", f"{decision.get('pool', '?')} ({decision.get('model', '?')})")]
-    rows += [(name, str(decision[name])) for name in ("reason", "strategy", "router") if decision.get(name)]
-    if _score(decision):
-        rows.append(("win rate", _score(decision)))
+    rows += [("because", str(decision.get("reason") or _score(decision)))]
+    rows += [(name, str(decision[name])) for name in ("strategy", "router") if decision.get(name)]
     for action, figures in (decision.get("expected") or {}).items():
         rows.append((f"expects {action}", ", ".join(f"{k} {float(v):.3g}" for k, v in figures.items())))
     features = list((decision.get("features") or {}).items())[:_FEATURES_SHOWN]

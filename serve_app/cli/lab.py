@@ -1,5 +1,6 @@
 """`jethro lab`: the embedded models, built, measured and sampled."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,9 +10,20 @@ from serve_app.cli.group import new_group
 from serve_app.errors import ConfigError
 
 group = new_group(help="Build, measure and sample the embedded models.")
-_Models = Annotated[list[str] | None, typer.Option("--model", help="small or large; repeat it; without it both.")]
+
+
+class LabModel(StrEnum):
+    """The models that the lab can build."""
+
+    SMALL = "small"
+    LARGE = "large"
+
+
+_Models = Annotated[
+    list[LabModel] | None, typer.Option("--model", help="One of them; repeat it for more; default both.")
+]
 _Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of the models; without it the package's own.")]
-_BOTH = ["small", "large"]
+_BOTH = list(LabModel)
 
 
 @group.command()
@@ -91,3 +103,28 @@ def sample(
             else f"{item.task:<12}{item.difficulty}  {item.prompt}  ->  {item.answer}"
         )
         typer.echo(line)
+
+
+@group.command()
+def router(
+    folder: _Folder = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write it; without it the default router's place.")] = None,
+    n: Annotated[int, typer.Option("-n", min=100, help="Queries to ask both models.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same router.")] = 0,
+    data: Annotated[Path | None, typer.Option(help="Keep the answers in this file, or read them from it.")] = None,
+) -> None:
+    """Train the default router on the lab models' own answers, and calibrate its threshold.
+
+    \b
+    Examples:
+      jethro lab router                                            retrain the default router
+      jethro lab router --out mine && jethro serve --set routing.router=mine
+    """
+    from serve_app.lab import models_dir
+    from serve_app.learning.lab_router import train
+    from serve_app.routing.registry import artefacts_dir
+
+    try:
+        train(folder or models_dir(), out or artefacts_dir() / "complexity", n, seed, typer.echo, data)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error}") from error
