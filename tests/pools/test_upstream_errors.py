@@ -1,0 +1,96 @@
+"""An upstream's failures in our error family."""
+
+import datetime
+from email.utils import format_datetime
+
+import orjson
+import pytest
+
+from serve_app import errors
+from serve_app.pools.upstream_errors import error_of_answer, error_of_event, redacted, retry_after
+
+
+def body(message="bad", **more):
+    return orjson.dumps({"error": {"message": message, "type": "x", "param": None, "code": None, **more}})
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (400, None, errors.RequestError),
+        (400, "context_length_exceeded", errors.ContextLengthExceeded),
+        (400, "unsupported_parameter", errors.UnsupportedParameter),
+        (404, "model_not_found", errors.ModelNotFound),
+        (404, None, errors.NotFound),
+        (405, None, errors.MethodNotAllowed),
+        (413, None, errors.BodyTooLarge),
+        (422, None, errors.RequestError),
+        (429, "rate_limit_exceeded", errors.Overloaded),
+        (500, None, errors.UpstreamError),
+        (502, "upstream_error", errors.UpstreamError),
+        (503, None, errors.UpstreamError),
+        (504, "deadline_exceeded", errors.DeadlineExceeded),
+        (409, "conflict", errors.UpstreamError),
+        (500, "context_length_exceeded", errors.UpstreamError),
+    ],
+)
+def test_status_and_code_choose_the_class(status, code, expected):
+    error = error_of_answer(status, {}, body(code=code, param="messages"))
+    assert type(error) is expected
+    assert "bad" in error.message
+    if status < 500 and status != 409:
+        assert error.param == "messages"
+        assert error.code == (code or expected.default_code)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_is_the_operators_matter_and_is_not_quoted(status):
+    error = error_of_answer(status, {}, body("Incorrect API key provided: secret-123"))
+    assert (type(error), error.status) == (errors.UpstreamError, 502)
+    assert "secret-123" not in error.message and "key" in error.message
+
+
+@pytest.mark.parametrize("raw", [b"", b"<html>nope</html>", b"[1]", b"null", b'{"detail":"x"}'])
+@pytest.mark.parametrize("status", [400, 404, 500])
+def test_without_an_error_object_it_is_no_openai_server(status, raw):
+    error = error_of_answer(status, {}, raw)
+    assert type(error) is errors.UpstreamError
+    assert str(status) in error.message
+
+
+def test_an_error_that_is_only_words():
+    assert error_of_answer(400, {}, b'{"error":"model is loading"}').message == "model is loading"
+
+
+def test_a_draining_replica_is_told_from_a_broken_one():
+    error = error_of_answer(503, {"x-jethro-draining": "1", "retry-after": "2"}, body())
+    assert (type(error), error.retry_after_s) == (errors.PoolUnavailable, 2.0)
+
+
+def test_long_messages_are_cut():
+    assert len(error_of_answer(400, {}, body("y" * 10_000)).message) <= 500
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("3", 3.0), ("0.5", 0.5), ("-4", 0.0), ("soon", None), ("", None), (None, None), ("nan", None)],
+)
+def test_retry_after_in_seconds(value, seconds):
+    assert retry_after(value) == seconds
+
+
+def test_retry_after_as_a_date():
+    at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=100)
+    seconds = retry_after(format_datetime(at, usegmt=True))
+    assert seconds is not None and 90 < seconds <= 100
+
+
+def test_an_error_event_keeps_a_code_of_ours():
+    assert type(error_of_event({"message": "late", "code": "deadline_exceeded"})) is errors.DeadlineExceeded
+    assert type(error_of_event({"message": "x", "code": 500})) is errors.UpstreamError
+    assert "boom" in error_of_event("boom").message
+
+
+def test_a_quoted_secret_is_struck_out():
+    error = redacted(errors.UpstreamError("no access with k-1 here"), "k-1")
+    assert str(error) == error.message == "no access with [hidden] here"
