@@ -1,7 +1,7 @@
 """Fakes that tests and benchmarks put in the place of real models. Never imported by serve_app."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from serve_app.engines.base import EngineHealth
@@ -45,7 +45,7 @@ class FakeEngine:
     async def start(self) -> None:
         self.started = True
 
-    async def stream(self, query: Query) -> AsyncIterator[Chunk]:
+    async def stream(self, query: Query) -> AsyncGenerator[Chunk, None]:
         self.queries.append(query)
         self._check(query)
         self.running += 1
@@ -85,7 +85,7 @@ class FakeEngine:
     def _prompt_tokens(self, query: Query) -> int:
         return sum(len(m.content) + 1 for m in query.messages)
 
-    async def _chunks(self, query: Query) -> AsyncIterator[Chunk]:
+    async def _chunks(self, query: Query) -> AsyncGenerator[Chunk, None]:
         choices = [_cut(query, self.script(query, i)) for i in range(query.sampling.n)]
         said = 0
         last = max(range(len(choices)), key=lambda i: len(choices[i][0]))

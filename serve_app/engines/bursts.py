@@ -1,12 +1,12 @@
-"""Groups the items of an async iterator that are ready together, with no task and no queue between.
+"""Groups the items of an async generator that are ready together, with no task and no queue between.
 
-The consumer then writes once per burst instead of once per item. The iterator is stepped by hand: as long as a step
+The consumer then writes once per burst instead of once per item. The generator is stepped by hand: as long as a step
 ends without waiting its item joins the burst; the step that waits is kept and continued by the next call.
 """
 
 import asyncio
 import types
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -20,11 +20,11 @@ MAX_BURST = 64
 class Bursts(Generic[T]):
     """`await next()` gives at least one item, or an empty list at the end; `ended` then is True.
 
-    An error of the iterator is raised by the call after the one that gave the items before it. Cancelling a call
+    An error of the generator is raised by the call after the one that gave the items before it. Cancelling a call
     cancels the step that waits, as it would without Bursts.
     """
 
-    def __init__(self, items: AsyncIterator[T]) -> None:
+    def __init__(self, items: AsyncGenerator[T, None]) -> None:
         self._items = items
         self._waiting: tuple[Generator[Any, Any, T], Any] | None = None
         self._error: BaseException | None = None
@@ -49,16 +49,14 @@ class Bursts(Generic[T]):
         return await self.next()
 
     async def aclose(self) -> None:
-        """Cancels the step that waits, if any, and closes the iterator."""
+        """Cancels the step that waits, if any, and closes the generator."""
         if self._waiting is not None:
             (step, awaited), self._waiting = self._waiting, None
             if isinstance(awaited, asyncio.Future):
                 awaited.cancel()
             with suppress(asyncio.CancelledError, StopAsyncIteration):
                 await _cancelled(step)
-        close = getattr(self._items, "aclose", None)
-        if close is not None:
-            await close()
+        await self._items.aclose()
 
     def _step(self, burst: list[T]) -> None:
         step: Generator[Any, Any, T] = self._items.__anext__().__await__()

@@ -28,6 +28,8 @@ class StreamEncoder:
         model: the id that the caller sees.
         answer_id: without prefix; `chatcmpl-` or `cmpl-` is put before it.
         created: Unix time in seconds.
+
+    `unfinished` counts the choices whose finish reason has not passed, `last_usage` is the usage that passed.
     """
 
     def __init__(self, query: Query, *, model: str, answer_id: str, created: int) -> None:
@@ -37,10 +39,23 @@ class StreamEncoder:
         self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
         self._plain: dict[int, bytes] = {}
         self._offsets: dict[int, int] = {}
+        self.unfinished = query.sampling.n
+        self.last_usage: Usage | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that a whole answer has has passed."""
+        return self.unfinished == 0 and self.last_usage is not None
+
+    def encode_all(self, chunks: Iterable[Chunk]) -> bytes:
+        """The events of several chunks."""
+        return b"".join([self.encode(chunk) for chunk in chunks])
 
     def encode(self, chunk: Chunk) -> bytes:
         """One event: text, finish reason, log-probabilities and tool calls of the chunk, but not its usage."""
         opening = self._plain.get(chunk.index)
+        if chunk.usage is not None:
+            self.last_usage = chunk.usage
         if opening is None or chunk.finish_reason is not None or chunk.logprobs or chunk.tool_calls:
             return self._full(chunk)
         return opening + orjson.dumps(chunk.text) + (_CHAT_TAIL if self._chat else _TEXT_TAIL)
@@ -50,6 +65,8 @@ class StreamEncoder:
         return self._head + b'],"usage":' + orjson.dumps(usage.to_openai()) + b"}\n\n"
 
     def _full(self, chunk: Chunk) -> bytes:
+        if chunk.finish_reason is not None:
+            self.unfinished -= 1
         if self._chat:
             choice = self._chat_choice(chunk)
         else:

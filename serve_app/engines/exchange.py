@@ -97,26 +97,21 @@ class Exchange:
     async def _send_events(self, bursts: Bursts[Chunk], burst: list[Chunk], send: Send) -> bytes:
         """Sends all events but the last write, which it gives: finish, usage and `[DONE]`, or the error."""
         encoder = StreamEncoder(self._query, model=self._engine.model, answer_id=self._id, created=self._created)
-        encode, unfinished = encoder.encode, self._query.sampling.n
-        held, usage = b"", None
+        held = b""
         try:
             while True:
-                for chunk in burst:
-                    if chunk.finish_reason is not None:
-                        unfinished -= 1
-                    if chunk.usage is not None:
-                        usage = chunk.usage
-                held += b"".join([encode(chunk) for chunk in burst])
-                if bursts.ended or (not unfinished and usage is not None):
+                held += encoder.encode_all(burst)
+                if bursts.ended or encoder.complete:
                     break
-                await send({"type": "http.response.body", "body": held, "more_body": True})
-                held = b""
+                if encoder.unfinished:
+                    await send({"type": "http.response.body", "body": held, "more_body": True})
+                    held = b""
                 burst = await bursts.next()
-            if unfinished:
+            if encoder.unfinished:
                 raise UpstreamError(f"model {self._engine.model} ended before all choices were finished")
         except Exception as error:
             return held + _error_event(error, self._engine.model)
-        return held + (encoder.usage(usage or Usage()) if self._include_usage else b"") + DONE
+        return held + (encoder.usage(encoder.last_usage or Usage()) if self._include_usage else b"") + DONE
 
 
 class _Disconnect:

@@ -1,0 +1,120 @@
+"""The Engine over the worker: checks a query, hands it over, and gives its chunks as they come."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from serve_app.config.engines import TransformersEngine
+from serve_app.engines.base import EngineHealth
+from serve_app.engines.transformers.detokenizer import Decode, decoder
+from serve_app.engines.transformers.figures import EngineFigures
+from serve_app.engines.transformers.loading import LoadedModel
+from serve_app.engines.transformers.prompts import PromptEncoder
+from serve_app.engines.transformers.sequence import Request
+from serve_app.engines.transformers.worker import Worker
+from serve_app.errors import Overloaded, PoolUnavailable, RequestError, UnsupportedParameter
+from serve_app.types import Capabilities, Chunk, Query
+
+LONG_PROMPT_CHARS = 16_384
+"""Prompts above are tokenised in a thread; below, the event loop is held for less than the change would cost."""
+
+_TEMPLATE_OPTIONS = "chat_template_kwargs"
+
+
+class HFEngine:
+    """Engine over any causal language model that transformers runs with a plain attention cache."""
+
+    def __init__(self, model: str, settings: TransformersEngine) -> None:
+        self.model = model
+        self.capabilities = Capabilities()
+        self._settings = settings
+        self._figures = EngineFigures(model)
+        self._worker = Worker(settings, self._figures)
+        self._loaded: LoadedModel | None = None
+        self._open: set[Request] = set()
+        self._closed = False
+
+    async def start(self) -> None:
+        """Loads the model. Raises ConfigError if it cannot be loaded or run."""
+        loaded = await self._worker.start()
+        self._prompts = PromptEncoder(loaded.tokenizer, loaded.context_tokens)
+        self._decode: Decode = decoder(loaded.tokenizer)
+        self.capabilities = Capabilities(max_context_tokens=loaded.context_tokens)
+        self._loaded = loaded
+
+    async def stream(self, query: Query) -> AsyncGenerator[Chunk, None]:
+        """See Engine.stream. Queue bound: `max_waiting` choices beyond the `max_batch` that may run."""
+        request = await self._admit(query)
+        self._open.add(request)
+        self._worker.submit(request)
+        try:
+            while True:
+                chunk = await request.mailbox.get()
+                yield chunk
+                if chunk.usage is not None:
+                    return
+        finally:
+            request.cancelled = True
+            self._open.discard(request)
+
+    async def embed(self, texts: list[str]) -> list[list[float]]:
+        """Not offered: raises UnsupportedParameter."""
+        raise UnsupportedParameter(f"{self.model} gives no embeddings", param="model")
+
+    def health(self) -> EngineHealth:
+        """Requests with a choice in the batch, and those still outside; `figures` counts rows."""
+        if self._loaded is None or self._closed:
+            return EngineHealth(ok=False, detail="closed" if self._closed else "not started")
+        running = sum(r.placed > 0 for r in self._open)
+        return EngineHealth(
+            ok=not self._worker.broken,
+            running=running,
+            waiting=len(self._open) - running,
+            detail="every step fails; the log says why" if self._worker.broken else "",
+            figures={"rows": self._worker.running, "waiting_rows": self._worker.waiting},
+        )
+
+    def metrics(self) -> str:
+        """The engine's metrics, in Prometheus' text format."""
+        if self._loaded is None:
+            return ""
+        return self._figures.text(running=self._worker.running, waiting=self._worker.waiting)
+
+    async def aclose(self) -> None:
+        """Stops the thread; open streams end with PoolUnavailable."""
+        if not self._closed:
+            self._closed = True
+            await self._worker.stop()
+
+    async def _admit(self, query: Query) -> Request:
+        if self._loaded is None or self._closed:
+            raise PoolUnavailable(f"{self.model} is not running", retry_after_s=1)
+        _check_supported(query, self.model)
+        self._check_load(query.sampling.n)
+        if len(query.text) > LONG_PROMPT_CHARS:
+            ids = await asyncio.to_thread(self._prompts.encode, query)
+        else:
+            ids = self._prompts.encode(query)
+        room = self._prompts.room(len(ids))
+        return Request.of(query.sampling, ids, room=room, decode=self._decode, eos_ids=self._loaded.eos_ids)
+
+    def _check_load(self, choices: int) -> None:
+        taken = sum(len(r.sequences) for r in self._open)
+        if taken and taken + choices > self._settings.max_batch + self._settings.max_waiting:
+            raise Overloaded(f"{self.model} is busy: {taken} answers are open; try again later", retry_after_s=1)
+
+
+def _check_supported(query: Query, model: str) -> None:
+    """Refuses what would otherwise be ignored."""
+    asked: dict[str, object] = {
+        "response_format": query.response_format is not None and query.response_format.get("type") != "text",
+        "tools": query.tools,
+        "adapter": query.adapter,
+        **{key: True for key in query.extra if key != _TEMPLATE_OPTIONS},
+    }
+    for name, value in asked.items():
+        if value:
+            raise UnsupportedParameter(f"{name} is not supported by model {model}; leave it out", param=name)
+    if query.sampling.n < 1:
+        raise RequestError("n must be at least 1", param="n")
+    if query.sampling.max_tokens is not None and query.sampling.max_tokens < 1:
+        raise RequestError("max_tokens must be at least 1", param="max_tokens")
