@@ -64,7 +64,8 @@ def cost_quality_curve(
 
     def running(weak: Floats, strong: Floats) -> Floats:
         gains = np.cumsum((strong - weak)[order])[last_of_tie]
-        return np.mean(weak) + np.concatenate([[0.0], gains]) / n
+        means: Floats = np.mean(weak) + np.concatenate([[0.0], gains]) / n
+        return means
 
     return Curve(
         thresholds=_between(ranked[last_of_tie]),

@@ -1,7 +1,9 @@
 """Routers by name or folder. An artefact is a folder: what the router saved, its card, and its calibration."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -85,12 +87,48 @@ def _load_folder(folder: Path) -> Registered:
         raise ConfigError(f"{folder / 'card.json'}: kind is {kind!r}; this version knows {', '.join(KINDS)}")
     module, _, cls = KINDS[kind].partition(":")
     router: Router = getattr(import_module(module), cls).load(folder)
-    models = card["models"]
-    return Registered(
-        router=router,
-        threshold=float(card["threshold"]),
-        version=str(card["version"]),
-        models=(models["weak"], models["strong"]),
-        calibration=Calibration.load(folder / "calibration.npz"),
-        card=card,
-    )
+    try:
+        return Registered(
+            router=router,
+            threshold=float(card["threshold"]),
+            version=str(card["version"]),
+            models=(card["models"]["weak"], card["models"]["strong"]),
+            calibration=Calibration.load(folder / "calibration.npz"),
+            card=card,
+        )
+    except (KeyError, TypeError, ValueError) as e:
+        raise ConfigError(f"{folder / 'card.json'}: incomplete or malformed ({e!r}); register the router again") from e
+
+
+def save_registered(
+    folder: Path,
+    router: Router,
+    calibration: Calibration,
+    threshold: Threshold,
+    models: tuple[str, str],
+    data: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> str:
+    """Write an artefact that `load_router` reads; gives its version, a hash of what the router saved."""
+    router.save(folder)
+    calibration.save(folder / "calibration.npz")
+    digest = blake2b(digest_size=4)
+    for file in sorted(f for f in folder.iterdir() if f.is_file() and f.name != "card.json"):
+        digest.update(file.name.encode() + file.read_bytes())
+    version = f"{router.name}-{digest.hexdigest()}"
+    card = {
+        "format": CARD_FORMAT,
+        "kind": router.name,
+        "version": version,
+        "models": {"weak": models[0], "strong": models[1]},
+        "threshold": threshold.value,
+        "target": threshold.target,
+        "data": dict(data),
+        "metrics": {name: _rounded(value) for name, value in metrics.items()},
+    }
+    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+    return version
+
+
+def _rounded(value: float | Sequence[float]) -> float | list[float]:
+    return round(value, 6) if isinstance(value, (int, float)) else [round(v, 6) for v in value]

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import ConfigError
+from serve_app.learning.arrays import read_arrays
+from serve_app.learning.dataset import Dataset
 from serve_app.learning.metrics import Curve, Floats, cost_quality_curve
 from serve_app.types import Price
 
@@ -42,6 +44,12 @@ class Calibration:
         if not all(np.isfinite(getattr(self, name)).all() for name in _ARRAYS):
             raise ValueError("calibration holds values that are not finite")
 
+    @classmethod
+    def of(cls, scores: Floats, dataset: Dataset) -> Self:
+        """From a router's scores of a dataset's queries."""
+        weak, strong = dataset.weak, dataset.strong
+        return cls(scores, weak.quality.mean(1), strong.quality.mean(1), weak.mean_tokens(), strong.mean_tokens())
+
     def curve(self, weak: Price | None = None, strong: Price | None = None) -> Curve:
         """The cost-quality curve, with costs at these prices (default: free)."""
         return cost_quality_curve(
@@ -61,14 +69,14 @@ class Calibration:
     def load(cls, path: Path) -> Self:
         """The calibration saved there. Raises ConfigError naming the file and the mend."""
         try:
-            with np.load(path, allow_pickle=False) as data:
-                version = int(data["format"])
-                if version != FORMAT:
-                    raise ConfigError(f"{path}: format is {version}, this version reads {FORMAT}; calibrate again")
-                return cls(**{name: data[name].astype(np.float64) for name in _ARRAYS})
+            data = read_arrays(path)
+            version = int(data["format"])
+            if version != FORMAT:
+                raise ConfigError(f"{path}: format is {version}, this version reads {FORMAT}; calibrate again")
+            return cls(**{name: data[name].astype(np.float64) for name in _ARRAYS})
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file; calibrate the router") from None
-        except (OSError, ValueError, KeyError, EOFError) as e:
+        except (OSError, ValueError, KeyError) as e:
             raise ConfigError(f"{path}: cannot be read ({e}); calibrate the router again") from e
 
 

@@ -1,0 +1,19 @@
+"""Reads npz files whole, with one kind of error for whatever is wrong with them."""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an npz file. Raises FileNotFoundError, or ValueError for a file that is cut or no npz."""
+    with path.open("rb") as raw:
+        try:
+            with np.load(raw, allow_pickle=False) as data:
+                return {name: data[name] for name in data.files}
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError) as e:
+            raise ValueError(f"not a whole npz file: {e}") from e

@@ -1,0 +1,127 @@
+"""History of similar queries: the mean outcome of past queries that looked the same, at several depths of likeness.
+
+A query's signatures run from fine to coarse. Where a fine one has been seen seldom, its mean leans on the coarser
+one's (additive smoothing towards the back-off estimate, as in Katz back-off's relatives). Memory is bounded: each
+level keeps its most frequent signatures.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from math import log
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.learning.arrays import read_arrays
+from serve_app.learning.features import Reading
+
+Floats = NDArray[np.float64]
+LEVELS = ("content", "wording", "shape", "task")
+"""Fine to coarse: the same content in any wording; the same wording over content of the same shape; the same shape
+of content; the same task."""
+
+_LIMITS = (16_384, 8_192, 8_192, 1_024)
+_STRENGTH = (2.0, 4.0, 4.0, 8.0)
+"""Weight of the coarser estimate, in queries, for each level."""
+_MAX_DIGITS, _MAX_LETTERS = 6, 12
+_VOCABULARY = 2_048
+
+
+class History:
+    """Learned in `fit`; `logits` gives one estimate a level, finest first."""
+
+    def __init__(self, vocabulary: Iterable[str] = ()) -> None:
+        self.vocabulary_ = frozenset(vocabulary)
+        self.prior_ = 0.5
+        self.tables_: tuple[dict[int, tuple[float, float]], ...] = tuple({} for _ in LEVELS)
+
+    @classmethod
+    def fit(cls, readings: Sequence[Reading], outcomes: Floats, vocabulary: Iterable[str]) -> Self:
+        """From readings and their outcomes in [0, 1], shape [n]. `vocabulary`: words that are wording, not content."""
+        history = cls(vocabulary)
+        history.prior_ = (float(np.sum(outcomes)) + 0.5) / (len(outcomes) + 1)
+        sums: tuple[Counter[int], ...] = tuple(Counter() for _ in LEVELS)
+        counts: tuple[Counter[int], ...] = tuple(Counter() for _ in LEVELS)
+        for reading, outcome in zip(readings, outcomes.tolist(), strict=True):
+            for level, key in enumerate(history.signatures(reading)):
+                sums[level][key] += outcome
+                counts[level][key] += 1
+        history.tables_ = tuple(
+            {key: (float(sums[level][key]), float(n)) for key, n in counts[level].most_common(_LIMITS[level])}
+            for level in range(len(LEVELS))
+        )
+        return history
+
+    def signatures(self, reading: Reading) -> tuple[int, ...]:
+        """One key a level, finest first: crc32 of the text that alike queries share."""
+        wording, content, shape = [], [], []
+        known = self.vocabulary_
+        for token in reading.tokens:
+            if token[0].isdecimal():
+                form = f"#{min(len(token), _MAX_DIGITS)}"
+                content.append(token)
+                shape.append(form)
+            elif token in known:
+                form = token
+            elif token[0].isalpha():
+                form = f"w{min(len(token), _MAX_LETTERS)}"
+                content.append(token)
+                shape.append(form)
+            else:
+                form = token
+            if form != "?":
+                wording.append(form)
+        task = f"{reading.task}|{reading.operators}"
+        return tuple(
+            zlib.crc32(text.encode("utf-8", "surrogatepass"))
+            for text in (f"{task}|{' '.join(content)}", " ".join(wording), f"{task}|{' '.join(shape)}", reading.task)
+        )
+
+    def logits(self, reading: Reading) -> tuple[float, ...]:
+        """Smoothed mean outcomes as log-odds, one a level, finest first; each backs off to the next coarser."""
+        estimate = self.prior_
+        estimates = []
+        for level, key in reversed(tuple(enumerate(self.signatures(reading)))):
+            seen = self.tables_[level].get(key)
+            if seen is not None:
+                strength = _STRENGTH[level]
+                estimate = (seen[0] + strength * estimate) / (seen[1] + strength)
+            estimates.append(log(estimate / (1.0 - estimate)))
+        return tuple(reversed(estimates))
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Tables as arrays, to be saved; the vocabulary is the caller's to save."""
+        found: dict[str, NDArray[np.generic]] = {"prior": np.array(self.prior_)}
+        for name, table in zip(LEVELS, self.tables_, strict=True):
+            found[f"{name}_keys"] = np.array(list(table), dtype=np.uint32)
+            found[f"{name}_seen"] = np.array(list(table.values()), dtype=np.float32).reshape(-1, 2)
+        return found
+
+    @classmethod
+    def from_arrays(cls, path: Path, vocabulary: Iterable[str]) -> Self:
+        """The history saved as npz. Raises OSError, KeyError or ValueError on a broken file."""
+        history = cls(vocabulary)
+        data = read_arrays(path)
+        history.prior_ = float(data["prior"])
+        history.tables_ = tuple(
+            {
+                key: (total, count)
+                for key, (total, count) in zip(
+                    data[f"{name}_keys"].tolist(), data[f"{name}_seen"].tolist(), strict=True
+                )
+            }
+            for name in LEVELS
+        )
+        return history
+
+
+def common_words(readings: Sequence[Reading], min_share: float = 0.002) -> tuple[str, ...]:
+    """Words in at least this share of the queries (and in two), most frequent first, at most 2,048: the wording."""
+    seen: Counter[str] = Counter()
+    for reading in readings:
+        seen.update({t for t in reading.tokens if t[0].isalpha()})
+    least = max(2.0, min_share * len(readings))
+    return tuple(word for word, n in seen.most_common(_VOCABULARY) if n >= least)

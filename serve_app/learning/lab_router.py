@@ -1,0 +1,101 @@
+"""Trains the default router on the lab pair's own answers: ask, grade, fit, calibrate, register."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from serve_app.config import load
+from serve_app.config.tree import PriceConfig
+from serve_app.learning.dataset import Dataset, PoolAnswers
+from serve_app.learning.evaluation import router_metrics
+from serve_app.learning.logistic import folds_of
+from serve_app.routing.complexity import ComplexityRouter
+from serve_app.routing.registry import artefacts_dir, save_registered
+from serve_app.routing.threshold import Calibration, Threshold
+from serve_app.types import Message, Query
+
+_CALIBRATION_FOLDS = 4
+"""One fold in four calibrates; the router is fitted on the others."""
+TARGET_DROP = 0.01
+"""Default threshold: a mean quality drop of 1 % against always-large on the calibration queries."""
+
+
+def train(
+    models_dir: Path, out: Path, n: int, seed: int, report: Callable[[str], None] = print, data: Path | None = None
+) -> dict[str, Any]:
+    """Train `complexity` on `n` balanced lab queries of the train split and register it in `out`; gives its metrics.
+
+    A quarter of the distinct queries is kept from the fit, to calibrate and to measure. With `data` the answers are
+    kept in that file, or read from it if it is there. Needs the extra `train`.
+    """
+    dataset = Dataset.load(data) if data is not None and data.exists() else ask(models_dir, n, seed, "train", report)
+    if data is not None and not data.exists():
+        dataset.save(data)
+    folds = folds_of([q.text for q in dataset.queries], _CALIBRATION_FOLDS, seed + 1)
+    fitting, held = dataset.take(np.flatnonzero(folds != 0)), dataset.take(np.flatnonzero(folds == 0))
+    started = perf_counter()
+    router = ComplexityRouter(seed).fit(fitting)
+    report(f"fitted on {len(fitting):,} queries in {perf_counter() - started:.1f} s: {len(router.weights_):,} weights")
+    calibration = Calibration.of(router.score(held.queries), held)
+    threshold = Threshold.for_drop(calibration, TARGET_DROP)
+    metrics = router_metrics(calibration, threshold.value, seed)
+    about = {"digest": dataset.digest(), "fitted_on": len(fitting), "calibrated_on": len(held), **dataset.about}
+    save_registered(out, router, calibration, threshold, (dataset.weak.model, dataset.strong.model), about, metrics)
+    report(
+        f"{out}: threshold {threshold.value:.4f}, {100 * threshold.share:.1f} % strong calls, "
+        f"quality drop {100 * threshold.drop:.2f} % on held-out train queries; AUC {metrics['auc']:.3f}"
+    )
+    return metrics
+
+
+def ask(models_dir: Path, n: int, seed: int, split: str, report: Callable[[str], None] = print) -> Dataset:
+    """Both lab models' greedy answers to `n` balanced queries, graded. Raises FileNotFoundError without weights."""
+    from serve_app.lab.evaluate import greedy
+    from serve_app.lab.sample import sample
+    from serve_app.lab.tasks import TASKS
+
+    items = sample(n, seed, "unseen" if split == "unseen" else "train")
+    prompts = [item.prompt for item in items]
+    config = load("lab", env={})
+    pools = {}
+    for name in ("small", "large"):
+        started = perf_counter()
+        texts = list(greedy(models_dir / name)[0](prompts))
+        quality = np.array([[TASKS[i.task].grade(i, text)] for i, text in zip(items, texts, strict=True)])
+        report(f"{name}: {n:,} queries in {perf_counter() - started:.0f} s, {100 * quality.mean():.1f} % exact")
+        pools[name] = _answers(config.pools[name].model, prompts, texts, quality, config.pools[name].price)
+    queries = tuple(Query((Message("user", prompt),)) for prompt in prompts)
+    about = {"source": "lab", "split": split, "seed": seed, "n": n}
+    return Dataset(queries, pools, tuple(item.task for item in items), about)
+
+
+def _answers(
+    model: str, prompts: Sequence[str], texts: Sequence[str], quality: np.ndarray, price: PriceConfig
+) -> PoolAnswers:
+    """A lab token is a character; the template adds three to a prompt, the end token one to an answer."""
+    read = np.array([[len(p) + 3.0] for p in prompts])
+    written = np.array([[len(t) + 1.0] for t in texts])
+    cost = (read * price.input_usd_per_million + written * price.output_usd_per_million) / 1e6
+    return PoolAnswers(model, tuple((t,) for t in texts), quality, cost, read, written)
+
+
+def main() -> None:
+    """`python -m serve_app.learning.lab_router`."""
+    from serve_app.lab import models_dir
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, default=models_dir(), help="folder of small/ and large/")
+    parser.add_argument("--out", type=Path, default=artefacts_dir() / "complexity", help="folder of the artefact")
+    parser.add_argument("--n", type=int, default=20_000, help="queries asked of both models")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, help="keep the answers in this file, or read them from it")
+    args = parser.parse_args()
+    train(args.models, args.out, args.n, args.seed, data=args.data)
+
+
+if __name__ == "__main__":
+    main()

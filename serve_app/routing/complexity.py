@@ -1,0 +1,172 @@
+"""The complexity router: how hard a query looks, by what can be read off it, and how alike queries went before.
+
+Logistic regression over lengths, digits, operators, keywords, a guess at the task, their interactions, and the
+history of similar queries. The first router of the seed; scored in pure Python in microseconds.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import exp
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.errors import ConfigError
+from serve_app.learning.dataset import Dataset
+from serve_app.learning.features import NUMERIC, Reading, read
+from serve_app.learning.history import LEVELS, History, common_words
+from serve_app.learning.logistic import fit_logistic, folds_of
+from serve_app.routing.artefact import read_json
+from serve_app.types import Query
+
+FORMAT = 1
+_MIN_COUNT = 12
+"""Queries in which a named feature must occur to get a weight; fewer say more of chance than of the feature."""
+_MAX_FEATURES = 6_000
+_FOLDS = 5
+_HISTORY = tuple(f"history:{level}" for level in LEVELS)
+_DENSE = (*NUMERIC, *_HISTORY)
+
+
+class ComplexityRouter:
+    """Strong win rate as a logistic regression of readable features.
+
+    Learned: `weights_` (feature to log-odds per unit), `bias_`, `history_`. `explain` gives the same terms that
+    `score` adds up. `seed` draws the folds.
+    """
+
+    name = "complexity"
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+        self.weights_: dict[str, float] = {}
+        self.bias_ = 0.0
+        self.history_: History | None = None
+
+    def fit(self, dataset: Dataset) -> Self:
+        """Learn from queries with the quality of both pools' answers; needs the extra `train` (scikit-learn).
+
+        History features are computed out of fold, identical texts in one fold, so that no query sees its own outcome.
+        Raises ConfigError for an empty dataset, DependencyError without scikit-learn.
+        """
+        if len(dataset) == 0:
+            raise ConfigError("complexity: the dataset is empty; collect answers first")
+        readings = [read(q) for q in dataset.queries]
+        outcomes = dataset.strong_win_rate()
+        vocabulary = common_words(readings)
+        history = History.fit(readings, outcomes, vocabulary)
+        folds = folds_of([q.text for q in dataset.queries], _FOLDS, self.seed)
+        rows = [active(r, history) for r in readings]
+        for fold in range(_FOLDS):
+            inside = np.flatnonzero(folds == fold)
+            others = np.flatnonzero(folds != fold)
+            past = History.fit([readings[i] for i in others], outcomes[others], vocabulary)
+            for i in inside:
+                rows[i].update(zip(_HISTORY, past.logits(readings[i]), strict=True))
+        self.weights_, self.bias_ = fit_logistic(rows, _DENSE, _named(rows), outcomes, folds)
+        self.history_ = history
+        return self
+
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        """Strong win rates, shape [len(queries)], each in [0, 1]."""
+        if self.history_ is None:
+            raise ConfigError("complexity: the router is not fitted; fit or load it before scoring")
+        return np.array([_sigmoid(self._log_odds(q, self.history_)) for q in queries], dtype=np.float64)
+
+    def explain(self, query: Query) -> Mapping[str, float]:
+        """Signed contributions in log-odds, largest in size first; with `bias` they add up to the score's log-odds."""
+        if self.history_ is None:
+            raise ConfigError("complexity: the router is not fitted; fit or load it before explaining")
+        weights = self.weights_
+        terms = {n: weights[n] * x for n, x in active(read(query), self.history_).items() if n in weights and x}
+        terms["bias"] = self.bias_
+        return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
+
+    def save(self, directory: Path) -> None:
+        """Write `router.json` (weights, vocabulary) and `history.npz`."""
+        if self.history_ is None:
+            raise ConfigError("complexity: the router is not fitted; fit it before saving")
+        directory.mkdir(parents=True, exist_ok=True)
+        body = {
+            "format": FORMAT,
+            "kind": self.name,
+            "seed": self.seed,
+            "bias": self.bias_,
+            "vocabulary": sorted(self.history_.vocabulary_),
+            "weights": dict(sorted(self.weights_.items())),
+        }
+        (directory / "router.json").write_text(json.dumps(body, indent=0, ensure_ascii=False) + "\n", "utf-8")
+        with (directory / "history.npz").open("wb") as out:
+            arrays: dict[str, Any] = dict(self.history_.arrays())
+            np.savez_compressed(out, **arrays)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """The router saved there. Raises ConfigError naming the file and the mend."""
+        path = directory / "router.json"
+        body = read_json(path, kind=cls.name, version=FORMAT)
+        try:
+            router = cls(int(body["seed"]))
+            router.bias_ = float(body["bias"])
+            router.weights_ = {str(name): float(weight) for name, weight in body["weights"].items()}
+            path = directory / "history.npz"
+            router.history_ = History.from_arrays(path, body["vocabulary"])
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
+            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
+        return router
+
+    def _log_odds(self, query: Query, history: History) -> float:
+        weight = self.weights_.get
+        total = self.bias_
+        for name, value in active(read(query), history).items():
+            total += weight(name, 0.0) * value
+        return total
+
+
+def active(reading: Reading, history: History) -> dict[str, float]:
+    """The features of a reading that are not zero by default: name to value."""
+    task = reading.task
+    known = history.vocabulary_
+    features = dict(zip(NUMERIC, reading.numeric, strict=True))
+    features.update(zip(_HISTORY, history.logits(reading), strict=True))
+    numbers, rare = [], 0
+    spread = 0
+    for token in reading.tokens:
+        if token in known:
+            features[f"word:{token}"] = 1.0
+        elif token[0].isdecimal():
+            numbers.append(token)
+        elif token[0].isalpha() and len(token) > rare:
+            rare, spread = len(token), len(set(token))
+    lengths = [len(n) for n in numbers]
+    crosses = [f"words:{min(len(reading.tokens), 60) // 3}", f"signs:{reading.operators}"]
+    if numbers:
+        top = max(numbers, key=lambda n: (len(n), n))
+        low = min(numbers, key=lambda n: (len(n), n))
+        crosses += (
+            f"numbers:{min(len(numbers), 12)}",
+            f"digits:{min(sum(lengths), 24)}",
+            f"lengths:{'.'.join(map(str, sorted(lengths)[-4:]))}",
+            f"top:{top[0]}e{len(top)}",
+            f"low:{low[:2]}e{len(low)}",
+        )
+    if rare:
+        crosses += (f"rare:{min(rare, 20)}", f"spread:{min(rare, 12)}.{min(spread, 12)}")
+    features[f"task:{task}"] = 1.0
+    for cross in crosses:
+        features[f"{task}|{cross}"] = 1.0
+    return features
+
+
+def _named(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """Indicators that occur often enough to get a weight, the most frequent first if there are too many."""
+    seen: Counter[str] = Counter(name for row in rows for name in row)
+    often = [name for name, n in seen.most_common(_MAX_FEATURES + len(_DENSE)) if n >= _MIN_COUNT]
+    return sorted(set(often) - set(_DENSE))
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + exp(-x)) if x >= 0 else 1.0 - 1.0 / (1.0 + exp(x))

@@ -1,0 +1,165 @@
+"""Every router through the same suite."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve_app.errors import ConfigError
+from serve_app.learning.dataset import Dataset
+from serve_app.routing.base import Router
+from serve_app.routing.complexity import ComplexityRouter
+from serve_app.routing.random import RandomRouter
+from serve_app.types import Message, Query
+from tests.learning.data import sums
+
+KINDS: dict[str, Callable[[int], Router]] = {"random": RandomRouter, "complexity": ComplexityRouter}
+LEARNED = ["complexity"]
+
+ODD = [
+    "",
+    " ",
+    "?" * 50,
+    "what is 1 + 1?",
+    "x" * 100_000,
+    "9" * 50_000,
+    "word " * 20_000,
+    "日本語の質問です。" * 20,
+    "٣ + ٤ = ?",
+    "🙂🙂🙂",
+    "a\x00b\ud800c",
+    "```python\nprint(1)\n```",
+]
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return sums(600, seed=1)
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def fitted(kind: str, dataset: Dataset) -> Router:
+    return KINDS[kind](0).fit(dataset)
+
+
+def test_scores_have_shape_and_range(fitted: Router, dataset: Dataset) -> None:
+    scores = fitted.score(dataset.queries[:50])
+    assert scores.shape == (50,) and scores.dtype == np.float64
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert fitted.score([]).shape == (0,)
+
+
+@pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
+def test_odd_inputs_have_a_score_and_an_explanation(fitted: Router, text: str) -> None:
+    query = Query((Message("user", text),))
+    score = float(fitted.score([query])[0])
+    assert 0.0 <= score <= 1.0
+    assert all(np.isfinite(v) for v in fitted.explain(query).values())
+
+
+def test_conversations_have_a_score(fitted: Router) -> None:
+    turns = (
+        Message("system", "be brief"),
+        Message("user", "hello"),
+        Message("assistant", "hi"),
+        Message("user", "what is 3 + 4?"),
+    )
+    for query in (Query(turns), Query(turns[:1]), Query(turns[2:3])):
+        assert 0.0 <= float(fitted.score([query])[0]) <= 1.0
+
+
+def test_a_query_scores_alike_alone_and_in_a_batch(fitted: Router, dataset: Dataset) -> None:
+    queries = dataset.queries[:20]
+    alone = [float(fitted.score([q])[0]) for q in queries]
+    assert alone == fitted.score(queries).tolist() == fitted.score(queries).tolist()
+
+
+def test_same_seed_same_router(kind: str, fitted: Router, dataset: Dataset) -> None:
+    again = KINDS[kind](0).fit(dataset)
+    assert again.score(dataset.queries).tolist() == fitted.score(dataset.queries).tolist()
+
+
+def test_save_and_load_round_trip(kind: str, fitted: Router, dataset: Dataset, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "r")
+    again = type(fitted).load(tmp_path / "r")
+    assert again.name == kind
+    assert again.score(dataset.queries).tolist() == fitted.score(dataset.queries).tolist()
+    assert again.explain(dataset.queries[0]) == fitted.explain(dataset.queries[0])
+    again.save(tmp_path / "s")
+    for file in (tmp_path / "r").iterdir():
+        assert file.read_bytes() == (tmp_path / "s" / file.name).read_bytes()
+
+
+def test_load_refuses_another_format_kind_or_no_file(fitted: Router, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    path = tmp_path / "router.json"
+    body = json.loads(path.read_text("utf-8"))
+    for change, message in (({"format": 999}, "format is 999"), ({"kind": "other"}, "kind is 'other'")):
+        path.write_text(json.dumps({**body, **change}), "utf-8")
+        with pytest.raises(ConfigError, match=message):
+            type(fitted).load(tmp_path)
+    path.write_text("{", "utf-8")
+    with pytest.raises(ConfigError, match=r"router\.json: cannot be read"):
+        type(fitted).load(tmp_path)
+    with pytest.raises(ConfigError, match="no such file"):
+        type(fitted).load(tmp_path / "none")
+
+
+def test_load_refuses_what_is_incomplete(fitted: Router, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    for file in tmp_path.iterdir():
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(ConfigError, match=file.name):
+            type(fitted).load(tmp_path)
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("kind", LEARNED, scope="function")
+def test_scoring_before_fit_is_refused(kind: str, dataset: Dataset, tmp_path: Path) -> None:
+    router = KINDS[kind](0)
+    for act in (
+        lambda: router.score(dataset.queries[:1]),
+        lambda: router.explain(dataset.queries[0]),
+        lambda: router.save(tmp_path),
+    ):
+        with pytest.raises(ConfigError, match="not fitted"):
+            act()
+
+
+@pytest.mark.parametrize("kind", LEARNED, scope="function")
+def test_fit_forgets(kind: str, dataset: Dataset) -> None:
+    fresh = KINDS[kind](0).fit(dataset)
+    used = KINDS[kind](0).fit(sums(300, seed=9, flipped=True)).fit(dataset)
+    assert used.score(dataset.queries).tolist() == fresh.score(dataset.queries).tolist()
+
+
+@pytest.mark.parametrize("kind", LEARNED, scope="function")
+def test_learned_routers_learn_what_is_there(kind: str, dataset: Dataset) -> None:
+    unseen = sums(400, seed=2)
+    right = KINDS[kind](0).fit(dataset).score(unseen.queries)
+    wins = unseen.strong_win_rate()
+    assert right[wins == 1].mean() > right[wins == 0].mean() + 0.4
+    flipped = KINDS[kind](0).fit(sums(600, seed=1, flipped=True)).score(unseen.queries)
+    assert flipped[wins == 1].mean() < flipped[wins == 0].mean()
+
+
+@pytest.mark.parametrize("kind", LEARNED, scope="function")
+@pytest.mark.parametrize("winner", ["always", "never"])
+def test_one_sided_data_give_a_one_sided_score(kind: str, winner: str, dataset: Dataset) -> None:
+    hard = dataset.strong_win_rate() == (1.0 if winner == "always" else 0.0)
+    scores = KINDS[kind](0).fit(dataset.take(np.flatnonzero(hard))).score(dataset.queries[:20])
+    assert (scores > 0.9).all() if winner == "always" else (scores < 0.1).all()
+
+
+@pytest.mark.parametrize("kind", LEARNED, scope="function")
+def test_an_empty_dataset_is_refused(kind: str, dataset: Dataset) -> None:
+    with pytest.raises(ConfigError, match="empty"):
+        KINDS[kind](0).fit(dataset.take([]))
