@@ -73,7 +73,6 @@ def _replicas(pool: PoolConfig) -> dict[str, Any]:
             max_replicas=bounds.max,
             upscale_delay_s=bounds.upscale_delay_s,
             downscale_delay_s=bounds.downscale_delay_s,
-            metrics_interval_s=1.0,
             look_back_period_s=5.0,
             policy=AutoscalingPolicy(
                 policy_function=InFlightPolicy,

@@ -7,6 +7,7 @@ from typing import Any
 
 from serve_app.config import Config, secret
 from serve_app.config.environment import cluster_address, prepare_serve_environment
+from serve_app.engines.factory import preflight
 from serve_app.errors import ConfigError
 
 _APP = "jethro"
@@ -15,6 +16,9 @@ _APP = "jethro"
 def start(config: Config, *, engine_factory: str | None = None) -> None:
     """Serve the config; returns when the application answers. Raises ConfigError when it can't run as told."""
     check_secrets(config)
+    if cluster_address() is None:
+        for name, pool in config.pools.items():
+            preflight(name, pool)
     prepare_serve_environment(loopback=cluster_address() is None)
     import ray  # after the environment is set: ray.serve reads it at import
     from ray import serve

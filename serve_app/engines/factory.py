@@ -1,6 +1,7 @@
 """The engine of a pool, by its kind. Engines are imported when asked for: each needs heavy packages of its own."""
 
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ _CLASSES = {
 """Kind to class; each is called with the id that callers see and the pool's engine settings, path resolved."""
 
 _EXTRAS = {"transformers": "transformers", "vllm": "vllm", "openai": "serve"}
+_MODULES = {"transformers": "transformers", "vllm": "vllm", "openai": "aiohttp"}
 _LAB = "lab:"
 
 
@@ -36,9 +38,30 @@ def build_engine(name: str, pool: PoolConfig) -> Engine:
     except ModuleNotFoundError as e:
         if e.name is None or e.name.startswith("serve_app"):
             raise
-        extra = _EXTRAS[settings.kind]
-        raise DependencyError(f'pool {name}: {e.name} is not installed; pip install "jethro[{extra}]"') from e
+        raise _missing(name, e.name, settings.kind) from e
     return cast(Engine, engine_class(pool.model, settings))
+
+
+def preflight(name: str, pool: PoolConfig) -> None:
+    """Find on this machine, without loading anything, what would stop the engine's start.
+
+    Raises ConfigError for a model folder that is not there, DependencyError for an extra that is not installed.
+    """
+    settings = pool.engine
+    path = getattr(settings, "path", None)
+    if path is not None and path.startswith(_LAB):
+        _lab_folder(name, path)
+    elif path is not None and path.startswith(("/", "./", "../", "~")) and not Path(path).expanduser().is_dir():
+        raise ConfigError(
+            f"pools.{name}.engine.path: {path}: no such folder; give a folder in Hugging Face format or an id"
+        )
+    module = _MODULES[settings.kind]
+    if importlib.util.find_spec(module) is None:
+        raise _missing(name, module, settings.kind)
+
+
+def _missing(name: str, module: str, kind: str) -> DependencyError:
+    return DependencyError(f'pool {name}: {module} is not installed; pip install "jethro[{_EXTRAS[kind]}]"')
 
 
 def _lab_folder(name: str, path: str) -> Path:

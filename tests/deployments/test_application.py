@@ -9,7 +9,7 @@ from ray.serve import Application
 from serve_app.config import Config, load
 from serve_app.deployments import build
 from serve_app.deployments.application import BuildArgs, deployment_name
-from serve_app.deployments.run import check_secrets
+from serve_app.deployments.run import check_secrets, start
 from serve_app.errors import ConfigError
 
 
@@ -42,3 +42,10 @@ def test_unset_secrets_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     keyed = load("lab").model_dump() | {"server": {"keys": [{"name": "team", "env": "JETHRO_TEST_UNSET"}]}}
     with pytest.raises(ConfigError, match="JETHRO_TEST_UNSET is not set"):
         check_secrets(Config.model_validate(keyed))
+
+
+def test_a_missing_model_folder_stops_the_start_before_ray() -> None:
+    tree = load("lab").model_dump()
+    tree["pools"]["small"]["engine"]["path"] = "/nowhere/model"
+    with pytest.raises(ConfigError, match=r"pools\.small\.engine\.path: /nowhere/model: no such folder"):
+        start(Config.model_validate(tree))
