@@ -1,6 +1,7 @@
 """What became of one request, with the times it was seen at (seconds on the machine's monotonic clock)."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 Outcome = Literal["ok", "refused", "lost", "error_event", "cut", "timeout"]
@@ -57,7 +58,7 @@ class Record:
     @property
     def itl_s(self) -> list[float]:
         """Gaps between successive events with text; events that arrived in one read have gaps of 0."""
-        return [b - a for a, b in zip(self.token_s, self.token_s[1:], strict=False)]
+        return [b - a for a, b in pairwise(self.token_s)]
 
     @property
     def lag_s(self) -> float:

@@ -1,0 +1,1 @@
+"""What callers see while pool replicas are killed."""

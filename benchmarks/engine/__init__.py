@@ -1,0 +1,1 @@
+"""How the transformers engine's throughput grows with concurrency."""
