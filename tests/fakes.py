@@ -75,6 +75,7 @@ class FakeEngine:
         for name, asked, can in (
             ("response_format", query.response_format, self.capabilities.guided),
             ("tools", query.tools, self.capabilities.tools),
+            ("adapter", query.adapter, self.capabilities.adapters),
         ):
             if asked and not can:
                 raise UnsupportedParameter(f"{name} is not supported by {self.model}", param=name)

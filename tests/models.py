@@ -1,0 +1,25 @@
+"""Real models small enough for tests: the lab's architecture and tokenizer with random weights, saved to a folder."""
+
+from pathlib import Path
+
+import torch
+
+from serve_app.config.engines import TransformersEngine
+from serve_app.lab.model import SIZES, new_model
+from serve_app.lab.tokenizer import SPECIALS, build_tokenizer
+
+CONTEXT_TOKENS = 512
+
+
+def save_random_model(folder: Path, seed: int = 0) -> Path:
+    """A model folder that any engine loads; its answers are noise, the same every time, and rarely end by themselves."""
+    model = new_model(SIZES["small"], seed)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[: len(SPECIALS)] *= 0.01
+    model.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def settings_for(folder: Path, **options: object) -> TransformersEngine:
+    return TransformersEngine.model_validate({"path": str(folder), **options})
