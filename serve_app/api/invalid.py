@@ -19,19 +19,29 @@ _CODES = {
 def refused(error: ValidationError, body: Any, model: type[BaseModel]) -> RequestError:
     """The caller's error for what `model` found wrong with `body`.
 
-    Of several it is the one deepest in the body, but an unknown key before one that is missing: `Model` for `model`.
+    Of several it is a part that is no text, else the one deepest in the body, and an unknown key before one that is
+    missing (`Model` for `model`).
     """
     found = [(_path(e, body), e) for e in error.errors(include_url=False)]
-    path, worst = max(found, key=lambda pair: (len(pair[0]), pair[1]["type"] == "extra_forbidden"))
+    path, worst = max(found, key=_weight)
     param = ".".join(str(p) for p in path)[:200] or None
     kind = worst["type"]
-    if kind == "literal_error" and path[-1] == "type" and worst["input"] in _MEDIA:
+    if _is_media(path, worst):
         return UnsupportedParameter(
             f"{param}: {worst['input']} parts are not supported: these models read text only.", param=param
         )
     if kind == "extra_forbidden":
         return RequestError(_unknown(param, str(path[-1]), model), param=param, code=_CODES[kind])
     return RequestError(_sentence(param, worst), param=param, code=_CODES.get(kind, "invalid_value"))
+
+
+def _weight(found: tuple[tuple[str | int, ...], ErrorDetails]) -> tuple[bool, int, bool]:
+    path, error = found
+    return _is_media(path, error), len(path), error["type"] == "extra_forbidden"
+
+
+def _is_media(path: tuple[str | int, ...], error: ErrorDetails) -> bool:
+    return error["type"] == "literal_error" and path[-1:] == ("type",) and error["input"] in _MEDIA
 
 
 def _path(error: ErrorDetails, body: Any) -> tuple[str | int, ...]:
