@@ -73,7 +73,7 @@ def _replicas(pool: PoolConfig) -> dict[str, Any]:
             max_replicas=bounds.max,
             upscale_delay_s=bounds.upscale_delay_s,
             downscale_delay_s=bounds.downscale_delay_s,
-            look_back_period_s=5.0,
+            look_back_period_s=11.0,  # Ray wants more than its interval of 10 s
             policy=AutoscalingPolicy(
                 policy_function=InFlightPolicy,
                 policy_kwargs={"target_ongoing_requests": bounds.target_ongoing_requests},
