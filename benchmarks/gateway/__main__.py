@@ -73,6 +73,8 @@ def _servers(command: Path, workers: list[int]) -> tuple[list[Server], list[Targ
     store = BUILD / "gateway-store"
     shutil.rmtree(store, ignore_errors=True)
     config = profile(port, store / "jethro.sqlite3", max_ongoing_requests=1024, max_queued_requests=1024)
+    for pool in config["pools"].values():
+        pool["engine"] = {"kind": "transformers", "path": "none: the fake engine takes its place"}
     servers = [
         application(config, "jethro", "benchmarks.fake_engine:build"),
         uvicorn("bare", "benchmarks.gateway.upstream:build", bare_port),

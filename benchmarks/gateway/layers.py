@@ -17,6 +17,8 @@ from benchmarks.gateway.wrk import Load, wrk
 from benchmarks.process import answers
 from benchmarks.stats import percentile
 
+THROUGH_HAPROXY, AT_GATEWAY = "one-shot through HAProxy", "one-shot at the Gateway"
+PING_THROUGH_HAPROXY, PING_AT_GATEWAY = "GET /health/live through HAProxy", "GET /health/live at the Gateway"
 _DURATION = re.compile(r"(\w+);dur=([\d.]+)")
 
 
@@ -35,10 +37,10 @@ def layers(jethro: Target, replica: Target, secret: str, seconds: float) -> Laye
     direct = Target("Gateway", gateway_url(), jethro.model)
     print("  layers: latency by path, one request at a time", flush=True)
     path = {
-        "GET /health/live through HAProxy": wrk(f"{jethro.url}/health/live", 1, seconds, method="GET").p50_ms,
-        "GET /health/live at the Gateway": wrk(f"{direct.url}/health/live", 1, seconds, method="GET").p50_ms,
-        "one-shot through HAProxy": wrk(jethro.completions, 1, seconds, jethro.body(ONE_SHOT)).p50_ms,
-        "one-shot at the Gateway": wrk(direct.completions, 1, seconds, direct.body(ONE_SHOT)).p50_ms,
+        PING_THROUGH_HAPROXY: wrk(f"{jethro.url}/health/live", 1, seconds, method="GET").p50_ms,
+        PING_AT_GATEWAY: wrk(f"{direct.url}/health/live", 1, seconds, method="GET").p50_ms,
+        THROUGH_HAPROXY: wrk(jethro.completions, 1, seconds, jethro.body(ONE_SHOT)).p50_ms,
+        AT_GATEWAY: wrk(direct.completions, 1, seconds, direct.body(ONE_SHOT)).p50_ms,
         "one-shot at a replica alone": wrk(replica.completions, 1, seconds, replica.body(ONE_SHOT), key=secret).p50_ms,
     }
     print("  layers: CPU by process, 16 at once", flush=True)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gateway.layers import Layers
+from benchmarks.gateway.layers import AT_GATEWAY, PING_AT_GATEWAY, THROUGH_HAPROXY, Layers
 from benchmarks.gateway.pacing import ITL_P95_MS, PACE_MS, Paced
 from benchmarks.gateway.rounds import ONE_SHOT, STREAM, Cell
 from benchmarks.stamp import one_line
@@ -14,12 +14,14 @@ from benchmarks.table import markdown
 JETHRO, BARE, LITELLM = "jethro", "bare uvicorn", "litellm"
 
 REMEDIES = {
-    "HAProxy": "a hop for balancing and draining; without it (clients at the Gateway's own port) it is nil",
-    "Gateway": "Python: parse, decide, forward, account; a compiled data plane, or more Gateway replicas on more cores",
-    "pool replicas": "Python: parse and encode again; an engine process that speaks the wire format itself",
-    "Ray (raylet, controller, other)": "control plane, off the path of a request; it does not grow with the load",
+    "HAProxy": "it balances and drains; clients at the Gateway's own port would save the hop",
+    "HTTP server of the Gateway": "uvicorn in a Serve replica; a compiled server in its place",
+    "parse": "JSON and the bounds on it; a compiled validator",
+    "decide": "features and regression; nothing to gain at this size",
+    "pool": "connection to the replica and its answer with no model; an engine that speaks HTTP itself",
+    "account, log, store, metrics, write": "Python after the answer came; sampling of log and metrics, or a compiled data plane",
 }
-"""What each process does in a request, and what would remove its share."""
+"""The layers of a request, and what would remove the time that each costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def as_json(cells: Sequence[Cell], paced: Sequence[Paced], layers: Layers, stamp
         "marks": found,
         "cells": rows,
         "paced": [asdict(p) for p in paced],
-        "layers": asdict(layers),
+        "layers": {**asdict(layers), "layer_ms": layer_ms(layers)},
     }
 
 
@@ -149,17 +151,34 @@ def _paced(paced: Sequence[Paced]) -> str:
     return markdown(head, rows)
 
 
+def layer_ms(layers: Layers) -> dict[str, float]:
+    """Milliseconds of each layer of a one-shot answer, one at a time (p50); they add up to the whole."""
+    path, inside = layers.path_ms, {name: v["p50"] for name, v in layers.inside_ms.items()}
+    direct = path[AT_GATEWAY]
+    ping = path[PING_AT_GATEWAY]
+    known = {name: inside[name] for name in ("parse", "decide", "pool")}
+    return {
+        "HAProxy": path[THROUGH_HAPROXY] - direct,
+        "HTTP server of the Gateway": ping,
+        **known,
+        "account, log, store, metrics, write": direct - ping - sum(known.values()),
+    }
+
+
 def _layers(layers: Layers) -> list[str]:
-    cpu = [(name, *(layers.cpu_us[case][name] for case in layers.cpu_us), REMEDIES[name]) for name in REMEDIES]
+    rows = [(name, ms, REMEDIES[name]) for name, ms in layer_ms(layers).items()]
+    cpu = [(name, *(of[name] for of in layers.cpu_us.values())) for name in next(iter(layers.cpu_us.values()))]
     inside = [(n, v["p50"], v["p99"], layers.under_load_ms.get(n)) for n, v in layers.inside_ms.items()]
     return [
         "## Where the time goes",
-        "Latency of one request at a time, by path (p50):",
+        "One one-shot answer at a time, p50, by layer:",
+        markdown(["layer", "ms", "what would remove it"], rows),
+        "The same by path:",
         markdown(["path", "ms"], list(layers.path_ms.items())),
         "The Gateway's own clock, up to the first byte (server-timing header; mean under load from /metrics):",
         markdown(["layer", "p50, ms", "p99, ms", "mean at 16 at once, ms"], inside),
-        "CPU time by process at 16 at once, and what would remove it:",
-        markdown(["process", *(f"µs per {case}" for case in layers.cpu_us), "remedy"], cpu),
+        "CPU time by process at 16 at once:",
+        markdown(["process", *(f"µs per {case}" for case in layers.cpu_us)], cpu),
     ]
 
 

@@ -9,9 +9,9 @@ import uvicorn
 import uvloop
 
 from benchmarks.connection import Address
-from benchmarks.gateway.layers import Layers, _means
+from benchmarks.gateway.layers import AT_GATEWAY, PING_AT_GATEWAY, THROUGH_HAPROXY, Layers, _means
 from benchmarks.gateway.pacing import search
-from benchmarks.gateway.report import Mark, as_json, best, marks, tables
+from benchmarks.gateway.report import Mark, as_json, best, layer_ms, marks, tables
 from benchmarks.gateway.rounds import ONE_SHOT, STREAM, TOKENS, Cell, Target
 from benchmarks.gateway.streams import hold, probe
 from benchmarks.gateway.upstream import build
@@ -29,10 +29,10 @@ def cell(target: str, case: str, rate: float, errors: int = 0) -> Cell:
 
 
 LAYERS = Layers(
-    path_ms={"a": 1.0},
+    path_ms={THROUGH_HAPROXY: 1.0, AT_GATEWAY: 0.8, PING_AT_GATEWAY: 0.1},
     cpu_us={c: dict.fromkeys(("HAProxy", "Gateway", "pool replicas", "Ray (raylet, controller, other)"), 1.0)
             for c in (ONE_SHOT, STREAM)},
-    inside_ms={"decide": {"p50": 0.2, "p99": 0.5}},
+    inside_ms={"parse": {"p50": 0.05, "p99": 0.1}, "decide": {"p50": 0.2, "p99": 0.5}, "pool": {"p50": 0.3, "p99": 1}},
     under_load_ms={"decide": 0.3},
 )  # fmt: skip
 
@@ -78,6 +78,13 @@ def test_a_mark_with_nothing_to_compare_does_not_pass() -> None:
 def test_search_finds_the_limit_to_within_a_tenth(limit: int) -> None:
     found = search(lambda n: n <= limit, start=8)
     assert found <= limit <= max(found + 1, found * 1.1 + 1)
+
+
+def test_layers_add_up_to_the_whole() -> None:
+    found = layer_ms(LAYERS)
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert found["HAProxy"] == pytest.approx(0.2)
+    assert found["account, log, store, metrics, write"] == pytest.approx(0.15)
 
 
 def test_layer_means_are_of_the_time_between_two_scrapes() -> None:
