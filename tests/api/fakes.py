@@ -35,13 +35,13 @@ def sse(*events: dict[str, Any]) -> bytes:
 
 @dataclass
 class FakePool:
-    """Says `words`, one a frame, for every choice. `gate` is awaited before each frame; `error` is raised after
+    """Says `words`, one a frame, for every choice. `gate` is acquired before each frame; `error` is raised after
     `fail_after` frames (0: before the first byte)."""
 
     name: str = "small"
     model: str = "lab-small"
     words: tuple[str, ...] = ("a", "b", "c")
-    gate: asyncio.Event | None = None
+    gate: asyncio.Semaphore | None = None
     error: Exception | None = None
     fail_after: int = 0
     replicas: int = 1
@@ -63,7 +63,7 @@ class FakePool:
         try:
             for i, frame in enumerate(self._frames(query, call)):
                 if self.gate is not None:
-                    await self.gate.wait()
+                    await self.gate.acquire()
                 if self.error is not None and i >= self.fail_after:
                     raise self.error
                 yield Frame(frame)
@@ -78,7 +78,7 @@ class FakePool:
         self.running += 1
         try:
             if self.gate is not None:
-                await self.gate.wait()
+                await self.gate.acquire()
         except asyncio.CancelledError:
             self.cut += 1
             raise

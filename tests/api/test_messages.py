@@ -20,7 +20,10 @@ def messages(*turns):
         ({"role": "user", "content": "u", "name": "ann"}, Message("user", "u", {"name": "ann"})),
         ({"role": "user", "content": ""}, Message("user", "")),
         ({"role": "assistant", "content": "a"}, Message("assistant", "a")),
-        ({"role": "assistant", "content": None, "tool_calls": [CALL]}, Message("assistant", "", {"tool_calls": [CALL]})),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            Message("assistant", "", {"tool_calls": [CALL]}),
+        ),
         ({"role": "assistant", "tool_calls": [CALL]}, Message("assistant", "", {"tool_calls": [CALL]})),
         ({"role": "assistant", "content": None, "refusal": "no"}, Message("assistant", "no")),
         (
@@ -43,7 +46,11 @@ def test_text_parts_become_lines():
 
 
 def test_turns_keep_their_order():
-    turns = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]
+    turns = [
+        {"role": "system", "content": "a"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "c"},
+    ]
     assert [m.content for m in messages(*turns)] == ["a", "b", "c"]
 
 

@@ -242,7 +242,9 @@ def test_what_completions_cannot_honour(name, value):
     )
 
 
-@pytest.mark.parametrize("name", ["top_k", "min_p", "guided_json", "foo", "Model", "MESSAGES", "max_token", "extra_body"])
+@pytest.mark.parametrize(
+    "name", ["top_k", "min_p", "guided_json", "foo", "Model", "MESSAGES", "max_token", "extra_body"]
+)
 def test_unknown_parameters_are_refused_by_name(name):
     error = refused(chat, **{name: 1})
     assert (error.param, error.code) == (name, "unknown_parameter")

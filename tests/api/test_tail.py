@@ -96,7 +96,9 @@ def test_an_error_event_is_raised(error):
         Tail(False).passed(Frame(b'data: {"error": ' + error + b"}\n\n"))
 
 
-@pytest.mark.parametrize("body", [b'{"finish_reason":"stop"', b'["finish_reason":"x"]', b'["\\"",{"finish_reason":"s"}]'])
+@pytest.mark.parametrize(
+    "body", [b'{"finish_reason":"stop"', b'["finish_reason":"x"]', b'["\\"",{"finish_reason":"s"}]']
+)
 def test_a_broken_event_is_an_error(body):
     with pytest.raises(UpstreamError, match="event that is not"):
         Tail(False).passed(Frame(b"data: " + body + b"\n\n"))

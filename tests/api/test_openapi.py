@@ -1,0 +1,65 @@
+import re
+
+import pytest
+
+from tests.api.fakes import services
+
+
+@pytest.fixture
+async def document(client):
+    return (await client().get("/openapi.json")).json()
+
+
+def test_every_route_is_described(document):
+    assert {(m, p) for p, ms in document["paths"].items() for m in ms} == {
+        ("post", "/v1/chat/completions"),
+        ("post", "/v1/completions"),
+        ("get", "/v1/models"),
+        ("get", "/v1/models/{model_id}"),
+        ("post", "/v1/route"),
+        ("post", "/v1/feedback"),
+        ("get", "/v1/decisions/{decision_id}"),
+        ("get", "/health/live"),
+        ("get", "/health/ready"),
+        ("get", "/metrics"),
+        ("get", "/openapi.json"),
+        ("get", "/docs"),
+    }
+
+
+def test_references_lead_somewhere(document):
+    names = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
+    assert names
+    assert names <= set(document["components"]["schemas"])
+
+
+def test_unknown_parameters_are_not_allowed_by_the_schema_either(document):
+    for name in ("ChatRequest", "CompletionRequest", "FeedbackRequest", "UserTurn"):
+        assert document["components"]["schemas"][name]["additionalProperties"] is False
+
+
+def test_paths_have_their_parameters_and_operations_names_of_their_own(document):
+    operations = [(path, operation) for path, methods in document["paths"].items() for operation in methods.values()]
+    for path, operation in operations:
+        assert re.findall(r"{(\w+)}", path) == [p["name"] for p in operation.get("parameters", [])]
+    assert len({o["operationId"] for _, o in operations}) == len(operations)
+
+
+def test_without_keys_nothing_is_said_of_them(document):
+    assert "securitySchemes" not in document["components"]
+
+
+async def test_with_keys_closed_routes_say_so(client):
+    document = (await client(services(keys={"a": "k"})).get("/openapi.json")).json()
+    chat, live = document["paths"]["/v1/chat/completions"]["post"], document["paths"]["/health/live"]["get"]
+    assert chat["security"] == [{"bearer": []}]
+    assert "401" in chat["responses"]
+    assert "security" not in live
+    assert "401" not in live["responses"]
+
+
+async def test_the_page_needs_nothing_from_elsewhere(client):
+    response = await client().get("/docs")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert re.findall(r"(?:https?:)?//[a-z]", response.text) == []

@@ -1,0 +1,155 @@
+from dataclasses import replace
+
+import pytest
+
+from serve_app.api.routes import is_loopback
+from serve_app.api.services import Readiness
+from tests.api.fakes import DictStore, FakePool, config, services
+
+ASK = {"model": "jethro", "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def test_models(client):
+    body = (await client().get("/v1/models")).json()
+    assert body["object"] == "list"
+    assert [m["id"] for m in body["data"]] == ["jethro", "lab-small", "lab-large"]
+    assert body["data"][0].items() >= {"object": "model", "owned_by": "jethro"}.items()
+
+
+async def test_one_model_whose_id_holds_slashes(client):
+    parts = services(small=FakePool(model="org/model-7b"))
+    assert (await client(parts).get("/v1/models/org/model-7b")).json()["id"] == "org/model-7b"
+
+
+async def test_an_unlisted_name_that_works_is_a_model_too(client):
+    parts = services()
+    parts.catalogue._named["router-x-0.3"] = object()
+    parts.catalogue.models = lambda: []
+    assert (await client(parts).get("/v1/models/router-x-0.3")).json()["id"] == "router-x-0.3"
+
+
+async def test_an_unknown_model(client):
+    http = client()
+    for response in (
+        await http.get("/v1/models/none"),
+        await http.post("/v1/chat/completions", json={**ASK, "model": "none"}),
+    ):
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+        assert response.json()["error"]["param"] == "model"
+
+
+async def test_a_decision_without_an_answer(client):
+    pool, store = FakePool(), DictStore()
+    response = await client(replace(services(small=pool), store=store)).post("/v1/route", json=ASK)
+    body = response.json()
+    assert (body["pool"], body["score"], body["threshold"], body["router"]) == ("small", 0.02, 0.5, "length")
+    assert body["features"] == {"length": 0.02}
+    assert pool.queries == []
+    assert [(r.status, r.decision.id) for r in store.records.values()] == [("route_only", body["decision_id"])]
+
+
+async def test_route_does_not_count_as_in_flight(client):
+    parts = services()
+    await client(parts).post("/v1/route", json=ASK)
+    assert b"jethro_requests_in_flight 0.0" in parts.recorder.text()
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"model":"jethro"}'])
+async def test_a_bad_body_of_any_route_is_a_400(client, body):
+    http = client()
+    for path in ("/v1/route", "/v1/feedback", "/v1/chat/completions", "/v1/completions"):
+        response = await http.post(path, content=body, headers={"content-type": "application/json"})
+        assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+async def test_a_body_over_the_limit_is_a_413_on_every_route(client):
+    http = client(services(tree=config(limits={"body_bytes": 10})))
+
+    async def chunks():
+        for _ in range(4):
+            yield b"12345"
+
+    for path in ("/v1/route", "/v1/feedback", "/v1/chat/completions", "/v1/completions"):
+        for content in (b"x" * 11, chunks()):
+            response = await http.post(path, content=content, headers={"content-type": "application/json"})
+            assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+
+
+async def test_feedback_on_an_answer(client):
+    store = DictStore()
+    http = client(replace(services(), store=store))
+    answer = await http.post("/v1/chat/completions", json=ASK)
+    decision_id = answer.headers["x-jethro-decision-id"]
+    response = await http.post("/v1/feedback", json={"decision_id": decision_id, "score": 1, "comment": "good"})
+    assert response.json() == {"decision_id": decision_id, "stored": True}
+    assert [(f.score, f.comment) for f in store.judgements] == [(1.0, "good")]
+    assert (await http.get(f"/v1/decisions/{decision_id}")).json()["status"] == "completed"
+
+
+async def test_feedback_on_an_unknown_decision(client):
+    response = await client().post("/v1/feedback", json={"decision_id": "none", "score": 1})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_another_tenants_decision_does_not_exist(client):
+    store = DictStore()
+    parts = replace(services(keys={"acme": "k1", "umbrella": "k2"}), store=store)
+    ours, theirs = client(parts, authorization="Bearer k1"), client(parts, authorization="Bearer k2")
+    decision_id = (await ours.post("/v1/chat/completions", json=ASK)).headers["x-jethro-decision-id"]
+    assert (await ours.get(f"/v1/decisions/{decision_id}")).status_code == 200
+    assert (await theirs.get(f"/v1/decisions/{decision_id}")).status_code == 404
+    assert (await theirs.post("/v1/feedback", json={"decision_id": decision_id, "score": 0})).status_code == 404
+    assert store.judgements == []
+    assert (await ours.post("/v1/feedback", json={"decision_id": decision_id, "score": 0})).status_code == 200
+
+
+async def test_live(client):
+    assert (await client().get("/health/live")).json() == {"ok": True}
+
+
+async def test_ready_says_what_is_missing(client):
+    ready = await client().get("/health/ready")
+    assert (ready.status_code, ready.json()["ok"], ready.json()["pools"]["small"]["replicas"]) == (200, True, 1)
+    response = await client(services(large=FakePool("large", "lab-large", replicas=0))).get("/health/ready")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert [p["ok"] for p in response.json()["pools"].values()] == [True, False]
+
+
+async def test_a_pool_that_need_not_be_there(client):
+    pools = config().model_dump()["pools"]
+    tree = config(pools={"large": {**pools["large"], "required": False}})
+    parts = services(large=FakePool("large", "lab-large", replicas=0), tree=tree)
+    assert (await client(parts).get("/health/ready")).status_code == 200
+
+
+async def test_readiness_can_be_said_from_outside(client):
+    parts = replace(services(), ready=lambda: Readiness(False, {"small": {"ok": False, "detail": "stops"}}))
+    response = await client(parts).get("/health/ready")
+    assert (response.status_code, response.json()["pools"]) == (503, {"small": {"ok": False, "detail": "stops"}})
+
+
+async def test_metrics_hold_ours_and_what_else_there_is(client):
+    async def scrape():
+        return "engine_tokens_total 5\n"
+
+    http = client(replace(services(), scrape=scrape))
+    await http.post("/v1/chat/completions", json=ASK)
+    response = await http.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    assert 'jethro_decisions_total{pool="small",router="length"} 1.0' in response.text
+    assert response.text.endswith("engine_tokens_total 5\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("x.org", False),
+    ],
+)
+def test_is_loopback(host, expected):
+    assert is_loopback(host) is expected
