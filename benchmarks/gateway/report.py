@@ -19,7 +19,7 @@ REMEDIES = {
     "parse": "JSON and the bounds on it; a compiled validator",
     "decide": "features and regression; nothing to gain at this size",
     "pool": "connection to the replica and its answer with no model; an engine that speaks HTTP itself",
-    "account, log, store, metrics, write": "Python after the answer came; sampling of log and metrics, or a compiled data plane",
+    "account, log, store, metrics, write": "Python after the answer came; a compiled data plane",
 }
 """The layers of a request, and what would remove the time that each costs."""
 
