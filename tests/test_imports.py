@@ -7,6 +7,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,16 @@ def test_the_strategies_do_not_know_engines_and_learning_is_not_served():
 def test_heavy_libraries_stay_where_they_belong(library):
     users = [i for i in all_imports() if i.module.split(".")[0] == library]
     assert [str(i) for i in users if i.part not in FOREIGN[library]] == []
+
+
+def test_what_is_imported_is_declared():
+    """Nothing is had by luck through somebody else's dependencies; jinja2 and tokenizers are transformers' own."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    declared = {re.split(r"[\[<>=]", line)[0].replace("-", "_") for line in lines}
+    names = {"yaml": "pyyaml", "sklearn": "scikit_learn", "jinja2": "transformers", "tokenizers": "transformers"}
+    found = {i.module.split(".")[0] for i in all_imports()} - set(sys.stdlib_module_names) - {"serve_app"}
+    assert {name for name in found if names.get(name, name) not in declared} == set()
 
 
 def test_the_environment_is_touched_in_config_alone():
