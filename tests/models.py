@@ -12,7 +12,7 @@ CONTEXT_TOKENS = 512
 
 
 def save_random_model(folder: Path, seed: int = 0) -> Path:
-    """A model folder that any engine loads; its answers are noise, the same every time, and rarely end by themselves."""
+    """A model folder that any engine loads; its answers are noise, always the same, and seldom end by themselves."""
     model = new_model(SIZES["small"], seed)
     with torch.no_grad():
         model.get_input_embeddings().weight[: len(SPECIALS)] *= 0.01
