@@ -54,10 +54,11 @@ def main(argv: list[str]) -> None:
     from serve_app.deployments.run import start, stop
 
     over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: over.set())
     try:
         start(load(argv[0], env={}), engine_factory=argv[1] if len(argv) > 1 else None)
+        # after the start: Ray's core puts a handler of its own on SIGTERM, which aborts the process
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: over.set())
         while not over.wait(1.0):
             pass
     finally:

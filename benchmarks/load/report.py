@@ -63,9 +63,9 @@ def plot(run: Run, found: dict[str, Any], path: Path) -> None:
     left.grid(alpha=0.3)
     if done:
         left.legend()
-    span = max(1, int(found["duration"]))
+    seconds = range(int(found["duration"]) + 2)
     for label, rows, colour in (("completed", done, "C0"), ("failed", [r for r in run.records if not r.ok], "C3")):
-        right.hist([r.end_s - run.start_s for r in rows], bins=span, histtype="step", label=label, color=colour)
+        right.hist([r.end_s - run.start_s for r in rows], bins=seconds, histtype="step", label=label, color=colour)
     right.set(xlabel="s", ylabel="requests in each second", title="Ends over time")
     right.legend()
     figure.suptitle(found["label"], fontsize=10)
