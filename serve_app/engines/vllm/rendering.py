@@ -133,14 +133,21 @@ class QueryRenderer:
     def _sampling(
         self, query: Query, request: ChatCompletionRequest | CompletionRequest, prompt_tokens: int
     ) -> SamplingParams:
-        context = self._model_config.max_model_len
-        room = context - prompt_tokens
-        if room <= 0:
-            raise ContextLengthExceeded(
-                f"this model's context is {context} tokens, and the prompt has {prompt_tokens}: shorten the prompt",
-                param=_PROMPT[query.endpoint],
-            )
-        wanted = query.sampling.max_tokens
-        params = request.to_sampling_params(room if wanted is None else min(wanted, room), self._defaults)
+        room = self._room(query, prompt_tokens)
+        params = request.to_sampling_params(query.sampling.max_tokens or room, self._defaults)
         params.output_kind = RequestOutputKind.DELTA
         return params
+
+    def _room(self, query: Query, prompt_tokens: int) -> int:
+        """Tokens that the context leaves for the answer. Raises when it is less than what is asked for."""
+        wanted, field = query.sampling.max_tokens, _PROMPT[query.endpoint]
+        context: int = self._model_config.max_model_len
+        if prompt_tokens == 0:
+            raise RequestError("an empty prompt has no token to start from", param=field)
+        if prompt_tokens + (wanted or 1) > context:
+            raise ContextLengthExceeded(
+                f"this model's context is {context} tokens, but the prompt has {prompt_tokens} and {wanted or 1} are "
+                "asked for: shorten the prompt or lower max_tokens",
+                param=field,
+            )
+        return context - prompt_tokens
