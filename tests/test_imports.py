@@ -138,7 +138,7 @@ def test_heavy_libraries_stay_where_they_belong(library):
 
 
 def test_what_is_imported_is_declared():
-    """Nothing is had by luck through somebody else's dependencies, save those whose types are part of a declared one."""
+    """Nothing is had by luck through others' dependencies, save what is part of a declared one's own interface."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     declared = {re.split(r"[\[<>=]", line)[0].replace("-", "_") for line in lines}
