@@ -4,7 +4,9 @@ Pure Python: for one query it beats numpy. Nothing is learned here; a router wei
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log1p
 
 from serve_app.types import Query
@@ -120,3 +122,44 @@ def _task(tokens: list[str], numbers: list[str]) -> str:
     if numbers:
         found.update(_SIGN_TO_GROUP[t] for t in tokens if t in _SIGN_TO_GROUP)
     return "+".join([g for g in _GROUPS if g in found][:3]) or ("numbers" if numbers else "other")
+
+
+def number_shapes(numbers: Sequence[str]) -> list[str]:
+    """How the numbers look: how many, how long, how large, in order or not, and what their last digits add up to."""
+    if not numbers:
+        return []
+    lengths = [len(n) for n in numbers]
+    sized = sorted(zip(lengths, numbers, strict=True))
+    (short, low), (long, top) = sized[0], sized[-1]
+    shapes = [
+        f"numbers:{min(len(numbers), 12)}",
+        f"digits:{min(sum(lengths), 24)}",
+        f"lengths:{'.'.join(map(str, sorted(lengths)[-4:]))}",
+        f"top:{top[0]}e{min(long, 9)}",
+        f"low:{low[:2]}e{min(short, 9)}",
+    ]
+    if len(numbers) > 1:
+        falls = sum((len(a), a) > (len(b), b) for a, b in pairwise(numbers))
+        a, b = numbers[0], numbers[1]
+        shapes += (
+            f"falls:{min(falls, 8)}",
+            f"first:{numbers.index(top)}.{numbers.index(low)}" if len(numbers) < 9 else "first:many",
+            f"tails:{int(a[-1]) + int(b[-1])}",
+            f"gap:{int(a[-1]) - int(b[-1])}",
+            f"heads:{a[0]}.{b[0]}.{min(lengths[0], 4)}{min(lengths[1], 4)}",
+        )
+    return shapes
+
+
+def word_shapes(word: str, tokens: Sequence[str]) -> list[str]:
+    """How a word that is content looks: its length, its distinct letters, and how often a letter asked for is in it."""
+    most = max(map(word.count, set(word)))
+    shapes = [
+        f"rare:{min(len(word), 20)}",
+        f"spread:{min(len(word), 12)}.{min(len(set(word)), 12)}",
+        f"repeat:{min(len(word), 12)}.{min(most, 8)}",
+    ]
+    asked = next((t for t in tokens if len(t) == 1 and t.isalpha() and t != "a"), None)
+    if asked is not None:
+        shapes.append(f"asked:{min(len(word), 12)}.{min(word.count(asked), 8)}")
+    return shapes

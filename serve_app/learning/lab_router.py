@@ -21,7 +21,9 @@ from serve_app.types import Message, Query
 _CALIBRATION_FOLDS = 4
 """One fold in four calibrates; the router is fitted on the others."""
 TARGET_DROP = 0.01
-"""Default threshold: a mean quality drop of 1 % against always-large on the calibration queries."""
+"""Default threshold: a mean quality drop of 1 % against always-large on the calibration queries ..."""
+MOST_STRONG = 0.58
+"""... but never more strong calls than this share, or a router would save little."""
 
 
 def train(
@@ -41,7 +43,7 @@ def train(
     router = ComplexityRouter(seed).fit(fitting)
     report(f"fitted on {len(fitting):,} queries in {perf_counter() - started:.1f} s: {len(router.weights_):,} weights")
     calibration = Calibration.of(router.score(held.queries), held)
-    threshold = Threshold.for_drop(calibration, TARGET_DROP)
+    threshold = default_threshold(calibration)
     metrics = router_metrics(calibration, threshold.value, seed)
     about = {"digest": dataset.digest(), "fitted_on": len(fitting), "calibrated_on": len(held), **dataset.about}
     save_registered(out, router, calibration, threshold, (dataset.weak.model, dataset.strong.model), about, metrics)
@@ -50,6 +52,12 @@ def train(
         f"quality drop {100 * threshold.drop:.2f} % on held-out train queries; AUC {metrics['auc']:.3f}"
     )
     return metrics
+
+
+def default_threshold(calibration: Calibration) -> Threshold:
+    """The threshold for TARGET_DROP, or the one for MOST_STRONG where the first would take more strong calls."""
+    threshold = Threshold.for_drop(calibration, TARGET_DROP)
+    return threshold if threshold.share <= MOST_STRONG else Threshold.for_share(calibration, MOST_STRONG)
 
 
 def ask(models_dir: Path, n: int, seed: int, split: str, report: Callable[[str], None] = print) -> Dataset:

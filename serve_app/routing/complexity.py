@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from serve_app.errors import ConfigError
 from serve_app.learning.dataset import Dataset
-from serve_app.learning.features import NUMERIC, Reading, read
+from serve_app.learning.features import NUMERIC, Reading, number_shapes, read, word_shapes
 from serve_app.learning.history import LEVELS, History, common_words
 from serve_app.learning.logistic import fit_logistic, folds_of
 from serve_app.routing.artefact import read_json
@@ -132,29 +132,17 @@ def active(reading: Reading, history: History) -> dict[str, float]:
     known = history.vocabulary_
     features = dict(zip(NUMERIC, reading.numeric, strict=True))
     features.update(zip(_HISTORY, history.logits(reading), strict=True))
-    numbers, rare = [], 0
-    spread = 0
+    numbers, rare = [], ""
     for token in reading.tokens:
         if token in known:
             features[f"word:{token}"] = 1.0
         elif token[0].isdecimal():
             numbers.append(token)
-        elif token[0].isalpha() and len(token) > rare:
-            rare, spread = len(token), len(set(token))
-    lengths = [len(n) for n in numbers]
-    crosses = [f"words:{min(len(reading.tokens), 60) // 3}", f"signs:{reading.operators}"]
-    if numbers:
-        top = max(numbers, key=lambda n: (len(n), n))
-        low = min(numbers, key=lambda n: (len(n), n))
-        crosses += (
-            f"numbers:{min(len(numbers), 12)}",
-            f"digits:{min(sum(lengths), 24)}",
-            f"lengths:{'.'.join(map(str, sorted(lengths)[-4:]))}",
-            f"top:{top[0]}e{len(top)}",
-            f"low:{low[:2]}e{len(low)}",
-        )
+        elif token[0].isalpha() and len(token) > len(rare):
+            rare = token
+    crosses = [f"words:{min(len(reading.tokens), 60) // 3}", f"signs:{reading.operators}", *number_shapes(numbers)]
     if rare:
-        crosses += (f"rare:{min(rare, 20)}", f"spread:{min(rare, 12)}.{min(spread, 12)}")
+        crosses += word_shapes(rare, reading.tokens)
     features[f"task:{task}"] = 1.0
     for cross in crosses:
         features[f"{task}|{cross}"] = 1.0
