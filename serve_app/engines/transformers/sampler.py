@@ -86,8 +86,11 @@ def _draw_nucleus(probabilities: Tensor, uniform: Tensor, top_p: Tensor) -> Tens
 
 
 def _inverse(cumulative: Tensor, uniform: Tensor) -> Tensor:
-    """The first position whose cumulative mass is above `uniform` of the whole; never one without mass."""
-    target = uniform * cumulative[:, -1:]
+    """The first position whose cumulative mass is above `uniform` of the whole; never one without mass, although a
+    uniform number just below 1 becomes 1 in float32.
+    """
+    whole = cumulative[:, -1:]
+    target = torch.minimum(uniform * whole, torch.nextafter(whole, torch.zeros_like(whole)))
     position: Tensor = (cumulative <= target).sum(-1)
     return position.clamp_(max=cumulative.shape[-1] - 1)
 
