@@ -16,7 +16,7 @@ _APP = "jethro"
 def start(config: Config, *, engine_factory: str | None = None) -> None:
     """Serve the config; returns when the application answers. Raises ConfigError when it can't run as told."""
     check_secrets(config)
-    if cluster_address() is None:
+    if cluster_address() is None and engine_factory is None:
         for name, pool in config.pools.items():
             preflight(name, pool)
     prepare_serve_environment(loopback=cluster_address() is None)
@@ -47,8 +47,9 @@ def stop() -> None:
     import ray
     from ray import serve
 
-    serve.shutdown()
-    ray.shutdown()
+    if ray.is_initialized():  # otherwise Serve would start a Ray only to stop it
+        serve.shutdown()
+        ray.shutdown()
 
 
 def run(config: Config, *, ready: Callable[[], None] = lambda: None) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,35 +14,21 @@ import psutil
 import pytest
 
 from serve_app import lab
-from serve_app.config import Config, load
+from serve_app.config import load
+from tests.integration.serving import serving
 
 pytestmark = pytest.mark.integration
 
 POOLS = {"small": "SmallPool", "large": "LargePool"}
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from serve_app.deployments import run
-
     tree = load("lab").model_dump(mode="json")
-    port = free_port()
-    tree["server"]["port"] = port
-    tree["store"]["path"] = str(tmp_path_factory.mktemp("store") / "jethro.sqlite3")
     for pool in tree["pools"].values():
         pool["replicas"] = 2
-    run.start(Config.model_validate(tree))
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        run.stop()
+    with serving(tree, tmp_path_factory.mktemp("serve")) as url:
+        yield url
 
 
 def ask(url: str, text: str, model: str = "jethro", **options: Any) -> httpx.Response:

@@ -60,6 +60,8 @@ class Served:
         finally:
             self.process.kill()
             self._reader.join(10)
+            if self.process.stderr:
+                self.process.stderr.close()
 
 
 @pytest.fixture(scope="module")
