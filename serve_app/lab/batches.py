@@ -16,9 +16,6 @@ from serve_app.lab.tokenizer import BOS, CONTEXT_TOKENS, EOS, PAD, ROLES, VOCABU
 IGNORE = -100
 """Label of a token that carries no loss."""
 
-ROUND_EXAMPLES = 3072
-"""Examples drawn and sorted by length together: one round."""
-
 SYSTEM_SHARE = 0.04
 HISTORY_SHARE = 0.06
 LONG_HISTORY_SHARE = 0.004
@@ -44,6 +41,15 @@ _Example = tuple[NDArray[np.int64], NDArray[np.int64], int]
 
 
 @dataclass(frozen=True, slots=True)
+class RoundShape:
+    """A round draws `examples`, sorts them by length into batches of `rows`, and joins `parts` to a step."""
+
+    examples: int = 3072
+    rows: int = 40
+    parts: int = 3
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Ids and labels of shape [examples, tokens], and the cell (index into CELLS) of each example.
 
@@ -60,18 +66,19 @@ def encode(text: str) -> NDArray[np.int64]:
     return _TABLE[np.frombuffer(text.encode("ascii"), dtype=np.uint8)]
 
 
-def round_of_batches(seed: int, index: int, weights: Sequence[float], rows: int, parts: int) -> list[list[Batch]]:
-    """The steps of one training round, each `parts` batches of `rows` examples of unlike lengths.
+def round_of_batches(seed: int, index: int, weights: Sequence[float], shape: RoundShape) -> list[list[Batch]]:
+    """The steps of one training round, each of `shape.parts` batches of unlike lengths.
 
     `weights` holds each cell's share of the draws (any positive scale). The result depends on the
     arguments only, so that a resumed run sees what an uninterrupted one does.
     """
     rng = Random(f"lab-train-{seed}-{index}")
-    cells = rng.choices(range(len(CELLS)), weights, k=ROUND_EXAMPLES)
+    cells = rng.choices(range(len(CELLS)), weights, k=shape.examples)
     examples = sorted((_chat(rng, cell) for cell in cells), key=lambda example: len(example[0]))
-    batches = [_pad(examples[start : start + rows]) for start in range(0, ROUND_EXAMPLES - rows + 1, rows)]
-    steps = len(batches) // parts
-    bands = [batches[part * steps : (part + 1) * steps] for part in range(parts)]
+    starts = range(0, shape.examples - shape.rows + 1, shape.rows)
+    batches = [_pad(examples[start : start + shape.rows]) for start in starts]
+    steps = len(batches) // shape.parts
+    bands = [batches[part * steps : (part + 1) * steps] for part in range(shape.parts)]
     for band in bands:
         rng.shuffle(band)
     return [list(step) for step in zip(*bands, strict=True)]

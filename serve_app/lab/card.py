@@ -77,13 +77,12 @@ def write_card(models_dir: Path, report: Report, context: int) -> Path:
 
 
 def _sizes(models_dir: Path, report: Report, notes: dict[str, dict[str, int]]) -> str:
-    lines = [
+    header = (
         "| model | parameters | weights, kB | exact on unseen | trained on, tokens | minutes, one CPU thread |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for model in report.models:
-        lines.append(_size_row(models_dir / model.name, model, notes[model.name]))
-    return "\n".join(lines)
+    )
+    rows = (_size_row(models_dir / model.name, model, notes[model.name]) for model in report.models)
+    return "\n".join([*header, *rows])
 
 
 def _size_row(folder: Path, model: ModelReport, note: dict[str, int]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import LlamaForCausalLM
 
@@ -64,5 +63,5 @@ def load_checkpoint(
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     progress.rounds, progress.tokens, progress.seconds = state["rounds"], state["tokens"], state["seconds"]
-    progress.accuracy = np.array(state["accuracy"])
+    progress.accuracy = state["accuracy"].numpy().copy()
     return True

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.lab.tasks import CELLS
+from serve_app.lab.tasks import CELLS, LEVELS
 
 SMOOTHING = 0.98
 """Weight of the past in the running accuracy of a cell, per example seen."""
 
 WARM_UP = 0.02
 """Share of the budget in which the learning rate rises to its peak."""
+
+OPENS_AT = 0.7
+HELD_BACK = 0.1
+"""Accuracy of a difficulty at which the next one is drawn in full, and the least factor before."""
 
 
 @dataclass(slots=True)
@@ -31,8 +35,15 @@ class Progress:
             self.accuracy[cell] = SMOOTHING * self.accuracy[cell] + (1 - SMOOTHING) * float(ok)
 
     def cell_weights(self, floor: float) -> list[float]:
-        """Share of each cell in the next round: its running error, and never below the floor."""
-        return [floor + float(1 - value) for value in self.accuracy]
+        """Share of each cell in the next round: its running error, never below the floor.
+
+        A difficulty whose easier neighbour is not yet learned is held back, so that the time goes
+        to what can be learned now (a curriculum in the sense of Bengio et al. 2009).
+        """
+        levels = self.accuracy.reshape(-1, len(LEVELS))
+        gates = np.ones_like(levels)
+        gates[:, 1:] = np.clip(levels[:, :-1] / OPENS_AT, HELD_BACK, 1.0)
+        return [float(weight) for weight in (floor + gates * (1 - levels)).ravel()]
 
 
 def learning_rate_scale(done: float) -> float:

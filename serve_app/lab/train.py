@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
-from serve_app.lab.batches import IGNORE, Batch, held_out_batches, round_of_batches
+from serve_app.lab.batches import IGNORE, Batch, RoundShape, held_out_batches, round_of_batches
 from serve_app.lab.checkpoint import load_checkpoint, save_checkpoint
 from serve_app.lab.model import ModelSize, new_model
 from serve_app.lab.progress import Progress, learning_rate_scale
@@ -27,9 +27,8 @@ MATRIX_RATE = 8e-3
 VECTOR_RATE = 8e-3
 """Peak learning rates of Muon and of AdamW."""
 
-HELD_OUT_ITEMS = 1300
 HELD_OUT_ROWS = 64
-"""Unseen queries asked at each checkpoint, and how many at once."""
+"""Unseen queries asked at once."""
 
 WEIGHT_DECAY = 0.02
 CLIP_NORM = 1.0
@@ -40,13 +39,14 @@ class TrainSettings:
     """How one model is trained. The budget is `minutes` of training if given, else `tokens`.
 
     A budget in tokens makes the run the same on every machine; one in minutes does not.
+    `held_out` unseen queries are asked at each checkpoint.
     """
 
     seed: int
     tokens: int
     minutes: float | None = None
-    rows: int = 40
-    parts: int = 3
+    shape: RoundShape = field(default_factory=RoundShape)
+    held_out: int = 1300
     floor: float = 0.12
     checkpoint_s: float = 60.0
 
@@ -68,7 +68,7 @@ def train(
     progress = Progress()
     load_checkpoint(folder, settings.seed, model, optimizers, progress)
     saved_at = time.monotonic()
-    held_out = held_out_batches(settings.seed, HELD_OUT_ITEMS, HELD_OUT_ROWS)
+    held_out = held_out_batches(settings.seed, settings.held_out, HELD_OUT_ROWS)
     while share_done(progress, settings) < 1:
         started, before = time.monotonic(), progress.tokens
         loss = train_round(model, optimizers, progress, settings)
@@ -115,7 +115,7 @@ def train_round(
     for optimizer, rate in zip(optimizers, (MATRIX_RATE, VECTOR_RATE), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate * scale
-    steps = round_of_batches(settings.seed, progress.rounds, weights, settings.rows, settings.parts)
+    steps = round_of_batches(settings.seed, progress.rounds, weights, settings.shape)
     losses = [_step(model, optimizers, progress, step) for step in steps]
     progress.rounds += 1
     return float(np.mean(losses))

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from random import Random
 
-from serve_app.lab.tasks.base import Task, number_of_digits
+from serve_app.lab.tasks.base import Task
 
-_DIGITS = {1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 2), 5: (3, 3)}
-"""Digits of the two operands of a sum or a difference, by difficulty."""
+_OPERANDS = {
+    1: ((0, 9), (0, 9)),
+    2: ((10, 99), (0, 9)),
+    3: ((10, 49), (10, 49)),
+    4: ((10, 99), (10, 99)),
+    5: ((100, 499), (10, 99)),
+}
+"""Bounds (inclusive) of the two operands of a sum or a difference, by difficulty."""
 
 _FACTORS = {
     1: ((0, 5), (0, 9)),
@@ -57,7 +63,7 @@ class Add(Task):
 
     def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
         """Operands of one to three digits, in either order."""
-        a, b = (number_of_digits(rng, digits) for digits in _DIGITS[difficulty])
+        a, b = (rng.randint(*bounds) for bounds in _OPERANDS[difficulty])
         if rng.random() < 0.5:
             a, b = b, a
         return rng.choice(_ADD).format(a=a, b=b), str(a + b)
@@ -70,7 +76,7 @@ class Subtract(Task):
 
     def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
         """Operands of one to three digits, the larger first."""
-        a, b = (number_of_digits(rng, digits) for digits in _DIGITS[difficulty])
+        a, b = (rng.randint(*bounds) for bounds in _OPERANDS[difficulty])
         a, b = max(a, b), min(a, b)
         return rng.choice(_SUBTRACT).format(a=a, b=b), str(a - b)
 

@@ -53,8 +53,3 @@ class Task(ABC):
 def grade(answer: str, text: str) -> float:
     """1.0 if `text` is `answer`, surrounding white space aside, else 0.0."""
     return float(text.strip() == answer)
-
-
-def number_of_digits(rng: Random, digits: int) -> int:
-    """Draw a number of exactly that many digits (one digit: 0 to 9)."""
-    return rng.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)

@@ -65,9 +65,9 @@ class Calendar(Task):
         if difficulty == 3:
             return _walk(rng, MONTHS, _MONTHS_AFTER, rng.randint(2, 6))
         if difficulty == 4:
-            return _walk(rng, WEEKDAYS, _DAYS_AFTER, rng.randint(7, 30))
+            return _walk(rng, WEEKDAYS, _DAYS_AFTER, rng.randint(7, 20))
         if rng.random() < 0.5:
-            return _walk(rng, WEEKDAYS, _DAYS_BEFORE, -rng.randint(7, 30))
+            return _walk(rng, WEEKDAYS, _DAYS_BEFORE, -rng.randint(2, 14))
         return _walk(rng, MONTHS, _MONTHS_BEFORE, -rng.randint(2, 11))
 
 

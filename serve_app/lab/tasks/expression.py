@@ -13,9 +13,9 @@ _SHAPES = {
     2: ("{a} + {b} - {c}", "{a} - {b} + {c}"),
     3: ("{p} * {q} + {c}", "{c} + {p} * {q}"),
     4: ("{a} * {b} + {c}", "{a} + {b} * {c}", "{a} * {b} - {c}"),
-    5: ("({a} + {b}) * {c}", "{a} * ({b} + {c})", "{a} * {b} + {c} - {d}", "{a} + {b} * {c} + {d}"),
+    5: ("({a} + {b}) * {c}", "{a} * ({b} + {c})"),
 }
-"""Shapes by difficulty; a to d are 1 to 9, p and q are 2 to 5."""
+"""Shapes by difficulty; a to c are 1 to 9, p and q are 2 to 5."""
 
 
 class Expression(Task):
@@ -28,9 +28,9 @@ class Expression(Task):
         shape = rng.choice(_SHAPES[difficulty])
         value = -1
         while value < 0:
-            a, b, c, d = (rng.randint(1, 9) for _ in range(4))
+            a, b, c = (rng.randint(1, 9) for _ in range(3))
             p, q = rng.randint(2, 5), rng.randint(2, 5)
-            text = shape.format(a=a, b=b, c=c, d=d, p=p, q=q)
+            text = shape.format(a=a, b=b, c=c, p=p, q=q)
             value = evaluate(text)
         if rng.random() < 0.5:
             text = text.replace(" ", "")

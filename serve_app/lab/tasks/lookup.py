@@ -37,7 +37,7 @@ class Lookup(Task):
 
 def _together(rng: Random) -> tuple[str, str]:
     names, thing = rng.sample(_NAMES, 3), rng.choice(_THINGS)
-    amounts = [rng.randint(1, 20) for _ in names]
+    amounts = [rng.randint(1, 9) for _ in names]
     facts = [f"{n} has {k} {thing}" for n, k in zip(names, amounts, strict=True)]
     i, j = rng.sample(range(3), 2)
     question = rng.choice(_TOGETHER).format(t=thing, n=names[i], m=names[j])

@@ -18,7 +18,7 @@ _ASCENDING = (
 )
 _DESCENDING = ("sort {n} from large to small", "sort {n} in descending order")
 
-_LIST_SHAPES = {1: (3, 0, 9), 2: (3, 10, 99), 3: (5, 10, 99), 4: (4, 100, 999), 5: (6, 100, 999)}
+_LIST_SHAPES = {1: (3, 0, 9), 2: (3, 10, 99), 3: (5, 10, 99), 4: (3, 100, 999), 5: (5, 100, 999)}
 """(how many numbers, smallest allowed, largest allowed), by difficulty."""
 
 _EXTREME = (

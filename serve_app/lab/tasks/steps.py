@@ -6,8 +6,8 @@ from random import Random
 
 from serve_app.lab.tasks.base import Task
 
-_SHAPES = {1: (2, 9, False), 2: (2, 9, True), 3: (3, 9, False), 4: (3, 9, True), 5: (3, 50, True)}
-"""(how many steps, the largest start, whether the number is doubled once), by difficulty."""
+_SHAPES = {1: (1, False), 2: (2, False), 3: (2, True), 4: (3, False), 5: (3, True)}
+"""(how many steps, whether the number is doubled once), by difficulty."""
 
 _FRAMES = (
     ("start with {x}, {s}", ", "),
@@ -23,9 +23,9 @@ class Steps(Task):
     name = "steps"
 
     def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
-        """Two or three steps from a start of one or two digits."""
-        count, top, doubling = _SHAPES[difficulty]
-        start = rng.randint(10 if top > 9 else 1, top)
+        """One to three steps from a start of one digit."""
+        count, doubling = _SHAPES[difficulty]
+        start = rng.randint(1, 9)
         doubled_at = rng.randrange(count) if doubling else -1
         value, steps = start, []
         for index in range(count):
