@@ -13,7 +13,9 @@ from typing import Any
 import orjson
 import uvloop
 
+from benchmarks.engine.endless import endless
 from benchmarks.engine.runs import CASES, Rate, generate, queries, run
+from benchmarks.process import BUILD
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from serve_app.config.engines import TransformersEngine
@@ -27,7 +29,7 @@ AT = 32
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__.splitlines()[0])
-    p.add_argument("--path", default="lab:large", help="folder, Hugging Face id, lab:small or lab:large")
+    p.add_argument("--path", default="lab:large", help="folder of a model, lab:small or lab:large")
     p.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=3.0, help="of one run")
@@ -42,10 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     stamp = environment()
     prompts = lab_prompts()
-    rates = uvloop.run(_engine(args, prompts))
     folder = _folder(args.path)
+    rates = uvloop.run(_engines(args, folder, prompts))
     print("  transformers' own generate: 1 alone, and a batch of 32", flush=True)
-    limits = {str(n): generate(folder, n, args.threads, prompts, 2 * args.seconds) for n in (1, AT)}
+    limits = {str(n): generate(str(folder), n, args.threads, prompts, 2 * args.seconds) for n in (1, AT)}
     found = {
         "benchmark": "engine",
         "environment": stamp,
@@ -73,23 +75,27 @@ def lab_prompts(n: int = 2048) -> list[str]:
     return [item.prompt for item in sample(n, 0, "unseen")]
 
 
-async def _engine(args: argparse.Namespace, prompts: list[str]) -> dict[str, list[Rate]]:
+async def _engines(args: argparse.Namespace, folder: Path, prompts: list[str]) -> dict[str, list[Rate]]:
     """Median of the rounds for every case and concurrency; rounds are interleaved."""
     from serve_app.engines.factory import build_engine
 
-    settings = TransformersEngine(path=args.path, device=args.device, threads=args.threads)
-    engine = build_engine("benchmark", PoolConfig(model="benchmark", engine=settings))
-    await engine.start()
+    folders = {CASES[0]: endless(folder, BUILD / "endless"), CASES[1]: folder}
+    engines = {}
+    for case, path in folders.items():
+        settings = TransformersEngine(path=str(path), device=args.device, threads=args.threads)
+        engines[case] = build_engine("benchmark", PoolConfig(model="benchmark", engine=settings))
+        await engines[case].start()
     seen: dict[tuple[str, int], list[Rate]] = {}
     try:
         for turn in range(args.rounds):
-            for case in CASES:
+            for case, engine in engines.items():
                 for c in args.concurrency:
                     rate = await run(engine, queries(case, prompts), c, args.seconds)
                     seen.setdefault((case, c), []).append(rate)
                     print(f"  round {turn + 1}/{args.rounds}  {case}, {c}: {rate.tokens_per_s:,.0f} tok/s", flush=True)
     finally:
-        await engine.aclose()
+        for engine in engines.values():
+            await engine.aclose()
     return {case: [_median(seen[case, c]) for c in args.concurrency] for case in CASES}
 
 
@@ -99,12 +105,12 @@ def _median(rates: Sequence[Rate]) -> Rate:
     return Rate(int(concurrency), *figures)
 
 
-def _folder(path: str) -> str:
+def _folder(path: str) -> Path:
     if not path.startswith("lab:"):
-        return path
+        return Path(path)
     from serve_app.lab import models_dir
 
-    return str(models_dir() / path.removeprefix("lab:"))
+    return models_dir() / path.removeprefix("lab:")
 
 
 def write(out: Path, found: dict[str, Any], rates: dict[str, list[Rate]]) -> None:
