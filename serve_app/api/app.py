@@ -37,7 +37,7 @@ def build_app(services: Services) -> Starlette:
     }
     operations = [*_answering(hot), *Routes(services).operations()]
     if services.config.server.expose_docs:
-        operations += docs.operations(operations, keys=bool(services.keys))
+        operations += docs.operations(operations, services.config.limits, keys=bool(services.keys))
     edge = partial(Edge, keys=Keys(services.keys), hot=hot, open_paths=frozenset(o.path for o in operations if o.open))
     return _Api([o.route() for o in operations], edge)
 

@@ -11,17 +11,18 @@ from starlette.responses import Response
 from serve_app.api import shapes
 from serve_app.api.openapi import describe
 from serve_app.api.operation import Content, Operation
+from serve_app.config.tree import LimitsConfig
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 
 
-def operations(described: Sequence[Operation], *, keys: bool) -> list[Operation]:
+def operations(described: Sequence[Operation], limits: LimitsConfig, *, keys: bool) -> list[Operation]:
     """The two routes; the document describes `described` and them."""
     ours: list[Operation] = []
 
     @cache
     def document() -> bytes:
-        return orjson.dumps(describe([*described, *ours], keys=keys))
+        return orjson.dumps(describe([*described, *ours], limits, keys=keys))
 
     async def openapi(request: Request) -> Response:
         return Response(document(), media_type="application/json")

@@ -7,7 +7,9 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from serve_app import __version__
+from serve_app.api.bounds import bound
 from serve_app.api.operation import Content, Operation
+from serve_app.config.tree import LimitsConfig
 
 _REF = "#/components/schemas/"
 _ERROR = {
@@ -30,10 +32,11 @@ _HEADERS = {"x-request-id": {"description": "The caller's, or a new one.", "sche
 _RETRY_AFTER = {"retry-after": {"description": "Seconds.", "schema": {"type": "string"}}}
 
 
-def describe(operations: Sequence[Operation], *, keys: bool) -> dict[str, Any]:
+def describe(operations: Sequence[Operation], limits: LimitsConfig, *, keys: bool) -> dict[str, Any]:
     """The whole document. `keys`: the routes that are not open need a bearer key."""
     requests = sorted({o.request for o in operations if o.request is not None}, key=lambda m: m.__name__)
     _, schemas = models_json_schema([(m, "validation") for m in requests], by_alias=True, ref_template=_REF + "{model}")
+    bound(schemas["$defs"], limits)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.public_path, {})[operation.method.lower()] = _operation(operation, keys)
