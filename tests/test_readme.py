@@ -81,6 +81,12 @@ def test_the_check_refuses_what_does_not_exist():
             assert_jethro_takes(wrong)
 
 
+def test_every_benchmark_that_is_named_exists_and_every_one_is_named():
+    named = set(re.findall(r"`benchmarks\.([a-z_]+)`", README))
+    assert named == {p.parent.name for p in (ROOT / "benchmarks").glob("*/__main__.py")}
+    assert set(re.findall(r"-m benchmarks\.([a-z_]+)", (ROOT / "Makefile").read_text("utf-8"))) <= named
+
+
 def test_links_and_pictures_lead_somewhere():
     targets = re.findall(r"\]\(([^)#:]+)\)", README)
     assert "benchmarks/results/routing_quality.png" in targets

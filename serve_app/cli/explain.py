@@ -30,7 +30,7 @@ def explain_decision(decision: Mapping[str, Any]) -> str:
     rows += [(name, str(decision[name])) for name in ("strategy", "router") if decision.get(name)]
     for action, figures in (decision.get("expected") or {}).items():
         rows.append((f"expects {action}", ", ".join(f"{k} {float(v):.3g}" for k, v in figures.items())))
-    features = list((decision.get("features") or {}).items())[:_FEATURES_SHOWN]
+    features = [f for f in (decision.get("features") or {}).items() if f[0] != "bias"][:_FEATURES_SHOWN]
     if features:
         rows.append(("moved by", ", ".join(f"{name} {float(weight):+.2f}" for name, weight in features)))
     width = max(len(name) for name, _ in rows) + 2
