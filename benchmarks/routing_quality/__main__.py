@@ -23,8 +23,8 @@ from benchmarks.routing_quality.figures import Answers, figures
 from benchmarks.routing_quality.plot import draw
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.lab.sample import sample
 from serve_app.lab.tasks import Item
+from serve_app.learning.lab_queries import unseen_queries
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     """Ask, grade, write JSON, table and plot; 1 if the router does no better than random."""
     args = arguments(argv)
     stamp = environment()
-    items = sample(args.n, args.seed, "unseen")
+    items = unseen_queries(args.n, args.seed, "measure")
     with ExitStack() as stack:
         url = args.url
         if url is None:
@@ -109,8 +109,9 @@ def table(found: dict[str, Any]) -> str:
     ratio = found["drop_ratio_random_to_router"]
     lost = "the router lost nothing" if ratio is None else f"random at the same share loses {ratio:.1f} times as much"
     return (
-        f"{markdown(head, rows)}\n{found['queries']:,} unseen lab queries ({found['distinct_queries']:,} distinct), "
-        f"greedy, over HTTP; quality drop = (always large - routed) / always large; {lost}. "
+        f"{markdown(head, rows)}\n{found['queries']:,} lab queries ({found['distinct_queries']:,} distinct) that "
+        f"neither the models nor the router were trained on, greedy, over HTTP; "
+        f"quality drop = (always large - routed) / always large; {lost}. "
         f"APGR {found['apgr']:.3f} (oracle {found['apgr_oracle']:.3f}), CPT(50 %) {100 * found['cpt50']:.1f} %, "
         f"CPT(80 %) {100 * found['cpt80']:.1f} %, AUC {found['auc']:.3f}.\n\n{one_line(found['environment'])}, "
         f"seed {found['seed']}\n"

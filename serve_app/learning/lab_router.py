@@ -12,6 +12,7 @@ from serve_app.config import load
 from serve_app.config.tree import PriceConfig
 from serve_app.learning.dataset import Dataset, PoolAnswers
 from serve_app.learning.evaluation import router_metrics
+from serve_app.learning.lab_queries import Half, unseen_queries
 from serve_app.learning.logistic import folds_of
 from serve_app.routing.complexity import ComplexityRouter
 from serve_app.routing.registry import artefacts_dir, save_registered
@@ -29,12 +30,13 @@ MOST_STRONG = 0.58
 def train(
     models_dir: Path, out: Path, n: int, seed: int, report: Callable[[str], None] = print, data: Path | None = None
 ) -> dict[str, Any]:
-    """Train `complexity` on `n` balanced lab queries of the train split and register it in `out`; gives its metrics.
+    """Train `complexity` on `n` balanced lab queries and register it in `out`; gives its metrics.
 
-    A quarter of the distinct queries is kept from the fit, to calibrate and to measure. With `data` the answers are
-    kept in that file, or read from it if it is there. Needs the extra `train`.
+    The queries are unseen by the models and of the half that is for learning (see `lab_queries`). A quarter of the
+    distinct ones is kept from the fit, to calibrate and to measure. With `data` the answers are kept in that file, or
+    read from it if it is there. Needs the extra `train`.
     """
-    dataset = Dataset.load(data) if data is not None and data.exists() else ask(models_dir, n, seed, "train", report)
+    dataset = Dataset.load(data) if data is not None and data.exists() else ask(models_dir, n, seed, "learn", report)
     if data is not None and not data.exists():
         dataset.save(data)
     folds = folds_of([q.text for q in dataset.queries], _CALIBRATION_FOLDS, seed + 1)
@@ -49,7 +51,7 @@ def train(
     save_registered(out, router, calibration, threshold, (dataset.weak.model, dataset.strong.model), about, metrics)
     report(
         f"{out}: threshold {threshold.value:.4f}, {100 * threshold.share:.1f} % strong calls, "
-        f"quality drop {100 * threshold.drop:.2f} % on held-out train queries; AUC {metrics['auc']:.3f}"
+        f"quality drop {100 * threshold.drop:.2f} % on held-out queries; AUC {metrics['auc']:.3f}"
     )
     return metrics
 
@@ -60,25 +62,31 @@ def default_threshold(calibration: Calibration) -> Threshold:
     return threshold if threshold.share <= MOST_STRONG else Threshold.for_share(calibration, MOST_STRONG)
 
 
-def ask(models_dir: Path, n: int, seed: int, split: str, report: Callable[[str], None] = print) -> Dataset:
-    """Both lab models' greedy answers to `n` balanced queries, graded. Raises FileNotFoundError without weights."""
+def ask(models_dir: Path, n: int, seed: int, half: Half, report: Callable[[str], None] = print) -> Dataset:
+    """Both lab models' greedy answers to `n` unseen queries of a half, graded.
+
+    Greedy answers do not vary, so a query that is drawn again is not asked again. Raises FileNotFoundError without
+    weights.
+    """
     from serve_app.lab.evaluate import greedy
-    from serve_app.lab.sample import sample
     from serve_app.lab.tasks import TASKS
 
-    items = sample(n, seed, "unseen" if split == "unseen" else "train")
+    items = unseen_queries(n, seed, half)
     prompts = [item.prompt for item in items]
+    distinct = sorted(set(prompts))
     config = load("lab", env={})
     pools = {}
     for name in ("small", "large"):
         started = perf_counter()
-        texts = list(greedy(models_dir / name)[0](prompts))
+        answer = dict(zip(distinct, greedy(models_dir / name)[0](distinct), strict=True))
+        texts = [answer[prompt] for prompt in prompts]
         quality = np.array([[TASKS[i.task].grade(i, text)] for i, text in zip(items, texts, strict=True)])
-        report(f"{name}: {n:,} queries in {perf_counter() - started:.0f} s, {100 * quality.mean():.1f} % exact")
+        spent = perf_counter() - started
+        report(f"{name}: {len(distinct):,} distinct queries in {spent:.0f} s, {100 * quality.mean():.1f} % exact")
         pools[name] = _answers(config.pools[name].model, prompts, texts, quality, config.pools[name].price)
     queries = tuple(Query((Message("user", prompt),)) for prompt in prompts)
-    about = {"source": "lab", "split": split, "seed": seed, "n": n}
-    return Dataset(queries, pools, tuple(item.task for item in items), about)
+    about = {"source": "lab", "split": f"unseen, {half} half", "seed": seed, "n": n, "distinct": len(distinct)}
+    return Dataset(queries, pools, tuple(f"{item.task}-{item.difficulty}" for item in items), about)
 
 
 def _answers(
