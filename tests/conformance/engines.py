@@ -1,5 +1,6 @@
 """The engines that the conformance suite runs, by name: how to make one, not started. Add yours to `ENGINES`."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,17 @@ def _transformers(folder: Path) -> Engine:
     return HFEngine("the-model", settings_for(folder))
 
 
+def _vllm(folder: Path) -> Engine:
+    from serve_app.engines.vllm import VllmEngine
+    from tests.engines.vllm_lab import MODEL, settings
+
+    return VllmEngine(MODEL, settings(folder))
+
+
+def _no_vllm() -> str:
+    return "" if importlib.util.find_spec("vllm") else "vLLM is not installed"
+
+
 def _no_lab(name: str) -> str:
     return "" if (models_dir() / name / "config.json").is_file() else f"lab:{name} is not trained yet"
 
@@ -37,6 +49,12 @@ ENGINES: dict[str, Maker] = {
     "transformers-random": Maker(lambda tmp: _transformers(save_random_model(tmp))),
     "transformers-lab-small": Maker(lambda tmp: _transformers(models_dir() / "small"), lambda: _no_lab("small")),
     "transformers-lab-large": Maker(lambda tmp: _transformers(models_dir() / "large"), lambda: _no_lab("large")),
+    "vllm": Maker(
+        _vllm,
+        _no_vllm,
+        # the warnings are of vLLM's and torch's own code, at import and while they run
+        (pytest.mark.vllm, pytest.mark.filterwarnings("ignore")),
+    ),
 }
 
 

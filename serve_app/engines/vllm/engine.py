@@ -83,11 +83,11 @@ class VllmEngine:
 
     async def stream(self, query: Query) -> AsyncGenerator[Chunk, None]:
         """See Engine.stream. Adapters by the name they have in the settings, else ModelNotFound."""
+        if self._engine is None or self._renderer is None:
+            raise PoolUnavailable(f"model {self.model} is not running", retry_after_s=_RETRY_AFTER_S)
         from serve_app.engines.vllm import failures
         from serve_app.engines.vllm.chunks import ChunkWriter
 
-        if self._engine is None or self._renderer is None:
-            raise PoolUnavailable(f"model {self.model} is not running", retry_after_s=_RETRY_AFTER_S)
         adapter = self._adapter(query)
         with self._admitted(query.sampling.n) as started:
             rendered = await self._renderer.render(query)
@@ -204,10 +204,15 @@ def _import(settings: VllmSettings) -> None:
 
 def _start(model: str, settings: VllmSettings) -> "AsyncLLM":
     from vllm import AsyncEngineArgs
+    from vllm.config import StructuredOutputsConfig
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    arguments = engine_arguments(model, settings, cpu=is_cpu_build())
     try:
-        return AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, settings, cpu=is_cpu_build())))
+        if isinstance(guided := arguments.get("structured_outputs_config"), dict):
+            # AsyncEngineArgs makes objects of most nested settings, but not of this one.
+            arguments["structured_outputs_config"] = StructuredOutputsConfig(**guided)
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
     except Exception as e:
         raise ConfigError(f"engine.path {settings.path}: vLLM cannot start it: {e}") from e
 
