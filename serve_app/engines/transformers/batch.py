@@ -30,7 +30,7 @@ class Batch:
     def reset(self) -> None:
         """Forgets all rows."""
         self.sequences = []
-        self._cache = SlotCache(self._config.get_text_config().num_hidden_layers)
+        self._cache = SlotCache(len(DynamicCache(config=self._config).layers))
         self._tokens = torch.empty(0, dtype=torch.long, device=self._device)
         self._lengths = torch.empty(0, dtype=torch.long, device=self._device)
         self._plan: SamplingPlan | None = None

@@ -1,11 +1,13 @@
 """Loads a causal language model with its tokenizer from a folder or a Hugging Face id, and says what it can hold."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.utils import logging
 
 from serve_app.config.engines import TransformersEngine
 from serve_app.errors import ConfigError
@@ -24,13 +26,15 @@ class LoadedModel:
 
 def load_model(settings: TransformersEngine) -> LoadedModel:
     """Raises ConfigError that says what to change if the model cannot be loaded or its cache cannot be batched."""
+    logging.disable_progress_bar()
+    path = str(Path(settings.path).expanduser()) if settings.path.startswith("~") else settings.path
     try:
         device = torch.device(settings.device)
-        config = AutoConfig.from_pretrained(settings.path)
-        _check_cache(settings.path, config)
-        tokenizer = AutoTokenizer.from_pretrained(settings.path)
+        config = AutoConfig.from_pretrained(path)
+        _check_cache(path, config)
+        tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(
-            settings.path, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
+            path, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
         )
         model = model.to(device).eval()
     except (OSError, ValueError, RuntimeError, ImportError) as e:
@@ -38,7 +42,7 @@ def load_model(settings: TransformersEngine) -> LoadedModel:
             f"model {settings.path!r} cannot be loaded on {settings.device} as {settings.dtype}: {e}; "
             "engine.path must be a folder with a causal language model and its tokenizer, or a Hugging Face id"
         ) from e
-    return LoadedModel(model, tokenizer, device, _eos_ids(model, tokenizer), _context(settings.path, config))
+    return LoadedModel(model, tokenizer, device, _eos_ids(model, tokenizer), _context(path, config))
 
 
 def _check_cache(path: str, config: Any) -> None:

@@ -18,9 +18,10 @@ from serve_app.engines.transformers.batch import Batch, Sampled
 from serve_app.engines.transformers.figures import EngineFigures
 from serve_app.engines.transformers.loading import LoadedModel, load_model
 from serve_app.engines.transformers.scheduler import Bounds, Scheduler
+from serve_app.engines.transformers.selfcheck import check_batching
 from serve_app.engines.transformers.sequence import Mailbox, Request, Sequence
 from serve_app.errors import ConfigError, JethroError, PoolUnavailable, UpstreamError
-from serve_app.types import Chunk, Sampling
+from serve_app.types import Chunk
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Worker:
             loaded = load_model(self._settings)
             self._batch = Batch(loaded)
             self._scheduler = Scheduler(_bounds(self._settings, loaded))
-            _try_out(self._batch, loaded)
+            check_batching(self._batch, loaded)
         except Exception as error:
             self._post(_fail_start, ready, self._settings.path, error)
             return
@@ -203,11 +204,3 @@ def _bounds(settings: TransformersEngine, loaded: LoadedModel) -> Bounds:
         prefill_rows=max(1, int((PREFILL_LOGITS / config.vocab_size) ** 0.5)),
         cells=CACHE_BYTES // cell_bytes,
     )
-
-
-def _try_out(batch: Batch, loaded: LoadedModel) -> None:
-    """Two tokens through the real path: a model that cannot run fails here, and the first caller need not wait."""
-    request = Request.of(Sampling(temperature=0), [0], room=2, decode=lambda ids: "", eos_ids=loaded.eos_ids)
-    batch.prefill(request.sequences)
-    batch.decode()
-    batch.reset()
