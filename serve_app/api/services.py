@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from serve_app.config.load import secret
-from serve_app.config.tree import Config
+from serve_app.config.tree import Config, KeyConfig
+from serve_app.errors import ConfigError
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
 from serve_app.observability.metrics import Recorder
 from serve_app.observability.outcome import Outcome
@@ -109,8 +110,19 @@ def build_services(config: Config, pools: Mapping[str, Pool], *, replica: str = 
         store=store,
         recorder=recorder,
         access_log=JsonLog(replica=replica) if config.log.access else NoLog(),
-        keys={key.name: secret(key.env, used_by=f"server.keys.{key.name}") for key in config.server.keys},
+        keys=_keys(config.server.keys),
     )
+
+
+def _keys(references: Sequence[KeyConfig]) -> dict[str, str]:
+    """Tenant to key. Two tenants with the same key could not be told apart."""
+    keys: dict[str, str] = {}
+    for reference in references:
+        value = secret(reference.env, used_by=f"server.keys.{reference.name}")
+        if value in keys.values():
+            raise ConfigError(f"server.keys.{reference.name}: {reference.env} holds another tenant's key; use its own")
+        keys[reference.name] = value
+    return keys
 
 
 def pools_ready(config: Config, pools: Mapping[str, Pool]) -> Readiness:

@@ -40,9 +40,12 @@ class NoLog:
 class JsonLog:
     """JSON lines to a text stream (default: stderr); `replica` names the process in every line."""
 
-    def __init__(self, out: TextIO | None = None, *, replica: str = "", queue: int = _QUEUE) -> None:
+    def __init__(
+        self, out: TextIO | None = None, *, replica: str = "", queue: int = _QUEUE, flush_s: float = _FLUSH_S
+    ) -> None:
         self._out = out if out is not None else sys.stderr
         self._replica = replica
+        self._flush_s = flush_s
         self._lines: deque[Outcome] = deque(maxlen=queue)
         self._lost = 0
         self._wake = threading.Event()
@@ -64,7 +67,7 @@ class JsonLog:
 
     def _run(self) -> None:
         while not self._closing:
-            self._wake.wait(_FLUSH_S)
+            self._wake.wait(self._flush_s)
             self._flush()
         self._flush()
 

@@ -86,7 +86,7 @@ def row(record: DecisionRecord) -> dict[str, Any]:
 
 def as_json(decision: Mapping[str, Any], judgements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A decision's row with its feedback, oldest first, as JSON-ready values."""
-    value = dict(decision)
+    value = {str(name): field for name, field in decision.items()}  # SQLAlchemy's names are a kind of their own
     value["expected"] = orjson.loads(value["expected"])
     value["features"] = orjson.loads(value["features"])
     value["feedback"] = [{k: j[k] for k in ("score", "comment", "created_s")} for j in judgements]

@@ -9,14 +9,14 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from serve_app.config.tree import StoreConfig
-from serve_app.errors import NotFound, PoolUnavailable
+from serve_app.errors import JethroError, NotFound, PoolUnavailable
 from serve_app.observability.log import logger
 from serve_app.store.base import DecisionRecord, Feedback
 from serve_app.store.database import Database
@@ -136,13 +136,18 @@ class SqliteStore:
         database.close()
 
     def _serve(self, database: Database) -> None:
-        """Write what is queued, then answer what is awaited."""
-        while self._records and self._write(database):
-            pass
-        self._serve_judgements(database)
-        while self._lookups:
-            decision_id, found = self._lookups.popleft()
-            _resolve(found, lambda id_=decision_id: database.find(id_))  # type: ignore[misc]
+        """Write what is queued, then answer what was awaited before: it may ask for a decision just queued."""
+        judgements, lookups = _taken(self._judgements), _taken(self._lookups)
+        while self._records:
+            if not self._write(database):
+                waiting: list[Future[Any]] = [*(j[-1] for j in judgements), *(lookup[-1] for lookup in lookups)]
+                for done in waiting:
+                    _settle(done, None, _unavailable())
+                return
+        if judgements:
+            _judge_all(database, judgements)
+        for decision_id, found in lookups:
+            _find(database, decision_id, found)
 
     def _write(self, database: Database) -> bool:
         """One batch; False if the file cannot be written now and the batch waits for the next round."""
@@ -158,18 +163,6 @@ class SqliteStore:
             logger.exception("store: %d decisions lost", len(batch))
         return True
 
-    def _serve_judgements(self, database: Database) -> None:
-        given = [self._judgements.popleft() for _ in range(len(self._judgements))]
-        if not given:
-            return
-        try:
-            refused = database.judge([(feedback, created_s) for feedback, created_s, _ in given])
-        except SQLAlchemyError:
-            logger.exception("store: feedback could not be written")
-            refused = [_unavailable() for _ in given]  # type: ignore[misc]
-        for (_, _, done), error in zip(given, refused, strict=True):
-            _settle(done, None, error)
-
     def _prune(self, database: Database) -> None:
         try:
             gone = database.prune(self._clock() - self._config.keep_days * _DAY_S)
@@ -180,16 +173,30 @@ class SqliteStore:
             logger.info("store: %d decisions older than %d days deleted", gone, self._config.keep_days)
 
 
-def _resolve(done: Future[T], work: Callable[[], T]) -> None:
+def _taken(queue: deque[T]) -> list[T]:
+    return [queue.popleft() for _ in range(len(queue))]
+
+
+def _judge_all(database: Database, given: Sequence[tuple[Feedback, float, Future[None]]]) -> None:
+    """All feedback in one transaction."""
+    refused: Sequence[JethroError | None]
     try:
-        value = work()
+        refused = database.judge([(feedback, created_s) for feedback, created_s, _ in given])
+    except Exception:
+        logger.exception("store: feedback could not be written")
+        refused = [_unavailable() for _ in given]
+    for (_, _, done), error in zip(given, refused, strict=True):
+        _settle(done, None, error)
+
+
+def _find(database: Database, decision_id: str, found: Future[dict[str, Any]]) -> None:
+    try:
+        _settle(found, database.find(decision_id), None)
     except NotFound as e:
-        _settle(done, None, e)
-    except SQLAlchemyError:
+        _settle(found, None, e)
+    except Exception:
         logger.exception("store: a look-up failed")
-        _settle(done, None, _unavailable())
-    else:
-        _settle(done, value, None)
+        _settle(found, None, _unavailable())
 
 
 def _settle(done: Future[Any], value: Any, error: Exception | None) -> None:

@@ -1,0 +1,42 @@
+"""A real uvicorn in a thread, for what needs sockets: the official client, hanging up, slow readers."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from serve_app.api.app import build_app
+from serve_app.api.services import Services
+
+
+@contextlib.contextmanager
+def serving(make: Callable[[], Services]) -> Iterator[str]:
+    """Serves the services made by `make` (in the server's thread); gives the base URL and stops at the end."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    ready = threading.Event()
+    servers: list[uvicorn.Server] = []
+
+    async def run() -> None:
+        parts = make()
+        await parts.start()
+        config = uvicorn.Config(build_app(parts), log_level="error", lifespan="off")
+        servers.append(uvicorn.Server(config))
+        ready.set()
+        await servers[0].serve([sock])
+        await parts.aclose()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+    finally:
+        servers[0].should_exit = True
+        thread.join(10)
+        sock.close()
+        assert not thread.is_alive()

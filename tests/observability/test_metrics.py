@@ -1,0 +1,123 @@
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from serve_app.observability.metrics import Recorder
+from serve_app.observability.outcome import Outcome
+from serve_app.types import Decision, Step, Usage
+
+
+def outcome(**changes) -> Outcome:
+    decision = Decision("d", "route", "small", "lab-small", "easy", 0.2, 0.5, "complexity", decision_ms=0.3)
+    values = {
+        "http_status": 200, "status": "completed", "decision": decision, "parse_ms": 0.1, "first_byte_ms": 5.0,
+        "steps": (Step("small", "chosen", Usage(5, 3), 1e-6, 9.0),), "ttft_ms": 6.0, "latency_ms": 10.0,
+    }  # fmt: skip
+    return Outcome("r", "chat", 1000.0, "jethro", **{**values, **changes})
+
+
+def samples(recorder: Recorder) -> dict[str, float]:
+    families = text_string_to_metric_families(recorder.text().decode())
+    return {
+        "|".join([s.name, *(v for _, v in sorted(s.labels.items()))]): s.value
+        for family in families
+        for s in family.samples
+        if not s.name.endswith(("_bucket", "_created"))
+    }
+
+
+def test_an_answer():
+    recorder = Recorder()
+    recorder.started()
+    assert samples(recorder)["jethro_requests_in_flight"] == 1
+    recorder.ended(outcome())
+    seen = samples(recorder)
+    assert seen["jethro_requests_in_flight"] == 0
+    assert seen["jethro_requests_total|200|chat|small|completed|route"] == 1
+    assert seen["jethro_decisions_total|small|complexity"] == 1
+    assert seen["jethro_decision_seconds_sum|complexity"] == pytest.approx(0.0003)
+    assert seen["jethro_ttft_seconds_sum|chat|small|route"] == pytest.approx(0.006)
+    assert seen["jethro_e2e_seconds_sum|chat|small|route"] == pytest.approx(0.01)
+    assert seen["jethro_tokens_total|in|small"] == 5
+    assert seen["jethro_tokens_total|out|small"] == 3
+    assert seen["jethro_cost_usd_total|small"] == 1e-6
+    assert seen["jethro_layer_seconds_sum|parse"] == pytest.approx(0.0001)
+    assert seen["jethro_layer_seconds_sum|decide"] == pytest.approx(0.0003)
+    assert seen["jethro_layer_seconds_sum|pool"] == pytest.approx(0.005)
+    assert "jethro_tpot_seconds_sum|small" not in seen
+
+
+def test_a_stream_has_a_tpot():
+    recorder = Recorder()
+    recorder.ended(outcome(stream=True))
+    assert samples(recorder)["jethro_tpot_seconds_sum|small"] == pytest.approx((10 - 6) / 1e3 / 2)
+
+
+def test_a_stream_of_one_token_has_none():
+    recorder = Recorder()
+    recorder.ended(outcome(stream=True, steps=(Step("small", "chosen", Usage(5, 1)),)))
+    assert "jethro_tpot_seconds_sum|small" not in samples(recorder)
+
+
+def test_a_refused_request_has_no_pool():
+    recorder = Recorder()
+    recorder.started()
+    recorder.ended(outcome(decision=None, steps=(), status="failed", http_status=400, parse_ms=None, ttft_ms=None))
+    seen = samples(recorder)
+    assert seen["jethro_requests_total|400|chat||failed|"] == 1
+    assert not any(name.startswith("jethro_e2e_seconds") for name in seen)
+    assert seen["jethro_requests_in_flight"] == 0
+
+
+def test_a_cancelled_request_does_not_count_as_a_latency():
+    recorder = Recorder()
+    recorder.ended(outcome(status="cancelled", http_status=499))
+    assert not any(name.startswith("jethro_e2e_seconds") for name in samples(recorder))
+
+
+def test_a_decision_alone_was_never_in_flight():
+    recorder = Recorder()
+    recorder.ended(outcome(status="route_only", steps=()))
+    assert samples(recorder)["jethro_requests_in_flight"] == 0
+
+
+def test_a_fallback_and_what_it_wasted():
+    recorder = Recorder()
+    steps = (Step("small", "failed", Usage(4, 2), wasted=True), Step("large", "fallback", Usage(4, 6), 1e-5))
+    recorder.ended(outcome(steps=steps))
+    seen = samples(recorder)
+    assert seen["jethro_fallbacks_total|small"] == 1
+    assert seen["jethro_wasted_tokens_total|small"] == 6
+    assert seen["jethro_tokens_total|out|large"] == 6
+
+
+def test_feedback_is_counted():
+    recorder = Recorder()
+    recorder.feedback()
+    assert samples(recorder)["jethro_feedback_total"] == 1
+
+
+def test_the_stores_figures_are_read_at_each_scrape():
+    class Figures:
+        queued, dropped, failed = 1, 2, 3
+
+    recorder, figures = Recorder(), Figures()
+    recorder.watch_store(figures)
+    figures.queued = 7
+    seen = samples(recorder)
+    assert [seen[f"jethro_store_{n}"] for n in ("queued", "dropped_total", "failed_total")] == [7, 2, 3]
+
+
+def test_recorders_do_not_share_and_can_be_given_a_registry():
+    registry = CollectorRegistry()
+    one, two = Recorder(registry), Recorder()
+    one.started()
+    assert one.registry is registry
+    assert samples(two)["jethro_requests_in_flight"] == 0
+
+
+def test_every_metric_is_ours_by_name():
+    recorder = Recorder()
+    recorder.ended(outcome(stream=True))
+    names = {f.name for f in text_string_to_metric_families(recorder.text().decode())}
+    assert all(name.startswith("jethro_") for name in names)
