@@ -20,7 +20,7 @@ from benchmarks.load.__main__ import Progress
 from benchmarks.load.ask import Target
 from benchmarks.load.loops import Plan, Run, run_plan
 from benchmarks.load.prompts import lab_prompts
-from benchmarks.process import BUILD, free_port
+from benchmarks.process import BUILD, free_port, stop_in_order_on_sigterm
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 
@@ -33,6 +33,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--num-prompts", type=int, default=10_000)
     p.add_argument("--max-concurrency", type=int, default=64)
     p.add_argument("--every", type=float, default=10.0, help="seconds between kills")
+    p.add_argument("--limit", type=float, default=150.0, help="seconds after which a phase asks no more")
     p.add_argument("--replicas", type=int, default=2, help="of each pool")
     p.add_argument("--profile", default="lab")
     p.add_argument("--seed", type=int, default=0)
@@ -43,6 +44,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run all, write JSON and markdown; 1 if a pass mark does not hold."""
     args = arguments(argv)
+    stop_in_order_on_sigterm()
     store = BUILD / "chaos-store"
     shutil.rmtree(store, ignore_errors=True)
     bounds = {"min": args.replicas, "max": args.replicas}
@@ -75,13 +77,21 @@ def _phases(args: argparse.Namespace, url: str) -> dict[str, Any]:
     back_s = _wait_for(url, args.replicas)
     memory["after the kills"] = memory_mib()
     phases[PHASES[2]] = _load(args, url, min(500, args.num_prompts), seed=args.seed + 2)
-    return {"phases": phases, "memory_mib": memory, "kills": [asdict(k) for k in killer.kills], "whole_after_s": back_s}
+    return {
+        "phases": phases,
+        "memory_mib": memory,
+        "kills": [asdict(k) for k in killer.kills],
+        "postponed_s": killer.longest_wait_s,
+        "whole_after_s": back_s,
+    }
 
 
 def _load(args: argparse.Namespace, url: str, n: int, seed: int) -> dict[str, Any]:
     prompts = lab_prompts(n, seed)
-    run = run_plan(Plan(Target(url), prompts, args.max_concurrency), 1, Progress(n))
+    run = run_plan(Plan(Target(url), prompts, args.max_concurrency, limit_s=args.limit), 1, Progress(n))
     return {
+        "asked": len(run.records),
+        "not_asked": n - len(run.records),
         **result.result(run, (95, 99), {}),
         "failures": result.failures(run.records),
         "pools": result.by_pool(run.records, prompts),
@@ -100,6 +110,7 @@ def marks(found: dict[str, Any]) -> dict[str, bool]:
     """What has to hold over all phases."""
     phases = found["phases"].values()
     return {
+        "every request was asked within the time limit": all(p["not_asked"] == 0 for p in phases),
         "no request lost before its first byte": all(p["failures"]["before_first_byte"] == 0 for p in phases),
         "every answer cut after its first byte ended with an error event": all(
             silent_cuts(p["failures"]) == 0 for p in phases
@@ -131,10 +142,11 @@ def table(found: dict[str, Any]) -> str:
         [when, *(" + ".join(f"{v:.0f}" for v in sizes) for sizes in by.values())]
         for when, by in found["memory_mib"].items()
     ]
+    story = f"{len(found['kills'])} kills (longest postponement {found['postponed_s']:.1f} s); all replicas back "
+    story += f"{found['whole_after_s']:.0f} s after the load ended. {one_line(found['environment'])}"
     parts = [
         "# Replicas killed under load",
-        f"{len(found['kills'])} kills; whole again {found['whole_after_s']:.0f} s after the load ended. "
-        + one_line(found["environment"]),
+        story,
         markdown(head, rows).rstrip(),
         "Resident memory of each process, MiB (after the kills, pool replicas are new processes):",
         markdown(["", *next(iter(found["memory_mib"].values()))], memory).rstrip(),

@@ -26,11 +26,16 @@ class Kill:
 
 @dataclass
 class Killer:
-    """`with Killer(url, every_s):` kills the oldest replica of the pool with the most ready ones, in turn if equal."""
+    """`with Killer(url, every_s):` kills the oldest replica of the pool with the most ready ones, in turn if equal.
+
+    The last ready replica of a pool is spared: with it would go the pool, and what then fails is no retry's fault.
+    If no pool has two, the kill waits until one has; `longest_wait_s` says how long that took.
+    """
 
     url: str
     every_s: float
     kills: list[Kill] = field(default_factory=list)
+    longest_wait_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._over = threading.Event()
@@ -51,12 +56,17 @@ class Killer:
     def _run(self) -> None:
         try:
             while not self._over.wait(self.every_s):
-                self._kill()
+                due_s = perf_counter()
+                while max((ready := ready_replicas(self.url)).values()) < 2 and not self._over.wait(0.2):
+                    pass
+                if self._over.is_set():
+                    return
+                self.longest_wait_s = max(self.longest_wait_s, perf_counter() - due_s)
+                self._kill(ready)
         except BaseException as e:
             self._error = e
 
-    def _kill(self) -> None:
-        ready = ready_replicas(self.url)
+    def _kill(self, ready: dict[str, int]) -> None:
         last = self.kills[-1].pool if self.kills else ""
         pool = max(POOLS, key=lambda p: (ready.get(p, 0), p != last))
         victim = replicas(POOLS[pool])[0]
@@ -66,12 +76,14 @@ class Killer:
 
 
 def ready_replicas(url: str) -> dict[str, int]:
-    """Replicas that answer by pool, as the Gateway knows them."""
+    """Replicas that answer by pool, as the Gateway knows them; none if it does not answer itself."""
     try:
         with urllib.request.urlopen(f"{url}/health/ready", timeout=5) as reply:
             state = orjson.loads(reply.read())
     except urllib.error.HTTPError as e:
         state = orjson.loads(e.read())
+    except OSError:
+        return dict.fromkeys(POOLS, 0)
     return {name: pool["replicas"] for name, pool in state["pools"].items()}
 
 

@@ -21,7 +21,7 @@ from benchmarks.gateway.replica import MODEL, SECRET
 from benchmarks.gateway.report import BARE, JETHRO, LITELLM
 from benchmarks.gateway.rounds import STREAM, Cell, Target, measure, warm_up
 from benchmarks.gateway.wrk import require_wrk
-from benchmarks.process import BUILD, Server, free_port
+from benchmarks.process import BUILD, Server, free_port, stop_in_order_on_sigterm
 from benchmarks.stamp import environment
 
 
@@ -41,6 +41,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run all, write JSON, markdown and PNG; 1 if a pass mark does not hold."""
     args = arguments(argv)
+    stop_in_order_on_sigterm()
     require_wrk()
     command = litellm.ensure(args.litellm)
     stamp, begin_s = environment(), perf_counter()

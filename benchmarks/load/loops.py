@@ -24,6 +24,8 @@ class Plan:
     prompts: Sequence[Prompt]
     max_concurrency: int | None
     due_s: Sequence[float] | None = None
+    limit_s: float = float("inf")
+    """Seconds after which nothing more is sent."""
 
     def share(self, part: int, parts: int) -> "Plan":
         """Every `parts`-th request from `part` on, with its share of the concurrency."""
@@ -31,7 +33,7 @@ class Plan:
         if concurrency is not None:
             concurrency = concurrency // parts + (part < concurrency % parts)
         due_s = None if self.due_s is None else self.due_s[part::parts]
-        return Plan(self.target, self.prompts[part::parts], concurrency, due_s)
+        return Plan(self.target, self.prompts[part::parts], concurrency, due_s, self.limit_s)
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ async def run_here(plan: Plan, start_s: float, on_done: Callable[[Record], None]
     await asyncio.sleep(max(0.0, start_s - perf_counter()))
     try:
         if plan.due_s is None:
-            await _closed(asker, requests, plan.max_concurrency or len(requests), run, on_done)
+            await _closed(asker, requests, plan, run, on_done)
         else:
             await _open(asker, requests, plan, run, on_done)
     finally:
@@ -63,14 +65,17 @@ async def run_here(plan: Plan, start_s: float, on_done: Callable[[Record], None]
     return run
 
 
-async def _closed(asker: Asker, requests: list[bytes], width: int, run: Run, on_done: Callable[[Record], None]) -> None:
+async def _closed(asker: Asker, requests: list[bytes], plan: Plan, run: Run, on_done: Callable[[Record], None]) -> None:
     todo = iter(enumerate(requests))
+    width = plan.max_concurrency or len(requests)
 
     async def one_after_another() -> None:
         for index, request in todo:
             record = await asker.ask(index, request, perf_counter())
             run.records.append(record)
             on_done(record)
+            if perf_counter() > run.start_s + plan.limit_s:
+                return
 
     await asyncio.gather(*(one_after_another() for _ in range(min(width, len(requests)))))
 
@@ -87,6 +92,8 @@ async def _open(asker: Asker, requests: list[bytes], plan: Plan, run: Run, on_do
     async with asyncio.TaskGroup() as group:
         for index, (request, offset_s) in enumerate(zip(requests, plan.due_s or (), strict=True)):
             due_s = run.start_s + offset_s
+            if offset_s > plan.limit_s:
+                break
             if (wait_s := due_s - perf_counter()) > 0:
                 await asyncio.sleep(wait_s)
             group.create_task(at(index, request, due_s))

@@ -34,6 +34,15 @@ async def test_open_loop_counts_from_the_schedule_even_if_the_gate_is_shut() -> 
     assert last.e2el_s > last.end_s - last.sent_s
 
 
+async def test_nothing_is_sent_after_the_limit() -> None:
+    async with scripted_server() as url:
+        closed = await run_here(Plan(Target(url), prompts(50), 2, limit_s=0.0), perf_counter(), lambda r: None)
+        due = [0.0, 0.01, 9.0]
+        opened = await run_here(Plan(Target(url), prompts(3), None, due, limit_s=1.0), perf_counter(), lambda r: None)
+    assert len(closed.records) == 2
+    assert len(opened.records) == 2
+
+
 def test_shares_cover_the_plan_once() -> None:
     plan = Plan(Target("http://x:1"), prompts(7), 5, due_s=[float(i) for i in range(7)])
     shares = [plan.share(p, 3) for p in range(3)]
