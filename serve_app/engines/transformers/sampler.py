@@ -16,6 +16,10 @@ from torch import Tensor
 from serve_app.engines.transformers.sequence import Likely, Sequence
 
 
+GREEDY_BELOW = 1e-5
+"""Temperatures below mean greedy: dividing logits by less overflows float32."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
     """Row numbers by what they need. `plain` and `nucleus` rows are drawn, all others are greedy."""
@@ -32,7 +36,7 @@ class SamplingPlan:
     def of(cls, sequences: Rows[Sequence], device: torch.device) -> Self:
         """The plan of a batch whose row i is `sequences[i]`."""
         rows = [(i, s.sampling) for i, s in enumerate(sequences)]
-        drawn = [(i, s) for i, s in rows if s.temperature > 0]
+        drawn = [(i, s) for i, s in rows if s.temperature >= GREEDY_BELOW]
         return cls(
             sequences=tuple(sequences),
             penalised=tuple(i for i, s in enumerate(sequences) if s.counts is not None),

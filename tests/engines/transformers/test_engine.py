@@ -170,7 +170,7 @@ async def test_a_sliding_window_is_refused_with_the_way_out(tmp_path):
 
 async def test_without_max_tokens_the_context_is_the_end(engine):
     limit = engine.capabilities.max_context_tokens
-    chunks = [c async for c in engine.stream(query(max_tokens=None))]
+    chunks = [c async for c in engine.stream(query("a" * (limit - 40), max_tokens=None))]
     assert chunks[-1].finish_reason == "length"
     assert chunks[-1].usage.total_tokens == limit
 

@@ -23,8 +23,8 @@ def shares(count=4000, **options):
     return torch.bincount(tokens, minlength=4) / count
 
 
-def test_temperature_zero_is_greedy():
-    assert draw(one(), one(top_p=0.1))[0].tolist() == [1, 1]
+def test_temperature_zero_is_greedy_and_so_is_next_to_zero():
+    assert draw(one(), one(top_p=0.1), one(temperature=1e-42))[0].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5])
