@@ -15,7 +15,6 @@ from torch import Tensor
 
 from serve_app.engines.transformers.sequence import Likely, Sequence
 
-
 GREEDY_BELOW = 1e-5
 """Temperatures below mean greedy: dividing logits by less overflows float32."""
 
