@@ -4,29 +4,31 @@ Strict: UTF-8 only, no duplicate keys at any level, no NaN or Infinity, no text 
 the top is an object. Python's own parser does it, since it alone lets us see a key given twice.
 """
 
+import asyncio
 import json
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from serve_app.errors import BodyTooLarge, RequestError
 
+_BODY_S: Final = 30.0
+"""Longest wait for a whole body; a caller that drips holds nothing but its connection for so long."""
+
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The body, at most `limit` bytes, whatever its content-length says.
 
-    Raises BodyTooLarge (before reading on), RequestError for a body that is not plain JSON by its headers,
-    ClientDisconnect if the caller goes away meanwhile.
+    Raises BodyTooLarge (before reading on), RequestError for a body that is not plain JSON by its headers or comes
+    too slowly, ClientDisconnect if the caller goes away meanwhile.
     """
     _check_headers(scope, limit)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        if len(body) > limit:
-            raise _too_large(limit)
-        return body
-    return await _read_on(message, receive, limit)
+    try:
+        async with asyncio.timeout(_BODY_S):
+            return await _read(receive, limit)
+    except TimeoutError:
+        raise RequestError(f"The body did not arrive within {_BODY_S:g} s.", code="body_timeout") from None
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -66,9 +68,10 @@ def _check_headers(scope: Scope, limit: int) -> None:
         raise RequestError("Set the header content-type: application/json.", code="invalid_content_type")
 
 
-async def _read_on(message: Any, receive: Receive, limit: int) -> bytes:
+async def _read(receive: Receive, limit: int) -> bytes:
     parts, size = [], 0
     while True:
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         part = message.get("body", b"")
@@ -78,7 +81,6 @@ async def _read_on(message: Any, receive: Receive, limit: int) -> bytes:
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
-        message = await receive()
 
 
 def _too_large(limit: int) -> BodyTooLarge:

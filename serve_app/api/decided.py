@@ -26,11 +26,12 @@ def decision_headers(decision: Decision) -> Headers:
 
 
 def timing_headers(outcome: Outcome, elapsed_ms: float) -> Headers:
-    """Time spent in each layer so far, in milliseconds."""
-    timing = b"parse;dur=%.3f, decide;dur=%.3f, pool;dur=%.3f" % (
+    """Milliseconds spent until now: in reading and checking, in the decision, in the pool, and altogether."""
+    timing = b"parse;dur=%.3f, decide;dur=%.3f, pool;dur=%.3f, total;dur=%.3f" % (
         outcome.parse_ms or 0.0,
         outcome.decide_ms or 0.0,
         outcome.first_byte_ms or 0.0,
+        elapsed_ms,
     )
     return [(b"server-timing", timing), (b"openai-processing-ms", b"%d" % round(elapsed_ms))]
 

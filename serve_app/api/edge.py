@@ -1,6 +1,6 @@
 """The outermost layer, plain ASGI: request id, keys, the short way to the hot routes, and the last resort for errors.
 
-Headers that begin with x-jethro- are ours alone; those of callers are dropped here.
+Headers that begin with x-jethro- are ours alone: nothing here or below reads a caller's.
 """
 
 from collections.abc import Mapping

@@ -4,8 +4,9 @@ The response starts when the strategy's Decision is there, so errors before it h
 goes away, or a deadline, closes the strategy's iterator at once and with it every model call.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from time import monotonic, time
 from typing import Any, Final
 
@@ -35,6 +36,8 @@ _EVENT_STREAM: Final[Headers] = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_LAST_WORD_S: Final = 2.0
+"""Longest wait for a caller to take the error event of a stream that broke."""
 
 
 class Exchange:
@@ -137,7 +140,9 @@ class _Answering:
         """An error: with its true status if nothing was sent yet, else as the stream's last event."""
         self.outcome.status, self.outcome.error_code = "failed", error.code
         if self._begun:
-            await self._send({"type": "http.response.body", "body": error_event(error)})
+            with suppress(TimeoutError):  # who does not read does not get it; the server then closes the connection
+                async with asyncio.timeout(_LAST_WORD_S):
+                    await self._send({"type": "http.response.body", "body": error_event(error)})
         else:
             self.outcome.http_status = error.status
             await send_error(self._send, error, self._headers, retry_after_s)

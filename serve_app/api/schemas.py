@@ -1,6 +1,6 @@
 """What callers may send, as Pydantic models. Bounds that an operator sets are checked in query.py, not here."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -128,8 +128,3 @@ class FeedbackRequest(Part):
     decision_id: Annotated[str, Field(min_length=1, max_length=128)]
     score: Annotated[float, Field(ge=0, le=1, description="0: useless, 1: as good as can be.")]
     comment: Annotated[str, Field(max_length=4096)] | None = None
-
-
-def shape(model: type[Part]) -> dict[str, Any]:
-    """A model's JSON schema by the names callers use."""
-    return model.model_json_schema(by_alias=True)

@@ -24,7 +24,7 @@ def serving(make: Callable[[], Services]) -> Iterator[str]:
     async def run() -> None:
         parts = make()
         await parts.start()
-        config = uvicorn.Config(build_app(parts), log_level="error", lifespan="off")
+        config = uvicorn.Config(build_app(parts), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
         servers.append(uvicorn.Server(config))
         ready.set()
         await servers[0].serve([sock])

@@ -1,10 +1,12 @@
+import asyncio
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
+from serve_app.api import body
 from serve_app.api.body import parse_object, read_body
 from serve_app.errors import BodyTooLarge, RequestError
 
@@ -67,6 +69,12 @@ async def test_a_caller_that_goes_away_while_sending(parts):
         await read_body({"headers": JSON_HEADERS}, arriving(*parts, gone=True), 10)
 
 
+async def test_a_body_that_never_comes_is_given_up(monkeypatch):
+    monkeypatch.setattr(body, "_BODY_S", 0.01)
+    with pytest.raises(RequestError, match="did not arrive"):
+        await read_body({"headers": JSON_HEADERS}, asyncio.Event().wait, 10)
+
+
 @pytest.mark.parametrize("kind", [b"application/json; charset=utf-8", b"Application/JSON"])
 async def test_json_content_types(kind):
     assert await read_body({"headers": [(b"content-type", kind)]}, arriving(b"{}"), 10) == b"{}"
@@ -90,7 +98,7 @@ async def test_compressed_bodies_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("body", "code"),
+    ("sent", "code"),
     [
         (b"", "invalid_json"),
         (b"{", "invalid_json"),
@@ -119,9 +127,9 @@ async def test_compressed_bodies_are_refused():
         (b'{"\\ud800":1,"\\ud800":2}', "duplicate_key"),
     ],
 )
-def test_bad_json_is_refused_by_name(body, code):
+def test_bad_json_is_refused_by_name(sent, code):
     with pytest.raises(RequestError) as caught:
-        parse_object(body)
+        parse_object(sent)
     assert caught.value.code == code
     assert caught.value.message.encode()
 
@@ -147,14 +155,15 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(st.text(), values, max_size=5), st.booleans())
 def test_every_json_object_is_read_as_json_does(value, ascii_):
     assert parse_object(json.dumps(value, ensure_ascii=ascii_).encode()) == value
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_are_read_or_refused(body):
+def test_any_bytes_are_read_or_refused(sent):
     try:
-        assert parse_object(body) == json.loads(body)
+        assert parse_object(sent) == json.loads(sent)
     except RequestError as e:
         assert e.status == 400

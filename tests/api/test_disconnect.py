@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from serve_app.pools.local import LocalPool
-from tests.api.fakes import FakePool, services
+from tests.api.fakes import FakePool, config, services
 from tests.api.server import serving
 from tests.fakes import FakeEngine
 
@@ -50,6 +50,27 @@ async def test_hanging_up_frees_the_slot(stream):
         assert engine.cancelled == 1
         async with httpx.AsyncClient(base_url=url) as http:
             assert (await http.get("/health/live")).status_code == 200
+
+
+async def test_a_caller_that_does_not_read_is_given_up_at_the_deadline():
+    """Frames of a megabyte fill every buffer between; the engine's slot must not hang on them."""
+    pool = FakePool(words=("x" * 2**20,) * 64)
+    tree = config(limits={"request_timeout_s": 0.3})
+    with serving(lambda: services(small=pool, tree=tree)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        raw = json.dumps({**ASK, "stream": True}).encode()
+        writer.write(head(len(raw)) + raw)
+        await until(lambda: pool.running)
+        await until(lambda: not pool.running)
+        async with httpx.AsyncClient(base_url=url) as http:
+            metrics = ""
+            while "jethro_requests_in_flight 0.0" not in metrics:
+                metrics = (await http.get("/metrics")).text
+                await asyncio.sleep(0.02)
+        writer.transport.abort()
+        await writer.wait_closed()
+    assert 'status="failed"' in metrics
 
 
 async def test_a_chunked_body_over_the_limit_is_refused_while_it_is_sent():

@@ -94,13 +94,13 @@ def check(response: httpx.Response) -> None:
         assert error["message"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mutated())
 def test_good_bodies_gone_wrong(asked):
     check(ask(*asked))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(BODIES)), st.binary(max_size=40))
 def test_any_bytes(path, body):
     check(ask(path, body))

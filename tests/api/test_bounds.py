@@ -1,0 +1,22 @@
+from pydantic.json_schema import models_json_schema
+
+from serve_app.api.bounds import bound
+from serve_app.api.schemas import ChatRequest, CompletionRequest
+from serve_app.config.tree import LimitsConfig
+
+LIMITS = LimitsConfig(messages=4, n=3, stop=2, stop_chars=5, top_logprobs=6, max_tokens=100, tools=7)
+
+
+def test_the_operators_limits_are_in_the_schemas():
+    _, schemas = models_json_schema([(ChatRequest, "validation"), (CompletionRequest, "validation")])
+    bound(schemas["$defs"], LIMITS)
+    chat, text = (schemas["$defs"][name]["properties"] for name in ("ChatRequest", "CompletionRequest"))
+    for properties in (chat, text):
+        assert properties["n"]["anyOf"][0]["maximum"] == 3
+        assert properties["max_tokens"]["anyOf"][0]["maximum"] == 100
+        string, array, _ = properties["stop"]["anyOf"]
+        assert (string["maxLength"], array["maxItems"], array["items"]["maxLength"]) == (5, 2, 5)
+    assert chat["messages"]["maxItems"] == 4
+    assert chat["tools"]["anyOf"][0]["maxItems"] == 7
+    assert chat["top_logprobs"]["anyOf"][0]["maximum"] == text["logprobs"]["anyOf"][0]["maximum"] == 6
+    assert chat["max_completion_tokens"]["anyOf"][0]["maximum"] == 100

@@ -1,0 +1,47 @@
+import json
+
+import pytest
+
+from serve_app.api.decided import decision_headers, decision_json, jethro_object, spliced, timing_headers
+from serve_app.observability.outcome import Outcome
+from serve_app.types import Decision, Step, Usage
+
+DECISION = Decision("d", "route", "small", "org/größe", "easy", 0.123456789, 0.5, "complexity", "v1", 0.25)
+PLAIN = Decision("d", "direct", "small", "m", "asked for m")
+
+
+def outcome(*steps: Step) -> Outcome:
+    return Outcome("r", "chat", 0.0, steps=steps, parse_ms=0.1, decide_ms=0.25, first_byte_ms=7.0)
+
+
+def test_headers_are_visible_ascii_and_numbers_are_short():
+    headers = dict(decision_headers(DECISION))
+    assert headers[b"x-jethro-score"] == b"0.123457"
+    assert headers[b"x-jethro-model"] == b"org/gr??e"
+
+
+def test_without_a_score_there_is_no_header_for_it():
+    assert {b"x-jethro-score", b"x-jethro-threshold"}.isdisjoint(dict(decision_headers(PLAIN)))
+
+
+def test_the_time_of_every_layer():
+    headers = dict(timing_headers(outcome(), 8.4))
+    assert headers[b"server-timing"] == b"parse;dur=0.100, decide;dur=0.250, pool;dur=7.000, total;dur=8.400"
+    assert headers[b"openai-processing-ms"] == b"8"
+
+
+def test_the_object_counts_all_steps_and_lists_them_if_there_are_several():
+    one = json.loads(jethro_object(DECISION, outcome(Step("small", "chosen", Usage(1, 2), 0.5))))
+    assert (one["cost_usd"], "steps" in one) == (0.5, False)
+    steps = (Step("small", "failed", wasted=True), Step("large", "fallback", Usage(1, 2), 0.5))
+    assert [s["wasted"] for s in json.loads(jethro_object(DECISION, outcome(*steps)))["steps"]] == [True, False]
+
+
+@pytest.mark.parametrize("body", [b'{"a":1}', b'{"a":{"b":"}"}}', b'{ "a": 1 }\n'])
+def test_splicing_gives_one_object_with_one_key_more(body):
+    assert json.loads(spliced(body, b'{"x":1}')) == {**json.loads(body), "jethro": {"x": 1}}
+
+
+def test_the_whole_decision_is_json():
+    full = Decision("d", "route", "small", "m", "r", 0.1, 0.5, "c", "v", 0.2, {"small": {"quality": 1.0}}, {"len": 2.0})
+    assert json.loads(json.dumps(decision_json(full)))["expected"] == {"small": {"quality": 1.0}}
