@@ -121,6 +121,8 @@ def _task(tokens: list[str], numbers: list[str]) -> str:
     found = {_WORD_TO_GROUP[t] for t in tokens if t in _WORD_TO_GROUP}
     if numbers:
         found.update(_SIGN_TO_GROUP[t] for t in tokens if t in _SIGN_TO_GROUP)
+    if len(found) > 1:
+        found.discard("greet")  # politeness says nothing of the task
     return "+".join([g for g in _GROUPS if g in found][:3]) or ("numbers" if numbers else "other")
 
 

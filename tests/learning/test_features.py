@@ -24,11 +24,17 @@ def reading(text: str) -> dict[str, float]:
         ("a well-known fact - or not", "other"),
         ("", "other"),
         ("12345", "numbers"),
+        ("hello", "greet"),
     ],
 )
 def test_task_guess(text: str, task: str) -> None:
     guess = read(Query((Message("user", text),))).task
     assert set(task.split("+")) <= set(guess.split("+")), guess
+
+
+def test_politeness_does_not_change_the_task() -> None:
+    guesses = [read(Query((Message("user", t),))).task for t in ("reverse stone", "hello! please reverse stone, thanks")]
+    assert guesses[0] == guesses[1]
 
 
 def test_operators_count_only_among_numbers() -> None:

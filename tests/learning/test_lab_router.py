@@ -11,13 +11,13 @@ from tests.learning.data import sums
 
 def test_trains_calibrates_and_registers_from_kept_answers(tmp_path: Path) -> None:
     data, out = tmp_path / "answers.jsonl.gz", tmp_path / "router"
-    answers = sums(800, seed=4)
+    answers = sums(400, seed=4)
     answers.save(data)
     said: list[str] = []
-    metrics = train(tmp_path / "no-models-needed", out, 800, 0, said.append, data)
+    metrics = train(tmp_path / "no-models-needed", out, 400, 0, said.append, data)
     found = load_router(str(out))
     assert found.models == ("m-small", "m-large") and found.card["data"]["digest"] == answers.digest()
-    assert found.card["data"]["fitted_on"] + found.card["data"]["calibrated_on"] == 800
+    assert found.card["data"]["fitted_on"] + found.card["data"]["calibrated_on"] == 400
     assert metrics["auc"] == 1.0 and metrics["quality_drop"] <= TARGET_DROP
     unseen = sums(300, seed=5)
     strong = found.router.score(unseen.queries) >= found.threshold
