@@ -14,6 +14,8 @@ import yaml
 
 from benchmarks.process import BUILD, Server
 
+PATIENCE = {"RAY_raylet_start_wait_time_s": "120", "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+"""Ray gives up a start that takes longer than 30 s (a node) or 5 s (the proxy); a busy machine needs more."""
 GATEWAY, SMALL, LARGE = "Gateway", "SmallPool", "LargePool"
 
 
@@ -23,7 +25,7 @@ def application(config: dict[str, Any], name: str, engine_factory: str | None = 
     path = BUILD / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "benchmarks.application", str(path), *([engine_factory] if engine_factory else [])]
-    return Server(name, command, f"http://127.0.0.1:{config['server']['port']}/health/ready", timeout_s=300)
+    return Server(name, command, f"http://127.0.0.1:{config['server']['port']}/health/ready", PATIENCE, timeout_s=300)
 
 
 def profile(port: int, store: Path, *, profile: str = "lab", **pool: Any) -> dict[str, Any]:

@@ -36,6 +36,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--limit", type=float, default=150.0, help="seconds after which a phase asks no more")
     p.add_argument("--replicas", type=int, default=2, help="of each pool")
     p.add_argument("--profile", default="lab")
+    p.add_argument(
+        "--fake-engine", action="store_true", help="no models: replicas come back at once, requests are many"
+    )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     return p.parse_args(argv)
@@ -52,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     for pool in config["pools"].values():
         pool["replicas"] |= bounds
     found: dict[str, Any] = {"benchmark": "chaos", "environment": environment(), "every_s": args.every}
-    with application(config, "chaos"):
+    factory = "benchmarks.fake_engine:build" if args.fake_engine else None
+    with application(config, "chaos", factory):
         url = f"http://127.0.0.1:{config['server']['port']}"
         _wait_for(url, args.replicas)
         found |= _phases(args, url)
