@@ -13,7 +13,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from serve_app.api import docs, shapes
-from serve_app.api.auth import Keys
 from serve_app.api.edge import Edge
 from serve_app.api.exchange import Exchange
 from serve_app.api.operation import Content, Operation
@@ -38,7 +37,8 @@ def build_app(services: Services) -> Starlette:
     operations = [*_answering(hot), *Routes(services).operations()]
     if services.config.server.expose_docs:
         operations += docs.operations(operations, services.config.limits, keys=bool(services.keys))
-    edge = partial(Edge, keys=Keys(services.keys), hot=hot, open_paths=frozenset(o.path for o in operations if o.open))
+    open_paths = frozenset(o.path for o in operations if o.open)
+    edge = partial(Edge, services=services, hot=hot, open_paths=open_paths)
     return _Api([o.route() for o in operations], edge)
 
 

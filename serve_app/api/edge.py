@@ -12,6 +12,7 @@ from serve_app.api.auth import Keys
 from serve_app.api.caller import CALLER, Caller, request_id
 from serve_app.api.ids import Ids
 from serve_app.api.reply import INTERNAL, Headers, send_error
+from serve_app.api.services import Services
 from serve_app.errors import JethroError
 from serve_app.observability.log import logger
 
@@ -19,10 +20,13 @@ from serve_app.observability.log import logger
 class Edge:
     """Wraps `app`. `hot` maps paths of POST routes to their ASGI apps; paths in `open_paths` need no key."""
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, hot: Mapping[str, ASGIApp], open_paths: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, services: Services, *, hot: Mapping[str, ASGIApp], open_paths: frozenset[str]
+    ) -> None:
         self._app = app
+        self._recorder = services.recorder
         self._ids = Ids()
-        self._keys = keys
+        self._keys = Keys(services.keys)
         self._hot = hot
         self._open = open_paths
 
@@ -37,6 +41,7 @@ class Edge:
         try:
             tenant = None if path in self._open else self._keys.tenant(headers)
         except JethroError as error:
+            self._recorder.unauthorized()
             await send_error(send, error, [(b"x-request-id", id_.encode())])
             return
         scope[CALLER] = Caller(id_, tenant)

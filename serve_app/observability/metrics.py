@@ -47,6 +47,7 @@ class Recorder:
         self._tokens = Counter("jethro_tokens", "Tokens read and written", ("pool", "direction"), registry=r)
         self._wasted = Counter("jethro_wasted_tokens", "Tokens of calls that gave no answer", ("pool",), registry=r)
         self._cost = Counter("jethro_cost_usd", "Spent, in US dollars", ("pool",), registry=r)
+        self._unauthorized = Counter("jethro_unauthorized", "Requests with no key or a wrong one", registry=r)
         self._feedback = Counter("jethro_feedback", "Feedback stored", registry=r)
         self._bind_children()
 
@@ -91,6 +92,10 @@ class Recorder:
                 self._tpot_of(pool).observe((outcome.latency_ms - outcome.ttft_ms) / 1e3 / (written - 1))
         self._spent(outcome)
 
+    def unauthorized(self) -> None:
+        """A request was turned away for its key."""
+        self._unauthorized.inc()
+
     def feedback(self) -> None:
         """Feedback was stored."""
         self._feedback.inc()
@@ -105,7 +110,8 @@ class Recorder:
         router = decision.router or ""
         self._decide_of(router).observe(decision.decision_ms / 1e3)
         self._decision.observe(decision.decision_ms / 1e3)
-        self._decisions_of(router, decision.pool).inc()
+        if outcome.status != "route_only":  # asked about, not traffic
+            self._decisions_of(router, decision.pool).inc()
         if outcome.first_byte_ms is not None:
             self._pool.observe(outcome.first_byte_ms / 1e3)
 

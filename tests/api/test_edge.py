@@ -21,10 +21,12 @@ async def test_a_request_id_is_echoed_or_made(client, method, path):
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 async def test_without_a_key_nothing_is_told(client, method, path):
-    response = await client(services(**KEYED)).request(method, path, json=ASK)
+    parts = services(**KEYED)
+    response = await client(parts).request(method, path, json=ASK)
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
     assert response.json()["error"]["code"] == "missing_api_key"
+    assert b"jethro_unauthorized_total 1.0" in parts.recorder.text()
     assert "x-request-id" in response.headers
 
 
@@ -113,5 +115,5 @@ async def test_what_is_not_http_passes_through():
     async def app(scope, receive, send):
         seen.append(scope["type"])
 
-    await Edge(app, keys=None, hot={}, open_paths=frozenset())({"type": "lifespan"}, None, None)
+    await Edge(app, services=services(), hot={}, open_paths=frozenset())({"type": "lifespan"}, None, None)
     assert seen == ["lifespan"]

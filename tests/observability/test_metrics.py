@@ -75,9 +75,10 @@ def test_a_cancelled_request_does_not_count_as_a_latency():
     assert not any(name.startswith("jethro_e2e_seconds") for name in samples(recorder))
 
 
-def test_a_decision_alone_was_never_in_flight():
+def test_a_decision_alone_was_never_in_flight_and_is_no_traffic():
     recorder = Recorder()
     recorder.ended(outcome(status="route_only", steps=()))
+    assert not any(name.startswith("jethro_decisions_total") for name in samples(recorder))
     assert samples(recorder)["jethro_requests_in_flight"] == 0
 
 
