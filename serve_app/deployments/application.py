@@ -47,7 +47,7 @@ def deployment_name(pool: str) -> str:
     return "".join(part.capitalize() for part in pool.replace("-", "_").split("_")) + "Pool"
 
 
-def _pool(name: str, pool: PoolConfig, engine_factory: str) -> serve.Application:
+def _pool(name: str, pool: PoolConfig, engine_factory: str, body_bytes: int) -> serve.Application:
     deployment = serve.deployment(
         PoolReplica,
         name=deployment_name(name),
@@ -59,7 +59,7 @@ def _pool(name: str, pool: PoolConfig, engine_factory: str) -> serve.Application
         health_check_timeout_s=30,
         **_replicas(pool),
     )
-    return deployment.bind(name, pool.model_dump(mode="json"), engine_factory)
+    return deployment.bind(name, pool.model_dump(mode="json"), engine_factory, body_bytes)
 
 
 def _replicas(pool: PoolConfig) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class PoolReplica:
     """Runs a pool's engine. Gateways find it through `describe` and talk to its port."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, name: str, pool: dict[str, Any], engine_factory: str
+        self, name: str, pool: dict[str, Any], engine_factory: str, body_bytes: int
     ) -> None:
         config = PoolConfig.model_validate(pool)
         self._drain_s = config.drain_s
@@ -38,6 +38,7 @@ class PoolReplica:
         self._app = build_replica_app(
             self._engine,
             secret=cluster_secret(),
+            body_bytes=body_bytes,
             max_ongoing=config.max_ongoing_requests,
             max_queued=config.max_queued_requests,
         )
