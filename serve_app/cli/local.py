@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from serve_app.config import Config
-from serve_app.config.engines import OpenAIEngine, VllmEngine
 from serve_app.config.tree import PoolConfig
 from serve_app.errors import PoolUnavailable
 from serve_app.pools.base import Answer, Call, Frame, PoolLoad
+from serve_app.pools.factory import capabilities
 from serve_app.routing.catalogue import Catalogue
 from serve_app.types import Capabilities, Message, Price, Query
 
@@ -50,13 +50,4 @@ def decide(config: Config, model: str, question: str) -> dict[str, Any]:
 
 def _described(name: str, pool: PoolConfig) -> DescribedPool:
     price = Price(pool.price.input_usd_per_million, pool.price.output_usd_per_million)
-    return DescribedPool(name, pool.model, price, _capabilities(pool))
-
-
-def _capabilities(pool: PoolConfig) -> Capabilities:
-    engine = pool.engine
-    if isinstance(engine, OpenAIEngine):
-        return Capabilities(engine.logprobs, engine.guided, engine.tools, max_context_tokens=engine.max_context_tokens)
-    if isinstance(engine, VllmEngine):
-        return Capabilities(guided=True, tools=engine.tool_parser is not None, adapters=bool(engine.adapters))
-    return Capabilities()
+    return DescribedPool(name, pool.model, price, capabilities(pool))
