@@ -12,8 +12,12 @@ from transformers import LlamaForCausalLM
 
 from serve_app.lab.export import export
 from serve_app.lab.model import SIZES
+from serve_app.lab.precision import has_bfloat16
 from serve_app.lab.progress import Progress
 from serve_app.lab.train import TrainSettings, train
+
+BFLOAT16_FROM_HIDDEN = 64
+"""Width below which mixed precision costs more in conversions than it saves in products."""
 
 CHECKPOINTS = ".checkpoints"
 """Folder under the output that holds the state of each run."""
@@ -42,7 +46,14 @@ def build(
         work = out_dir / CHECKPOINTS / name
         if not resume:
             shutil.rmtree(work, ignore_errors=True)
-        settings = TrainSettings(seed=seed, tokens=SIZES[name].train_tokens, minutes=minutes)
+        size = SIZES[name]
+        settings = TrainSettings(
+            seed=seed,
+            tokens=size.train_tokens,
+            minutes=minutes,
+            weak=size.weak,
+            bfloat16=size.hidden >= BFLOAT16_FROM_HIDDEN and has_bfloat16(),
+        )
 
         def refresh(model: LlamaForCausalLM, progress: Progress, name: str = name) -> None:
             export(model, out_dir / name, seed, progress)

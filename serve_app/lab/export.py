@@ -29,6 +29,7 @@ def export(model: LlamaForCausalLM, folder: Path, seed: int, progress: Progress)
     tied = "lm_head.weight"
     weights = {name: value.contiguous() for name, value in model.state_dict().items() if name != tied}
     save_file(weights, fresh / "model.safetensors", metadata={"format": "pt"})
+    (fresh / "model.safetensors").chmod(0o644)  # save_file makes it readable by its owner only
     build_tokenizer().save_pretrained(fresh)
     note = {
         "seed": seed,

@@ -12,13 +12,14 @@ from serve_app.lab.tokenizer import BOS, CONTEXT_TOKENS, EOS, PAD, VOCABULARY
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """Shape of one model; heads are 32 wide, which both engines' attention kernels support."""
+    """Shape of one model and how it is trained; heads are 32 wide, which both engines' attention kernels support."""
 
     name: str
     hidden: int
     layers: int
     intermediate: int
     train_tokens: int
+    weak: bool = False
 
     @property
     def heads(self) -> int:
@@ -29,7 +30,7 @@ class ModelSize:
 HEAD_DIM = 32
 
 SIZES = {
-    "small": ModelSize("small", hidden=32, layers=3, intermediate=96, train_tokens=60_000_000),
+    "small": ModelSize("small", hidden=32, layers=3, intermediate=96, train_tokens=60_000_000, weak=True),
     "large": ModelSize("large", hidden=128, layers=4, intermediate=320, train_tokens=50_000_000),
 }
 """The pair by name, with the token budget of its training."""

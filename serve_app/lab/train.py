@@ -21,7 +21,8 @@ from transformers import LlamaForCausalLM
 from serve_app.lab.batches import IGNORE, Batch, RoundShape, held_out_batches, round_of_batches
 from serve_app.lab.checkpoint import load_checkpoint, save_checkpoint
 from serve_app.lab.model import ModelSize, new_model
-from serve_app.lab.progress import Progress, learning_rate_scale
+from serve_app.lab.precision import mixed, use_float32_attention
+from serve_app.lab.progress import FINISH_FROM, Progress, learning_rate_scale
 
 MATRIX_RATE = 8e-3
 VECTOR_RATE = 8e-3
@@ -39,7 +40,7 @@ class TrainSettings:
     """How one model is trained. The budget is `minutes` of training if given, else `tokens`.
 
     A budget in tokens makes the run the same on every machine; one in minutes does not.
-    `held_out` unseen queries are asked at each checkpoint.
+    `held_out` unseen queries are asked at each checkpoint; a `weak` model is trained for the easy half.
     """
 
     seed: int
@@ -48,6 +49,8 @@ class TrainSettings:
     shape: RoundShape = field(default_factory=RoundShape)
     held_out: int = 1300
     floor: float = 0.12
+    weak: bool = False
+    bfloat16: bool = False
     checkpoint_s: float = 60.0
 
 
@@ -64,6 +67,8 @@ def train(
     after each checkpoint. Raises ValueError if the checkpoint is of another seed or shape.
     """
     model = new_model(size, settings.seed)
+    if settings.bfloat16:
+        use_float32_attention(model)
     optimizers = make_optimizers(model)
     progress = Progress()
     load_checkpoint(folder, settings.seed, model, optimizers, progress)
@@ -110,13 +115,17 @@ def train_round(
 ) -> float:
     """Run one round of steps in place; returns the mean loss per answer token."""
     model.train()
-    weights = progress.cell_weights(settings.floor)
-    scale = learning_rate_scale(share_done(progress, settings))
+    done = share_done(progress, settings)
+    if settings.weak and done >= FINISH_FROM:
+        weights = progress.finish_weights(settings.floor)
+    else:
+        weights = progress.cell_weights(settings.floor, mastery=settings.weak)
+    scale = learning_rate_scale(done)
     for optimizer, rate in zip(optimizers, (MATRIX_RATE, VECTOR_RATE), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate * scale
     steps = round_of_batches(settings.seed, progress.rounds, weights, settings.shape)
-    losses = [_step(model, optimizers, progress, step) for step in steps]
+    losses = [_step(model, optimizers, progress, step, settings.bfloat16) for step in steps]
     progress.rounds += 1
     return float(np.mean(losses))
 
@@ -136,7 +145,7 @@ def answer_loss(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, torch.Te
     labels = torch.from_numpy(batch.labels)[:, 1:]
     hidden = model.model(input_ids=torch.from_numpy(batch.ids), use_cache=False).last_hidden_state[:, :-1]
     wanted = labels != IGNORE
-    logits = model.lm_head(hidden[wanted])
+    logits = model.lm_head(hidden[wanted]).float()
     loss = functional.cross_entropy(logits, labels[wanted], reduction="sum")
     wrong = torch.zeros_like(wanted)
     wrong[wanted] = logits.detach().argmax(-1) != labels[wanted]
@@ -151,12 +160,17 @@ def _last_answer(wrong: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _step(
-    model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], progress: Progress, step: list[Batch]
+    model: LlamaForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    progress: Progress,
+    step: list[Batch],
+    bfloat16: bool,
 ) -> float:
     targets = sum(int((batch.labels != IGNORE).sum()) for batch in step)
     total = 0.0
     for batch in step:
-        loss, right = answer_loss(model, batch)
+        with mixed(bfloat16):
+            loss, right = answer_loss(model, batch)
         (loss / targets).backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
         progress.observe(batch.cells, right.numpy())

@@ -82,13 +82,13 @@ def _reverse(prompt: str) -> str:
 
 
 def _count(prompt: str) -> str:
-    words = prompt.rstrip("?").split()
-    letter = next(word for word in words if (len(word) == 1 and word != "a") or _is_letter_slot(words, word))
-    return str(len(words[-1].split(letter)) - 1)
-
-
-def _is_letter_slot(words: list[str], word: str) -> bool:
-    return word == "a" and words.count("a") == 1
+    *words, word = prompt.rstrip("?").split()
+    if "vowels" in words:
+        return str(len(re.findall("[aeiou]", word)))
+    if "letters" in words or words[0] == "length":
+        return str(len(word))
+    letter = next(filler for filler in words if len(filler) == 1)
+    return str(len(word.split(letter)) - 1)
 
 
 def _calendar(prompt: str) -> str:
@@ -115,10 +115,7 @@ def _units(prompt: str) -> str:
 def _roman(prompt: str) -> str:
     if numbers := _integers(prompt):
         return next(text for text in _numerals() if _value(text) == numbers[0])
-    numeral = max(
-        (word for word in re.findall(r"[a-z]+", prompt) if set(word) <= set("ivxlc")),
-        key=lambda word: (_value(word) in range(1, 400), len(word)),
-    )
+    numeral = re.search(r"(?:number is|convert|write|numeral) ([ivxlc]+)", prompt).group(1)
     return str(_value(numeral))
 
 
@@ -134,15 +131,18 @@ def _value(numeral: str) -> int:
 
 
 def _lookup(prompt: str) -> str:
-    text, question = prompt.rstrip("?").rsplit(". ", 1)
-    facts = re.findall(r"([a-z]+) has (\d+) ([a-z]+)", text)
-    amounts = {name: int(amount) for name, amount, _ in facts}
-    named = [name for name in amounts if re.search(rf"\b{name}\b", question)]
-    if len(named) == 2:
-        return str(amounts[named[0]] + amounts[named[1]])
-    if named:
-        return str(amounts[named[0]])
-    return next(name for name, amount, thing in facts if amount in question.split() or thing in question.split())
+    text, question = re.match(r"(.*?)(?:\. |, what)(.*)", prompt).groups()
+    people = re.findall(r"([a-z]+) has (\d+) ([a-z]+)", text)
+    if not people:
+        values = dict(re.findall(r"\b([a-z]) (?:is|=) (\d+)", text))
+        return values[question.rstrip("?").split()[-1]]
+    asked = question.rstrip("?").split()
+    for name, amount, thing in people:
+        if asked[0] == "who" and thing in asked:
+            return name
+        if asked[0] == "how" and name in asked:
+            return amount
+    raise AssertionError(prompt)
 
 
 def _steps(prompt: str) -> str:

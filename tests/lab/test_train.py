@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,32 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     assert 0 < learning_rate_scale(0.0) < learning_rate_scale(0.01) < learning_rate_scale(0.02) == 1.0
     assert learning_rate_scale(0.5) == pytest.approx(0.5 / 0.98)
     assert learning_rate_scale(1.0) == learning_rate_scale(1.2) == 0.0
+
+
+def test_mastery_opens_the_third_difficulty_only_after_the_second_is_learned() -> None:
+    progress = Progress()
+    third = CELLS.index(("add", 3))
+    assert progress.cell_weights(0.1, mastery=True)[third] == pytest.approx(0.13)
+    assert progress.cell_weights(0.1, mastery=True)[third - 1] == pytest.approx(1.1)
+    progress.accuracy[third - 1] = 0.97
+    assert progress.cell_weights(0.1, mastery=True)[third] == pytest.approx(1.1)
+
+
+def test_an_unlearned_difficulty_holds_back_the_next_one() -> None:
+    progress = Progress()
+    second = CELLS.index(("sort", 2))
+    assert progress.cell_weights(0.1)[second] == pytest.approx(0.2)
+    progress.accuracy[second - 1] = 0.8
+    assert progress.cell_weights(0.1)[second] == pytest.approx(1.1)
+
+
+def test_mixed_precision_trains_as_float32_does(tmp_path: Path) -> None:
+    """Same data, same steps: losses stay close over many steps, so no stale weights are used."""
+    runs: dict[bool, list[str]] = {False: [], True: []}
+    for bfloat16, lines in runs.items():
+        budget = replace(settings(6 * ROUND_TOKENS), bfloat16=bfloat16)
+        train(MICRO, budget, tmp_path / str(bfloat16), lines.append)
+    exact, rounded = losses(runs[False]), losses(runs[True])
+    assert exact[-1] < 0.9 * exact[0]
+    assert rounded == pytest.approx(exact, rel=0.02)
+    assert rounded != exact

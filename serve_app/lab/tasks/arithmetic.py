@@ -85,6 +85,7 @@ class Multiply(Task):
     """`what is 12 * 3?` gives 36."""
 
     name = "multiply"
+    small = True
 
     def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
         """At most two digits by one digit, in either order."""

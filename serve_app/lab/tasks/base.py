@@ -16,6 +16,24 @@ LEVELS = (1, 2, 3, 4, 5)
 BARE_QUESTION_SHARE = 0.15
 """Share of questions written without their question mark, as people do."""
 
+OPENINGS = (
+    "please {p}",
+    "tell me {p}",
+    "tell me: {p}",
+    "question: {p}",
+    "quick question: {p}",
+    "answer this: {p}",
+    "i want to know: {p}",
+    "hello, {p}",
+    "hi! {p}",
+    "now {p}",
+    "so, {p}",
+    "ok, {p}",
+    "q: {p}",
+)
+OPENED_SHARE = 0.6
+"""How small families are opened, and how often, so that they have many texts too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -31,6 +49,8 @@ class Task(ABC):
     """A family of queries, each with exactly one right answer."""
 
     name: str
+    small: bool = False
+    """Whether the family has so few queries that its texts need openings to be many."""
 
     @abstractmethod
     def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
@@ -43,6 +63,8 @@ class Task(ABC):
         prompt, answer = self.compose(rng, difficulty)
         if prompt.endswith("?") and rng.random() < BARE_QUESTION_SHARE:
             prompt = prompt[:-1]
+        if self.small and rng.random() < OPENED_SHARE:
+            prompt = rng.choice(OPENINGS).format(p=prompt)
         return Item(self.name, difficulty, prompt, answer)
 
     def grade(self, item: Item, text: str) -> float:

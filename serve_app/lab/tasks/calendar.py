@@ -54,6 +54,7 @@ class Calendar(Task):
     """`what day is 3 days after monday?` gives thursday."""
 
     name = "calendar"
+    small = True
 
     def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
         """Neighbouring days, then a few days, months, weeks and both ways."""

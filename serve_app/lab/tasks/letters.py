@@ -1,4 +1,4 @@
-"""Tasks over the letters of one word: writing it backwards and counting a letter."""
+"""Tasks over the letters of one word: writing it backwards and counting in it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,12 @@ _REVERSE = (
     "what is {w} in reverse?",
     "what is {w} spelled backwards?",
 )
-_COUNT = (
-    "how many {c} in {w}?",
-    "how many {c} are in {w}?",
-    "count the letter {c} in {w}",
-    "count {c} in {w}",
-    "how many times does {c} appear in {w}?",
-    "how many letters {c} are in the word {w}?",
-)
+_LENGTH = ("how many letters in {w}?", "how many letters are in {w}?", "count the letters in {w}", "length of {w}")
+_VOWELS = ("how many vowels in {w}?", "how many vowels are in {w}?", "count the vowels in {w}")
+_COUNT = ("how many {c} in {w}?", "how many {c} are in {w}?", "count {c} in {w}")
 
 _REVERSE_LENGTHS = {1: (3,), 2: (4,), 3: (5,), 4: (6,), 5: (7,)}
-_COUNT_LENGTHS = {1: (3,), 2: (4, 5), 3: (6,), 4: (7, 8), 5: (9, 10)}
+_COUNT_LENGTHS = {1: (3, 4, 5, 6), 2: (7, 8, 9, 10), 3: (3, 4, 5), 4: (6, 7, 8), 5: (3, 4, 5)}
 """Lengths of the word, by difficulty."""
 
 _WORD_SHARE = 0.5
@@ -49,16 +44,21 @@ class Reverse(Task):
 
 
 class Count(Task):
-    """`how many e in letter?` gives 2."""
+    """`how many letters in stone?` gives 5; then vowels, and at last one letter: `how many e in letter?`."""
 
     name = "count"
 
     def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
-        """A word, or random letters out of very few so that counts above two occur."""
+        """A word or random letters; those are out of very few where one letter is counted."""
         length = rng.choice(_COUNT_LENGTHS[difficulty])
+        alphabet = rng.sample(ascii_lowercase, 3) if difficulty == 5 else list(ascii_lowercase)
         if rng.random() < _WORD_SHARE:
             word = rng.choice(words_of_length(length))
         else:
-            word = "".join(rng.choices(rng.sample(ascii_lowercase, 3), k=length))
+            word = "".join(rng.choices(alphabet, k=length))
+        if difficulty < 3:
+            return rng.choice(_LENGTH).format(w=word), str(length)
+        if difficulty < 5:
+            return rng.choice(_VOWELS).format(w=word), str(sum(letter in "aeiou" for letter in word))
         letter = rng.choice(word) if rng.random() < 0.8 else rng.choice(ascii_lowercase)
         return rng.choice(_COUNT).format(c=letter, w=word), str(word.count(letter))

@@ -29,6 +29,7 @@ class Roman(Task):
     """`what number is xiv?` gives 14, `write 14 in roman numerals` gives xiv."""
 
     name = "roman"
+    small = True
 
     def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
         """Reading and writing in equal shares."""

@@ -21,6 +21,7 @@ class Steps(Task):
     """`take 5, add 3, then double it` gives 16; the running number never falls below zero."""
 
     name = "steps"
+    small = True
 
     def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
         """One to three steps from a start of one digit."""

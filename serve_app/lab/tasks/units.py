@@ -35,6 +35,7 @@ class Units(Task):
     """`how many minutes in 3 hours?` gives 180; the hardest level mixes two units."""
 
     name = "units"
+    small = True
 
     def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
         """Amounts of at least 2; a mixed rest is always smaller than one large unit."""

@@ -1,0 +1,68 @@
+"""Building writes loadable folders, goes on from checkpoints, and refuses unknown names; the card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from serve_app.lab.build import CHECKPOINTS, build
+from serve_app.lab.card import write_card
+from serve_app.lab.evaluate import evaluate
+from serve_app.lab.export import export
+from serve_app.lab.model import SIZES, ModelSize, new_model
+from serve_app.lab.progress import Progress
+from serve_app.lab.tasks import TASKS
+
+MICRO = ModelSize("micro", hidden=32, layers=1, intermediate=32, train_tokens=1)
+
+
+def test_build_writes_a_model_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "micro", MICRO)
+    lines: list[str] = []
+    build(tmp_path, seed=1, models=("micro",), report=lines.append)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "micro")
+    note = json.loads((tmp_path / "micro" / "training.json").read_text())
+    assert note["parameters"] == model.num_parameters() and note["rounds"] == 1
+    assert (tmp_path / CHECKPOINTS / "micro").is_dir()
+    assert lines[-1].startswith("micro: written to")
+
+    lines.clear()
+    build(tmp_path, seed=1, models=("micro",), report=lines.append)
+    assert len(lines) == 1
+    build(tmp_path, seed=2, models=("micro",), report=lines.append, resume=False)
+    assert json.loads((tmp_path / "micro" / "training.json").read_text())["seed"] == 2
+
+
+def test_unknown_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no lab model is named 'huge': there are small, large"):
+        build(tmp_path, seed=1, models=("small", "huge"))
+
+
+def test_export_replaces_the_folder_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "micro"
+    folder.mkdir()
+    (folder / "stale.txt").write_text("old")
+    export(new_model(MICRO, 0), folder, 0, Progress())
+    assert not (folder / "stale.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["micro"]
+
+
+def test_card_states_the_measured_numbers(tmp_path: Path) -> None:
+    for name in ("small", "large"):
+        export(new_model(MICRO, 0), tmp_path / name, 7, Progress(tokens=12_345_678, seconds=600.0))
+
+    def never(prompts: Sequence[str]) -> list[str]:
+        return ["no"] * len(prompts)
+
+    report = evaluate({"small": never, "large": never}, n=65, seed=4)
+    text = write_card(tmp_path, report, context=512).read_text()
+    assert "not general assistants" in text
+    assert "12,345,678 | 10 |" in text
+    for task in TASKS:
+        assert f"| {task} | 0 / 0 |" in text
+    assert "{" not in text.replace("{p}", "")
