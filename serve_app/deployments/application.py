@@ -27,7 +27,13 @@ class BuildArgs(BaseModel):
 def build(args: BuildArgs) -> serve.Application:
     """The application. Raises ConfigError where the config is wrong."""
     config = load(args.config) if isinstance(args.config, str) else Config.model_validate(args.config)
-    handles = {name: _pool(name, pool, args.engine_factory) for name, pool in config.pools.items() if not pool.remote}
+    # what a Gateway lets in may grow a little when it is written again
+    body_bytes = 2 * config.limits.body_bytes
+    handles = {
+        name: _pool(name, pool, args.engine_factory, body_bytes)
+        for name, pool in config.pools.items()
+        if not pool.remote
+    }
     options = config.gateway
     gateway = serve.deployment(
         serve.ingress()(GatewayReplica),

@@ -16,8 +16,8 @@ _CLASSES = {
 }
 """Kind to class; each is called with the id that callers see and the pool's engine settings, path resolved."""
 
-_EXTRAS = {"transformers": "transformers", "vllm": "vllm", "openai": "serve"}
-_MODULES = {"transformers": "transformers", "vllm": "vllm", "openai": "aiohttp"}
+_EXTRAS = {"transformers": "transformers", "vllm": "vllm"}
+_MODULES = {"transformers": "transformers", "vllm": "vllm"}
 _LAB = "lab:"
 
 
@@ -55,13 +55,14 @@ def preflight(name: str, pool: PoolConfig) -> None:
         raise ConfigError(
             f"pools.{name}.engine.path: {path}: no such folder; give a folder in Hugging Face format or an id"
         )
-    module = _MODULES[settings.kind]
-    if importlib.util.find_spec(module) is None:
+    module = _MODULES.get(settings.kind)
+    if module is not None and importlib.util.find_spec(module) is None:
         raise _missing(name, module, settings.kind)
 
 
 def _missing(name: str, module: str, kind: str) -> DependencyError:
-    return DependencyError(f'pool {name}: {module} is not installed; pip install "jethro[{_EXTRAS[kind]}]"')
+    wanted = f"jethro[{_EXTRAS[kind]}]" if kind in _EXTRAS else "jethro"
+    return DependencyError(f'pool {name}: {module} is not installed; pip install "{wanted}"')
 
 
 def _lab_folder(name: str, path: str) -> Path:
