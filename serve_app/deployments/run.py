@@ -3,6 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from serve_app.config import Config, secret
@@ -36,7 +37,11 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=config.server.host, port=config.server.port, keep_alive_timeout_s=120),
     )
-    args: dict[str, Any] = {"config": config.model_dump(mode="json")}
+    tree = config.model_dump(mode="json")
+    if not cluster_address():
+        # relative to where the operator stands, not to where Ray starts its workers
+        tree["store"]["path"] = str(Path(config.store.path).absolute())
+    args: dict[str, Any] = {"config": tree}
     if engine_factory:
         args["engine_factory"] = engine_factory
     serve.run(build(BuildArgs.model_validate(args)), name=_APP, route_prefix="/")
