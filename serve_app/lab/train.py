@@ -48,7 +48,7 @@ class TrainSettings:
     minutes: float | None = None
     shape: RoundShape = field(default_factory=RoundShape)
     held_out: int = 1300
-    floor: float = 0.12
+    floor: float = 0.05
     weak: bool = False
     bfloat16: bool = False
     checkpoint_s: float = 60.0
