@@ -74,7 +74,7 @@ def round_of_batches(seed: int, index: int, weights: Sequence[float], shape: Rou
     """
     rng = Random(f"lab-train-{seed}-{index}")
     cells = rng.choices(range(len(CELLS)), weights, k=shape.examples)
-    examples = sorted((_chat(rng, cell) for cell in cells), key=lambda example: len(example[0]))
+    examples = sorted((_chat(rng, cell, cells) for cell in cells), key=lambda example: len(example[0]))
     starts = range(0, shape.examples - shape.rows + 1, shape.rows)
     batches = [_pad(examples[start : start + shape.rows]) for start in starts]
     steps = len(batches) // shape.parts
@@ -92,7 +92,8 @@ def held_out_batches(seed: int, n: int, rows: int) -> list[Batch]:
     return [_pad(examples[start : start + rows]) for start in range(0, n, rows)]
 
 
-def _chat(rng: Random, cell: int) -> _Example:
+def _chat(rng: Random, cell: int, earlier: Sequence[int]) -> _Example:
+    """One chat that ends in a query of `cell`; its history, if any, is of the cells in `earlier`."""
     roll = rng.random()
     turns = 0
     if roll < LONG_HISTORY_SHARE:
@@ -100,10 +101,10 @@ def _chat(rng: Random, cell: int) -> _Example:
     elif roll < HISTORY_SHARE:
         turns = rng.randint(1, 3)
     system = rng.choice(_SYSTEM_PROMPTS) if rng.random() < SYSTEM_SHARE else None
-    history = rng.choices(range(len(CELLS)), k=turns)
+    history = rng.choices(earlier, k=turns)
     items = [draw(rng, *CELLS[chosen], "train") for chosen in [*history, cell]]
     example = _encoded(items, cell, system)
-    return example if len(example[0]) <= CONTEXT_TOKENS else _chat(rng, cell)
+    return example if len(example[0]) <= CONTEXT_TOKENS else _chat(rng, cell, earlier)
 
 
 def _encoded(items: Sequence[Item], cell: int, system: str | None = None) -> _Example:

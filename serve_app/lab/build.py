@@ -51,7 +51,7 @@ def build(
             seed=seed,
             tokens=size.train_tokens,
             minutes=minutes,
-            weak=size.weak,
+            hardest=size.hardest,
             bfloat16=size.hidden >= BFLOAT16_FROM_HIDDEN and has_bfloat16(),
         )
 

@@ -43,15 +43,19 @@ trained on; small families (weekdays, low Roman numerals, weeks to days) could n
 ## How they were trained
 
 From random weights, on queries drawn afresh for every step by the seeded generators in
-`serve_app/lab/tasks`; a cell (task and difficulty) is drawn more often the more of its queries are still
-answered wrongly. The loss is on answers only. 6 % of the examples have earlier turns before the last
-query, 4 % a system prompt. Muon for matrices, AdamW for embeddings and norms, learning rate falling
-linearly to zero, one CPU thread. `jethro lab build` trains them anew.
+`serve_app/lab/tasks`: `large` on all five difficulties, `small` on difficulties 1 and 2 only, so that it
+is good at the easy part and bad at the rest, as a weak model in a real pair is. A cell (task and
+difficulty) is drawn more often the more of its queries are still answered wrongly, and less while the
+next easier one is not learned. The loss is on answers only. 6 % of the examples have earlier turns before
+the last query, 4 % a system prompt. Muon for matrices, AdamW for embeddings and norms, learning rate
+falling linearly to zero, one CPU thread each. `jethro lab build` trains them anew. The committed `large`
+was trained in resumed runs while the definitions of its tasks were still being settled, so a new build
+gives a model of its kind, not the same numbers.
 
 ## Limits
 
 - English phrasings close to those above; other wordings often fail. Answers are bare results.
-- Arithmetic beyond the trained lengths (three-digit sums, two-digit by one-digit products) is wrong.
+- Arithmetic beyond the trained lengths (sums of three and two digits, two-digit by one-digit products) is wrong.
 - Trained mostly on single queries: long chats cost accuracy, and beyond about 400 characters nothing was
   trained at all.
 - Characters outside printable ASCII become one unknown token.

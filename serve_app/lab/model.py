@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from serve_app.lab.tasks import LEVELS
 from serve_app.lab.tokenizer import BOS, CONTEXT_TOKENS, EOS, PAD, VOCABULARY
 
 
@@ -19,7 +20,7 @@ class ModelSize:
     layers: int
     intermediate: int
     train_tokens: int
-    weak: bool = False
+    hardest: int = LEVELS[-1]
 
     @property
     def heads(self) -> int:
@@ -30,8 +31,8 @@ class ModelSize:
 HEAD_DIM = 32
 
 SIZES = {
-    "small": ModelSize("small", hidden=32, layers=3, intermediate=96, train_tokens=60_000_000, weak=True),
-    "large": ModelSize("large", hidden=128, layers=4, intermediate=320, train_tokens=50_000_000),
+    "small": ModelSize("small", hidden=32, layers=3, intermediate=96, train_tokens=45_000_000, hardest=2),
+    "large": ModelSize("large", hidden=128, layers=4, intermediate=320, train_tokens=70_000_000),
 }
 """The pair by name, with the token budget of its training."""
 

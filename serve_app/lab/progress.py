@@ -19,15 +19,6 @@ OPENS_AT = 0.7
 HELD_BACK = 0.1
 """Accuracy of a difficulty at which the next one is drawn in full, and the least factor before."""
 
-FINISH = (1.0, 1.0, 0.0, 0.0, 0.0)
-"""Factors on the difficulties in the finish of a weak model: it is to be good at the easy half."""
-
-FINISH_FROM = 0.6
-"""Share of the budget after which a weak model's finish begins."""
-
-MASTERY = (0.88, 0.96)
-"""Accuracies at which, with mastery, the next difficulty begins to open and is open in full."""
-
 
 @dataclass(slots=True)
 class Progress:
@@ -43,26 +34,19 @@ class Progress:
         for cell, ok in zip(cells, right, strict=True):
             self.accuracy[cell] = SMOOTHING * self.accuracy[cell] + (1 - SMOOTHING) * float(ok)
 
-    def finish_weights(self, floor: float) -> list[float]:
-        """Share of each cell in the finish of a weak model: easy difficulties, by running error."""
-        levels = self.accuracy.reshape(-1, len(LEVELS))
-        return [float(weight) for weight in ((floor + 1 - levels) * np.array(FINISH)).ravel()]
-
-    def cell_weights(self, floor: float, mastery: bool = False) -> list[float]:
+    def cell_weights(self, floor: float, hardest: int = LEVELS[-1]) -> list[float]:
         """Share of each cell in the next round: its running error, never below the floor.
 
         A difficulty whose easier neighbour is not yet learned is held back, so that the time goes
-        to what can be learned now (a curriculum in the sense of Bengio et al. 2009). With `mastery`
-        the third difficulty and those above it open only once the one before is all but perfect, so
-        that a model of little capacity is good at something rather than half good at all.
+        to what can be learned now (a curriculum in the sense of Bengio et al. 2009). Difficulties
+        above `hardest` are never drawn.
         """
         levels = self.accuracy.reshape(-1, len(LEVELS))
         gates = np.ones_like(levels)
-        if mastery:
-            gates[:, 2:] = np.clip((levels[:, 1:-1] - MASTERY[0]) / (MASTERY[1] - MASTERY[0]), 0.03, 1.0)
-        else:
-            gates[:, 1:] = np.clip(levels[:, :-1] / OPENS_AT, HELD_BACK, 1.0)
-        return [float(weight) for weight in (floor + gates * (1 - levels)).ravel()]
+        gates[:, 1:] = np.clip(levels[:, :-1] / OPENS_AT, HELD_BACK, 1.0)
+        weights = floor + gates * (1 - levels)
+        weights[:, hardest:] = 0.0
+        return [float(weight) for weight in weights.ravel()]
 
 
 def learning_rate_scale(done: float) -> float:

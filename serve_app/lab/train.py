@@ -22,7 +22,8 @@ from serve_app.lab.batches import IGNORE, Batch, RoundShape, held_out_batches, r
 from serve_app.lab.checkpoint import load_checkpoint, save_checkpoint
 from serve_app.lab.model import ModelSize, new_model
 from serve_app.lab.precision import mixed, use_float32_attention
-from serve_app.lab.progress import FINISH_FROM, Progress, learning_rate_scale
+from serve_app.lab.progress import Progress, learning_rate_scale
+from serve_app.lab.tasks import LEVELS
 
 MATRIX_RATE = 8e-3
 VECTOR_RATE = 8e-3
@@ -40,7 +41,7 @@ class TrainSettings:
     """How one model is trained. The budget is `minutes` of training if given, else `tokens`.
 
     A budget in tokens makes the run the same on every machine; one in minutes does not.
-    `held_out` unseen queries are asked at each checkpoint; a `weak` model is trained for the easy half.
+    `held_out` unseen queries are asked at each checkpoint; difficulties above `hardest` are not trained.
     """
 
     seed: int
@@ -49,7 +50,7 @@ class TrainSettings:
     shape: RoundShape = field(default_factory=RoundShape)
     held_out: int = 1300
     floor: float = 0.05
-    weak: bool = False
+    hardest: int = LEVELS[-1]
     bfloat16: bool = False
     checkpoint_s: float = 60.0
 
@@ -116,10 +117,7 @@ def train_round(
     """Run one round of steps in place; returns the mean loss per answer token."""
     model.train()
     done = share_done(progress, settings)
-    if settings.weak and done >= FINISH_FROM:
-        weights = progress.finish_weights(settings.floor)
-    else:
-        weights = progress.cell_weights(settings.floor, mastery=settings.weak)
+    weights = progress.cell_weights(settings.floor, settings.hardest)
     scale = learning_rate_scale(done)
     for optimizer, rate in zip(optimizers, (MATRIX_RATE, VECTOR_RATE), strict=True):
         for group in optimizer.param_groups:

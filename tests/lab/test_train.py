@@ -136,13 +136,11 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     assert learning_rate_scale(1.0) == learning_rate_scale(1.2) == 0.0
 
 
-def test_mastery_opens_the_third_difficulty_only_after_the_second_is_learned() -> None:
-    progress = Progress()
-    third = CELLS.index(("add", 3))
-    assert progress.cell_weights(0.1, mastery=True)[third] == pytest.approx(0.13)
-    assert progress.cell_weights(0.1, mastery=True)[third - 1] == pytest.approx(1.1)
-    progress.accuracy[third - 1] = 0.97
-    assert progress.cell_weights(0.1, mastery=True)[third] == pytest.approx(1.1)
+def test_difficulties_above_the_hardest_are_never_drawn() -> None:
+    weights = Progress().cell_weights(0.1, hardest=2)
+    assert all((weight > 0) == (level <= 2) for weight, (_, level) in zip(weights, CELLS, strict=True))
+    drawn = {CELLS[cell][1] for s in round_of_batches(0, 0, weights, SHAPE) for b in s for cell in b.cells}
+    assert drawn == {1, 2}
 
 
 def test_an_unlearned_difficulty_holds_back_the_next_one() -> None:
