@@ -31,7 +31,7 @@ _VOCABULARY = 2_048
 
 
 class History:
-    """Learned in `fit`; `logits` gives one estimate a level, finest first."""
+    """Learned in `fit`; `logits` gives the estimates, finest first."""
 
     def __init__(self, vocabulary: Iterable[str] = ()) -> None:
         self.vocabulary_ = frozenset(vocabulary)
@@ -42,7 +42,7 @@ class History:
     def fit(cls, readings: Sequence[Reading], outcomes: Floats, vocabulary: Iterable[str]) -> Self:
         """From readings and their outcomes in [0, 1], shape [n]. `vocabulary`: words that are wording, not content."""
         history = cls(vocabulary)
-        history.prior_ = (float(np.sum(outcomes)) + 0.5) / (len(outcomes) + 1)
+        history.prior_ = _prior(outcomes)
         sums: tuple[Counter[int], ...] = tuple(Counter() for _ in LEVELS)
         counts: tuple[Counter[int], ...] = tuple(Counter() for _ in LEVELS)
         for reading, outcome in zip(readings, outcomes.tolist(), strict=True):
@@ -54,6 +54,33 @@ class History:
             for level in range(len(LEVELS))
         )
         return history
+
+    def past_logits(
+        self, readings: Sequence[Reading], outcomes: Floats, texts: Sequence[str], seed: int
+    ) -> list[tuple[float, ...]]:
+        """`logits` of each reading from those before it in a random order; forgets the tables. In the order given.
+
+        For training: a mean over the others, or over other folds, would carry the query's own outcome with its sign
+        turned; one over the past does not (ordered target statistics; Prokhorenkova et al. 2018, CatBoost). Equal
+        texts come at once and do not see each other.
+        """
+        self.prior_ = _prior(outcomes)
+        self.tables_ = tuple({} for _ in LEVELS)
+        rows: dict[str, list[int]] = {}
+        for row, text in enumerate(texts):
+            rows.setdefault(text, []).append(row)
+        order = sorted(rows)
+        np.random.default_rng(seed).shuffle(order)
+        found: list[tuple[float, ...]] = [()] * len(readings)
+        for text in order:
+            reading = readings[rows[text][0]]
+            estimates = self.logits(reading)
+            for row in rows[text]:
+                found[row] = estimates
+            for table, key in zip(self.tables_, self.signatures(reading), strict=True):
+                total, count = table.get(key, (0.0, 0.0))
+                table[key] = (total + float(outcomes[rows[text]].sum()), count + len(rows[text]))
+        return found
 
     def signatures(self, reading: Reading) -> tuple[int, ...]:
         """One key a level, finest first: crc32 of the text that alike queries share."""
@@ -81,7 +108,10 @@ class History:
         )
 
     def logits(self, reading: Reading) -> tuple[float, ...]:
-        """Smoothed mean outcomes as log-odds, one a level, finest first; each backs off to the next coarser."""
+        """Smoothed mean outcomes as log-odds, finest level first; each backs off to the next coarser.
+
+        The coarsest, the task, is backed off to but not given: what it knows, a weight of the task knows.
+        """
         estimate = self.prior_
         estimates = []
         for level, key in reversed(tuple(enumerate(self.signatures(reading)))):
@@ -90,7 +120,7 @@ class History:
                 strength = _STRENGTH[level]
                 estimate = (seen[0] + strength * estimate) / (seen[1] + strength)
             estimates.append(log(estimate / (1.0 - estimate)))
-        return tuple(reversed(estimates))
+        return tuple(reversed(estimates[1:]))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Tables as arrays, to be saved; the vocabulary is the caller's to save."""
@@ -116,6 +146,11 @@ class History:
             for name in LEVELS
         )
         return history
+
+
+def _prior(outcomes: Floats) -> float:
+    """Mean outcome, kept inside (0, 1)."""
+    return (float(np.sum(outcomes)) + 0.5) / (len(outcomes) + 1)
 
 
 def common_words(readings: Sequence[Reading], min_share: float = 0.002) -> tuple[str, ...]:

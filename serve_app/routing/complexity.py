@@ -27,7 +27,7 @@ _MIN_COUNT = 12
 """Queries in which a named feature must occur to get a weight; fewer say more of chance than of the feature."""
 _MAX_FEATURES = 6_000
 _FOLDS = 5
-_HISTORY = tuple(f"history:{level}" for level in LEVELS)
+_HISTORY = tuple(f"history:{level}" for level in LEVELS[:-1])
 _DENSE = (*NUMERIC, *_HISTORY)
 
 
@@ -35,7 +35,7 @@ class ComplexityRouter:
     """Strong win rate as a logistic regression of readable features.
 
     Learned: `weights_` (feature to log-odds per unit), `bias_`, `history_`. `explain` gives the same terms that
-    `score` adds up. `seed` draws the folds.
+    `score` adds up. `seed` draws the order in which history is made, and the folds.
     """
 
     name = "complexity"
@@ -49,23 +49,21 @@ class ComplexityRouter:
     def fit(self, dataset: Dataset) -> Self:
         """Learn from queries with the quality of both pools' answers; needs the extra `train` (scikit-learn).
 
-        History features are computed out of fold, identical texts in one fold, so that no query sees its own outcome.
+        History features of a query come from the queries before it in a random order, never from its own outcome.
         Raises ConfigError for an empty dataset, DependencyError without scikit-learn.
         """
         if len(dataset) == 0:
             raise ConfigError("complexity: the dataset is empty; collect answers first")
         readings = [read(q) for q in dataset.queries]
+        texts = [q.text for q in dataset.queries]
         outcomes = dataset.strong_win_rate()
         vocabulary = common_words(readings)
         history = History.fit(readings, outcomes, vocabulary)
-        folds = folds_of([q.text for q in dataset.queries], _FOLDS, self.seed)
-        rows = [active(r, history) for r in readings]
-        for fold in range(_FOLDS):
-            inside = np.flatnonzero(folds == fold)
-            others = np.flatnonzero(folds != fold)
-            past = History.fit([readings[i] for i in others], outcomes[others], vocabulary)
-            for i in inside:
-                rows[i].update(zip(_HISTORY, past.logits(readings[i]), strict=True))
+        past = History(vocabulary).past_logits(readings, outcomes, texts, self.seed)
+        rows = [active(reading, history) for reading in readings]
+        for row, estimates in zip(rows, past, strict=True):
+            row.update(zip(_HISTORY, estimates, strict=True))
+        folds = folds_of(texts, _FOLDS, self.seed)
         self.weights_, self.bias_ = fit_logistic(rows, _DENSE, _named(rows), outcomes, folds)
         self.history_ = history
         return self

@@ -33,7 +33,9 @@ def test_task_guess(text: str, task: str) -> None:
 
 
 def test_politeness_does_not_change_the_task() -> None:
-    guesses = [read(Query((Message("user", t),))).task for t in ("reverse stone", "hello! please reverse stone, thanks")]
+    guesses = [
+        read(Query((Message("user", t),))).task for t in ("reverse stone", "hello! please reverse stone, thanks")
+    ]
     assert guesses[0] == guesses[1]
 
 

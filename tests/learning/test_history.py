@@ -65,3 +65,23 @@ def test_arrays_round_trip(tmp_path: Path) -> None:
     again = History.from_arrays(tmp_path / "h.npz", WORDS)
     for text in ("what is 3?", "reverse abc"):
         assert again.logits(reading(text)) == pytest.approx(history.logits(reading(text)), abs=1e-6)
+
+
+def test_past_logits_know_the_past_alone() -> None:
+    texts = ["what is 1 + 1?", "what is 2 + 2?", "what is 1 + 1?", "what is 3 + 3?"]
+    outcomes = np.array([1.0, 0.0, 1.0, 0.0])
+    found = History(WORDS).past_logits([reading(t) for t in texts], outcomes, texts, seed=0)
+    assert found[0] == found[2]
+    prior = np.log(2.5 / 2.5)
+    assert sum(row == pytest.approx((prior,) * 3) for row in found) in (1, 2)  # the first text saw nothing
+    again = History(WORDS).past_logits([reading(t) for t in texts], outcomes, texts, seed=0)
+    assert again == found
+
+
+def test_past_logits_do_not_carry_the_own_outcome_where_it_is_chance() -> None:
+    """Means over the others would be correlated with it, with the sign turned."""
+    rng = np.random.default_rng(0)
+    texts = [f"what is {i} + {i}?" for i in rng.permutation(np.arange(1000, 3000))]
+    outcomes = (rng.random(len(texts)) < 0.5).astype(float)
+    found = np.array(History(WORDS).past_logits([reading(t) for t in texts], outcomes, texts, seed=1))
+    assert abs(float(np.corrcoef(found[200:, 2], outcomes[200:])[0, 1])) < 0.06

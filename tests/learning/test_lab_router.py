@@ -3,7 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve_app.learning.lab_router import MOST_STRONG, TARGET_DROP, ask, default_threshold, train
+from serve_app.learning.lab_router import MOST_STRONG, TARGET_DROP, ask, cross_scores, default_threshold, train
+from serve_app.learning.metrics import auc
+from serve_app.routing.complexity import ComplexityRouter
 from serve_app.routing.registry import load_router
 from serve_app.routing.threshold import Calibration
 from tests.learning.data import sums
@@ -17,12 +19,22 @@ def test_trains_calibrates_and_registers_from_kept_answers(tmp_path: Path) -> No
     metrics = train(tmp_path / "no-models-needed", out, 400, 0, said.append, data)
     found = load_router(str(out))
     assert found.models == ("m-small", "m-large") and found.card["data"]["digest"] == answers.digest()
-    assert found.card["data"]["fitted_on"] + found.card["data"]["calibrated_on"] == 400
-    assert metrics["auc"] == 1.0 and metrics["quality_drop"] <= TARGET_DROP
+    assert found.calibration is not None and len(found.calibration.scores) == 400
+    assert metrics["auc"] == 1.0 and metrics["quality_drop"] <= TARGET_DROP + 1e-9
     unseen = sums(300, seed=5)
     strong = found.router.score(unseen.queries) >= found.threshold
     assert (strong == (unseen.strong_win_rate() == 1)).mean() > 0.98
     assert "strong calls" in said[-1]
+
+
+def test_cross_scores_come_from_routers_that_did_not_see_the_query() -> None:
+    """Outcomes that nothing explains: only the scores of a router that met them before are far from chance."""
+    data = sums(400, seed=6)
+    coins = np.random.default_rng(0).random(400) < 0.5
+    data.pools["small"].quality[:, 0] = coins
+    scores = cross_scores(data, 0)
+    assert scores.shape == (400,) and abs(auc(scores, ~coins) - 0.5) < 0.1
+    assert abs(auc(ComplexityRouter(0).fit(data).score(data.queries), ~coins) - 0.5) > 0.2
 
 
 def test_the_default_threshold_is_the_drop_or_the_most_strong_calls() -> None:
