@@ -1,12 +1,14 @@
 """From our settings to vLLM's: engine arguments, and the environment that vLLM reads before it starts."""
 
 import json
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from serve_app.config.engines import VllmEngine as VllmSettings
 
+LIFELINE = "serve_app.engines.vllm.lifeline.Lifeline"
 _GIB = 2**30
 _CPU_KV_CACHE_GIB = 1
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM accepts as a maximum
@@ -50,6 +52,8 @@ def engine_arguments(model: str, settings: VllmSettings, *, cpu: bool) -> dict[s
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "enable_prefix_caching": settings.prefix_caching,
     }
+    if sys.platform == "linux":
+        arguments["worker_extension_cls"] = LIFELINE
     if settings.max_context_tokens is not None:
         arguments["max_model_len"] = settings.max_context_tokens
     if settings.adapters:

@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import itertools
+import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from serve_app.config.engines import VllmEngine as VllmSettings
 from serve_app.config.export import export
 from serve_app.engines.base import EngineHealth
-from serve_app.engines.vllm.arguments import engine_arguments, environment, is_cpu_build
+from serve_app.engines.vllm.arguments import LIFELINE, engine_arguments, environment, is_cpu_build
 from serve_app.errors import (
     ConfigError,
     DependencyError,
@@ -79,6 +80,9 @@ class VllmEngine:
             adapters=self.capabilities.adapters,
             max_context_tokens=config.model_config.max_model_len,
         )
+        parallel = config.parallel_config
+        if parallel.worker_extension_cls == LIFELINE and parallel.distributed_executor_backend in ("uni", "mp"):
+            await engine.collective_rpc("end_with_process", args=(os.getpid(),))
         await self._warm_up()
 
     async def stream(self, query: Query) -> AsyncGenerator[Chunk, None]:
