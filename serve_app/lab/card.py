@@ -7,8 +7,10 @@ from pathlib import Path
 
 from serve_app.lab.evaluate import ModelReport, Report
 from serve_app.lab.export import NOTE
+from serve_app.lab.model import SIZES
 from serve_app.lab.sample import sample
 from serve_app.lab.tasks import TASKS
+from serve_app.lab.tokenizer import CONTEXT_TOKENS
 
 EXAMPLES_SEED = 5
 
@@ -43,7 +45,7 @@ trained on; small families (weekdays, low Roman numerals, weeks to days) could n
 ## How they were trained
 
 From random weights, on queries drawn afresh for every step by the seeded generators in
-`serve_app/lab/tasks`: `large` on all five difficulties, `small` on difficulties 1 and 2 only, so that it
+`serve_app/lab/tasks`: `large` on all five difficulties, `small` on difficulties 1 to {hardest} only, so that it
 is good at the easy part and bad at the rest, as a weak model in a real pair is. A cell (task and
 difficulty) is drawn more often the more of its queries are still answered wrongly, and less while the
 next easier one is not learned. The loss is on answers only. 6 % of the examples have earlier turns before
@@ -62,11 +64,12 @@ gives a model of its kind, not the same numbers.
 """
 
 
-def write_card(models_dir: Path, report: Report, context: int) -> Path:
+def write_card(models_dir: Path, report: Report) -> Path:
     """Write `models_dir`/README.md from a report over the models in it; returns its path."""
     notes = {model.name: json.loads((models_dir / model.name / NOTE).read_text()) for model in report.models}
     text = _TEXT.format(
-        context=context,
+        context=CONTEXT_TOKENS,
+        hardest=SIZES["small"].hardest,
         tasks=len(TASKS),
         sizes=_sizes(models_dir, report, notes),
         examples=_examples(),

@@ -31,8 +31,8 @@ class ModelSize:
 HEAD_DIM = 32
 
 SIZES = {
-    "small": ModelSize("small", hidden=32, layers=3, intermediate=96, train_tokens=45_000_000, hardest=2),
-    "large": ModelSize("large", hidden=128, layers=4, intermediate=320, train_tokens=70_000_000),
+    "small": ModelSize("small", hidden=32, layers=3, intermediate=96, train_tokens=50_000_000, hardest=3),
+    "large": ModelSize("large", hidden=128, layers=4, intermediate=320, train_tokens=60_000_000),
 }
 """The pair by name, with the token budget of its training."""
 

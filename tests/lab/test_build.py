@@ -60,7 +60,7 @@ def test_card_states_the_measured_numbers(tmp_path: Path) -> None:
         return ["no"] * len(prompts)
 
     report = evaluate({"small": never, "large": never}, n=65, seed=4)
-    text = write_card(tmp_path, report, context=512).read_text()
+    text = write_card(tmp_path, report).read_text()
     assert "not general assistants" in text
     assert "12,345,678 | 10 |" in text
     for task in TASKS:
