@@ -50,9 +50,10 @@ is good at the easy part and bad at the rest, as a weak model in a real pair is.
 difficulty) is drawn more often the more of its queries are still answered wrongly, and less while the
 next easier one is not learned. The loss is on answers only. 6 % of the examples have earlier turns before
 the last query, 4 % a system prompt. Muon for matrices, AdamW for embeddings and norms, learning rate
-falling linearly to zero, one CPU thread each. `jethro lab build` trains them anew. The committed `large`
-was trained in resumed runs while the definitions of its tasks were still being settled, so a new build
-gives a model of its kind, not the same numbers.
+falling linearly to zero, one CPU thread each. `jethro lab build` trains them anew. The committed weights
+came out of resumed runs while the definitions of the tasks were still being settled (`large` saw looking
+things up three times as often for a while, `small` began with difficulties 1 and 2 alone), so a new build
+gives models of their kind, not the same numbers.
 
 ## Limits
 
