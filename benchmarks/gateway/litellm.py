@@ -42,6 +42,9 @@ def proxy(command: Path, port: int, upstream_port: int, workers: int) -> Server:
     path = BUILD / "litellm.yaml"
     path.write_text(yaml.safe_dump(config))
     arguments = ["--config", str(path), "--host", "127.0.0.1", "--port", str(port), "--num_workers", str(workers)]
+    if workers > 1:
+        # LiteLLM takes longer to import than the 5 s after which uvicorn would kill a silent worker, for ever
+        arguments += ["--timeout_worker_healthcheck", "120"]
     return Server(
         f"litellm-{workers}", [str(command), *arguments], f"http://127.0.0.1:{port}/health/liveliness", _ENV, 240
     )
