@@ -1,6 +1,7 @@
 """What Ray must find in the environment before it starts; the only place that writes it."""
 
 import os
+import socket
 from collections.abc import Mapping, MutableMapping
 
 SERVE_ENVIRONMENT = {
@@ -29,6 +30,17 @@ def prepare_serve_environment(env: MutableMapping[str, str] | None = None, *, lo
     env = os.environ if env is None else env
     for name, value in (SERVE_ENVIRONMENT | (_LOOPBACK_ONLY if loopback else {})).items():
         env.setdefault(name, value)
+    if loopback:
+        # fixed ports of Serve's HAProxy, which a second endpoint on this machine would find taken
+        for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
+            env.setdefault(name, str(_free_port()))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def cluster_address(env: Mapping[str, str] | None = None) -> str | None:
