@@ -1,6 +1,6 @@
 """What is written into the environment before Ray starts."""
 
-from serve_app.config.environment import cluster_address, prepare_serve_environment
+from serve_app.config.environment import SERVE_ENVIRONMENT, cluster_address, prepare_serve_environment
 
 
 def test_what_the_operator_set_stays() -> None:
@@ -23,3 +23,9 @@ def test_two_endpoints_on_one_machine_take_different_proxy_ports() -> None:
 def test_cluster_address_is_rays_own_variable() -> None:
     assert cluster_address({}) is None
     assert cluster_address({"RAY_ADDRESS": "10.0.0.1:6379"}) == "10.0.0.1:6379"
+
+
+def test_whatever_is_unset_is_set() -> None:
+    env: dict[str, str] = {}
+    prepare_serve_environment(env)
+    assert env == SERVE_ENVIRONMENT
