@@ -42,3 +42,7 @@ def _options(
     ] = False,
 ) -> None:
     """Options that stand before the command."""
+
+
+if __name__ == "__main__":
+    app()

@@ -1,5 +1,7 @@
 """The command as a whole: help that teaches, versions, mistakes."""
 
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -54,3 +56,8 @@ def test_a_mistyped_command_is_suggested(run):
     result = run("srve")
     assert result.exit_code == 2
     assert "serve" in result.stderr
+
+
+def test_the_module_runs_as_the_command_does():
+    done = subprocess.run([sys.executable, "-m", "serve_app.cli.main", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"jethro {version('jethro')}\n")
