@@ -60,10 +60,10 @@ def stop() -> None:
 def run(config: Config, *, ready: Callable[[], None] = lambda: None) -> None:
     """Serve until SIGINT or SIGTERM, then drain. `ready` is called once the endpoint answers."""
     over = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: over.set())
     try:
         start(config)
+        for number in (signal.SIGINT, signal.SIGTERM):  # not before: Ray puts its own handlers in place
+            signal.signal(number, lambda *_: over.set())
         ready()
         while not over.wait(1.0):
             continue

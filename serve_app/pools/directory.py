@@ -100,7 +100,7 @@ class Directory:
         Raises PoolUnavailable when none is there, after `wait_s` if `wait` and nobody was excluded yet.
         """
         deadline = self.clock() + (self.wait_s if wait and not exclude else 0.0)
-        while not (candidates := [m for m in self.available if m.address not in exclude]):
+        while not (candidates := self._candidates(exclude)):
             self._refresh_now.set()
             left = deadline - self.clock()
             if left <= 0:
@@ -118,9 +118,15 @@ class Directory:
             return min(candidates, key=lambda m: (m.load, self.rng.random()))
         return min(self.rng.sample(candidates, 2), key=lambda m: m.load)
 
+    def _candidates(self, exclude: Collection[str]) -> list[Member]:
+        """Who may be asked; when all rest, those who failed only once, since a slow machine drops connections too."""
+        rested = [m for m in self.available if m.address not in exclude]
+        return rested or [m for m in self.members if m.failures == 1 and m.address not in exclude]
+
     def succeeded(self, member: Member) -> None:
         """The member gave its first byte."""
         member.failures = 0
+        member.down_until = 0.0
 
     def failed(self, member: Member) -> None:
         """The member refused the connection, broke it or did not answer: it rests, and a refresh is asked for."""

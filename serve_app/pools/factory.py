@@ -25,7 +25,7 @@ def build_pool(name: str, pool: PoolConfig, *, cluster_secret: str, timeout_s: f
         wire = Wire(
             upstream_model=pool.model,
             headers={"authorization": f"Bearer {cluster_secret}"},
-            timeouts=Timeouts(connect_s=2.0, first_byte_s=timeout_s, idle_s=timeout_s),
+            timeouts=Timeouts(connect_s=5.0, first_byte_s=timeout_s, idle_s=timeout_s),
             backoff=Backoff(retries=_REPLICA_RETRIES),
         )
     return HttpPool(

@@ -1,5 +1,7 @@
 """Reading the config: profiles, files, overrides, and messages that say what to write instead."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -247,3 +249,14 @@ def test_the_callers_key_is_optional():
     assert caller_key(env={}) is None
     assert caller_key(env={"JETHRO_API_KEY": " "}) is None
     assert caller_key(env={"JETHRO_API_KEY": "k"}) == "k"
+
+
+def test_a_branch_may_be_merged_into_another(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "pools:\n"
+        "  small: {model: a, engine: &e {kind: transformers, path: x, threads: 2}}\n"
+        "  large: {model: b, engine: {<<: *e, path: y}}\n"
+    )
+    large = load(str(file), env={}).pools["large"].engine
+    assert (large.path, large.threads) == ("y", 2)

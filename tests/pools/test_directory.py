@@ -52,7 +52,9 @@ async def test_a_failed_member_rests_longer_each_time_and_comes_back() -> None:
     clock = Clock()
     d = directory("a", clock=clock, wait_s=0.0)
     member = d.members[0]
-    for rest in (1.0, 2.0, 4.0):
+    d.failed(member)
+    assert (await d.pick()) is member, "failed once and nobody else is there"
+    for rest in (2.0, 4.0, 8.0):
         d.failed(member)
         with pytest.raises(PoolUnavailable):
             await d.pick()
@@ -60,6 +62,13 @@ async def test_a_failed_member_rests_longer_each_time_and_comes_back() -> None:
         assert (await d.pick()) is member
     d.succeeded(member)
     assert member.failures == 0
+
+
+async def test_a_member_that_failed_once_is_not_asked_while_another_can_be() -> None:
+    d = directory("a", "b", wait_s=0.0)
+    d.failed(d.members[0])
+    assert {(await d.pick()).address for _ in range(20)} == {"b"}
+    assert (await d.pick({"b"})).address == "a"
 
 
 async def test_draining_members_are_not_asked_again_and_missing_ones_are_gone() -> None:
