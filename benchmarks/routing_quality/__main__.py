@@ -107,7 +107,11 @@ def table(found: dict[str, Any]) -> str:
         )
     head = ("", "strong calls, %", "exact, %", "quality drop, % (95 %)", "USD per 1,000", "cost, % of always large")
     ratio = found["drop_ratio_random_to_router"]
-    lost = "the router lost nothing" if ratio is None else f"random at the same share loses {ratio:.1f} times as much"
+    lost = (
+        "the router lost nothing"
+        if ratio is None
+        else f"random at exactly its share is expected to lose {ratio:.1f} times as much"
+    )
     return (
         f"{markdown(head, rows)}\n{found['queries']:,} lab queries ({found['distinct_queries']:,} distinct) that "
         f"neither the models nor the router were trained on, greedy, over HTTP; "

@@ -46,8 +46,9 @@ def figures(answers: Answers, seed: int) -> dict[str, Any]:
     points = {name: _point(replies, answers, clusters, seed) for name, replies in rows.items()}
     share = points["router"]["strong_share"]
     expected = float(weak.mean() + share * (strong.mean() - weak.mean()))
-    points["random"]["expected_drop_at_router_share"] = _drop(expected, float(strong.mean()))
-    router_drop, random_drop = points["router"]["quality_drop"], points["random"]["quality_drop"]
+    random_drop = _drop(expected, float(strong.mean()))
+    points["random"]["expected_drop_at_router_share"] = random_drop
+    router_drop = points["router"]["quality_drop"]
     return {
         "queries": len(weak),
         "distinct_queries": len(clusters),

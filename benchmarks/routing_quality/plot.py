@@ -53,4 +53,4 @@ def draw(answers: Answers, found: dict[str, Any], caption: str, path: Path) -> N
 
 def _label_place(name: str) -> tuple[int, int]:
     """Points right of and above the marker, so that labels keep off the lines."""
-    return {"always large": (-92, -16), "router": (8, -14)}.get(name, (9, -12))
+    return {"always large": (-100, -24), "router": (8, -14)}.get(name, (9, -12))
