@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
+from ray.serve.schema import LoggingConfig
 
 from serve_app.config import Config, load
 from serve_app.config.tree import PoolConfig
@@ -44,6 +45,8 @@ def build(args: BuildArgs) -> serve.Application:
         max_queued_requests=options.max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=options.retry_after_s),
         graceful_shutdown_timeout_s=options.drain_s,
+        # the Gateway's own request log says more than Serve's line per request, and costs less
+        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
     return gateway.bind(config.model_dump(mode="json"), handles)
 

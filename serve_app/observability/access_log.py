@@ -3,7 +3,7 @@
 Never in it: prompts, answers, keys.
 """
 
-import sys
+import os
 import threading
 from collections import deque
 from typing import Any, Protocol, TextIO
@@ -43,7 +43,8 @@ class JsonLog:
     def __init__(
         self, out: TextIO | None = None, *, replica: str = "", queue: int = _QUEUE, flush_s: float = _FLUSH_S
     ) -> None:
-        self._out = out if out is not None else sys.stderr
+        # Not sys.stderr: a framework that puts a logger there, as Ray Serve does, costs more than the line itself.
+        self._out = out if out is not None else open(os.dup(2), "w", encoding="utf-8")  # noqa: SIM115 - kept open
         self._replica = replica
         self._flush_s = flush_s
         self._lines: deque[Outcome] = deque(maxlen=queue)

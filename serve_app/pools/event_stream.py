@@ -8,6 +8,7 @@ import aiohttp
 import orjson
 
 from serve_app.errors import JethroError, UpstreamError
+from serve_app.pools.replica_session import ReplicaResponse
 from serve_app.pools.sse import EventCutter
 from serve_app.pools.upstream_errors import error_of_event
 
@@ -24,7 +25,10 @@ class EventStream:
     """
 
     def __init__(
-        self, response: aiohttp.ClientResponse, idle_s: float, refusal: Callable[[JethroError], JethroError]
+        self,
+        response: aiohttp.ClientResponse | ReplicaResponse,
+        idle_s: float,
+        refusal: Callable[[JethroError], JethroError],
     ) -> None:
         self._response = response
         self._content = response.content

@@ -17,6 +17,7 @@ from serve_app.errors import JethroError, Overloaded, PoolUnavailable
 from serve_app.pools.base import Answer, Call, Frame, PoolLoad
 from serve_app.pools.directory import Directory, Member
 from serve_app.pools.event_stream import EventStream
+from serve_app.pools.replica_session import ReplicaSession
 from serve_app.pools.retry import Backoff
 from serve_app.pools.upstream import Timeouts, Upstream, client_session
 from serve_app.types import Capabilities, Price, Query
@@ -36,7 +37,7 @@ class Wire:
     timeouts: Timeouts
     backoff: Backoff = field(default_factory=Backoff)
     identify: bool = True
-    """Send the answer's id and time, which replicas of ours understand."""
+    """The members are replicas of ours: they understand the answer's id and time, and a lean client will do."""
 
 
 class HttpPool:
@@ -51,7 +52,7 @@ class HttpPool:
         self.capabilities = capabilities
         self.directory = directory
         self._wire = wire
-        self._session = client_session()
+        self._session = ReplicaSession() if wire.identify else client_session()
         self._upstreams: dict[str, Upstream] = {}
 
     def load(self) -> PoolLoad:

@@ -14,6 +14,7 @@ from yarl import URL
 
 from serve_app.errors import JethroError, UpstreamError
 from serve_app.pools.event_stream import EventStream
+from serve_app.pools.replica_session import ReplicaResponse, ReplicaSession
 from serve_app.pools.upstream_errors import error_of_answer, redacted
 
 _KEEP_ALIVE_S = 4.0  # below the 5 s after which uvicorn (and so vLLM) closes idle connections
@@ -47,6 +48,10 @@ def client_session() -> aiohttp.ClientSession:
     )
 
 
+Session = aiohttp.ClientSession | ReplicaSession
+Response = aiohttp.ClientResponse | ReplicaResponse
+
+
 class Upstream:
     """One address. `base_url` stands before the paths, such as `http://10.0.0.7:4123/v1`.
 
@@ -61,7 +66,7 @@ class Upstream:
         self,
         base_url: str,
         *,
-        session: aiohttp.ClientSession,
+        session: Session,
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
@@ -127,7 +132,7 @@ class Upstream:
         error.add_note(f"upstream {self.base_url}")
         return error
 
-    async def _send(self, path: str, body: bytes, headers: Mapping[str, str] | None) -> aiohttp.ClientResponse:
+    async def _send(self, path: str, body: bytes, headers: Mapping[str, str] | None) -> Response:
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = URL(self.base_url + path)
@@ -139,11 +144,11 @@ class Upstream:
             allow_redirects=False,
         )
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> JethroError:
+    async def _refusal(self, response: Response) -> JethroError:
         body = await self._read(response, _MOST_ERROR_BYTES)
         return self.refusal(error_of_answer(response.status, response.headers, body))
 
-    async def _read(self, response: aiohttp.ClientResponse, most: int) -> bytes:
+    async def _read(self, response: Response, most: int) -> bytes:
         body = bytearray()
         while part := await response.content.readany():
             body += part
@@ -151,7 +156,7 @@ class Upstream:
                 raise self.failure(f"the upstream's answer is larger than {most} bytes")
         return bytes(body)
 
-    def _expect(self, response: aiohttp.ClientResponse, content_type: str) -> None:
+    def _expect(self, response: Response, content_type: str) -> None:
         got = response.headers.get("content-type", "")
         if response.status >= 300 or not got.lower().startswith(content_type):
             raise self.failure(
@@ -164,6 +169,6 @@ class Upstream:
             raise self.failure(f"the upstream took no connection within {self._timeouts.connect_s:g} s") from cause
         if isinstance(cause, TimeoutError):
             raise self.failure(f"the upstream did not answer within {self._timeouts.first_byte_s:g} s") from cause
-        if isinstance(cause, aiohttp.ClientConnectorError):
+        if isinstance(cause, aiohttp.ClientConnectorError | ConnectionRefusedError):
             raise self.failure("the upstream cannot be reached") from cause
         raise self.failure("the upstream closed the connection before it answered") from cause

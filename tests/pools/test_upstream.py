@@ -1,6 +1,7 @@
 """The client of one address against a real server on localhost that breaks every rule in turn."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve_app.errors import Overloaded, PoolUnavailable, RequestError, UpstreamError
+from serve_app.pools.replica_session import ReplicaSession
 from serve_app.pools.upstream import Timeouts, Upstream, client_session
 from tests.pools.upstream_server import (
     DONE,
@@ -28,10 +30,23 @@ KEY = "very-secret-key"
 FIRST, SECOND, LAST = event({"a": 1}), event({"b": 'says "error" \n'}), event({"usage": None, "error": None})
 
 
-@pytest.fixture
-async def session() -> AsyncIterator:
-    async with client_session() as session:
-        yield session
+SESSIONS = {"aiohttp": client_session, "replica": ReplicaSession}
+
+
+@pytest.fixture(params=SESSIONS)
+async def session(request) -> AsyncIterator:
+    async with contextlib.aclosing(Closing(SESSIONS[request.param]())) as closing:
+        yield closing.session
+
+
+class Closing:
+    """aclose for what is closed by an awaited close."""
+
+    def __init__(self, session) -> None:
+        self.session = session
+
+    async def aclose(self) -> None:
+        await self.session.close()
 
 
 def client(url, session, **timeouts) -> Upstream:
@@ -75,13 +90,15 @@ async def test_a_stream_of_nothing_but_done_is_empty(session):
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 200), max_size=8), st.sampled_from([b"\n", b"\r\n"]))
-def test_any_byte_boundaries(places, line_end):
+@pytest.mark.parametrize("make", SESSIONS.values(), ids=SESSIONS)
+def test_any_byte_boundaries(make, places, line_end):
     whole = (FIRST + b": ping\n\n" + SECOND + LAST + DONE).replace(b"\n", line_end)
     edges = sorted({0, *(p % len(whole) for p in places), len(whole)})
     pieces = [piece(whole[a:b]) for a, b in itertools.pairwise(edges)]
 
     async def run() -> list[bytes]:
-        async with client_session() as session, fake_upstream([head(), *pieces, END]) as server:
+        session = make()
+        async with contextlib.aclosing(Closing(session)), fake_upstream([head(), *pieces, END]) as server:
             return await read(client(server.base_url, session))
 
     buffers = asyncio.run(run())

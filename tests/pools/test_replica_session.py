@@ -1,0 +1,87 @@
+"""What only the lean client does; what it shares with aiohttp's session is in test_upstream.py."""
+
+import asyncio
+
+import aiohttp
+import pytest
+import uvloop
+from yarl import URL
+
+from serve_app.pools.replica_session import ReplicaSession
+from tests.pools.upstream_server import END, Hold, answer, fake_upstream, head, piece
+
+LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=5)
+
+
+async def post(session: ReplicaSession, base_url: str, body: bytes = b"{}", **headers: str):
+    return await session.post(URL(f"{base_url}/x"), data=body, headers=headers, timeout=LIMIT)
+
+
+async def whole(response) -> bytes:
+    body = b""
+    while part := await response.content.readany():
+        body += part
+    return body
+
+
+async def test_an_old_response_does_not_close_the_connection_of_a_new_one():
+    session = ReplicaSession()
+    async with fake_upstream(answer({"a": 1})) as server:
+        old = await post(session, server.base_url)
+        assert await whole(old) == b'{"a":1}'
+        new = await post(session, server.base_url)
+        old.close()
+        assert await whole(new) == b'{"a":1}'
+    assert server.connections == 1
+    await session.close()
+
+
+async def test_concurrent_requests_take_a_connection_each():
+    session = ReplicaSession()
+    async with fake_upstream(answer({})) as server:
+        responses = await asyncio.gather(*(post(session, server.base_url) for _ in range(5)))
+        assert [await whole(r) for r in responses] == [b"{}"] * 5
+        assert server.connections == 5
+        await whole(await post(session, server.base_url))
+        assert server.connections == 5
+    await session.close()
+
+
+async def test_a_header_cannot_end_its_line():
+    session = ReplicaSession()
+    async with fake_upstream(answer({})) as server:
+        with pytest.raises(ValueError, match="x-request-id"):
+            await post(session, server.base_url, **{"x-request-id": "a\r\nauthorization: b"})
+    await session.close()
+
+
+async def test_a_reader_that_does_not_read_stops_the_sender():
+    session = ReplicaSession()
+    big = b"x" * 8_000_000
+    async with fake_upstream([head(), piece(big), END]) as server:
+        response = await post(session, server.base_url)
+        await asyncio.sleep(0.2)
+        assert response._buffered < 2_000_000
+        assert await whole(response) == big
+    await session.close()
+
+
+async def test_a_cut_body_is_an_error_and_the_connection_is_not_kept():
+    session = ReplicaSession()
+    async with fake_upstream([head(), piece(b"data: 1\n\n"), Hold]) as server:
+        response = await post(session, server.base_url)
+        assert await response.content.readany() == b"data: 1\n\n"
+        await session.close()
+        with pytest.raises(OSError):
+            await response.content.readany()
+
+
+def test_it_runs_on_uvloop_as_in_production():
+    async def run() -> bytes:
+        session = ReplicaSession()
+        async with fake_upstream(answer({"a": 1})) as server:
+            body = await whole(await post(session, server.base_url))
+        await session.close()
+        return body
+
+    assert uvloop.run(run()) == b'{"a":1}'
