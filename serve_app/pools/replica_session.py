@@ -167,6 +167,7 @@ class ReplicaResponse:
         """What has arrived of the body, waiting for the first byte; empty at its end. Raises OSError if cut."""
         while not self._pieces:
             if self._whole:
+                self.close()
                 return b""
             await self._wait()
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
