@@ -30,6 +30,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__.splitlines()[0])
     p.add_argument("--litellm", help="path of a litellm command; default: installed into build/litellm-venv")
     p.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="LiteLLM's numbers of workers")
+    p.add_argument("--gateways", type=int, default=2, help="Jethro's router replicas (LiteLLM's best is two as well)")
     p.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=2, help="of one run of wrk (LiteLLM's streams: twice that)")
@@ -44,9 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     stop_in_order_on_sigterm()
     require_wrk()
     command = litellm.ensure(args.litellm)
-    stamp, begin_s = environment(), perf_counter()
+    stamp, begin_s = environment() | {"gateways": args.gateways}, perf_counter()
     with contextlib.ExitStack() as stack:
-        servers, targets, alone = _servers(command, args.workers)
+        servers, targets, alone = _servers(command, args.workers, args.gateways)
         for server in servers:
             stack.callback(server.stop)
             server.start()
@@ -68,12 +69,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if all(m.passed for m in report.marks(cells, found)) else 1
 
 
-def _servers(command: Path, workers: list[int]) -> tuple[list[Server], list[Target], Target]:
+def _servers(command: Path, workers: list[int], gateways: int) -> tuple[list[Server], list[Target], Target]:
     """Servers, the targets among them (Jethro first), and a pool replica's app alone."""
     bare_port, replica_port, port = free_port(), free_port(), free_port()
     store = BUILD / "gateway-store"
     shutil.rmtree(store, ignore_errors=True)
     config = profile(port, store / "jethro.sqlite3", max_ongoing_requests=1024, max_queued_requests=1024)
+    config["gateway"]["replicas"] = gateways
     for pool in config["pools"].values():
         pool["engine"] = {"kind": "transformers", "path": "none: the fake engine takes its place"}
     servers = [

@@ -86,7 +86,8 @@ def as_json(cells: Sequence[Cell], paced: Sequence[Paced], layers: Layers, stamp
 
 def tables(cells: Sequence[Cell], paced: Sequence[Paced], layers: Layers, stamp: dict[str, Any]) -> str:
     """All as markdown."""
-    parts = ["# Gateway overhead", one_line(stamp), "## Pass marks"]
+    whom = f"Jethro with {stamp['gateways']} router replicas in front of one replica a pool."
+    parts = ["# Gateway overhead", f"{whom} {one_line(stamp)}", "## Pass marks"]
     rows = [
         (m.text, m.value, f"{'≥' if m.at_least else '<'} {m.bound:g}", _yes(m.passed)) for m in marks(cells, layers)
     ]
