@@ -6,8 +6,9 @@ Pure Python: for one query it beats numpy. Nothing is learned here; a router wei
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import log1p
+from operator import gt
+from string import ascii_uppercase
 
 from serve_app.types import Query
 
@@ -15,6 +16,8 @@ _HEAD, _TAIL = 1500, 500
 """Characters of the last user turn that are read word by word; the lengths count it all."""
 _TOKEN = re.compile(r"\d+|[^\W\d_]+|[^\w\s]|_")
 _OPERATORS = frozenset("+-*/^%=<>×÷−±√")
+_SIGNS = _OPERATORS | frozenset("()")
+_CAPITALS = ascii_uppercase.encode()
 _GROUPS: dict[str, str] = {
     "add": "add plus sum total altogether together",
     "subtract": "subtract minus difference less away remain",
@@ -44,6 +47,7 @@ _GROUPS: dict[str, str] = {
     "greet": "hello hi hey thanks thank please bye",
 }
 _WORD_TO_GROUP: dict[str, str] = {word: group for group, words in _GROUPS.items() for word in words.split()}
+_RANK = {group: rank for rank, group in enumerate(_GROUPS)}
 _SIGN_TO_GROUP = {"+": "add", "-": "subtract", "−": "subtract", "*": "multiply", "×": "multiply", "/": "divide"}
 
 NUMERIC = (
@@ -70,38 +74,60 @@ def read(query: Query) -> Reading:
     turn, before, system = _turns(query)
     text = turn if len(turn) <= _HEAD + _TAIL else f"{turn[:_HEAD]}\n{turn[-_TAIL:]}"
     tokens = _TOKEN.findall(text.lower())
-    words = [t for t in tokens if t[0].isalpha()]
-    numbers = [t for t in tokens if t[0].isdecimal()]
-    signs = [t for t in tokens if t in _OPERATORS or t in "()"]
-    brackets = sum(s in "()" for s in signs)
-    chars = len(turn)
-    scale = 1.0 / max(1, len(text))
-    digits = sum(map(len, numbers))
-    letters = sum(map(len, words))
+    words, numbers, signs = _sorted_out(tokens)
+    brackets = signs.count("(") + signs.count(")")
+    scale = 1.0 / (len(text) or 1)
+    lengths = [len(n) for n in numbers]
+    sizes = [len(w) for w in words]
+    digits = sum(lengths)
+    capitals, foreign = _letters_of_note(text)
     numeric = (
-        log1p(chars),
+        log1p(len(turn)),
         log1p(len(words)),
         log1p(turn.count("\n")),
         log1p(tokens.count(".")),
         log1p(len(numbers)),
         log1p(digits),
-        log1p(max(map(len, numbers), default=0)),
+        log1p(max(lengths) if lengths else 0),
         log1p(len(signs) - brackets),
         log1p(brackets),
-        log1p(max(map(len, words), default=0)),
-        letters / max(1, len(words)) / 10,
+        log1p(max(sizes) if sizes else 0),
+        sum(sizes) / (len(words) or 1) / 10,
         log1p(tokens.count(",")),
         log1p(tokens.count("?")),
         log1p(turn.count("```")),
-        sum(map(str.isupper, text)) * scale,
+        capitals * scale,
         digits * scale,
-        0.0 if text.isascii() else sum(c > "\x7f" for c in text) * scale,
+        foreign * scale,
         log1p(len(query.messages)),
         log1p(before),
         log1p(system),
         log1p(len(query.tools)),
     )
-    return Reading(numeric, _task(tokens, numbers), tuple(tokens), "".join(signs[:8]) if numbers else "")
+    if numbers:
+        return Reading(numeric, _task(words, signs) or "numbers", tuple(tokens), "".join(signs[:8]))
+    return Reading(numeric, _task(words, ()) or "other", tuple(tokens), "")
+
+
+def _sorted_out(tokens: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Words, numbers and signs in one pass; the rest is punctuation."""
+    words, numbers, signs = [], [], []
+    for token in tokens:
+        first = token[0]
+        if first.isalpha():
+            words.append(token)
+        elif first.isdecimal():
+            numbers.append(token)
+        elif token in _SIGNS:
+            signs.append(token)
+    return words, numbers, signs
+
+
+def _letters_of_note(text: str) -> tuple[int, int]:
+    """How many capitals, and how many characters beyond ASCII. Nearly all texts are ASCII and take the quick way."""
+    if text.isascii():
+        return len(text) - len(text.encode().translate(None, _CAPITALS)), 0
+    return sum(map(str.isupper, text)), sum(c > "\x7f" for c in text)
 
 
 def _turns(query: Query) -> tuple[str, int, int]:
@@ -116,14 +142,16 @@ def _turns(query: Query) -> tuple[str, int, int]:
     return turn, everything - system - len(turn), system
 
 
-def _task(tokens: list[str], numbers: list[str]) -> str:
-    """Groups of keywords present, in a fixed order, at most three; signs count where there are numbers."""
-    found = {_WORD_TO_GROUP[t] for t in tokens if t in _WORD_TO_GROUP}
-    if numbers:
-        found.update(_SIGN_TO_GROUP[t] for t in tokens if t in _SIGN_TO_GROUP)
-    if len(found) > 1:
-        found.discard("greet")  # politeness says nothing of the task
-    return "+".join([g for g in _GROUPS if g in found][:3]) or ("numbers" if numbers else "other")
+def _task(words: Sequence[str], signs: Sequence[str]) -> str:
+    """Groups of keywords and signs present, in a fixed order, at most three; empty if there are none."""
+    found = {_WORD_TO_GROUP[w] for w in words if w in _WORD_TO_GROUP}
+    for sign in signs:
+        if sign in _SIGN_TO_GROUP:
+            found.add(_SIGN_TO_GROUP[sign])
+    if len(found) < 2:
+        return found.pop() if found else ""
+    found.discard("greet")  # politeness says nothing of the task
+    return "+".join(sorted(found, key=_RANK.__getitem__)[:3])
 
 
 def number_shapes(numbers: Sequence[str]) -> list[str]:
@@ -131,17 +159,18 @@ def number_shapes(numbers: Sequence[str]) -> list[str]:
     if not numbers:
         return []
     lengths = [len(n) for n in numbers]
-    sized = sorted(zip(lengths, numbers, strict=True))
-    (short, low), (long, top) = sized[0], sized[-1]
+    sized = list(zip(lengths, numbers, strict=True))
+    ranked = sorted(sized)
+    (short, low), (long, top) = ranked[0], ranked[-1]
     shapes = [
         f"numbers:{min(len(numbers), 12)}",
         f"digits:{min(sum(lengths), 24)}",
-        f"lengths:{'.'.join(map(str, sorted(lengths)[-4:]))}",
+        f"lengths:{'.'.join([str(length) for length, _ in ranked[-4:]])}",
         f"top:{top[0]}e{min(long, 9)}",
         f"low:{low[:2]}e{min(short, 9)}",
     ]
     if len(numbers) > 1:
-        falls = sum((len(a), a) > (len(b), b) for a, b in pairwise(numbers))
+        falls = sum(map(gt, sized, sized[1:]))
         a, b = numbers[0], numbers[1]
         shapes += (
             f"falls:{min(falls, 8)}",
@@ -155,13 +184,15 @@ def number_shapes(numbers: Sequence[str]) -> list[str]:
 
 def word_shapes(word: str, tokens: Sequence[str]) -> list[str]:
     """How a word that is content looks: its length, its distinct letters, and how often a letter asked for is in it."""
-    most = max(map(word.count, set(word)))
+    letters = set(word)
+    most = max(map(word.count, letters))
     shapes = [
         f"rare:{min(len(word), 20)}",
-        f"spread:{min(len(word), 12)}.{min(len(set(word)), 12)}",
+        f"spread:{min(len(word), 12)}.{min(len(letters), 12)}",
         f"repeat:{min(len(word), 12)}.{min(most, 8)}",
     ]
-    asked = next((t for t in tokens if len(t) == 1 and t.isalpha() and t != "a"), None)
-    if asked is not None:
-        shapes.append(f"asked:{min(len(word), 12)}.{min(word.count(asked), 8)}")
+    for letter in tokens:
+        if len(letter) == 1 and letter != "a" and letter.isalpha():
+            shapes.append(f"asked:{min(len(word), 12)}.{min(word.count(letter), 8)}")
+            break
     return shapes

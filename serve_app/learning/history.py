@@ -27,6 +27,8 @@ _LIMITS = (16_384, 8_192, 8_192, 1_024)
 _STRENGTH = (2.0, 4.0, 4.0, 8.0)
 """Weight of the coarser estimate, in queries, for each level."""
 _MAX_DIGITS, _MAX_LETTERS = 6, 12
+_NUMBER_FORMS = tuple(f"#{digits}" for digits in range(_MAX_DIGITS + 1))
+_WORD_FORMS = tuple(f"w{letters}" for letters in range(_MAX_LETTERS + 1))
 _VOCABULARY = 2_048
 
 
@@ -87,14 +89,15 @@ class History:
         wording, content, shape = [], [], []
         known = self.vocabulary_
         for token in reading.tokens:
-            if token[0].isdecimal():
-                form = f"#{min(len(token), _MAX_DIGITS)}"
+            first = token[0]
+            if first.isdecimal():
+                form = _NUMBER_FORMS[min(len(token), _MAX_DIGITS)]
                 content.append(token)
                 shape.append(form)
             elif token in known:
                 form = token
-            elif token[0].isalpha():
-                form = f"w{min(len(token), _MAX_LETTERS)}"
+            elif first.isalpha():
+                form = _WORD_FORMS[min(len(token), _MAX_LETTERS)]
                 content.append(token)
                 shape.append(form)
             else:
@@ -102,9 +105,11 @@ class History:
             if form != "?":
                 wording.append(form)
         task = f"{reading.task}|{reading.operators}"
-        return tuple(
-            zlib.crc32(text.encode("utf-8", "surrogatepass"))
-            for text in (f"{task}|{' '.join(content)}", " ".join(wording), f"{task}|{' '.join(shape)}", reading.task)
+        return (
+            _key(f"{task}|{' '.join(content)}"),
+            _key(" ".join(wording)),
+            _key(f"{task}|{' '.join(shape)}"),
+            _key(reading.task),
         )
 
     def logits(self, reading: Reading) -> tuple[float, ...]:
@@ -112,15 +117,12 @@ class History:
 
         The coarsest, the task, is backed off to but not given: what it knows, a weight of the task knows.
         """
-        estimate = self.prior_
-        estimates = []
-        for level, key in reversed(tuple(enumerate(self.signatures(reading)))):
-            seen = self.tables_[level].get(key)
-            if seen is not None:
-                strength = _STRENGTH[level]
-                estimate = (seen[0] + strength * estimate) / (seen[1] + strength)
-            estimates.append(log(estimate / (1.0 - estimate)))
-        return tuple(reversed(estimates[1:]))
+        tables, keys = self.tables_, self.signatures(reading)
+        task = _leaned(tables[3].get(keys[3]), self.prior_, _STRENGTH[3])
+        shape = _leaned(tables[2].get(keys[2]), task, _STRENGTH[2])
+        wording = _leaned(tables[1].get(keys[1]), shape, _STRENGTH[1])
+        content = _leaned(tables[0].get(keys[0]), wording, _STRENGTH[0])
+        return log(content / (1.0 - content)), log(wording / (1.0 - wording)), log(shape / (1.0 - shape))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Tables as arrays, to be saved; the vocabulary is the caller's to save."""
@@ -146,6 +148,15 @@ class History:
             for name in LEVELS
         )
         return history
+
+
+def _key(text: str) -> int:
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
+
+
+def _leaned(seen: tuple[float, float] | None, coarser: float, strength: float) -> float:
+    """The mean of what was seen, leaning on the coarser estimate; that one itself if nothing was."""
+    return coarser if seen is None else (seen[0] + strength * coarser) / (seen[1] + strength)
 
 
 def _prior(outcomes: Floats) -> float:

@@ -6,7 +6,7 @@ history of similar queries. The first router of the seed; scored in pure Python 
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import exp
 from pathlib import Path
 from typing import Any, Self
@@ -45,6 +45,7 @@ class ComplexityRouter:
         self.weights_: dict[str, float] = {}
         self.bias_ = 0.0
         self.history_: History | None = None
+        self._sum = _Sum({}, frozenset())
 
     def fit(self, dataset: Dataset) -> Self:
         """Learn from queries with the quality of both pools' answers; needs the extra `train` (scikit-learn).
@@ -66,6 +67,7 @@ class ComplexityRouter:
         folds = folds_of(texts, _FOLDS, self.seed)
         self.weights_, self.bias_ = fit_logistic(rows, _DENSE, _named(rows), outcomes, folds)
         self.history_ = history
+        self._sum = _Sum(self.weights_, history.vocabulary_)
         return self
 
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
@@ -112,39 +114,86 @@ class ComplexityRouter:
             router.weights_ = {str(name): float(weight) for name, weight in body["weights"].items()}
             path = directory / "history.npz"
             router.history_ = History.from_arrays(path, body["vocabulary"])
+            router._sum = _Sum(router.weights_, router.history_.vocabulary_)
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
             raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
         return router
 
     def _log_odds(self, query: Query, history: History) -> float:
-        weight = self.weights_.get
-        total = self.bias_
-        for name, value in active(read(query), history).items():
-            total += weight(name, 0.0) * value
+        reading = read(query)
+        return self._sum.add(self.bias_, reading, history.logits(reading))
+
+
+class _Sum:
+    """Adds up the weights of a reading's features in the order of `active`, without making their names.
+
+    The weights are laid out as they are met: numbers by position, words by token, the task's crosses by task.
+    """
+
+    def __init__(self, weights: Mapping[str, float], known: Collection[str]) -> None:
+        self._dense = tuple(weights.get(name, 0.0) for name in _DENSE)
+        self._known = known
+        self._words = {w: weights[f"word:{w}"] for w in known if f"word:{w}" in weights}
+        self._tasks = {n.removeprefix("task:"): x for n, x in weights.items() if n.startswith("task:")}
+        self._crosses: dict[str, dict[str, float]] = {}
+        for name, weight in weights.items():
+            task, bar, cross = name.partition("|")
+            if bar:
+                self._crosses.setdefault(task, {})[cross] = weight
+
+    def add(self, bias: float, reading: Reading, past: tuple[float, ...]) -> float:
+        """`bias` and the weights of the reading's features; `past` are the logits of its history."""
+        total = bias
+        for weight, value in zip(self._dense, reading.numeric + past, strict=True):
+            total += weight * value
+        words, numbers, rare = _told_apart(reading, self._known)
+        of_words = self._words
+        for word in words:
+            if word in of_words:
+                total += of_words[word]
+        total += self._tasks.get(reading.task, 0.0)
+        of_crosses = self._crosses.get(reading.task)
+        if of_crosses is not None:
+            for cross in _crosses(reading, numbers, rare):
+                if cross in of_crosses:
+                    total += of_crosses[cross]
         return total
 
 
 def active(reading: Reading, history: History) -> dict[str, float]:
     """The features of a reading that are not zero by default: name to value."""
     task = reading.task
-    known = history.vocabulary_
+    words, numbers, rare = _told_apart(reading, history.vocabulary_)
     features = dict(zip(NUMERIC, reading.numeric, strict=True))
     features.update(zip(_HISTORY, history.logits(reading), strict=True))
+    for word in words:
+        features[f"word:{word}"] = 1.0
+    features[f"task:{task}"] = 1.0
+    for cross in _crosses(reading, numbers, rare):
+        features[f"{task}|{cross}"] = 1.0
+    return features
+
+
+def _told_apart(reading: Reading, known: Collection[str]) -> tuple[Iterable[str], list[str], str]:
+    """Known words (each once, in order), numbers, and the longest word that is not known."""
+    words: dict[str, None] = {}
     numbers, rare = [], ""
     for token in reading.tokens:
         if token in known:
-            features[f"word:{token}"] = 1.0
+            words[token] = None
         elif token[0].isdecimal():
             numbers.append(token)
-        elif token[0].isalpha() and len(token) > len(rare):
+        elif len(token) > len(rare) and token[0].isalpha():
             rare = token
+    return words, numbers, rare
+
+
+def _crosses(reading: Reading, numbers: Sequence[str], rare: str) -> list[str]:
+    """What is weighed for each task apart; every one different."""
     crosses = [f"words:{min(len(reading.tokens), 60) // 3}", f"signs:{reading.operators}", *number_shapes(numbers)]
     if rare:
         crosses += word_shapes(rare, reading.tokens)
-    features[f"task:{task}"] = 1.0
-    for cross in crosses:
-        features[f"{task}|{cross}"] = 1.0
-    return features
+    return crosses
 
 
 def _named(rows: Sequence[Mapping[str, float]]) -> list[str]:
