@@ -139,4 +139,5 @@ def test_paced_streams_are_held_and_their_gaps_measured(upstream: str) -> None:
 
 
 def _stamp() -> dict[str, object]:
-    return {"date": "2026-01-01T00:00", "commit": "c", "cores": 2, "cpu": "x", "python": "3", "load_average_1m": 0.0}
+    machine = {"cores": 2, "cpu": "x", "python": "3", "load_average_1m": 0.0}
+    return {"date": "2026-01-01T00:00", "commit": "c", "gateways": 2, **machine}
