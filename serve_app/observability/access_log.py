@@ -3,7 +3,6 @@
 Never in it: prompts, answers, keys.
 """
 
-import os
 import threading
 from collections import deque
 from typing import Any, Protocol, TextIO
@@ -44,7 +43,7 @@ class JsonLog:
         self, out: TextIO | None = None, *, replica: str = "", queue: int = _QUEUE, flush_s: float = _FLUSH_S
     ) -> None:
         # Not sys.stderr: a framework that puts a logger there, as Ray Serve does, costs more than the line itself.
-        self._out = out if out is not None else open(os.dup(2), "w", encoding="utf-8")  # noqa: SIM115 - kept open
+        self._out = out if out is not None else open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - kept
         self._replica = replica
         self._flush_s = flush_s
         self._lines: deque[Outcome] = deque(maxlen=queue)

@@ -4,6 +4,8 @@ WAL, so that several Gateways may share the file; synchronous=FULL, so that a co
 (at a few commits a second that costs nothing that matters).
 """
 
+import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +21,7 @@ from serve_app.store.schema import APPLICATION_ID, VERSION, as_json, decisions, 
 
 _BUSY_S: Final = 10.0
 """Longest wait for another Gateway's write."""
+_WAL_PAUSE_S: Final = 0.02
 _PRUNED_AT_ONCE: Final = 5000
 """Rows deleted in one transaction, so that a prune never holds the file for long."""
 
@@ -135,7 +138,8 @@ def _engine(path: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _settings(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy's begin below starts transactions, not the driver
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        _to_wal(connection)
+        for pragma in ("synchronous = FULL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -143,3 +147,17 @@ def _engine(path: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes cannot then deadlock on an upgrade
 
     return engine
+
+
+def _to_wal(connection: sqlite3.Connection) -> None:
+    """Change the journal's mode, trying again while another process does: SQLite's busy timeout does not cover it."""
+    deadline_s = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(_WAL_PAUSE_S)
+        else:
+            return
