@@ -35,16 +35,19 @@ class Interrupt:
         assert task is not None
         self._task: asyncio.Task[object] = task
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._timeout_s, self._cut, "deadline")
         self._watch: asyncio.Task[None] | None = None
-        self._watch_timer = loop.call_later(_WATCH_AFTER_S, self._start_watch, loop)
+        self._deadline_s = loop.time() + self._timeout_s
+        # One timer at a time: most requests are over before the watch begins, and never need that of the deadline.
+        if self._timeout_s > _WATCH_AFTER_S:
+            self._timer = loop.call_later(_WATCH_AFTER_S, self._start_watch, loop)
+        else:
+            self._timer = loop.call_at(self._deadline_s, self._cut, "deadline")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._timer.cancel()
-        self._watch_timer.cancel()
         if self._watch is not None:
             self._watch.cancel()
         if self._why is None:
@@ -54,6 +57,7 @@ class Interrupt:
             raise (CallerGone if self._why == "gone" else DeadlinePassed) from None
 
     def _start_watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_at(self._deadline_s, self._cut, "deadline")
         self._watch = loop.create_task(self._await_disconnect())
 
     async def _await_disconnect(self) -> None:

@@ -37,11 +37,11 @@ def chat_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None)
     if r.top_logprobs is not None and not r.logprobs:
         raise RequestError("top_logprobs: needs logprobs to be true.", param="top_logprobs", code="invalid_value")
     sampling = _sampling(r, limits, _max_tokens(r), bool(r.logprobs), r.top_logprobs or 0)
-    tools = tuple(t.model_dump(exclude_none=True) for t in r.tools or ())
+    tools = tuple(t.model_dump(exclude_none=True) for t in r.tools) if r.tools else ()
     choice = r.tool_choice.model_dump() if isinstance(r.tool_choice, ToolChoice) else r.tool_choice
     guided = r.response_format is not None and not isinstance(r.response_format, TextFormat)
     query = Query(
-        messages=tuple(turn.message() for turn in r.messages),
+        messages=tuple([turn.message() for turn in r.messages]),
         sampling=sampling,
         tools=tools,
         tool_choice=choice,
@@ -122,12 +122,12 @@ def _max_tokens(r: ChatRequest) -> int | None:
 
 def _check_tools(r: ChatRequest, limits: LimitsConfig) -> None:
     tools = r.tools or []
+    if not tools and r.tool_choice in (None, "none", "auto"):
+        return
     _at_most(len(tools), limits.tools, "tools", "tools")
     names = [t.function.name for t in tools]
     if len(set(names)) < len(names):
         raise RequestError("tools: two functions have the same name.", param="tools", code="invalid_value")
-    if r.tool_choice in (None, "none", "auto") and not tools:
-        return
     if not tools:
         raise RequestError("tool_choice: only allowed with tools.", param="tool_choice", code="invalid_value")
     if isinstance(r.tool_choice, ToolChoice) and r.tool_choice.function.name not in names:

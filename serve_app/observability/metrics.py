@@ -87,9 +87,10 @@ class Recorder:
             self._latency_of(outcome.endpoint, strategy, pool).observe(outcome.latency_ms / 1e3)
         if outcome.ttft_ms is not None:
             self._ttft_of(outcome.endpoint, strategy, pool).observe(outcome.ttft_ms / 1e3)
-            written = outcome.usage.completion_tokens
-            if outcome.stream and outcome.status == "completed" and written > 1:
-                self._tpot_of(pool).observe((outcome.latency_ms - outcome.ttft_ms) / 1e3 / (written - 1))
+            if outcome.stream and outcome.status == "completed":
+                written = outcome.usage.completion_tokens
+                if written > 1:
+                    self._tpot_of(pool).observe((outcome.latency_ms - outcome.ttft_ms) / 1e3 / (written - 1))
         self._spent(outcome)
 
     def unauthorized(self) -> None:

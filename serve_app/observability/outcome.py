@@ -39,12 +39,14 @@ class Outcome:
     @property
     def usage(self) -> Usage:
         """Tokens of all model calls together."""
+        if len(self.steps) == 1:
+            return self.steps[0].usage
         return Usage(sum(s.usage.prompt_tokens for s in self.steps), sum(s.usage.completion_tokens for s in self.steps))
 
     @property
     def cost_usd(self) -> float:
         """US dollars of all model calls together."""
-        return sum(s.cost_usd for s in self.steps)
+        return self.steps[0].cost_usd if len(self.steps) == 1 else sum(s.cost_usd for s in self.steps)
 
     def record(self) -> DecisionRecord | None:
         """The row for the store; None if it never came to a decision."""

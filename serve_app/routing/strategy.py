@@ -1,8 +1,9 @@
 """The strategies of routing: score, compare with the threshold, answer with one pool; and the bypass to one pool."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
@@ -57,12 +58,9 @@ class RouteStrategy:
         decision, _ = self._choose(query, decision_id)
         return replace(decision, features=self.policy.router.explain(query))
 
-    async def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
+    def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then what was spent; see the contract."""
-        decision, pools = self._choose(query, context.call.id)
-        async with aclosing(answer(decision, Attempt(pools, query, context.call), context.stream)) as events:
-            async for event in events:
-                yield event
+        return answer(partial(self._choose, query, context.call.id), query, context)
 
     def _choose(self, query: Query, decision_id: str) -> tuple[Decision, list[Pool]]:
         """The decision, and the pools in the order in which they are asked."""
@@ -109,17 +107,21 @@ class DirectStrategy:
         reason = f"asked for {self.pool.model}"
         return Decision(decision_id, self.name, self.pool.name, self.pool.model, reason)
 
-    async def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
+    def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then what was spent; see the contract."""
-        decision = self.decide(query, context.call.id)
-        async with aclosing(answer(decision, Attempt([self.pool], query, context.call), context.stream)) as events:
-            async for event in events:
-                yield event
+        return answer(lambda: (self.decide(query, context.call.id), (self.pool,)), query, context)
 
 
-async def answer(decision: Decision, attempt: Attempt, stream: bool) -> AsyncGenerator[Event]:
-    """The events of one attempt; the Decision is held back until the first byte makes it true."""
-    if stream:
+async def answer(
+    choose: Callable[[], tuple[Decision, Sequence[Pool]]], query: Query, context: Context
+) -> AsyncGenerator[Event]:
+    """The events of one attempt; the Decision is held back until the first byte makes it true.
+
+    `choose` is called when the first event is asked for: what it raises is an error before the Decision.
+    """
+    decision, pools = choose()
+    attempt = Attempt(pools, query, context.call)
+    if context.stream:
         async with aclosing(attempt.stream()) as frames:
             told = False
             async for frame in frames:

@@ -54,6 +54,12 @@ async def test_the_deadline_cuts_the_body():
     await asyncio.sleep(0)
 
 
+async def test_a_deadline_before_the_watch_begins_cuts_too():
+    with pytest.raises(DeadlinePassed):
+        async with Interrupt(Line().receive, 0.001):
+            await asyncio.sleep(5)
+
+
 async def test_an_error_of_the_body_passes_through():
     with pytest.raises(KeyError):
         async with Interrupt(Line().receive, 5):

@@ -112,6 +112,16 @@ async def test_an_error_after_the_first_byte_is_final() -> None:
 
 
 @pytest.mark.parametrize("direct", [True, False])
+async def test_nothing_is_chosen_or_asked_before_the_first_event_is_wanted(direct: bool) -> None:
+    pool, asked = FakePool("large"), query(tools=({"type": "function"},))
+    strategy: Strategy = DirectStrategy(pool) if direct else route(0.9, FakePool("small"), pool)
+    run = strategy.run(asked, Context(CALL, True))
+    with pytest.raises(UnsupportedParameter):
+        await anext(run)
+    assert pool.asked == 0
+
+
+@pytest.mark.parametrize("direct", [True, False])
 async def test_closing_the_iterator_closes_the_pools(direct: bool) -> None:
     pool = FakePool("large")
     strategy: Strategy = DirectStrategy(pool) if direct else route(0.9, strong=pool)
