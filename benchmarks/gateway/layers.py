@@ -89,10 +89,15 @@ def _means(before: dict[str, float], after: dict[str, float]) -> dict[str, float
     """Mean milliseconds of every layer between two scrapes."""
     found = {}
     for layer in ("parse", "decide", "pool"):
-        n, s = (f'jethro_layer_seconds_{part}{{layer="{layer}"}}' for part in ("count", "sum"))
-        count = after.get(n, 0.0) - before.get(n, 0.0)
-        found[layer] = (after.get(s, 0.0) - before.get(s, 0.0)) / count * 1e3 if count else float("nan")
+        count, seconds = (_total(after, part, layer) - _total(before, part, layer) for part in ("count", "sum"))
+        found[layer] = seconds / count * 1e3 if count else float("nan")
     return found
+
+
+def _total(samples: dict[str, float], part: str, layer: str) -> float:
+    """Of all Gateways together."""
+    named = f"jethro_layer_seconds_{part}{{"
+    return sum(v for name, v in samples.items() if name.startswith(named) and f'layer="{layer}"' in name)
 
 
 def _cpu(load: Callable[[], Load]) -> dict[str, float]:

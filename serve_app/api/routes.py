@@ -106,8 +106,10 @@ class Routes:
         return response
 
     async def metrics(self, request: Request) -> Response:
-        """Prometheus' text format: the Gateway's own, then what else there is to scrape."""
-        text = self._services.recorder.text() + (await self._services.scrape()).encode()
+        """Prometheus' text format: the Gateways' own, then what else there is to scrape."""
+        services = self._services
+        own = (await services.gateways()).encode() if services.gateways is not None else services.recorder.text()
+        text = own + (await services.scrape()).encode()
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _own_record(self, request: Request, decision_id: str) -> Mapping[str, Any]:

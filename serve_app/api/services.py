@@ -58,6 +58,7 @@ class Services:
     """The parts. `keys` maps tenant to key; without keys everybody may call.
 
     `ready` is asked by /health/ready and never waits; the default asks the pools for their replicas.
+    `gateways` gives the own metrics of all Gateways, told apart by a label; without it this one's are shown.
     `scrape` gives further metrics in Prometheus' text format, for instance those of the replicas' engines.
     """
 
@@ -69,6 +70,7 @@ class Services:
     access_log: AccessLog
     keys: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], Readiness] | None = None
+    gateways: Callable[[], Awaitable[str]] | None = None
     scrape: Callable[[], Awaitable[str]] = no_scrape
 
     async def start(self) -> None:

@@ -17,7 +17,7 @@ from serve_app.config import Config
 from serve_app.deployments.secret import cluster_secret
 from serve_app.pools.directory import Discover, Report
 from serve_app.pools.factory import build_pool
-from serve_app.pools.scrape import scrape
+from serve_app.pools.scrape import merged, scrape
 
 logger = logging.getLogger("ray.serve")
 
@@ -39,14 +39,28 @@ class GatewayReplica:
         self._following = [
             loop.create_task(pools[name].directory.follow(_discover(handle))) for name, handle in handles.items()
         ]
-        replica = serve.get_replica_context().replica_id.unique_id
-        services = build_services(tree, pools, replica=replica)
-        self._services = replace(services, scrape=partial(scrape, pools.values()))
+        here = serve.get_replica_context()
+        self._replica, self._here = here.replica_id.unique_id, (here.deployment, here.app_name)
+        services = build_services(tree, pools, replica=self._replica)
+        self._services = replace(services, gateways=self._gateways, scrape=partial(scrape, pools.values()))
         await self._services.start()
 
     def __serve_build_asgi_app__(self) -> Any:
         """The API; Serve calls this after the constructor."""
         return without_request_id(build_app(self._services))
+
+    async def own_metrics(self) -> tuple[str, str]:
+        """This Gateway's name and its metrics."""
+        return self._replica, self._services.recorder.text().decode()
+
+    async def _gateways(self) -> str:
+        """Metrics of all Gateways: HAProxy gives a scrape to any one of them, and it answers for all."""
+        try:
+            told = await serve.get_deployment_handle(*self._here).broadcast("own_metrics").results_async()
+        except Exception as e:  # a Gateway that just died: better ours than none
+            logger.warning("metrics of this Gateway only: %s: %s", type(e).__name__, e)
+            told = [await self.own_metrics()]
+        return merged({(("gateway", name),): text for name, text in told})
 
     async def __del__(self) -> None:
         """Stop following, write what is queued, close the connections."""

@@ -22,18 +22,18 @@ async def scrape(pools: Iterable[HttpPool]) -> str:
     members = [(p.name, m.address) for p in pools if p.scraped for m in p.directory.available]
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
         texts = await asyncio.gather(*(_fetch(session, address) for _, address in members))
-    return merged({key: text for key, text in zip(members, texts, strict=True) if text})
+    labelled = [(("pool", pool), ("replica", address)) for pool, address in members]
+    return merged({labels: text for labels, text in zip(labelled, texts, strict=True) if text})
 
 
-def merged(texts: Mapping[tuple[str, str], str]) -> str:
-    """One text of many, by (pool, replica); a family of several replicas is told once, with all their samples."""
+def merged(texts: Mapping[tuple[tuple[str, str], ...], str]) -> str:
+    """One text of many, each by the labels that tell it apart; a family of several is told once, with all samples."""
     families: dict[str, Metric] = {}
-    for (pool, replica), text in texts.items():
+    for labels, text in texts.items():
         for family in text_string_to_metric_families(text):
             into = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             for sample in family.samples:
-                labels = {**sample.labels, "pool": pool, "replica": replica}
-                into.add_sample(sample.name, labels, sample.value)
+                into.add_sample(sample.name, {**sample.labels, **dict(labels)}, sample.value)
     registry = CollectorRegistry()
     registry.register(_Families(families.values()))
     return generate_latest(registry).decode()

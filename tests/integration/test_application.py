@@ -82,7 +82,8 @@ def test_health_metrics_and_models(url: str) -> None:
     assert ready.status_code == 200
     assert {p: s["replicas"] for p, s in ready.json()["pools"].items()} == {"small": 2, "large": 2}
     metrics = httpx.get(f"{url}/metrics", timeout=10).text
-    assert "jethro_requests_total" in metrics and 'pool="large"' in metrics
+    assert re.search(r'jethro_requests_total\{.*gateway="\w+"', metrics)
+    assert 'pool="large",replica="http://127.0.0.1:' in metrics
     ids = {m["id"] for m in httpx.get(f"{url}/v1/models", timeout=10).json()["data"]}
     assert {"jethro", "jlab-small", "jlab-large"} <= ids
 
