@@ -18,7 +18,7 @@ MORE_PARAMETERS = {"serve_app/routing/registry.py:save_registered"}
 FORBIDDEN = {
     "a path of one machine": re.compile(r"(?<![\w.])/(?:home|root|Users|work|opt|mnt)/[\w.-]+"),
     "a registry's host": re.compile(
-        r"\b(?:files\.pythonhosted\.org|pypi\.org|registry\.npmjs\.org|docker\.io/library)\b"
+        r"\b(?:files\.python" + r"hosted\.org|py" + r"pi\.org|registry\.npm" + r"js\.org|docker\.io/library)\b"
     ),
     "unfinished work": re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bsk-[A-Za-z0-9]{32,}"),
@@ -112,8 +112,8 @@ def test_files_are_free_of(what):
     ("what", "text"),
     [
         ("a path of one machine", "open('/home/me/x')"),
-        ("a path of one machine", 'Path("/opt/wheels")'),
-        ("a registry's host", "https://pypi.org/simple"),
+        ("a path of one machine", 'Path("/op' + 't/wheels")'),
+        ("a registry's host", "https://py" + "pi.org/simple"),
         ("unfinished work", "# TO" + "DO: later"),
         ("a private key", "sk-" + "a" * 40),
     ],
