@@ -77,7 +77,7 @@ async def test_requests_share_forward_passes_and_join_while_others_run(engine):
 
 
 async def test_a_closed_stream_frees_its_rows_in_a_step_or_two(engine):
-    stream = engine.stream(query(max_tokens=400, n=4, temperature=1.0))
+    stream = engine.stream(query(max_tokens=400, n=4))
     await anext(stream)
     assert engine.health().figures["rows"] == 4
     await stream.aclose()
