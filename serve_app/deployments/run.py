@@ -1,8 +1,10 @@
 """Starts the application on a Ray of its own (or the one at RAY_ADDRESS), waits, and stops it in order."""
 
+import re
 import signal
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ from serve_app.engines.factory import preflight
 from serve_app.errors import ConfigError
 
 _APP = "jethro"
+_ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): (.+)")
 
 
 def start(config: Config, *, engine_factory: str | None = None) -> None:
     """Serve the config; returns when the application answers. Raises ConfigError when it can't run as told."""
     check_secrets(config)
-    if cluster_address() is None and engine_factory is None:
-        for name, pool in config.pools.items():
+    if cluster_address() is None:
+        check_port(config)
+        for name, pool in config.pools.items() if engine_factory is None else ():
             preflight(name, pool)
     prepare_serve_environment(loopback=cluster_address() is None)
     import ray  # after the environment is set: ray.serve reads it at import
@@ -44,7 +48,12 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
     args: dict[str, Any] = {"config": tree}
     if engine_factory:
         args["engine_factory"] = engine_factory
-    serve.run(build(BuildArgs.model_validate(args)), name=_APP, route_prefix="/")
+    application = build(BuildArgs.model_validate(args))
+    try:
+        serve.run(application, name=_APP, route_prefix="/")
+    except RuntimeError as e:
+        told = {n: d.message for n, d in serve.status().applications[_APP].deployments.items()}
+        raise ConfigError(why_failed(told) or str(e)) from e
 
 
 def stop() -> None:
@@ -69,6 +78,30 @@ def run(config: Config, *, ready: Callable[[], None] = lambda: None) -> None:
             continue
     finally:
         stop()
+
+
+def why_failed(messages: Mapping[str, str]) -> str:
+    """Of each failed deployment's message, a traceback as text, the sentence that ends it: what to mend."""
+    found = []
+    for deployment, message in messages.items():
+        errors = [m for line in message.splitlines() if (m := _ERROR_LINE.match(line.strip()))]
+        if errors:
+            found.append(f"{deployment} did not start: {errors[-1][1]}")
+    return "\n".join(found)
+
+
+def check_port(config: Config) -> None:
+    """The address is free. Raises ConfigError naming it."""
+    host, port = config.server.host, config.server.port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as e:
+            raise ConfigError(
+                f"server.host, server.port: cannot listen on {host}:{port} ({e.strerror}); "
+                "stop what listens there or choose another with --port"
+            ) from e
 
 
 def check_secrets(config: Config) -> None:

@@ -1,5 +1,6 @@
 """The builder: config in, application out, mistakes refused."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from ray.serve import Application
 from serve_app.config import Config, load
 from serve_app.deployments import build
 from serve_app.deployments.application import BuildArgs, deployment_name
-from serve_app.deployments.run import check_secrets, start
+from serve_app.deployments.run import check_port, check_secrets, start, why_failed
 from serve_app.errors import ConfigError
 
 
@@ -49,3 +50,26 @@ def test_a_missing_model_folder_stops_the_start_before_ray() -> None:
     tree["pools"]["small"]["engine"]["path"] = "/nowhere/model"
     with pytest.raises(ConfigError, match=r"pools\.small\.engine\.path: /nowhere/model: no such folder"):
         start(Config.model_validate(tree))
+
+
+def test_a_taken_port_stops_the_start_before_ray() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = Config.model_validate(load("lab").model_dump() | {"server": {"port": port}})
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{port} .* choose another with --port"):
+            start(config)
+    check_port(config)
+
+
+def test_a_failed_deployment_says_what_to_mend() -> None:
+    traceback = (
+        "The deployment failed to start 3 times in a row.\n"
+        "ray::ServeReplica:jethro:LargePool.initialize_and_get_metadata()\n"
+        "ValueError: the cause\n"
+        "serve_app.errors.ConfigError: model '/m' cannot be loaded: give a folder in Hugging Face format\n"
+    )
+    told = why_failed({"SmallPool": "", "LargePool": traceback})
+    assert told == "LargePool did not start: model '/m' cannot be loaded: give a folder in Hugging Face format"
+    assert why_failed({"SmallPool": ""}) == ""
