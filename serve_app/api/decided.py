@@ -38,18 +38,8 @@ def timing_headers(outcome: Outcome, elapsed_ms: float) -> Headers:
 
 def jethro_object(decision: Decision, outcome: Outcome) -> bytes:
     """The `jethro` object, as JSON: the decision, what it cost, and every call made if there was more than one."""
-    body: dict[str, Any] = {
-        "decision_id": decision.id,
-        "strategy": decision.strategy,
-        "pool": decision.pool,
-        "model": decision.model,
-        "reason": decision.reason,
-        "score": decision.score,
-        "threshold": decision.threshold,
-        "router": decision.router,
-        "cost_usd": outcome.cost_usd,
-        "decision_ms": round(decision.decision_ms, 3),
-    }
+    body = _told(decision)
+    body["cost_usd"] = outcome.cost_usd
     if len(outcome.steps) > 1:
         body["steps"] = [asdict(step) for step in outcome.steps]
     return orjson.dumps(body)
@@ -63,6 +53,16 @@ def spliced(body: bytes, jethro: bytes) -> bytes:
 def decision_json(decision: Decision) -> dict[str, Any]:
     """The whole decision, as /v1/route gives it."""
     return {
+        **_told(decision),
+        "policy_version": decision.policy_version,
+        "expected": {action: dict(figures) for action, figures in decision.expected.items()},
+        "features": dict(decision.features),
+    }
+
+
+def _told(decision: Decision) -> dict[str, Any]:
+    """What every caller is told of a decision."""
+    return {
         "decision_id": decision.id,
         "strategy": decision.strategy,
         "pool": decision.pool,
@@ -71,8 +71,5 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "score": decision.score,
         "threshold": decision.threshold,
         "router": decision.router,
-        "policy_version": decision.policy_version,
         "decision_ms": round(decision.decision_ms, 3),
-        "expected": {action: dict(figures) for action, figures in decision.expected.items()},
-        "features": dict(decision.features),
     }

@@ -5,7 +5,6 @@ is the caller's. A dropped iterator drops the connection, which is the member's 
 """
 
 import asyncio
-import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -103,7 +102,8 @@ class HttpPool:
     async def _first(self, ask: Callable[[Upstream], Awaitable[T]], call: Call) -> tuple[Member, T]:
         """Ask members in turn until one gives its first byte; that one stays counted in flight."""
         tried: dict[str, JethroError] = {}
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             member = await self._next_member(tried, call)
             member.in_flight += 1
             try:
@@ -115,13 +115,13 @@ class HttpPool:
                 self._note(member, error)
                 tried[member.address] = error
                 await self._pause(attempt, tried, error)
+                attempt += 1
             except BaseException:
                 member.in_flight -= 1
                 raise
             else:
                 self.directory.succeeded(member)
                 return member, result
-        raise AssertionError("unreachable")
 
     async def _next_member(self, tried: Mapping[str, JethroError], call: Call) -> Member:
         """Somebody not tried yet; when all were, whoever can be had, since a restart may have mended it."""
