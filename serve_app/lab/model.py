@@ -1,4 +1,4 @@
-"""The lab's two model sizes: Llama-style decoders that any engine loads as ordinary HF models."""
+"""The lab's three model sizes: Llama-style decoders that any engine loads as ordinary HF models."""
 
 from __future__ import annotations
 
@@ -31,10 +31,14 @@ class ModelSize:
 HEAD_DIM = 32
 
 SIZES = {
+    "tiny": ModelSize("tiny", hidden=32, layers=2, intermediate=64, train_tokens=30_000_000, hardest=2),
     "small": ModelSize("small", hidden=32, layers=3, intermediate=96, train_tokens=50_000_000, hardest=3),
     "large": ModelSize("large", hidden=128, layers=4, intermediate=320, train_tokens=60_000_000),
 }
-"""The pair by name, with the token budget of its training."""
+"""The pair and a third that is weaker than both, by name, with the token budget of training.
+
+`tiny` serves no query by default: with it there are three pairs, of a small, a middle and a large gap.
+"""
 
 
 def new_model(size: ModelSize, seed: int) -> LlamaForCausalLM:

@@ -7,15 +7,18 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import ConfigError
 from serve_app.types import Message, Query
+
+if TYPE_CHECKING:
+    from serve_app.learning.preferences import Preferences
 
 FORMAT = 1
 KIND = "jethro-dataset"
@@ -24,7 +27,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class PoolAnswers:
-    """One pool's answers to n queries, k samples each; arrays of shape [n, k]. Quality lies in [0, 1]."""
+    """One pool's answers to n queries, k samples each; arrays of shape [n, k].
+
+    Quality is in the unit of the metric that made it (in [0, 1] unless `about["quality_range"]` of the dataset says
+    otherwise), or nan throughout where the answers are not scored yet. `latency_ms` is None where nobody measured it.
+    """
 
     model: str
     texts: tuple[tuple[str, ...], ...]
@@ -32,6 +39,7 @@ class PoolAnswers:
     cost_usd: Floats
     prompt_tokens: Floats
     completion_tokens: Floats
+    latency_ms: Floats | None = None
 
     def __post_init__(self) -> None:
         shape = self.quality.shape
@@ -42,8 +50,10 @@ class PoolAnswers:
                 raise ValueError(f"{self.model}: {name} has shape {getattr(self, name).shape}, quality has {shape}")
         if len(self.texts) != shape[0] or any(len(t) != shape[1] for t in self.texts):
             raise ValueError(f"{self.model}: texts do not have the shape of quality, {shape}")
-        if not ((self.quality >= 0) & (self.quality <= 1)).all():
-            raise ValueError(f"{self.model}: quality must lie in [0, 1]")
+        if self.latency_ms is not None and self.latency_ms.shape != shape:
+            raise ValueError(f"{self.model}: latency_ms has shape {self.latency_ms.shape}, quality has {shape}")
+        if np.isinf(self.quality).any():
+            raise ValueError(f"{self.model}: quality must be finite")
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self:
         """The answers to some of the queries, in the order given."""
@@ -55,6 +65,7 @@ class PoolAnswers:
             self.cost_usd[at],
             self.prompt_tokens[at],
             self.completion_tokens[at],
+            None if self.latency_ms is None else self.latency_ms[at],
         )
 
     def mean_tokens(self) -> Floats:
@@ -70,7 +81,13 @@ class Dataset:
     pools: Mapping[str, PoolAnswers]
     groups: tuple[str, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
-    """Where the queries come from: source, split, seed and the like."""
+    """Where the queries come from (source, split, seed and the like), the metric, `quality_range` if not [0, 1]."""
+    ids: tuple[str, ...] = ()
+    """One for each query, unique; without them the position, as text."""
+    references: tuple[str | None, ...] = ()
+    """The right answer to each query where one is known; empty if to none."""
+    preferences: "Preferences | None" = None
+    """Battles beside the pools' own answers, for routers that learn from preferences (RouteLLM)."""
 
     def __post_init__(self) -> None:
         n = len(self.queries)
@@ -79,6 +96,11 @@ class Dataset:
         for name, pool in self.pools.items():
             if len(pool.quality) != n:
                 raise ValueError(f"{n} queries, but {len(pool.quality)} answers of {name}")
+        object.__setattr__(self, "ids", self.ids or tuple(str(i) for i in range(n)))
+        if len(self.ids) != n or len(set(self.ids)) != n:
+            raise ValueError(f"{n} queries, but {len(set(self.ids))} different ids")
+        if self.references and len(self.references) != n:
+            raise ValueError(f"{n} queries, but {len(self.references)} references")
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -103,8 +125,19 @@ class Dataset:
         """Some of the queries, in the order given."""
         at = np.asarray(rows, dtype=np.int64)
         pools = {name: pool.take(at) for name, pool in self.pools.items()}
-        queries, groups = tuple(self.queries[i] for i in at), tuple(self.groups[i] for i in at)
-        return type(self)(queries, pools, groups, self.about)
+        queries, groups, ids = (tuple(column[i] for i in at) for column in (self.queries, self.groups, self.ids))
+        references = tuple(self.references[i] for i in at) if self.references else ()
+        return replace(self, queries=queries, pools=pools, groups=groups, ids=ids, references=references)
+
+    def pair(self, weak: str, strong: str) -> Self:
+        """The same queries with the pools `weak` and `strong` under the names `small` and `large`.
+
+        Raises ConfigError for a pool that is not in the dataset.
+        """
+        missing = [name for name in (weak, strong) if name not in self.pools]
+        if missing:
+            raise ConfigError(f"the dataset has no pool {missing[0]!r}: it has {', '.join(self.pools)}")
+        return replace(self, pools={"small": self.pools[weak], "large": self.pools[strong]})
 
     def digest(self) -> str:
         """Hash of all rows: names the data that a router was trained on."""

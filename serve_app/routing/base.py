@@ -1,8 +1,8 @@
 """The contract of every router, after scikit-learn's estimators."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,14 @@ from serve_app.types import Query
 
 if TYPE_CHECKING:
     from serve_app.learning.dataset import Dataset
+
+Placement = Literal["inline", "batched", "scorer"]
+"""Where a router scores: at once in the Gateway's loop, in batches on its encoder thread, or in the Scorer."""
+Report = Callable[[str], None]
+
+
+def silent(line: str) -> None:
+    """Reports to nobody."""
 
 
 class Router(Protocol):
@@ -21,9 +29,19 @@ class Router(Protocol):
     """
 
     name: str
+    """The kind, as the registry knows it."""
+    placement: Placement
 
-    def fit(self, dataset: "Dataset") -> Self:
-        """Learn from queries with the quality of each pool's answers; forgets what was learned before."""
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The constructor's keyword arguments as JSON-ready values: `type(self)(**params)` is this router unfitted."""
+
+    def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
+        """Learn from queries with the quality of each pool's answers; forgets what was learned before.
+
+        Long fits `report` their progress a line at a time and stop early on queries they hold back themselves.
+        Raises ConfigError if the data cannot teach it (no queries, one class alone where two are needed).
+        """
 
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Strong win rates, shape [len(queries)], each in [0, 1]."""

