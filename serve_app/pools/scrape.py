@@ -13,13 +13,13 @@ from serve_app.pools.http import HttpPool
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT_S = 2.0
+_TIMEOUT_S = 5.0  # half of Prometheus' own default: a replica that is busy starting has not failed
 _MOST_BYTES = 4 * 2**20
 
 
 async def scrape(pools: Iterable[HttpPool]) -> str:
-    """Prometheus text of all replicas of ours; a replica that does not answer is left out and logged."""
-    members = [(p.name, m.address) for p in pools if p.scraped for m in p.directory.available]
+    """Prometheus text of all replicas of ours, resting ones too; one that does not answer is left out and logged."""
+    members = [(p.name, m.address) for p in pools if p.scraped for m in p.directory.members]
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
         texts = await asyncio.gather(*(_fetch(session, address) for _, address in members))
     labelled = [(("pool", pool), ("replica", address)) for pool, address in members]
@@ -53,7 +53,12 @@ async def _fetch(session: aiohttp.ClientSession, address: str) -> str:
     url = address.removesuffix("/v1") + "/metrics"
     try:
         async with session.get(url, allow_redirects=False) as response:
-            body = await response.content.read(_MOST_BYTES)
+            body = bytearray()
+            async for piece in response.content.iter_any():  # `read(n)` would stop at the first packet
+                body += piece
+                if len(body) > _MOST_BYTES:
+                    logger.warning("no metrics from %s: more than %d bytes", url, _MOST_BYTES)
+                    return ""
             return body.decode("utf-8") if response.status == 200 else ""
     except (aiohttp.ClientError, OSError, TimeoutError, UnicodeDecodeError) as e:
         logger.warning("no metrics from %s: %s", url, e)

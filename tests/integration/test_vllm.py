@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
+from time import monotonic, sleep
 
 import httpx
 import openai
@@ -56,6 +57,13 @@ async def test_streams_and_guided_answers(url: str) -> None:
 
 
 def test_vllms_own_metrics_are_told_by_replica(url: str) -> None:
-    metrics = httpx.get(f"{url}/metrics", timeout=30).text
-    for pool in ("small", "large"):
-        assert any(x.startswith("vllm:") and f'pool="{pool}"' in x for x in metrics.splitlines())
+    # a scrape tells what answers at that moment: as Prometheus would, ask again
+    wanted, until = {"small", "large"}, monotonic() + 60
+    while True:
+        metrics = httpx.get(f"{url}/metrics", timeout=30).text
+        own = [line for line in metrics.splitlines() if line.startswith("vllm:")]
+        told = {pool for pool in wanted if any(f'pool="{pool}"' in line for line in own)}
+        if told == wanted or monotonic() > until:
+            break
+        sleep(1)
+    assert told == wanted, metrics[-3000:]

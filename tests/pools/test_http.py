@@ -203,3 +203,14 @@ async def test_metrics_of_all_replicas_are_merged_with_labels() -> None:
     assert text.count("# TYPE fake_running") == 1
     for replica in (one, two):
         assert f'fake_running{{pool="small",replica="{replica.address}"}} 0.0' in text
+
+
+async def test_long_metrics_are_read_whole_and_resting_replicas_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = Replica()
+    lines = "".join(f'fake_figure{{n="{i}"}} {i}\n' for i in range(20_000))  # several packets
+    monkeypatch.setattr(replica.engine, "metrics", lambda: lines)
+    async with running(replica) as pool:
+        pool.directory.failed(pool.directory.members[0])
+        assert not pool.directory.available
+        text = await scrape([pool])
+    assert text.count("\nfake_figure{") == 20_000
