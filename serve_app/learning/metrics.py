@@ -36,7 +36,7 @@ class Curve:
 
     @property
     def drop(self) -> Floats:
-        """Relative quality drop against always-strong, (strong - quality) / strong; 0 where strong is 0."""
+        """Relative quality drop against always-strong, (strong - quality) / |strong|; 0 where strong is 0."""
         return quality_drop(self.quality, self.strong)
 
     def quality_at(self, share: float) -> float:
@@ -125,8 +125,11 @@ def area(curve: Curve) -> float:
 
 
 def quality_drop(quality: Floats, strong: float) -> Floats:
-    """(strong - quality) / strong, the relative drop against always-strong; 0 where strong is 0."""
-    return (strong - np.asarray(quality)) / strong if strong else np.zeros_like(quality)
+    """(strong - quality) / |strong|, the relative drop against always-strong; 0 where strong is 0.
+
+    The size of `strong` divides, so that a drop is positive also where qualities are negative (BARTScore).
+    """
+    return (strong - np.asarray(quality)) / abs(strong) if strong else np.zeros_like(quality)
 
 
 def auc(scores: Floats, positive: NDArray[np.bool_]) -> float:

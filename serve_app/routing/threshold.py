@@ -20,13 +20,15 @@ from serve_app.types import Price
 
 FORMAT = 1
 _ARRAYS = ("scores", "weak_quality", "strong_quality", "weak_tokens", "strong_tokens")
+_COSTS = ("weak_cost_usd", "strong_cost_usd")
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """What a threshold is calibrated on: for each query its score, and the mean quality and tokens of both answers.
 
-    Shapes [n], tokens [n, 2] (prompt, completion). The queries are none that the router was fitted on.
+    Shapes [n], tokens [n, 2] (prompt, completion). The queries are none that the router was fitted on. Recorded
+    costs, shape [n], are None where nobody recorded them.
     """
 
     scores: Floats
@@ -34,35 +36,46 @@ class Calibration:
     strong_quality: Floats
     weak_tokens: Floats
     strong_tokens: Floats
+    weak_cost_usd: Floats | None = None
+    strong_cost_usd: Floats | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)
-        shapes = {name: (n, 2) if name.endswith("tokens") else (n,) for name in _ARRAYS}
-        wrong = [name for name, shape in shapes.items() if getattr(self, name).shape != shape]
+        held = self._held()
+        wrong = [name for name, a in held.items() if a.shape != ((n, 2) if name.endswith("tokens") else (n,))]
         if n == 0 or wrong:
             raise ValueError(f"calibration of {n} queries: wrong shape of {', '.join(wrong) or 'scores'}")
-        if not all(np.isfinite(getattr(self, name)).all() for name in _ARRAYS):
+        if not all(np.isfinite(a).all() for a in held.values()):
             raise ValueError("calibration holds values that are not finite")
 
     @classmethod
     def of(cls, scores: Floats, dataset: Dataset) -> Self:
         """From a router's scores of a dataset's queries."""
         weak, strong = dataset.weak, dataset.strong
-        return cls(scores, weak.quality.mean(1), strong.quality.mean(1), weak.mean_tokens(), strong.mean_tokens())
+        qualities = (weak.quality.mean(1), strong.quality.mean(1))
+        costs = (weak.cost_usd.mean(1), strong.cost_usd.mean(1))
+        return cls(scores, *qualities, weak.mean_tokens(), strong.mean_tokens(), *costs)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Some of the queries, in the order given."""
+        return type(self)(**{name: array[rows] for name, array in self._held().items()})
 
     def curve(self, weak: Price | None = None, strong: Price | None = None) -> Curve:
-        """The cost-quality curve, with costs at these prices (default: free)."""
-        return cost_quality_curve(
-            self.scores,
-            self.weak_quality,
-            self.strong_quality,
-            token_cost_usd(self.weak_tokens, weak or Price()),
-            token_cost_usd(self.strong_tokens, strong or Price()),
+        """The cost-quality curve, with costs at these prices; without them at the recorded costs (none: free)."""
+        zero = np.zeros(len(self.scores))
+        costs = (
+            token_cost_usd(self.weak_tokens, weak) if weak is not None else self.weak_cost_usd,
+            token_cost_usd(self.strong_tokens, strong) if strong is not None else self.strong_cost_usd,
         )
+        weak_cost, strong_cost = (zero if cost is None else cost for cost in costs)
+        return cost_quality_curve(self.scores, self.weak_quality, self.strong_quality, weak_cost, strong_cost)
 
     def save(self, path: Path) -> None:
         """One npz file; scores as float64, the rest as float32."""
-        arrays = {name: getattr(self, name).astype(np.float32) for name in _ARRAYS if name != "scores"}
+        arrays = {name: array.astype(np.float32) for name, array in self._held().items() if name != "scores"}
         np.savez_compressed(path, format=np.array(FORMAT), scores=self.scores, **arrays)
 
     @classmethod
@@ -73,11 +86,17 @@ class Calibration:
             version = int(data["format"])
             if version != FORMAT:
                 raise ConfigError(f"{path}: format is {version}, this version reads {FORMAT}; calibrate again")
-            return cls(**{name: data[name].astype(np.float64) for name in _ARRAYS})
+            held = [*_ARRAYS, *(name for name in _COSTS if name in data)]
+            return cls(**{name: data[name].astype(np.float64) for name in held})
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file; calibrate the router") from None
         except (OSError, ValueError, KeyError) as e:
             raise ConfigError(f"{path}: cannot be read ({e}); calibrate the router again") from e
+
+    def _held(self) -> dict[str, Floats]:
+        """The arrays that are there, by name."""
+        found = {name: getattr(self, name) for name in (*_ARRAYS, *_COSTS)}
+        return {name: array for name, array in found.items() if array is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +124,16 @@ class Threshold:
         return cls._at(curve, int(np.flatnonzero(curve.drop <= max_drop + 1e-12)[0]), f"drop <= {max_drop:g}")
 
     @classmethod
-    def for_cost(cls, calibration: Calibration, mean_cost_usd: float, weak: Price, strong: Price) -> Self:
+    def for_cost(
+        cls, calibration: Calibration, mean_cost_usd: float, weak: Price | None = None, strong: Price | None = None
+    ) -> Self:
         """The largest share of strong calls with a mean cost per query of at most `mean_cost_usd`.
 
-        Raises ConfigError if even the cheapest point costs more.
+        Costs are those recorded unless prices are given. Raises ConfigError where there are neither, or if even the
+        cheapest point costs more.
         """
+        if (weak is None or strong is None) and calibration.weak_cost_usd is None:
+            raise ConfigError("a cost target needs recorded costs or prices; the calibration data hold no costs")
         curve = calibration.curve(weak, strong)
         within = np.flatnonzero(curve.cost_usd <= mean_cost_usd * (1 + 1e-12))
         if len(within) == 0:

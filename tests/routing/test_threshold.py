@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,27 @@ def test_shapes_and_values_are_checked() -> None:
         Calibration(one, one[:2], one, np.ones((3, 2)), np.ones((3, 2)))
     with pytest.raises(ValueError, match="finite"):
         Calibration(np.array([1.0, np.nan, 0.0]), one, one, np.ones((3, 2)), np.ones((3, 2)))
+
+
+def test_recorded_costs_are_kept_and_used_where_no_prices_are_given(tmp_path: Path) -> None:
+    plain = calibration([0.1, 0.4, 0.6, 0.9])
+    with pytest.raises(ConfigError, match="recorded costs or prices"):
+        Threshold.for_cost(plain, 1.0)
+    data = replace(plain, weak_cost_usd=np.full(4, 1e-6), strong_cost_usd=np.full(4, 5e-6))
+    data.save(tmp_path / "c.npz")
+    found = Threshold.for_cost(Calibration.load(tmp_path / "c.npz"), 3e-6)
+    assert (found.share, found.cost_usd) == (0.5, pytest.approx(3e-6))
+
+
+def test_some_of_the_queries() -> None:
+    data = calibration([0.1, 0.4, 0.6, 0.9])
+    some = data.take(np.array([3, 0]))
+    assert len(some) == 2 and some.scores.tolist() == [0.9, 0.1]
+    assert some.weak_quality.tolist() == data.weak_quality[[3, 0]].tolist()
+
+
+def test_a_drop_of_negative_qualities_is_positive() -> None:
+    tokens = np.ones((4, 2))
+    data = Calibration(np.linspace(0.2, 0.8, 4), np.full(4, -3.0), np.full(4, -2.0), tokens, tokens)
+    assert Threshold.for_drop(data, 0.25).share == 0.5
+    assert Threshold.for_share(data, 0.5).drop == pytest.approx(0.25)
