@@ -2,6 +2,7 @@
 
     JethroError
     ├── ConfigError                  an operator's mistake: stops the start            (500, never sent)
+    │   └── DataError                data that nothing can be learned from             (500, never sent)
     ├── DependencyError              an extra is not installed                         (500, never sent)
     ├── RequestError                 the caller's mistake                              400
     │   ├── UnsupportedParameter     a parameter that this model cannot honour         400
@@ -55,6 +56,10 @@ class JethroError(Exception):
 
 class ConfigError(JethroError):
     """An operator's mistake; the message names the file, the key, the value and the mend."""
+
+
+class DataError(ConfigError):
+    """Data that cannot be used as they are; the message names the file, the row and the mend."""
 
 
 class DependencyError(JethroError):

@@ -48,6 +48,7 @@ FOREIGN = {
     "vllm": {"engines"},
     "sklearn": {"learning", "routing", "lab"},
     "typer": {"cli"},
+    "pyarrow": {"learning"},
 }
 """Who alone may import it."""
 
@@ -171,7 +172,8 @@ import sys
 import serve_app, serve_app.types, serve_app.errors, serve_app.config, serve_app.strategy
 import serve_app.engines.base, serve_app.pools.base, serve_app.routing.base, serve_app.store.base
 import serve_app.cli.main, serve_app.engines.factory, serve_app.lab, serve_app.deployments.run
-print(*sorted({m.split(".")[0] for m in sys.modules} & {"torch", "transformers", "vllm", "ray", "sklearn"}))
+import serve_app.learning.dataset, serve_app.learning.preferences
+print(*sorted({m.split(".")[0] for m in sys.modules} & {"torch", "transformers", "vllm", "ray", "sklearn", "pyarrow"}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

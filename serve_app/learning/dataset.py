@@ -1,12 +1,8 @@
-"""Queries with what each pool answered: quality, tokens and cost of every sampled answer.
+"""Queries with what each pool answered: quality, tokens and cost of every sampled answer. Stored as Parquet."""
 
-One gzipped JSON line a query after a header line, so that a file can be read, cut and joined with ordinary tools.
-"""
-
-import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import ConfigError
-from serve_app.types import Message, Query
+from serve_app.types import Query
 
 if TYPE_CHECKING:
     from serve_app.learning.preferences import Preferences
 
-FORMAT = 1
-KIND = "jethro-dataset"
 Floats = NDArray[np.float64]
+MEASURES = ("quality", "prompt_tokens", "completion_tokens", "cost_usd", "latency_ms")
+"""What is known of every sample beside its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,88 +136,32 @@ class Dataset:
         return replace(self, pools={"small": self.pools[weak], "large": self.pools[strong]})
 
     def digest(self) -> str:
-        """Hash of all rows: names the data that a router was trained on."""
+        """Hash of all rows, however they are stored: names the data that a router was trained on."""
         digest = hashlib.blake2b(digest_size=16)
-        for row in self._rows():
-            digest.update(row.encode())
+        references = self.references or (None,) * len(self)
+        for row in zip(self.ids, self.queries, self.groups, references, strict=True):
+            messages = [m.to_openai() for m in row[1].messages]
+            digest.update(json.dumps([row[0], messages, *row[2:]]).encode() + b"\n")
+        for name, pool in self.pools.items():
+            digest.update(json.dumps([name, pool.model, pool.texts]).encode() + b"\n")
+            for field_name in MEASURES:
+                values = getattr(pool, field_name)
+                digest.update(b"none" if values is None else np.where(np.isnan(values), np.nan, values).tobytes())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write one gzipped file; the same data give the same bytes."""
-        header = {
-            "kind": KIND,
-            "format": FORMAT,
-            "models": {name: pool.model for name, pool in self.pools.items()},
-            "about": dict(self.about),
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as out:
-            out.write((json.dumps(header) + "\n").encode())
-            for row in self._rows():
-                out.write((row + "\n").encode())
+        """Write a Parquet file (see `learning.parquet`), whole or not at all; the same data give the same bytes.
+
+        Of a query its messages are kept. Raises ValueError if there are preferences: they have a file of their own
+        (`Preferences.save`). Needs the extra `train`.
+        """
+        from serve_app.learning.parquet import save_dataset
+
+        save_dataset(self, path)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """The dataset in a file. Raises ConfigError naming file, line and fault."""
-        try:
-            with gzip.open(path, "rt", encoding="utf-8") as lines:
-                return cls._parse(path, lines)
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: no such file; collect a dataset first") from None
-        except (OSError, EOFError, UnicodeDecodeError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e}); it must be a gzipped file of JSON lines") from e
+    def load(cls, path: Path) -> "Dataset":
+        """The dataset in a Parquet file. Raises DataError naming file, row and column. Needs the extra `train`."""
+        from serve_app.learning.parquet import load_dataset
 
-    def _rows(self) -> Iterator[str]:
-        for i, query in enumerate(self.queries):
-            pools = {
-                name: {
-                    "texts": pool.texts[i],
-                    "quality": pool.quality[i].tolist(),
-                    "cost_usd": pool.cost_usd[i].tolist(),
-                    "prompt_tokens": pool.prompt_tokens[i].tolist(),
-                    "completion_tokens": pool.completion_tokens[i].tolist(),
-                }
-                for name, pool in self.pools.items()
-            }
-            messages = [m.to_openai() for m in query.messages]
-            yield json.dumps({"messages": messages, "group": self.groups[i], "pools": pools}, ensure_ascii=False)
-
-    @classmethod
-    def _parse(cls, path: Path, lines: Iterator[str]) -> Self:
-        header = _object(path, 1, next(lines, ""))
-        if header.get("kind") != KIND or header.get("format") != FORMAT:
-            raise ConfigError(f"{path}: not a dataset of format {FORMAT}; collect it again")
-        rows = [_object(path, number, line) for number, line in enumerate(lines, 2)]
-        try:
-            queries = tuple(Query(tuple(_message(m) for m in row["messages"])) for row in rows)
-            pools = {
-                name: _answers(model, [r["pools"][name] for r in rows]) for name, model in header["models"].items()
-            }
-            return cls(queries, pools, tuple(str(r["group"]) for r in rows), header["about"])
-        except (KeyError, TypeError, ValueError) as e:
-            raise ConfigError(f"{path}: a row is incomplete or malformed ({e!r}); collect the dataset again") from e
-
-
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as e:
-        raise ConfigError(f"{path}, line {number}: not JSON ({e}); collect the dataset again") from e
-    if not isinstance(row, dict):
-        raise ConfigError(f"{path}, line {number}: must be an object; collect the dataset again")
-    return row
-
-
-def _message(message: dict[str, Any]) -> Message:
-    extra = {k: v for k, v in message.items() if k not in ("role", "content")}
-    return Message(message["role"], message["content"], extra)
-
-
-def _answers(model: str, rows: list[dict[str, Any]]) -> PoolAnswers:
-    def column(name: str) -> Floats:
-        return np.array([row[name] for row in rows], dtype=np.float64)
-
-    texts = tuple(tuple(str(t) for t in row["texts"]) for row in rows)
-    return PoolAnswers(
-        model, texts, column("quality"), column("cost_usd"), column("prompt_tokens"), column("completion_tokens")
-    )
+        return load_dataset(path)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -56,3 +57,16 @@ class Preferences:
         outcome = np.concatenate([self.outcome, other.outcome])
         queries, a, b = self.queries + other.queries, self.model_a + other.model_a, self.model_b + other.model_b
         return type(self)(queries, a, b, outcome)
+
+    def save(self, path: Path) -> None:
+        """Write a Parquet file (see `learning.parquet`), whole or not at all. Needs the extra `train`."""
+        from serve_app.learning.parquet import save_preferences
+
+        save_preferences(self, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Preferences":
+        """The battles in a Parquet file. Raises DataError naming file, row and column. Needs the extra `train`."""
+        from serve_app.learning.parquet import load_preferences
+
+        return load_preferences(path)

@@ -12,7 +12,7 @@ from tests.learning.data import sums
 
 
 def test_trains_calibrates_and_registers_from_kept_answers(tmp_path: Path) -> None:
-    data, out = tmp_path / "answers.jsonl.gz", tmp_path / "router"
+    data, out = tmp_path / "answers.parquet", tmp_path / "router"
     answers = sums(400, seed=4)
     answers.save(data)
     said: list[str] = []
