@@ -79,7 +79,7 @@ class SentenceEncoder:
         for start in range(0, len(order), _ROWS):
             picked = order[start : start + _ROWS]
             inputs = self._tokenizer(
-                [texts[i] for i in picked],
+                [texts[i].encode("utf-8", "replace").decode("utf-8") for i in picked],  # no lone surrogates
                 padding=True,
                 truncation=True,
                 max_length=self.max_tokens,

@@ -1,10 +1,24 @@
-"""Reads the files of a saved router, and refuses what this version cannot read with a sentence that mends."""
+"""Reads the files of a saved router, and refuses what this version cannot read with a sentence that mends.
+
+An artefact is data from elsewhere: before any file of it is read, `check_folder` refuses links that lead out of the
+folder, what is no plain file, and sizes that no router of ours has.
+"""
 
 import json
+import stat
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from serve_app.errors import ConfigError
+
+MAX_FILES = 200
+MAX_JSON_BYTES = 256 * 2**20
+"""The largest router.json of ours (6,000 named weights) is under 1 MiB."""
+MAX_FILE_BYTES = 32 * 2**30
+"""A causal language model of 7 billion parameters has 14 GiB."""
+MAX_ARRAYS_BYTES = 8 * 2**30
+"""Arrays of one npz file, unpacked: 100,000 stored vectors of 384 dimensions have 0.15 GiB."""
 
 
 def read_json(path: Path, *, kind: str | None = None, version: int | None = None) -> dict[str, Any]:
@@ -13,7 +27,7 @@ def read_json(path: Path, *, kind: str | None = None, version: int | None = None
         body = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the folder of a saved router") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
         raise ConfigError(f"{path}: cannot be read ({e}); train and save the router again") from e
     if not isinstance(body, dict):
         raise ConfigError(f"{path}: must hold a JSON object, got {type(body).__name__}; save the router again")
@@ -24,3 +38,34 @@ def read_json(path: Path, *, kind: str | None = None, version: int | None = None
             f"{path}: format is {body.get('format')!r}, this version reads {version}; train and save the router again"
         )
     return body
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that no router of ours would have saved. Raises ConfigError naming the file and the mend."""
+    root = folder.resolve()
+    files = sorted(folder.rglob("*"))
+    if len(files) > MAX_FILES:
+        raise ConfigError(f"{folder}: holds more than {MAX_FILES} files; give the folder of one saved router")
+    for file in files:
+        try:
+            inside = file.resolve(strict=True).is_relative_to(root)
+            status = file.stat()
+        except (OSError, RuntimeError) as e:
+            raise ConfigError(f"{file}: cannot be read ({e}); save the router again") from e
+        if not inside:
+            raise ConfigError(f"{file}: links to outside its folder; put the file itself there")
+        if not stat.S_ISDIR(status.st_mode):
+            _check_file(file, status)
+
+
+def _check_file(file: Path, status: Any) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{file}: is no plain file; save the router again")
+    limit = MAX_JSON_BYTES if file.suffix == ".json" else MAX_FILE_BYTES
+    if status.st_size > limit:
+        raise ConfigError(f"{file}: has {status.st_size:,} bytes, more than {limit:,}; save the router again")
+    if file.suffix == ".npz" and zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as arrays:
+            unpacked = sum(entry.file_size for entry in arrays.infolist())
+        if unpacked > MAX_ARRAYS_BYTES:
+            raise ConfigError(f"{file}: unpacks to {unpacked:,} bytes, more than {MAX_ARRAYS_BYTES:,}; save it again")
