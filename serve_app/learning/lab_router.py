@@ -16,7 +16,8 @@ from serve_app.learning.evaluation import router_metrics
 from serve_app.learning.lab_queries import Half, unseen_queries
 from serve_app.learning.logistic import folds_of
 from serve_app.routing.complexity import ComplexityRouter
-from serve_app.routing.registry import artefacts_dir, save_registered
+from serve_app.routing.registered import save_registered
+from serve_app.routing.registry import artefacts_dir
 from serve_app.routing.threshold import Calibration, Threshold
 from serve_app.types import Message, Query
 

@@ -10,7 +10,8 @@ from serve_app.config.tree import Config, RoutingConfig
 from serve_app.errors import ModelNotFound, RequestError
 from serve_app.pools.base import Pool
 from serve_app.routing.outlook import CalibratedOutlook
-from serve_app.routing.registry import Registered, load_router, router_names
+from serve_app.routing.registered import Registered
+from serve_app.routing.registry import load_router, router_names
 from serve_app.routing.strategy import DirectStrategy, NoOutlook, Outlook, Policy, RouteStrategy
 from serve_app.strategy import Strategy
 

@@ -1,16 +1,27 @@
-"""Routers by name or folder. An artefact is a folder: what the router saved, its card, and its calibration."""
+"""Routers by name and version: a folder that training writes to and serving reads while it is written to.
+
+    <folder>/<name>/<version>/   an artefact (see `registered`) and run.json; never changed once it is there
+    <folder>/<name>/current      the version that serves, and if one was given its threshold; replaced whole
+    <folder>/default             the name that serves where the config names no router; replaced whole
+
+Routers that ship with the package are listed too, under a version of their own; `random` needs no artefact.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from hashlib import blake2b
-from importlib import import_module, resources
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from serve_app.errors import ConfigError
-from serve_app.routing.artefact import read_json
 from serve_app.routing.base import Router
+from serve_app.routing.registered import Registered, load_artefact, read_card, save_registered
 from serve_app.routing.threshold import Calibration, Threshold
 
 KINDS: Mapping[str, str] = {
@@ -19,36 +30,142 @@ KINDS: Mapping[str, str] = {
 }
 """Kind to class; imported when asked for, so that a heavy router costs nobody else its imports."""
 
-CARD_FORMAT = 1
+RANDOM = "random"
+_NAME = re.compile(r"[a-z0-9_]{1,64}")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A router ready to serve. `models` are the (weak, strong) model ids whose answers it was trained on."""
+class Registry:
+    """The routers of one folder, which need not exist yet. `seed` is that of `random`. Safe for many processes."""
 
-    router: Router
-    threshold: float
-    version: str
-    models: tuple[str, str] | None = None
-    calibration: Calibration | None = None
-    uniform: bool = False
-    """Whether scores are uniform on [0, 1] whatever the traffic, so that a share needs no calibration data."""
-    card: Mapping[str, Any] = field(default_factory=dict)
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.folder = folder
+        self._seed = seed
 
-    def calibrated(self, *, strong_share: float | None = None, max_quality_drop: float | None = None) -> float:
-        """The threshold for one of: a share of strong calls, a quality target. Raises ConfigError without data."""
-        if self.uniform and strong_share is not None:
-            return 1.0 - strong_share
-        if self.calibration is None:
-            raise ConfigError(
-                f"routing: router {self.router.name} has no calibration data for this target: "
-                "set routing.threshold, or train and calibrate the router"
-            )
-        if strong_share is not None:
-            return Threshold.for_share(self.calibration, strong_share).value
-        if max_quality_drop is not None:
-            return Threshold.for_drop(self.calibration, max_quality_drop).value
-        raise ValueError("one of strong_share and max_quality_drop must be given")
+    def names(self) -> list[str]:
+        """All names that can be loaded: registered, shipped, and `random`."""
+        own = [f.name for f in _folders(self.folder) if _NAME.fullmatch(f.name) and self._versions(f.name)]
+        return sorted({*own, *router_names()})
+
+    def versions(self, name: str) -> list[str]:
+        """Versions of a name, oldest first; the shipped one before all. Raises ConfigError for an unknown name."""
+        if name == RANDOM:
+            return [f"{RANDOM}-{self._seed}"]
+        found = [*([] if (shipped := _shipped(name)) is None else [shipped]), *self._versions(_valid(name))]
+        if not found:
+            raise ConfigError(f"no router {name!r} in {self.folder}: there are {', '.join(self.names())}")
+        return found
+
+    def current(self, name: str) -> str:
+        """The version of a name that serves. Raises ConfigError for an unknown name."""
+        return self._current(name)[0]
+
+    def default(self) -> str | None:
+        """The name that serves where the config names none; None if nobody chose one."""
+        return _read(self.folder / "default")
+
+    def load(self, name: str, version: str | None = None) -> Registered:
+        """A router, in its current version unless another is named.
+
+        Raises ConfigError naming what there is, or the file and the mend.
+        """
+        if name == RANDOM:
+            return load_router(RANDOM, seed=self._seed)
+        serving, threshold = self._current(name)
+        found = load_artefact(self.path(name, version or serving), KINDS, name)
+        return found if version is not None or threshold is None else replace(found, threshold=threshold)
+
+    def path(self, name: str, version: str) -> Path:
+        """The folder of a version. Raises ConfigError if there is none."""
+        if version not in self.versions(name):
+            raise ConfigError(f"router {name} has no version {version!r}: it has {', '.join(self.versions(name))}")
+        own = self.folder / name / version
+        if not own.is_dir():
+            return artefacts_dir() / name
+        if not own.resolve().is_relative_to(self.folder.resolve()):
+            raise ConfigError(f"{own}: links to outside the registry; register the router there")
+        return own
+
+    def register(
+        self,
+        router: Router,
+        *,
+        name: str,
+        calibration: Calibration,
+        threshold: Threshold,
+        models: tuple[str, str],
+        data: Mapping[str, Any],
+        metrics: Mapping[str, Any],
+        run: Mapping[str, Any] | None = None,
+        use: bool | None = None,
+    ) -> str:
+        """Save a fitted router as a new version; gives the version. `run` is what would make it again.
+
+        The version appears whole or not at all. It serves at once if `use` is true, or if it is the first of its
+        name and `use` is not false. The same router saved again is the same version. Raises ConfigError for a name
+        that no caller could write, OSError if the folder cannot be written.
+        """
+        first = _valid(name) not in self.names()
+        home = self.folder / name
+        home.mkdir(parents=True, exist_ok=True)
+        draft = Path(mkdtemp(prefix=".draft-", dir=home))
+        try:
+            version = save_registered(draft, router, calibration, threshold, models, data, metrics)
+            about = {"registered_s": round(time.time(), 3), "run": dict(run or {})}
+            (draft / "run.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+            draft.chmod(0o755)
+            try:
+                draft.rename(home / version)
+            except OSError:
+                if not (home / version / "card.json").is_file():
+                    raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        if use or (use is None and first):
+            self.use(name, version)
+        return version
+
+    def use(self, name: str, version: str | None = None, threshold: float | None = None) -> None:
+        """Serve a version from now on (default: the current one), at `threshold` instead of its own if given.
+
+        Endpoints that run take it up within their `routing.reload_s`. Raises ConfigError for what does not exist.
+        """
+        if name == RANDOM:
+            raise ConfigError("random has one version; set its threshold with routing.threshold")
+        if threshold is not None and not 0.0 <= threshold <= 1.0:
+            raise ConfigError(f"threshold {threshold:g}: give a number from 0 (always strong) to 1")
+        version = version or self.current(name)
+        read_card(self.path(name, version))
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        _replace(self.folder / name / "current", version if threshold is None else f"{version} {threshold!r}")
+
+    def use_default(self, name: str) -> None:
+        """Serve this name where the config names no router. Raises ConfigError for an unknown name."""
+        self.current(name)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _replace(self.folder / "default", name)
+
+    def fingerprint(self) -> tuple[str, ...]:
+        """Changes whenever another version, threshold or default is to serve; cheap, to be asked every second."""
+        told = [f"{f.name}={_read(f / 'current') or ''}" for f in _folders(self.folder)]
+        return (self.default() or "", *sorted(told))
+
+    def _current(self, name: str) -> tuple[str, float | None]:
+        versions = self.versions(name)
+        told = (_read(self.folder / name / "current") or "").split()
+        if not told:
+            return versions[0], None
+        try:
+            threshold = float(told[1]) if len(told) > 1 else None
+            if threshold is not None and not 0.0 <= threshold <= 1.0:
+                raise ValueError(f"{threshold:g} is not in [0, 1]")
+        except ValueError as e:
+            raise ConfigError(f"{self.folder / name / 'current'}: no threshold ({e}); choose the version again") from e
+        return told[0], threshold
+
+    def _versions(self, name: str) -> list[str]:
+        found = [f for f in _folders(self.folder / name) if _VERSION.fullmatch(f.name) and (f / "card.json").is_file()]
+        return [f.name for f in sorted(found, key=lambda f: (_registered_s(f), f.name))]
 
 
 def artefacts_dir() -> Path:
@@ -57,78 +174,69 @@ def artefacts_dir() -> Path:
 
 
 def router_names() -> list[str]:
-    """Names of all registered routers; `random` needs no artefact."""
+    """Names of the routers that ship with the package; `random` needs no artefact."""
     shipped = {f.parent.name for f in artefacts_dir().glob("*/card.json")}
-    return sorted(shipped | {"random"})
+    return sorted(shipped | {RANDOM})
 
 
 def load_router(name_or_folder: str, *, seed: int = 0) -> Registered:
-    """A registered router by name, or the one in a folder. `seed` is that of `random` by name.
+    """A router that ships with the package by name, or the one in a folder. `seed` is that of `random` by name.
 
-    Raises ConfigError naming what is registered, or the file and the mend.
+    Raises ConfigError naming what there is, or the file and the mend.
     """
-    if name_or_folder == "random":
+    if name_or_folder == RANDOM:
         from serve_app.routing.random import RandomRouter
 
-        return Registered(RandomRouter(seed), 0.5, f"random-{seed}", uniform=True)
-    folder = artefacts_dir() / name_or_folder if name_or_folder in router_names() else Path(name_or_folder)
+        return Registered(RandomRouter(seed), 0.5, f"{RANDOM}-{seed}", uniform=True, name=RANDOM)
+    shipped = name_or_folder in router_names()
+    folder = artefacts_dir() / name_or_folder if shipped else Path(name_or_folder)
     if not folder.is_dir():
         raise ConfigError(
             f"routing.router: no router {name_or_folder!r}: give one of {', '.join(router_names())} "
             "or the folder of a saved router"
         )
-    return _load_folder(folder)
+    return load_artefact(folder, KINDS)
 
 
-def _load_folder(folder: Path) -> Registered:
-    card = read_json(folder / "card.json", version=CARD_FORMAT)
-    kind = str(card.get("kind"))
-    if kind not in KINDS:
-        raise ConfigError(f"{folder / 'card.json'}: kind is {kind!r}; this version knows {', '.join(KINDS)}")
-    module, _, cls = KINDS[kind].partition(":")
-    router: Router = getattr(import_module(module), cls).load(folder)
+def _shipped(name: str) -> str | None:
+    folder = artefacts_dir() / name
+    return str(read_card(folder)["version"]) if (folder / "card.json").is_file() else None
+
+
+def _valid(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"router name {name!r}: use a-z, 0-9 and _ (callers write router-NAME-THRESHOLD)")
+    return name
+
+
+def _folders(folder: Path) -> list[Path]:
     try:
-        return Registered(
-            router=router,
-            threshold=float(card["threshold"]),
-            version=str(card["version"]),
-            models=(card["models"]["weak"], card["models"]["strong"]),
-            calibration=Calibration.load(folder / "calibration.npz"),
-            card=card,
-        )
-    except (KeyError, TypeError, ValueError) as e:
-        raise ConfigError(f"{folder / 'card.json'}: incomplete or malformed ({e!r}); register the router again") from e
+        return [f for f in folder.iterdir() if not f.name.startswith(".") and f.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
-def save_registered(
-    folder: Path,
-    router: Router,
-    calibration: Calibration,
-    threshold: Threshold,
-    models: tuple[str, str],
-    data: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-) -> str:
-    """Write an artefact that `load_router` reads; gives its version, a hash of what the router saved."""
-    router.save(folder)
-    calibration.save(folder / "calibration.npz")
-    digest = blake2b(digest_size=4)
-    for file in sorted(f for f in folder.iterdir() if f.is_file() and f.name != "card.json"):
-        digest.update(file.name.encode() + file.read_bytes())
-    version = f"{router.name}-{digest.hexdigest()}"
-    card = {
-        "format": CARD_FORMAT,
-        "kind": router.name,
-        "version": version,
-        "models": {"weak": models[0], "strong": models[1]},
-        "threshold": threshold.value,
-        "target": threshold.target,
-        "data": dict(data),
-        "metrics": {name: _rounded(value) for name, value in metrics.items()},
-    }
-    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
-    return version
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text("utf-8").strip() or None
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{file}: cannot be read ({e}); choose the router again") from e
 
 
-def _rounded(value: float | Sequence[float]) -> float | list[float]:
-    return round(value, 6) if isinstance(value, (int, float)) else [round(v, 6) for v in value]
+def _registered_s(folder: Path) -> float:
+    try:
+        return float(json.loads((folder / "run.json").read_text("utf-8"))["registered_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0  # put there by hand
+
+
+def _replace(file: Path, text: str) -> None:
+    """Readers see the old text or the new one, also after a crash."""
+    draft = file.with_name(f".{file.name}-{os.getpid()}-{time.monotonic_ns()}")
+    with draft.open("w", encoding="utf-8") as out:
+        out.write(text + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(file)

@@ -7,7 +7,8 @@ from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.routing.catalogue import Catalogue, default_threshold
 from serve_app.routing.complexity import ComplexityRouter
 from serve_app.routing.random import RandomRouter
-from serve_app.routing.registry import Registered, load_router, save_registered
+from serve_app.routing.registered import Registered, save_registered
+from serve_app.routing.registry import load_router
 from serve_app.routing.strategy import DirectStrategy, RouteStrategy
 from serve_app.routing.threshold import Calibration, Threshold
 from tests.learning.data import sums

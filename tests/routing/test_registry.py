@@ -1,13 +1,19 @@
 import json
+import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from serve_app.errors import ConfigError
+from serve_app.routing.artefact import MAX_FILES, MAX_JSON_BYTES
 from serve_app.routing.random import RandomRouter
-from serve_app.routing.registry import KINDS, artefacts_dir, load_router, router_names, save_registered
+from serve_app.routing.registered import save_registered
+from serve_app.routing.registry import KINDS, Registry, artefacts_dir, load_router, router_names
 from serve_app.routing.threshold import Calibration, Threshold
 from tests.learning.data import sums
 
@@ -76,3 +82,187 @@ def test_serving_never_imports_training_libraries(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def register(registry: Registry, seed: int = 1, name: str = "mine", **options: object) -> str:
+    """A random router of that seed: its scores and version differ from another's."""
+    router = RandomRouter(seed)
+    calibration = Calibration.of(router.score(HELD.queries), HELD)
+    threshold = Threshold.for_share(calibration, 0.4)
+    return registry.register(
+        router,
+        name=name,
+        calibration=calibration,
+        threshold=threshold,
+        models=("a", "b"),
+        data={"digest": "x"},
+        metrics={"auc": 0.5, "curve": [0.1234567]},
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def test_an_absent_folder_lists_what_ships(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "none", seed=4)
+    assert registry.names() == router_names() and registry.default() is None
+    assert registry.load("random").version == registry.current("random") == "random-4"
+    assert registry.load("complexity").version == registry.current("complexity")
+    assert registry.fingerprint() == ("",) and not (tmp_path / "none").exists()
+
+
+def test_the_first_version_serves_and_later_ones_when_told(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    first = register(registry, 1, run={"seed": 1})
+    second = register(registry, 2)
+    assert registry.versions("mine") == [first, second] and registry.current("mine") == first
+    third = register(registry, 3, use=True)
+    assert registry.current("mine") == third and "mine" in registry.names()
+    assert json.loads((tmp_path / "mine" / first / "run.json").read_text("utf-8"))["run"] == {"seed": 1}
+    loaded = registry.load("mine", second)
+    assert loaded.version == second and loaded.name == "mine" and isinstance(loaded.router, RandomRouter)
+    assert loaded.router.seed == 2 and loaded.card["metrics"]["curve"] == [0.123457]
+    registry.use("mine", second, threshold=0.125)
+    assert registry.load("mine").threshold == 0.125 != registry.load("mine", second).threshold
+    registry.use("mine")
+    assert registry.load("mine").threshold == registry.load("mine", second).threshold
+
+
+def test_the_same_router_saved_again_is_the_same_version(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    assert register(registry, 1) == register(registry, 1)
+    assert len(registry.versions("mine")) == 1
+    assert [f.name for f in (tmp_path / "mine").iterdir() if f.name.startswith(".")] == []
+
+
+def test_a_version_of_a_shipped_name_stands_beside_the_shipped_one(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    shipped = registry.current("complexity")
+    mine = register(registry, 1, name="complexity")
+    assert registry.versions("complexity") == [shipped, mine] and registry.current("complexity") == shipped
+    registry.use("complexity", mine)
+    assert isinstance(registry.load("complexity").router, RandomRouter)
+    registry.use("complexity", shipped)
+    assert registry.load("complexity").version == shipped
+
+
+def test_the_fingerprint_follows_what_serves(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    seen = [registry.fingerprint()]
+    first = register(registry, 1)
+    seen.append(registry.fingerprint())
+    second = register(registry, 2)
+    assert registry.fingerprint() == seen[-1]
+    for act in (
+        lambda: registry.use("mine", second),
+        lambda: registry.use("mine", second, threshold=0.5),
+        lambda: registry.use_default("mine"),
+    ):
+        act()
+        seen.append(registry.fingerprint())
+    assert len(set(seen)) == 5 and registry.default() == "mine"
+    registry.use("mine", first)
+    registry.use("mine", second, threshold=0.5)
+    assert registry.fingerprint() == seen[-1]
+
+
+def test_a_version_that_fails_to_be_written_is_never_seen(tmp_path: Path) -> None:
+    class Torn(RandomRouter):
+        def save(self, directory: Path) -> None:
+            super().save(directory)
+            raise OSError("disk full")
+
+    registry = Registry(tmp_path)
+    calibration = Calibration.of(np.linspace(0, 1, len(HELD)), HELD)
+    with pytest.raises(OSError, match="disk full"):
+        registry.register(
+            Torn(),
+            name="mine",
+            calibration=calibration,
+            threshold=Threshold.for_share(calibration, 0.4),
+            models=("a", "b"),
+            data={},
+            metrics={},
+        )
+    assert "mine" not in registry.names() and list((tmp_path / "mine").iterdir()) == []
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    register(registry, 1)
+    for act, message in (
+        (lambda: registry.load("other"), "no router 'other'.*mine, random"),
+        (lambda: registry.load("mine", "mine-0"), "no version 'mine-0': it has random-"),
+        (lambda: registry.use("mine", "mine-0"), "no version 'mine-0'"),
+        (lambda: registry.use("mine", threshold=1.5), r"threshold 1\.5"),
+        (lambda: registry.use_default("other"), "no router 'other'"),
+        (lambda: registry.load("../mine"), "use a-z"),
+        (lambda: register(registry, name="My-Router"), "use a-z"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            act()
+    (tmp_path / "mine" / "current").write_text("gone-1\n", "utf-8")
+    with pytest.raises(ConfigError, match="no version 'gone-1'"):
+        registry.load("mine")
+
+
+def test_artefacts_that_none_of_ours_would_be_are_refused(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    version = register(registry, 1)
+    folder = registry.path("mine", version)
+    whole = (folder / "router.json").read_bytes()
+
+    def refused(message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            registry.load("mine")
+
+    (tmp_path / "elsewhere.json").write_bytes(whole)
+    (folder / "router.json").unlink()
+    (folder / "router.json").symlink_to(tmp_path / "elsewhere.json")
+    refused(r"router\.json: links to outside")
+    (folder / "router.json").unlink()
+    os.mkfifo(folder / "router.json")
+    refused(r"router\.json: is no plain file")
+    (folder / "router.json").unlink()
+    with (folder / "router.json").open("wb") as big:
+        big.truncate(MAX_JSON_BYTES + 1)
+    refused(r"router\.json: has 268,435,457 bytes, more than")
+    (folder / "router.json").write_bytes(b"[" * 100_000)
+    refused(r"router\.json: cannot be read")
+    (folder / "router.json").write_bytes(whole)
+    for number in range(MAX_FILES):
+        (folder / f"{number}.txt").touch()
+    refused("more than 200 files")
+    for number in range(MAX_FILES):
+        (folder / f"{number}.txt").unlink()
+    assert registry.load("mine").version == version
+    folder.rename(tmp_path / "moved")
+    folder.symlink_to(tmp_path / "moved")
+    refused("links to outside the registry")
+
+
+def test_arrays_that_unpack_to_too_much_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry(tmp_path)
+    register(registry, 1)
+    monkeypatch.setattr("serve_app.routing.artefact.MAX_ARRAYS_BYTES", 1000)
+    with pytest.raises(ConfigError, match=r"calibration\.npz: unpacks to"):
+        registry.load("mine")
+
+
+def test_writers_and_readers_at_once_see_whole_versions(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    known = {register(registry, seed) for seed in range(4)}
+    over = threading.Event()
+    seen: set[str] = set()
+
+    def read() -> None:
+        while not over.is_set():
+            seen.add(Registry(tmp_path).load("mine").version)
+
+    with ThreadPoolExecutor(2) as readers:
+        reading = [readers.submit(read) for _ in range(2)]
+        for turn in range(100):
+            registry.use("mine", sorted(known)[turn % 4])
+            known.add(register(registry, 10 + turn % 5))
+        over.set()
+        for one in reading:
+            one.result()
+    assert len(seen) > 1 and seen <= known

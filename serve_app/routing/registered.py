@@ -1,0 +1,129 @@
+"""A router ready to serve, and the folder that it is saved in: what the router saved, its card, its calibration."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from serve_app.errors import ConfigError
+from serve_app.routing.artefact import check_folder, read_json
+from serve_app.routing.base import Router
+from serve_app.routing.threshold import Calibration, Threshold
+
+CARD_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A router ready to serve. `models` are the (weak, strong) model ids whose answers it was trained on."""
+
+    router: Router
+    threshold: float
+    version: str
+    models: tuple[str, str] | None = None
+    calibration: Calibration | None = None
+    uniform: bool = False
+    """Whether scores are uniform on [0, 1] whatever the traffic, so that a share needs no calibration data."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    """What callers and decisions call it; the kind where it was loaded from a folder."""
+
+    def calibrated(self, *, strong_share: float | None = None, max_quality_drop: float | None = None) -> float:
+        """The threshold for one of: a share of strong calls, a quality target. Raises ConfigError without data."""
+        if self.uniform and strong_share is not None:
+            return 1.0 - strong_share
+        if self.calibration is None:
+            raise ConfigError(
+                f"routing: router {self.name} has no calibration data for this target: "
+                "set routing.threshold, or train and calibrate the router"
+            )
+        if strong_share is not None:
+            return Threshold.for_share(self.calibration, strong_share).value
+        if max_quality_drop is not None:
+            return Threshold.for_drop(self.calibration, max_quality_drop).value
+        raise ValueError("one of strong_share and max_quality_drop must be given")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of an artefact, its format checked. Raises ConfigError naming the file and the mend."""
+    return read_json(folder / "card.json", version=CARD_FORMAT)
+
+
+def load_artefact(folder: Path, kinds: Mapping[str, str], name: str = "") -> Registered:
+    """The router saved in `folder`; `kinds` maps kind to `module:class`. Raises ConfigError with file and mend."""
+    check_folder(folder)
+    card = read_card(folder)
+    router_class = class_of(folder, card, kinds)
+    router: Router = router_class.load(folder)
+    try:
+        threshold = float(card["threshold"])
+        if not 0.0 <= threshold <= 1.0:
+            raise ValueError(f"threshold {threshold} is not in [0, 1]")
+        return Registered(
+            router=router,
+            threshold=threshold,
+            version=str(card["version"]),
+            models=(str(card["models"]["weak"]), str(card["models"]["strong"])),
+            calibration=Calibration.load(folder / "calibration.npz"),
+            card=card,
+            name=name or router.name,
+        )
+    except (KeyError, TypeError, ValueError) as e:
+        raise ConfigError(f"{folder / 'card.json'}: incomplete or malformed ({e!r}); register the router again") from e
+
+
+def class_of(folder: Path, card: Mapping[str, Any], kinds: Mapping[str, str]) -> type[Router]:
+    """The class of an artefact's router. Raises ConfigError for a kind that is not known."""
+    kind = card.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ConfigError(f"{folder / 'card.json'}: kind is {kind!r}; this version knows {', '.join(kinds)}")
+    module, _, name = kinds[kind].partition(":")
+    found: type[Router] = getattr(import_module(module), name)
+    return found
+
+
+def save_registered(
+    folder: Path,
+    router: Router,
+    calibration: Calibration,
+    threshold: Threshold,
+    models: tuple[str, str],
+    data: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> str:
+    """Write an artefact that `load_artefact` reads; gives its version, a hash of all that was written."""
+    router.save(folder)
+    calibration.save(folder / "calibration.npz")
+    card = {
+        "format": CARD_FORMAT,
+        "kind": router.name,
+        "version": "",
+        "models": {"weak": models[0], "strong": models[1]},
+        "threshold": threshold.value,
+        "target": threshold.target,
+        "data": dict(data),
+        "metrics": {name: _rounded(value) for name, value in metrics.items()},
+    }
+    digest = blake2b(json.dumps(card).encode(), digest_size=4)
+    for file in sorted(f for f in folder.rglob("*") if f.is_file() and f.name not in ("card.json", "run.json")):
+        digest.update(file.relative_to(folder).as_posix().encode())
+        with file.open("rb") as content:
+            while block := content.read(2**20):
+                digest.update(block)
+    card["version"] = f"{router.name}-{digest.hexdigest()}"
+    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+    return str(card["version"])
+
+
+def _rounded(value: Any) -> Any:
+    """Figures with six places; what is no figure as it is."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, Mapping):
+        return {str(name): _rounded(v) for name, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_rounded(v) for v in value]
+    return value
