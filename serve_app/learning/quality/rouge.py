@@ -3,7 +3,6 @@
 import re
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from serve_app.errors import ConfigError, DependencyError
@@ -24,7 +23,9 @@ class _Rouge(ReferenceMetric):
         if tokens not in ("rouge", "words"):
             raise ConfigError(f"{self.name}: tokens is {tokens!r}, it must be 'rouge' or 'words'")
         self.tokens = tokens
-        _ = self._scorer  # a missing library is told before anything is read
+        library = _library()
+        self._tokenizer = _Words() if tokens == "words" else library.tokenizers.DefaultTokenizer(use_stemmer=False)
+        self._scorer = library.RougeScorer([self.kind], tokenizer=self._tokenizer)
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -38,7 +39,7 @@ class _Rouge(ReferenceMetric):
 
     def prepare(self, dataset: Dataset, row: int, reference: str) -> str:
         """The reference, which must hold a token."""
-        if not self._scorer._tokenizer.tokenize(reference):
+        if not self._tokenizer.tokenize(reference):
             mend = "; take tokens='words'" if self.tokens == "rouge" and _WORDS.search(reference) else ""
             raise ValueError(f"the reference {reference[:80]!r} holds no token of {self.tokens!r}{mend}")
         return reference
@@ -47,13 +48,13 @@ class _Rouge(ReferenceMetric):
         """The F-measure; 0 for an answer without a token."""
         return float(self._scorer.score(prepared, answer)[self.kind].fmeasure)
 
-    @cached_property
-    def _scorer(self) -> Any:
-        try:
-            from rouge_score.rouge_scorer import RougeScorer
-        except ImportError as e:
-            raise DependencyError(f"{self.name} needs the library rouge-score: pip install 'jethro[train]'") from e
-        return RougeScorer([self.kind], use_stemmer=False, tokenizer=_Words() if self.tokens == "words" else None)
+
+def _library() -> Any:
+    try:
+        from rouge_score import rouge_scorer
+    except ImportError as e:
+        raise DependencyError("ROUGE needs the library rouge-score: pip install 'jethro[train]'") from e
+    return rouge_scorer
 
 
 class RougeL(_Rouge):

@@ -1,0 +1,123 @@
+"""How likely a sequence-to-sequence model finds a text, given another: any Hugging Face folder, safetensors only."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from serve_app.errors import ConfigError, DataError, DependencyError
+from serve_app.learning.quality.base import Report, silent
+
+Pair = tuple[str, str]
+"""Source and target text."""
+_TARGET_TOKENS = 2048
+"""Target tokens of one forward pass, padding counted: a vocabulary of 50,000 takes 0.2 MB of logits for each."""
+_REPORTED_EVERY = 50
+"""Batches between two lines of progress."""
+_IGNORED = -100
+"""Label of padding, as Hugging Face models take it."""
+
+
+class Seq2SeqLikelihood:
+    """Mean log-probability (natural log) of a target's tokens given a source, under one encoder-decoder model.
+
+    Texts beyond `max_tokens`, or what the model can read, lose their end; `truncated` counts them. `device` is any
+    that torch names; by default a GPU if there is one.
+    """
+
+    def __init__(
+        self, folder: Path, *, batch_size: int = 16, max_tokens: int = 1024, device: str | None = None
+    ) -> None:
+        if batch_size < 1 or max_tokens < 1:
+            raise ConfigError(f"batch_size {batch_size} and max_tokens {max_tokens} must each be 1 or more")
+        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+            raise ConfigError(f"{folder}: no seq2seq model; give a folder with config.json and *.safetensors")
+        torch, transformers = _libraries()
+        config = transformers.AutoConfig.from_pretrained(folder)
+        if not config.is_encoder_decoder:
+            raise ConfigError(f"{folder}: {config.model_type} is no encoder-decoder model; give one as BART or T5")
+        self._torch = torch
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        if self._tokenizer.pad_token_id is None:
+            raise ConfigError(f"{folder}: its tokenizer has no padding token; set pad_token in tokenizer_config.json")
+        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = model.eval().to(self.device)
+        self._batch_size = batch_size
+        self._source_tokens = min(max_tokens, _positions(config, "encoder"))
+        self._target_tokens = min(max_tokens, _positions(config, "decoder"))
+        self.truncated = 0
+
+    def mean_log_probability(self, pairs: Sequence[Pair], report: Report = silent) -> list[float]:
+        """For each pair the mean over all target tokens, the end token with them; equal pairs are computed once.
+
+        Raises DataError for a target without a token.
+        """
+        distinct = list(dict.fromkeys(pairs))
+        sources, cut_sources = self._encode([source for source, _ in distinct], self._source_tokens)
+        targets, cut_targets = self._encode([target for _, target in distinct], self._target_tokens)
+        self.truncated = len(cut_sources | cut_targets)
+        if empty := [pair for pair, ids in zip(distinct, targets, strict=True) if not ids]:
+            raise DataError(f"the target {empty[0][1][:80]!r} has no token under this model, so no mean: leave it out")
+        found: dict[Pair, float] = {}
+        for number, rows in enumerate(self._batches(sources, targets), 1):
+            means = self._forward([sources[i] for i in rows], [targets[i] for i in rows])
+            found.update(zip((distinct[i] for i in rows), means, strict=True))
+            if number % _REPORTED_EVERY == 0:
+                report(f"{len(found):,} of {len(distinct):,} texts scored")
+        return [found[pair] for pair in pairs]
+
+    def _encode(self, texts: list[str], most: int) -> tuple[list[list[int]], set[str]]:
+        """Token ids of each text, at most `most`, and the texts that were cut."""
+        if not texts:
+            return [], set()
+        ids = self._tokenizer(texts, truncation=True, max_length=most)["input_ids"]
+        full = {text for text, row in zip(texts, ids, strict=True) if len(row) == most}
+        return ids, {text for text in full if len(self._tokenizer(text, verbose=False)["input_ids"]) > most}
+
+    def _batches(self, sources: list[list[int]], targets: list[list[int]]) -> Iterator[list[int]]:
+        """Positions of pairs of like length, so that little is padding."""
+        rows: list[int] = []
+        for i in sorted(range(len(targets)), key=lambda i: (len(targets[i]), len(sources[i]))):
+            if rows and (len(rows) == self._batch_size or (len(rows) + 1) * len(targets[i]) > _TARGET_TOKENS):
+                yield rows
+                rows = []
+            rows.append(i)
+        if rows:
+            yield rows
+
+    def _forward(self, sources: list[list[int]], targets: list[list[int]]) -> list[float]:
+        torch = self._torch
+        read, mask = self._padded(sources, self._tokenizer.pad_token_id)
+        labels, _ = self._padded(targets, _IGNORED)
+        with torch.inference_mode():
+            logits = self._model(input_ids=read, attention_mask=mask, labels=labels, use_cache=False).logits
+            lost = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), labels, reduction="none", ignore_index=_IGNORED
+            )
+            means = -lost.sum(1) / (labels != _IGNORED).sum(1)
+        return [float(mean) for mean in means.cpu()]
+
+    def _padded(self, rows: list[list[int]], filler: int) -> tuple[Any, Any]:
+        """Ids of shape [rows, longest], `filler` to the right of each row, and the mask of what is no filler."""
+        longest = max(len(row) for row in rows)
+        ids = self._torch.tensor([row + [filler] * (longest - len(row)) for row in rows], device=self.device)
+        mask = self._torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
+        return ids, mask
+
+
+def _positions(config: Any, side: str) -> int:
+    """Tokens that one side of the model can read; without bound where positions are relative."""
+    for name in (f"max_{side}_position_embeddings", "max_position_embeddings"):
+        bound = getattr(config, name, None)
+        if bound is not None:
+            return int(bound)
+    return 2**31
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import torch
+        import transformers
+    except ImportError as e:
+        raise DependencyError("a seq2seq model needs torch and transformers: pip install 'jethro[train]'") from e
+    return torch, transformers
