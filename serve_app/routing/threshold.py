@@ -7,7 +7,7 @@ does). A router with few distinct scores may therefore stay below a share, never
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,7 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """One npz file; scores as float64, the rest as float32."""
-        arrays = {name: array.astype(np.float32) for name, array in self._held().items() if name != "scores"}
+        arrays: dict[str, Any] = {n: a.astype(np.float32) for n, a in self._held().items() if n != "scores"}
         np.savez_compressed(path, format=np.array(FORMAT), scores=self.scores, **arrays)
 
     @classmethod

@@ -1,0 +1,149 @@
+"""`jethro router`: train, measure, compare and calibrate routers on data of one's own, and choose which one serves."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from serve_app.cli.group import new_group
+from serve_app.errors import ConfigError
+
+group = new_group(help="Train, measure, compare and calibrate routers; choose which one serves.")
+
+REGISTRY = Path("var/routers")
+RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of the registered routers.")]
+DataOption = Annotated[Path, typer.Option("--data", help="Parquet file of `jethro data`: both pools' scored answers.")]
+WeakOption = Annotated[str, typer.Option("--weak", help="The dataset's pool that is cheap.")]
+StrongOption = Annotated[str, typer.Option("--strong", help="The dataset's pool that is good.")]
+ParamOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the router; repeat it for more.")
+]
+_RUN = "Train again from this file: the run.json of an artefact, or YAML."
+
+
+@group.command()
+def train(
+    kind: Annotated[str | None, typer.Argument(help="complexity, knn, mf, hybrid_prob, ...; not with --run.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Parquet file of `jethro data`.")] = None,
+    name: Annotated[str | None, typer.Option(help="Register it under this name; without it the kind.")] = None,
+    registry: RegistryOption = REGISTRY,
+    set_: ParamOption = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same router. Default 0.")] = None,
+    folds: Annotated[int | None, typer.Option(min=1, help="Cross-fit over so many; 1 holds a fifth back.")] = None,
+    target: Annotated[str | None, typer.Option(help="Of the threshold. Default quality-drop=0.01.")] = None,
+    weak: Annotated[str | None, typer.Option(help="The dataset's pool that is cheap. Default small.")] = None,
+    strong: Annotated[str | None, typer.Option(help="The dataset's pool that is good. Default large.")] = None,
+    preferences: Annotated[Path | None, typer.Option(help="Further battles, for mf, sw_ranking and the like.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help=_RUN)] = None,
+    test: Annotated[
+        Path | None, typer.Option("--test", help="Refuse to train on any of these queries.")
+    ] = None,
+    use: Annotated[bool | None, typer.Option("--use/--no-use", help="Serve it at once; default: if it is new.")] = None,
+) -> None:
+    """Train a router on answers of your own models, and register it with threshold, figures and run.
+
+    \b
+    Examples:
+      jethro router train complexity --data answers.parquet
+      jethro router train knn --data answers.parquet --set neighbours=40 --name mine
+      jethro router train --run var/routers/mine/knn-1a2b3c4d/run.json      the same again
+    """
+    from dataclasses import replace
+
+    from serve_app.cli.router_report import say_trained
+    from serve_app.learning.source import read_dataset, refuse_leaks
+    from serve_app.learning.training import register
+    from serve_app.learning.training import train as fit
+    from serve_app.routing.registry import Registry
+
+    given = {"data": data, "seed": seed, "folds": folds, "target": target, "weak": weak, "strong": strong}
+    spec = _training_run(kind, run, {**given, "preferences": preferences}, set_ or [])
+    dataset = read_dataset(
+        Path(spec.data), spec.weak, spec.strong, None if spec.preferences is None else Path(spec.preferences)
+    )
+    _note_changes(run, spec.digest, dataset.digest())
+    if test is not None:
+        refuse_leaks(dataset, spec.data, read_dataset(test, spec.weak, spec.strong), str(test))
+    trained = fit(replace(spec, digest=dataset.digest()), dataset, typer.echo)
+    folder = Registry(registry)
+    version = register(trained, dataset, folder, name, use)
+    say_trained(folder, name or spec.kind, version)
+
+
+def _training_run(kind: str | None, run: Path | None, given: dict[str, Any], pairs: list[str]) -> Any:
+    """What to train: from a file, or from the options. Raises ConfigError for neither or both."""
+    from dataclasses import replace
+
+    from serve_app.learning.training import default_folds
+    from serve_app.learning.training_run import TrainingRun
+
+    told: dict[str, Any] = {key: str(v) if isinstance(v, Path) else v for key, v in given.items() if v is not None}
+    params = _params(pairs)
+    if run is not None:
+        if kind is not None:
+            raise ConfigError(f"KIND ({kind}) and --run contradict each other: leave one out")
+        spec = TrainingRun.read(run)
+        return replace(spec, params={**spec.params, **params}, **told)
+    if kind is None or "data" not in told:
+        raise ConfigError("give KIND and --data FILE, or --run FILE")
+    told.setdefault("folds", default_folds(kind))
+    return TrainingRun(kind, params=params, **told)
+
+
+def _params(pairs: list[str]) -> dict[str, Any]:
+    """--set values as YAML scalars: 40 is a number, true a boolean, null none."""
+    import yaml
+
+    from serve_app.cli.options import parse_settings
+
+    return {key: yaml.safe_load(value) for key, value in parse_settings(pairs).items()}
+
+
+def _note_changes(run: Path | None, before: str, now: str) -> None:
+    """Say what keeps a repeated training from giving the same router. Raises ConfigError if the data changed."""
+    from serve_app.learning.training_run import changed_libraries
+
+    if run is None:
+        return
+    if before and before != now:
+        raise ConfigError(f"{run}: the data are not those of that run (digest {now}, then {before}); remove `digest`")
+    if changed := changed_libraries(run):
+        typer.echo(f"note: other libraries than then, so the version may differ: {', '.join(changed)}")
+
+
+@group.command()
+def evaluate(
+    router: Annotated[str, typer.Argument(help="NAME, NAME@VERSION, or the folder of a saved router.")],
+    data: DataOption,
+    registry: RegistryOption = REGISTRY,
+    threshold: Annotated[list[float] | None, typer.Option(help="More thresholds to tell of; repeat it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, .md and .png.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws the bootstrap resamples.")] = 0,
+    weak: WeakOption = "small",
+    strong: StrongOption = "large",
+) -> None:
+    """Measure a router on queries that it has not learned from: quality, cost, calibration, with intervals.
+
+    \b
+    Examples:
+      jethro router evaluate complexity --data test.parquet
+      jethro router evaluate mine@knn-1a2b3c4d --data test.parquet --threshold 0.3 --out report
+    """
+    from serve_app.cli.router_report import write_evaluation
+    from serve_app.learning.artefacts import open_router, refuse_learned_from
+    from serve_app.learning.evaluation import evaluate as measure
+    from serve_app.learning.evaluation import scored
+    from serve_app.learning.report import evaluation_markdown
+    from serve_app.learning.source import read_dataset
+    from serve_app.routing.registry import Registry
+
+    dataset = read_dataset(data, weak, strong)
+    found = open_router(Registry(registry), router)
+    refuse_learned_from(found, dataset, str(data), "give other queries, or split yours with `jethro data split`")
+    registered = found.registered
+    thresholds = [registered.threshold, *(threshold or [])]
+    scores = registered.router.score(dataset.queries)
+    evaluation = measure((registered.name, registered.version), scored(scores, dataset), thresholds, seed=seed)
+    typer.echo(evaluation_markdown(evaluation), nl=False)
+    if out is not None:
+        write_evaluation(evaluation, dataset, out)

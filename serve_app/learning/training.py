@@ -1,0 +1,155 @@
+"""Trains a router of any kind: scores that are honest first, for threshold and figures, then the router that serves.
+
+A router's scores of the queries it was fitted on flatter it. Either every query is scored by a router fitted on the
+other folds (cross-fitting; the one that serves is then fitted on all), or a fifth is held back and the one router
+fitted on the rest serves (for kinds that take long). Equal and nearly equal queries lie in one fold.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from inspect import signature
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.errors import ConfigError
+from serve_app.learning.dataset import Dataset
+from serve_app.learning.evaluation import router_metrics
+from serve_app.learning.logistic import folds_of
+from serve_app.learning.seen import save_seen
+from serve_app.learning.training_run import TrainingRun
+from serve_app.routing.base import Report, Router, silent
+from serve_app.routing.registry import KINDS, Registry
+from serve_app.routing.target import Target
+from serve_app.routing.threshold import Calibration, Threshold
+
+Floats = NDArray[np.float64]
+CROSS_FITTED, HELD_OUT = "cross-fitted", "held out"
+"""How the scores of a card's calibration were made. Only the second are the scores of the router that serves."""
+HELD_OUT_OF = 5
+"""One of so many folds is held back where there is no cross-fitting."""
+FINE_TUNED = frozenset({"bert", "causal_llm", "hybrid_det", "hybrid_prob", "hybrid_trans", "best_route"})
+"""Kinds that train a whole encoder or language model: five fits more would be hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A fitted router with what it promises on queries that it was not fitted on."""
+
+    run: TrainingRun
+    router: Router
+    calibration: Calibration
+    threshold: Threshold
+    refitted: bool
+    """Whether the router was fitted again on all queries after the calibration's scores were made."""
+
+
+def router_class(kind: str) -> type[Router]:
+    """The class of a kind. Raises ConfigError naming the kinds."""
+    if kind not in KINDS:
+        raise ConfigError(f"no router kind {kind!r}: there are {', '.join(sorted(KINDS))}")
+    module, _, name = KINDS[kind].partition(":")
+    found: type[Router] = getattr(import_module(module), name)
+    return found
+
+
+def new_router(kind: str, params: Mapping[str, Any], seed: int | None = None) -> Router:
+    """An unfitted router. `seed` is given to kinds that take one, unless `params` do.
+
+    Raises ConfigError for an unknown kind or parameter, or a value that the kind refuses.
+    """
+    cls = router_class(kind)
+    known = [name for name in signature(cls).parameters if name not in ("args", "kwargs")]
+    unknown = [name for name in params if name not in known]
+    if unknown:
+        raise ConfigError(f"{kind}: no parameter {unknown[0]!r}; there are {', '.join(known) or 'none'}")
+    given = {"seed": seed, **params} if seed is not None and "seed" in known else dict(params)
+    try:
+        return cls(**given)
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"{kind}: {e}; see --set") from e
+
+
+def default_folds(kind: str) -> int:
+    """Five to cross-fit; 1 (hold back) for kinds that are fine-tuned or too heavy for the Gateway."""
+    return 1 if kind in FINE_TUNED or router_class(kind).placement == "scorer" else 5
+
+
+def train(run: TrainingRun, dataset: Dataset, report: Report = silent) -> Trained:
+    """Fit and calibrate what the run asks for. The dataset has the pools `small` and `large`, scored.
+
+    Raises ConfigError if the data cannot teach the router or cannot be split.
+    """
+    target = Target.parse(run.target)
+    scores, rows, kept = honest_scores(run, dataset, report)
+    router = kept
+    if router is None:
+        report(f"{run.kind}: fitting on all {len(dataset):,} queries")
+        router = new_router(run.kind, run.params, run.seed).fit(dataset, report)
+    calibration = Calibration.of(scores, dataset.take(rows))
+    return Trained(run, router, calibration, target.threshold(calibration), kept is None)
+
+
+def register(
+    trained: Trained, dataset: Dataset, registry: Registry, name: str | None = None, use: bool | None = None
+) -> str:
+    """Save the router as a version of `name` (default: its kind) with card, calibration, figures and run.
+
+    Gives the version; see `Registry.register` for `use`. Raises ConfigError for a bad name.
+    """
+    version = registry.register(
+        trained.router,
+        name=name or trained.run.kind,
+        calibration=trained.calibration,
+        threshold=trained.threshold,
+        models=(dataset.weak.model, dataset.strong.model),
+        data={
+            "digest": dataset.digest(),
+            "queries": len(dataset),
+            "calibration": CROSS_FITTED if trained.refitted else HELD_OUT,
+            **dataset.about,
+        },
+        metrics=router_metrics(trained.calibration, trained.threshold.value, trained.run.seed),
+        run=trained.run.to_json(),
+        use=use,
+    )
+    save_seen(registry.path(name or trained.run.kind, version), dataset.queries)
+    return version
+
+
+def honest_scores(
+    run: TrainingRun, dataset: Dataset, report: Report = silent
+) -> tuple[Floats, NDArray[np.int64], Router | None]:
+    """Scores by routers that were not fitted on what they score, and the positions of the queries scored.
+
+    With `run.folds` of 2 or more all queries are scored and the third is None; with 1 a fifth is, and the third is
+    the router fitted on the rest.
+    """
+    held = run.folds == 1
+    folds = split_folds(dataset, HELD_OUT_OF if held else run.folds, run.seed)
+    scores = np.empty(len(dataset))
+    kept: Router | None = None
+    for fold in range(1 if held else run.folds):
+        inside, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        _check_sides(inside, others, run.folds)
+        of = "held back" if held else f"fold {fold + 1} of {run.folds}"
+        report(f"{run.kind}: {of}: fitting on {len(others):,} queries, scoring {len(inside):,}")
+        router = new_router(run.kind, run.params, run.seed).fit(dataset.take(others), report)
+        scores[inside] = router.score(dataset.take(inside).queries)
+        kept = router if held else None
+    rows = np.flatnonzero(folds == 0) if held else np.arange(len(dataset))
+    return scores[rows], rows, kept
+
+
+def split_folds(dataset: Dataset, folds: int, seed: int) -> NDArray[np.int64]:
+    """A fold for each query, shape [n]."""
+    return folds_of([q.text for q in dataset.queries], folds, seed)
+
+
+def _check_sides(inside: NDArray[np.int64], others: NDArray[np.int64], folds: int) -> None:
+    if len(inside) == 0 or len(others) == 0:
+        raise ConfigError(
+            f"the data cannot be split into {max(folds, HELD_OUT_OF)} folds: too few different queries; collect more"
+        )
