@@ -27,6 +27,8 @@ from serve_app.routing.threshold import Calibration, Threshold
 KINDS: Mapping[str, str] = {
     "random": "serve_app.routing.random:RandomRouter",
     "complexity": "serve_app.routing.complexity:ComplexityRouter",
+    "mf": "serve_app.routing.matrix_factorization:MatrixFactorizationRouter",
+    "knn": "serve_app.routing.knn:KnnRouter",
 }
 """Kind to class; imported when asked for, so that a heavy router costs nobody else its imports."""
 

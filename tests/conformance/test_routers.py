@@ -11,12 +11,19 @@ from serve_app.errors import ConfigError
 from serve_app.learning.dataset import Dataset
 from serve_app.routing.base import Router
 from serve_app.routing.complexity import ComplexityRouter
+from serve_app.routing.knn import KnnRouter
+from serve_app.routing.matrix_factorization import MatrixFactorizationRouter
 from serve_app.routing.random import RandomRouter
 from serve_app.types import Message, Query
 from tests.learning.data import sums
 
-KINDS: dict[str, Callable[[int], Router]] = {"random": RandomRouter, "complexity": ComplexityRouter}
-LEARNED = ["complexity"]
+KINDS: dict[str, Callable[[int], Router]] = {
+    "random": RandomRouter,
+    "complexity": ComplexityRouter,
+    "knn": lambda seed: KnnRouter(seed=seed),
+    "mf": lambda seed: MatrixFactorizationRouter(seed=seed),
+}
+LEARNED = [kind for kind in KINDS if kind != "random"]
 
 ODD = [
     "",
