@@ -9,7 +9,7 @@ from serve_app.learning.quality.base import ReferenceMetric
 _NUMBER = (
     r"(?:(?<![\w)\]}%])(?P<minus>[-\u2212]))?"  # a minus, no hyphen and no subtraction
     r"(?:[$€£¥](?P<inner>[-\u2212])?)?"
-    r"(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<!\w)\.[0-9]+)"
+    r"(?P<digits>(?>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<!\w)\.[0-9]+))"
 )
 _ANY = re.compile(_NUMBER)
 _MARKED = re.compile(r"####[ \t]*" + _NUMBER + r"(?![.):]\s*[^\W\d_])")
