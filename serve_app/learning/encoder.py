@@ -119,6 +119,17 @@ def load_encoder(name: str = DEFAULT) -> SentenceEncoder:
         return _loaded[name]
 
 
+def saved_encoder(path: Path, name: str, digest: str) -> SentenceEncoder:
+    """The encoder that the router saved in `path` learned with. Raises ConfigError if its weights are not the same."""
+    encoder = load_encoder(name)
+    if encoder.digest != digest:
+        raise ConfigError(
+            f"{path}: trained with encoder {name!r} of digest {digest}, but that is now {encoder.digest}; "
+            "put the old encoder back or train the router again"
+        )
+    return encoder
+
+
 def encoder_folder(name: str) -> Path:
     """Where the encoder's files lie. Raises ConfigError or DependencyError, see `load_encoder`."""
     if name == DEFAULT:

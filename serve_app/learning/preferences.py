@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from serve_app.learning.dataset import Dataset
 
 Floats = NDArray[np.float64]
+Ties = Literal["drop", "half", "weak"]
+"""What a tie counts as: nothing, half a win for either, or a win of the pair's weak model, whose answer was enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +39,16 @@ class Preferences:
 
     @classmethod
     def of(cls, dataset: "Dataset", margin: float = 0.0) -> Self:
-        """One battle (strong, weak) a query, by mean quality; a tie where both differ by at most `margin`."""
+        """One battle (strong, weak) a query, by mean quality; a tie where both differ by at most `margin`.
+
+        Queries whose answers are not scored give none.
+        """
         strong, weak = dataset.strong, dataset.weak
         gap = strong.quality.mean(1) - weak.quality.mean(1)
         outcome = np.where(gap > margin, 1.0, np.where(gap < -margin, 0.0, 0.5))
         n = len(dataset)
-        return cls(dataset.queries, (strong.model,) * n, (weak.model,) * n, outcome)
+        battles = cls(dataset.queries, (strong.model,) * n, (weak.model,) * n, outcome)
+        return battles if np.isfinite(gap).all() else battles.take(np.flatnonzero(np.isfinite(gap)))
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self:
         """Some of the battles, in the order given."""
@@ -57,6 +63,18 @@ class Preferences:
         outcome = np.concatenate([self.outcome, other.outcome])
         queries, a, b = self.queries + other.queries, self.model_a + other.model_a, self.model_b + other.model_b
         return type(self)(queries, a, b, outcome)
+
+    def settled(self, ties: Ties, weak: str, strong: str) -> Self:
+        """The battles of one model with another, ties treated as `ties` says; with "weak" others' ties are dropped."""
+        of_pair = np.array([{weak, strong} == {a, b} for a, b in zip(self.model_a, self.model_b, strict=True)], bool)
+        tied = self.outcome == 0.5
+        used = np.array([a != b for a, b in zip(self.model_a, self.model_b, strict=True)], bool)
+        outcome = self.outcome
+        if ties == "weak":
+            outcome = np.where(tied & of_pair, np.array([a == weak for a in self.model_a], float), outcome)
+        if ties != "half":
+            used &= ~tied | (of_pair & (ties == "weak"))
+        return type(self)(self.queries, self.model_a, self.model_b, outcome).take(np.flatnonzero(used))
 
     def save(self, path: Path) -> None:
         """Write a Parquet file (see `learning.parquet`), whole or not at all. Needs the extra `train`."""

@@ -1,0 +1,199 @@
+"""Matrix factorisation of battles: a vector per model, and a projection that takes a prompt's embedding to them.
+
+The bilinear model of RouteLLM (Ong et al. 2024, arXiv 2406.18665, section 4.2): model M has on prompt embedding q the
+logit d(M, q) = w · (v_M * (W q)), with v_M at unit length and no bias anywhere, and beats model L with probability
+sigmoid(d(M, q) - d(L, q)). Nothing here knows queries or files.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.errors import DependencyError
+
+if TYPE_CHECKING:
+    import torch
+
+Vectors = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
+
+_FEWEST_HELD_BACK = 10
+"""Battles; the loss on fewer says nothing of when to stop, and all epochs are run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How factors are trained; the values are those of RouteLLM's released script."""
+
+    dimensions: int = 128
+    epochs: int = 100
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-5
+    batch: int = 64
+    noise: float = 0.1
+    """Standard deviation of what is added to each number of an embedding, anew each time it is seen."""
+    held_back: float = 0.05
+    """Share of the prompts that only tell which epoch was the best."""
+    patience: int = 10
+    """Epochs without a better one after which training stops; the script runs all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Battles:
+    """n battles: positions of the prompt, of the first and of the second model, and how much of the win is the first's.
+
+    All of shape [n]; `won` is 1 for a win and 0.5 for a tie.
+    """
+
+    prompt: Positions
+    first: Positions
+    second: Positions
+    won: Vectors
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    def take(self, which: NDArray[Any]) -> "Battles":
+        """Some of them, by position or mask."""
+        return Battles(self.prompt[which], self.first[which], self.second[which], self.won[which])
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """Unit vectors of the models [m, d], projection W [d, e] and weights w [d]."""
+
+    models: Vectors
+    projection: Vectors
+    weights: Vectors
+
+    def logits(self, embedding: Vectors) -> Floats:
+        """d(M, q) of every model for one prompt's embedding of shape [e]: shape [m]."""
+        logits: Floats = (self.models * (self.projection @ embedding)) @ self.weights
+        return logits.astype(np.float64)
+
+    def direction(self, strong: int, weak: int) -> Floats:
+        """The vector u, shape [e], with u · q = d(strong, q) - d(weak, q).
+
+        d(S, q) - d(L, q) = sum_k w_k (v_Sk - v_Lk) (W q)_k = (W^T (w * (v_S - v_L))) · q.
+        """
+        gap = (self.models[strong].astype(np.float64) - self.models[weak]) * self.weights
+        turned: Floats = self.projection.T.astype(np.float64) @ gap
+        return turned
+
+
+def train_factors(
+    embeddings: Vectors, battles: Battles, models: int, recipe: Recipe, seed: int, report: Callable[[str], None]
+) -> tuple[Factors, int]:
+    """Factors that fit the battles, and after how many epochs; embeddings of shape [prompts, e].
+
+    Minimises cross-entropy of the winner minus the loser with Adam. The epoch with the least loss on prompts that are
+    held back wins. Raises DependencyError without torch.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise DependencyError("training mf needs torch: pip install 'jethro[encoders]'") from None
+
+    dice = torch.Generator().manual_seed(seed)
+    net = _Net(embeddings.shape[1], models, recipe.dimensions, dice)
+    learn, judge = _split(battles, recipe.held_back, seed)
+    rows, held_back = _tensors(learn), _tensors(judge)
+    prompts = torch.from_numpy(np.ascontiguousarray(embeddings))
+    optimizer = torch.optim.Adam(net.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    best, best_loss, best_epoch = net, float("inf"), 0
+    for epoch in range(1, recipe.epochs + 1):
+        mean = _one_epoch(net, optimizer, prompts, rows, (recipe, dice))
+        if len(judge) == 0:
+            report(f"epoch {epoch}: loss {mean:.4f}")
+            best, best_epoch = net, epoch
+            continue
+        with torch.no_grad():
+            judged = float(net.loss(prompts[held_back[0]], held_back))
+        report(f"epoch {epoch}: loss {mean:.4f}, on held-back battles {judged:.4f}")
+        if judged < best_loss:
+            best, best_loss, best_epoch = deepcopy(net), judged, epoch
+        if epoch - best_epoch >= recipe.patience:
+            break
+    return best.factors(), best_epoch
+
+
+def _one_epoch(
+    net: "_Net",
+    optimizer: "torch.optim.Optimizer",
+    prompts: "torch.Tensor",
+    battles: list["torch.Tensor"],
+    how: tuple[Recipe, "torch.Generator"],
+) -> float:
+    """Each battle once, in random order; gives the mean loss."""
+    import torch
+
+    recipe, dice = how
+    order = torch.randperm(len(battles[0]), generator=dice)
+    total = 0.0
+    for start in range(0, len(order), recipe.batch):
+        at = order[start : start + recipe.batch]
+        batch = [column[at] for column in battles]
+        seen = prompts[batch[0]]
+        loss = net.loss(seen + recipe.noise * torch.randn(seen.shape, generator=dice), batch)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        total += float(loss.detach()) * len(at)
+    return total / len(order)
+
+
+class _Net:
+    """The three tensors, initialised as torch's Embedding and Linear layers are."""
+
+    def __init__(self, width: int, models: int, dimensions: int, dice: "torch.Generator") -> None:
+        import torch
+
+        def uniform(rows: int, fan_in: int) -> torch.Tensor:
+            drawn: torch.Tensor = (torch.rand(rows, fan_in, generator=dice) * 2 - 1) * float(fan_in) ** -0.5
+            return drawn
+
+        self.vectors = torch.randn(models, dimensions, generator=dice).requires_grad_()
+        self.projection = uniform(dimensions, width).requires_grad_()
+        self.weights = uniform(1, dimensions)[0].requires_grad_()
+
+    @property
+    def parameters(self) -> list["torch.Tensor"]:
+        return [self.vectors, self.projection, self.weights]
+
+    def loss(self, prompts: "torch.Tensor", battles: list["torch.Tensor"]) -> "torch.Tensor":
+        """Mean cross-entropy of battles (prompt, first, second, won); prompts are their embeddings, shape [n, e]."""
+        import torch
+        from torch.nn.functional import binary_cross_entropy_with_logits, normalize
+
+        _, first, second, won = battles
+        unit = normalize(self.vectors, dim=1)
+        logits: torch.Tensor = ((unit[first] - unit[second]) * (prompts @ self.projection.T)) @ self.weights
+        loss: torch.Tensor = binary_cross_entropy_with_logits(logits, won)
+        return loss
+
+    def factors(self) -> Factors:
+        from torch.nn.functional import normalize
+
+        unit = normalize(self.vectors.detach(), dim=1)
+        return Factors(unit.numpy(), self.projection.detach().numpy(), self.weights.detach().numpy())
+
+
+def _split(battles: Battles, share: float, seed: int) -> tuple[Battles, Battles]:
+    """Battles to learn from and to judge by; all battles of a prompt lie on one side."""
+    prompts = np.unique(battles.prompt)
+    picked = np.random.default_rng(seed).permutation(prompts)[: round(share * len(prompts))]
+    judge = np.isin(battles.prompt, picked)
+    if judge.sum() < _FEWEST_HELD_BACK or judge.all():
+        judge[:] = False
+    return battles.take(~judge), battles.take(judge)
+
+
+def _tensors(battles: Battles) -> list["torch.Tensor"]:
+    import torch
+
+    return [torch.from_numpy(c) for c in (battles.prompt, battles.first, battles.second, battles.won)]
