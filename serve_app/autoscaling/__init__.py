@@ -1,0 +1,1 @@
+"""Replicas that follow the routed share of traffic: the policy, and the simulator that runs it."""
