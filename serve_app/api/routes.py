@@ -73,7 +73,7 @@ class Routes:
         outcome = Outcome(caller.request_id, "route", time(), asked.model, tenant=caller.tenant, status="route_only")
         if services.config.store.keep_prompts:
             outcome.prompt = asked.query.text
-        outcome.decision = services.catalogue.resolve(asked.model).decide(asked.query, self._ids.new())
+        outcome.decision = await services.catalogue.resolve(asked.model).decide(asked.query, self._ids.new())
         outcome.latency_ms = (monotonic() - started) * 1e3
         services.settle(outcome)
         return json_response(decision_json(outcome.decision))

@@ -1,5 +1,6 @@
 """A decision in this process: the configured router over pools that are known by their config alone."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -45,7 +46,7 @@ def decide(config: Config, model: str, question: str) -> dict[str, Any]:
     """
     pools = {name: _described(name, pool) for name, pool in config.pools.items()}
     strategy = Catalogue.from_config(config, pools).resolve(model)
-    return asdict(strategy.decide(Query(messages=(Message("user", question),)), "local"))
+    return asdict(asyncio.run(strategy.decide(Query(messages=(Message("user", question),)), "local")))
 
 
 def _described(name: str, pool: PoolConfig) -> DescribedPool:

@@ -12,6 +12,7 @@ from serve_app.pools.base import Pool
 from serve_app.routing.outlook import CalibratedOutlook
 from serve_app.routing.registered import Registered
 from serve_app.routing.registry import load_router, router_names
+from serve_app.routing.scoring import InlineScorer
 from serve_app.routing.strategy import DirectStrategy, NoOutlook, Outlook, Policy, RouteStrategy
 from serve_app.strategy import Strategy
 
@@ -125,7 +126,12 @@ class Catalogue:
     def _route(self, name: str, registered: Registered, threshold: float) -> RouteStrategy:
         outlook = self._outlooks.get(registered.version) or self._outlook(registered)
         version = f"{registered.version}@{threshold:.6g}"
-        return RouteStrategy(name, Policy(registered.router, threshold, version, outlook), self._weak, self._strong)
+        return RouteStrategy(
+            name,
+            Policy(InlineScorer(registered.router, registered.name), threshold, version, outlook),
+            self._weak,
+            self._strong,
+        )
 
     def _outlook(self, registered: Registered) -> Outlook:
         outlook: Outlook = NoOutlook()

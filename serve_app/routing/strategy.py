@@ -1,16 +1,17 @@
 """The strategies of routing: score, compare with the threshold, answer with one pool; and the bypass to one pool."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
+from types import MappingProxyType
 from typing import Protocol
 
 from serve_app.pools.base import Pool
 from serve_app.routing.attempt import Attempt
-from serve_app.routing.base import Router
 from serve_app.routing.capability import refusal, unmet
+from serve_app.routing.scoring import Scorer, ScoringFailed
 from serve_app.strategy import Context, Event, Spent
 from serve_app.types import Decision, Query
 
@@ -30,14 +31,36 @@ class NoOutlook:
         return {}
 
 
+class Watch(Protocol):
+    """Sees the scores of live traffic; see learning/drift.py."""
+
+    def observe(self, query: Query, score: float) -> None:
+        """A query was routed by this score; cheap."""
+
+
+class NoWatch:
+    """Nobody looks."""
+
+    def observe(self, query: Query, score: float) -> None:
+        """Nothing."""
+
+
+def unexplained(query: Query) -> Mapping[str, float]:
+    """No explanation of a logged decision."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A router with the threshold that decides. `version` names both, so that a decision can be replayed."""
 
-    router: Router
+    scorer: Scorer
     threshold: float
     version: str
     outlook: Outlook = NoOutlook()  # noqa: RUF009 - stateless
+    watch: Watch = NoWatch()  # noqa: RUF009 - stateless
+    explained: Callable[[Query], Mapping[str, float]] = unexplained
+    """The features that a logged decision carries; returns at once."""
 
 
 class RouteStrategy:
@@ -53,23 +76,37 @@ class RouteStrategy:
         self.weak = weak
         self.strong = strong
 
-    def decide(self, query: Query, decision_id: str) -> Decision:
+    async def decide(self, query: Query, decision_id: str) -> Decision:
         """The decision with the features that moved it. Raises UnsupportedParameter if no pool can honour the query."""
-        decision, _ = self._choose(query, decision_id)
-        return replace(decision, features=self.policy.router.explain(query))
+        decision, _ = await self._choose(query, decision_id)
+        return replace(decision, features=await self.policy.scorer.explain(query))
 
     def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then what was spent; see the contract."""
-        return answer(partial(self._choose, query, context.call.id), query, context)
+        return answer(partial(self._routed, query, context.call.id), query, context)
 
-    def _choose(self, query: Query, decision_id: str) -> tuple[Decision, list[Pool]]:
+    async def _routed(self, query: Query, decision_id: str) -> tuple[Decision, list[Pool]]:
+        """The choice for a query that is to be answered: watched, and explained as far as that costs nothing."""
+        decision, pools = await self._choose(query, decision_id, self.policy.explained(query))
+        if decision.score is not None:
+            self.policy.watch.observe(query, decision.score)
+        return decision, pools
+
+    async def _choose(
+        self, query: Query, decision_id: str, features: Mapping[str, float] = MappingProxyType({})
+    ) -> tuple[Decision, list[Pool]]:
         """The decision, and the pools in the order in which they are asked."""
         started = perf_counter()
         policy = self.policy
-        score = float(policy.router.score((query,))[0])
-        strong = score >= policy.threshold
+        score: float | None
+        try:
+            score = await policy.scorer.score(query)
+            strong = score >= policy.threshold
+            reason = f"win rate {score:.3f} {'>=' if strong else '<'} threshold {policy.threshold:.3f}"
+        except ScoringFailed as failure:
+            score, strong = None, True
+            reason = f"router {policy.scorer.name} gave no score ({failure}): strong to be safe"
         first, second = (self.strong, self.weak) if strong else (self.weak, self.strong)
-        reason = f"win rate {score:.3f} {'>=' if strong else '<'} threshold {policy.threshold:.3f}"
         lacking, other_lacking = unmet(query, first.capabilities), unmet(query, second.capabilities)
         if lacking and other_lacking:
             raise refusal(lacking, f"{first.model} or {second.model}")
@@ -84,9 +121,10 @@ class RouteStrategy:
             reason=reason,
             score=score,
             threshold=policy.threshold,
-            router=policy.router.name,
+            router=policy.scorer.name,
             policy_version=policy.version,
-            expected=policy.outlook.at(score),
+            expected=policy.outlook.at(score) if score is not None else {},
+            features=features,
             decision_ms=(perf_counter() - started) * 1e3,
         )
         return decision, [first] if other_lacking else [first, second]
@@ -99,7 +137,7 @@ class DirectStrategy:
         self.name = "direct"
         self.pool = pool
 
-    def decide(self, query: Query, decision_id: str) -> Decision:
+    async def decide(self, query: Query, decision_id: str) -> Decision:
         """The pool, asked for by name. Raises UnsupportedParameter if it cannot honour the query."""
         lacking = unmet(query, self.pool.capabilities)
         if lacking:
@@ -109,17 +147,20 @@ class DirectStrategy:
 
     def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then what was spent; see the contract."""
-        return answer(lambda: (self.decide(query, context.call.id), (self.pool,)), query, context)
+        return answer(partial(self._chosen, query, context.call.id), query, context)
+
+    async def _chosen(self, query: Query, decision_id: str) -> tuple[Decision, tuple[Pool, ...]]:
+        return await self.decide(query, decision_id), (self.pool,)
 
 
 async def answer(
-    choose: Callable[[], tuple[Decision, Sequence[Pool]]], query: Query, context: Context
+    choose: Callable[[], Awaitable[tuple[Decision, Sequence[Pool]]]], query: Query, context: Context
 ) -> AsyncGenerator[Event]:
     """The events of one attempt; the Decision is held back until the first byte makes it true.
 
     `choose` is called when the first event is asked for: what it raises is an error before the Decision.
     """
-    decision, pools = choose()
+    decision, pools = await choose()
     attempt = Attempt(pools, query, context.call)
     if context.stream:
         async with aclosing(attempt.stream()) as frames:

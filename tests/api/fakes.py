@@ -14,6 +14,7 @@ from serve_app.errors import ModelNotFound, NotFound
 from serve_app.observability.access_log import NoLog
 from serve_app.observability.metrics import Recorder
 from serve_app.pools.base import Answer, Call, Frame, PoolLoad
+from serve_app.routing.scoring import InlineScorer
 from serve_app.routing.strategy import DirectStrategy, NoOutlook, Policy, RouteStrategy
 from serve_app.store.base import DecisionRecord, Feedback
 from serve_app.types import Capabilities, Price, Query
@@ -145,7 +146,7 @@ class FakeCatalogue:
     """`jethro` routes between small and large by length; a pool's model id goes to it."""
 
     def __init__(self, pools: Mapping[str, FakePool]) -> None:
-        policy = Policy(LengthRouter(), 0.5, "length@0.5", NoOutlook())  # type: ignore[arg-type]
+        policy = Policy(InlineScorer(LengthRouter()), 0.5, "length@0.5", NoOutlook())  # type: ignore[arg-type]
         self._named: dict[str, Any] = {"jethro": RouteStrategy("route", policy, pools["small"], pools["large"])}
         self._named |= {pool.model: DirectStrategy(pool) for pool in pools.values()}
 

@@ -9,6 +9,7 @@ from serve_app.routing.complexity import ComplexityRouter
 from serve_app.routing.random import RandomRouter
 from serve_app.routing.registered import Registered, save_registered
 from serve_app.routing.registry import load_router
+from serve_app.routing.scoring import InlineScorer
 from serve_app.routing.strategy import DirectStrategy, RouteStrategy
 from serve_app.routing.threshold import Calibration, Threshold
 from tests.learning.data import sums
@@ -56,13 +57,13 @@ def test_a_pools_model_id_bypasses_the_decision(catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "1", "0.11593", "1e-3"])
-def test_routellms_form(catalogue: Catalogue, text: str) -> None:
+async def test_routellms_form(catalogue: Catalogue, text: str) -> None:
     strategy = catalogue.resolve(f"router-random-{text}")
     assert isinstance(strategy, RouteStrategy)
-    assert strategy.policy.threshold == float(text) and isinstance(strategy.policy.router, RandomRouter)
+    assert strategy.policy.threshold == float(text) and isinstance(strategy.policy.scorer, InlineScorer)
     assert catalogue.resolve(f"router-random-{text}") is strategy
-    assert strategy.decide(query(), "d").pool == (
-        "large" if text in ("0", "1e-3") else strategy.decide(query(), "e").pool
+    assert (await strategy.decide(query(), "d")).pool == (
+        "large" if text in ("0", "1e-3") else (await strategy.decide(query(), "e")).pool
     )
 
 
@@ -96,7 +97,7 @@ def test_listing_names_what_resolves(catalogue: Catalogue) -> None:
         catalogue.resolve(name)
 
 
-def test_an_artefacts_folder_serves_with_its_own_threshold_and_outlook(
+async def test_an_artefacts_folder_serves_with_its_own_threshold_and_outlook(
     artefact: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     catalogue = Catalogue.from_config(config(router=str(artefact)), pools())
@@ -104,7 +105,7 @@ def test_an_artefacts_folder_serves_with_its_own_threshold_and_outlook(
     registered = load_router(str(artefact))
     easy, hard = query("what is 3 + 4?"), query("what is 345 + 678?")
     strategy = catalogue.resolve("jethro")
-    weak, strong = strategy.decide(easy, "a"), strategy.decide(hard, "b")
+    weak, strong = await strategy.decide(easy, "a"), await strategy.decide(hard, "b")
     assert (weak.pool, strong.pool) == ("small", "large")
     assert weak.policy_version == f"{registered.version}@{registered.threshold:.6g}"
     assert weak.expected["small"]["quality"] == 1.0 and strong.expected["small"]["quality"] == 0.0
@@ -112,14 +113,14 @@ def test_an_artefacts_folder_serves_with_its_own_threshold_and_outlook(
     assert strong.features and "bias" in strong.features
 
 
-def test_serving_other_models_than_it_was_trained_on_is_said_loudly(
+async def test_serving_other_models_than_it_was_trained_on_is_said_loudly(
     artefact: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     served = pools()
     served["large"].model = "m-new"
     catalogue = Catalogue.from_config(config(router=str(artefact)), served)
     assert "was trained on the answers of m-small and m-large, but serves m-small and m-new" in caplog.text
-    assert catalogue.resolve("jethro").decide(query(), "d").expected == {}
+    assert (await catalogue.resolve("jethro").decide(query(), "d")).expected == {}
 
 
 def test_thresholds_of_the_config(artefact: Path) -> None:

@@ -13,6 +13,7 @@ from serve_app.errors import (
     UpstreamError,
 )
 from serve_app.pools.base import Answer, Frame
+from serve_app.routing.scoring import InlineScorer
 from serve_app.routing.strategy import DirectStrategy, Policy, RouteStrategy
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.types import Capabilities, Decision, Query, Sampling, Usage
@@ -20,7 +21,7 @@ from tests.routing.fakes import CALL, FakePool, FakeRouter, query
 
 
 def route(score: float = 0.9, weak: FakePool | None = None, strong: FakePool | None = None) -> RouteStrategy:
-    policy = Policy(FakeRouter(score), 0.5, "fake@0.5")  # type: ignore[arg-type]
+    policy = Policy(InlineScorer(FakeRouter(score)), 0.5, "fake@0.5")  # type: ignore[arg-type]
     return RouteStrategy("route", policy, weak or FakePool("small"), strong or FakePool("large"))
 
 
@@ -175,22 +176,22 @@ async def test_refused_by_name_if_no_pool_can(param: str, asked: Query, able: Ca
     strategy = route(0.9, FakePool("small", can=unable), FakePool("large", can=unable))
     for refused in (strategy, DirectStrategy(FakePool("large", can=unable))):
         with pytest.raises(UnsupportedParameter) as raised:
-            refused.decide(asked, "d")
+            await refused.decide(asked, "d")
         assert raised.value.param == param and "m-large" in raised.value.message
 
 
-def test_max_tokens_beyond_every_context_is_a_context_error() -> None:
+async def test_max_tokens_beyond_every_context_is_a_context_error() -> None:
     strategy = DirectStrategy(FakePool("large", can=Capabilities(max_context_tokens=32)))
     with pytest.raises(ContextLengthExceeded, match="max_tokens"):
-        strategy.decide(query(sampling=Sampling(max_tokens=32)), "d")
+        await strategy.decide(query(sampling=Sampling(max_tokens=32)), "d")
 
 
-def test_text_response_format_needs_nothing() -> None:
-    assert route(0.9).decide(query(response_format={"type": "text"}), "d").pool == "large"
+async def test_text_response_format_needs_nothing() -> None:
+    assert (await route(0.9).decide(query(response_format={"type": "text"}), "d")).pool == "large"
 
 
 async def test_features_are_told_by_decide_and_spared_on_the_hot_path() -> None:
-    assert route().decide(query(), "d").features == {"bias": 1.5}
+    assert (await route().decide(query(), "d")).features == {"bias": 1.5}
     decision = (await events(route()))[0]
     assert isinstance(decision, Decision) and decision.features == {} and decision.decision_ms > 0
 
@@ -201,3 +202,38 @@ async def test_direct_asks_its_pool_alone_and_raises_its_error() -> None:
     assert (told[0].strategy, told[0].pool, told[0].score) == ("direct", "small", None)
     with pytest.raises(Overloaded):
         await events(DirectStrategy(FakePool("small", error=Overloaded("full"))))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_without_a_score_the_strong_pool_answers_and_the_decision_says_so(stream: bool) -> None:
+    told = await events(route(float("nan")), stream=stream)
+    assert isinstance(told[0], Decision) and isinstance(told[-1], Spent)
+    assert (told[0].pool, told[0].score, told[0].threshold, told[0].router) == ("large", None, 0.5, "fake")
+    assert "router fake gave no score (score nan is not in [0, 1]): strong to be safe" in told[0].reason
+    assert (await route(float("nan"), strong=FakePool("large", error=Overloaded("full"))).decide(query(), "d")).pool
+
+
+async def test_without_a_score_a_failed_strong_pool_still_falls_back() -> None:
+    told = await events(route(float("nan"), strong=FakePool("large", error=Overloaded("full"))))
+    assert isinstance(told[0], Decision) and told[0].pool == "small" and "fallback to m-small" in told[0].reason
+
+
+async def test_traffic_is_watched_and_explained_but_not_what_is_only_asked_about() -> None:
+    class Watching:
+        seen: list[float] = []  # noqa: RUF012
+
+        def observe(self, query: Query, score: float) -> None:
+            self.seen.append(score)
+
+    policy = Policy(
+        InlineScorer(FakeRouter(0.75)),  # type: ignore[arg-type]
+        0.5,
+        "fake@0.5",
+        watch=Watching(),
+        explained=lambda query: {"asked": float(len(query.text))},
+    )
+    strategy = RouteStrategy("route", policy, FakePool("small"), FakePool("large"))
+    await strategy.decide(query(), "d")
+    assert Watching.seen == []
+    decision = (await events(strategy, query("abc")))[0]
+    assert isinstance(decision, Decision) and decision.features == {"asked": 3.0} and Watching.seen == [0.75]
