@@ -28,6 +28,9 @@ KINDS: Mapping[str, str] = {
     "random": "serve_app.routing.random:RandomRouter",
     "complexity": "serve_app.routing.complexity:ComplexityRouter",
     "mf": "serve_app.routing.matrix_factorization:MatrixFactorizationRouter",
+    "hybrid_det": "serve_app.routing.hybrid:HybridDet",
+    "hybrid_prob": "serve_app.routing.hybrid:HybridProb",
+    "hybrid_trans": "serve_app.routing.hybrid:HybridTrans",
     "knn": "serve_app.routing.knn:KnnRouter",
 }
 """Kind to class; imported when asked for, so that a heavy router costs nobody else its imports."""
