@@ -8,7 +8,7 @@ seed and the epoch's number, whatever ran before.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.learning.text_network import TextNetwork
-from serve_app.routing.base import Report
 
 Floats = NDArray[np.float64]
+Report = Callable[[str], None]
+"""Takes a line of progress."""
 _WEIGHT_DECAY = 0.01
 _WARM_UP = 0.1
 """Share of the steps in which the learning rate rises; it then falls to nothing at the last planned step."""

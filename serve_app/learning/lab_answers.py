@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from serve_app.config import load
 from serve_app.errors import ConfigError
 from serve_app.learning.dataset import Dataset, PoolAnswers
+from serve_app.learning.finetune import Report
 from serve_app.learning.lab_queries import Half, unseen_queries
-from serve_app.routing.base import Report, silent
 from serve_app.types import Message, Query
 
 MODELS = ("tiny", "small", "large")
@@ -42,7 +42,7 @@ def lab_answers(
     half: Half,
     draw: Draw = Draw(),
     models: Sequence[str] = MODELS,
-    report: Report = silent,
+    report: Report = print,
 ) -> Dataset:
     """Answers of each model (a pool each) to `n` unseen queries of a half, graded by exact match.
 

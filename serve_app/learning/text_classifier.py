@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, load_encoder, saved_encoder
-from serve_app.learning.finetune import Recipe, finetune
+from serve_app.learning.finetune import Recipe, Report, finetune
 from serve_app.learning.scratch_encoder import Shape, as_transformers, fresh_encoder, learned_tokenizer
 from serve_app.learning.text_network import TextNetwork
-from serve_app.routing.base import Report, silent
 
 Floats = NDArray[np.float64]
 WEIGHTS = "weights.safetensors"
@@ -64,9 +63,7 @@ class TextClassifier:
         self._lock = Lock()
 
     @classmethod
-    def fit(
-        cls, setting: Setting, texts: Sequence[str], labels: Floats, recipe: Recipe, report: Report = silent
-    ) -> Self:
+    def fit(cls, setting: Setting, texts: Sequence[str], labels: Floats, recipe: Recipe, report: Report) -> Self:
         """Fine-tune on `labels` of shape [n, classes], each row a distribution."""
         classes = labels.shape[1]
         shape = Shape.named(setting.encoder)
