@@ -15,13 +15,13 @@ from serve_app.api.body import parse_object, read_body
 from serve_app.api.caller import CALLER, Caller
 from serve_app.api.decided import decision_json
 from serve_app.api.ids import Ids
+from serve_app.api.judgement import judgement
 from serve_app.api.operation import Content, Operation
 from serve_app.api.query import chat_request, check
 from serve_app.api.schemas import ChatRequest, FeedbackRequest
 from serve_app.api.services import ModelEntry, Services
 from serve_app.errors import NotFound
 from serve_app.observability.outcome import Outcome
-from serve_app.store.base import Feedback
 
 _DECISION_ID = {"decision_id": "The id in x-jethro-decision-id or in the `jethro` object."}
 
@@ -83,9 +83,10 @@ class Routes:
         services = self._services
         body = await read_body(request.scope, request.receive, services.config.limits.body_bytes)
         given = check(FeedbackRequest, parse_object(body))
-        if _caller(request).tenant is not None:
-            await self._own_record(request, given.decision_id)
-        await services.store.feedback(Feedback(given.decision_id, float(given.score), given.comment))
+        pool = None
+        if given.preferred is not None or _caller(request).tenant is not None:
+            pool = (await self._own_record(request, given.decision_id))["pool"]
+        await services.store.feedback(judgement(given, pool, services.pools))
         services.recorder.feedback()
         return json_response({"decision_id": given.decision_id, "stored": True})
 

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from serve_app.api.messages import FunctionName, JsonObject, Part, Turn
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stop = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+PoolName = Annotated[str, Field(min_length=1, max_length=128)]
 Tokens = Annotated[int, Field(ge=1)]
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
@@ -123,8 +124,18 @@ class CompletionRequest(_Sampled):
 
 
 class FeedbackRequest(Part):
-    """The body of POST /v1/feedback."""
+    """The body of POST /v1/feedback: a score, or which of two pools answered better, or both."""
+
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["score"]}, {"required": ["preferred"]}]})
 
     decision_id: Annotated[str, Field(min_length=1, max_length=128)]
-    score: Annotated[float, Field(ge=0, le=1, description="0: useless, 1: as good as can be.")]
+    score: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="0: useless, 1: as good as can be.")
+    preferred: PoolName | None = Field(
+        None, description="The pool whose answer was better: the decision's own, or another; `tie` if neither's."
+    )
+    against: PoolName | None = Field(
+        None,
+        description="The pool whose answer was compared with the decision's; needed unless `preferred` names it, or "
+        "the decision's is `small` or `large`, whose answers are compared with each other.",
+    )
     comment: Annotated[str, Field(max_length=4096)] | None = None

@@ -81,6 +81,15 @@ DECISION = _object(
         "features": {"type": "object"},
     }
 )
+_JUDGEMENT = _object(
+    {
+        "score": _MAYBE_NUMBER,
+        "preferred": _MAYBE_STRING,
+        "against": _MAYBE_STRING,
+        "comment": _MAYBE_STRING,
+        "created_s": _NUMBER,
+    }
+)
 RECORD = _object(
     {
         **DECISION["properties"],
@@ -94,7 +103,7 @@ RECORD = _object(
         "latency_ms": _NUMBER,
         "ttft_ms": _MAYBE_NUMBER,
         "error_code": _MAYBE_STRING,
-        "feedback": _list(_object({"score": _NUMBER, "comment": _MAYBE_STRING, "created_s": _NUMBER})),
+        "feedback": _list(_JUDGEMENT),
     }
 )
 STORED = _object({"decision_id": _STRING, "stored": {"const": True}})

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from serve_app.types import Decision, Usage
+
+TIE: Final = "tie"
+"""`Feedback.preferred` where neither answer was better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,16 @@ class DecisionRecord:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """A caller's judgement of one answer: `score` in [0, 1]."""
+    """A caller's judgement of one answer: `score` in [0, 1], or how it compares with another pool's, or both.
+
+    `preferred` names the pool whose answer was the better one, of the answer's own pool and `against`, or is `TIE`.
+    """
 
     decision_id: str
-    score: float
+    score: float | None = None
     comment: str | None = None
+    preferred: str | None = None
+    against: str | None = None
 
 
 class StoreFigures(Protocol):

@@ -67,6 +67,8 @@ class Database:
                     values = {
                         "decision_id": judgement.decision_id,
                         "score": judgement.score,
+                        "preferred": judgement.preferred,
+                        "against": judgement.against,
                         "comment": judgement.comment,
                         "created_s": created_s,
                     }

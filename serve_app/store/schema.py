@@ -8,10 +8,13 @@ from sqlalchemy import Column, Float, ForeignKey, Integer, MetaData, String, Tab
 
 from serve_app.store.base import DecisionRecord
 
-VERSION: Final = 1
+VERSION: Final = 2
 """In `PRAGMA user_version`; raised with every change of the tables."""
 APPLICATION_ID: Final = 0x4A455448
 """In `PRAGMA application_id`: tells our files from other SQLite files ("JETH")."""
+
+JUDGEMENT: Final = ("score", "preferred", "against", "comment", "created_s")
+"""What is shown of feedback."""
 
 metadata = MetaData()
 decisions = Table(
@@ -47,7 +50,9 @@ feedback = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("decision_id", String, ForeignKey("decisions.decision_id"), nullable=False, index=True),
-    Column("score", Float, nullable=False),
+    Column("score", Float),
+    Column("preferred", String),
+    Column("against", String),
     Column("comment", Text),
     Column("created_s", Float, nullable=False),
 )
@@ -89,5 +94,5 @@ def as_json(decision: Mapping[str, Any], judgements: Sequence[Mapping[str, Any]]
     value = {str(name): field for name, field in decision.items()}  # SQLAlchemy's names are a kind of their own
     value["expected"] = orjson.loads(value["expected"])
     value["features"] = orjson.loads(value["features"])
-    value["feedback"] = [{k: j[k] for k in ("score", "comment", "created_s")} for j in judgements]
+    value["feedback"] = [{k: j[k] for k in JUDGEMENT} for j in judgements]
     return value

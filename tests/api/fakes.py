@@ -181,7 +181,8 @@ class DictStore:
         if decision_id not in self.records:
             raise NotFound(f"No decision {decision_id!r}.", param="decision_id")
         record = self.records[decision_id]
-        return {"decision_id": decision_id, "tenant": record.tenant, "status": record.status} | asdict(record.usage)
+        told = {"decision_id": decision_id, "tenant": record.tenant, "pool": record.decision.pool}
+        return told | {"status": record.status} | asdict(record.usage)
 
     async def aclose(self) -> None:
         pass

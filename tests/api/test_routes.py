@@ -4,6 +4,7 @@ import pytest
 
 from serve_app.api.routes import is_loopback
 from serve_app.api.services import Readiness
+from serve_app.store.base import Feedback
 from tests.api.fakes import DictStore, FakePool, config, services
 
 ASK = {"model": "jethro", "messages": [{"role": "user", "content": "hi"}]}
@@ -84,6 +85,21 @@ async def test_feedback_on_an_answer(client):
     assert response.json() == {"decision_id": decision_id, "stored": True}
     assert [(f.score, f.comment) for f in store.judgements] == [(1.0, "good")]
     assert (await http.get(f"/v1/decisions/{decision_id}")).json()["status"] == "completed"
+
+
+async def test_feedback_that_prefers_an_answer(client):
+    store = DictStore()
+    http = client(replace(services(), store=store))
+    decision_id = (await http.post("/v1/chat/completions", json=ASK)).headers["x-jethro-decision-id"]
+    given = {"decision_id": decision_id, "preferred": "large"}
+    assert (await http.post("/v1/feedback", json=given)).status_code == 200
+    assert store.judgements == [Feedback(decision_id, preferred="large", against="large")]
+    for wrong, param in (({"preferred": "huge"}, "preferred"), ({"against": "large"}, "score"), ({}, "score")):
+        response = await http.post("/v1/feedback", json={"decision_id": decision_id, **wrong})
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    unknown = await http.post("/v1/feedback", json=given | {"decision_id": "none"})
+    assert unknown.status_code == 404
+    assert len(store.judgements) == 1
 
 
 async def test_feedback_on_an_unknown_decision(client):

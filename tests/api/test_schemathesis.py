@@ -27,6 +27,7 @@ BEYOND_THE_SCHEMA = (
     "have the same name",
     "differ: give one of them",
     "must be plain JSON",  # integers beyond 64 bits in a tool's schema
+    "Give score, preferred or both",
     "must be a valid integer, got",  # 8.0 is an integer to JSON schema, and not to us
 )
 """What a JSON schema does not say: the only reasons to refuse a request that it allows."""

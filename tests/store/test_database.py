@@ -32,7 +32,12 @@ def test_judgements_are_told_apart(database):
     refused = database.judge([(Feedback("a", 1), 5.0), (Feedback("b", 1), 6.0)])
     assert refused[0] is None
     assert isinstance(refused[1], NotFound)
-    assert database.find("a")["feedback"] == [{"score": 1.0, "comment": None, "created_s": 5.0}]
+    told = {"preferred": None, "against": None, "comment": None, "created_s": 5.0}
+    assert database.find("a")["feedback"] == [{"score": 1.0, **told}]
+    database.judge([(Feedback("a", preferred="large", against="large"), 7.0)])
+    assert database.find("a")["feedback"][1] == {
+        **told, "score": None, "preferred": "large", "against": "large", "created_s": 7.0
+    }  # fmt: skip
 
 
 def test_pruning_takes_several_rounds_if_it_must(database, monkeypatch):
@@ -66,5 +71,5 @@ def test_errors_do_not_tell_what_was_written(database):
 def test_the_file_says_whose_it_is(database, path):
     other = sqlite3.connect(path)
     assert other.execute("PRAGMA application_id").fetchone() == (0x4A455448,)
-    assert other.execute("PRAGMA user_version").fetchone() == (1,)
+    assert other.execute("PRAGMA user_version").fetchone() == (2,)
     other.close()

@@ -254,7 +254,7 @@ def other_version(path: Path) -> None:
             "not a SQLite",
         ),
         (foreign, "another program"),
-        (other_version, "version 99, this program needs 1"),
+        (other_version, "version 99, this program needs 2"),
         (lambda p: p.mkdir(), "cannot be opened"),
     ],
 )
