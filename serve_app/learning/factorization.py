@@ -8,6 +8,7 @@ sigmoid(d(M, q) - d(L, q)). Nothing here knows queries or files.
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,8 @@ class Recipe:
 
     dimensions: int = 128
     epochs: int = 100
+    least_steps: int = 5_000
+    """Of few battles, epochs are added until there are so many steps: 100 epochs of 300 battles are 500 steps."""
     learning_rate: float = 3e-4
     weight_decay: float = 1e-5
     batch: int = 64
@@ -39,8 +42,12 @@ class Recipe:
     """Standard deviation of what is added to each number of an embedding, anew each time it is seen."""
     held_back: float = 0.05
     """Share of the prompts that only tell which epoch was the best."""
-    patience: int = 10
-    """Epochs without a better one after which training stops; the script runs all."""
+    patience: float = 0.1
+    """Share of the epochs after which training stops if none of them was better; the script runs all."""
+
+    def most_epochs(self, battles: int) -> int:
+        """Epochs that so many battles are trained for at most."""
+        return max(self.epochs, ceil(self.least_steps / ceil(battles / self.batch)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,8 @@ def train_factors(
     prompts = torch.from_numpy(np.ascontiguousarray(embeddings))
     optimizer = torch.optim.Adam(net.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     best, best_loss, best_epoch = net, float("inf"), 0
-    for epoch in range(1, recipe.epochs + 1):
+    most = recipe.most_epochs(len(learn))
+    for epoch in range(1, most + 1):
         mean = _one_epoch(net, optimizer, prompts, rows, (recipe, dice))
         if len(judge) == 0:
             report(f"epoch {epoch}: loss {mean:.4f}")
@@ -117,7 +125,7 @@ def train_factors(
         report(f"epoch {epoch}: loss {mean:.4f}, on held-back battles {judged:.4f}")
         if judged < best_loss:
             best, best_loss, best_epoch = deepcopy(net), judged, epoch
-        if epoch - best_epoch >= recipe.patience:
+        if epoch - best_epoch >= recipe.patience * most:
             break
     return best.factors(), best_epoch
 

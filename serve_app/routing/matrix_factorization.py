@@ -33,10 +33,10 @@ class MatrixFactorizationRouter:
     routed does not change the factors. At scoring the difference of the two logits is one dot product with the
     embedding. `margin` is the difference of quality up to which two answers tie.
 
-    Defaults are those of RouteLLM's script but for two. The epoch that is best on prompts held back is taken, not the
-    last. The script drops ties, which leaves nothing to learn where the strong model hardly ever loses: all that is
-    left are its wins. Here a tie of the pair is a win of the weak model, as in RouteLLM's own definition of the strong
-    win rate (section 3) and its BERT router; `ties="drop"` is the script's way.
+    Defaults are those of RouteLLM's script but for three. The epoch that is best on prompts held back is taken, not the
+    last; few battles are trained for more epochs. The script drops ties, which leaves nothing to learn where the strong
+    model hardly ever loses: all that is left are its wins. Here a tie of the pair is a win of the weak model, as in
+    the paper's strong win rate (section 3) and its BERT router; `ties="drop"` is the script's way.
     """
 
     name = "mf"
@@ -48,19 +48,22 @@ class MatrixFactorizationRouter:
         encoder: str = DEFAULT,
         dimensions: int = 128,
         epochs: int = 100,
+        least_steps: int = 5_000,
         learning_rate: float = 3e-4,
         weight_decay: float = 1e-5,
         batch: int = 64,
         noise: float = 0.1,
         held_back: float = 0.05,
-        patience: int = 10,
+        patience: float = 0.1,
         ties: Ties = "weak",
         margin: float = 0.0,
         seed: int = 0,
     ) -> None:
         if ties not in get_args(Ties):
             raise ConfigError(f"mf: ties is {ties!r}; give one of {', '.join(get_args(Ties))}")
-        self.recipe = Recipe(dimensions, epochs, learning_rate, weight_decay, batch, noise, held_back, patience)
+        self.recipe = Recipe(
+            dimensions, epochs, least_steps, learning_rate, weight_decay, batch, noise, held_back, patience
+        )
         self.encoder_name = encoder
         self.ties = ties
         self.margin = margin

@@ -11,8 +11,10 @@ import pytest
 from serve_app.errors import ConfigError
 from serve_app.learning.dataset import Dataset
 from serve_app.routing.base import Router
+from serve_app.routing.bert import BertRouter
 from serve_app.routing.complexity import ComplexityRouter
-from serve_app.routing.hybrid import HybridDet, HybridProb, HybridRouter, HybridTrans
+from serve_app.routing.fine_tuned import FineTunedRouter
+from serve_app.routing.hybrid import HybridDet, HybridProb, HybridTrans
 from serve_app.routing.knn import KnnRouter
 from serve_app.routing.matrix_factorization import MatrixFactorizationRouter
 from serve_app.routing.random import RandomRouter
@@ -20,7 +22,7 @@ from serve_app.types import Message, Query
 from tests.learning.data import sums
 
 
-def hybrid(kind: type[HybridRouter]) -> Callable[[int], Router]:
+def fine_tuned(kind: type[FineTunedRouter]) -> Callable[[int], Router]:
     """The router on a very small encoder, trained from nothing."""
     return lambda seed: kind(seed, encoder="scratch-1x32", epochs=8, learning_rate=3e-3)
 
@@ -35,10 +37,11 @@ KINDS: dict[str, Callable[[int], Router]] = {
     "random": RandomRouter,
     "complexity": ComplexityRouter,
     "knn": lambda seed: KnnRouter(seed=seed),
-    "mf": lambda seed: MatrixFactorizationRouter(seed=seed),
-    "hybrid_det": hybrid(HybridDet),
-    "hybrid_prob": hybrid(HybridProb),
-    "hybrid_trans": hybrid(HybridTrans),
+    "mf": lambda seed: MatrixFactorizationRouter(seed=seed, least_steps=1_000),
+    "bert": fine_tuned(BertRouter),
+    "hybrid_det": fine_tuned(HybridDet),
+    "hybrid_prob": fine_tuned(HybridProb),
+    "hybrid_trans": fine_tuned(HybridTrans),
 }
 LEARNED = [kind for kind in KINDS if kind != "random"]
 
