@@ -1,0 +1,102 @@
+"""Arrival traces: when queries come, which pool the router wants for each, and how much they write. All seeded."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Rate = Callable[[Floats], Floats]
+"""A value at each time (seconds): queries a second, or the share wanted of the strong pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """n queries, ascending in `at_s`: whether the strong pool is wanted, and tokens to write; shapes [n]."""
+
+    name: str
+    at_s: Floats
+    strong: NDArray[np.bool_]
+    tokens: Floats
+    duration_s: float
+
+    def __post_init__(self) -> None:
+        if not len(self.at_s) == len(self.strong) == len(self.tokens):
+            raise ValueError("a trace needs one time, pool and number of tokens for each query")
+        if len(self.at_s) and (np.diff(self.at_s) < 0).any():
+            raise ValueError("the times of a trace must ascend")
+
+    def __len__(self) -> int:
+        return len(self.at_s)
+
+
+def drawn(
+    name: str, rate: Rate, share: Rate, duration_s: float, seed: int, *, most_per_s: float, mean_tokens: float = 100.0
+) -> Trace:
+    """An inhomogeneous Poisson process by thinning (Lewis & Shedler 1979): `rate` never above `most_per_s`.
+
+    Tokens are geometric with the given mean, as lengths of answers nearly are.
+    """
+    rng = np.random.default_rng(seed)
+    times = np.sort(rng.uniform(0.0, duration_s, rng.poisson(most_per_s * duration_s)))
+    times = times[rng.uniform(0.0, most_per_s, len(times)) < rate(times)]
+    strong = rng.uniform(size=len(times)) < share(times)
+    tokens = rng.geometric(1.0 / mean_tokens, len(times)).astype(np.float64)
+    return Trace(name, times, strong, tokens, duration_s)
+
+
+def constant(value: float) -> Rate:
+    """The same at all times."""
+    return lambda t: np.full_like(t, value)
+
+
+def step(before: float, after: float, at_s: float) -> Rate:
+    """One value, and another from `at_s` on."""
+    return lambda t: np.where(t < at_s, before, after)
+
+
+def waves(low: float, high: float, period_s: float) -> Rate:
+    """A sine between two values, lowest at time 0."""
+    return lambda t: low + (high - low) * (1 - np.cos(2 * np.pi * t / period_s)) / 2
+
+
+def bursts(low: float, high: float, duration_s: float, seed: int, *, calm_s: float, burst_s: float) -> Rate:
+    """Two states with exponential stays (a Markov-modulated Poisson process)."""
+    rng = np.random.default_rng(seed)
+    edges = [0.0]
+    while edges[-1] < duration_s:
+        edges.append(edges[-1] + rng.exponential(burst_s if len(edges) % 2 == 0 else calm_s))
+    starts = np.array(edges)
+    return lambda t: np.where((np.searchsorted(starts, t, "right") - 1) % 2 == 1, high, low)
+
+
+def standard_traces(duration_s: float = 3600.0, rate: float = 20.0, seed: int = 0) -> list[Trace]:
+    """Seven traces around `rate` queries a second, of which three tenths want the strong pool unless the name says."""
+    third = constant(0.3)
+
+    def trace(name: str, of: Rate, share: Rate, most: float) -> Trace:
+        return drawn(name, of, share, duration_s, seed, most_per_s=most)
+
+    burst = bursts(0.4 * rate, 2.5 * rate, duration_s, seed, calm_s=240.0, burst_s=60.0)
+    flash = step(0.5 * rate, 3.0 * rate, duration_s / 2)
+    return [
+        trace("poisson", constant(rate), third, rate),
+        trace("bursts", burst, third, 2.5 * rate),
+        trace("diurnal", waves(0.1 * rate, 2.0 * rate, duration_s), third, 2.0 * rate),
+        trace("harder queries", constant(rate), step(0.05, 0.6, duration_s / 2), rate),
+        trace("waves of difficulty", constant(rate), waves(0.05, 0.6, duration_s / 6), rate),
+        trace("flash crowd", lambda t: np.where(t < duration_s * 0.75, flash(t), 0.5 * rate), third, 3.0 * rate),
+        trace("night", lambda t: np.where(t < duration_s / 3, rate, 0.0), third, rate),
+    ]
+
+
+def from_log(rows: Sequence[Mapping[str, float | str]], strong_pool: str = "large", name: str = "log") -> Trace:
+    """The trace of a decision log: rows with `created_s`, `pool`, `completion_tokens`. Raises ValueError if empty."""
+    if not rows:
+        raise ValueError("the log holds no decision")
+    ordered = sorted(rows, key=lambda row: float(row["created_s"]))
+    times = np.array([float(row["created_s"]) for row in ordered])
+    strong = np.array([row["pool"] == strong_pool for row in ordered])
+    tokens = np.maximum(np.array([float(row["completion_tokens"]) for row in ordered]), 1.0)
+    return Trace(name, times - times[0], strong, tokens, float(times[-1] - times[0]) + 1.0)
