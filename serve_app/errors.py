@@ -3,6 +3,7 @@
     JethroError
     ├── ConfigError                  an operator's mistake: stops the start            (500, never sent)
     │   └── DataError                data that nothing can be learned from             (500, never sent)
+    │       └── InsufficientData     too few queries for what is to be promised        (500, never sent)
     ├── DependencyError              an extra is not installed                         (500, never sent)
     ├── RequestError                 the caller's mistake                              400
     │   ├── UnsupportedParameter     a parameter that this model cannot honour         400
@@ -60,6 +61,10 @@ class ConfigError(JethroError):
 
 class DataError(ConfigError):
     """Data that cannot be used as they are; the message names the file, the row and the mend."""
+
+
+class InsufficientData(DataError):
+    """Too little data for a promise; the message says about how many queries it would take."""
 
 
 class DependencyError(JethroError):

@@ -37,7 +37,10 @@ LAYERS = {
 
 TRAINING = {
     f"serve_app.learning.{name}"
-    for name in ("artefacts", "evaluation", "lab_router", "plots", "report", "resampling", "source", "training")
+    for name in (
+        *("artefacts", "comparison", "comparison_report", "evaluation", "lab_router", "plots", "recommendation"),
+        *("report", "resampling", "source", "training"),
+    )
 }
 """Modules that train and measure routers: they stand above the strategies, and nothing that serves imports them."""
 TRAINING_LAYER = 5

@@ -1,23 +1,30 @@
 """`jethro router`: train, measure, compare and calibrate routers on data of one's own, and choose which one serves."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from serve_app.cli import router_registry
 from serve_app.cli.group import new_group
+from serve_app.cli.router_options import (
+    REGISTRY,
+    DataOption,
+    ParamOption,
+    RegistryOption,
+    SkipOption,
+    StrongOption,
+    WeakOption,
+    params,
+    params_by_kind,
+)
 from serve_app.errors import ConfigError
 
 group = new_group(help="Train, measure, compare and calibrate routers; choose which one serves.")
+group.command("list")(router_registry.list_routers)
+group.command("show")(router_registry.show)
+group.command("use")(router_registry.use)
 
-REGISTRY = Path("var/routers")
-RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of the registered routers.")]
-DataOption = Annotated[Path, typer.Option("--data", help="Parquet file of `jethro data`: both pools' scored answers.")]
-WeakOption = Annotated[str, typer.Option("--weak", help="The dataset's pool that is cheap.")]
-StrongOption = Annotated[str, typer.Option("--strong", help="The dataset's pool that is good.")]
-ParamOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the router; repeat it for more.")
-]
 _RUN = "Train again from this file: the run.json of an artefact, or YAML."
 
 
@@ -35,9 +42,7 @@ def train(
     strong: Annotated[str | None, typer.Option(help="The dataset's pool that is good. Default large.")] = None,
     preferences: Annotated[Path | None, typer.Option(help="Further battles, for mf, sw_ranking and the like.")] = None,
     run: Annotated[Path | None, typer.Option("--run", help=_RUN)] = None,
-    test: Annotated[
-        Path | None, typer.Option("--test", help="Refuse to train on any of these queries.")
-    ] = None,
+    test: Annotated[Path | None, typer.Option("--test", help="Refuse to train on any of these queries.")] = None,
     use: Annotated[bool | None, typer.Option("--use/--no-use", help="Serve it at once; default: if it is new.")] = None,
 ) -> None:
     """Train a router on answers of your own models, and register it with threshold, figures and run.
@@ -78,25 +83,16 @@ def _training_run(kind: str | None, run: Path | None, given: dict[str, Any], pai
     from serve_app.learning.training_run import TrainingRun
 
     told: dict[str, Any] = {key: str(v) if isinstance(v, Path) else v for key, v in given.items() if v is not None}
-    params = _params(pairs)
+    set_params = params(pairs)
     if run is not None:
         if kind is not None:
             raise ConfigError(f"KIND ({kind}) and --run contradict each other: leave one out")
         spec = TrainingRun.read(run)
-        return replace(spec, params={**spec.params, **params}, **told)
+        return replace(spec, params={**spec.params, **set_params}, **told)
     if kind is None or "data" not in told:
         raise ConfigError("give KIND and --data FILE, or --run FILE")
     told.setdefault("folds", default_folds(kind))
-    return TrainingRun(kind, params=params, **told)
-
-
-def _params(pairs: list[str]) -> dict[str, Any]:
-    """--set values as YAML scalars: 40 is a number, true a boolean, null none."""
-    import yaml
-
-    from serve_app.cli.options import parse_settings
-
-    return {key: yaml.safe_load(value) for key, value in parse_settings(pairs).items()}
+    return TrainingRun(kind, params=set_params, **told)
 
 
 def _note_changes(run: Path | None, before: str, now: str) -> None:
@@ -117,6 +113,7 @@ def evaluate(
     data: DataOption,
     registry: RegistryOption = REGISTRY,
     threshold: Annotated[list[float] | None, typer.Option(help="More thresholds to tell of; repeat it.")] = None,
+    skip_seen: SkipOption = False,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, .md and .png.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the bootstrap resamples.")] = 0,
     weak: WeakOption = "small",
@@ -130,7 +127,7 @@ def evaluate(
       jethro router evaluate mine@knn-1a2b3c4d --data test.parquet --threshold 0.3 --out report
     """
     from serve_app.cli.router_report import write_evaluation
-    from serve_app.learning.artefacts import open_router, refuse_learned_from
+    from serve_app.learning.artefacts import open_router, unlearned
     from serve_app.learning.evaluation import evaluate as measure
     from serve_app.learning.evaluation import scored
     from serve_app.learning.report import evaluation_markdown
@@ -139,7 +136,7 @@ def evaluate(
 
     dataset = read_dataset(data, weak, strong)
     found = open_router(Registry(registry), router)
-    refuse_learned_from(found, dataset, str(data), "give other queries, or split yours with `jethro data split`")
+    dataset = unlearned(found, dataset, str(data), skip_seen, typer.echo)
     registered = found.registered
     thresholds = [registered.threshold, *(threshold or [])]
     scores = registered.router.score(dataset.queries)
@@ -147,3 +144,81 @@ def evaluate(
     typer.echo(evaluation_markdown(evaluation), nl=False)
     if out is not None:
         write_evaluation(evaluation, dataset, out)
+
+
+@group.command()
+def compare(
+    data: DataOption,
+    kinds: Annotated[str, typer.Option(help="Kinds, with commas; random is always there.")] = "complexity,knn,mf",
+    folds: Annotated[int, typer.Option(min=2, help="Each query is scored by a router fitted on the others.")] = 5,
+    set_: ParamOption = None,
+    target: Annotated[str, typer.Option(help="Also told: what each kind gives at this target.")] = "quality-drop=0.01",
+    out: Annotated[Path | None, typer.Option(help="Folder; a comparison that was cut goes on there.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws folds and resamples, and seeds the routers.")] = 0,
+    weak: WeakOption = "small",
+    strong: StrongOption = "large",
+    preferences: Annotated[Path | None, typer.Option(help="Further battles, for mf, sw_ranking and the like.")] = None,
+) -> None:
+    """Cross-validate kinds of router on your own data; a table, a plot, and which one to run.
+
+    \b
+    Examples:
+      jethro router compare --data answers.parquet --kinds complexity,knn,mf
+      jethro router compare --data answers.parquet --kinds knn --set knn.neighbours=40 --out report
+    """
+    from serve_app.cli.router_report import write_comparison
+    from serve_app.learning.comparison import Plan
+    from serve_app.learning.comparison import compare as cross_validate
+    from serve_app.learning.comparison_report import comparison_markdown
+    from serve_app.learning.source import read_dataset
+    from serve_app.routing.target import Target
+
+    names = [kind.strip() for kind in kinds.split(",") if kind.strip()]
+    plan = Plan(names, folds, seed, Target.parse(target), params_by_kind(set_ or [], names))
+    dataset = read_dataset(data, weak, strong, preferences)
+    folder = out or Path("var/compare") / dataset.digest()[:12]
+    candidates, refused = cross_validate(dataset, plan, folder, typer.echo)
+    typer.echo(comparison_markdown(candidates, refused, plan), nl=False)
+    write_comparison(candidates, refused, plan, dataset, folder)
+
+
+@group.command()
+def calibrate(
+    router: Annotated[str, typer.Argument(help="NAME, NAME@VERSION, or the folder of a saved router.")],
+    data: DataOption,
+    target: Annotated[str, typer.Option(help="strong-share=0.4, cost=0.0002 (USD a query) or quality-drop=0.01.")],
+    guarantee: Annotated[
+        Literal["expectation", "ltt"] | None,
+        typer.Option(help="Promise the quality drop: in expectation, or with confidence 1 - delta (Learn then Test)."),
+    ] = None,
+    delta: Annotated[float, typer.Option(help="With ltt: the risk that the promise is broken.")] = 0.1,
+    registry: RegistryOption = REGISTRY,
+    skip_seen: SkipOption = False,
+    use: Annotated[bool, typer.Option("--use", help="Serve the new version at once.")] = False,
+    weak: WeakOption = "small",
+    strong: StrongOption = "large",
+) -> None:
+    """Find the threshold for a target on queries that the router has not learned from; saved as a new version.
+
+    \b
+    Examples:
+      jethro router calibrate mine --data fresh.parquet --target strong-share=0.4
+      jethro router calibrate mine --data fresh.parquet --target quality-drop=0.02 --guarantee ltt --delta 0.1
+    """
+    from serve_app.cli.router_report import say_calibrated
+    from serve_app.learning.artefacts import open_router, unlearned
+    from serve_app.learning.source import read_dataset
+    from serve_app.learning.training import recalibrate
+    from serve_app.routing.registry import Registry
+    from serve_app.routing.target import Guarantee, Target, quality_range
+
+    wanted = Target.parse(target)
+    dataset = read_dataset(data, weak, strong)
+    folder = Registry(registry)
+    found = open_router(folder, router)
+    dataset = unlearned(found, dataset, str(data), skip_seen, typer.echo)
+    promise = None if guarantee is None else Guarantee(guarantee, delta, quality_range(dataset.about))
+    version = recalibrate(found, dataset, wanted, promise, folder)
+    if use:
+        folder.use(found.name, version)
+    say_calibrated(folder, found.name, version)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from serve_app.errors import DataError
 from serve_app.learning.dataset import Dataset
 from serve_app.learning.seen import load_seen, seen_rows
+from serve_app.routing.base import Report
 from serve_app.routing.registered import Registered, read_card
 from serve_app.routing.registry import Registry, load_router
 from serve_app.routing.threshold import Calibration
@@ -62,13 +63,21 @@ def learned_from(artefact: Artefact, dataset: Dataset) -> NDArray[np.int64]:
     return np.empty(0, dtype=np.int64) if seen is None else seen_rows(seen, dataset.queries)
 
 
-def refuse_learned_from(artefact: Artefact, dataset: Dataset, source: str, mend: str) -> None:
-    """Raises DataError, naming rows, if the router was fitted on or calibrated with any of the queries."""
+def unlearned(artefact: Artefact, dataset: Dataset, source: str, skip: bool, report: Report) -> Dataset:
+    """The dataset without queries that the router was fitted on or calibrated with, if `skip`, telling how many.
+
+    Raises DataError naming rows for such queries unless `skip`, and if none are left.
+    """
     rows = learned_from(artefact, dataset)
     if len(rows) == 0:
-        return
+        return dataset
+    of = f"{len(rows):,} of {len(dataset):,} queries"
+    which = f"{artefact.name} ({artefact.registered.version})"
+    if skip and len(rows) < len(dataset):
+        report(f"{source}: left out {of} that {which} learned from")
+        return dataset.take(np.setdiff1d(np.arange(len(dataset)), rows))
     named = "; ".join(f"row {i} (id {dataset.ids[i]!r})" for i in rows[:_NAMED].tolist())
     raise DataError(
-        f"{source}: {len(rows):,} of {len(dataset):,} queries are among those that {artefact.name} "
-        f"({artefact.registered.version}) learned from: {named}; figures on them would flatter it: {mend}"
+        f"{source}: {of} are among those that {which} learned from: {named}; figures on them would flatter it: give "
+        "other queries, or leave these out with --skip-seen"
     )

@@ -15,19 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import ConfigError
+from serve_app.learning.artefacts import Artefact
 from serve_app.learning.dataset import Dataset
 from serve_app.learning.evaluation import router_metrics
-from serve_app.learning.logistic import folds_of
-from serve_app.learning.seen import save_seen
-from serve_app.learning.training_run import TrainingRun
+from serve_app.learning.seen import load_seen, save_seen
+from serve_app.learning.splitting import folds as near_duplicate_safe_folds
+from serve_app.learning.training_run import TrainingRun, read_run
 from serve_app.routing.base import Report, Router, silent
 from serve_app.routing.registry import KINDS, Registry
-from serve_app.routing.target import Target
+from serve_app.routing.target import Guarantee, Target, quality_range
 from serve_app.routing.threshold import Calibration, Threshold
 
 Floats = NDArray[np.float64]
-CROSS_FITTED, HELD_OUT = "cross-fitted", "held out"
-"""How the scores of a card's calibration were made. Only the second are the scores of the router that serves."""
+CROSS_FITTED, HELD_OUT, FRESH = "cross-fitted", "held out", "fresh"
+"""How the scores of a card's calibration were made; those of the first are not those of the router that serves."""
 HELD_OUT_OF = 5
 """One of so many folds is held back where there is no cross-fitting."""
 FINE_TUNED = frozenset({"bert", "causal_llm", "hybrid_det", "hybrid_prob", "hybrid_trans", "best_route"})
@@ -119,6 +120,41 @@ def register(
     return version
 
 
+def recalibrate(
+    artefact: Artefact, dataset: Dataset, target: Target, guarantee: Guarantee | None, registry: Registry
+) -> str:
+    """Register the same router with a threshold calibrated on the dataset, as a new version that does not serve yet.
+
+    Gives the version. The dataset holds queries that the router has not learned from. Raises ConfigError where the
+    target cannot be reached (InsufficientData where it cannot be promised).
+    """
+    found = artefact.registered
+    if artefact.folder is None:
+        raise ConfigError(f"{artefact.name} has nothing to calibrate: its share of strong calls is 1 - threshold")
+    calibration = Calibration.of(found.router.score(dataset.queries), dataset)
+    threshold = target.threshold(calibration, guarantee)
+    run = read_run(artefact.folder)
+    card = artefact.card()
+    told = {"target": str(target), "guarantee": None if guarantee is None else str(guarantee), "of": found.version}
+    about = {"calibration_digest": dataset.digest(), "quality_range": list(quality_range(dataset.about))}
+    data = {**card["data"], "calibration": FRESH, **about}
+    version = registry.register(
+        found.router,
+        name=artefact.name,
+        calibration=calibration,
+        threshold=threshold,
+        models=(dataset.weak.model, dataset.strong.model),
+        data=data,
+        metrics=router_metrics(calibration, threshold.value),
+        run={**run, "calibrated": {**told, "queries": len(dataset)}},
+        use=False,
+    )
+    seen = load_seen(artefact.folder)
+    folder = registry.path(artefact.name, version)
+    save_seen(folder, dataset.queries, seen)
+    return version
+
+
 def honest_scores(
     run: TrainingRun, dataset: Dataset, report: Report = silent
 ) -> tuple[Floats, NDArray[np.int64], Router | None]:
@@ -145,7 +181,7 @@ def honest_scores(
 
 def split_folds(dataset: Dataset, folds: int, seed: int) -> NDArray[np.int64]:
     """A fold for each query, shape [n]."""
-    return folds_of([q.text for q in dataset.queries], folds, seed)
+    return near_duplicate_safe_folds(dataset, folds, seed)
 
 
 def _check_sides(inside: NDArray[np.int64], others: NDArray[np.int64], folds: int) -> None:

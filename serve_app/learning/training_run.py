@@ -84,6 +84,12 @@ def libraries() -> dict[str, str]:
     return found
 
 
+def read_run(folder: Path) -> dict[str, Any]:
+    """What an artefact's run.json tells; empty for one that ships without."""
+    path = folder / FILE
+    return _read(path) if path.is_file() else {}
+
+
 def _read(path: Path) -> dict[str, Any]:
     import yaml
 

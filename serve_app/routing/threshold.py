@@ -5,7 +5,7 @@ nearest that keeps its promise: at most the share, at most the cost, at most the
 does). A router with few distinct scores may therefore stay below a share, never above it; `share` says what it got.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -142,6 +142,14 @@ class Threshold:
                 f"{curve.cost_usd.min():g} USD; raise the target"
             )
         return cls._at(curve, int(within[-1]), f"cost <= {mean_cost_usd:g} USD")
+
+    @classmethod
+    def of_value(cls, calibration: Calibration, value: float, target: str) -> Self:
+        """A threshold that was found elsewhere, with what the calibration data say of it."""
+        curve = calibration.curve()
+        strong = int(np.sum(calibration.scores >= value))
+        at = int(np.searchsorted(curve.share, strong / len(calibration) - 0.5 / len(calibration)))
+        return replace(cls._at(curve, at, target), value=value)
 
     @classmethod
     def _at(cls, curve: Curve, i: int, target: str) -> Self:
