@@ -103,6 +103,7 @@ def fresh_encoder(shape: Shape, pieces: int, max_tokens: int, seed: int) -> Any:
         max_position_embeddings=max_tokens,
         type_vocab_size=1,
         pad_token_id=0,
+        initializer_range=shape.width**-0.5,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

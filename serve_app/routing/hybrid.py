@@ -11,135 +11,50 @@ and the loss is cross-entropy against them. The paper's router scores high where
 is, as every router's, the strong win rate: 1 minus the paper's.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import ConfigError
 from serve_app.learning.dataset import Dataset
-from serve_app.learning.encoder import DEFAULT
-from serve_app.learning.finetune import Recipe
-from serve_app.learning.text_classifier import Setting, TextClassifier
-from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, silent
-from serve_app.types import Query
+from serve_app.routing.base import Report
+from serve_app.routing.fine_tuned import FineTunedRouter, Targets
 
-FORMAT = 1
 Floats = NDArray[np.float64]
 _CANDIDATES = 200
 """Relaxations tried at most: quantiles of the gaps that were seen, if these are more."""
 
 
-class HybridRouter:
+class HybridRouter(FineTunedRouter):
     """One router of the paper; the subclass says by which labels.
 
-    Any Hugging Face encoder by folder, `minilm`, or a small one trained from nothing (`small-from-scratch`).
-    `train_layers` counts the encoder's layers that are fine-tuned, from its end; None is all of it, as in the paper.
-    Learned: `classifier_`, `relaxation_` (t, 0 but for r_trans; in the unit of the quality metric).
+    Learned: `relaxation_` (t, 0 but for r_trans; in the unit of the quality metric). The paper fine-tunes all of
+    DeBERTa-v3-large; any encoder's folder can be given, with `train_layers=None` for all of it.
     """
 
-    name: ClassVar[str]
-    placement: Placement = "batched"
-
-    def __init__(
-        self,
-        seed: int = 0,
-        *,
-        encoder: str = DEFAULT,
-        train_layers: int | None = 2,
-        epochs: int = 6,
-        learning_rate: float = 3e-4,
-        max_tokens: int = 256,
-    ) -> None:
-        self.seed = seed
-        self.encoder = encoder
-        self.train_layers = train_layers
-        self.epochs = epochs
-        self.learning_rate = learning_rate
-        self.max_tokens = max_tokens
-        self.classifier_: TextClassifier | None = None
-        self.relaxation_ = 0.0
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """The constructor's arguments."""
-        return {
-            "seed": self.seed,
-            "encoder": self.encoder,
-            "train_layers": self.train_layers,
-            "epochs": self.epochs,
-            "learning_rate": self.learning_rate,
-            "max_tokens": self.max_tokens,
-        }
+    relaxation_ = 0.0
 
     def labels(self, dataset: Dataset) -> tuple[Floats, float]:
         """P(small is good enough) of each query, shape [n], and the relaxation t that it is relative to."""
         raise NotImplementedError
 
-    def fit(self, dataset: Dataset, report: Report = silent) -> Self:
-        """Fine-tune on the labels of all queries; stops early on texts that it holds back.
-
-        Raises ConfigError for an empty dataset, or one whose answers are not scored.
-        """
-        if len(dataset) == 0:
-            raise ConfigError(f"{self.name}: the dataset is empty; collect answers first")
+    def targets(self, dataset: Dataset, report: Report) -> Targets:
+        """Two classes: large is better, small is good enough."""
         if np.isnan(dataset.weak.quality).any() or np.isnan(dataset.strong.quality).any():
             raise ConfigError(f"{self.name}: the answers have no quality yet; score the dataset first")
-        good, relaxation = self.labels(dataset)
-        report(f"{self.name}: {len(dataset):,} queries, mean label {good.mean():.3f}, t {relaxation:.4g}")
-        texts = [query.text for query in dataset.queries]
-        recipe = Recipe(self.epochs, self.learning_rate, self.seed)
-        self.classifier_ = TextClassifier.fit(
-            self._setting, texts, np.stack([1.0 - good, good], axis=1), recipe, report
-        )
-        self.relaxation_ = relaxation
-        return self
+        good, self.relaxation_ = self.labels(dataset)
+        report(f"{self.name}: {len(dataset):,} queries, mean label {good.mean():.3f}, t {self.relaxation_:.4g}")
+        return Targets([query.text for query in dataset.queries], np.stack([1.0 - good, good], axis=1))
 
-    def score(self, queries: Sequence[Query]) -> Floats:
-        """Strong win rates, shape [len(queries)]: 1 - P(small is good enough)."""
-        return self._fitted("scoring").probabilities([query.text for query in queries])[:, 0]
+    def learned(self) -> Mapping[str, Any]:
+        """The relaxation."""
+        return {"relaxation": self.relaxation_}
 
-    def explain(self, query: Query) -> Mapping[str, float]:
-        """How far each word moves the score's log-odds, by leaving it out; largest first."""
-        return self._fitted("explaining").explain(query.text, 0)
-
-    def save(self, directory: Path) -> None:
-        """Write `router.json` and the fine-tuned weights."""
-        kept = self._fitted("saving").save(directory)
-        body = {
-            "format": FORMAT,
-            "kind": self.name,
-            "params": dict(self.params),
-            "relaxation": self.relaxation_,
-            "classifier": dict(kept),
-        }
-        (directory / "router.json").write_text(json.dumps(body, indent=1) + "\n", "utf-8")
-
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """The router saved there. Raises ConfigError naming the file and the mend."""
-        path = directory / "router.json"
-        body = read_json(path, kind=cls.name, version=FORMAT)
-        try:
-            router = cls(**body["params"])
-            router.relaxation_ = float(body["relaxation"])
-            router.classifier_ = TextClassifier.load(directory, router._setting, body["classifier"])
-        except (KeyError, TypeError, ValueError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
-        return router
-
-    @property
-    def _setting(self) -> Setting:
-        return Setting(self.encoder, self.train_layers, self.max_tokens)
-
-    def _fitted(self, before: str) -> TextClassifier:
-        if self.classifier_ is None:
-            raise ConfigError(f"{self.name}: the router is not fitted; fit or load it before {before}")
-        return self.classifier_
+    def recall(self, learned: Mapping[str, Any]) -> None:
+        """The relaxation."""
+        self.relaxation_ = float(learned["relaxation"])
 
 
 class HybridDet(HybridRouter):

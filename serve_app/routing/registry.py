@@ -12,22 +12,29 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import numpy as np
+
 from serve_app.errors import ConfigError
+from serve_app.learning.encoder import encoder_at_hand
+from serve_app.learning.inputs import Inputs
+from serve_app.routing.artefact import check_folder
 from serve_app.routing.base import Router
-from serve_app.routing.registered import Registered, load_artefact, read_card, save_registered
+from serve_app.routing.registered import INPUTS, Registered, class_of, load_artefact, read_card, save_registered
 from serve_app.routing.threshold import Calibration, Threshold
+from serve_app.types import Query
 
 KINDS: Mapping[str, str] = {
     "random": "serve_app.routing.random:RandomRouter",
     "complexity": "serve_app.routing.complexity:ComplexityRouter",
     "mf": "serve_app.routing.matrix_factorization:MatrixFactorizationRouter",
+    "bert": "serve_app.routing.bert:BertRouter",
     "hybrid_det": "serve_app.routing.hybrid:HybridDet",
     "hybrid_prob": "serve_app.routing.hybrid:HybridProb",
     "hybrid_trans": "serve_app.routing.hybrid:HybridTrans",
@@ -63,21 +70,36 @@ class Registry:
 
     def current(self, name: str) -> str:
         """The version of a name that serves. Raises ConfigError for an unknown name."""
-        return self._current(name)[0]
+        return self.serving(name)[0]
+
+    def serving(self, name: str) -> tuple[str, float | None]:
+        """The version of a name that serves, and the threshold if one was chosen. Raises ConfigError."""
+        versions = self.versions(name)
+        told = (_read(self.folder / name / "current") or "").split()
+        if not told:
+            return versions[0], None
+        try:
+            threshold = float(told[1]) if len(told) > 1 else None
+            if threshold is not None and not 0.0 <= threshold <= 1.0:
+                raise ValueError(f"{threshold:g} is not in [0, 1]")
+        except ValueError as e:
+            raise ConfigError(f"{self.folder / name / 'current'}: no threshold ({e}); choose the version again") from e
+        return told[0], threshold
 
     def default(self) -> str | None:
         """The name that serves where the config names none; None if nobody chose one."""
         return _read(self.folder / "default")
 
-    def load(self, name: str, version: str | None = None) -> Registered:
+    def load(self, name: str, version: str | None = None, *, elsewhere: bool = False) -> Registered:
         """A router, in its current version unless another is named.
 
-        Raises ConfigError naming what there is, or the file and the mend.
+        With `elsewhere` the weights of a heavy router stay on the disk: the Scorer loads them. Raises ConfigError
+        naming what there is, or the file and the mend.
         """
         if name == RANDOM:
             return load_router(RANDOM, seed=self._seed)
-        serving, threshold = self._current(name)
-        found = load_artefact(self.path(name, version or serving), KINDS, name)
+        serving, threshold = self.serving(name)
+        found = load_artefact(self.path(name, version or serving), KINDS, name, elsewhere=elsewhere)
         return found if version is not None or threshold is None else replace(found, threshold=threshold)
 
     def path(self, name: str, version: str) -> Path:
@@ -102,9 +124,12 @@ class Registry:
         data: Mapping[str, Any],
         metrics: Mapping[str, Any],
         run: Mapping[str, Any] | None = None,
+        queries: Sequence[Query] = (),
         use: bool | None = None,
     ) -> str:
         """Save a fitted router as a new version; gives the version. `run` is what would make it again.
+
+        With the `queries` that it was trained and calibrated on, live inputs are watched for drift from them.
 
         The version appears whole or not at all. It serves at once if `use` is true, or if it is the first of its
         name and `use` is not false. The same router saved again is the same version. Raises ConfigError for a name
@@ -115,6 +140,8 @@ class Registry:
         home.mkdir(parents=True, exist_ok=True)
         draft = Path(mkdtemp(prefix=".draft-", dir=home))
         try:
+            if len(queries) > 1:
+                _inputs(router, queries).save(draft / INPUTS)
             version = save_registered(draft, router, calibration, threshold, models, data, metrics)
             about = {"registered_s": round(time.time(), 3), "run": dict(run or {})}
             (draft / "run.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
@@ -140,7 +167,8 @@ class Registry:
         if threshold is not None and not 0.0 <= threshold <= 1.0:
             raise ConfigError(f"threshold {threshold:g}: give a number from 0 (always strong) to 1")
         version = version or self.current(name)
-        read_card(self.path(name, version))
+        check_folder(self.path(name, version))
+        class_of(self.path(name, version), read_card(self.path(name, version)), KINDS)
         (self.folder / name).mkdir(parents=True, exist_ok=True)
         _replace(self.folder / name / "current", version if threshold is None else f"{version} {threshold!r}")
 
@@ -155,22 +183,17 @@ class Registry:
         told = [f"{f.name}={_read(f / 'current') or ''}" for f in _folders(self.folder)]
         return (self.default() or "", *sorted(told))
 
-    def _current(self, name: str) -> tuple[str, float | None]:
-        versions = self.versions(name)
-        told = (_read(self.folder / name / "current") or "").split()
-        if not told:
-            return versions[0], None
-        try:
-            threshold = float(told[1]) if len(told) > 1 else None
-            if threshold is not None and not 0.0 <= threshold <= 1.0:
-                raise ValueError(f"{threshold:g} is not in [0, 1]")
-        except ValueError as e:
-            raise ConfigError(f"{self.folder / name / 'current'}: no threshold ({e}); choose the version again") from e
-        return told[0], threshold
-
     def _versions(self, name: str) -> list[str]:
         found = [f for f in _folders(self.folder / name) if _VERSION.fullmatch(f.name) and (f / "card.json").is_file()]
         return [f.name for f in sorted(found, key=lambda f: (_registered_s(f), f.name))]
+
+
+def _inputs(router: Router, queries: Sequence[Query]) -> Inputs:
+    """The reference for drift; with sentence vectors where training has left them all in the encoder."""
+    encoder = encoder_at_hand(router.params.get("encoder"))
+    vectors = [encoder.cached(q.text) for q in queries] if encoder is not None else []
+    known = [v for v in vectors if v is not None]
+    return Inputs.of(queries, np.stack(known) if len(known) == len(queries) else None)
 
 
 def artefacts_dir() -> Path:
@@ -184,7 +207,7 @@ def router_names() -> list[str]:
     return sorted(shipped | {RANDOM})
 
 
-def load_router(name_or_folder: str, *, seed: int = 0) -> Registered:
+def load_router(name_or_folder: str, *, seed: int = 0, elsewhere: bool = False) -> Registered:
     """A router that ships with the package by name, or the one in a folder. `seed` is that of `random` by name.
 
     Raises ConfigError naming what there is, or the file and the mend.
@@ -200,7 +223,7 @@ def load_router(name_or_folder: str, *, seed: int = 0) -> Registered:
             f"routing.router: no router {name_or_folder!r}: give one of {', '.join(router_names())} "
             "or the folder of a saved router"
         )
-    return load_artefact(folder, KINDS)
+    return load_artefact(folder, KINDS, elsewhere=elsewhere)
 
 
 def _shipped(name: str) -> str | None:
