@@ -22,6 +22,8 @@ def decision_headers(decision: Decision) -> Headers:
         headers.append((b"x-jethro-score", b"%.6g" % decision.score))
     if decision.threshold is not None:
         headers.append((b"x-jethro-threshold", b"%.6g" % decision.threshold))
+    if decision.policy_version:
+        headers.append((b"x-jethro-policy", header_text(decision.policy_version)))
     return headers
 
 
@@ -54,7 +56,6 @@ def decision_json(decision: Decision) -> dict[str, Any]:
     """The whole decision, as /v1/route gives it."""
     return {
         **_told(decision),
-        "policy_version": decision.policy_version,
         "expected": {action: dict(figures) for action, figures in decision.expected.items()},
         "features": dict(decision.features),
     }
@@ -71,5 +72,6 @@ def _told(decision: Decision) -> dict[str, Any]:
         "score": decision.score,
         "threshold": decision.threshold,
         "router": decision.router,
+        "policy_version": decision.policy_version,
         "decision_ms": round(decision.decision_ms, 3),
     }

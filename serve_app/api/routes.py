@@ -1,7 +1,7 @@
 """The routes beside the two hot ones: models, decisions, feedback, health, metrics."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from time import monotonic, time
 from typing import Any
@@ -83,16 +83,22 @@ class Routes:
         services = self._services
         body = await read_body(request.scope, request.receive, services.config.limits.body_bytes)
         given = check(FeedbackRequest, parse_object(body))
-        pool = None
-        if given.preferred is not None or _caller(request).tenant is not None:
-            pool = (await self._own_record(request, given.decision_id))["pool"]
-        await services.store.feedback(judgement(given, pool, services.pools))
+        record = await self._own_record(request, given.decision_id)
+        judged = judgement(given, record["pool"], services.pools)
+        await services.store.feedback(judged)
         services.recorder.feedback()
+        if judged.score is not None:
+            services.routers.judged(record, judged.score)
         return json_response({"decision_id": given.decision_id, "stored": True})
 
     async def decision(self, request: Request) -> Response:
         """A decision with what became of it and its feedback. Another tenant's does not exist for the caller."""
         return json_response(await self._own_record(request, request.path_params["decision_id"]))
+
+    async def routers(self, request: Request) -> Response:
+        """The routers as they serve: versions, thresholds, and whether live traffic has drifted."""
+        data = [{"id": f.name, "object": "router", **asdict(f)} for f in self._services.routers.figures()]
+        return json_response({"object": "list", "data": data})
 
     async def live(self, request: Request) -> Response:
         """The process answers."""
@@ -177,6 +183,14 @@ class Routes:
                 {200: (Content(shapes.RECORD),)},
                 (404, 503),
                 parameters=_DECISION_ID,
+            ),
+            Operation(
+                "GET",
+                "/v1/routers",
+                "list_routers",
+                "The routers as they serve: versions, thresholds, drift.",
+                self.routers,
+                {200: (Content(shapes.ROUTERS),)},
             ),
         ]
 

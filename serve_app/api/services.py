@@ -12,7 +12,10 @@ from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
 from serve_app.observability.metrics import Recorder
 from serve_app.observability.outcome import Outcome
 from serve_app.pools.base import Pool
-from serve_app.routing import catalogue
+from serve_app.routing.catalogue import Catalogue as RoutingCatalogue
+from serve_app.routing.loading import Loader
+from serve_app.routing.reload import Reloader
+from serve_app.routing.served import Remote
 from serve_app.store.base import Store
 from serve_app.store.sqlite import SqliteStore
 from serve_app.strategy import Strategy
@@ -38,6 +41,22 @@ class Catalogue(Protocol):
 
     def models(self) -> Sequence[ModelEntry]:
         """All names worth listing, the default first."""
+
+
+class Routers(Protocol):
+    """The routers behind the catalogue, as they change while the endpoint serves."""
+
+    def start(self) -> None:
+        """Follow changes from now on; in the running event loop."""
+
+    async def aclose(self) -> None:
+        """Stop following, and end what computes scores."""
+
+    def figures(self) -> Sequence[Any]:
+        """A dataclass for each router: name, version, threshold, drift and the like."""
+
+    def judged(self, record: Mapping[str, Any], score: float) -> None:
+        """Feedback on a stored decision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +87,20 @@ class Services:
     store: Store
     recorder: Recorder
     access_log: AccessLog
+    routers: Routers
     keys: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], Readiness] | None = None
     gateways: Callable[[], Awaitable[str]] | None = None
     scrape: Callable[[], Awaitable[str]] = no_scrape
 
     async def start(self) -> None:
-        """Open the store; the first thing to call. Raises ConfigError if it cannot be opened."""
+        """Open the store and follow the routers; the first thing to call. Raises ConfigError if it cannot be opened."""
         await self.store.start()
+        self.routers.start()
 
     async def aclose(self) -> None:
         """Write what is queued, then close the pools. Idempotent."""
+        await self.routers.aclose()
         await self.store.aclose()
         for pool in self.pools.values():
             await pool.aclose()
@@ -97,17 +119,26 @@ class Services:
         return self.ready() if self.ready is not None else pools_ready(self.config, self.pools)
 
 
-def build_services(config: Config, pools: Mapping[str, Pool], *, replica: str = "") -> Services:
+def build_services(
+    config: Config, pools: Mapping[str, Pool], *, replica: str = "", scorer: Remote | None = None
+) -> Services:
     """The services of a config over given pools; `replica` names this process in the request log.
 
-    Raises ConfigError for a router that cannot be loaded or a key whose environment variable is not set.
+    Loads the routers, which takes its time: call it in a thread where an event loop runs. `scorer` is where heavy
+    routers score; without it they score here. Raises ConfigError for a router that cannot be loaded or a key whose
+    environment variable is not set.
     """
+    loader = Loader.from_config(config, scorer)
+    catalogue = RoutingCatalogue(pools, loader.load(), config.routing.explain)
+    routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
     recorder = Recorder()
     recorder.watch_store(store)
+    recorder.watch_routers(routers.figures)
     return Services(
         config=config,
-        catalogue=catalogue.Catalogue.from_config(config, pools),
+        catalogue=catalogue,
+        routers=routers,
         pools=pools,
         store=store,
         recorder=recorder,

@@ -30,6 +30,7 @@ _JETHRO = _object(
         "score": _MAYBE_NUMBER,
         "threshold": _MAYBE_NUMBER,
         "router": _MAYBE_STRING,
+        "policy_version": _STRING,
         "cost_usd": _NUMBER,
         "decision_ms": _NUMBER,
     }
@@ -104,6 +105,38 @@ RECORD = _object(
         "ttft_ms": _MAYBE_NUMBER,
         "error_code": _MAYBE_STRING,
         "feedback": _list(_JUDGEMENT),
+    }
+)
+_SIGNAL = _object(
+    {
+        "drift": {"type": "boolean"},
+        "statistic": _NUMBER,
+        "limit": _NUMBER,
+        "queries": _INTEGER,
+        "feature": _STRING,
+    },
+    optional=("feature",),
+)
+ROUTERS = _object(
+    {
+        "object": {"const": "list"},
+        "data": _list(
+            _object(
+                {
+                    "id": _STRING,
+                    "object": {"const": "router"},
+                    "kind": _STRING,
+                    "version": _STRING,
+                    "threshold": _NUMBER,
+                    "placement": {"enum": ["inline", "batched", "scorer"]},
+                    "default": {"type": "boolean"},
+                    "swaps": _INTEGER,
+                    "refusals": _INTEGER,
+                    "refused": _MAYBE_STRING,
+                    "drift": {"type": "object", "additionalProperties": _SIGNAL},
+                }
+            )
+        ),
     }
 )
 STORED = _object({"decision_id": _STRING, "stored": {"const": True}})

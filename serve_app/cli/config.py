@@ -25,7 +25,8 @@ def check(file: Annotated[str, typer.Argument(help="A YAML file (or a profile's 
     typer.echo(f"{file}: good")
     for name, pool in config.pools.items():
         typer.echo(f"  {name}: {pool.model} ({pool.engine.kind}, {pool.replicas.min} to {pool.replicas.max} replicas)")
-    typer.echo(f"  router: {config.routing.router}; listens on {config.server.host}:{config.server.port}")
+    router = config.routing.router or "the registry's default, else complexity"
+    typer.echo(f"  router: {router}; listens on {config.server.host}:{config.server.port}")
 
 
 @group.command()

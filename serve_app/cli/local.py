@@ -45,6 +45,9 @@ def decide(config: Config, model: str, question: str) -> dict[str, Any]:
     Raises ModelNotFound for an unknown `model`, ConfigError if the router cannot be had.
     """
     pools = {name: _described(name, pool) for name, pool in config.pools.items()}
+    named = model.split("-")[1:2] if model.startswith("router-") else []
+    routing = config.routing.model_copy(update={"offered": tuple(named)})  # no other router need be loaded
+    config = config.model_copy(update={"routing": routing})
     strategy = Catalogue.from_config(config, pools).resolve(model)
     return asdict(asyncio.run(strategy.decide(Query(messages=(Message("user", question),)), "local")))
 

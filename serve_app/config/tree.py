@@ -123,11 +123,26 @@ class PoolConfig(Node):
 class RoutingConfig(Node):
     """The router and how its score becomes a choice. At most one of the three ways to a threshold is set."""
 
-    router: str = Field("complexity", description="A registered router's name, or a folder that holds one.")
+    router: str | None = Field(
+        None, description="A registered router's name, or a folder that holds one; null: the registry's default."
+    )
+    registry: str = Field("var/routers", description="Folder of registered routers; relative to the working directory.")
+    offered: tuple[str, ...] | None = Field(
+        None, description="Routers that callers may name beside the default; null: all of the registry."
+    )
+    reload_s: NonNegativeFloat = Field(1.0, description="How often the registry is looked at; 0: never again.")
     threshold: Probability | None = Field(None, description="Strong if the win rate is at least this.")
     strong_share: Probability | None = Field(None, description="Calibrate the threshold to this share of strong calls.")
     max_quality_drop: Probability | None = Field(None, description="Calibrate to this mean quality drop.")
     seed: int = 0
+    score_timeout_ms: PositiveFloat = Field(2000.0, description="Without a score in this time the strong pool answers.")
+    score_threads: PositiveInt = Field(1, description="Threads that compute scores of encoder routers in a Gateway.")
+    score_batch: PositiveInt = Field(16, description="Most queries scored at once by an encoder router.")
+    score_cache: PositiveInt = Field(20_000, description="Scores remembered by the hash of the text, for each router.")
+    explain: Literal["asked", "inline", "all"] = Field(
+        "inline",
+        description="Which decisions show what moved them: asked for by /v1/route, and logged ones of inline or all.",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -135,6 +150,18 @@ class RoutingConfig(Node):
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} contradict each other: keep one")
         return self
+
+
+class ScorerConfig(Node):
+    """Replicas for routers too heavy for the Gateway, such as causal language models."""
+
+    replicas: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="null: one if the configured router needs it; 0: heavy routers score in the Gateways."
+    )
+    resources: ResourcesConfig = ResourcesConfig()
+    threads: PositiveInt = Field(1, description="Threads that compute scores in a replica.")
+    batch: PositiveInt = Field(8, description="Most queries scored at once.")
+    start_timeout_s: PositiveFloat = Field(120.0, description="Longest wait of a Gateway for a router to be loaded.")
 
 
 class StoreConfig(Node):
@@ -163,6 +190,7 @@ class Config(Node):
     gateway: GatewayConfig = GatewayConfig()
     pools: dict[str, PoolConfig]
     routing: RoutingConfig = RoutingConfig()
+    scorer: ScorerConfig = ScorerConfig()
     store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
 

@@ -130,6 +130,11 @@ def saved_encoder(path: Path, name: str, digest: str) -> SentenceEncoder:
     return encoder
 
 
+def encoder_at_hand(name: object) -> SentenceEncoder | None:
+    """The encoder of that name if this process has loaded it; never loads one."""
+    return _loaded.get(name) if isinstance(name, str) else None
+
+
 def encoder_folder(name: str) -> Path:
     """Where the encoder's files lie. Raises ConfigError or DependencyError, see `load_encoder`."""
     if name == DEFAULT:

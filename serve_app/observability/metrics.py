@@ -4,7 +4,9 @@ Label values are bounded: endpoints, strategies, pools and routers come from the
 Nothing is observed per token; TPOT is taken once, at the end of a stream.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
@@ -17,6 +19,34 @@ _DECIDE_S = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 1.
 """Feature routers decide in well under 1 ms, encoder routers in under 5 ms."""
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0)
 _TPOT_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
+
+
+class RouterFigures(Protocol):
+    """What a router tells the metrics: what serves, how often it was swapped or refused, and its drift by signal."""
+
+    @property
+    def name(self) -> str:
+        """As decisions call it."""
+
+    @property
+    def version(self) -> str:
+        """The version that serves."""
+
+    @property
+    def threshold(self) -> float:
+        """Its threshold."""
+
+    @property
+    def swaps(self) -> int:
+        """Versions or thresholds taken into service since the start."""
+
+    @property
+    def refusals(self) -> int:
+        """Versions refused since the start."""
+
+    @property
+    def drift(self) -> Mapping[str, Mapping[str, Any]]:
+        """By signal: `drift` (whether), `statistic`, `limit`, `queries`."""
 
 
 class Recorder:
@@ -43,6 +73,9 @@ class Recorder:
             "jethro_decision_seconds", "Time of one decision", ("router",), buckets=_DECIDE_S, registry=r
         )
         self._decisions = Counter("jethro_decisions", "Decisions by the pool chosen", ("router", "pool"), registry=r)
+        self._unscored = Counter(
+            "jethro_unscored", "Decisions without a score: the strong pool was asked", ("router",), registry=r
+        )
         self._fallbacks = Counter("jethro_fallbacks", "Answers by another pool than first asked", ("pool",), registry=r)
         self._tokens = Counter("jethro_tokens", "Tokens read and written", ("pool", "direction"), registry=r)
         self._wasted = Counter("jethro_wasted_tokens", "Tokens of calls that gave no answer", ("pool",), registry=r)
@@ -66,6 +99,10 @@ class Recorder:
     def watch_store(self, figures: StoreFigures) -> None:
         """Report a store's queue and losses at every scrape."""
         self.registry.register(_StoreCollector(figures))
+
+    def watch_routers(self, figures: Callable[[], Sequence[RouterFigures]]) -> None:
+        """Report the routers' versions and drift at every scrape."""
+        self.registry.register(_RouterCollector(figures))
 
     def started(self) -> None:
         """A request arrived."""
@@ -111,6 +148,8 @@ class Recorder:
         router = decision.router or ""
         self._decide_of(router).observe(decision.decision_ms / 1e3)
         self._decision.observe(decision.decision_ms / 1e3)
+        if decision.score is None and router:
+            self._unscored.labels(router).inc()
         if outcome.status != "route_only":  # asked about, not traffic
             self._decisions_of(router, decision.pool).inc()
         if outcome.first_byte_ms is not None:
@@ -142,3 +181,31 @@ class _StoreCollector(Collector):
             CounterMetricFamily("jethro_store_dropped", "Decisions lost: the queue was full", value=f.dropped),
             CounterMetricFamily("jethro_store_failed", "Decisions lost: the write failed", value=f.failed),
         ]
+
+
+class _RouterCollector(Collector):
+    """Reads the routers' figures when Prometheus asks."""
+
+    def __init__(self, figures: Callable[[], Sequence[RouterFigures]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
+        """Versions, swaps and refusals; of each drift signal whether it is raised, its statistic and its limit."""
+        by_router, by_signal = ("router",), ("router", "signal")
+        serving = GaugeMetricFamily("jethro_router", "1 for the version that serves", labels=("router", "version"))
+        threshold = GaugeMetricFamily("jethro_router_threshold", "Strong if the score is at least", labels=by_router)
+        swaps = CounterMetricFamily("jethro_router_swaps", "Versions taken into service", labels=by_router)
+        refusals = CounterMetricFamily("jethro_router_refusals", "Versions that could not be loaded", labels=by_router)
+        raised = GaugeMetricFamily("jethro_router_drift", "1 while live traffic has drifted", labels=by_signal)
+        moved = GaugeMetricFamily("jethro_router_drift_statistic", "Distance from calibration data", labels=by_signal)
+        limit = GaugeMetricFamily("jethro_router_drift_limit", "Distance that counts as drift", labels=by_signal)
+        for f in self._figures():
+            serving.add_metric((f.name, f.version), 1)
+            threshold.add_metric((f.name,), f.threshold)
+            swaps.add_metric((f.name,), f.swaps)
+            refusals.add_metric((f.name,), f.refusals)
+            for signal, told in f.drift.items():
+                raised.add_metric((f.name, signal), float(told["drift"]))
+                moved.add_metric((f.name, signal), float(told["statistic"]))
+                limit.add_metric((f.name, signal), float(told["limit"]))
+        return [serving, threshold, swaps, refusals, raised, moved, limit]

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.errors import ConfigError
+from serve_app.learning.inputs import Inputs
 from serve_app.routing.artefact import check_folder, read_json
 from serve_app.routing.base import Router
+from serve_app.routing.elsewhere import Elsewhere
 from serve_app.routing.threshold import Calibration, Threshold
 
 CARD_FORMAT = 1
+INPUTS = "inputs.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class Registered:
     uniform: bool = False
     """Whether scores are uniform on [0, 1] whatever the traffic, so that a share needs no calibration data."""
     card: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Inputs | None = None
+    """What the calibration queries look like; None where the artefact does not tell."""
     name: str = ""
     """What callers and decisions call it; the kind where it was loaded from a folder."""
 
@@ -52,12 +57,16 @@ def read_card(folder: Path) -> dict[str, Any]:
     return read_json(folder / "card.json", version=CARD_FORMAT)
 
 
-def load_artefact(folder: Path, kinds: Mapping[str, str], name: str = "") -> Registered:
-    """The router saved in `folder`; `kinds` maps kind to `module:class`. Raises ConfigError with file and mend."""
+def load_artefact(folder: Path, kinds: Mapping[str, str], name: str = "", *, elsewhere: bool = False) -> Registered:
+    """The router saved in `folder`; `kinds` maps kind to `module:class`. Raises ConfigError with file and mend.
+
+    With `elsewhere` the weights of a router that belongs into the Scorer are not loaded.
+    """
     check_folder(folder)
     card = read_card(folder)
     router_class = class_of(folder, card, kinds)
-    router: Router = router_class.load(folder)
+    heavy = elsewhere and router_class.placement == "scorer"
+    router: Router = Elsewhere(router_class.name) if heavy else router_class.load(folder)
     try:
         threshold = float(card["threshold"])
         if not 0.0 <= threshold <= 1.0:
@@ -69,6 +78,7 @@ def load_artefact(folder: Path, kinds: Mapping[str, str], name: str = "") -> Reg
             models=(str(card["models"]["weak"]), str(card["models"]["strong"])),
             calibration=Calibration.load(folder / "calibration.npz"),
             card=card,
+            inputs=Inputs.load(folder / INPUTS) if (folder / INPUTS).is_file() else None,
             name=name or router.name,
         )
     except (KeyError, TypeError, ValueError) as e:

@@ -159,6 +159,42 @@ class FakeCatalogue:
         return [Entry(name) for name in self._named]
 
 
+@dataclass(frozen=True)
+class RouterFigures:
+    name: str = "length"
+    kind: str = "length"
+    version: str = "length"
+    threshold: float = 0.5
+    placement: str = "inline"
+    default: bool = True
+    swaps: int = 0
+    refusals: int = 0
+    refused: str | None = None
+    drift: Mapping[str, Any] = field(
+        default_factory=lambda: {"scores": {"drift": False, "statistic": 0.01, "limit": 0.1, "queries": 200}}
+    )
+
+
+class FakeRouters:
+    """One router that never changes; keeps what it is told of judgements."""
+
+    def __init__(self) -> None:
+        self.started = self.closed = False
+        self.judgements: list[tuple[Mapping[str, Any], float]] = []
+
+    def start(self) -> None:
+        self.started = True
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    def figures(self) -> list[RouterFigures]:
+        return [RouterFigures()]
+
+    def judged(self, record: Mapping[str, Any], score: float) -> None:
+        self.judgements.append((record, score))
+
+
 class DictStore:
     """Keeps everything in this process."""
 
@@ -205,6 +241,7 @@ def services(
         "store": DictStore(),
         "recorder": Recorder(),
         "access_log": NoLog(),
+        "routers": FakeRouters(),
         "keys": keys or {},
     }
     change(parts)

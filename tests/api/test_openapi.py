@@ -19,6 +19,7 @@ def test_every_route_is_described(document):
         ("post", "/v1/route"),
         ("post", "/v1/feedback"),
         ("get", "/v1/decisions/{decision_id}"),
+        ("get", "/v1/routers"),
         ("get", "/health/live"),
         ("get", "/health/ready"),
         ("get", "/metrics"),

@@ -4,8 +4,9 @@ import pytest
 
 from serve_app.config.tree import Config, RoutingConfig
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
-from serve_app.routing.catalogue import Catalogue, default_threshold
+from serve_app.routing.catalogue import Catalogue
 from serve_app.routing.complexity import ComplexityRouter
+from serve_app.routing.loading import default_threshold
 from serve_app.routing.random import RandomRouter
 from serve_app.routing.registered import Registered, save_registered
 from serve_app.routing.registry import load_router
@@ -86,7 +87,7 @@ def test_unknown_models_are_a_404(catalogue: Catalogue, model: str) -> None:
 def test_cache_of_thresholds_is_bounded(catalogue: Catalogue) -> None:
     for number in range(500):
         catalogue.resolve(f"router-random-0.{number:04d}")
-    assert len(catalogue._made) == 128
+    assert len(catalogue._now.made) == 128
 
 
 def test_listing_names_what_resolves(catalogue: Catalogue) -> None:
@@ -118,7 +119,9 @@ async def test_serving_other_models_than_it_was_trained_on_is_said_loudly(
 ) -> None:
     served = pools()
     served["large"].model = "m-new"
-    catalogue = Catalogue.from_config(config(router=str(artefact)), served)
+    tree = config(router=str(artefact)).model_dump()
+    tree["pools"]["large"]["model"] = "m-new"
+    catalogue = Catalogue.from_config(Config.model_validate(tree), served)
     assert "was trained on the answers of m-small and m-large, but serves m-small and m-new" in caplog.text
     assert (await catalogue.resolve("jethro").decide(query(), "d")).expected == {}
 

@@ -1,0 +1,169 @@
+"""What queries look like on average: the reference that live inputs are compared with, saved with a router.
+
+Means of the readable features, the share of words never seen before, and where an encoder is at hand the mean of the
+sentence vectors. A shift of inputs says that a router's promises are of other traffic, before any outcome is known.
+"""
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import sqrt
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.errors import ConfigError
+from serve_app.learning.arrays import read_arrays
+from serve_app.learning.drift import WINDOW, Floats, Reading, bonferroni_z, chi_squared_limit
+from serve_app.learning.features import NUMERIC, read
+from serve_app.types import Query
+
+FORMAT: Final = 1
+FEATURES: Final = (*NUMERIC, "unknown_words")
+MEAN_LEVEL: Final = 0.25
+"""A mean that moved by a quarter of a standard deviation: between Cohen's small (0.2) and medium (0.5) effect."""
+VECTOR_LEVEL: Final = 0.0625
+"""The same size for vectors, as squared distance in units of the total variance."""
+_LEAST_SD: Final = 0.05
+"""Features that hardly vary in the reference (no tools, one turn) must move by a visible amount."""
+_WORDS: Final = 20_000
+"""Most words that are known; the most frequent ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Of N queries: means and standard deviations of FEATURES, hashes of the known words (sorted, uint64).
+
+    With an encoder also the mean vector, the total variance (trace of the covariance S), and the effective number of
+    dimensions tr(S)² / tr(S²). `size` is N.
+    """
+
+    size: int
+    means: Floats
+    sds: Floats
+    words: NDArray[np.uint64]
+    vector_mean: Floats
+    vector_variance: float = 0.0
+    vector_dimensions: float = 0.0
+
+    @classmethod
+    def of(cls, queries: Sequence[Query], vectors: NDArray[Any] | None = None) -> Self:
+        """The reference of at least two queries; `vectors` of shape [n, d] are their sentence vectors.
+
+        A word counts as unknown to a query if no other query has it: what an unseen query would meet.
+        """
+        if len(queries) < 2:
+            raise ConfigError("inputs: at least two queries are needed to know what queries look like")
+        readings = [read(q) for q in queries]
+        hashed = [[word_hash(t) for t in r.tokens if t.isalpha()] for r in readings]
+        found = Counter(w for words in hashed for w in set(words))
+        common = {w for w, n in found.most_common(_WORDS) if n > 1}
+        unknown = [unknown_share(words, common) for words in hashed]
+        table = np.column_stack([np.array([r.numeric for r in readings]), unknown])
+        known = np.array(sorted(w for w, _ in found.most_common(_WORDS)), dtype=np.uint64)
+        means, sds = table.mean(0), table.std(0, ddof=1)
+        if vectors is None:
+            return cls(len(queries), means, sds, known, np.zeros(0))
+        centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
+        covariance = centred.T @ centred / (len(vectors) - 1)
+        trace, squared = float(np.trace(covariance)), float((covariance**2).sum())
+        dimensions = trace * trace / squared if squared > 0 else 1.0
+        return cls(len(queries), means, sds, known, vectors.mean(0, dtype=np.float64), trace, dimensions)
+
+    def save(self, path: Path) -> None:
+        """One npz file."""
+        arrays: dict[str, Any] = {
+            "format": np.array(FORMAT),
+            "size": np.array(self.size),
+            "means": self.means,
+            "sds": self.sds,
+            "words": self.words,
+            "vector_mean": self.vector_mean.astype(np.float32),
+            "vector_spread": np.array([self.vector_variance, self.vector_dimensions]),
+        }
+        with path.open("wb") as out:
+            np.savez_compressed(out, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The reference saved there. Raises ConfigError naming the file and the mend."""
+        try:
+            data = read_arrays(path)
+            if int(data["format"]) != FORMAT or data["means"].shape != data["sds"].shape != (len(FEATURES),):
+                raise ValueError(f"format {int(data['format'])} with {data['means'].shape} features")
+            spread = data["vector_spread"].astype(np.float64)
+            return cls(
+                int(data["size"]),
+                data["means"].astype(np.float64),
+                data["sds"].astype(np.float64),
+                data["words"].astype(np.uint64),
+                data["vector_mean"].astype(np.float64),
+                float(spread[0]),
+                float(spread[1]),
+            )
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
+            raise ConfigError(f"{path}: cannot be read ({e}); register the router again") from e
+
+
+class InputDrift:
+    """Means of live features, in standard deviations of the reference: the largest shift of all of them."""
+
+    def __init__(self, inputs: Inputs, window: int = WINDOW) -> None:
+        self._inputs = inputs
+        self._known = set(inputs.words.tolist())
+        self._rows: deque[tuple[float, ...]] = deque(maxlen=window)
+        self.furthest = ""
+        """The feature that moved most, of the last reading."""
+
+    def add(self, query: Query) -> None:
+        """A live query; about 50 µs."""
+        reading = read(query)
+        words = [word_hash(t) for t in reading.tokens if t.isalpha()]
+        self._rows.append((*reading.numeric, unknown_share(words, self._known)))
+
+    def reading(self) -> Reading:
+        """The largest absolute shift of a mean, and its limit."""
+        n = len(self._rows)
+        if n == 0:
+            return Reading(0.0, MEAN_LEVEL, 0)
+        inputs = self._inputs
+        shifts = np.abs(np.array(self._rows).mean(0) - inputs.means) / np.maximum(inputs.sds, _LEAST_SD)
+        at = int(shifts.argmax())
+        self.furthest = FEATURES[at]
+        chance = bonferroni_z(len(FEATURES)) * sqrt(1 / n + 1 / inputs.size)
+        return Reading(float(shifts[at]), max(MEAN_LEVEL, chance), n)
+
+
+class VectorDrift:
+    """Distance of the mean live sentence vector from the reference's, squared, in units of the total variance."""
+
+    def __init__(self, inputs: Inputs, window: int = WINDOW) -> None:
+        self._inputs = inputs
+        self._rows: deque[NDArray[Any]] = deque(maxlen=window)
+
+    def add(self, vector: NDArray[Any]) -> None:
+        """The sentence vector of a live query, shape [d]."""
+        self._rows.append(vector)
+
+    def reading(self) -> Reading:
+        """The distance, and its limit: without drift it is (1/n + 1/N) times a weighted sum of chi-squared."""
+        n, inputs = len(self._rows), self._inputs
+        if n == 0 or inputs.vector_variance <= 0:
+            return Reading(0.0, VECTOR_LEVEL, 0)
+        moved = np.stack(self._rows).mean(0, dtype=np.float64) - inputs.vector_mean
+        rarely = chi_squared_limit(inputs.vector_dimensions) / inputs.vector_dimensions
+        chance = (1 / n + 1 / inputs.size) * rarely
+        return Reading(float(moved @ moved) / inputs.vector_variance, max(VECTOR_LEVEL, chance), n)
+
+
+def word_hash(word: str) -> int:
+    """64 bits that stand for a word, so that a reference holds no text of anybody's prompt."""
+    return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def unknown_share(words: Sequence[int], known: set[int]) -> float:
+    """Share of words that are not known; 0 without words."""
+    return sum(w not in known for w in words) / len(words) if words else 0.0
