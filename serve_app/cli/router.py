@@ -56,19 +56,19 @@ def train(
     from dataclasses import replace
 
     from serve_app.cli.router_report import say_trained
-    from serve_app.learning.source import read_dataset, refuse_leaks
+    from serve_app.learning.checking import check_leak
+    from serve_app.learning.source import Source
     from serve_app.learning.training import register
     from serve_app.learning.training import train as fit
     from serve_app.routing.registry import Registry
 
     given = {"data": data, "seed": seed, "folds": folds, "target": target, "weak": weak, "strong": strong}
     spec = _training_run(kind, run, {**given, "preferences": preferences}, set_ or [])
-    dataset = read_dataset(
-        Path(spec.data), spec.weak, spec.strong, None if spec.preferences is None else Path(spec.preferences)
-    )
+    battles = None if spec.preferences is None else Path(spec.preferences)
+    dataset = Source(Path(spec.data), spec.weak, spec.strong, battles).read(to_learn=True)
     _note_changes(run, spec.digest, dataset.digest())
     if test is not None:
-        refuse_leaks(dataset, spec.data, read_dataset(test, spec.weak, spec.strong), str(test))
+        check_leak(dataset, Source(test, spec.weak, spec.strong).read())
     trained = fit(replace(spec, digest=dataset.digest()), dataset, typer.echo)
     folder = Registry(registry)
     version = register(trained, dataset, folder, name, use)
@@ -131,10 +131,10 @@ def evaluate(
     from serve_app.learning.evaluation import evaluate as measure
     from serve_app.learning.evaluation import scored
     from serve_app.learning.report import evaluation_markdown
-    from serve_app.learning.source import read_dataset
+    from serve_app.learning.source import Source
     from serve_app.routing.registry import Registry
 
-    dataset = read_dataset(data, weak, strong)
+    dataset = Source(data, weak, strong).read()
     found = open_router(Registry(registry), router)
     dataset = unlearned(found, dataset, str(data), skip_seen, typer.echo)
     registered = found.registered
@@ -170,12 +170,12 @@ def compare(
     from serve_app.learning.comparison import Plan
     from serve_app.learning.comparison import compare as cross_validate
     from serve_app.learning.comparison_report import comparison_markdown
-    from serve_app.learning.source import read_dataset
+    from serve_app.learning.source import Source
     from serve_app.routing.target import Target
 
     names = [kind.strip() for kind in kinds.split(",") if kind.strip()]
     plan = Plan(names, folds, seed, Target.parse(target), params_by_kind(set_ or [], names))
-    dataset = read_dataset(data, weak, strong, preferences)
+    dataset = Source(data, weak, strong, preferences).read(to_learn=True)
     folder = out or Path("var/compare") / dataset.digest()[:12]
     candidates, refused = cross_validate(dataset, plan, folder, typer.echo)
     typer.echo(comparison_markdown(candidates, refused, plan), nl=False)
@@ -207,13 +207,13 @@ def calibrate(
     """
     from serve_app.cli.router_report import say_calibrated
     from serve_app.learning.artefacts import open_router, unlearned
-    from serve_app.learning.source import read_dataset
+    from serve_app.learning.source import Source
     from serve_app.learning.training import recalibrate
     from serve_app.routing.registry import Registry
     from serve_app.routing.target import Guarantee, Target, quality_range
 
     wanted = Target.parse(target)
-    dataset = read_dataset(data, weak, strong)
+    dataset = Source(data, weak, strong).read()
     folder = Registry(registry)
     found = open_router(folder, router)
     dataset = unlearned(found, dataset, str(data), skip_seen, typer.echo)

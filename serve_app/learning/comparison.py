@@ -150,7 +150,8 @@ def _cross_fitted(
         if part is None:
             report(f"{kind}: fold {fold + 1} of {plan.folds}: fitting on {len(dataset) - len(inside):,} queries")
             router = new_router(kind, plan.params.get(kind, {}), plan.seed)
-            part = _fit_and_score(router, dataset.take(np.flatnonzero(folds != fold)), dataset.take(inside), report)
+            others = dataset.take(np.flatnonzero(folds != fold))
+            part = _fit_and_score(router, others, dataset.take(inside), lambda line: report(f"  {line}"))
             kept.write(path, part)
         else:
             report(f"{kind}: fold {fold + 1} of {plan.folds}: done before")
@@ -167,12 +168,12 @@ def _fit_and_score(router: Router, others: Dataset, inside: Dataset, report: Rep
 
 
 def _decision_ms(router: Router, queries: Sequence[Query]) -> float:
-    """Median time of one score, of queries made new by a word, so that no cache knows them."""
+    """Median time of one score, of queries made new by a word for each kind, so that no cache knows them."""
     spent = []
     for number in range(_TIMED + _WARMED):
         query = queries[number % len(queries)]
         last = query.messages[-1]
-        new = replace(last, content=f"{last.content} ({number})")
+        new = replace(last, content=f"{last.content} ({router.name} {number})")
         asked = replace(query, messages=(*query.messages[:-1], new))
         started = perf_counter()
         router.score([asked])

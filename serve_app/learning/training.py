@@ -88,7 +88,7 @@ def train(run: TrainingRun, dataset: Dataset, report: Report = silent) -> Traine
     router = kept
     if router is None:
         report(f"{run.kind}: fitting on all {len(dataset):,} queries")
-        router = new_router(run.kind, run.params, run.seed).fit(dataset, report)
+        router = new_router(run.kind, run.params, run.seed).fit(dataset, lambda line: report(f"  {line}"))
     calibration = Calibration.of(scores, dataset.take(rows))
     return Trained(run, router, calibration, target.threshold(calibration), kept is None)
 
@@ -172,7 +172,8 @@ def honest_scores(
         _check_sides(inside, others, run.folds)
         of = "held back" if held else f"fold {fold + 1} of {run.folds}"
         report(f"{run.kind}: {of}: fitting on {len(others):,} queries, scoring {len(inside):,}")
-        router = new_router(run.kind, run.params, run.seed).fit(dataset.take(others), report)
+        router = new_router(run.kind, run.params, run.seed)
+        router.fit(dataset.take(others), lambda line: report(f"  {line}"))
         scores[inside] = router.score(dataset.take(inside).queries)
         kept = router if held else None
     rows = np.flatnonzero(folds == 0) if held else np.arange(len(dataset))
