@@ -7,15 +7,18 @@ seed and the epoch's number, whatever ran before.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.learning.finetune_checkpoint import Checkpoint, Course
 from serve_app.learning.text_network import TextNetwork
 
 Floats = NDArray[np.float64]
@@ -61,38 +64,62 @@ class Examples:
         counts = np.bincount(where).astype(np.float64)
         means = np.stack([np.bincount(where, column) / counts for column in labels.T], axis=1)
         keys = [zlib.crc32(f"{seed}\n{t}".encode("utf-8", "surrogatepass")) % _HELD_BACK == 0 for t in distinct]
-        return cls(network.tokens(list(distinct)), means, counts, np.array(keys, dtype=np.bool_))
+        held_back = np.array(keys, dtype=np.bool_) & (not all(keys))
+        return cls(network.tokens(list(distinct)), means, counts, held_back)
+
+    def prior(self) -> Floats:
+        """How often each class comes, shape [classes], none of them never."""
+        totals = (self.labels * self.weights[:, None]).sum(0) + 0.5
+        return totals / totals.sum()
+
+    def key(self, network: TextNetwork, recipe: Recipe) -> str:
+        """Names the data, the recipe and the tensors that are trained."""
+        digest = hashlib.blake2b(repr((self.rows, recipe, sorted(network.trained()))).encode(), digest_size=16)
+        digest.update(self.labels.tobytes() + self.weights.tobytes())
+        return digest.hexdigest()
 
 
-def finetune(network: TextNetwork, texts: Sequence[str], labels: Floats, recipe: Recipe, report: Report) -> None:
+def finetune(
+    network: TextNetwork,
+    texts: Sequence[str],
+    labels: Floats,
+    recipe: Recipe,
+    report: Report,
+    checkpoint: Path | None = None,
+) -> None:
     """Train the network's own part in place and leave it at the epoch with the least loss on the texts held back.
 
     `labels` has shape [n, classes], each row a distribution. Without anything held back (few texts) all epochs run.
+    With `checkpoint`, a folder, every epoch is kept there until the run is through, and a run of the same data and
+    recipe that was killed goes on.
     """
     examples = Examples.of(network, texts, labels, recipe.seed)
-    prior = (examples.labels * examples.weights[:, None]).sum(0) + 0.5
-    _start_at_prior(network, prior / prior.sum())
+    _start_at_prior(network, examples.prior())
     training = _Training(network, examples, recipe)
-    best, best_loss, waited = None, np.inf, 0
+    kept = None if checkpoint is None else Checkpoint(checkpoint, examples.key(network, recipe))
+    course = Course() if kept is None else kept.resume(network.trained(), training.optimizer)
+    if course.epochs:
+        report(f"goes on after epoch {course.epochs}")
     started = perf_counter()
-    for epoch in range(recipe.epochs):
-        trained_loss = training.epoch(epoch)
+    while course.epochs < recipe.epochs and course.waited < _PATIENCE:
+        trained_loss = training.epoch(course.epochs)
         loss = training.held_back_loss()
+        course.epochs += 1
         report(
-            f"epoch {epoch + 1} of {recipe.epochs}: loss {trained_loss:.4f}, held back {loss:.4f}, "
+            f"epoch {course.epochs} of {recipe.epochs}: loss {trained_loss:.4f}, held back {loss:.4f}, "
             f"{perf_counter() - started:.0f} s"
         )
-        if not loss >= best_loss:
-            best_loss, waited = loss, 0
-            best = {name: p.detach().clone() for name, p in network.trained().items()}
+        if not loss >= course.best_loss:
+            course.best_loss, course.waited = loss, 0
+            course.best = {name: p.detach().clone() for name, p in network.trained().items()}
         else:
-            waited += 1
-        if waited >= _PATIENCE:
-            break
-    if best is not None:
-        for name, parameter in network.trained().items():
-            parameter.data.copy_(best[name])
-    network.train(False)
+            course.waited += 1
+        if kept is not None:
+            kept.write(course, network.trained(), training.optimizer)
+    for name, parameter in network.trained().items():
+        parameter.data.copy_(course.best[name])
+    if kept is not None:
+        kept.remove()
 
 
 class _Training:
@@ -106,14 +133,11 @@ class _Training:
         self._outside = np.flatnonzero(examples.held_back)
         self._states = self._frozen_states()
         self._parameters = list(network.trained().values())
-        self._optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             self._parameters, lr=recipe.learning_rate, weight_decay=_WEIGHT_DECAY, fused=True
         )
         steps = max(1, -(-len(self._inside) // _ROWS) * recipe.epochs)
-        rising = max(1, round(_WARM_UP * steps))
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer, lambda step: min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising)))
-        )
+        self._rising, self._steps = max(1, round(_WARM_UP * steps)), steps
 
     def epoch(self, number: int) -> float:
         """One pass over the texts that are not held back; the mean loss on the way."""
@@ -123,16 +147,23 @@ class _Training:
         network.train(True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._recipe.seed * 1_000 + number)
-            for batch in self._batches(number):
+            batches = self._batches(number)
+            for step, batch in enumerate(batches, number * len(batches)):
+                self._set_rate(step)
                 loss = self._loss(batch)
-                self._optimizer.zero_grad(set_to_none=True)
+                self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self._parameters, _CLIP)
-                self._optimizer.step()
-                self._schedule.step()
+                self.optimizer.step()
                 total += float(loss.detach()) * len(batch)
         network.train(False)
         return total / max(1, len(self._inside))
+
+    def _set_rate(self, step: int) -> None:
+        """Up in a straight line, then down to nothing at the last planned step."""
+        share = min((step + 1) / self._rising, (self._steps - step) / max(1, self._steps - self._rising))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._recipe.learning_rate * share
 
     def held_back_loss(self) -> float:
         """Mean loss over what is held back, weighted as the texts came; nan if nothing is."""

@@ -63,8 +63,16 @@ class TextClassifier:
         self._lock = Lock()
 
     @classmethod
-    def fit(cls, setting: Setting, texts: Sequence[str], labels: Floats, recipe: Recipe, report: Report) -> Self:
-        """Fine-tune on `labels` of shape [n, classes], each row a distribution."""
+    def fit(
+        cls,
+        setting: Setting,
+        texts: Sequence[str],
+        labels: Floats,
+        recipe: Recipe,
+        report: Report,
+        checkpoint: Path | None = None,
+    ) -> Self:
+        """Fine-tune on `labels` of shape [n, classes], each row a distribution; see `finetune` for `checkpoint`."""
         classes = labels.shape[1]
         shape = Shape.named(setting.encoder)
         if shape is None:
@@ -75,7 +83,7 @@ class TextClassifier:
             tokenizer = learned_tokenizer(texts)
             body = fresh_encoder(shape, len(tokenizer), setting.max_tokens, recipe.seed)
             network, digest = TextNetwork.of(body, tokenizer, classes, setting.max_tokens), None
-        finetune(network, texts, labels, recipe, report)
+        finetune(network, texts, labels, recipe, report, checkpoint)
         _round(network)
         return cls(setting, classes, network, digest)
 

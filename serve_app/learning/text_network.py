@@ -41,7 +41,7 @@ class TextNetwork:
     def _finish(self, torch: Any, classes: int, trained_layers: int | None, max_tokens: int) -> None:
         self.classes = classes
         self.max_tokens = min(max_tokens, int(self.body.config.max_position_embeddings))
-        self.head = torch.nn.Linear(int(self.body.config.hidden_size), classes)
+        self.head = torch.nn.utils.skip_init(torch.nn.Linear, int(self.body.config.hidden_size), classes)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
         self._given: Any = None

@@ -55,6 +55,11 @@ class FineTunedRouter:
         learning_rate: float = 3e-4,
         max_tokens: int = 256,
     ) -> None:
+        if epochs < 1 or learning_rate <= 0 or max_tokens < 8:
+            raise ConfigError(
+                f"{self.name}: epochs is {epochs}, learning_rate {learning_rate}, max_tokens {max_tokens}; "
+                "give at least 1, more than 0 and at least 8"
+            )
         self.setting = Setting(encoder, train_layers, max_tokens)
         self.recipe = Recipe(epochs, learning_rate, seed)
         self.checkpoint: Path | None = None
@@ -91,7 +96,9 @@ class FineTunedRouter:
         if len(dataset) == 0:
             raise ConfigError(f"{self.name}: the dataset is empty; collect answers first")
         targets = self.targets(dataset, report)
-        self.classifier_ = TextClassifier.fit(self.setting, targets.texts, targets.labels, self.recipe, report)
+        self.classifier_ = TextClassifier.fit(
+            self.setting, targets.texts, targets.labels, self.recipe, report, self.checkpoint
+        )
         return self
 
     def score(self, queries: Sequence[Query]) -> Floats:
