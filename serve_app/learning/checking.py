@@ -25,8 +25,8 @@ def check(
     """Refuse data that a router over these pools, weakest first, cannot learn from.
 
     Two classes: neither the first nor the last pool is the better one, by mean quality, on all queries. `source`
-    (a file) is how messages call the data. Raises DataError for no rows, a missing pool, a query without text, a sample that is not scored, a cost, token count or
-    latency that is negative or not finite, and for one class alone.
+    (a file) is how messages call the data. Raises DataError for no rows, a missing pool, a query without text, a
+    sample that is not scored, a cost, token count or latency that is negative or not finite, and for one class alone.
     """
     if not len(dataset):
         raise DataError(f"{source} is empty: there is nothing to learn from; collect or import answers first")

@@ -1,0 +1,137 @@
+"""What has been answered so far, one JSON line a finished call, so that nothing is asked or paid twice after a kill.
+
+The first line holds what was asked (queries, pools, sampling); a journal of anything else is refused. A last line that
+was cut short is dropped. The file is locked while it is open: two runs would ask the same things twice.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, Self
+
+from serve_app.errors import ConfigError, DataError
+
+_KIND: Final = "jethro-journal"
+_FORMAT: Final = 1
+_SYNC_EVERY_S: Final = 1.0
+"""A kill of the process loses no line; of a crash of the machine, at most this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A finished call: a pool's answers to a query, or, with `failed`, why it refused it for good.
+
+    `prompt_tokens` and `completion_tokens` are those of the whole call, over all its texts; `cost_usd` is what was
+    paid for it.
+    """
+
+    query: str
+    pool: str
+    texts: tuple[str, ...] = ()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    latency_ms: float = 0.0
+    failed: str | None = None
+
+
+class Journal:
+    """An open journal; `entries` are those found and those added, in order. To be closed, or used in a `with`."""
+
+    def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
+        """Open `path`, or make it. `asked` is JSON-ready and names what the entries answer.
+
+        Raises ConfigError if another run has it open or it answers something else, DataError for a broken line.
+        """
+        self.path = path
+        self.entries: list[Entry] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._synced_s = monotonic()
+        try:
+            self._lock()
+            self._read(json.loads(json.dumps(asked)))
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(self, entry: Entry) -> None:
+        """Keep an entry. When this returns, no kill of this process can lose it. Raises ConfigError on a full disk."""
+        self._write({key: value for key, value in asdict(entry).items() if value is not None})
+        self.entries.append(entry)
+        if monotonic() - self._synced_s > _SYNC_EVERY_S:
+            os.fsync(self._file)
+            self._synced_s = monotonic()
+
+    def close(self) -> None:
+        """Bring all to the disk and unlock."""
+        os.fsync(self._file)
+        os.close(self._file)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{self.path}: another run is writing to it; wait for it, or give another --out"
+            ) from None
+
+    def _read(self, asked: dict[str, Any]) -> None:
+        with open(self._file, "rb", closefd=False) as file:
+            file.seek(0)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.ftruncate(self._file, len(whole))
+        lines = whole.splitlines()
+        if not lines:
+            self._write({"kind": _KIND, "format": _FORMAT, "asked": asked})
+            return
+        self._check(self._object(1, lines[0]), asked)
+        for number, line in enumerate(lines[1:], 2):
+            found = self._object(number, line)
+            try:
+                self.entries.append(Entry(**{**found, "texts": tuple(found["texts"])}))
+            except (TypeError, KeyError) as e:
+                raise self._fault(number, f"is no entry ({e})") from e
+
+    def _check(self, header: dict[str, Any], asked: dict[str, Any]) -> None:
+        if header.get("kind") != _KIND or header.get("format") != _FORMAT:
+            raise self._fault(1, f"is not the head of a journal of format {_FORMAT}")
+        before = header["asked"]
+        for key in dict.fromkeys([*before, *asked]):
+            if before.get(key) != asked.get(key):
+                raise ConfigError(
+                    f"{self.path}: holds answers to something else: {key} was {json.dumps(before.get(key))}, is now "
+                    f"{json.dumps(asked.get(key))}; run it as before, give another --out, or delete the journal"
+                )
+
+    def _object(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(line)
+        except ValueError as e:
+            raise self._fault(number, f"is not JSON ({e})") from e
+        if not isinstance(found, dict):
+            raise self._fault(number, "is no JSON object")
+        return found
+
+    def _fault(self, number: int, what: str) -> DataError:
+        return DataError(f"{self.path}, line {number}: {what}; delete that line, or the journal to begin anew")
+
+    def _write(self, value: Mapping[str, Any]) -> None:
+        line = json.dumps(value).encode() + b"\n"
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+        except OSError as e:
+            raise ConfigError(f"{self.path}: cannot be written ({e}); make room, then run it again") from e
