@@ -110,7 +110,7 @@ def conformal_threshold(sample: Sample, max_drop: float) -> float:
     return _enough(sample, max_drop, _conformal, f"a quality drop of at most {max_drop:g} in expectation")
 
 
-def tested_threshold(sample: Sample, max_drop: float, delta: float = 0.1) -> float:
+def confident_threshold(sample: Sample, max_drop: float, delta: float = 0.1) -> float:
     """The threshold with the fewest strong calls shown to have a drop of at most `max_drop`, wrong with P <= `delta`.
 
     Raises InsufficientData as `conformal_threshold` does, ConfigError for a `delta` outside of (0, 1).

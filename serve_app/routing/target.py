@@ -6,7 +6,7 @@ from math import inf, isfinite
 from typing import Any, Literal, Self
 
 from serve_app.errors import ConfigError
-from serve_app.learning.risk import UNIT, Sample, conformal_threshold, tested_threshold
+from serve_app.learning.risk import UNIT, Sample, confident_threshold, conformal_threshold
 from serve_app.routing.threshold import Calibration, Threshold
 
 STRONG_SHARE, COST, QUALITY_DROP = "strong-share", "cost", "quality-drop"
@@ -38,7 +38,7 @@ class Guarantee:
         sample = Sample(calibration.scores, calibration.weak_quality, calibration.strong_quality, bounds)
         if self.method == "expectation":
             return conformal_threshold(sample, max_drop)
-        return tested_threshold(sample, max_drop, self.delta)
+        return confident_threshold(sample, max_drop, self.delta)
 
 
 @dataclass(frozen=True, slots=True)
