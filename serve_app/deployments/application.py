@@ -1,4 +1,4 @@
-"""`build`: the config's pools and Gateways as one Ray Serve application."""
+"""`build`: the config's pools, Scorer and Gateways as one Ray Serve application."""
 
 from typing import Any
 
@@ -8,10 +8,12 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureC
 from ray.serve.schema import LoggingConfig
 
 from serve_app.config import Config, load
-from serve_app.config.tree import PoolConfig
+from serve_app.config.tree import PoolConfig, ResourcesConfig
 from serve_app.deployments.gateway import GatewayReplica
 from serve_app.deployments.pool import PoolReplica
 from serve_app.deployments.scaling import InFlightPolicy
+from serve_app.deployments.scorer import ScorerReplica
+from serve_app.routing.scoring_service import replicas_wanted
 
 
 class BuildArgs(BaseModel):
@@ -35,6 +37,7 @@ def build(args: BuildArgs) -> serve.Application:
         for name, pool in config.pools.items()
         if not pool.remote
     }
+    scorer = _scorer(config)
     options = config.gateway
     gateway = serve.deployment(
         serve.ingress()(GatewayReplica),
@@ -48,7 +51,7 @@ def build(args: BuildArgs) -> serve.Application:
         # the Gateway's own request log says more than Serve's line per request, and costs less
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
-    return gateway.bind(config.model_dump(mode="json"), handles)
+    return gateway.bind(config.model_dump(mode="json"), handles, scorer)
 
 
 def deployment_name(pool: str) -> str:
@@ -60,7 +63,7 @@ def _pool(name: str, pool: PoolConfig, engine_factory: str, body_bytes: int) -> 
     deployment = serve.deployment(
         PoolReplica,
         name=deployment_name(name),
-        ray_actor_options=_actor_options(pool),
+        ray_actor_options=_actor_options(pool.resources),
         # requests go to the replica's own port, which has its own bounds; handle calls are control only
         max_ongoing_requests=1000,
         graceful_shutdown_timeout_s=pool.drain_s + 10,
@@ -91,8 +94,24 @@ def _replicas(pool: PoolConfig) -> dict[str, Any]:
     }
 
 
-def _actor_options(pool: PoolConfig) -> dict[str, Any]:
-    r = pool.resources
+def _scorer(config: Config) -> serve.Application | None:
+    """The Scorer, if anybody needs it."""
+    replicas = replicas_wanted(config)
+    if replicas == 0:
+        return None
+    deployment = serve.deployment(
+        ScorerReplica,
+        name="Scorer",
+        num_replicas=replicas,
+        ray_actor_options=_actor_options(config.scorer.resources),
+        # batches are made in the replica; who waits too long is answered by the strong pool
+        max_ongoing_requests=config.gateway.max_ongoing_requests,
+        health_check_timeout_s=30,
+    )
+    return deployment.bind(config.model_dump(mode="json"))
+
+
+def _actor_options(r: ResourcesConfig) -> dict[str, Any]:
     options: dict[str, Any] = {"num_cpus": r.num_cpus, "num_gpus": r.num_gpus}
     if r.accelerator_type:
         options["accelerator_type"] = r.accelerator_type

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.api.app import build_app
 from serve_app.api.services import build_services
 from serve_app.config import Config
+from serve_app.deployments.scorer import ScorerHandle
 from serve_app.deployments.secret import cluster_secret
 from serve_app.pools.directory import Discover, Report
 from serve_app.pools.factory import build_pool
@@ -26,7 +27,7 @@ class GatewayReplica:
     """Builds the services from the config and the pools' handles, and serves the API's app."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, config: dict[str, Any], handles: dict[str, DeploymentHandle]
+        self, config: dict[str, Any], handles: dict[str, DeploymentHandle], scorer: DeploymentHandle | None = None
     ) -> None:
         tree = Config.model_validate(config)
         secret = cluster_secret()
@@ -41,7 +42,9 @@ class GatewayReplica:
         ]
         here = serve.get_replica_context()
         self._replica, self._here = here.replica_id.unique_id, (here.deployment, here.app_name)
-        services = build_services(tree, pools, replica=self._replica)
+        remote = ScorerHandle(scorer, tree.scorer.start_timeout_s) if scorer is not None else None
+        # routers are loaded here, torch with them: before the first request, and not on the loop
+        services = await asyncio.to_thread(build_services, tree, pools, replica=self._replica, scorer=remote)
         self._services = replace(services, gateways=self._gateways, scrape=partial(scrape, pools.values()))
         await self._services.start()
 

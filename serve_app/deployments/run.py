@@ -12,6 +12,8 @@ from serve_app.config import Config, secret
 from serve_app.config.environment import cluster_address, prepare_serve_environment
 from serve_app.engines.factory import preflight
 from serve_app.errors import ConfigError
+from serve_app.routing.registry import Registry
+from serve_app.routing.scoring_service import replicas_wanted
 
 _APP = "jethro"
 _ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): (.+)")
@@ -45,6 +47,10 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
     if not cluster_address():
         # relative to where the operator stands, not to where Ray starts its workers
         tree["store"]["path"] = str(Path(config.store.path).absolute())
+        tree["routing"]["registry"] = str(Path(config.routing.registry).absolute())
+        router = config.routing.router
+        if router is not None and router not in Registry(Path(config.routing.registry)).names():
+            tree["routing"]["router"] = str(Path(router).absolute())
     args: dict[str, Any] = {"config": tree}
     if engine_factory:
         args["engine_factory"] = engine_factory
@@ -120,9 +126,10 @@ def _check_resources(config: Config, cluster: dict[str, float]) -> None:
         field = f"num_{resource.lower()}s"
         need = config.gateway.replicas * config.gateway.num_cpus if resource == "CPU" else 0.0
         need += sum(p.replicas.min * getattr(p.resources, field) for p in config.pools.values() if not p.remote)
+        need += replicas_wanted(config) * getattr(config.scorer.resources, field)
         have = cluster.get(resource, 0.0)
         if need > have + 1e-9:
             raise ConfigError(
-                f"the config asks for {need:g} {resource}s (gateway.num_cpus, pools.*.replicas × resources.{field}) "
-                f"and the Ray cluster has {have:g}: lower {field} or the replicas, or add nodes"
+                f"the config asks for {need:g} {resource}s (gateway.num_cpus, pools.*.replicas × resources.{field}, "
+                f"scorer) and the Ray cluster has {have:g}: lower {field} or the replicas, or add nodes"
             )

@@ -61,8 +61,7 @@ class Loader:
         refused: dict[str, str] = {}
         known = before.routers if before is not None else {}
         try:
-            chosen = self._routing.router or self._registry.default() or FALLBACK
-            default = self._chosen(chosen, known)
+            default = self._chosen(default_source(self._routing, self._registry), known)
             threshold = default_threshold(self._routing, default.registered)
             if default.watch is not None:
                 default.watch.aim(threshold)
@@ -121,6 +120,11 @@ class Loader:
                 *found.models,
                 *self._models,
             )
+
+
+def default_source(routing: RoutingConfig, registry: Registry) -> str:
+    """Name or folder of the router that `jethro` stands for: the config's, the registry's, or the one that ships."""
+    return routing.router or registry.default() or FALLBACK
 
 
 def default_threshold(routing: RoutingConfig, registered: Registered) -> float:
