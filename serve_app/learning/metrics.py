@@ -78,12 +78,17 @@ def cost_quality_curve(
 
 
 def decile_curve(scores: Floats, weak_quality: Floats, strong_quality: Floats, results: int = 10) -> Curve:
-    """RouteLLM's points: thresholds at the quantiles of the scores (deciles for `results` 10), equal ones once."""
+    """RouteLLM's points: thresholds at the quantiles of the scores (deciles for `results` 10), equal ones once.
+
+    As in its evaluation, a query is strong if its score reaches the threshold, save for the topmost one, the highest
+    score, which must be exceeded: the curve begins with no strong call and ends with nothing else.
+    """
     full = cost_quality_curve(scores, weak_quality, strong_quality)
-    edges = np.unique(np.quantile(scores, np.linspace(0.0, 1.0, results + 1)))[::-1]
-    shares = np.array([np.mean(scores >= edge) for edge in edges])
+    edges = np.unique(np.quantile(scores, np.arange(results) / results))[::-1]
+    thresholds = np.concatenate([full.thresholds[:1], edges])
+    shares = np.array([np.mean(scores >= threshold) for threshold in thresholds])
     at = np.searchsorted(full.share, shares - 0.5 / len(scores))
-    return Curve(edges, full.share[at], full.quality[at], full.cost_usd[at], full.weak, full.strong)
+    return Curve(thresholds, full.share[at], full.quality[at], full.cost_usd[at], full.weak, full.strong)
 
 
 def oracle_curve(weak_quality: Floats, strong_quality: Floats) -> Curve:

@@ -88,7 +88,7 @@ def test_decile_points_are_routellms() -> None:
     scores = rng.permutation(np.linspace(0.1, 0.9, 1000))
     curve = decile_curve(scores, weak, strong)
     assert len(curve.share) == 11
-    assert curve.share == pytest.approx(np.linspace(0, 1, 11), abs=2e-3)
+    assert curve.share == pytest.approx(np.linspace(0, 1, 11), abs=1e-12)
     for threshold, share, quality in zip(curve.thresholds, curve.share, curve.quality, strict=True):
         routed = np.where(scores >= threshold, strong, weak)
         assert share == pytest.approx(np.mean(scores >= threshold)) and quality == pytest.approx(routed.mean())
@@ -97,7 +97,8 @@ def test_decile_points_are_routellms() -> None:
 def test_decile_points_of_a_constant_router() -> None:
     weak, strong, _ = population(2, 100)
     curve = decile_curve(np.full(100, 0.5), weak, strong)
-    assert curve.share.tolist() == [1.0]
+    assert curve.share.tolist() == [0.0, 1.0]
+    assert average_pgr(curve) == pytest.approx(0.5)
 
 
 @given(st.integers(0, 1000), st.integers(1, 40))
