@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from time import time
 
-from serve_app.errors import ConfigError, JethroError, UpstreamError
+from serve_app.errors import ConfigError, ContextLengthExceeded, JethroError, UpstreamError
 from serve_app.learning.quality.base import Report, silent
 from serve_app.pools.base import Answer, Call, Pool
 from serve_app.types import Message, Query, Sampling, Usage
@@ -52,9 +52,10 @@ class Asking:
         return self.pool.price.cost_usd(self.usage)
 
     async def replies(self, prompts: Sequence[str], report: Report = silent) -> list[str]:
-        """The reply to each prompt; equal prompts are asked once.
+        """The reply to each prompt; equal prompts are asked once. One too long for the model gets a note instead.
 
-        Raises what the pool raises, once retries are of no help; what was answered until then is in the journal.
+        Raises ConfigError for a journal that cannot be used, and what the pool raises once retries are of no help; what
+        was answered until then is in the journal.
         """
         known = self._read()
         waiting = [prompt for prompt in dict.fromkeys(prompts) if self._key(prompt) not in known]
@@ -77,8 +78,11 @@ class Asking:
     async def _work(self, queue: Iterator[str], known: dict[str, str], tell: Callable[[], None]) -> None:
         for prompt in queue:
             key = self._key(prompt)
-            known[key] = await self._ask(prompt, f"judge-{key[:16]}")
-            self._write(key, known[key])
+            try:
+                known[key] = await self._ask(prompt, f"judge-{key[:16]}")
+                self._write(key, known[key])
+            except ContextLengthExceeded as e:
+                known[key] = f"(not asked: {e.message})"
             tell()
 
     async def _ask(self, prompt: str, name: str) -> str:
@@ -105,8 +109,12 @@ class Asking:
         """Replies kept by key; a line that a kill cut short is as if it were not there."""
         if self._journal is None or not self._journal.exists():
             return {}
+        try:
+            lines = self._journal.read_text("utf-8", errors="replace").splitlines()
+        except OSError as e:
+            raise ConfigError(f"journal {self._journal} cannot be read ({e}): choose another path") from e
         known = {}
-        for line in self._journal.read_text("utf-8", errors="replace").splitlines():
+        for line in lines:
             try:
                 kept = json.loads(line)
                 known[str(kept["key"])] = str(kept["reply"])
@@ -117,9 +125,12 @@ class Asking:
     def _write(self, key: str, reply: str) -> None:
         if self._journal is None:
             return
-        self._journal.parent.mkdir(parents=True, exist_ok=True)
-        with self._journal.open("a", encoding="utf-8") as out:
-            out.write("\n" + json.dumps({"key": key, "reply": reply}))  # a new line first: the last may be cut short
+        try:
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+            with self._journal.open("a", encoding="utf-8") as out:
+                out.write("\n" + json.dumps({"key": key, "reply": reply}))  # first a new line: the last may be cut
+        except OSError as e:
+            raise ConfigError(f"journal {self._journal} cannot be written ({e}): choose another path") from e
 
 
 def _text(pool: Pool, answer: Answer) -> str:

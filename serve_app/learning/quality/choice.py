@@ -8,6 +8,9 @@ from serve_app.errors import ConfigError
 from serve_app.learning.dataset import Dataset
 from serve_app.learning.quality.base import ReferenceMetric
 
+_WORDS = re.compile(r"(?:^|[.!?:]\s+|\n\s*)A(?=\s+[a-z])|\bI(?=\s+[a-z])")
+"""Capitals that are words and pick nothing: the article that begins a sentence, and I."""
+
 
 class Choice(ReferenceMetric):
     """1 if the answer picks the reference's letter, else 0. `letters` are those there are to pick from.
@@ -27,8 +30,8 @@ class Choice(ReferenceMetric):
         self._whole = re.compile(rf"{open_}({one}){close}\s*\.?\s*", re.IGNORECASE)
         self._start = re.compile(rf"{open_}({one})(?:[*_`\"')\]}}$]+|[.:,])(?=[\s.:,*]|$)|{open_}({one})\s*\n")
         self._told = re.compile(
-            rf"\banswer\b(?:\s+(?:is|was|would\s+be|must\s+be))?(?:\s+(?:option|choice))?\s*[:=]?{open_}({one})(?![\w'])",
-            re.IGNORECASE,
+            rf"\b(?i:answer\b(?:\s+(?:is|was|would\s+be|must\s+be))?(?:\s+(?:option|choice))?)\s*[:=]?{open_}"
+            rf"(?:({one})(?![\w'’])|((?i:{one}))(?=[)\]}}*.,;$]|\s*$))"
         )
         self._alone = re.compile(rf"(?<![\w'’.-])({one})(?![\w'’-])")
 
@@ -51,10 +54,12 @@ class Choice(ReferenceMetric):
 
     def letter(self, text: str) -> str | None:
         """The letter picked, None if none is, or several without saying which."""
-        for pattern in (self._whole, self._start):
-            if found := pattern.fullmatch(text) if pattern is self._whole else pattern.match(text):
-                return (found[1] or found[2]).upper() if pattern is self._start else found[1].upper()
+        if whole := self._whole.fullmatch(text):
+            return str(whole[1]).upper()
+        if start := self._start.match(text):
+            return str(start[1] or start[2])
         if told := self._told.findall(text):
-            return str(told[-1]).upper()
-        alone = {str(letter) for letter in self._alone.findall(text)}
+            capital, small = told[-1]
+            return str(capital or small).upper()
+        alone = {str(letter) for letter in self._alone.findall(_WORDS.sub(" ", text))}
         return alone.pop() if len(alone) == 1 else None

@@ -2,7 +2,14 @@ import json
 
 import pytest
 
-from serve_app.errors import ConfigError, Overloaded, PoolUnavailable, RequestError, UpstreamError
+from serve_app.errors import (
+    ConfigError,
+    ContextLengthExceeded,
+    Overloaded,
+    PoolUnavailable,
+    RequestError,
+    UpstreamError,
+)
 from serve_app.learning.quality.asking import Asking
 from serve_app.pools.base import Answer
 from tests.learning.quality.fake_judge import FakeJudge
@@ -84,6 +91,23 @@ async def test_the_journal_keeps_models_and_bounds_apart(tmp_path):
         asking = Asking(judge, max_tokens=most, journal=journal)
         assert await asking.replies(["p"]) == ["1"]
     assert len([line for line in journal.read_text().splitlines() if line and json.loads(line)]) == 3
+
+
+async def test_a_prompt_that_is_too_long_stops_nobody_and_is_asked_again_next_time(tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    judge = FakeJudge(lambda _: "fine", [ContextLengthExceeded("9 tokens too many")])
+    replies = await Asking(judge, concurrency=1, journal=journal).replies(["long", "short"])
+    assert replies == ["(not asked: 9 tokens too many)", "fine"]
+    assert await Asking(judge, journal=journal).replies(["long", "short"]) == ["fine", "fine"]
+    assert judge.prompts == ["long", "short", "long"]
+
+
+async def test_a_journal_that_cannot_be_used_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        await Asking(counting(), journal=tmp_path).replies(["a"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        await Asking(counting(), journal=tmp_path / "file" / "journal").replies(["a"])
 
 
 async def test_progress_is_told():

@@ -30,6 +30,11 @@ from tests.learning.quality.rows import dataset
         ("A man walks. The answer would be D", "D"),
         ("It can only be C, as shown.", "C"),
         ("Option D", "D"),
+        ("the answer is (b)", "B"),
+        ("So the answer is c.", "C"),
+        ("The answer is A because of B", "A"),
+        ("answer: d", "D"),
+        ("A field has degree 4, so it is B", "B"),
     ],
 )
 def test_the_letter_is_read(text, letter):
@@ -38,7 +43,21 @@ def test_the_letter_is_read(text, letter):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "E", "4", "It is A or B", "a man walks", "Bananas", "the answer is bananas", "vitamin B's", "I don't know"],
+    [
+        "",
+        "E",
+        "4",
+        "It is A or B",
+        "a man walks",
+        "Bananas",
+        "the answer is bananas",
+        "vitamin B's",
+        "the answer is a bit long",
+        "A field has degree 4",
+        "A man, a plan",
+        "the answer (a guess) is four",
+        "I don't know",
+    ],
 )
 def test_nothing_is_guessed(text):
     assert Choice().letter(text) is None
@@ -50,7 +69,7 @@ def test_a_letter_is_one_of_those_there_are(text):
 
 
 async def test_other_letters_may_be_picked_from():
-    rows = dataset({"small": [["J", "the answer is E", "K"]]}, ["E"])
+    rows = dataset({"small": [["J", "I think it is E", "K"]]}, ["E"])
     after = await get_metric("choice", letters="ABCDEFGHIJ").score(rows)
     assert after.weak.quality.tolist() == [[0, 1, 0]]
     assert after.about["metric_told"] == {"unread": {"small": 1}}
