@@ -134,6 +134,10 @@ class RoutingConfig(Node):
     threshold: Probability | None = Field(None, description="Strong if the win rate is at least this.")
     strong_share: Probability | None = Field(None, description="Calibrate the threshold to this share of strong calls.")
     max_quality_drop: Probability | None = Field(None, description="Calibrate to this mean quality drop.")
+    guarantee: Literal["expectation", "ltt"] | None = Field(
+        None, description="Promise max_quality_drop of like traffic: in expectation, or with confidence 1 - delta."
+    )
+    delta: Probability = Field(0.1, description="With ltt (Learn then Test): the risk that the promise is broken.")
     seed: int = 0
     score_timeout_ms: PositiveFloat = Field(2000.0, description="Without a score in this time the strong pool answers.")
     score_threads: PositiveInt = Field(1, description="Threads that compute scores of encoder routers in a Gateway.")
@@ -149,6 +153,8 @@ class RoutingConfig(Node):
         ways = [k for k in ("threshold", "strong_share", "max_quality_drop") if getattr(self, k) is not None]
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} contradict each other: keep one")
+        if self.guarantee is not None and self.max_quality_drop is None:
+            raise ValueError("guarantee is a promise of max_quality_drop: set that too")
         return self
 
 

@@ -92,8 +92,9 @@ class Inputs:
         """The reference saved there. Raises ConfigError naming the file and the mend."""
         try:
             data = read_arrays(path)
-            if int(data["format"]) != FORMAT or data["means"].shape != data["sds"].shape != (len(FEATURES),):
-                raise ValueError(f"format {int(data['format'])} with {data['means'].shape} features")
+            shapes = {data["means"].shape, data["sds"].shape}
+            if int(data["format"]) != FORMAT or shapes != {(len(FEATURES),)}:
+                raise ValueError(f"format {int(data['format'])} with features of shape {shapes}")
             spread = data["vector_spread"].astype(np.float64)
             return cls(
                 int(data["size"]),

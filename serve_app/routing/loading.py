@@ -134,5 +134,7 @@ def default_threshold(routing: RoutingConfig, registered: Registered) -> float:
     if routing.strong_share is not None:
         return registered.calibrated(strong_share=routing.strong_share)
     if routing.max_quality_drop is not None:
-        return registered.calibrated(max_quality_drop=routing.max_quality_drop)
+        return registered.calibrated(
+            max_quality_drop=routing.max_quality_drop, guarantee=routing.guarantee, delta=routing.delta
+        )
     return registered.threshold

@@ -13,9 +13,12 @@ from serve_app.learning.inputs import Inputs
 from serve_app.routing.artefact import check_folder, read_json
 from serve_app.routing.base import Router
 from serve_app.routing.elsewhere import Elsewhere
+from serve_app.routing.target import Guarantee, Method, quality_range
 from serve_app.routing.threshold import Calibration, Threshold
 
 CARD_FORMAT = 1
+PROMISING = ("held out", "fresh")
+"""How a calibration's scores were made, in a card's data, if they are those of the router that serves."""
 INPUTS = "inputs.npz"
 
 
@@ -36,8 +39,18 @@ class Registered:
     name: str = ""
     """What callers and decisions call it; the kind where it was loaded from a folder."""
 
-    def calibrated(self, *, strong_share: float | None = None, max_quality_drop: float | None = None) -> float:
-        """The threshold for one of: a share of strong calls, a quality target. Raises ConfigError without data."""
+    def calibrated(
+        self,
+        *,
+        strong_share: float | None = None,
+        max_quality_drop: float | None = None,
+        guarantee: Method | None = None,
+        delta: float = 0.1,
+    ) -> float:
+        """The threshold for one of: a share of strong calls, a quality target (which a guarantee may promise).
+
+        Raises ConfigError without data for it, or where they can promise nothing.
+        """
         if self.uniform and strong_share is not None:
             return 1.0 - strong_share
         if self.calibration is None:
@@ -48,8 +61,21 @@ class Registered:
         if strong_share is not None:
             return Threshold.for_share(self.calibration, strong_share).value
         if max_quality_drop is not None:
-            return Threshold.for_drop(self.calibration, max_quality_drop).value
+            if guarantee is None:
+                return Threshold.for_drop(self.calibration, max_quality_drop).value
+            return self._guarantee(guarantee, delta).threshold(self.calibration, max_quality_drop)
         raise ValueError("one of strong_share and max_quality_drop must be given")
+
+    def _guarantee(self, method: Method, delta: float) -> Guarantee:
+        """Scores by other routers than the one that serves (cross-fitting) are no ground for a promise."""
+        data = self.card.get("data", {})
+        if data.get("calibration") not in PROMISING:
+            raise ConfigError(
+                f"routing.guarantee: the calibration of {self.name} ({self.version}) is "
+                f"{data.get('calibration', 'of unknown making')}, on which nothing can be promised: calibrate it on "
+                "queries that it has not learned from, with `jethro router calibrate`"
+            )
+        return Guarantee(method, delta, quality_range(data))
 
 
 def read_card(folder: Path) -> dict[str, Any]:

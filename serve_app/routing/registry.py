@@ -39,6 +39,7 @@ KINDS: Mapping[str, str] = {
     "hybrid_prob": "serve_app.routing.hybrid:HybridProb",
     "hybrid_trans": "serve_app.routing.hybrid:HybridTrans",
     "knn": "serve_app.routing.knn:KnnRouter",
+    "estimator": "serve_app.routing.estimator:EstimatorRouter",
 }
 """Kind to class; imported when asked for, so that a heavy router costs nobody else its imports."""
 

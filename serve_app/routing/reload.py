@@ -81,6 +81,8 @@ class Reloader:
         self._retry_s = self._clock() + _RETRY_S if after.refused else float("inf")
         self.refusals.update(after.refused.keys())
         if _same(before, after):
+            if before.refused != after.refused:
+                self._catalogue.swap(after)  # to tell of it; what serves is the same
             return False
         self._catalogue.swap(after)
         self._tell(before, after)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from serve_app.config.tree import RoutingConfig
 from serve_app.errors import ConfigError, JethroError
@@ -20,6 +20,9 @@ from serve_app.routing.watching import RouterWatch
 from serve_app.types import Message, Query
 
 _WARM_UP = Query((Message("user", "What is 12 + 30? Give the bare result."),))
+
+_TOLD: Final = 12
+"""Features that a logged decision shows, the largest: more would make the log ten times as large."""
 
 log = logging.getLogger("jethro.routing")
 
@@ -128,7 +131,8 @@ class Explained(Mapping[str, float]):
         if self._asked is not None:
             router, query = self._asked
             try:
-                self._found = router.explain(query)
+                told = list(router.explain(query).items())[:_TOLD]
+                self._found = {name: round(float(weight), 4) for name, weight in told}
             except Exception:
                 log.warning("router %s gave no explanation", router.name, exc_info=True)
             self._asked = None
