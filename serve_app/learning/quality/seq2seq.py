@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from serve_app.errors import ConfigError, DataError, DependencyError
 from serve_app.learning.quality.base import Report, silent
 
@@ -13,6 +15,8 @@ _TARGET_TOKENS = 2048
 """Target tokens of one forward pass, padding counted: a vocabulary of 50,000 takes 0.2 MB of logits for each."""
 _REPORTED_EVERY = 50
 """Batches between two lines of progress."""
+_HARMLESS = {"final_logits_bias"}
+"""Weights that a model may lack: BART's bias of its logits is zero unless it was trained."""
 _IGNORED = -100
 """Label of padding, as Hugging Face models take it."""
 
@@ -31,17 +35,23 @@ class Seq2SeqLikelihood:
             raise ConfigError(f"batch_size {batch_size} and max_tokens {max_tokens} must each be 1 or more")
         if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
             raise ConfigError(f"{folder}: no seq2seq model; give a folder with config.json and *.safetensors")
-        torch, transformers = _libraries()
-        config = transformers.AutoConfig.from_pretrained(folder)
-        if not config.is_encoder_decoder:
-            raise ConfigError(f"{folder}: {config.model_type} is no encoder-decoder model; give one as BART or T5")
-        self._torch = torch
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self._torch, transformers = _libraries()
+        self.device = device or ("cuda" if self._torch.cuda.is_available() else "cpu")
+        try:
+            config = transformers.AutoConfig.from_pretrained(folder)
+            if not config.is_encoder_decoder:
+                raise ConfigError(f"{folder}: {config.model_type} is no encoder-decoder model; give one as BART or T5")
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            model, loaded = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+                folder, use_safetensors=True, dtype=self._torch.float32, output_loading_info=True
+            )
+            self._model = model.eval().to(self.device)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
+            raise ConfigError(f"{folder}: the model cannot be loaded ({e}); save it again with save_pretrained") from e
+        if missing := set(loaded["missing_keys"]) - _HARMLESS:
+            raise ConfigError(f"{folder}: the weights lack {min(missing)} and would be random; save the whole model")
         if self._tokenizer.pad_token_id is None:
             raise ConfigError(f"{folder}: its tokenizer has no padding token; set pad_token in tokenizer_config.json")
-        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = model.eval().to(self.device)
         self._batch_size = batch_size
         self._source_tokens = min(max_tokens, _positions(config, "encoder"))
         self._target_tokens = min(max_tokens, _positions(config, "decoder"))

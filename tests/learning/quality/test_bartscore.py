@@ -3,6 +3,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from serve_app.errors import ConfigError, DataError, DependencyError
@@ -177,6 +178,24 @@ def test_weights_other_than_safetensors_are_not_read(tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="safetensors"):
         get_metric("bartscore", model=folder)
+
+
+def test_models_that_would_guess_or_break_are_refused(folders, tmp_path):
+    folder = save_bart(tmp_path / "part")
+    weights = load_file(folder / "model.safetensors")
+    lacking = {name: value for name, value in weights.items() if "decoder.layers.1.fc1.weight" not in name}
+    assert len(lacking) == len(weights) - 1
+    save_file(lacking, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"the weights lack .*decoder\.layers\.1\.fc1\.weight and would be random"):
+        get_metric("bartscore", model=folder)
+    (folder / "model.safetensors").write_bytes(b"cut short")
+    with pytest.raises(ConfigError, match="the model cannot be loaded"):
+        get_metric("bartscore", model=folder)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="the model cannot be loaded"):
+        get_metric("bartscore", model=folder)
+    with pytest.raises(ConfigError, match="the model cannot be loaded"):
+        get_metric("bartscore", model=folders["t5"], device="nowhere")
 
 
 def test_without_the_libraries_the_mend_is_told(folders, monkeypatch):
