@@ -34,6 +34,7 @@ KINDS: Mapping[str, str] = {
     "random": "serve_app.routing.random:RandomRouter",
     "complexity": "serve_app.routing.complexity:ComplexityRouter",
     "mf": "serve_app.routing.matrix_factorization:MatrixFactorizationRouter",
+    "sw_ranking": "serve_app.routing.similarity_weighted:SimilarityWeightedRouter",
     "bert": "serve_app.routing.bert:BertRouter",
     "hybrid_det": "serve_app.routing.hybrid:HybridDet",
     "hybrid_prob": "serve_app.routing.hybrid:HybridProb",

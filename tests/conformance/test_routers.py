@@ -13,11 +13,13 @@ from serve_app.learning.dataset import Dataset
 from serve_app.routing.base import Router
 from serve_app.routing.bert import BertRouter
 from serve_app.routing.complexity import ComplexityRouter
+from serve_app.routing.estimator import EstimatorRouter
 from serve_app.routing.fine_tuned import FineTunedRouter
 from serve_app.routing.hybrid import HybridDet, HybridProb, HybridTrans
 from serve_app.routing.knn import KnnRouter
 from serve_app.routing.matrix_factorization import MatrixFactorizationRouter
 from serve_app.routing.random import RandomRouter
+from serve_app.routing.similarity_weighted import SimilarityWeightedRouter
 from serve_app.types import Message, Query
 from tests.learning.data import sums
 
@@ -37,7 +39,9 @@ KINDS: dict[str, Callable[[int], Router]] = {
     "random": RandomRouter,
     "complexity": ComplexityRouter,
     "knn": lambda seed: KnnRouter(seed=seed),
+    "estimator": lambda seed: EstimatorRouter(seed=seed),
     "mf": lambda seed: MatrixFactorizationRouter(seed=seed, least_steps=1_000),
+    "sw_ranking": lambda seed: SimilarityWeightedRouter(seed=seed, ties="weak"),
     "bert": fine_tuned(BertRouter),
     "hybrid_det": fine_tuned(HybridDet),
     "hybrid_prob": fine_tuned(HybridProb),

@@ -1,0 +1,42 @@
+"""What is expected of several pools' answers before any is asked: quality with its uncertainty, tokens, cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.types import Price
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """For n queries and p pools: arrays of shape [n, p], columns in the order of `pools`.
+
+    `quality` is the mean quality of a pool's answers in the unit of the metric, `std` the standard error of that
+    estimate (not the spread of single answers), tokens are expected numbers.
+    """
+
+    pools: tuple[str, ...]
+    quality: Floats
+    std: Floats
+    prompt_tokens: Floats
+    completion_tokens: Floats
+
+    def __post_init__(self) -> None:
+        for name in ("quality", "std", "prompt_tokens", "completion_tokens"):
+            shape = getattr(self, name).shape
+            if len(shape) != 2 or shape != self.quality.shape or shape[1] != len(self.pools):
+                raise ValueError(f"estimate of {len(self.pools)} pools: {name} has shape {shape}")
+
+    def __len__(self) -> int:
+        return len(self.quality)
+
+    def cost_usd(self, prices: Mapping[str, Price]) -> Floats:
+        """Expected cost of one answer at these prices, [n, p]. Raises KeyError for a pool without a price."""
+        read = np.array([prices[p].input_usd_per_million for p in self.pools]) / 1e6
+        write = np.array([prices[p].output_usd_per_million for p in self.pools]) / 1e6
+        cost: Floats = self.prompt_tokens * read + self.completion_tokens * write
+        return cost
