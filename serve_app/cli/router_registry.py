@@ -102,13 +102,15 @@ def _versions(registry: "Registry", name: str) -> list[dict[str, Any]]:
     from serve_app.routing.registered import read_card
     from serve_app.routing.registry import RANDOM
 
-    serving = registry.current(name)
+    serving, override = registry.serving(name)
     rows = []
     for version in registry.versions(name):
         card: dict[str, Any] = {"kind": RANDOM} if name == RANDOM else read_card(registry.path(name, version))
         figures = card.get("metrics", {})
         told = {key: figures.get(key) for key in ("strong_share", "quality", "quality_drop", "apgr", "auc")}
         threshold, target = card.get("threshold"), card.get("target")
+        if version == serving and override is not None:
+            threshold, target = override, "given"
         about = {"kind": card["kind"], "threshold": threshold, "target": target, "models": card.get("models")}
         rows.append({"name": name, "version": version, "serves": version == serving, **about, **told})
     return rows

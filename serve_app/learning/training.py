@@ -22,12 +22,14 @@ from serve_app.learning.seen import load_seen, save_seen
 from serve_app.learning.splitting import folds as near_duplicate_safe_folds
 from serve_app.learning.training_run import TrainingRun, read_run
 from serve_app.routing.base import Report, Router, silent
+from serve_app.routing.registered import PROMISING
 from serve_app.routing.registry import KINDS, Registry
 from serve_app.routing.target import Guarantee, Target, quality_range
 from serve_app.routing.threshold import Calibration, Threshold
 
 Floats = NDArray[np.float64]
-CROSS_FITTED, HELD_OUT, FRESH = "cross-fitted", "held out", "fresh"
+CROSS_FITTED = "cross-fitted"
+HELD_OUT, FRESH = PROMISING
 """How the scores of a card's calibration were made; those of the first are not those of the router that serves."""
 HELD_OUT_OF = 5
 """One of so many folds is held back where there is no cross-fitting."""
@@ -114,6 +116,7 @@ def register(
         },
         metrics=router_metrics(trained.calibration, trained.threshold.value, trained.run.seed),
         run=trained.run.to_json(),
+        queries=dataset.queries,
         use=use,
     )
     save_seen(registry.path(name or trained.run.kind, version), dataset.queries)
@@ -147,6 +150,7 @@ def recalibrate(
         data=data,
         metrics=router_metrics(calibration, threshold.value),
         run={**run, "calibrated": {**told, "queries": len(dataset)}},
+        queries=dataset.queries,
         use=False,
     )
     seen = load_seen(artefact.folder)

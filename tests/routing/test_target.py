@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
+from serve_app.config.tree import RoutingConfig
 from serve_app.errors import ConfigError, InsufficientData
+from serve_app.routing.loading import default_threshold
+from serve_app.routing.random import RandomRouter
+from serve_app.routing.registered import Registered
 from serve_app.routing.target import Guarantee, Target, quality_range
 from serve_app.routing.threshold import Calibration, Threshold
 
@@ -70,3 +74,30 @@ def test_a_threshold_of_any_value_tells_what_it_gives() -> None:
 def test_the_range_is_that_of_the_metric() -> None:
     assert quality_range({}) == (0.0, 1.0)
     assert quality_range({"quality_range": [None, 0.0]}) == (None, 0.0)
+
+
+def registered(how: str | None) -> Registered:
+    data = {} if how is None else {"calibration": how}
+    return Registered(RandomRouter(), 0.5, "v", ("a", "b"), calibration(), card={"data": data}, name="mine")
+
+
+@pytest.mark.parametrize("how", ["held out", "fresh"])
+def test_a_served_router_promises_on_scores_of_its_own(how: str) -> None:
+    found = registered(how)
+    plain = found.calibrated(max_quality_drop=0.05)
+    sure = found.calibrated(max_quality_drop=0.05, guarantee="ltt", delta=0.05)
+    assert 0 < sure < plain
+    assert sure == Guarantee("ltt", 0.05).threshold(calibration(), 0.05)
+
+
+@pytest.mark.parametrize("how", ["cross-fitted", None])
+def test_a_served_router_promises_nothing_on_scores_of_others(how: str | None) -> None:
+    with pytest.raises(ConfigError, match="jethro router calibrate"):
+        registered(how).calibrated(max_quality_drop=0.05, guarantee="expectation")
+
+
+def test_the_config_passes_the_guarantee_on() -> None:
+    routing = RoutingConfig(max_quality_drop=0.05, guarantee="ltt", delta=0.2)
+    assert default_threshold(routing, registered("fresh")) == Guarantee("ltt", 0.2).threshold(calibration(), 0.05)
+    with pytest.raises(ValueError, match="set that too"):
+        RoutingConfig(guarantee="ltt")
