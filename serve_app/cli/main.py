@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli import chat, config, lab, route, router, serve
+from serve_app.cli import chat, config, data, lab, route, router, serve
 from serve_app.cli.group import new_group
 
 app = new_group(
@@ -25,6 +25,7 @@ app.command("chat")(chat.chat)
 app.command("route")(route.route)
 app.add_typer(config.group, name="config")
 app.add_typer(lab.group, name="lab")
+app.add_typer(data.group, name="data")
 app.add_typer(router.group, name="router")
 
 

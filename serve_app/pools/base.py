@@ -86,7 +86,10 @@ class Pool(Protocol):
     name: str
     model: str
     price: Price
-    capabilities: Capabilities
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the pool's engine can honour."""
 
     def load(self) -> PoolLoad:
         """Never waits."""

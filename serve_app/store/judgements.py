@@ -1,18 +1,12 @@
 """Reads what callers said of answers from a store's file, without writing to it: a server may be using it."""
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
-from sqlalchemy import Connection, create_engine, func, select
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import func, select
 
-from serve_app.errors import ConfigError
-from serve_app.store.schema import APPLICATION_ID, VERSION, decisions, feedback
+from serve_app.store.reading import reading
+from serve_app.store.schema import decisions, feedback
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +39,7 @@ def read_judgements(path: Path) -> tuple[list[Judgement], dict[str, str]]:
     ]
     given = select(*columns).join(feedback, feedback.c.decision_id == decisions.c.decision_id).order_by(feedback.c.id)
     newest = select(decisions.c.pool, decisions.c.model, func.max(decisions.c.created_s)).group_by(decisions.c.pool)
-    with _reading(path) as connection:
+    with reading(path) as connection:
         judgements = [Judgement(*row) for row in connection.execute(given)]
         models = {pool: model for pool, model, _ in connection.execute(newest)}  # SQLite: the row of the maximum
     return judgements, models
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Connection]:
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; give the file that `store.path` names")
-    uri = f"file:{quote(str(path.resolve()))}?mode=ro"
-    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True), poolclass=NullPool)
-    try:
-        with engine.connect() as connection:
-            application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
-            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if application != APPLICATION_ID:
-                raise ConfigError(f"{path}: is no decision log; give the file that `store.path` names")
-            if version != VERSION:
-                raise ConfigError(f"{path}: has schema version {version}, this program reads {VERSION}")
-            yield connection
-    except DBAPIError as e:
-        raise ConfigError(f"{path}: cannot be read ({e.orig}); give the file that `store.path` names") from e
-    finally:
-        engine.dispose()

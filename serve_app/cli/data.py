@@ -1,0 +1,175 @@
+"""`jethro data`: the answers that routers learn from, collected, brought in, scored, split and looked at."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from serve_app.cli import data_collect
+from serve_app.cli.data_collect import ConfigOption, OutOption, PoolUrlOption, Where
+from serve_app.cli.group import new_group
+from serve_app.cli.options import SetOption, parse_settings
+from serve_app.errors import ConfigError, DataError
+
+group = new_group(help="Collect, bring in, score, split and look at the answers that routers learn from.")
+group.command("collect")(data_collect.collect)
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A Parquet file of `jethro data`.")]
+_JUDGES = ("judge", "judge_pairwise")
+
+
+@group.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, CSV (both may be gzipped) or Parquet.")],
+    out: OutOption,
+    pool: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=MODEL", help="A pool to take, and its model; default all found.")
+    ] = None,
+    keep_contaminated: Annotated[
+        bool, typer.Option("--keep-contaminated", help="Take rows marked as contaminated too.")
+    ] = False,
+    quality_range: Annotated[
+        tuple[float, float] | None, typer.Option(help="The scale of the quality, where it is not 0 to 1.")
+    ] = None,
+    preferences: Annotated[
+        bool, typer.Option("--preferences", help="Battles: prompt, model_a, model_b, winner.")
+    ] = False,
+) -> None:
+    """Bring in recorded outcomes, or battles, of other programs.
+
+    A row is a query (prompt, messages or turns) with NAME_correct, NAME_score or NAME_quality of each pool, and maybe
+    NAME_response, NAME_cost_usd, NAME_prompt_tokens, NAME_completion_tokens, NAME_latency_ms; group (or subject,
+    category), reference, id and contaminated if there are. Of several turns no answers between them are known: the
+    query is the user's side. Costs that nobody recorded are 0, and are told so.
+
+    \b
+    Examples:
+      jethro data import gsm8k.jsonl.gz --pool small=mixtral-8x7b --pool large=gpt-4 --out gsm8k.parquet
+      jethro data import mine.csv --quality-range 1 10 --out mine.parquet
+      jethro data import arena.jsonl --preferences --out battles.parquet
+    """
+    from serve_app.learning.importing import ImportOptions, import_outcomes, import_preferences
+
+    if preferences:
+        if pool or keep_contaminated or quality_range:
+            raise ConfigError("--preferences takes neither --pool nor --keep-contaminated nor --quality-range")
+        battles = import_preferences(file)
+        battles.save(out)
+        typer.echo(f"{out}: {len(battles):,} battles of {len({*battles.model_a, *battles.model_b}):,} models")
+        return
+    found = import_outcomes(file, ImportOptions(_models(pool or []), keep_contaminated, quality_range))
+    found.save(out)
+    dropped = found.about["contaminated_dropped"]
+    typer.echo(f"{out}: {len(found):,} queries, {', '.join(found.pools)}; {dropped:,} contaminated rows dropped")
+    if found.about["not_recorded"]:
+        typer.echo(f"  not recorded, and so 0: {', '.join(found.about['not_recorded'])}")
+
+
+@group.command()
+def score(
+    file: FileArgument,
+    metric: Annotated[str, typer.Option(help="exact, number, choice, lab, rouge_l, token_f1, bartscore, judge, ...")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; without it the file itself.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the metric; repeat it for more.")
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="For judges: which of the config's pools judges.")] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    url: PoolUrlOption = None,
+) -> None:
+    """Give every answer its quality by a metric.
+
+    \b
+    Examples:
+      jethro data score lab.parquet --metric lab
+      jethro data score qa.parquet --metric bartscore --option model=./bart-large-cnn --out scored.parquet
+      jethro data score qa.parquet --metric judge --judge large --config my.yaml
+    """
+    import yaml
+
+    from serve_app.learning.dataset import Dataset
+    from serve_app.learning.quality import get_metric
+
+    options: dict[str, Any] = {k: yaml.safe_load(v) for k, v in parse_settings(option or []).items()}
+    dataset = Dataset.load(file)
+
+    async def scored() -> Dataset:
+        if metric not in _JUDGES:
+            return await get_metric(metric, **options).score(dataset, _say)
+        if judge is None:
+            raise ConfigError(f"metric {metric} needs --judge POOL, one of the config's pools")
+        async with Where.of(config, set_, url, [judge]).opened() as pools:
+            return await get_metric(metric, pool=pools[judge], **options).score(dataset, _say)
+
+    found = asyncio.run(scored())
+    found.save(out or file)
+    for name, pool in found.pools.items():
+        typer.echo(f"{name}: mean quality {pool.quality.mean():.4f}")
+
+
+@group.command()
+def split(
+    file: FileArgument,
+    train: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the training part.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="Which split.")] = 0,
+    by: Annotated[Literal["query", "group"], typer.Option(help="Keep whole groups on one side.")] = "query",
+    threshold: Annotated[
+        float | None, typer.Option(min=0.01, max=1.0, help="Overlap from which texts are near-duplicates; 0.8.")
+    ] = None,
+) -> None:
+    """Split into FILE.train.parquet and FILE.test.parquet; near-duplicates never straddle.
+
+    Near-duplicates are texts whose character 5-grams overlap by at least --threshold (Jaccard), case, punctuation and
+    spacing aside.
+
+    \b
+    Examples:
+      jethro data split answers.parquet
+      jethro data split mmlu.parquet --train 0.7 --by group     test on subjects that were not trained on
+    """
+    from serve_app.learning.dataset import Dataset
+    from serve_app.learning.near_duplicates import THRESHOLD
+    from serve_app.learning.splitting import split_dataset
+
+    shares = {"train": train, "test": 1 - train}
+    dataset = Dataset.load(file)
+    if not len(dataset):
+        raise DataError(f"{file}: is empty; there is nothing to split")
+    for name, part in split_dataset(dataset, shares, seed, threshold or THRESHOLD, by == "group").items():
+        path = file.with_name(f"{file.name.removesuffix('.parquet')}.{name}.parquet")
+        part.save(path)
+        typer.echo(f"{path}: {len(part):,} queries")
+
+
+@group.command()
+def show(
+    file: FileArgument,
+    examples: Annotated[int, typer.Option(min=0, help="How many queries to show.")] = 3,
+) -> None:
+    """Show what a dataset holds: pools, quality with intervals, cost, win rates, an oracle, some queries.
+
+    \b
+    Examples:
+      jethro data show answers.parquet
+      jethro data show answers.parquet --examples 20
+    """
+    from serve_app.cli.explain import printable
+    from serve_app.learning.dataset import Dataset
+    from serve_app.learning.overview import overview
+
+    for line in overview(Dataset.load(file), examples):
+        typer.echo(printable(line))
+
+
+def _models(pairs: list[str]) -> dict[str, str]:
+    """--pool NAME=MODEL; a name alone is its own model."""
+    split_pairs = [(name, model or name) for name, _, model in (pair.partition("=") for pair in pairs)]
+    if any(not name for name, _ in split_pairs):
+        raise ConfigError("--pool: write NAME=MODEL, for instance --pool small=mixtral-8x7b")
+    return dict(split_pairs)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)

@@ -1,0 +1,54 @@
+"""Progress of a long run on standard error: one line rewritten on a terminal, one now and then elsewhere."""
+
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from serve_app.learning.asked import Progress
+
+_TERMINAL_EVERY_S: Final = 0.2
+_PIPE_EVERY_S: Final = 10.0
+
+
+class Teller:
+    """Call it with each Progress; it shows some of them, and always the last."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._shown_s = float("-inf")
+
+    def __call__(self, progress: "Progress") -> None:
+        """Show it, if it is time."""
+        now_s = monotonic()
+        last = progress.done == progress.total
+        if not last and now_s - self._shown_s < (_TERMINAL_EVERY_S if self._terminal else _PIPE_EVERY_S):
+            return
+        self._shown_s = now_s
+        if self._terminal:
+            typer.echo(f"\r\033[K{line(progress)}", nl=last, err=True)
+        else:
+            typer.echo(line(progress), err=True)
+
+
+def line(progress: "Progress") -> str:
+    """Progress in one line."""
+    parts = [f"{progress.done:,} of {progress.total:,}"]
+    if progress.fresh and progress.elapsed_s > 0:
+        parts.append(f"{progress.fresh / progress.elapsed_s:.1f} a second")
+    if progress.left_s is not None and progress.done < progress.total:
+        parts.append(f"{_duration(progress.left_s)} left")
+    parts.append(f"${progress.spent_usd:.4f}")
+    if progress.failed:
+        parts.append(f"{progress.failed:,} failed")
+    if progress.trouble and progress.done < progress.total:
+        parts.append(f"trying again: {progress.trouble[:80]}")
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
