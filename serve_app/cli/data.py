@@ -35,8 +35,11 @@ def import_(
     preferences: Annotated[
         bool, typer.Option("--preferences", help="Battles: prompt, model_a, model_b, winner.")
     ] = False,
+    feedback: Annotated[
+        bool, typer.Option("--feedback", help="FILE is a decision log: what callers said of answers.")
+    ] = False,
 ) -> None:
-    """Bring in recorded outcomes, or battles, of other programs.
+    """Bring in recorded outcomes, or battles, of other programs, or the feedback in a decision log.
 
     A row is a query (prompt, messages or turns) with NAME_correct, NAME_score or NAME_quality of each pool, and maybe
     NAME_response, NAME_cost_usd, NAME_prompt_tokens, NAME_completion_tokens, NAME_latency_ms; group (or subject,
@@ -48,15 +51,17 @@ def import_(
       jethro data import gsm8k.jsonl.gz --pool small=mixtral-8x7b --pool large=gpt-4 --out gsm8k.parquet
       jethro data import mine.csv --quality-range 1 10 --out mine.parquet
       jethro data import arena.jsonl --preferences --out battles.parquet
+      jethro data import var/jethro.sqlite3 --feedback --preferences --out battles.parquet
     """
-    from serve_app.learning.importing import ImportOptions, import_outcomes, import_preferences
+    from serve_app.learning.importing import ImportOptions, import_outcomes
 
+    if (preferences or feedback) and (pool or keep_contaminated or quality_range):
+        raise ConfigError("--preferences and --feedback take no --pool, --keep-contaminated or --quality-range")
     if preferences:
-        if pool or keep_contaminated or quality_range:
-            raise ConfigError("--preferences takes neither --pool nor --keep-contaminated nor --quality-range")
-        battles = import_preferences(file)
-        battles.save(out)
-        typer.echo(f"{out}: {len(battles):,} battles of {len({*battles.model_a, *battles.model_b}):,} models")
+        _save_battles(file, feedback, out)
+        return
+    if feedback:
+        _save_scores(file, out)
         return
     found = import_outcomes(file, ImportOptions(_models(pool or []), keep_contaminated, quality_range))
     found.save(out)
@@ -161,6 +166,32 @@ def show(
 
     for line in overview(Dataset.load(file), examples):
         typer.echo(printable(line))
+
+
+def _save_battles(file: Path, feedback: bool, out: Path) -> None:
+    if feedback:
+        from serve_app.learning.quality.feedback import read_feedback
+
+        battles = read_feedback(file).preferences()
+    else:
+        from serve_app.learning.importing import import_preferences
+
+        battles = import_preferences(file)
+    if not len(battles):
+        raise DataError(f"{file}: nobody said which of two answers was better; there is no battle")
+    battles.save(out)
+    typer.echo(f"{out}: {len(battles):,} battles of {len({*battles.model_a, *battles.model_b}):,} models")
+
+
+def _save_scores(file: Path, out: Path) -> None:
+    """Prompts that callers scored at both small and large."""
+    from serve_app.learning.quality.feedback import read_feedback
+
+    log = read_feedback(file)
+    _say(log.told())
+    found = log.dataset()
+    found.save(out)
+    typer.echo(f"{out}: {len(found):,} prompts scored at {' and '.join(found.pools)}")
 
 
 def _models(pairs: list[str]) -> dict[str, str]:

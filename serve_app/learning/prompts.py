@@ -6,7 +6,6 @@ from serve_app.errors import DataError
 from serve_app.learning.asked import Asked
 from serve_app.learning.lab_queries import Half, unseen_queries
 from serve_app.learning.records import messages_of, read_records
-from serve_app.store.prompts import read_prompts
 from serve_app.types import Message, Query
 
 
@@ -36,6 +35,8 @@ def asked_of_log(path: Path, limit: int | None = None) -> list[Asked]:
 
     Raises ConfigError for a file that is no log, DataError for one that kept no prompts.
     """
+    from serve_app.store.prompts import read_prompts  # SQLAlchemy, which the other sources do not need
+
     prompts = read_prompts(path, limit)
     if not prompts:
         raise DataError(f"{path}: no prompt was kept; serve with store.keep_prompts: true, or give --prompts")

@@ -8,6 +8,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -17,8 +19,11 @@ import pytest
 from serve_app.learning.dataset import Dataset
 from serve_app.learning.journal import Entry
 from serve_app.learning.preferences import Preferences
+from serve_app.store.base import Feedback
+from serve_app.store.database import Database
 from tests.cli.counting_server import CountingServer, counting
 from tests.learning.data import sums
+from tests.store.test_sqlite import record
 
 CONFIG = """
 pools:
@@ -103,6 +108,7 @@ def test_other_questions_do_not_go_into_the_same_journal(run, tmp_path, config):
     assert result.exit_code == 2 and "is there already, without its journal" in result.stderr
 
 
+@pytest.mark.integration
 def test_ten_kills_lose_nothing_and_repeat_no_finished_call(tmp_path, server, config):
     """Killed ten times at random moments, then left to finish. Open calls of a kill may be asked again, no others."""
     n, rng = 150, Random(int.from_bytes(os.urandom(4)))
@@ -171,7 +177,28 @@ def test_import_of_battles(run, tmp_path):
     result = run("data", "import", str(tmp_path / "r.jsonl"), "--preferences", "--out", str(out))
     assert "1 battles of 2 models" in result.stdout and Preferences.load(out).outcome.tolist() == [0.5]
     result = run("data", "import", str(tmp_path / "r.jsonl"), "--preferences", "--pool", "a", "--out", str(out))
-    assert result.exit_code == 2 and "takes neither --pool" in result.stderr
+    assert result.exit_code == 2 and "take no --pool" in result.stderr
+
+
+def test_import_of_feedback(run, tmp_path):
+    log, out = tmp_path / "log.sqlite3", tmp_path / "a.parquet"
+    with closing(Database(str(log))) as database:
+        weak, strong = record("a", prompt="hi"), record("b", prompt="hi")
+        decision = replace(strong.decision, pool="large", model="lab-large")
+        database.write([weak, replace(strong, decision=decision)])
+        database.judge([(Feedback("a", 0.5), 1.0)])
+        result = run("data", "import", str(log), "--feedback", "--out", str(out))
+        assert result.exit_code == 2 and "no prompt was scored at all of small, large" in result.stderr
+        result = run("data", "import", str(log), "--feedback", "--preferences", "--out", str(out))
+        assert result.exit_code == 2 and "nobody said which of two answers was better" in result.stderr
+        database.judge([(Feedback("b", 1.0), 1.0)])
+    result = run("data", "import", str(log), "--feedback", "--out", str(out))
+    assert result.exit_code == 0 and "1 prompts scored at small and large" in result.stdout, result.output
+    assert Dataset.load(out).strong.quality.tolist() == [[1.0]]
+    result = run("data", "import", str(log), "--feedback", "--preferences", "--out", str(out))
+    battles = Preferences.load(out)
+    assert result.exit_code == 0 and {battles.model_a[0], battles.model_b[0]} == {"lab-small", "lab-large"}
+    assert battles.outcome.tolist() == [float(battles.model_a[0] == "lab-large")]
 
 
 def test_bad_rows_are_one_line_with_row_and_reason(run, tmp_path):
