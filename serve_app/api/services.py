@@ -129,7 +129,7 @@ def build_services(
     environment variable is not set.
     """
     loader = Loader.from_config(config, scorer)
-    catalogue = RoutingCatalogue(pools, loader.load(), config.routing.explain)
+    catalogue = RoutingCatalogue(pools, loader.load(), config.routing.explain, config.routing.multi_pool)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
     recorder = Recorder()

@@ -120,6 +120,14 @@ class PoolConfig(Node):
         return isinstance(self.engine, OpenAIEngine)
 
 
+class MultiPoolConfig(Node):
+    """Routing over all pools, under the name jethro-route-all; needs a router that estimates each pool."""
+
+    quality_usd: PositiveFloat = Field(description="What one unit of quality (a right answer) is worth, US dollars.")
+    caution: NonNegativeFloat = Field(0.0, description="Standard errors that an uncertain quality is marked down by.")
+    router: str = Field("estimator", description="The router that estimates; it must be offered.")
+
+
 class RoutingConfig(Node):
     """The router and how its score becomes a choice. At most one of the three ways to a threshold is set."""
 
@@ -138,6 +146,7 @@ class RoutingConfig(Node):
         None, description="Promise max_quality_drop of like traffic: in expectation, or with confidence 1 - delta."
     )
     delta: Probability = Field(0.1, description="With ltt (Learn then Test): the risk that the promise is broken.")
+    multi_pool: MultiPoolConfig | None = Field(None, description="Routing over all pools; null: not offered.")
     seed: int = 0
     score_timeout_ms: PositiveFloat = Field(2000.0, description="Without a score in this time the strong pool answers.")
     score_threads: PositiveInt = Field(1, description="Threads that compute scores of encoder routers in a Gateway.")

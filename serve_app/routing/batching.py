@@ -10,10 +10,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from serve_app.routing.base import Router
+from serve_app.routing.estimate import Estimate, EstimatingRouter
 from serve_app.types import Query
+
+Act = Literal["score", "estimate", "explain"]
+"""What is wanted of a router; explanations come one at a time."""
 
 
 @dataclass(slots=True)
@@ -24,7 +28,7 @@ class _Asked:
     query: Query
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Any]"
-    explain: bool
+    act: Act
 
 
 class ScoringThread:
@@ -42,11 +46,16 @@ class ScoringThread:
 
     async def score(self, router: Router, query: Query) -> float:
         """The router's score of the query. Raises what the router raises."""
-        return float(await self._ask(router, query, explain=False))
+        return float(await self._ask(router, query, "score"))
+
+    async def estimate(self, router: EstimatingRouter, query: Query) -> Estimate:
+        """The router's estimate of the query, arrays of shape [1, p]. Raises what the router raises."""
+        found: Estimate = await self._ask(router, query, "estimate")
+        return found
 
     async def explain(self, router: Router, query: Query) -> Mapping[str, float]:
         """The router's explanation."""
-        told: Mapping[str, float] = await self._ask(router, query, explain=True)
+        told: Mapping[str, float] = await self._ask(router, query, "explain")
         return told
 
     def close(self) -> None:
@@ -57,9 +66,9 @@ class ScoringThread:
         if self._thread is not None:
             self._thread.join()
 
-    async def _ask(self, router: Router, query: Query, *, explain: bool) -> Any:
+    async def _ask(self, router: Router, query: Query, act: Act) -> Any:
         loop = asyncio.get_running_loop()
-        asked = _Asked(router, query, loop, loop.create_future(), explain)
+        asked = _Asked(router, query, loop, loop.create_future(), act)
         with self._wake:
             if self._closing:
                 raise RuntimeError("the scoring thread is closed")
@@ -81,7 +90,7 @@ class ScoringThread:
             _settle([asked], [RuntimeError("the scoring thread is closed")])
 
     def _next(self) -> list[_Asked]:
-        """What waits, up to a batch, all for one router; empty when it is time to end."""
+        """What waits, up to a batch, all for one router and act; empty when it is time to end."""
         with self._wake:
             while not self._waiting and not self._closing:
                 self._wake.wait()
@@ -89,20 +98,17 @@ class ScoringThread:
                 return []
             first = self._waiting.popleft()
             batch, others = [first], deque[_Asked]()
-            while self._waiting and len(batch) < self._max_batch and not first.explain:
+            while self._waiting and len(batch) < self._max_batch and first.act != "explain":
                 asked = self._waiting.popleft()
-                (batch if asked.router is first.router and not asked.explain else others).append(asked)
+                (batch if asked.router is first.router and asked.act == first.act else others).append(asked)
             self._waiting.extendleft(reversed(others))
             return batch
 
     def _answer(self, batch: list[_Asked]) -> None:
         first = batch[0]
         try:
-            if first.explain:
-                results: list[Any] = [first.router.explain(first.query)]
-            else:
-                self.batches += 1
-                results = first.router.score([asked.query for asked in batch]).tolist()
+            results = _results(first.router, [asked.query for asked in batch], first.act)
+            self.batches += first.act != "explain"
         except Exception as e:
             if len(batch) == 1:
                 _settle(batch, [e])
@@ -110,6 +116,17 @@ class ScoringThread:
                 self._answer([asked])  # one query that breaks the router takes no other with it
         else:
             _settle(batch, results)
+
+
+def _results(router: Any, queries: list[Query], act: Act) -> list[Any]:
+    """One result a query."""
+    if act == "explain":
+        return [router.explain(query) for query in queries]
+    if act == "estimate":
+        estimate: Estimate = router.estimate(queries)
+        return [estimate.row(i) for i in range(len(queries))]
+    scores: list[Any] = router.score(queries).tolist()
+    return scores
 
 
 def _settle(batch: list[_Asked], results: list[Any]) -> None:

@@ -5,9 +5,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from serve_app.config.tree import Config
-from serve_app.errors import ModelNotFound, RequestError
+from serve_app.config.tree import Config, MultiPoolConfig
+from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.pools.base import Pool
+from serve_app.routing.estimating import NAME as ROUTE_ALL
+from serve_app.routing.estimating import route_all
 from serve_app.routing.loading import Loader, RouterSet
 from serve_app.routing.outlook import CalibratedOutlook
 from serve_app.routing.served import Explained, Served
@@ -38,18 +40,31 @@ class Catalogue:
     stood for then.
     """
 
-    def __init__(self, pools: Mapping[str, Pool], routers: RouterSet, explain: str = "inline") -> None:
-        """Raises KeyError unless `small` and `large` are among the pools."""
+    def __init__(
+        self,
+        pools: Mapping[str, Pool],
+        routers: RouterSet,
+        explain: str = "inline",
+        multi_pool: MultiPoolConfig | None = None,
+    ) -> None:
+        """Raises KeyError unless `small` and `large` are among the pools, ConfigError if `multi_pool` cannot be."""
+        self._multi_pool = multi_pool
         self._pools = pools
         self._weak, self._strong = pools["small"], pools["large"]
         self._explained = _EXPLAINED[explain]
         self._outlooks: dict[str, Outlook] = {}
         self.swap(routers)
+        if multi_pool is not None and ROUTE_ALL not in self._now.named:
+            raise ConfigError(
+                f"routing.multi_pool: router {multi_pool.router!r} does not estimate the large pool: "
+                "train an estimator on these models' answers, or leave multi_pool out"
+            )
 
     @classmethod
     def from_config(cls, config: Config, pools: Mapping[str, Pool]) -> "Catalogue":
         """The catalogue of a config, never to be swapped. Raises ConfigError if the default router cannot be had."""
-        return cls(pools, Loader.from_config(config).load(), config.routing.explain)
+        routers = Loader.from_config(config).load()
+        return cls(pools, routers, config.routing.explain, config.routing.multi_pool)
 
     @property
     def routers(self) -> RouterSet:
@@ -62,6 +77,9 @@ class Catalogue:
         self._outlooks = served
         route = self._route("route", routers.routers[routers.default], routers.threshold)
         named: dict[str, Strategy] = {"jethro": route, "jethro-route": route}
+        every = self._route_all(routers)
+        if every is not None:
+            named[ROUTE_ALL] = every
         named.update({pool.model: DirectStrategy(pool) for pool in self._pools.values()})
         self._now = _Names(routers, named, OrderedDict())
 
@@ -92,6 +110,8 @@ class Catalogue:
             ListedModel("jethro", "the configured default strategy"),
             ListedModel("jethro-route", "a router sends each query to the small or the large model"),
         ]
+        if ROUTE_ALL in self._now.named:
+            listed.append(ListedModel(ROUTE_ALL, "the pool of all that is worth its cost most"))
         listed += [ListedModel(pool.model, f"the {pool.name} pool, no decision") for pool in self._pools.values()]
         for name, served in self._now.routers.routers.items():
             threshold = served.registered.threshold
@@ -128,6 +148,13 @@ class Catalogue:
             self._explains(served),
         )
         return RouteStrategy(name, policy, self._weak, self._strong)
+
+    def _route_all(self, routers: RouterSet) -> Strategy | None:
+        if self._multi_pool is None:
+            return None
+        served = routers.routers.get(self._multi_pool.router)
+        estimates, version = (served.estimates, served.registered.version) if served else (None, "")
+        return route_all(self._multi_pool, estimates, version, self._pools)
 
     def _explains(self, served: Served) -> Callable[[Query], Mapping[str, float]]:
         router = served.registered.router

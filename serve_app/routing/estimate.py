@@ -1,12 +1,14 @@
 """What is expected of several pools' answers before any is asked: quality with its uncertainty, tokens, cost."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.types import Price
+from serve_app.routing.base import Router
+from serve_app.types import Price, Query
 
 Floats = NDArray[np.float64]
 
@@ -40,3 +42,25 @@ class Estimate:
         write = np.array([prices[p].output_usd_per_million for p in self.pools]) / 1e6
         cost: Floats = self.prompt_tokens * read + self.completion_tokens * write
         return cost
+
+    def only(self, pools: Collection[str]) -> "Estimate":
+        """The columns of these pools, as far as they are there, in their order."""
+        at = [j for j, pool in enumerate(self.pools) if pool in pools]
+        arrays = (self.quality, self.std, self.prompt_tokens, self.completion_tokens)
+        return Estimate(tuple(self.pools[j] for j in at), *(a[:, at] for a in arrays))
+
+    def row(self, i: int) -> "Estimate":
+        """Query i alone, arrays of shape [1, p]."""
+        arrays = (self.quality, self.std, self.prompt_tokens, self.completion_tokens)
+        return Estimate(self.pools, *(a[i : i + 1] for a in arrays))
+
+
+@runtime_checkable
+class EstimatingRouter(Router, Protocol):
+    """A router that also estimates pools one by one, whatever their number."""
+
+    models_: Mapping[str, str]
+    """The model ids whose answers it learned from, by pool."""
+
+    def estimate(self, queries: Sequence[Query]) -> Estimate:
+        """Estimates of all pools that it learned of, [len(queries), p]."""

@@ -35,8 +35,8 @@ class EstimatorRouter:
     """A quality head for each pool over one set of features, as CARROT (Somerstep et al. 2025) estimates quality and
     cost, with a standard error; the strong win rate is a calibrated function of the heads of `small` and `large`.
 
-    Learned on the answers of any number of pools, `small` and `large` among them. Learned: `pools_`, `features_`,
-    `heads_`, `tokens_`, `link_`.
+    Learned on the answers of any number of pools, `small` and `large` among them. Learned: `models_` (pool to the id
+    of its model), `features_`, `heads_`, `tokens_`, `link_`.
     """
 
     name = "estimator"
@@ -46,7 +46,7 @@ class EstimatorRouter:
         """`encoder` as `load_encoder` takes it; `seed` draws the folds and the order in which history is made."""
         self.encoder = encoder
         self.seed = seed
-        self.pools_: tuple[str, ...] = ()
+        self.models_: Mapping[str, str] = {}
         self.features_: QueryFeatures | None = None
         self.heads_: dict[str, QualityHead] = {}
         self.tokens_: dict[str, TokenHead] = {}
@@ -70,7 +70,8 @@ class EstimatorRouter:
         vectors = load_encoder(self.encoder).embed(texts)
         self.features_, matrices = QueryFeatures.fit(dataset.queries, vectors, shares, self.seed)
         folds = folds_of(texts, _FOLDS, self.seed)
-        self.pools_, self.heads_, self.tokens_ = tuple(dataset.pools), {}, {}
+        self.models_ = {pool: answers.model for pool, answers in dataset.pools.items()}
+        self.heads_, self.tokens_ = {}, {}
         out_of_fold = {}
         for pool, answers in dataset.pools.items():
             self.heads_[pool], out_of_fold[pool] = fit_head(matrices[pool], quality[pool], folds, limits[pool])
@@ -92,14 +93,14 @@ class EstimatorRouter:
     def estimate(self, queries: Sequence[Query]) -> Estimate:
         """Quality with its standard error, and tokens, of each pool's answer to each query."""
         rows = self._matrices(queries, "estimating")
-        shape = (len(queries), len(self.pools_))
+        shape = (len(queries), len(self.models_))
         quality, std, prompt, completion = (np.empty(shape) for _ in range(4))
-        for j, pool in enumerate(self.pools_):
+        for j, pool in enumerate(self.models_):
             for i, (x, query) in enumerate(zip(rows[pool], queries, strict=True)):
                 quality[i, j], std[i, j] = self.heads_[pool].mean_std(x)
                 prompt[i, j] = self.tokens_[pool].prompt_tokens(len(query.text))
                 completion[i, j] = self.tokens_[pool].completion_tokens(x)
-        return Estimate(self.pools_, quality, std, prompt, completion)
+        return Estimate(tuple(self.models_), quality, std, prompt, completion)
 
     def explain(self, query: Query) -> Mapping[str, float]:
         """Signed contributions in log-odds by group of features, largest in size first.
@@ -132,14 +133,14 @@ class EstimatorRouter:
             "kind": self.name,
             "params": dict(self.params),
             "encoder_digest": load_encoder(self.encoder).digest,
-            "pools": list(self.pools_),
+            "models": dict(self.models_),
             "link": [link.weak, link.strong, link.gap, link.bias],
-            "vocabulary": sorted(self.features_.histories[self.pools_[0]].vocabulary_),
+            "vocabulary": sorted(self.features_.histories["small"].vocabulary_),
         }
         (directory / "router.json").write_text(json.dumps(body, indent=0, ensure_ascii=False) + "\n", "utf-8")
         self.features_.save(directory)
         arrays: dict[str, Any] = {}
-        for i, pool in enumerate(self.pools_):
+        for i, pool in enumerate(self.models_):
             arrays |= {f"head_{name}_{i}": _stored(getattr(self.heads_[pool], name)) for name in _HEAD}
             arrays |= {f"tokens_{name}_{i}": _stored(getattr(self.tokens_[pool], name)) for name in _TOKENS}
         with (directory / "heads.npz").open("wb") as out:
@@ -153,10 +154,10 @@ class EstimatorRouter:
         try:
             router = cls(**body["params"])
             encoder = saved_encoder(path, router.encoder, body["encoder_digest"])
-            router.pools_ = tuple(str(pool) for pool in body["pools"])
+            router.models_ = {str(pool): str(model) for pool, model in body["models"].items()}
             router.link_ = WinLink(*(float(w) for w in body["link"]))
             histories = {}
-            for i, pool in enumerate(router.pools_):
+            for i, pool in enumerate(router.models_):
                 path = directory / f"history-{i}.npz"
                 histories[pool] = History.from_arrays(path, body["vocabulary"])
             path = directory / "features.npz"
@@ -169,9 +170,9 @@ class EstimatorRouter:
 
     def _take_heads(self, arrays: Mapping[str, NDArray[Any]], columns: int, encoder: SentenceEncoder) -> None:
         assert self.features_ is not None
-        if self.features_.centre.shape != (encoder.dimensions,) or not {"small", "large"} <= set(self.pools_):
+        if self.features_.centre.shape != (encoder.dimensions,) or not {"small", "large"} <= set(self.models_):
             raise ValueError("features, pools and encoder do not fit together")
-        for i, pool in enumerate(self.pools_):
+        for i, pool in enumerate(self.models_):
             head = {name: _read(arrays[f"head_{name}_{i}"]) for name in _HEAD}
             tokens = {name: _read(arrays[f"tokens_{name}_{i}"]) for name in _TOKENS}
             self.heads_[pool] = QualityHead(**head)

@@ -13,6 +13,8 @@ from serve_app.errors import ConfigError, JethroError
 from serve_app.learning.encoder import encoder_at_hand
 from serve_app.routing.base import Router
 from serve_app.routing.batching import ScoringThread
+from serve_app.routing.estimate import EstimatingRouter
+from serve_app.routing.estimating import AwaitedEstimates
 from serve_app.routing.registered import Registered
 from serve_app.routing.registry import Registry, load_router
 from serve_app.routing.scoring import AwaitedScorer, InlineScorer, Scorer, checked
@@ -49,6 +51,8 @@ class Served:
     source: str
     watch: RouterWatch | None = None
     """None without calibration data: there is nothing to compare with."""
+    estimates: AwaitedEstimates | None = None
+    """None of routers that do not estimate pools one by one."""
 
     @property
     def name(self) -> str:
@@ -86,7 +90,7 @@ class Placing:
             self._remote.prepare(source, found.version)
         else:
             warm_up(found)
-        return Served(found, self._scorer(found, source), source, watch_of(found))
+        return Served(found, self._scorer(found, source), source, watch_of(found), self._estimates(found))
 
     def close(self) -> None:
         """End the scoring thread."""
@@ -98,6 +102,13 @@ class Placing:
             return source, self._registry.load(source, version, elsewhere=elsewhere)
         folder = str(Path(source).absolute()) if Path(source).is_dir() else source
         return folder, load_router(folder, seed=self._routing.seed, elsewhere=elsewhere)
+
+    def _estimates(self, found: Registered) -> AwaitedEstimates | None:
+        router = found.router
+        if not isinstance(router, EstimatingRouter):
+            return None
+        ask = partial(self._thread.estimate, router)
+        return AwaitedEstimates(found.name, router.models_, ask, self._routing.score_timeout_ms / 1e3)
 
     def _scorer(self, found: Registered, source: str) -> Scorer:
         router = found.router

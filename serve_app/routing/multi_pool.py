@@ -1,0 +1,135 @@
+"""Routing over any number of pools: the one of highest utility, quality less what it costs."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.pools.base import Pool
+from serve_app.routing.capability import refusal, unmet
+from serve_app.routing.estimate import Estimate
+from serve_app.routing.scoring import ScoringFailed
+from serve_app.routing.strategy import answer
+from serve_app.strategy import Context, Event
+from serve_app.types import Decision, Query
+
+Floats = NDArray[np.float64]
+_SAFE = "large"
+"""The pool that answers where there is no estimate."""
+
+
+class Estimates(Protocol):
+    """Estimates of single queries, in one version of one router."""
+
+    name: str
+
+    async def estimate(self, query: Query) -> Estimate:
+        """The estimate of one query, arrays of shape [1, p]. Raises ScoringFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utility:
+    """Utility = quality - caution * std - cost / quality_usd, in units of quality.
+
+    `quality_usd` is what one unit of quality (a right answer, where quality is 0 or 1) is worth in US dollars:
+    1 / λ of the usual q - λ c (Dekoninck et al. 2025, section 3; the willingness to pay of RouterBench, Hu et al.
+    2024). `caution` is the number of standard errors that an uncertain estimate is marked down by.
+    """
+
+    quality_usd: float
+    caution: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.quality_usd > 0:
+            raise ValueError(f"quality_usd is {self.quality_usd}: a unit of quality must be worth something")
+
+    def of(self, quality: Floats, std: Floats, cost_usd: Floats) -> Floats:
+        """Utilities in the shape of the arguments."""
+        return np.asarray(quality - self.caution * std - cost_usd / self.quality_usd, dtype=np.float64)
+
+
+class MultiPoolStrategy:
+    """Asks the pool of highest utility among those that can honour the query; the others follow by utility.
+
+    Only pools that the estimates speak of take part. Where no estimate comes, `large` is asked first, to be safe.
+    `expected` of the Decision holds quality, its standard error, cost and utility of every pool.
+    """
+
+    def __init__(
+        self, name: str, estimates: Estimates, version: str, utility: Utility, pools: Mapping[str, Pool]
+    ) -> None:
+        """`version` names the estimates for replay; `pools` by name, `large` among them."""
+        self.name = name
+        self._estimates = estimates
+        self._version = f"{version}@{utility.quality_usd:g}usd"
+        self._utility = utility
+        self._pools = pools
+
+    async def decide(self, query: Query, decision_id: str) -> Decision:
+        """The decision alone. Raises UnsupportedParameter if no pool can honour the query."""
+        return (await self._choose(query, decision_id))[0]
+
+    def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
+        """Decision, then frames or the answer, then what was spent; see the contract."""
+        return answer(partial(self._choose, query, context.call.id), query, context)
+
+    async def _choose(self, query: Query, decision_id: str) -> tuple[Decision, list[Pool]]:
+        started = perf_counter()
+        try:
+            expected = self._expected(await self._estimates.estimate(query))
+            order = sorted(expected, key=lambda name: -expected[name]["utility"])
+            reason = _reason(order, expected, self._utility)
+        except ScoringFailed as failure:
+            expected = {}
+            order = sorted(self._pools, key=lambda name: name != _SAFE)
+            reason = f"router {self._estimates.name} gave no estimate ({failure}): {_SAFE} to be safe"
+        able, lacking = self._able(query, order)
+        if able[0].name != order[0]:
+            reason = f"{reason}, but {self._pools[order[0]].model} does not support {lacking}"
+        decision = Decision(
+            id=decision_id,
+            strategy=self.name,
+            pool=able[0].name,
+            model=able[0].model,
+            reason=reason,
+            router=self._estimates.name,
+            policy_version=self._version,
+            expected=expected,
+            decision_ms=(perf_counter() - started) * 1e3,
+        )
+        return decision, able
+
+    def _expected(self, estimate: Estimate) -> dict[str, dict[str, float]]:
+        """What is expected of each pool that is both known and served."""
+        estimate = estimate.only(self._pools)
+        cost = estimate.cost_usd({name: self._pools[name].price for name in estimate.pools})
+        utility = self._utility.of(estimate.quality, estimate.std, cost)
+        return {
+            pool: {
+                "quality": round(float(estimate.quality[0, j]), 4),
+                "quality_std": round(float(estimate.std[0, j]), 4),
+                "cost_usd": float(cost[0, j]),
+                "utility": float(utility[0, j]),
+            }
+            for j, pool in enumerate(estimate.pools)
+        }
+
+    def _able(self, query: Query, order: Sequence[str]) -> tuple[list[Pool], str | None]:
+        """Pools that can honour the query, in order, and what the first of all lacks."""
+        lacking = {name: unmet(query, self._pools[name].capabilities) for name in order}
+        able = [self._pools[name] for name in order if lacking[name] is None]
+        if not able:
+            raise refusal(lacking[order[0]] or "", " or ".join(self._pools[name].model for name in order))
+        return able, lacking[order[0]]
+
+
+def _reason(order: Sequence[str], expected: Mapping[str, Mapping[str, float]], utility: Utility) -> str:
+    first = expected[order[0]]
+    said = f"utility {first['utility']:.3f}: quality {first['quality']:.3f} at {first['cost_usd']:.3g} USD"
+    if len(order) > 1:
+        said += f"; next {order[1]} {expected[order[1]]['utility']:.3f}"
+    return f"{said} (a unit of quality is worth {utility.quality_usd:g} USD)"
