@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from serve_app.learning.dataset import Dataset
     from serve_app.pools.base import Pool
 
+_STOPPED = 130
+"""A shell's exit code of a program that Ctrl-C ended."""
 OutOption = Annotated[Path, typer.Option("--out", help="The Parquet file to write.")]
 ConfigOption = Annotated[
     str | None, typer.Option("--config", help="Profile or YAML file with the pools and their prices; default lab.")
@@ -66,7 +68,11 @@ def collect(
     where = Where.of(config, set_, url, pool)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, n=samples, seed=seed)
     how = How(sampling, concurrency, min(samples, per_call or where.config.limits.n))
-    found = asyncio.run(_collect(asked, source, where, how, out))
+    try:
+        found = asyncio.run(_collect(asked, source, where, how, out))
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the same command goes on from here", err=True)
+        raise typer.Exit(_STOPPED) from None
     metric = metric or ("lab" if lab else None)
     if metric:
         from serve_app.learning.quality import get_metric

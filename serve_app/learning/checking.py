@@ -10,7 +10,7 @@ import numpy as np
 
 from serve_app.errors import DataError
 from serve_app.learning.dataset import MEASURES, Dataset, Floats
-from serve_app.learning.near_duplicates import THRESHOLD, similar_pairs
+from serve_app.learning.near_duplicates import THRESHOLD, compared, similar_pairs
 
 _SHOWN_CHARS: Final = 80
 
@@ -49,7 +49,7 @@ def check_leak(train: Dataset, test: Dataset, threshold: float = THRESHOLD) -> N
     Raises DataError naming the first such pair of ids with both texts.
     """
     n = len(train)
-    texts = [query.text for part in (train, test) for query in part.queries]
+    texts = [compared(query) for part in (train, test) for query in part.queries]
     for pairs in similar_pairs(texts, threshold):
         crossing = pairs[(pairs[:, 0] < n) != (pairs[:, 1] < n)]
         if len(crossing):

@@ -14,11 +14,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.types import Query
+
 THRESHOLD: Final = 0.8
 """Measured: 99.5 % of one-word edits of MMLU's prompts lie above it and 99.8 % of GSM8K's, while the lab's queries,
 short and differing in numbers alone, stay apart: of 7,009 distinct ones 487 have a near-duplicate, and the largest
 component has 4. In a text of a few words one other word is another question, and is treated as one."""
 _GRAM: Final = 5
+_INSTRUCTIONS: Final = ("system", "developer")
 _MEANING: Final = frozenset("*/%-&@#\\")
 """Punctuation, in Unicode's sense, that carries meaning in sums and code; other punctuation is dropped."""
 _AT_ONCE: Final = 1_000_000
@@ -26,6 +29,12 @@ _AT_ONCE: Final = 1_000_000
 _BITS: Final = 1024
 
 Ints = NDArray[np.int64]
+
+
+def compared(query: Query) -> str:
+    """What is compared of a query: the conversation without instructions, which many queries have in common."""
+    said = [m.content for m in query.messages if m.role not in _INSTRUCTIONS]
+    return "\n".join(said) if said else query.text
 
 
 def normalise(text: str) -> str:

@@ -5,6 +5,7 @@ part that is furthest below its share; equal ones in an order drawn by the seed.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from serve_app.errors import DataError
 from serve_app.learning.dataset import Dataset
-from serve_app.learning.near_duplicates import THRESHOLD, components, connected
+from serve_app.learning.near_duplicates import THRESHOLD, compared, components, connected
 
 Ints = NDArray[np.int64]
 
@@ -24,15 +25,21 @@ def split_dataset(
 ) -> dict[str, Dataset]:
     """The dataset in parts, named and sized (as shares of the whole, to within a component) by `shares`.
 
-    `by_group` also keeps each group whole, for measuring on groups that were not trained on. Rows keep their order.
-    Raises DataError where a part would be empty; ValueError for shares that are not positive or sum to more than 1.
+    Each part's `about["part"]` says which it is and how it was made. `by_group` also keeps each group whole, for
+    measuring on groups that were not trained on. Rows keep their order. Raises DataError where a part would be empty;
+    ValueError for shares that are not positive or sum to more than 1.
     """
     if not shares or min(shares.values()) <= 0 or sum(shares.values()) > 1 + 1e-9:
         raise ValueError(f"shares must be positive and sum to at most 1, not {dict(shares)}")
     rest = 1 - sum(shares.values())
     wanted = [*shares.values(), *([rest] if rest > 1e-9 else [])]
     at = _dealt(_units(dataset, threshold, by_group), wanted, seed)
-    parts = {name: dataset.take(np.flatnonzero(at == number)) for number, name in enumerate(shares)}
+    how = {"seed": seed, "threshold": threshold, "by_group": by_group}
+    parts = {
+        name: replace(part, about={**part.about, "part": {"name": name, "share": share, **how}})
+        for number, (name, share) in enumerate(shares.items())
+        for part in [dataset.take(np.flatnonzero(at == number))]
+    }
     empty = [name for name, part in parts.items() if not len(part)]
     if empty:
         raise DataError(
@@ -59,7 +66,7 @@ def folds(dataset: Dataset, k: int, seed: int, by_group: bool = False, threshold
 
 def _units(dataset: Dataset, threshold: float, by_group: bool) -> Ints:
     """Labels of what must stay together, shape [n]."""
-    units = components([query.text for query in dataset.queries], threshold)
+    units = components([compared(query) for query in dataset.queries], threshold)
     if not by_group:
         return units
     pairs = [_chains(units), _chains(np.unique(dataset.groups, return_inverse=True)[1])]

@@ -139,6 +139,19 @@ def test_ten_kills_lose_nothing_and_repeat_no_finished_call(tmp_path, server, co
     assert asked.total() - len(needed) <= 10 * 4, "at most the four open calls of each kill are asked again"
 
 
+@pytest.mark.integration
+def test_ctrl_c_says_how_to_go_on(tmp_path, server, config):
+    server.delay_s = 0.01
+    command = [sys.executable, "-m", "serve_app.cli.main", *collect_arguments(tmp_path, config, 500)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and len(server.asked) < 20:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped; the same command goes on from here" in told
+    assert "Traceback" not in told and len(entries(tmp_path / "a.parquet.journal")) >= 16
+
+
 def entries(journal: Path) -> list[Entry]:
     """The whole lines of a journal after its head."""
     content = journal.read_bytes()

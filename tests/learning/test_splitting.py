@@ -35,6 +35,9 @@ def test_no_near_duplicates_straddle_a_split() -> None:
     for seed in range(5):
         parts = split_dataset(data, {"train": 0.7, "test": 0.3}, seed)
         rows = {name: [int(i) for i in part.ids] for name, part in parts.items()}
+        assert parts["test"].about["part"] == {
+            "name": "test", "share": 0.3, "seed": seed, "threshold": 0.8, "by_group": False
+        }  # fmt: skip
         assert sorted(rows["train"] + rows["test"]) == list(range(300)) and rows["train"] == sorted(rows["train"])
         assert not set(labels[rows["train"]]) & set(labels[rows["test"]])
         assert abs(len(rows["train"]) - 210) <= 3
@@ -80,3 +83,13 @@ def test_too_little_to_split_is_said() -> None:
         folds(same, 1, 0)
     with pytest.raises(ValueError, match="shares"):
         split_dataset(same, {"train": 0.8, "test": 0.3}, 0)
+
+
+def test_instructions_in_common_make_no_near_duplicates() -> None:
+    long = Message("system", " ".join(WORDS * 20))
+    data = sums(40, 0)
+    data = replace(data, queries=tuple(Query((long, *q.messages)) for q in data.queries))
+    assert len(set(folds(data, 5, 0))) == 5
+    alone = replace(data, queries=(Query((long,)),) * 40)
+    with pytest.raises(DataError, match="there are 1"):
+        folds(alone, 2, 0)
