@@ -17,6 +17,7 @@ from serve_app.cli.router_options import (
     WeakOption,
     params,
     params_by_kind,
+    writing,
 )
 from serve_app.errors import ConfigError
 
@@ -58,7 +59,7 @@ def train(
     from serve_app.cli.router_report import say_trained
     from serve_app.learning.checking import check_leak
     from serve_app.learning.source import Source
-    from serve_app.learning.training import register
+    from serve_app.learning.training import data_digest, register
     from serve_app.learning.training import train as fit
     from serve_app.routing.registry import Registry
 
@@ -66,12 +67,14 @@ def train(
     spec = _training_run(kind, run, {**given, "preferences": preferences}, set_ or [])
     battles = None if spec.preferences is None else Path(spec.preferences)
     dataset = Source(Path(spec.data), spec.weak, spec.strong, battles).read(to_learn=True)
-    _note_changes(run, spec.digest, dataset.digest())
+    digest = data_digest(dataset)
+    _note_changes(run, spec.digest, digest)
     if test is not None:
         check_leak(dataset, Source(test, spec.weak, spec.strong).read())
-    trained = fit(replace(spec, digest=dataset.digest()), dataset, typer.echo)
+    trained = fit(replace(spec, digest=digest), dataset, typer.echo)
     folder = Registry(registry)
-    version = register(trained, dataset, folder, name, use)
+    with writing(registry):
+        version = register(trained, dataset, folder, name, use)
     say_trained(folder, name or spec.kind, version)
 
 
@@ -126,7 +129,7 @@ def evaluate(
       jethro router evaluate complexity --data test.parquet
       jethro router evaluate mine@knn-1a2b3c4d --data test.parquet --threshold 0.3 --out report
     """
-    from serve_app.cli.router_report import write_evaluation
+    from serve_app.cli.router_report import note_other_models, write_evaluation
     from serve_app.learning.artefacts import open_router, unlearned
     from serve_app.learning.evaluation import evaluate as measure
     from serve_app.learning.evaluation import scored
@@ -138,6 +141,7 @@ def evaluate(
     found = open_router(Registry(registry), router)
     dataset = unlearned(found, dataset, str(data), skip_seen, typer.echo)
     registered = found.registered
+    note_other_models(registered.models, dataset)
     thresholds = [registered.threshold, *(threshold or [])]
     scores = registered.router.score(dataset.queries)
     evaluation = measure((registered.name, registered.version), scored(scores, dataset), thresholds, seed=seed)
@@ -205,7 +209,7 @@ def calibrate(
       jethro router calibrate mine --data fresh.parquet --target strong-share=0.4
       jethro router calibrate mine --data fresh.parquet --target quality-drop=0.02 --guarantee ltt --delta 0.1
     """
-    from serve_app.cli.router_report import say_calibrated
+    from serve_app.cli.router_report import note_other_models, say_calibrated
     from serve_app.learning.artefacts import open_router, unlearned
     from serve_app.learning.source import Source
     from serve_app.learning.training import recalibrate
@@ -216,9 +220,11 @@ def calibrate(
     dataset = Source(data, weak, strong).read()
     folder = Registry(registry)
     found = open_router(folder, router)
+    note_other_models(found.registered.models, dataset)
     dataset = unlearned(found, dataset, str(data), skip_seen, typer.echo)
     promise = None if guarantee is None else Guarantee(guarantee, delta, quality_range(dataset.about))
-    version = recalibrate(found, dataset, wanted, promise, folder)
-    if use:
-        folder.use(found.name, version)
+    with writing(registry):
+        version = recalibrate(found, dataset, wanted, promise, folder)
+        if use:
+            folder.use(found.name, version)
     say_calibrated(folder, found.name, version)

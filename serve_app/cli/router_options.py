@@ -1,5 +1,7 @@
 """Options that the commands of `jethro router` share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,3 +39,12 @@ def params_by_kind(pairs: list[str], kinds: list[str]) -> dict[str, dict[str, An
             raise ConfigError(f"--set {name}: write KIND.KEY=VALUE with one of {', '.join(kinds)}")
         found.setdefault(kind, {})[key] = value
     return found
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raises ConfigError instead of OSError where a folder cannot be written."""
+    try:
+        yield
+    except OSError as e:
+        raise ConfigError(f"{folder}: cannot be written ({e}); give another with --registry") from e

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.cli.router_options import REGISTRY, RegistryOption
+from serve_app.cli.router_options import REGISTRY, RegistryOption, writing
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -83,9 +83,10 @@ def use(
 
     folder = Registry(registry)
     name, version = _which(folder, router)
-    folder.use(name, version, threshold)
-    if as_default:
-        folder.use_default(name)
+    with writing(registry):
+        folder.use(name, version, threshold)
+        if as_default:
+            folder.use_default(name)
     found = folder.load(name)
     default = ", the default router" if folder.default() == name else ""
     typer.echo(f"{name} serves {found.version} at threshold {found.threshold:.6g}{default}")

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from serve_app.routing.registry import Registry
 
 
+def note_other_models(models: tuple[str, str] | None, dataset: "Dataset") -> None:
+    """Say so where a router was trained on the answers of other models than the dataset's."""
+    found = (dataset.weak.model, dataset.strong.model)
+    if models is not None and models != found:
+        typer.echo(f"note: trained on answers of {' and '.join(models)}; these are of {' and '.join(found)}")
+
+
 def say_trained(registry: "Registry", name: str, version: str) -> None:
     """Where the router is, what it promises, and what to do next."""
     from serve_app.routing.registered import read_card

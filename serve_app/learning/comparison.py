@@ -21,7 +21,7 @@ from serve_app.learning.dataset import Dataset
 from serve_app.learning.evaluation import Evaluation, evaluate, scored
 from serve_app.learning.resampling import ROUNDS, Figures, resampled
 from serve_app.learning.splitting import folds as near_duplicate_safe_folds
-from serve_app.learning.training import new_router, router_class
+from serve_app.learning.training import data_digest, new_router, router_class
 from serve_app.routing.base import Report, Router, silent
 from serve_app.routing.target import Target
 from serve_app.routing.threshold import Calibration
@@ -90,7 +90,7 @@ def compare(
     if dataset.weak.quality.mean() == dataset.strong.quality.mean():
         raise ConfigError("both pools are equally good on these data: there is nothing for a router to gain")
     folds = near_duplicate_safe_folds(dataset, plan.folds, plan.seed)
-    digest = dataset.digest()
+    digest = data_digest(dataset)
     found: list[Candidate] = []
     refused: dict[str, str] = {}
     error: JethroError | None = None

@@ -5,8 +5,10 @@ other folds (cross-fitting; the one that serves is then fitted on all), or a fif
 fitted on the rest serves (for kinds that take long). Equal and nearly equal queries lie in one fold.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from importlib import import_module
 from inspect import signature
 from typing import Any
@@ -47,6 +49,17 @@ class Trained:
     threshold: Threshold
     refitted: bool
     """Whether the router was fitted again on all queries after the calibration's scores were made."""
+
+
+def data_digest(dataset: Dataset) -> str:
+    """Hash of all that a router may learn from: the dataset, and battles beside it."""
+    battles = dataset.preferences
+    if battles is None:
+        return dataset.digest()
+    digest = blake2b(dataset.digest().encode(), digest_size=16)
+    for query, *rest in zip(battles.queries, battles.model_a, battles.model_b, battles.outcome.tolist(), strict=True):
+        digest.update(json.dumps([[m.to_openai() for m in query.messages], *rest]).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def router_class(kind: str) -> type[Router]:
@@ -109,7 +122,7 @@ def register(
         threshold=trained.threshold,
         models=(dataset.weak.model, dataset.strong.model),
         data={
-            "digest": dataset.digest(),
+            "digest": data_digest(dataset),
             "queries": len(dataset),
             "calibration": CROSS_FITTED if trained.refitted else HELD_OUT,
             **dataset.about,
@@ -119,7 +132,8 @@ def register(
         queries=dataset.queries,
         use=use,
     )
-    save_seen(registry.path(name or trained.run.kind, version), dataset.queries)
+    battles = () if dataset.preferences is None else dataset.preferences.queries
+    save_seen(registry.path(name or trained.run.kind, version), dataset.queries + battles)
     return version
 
 

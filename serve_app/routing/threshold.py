@@ -59,6 +59,12 @@ class Calibration:
     def __len__(self) -> int:
         return len(self.scores)
 
+    @property
+    def has_costs(self) -> bool:
+        """Whether costs were recorded; costs of 0 throughout stand for none."""
+        costs = (self.weak_cost_usd, self.strong_cost_usd)
+        return any(cost is not None and cost.any() for cost in costs)
+
     def take(self, rows: NDArray[np.int64]) -> Self:
         """Some of the queries, in the order given."""
         return type(self)(**{name: array[rows] for name, array in self._held().items()})
@@ -132,7 +138,7 @@ class Threshold:
         Costs are those recorded unless prices are given. Raises ConfigError where there are neither, or if even the
         cheapest point costs more.
         """
-        if (weak is None or strong is None) and calibration.weak_cost_usd is None:
+        if (weak is None or strong is None) and not calibration.has_costs:
             raise ConfigError("a cost target needs recorded costs or prices; the calibration data hold no costs")
         curve = calibration.curve(weak, strong)
         within = np.flatnonzero(curve.cost_usd <= mean_cost_usd * (1 + 1e-12))

@@ -1,6 +1,7 @@
 """`jethro router`: from data to a router that serves, through the commands alone."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,18 @@ def test_data_that_teach_nothing_are_refused(jethro: Run, files: Path) -> None:
     data.take(hard).save(Path("hard.parquet"))
     result = jethro("router", "train", "complexity", "--data", "hard.parquet")
     assert result.exit_code == 2 and "one class alone" in result.stderr
+
+
+def test_answers_of_other_models_are_noted(jethro: Run, files: Path) -> None:
+    trained(jethro)
+    data = Dataset.load(files / "test.parquet")
+    other = replace(data, pools={**data.pools, "large": replace(data.strong, model="m-huge")})
+    other.save(Path("other.parquet"))
+    result = jethro("router", "evaluate", "mine", "--data", "other.parquet")
+    assert "note: trained on answers of m-small and m-large; these are of m-small and m-huge" in result.stdout
+
+
+def test_a_registry_that_cannot_be_written_is_named(jethro: Run) -> None:
+    Path("file").write_text("", "utf-8")
+    result = jethro("router", "train", "complexity", "--data", "train.parquet", "--folds", "2", "--registry", "file/x")
+    assert result.exit_code == 2 and "file/x: cannot be written" in result.stderr

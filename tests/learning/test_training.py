@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 
 from serve_app.errors import ConfigError, DataError
-from serve_app.learning.artefacts import open_router, unlearned
+from serve_app.learning.artefacts import learned_from, open_router, unlearned
 from serve_app.learning.dataset import Dataset
+from serve_app.learning.preferences import Preferences
 from serve_app.learning.seen import load_seen
-from serve_app.learning.training import default_folds, honest_scores, new_router, recalibrate, register, train
+from serve_app.learning.training import (
+    data_digest,
+    default_folds,
+    honest_scores,
+    new_router,
+    recalibrate,
+    register,
+    train,
+)
 from serve_app.learning.training_run import TrainingRun, changed_libraries
 from serve_app.routing.registry import KINDS, Registry
 from serve_app.routing.target import Guarantee, Target
@@ -141,6 +150,17 @@ def test_a_calibration_may_promise(dataset: Dataset, tmp_path: Path) -> None:
     card = registry.load("mine", version).card
     assert card["target"] == "drop <= 0.1 with confidence 0.9"
     assert card["metrics"]["quality_drop"] <= 0.1 and card["metrics"]["strong_share"] < 0.9
+
+
+def test_battles_beside_the_data_count_as_learned_from(dataset: Dataset, tmp_path: Path) -> None:
+    other = sums(20, seed=9)
+    both = replace(dataset, preferences=Preferences.of(other))
+    assert data_digest(dataset) == dataset.digest() != data_digest(both)
+    assert data_digest(both) == data_digest(replace(dataset, preferences=Preferences.of(sums(20, seed=9))))
+    assert data_digest(both) != data_digest(replace(dataset, preferences=Preferences.of(sums(20, seed=10))))
+    registry = Registry(tmp_path)
+    register(train(run("complexity", folds=2), both), both, registry, "mine")
+    assert len(learned_from(open_router(registry, "mine"), other)) == 20
 
 
 def test_random_has_nothing_to_calibrate(dataset: Dataset, tmp_path: Path) -> None:
