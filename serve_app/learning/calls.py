@@ -11,6 +11,7 @@ from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
 from serve_app.learning.journal import Entry
 from serve_app.pools.base import Answer, Call, Pool
 from serve_app.pools.retry import Backoff
+from serve_app.store.base import COLLECTED
 from serve_app.types import Query
 
 KEY_REFUSED = "upstream_refused_key"
@@ -34,7 +35,7 @@ class Caller:
         seed = query.sampling.seed
         if seed is not None:
             query = replace(query, sampling=replace(query.sampling, seed=_number(seed, query_id, name, have) >> 33))
-        call_id = f"collect-{_number(query_id, name, have):016x}"
+        call_id = f"{COLLECTED}{_number(query_id, name, have):016x}"
         attempt = 0
         while True:
             started = monotonic()

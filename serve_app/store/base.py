@@ -8,6 +8,8 @@ from serve_app.types import Decision, Usage
 
 TIE: Final = "tie"
 """`Feedback.preferred` where neither answer was better."""
+COLLECTED: Final = "collect-"
+"""How the request ids of `jethro data collect` begin: what it asks is no traffic to learn from again."""
 
 
 @dataclass(frozen=True, slots=True)

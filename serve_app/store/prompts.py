@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
+from serve_app.store.base import COLLECTED
 from serve_app.store.reading import reading
 from serve_app.store.schema import decisions
 
@@ -14,11 +15,12 @@ _ASKED = ("chat", "route")
 def read_prompts(path: Path, newest: int | None = None) -> list[tuple[str, str]]:
     """(id of its last decision, text) of each different conversation, in the order they last came up.
 
-    `newest` bounds their number. The log keeps the whole conversation as one text. Raises ConfigError if there is no
+    `newest` bounds their number. What was asked to collect answers is left out. The log keeps the whole conversation as one text. Raises ConfigError if there is no
     such file, or it is not a store of this version.
     """
     last = func.max(decisions.c.created_s).label("last_s")
-    kept = decisions.c.prompt.is_not(None) & decisions.c.endpoint.in_(_ASKED)
+    ours = decisions.c.request_id.startswith(COLLECTED, autoescape=True)
+    kept = decisions.c.prompt.is_not(None) & decisions.c.endpoint.in_(_ASKED) & ~ours
     asked = select(decisions.c.decision_id, decisions.c.prompt, last).where(kept).group_by(decisions.c.prompt)
     with reading(path) as connection:
         rows = connection.execute(asked.order_by(last.desc(), decisions.c.decision_id).limit(newest)).all()

@@ -23,6 +23,7 @@ from serve_app.learning.collect import collect
 from serve_app.learning.journal import Journal
 from serve_app.pools.base import Answer, Call, Frame, PoolLoad
 from serve_app.pools.retry import Backoff
+from serve_app.store.base import COLLECTED
 from serve_app.types import Capabilities, Message, Price, Query, Sampling
 
 Fault = Callable[[Query, int], Exception | None]
@@ -50,6 +51,7 @@ class EchoPool:
         raise NotImplementedError("collecting asks for whole answers")
 
     async def complete(self, query: Query, call: Call) -> Answer:
+        assert call.request_id.startswith(COLLECTED)
         fault = self._fault(query, len(self.queries))
         self.queries.append(query)
         self.now += 1

@@ -18,6 +18,7 @@ def test_each_conversation_once_by_when_it_last_came_up(tmp_path):
                 record("c", created_s=3.0, prompt="one"),
                 record("d", created_s=4.0),
                 record("e", created_s=5.0, prompt="raw", endpoint="completions"),
+                record("g", created_s=9.0, prompt="collected", request_id="collect-01"),
                 record("f", created_s=6.0, prompt="three", endpoint="route"),
             ]
         )
