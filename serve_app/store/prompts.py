@@ -15,8 +15,8 @@ _ASKED = ("chat", "route")
 def read_prompts(path: Path, newest: int | None = None) -> list[tuple[str, str]]:
     """(id of its last decision, text) of each different conversation, in the order they last came up.
 
-    `newest` bounds their number. What was asked to collect answers is left out. The log keeps the whole conversation as one text. Raises ConfigError if there is no
-    such file, or it is not a store of this version.
+    `newest` bounds their number. What was asked to collect answers is left out. The log keeps the whole conversation
+    as one text. Raises ConfigError if there is no such file, or it is not a store of this version.
     """
     last = func.max(decisions.c.created_s).label("last_s")
     ours = decisions.c.request_id.startswith(COLLECTED, autoescape=True)
