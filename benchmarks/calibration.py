@@ -192,6 +192,8 @@ def draw(promises: list[Promise], caption: str, path: Path) -> None:
     right.set_ylabel("strong calls, %")
     for axes in (left, right):
         axes.set(xlabel="calibration queries", xscale="log")
+        axes.set_xticks(SIZES, [f"{size:,}" for size in SIZES])
+        axes.minorticks_off()
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
     figure.supxlabel(caption, fontsize=6, color="#777777")
