@@ -7,7 +7,7 @@ fitted on the rest serves (for kinds that take long). Equal and nearly equal que
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib import import_module
 from inspect import signature
@@ -44,6 +44,7 @@ class Trained:
     """A fitted router with what it promises on queries that it was not fitted on."""
 
     run: TrainingRun
+    """As it was asked for, with every parameter written out: defaults may be others in a later version."""
     router: Router
     calibration: Calibration
     threshold: Threshold
@@ -105,7 +106,8 @@ def train(run: TrainingRun, dataset: Dataset, report: Report = silent) -> Traine
         report(f"{run.kind}: fitting on all {len(dataset):,} queries")
         router = new_router(run.kind, run.params, run.seed).fit(dataset, lambda line: report(f"  {line}"))
     calibration = Calibration.of(scores, dataset.take(rows))
-    return Trained(run, router, calibration, target.threshold(calibration), kept is None)
+    every = {name: value for name, value in router.params.items() if name != "seed" or "seed" in run.params}
+    return Trained(replace(run, params=every), router, calibration, target.threshold(calibration), kept is None)
 
 
 def register(

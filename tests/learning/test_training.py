@@ -94,6 +94,11 @@ def test_the_seed_reaches_kinds_that_take_one_unless_they_are_given_another() ->
     assert new_router("length", {}).params["seed"] == 0
 
 
+def test_a_run_writes_every_parameter_out_but_the_seed_once(dataset: Dataset) -> None:
+    assert train(run(folds=1), dataset).run.params == {"scale": 20.0}
+    assert train(run(folds=1, params={"scale": 5.0, "seed": 3}), dataset).run.params == {"scale": 5.0, "seed": 3}
+
+
 def test_too_few_different_queries_cannot_be_split() -> None:
     with pytest.raises(DataError, match="folds"):
         train(run(folds=5), sums(2, seed=0))
@@ -105,10 +110,12 @@ def test_an_artefact_tells_how_it_came_about_and_what_it_learned_from(dataset: D
     version = register(train(spec, dataset), dataset, registry, "mine")
     folder = registry.path("mine", version)
     card = json.loads((folder / "card.json").read_text("utf-8"))
+    params = dict(registry.load("mine").router.params)
     assert card["data"]["digest"] == dataset.digest() and card["data"]["calibration"] == "cross-fitted"
     assert card["target"] == "share <= 0.4" and card["metrics"]["strong_share"] <= 0.4
     assert card["models"] == {"weak": "m-small", "strong": "m-large"}
-    assert TrainingRun.read(folder / "run.json") == spec
+    kept = TrainingRun.read(folder / "run.json")
+    assert replace(kept, params={}) == spec and kept.params == {k: v for k, v in params.items() if k != "seed"}
     seen = load_seen(folder)
     assert seen is not None and len(seen) == len({q.text.replace("?", "") for q in dataset.queries})
 
