@@ -12,6 +12,7 @@ from serve_app.errors import ConfigError
 from serve_app.learning.dataset import Dataset
 from serve_app.routing.base import Router
 from serve_app.routing.bert import BertRouter
+from serve_app.routing.best_route import BestRouteRouter
 from serve_app.routing.complexity import ComplexityRouter
 from serve_app.routing.estimator import EstimatorRouter
 from serve_app.routing.fine_tuned import FineTunedRouter
@@ -40,6 +41,7 @@ KINDS: dict[str, Callable[[int], Router]] = {
     "complexity": ComplexityRouter,
     "knn": lambda seed: KnnRouter(seed=seed),
     "estimator": lambda seed: EstimatorRouter(seed=seed),
+    "best_route": lambda seed: BestRouteRouter(seed=seed),
     "mf": lambda seed: MatrixFactorizationRouter(seed=seed, least_steps=1_000),
     "sw_ranking": lambda seed: SimilarityWeightedRouter(seed=seed, ties="weak"),
     "bert": fine_tuned(BertRouter),
