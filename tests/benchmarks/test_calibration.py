@@ -78,5 +78,5 @@ def test_it_writes_table_json_and_plot(
 def test_the_pool_is_of_queries_that_nobody_was_trained_on() -> None:
     from serve_app.lab import models_dir
 
-    found, about = benchmark.lab_pool(models_dir(), 300, 400, 0, "complexity")
-    assert about["trained_on"] == 300 and 200 < about["pool"] == len(found) <= 400
+    found, about = benchmark.lab_pool(models_dir(), 150, 200, 0, "complexity")
+    assert about["trained_on"] == 150 and 100 < about["pool"] == len(found) <= 200
