@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import ConfigError, DependencyError
+from serve_app.learning.narrow import narrowed
 
 Vectors = NDArray[np.float32]
 DEFAULT = "minilm"
@@ -23,6 +25,29 @@ _ROWS = 32
 """Texts in one forward pass; those of like length stand together, so that little is padding."""
 _CACHED = 50_000
 """Vectors kept by text, 1.5 kB each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass over the texts at `rows`: token vectors [rows, tokens, dimensions] of each layer, the last
+    one last (torch tensors), and the mask [rows, tokens], 1 where there is a token.
+    """
+
+    rows: Sequence[int]
+    layers: Sequence[Any]
+    mask: Any
+
+    def mean(self, layer: int, mask: Any | None = None) -> Any:
+        """Mean token vectors of a layer, [rows, dimensions]; of the tokens in `mask` where one is given."""
+        weights = (self.mask if mask is None else mask)[:, :, None]
+        return (self.layers[layer] * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+
+    def unit(self) -> Vectors:
+        """Sentence vectors: the last layer's mean at unit length, [rows, dimensions]."""
+        import torch
+
+        vectors: Vectors = torch.nn.functional.normalize(self.mean(-1), dim=1).numpy()
+        return vectors
 
 
 class SentenceEncoder:
@@ -54,7 +79,7 @@ class SentenceEncoder:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors, shape [len(texts), dimensions]."""
-        keys = [hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=16).digest() for t in texts]
+        keys = [_key(t) for t in texts]
         with self._lock:
             missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._kept}
             found = dict(zip(missing, self._compute(list(missing.values())), strict=True)) if missing else {}
@@ -64,7 +89,31 @@ class SentenceEncoder:
 
     def cached(self, text: str) -> Vectors | None:
         """The vector of a text if it is kept; never computes."""
-        return self._kept.get(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest())
+        return self._kept.get(_key(text))
+
+    def remember(self, texts: Sequence[str], vectors: Sequence[Vectors]) -> None:
+        """Keep unit vectors that a pass for another purpose brought along."""
+        with self._lock:
+            self._keep(dict(zip(map(_key, texts), vectors, strict=True)))
+
+    def passes(self, texts: Sequence[str], every_layer: bool = False) -> Iterator[Pass]:
+        """Forward passes over all texts, a few of like length at a time. The caller sees to it that one computes."""
+        import torch
+
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for start in range(0, len(order), _ROWS):
+            picked = order[start : start + _ROWS]
+            inputs = self._tokenizer(
+                [texts[i].encode("utf-8", "replace").decode("utf-8") for i in picked],  # no lone surrogates
+                padding=True,
+                truncation=True,
+                max_length=self._most_tokens,
+                return_tensors="pt",
+            )
+            with torch.inference_mode():
+                output = self._model(**inputs, output_hidden_states=every_layer)
+            layers = output.hidden_states if every_layer else (output.last_hidden_state,)
+            yield Pass(picked, layers, inputs["attention_mask"].to(layers[-1].dtype))
 
     def _keep(self, found: dict[bytes, Vectors]) -> None:
         self._kept.update(found)
@@ -72,32 +121,22 @@ class SentenceEncoder:
             self._kept.popitem(last=False)
 
     def _compute(self, texts: list[str]) -> list[Vectors]:
-        import torch
-
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         rows: list[Vectors] = [np.empty(0, dtype=np.float32)] * len(texts)
-        for start in range(0, len(order), _ROWS):
-            picked = order[start : start + _ROWS]
-            inputs = self._tokenizer(
-                [texts[i].encode("utf-8", "replace").decode("utf-8") for i in picked],  # no lone surrogates
-                padding=True,
-                truncation=True,
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            )
-            with torch.inference_mode():
-                hidden = self._model(**inputs).last_hidden_state
-            mask = inputs["attention_mask"][:, :, None].to(hidden.dtype)
-            mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1.0)
-            unit = torch.nn.functional.normalize(mean, dim=1).numpy()
-            for at, vector in zip(picked, unit, strict=True):
+        for passed in self.passes(texts):
+            for at, vector in zip(passed.rows, passed.unit(), strict=True):
                 rows[at] = vector
         return rows
 
     @cached_property
+    def _most_tokens(self) -> int:
+        """A model of fewer positions than `max_tokens` reads no more than it has."""
+        positions = getattr(self._model.config, "max_position_embeddings", self.max_tokens)
+        return min(self.max_tokens, int(positions), int(self._tokenizer.model_max_length))
+
+    @cached_property
     def _model(self) -> Any:
         transformers = _transformers()
-        return transformers.AutoModel.from_pretrained(self.folder, use_safetensors=True).eval()
+        return narrowed(transformers.AutoModel.from_pretrained(self.folder, use_safetensors=True).eval())
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -146,6 +185,10 @@ def encoder_folder(name: str) -> Path:
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ConfigError(f"encoder {name!r}: give 'minilm' or a folder with config.json and *.safetensors")
     return folder
+
+
+def _key(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _transformers() -> Any:

