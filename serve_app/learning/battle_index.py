@@ -20,11 +20,11 @@ Vectors = NDArray[np.float32]
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
-CLUSTERS = 512
-NEAR = 2_048
+CLUSTERS = 1_024
+NEAR = 4_096
 """Battles that are compared one by one where there are too many for all."""
-GROUPS = 2_048
-"""Groups of one cluster and one cell that the others are summed in, at most about so many: 3 MB of mean vectors."""
+GROUPS = 4_096
+"""Groups of one cluster and one cell that the others are summed in, at most about so many: 6 MB of mean vectors."""
 _LEAST = 0.01
 """Stands for a greatest similarity below it: where nothing is similar, the paper's quotient turns weights around."""
 _TAUGHT = 50

@@ -13,9 +13,10 @@ Floats = NDArray[np.float64]
 
 ELO = 400 / log(10)
 """Elo points per unit of log-odds: at 400 points apart the odds are ten to one."""
-_ROUNDS = 50
-_CLOSE = 1e-10
-"""Newton ends where a step could not raise the log-likelihood by this part of all battles."""
+_ROUNDS = 100
+_CLOSE = 1e-9
+"""Newton ends where no strength moves by more than this."""
+_SMALLEST_STEP = 1e-9
 
 
 def strengths(wins: Floats, start: Floats | None = None) -> Floats:
@@ -61,16 +62,19 @@ def curvature(wins: Floats, theta: Floats) -> Floats:
 def _newton(wins: Floats, theta: Floats) -> Floats:
     games = wins + wins.T
     won = wins.sum(1)
+    value, level = _likelihood(wins, theta), _likelihood(wins, np.zeros_like(theta))
+    if value < level:  # a start that is worse than none
+        theta, value = np.zeros_like(theta), level
     for _ in range(_ROUNDS):
         gradient = won - (games * _chance(theta)).sum(1)
         # the last one's strength is held while the others move: theta is known up to a constant
         step = np.append(np.linalg.solve(curvature(wins, theta)[:-1, :-1], gradient[:-1]), 0.0)
-        if gradient @ step <= _CLOSE * won.sum():
-            break
-        value, size = _likelihood(wins, theta), 1.0
-        while _likelihood(wins, theta + size * step) < value and size > _CLOSE:
+        size = 1.0
+        while (after := _likelihood(wins, theta + size * step)) < value and size > _SMALLEST_STEP:
             size /= 2
-        theta = theta + size * step
+        theta, value = theta + size * step, after
+        if np.abs(size * step).max() < _CLOSE:
+            break
     centred: Floats = theta - theta.mean()
     return centred
 
