@@ -112,6 +112,7 @@ def _versions(registry: "Registry", name: str) -> list[dict[str, Any]]:
         threshold, target = card.get("threshold"), card.get("target")
         if version == serving and override is not None:
             threshold, target = override, "given"
+            told |= dict.fromkeys(("strong_share", "quality", "quality_drop"))  # those are of the card's own threshold
         about = {"kind": card["kind"], "threshold": threshold, "target": target, "models": card.get("models")}
         rows.append({"name": name, "version": version, "serves": version == serving, **about, **told})
     return rows

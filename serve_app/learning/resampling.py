@@ -2,7 +2,8 @@
 
 A resample is a weight for each query (how often it was drawn), so that scores are sorted once and many resamples go
 through one pass of sums. Definitions are those of `metrics`; two routers on the same queries get the same resamples
-for the same seed, so that differences between them are paired (Efron & Tibshirani 1993, chapters 6 and 13).
+for the same seed, so that differences between them are paired (Efron & Tibshirani 1993, chapters 6 and 13). The
+interval of the calibration error lies high: a resample's own noise counts as error in every bin.
 """
 
 from collections.abc import Iterator, Sequence

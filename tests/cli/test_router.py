@@ -94,6 +94,9 @@ def test_calibrate_makes_a_version_and_use_serves_it(jethro: Run) -> None:
     assert used.stdout.startswith(f"mine serves {version} at threshold ") and "the default router" in used.stdout
     used = jethro("router", "use", f"mine@{first}", "--threshold", "0.125")
     assert used.stdout.startswith(f"mine serves {first} at threshold 0.125")
+    rows = {row["version"]: row for row in json.loads(jethro("router", "list", "--json").stdout)}
+    assert rows[first]["threshold"] == 0.125 and rows[first]["quality_drop"] is None and rows[first]["apgr"]
+    assert rows[version]["target"] == "share <= 0.25" and rows[version]["strong_share"] <= 0.25
 
 
 def test_calibrate_promises_or_says_what_it_would_take(jethro: Run) -> None:
