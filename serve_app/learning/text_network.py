@@ -24,9 +24,13 @@ class TextNetwork:
     beyond `max_tokens` keeps its end.
     """
 
+    folder: Path | None
+    """Of the pretrained encoder; None for one made in memory."""
+
     def __init__(self, folder: Path, classes: int, trained_layers: int | None, max_tokens: int) -> None:
         torch, transformers = _libraries()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, truncation_side="left")
+        self.folder = folder
         self.body = transformers.AutoModel.from_pretrained(folder, use_safetensors=True).eval()
         self._finish(torch, classes, trained_layers, max_tokens)
 
@@ -34,6 +38,7 @@ class TextNetwork:
     def of(cls, body: Any, tokenizer: Any, classes: int, max_tokens: int) -> TextNetwork:
         """A network over a model in memory, all of it to train."""
         network = cls.__new__(cls)
+        network.folder = None
         network.tokenizer, network.body = tokenizer, body.eval()
         network._finish(_libraries()[0], classes, None, max_tokens)
         return network
@@ -41,7 +46,8 @@ class TextNetwork:
     def _finish(self, torch: Any, classes: int, trained_layers: int | None, max_tokens: int) -> None:
         self.classes = classes
         self.max_tokens = min(max_tokens, int(self.body.config.max_position_embeddings))
-        self.head = torch.nn.utils.skip_init(torch.nn.Linear, int(self.body.config.hidden_size), classes)
+        self.width = int(self.body.config.hidden_size)
+        self.head = torch.nn.utils.skip_init(torch.nn.Linear, self.width, classes)
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
         self._given: Any = None
@@ -61,6 +67,11 @@ class TextNetwork:
     def frozen_below(self) -> bool:
         """Whether `below` and `logits_above` may be used."""
         return self._cut > 0
+
+    @property
+    def frozen_part(self) -> tuple[Path | None, int, int]:
+        """Names what lies below the trained part: networks of the same one share what `below` gives."""
+        return self.folder, self._cut, self.max_tokens
 
     def trained(self) -> dict[str, Any]:
         """Parameters that training changes, by name, as they are stored."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from serve_app.learning import finetune as module
+from serve_app.learning import frozen_states
 from serve_app.learning.finetune import Examples, Recipe, finetune
 from serve_app.learning.scratch_encoder import Shape, fresh_encoder, learned_tokenizer
 from serve_app.learning.text_network import TextNetwork
@@ -67,13 +68,25 @@ def test_a_frozen_part_stays_and_the_rest_moves(tmp_path: Path) -> None:
 
 def test_kept_states_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_encoder(tmp_path)
+    monkeypatch.setattr(module, "half_precision", lambda: False)
     found = []
     for size in (1 << 30, 0):
-        monkeypatch.setattr(module, "_STATES_BYTES", size)
+        monkeypatch.setattr(frozen_states, "BYTES", size)
         network = TextNetwork(folder, 2, 1, 64)
         finetune(network, TEXTS[:64], LABELS[:64], Recipe(2, 1e-3), lambda line: None)
         found.append(tensors(network))
     assert all(torch.allclose(found[0][name], found[1][name], atol=1e-4) for name in found[0])
+
+
+@pytest.mark.skipif(not module.half_precision(), reason="this CPU does not multiply bfloat16 natively")
+def test_half_precision_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for half in (True, False):
+        monkeypatch.setattr(module, "half_precision", lambda half=half: half)
+        lines = list[str]()
+        finetune(fresh(), TEXTS, LABELS, Recipe(8, 3e-3), lines.append)
+        found.append(min(losses(lines)))
+    assert found[0] == pytest.approx(found[1], abs=0.1)
 
 
 @pytest.mark.parametrize("after", [1, 3])
