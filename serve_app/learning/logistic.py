@@ -32,7 +32,7 @@ def fit_logistic(
     if outcomes.min() == outcomes.max() and outcomes.min() in (0.0, 1.0):
         prior = (float(outcomes.sum()) + 0.5) / (len(outcomes) + 1)
         return {}, log(prior / (1 - prior))
-    matrix, mean, scale = _matrix(rows, dense, named)
+    matrix, mean, scale = matrix_of(rows, dense, named)
     losses = [_loss_out_of_fold(matrix, outcomes, folds, strength) for strength in _STRENGTHS]
     model = _fit(matrix, outcomes, _STRENGTHS[int(np.argmin(losses))])
     slopes = model.coef_[0]
@@ -48,7 +48,7 @@ def folds_of(texts: Sequence[str], folds: int, seed: int) -> NDArray[np.int64]:
     return np.array(keys, dtype=np.int64) % folds
 
 
-def _matrix(rows: Rows, dense: Sequence[str], named: Sequence[str]) -> tuple[Any, Floats, Floats]:
+def matrix_of(rows: Rows, dense: Sequence[str], named: Sequence[str]) -> tuple[Any, Floats, Floats]:
     """Sparse matrix [n, dense + named] with the dense columns standardised, and their means and scales."""
     from scipy.sparse import csr_matrix, hstack  # type: ignore[import-untyped]
 

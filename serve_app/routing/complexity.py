@@ -1,7 +1,7 @@
 """The complexity router: how hard a query looks, by what can be read off it, and how alike queries went before.
 
-Logistic regression over lengths, digits, operators, keywords, a guess at the task, their interactions, and the
-history of similar queries. The first router of the seed; scored in pure Python in microseconds.
+Logistic regression or a small network over lengths, digits, operators, keywords, a guess at the task, their
+interactions, and the history of similar queries. The first router of the seed; scored in microseconds.
 """
 
 import json
@@ -9,16 +9,18 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import exp
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import ConfigError
+from serve_app.learning.arrays import read_arrays
 from serve_app.learning.dataset import Dataset
 from serve_app.learning.features import NUMERIC, Reading, number_shapes, read, word_shapes
 from serve_app.learning.history import LEVELS, History, common_words
 from serve_app.learning.logistic import fit_logistic, folds_of
+from serve_app.learning.small_network import SmallNetwork, fit_network
 from serve_app.routing.artefact import read_json
 from serve_app.routing.base import Placement, Report, silent
 from serve_app.types import Query
@@ -30,36 +32,41 @@ _MAX_FEATURES = 6_000
 _FOLDS = 5
 _HISTORY = tuple(f"history:{level}" for level in LEVELS[:-1])
 _DENSE = (*NUMERIC, *_HISTORY)
+Model = Literal["logistic", "network"]
 
 
 class ComplexityRouter:
-    """Strong win rate as a logistic regression of readable features.
+    """Strong win rate as a logistic regression of readable features, or a network of one hidden layer.
 
-    Learned: `weights_` (feature to log-odds per unit), `bias_`, `history_`. `explain` gives the same terms that
-    `score` adds up. `seed` draws the order in which history is made, and the folds.
+    Learned: `weights_` (feature to log-odds per unit) and `bias_`, or `network_`; and `history_`. `explain` gives
+    the same terms that `score` adds up. `seed` draws the order in which history is made, the folds, and the network.
     """
 
     name = "complexity"
     placement: Placement = "inline"
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, model: Model = "logistic") -> None:
         self.seed = seed
+        self.model = model
         self.weights_: dict[str, float] = {}
         self.bias_ = 0.0
         self.history_: History | None = None
+        self.network_: SmallNetwork | None = None
         self._sum = _Sum({}, frozenset())
+        self._place: Mapping[str, int] = {}
 
     @property
     def params(self) -> Mapping[str, Any]:
         """The constructor's arguments."""
-        return {"seed": self.seed}
+        return {"seed": self.seed, "model": self.model}
 
     def fit(self, dataset: Dataset, report: Report = silent) -> Self:
         """Learn from queries with the quality of both pools' answers; needs the extra `train` (scikit-learn).
 
         History features of a query come from the queries before it in a random order, never from its own outcome.
-        Raises ConfigError for an empty dataset, DependencyError without scikit-learn.
+        Raises ConfigError for an empty dataset or an unknown model, DependencyError without scikit-learn.
         """
+        _check(self.model)
         if len(dataset) == 0:
             raise ConfigError("complexity: the dataset is empty; collect answers first")
         readings = [read(q) for q in dataset.queries]
@@ -72,9 +79,12 @@ class ComplexityRouter:
         for row, estimates in zip(rows, past, strict=True):
             row.update(zip(_HISTORY, estimates, strict=True))
         folds = folds_of(texts, _FOLDS, self.seed)
-        self.weights_, self.bias_ = fit_logistic(rows, _DENSE, _named(rows), outcomes, folds)
-        self.history_ = history
-        self._sum = _Sum(self.weights_, history.vocabulary_)
+        self.weights_, self.bias_, self.network_ = {}, 0.0, None
+        if self.model == "network":
+            self.network_ = fit_network(rows, _DENSE, _named(rows), outcomes, folds, self.seed)
+        else:
+            self.weights_, self.bias_ = fit_logistic(rows, _DENSE, _named(rows), outcomes, folds)
+        self._learned(history)
         return self
 
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
@@ -87,17 +97,20 @@ class ComplexityRouter:
         """Signed contributions in log-odds, largest in size first; with `bias` they add up to the score's log-odds."""
         if self.history_ is None:
             raise ConfigError("complexity: the router is not fitted; fit or load it before explaining")
-        weights = self.weights_
-        terms = {n: weights[n] * x for n, x in active(read(query), self.history_).items() if n in weights and x}
-        terms["bias"] = self.bias_
+        weights, features = self.weights_, active(read(query), self.history_)
+        if self.network_ is not None:
+            terms = self.network_.contributions(features, self._place)
+        else:
+            terms = {n: weights[n] * x for n, x in features.items() if n in weights and x}
+            terms["bias"] = self.bias_
         return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
 
     def save(self, directory: Path) -> None:
-        """Write `router.json` (weights, vocabulary) and `history.npz`."""
+        """Write `router.json` (weights, vocabulary) and `history.npz`; of a network also `network.npz`."""
         if self.history_ is None:
             raise ConfigError("complexity: the router is not fitted; fit it before saving")
         directory.mkdir(parents=True, exist_ok=True)
-        body = {
+        body: dict[str, Any] = {
             "format": FORMAT,
             "kind": self.name,
             "seed": self.seed,
@@ -105,6 +118,11 @@ class ComplexityRouter:
             "vocabulary": sorted(self.history_.vocabulary_),
             "weights": dict(sorted(self.weights_.items())),
         }
+        if self.network_ is not None:
+            body |= {"model": self.model, "features": list(self.network_.names)}
+            with (directory / "network.npz").open("wb") as out:
+                layers: dict[str, Any] = dict(self.network_.arrays())
+                np.savez_compressed(out, **layers)
         (directory / "router.json").write_text(json.dumps(body, indent=0, ensure_ascii=False) + "\n", "utf-8")
         with (directory / "history.npz").open("wb") as out:
             arrays: dict[str, Any] = dict(self.history_.arrays())
@@ -116,18 +134,27 @@ class ComplexityRouter:
         path = directory / "router.json"
         body = read_json(path, kind=cls.name, version=FORMAT)
         try:
-            router = cls(int(body["seed"]))
+            router = cls(int(body["seed"]), _check(body.get("model", "logistic")))
             router.bias_ = float(body["bias"])
             router.weights_ = {str(name): float(weight) for name, weight in body["weights"].items()}
+            if router.model == "network":
+                path = directory / "network.npz"
+                router.network_ = SmallNetwork.from_arrays(body["features"], read_arrays(path))
             path = directory / "history.npz"
-            router.history_ = History.from_arrays(path, body["vocabulary"])
-            router._sum = _Sum(router.weights_, router.history_.vocabulary_)
+            router._learned(History.from_arrays(path, body["vocabulary"]))
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
             raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
         return router
 
+    def _learned(self, history: History) -> None:
+        self.history_ = history
+        self._sum = _Sum(self.weights_, history.vocabulary_)
+        self._place = self.network_.places() if self.network_ is not None else {}
+
     def _log_odds(self, query: Query, history: History) -> float:
         reading = read(query)
+        if self.network_ is not None:
+            return self.network_.log_odds(active(reading, history), self._place)
         return self._sum.add(self.bias_, reading, history.logits(reading))
 
 
@@ -208,6 +235,14 @@ def _named(rows: Sequence[Mapping[str, float]]) -> list[str]:
     seen: Counter[str] = Counter(name for row in rows for name in row)
     often = [name for name, n in seen.most_common(_MAX_FEATURES + len(_DENSE)) if n >= _MIN_COUNT]
     return sorted(set(often) - set(_DENSE))
+
+
+def _check(model: str) -> Model:
+    if model == "logistic":
+        return "logistic"
+    if model == "network":
+        return "network"
+    raise ConfigError(f"complexity: model is {model!r}; give logistic or network")
 
 
 def _sigmoid(x: float) -> float:
