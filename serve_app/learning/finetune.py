@@ -69,7 +69,8 @@ class Examples:
     def prior(self) -> Floats:
         """How often each class comes, shape [classes], none of them never."""
         totals = (self.labels * self.weights[:, None]).sum(0) + 0.5
-        return totals / totals.sum()
+        shares: Floats = totals / totals.sum()
+        return shares
 
     def key(self, network: TextNetwork, recipe: Recipe) -> str:
         """Names the data, the recipe and the tensors that are trained."""
