@@ -39,7 +39,7 @@ TRAINING = {
     f"serve_app.learning.{name}"
     for name in (
         *("artefacts", "comparison", "comparison_report", "evaluation", "lab_router", "plots", "recommendation"),
-        *("report", "resampling", "source", "training"),
+        *("refresh", "report", "resampling", "source", "training"),
         *("answering", "asked", "calls", "collect", "importing", "journal", "overview", "prompts"),
     )
 }

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from serve_app.cli import router_registry
+from serve_app.cli import router_refresh, router_registry
 from serve_app.cli.group import new_group
 from serve_app.cli.router_options import (
     REGISTRY,
@@ -25,6 +25,7 @@ group = new_group(help="Train, measure, compare and calibrate routers; choose wh
 group.command("list")(router_registry.list_routers)
 group.command("show")(router_registry.show)
 group.command("use")(router_registry.use)
+group.command("refresh")(router_refresh.refresh)
 
 _RUN = "Train again from this file: the run.json of an artefact, or YAML."
 
