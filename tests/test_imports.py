@@ -26,6 +26,7 @@ LAYERS = {
     "engines": 2,
     "lab": 2,
     "observability": 2,
+    "autoscaling": 2,
     "learning": 3,
     "strategy": 3,
     "routing": 4,

@@ -31,19 +31,26 @@ class Trace:
         return len(self.at_s)
 
 
-def drawn(
-    name: str, rate: Rate, share: Rate, duration_s: float, seed: int, *, most_per_s: float, mean_tokens: float = 100.0
-) -> Trace:
-    """An inhomogeneous Poisson process by thinning (Lewis & Shedler 1979): `rate` never above `most_per_s`.
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Queries a second and the share that wants the strong pool over time; the rate is never above `most_per_s`."""
 
-    Tokens are geometric with the given mean, as lengths of answers nearly are.
-    """
-    rng = np.random.default_rng(seed)
-    times = np.sort(rng.uniform(0.0, duration_s, rng.poisson(most_per_s * duration_s)))
-    times = times[rng.uniform(0.0, most_per_s, len(times)) < rate(times)]
-    strong = rng.uniform(size=len(times)) < share(times)
-    tokens = rng.geometric(1.0 / mean_tokens, len(times)).astype(np.float64)
-    return Trace(name, times, strong, tokens, duration_s)
+    rate: Rate
+    share: Rate
+    most_per_s: float
+    mean_tokens: float = 100.0
+
+    def draw(self, name: str, duration_s: float, seed: int) -> Trace:
+        """An inhomogeneous Poisson process by thinning (Lewis & Shedler 1979).
+
+        Tokens are geometric, as lengths of answers nearly are.
+        """
+        rng = np.random.default_rng(seed)
+        times = np.sort(rng.uniform(0.0, duration_s, rng.poisson(self.most_per_s * duration_s)))
+        times = times[rng.uniform(0.0, self.most_per_s, len(times)) < self.rate(times)]
+        strong = rng.uniform(size=len(times)) < self.share(times)
+        tokens = rng.geometric(1.0 / self.mean_tokens, len(times)).astype(np.float64)
+        return Trace(name, times, strong, tokens, duration_s)
 
 
 def constant(value: float) -> Rate:
@@ -76,7 +83,7 @@ def standard_traces(duration_s: float = 3600.0, rate: float = 20.0, seed: int = 
     third = constant(0.3)
 
     def trace(name: str, of: Rate, share: Rate, most: float) -> Trace:
-        return drawn(name, of, share, duration_s, seed, most_per_s=most)
+        return Traffic(of, share, most).draw(name, duration_s, seed)
 
     burst = bursts(0.4 * rate, 2.5 * rate, duration_s, seed, calm_s=240.0, burst_s=60.0)
     flash = step(0.5 * rate, 3.0 * rate, duration_s / 2)
