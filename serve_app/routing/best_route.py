@@ -21,6 +21,7 @@ from serve_app.learning.history import History
 from serve_app.learning.logistic import folds_of
 from serve_app.learning.quality_head import fit_head, sigmoid
 from serve_app.learning.query_features import QueryFeatures
+from serve_app.learning.scored import check_scored
 from serve_app.learning.token_head import TokenHead, fit_tokens
 from serve_app.routing.artefact import read_json
 from serve_app.routing.base import Placement, Report, silent
@@ -83,7 +84,9 @@ class BestRouteRouter:
         Candidates have as many answers as were sampled, and at most `samples`. Raises ConfigError for an empty
         dataset, one without `small` and `large`, or answers that are not scored.
         """
-        self._check(dataset)
+        if self.samples < 1:
+            raise ConfigError(f"best_route: samples is {self.samples}; give at least 1")
+        check_scored(dataset, self.name)
         reference = dataset.pools[REFERENCE].quality
         labels = {
             Candidate(pool, n): match_rate(answers.quality, reference, n, self.margin)
@@ -210,20 +213,6 @@ class BestRouteRouter:
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
             raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
         return router
-
-    def _check(self, dataset: "Dataset") -> None:
-        if self.samples < 1:
-            raise ConfigError(f"best_route: samples is {self.samples}; give at least 1")
-        if len(dataset) == 0:
-            raise ConfigError("best_route: the dataset is empty; collect answers first")
-        for pool in (_WEAK, REFERENCE):
-            if pool not in dataset.pools:
-                raise ConfigError(f"best_route: the dataset has no pool {pool!r}; collect its answers")
-        for pool, answers in dataset.pools.items():
-            unscored = np.isnan(answers.quality).any(1)
-            if unscored.any():
-                row = dataset.ids[int(np.argmax(unscored))]
-                raise ConfigError(f"best_route: row {row!r} of pool {pool} is not scored; score the dataset")
 
     def _matrices(self, queries: Sequence[Query], act: str) -> dict[str, Floats]:
         if self.features_ is None:

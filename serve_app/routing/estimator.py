@@ -15,6 +15,7 @@ from serve_app.learning.history import History
 from serve_app.learning.logistic import folds_of
 from serve_app.learning.quality_head import QualityHead, fit_head, sigmoid
 from serve_app.learning.query_features import QueryFeatures
+from serve_app.learning.scored import check_scored
 from serve_app.learning.token_head import TokenHead, fit_tokens
 from serve_app.learning.win_link import WinLink
 from serve_app.routing.artefact import read_json
@@ -62,7 +63,7 @@ class EstimatorRouter:
 
         Raises ConfigError for an empty dataset, one without `small` and `large`, or a pool that is not scored.
         """
-        _check(dataset)
+        check_scored(dataset, self.name)
         texts = [q.text for q in dataset.queries]
         quality = {pool: answers.quality.mean(1) for pool, answers in dataset.pools.items()}
         limits = {pool: _limits(values) for pool, values in quality.items()}
@@ -184,19 +185,6 @@ class EstimatorRouter:
         if self.features_ is None:
             raise ConfigError(f"estimator: the router is not fitted; fit or load it before {act}")
         return self.features_.matrices(queries, load_encoder(self.encoder))
-
-
-def _check(dataset: "Dataset") -> None:
-    if len(dataset) == 0:
-        raise ConfigError("estimator: the dataset is empty; collect answers first")
-    missing = {"small", "large"} - set(dataset.pools)
-    if missing:
-        raise ConfigError(f"estimator: the dataset has no pool {min(missing)!r}; collect its answers")
-    for pool, answers in dataset.pools.items():
-        unscored = np.isnan(answers.quality).any(1)
-        if unscored.any():
-            row = int(np.argmax(unscored))
-            raise ConfigError(f"estimator: row {dataset.ids[row]!r} of pool {pool} is not scored; score the dataset")
 
 
 def _limits(quality: Floats) -> tuple[float, float]:

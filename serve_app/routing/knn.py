@@ -13,6 +13,7 @@ from serve_app.learning.arrays import read_arrays
 from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
 from serve_app.learning.kernel import Kernel, choose_kernel, log_odds
 from serve_app.learning.neighbours import Neighbours, Positions, Vectors
+from serve_app.learning.scored import PAIR, check_scored
 from serve_app.routing.artefact import read_json
 from serve_app.routing.base import Placement, Report, silent
 from serve_app.types import Query
@@ -71,10 +72,9 @@ class KnnRouter:
     def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
         """Store the queries with their strong win rates; needs the extra `train`.
 
-        Raises ConfigError for an empty dataset or a `k`, `temperature` or `shrinkage` that cannot be.
+        Raises ConfigError for data that are empty or not scored, or a `k`, `temperature` or `shrinkage` that cannot be.
         """
-        if len(dataset) == 0:
-            raise ConfigError("knn: the dataset is empty; collect answers first")
+        check_scored(dataset, self.name, PAIR)
         first = _first_of_each([q.text for q in dataset.queries])
         texts = list(first)
         outcomes = _means(dataset.strong_win_rate(), list(first.values()))
