@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from serve_app.errors import ConfigError
-from serve_app.learning.scored import check_scored
+from serve_app.learning.scored import PAIR, check_scored
 from tests.learning.data import sums
 
 
@@ -20,3 +20,4 @@ def test_what_cannot_teach_is_refused_with_row_and_mend() -> None:
     pools = {**data.pools, "other": replace(data.weak, quality=quality)}
     with pytest.raises(ConfigError, match="row '3' of pool other is not scored; score"):
         check_scored(replace(data, pools=pools), "knn")
+    check_scored(replace(data, pools=pools), "knn", PAIR)

@@ -46,7 +46,6 @@ def test_standard_errors_cover_on_the_lab(halves: tuple[Dataset, Dataset]) -> No
         seen = measure.pools[pool].quality.mean(1)
         for part in np.array_split(np.argsort(estimate.quality[:, j]), 10):
             error = seen[part].mean() - estimate.quality[part, j].mean()
-            inside.append(
-                abs(error) <= 1.645 * np.hypot(estimate.std[part, j].mean(), seen[part].std() / len(part) ** 0.5)
-            )
+            sampling = seen[part].std() / len(part) ** 0.5
+            inside.append(abs(error) <= 1.645 * np.hypot(estimate.std[part, j].mean(), sampling))
     assert np.mean(inside) >= 0.8
