@@ -41,6 +41,7 @@ KINDS: Mapping[str, str] = {
     "hybrid_trans": "serve_app.routing.hybrid:HybridTrans",
     "knn": "serve_app.routing.knn:KnnRouter",
     "estimator": "serve_app.routing.estimator:EstimatorRouter",
+    "stacked": "serve_app.routing.stacked:StackedRouter",
     "best_route": "serve_app.routing.best_route:BestRouteRouter",
 }
 """Kind to class; imported when asked for, so that a heavy router costs nobody else its imports."""

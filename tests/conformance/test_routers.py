@@ -21,6 +21,7 @@ from serve_app.routing.knn import KnnRouter
 from serve_app.routing.matrix_factorization import MatrixFactorizationRouter
 from serve_app.routing.random import RandomRouter
 from serve_app.routing.similarity_weighted import SimilarityWeightedRouter
+from serve_app.routing.stacked import StackedRouter
 from serve_app.types import Message, Query
 from tests.learning.data import sums
 
@@ -28,6 +29,11 @@ from tests.learning.data import sums
 def fine_tuned(kind: type[FineTunedRouter]) -> Callable[[int], Router]:
     """The router on a very small encoder, trained from nothing."""
     return lambda seed: kind(seed, encoder="scratch-1x32", epochs=8, learning_rate=3e-3)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files of a saved router, those in folders of its parts too."""
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
 def same(router: Router, values: Any) -> Any:
@@ -42,6 +48,7 @@ KINDS: dict[str, Callable[[int], Router]] = {
     "knn": lambda seed: KnnRouter(seed=seed),
     "estimator": lambda seed: EstimatorRouter(seed=seed),
     "best_route": lambda seed: BestRouteRouter(seed=seed),
+    "stacked": lambda seed: StackedRouter(seed=seed),
     "mf": lambda seed: MatrixFactorizationRouter(seed=seed, least_steps=1_000),
     "sw_ranking": lambda seed: SimilarityWeightedRouter(seed=seed, ties="weak"),
     "bert": fine_tuned(BertRouter),
@@ -129,8 +136,8 @@ def test_save_and_load_round_trip(kind: str, fitted: Router, dataset: Dataset, t
     terms = fitted.explain(dataset.queries[0])
     assert again.explain(dataset.queries[0]) == same(fitted, terms)
     again.save(tmp_path / "s")
-    for file in (tmp_path / "r").iterdir():
-        assert file.read_bytes() == (tmp_path / "s" / file.name).read_bytes()
+    for file in files_in(tmp_path / "r"):
+        assert file.read_bytes() == (tmp_path / "s" / file.relative_to(tmp_path / "r")).read_bytes()
 
 
 def test_load_refuses_another_format_kind_or_no_file(fitted: Router, tmp_path: Path) -> None:
@@ -150,7 +157,7 @@ def test_load_refuses_another_format_kind_or_no_file(fitted: Router, tmp_path: P
 
 def test_load_refuses_what_is_incomplete(fitted: Router, tmp_path: Path) -> None:
     fitted.save(tmp_path)
-    for file in tmp_path.iterdir():
+    for file in files_in(tmp_path):
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(ConfigError, match=file.name):
