@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
@@ -69,7 +70,7 @@ class Control:
     delay_s: float = 1.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Replica:
     ready: bool = False
     leaving: bool = False
@@ -91,10 +92,11 @@ class _Pool:
     finished: deque[tuple[float, float]] = field(default_factory=deque)
     replica_s: float = 0.0
     reports: deque[PoolView] = field(default_factory=deque)
+    up: list[_Replica] = field(default_factory=list)
+    """Those that take calls: ready and not leaving."""
 
-    @property
-    def up(self) -> list[_Replica]:
-        return [r for r in self.replicas if r.ready and not r.leaving]
+    def count_up(self) -> None:
+        self.up = [r for r in self.replicas if r.ready and not r.leaving]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,9 @@ def simulate(
     return _Run(trace, models, rule, initial, control, names).run()
 
 
+_calls = attrgetter("calls")
+
+
 class _Run:
     """The state of one simulation, and its events: (time, order, kind, payload)."""
 
@@ -162,6 +167,7 @@ class _Run:
         self.pools = {name: _Pool(models[name], initial[name]) for name in names}
         for pool in self.pools.values():
             pool.replicas = [_Replica(ready=True) for _ in range(pool.target)]
+            pool.count_up()
         self.ttft = np.full(len(trace), np.nan)
         self.order = count()
         self.events: list[tuple[float, int, str, _Event]] = []
@@ -196,10 +202,9 @@ class _Run:
 
     def _start(self, pool: _Pool, i: int) -> bool:
         """Give a call a place at the least loaded replica, if there is one."""
-        free = [r for r in pool.up if r.calls < pool.model.concurrency]
-        if not free:
+        replica = min(pool.up, key=_calls, default=None)
+        if replica is None or replica.calls >= pool.model.concurrency:
             return False
-        replica = min(free, key=lambda r: r.calls)
         first_s, whole_s = pool.model.times(float(self.trace.tokens[i]), replica.calls)
         replica.calls += 1
         self.ttft[i] = self.now - self.trace.at_s[i] + first_s
@@ -214,6 +219,7 @@ class _Run:
             if replica not in pool.replicas:
                 return  # given up before it was up
             replica.ready = True
+            pool.count_up()
         else:
             replica.calls -= 1
             pool.finished.append((self.now, seconds))
@@ -267,10 +273,12 @@ class _Run:
             replica.leaving = True
             if replica.calls == 0:
                 self._gone(pool, replica)
+        pool.count_up()
 
     def _gone(self, pool: _Pool, replica: _Replica) -> None:
         pool.replicas.remove(replica)
-        pool.replica_s += self.now - replica.started_s
+        # what is still open at the end of the trace ends after it, at nobody's cost
+        pool.replica_s += max(0.0, min(self.now, self.trace.duration_s) - replica.started_s)
 
     def _later(self, seconds: float, kind: str, payload: _Event) -> None:
         heapq.heappush(self.events, (self.now + seconds, next(self.order), kind, payload))

@@ -1,0 +1,160 @@
+"""Ties the simulator to a real run: pool models fitted to its calls, and its traffic replayed and compared with it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.autoscaling.simulator import Control, Outcome, PoolModel, Rule, simulate
+from serve_app.autoscaling.traces import Trace
+from serve_app.errors import DataError
+
+Floats = NDArray[np.float64]
+_CONTROL = Control()
+_FEWEST = 20
+"""Calls below which nothing is fitted."""
+_SLOWDOWNS = np.concatenate([[0.0], np.geomspace(1e-4, 10.0, 400)])
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One answered call: when it was wanted, of which pool, the tokens it wrote, the mean number of other calls in its
+    replica while it ran, and seconds from its start in the engine to its first token and to its last.
+
+    `ttft_s` is nan where nothing came (refused, failed): such a call counts as traffic and is not fitted.
+    `waited_s`: from `at_s` to the start in the engine, so that the caller's time to first token is `waited_s + ttft_s`.
+    """
+
+    at_s: float
+    pool: str
+    tokens: float
+    others: float
+    ttft_s: float
+    service_s: float
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A real run: its calls, and the replicas that ran (not: were wanted) by pool at each of `at_s`."""
+
+    calls: tuple[Call, ...]
+    at_s: tuple[float, ...]
+    replicas: Mapping[str, tuple[float, ...]]
+    duration_s: float
+
+    def __post_init__(self) -> None:
+        if not self.calls or not self.at_s:
+            raise DataError("a recording needs calls and replicas over time")
+        if any(len(series) != len(self.at_s) for series in self.replicas.values()):
+            raise DataError("a recording needs the replicas of each pool at each of its times")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote. Raises DataError."""
+        try:
+            body = json.loads(path.read_text("utf-8"))
+            calls = tuple(Call(**_numbers(call)) for call in body["calls"])
+            replicas = {name: tuple(series) for name, series in body["replicas"].items()}
+            return cls(calls, tuple(body["at_s"]), replicas, float(body["duration_s"]))
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise DataError(
+                f"{path}: is no recording of a scaling run ({e}); make one with benchmarks.scaling_live"
+            ) from e
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON; what is nan becomes null."""
+        calls = [{k: None if v != v else v for k, v in asdict(call).items()} for call in self.calls]
+        body = {"calls": calls, "at_s": self.at_s, "replicas": dict(self.replicas), "duration_s": self.duration_s}
+        path.write_text(json.dumps(body, allow_nan=False) + "\n", "utf-8")
+
+    def trace(self, strong_pool: str = "large") -> Trace:
+        """The traffic, in order of arrival."""
+        calls = sorted(self.calls, key=lambda call: call.at_s)
+        return Trace(
+            "recording",
+            np.array([call.at_s for call in calls]),
+            np.array([call.pool == strong_pool for call in calls]),
+            np.array([max(call.tokens, 1.0) for call in calls]),
+            self.duration_s,
+        )
+
+    def hours(self, pool: str) -> float:
+        """Replica-hours; each count holds until the next."""
+        ends = np.append(self.at_s[1:], max(self.duration_s, self.at_s[-1]))
+        return float(np.sum(np.array(self.replicas[pool]) * (ends - np.array(self.at_s))) / 3600)
+
+    def ttft(self, quantile: float, pool: str) -> float:
+        """A quantile of the time to first token as callers saw it, seconds; nan if no call was answered."""
+        seen = np.array([call.waited_s + call.ttft_s for call in self.calls if call.pool == pool])
+        seen = seen[np.isfinite(seen)]
+        return float(np.quantile(seen, quantile)) if len(seen) else float("nan")
+
+
+def fit(calls: Sequence[Call], model: PoolModel) -> PoolModel:
+    """`model` with the times of these calls by least squares, in the form of `PoolModel.times`.
+
+    For each slowdown the rest is linear, so the slowdown is searched and the rest solved (variable projection, Golub &
+    Pereyra 1973). Errors are relative, as long calls would outweigh all others. Raises DataError for too few calls.
+    """
+    rows = [c for c in calls if np.isfinite(c.ttft_s) and np.isfinite(c.service_s) and c.service_s > 0 and c.ttft_s > 0]
+    if len(rows) < _FEWEST:
+        raise DataError(f"{len(rows)} answered calls: a pool is fitted to at least {_FEWEST}")
+    tokens, others = np.array([c.tokens for c in rows]), np.array([c.others for c in rows])
+    first, whole = np.array([c.ttft_s for c in rows]), np.array([c.service_s for c in rows])
+    solved = [_solve(float(s), tokens, others, first, whole) for s in _SLOWDOWNS]
+    best = int(np.argmin([error for error, _, _ in solved]))
+    _, prefill_s, token_s = solved[best]
+    return replace(model, prefill_s=prefill_s, token_s=token_s, slowdown=float(_SLOWDOWNS[best]))
+
+
+def _solve(slowdown: float, tokens: Floats, others: Floats, first: Floats, whole: Floats) -> tuple[float, float, float]:
+    """Squared relative error, prefill and token seconds at one slowdown."""
+    slower = 1.0 + slowdown * others
+    a = np.concatenate(
+        [
+            np.stack([slower / first, np.zeros_like(first)], axis=1),
+            np.stack([slower / whole, tokens * slower / whole], axis=1),
+        ]
+    )
+    found, *_ = np.linalg.lstsq(a, np.ones(len(a)))
+    found = np.maximum(found, 0.0)
+    return float(np.sum((a @ found - 1.0) ** 2)), float(found[0]), float(found[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """One figure, predicted and measured."""
+
+    figure: str
+    predicted: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """Relative to what was measured; 0 where both are 0."""
+        return 0.0 if self.predicted == self.measured else abs(self.predicted / self.measured - 1.0)
+
+
+def replay(
+    recording: Recording, models: Mapping[str, PoolModel], rule: Rule, control: Control = _CONTROL
+) -> tuple[Outcome, list[Agreement]]:
+    """The recorded traffic under `rule` from the recorded first replicas, and how far it is from what was measured."""
+    names = ("small", "large")
+    initial = {name: int(recording.replicas[name][0]) for name in names}
+    outcome = simulate(recording.trace(), models, rule, initial, control, names)
+    found = []
+    for name, strong in zip(names, (False, True), strict=True):
+        found.append(Agreement(f"{name}: replica-hours", outcome.replica_hours[name], recording.hours(name)))
+        for q in (0.5, 0.95):
+            figure = f"{name}: TTFT p{100 * q:.0f}, s"
+            found.append(Agreement(figure, outcome.ttft(q, strong), recording.ttft(q, name)))
+    return outcome, found
+
+
+def _numbers(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: float("nan") if v is None else v for k, v in call.items()}
