@@ -176,4 +176,5 @@ def _libraries() -> tuple[Any, Any]:
         import transformers
     except ImportError as e:
         raise DependencyError("encoders need transformers and torch: pip install 'jethro[encoders]'") from e
+    transformers.utils.logging.disable_progress_bar()  # a bar for every load of a small model says nothing
     return torch, transformers
