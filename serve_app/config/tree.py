@@ -6,7 +6,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from serve_app.config.base import Node
+from serve_app.config.cluster import ClusterConfig
 from serve_app.config.engines import EngineConfig, OpenAIEngine
+from serve_app.config.placement import refusal
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 _LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|localhost|::1)$")
@@ -208,6 +210,7 @@ class Config(Node):
     scorer: ScorerConfig = ScorerConfig()
     store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
     @field_validator("pools")
     @classmethod
@@ -225,3 +228,9 @@ class Config(Node):
         if taken:
             raise ValueError(f"model id {', '.join(taken)}: ids must differ and not begin with jethro or router-")
         return pools
+
+    @model_validator(mode="after")
+    def _placed(self) -> Self:
+        if (reason := refusal(self)) is not None:
+            raise ValueError(reason)
+        return self
