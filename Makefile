@@ -1,4 +1,4 @@
-# make serve | test | check | integration | bench | vllm.  Everything lives in .venv; a second run installs nothing.
+# make serve | train | test | check | integration | bench | vllm.  All of it lives in .venv; a second run installs nothing.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -35,6 +35,11 @@ $(VENV)/.serve: $(VENV)/.uv pyproject.toml constraints.txt
 	@$(INSTALL) -e ".[transformers]"
 	@touch $@
 
+$(VENV)/.train: $(VENV)/.uv pyproject.toml constraints.txt
+	@echo "installing what training needs into $(VENV) ..."
+	@$(INSTALL) -e ".[train]"
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.uv pyproject.toml constraints.txt
 	@echo "installing development tools into $(VENV) ..."
 	@$(INSTALL) -e ".[dev]"
@@ -50,6 +55,9 @@ $(VENV)/.vllm: $(VENV)/.uv pyproject.toml constraints.txt
 .PHONY: serve
 serve: $(VENV)/.serve ## install and start the endpoint on http://127.0.0.1:8000 (CONFIG=profile or file, ARGS=...)
 	@$(BIN)/jethro serve $(CONFIG) $(ARGS)
+
+.PHONY: train
+train: $(VENV)/.train ## add what training routers on your own models needs
 
 .PHONY: check
 check: $(VENV)/.dev ## lint, format and types
