@@ -46,8 +46,8 @@ def _devices(where: str, pool: "PoolConfig") -> str | None:
     if isinstance(engine, TransformersEngine):
         if engine.device.startswith("cuda") and not gpus:
             return (
-                f"{where}.engine.device is {engine.device} and {where}.resources.num_gpus is 0, so that Ray hides every "
-                "GPU from the replica: set num_gpus: 1, or device: cpu"
+                f"{where}.engine.device is {engine.device} and {where}.resources.num_gpus is 0, so that Ray hides "
+                "every GPU from the replica: set num_gpus: 1, or device: cpu"
             )
         if engine.device == "cpu" and gpus:
             return (
@@ -55,7 +55,7 @@ def _devices(where: str, pool: "PoolConfig") -> str | None:
             )
     if isinstance(engine, VllmEngine) and gpus and engine.tensor_parallel > math.ceil(gpus):
         return (
-            f"{where}.engine.tensor_parallel {engine.tensor_parallel} needs as many GPUs and {where}.resources.num_gpus "
-            f"is {gpus:g}: set num_gpus: {engine.tensor_parallel}"
+            f"{where}.engine.tensor_parallel {engine.tensor_parallel} needs as many GPUs and "
+            f"{where}.resources.num_gpus is {gpus:g}: set num_gpus: {engine.tensor_parallel}"
         )
     return None

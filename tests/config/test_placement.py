@@ -46,7 +46,7 @@ def test_what_fits_passes(tmp_path, pools, nodes):
 @pytest.mark.parametrize(
     ("pools", "nodes", "reason"),
     [
-        (GPU, [NODES[0]], "pools.small.resources asks for 1 GPUs and no node of cluster.nodes has any"),
+        (GPU, [NODES[0]], "pools.large.resources asks for 4 GPUs and no node of cluster.nodes has any"),
         (GPU, [NODES[0], {**NODES[1], "gpus": 2}], "no single node of cluster.nodes has that"),
         (GPU, [NODES[0], {**NODES[1], "accelerator_type": "L4"}], "an accelerator H100"),
         (changed(LAB, "large", resources={"memory_gib": 64}), [NODES[0]], "64 GiB in one replica"),
