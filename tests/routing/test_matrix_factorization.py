@@ -36,7 +36,7 @@ def test_explanation_adds_up_to_the_score(fitted: MatrixFactorizationRouter, dat
 
 
 def test_params_make_the_same_router(dataset: Dataset) -> None:
-    made = router(seed=3, ties="half", dimensions=8)
+    made = router(seed=3, ties="drop", margin=0.1, dimensions=8)
     again = MatrixFactorizationRouter(**made.params)
     assert again.params == made.params
     assert (
