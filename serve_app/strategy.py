@@ -1,19 +1,24 @@
 """The contract of every strategy: how an answer is got from the pools, and what it tells on the way."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from serve_app.autoscaling.signals import Demand
 from serve_app.pools.base import Answer, Call, Frame
 from serve_app.types import Decision, Query, Step, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a strategy knows beside the query. `stream`: frames are wanted; otherwise one Answer."""
+    """What a strategy knows beside the query. `stream`: frames are wanted; otherwise one Answer.
+
+    `demand`: is told of every model call that a decision wants, before it is known whether it can be made.
+    """
 
     call: Call
     stream: bool
+    demand: Demand = field(default_factory=Demand)
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,3 +172,5 @@ class Decision:
     """Per action considered: expected quality, cost (USD) and latency (ms), as far as they are known."""
     features: Mapping[str, float] = field(default_factory=dict)
     """What moved the score, as the router tells it."""
+    wanted: str | None = None
+    """The pool that would have been chosen were it not so full; None: `pool` itself."""

@@ -57,6 +57,7 @@ class Exchange:
         outcome = Outcome(caller.request_id, self._endpoint, time(), tenant=caller.tenant)
         answering = _Answering(services, outcome, started, send)
         services.recorder.started()
+        services.demand.arrived()
         try:
             await self._answer(scope, receive, answering)
         except (CallerGone, ClientDisconnect):
@@ -87,7 +88,7 @@ class Exchange:
             self._ids.new(), outcome.request_id, int(outcome.created_s), answering.started + limits.request_timeout_s
         )
         try:
-            events = strategy.run(asked.query, Context(call, asked.stream))
+            events = strategy.run(asked.query, Context(call, asked.stream, services.demand))
             async with Interrupt(receive, limits.request_timeout_s), aclosing(events):
                 await answering.relay(events, asked)
         except DeadlinePassed:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from serve_app.autoscaling.signals import Demand
 from serve_app.config.load import secret
 from serve_app.config.tree import Config, KeyConfig
 from serve_app.errors import ConfigError
@@ -79,6 +80,7 @@ class Services:
     `ready` is asked by /health/ready and never waits; the default asks the pools for their replicas.
     `gateways` gives the own metrics of all Gateways, told apart by a label; without it this one's are shown.
     `scrape` gives further metrics in Prometheus' text format, for instance those of the replicas' engines.
+    `demand` counts what decisions want of the pools.
     """
 
     config: Config
@@ -92,6 +94,7 @@ class Services:
     ready: Callable[[], Readiness] | None = None
     gateways: Callable[[], Awaitable[str]] | None = None
     scrape: Callable[[], Awaitable[str]] = no_scrape
+    demand: Demand = field(default_factory=Demand)
 
     async def start(self) -> None:
         """Open the store and follow the routers; the first thing to call. Raises ConfigError if it cannot be opened."""
@@ -109,6 +112,8 @@ class Services:
     def settle(self, outcome: Outcome) -> None:
         """Metrics, log line and stored decision of a request that is over; never waits."""
         self.recorder.ended(outcome)
+        for step in outcome.steps:
+            self.demand.spent(step.pool, step.usage.prompt_tokens, step.usage.completion_tokens)
         self.access_log.write(outcome)
         record = outcome.record()
         if record is not None:
@@ -159,13 +164,14 @@ def _keys(references: Sequence[KeyConfig]) -> dict[str, str]:
 
 
 def pools_ready(config: Config, pools: Mapping[str, Pool]) -> Readiness:
-    """Readiness by the pools' own word: a required pool needs at least one replica that answers."""
+    """Readiness by the pools' own word: a required pool needs a replica that answers, unless it may have none."""
     detail: dict[str, dict[str, Any]] = {}
     for name, settings in config.pools.items():
         pool = pools.get(name)
         load = pool.load() if pool is not None else None
         detail[name] = {
-            "ok": load is not None and load.replicas > 0,
+            # a pool that may sleep is ready asleep: the first query wakes it
+            "ok": load is not None and (load.replicas > 0 or settings.replicas.min == 0),
             "required": settings.required,
             "replicas": load.replicas if load else 0,
             "in_flight": load.in_flight if load else 0,

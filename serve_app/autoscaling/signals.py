@@ -80,7 +80,7 @@ class Demand:
         counts = self._counts.get(part)
         if counts is None:
             if len(self._counts) > 2 * _PARTS:  # nobody reads
-                self._counts = {}
+                self._counts = {p: c for p, c in self._counts.items() if p >= part - _PARTS}
             counts = self._counts[part] = Counter()
         counts[name] += count
 

@@ -66,19 +66,36 @@ class GatewayConfig(Node):
 
 
 class ReplicasConfig(Node):
-    """Replicas between bounds, on requests in flight per replica; `replicas: 2` means exactly two."""
+    """Replicas between bounds; `replicas: 2` means exactly two.
 
-    min: Annotated[int, Field(ge=0)] = 1
+    `share` follows what the Gateways' decisions want of the pool, ahead of its queue; `in_flight` follows the requests
+    that its replicas hold.
+    """
+
+    min: Annotated[int, Field(ge=0)] = Field(1, description="0: an idle pool sleeps, and the first query wakes it.")
     max: PositiveInt = 1
-    target_ongoing_requests: PositiveFloat = 8.0
-    upscale_delay_s: NonNegativeFloat = 10.0
-    downscale_delay_s: NonNegativeFloat = 120.0
+    policy: Literal["share", "in_flight"] = "share"
+    concurrency: PositiveFloat = Field(8.0, description="share: calls that a replica serves at once without slowing.")
+    headroom: NonNegativeFloat = Field(
+        1.0, description="share: spare places, in square roots of the load (square-root staffing)."
+    )
+    warm_up_s: NonNegativeFloat = Field(10.0, description="share: from the wish for a replica to its first answer.")
+    hold_s: NonNegativeFloat = Field(60.0, description="share: how long a lower wish lasts before it is followed.")
+    idle_s: NonNegativeFloat = Field(120.0, description="share: without a call for so long a pool of min 0 sleeps.")
+    target_ongoing_requests: PositiveFloat = Field(8.0, description="in_flight: requests in a replica.")
+    upscale_delay_s: NonNegativeFloat = Field(10.0, description="in_flight: wait before replicas are added.")
+    downscale_delay_s: NonNegativeFloat = Field(120.0, description="in_flight: wait before replicas are removed.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}: lower min or raise max")
         return self
+
+    @property
+    def fixed(self) -> bool:
+        """Whether there is nothing to scale."""
+        return self.min == self.max
 
 
 class ResourcesConfig(Node):
@@ -115,6 +132,16 @@ class PoolConfig(Node):
     @classmethod
     def _fixed(cls, replicas: object) -> object:
         return {"min": replicas, "max": replicas} if type(replicas) is int else replicas
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        bounds = self.replicas
+        if not bounds.fixed and bounds.policy == "share" and bounds.concurrency > self.max_ongoing_requests:
+            raise ValueError(
+                f"replicas.concurrency {bounds.concurrency:g} is above max_ongoing_requests "
+                f"{self.max_ongoing_requests}, which a replica never exceeds: lower it or raise that"
+            )
+        return self
 
     @property
     def remote(self) -> bool:
@@ -175,10 +202,16 @@ class ScorerConfig(Node):
     replicas: Annotated[int, Field(ge=0)] | None = Field(
         None, description="null: one if the configured router needs it; 0: heavy routers score in the Gateways."
     )
+    encoders: bool = Field(False, description="Encoder routers score there too, so that Gateways load no torch.")
     resources: ResourcesConfig = ResourcesConfig()
     threads: PositiveInt = Field(1, description="Threads that compute scores in a replica.")
     batch: PositiveInt = Field(8, description="Most queries scored at once.")
     start_timeout_s: PositiveFloat = Field(120.0, description="Longest wait of a Gateway for a router to be loaded.")
+
+    @property
+    def placements(self) -> tuple[Literal["batched", "scorer"], ...]:
+        """Which routers score there, by where they would score otherwise."""
+        return ("batched", "scorer") if self.encoders else ("scorer",)
 
 
 class StoreConfig(Node):

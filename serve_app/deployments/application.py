@@ -1,5 +1,6 @@
 """`build`: the config's pools, Scorer and Gateways as one Ray Serve application."""
 
+import warnings
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,9 +12,14 @@ from serve_app.config import Config, load
 from serve_app.config.tree import PoolConfig, ResourcesConfig
 from serve_app.deployments.gateway import GatewayReplica
 from serve_app.deployments.pool import PoolReplica
-from serve_app.deployments.scaling import InFlightPolicy
+from serve_app.deployments.scaling import InFlightPolicy, share_limits
 from serve_app.deployments.scorer import ScorerReplica
 from serve_app.routing.scoring_service import replicas_wanted
+
+_REPORT_S = 1.0
+"""How often Gateways and replicas report to the controller."""
+_LOOK_BACK_S = 3.0
+"""What Serve averages over for the policy on requests in flight; it wants more than one report."""
 
 
 class BuildArgs(BaseModel):
@@ -42,7 +48,10 @@ def build(args: BuildArgs) -> serve.Application:
     gateway = serve.deployment(
         serve.ingress()(GatewayReplica),
         name="Gateway",
-        num_replicas=options.replicas,
+        # fixed bounds, yet autoscaled by name: only then does Serve carry what Gateways report to the policy
+        autoscaling_config=_scaling(
+            min_replicas=options.replicas, initial_replicas=options.replicas, max_replicas=options.replicas
+        ),
         ray_actor_options={"num_cpus": options.num_cpus},
         max_ongoing_requests=options.max_ongoing_requests,
         max_queued_requests=options.max_queued_requests,
@@ -69,29 +78,41 @@ def _pool(name: str, pool: PoolConfig, engine_factory: str, body_bytes: int) -> 
         graceful_shutdown_timeout_s=pool.drain_s + 10,
         health_check_period_s=2,
         health_check_timeout_s=30,
-        **_replicas(pool),
+        **_replicas(name, pool),
     )
     return deployment.bind(name, pool.model_dump(mode="json"), engine_factory, body_bytes)
 
 
-def _replicas(pool: PoolConfig) -> dict[str, Any]:
+def _replicas(name: str, pool: PoolConfig) -> dict[str, Any]:
     bounds = pool.replicas
-    if bounds.min == bounds.max:
+    if bounds.fixed:
         return {"num_replicas": bounds.max}
+    share = share_limits(pool)
     return {
-        "autoscaling_config": AutoscalingConfig(
+        "autoscaling_config": _scaling(
             min_replicas=bounds.min,
             initial_replicas=max(bounds.min, 1),
             max_replicas=bounds.max,
-            upscale_delay_s=bounds.upscale_delay_s,
-            downscale_delay_s=bounds.downscale_delay_s,
-            look_back_period_s=11.0,  # Ray wants more than its interval of 10 s
+            # the share policy has its own patience
+            upscale_delay_s=0.0 if share else bounds.upscale_delay_s,
+            downscale_delay_s=0.0 if share else bounds.downscale_delay_s,
             policy=AutoscalingPolicy(
                 policy_function=InFlightPolicy,
-                policy_kwargs={"target_ongoing_requests": bounds.target_ongoing_requests},
+                policy_kwargs={
+                    "target_ongoing_requests": bounds.target_ongoing_requests,
+                    "pool": name,
+                    "share": share,
+                },
             ),
         )
     }
+
+
+def _scaling(**options: Any) -> AutoscalingConfig:
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates this setting for a variable of the environment that its replicas do not read yet
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return AutoscalingConfig(metrics_interval_s=_REPORT_S, look_back_period_s=_LOOK_BACK_S, **options)
 
 
 def _scorer(config: Config) -> serve.Application | None:

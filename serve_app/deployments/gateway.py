@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from ray import serve
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,6 +53,10 @@ class GatewayReplica:
         """The API; Serve calls this after the constructor."""
         return without_request_id(build_app(self._services))
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What this Gateway's decisions want of every pool, for the policy that scales them."""
+        return self._services.demand.rates(self._services.pools)
+
     async def own_metrics(self) -> tuple[str, str]:
         """This Gateway's name and its metrics."""
         return self._replica, self._services.recorder.text().decode()
@@ -87,10 +92,13 @@ def without_request_id(app: ASGIApp) -> ASGIApp:
 
 
 def _discover(handle: DeploymentHandle) -> Discover:
-    """Reports of all running replicas, by broadcast. Nobody running: ask one, which makes Serve start one."""
+    """Reports of all running replicas, by broadcast."""
 
     async def discover() -> Sequence[Report]:
-        described = await handle.broadcast("describe").results_async()
+        try:
+            described = await handle.broadcast("describe").results_async()
+        except DeploymentUnavailableError:  # none runs: the pool sleeps, or starts
+            return []
         return [Report(**d) for d in described]
 
     return discover

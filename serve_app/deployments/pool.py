@@ -12,8 +12,8 @@ from typing import Any
 import ray
 import uvicorn
 
+from serve_app.autoscaling.signals import FINISHED, IN_FLIGHT, QUEUED, SERVICE
 from serve_app.config.tree import PoolConfig
-from serve_app.deployments.scaling import IN_FLIGHT
 from serve_app.deployments.secret import cluster_secret
 from serve_app.engines.app import build_replica_app
 from serve_app.engines.base import Engine
@@ -66,8 +66,12 @@ class PoolReplica:
         }
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Requests open at this replica."""
-        return {IN_FLIGHT: float(self._app.admission.open + self._app.admission.queued)}
+        """Requests here, those of them that wait, and how long the ones before took: what the policies read."""
+        admission = self._app.admission
+        told = {IN_FLIGHT: float(admission.open + admission.queued), QUEUED: float(admission.queued)}
+        if admission.finished:
+            told |= {SERVICE: admission.service_s, FINISHED: float(admission.finished)}
+        return told
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""

@@ -4,12 +4,14 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from serve_app.config import Config, secret
 from serve_app.config.environment import cluster_address, prepare_serve_environment
+from serve_app.deployments.scaling import SHARE_POLICY, share_limits
 from serve_app.engines.factory import preflight
 from serve_app.errors import ConfigError
 from serve_app.routing.registry import Registry
@@ -54,12 +56,36 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
     args: dict[str, Any] = {"config": tree}
     if engine_factory:
         args["engine_factory"] = engine_factory
-    application = build(BuildArgs.model_validate(args))
     try:
-        serve.run(application, name=_APP, route_prefix="/")
+        if any(share_limits(pool) for pool in config.pools.values()):
+            _deploy(args)
+        else:
+            serve.run(build(BuildArgs.model_validate(args)), name=_APP, route_prefix="/")
     except RuntimeError as e:
         told = {n: d.message for n, d in serve.status().applications[_APP].deployments.items()}
         raise ConfigError(why_failed(told) or str(e)) from e
+
+
+def _deploy(args: Mapping[str, Any]) -> None:
+    """Start by a Serve config, which alone can carry a policy of the whole application. Raises RuntimeError."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+
+    application = {
+        "name": _APP,
+        "route_prefix": "/",
+        "import_path": "serve_app.deployments:build",
+        "args": args,
+        "autoscaling_policy": {"policy_function": SHARE_POLICY},
+    }
+    client = _get_global_client()
+    client.deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}))
+    while (now := serve.status().applications.get(_APP)) is None or now.status != ApplicationStatus.RUNNING:
+        if now is not None and now.status == ApplicationStatus.DEPLOY_FAILED:
+            raise RuntimeError(now.message)
+        time.sleep(0.2)
+    client.wait_for_proxies_serving(wait_for_applications_running=True)
 
 
 def stop() -> None:

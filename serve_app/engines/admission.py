@@ -8,6 +8,9 @@ from collections import deque
 
 from serve_app.errors import Overloaded, PoolUnavailable
 
+_NEWEST = 0.05
+"""Weight of the newest request in the mean time of service."""
+
 
 class Draining(PoolUnavailable):
     """The replica is stopping; another replica can take the request."""
@@ -31,6 +34,9 @@ class Admission:
         self._queue: deque[asyncio.Future[None]] = deque()
         self._idle: asyncio.Event | None = None
         self.open = 0
+        self.finished = 0
+        self.service_s = 0.0
+        """Mean seconds that a request held its place, of about the last twenty that ended."""
 
     @property
     def queued(self) -> int:
@@ -65,6 +71,11 @@ class Admission:
                 self._queue.remove(place)
                 self._note_idle()
             raise
+
+    def note(self, held_s: float) -> None:
+        """A request held its place for so long."""
+        self.finished += 1
+        self.service_s += max(1 / self.finished, _NEWEST) * (held_s - self.service_s)
 
     def leave(self) -> None:
         """Gives the place back, or on to the longest waiting request."""

@@ -58,9 +58,11 @@ class Exchange:
         watch = _Disconnect(receive)
         try:
             await self._admission.enter()
+            entered = time.monotonic()
             try:
                 await (self._send_stream(send) if self._stream else self._send_whole(send))
             finally:
+                self._admission.note(time.monotonic() - entered)
                 self._admission.leave()
         except asyncio.CancelledError:
             if not watch.seen():

@@ -161,6 +161,7 @@ async def answer(
     `choose` is called when the first event is asked for: what it raises is an error before the Decision.
     """
     decision, pools = await choose()
+    context.demand.wanted(decision.wanted or decision.pool)
     attempt = Attempt(pools, query, context.call)
     if context.stream:
         async with aclosing(attempt.stream()) as frames:
