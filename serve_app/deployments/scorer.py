@@ -22,7 +22,7 @@ class ScorerReplica:
         registry = Registry(Path(tree.routing.registry), tree.routing.seed)
         here = {"score_threads": tree.scorer.threads, "score_batch": tree.scorer.batch}
         self._service = ScoringService(registry, Placing(tree.routing.model_copy(update=here), registry))
-        await self._service.start(tree.routing)
+        await self._service.start(tree)
 
     async def score(self, source: str, version: str, text: str) -> float:
         """See ScoringService."""

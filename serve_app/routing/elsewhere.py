@@ -14,10 +14,10 @@ from serve_app.types import Query
 class Elsewhere:
     """Stands for a router whose weights only the Scorer holds."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, placement: Placement) -> None:
         self.name = name
+        self.placement = placement
 
-    placement: Placement = "scorer"
     params: Mapping[str, Any] = {}
 
     def fit(self, dataset: Any, report: Report = silent) -> Self:

@@ -47,7 +47,8 @@ class Loader:
         """The loader of a config."""
         registry = Registry(Path(config.routing.registry), config.routing.seed)
         models = (config.pools["small"].model, config.pools["large"].model)
-        return cls(config.routing, registry, Placing(config.routing, registry, remote), models)
+        placing = Placing(config.routing, registry, remote, config.scorer.placements)
+        return cls(config.routing, registry, placing, models)
 
     def fingerprint(self) -> tuple[str, ...]:
         """See Registry.fingerprint."""

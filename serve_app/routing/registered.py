@@ -1,7 +1,7 @@
 """A router ready to serve, and the folder that it is saved in: what the router saved, its card, its calibration."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from importlib import import_module
@@ -11,7 +11,7 @@ from typing import Any
 from serve_app.errors import ConfigError
 from serve_app.learning.inputs import Inputs
 from serve_app.routing.artefact import check_folder, read_json
-from serve_app.routing.base import Router
+from serve_app.routing.base import Placement, Router
 from serve_app.routing.elsewhere import Elsewhere
 from serve_app.routing.target import Guarantee, Method, quality_range
 from serve_app.routing.threshold import Calibration, Threshold
@@ -83,16 +83,18 @@ def read_card(folder: Path) -> dict[str, Any]:
     return read_json(folder / "card.json", version=CARD_FORMAT)
 
 
-def load_artefact(folder: Path, kinds: Mapping[str, str], name: str = "", *, elsewhere: bool = False) -> Registered:
+def load_artefact(
+    folder: Path, kinds: Mapping[str, str], name: str = "", *, elsewhere: Collection[Placement] = ()
+) -> Registered:
     """The router saved in `folder`; `kinds` maps kind to `module:class`. Raises ConfigError with file and mend.
 
-    With `elsewhere` the weights of a router that belongs into the Scorer are not loaded.
+    The weights of routers of the placements `elsewhere` are not loaded: the Scorer holds them.
     """
     check_folder(folder)
     card = read_card(folder)
     router_class = class_of(folder, card, kinds)
-    heavy = elsewhere and router_class.placement == "scorer"
-    router: Router = Elsewhere(router_class.name) if heavy else router_class.load(folder)
+    there = router_class.placement in elsewhere
+    router: Router = Elsewhere(router_class.name, router_class.placement) if there else router_class.load(folder)
     try:
         threshold = float(card["threshold"])
         if not 0.0 <= threshold <= 1.0:

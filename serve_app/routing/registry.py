@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -25,7 +25,7 @@ from serve_app.errors import ConfigError
 from serve_app.learning.encoder import encoder_at_hand
 from serve_app.learning.inputs import Inputs
 from serve_app.routing.artefact import check_folder
-from serve_app.routing.base import Router
+from serve_app.routing.base import Placement, Router
 from serve_app.routing.registered import INPUTS, Registered, class_of, load_artefact, read_card, save_registered
 from serve_app.routing.threshold import Calibration, Threshold
 from serve_app.types import Query
@@ -35,6 +35,7 @@ KINDS: Mapping[str, str] = {
     "complexity": "serve_app.routing.complexity:ComplexityRouter",
     "mf": "serve_app.routing.matrix_factorization:MatrixFactorizationRouter",
     "sw_ranking": "serve_app.routing.similarity_weighted:SimilarityWeightedRouter",
+    "causal_llm": "serve_app.routing.causal_llm:CausalLlmRouter",
     "bert": "serve_app.routing.bert:BertRouter",
     "hybrid_det": "serve_app.routing.hybrid:HybridDet",
     "hybrid_prob": "serve_app.routing.hybrid:HybridProb",
@@ -94,11 +95,11 @@ class Registry:
         """The name that serves where the config names none; None if nobody chose one."""
         return _read(self.folder / "default")
 
-    def load(self, name: str, version: str | None = None, *, elsewhere: bool = False) -> Registered:
+    def load(self, name: str, version: str | None = None, *, elsewhere: Collection[Placement] = ()) -> Registered:
         """A router, in its current version unless another is named.
 
-        With `elsewhere` the weights of a heavy router stay on the disk: the Scorer loads them. Raises ConfigError
-        naming what there is, or the file and the mend.
+        The weights of routers of the placements `elsewhere` stay on the disk: the Scorer loads them. Raises
+        ConfigError naming what there is, or the file and the mend.
         """
         if name == RANDOM:
             return load_router(RANDOM, seed=self._seed)
@@ -211,7 +212,7 @@ def router_names() -> list[str]:
     return sorted(shipped | {RANDOM})
 
 
-def load_router(name_or_folder: str, *, seed: int = 0, elsewhere: bool = False) -> Registered:
+def load_router(name_or_folder: str, *, seed: int = 0, elsewhere: Collection[Placement] = ()) -> Registered:
     """A router that ships with the package by name, or the one in a folder. `seed` is that of `random` by name.
 
     Raises ConfigError naming what there is, or the file and the mend.

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from serve_app.config.tree import Config, RoutingConfig
+from serve_app.config.tree import Config
 from serve_app.errors import JethroError
+from serve_app.routing.base import Placement
 from serve_app.routing.loading import default_source
 from serve_app.routing.registered import class_of, read_card
 from serve_app.routing.registry import KINDS, RANDOM, Registry
@@ -31,14 +32,14 @@ class ScoringService:
         self._loaded: OrderedDict[tuple[str, str], Scorer] = OrderedDict()
         self._loading: dict[tuple[str, str], asyncio.Task[Scorer]] = {}
 
-    async def start(self, routing: RoutingConfig) -> None:
-        """Load the router that serves by default, if it is a heavy one, so that a new replica answers at once.
+    async def start(self, config: Config) -> None:
+        """Load the router that serves by default, if it belongs here, so that a new replica answers at once.
 
         A router that cannot be loaded is logged: the Gateways refuse it as well, and say so.
         """
-        source = default_source(routing, self._registry)
+        source = default_source(config.routing, self._registry)
         try:
-            if source in self._registry.names() and is_heavy(self._registry, source):
+            if source in self._registry.names() and placement_of(self._registry, source) in config.scorer.placements:
                 await self.prepare(source, self._registry.current(source))
         except JethroError as e:
             log.error("router %s cannot be loaded: %s", source, e)
@@ -81,20 +82,20 @@ class ScoringService:
             del self._loading[key]
 
 
-def is_heavy(registry: Registry, source: str) -> bool:
-    """Whether the router of a name or in a folder belongs into the Scorer; loads no weights.
+def placement_of(registry: Registry, source: str) -> Placement:
+    """The placement of the router of a name or in a folder; loads no weights.
 
     Raises ConfigError where its card cannot be read.
     """
     if source == RANDOM:
-        return False
+        return "inline"
     folder = registry.path(source, registry.current(source)) if source in registry.names() else Path(source)
-    return class_of(folder, read_card(folder), KINDS).placement == "scorer"
+    return class_of(folder, read_card(folder), KINDS).placement
 
 
 def replicas_wanted(config: Config) -> int:
-    """Scorer replicas that the config asks for: as many as it says, or one if the configured router is heavy."""
+    """Scorer replicas that the config asks for: as many as it says, or one if the configured router belongs there."""
     if config.scorer.replicas is not None:
         return config.scorer.replicas
     registry = Registry(Path(config.routing.registry), config.routing.seed)
-    return int(is_heavy(registry, default_source(config.routing, registry)))
+    return int(placement_of(registry, default_source(config.routing, registry)) in config.scorer.placements)

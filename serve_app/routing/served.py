@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Final, Protocol
 from serve_app.config.tree import RoutingConfig
 from serve_app.errors import ConfigError, JethroError
 from serve_app.learning.encoder import encoder_at_hand
-from serve_app.routing.base import Router
+from serve_app.routing.base import Placement, Router
 from serve_app.routing.batching import ScoringThread
+from serve_app.routing.elsewhere import Elsewhere
 from serve_app.routing.estimate import EstimatingRouter
 from serve_app.routing.estimating import AwaitedEstimates
 from serve_app.routing.registered import Registered
@@ -23,6 +24,7 @@ from serve_app.types import Message, Query
 
 _WARM_UP = Query((Message("user", "What is 12 + 30? Give the bare result."),))
 
+HEAVY: Final[tuple[Placement, ...]] = ("scorer",)
 _TOLD: Final = 12
 """Features that a logged decision shows, the largest: more would make the log ten times as large."""
 
@@ -67,12 +69,19 @@ class Served:
 
 
 class Placing:
-    """Loads routers and gives each the scorer of its placement. Heavy ones go to `remote`, if there is one."""
+    """Loads routers and gives each the scorer of its placement. Those of the placements `there` go to `remote`."""
 
-    def __init__(self, routing: RoutingConfig, registry: Registry, remote: Remote | None = None) -> None:
+    def __init__(
+        self,
+        routing: RoutingConfig,
+        registry: Registry,
+        remote: Remote | None = None,
+        there: Collection[Placement] = HEAVY,
+    ) -> None:
         self._routing = routing
         self._registry = registry
         self._remote = remote
+        self._there = there if remote is not None else ()
         self._thread = ScoringThread(routing.score_batch, partial(limit_torch_threads, routing.score_threads))
 
     def load(self, source: str, version: str | None = None) -> Served:
@@ -86,7 +95,7 @@ class Placing:
             raise
         except Exception as e:
             raise ConfigError(f"router {source} cannot be loaded ({e!r}); train and register it again") from e
-        if found.router.placement == "scorer" and self._remote is not None:
+        if isinstance(found.router, Elsewhere) and self._remote is not None:
             self._remote.prepare(source, found.version)
         else:
             warm_up(found)
@@ -97,11 +106,10 @@ class Placing:
         self._thread.close()
 
     def _found(self, source: str, version: str | None) -> tuple[str, Registered]:
-        elsewhere = self._remote is not None
         if source in self._registry.names():
-            return source, self._registry.load(source, version, elsewhere=elsewhere)
+            return source, self._registry.load(source, version, elsewhere=self._there)
         folder = str(Path(source).absolute()) if Path(source).is_dir() else source
-        return folder, load_router(folder, seed=self._routing.seed, elsewhere=elsewhere)
+        return folder, load_router(folder, seed=self._routing.seed, elsewhere=self._there)
 
     def _estimates(self, found: Registered) -> AwaitedEstimates | None:
         router = found.router
@@ -115,7 +123,7 @@ class Placing:
         if router.placement == "inline":
             return InlineScorer(router, found.name)
         timeout_s, kept = self._routing.score_timeout_ms / 1e3, self._routing.score_cache
-        if router.placement == "scorer" and self._remote is not None:
+        if isinstance(router, Elsewhere) and self._remote is not None:
             far = _Far(self._remote, source, found.version)
             return AwaitedScorer(found.name, far.score, far.explain, timeout_s=timeout_s, kept=kept)
         ask, tell = partial(self._thread.score, router), partial(self._thread.explain, router)

@@ -15,7 +15,7 @@ from serve_app.routing.loading import Loader
 from serve_app.routing.random import RandomRouter
 from serve_app.routing.registry import KINDS, Registry
 from serve_app.routing.scoring import AwaitedScorer, InlineScorer, ScoringFailed
-from serve_app.routing.scoring_service import ScoringService, is_heavy, replicas_wanted
+from serve_app.routing.scoring_service import ScoringService, placement_of, replicas_wanted
 from serve_app.routing.served import Explained, Placing
 from serve_app.types import Query
 from tests.routing.artefacts import config, register
@@ -109,6 +109,21 @@ async def test_heavy_routers_score_in_the_scorer_and_are_not_loaded_here(tmp_pat
             served.registered.router.score([query()])
 
 
+async def test_encoder_routers_score_there_too_if_told_so(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    register(registry, router=BatchedRouter(5))
+    tree = config(tmp_path, router="mine").model_dump()
+    tree["scorer"]["encoders"] = True
+    told = type(config(tmp_path)).model_validate(tree)
+    assert replicas_wanted(told) == 1 and replicas_wanted(config(tmp_path, router="mine")) == 0
+    async with scorer(registry) as service:
+        loader = Loader.from_config(told, Local(service, asyncio.get_running_loop()))
+        served = (await asyncio.to_thread(loader.load)).routers["mine"]
+        assert list(service._loaded) == [("mine", served.registered.version)]
+        assert served.registered.router.placement == "batched"
+        assert await served.scorer.score(query()) == RandomRouter(5).score([query()])[0]
+
+
 async def test_the_service_loads_once_and_forgets_the_oldest(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     versions = [register(registry, router=HeavyRouter(seed)) for seed in range(6)]
@@ -126,12 +141,12 @@ async def test_a_replica_starts_with_the_default_router_and_without_a_broken_one
     registry = Registry(tmp_path)
     register(registry, router=HeavyRouter(5))
     async with scorer(registry) as service:
-        await service.start(config(tmp_path).routing)
+        await service.start(config(tmp_path))
         assert HeavyRouter.loaded == 0
-        await service.start(config(tmp_path, router="mine").routing)
+        await service.start(config(tmp_path, router="mine"))
         assert HeavyRouter.loaded == 1
         (registry.path("mine", registry.current("mine")) / "card.json").write_text("{", "utf-8")
-        await service.start(config(tmp_path, router="mine").routing)
+        await service.start(config(tmp_path, router="mine"))
 
 
 async def test_a_scorer_that_is_away_is_no_score(tmp_path: Path) -> None:
@@ -176,8 +191,9 @@ def test_a_loading_error_of_any_kind_is_a_sentence(tmp_path: Path, monkeypatch: 
 def test_the_scorer_is_started_where_it_is_needed(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     register(registry, router=HeavyRouter(5))
-    assert is_heavy(registry, "mine") and not is_heavy(registry, "random") and not is_heavy(registry, "complexity")
-    assert is_heavy(registry, str(registry.path("mine", registry.current("mine"))))
+    folder = str(registry.path("mine", registry.current("mine")))
+    found = [placement_of(registry, source) for source in ("mine", folder, "random", "complexity")]
+    assert found == ["scorer", "scorer", "inline", "inline"]
     assert replicas_wanted(config(tmp_path)) == 0 and replicas_wanted(config(tmp_path, router="mine")) == 1
     tree = config(tmp_path, router="mine").model_dump()
     for replicas in (0, 2):
