@@ -2,14 +2,16 @@
 
 Serve's rule has one dial that trades hours for speed, `target_ongoing_requests`. It is swept, so that ours is compared
 with the default at equal goodput (what would the default pay to be as good?) and at equal hours (how fast would it be
-for the same money?), by linear interpolation on the default's own frontier. Beyond the frontier's ends its last point
-stands, which favours the default: it is then less good than ours, or costs more.
+for the same money?), by linear interpolation on the default's own frontier. Where it is at no setting as good as ours,
+its best point stands. Where it is at no setting as cheap, ours is made to cost as much by holding replicas longer
+(`hold_s`, ours to dial), and compared there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serve_app.autoscaling.oracle import OracleRule
 from serve_app.autoscaling.policy import PoolLimits, Settings
@@ -19,6 +21,7 @@ from serve_app.autoscaling.simulator import Control, Outcome, PoolModel, Rule, s
 from serve_app.autoscaling.traces import Trace
 
 OURS, DEFAULT, QUEUE, ORACLE = "routed share", "Serve's default", "queue", "oracle"
+RULES = (OURS, DEFAULT, QUEUE, ORACLE)
 RAY_TARGET = 2.0
 """Ray's own `target_ongoing_requests`."""
 
@@ -33,6 +36,7 @@ class Scenario:
     control: Control = field(default_factory=Control)
     slo_s: float = 1.0
     shares: Sequence[float] = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25)
+    holds_s: Sequence[float] = (150.0, 300.0, 600.0)
     delays: Delays = field(default_factory=Delays)
     reports: Reports = field(default_factory=Reports)
 
@@ -58,10 +62,18 @@ class Figures:
     def of(cls, outcome: Outcome, slo_s: float) -> "Figures":
         """Of one run."""
         hours, target = outcome.replica_hours, outcome.timeline.target["large"]
-        times = [outcome.ttft(q, strong) for strong in (True, False) for q in (0.5, 0.95, 0.99)]
-        shed = outcome.shed / max(1, len(outcome.trace))
         return cls(
-            hours["small"], hours["large"], *times, outcome.goodput(slo_s), shed, float((np.diff(target) != 0).sum())
+            small_hours=hours["small"],
+            large_hours=hours["large"],
+            strong_p50_s=outcome.ttft(0.5, True),
+            strong_p95_s=outcome.ttft(0.95, True),
+            strong_p99_s=outcome.ttft(0.99, True),
+            weak_p50_s=outcome.ttft(0.5, False),
+            weak_p95_s=outcome.ttft(0.95, False),
+            weak_p99_s=outcome.ttft(0.99, False),
+            goodput=outcome.goodput(slo_s),
+            shed=outcome.shed / max(1, len(outcome.trace)),
+            changes=float((np.diff(target) != 0).sum()),
         )
 
     @classmethod
@@ -90,22 +102,26 @@ class Saving:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One kind of trace: figures by rule, the default's by target (of the large pool), and runs of the first seed."""
+    """One kind of trace: figures by rule, the default's by target (of the large pool), ours by `hold_s`, and
+    the runs of the first seed."""
 
     trace: str
     rules: Mapping[str, Figures]
     frontier: Mapping[float, Figures]
+    holds: Mapping[float, Figures]
     runs: Mapping[str, Outcome] = field(repr=False)
+
+    @property
+    def saved_as_it_comes(self) -> float:
+        """Share of the large replica-hours of Serve's default as it comes; nan if ours is less good by a thousandth."""
+        ours, default = self.rules[OURS], self.rules[DEFAULT]
+        as_good = ours.goodput >= default.goodput - 0.001
+        return 1.0 - ours.large_hours / default.large_hours if as_good else float("nan")
 
     @property
     def saving(self) -> Saving:
         """Against the default's frontier."""
-        return saving(self.rules[OURS], list(self.frontier.values()))
-
-    @property
-    def plain_saving(self) -> Saving:
-        """Against the default as it comes."""
-        return saving(self.rules[OURS], [self.rules[DEFAULT]])
+        return saving(self.rules[OURS], list(self.frontier.values()), list(self.holds.values()))
 
 
 def warm_start(trace: Trace, scenario: Scenario) -> dict[str, int]:
@@ -117,52 +133,74 @@ def warm_start(trace: Trace, scenario: Scenario) -> dict[str, int]:
 def compare(
     traces: Sequence[Trace], scenario: Scenario, progress: Callable[[str], None] = lambda done: None
 ) -> Comparison:
-    """One kind of trace drawn with several seeds, under every rule."""
+    """One kind of trace drawn with several seeds, under every rule; `progress` is called `runs_of` times a trace."""
     found: dict[str, list[Figures]] = {}
-    swept: dict[float, list[Figures]] = {}
     runs: dict[str, Outcome] = {}
+    swept = {share * scenario.models["large"].concurrency: f"target {share:g}" for share in scenario.shares}
+    held = {hold_s: f"hold {hold_s:g}" for hold_s in scenario.holds_s}
     for trace in traces:
         initial = warm_start(trace, scenario)
         for name, rule in _rules(trace, scenario).items():
             outcome = simulate(trace, scenario.models, rule, initial, scenario.control)
             found.setdefault(name, []).append(Figures.of(outcome, scenario.slo_s))
-            runs.setdefault(name, outcome)
+            if name in RULES:
+                runs.setdefault(name, outcome)
             progress(f"{trace.name}: {name}")
-        for share in scenario.shares:
-            targets = {name: share * model.concurrency for name, model in scenario.models.items()}
-            outcome = simulate(trace, scenario.models, _default(scenario, targets), initial, scenario.control)
-            swept.setdefault(targets["large"], []).append(Figures.of(outcome, scenario.slo_s))
-            progress(f"{trace.name}: {DEFAULT}, target {targets['large']:g}")
-    rules = {name: Figures.mean(figures) for name, figures in found.items()}
-    return Comparison(traces[0].name, rules, {t: Figures.mean(f) for t, f in swept.items()}, runs)
+    means = {name: Figures.mean(figures) for name, figures in found.items()}
+    return Comparison(
+        traces[0].name,
+        {name: means[name] for name in RULES},
+        {target: means[name] for target, name in swept.items()},
+        {hold_s: means[name] for hold_s, name in held.items()},
+        runs,
+    )
 
 
-def saving(ours: Figures, default: Sequence[Figures]) -> Saving:
-    """What ours saves against the frontier of these points."""
-    hours = np.array([f.large_hours for f in default])
-    order = np.argsort(hours, kind="stable")
-    hours = hours[order]
-    goodput = np.maximum.accumulate(np.array([f.goodput for f in default])[order])
-    ttft = np.minimum.accumulate(np.array([f.strong_p95_s for f in default])[order])
+def runs_of(scenario: Scenario) -> int:
+    """Simulations that one trace takes."""
+    return len(RULES) + len(scenario.shares) + len(scenario.holds_s)
+
+
+def saving(ours: Figures, default: Sequence[Figures], held: Sequence[Figures] = ()) -> Saving:
+    """What ours saves against the frontier of these points; `held`: ours with longer holds, for its equal hours."""
+    hours, goodput, ttft = _frontier(default)
     # np.interp wants what it looks up to ascend: where more hours buy nothing, the fewest hours stand
     rises = np.concatenate([[True], np.diff(goodput) > 0])
     their_hours = float(np.interp(ours.goodput, goodput[rises], hours[rises]))
-    their_ttft = float(np.interp(ours.large_hours, hours, ttft))
+    at_hours = max(ours.large_hours, hours[0])
+    our_hours, _, our_ttft = _frontier([ours, *held])
     return Saving(
         hours=1.0 - ours.large_hours / their_hours,
-        ttft=1.0 - ours.strong_p95_s / their_ttft,
+        ttft=1.0 - float(np.interp(at_hours, our_hours, our_ttft)) / float(np.interp(at_hours, hours, ttft)),
         goodput_out_of_reach=bool(ours.goodput > goodput[-1]),
         hours_out_of_reach=bool(ours.large_hours < hours[0]),
     )
 
 
+def _frontier(points: Sequence[Figures]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Hours ascending, and the best goodput and strong TTFT p95 that so many hours or fewer buy."""
+    hours = np.array([f.large_hours for f in points])
+    order = np.argsort(hours, kind="stable")
+    goodput = np.maximum.accumulate(np.array([f.goodput for f in points])[order])
+    ttft = np.minimum.accumulate(np.array([f.strong_p95_s for f in points])[order])
+    return hours[order], goodput, ttft
+
+
 def _rules(trace: Trace, scenario: Scenario) -> dict[str, Rule]:
-    return {
+    """Every rule for one trace, the settings that are swept under names of their own."""
+    rules: dict[str, Rule] = {
         OURS: ShareRule(scenario.limits, scenario.settings),
         DEFAULT: _default(scenario, dict.fromkeys(scenario.models, RAY_TARGET)),
         QUEUE: QueueRule(scenario.limits),
         ORACLE: OracleRule(trace, scenario.models, scenario.limits),
     }
+    for share in scenario.shares:
+        targets = {name: share * model.concurrency for name, model in scenario.models.items()}
+        rules[f"target {share:g}"] = _default(scenario, targets)
+    for hold_s in scenario.holds_s:
+        limits = {name: replace(limit, hold_s=hold_s) for name, limit in scenario.limits.items()}
+        rules[f"hold {hold_s:g}"] = ShareRule(limits, scenario.settings)
+    return rules
 
 
 def _default(scenario: Scenario, targets: Mapping[str, float]) -> RequestCountRule:

@@ -101,7 +101,7 @@ class Settings:
 
     stale_s: float = 15.0
     level_s: float = 5.0
-    trend_s: float = 20.0
+    trend_s: float = 60.0
     margin: float = 0.1
     """A pool is made smaller only if it would bear this much more load than is expected."""
 
