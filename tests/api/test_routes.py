@@ -169,3 +169,30 @@ async def test_metrics_hold_ours_and_what_else_there_is(client):
 )
 def test_is_loopback(host, expected):
     assert is_loopback(host) is expected
+
+
+async def test_routers_are_listed_with_version_threshold_and_drift(client):
+    body = (await client().get("/v1/routers")).json()
+    (router,) = body["data"]
+    assert body["object"] == "list" and router["id"] == "length" and router["default"] is True
+    assert router["drift"]["scores"] == {"drift": False, "statistic": 0.01, "limit": 0.1, "queries": 200}
+
+
+async def test_the_policy_is_named_in_header_and_body(client):
+    ask = {"model": "jethro", "messages": [{"role": "user", "content": "hi"}]}
+    answer = await client().post("/v1/chat/completions", json=ask)
+    assert answer.headers["x-jethro-policy"] == answer.json()["jethro"]["policy_version"] == "length@0.5"
+    direct = await client().post("/v1/chat/completions", json={**ask, "model": "lab-small"})
+    assert "x-jethro-policy" not in direct.headers
+
+
+async def test_scores_of_answers_reach_the_watch_over_the_router(client):
+    parts = services()
+    ask = {"model": "jethro", "messages": [{"role": "user", "content": "hi"}]}
+    answer = await client(parts).post("/v1/chat/completions", json=ask)
+    decision_id = answer.headers["x-jethro-decision-id"]
+    for given in ({"score": 0.25}, {"preferred": "tie", "against": "large"}):
+        stored = await client(parts).post("/v1/feedback", json={"decision_id": decision_id, **given})
+        assert stored.status_code == 200, stored.text
+    ((record, score),) = parts.routers.judgements
+    assert record["decision_id"] == decision_id and score == 0.25

@@ -100,25 +100,25 @@ def test_feedback_is_counted():
 
 def test_the_stores_figures_are_read_at_each_scrape():
     class Figures:
-        queued, dropped, failed = 1, 2, 3
+    name, version, threshold, swaps, refusals = "mine", "knn-1", 0.25, 3, 1
 
-    recorder, figures = Recorder(), Figures()
-    recorder.watch_store(figures)
-    figures.queued = 7
-    seen = samples(recorder)
-    assert [seen[f"jethro_store_{n}"] for n in ("queued", "dropped_total", "failed_total")] == [7, 2, 3]
+    @property
+    def drift(self) -> dict[str, dict[str, object]]:
+        return {"scores": {"drift": True, "statistic": 0.4, "limit": 0.1, "queries": 300}}
 
 
-def test_recorders_do_not_share_and_can_be_given_a_registry():
-    registry = CollectorRegistry()
-    one, two = Recorder(registry), Recorder()
-    one.started()
-    assert one.registry is registry
-    assert samples(two)["jethro_requests_in_flight"] == 0
-
-
-def test_every_metric_is_ours_by_name():
+def test_routers_are_read_when_prometheus_asks():
     recorder = Recorder()
-    recorder.ended(outcome(stream=True))
-    names = {f.name for f in text_string_to_metric_families(recorder.text().decode())}
-    assert all(name.startswith("jethro_") for name in names)
+    figures = [Figures()]
+    recorder.watch_routers(lambda: figures)
+    assert {name: value for name, value in samples(recorder).items() if name.startswith("jethro_router")} == {
+        "jethro_router|mine|knn-1": 1.0,
+        "jethro_router_threshold|mine": 0.25,
+        "jethro_router_swaps_total|mine": 3.0,
+        "jethro_router_refusals_total|mine": 1.0,
+        "jethro_router_drift|mine|scores": 1.0,
+        "jethro_router_drift_statistic|mine|scores": 0.4,
+        "jethro_router_drift_limit|mine|scores": 0.1,
+    }
+    figures.clear()
+    assert "knn-1" not in recorder.text().decode()
