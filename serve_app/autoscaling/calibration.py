@@ -9,33 +9,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.autoscaling.calls import Call, trace_of
 from serve_app.autoscaling.simulator import Control, Outcome, PoolModel, Rule, simulate
 from serve_app.autoscaling.traces import Trace
 from serve_app.errors import DataError
 
 Floats = NDArray[np.float64]
 _CONTROL = Control()
-_FEWEST = 20
+FEWEST = 20
 """Calls below which nothing is fitted."""
 _SLOWDOWNS = np.concatenate([[0.0], np.geomspace(1e-4, 10.0, 400)])
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One answered call: when it was wanted, of which pool, the tokens it wrote, the mean number of other calls in its
-    replica while it ran, and seconds from its start in the engine to its first token and to its last.
-
-    `ttft_s` is nan where nothing came (refused, failed): such a call counts as traffic and is not fitted.
-    `waited_s`: from `at_s` to the start in the engine, so that the caller's time to first token is `waited_s + ttft_s`.
-    """
-
-    at_s: float
-    pool: str
-    tokens: float
-    others: float
-    ttft_s: float
-    service_s: float
-    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +55,9 @@ class Recording:
         body = {"calls": calls, "at_s": self.at_s, "replicas": dict(self.replicas), "duration_s": self.duration_s}
         path.write_text(json.dumps(body, allow_nan=False) + "\n", "utf-8")
 
-    def trace(self, strong_pool: str = "large") -> Trace:
+    def trace(self) -> Trace:
         """The traffic, in order of arrival."""
-        calls = sorted(self.calls, key=lambda call: call.at_s)
-        return Trace(
-            "recording",
-            np.array([call.at_s for call in calls]),
-            np.array([call.pool == strong_pool for call in calls]),
-            np.array([max(call.tokens, 1.0) for call in calls]),
-            self.duration_s,
-        )
+        return trace_of(self.calls, "recording", self.duration_s)
 
     def hours(self, pool: str) -> float:
         """Replica-hours; each count holds until the next."""
@@ -102,8 +78,8 @@ def fit(calls: Sequence[Call], model: PoolModel) -> PoolModel:
     Pereyra 1973). Errors are relative, as long calls would outweigh all others. Raises DataError for too few calls.
     """
     rows = [c for c in calls if np.isfinite(c.ttft_s) and np.isfinite(c.service_s) and c.service_s > 0 and c.ttft_s > 0]
-    if len(rows) < _FEWEST:
-        raise DataError(f"{len(rows)} answered calls: a pool is fitted to at least {_FEWEST}")
+    if len(rows) < FEWEST:
+        raise DataError(f"{len(rows)} answered calls: a pool is fitted to at least {FEWEST}")
     tokens, others = np.array([c.tokens for c in rows]), np.array([c.others for c in rows])
     first, whole = np.array([c.ttft_s for c in rows]), np.array([c.service_s for c in rows])
     solved = [_solve(float(s), tokens, others, first, whole) for s in _SLOWDOWNS]

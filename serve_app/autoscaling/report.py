@@ -72,13 +72,13 @@ def _savings(found: Sequence[Comparison]) -> str:
 def _reading(scenario: Scenario) -> str:
     delays, reports = scenario.delays, scenario.reports
     return (
-        f"Goodput: share of all queries whose first token came within {scenario.slo_s:g} s. Serve's default as it comes: "
+        f"Goodput: share of all queries whose first token came within {scenario.slo_s:g} s. Serve's default as it is: "
         f"target_ongoing_requests {RAY_TARGET:g}, up after {delays.up_s:g} s, down after {delays.down_s:g} s, reports "
-        f"every {reports.push_s:g} s, look-back {reports.look_back_s:g} s; hours saved against it stand only where ours "
-        "is as good (to 0.1 % of the queries). The last columns are against the default swept over "
-        "target_ongoing_requests: its large replica-hours at our goodput, and its strong TTFT p95 at our replica-hours, "
-        "interpolated between its settings. Line: at least 25 % saved on one of these two, and no loss above 5 % on "
-        "the other.\n\n"
+        f"every {reports.push_s:g} s, look-back {reports.look_back_s:g} s; hours saved against it stand only where "
+        "ours is as good (to 0.1 % of the queries). The last columns are against the default swept over "
+        "target_ongoing_requests: its large replica-hours at our goodput, and its strong TTFT p95 at our "
+        "replica-hours, interpolated between its settings. Line: at least 25 % saved on one of these two, and no loss "
+        "above 5 % on the other.\n\n"
         "\\* The default is at no setting as good as ours; compared with the hours of its best.\n"
         "† The default is at no setting as cheap as ours; compared at the hours of its cheapest, which ours is made to "
         "cost by longer holds.\n"

@@ -1,6 +1,6 @@
 """Arrival traces: when queries come, which pool the router wants for each, and how much they write. All seeded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,32 +78,22 @@ def bursts(low: float, high: float, duration_s: float, seed: int, *, calm_s: flo
     return lambda t: np.where((np.searchsorted(starts, t, "right") - 1) % 2 == 1, high, low)
 
 
+STANDARD = ("poisson", "bursts", "diurnal", "harder queries", "waves of difficulty", "flash crowd", "night")
+"""The names of `standard_traces`, in its order."""
+
+
 def standard_traces(duration_s: float = 3600.0, rate: float = 20.0, seed: int = 0) -> list[Trace]:
     """Seven traces around `rate` queries a second, of which three tenths want the strong pool unless the name says."""
-    third = constant(0.3)
-
-    def trace(name: str, of: Rate, share: Rate, most: float) -> Trace:
-        return Traffic(of, share, most).draw(name, duration_s, seed)
-
     burst = bursts(0.4 * rate, 2.5 * rate, duration_s, seed, calm_s=240.0, burst_s=60.0)
-    flash = step(0.5 * rate, 3.0 * rate, duration_s / 2)
-    return [
-        trace("poisson", constant(rate), third, rate),
-        trace("bursts", burst, third, 2.5 * rate),
-        trace("diurnal", waves(0.1 * rate, 2.0 * rate, duration_s), third, 2.0 * rate),
-        trace("harder queries", constant(rate), step(0.05, 0.6, duration_s / 2), rate),
-        trace("waves of difficulty", constant(rate), waves(0.05, 0.6, duration_s / 6), rate),
-        trace("flash crowd", lambda t: np.where(t < duration_s * 0.75, flash(t), 0.5 * rate), third, 3.0 * rate),
-        trace("night", lambda t: np.where(t < duration_s / 3, rate, 0.0), third, rate),
+    crowd = step(0.5 * rate, 3.0 * rate, duration_s / 2)
+    third = constant(0.3)
+    traffic = [
+        Traffic(constant(rate), third, rate),
+        Traffic(burst, third, 2.5 * rate),
+        Traffic(waves(0.1 * rate, 2.0 * rate, duration_s), third, 2.0 * rate),
+        Traffic(constant(rate), step(0.05, 0.6, duration_s / 2), rate),
+        Traffic(constant(rate), waves(0.05, 0.6, duration_s / 6), rate),
+        Traffic(lambda t: np.where(t < duration_s * 0.75, crowd(t), 0.5 * rate), third, 3.0 * rate),
+        Traffic(lambda t: np.where(t < duration_s / 3, rate, 0.0), third, rate),
     ]
-
-
-def from_log(rows: Sequence[Mapping[str, float | str]], strong_pool: str = "large", name: str = "log") -> Trace:
-    """The trace of a decision log: rows with `created_s`, `pool`, `completion_tokens`. Raises ValueError if empty."""
-    if not rows:
-        raise ValueError("the log holds no decision")
-    ordered = sorted(rows, key=lambda row: float(row["created_s"]))
-    times = np.array([float(row["created_s"]) for row in ordered])
-    strong = np.array([row["pool"] == strong_pool for row in ordered])
-    tokens = np.maximum(np.array([float(row["completion_tokens"]) for row in ordered]), 1.0)
-    return Trace(name, times - times[0], strong, tokens, float(times[-1] - times[0]) + 1.0)
+    return [of.draw(name, duration_s, seed) for name, of in zip(STANDARD, traffic, strict=True)]
