@@ -100,6 +100,31 @@ def test_feedback_is_counted():
 
 def test_the_stores_figures_are_read_at_each_scrape():
     class Figures:
+        queued, dropped, failed = 1, 2, 3
+
+    recorder, figures = Recorder(), Figures()
+    recorder.watch_store(figures)
+    figures.queued = 7
+    seen = samples(recorder)
+    assert [seen[f"jethro_store_{n}"] for n in ("queued", "dropped_total", "failed_total")] == [7, 2, 3]
+
+
+def test_recorders_do_not_share_and_can_be_given_a_registry():
+    registry = CollectorRegistry()
+    one, two = Recorder(registry), Recorder()
+    one.started()
+    assert one.registry is registry
+    assert samples(two)["jethro_requests_in_flight"] == 0
+
+
+def test_every_metric_is_ours_by_name():
+    recorder = Recorder()
+    recorder.ended(outcome(stream=True))
+    names = {f.name for f in text_string_to_metric_families(recorder.text().decode())}
+    assert all(name.startswith("jethro_") for name in names)
+
+
+class FakeFigures:
     name, version, threshold, swaps, refusals = "mine", "knn-1", 0.25, 3, 1
 
     @property
@@ -109,7 +134,7 @@ def test_the_stores_figures_are_read_at_each_scrape():
 
 def test_routers_are_read_when_prometheus_asks():
     recorder = Recorder()
-    figures = [Figures()]
+    figures = [FakeFigures()]
     recorder.watch_routers(lambda: figures)
     assert {name: value for name, value in samples(recorder).items() if name.startswith("jethro_router")} == {
         "jethro_router|mine|knn-1": 1.0,
