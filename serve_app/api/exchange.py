@@ -59,7 +59,7 @@ class Exchange:
         services.recorder.started()
         services.demand.arrived()
         try:
-            await self._answer(scope, receive, answering)
+            await self._placed(scope, receive, answering)
         except (CallerGone, ClientDisconnect):
             outcome.status, outcome.http_status = "cancelled", 499
         except JethroError as error:
@@ -73,6 +73,19 @@ class Exchange:
         finally:
             outcome.latency_ms = (monotonic() - started) * 1e3
             services.settle(outcome)
+
+    async def _placed(self, scope: Scope, receive: Receive, answering: "_Answering") -> None:
+        """Answer within the tenant's share of this Gateway. Raises Overloaded."""
+        services, tenant = self._services, answering.outcome.tenant
+        try:
+            services.places.enter(tenant)
+        except JethroError:
+            services.demand.refused()
+            raise
+        try:
+            await self._answer(scope, receive, answering)
+        finally:
+            services.places.leave(tenant)
 
     async def _answer(self, scope: Scope, receive: Receive, answering: "_Answering") -> None:
         services, outcome = self._services, answering.outcome

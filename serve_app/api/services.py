@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from serve_app.api.fairness import FairPlaces, unbounded
 from serve_app.autoscaling.signals import Demand
 from serve_app.config.load import secret
 from serve_app.config.tree import Config, KeyConfig
@@ -13,6 +14,7 @@ from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
 from serve_app.observability.metrics import Recorder
 from serve_app.observability.outcome import Outcome
 from serve_app.pools.base import Pool
+from serve_app.routing.capacity import Relief
 from serve_app.routing.catalogue import Catalogue as RoutingCatalogue
 from serve_app.routing.loading import Loader
 from serve_app.routing.reload import Reloader
@@ -80,7 +82,7 @@ class Services:
     `ready` is asked by /health/ready and never waits; the default asks the pools for their replicas.
     `gateways` gives the own metrics of all Gateways, told apart by a label; without it this one's are shown.
     `scrape` gives further metrics in Prometheus' text format, for instance those of the replicas' engines.
-    `demand` counts what decisions want of the pools.
+    `demand` counts what decisions want of the pools; `places` shares this Gateway among tenants.
     """
 
     config: Config
@@ -95,6 +97,7 @@ class Services:
     gateways: Callable[[], Awaitable[str]] | None = None
     scrape: Callable[[], Awaitable[str]] = no_scrape
     demand: Demand = field(default_factory=Demand)
+    places: FairPlaces = field(default_factory=unbounded)
 
     async def start(self) -> None:
         """Open the store and follow the routers; the first thing to call. Raises ConfigError if it cannot be opened."""
@@ -134,7 +137,8 @@ def build_services(
     environment variable is not set.
     """
     loader = Loader.from_config(config, scorer)
-    catalogue = RoutingCatalogue(pools, loader.load(), config.routing.explain, config.routing.multi_pool)
+    relief = Relief.from_config(config)
+    catalogue = RoutingCatalogue(pools, loader.load(), config.routing.explain, config.routing.multi_pool, relief)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
     recorder = Recorder()
@@ -149,7 +153,14 @@ def build_services(
         recorder=recorder,
         access_log=JsonLog(replica=replica) if config.log.access else NoLog(),
         keys=_keys(config.server.keys),
+        places=_places(config),
     )
+
+
+def _places(config: Config) -> FairPlaces:
+    options = config.gateway
+    weights = {key.name: key.weight for key in config.server.keys}
+    return FairPlaces(options.max_ongoing_requests, config.limits.tenant_share, weights, options.retry_after_s)
 
 
 def _keys(references: Sequence[KeyConfig]) -> dict[str, str]:

@@ -19,6 +19,10 @@ class KeyConfig(Node):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
     env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    weight: PositiveFloat = Field(1.0, description="Of the tenant's share of a Gateway's places under load.")
+    min_quality: Probability | None = Field(
+        None, description="Queries expected to be answered worse than this are not moved for want of capacity."
+    )
 
 
 class ServerConfig(Node):
@@ -52,6 +56,10 @@ class LimitsConfig(Node):
     max_tokens: PositiveInt = 32_768
     tools: PositiveInt = 128
     request_timeout_s: PositiveFloat = 600.0
+    tenant_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        0.9,
+        description="Most of a Gateway's places that one tenant may hold when alone, less as others come; null: all.",
+    )
 
 
 class GatewayConfig(Node):
@@ -157,6 +165,26 @@ class MultiPoolConfig(Node):
     router: str = Field("estimator", description="The router that estimates; it must be offered.")
 
 
+class CapacityConfig(Node):
+    """Borderline queries go to the small pool while the large one is full."""
+
+    enabled: bool = False
+    from_utilisation: PositiveFloat = Field(0.8, description="Requests by places in the large pool: from here on.")
+    to_utilisation: PositiveFloat = Field(1.5, description="Here the threshold has risen by all of the shift.")
+    max_threshold_shift: Probability = Field(0.3, description="Most that is added to the threshold.")
+    quality_floor: Probability | None = Field(
+        None, description="Quality that is expected of the small pool at least; needs calibration data."
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.to_utilisation <= self.from_utilisation:
+            raise ValueError(
+                f"to_utilisation {self.to_utilisation:g} must be above from_utilisation {self.from_utilisation:g}"
+            )
+        return self
+
+
 class RoutingConfig(Node):
     """The router and how its score becomes a choice. At most one of the three ways to a threshold is set."""
 
@@ -176,6 +204,7 @@ class RoutingConfig(Node):
     )
     delta: Probability = Field(0.1, description="With ltt (Learn then Test): the risk that the promise is broken.")
     multi_pool: MultiPoolConfig | None = Field(None, description="Routing over all pools; null: not offered.")
+    capacity: CapacityConfig = CapacityConfig()
     seed: int = 0
     score_timeout_ms: PositiveFloat = Field(2000.0, description="Without a score in this time the strong pool answers.")
     score_threads: PositiveInt = Field(1, description="Threads that compute scores of encoder routers in a Gateway.")

@@ -68,11 +68,15 @@ def usage_from_openai(usage: dict[str, Any] | None) -> Usage:
 
 @dataclass(frozen=True, slots=True)
 class PoolLoad:
-    """Load as last known: replicas that answer, requests in flight from this Gateway, and queued in replicas."""
+    """Load as last known: replicas that answer, requests in flight from this Gateway, and queued in replicas.
+
+    `places`: requests that those replicas serve at once; 0 where that is not known.
+    """
 
     replicas: int
     in_flight: int
     waiting: int = 0
+    places: int = 0
 
 
 class Pool(Protocol):

@@ -27,9 +27,15 @@ def build_pool(name: str, pool: PoolConfig, *, cluster_secret: str, timeout_s: f
             headers={"authorization": f"Bearer {cluster_secret}"},
             timeouts=Timeouts(connect_s=5.0, first_byte_s=timeout_s, idle_s=timeout_s),
             backoff=Backoff(retries=_REPLICA_RETRIES),
+            places=pool.max_ongoing_requests,
         )
     return HttpPool(
-        name, pool.model, directory, wire, price=Price(**pool.price.model_dump()), capabilities=capabilities(pool)
+        name,
+        pool.model,
+        directory,
+        wire,
+        price=Price(**pool.price.model_dump()),
+        capabilities=capabilities(pool),
     )
 
 

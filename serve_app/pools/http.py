@@ -37,6 +37,8 @@ class Wire:
     backoff: Backoff = field(default_factory=Backoff)
     identify: bool = True
     """The members are replicas of ours: they understand the answer's id and time, and a lean client will do."""
+    places: int = 0
+    """Requests that a member serves at once; 0: nobody knows."""
 
 
 class HttpPool:
@@ -57,7 +59,12 @@ class HttpPool:
     def load(self) -> PoolLoad:
         """Members that may be asked, what this Gateway has open at them, and what else they last reported."""
         members = self.directory.available
-        return PoolLoad(len(members), sum(m.in_flight for m in members), sum(m.others for m in members))
+        return PoolLoad(
+            len(members),
+            sum(m.in_flight for m in members),
+            sum(m.others for m in members),
+            len(members) * self._wire.places,
+        )
 
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """See `Pool.stream`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from serve_app.config.tree import Config, MultiPoolConfig
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.pools.base import Pool
+from serve_app.routing.capacity import Relief
 from serve_app.routing.estimating import NAME as ROUTE_ALL
 from serve_app.routing.estimating import route_all
 from serve_app.routing.loading import Loader, RouterSet
@@ -46,9 +47,11 @@ class Catalogue:
         routers: RouterSet,
         explain: str = "inline",
         multi_pool: MultiPoolConfig | None = None,
+        relief: Relief | None = None,
     ) -> None:
         """Raises KeyError unless `small` and `large` are among the pools, ConfigError if `multi_pool` cannot be."""
         self._multi_pool = multi_pool
+        self._relief = relief
         self._pools = pools
         self._weak, self._strong = pools["small"], pools["large"]
         self._explained = _EXPLAINED[explain]
@@ -64,7 +67,7 @@ class Catalogue:
     def from_config(cls, config: Config, pools: Mapping[str, Pool]) -> "Catalogue":
         """The catalogue of a config, never to be swapped. Raises ConfigError if the default router cannot be had."""
         routers = Loader.from_config(config).load()
-        return cls(pools, routers, config.routing.explain, config.routing.multi_pool)
+        return cls(pools, routers, config.routing.explain, config.routing.multi_pool, Relief.from_config(config))
 
     @property
     def routers(self) -> RouterSet:
@@ -147,7 +150,7 @@ class Catalogue:
             served.watch or NoWatch(),
             self._explains(served),
         )
-        return RouteStrategy(name, policy, self._weak, self._strong)
+        return RouteStrategy(name, policy, self._weak, self._strong, self._relief)
 
     def _route_all(self, routers: RouterSet) -> Strategy | None:
         if self._multi_pool is None:

@@ -11,6 +11,7 @@ from typing import Protocol
 from serve_app.pools.base import Pool
 from serve_app.routing.attempt import Attempt
 from serve_app.routing.capability import refusal, unmet
+from serve_app.routing.capacity import Relief
 from serve_app.routing.scoring import Scorer, ScoringFailed
 from serve_app.strategy import Context, Event, Spent
 from serve_app.types import Decision, Query
@@ -70,8 +71,10 @@ class RouteStrategy:
     by the other, in either direction: an answer of the other model is better than none. The Decision says so.
     """
 
-    def __init__(self, name: str, policy: Policy, weak: Pool, strong: Pool) -> None:
+    def __init__(self, name: str, policy: Policy, weak: Pool, strong: Pool, relief: Relief | None = None) -> None:
+        """`relief`: what is done while the strong pool is full; None: nothing, who does not fit waits or is refused."""
         self.name = name
+        self.relief = relief
         self.policy = policy
         self.weak = weak
         self.strong = strong
@@ -99,13 +102,20 @@ class RouteStrategy:
         started = perf_counter()
         policy = self.policy
         score: float | None
+        threshold = policy.threshold
         try:
             score = await policy.scorer.score(query)
-            strong = score >= policy.threshold
-            reason = f"win rate {score:.3f} {'>=' if strong else '<'} threshold {policy.threshold:.3f}"
+            strong = score >= threshold
+            reason = f"win rate {score:.3f} {'>=' if strong else '<'} threshold {threshold:.3f}"
         except ScoringFailed as failure:
             score, strong = None, True
             reason = f"router {policy.scorer.name} gave no score ({failure}): strong to be safe"
+        wanted = None
+        if self.relief is not None:
+            raised = self._raised(self.relief, query, score)
+            if score is not None and threshold <= score < raised:
+                reason = f"{reason}, but {self.strong.model} is full: {raised:.3f} until it has room"
+                wanted, threshold, strong = self.strong.name, raised, False
         first, second = (self.strong, self.weak) if strong else (self.weak, self.strong)
         lacking, other_lacking = unmet(query, first.capabilities), unmet(query, second.capabilities)
         if lacking and other_lacking:
@@ -120,14 +130,25 @@ class RouteStrategy:
             model=first.model,
             reason=reason,
             score=score,
-            threshold=policy.threshold,
+            threshold=threshold,
             router=policy.scorer.name,
             policy_version=policy.version,
             expected=policy.outlook.at(score) if score is not None else {},
             features=features,
             decision_ms=(perf_counter() - started) * 1e3,
+            wanted=wanted,
         )
         return decision, [first] if other_lacking else [first, second]
+
+    def _raised(self, relief: Relief, query: Query, score: float | None) -> float:
+        """The threshold in force under the pools' loads; the policy's own where the query may not be moved."""
+        threshold = self.policy.threshold
+        expected = self.policy.outlook.at(score) if score is not None else {}
+        if not relief.allows(query, expected.get(self.weak.name, {}).get("quality")):
+            return threshold
+        if score is None or score < threshold or unmet(query, self.weak.capabilities):
+            return threshold
+        return relief.threshold(threshold, self.weak.load(), self.strong.load())
 
 
 class DirectStrategy:

@@ -1,0 +1,80 @@
+"""Capacity in the decision: as the strong pool fills, borderline queries go weak before anybody is refused.
+
+The threshold rises with the utilisation of the strong pool: not at all up to `from_utilisation`, then in a straight
+line, up to `max_threshold_shift` at `to_utilisation`. It never rises past the quality floor that the config, the tenant
+or the request states: who would get less than that from the weak pool waits for the strong one. A pure function of
+loads; the calls so moved still count as wanted of the strong pool, so that the scaling sees them.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serve_app.config.tree import CapacityConfig, Config
+from serve_app.errors import RequestError
+from serve_app.pools.base import PoolLoad
+from serve_app.types import Query
+
+FLOOR = "jethro_min_quality"
+"""Key of a request's metadata: the least quality, in [0, 1], expected of whoever answers it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relief:
+    """The rule of a config. `tenants`: the floors of those who have one of their own."""
+
+    rule: CapacityConfig
+    tenants: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_config(cls, config: Config) -> "Relief | None":
+        """None unless it is enabled."""
+        if not config.routing.capacity.enabled:
+            return None
+        floors = {key.name: key.min_quality for key in config.server.keys if key.min_quality is not None}
+        return cls(config.routing.capacity, floors)
+
+    def threshold(self, threshold: float, weak: PoolLoad, strong: PoolLoad) -> float:
+        """The threshold in force under these loads: at least `threshold`, at most 1.
+
+        It stays where the weak pool is as full as the strong one, and where a pool's places are not known.
+        """
+        full = utilisation(strong)
+        if full <= self.rule.from_utilisation or utilisation(weak) >= full:
+            return threshold
+        span = self.rule.to_utilisation - self.rule.from_utilisation
+        part = min((full - self.rule.from_utilisation) / span, 1.0)
+        return max(threshold, min(1.0, threshold + part * self.rule.max_threshold_shift))
+
+    def allows(self, query: Query, weak_quality: float | None) -> bool:
+        """Whether the weak pool's expected quality is enough for this query; None: nothing is known of it.
+
+        Raises RequestError for a floor in the metadata that is no number in [0, 1].
+        """
+        floor = self.floor(query)
+        return floor is None or (weak_quality is not None and weak_quality >= floor)
+
+    def floor(self, query: Query) -> float | None:
+        """The highest floor stated for a query; None where nobody states one."""
+        stated = [self.rule.quality_floor, self.tenants.get(query.tenant or ""), _asked(query)]
+        return max((floor for floor in stated if floor is not None), default=None)
+
+
+def utilisation(load: PoolLoad) -> float:
+    """Requests by places: above 1 somebody waits. 0 where no replica or no bound is known."""
+    return (load.in_flight + load.waiting) / load.places if load.places else 0.0
+
+
+def _asked(query: Query) -> float | None:
+    text = query.metadata.get(FLOOR)
+    if text is None:
+        return None
+    try:
+        floor = float(text)
+    except ValueError:
+        floor = math.nan
+    if not 0.0 <= floor <= 1.0:
+        raise RequestError(
+            f"metadata.{FLOOR}: {text[:40]!r} is no quality: give a number from 0 to 1", param=f"metadata.{FLOOR}"
+        )
+    return floor
