@@ -100,6 +100,31 @@ def test_feedback_is_counted():
 
 def test_the_stores_figures_are_read_at_each_scrape():
     class Figures:
+        queued, dropped, failed = 1, 2, 3
+
+    recorder, figures = Recorder(), Figures()
+    recorder.watch_store(figures)
+    figures.queued = 7
+    seen = samples(recorder)
+    assert [seen[f"jethro_store_{n}"] for n in ("queued", "dropped_total", "failed_total")] == [7, 2, 3]
+
+
+def test_recorders_do_not_share_and_can_be_given_a_registry():
+    registry = CollectorRegistry()
+    one, two = Recorder(registry), Recorder()
+    one.started()
+    assert one.registry is registry
+    assert samples(two)["jethro_requests_in_flight"] == 0
+
+
+def test_every_metric_is_ours_by_name():
+    recorder = Recorder()
+    recorder.ended(outcome(stream=True))
+    names = {f.name for f in text_string_to_metric_families(recorder.text().decode())}
+    assert all(name.startswith("jethro_") for name in names)
+
+
+class FakeFigures:
     name, version, threshold, swaps, refusals = "mine", "knn-1", 0.25, 3, 1
 
     @property
@@ -109,41 +134,7 @@ def test_the_stores_figures_are_read_at_each_scrape():
 
 def test_routers_are_read_when_prometheus_asks():
     recorder = Recorder()
-    figures = [Figures()]
-    recorder.watch_routers(lambda: figures)
-    assert {name: value for name, value in samples(recorder).items() if name.startswith("jethro_router")} == {
-        "jethro_router|mine|knn-1": 1.0,
-        "jethro_router_threshold|mine": 0.25,
-        "jethro_router_swaps_total|mine": 3.0,
-        "jethro_router_refusals_total|mine": 1.0,
-        "jethro_router_drift|mine|scores": 1.0,
-        "jethro_router_drift_statistic|mine|scores": 0.4,
-        "jethro_router_drift_limit|mine|scores": 0.1,
-    }
-    figures.clear()
-    assert "knn-1" not in recorder.text().decode()
-
-
-def test_a_decision_without_a_score_is_counted_but_not_one_that_needs_none():
-    recorder = Recorder()
-    recorder.ended(outcome(decision=Decision("d", "route", "large", "lab-large", "no score", None, 0.5, "complexity")))
-    recorder.ended(outcome(decision=Decision("d", "direct", "large", "lab-large", "asked for")))
-    recorder.ended(outcome())
-    seen = {name: value for name, value in samples(recorder).items() if name.startswith("jethro_unscored")}
-    assert seen == {"jethro_unscored_total|complexity": 1}
-
-
-class RouterFigures:
-    name, version, threshold, swaps, refusals = "mine", "knn-1", 0.25, 3, 1
-
-    @property
-    def drift(self) -> dict[str, dict[str, object]]:
-        return {"scores": {"drift": True, "statistic": 0.4, "limit": 0.1, "queries": 300}}
-
-
-def test_routers_are_read_when_prometheus_asks():
-    recorder = Recorder()
-    figures = [RouterFigures()]
+    figures = [FakeFigures()]
     recorder.watch_routers(lambda: figures)
     assert {name: value for name, value in samples(recorder).items() if name.startswith("jethro_router")} == {
         "jethro_router|mine|knn-1": 1.0,
