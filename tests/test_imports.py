@@ -32,6 +32,7 @@ LAYERS = {
     "routing": 4,
     "api": 5,
     "deployments": 6,
+    "k8s": 6,
     "cli": 7,
 }
 """Part of the package to its layer; imports go to the same layer or a lower one. A new part must be put here."""

@@ -82,10 +82,11 @@ def _read(source: str) -> tuple[str, str]:
     return f"profile {source}", (resources.files("serve_app.config") / "profiles" / f"{source}.yaml").read_text("utf-8")
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice, where YAML would keep the last in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping; raises ConstructorError at a second key of the same name."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -99,7 +100,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 def _parse(where: str, text: str) -> dict[str, Any]:
     try:
-        tree = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        tree = yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as e:
         raise ConfigError(f"{where}: not valid YAML: {e}") from e
     if not isinstance(tree, dict):

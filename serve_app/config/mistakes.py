@@ -5,18 +5,21 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 from serve_app.config.schema import known_keys
+from serve_app.config.tree import Config
 
 _KINDS = ("transformers", "vllm", "openai")
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|authorization)$", re.IGNORECASE)
 
 
-def sentence(where: str, err: Any) -> str:
-    """One error of pydantic's `ValidationError.errors()`, said for whoever wrote the file `where`."""
+def sentence(where: str, err: Any, root: type[BaseModel] = Config) -> str:
+    """One error of pydantic's `ValidationError.errors()`, said for whoever wrote the file `where`, a `root`."""
     key = ".".join(_keys(err["loc"])) or "the file"
     message = str(err["msg"]).removeprefix("Value error, ")
     if err["type"] == "extra_forbidden":
-        return f"{where}: {key}: unknown key (value {_value(err)}); {_near(err)}"
+        return f"{where}: {key}: unknown key (value {_value(err)}); {_near(err, root)}"
     if err["type"] == "missing":
         return f"{where}: {key}: missing; add it"
     return f"{where}: {key}: {message} (value {_value(err)})"
@@ -29,9 +32,9 @@ def _keys(loc: Sequence[Any]) -> list[str]:
     ]
 
 
-def _near(err: Any) -> str:
+def _near(err: Any, root: type[BaseModel]) -> str:
     """The most similar known key, looked up by walking the tree's fields along the error's path."""
-    keys = known_keys(err["loc"][:-1])
+    keys = known_keys(err["loc"][:-1], root)
     near = difflib.get_close_matches(str(err["loc"][-1]), keys, 1)
     return f"did you mean {near[0]}?" if near else f"remove it; known keys: {', '.join(keys)}"
 

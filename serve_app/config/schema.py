@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from serve_app.config.tree import Config
 
 
-def known_keys(path: Sequence[Any]) -> list[str]:
+def known_keys(path: Sequence[Any], root: type[BaseModel] = Config) -> list[str]:
     """Keys allowed at a path of an error location; empty where any key is allowed or the path is unknown."""
-    nodes: list[Any] = [Config]
+    nodes: list[Any] = [root]
     for part in path:
         nodes = [n for node in nodes for n in _step(node, part)]
     return sorted({k for n in nodes if _is_model(n) for k in n.model_fields})

@@ -1,4 +1,4 @@
-"""The Serve config files in deploy/ and k8s/: Ray's schema, no misspelt key, and our own config tree."""
+"""The Serve config files in deploy/: Ray's schema, no misspelt key, and our own config tree."""
 
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,7 @@ FILES = sorted((ROOT / "deploy").glob("serve-*.yaml"))
 
 
 def serve_configs() -> list[Any]:
-    found = [pytest.param(yaml.safe_load(f.read_text()), id=f.name) for f in FILES]
-    service = yaml.safe_load((ROOT / "k8s" / "rayservice.yaml").read_text())
-    return [*found, pytest.param(yaml.safe_load(service["spec"]["serveConfigV2"]), id="rayservice")]
+    return [pytest.param(yaml.safe_load(f.read_text()), id=f.name) for f in FILES]
 
 
 @pytest.mark.parametrize("tree", serve_configs())
@@ -37,14 +35,3 @@ def test_keys_are_known_to_ray_and_to_us(tree: dict[str, Any]) -> None:
 
 def test_there_are_files_to_check() -> None:
     assert [f.name for f in FILES] == ["serve-gpu.yaml", "serve-lab.yaml"]
-
-
-def test_rayservice_passes_secrets_by_reference_only() -> None:
-    service = yaml.safe_load((ROOT / "k8s" / "rayservice.yaml").read_text())
-    cluster = service["spec"]["rayClusterConfig"]
-    pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    for pod in pods:
-        (container,) = pod["template"]["spec"]["containers"]
-        key = next(e for e in container["env"] if e["name"] == "JETHRO_KEY")
-        assert "value" not in key and key["valueFrom"]["secretKeyRef"]["name"] == "jethro-keys"
-    assert cluster["authOptions"]["mode"] == "token"

@@ -1,0 +1,69 @@
+"""`jethro k8s`: manifests from the one config, and their check without a cluster."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serve_app.cli.group import new_group
+
+group = new_group(help="Kubernetes: manifests from the one config, and their check without a cluster.")
+
+
+@group.command()
+def render(
+    config: Annotated[str, typer.Option(help="A YAML file (or a profile's name): the one config.")],
+    overlay: Annotated[
+        str, typer.Option(help="cpu (kind, minikube), gpu (scarce GPUs) or ha (Redis, two of everything).")
+    ] = "cpu",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write a kustomization into; without it the objects are printed.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="The image of all pods, with its tag.")] = None,
+    add: Annotated[list[str] | None, typer.Option("--add", help="A component: auth, ingress. May be repeated.")] = None,
+    tree: Annotated[Path, typer.Option(help="The folder k8s/ of the repository, which holds base/.")] = Path("k8s"),
+) -> None:
+    """Write Kubernetes manifests for a config: pools become worker groups, with GPUs, CPUs, memory and bounds.
+
+    \b
+    Examples:
+      jethro k8s render --config my.yaml | kubectl apply -f -
+      jethro k8s render --config my.yaml --overlay gpu --image registry.example.com/jethro:0.1.0 --out k8s/overlays/mine
+      jethro k8s render --config my.yaml --add ingress --add auth --out k8s/overlays/mine
+    """
+    from serve_app.config import check_file
+    from serve_app.k8s.folder import printed, written
+    from serve_app.k8s.render import Wanted
+
+    wanted = Wanted(overlay, tuple(add or ()), image, Path(config).name)
+    parsed = check_file(config)
+    if out is None:
+        typer.echo(printed(parsed, wanted, tree), nl=False)
+        return
+    for name in written(parsed, wanted, tree, out):
+        typer.echo(f"{out / name}")
+    typer.echo(f"check them with: jethro k8s check {out}")
+
+
+@group.command()
+def check(
+    what: Annotated[list[Path], typer.Argument(help="Kustomize folders, folders of YAML files, or YAML files.")],
+) -> None:
+    """Check manifests without a cluster: schemas, the Serve config, and what only KubeRay's operator would refuse.
+
+    Every mistake at once. Files and folders given together are one set: what refers to each other must be there.
+
+    \b
+    Examples:
+      jethro k8s check k8s/overlays/mine
+      jethro k8s render --config my.yaml > all.yaml && jethro k8s check all.yaml
+    """
+    from serve_app.errors import ConfigError
+    from serve_app.k8s.check import check_documents
+    from serve_app.k8s.documents import read
+
+    documents = read(what)
+    mistakes = check_documents(documents)
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    typer.echo(f"{len(documents)} objects: good")

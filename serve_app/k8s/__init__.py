@@ -1,0 +1,1 @@
+"""Kubernetes: manifests from the one config, and their check without a cluster."""

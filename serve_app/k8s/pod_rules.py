@@ -1,0 +1,144 @@
+"""Rules for the pods of a RayService: containers, resources, ports, secrets, and how long they take to go."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from serve_app.k8s.pods import DRAIN
+from serve_app.k8s.quantity import quantity
+
+RAY_DRAIN_S = 30.0
+"""Ray's own drain on SIGTERM where DRAIN is not set."""
+_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
+_KUBERNETES_GRACE_S = 30
+_HEAD_FLOOR_GIB = 5
+
+
+def pods_of(body: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """How messages call a group, the container's name that KubeRay's samples use, and the pod template."""
+    cluster = body["spec"]["rayClusterConfig"]
+    found = [("head group", "ray-head", cluster["headGroupSpec"]["template"])]
+    groups = cluster.get("workerGroupSpecs", [])
+    return [*found, *((f"worker group {g['groupName']}", "ray-worker", g["template"]) for g in groups)]
+
+
+def variables(template: dict[str, Any]) -> dict[str, str | None]:
+    """The Ray container's environment; None for values by reference."""
+    env = template["spec"]["containers"][0].get("env", [])
+    return {e["name"]: e.get("value") if "valueFrom" not in e else None for e in env}
+
+
+def pod_mistakes(body: dict[str, Any]) -> Iterator[str]:
+    """Sentences on every pod template, and on what head and workers must have in common."""
+    pods = pods_of(body)
+    for where, container, template in pods:
+        yield from _pod(where, container, template)
+    shared = [{k: v for k, v in variables(t).items() if k.startswith("RAY_")} for _, _, t in pods]
+    for (where, _, _), env in zip(pods, shared, strict=True):
+        differing = sorted(k for k in env.keys() | shared[0].keys() if env.get(k) != shared[0].get(k))
+        if differing:
+            yield f"{where}: env {', '.join(differing)} differs from the head's; Serve needs the same everywhere"
+    delay = body["spec"].get("rayClusterDeletionDelaySeconds", 60)
+    longest = max(grace_s(template) for _, _, template in pods)
+    if delay < longest:
+        yield f"spec.rayClusterDeletionDelaySeconds {delay}: below the grace period of {longest:g} s; raise it"
+
+
+def grace_s(template: dict[str, Any]) -> float:
+    """A pod's grace period as Kubernetes takes it."""
+    return float(template["spec"].get("terminationGracePeriodSeconds", _KUBERNETES_GRACE_S))
+
+
+def ray_drain_s(template: dict[str, Any]) -> float:
+    """How long Ray waits for what runs in a pod that is told to go."""
+    told = variables(template).get(DRAIN)
+    return RAY_DRAIN_S if told is None else float(told)
+
+
+def _pod(where: str, name: str, template: dict[str, Any]) -> Iterator[str]:
+    spec = template["spec"]
+    container = spec["containers"][0]
+    if container["name"] != name:
+        yield f"{where}: the first container is the Ray container and must be called {name}, not {container['name']}"
+    if spec.get("restartPolicy", "Never") != "Never":
+        yield f"{where}: restartPolicy {spec['restartPolicy']}: the autoscaler v2 takes Never, or none"
+    if spec.get("securityContext", {}).get("runAsNonRoot") is not True:
+        yield f"{where}: securityContext.runAsNonRoot must be true"
+    yield from _image(where, str(container.get("image", "")))
+    yield from _ports(where, container.get("ports", []))
+    yield from _resources(where, name, container.get("resources", {}))
+    yield from _secrets(where, container.get("env", []))
+    yield from _mounts(where, spec, container)
+    yield from _farewell(where, template, container)
+
+
+def _image(where: str, image: str) -> Iterator[str]:
+    tag = image.rpartition("/")[2].partition(":")[2]
+    if "@sha256:" not in image and tag in ("", "latest"):
+        yield f"{where}: image {image!r} says no version; give a tag other than latest"
+
+
+def _ports(where: str, ports: list[dict[str, Any]]) -> Iterator[str]:
+    names = [port.get("name", "") for port in ports]
+    for port in ports:
+        name = port.get("name", "")
+        if not re.fullmatch(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*", name):
+            yield f"{where}: port name {name!r}: at most 15 of a-z, 0-9 and -, with a letter"
+        if names.count(name) > 1:
+            yield f"{where}: port name {name!r} is given twice"
+    if {"name": "serve", "containerPort": 8000} not in [
+        {k: p.get(k) for k in ("name", "containerPort")} for p in ports
+    ]:
+        yield f"{where}: no port serve 8000; network policies and services ask for it by name"
+
+
+def _resources(where: str, name: str, resources: dict[str, Any]) -> Iterator[str]:
+    requests, limits = resources.get("requests", {}), resources.get("limits", {})
+    for what in ("cpu", "memory"):
+        if what not in limits:
+            yield f"{where}: resources.limits.{what}: missing; Ray takes what it may use from it"
+    if quantity(requests.get("memory", limits.get("memory"))) != quantity(limits.get("memory")):
+        yield f"{where}: memory request {requests.get('memory')} and limit {limits.get('memory')} must be equal"
+    for what, value in requests.items():
+        asked, most = quantity(value), quantity(limits.get(what, value))
+        if asked is not None and most is not None and asked > most:
+            yield f"{where}: resources.requests.{what} {value} is above its limit {limits[what]}"
+        if what.endswith("gpu") and what not in limits:
+            yield f"{where}: resources.requests.{what} without a limit: the autoscaler reads limits alone; add it there"
+    for what, value in limits.items():
+        if what.endswith("gpu") and what in requests and quantity(requests[what]) != quantity(value):
+            yield f"{where}: {what} request {requests[what]} and limit {value} must be equal"
+    memory = quantity(limits.get("memory")) or 0.0
+    if name == "ray-head" and 0 < memory < _HEAD_FLOOR_GIB * 2**30:
+        yield f"{where}: memory {limits['memory']}: heads run out of memory below {_HEAD_FLOOR_GIB}Gi"
+
+
+def _secrets(where: str, env: list[dict[str, Any]]) -> Iterator[str]:
+    names = [e["name"] for e in env]
+    for variable in env:
+        if _SECRET.search(variable["name"]) and "valueFrom" not in variable:
+            yield f"{where}: env {variable['name']}: a secret in a manifest; refer to a Secret with secretKeyRef"
+        if names.count(variable["name"]) > 1:
+            yield f"{where}: env {variable['name']} is given twice"
+
+
+def _mounts(where: str, spec: dict[str, Any], container: dict[str, Any]) -> Iterator[str]:
+    volumes = {volume["name"] for volume in spec.get("volumes", [])}
+    for mount in container.get("volumeMounts", []):
+        if mount["name"] not in volumes:
+            yield f"{where}: volumeMount {mount['name']}: no volume of that name"
+
+
+def _farewell(where: str, template: dict[str, Any], container: dict[str, Any]) -> Iterator[str]:
+    command = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", [])
+    if "ray stop" in " ".join(command):
+        yield f"{where}: preStop runs `ray stop`, which cuts answers short; use sleep"
+    slept = float(command[1]) if len(command) == 2 and command[0] == "sleep" else 0.0
+    needed = ray_drain_s(template) + slept
+    if grace_s(template) <= needed:
+        yield (
+            f"{where}: terminationGracePeriodSeconds {grace_s(template):g} must be above Ray's drain and the preStop, "
+            f"{needed:g} s together; otherwise answers are cut off"
+        )
+    if where != "head group" and not slept:
+        yield f"{where}: no preStop with `sleep`: endpoints must drop the pod before it begins to stop"

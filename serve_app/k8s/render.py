@@ -1,0 +1,191 @@
+"""Kustomize folders from the one config: what depends on the pools is written, the rest is taken from the base."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serve_app.config import Config
+from serve_app.deployments.scaling import SHARE_POLICY, share_limits
+from serve_app.errors import ConfigError
+from serve_app.k8s.groups import WorkerGroup, worker_groups
+from serve_app.k8s.pods import CONFIG_PATH, LABELS, STATE_PATH, environment, grace_s, worker_group
+
+OVERLAYS = {"cpu": "laptop", "gpu": "scarce-gpus", "ha": "high-availability"}
+"""Overlay to the component that makes it."""
+COMPONENTS = ("auth", "ingress")
+"""Components that any overlay may take beside."""
+PORT = 8000
+_TARGET = {"group": "ray.io", "version": "v1", "kind": "RayService", "name": "jethro"}
+_HEADER = "# Written by `jethro k8s render` from {source}; change that, and render again.\n"
+_DELETION_DELAY_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to render beside the config; `image` with its tag, None for the base's own."""
+
+    overlay: str = "cpu"
+    components: tuple[str, ...] = ()
+    image: str | None = None
+    source: str = "jethro.yaml"
+
+    def __post_init__(self) -> None:
+        if self.overlay not in OVERLAYS:
+            raise ConfigError(f"no overlay {self.overlay!r}: choose one of {', '.join(OVERLAYS)}")
+        for name in self.components:
+            if name not in COMPONENTS:
+                raise ConfigError(f"no component {name!r}: choose of {', '.join(COMPONENTS)}")
+        if self.image is not None and (":" not in self.image.rpartition("/")[2] or self.image.endswith(":latest")):
+            raise ConfigError(f"image {self.image!r}: give a tag other than latest, for instance jethro:0.1.0")
+
+
+def render(config: Config, wanted: Wanted, tree: str) -> dict[str, str]:
+    """File names to texts of a kustomize folder; `tree` is the way from it to the folder that holds base/.
+
+    Raises ConfigError where the config cannot be served on Kubernetes, or not by this overlay.
+    """
+    inside = in_cluster(config)
+    if wanted.overlay == "ha":
+        _two_of_everything(inside)
+    groups = worker_groups(inside, spread=2 if wanted.overlay == "ha" else 1)
+    budgets = [_budget(g) for g in groups if g.least]
+    files: dict[str, Any] = {
+        "kustomization.yaml": [_kustomization(wanted, tree)],
+        "application.yaml": [_application(inside, groups)],
+        "config.yaml": [_config_map(inside)],
+        "disruption.yaml": budgets,
+    }
+    header = _HEADER.format(source=wanted.source)
+    return {name: header + yaml.dump_all(docs, Dumper=_Dumper, **_STYLE) for name, docs in files.items()}
+
+
+def in_cluster(config: Config) -> Config:
+    """The config as it holds inside pods: on all their addresses, and with its state on a volume.
+
+    Raises ConfigError if it names no keys and does not say that none are wanted.
+    """
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    server, store, routing = (tree.setdefault(branch, {}) for branch in ("server", "store", "routing"))
+    server |= {"host": "0.0.0.0", "port": PORT}  # noqa: S104 - the pod's addresses, behind network policies
+    for branch, key, path in ((store, "path", config.store.path), (routing, "registry", config.routing.registry)):
+        if not os.path.isabs(path):
+            branch[key] = f"{STATE_PATH}/{Path(path).name}"
+    if not config.server.keys and not config.server.allow_unauthenticated:
+        raise ConfigError(
+            "server.keys: missing; pods are reached from elsewhere: add keys: [{name: default, env: JETHRO_KEY}], or "
+            "set server.allow_unauthenticated: true if a proxy in front checks keys"
+        )
+    return Config.model_validate(tree)
+
+
+def serve_config(config: Config) -> dict[str, Any]:
+    """The Serve config of a config that holds inside pods."""
+    application: dict[str, Any] = {
+        "name": "jethro",
+        "route_prefix": "/",
+        "import_path": "serve_app.deployments:build",
+        "args": {"config": _tree(config)},
+    }
+    if any(share_limits(pool) for pool in config.pools.values()):
+        application["autoscaling_policy"] = {"policy_function": SHARE_POLICY}
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": {
+            "host": config.server.host,
+            "port": config.server.port,
+            "keep_alive_timeout_s": 120,
+            # a little above our own limit, whose error says more
+            "request_timeout_s": config.limits.request_timeout_s + 10,
+        },
+        "applications": [application],
+    }
+
+
+def _tree(config: Config) -> dict[str, Any]:
+    tree: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True)
+    return tree
+
+
+def _application(config: Config, groups: list[WorkerGroup]) -> list[dict[str, Any]]:
+    """A JSON patch of the base's RayService."""
+    head = "/spec/rayClusterConfig/headGroupSpec/template/spec"
+    text = yaml.dump(serve_config(config), Dumper=_Dumper, **_STYLE)
+    grace = grace_s(config)
+    values = {
+        "/spec/serveConfigV2": text,
+        "/spec/rayClusterDeletionDelaySeconds": max(_DELETION_DELAY_S, 2 * grace),
+        f"{head}/terminationGracePeriodSeconds": grace,
+        f"{head}/containers/0/env": environment(config),
+        "/spec/rayClusterConfig/workerGroupSpecs": [worker_group(group, config) for group in groups],
+    }
+    return [{"op": "add", "path": path, "value": value} for path, value in values.items()]
+
+
+def _config_map(config: Config) -> dict[str, Any]:
+    """For `jethro` commands run inside the pods; Serve has the same tree in its own config."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "jethro-config", "labels": dict(LABELS)},
+        "data": {Path(CONFIG_PATH).name: yaml.dump(_tree(config), Dumper=_Dumper, **_STYLE)},
+    }
+
+
+def _budget(group: WorkerGroup) -> dict[str, Any]:
+    """Of several pods one may go at a time; a single one stays until whoever drains deletes it on purpose."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": f"jethro-{group.name}", "labels": dict(LABELS)},
+        "spec": {
+            "minAvailable": max(group.least - 1, 1),
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": LABELS | {"ray.io/group": group.name}},
+        },
+    }
+
+
+def _kustomization(wanted: Wanted, tree: str) -> dict[str, Any]:
+    folder: dict[str, Any] = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [f"{tree}/base", "config.yaml", "disruption.yaml"],
+        "components": [f"{tree}/components/{name}" for name in (OVERLAYS[wanted.overlay], *wanted.components)],
+        "patches": [{"path": "application.yaml", "target": _TARGET}],
+    }
+    if wanted.image is not None:
+        name, _, tag = wanted.image.rpartition(":")
+        folder["images"] = [{"name": "jethro", "newName": name, "newTag": tag}]
+    return folder
+
+
+def _two_of_everything(config: Config) -> None:
+    few = [] if config.gateway.replicas >= 2 else [f"gateway.replicas is {config.gateway.replicas}"]
+    for name, pool in config.pools.items():
+        if not pool.remote and pool.replicas.min < 2:
+            few.append(f"pools.{name}.replicas.min is {pool.replicas.min}")
+    if few:
+        raise ConfigError(f"overlay ha keeps two of everything, and {', '.join(few)}: raise to 2")
+
+
+_STYLE: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 110}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as blocks, equal parts written out, lists indented as people write them."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)

@@ -1,0 +1,98 @@
+"""Objects against schemas, with unknown keys refused: the API server drops them in silence.
+
+KubeRay's schema comes with the package, the core kinds with kubernetes-validate, the Prometheus operator's are models
+of our own (monitoring.py). What the schemas cannot say is in the rules.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from pydantic import ValidationError
+
+from serve_app.config.mistakes import sentence
+from serve_app.errors import DependencyError
+from serve_app.k8s.documents import Document
+from serve_app.k8s.monitoring import MODELS
+
+_KUBERNETES = "1.34"
+"""The release whose core schemas count."""
+
+
+def schema_mistakes(document: Document) -> list[str]:
+    """What its schema refuses, as sentences; a kind without a schema here is a mistake as well."""
+    version, kind = str(document.body.get("apiVersion", "")), document.kind
+    if not version or not kind:
+        return [f"{document}: apiVersion and kind are needed"]
+    if (version, kind) == ("ray.io/v1", "RayService"):
+        return [f"{document}: {said}" for said in _against(_ray_service(), document.body)]
+    if (version, kind) in MODELS:
+        return _monitoring(document, (version, kind))
+    if "." in version.partition("/")[0] and not version.partition("/")[0].endswith(".k8s.io"):
+        return [f"{document}: no schema of {version} {kind} is known here; remove it, or correct apiVersion and kind"]
+    return [f"{document}: {said}" for said in _core(document.body)]
+
+
+@cache
+def _ray_service() -> Any:
+    text = (resources.files("serve_app.k8s") / "schemas" / "rayservice_v1.json").read_text("utf-8")
+    return _closed(json.loads(text), top=True)
+
+
+def _closed(node: Any, top: bool = False) -> Any:
+    """The schema with every object of known properties closed; what has a default is not required."""
+    if isinstance(node, list):
+        return [_closed(n) for n in node]
+    if not isinstance(node, dict):
+        return node
+    closed = {key: _closed(value) for key, value in node.items() if key != "properties"}
+    if "properties" in node:
+        closed["properties"] = {name: _closed(value) for name, value in node["properties"].items()}
+        if top:
+            closed["properties"]["metadata"] = {"type": "object"}
+        if "additionalProperties" not in node and not node.get("x-kubernetes-preserve-unknown-fields"):
+            closed["additionalProperties"] = False
+        # the API server fills defaults before it looks for what is missing
+        filled = {name for name, value in node["properties"].items() if "default" in value}
+        if "required" in node:
+            closed["required"] = [name for name in node["required"] if name not in filled]
+    return closed
+
+
+def _against(schema: Any, body: Any) -> Iterator[str]:
+    try:
+        from jsonschema import Draft202012Validator
+    except ImportError as e:
+        raise DependencyError('jsonschema is not installed: pip install "jethro[k8s]"') from e
+    for error in Draft202012Validator(schema).iter_errors(body):
+        path = ".".join(str(part) for part in error.absolute_path) or "the object"
+        if error.validator == "additionalProperties":
+            extra = sorted(set(error.instance) - set(error.schema["properties"]))
+            yield f"{path}: unknown key {', '.join(extra)}; the API server would drop it in silence"
+        else:
+            yield f"{path}: {error.message if len(error.message) < 200 else error.message[:200] + '...'}"
+
+
+def _core(body: dict[str, Any]) -> Iterator[str]:
+    try:
+        import kubernetes_validate
+    except ImportError as e:
+        raise DependencyError('kubernetes-validate is not installed: pip install "jethro[k8s]"') from e
+    try:
+        kubernetes_validate.validate(body, _KUBERNETES, strict=True)
+    except kubernetes_validate.ValidationError as e:
+        path = ".".join(str(part) for part in e.absolute_path) or "the object"
+        yield f"{path}: {e.message}"
+    except kubernetes_validate.SchemaNotFoundError:
+        yield f"no schema of {body['apiVersion']} {body['kind']} in Kubernetes {_KUBERNETES}; correct them"
+
+
+def _monitoring(document: Document, which: tuple[str, str]) -> list[str]:
+    body = {key: value for key, value in document.body.items() if key not in ("apiVersion", "kind", "metadata")}
+    try:
+        MODELS[which].model_validate(body)
+    except ValidationError as e:
+        return [sentence(str(document), err, MODELS[which]) for err in e.errors()]
+    return []

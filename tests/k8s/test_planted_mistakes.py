@@ -1,0 +1,229 @@
+"""Mistakes planted one at a time in good manifests: the check catches each, and by its own name."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.errors import ConfigError
+from serve_app.k8s.check import check_documents
+from serve_app.k8s.documents import Document, parse
+from tests.k8s.manifests import NEEDS_KUSTOMIZE, documents, one
+
+pytestmark = NEEDS_KUSTOMIZE
+Plant = Callable[[list[Document]], Any]
+
+
+def service(found: list[Document]) -> dict[str, Any]:
+    return one(found, "RayService").body
+
+
+def cluster(found: list[Document]) -> dict[str, Any]:
+    inside: dict[str, Any] = service(found)["spec"]["rayClusterConfig"]
+    return inside
+
+
+def group(found: list[Document], name: str = "small") -> dict[str, Any]:
+    return next(g for g in cluster(found)["workerGroupSpecs"] if g["groupName"] == name)
+
+
+def pod(found: list[Document], name: str = "small") -> dict[str, Any]:
+    spec: dict[str, Any] = group(found, name)["template"]["spec"]
+    return spec
+
+
+def container(found: list[Document], name: str = "small") -> dict[str, Any]:
+    inside: dict[str, Any] = pod(found, name)["containers"][0]
+    return inside
+
+
+def serve(change: Callable[[dict[str, Any]], Any]) -> Plant:
+    def plant(found: list[Document]) -> None:
+        spec = service(found)["spec"]
+        tree = yaml.safe_load(spec["serveConfigV2"])
+        change(tree)
+        spec["serveConfigV2"] = yaml.safe_dump(tree)
+
+    return plant
+
+
+def application(change: Callable[[dict[str, Any]], Any]) -> Plant:
+    return serve(lambda tree: change(tree["applications"][0]))
+
+
+def config(change: Callable[[dict[str, Any]], Any]) -> Plant:
+    return application(lambda app: change(app["args"]["config"]))
+
+
+def renamed(tree: dict[str, Any], old: str, new: str) -> None:
+    tree[new] = tree.pop(old)
+
+
+def without_env(found: list[Document], name: str) -> None:
+    for g in cluster(found)["workerGroupSpecs"]:
+        env = g["template"]["spec"]["containers"][0]["env"]
+        env[:] = [e for e in env if e["name"] != name]
+
+
+def remove(found: list[Document], kind: str, name: str | None = None) -> None:
+    found.remove(one(found, kind, name))
+
+
+def env_value(found: list[Document], name: str, value: str) -> None:
+    env = container(found)["env"]
+    env[:] = [e for e in env if e["name"] != name] + [{"name": name, "value": value}]
+
+
+MISTAKES: dict[str, tuple[Plant, str]] = {
+    # misspelt keys, at every level
+    "spec": (lambda d: renamed(service(d)["spec"], "serveConfigV2", "serveConfigv2"), "unknown key serveConfigv2"),
+    "cluster": (lambda d: renamed(cluster(d), "enableInTreeAutoscaling", "enableInTreeAutoscaler"), "unknown key"),
+    "group key": (lambda d: renamed(group(d), "minReplicas", "minReplica"), "unknown key minReplica"),
+    "pod key": (lambda d: renamed(pod(d), "terminationGracePeriodSeconds", "terminationGraceSeconds"), "unknown key"),
+    "container key": (lambda d: renamed(container(d)["resources"], "limits", "limit"), "unknown key limit"),
+    "serve key": (serve(lambda t: renamed(t["http_options"], "host", "hosts")), "did you mean host?"),
+    "deployment key": (
+        application(lambda a: a.update(deployments=[{"name": "Gateway", "num_replica": 2}])),
+        "did you mean num_replicas?",
+    ),
+    "application key": (application(lambda a: renamed(a, "route_prefix", "route_prefx")), "did you mean route_prefix?"),
+    "config key": (config(lambda c: c["pools"]["small"].update(replica=2)), "did you mean replicas?"),
+    "core key": (lambda d: one(d, "NetworkPolicy").body["spec"].update(ingres=[]), "ingres"),
+    "monitor key": (lambda d: one(d, "PodMonitor").body["spec"].update(selectr={}), "did you mean selector?"),
+    "rule key": (lambda d: one(d, "PrometheusRule").body["spec"]["groups"][0]["rules"][0].update(exp="x"), "exp"),
+    # values
+    "quantity": (lambda d: container(d)["resources"]["limits"].update(memory="25Gb"), "memory"),
+    "type": (lambda d: group(d).update(maxReplicas="4"), "maxReplicas"),
+    "unquoted version": (lambda d: cluster(d).update(rayVersion=2.60), "rayVersion"),
+    "other version": (lambda d: cluster(d).update(rayVersion="2.50.0"), "must be that of the image"),
+    "bounds": (lambda d: group(d).update(minReplicas=5), "minReplicas 5 <= replicas"),
+    "pool bounds": (
+        config(lambda c: c["pools"]["small"].update(replicas={"min": 3, "max": 2})),
+        "min 3 is above max 2",
+    ),
+    "too few pods": (config(lambda c: c["pools"]["large"].update(replicas={"min": 0, "max": 9})), "have room for 2"),
+    "import path": (application(lambda a: a.update(import_path="serve_app.deployment:build")), "import_path"),
+    "latest": (lambda d: container(d).update(image="jethro:latest"), "says no version"),
+    "no tag": (lambda d: container(d).update(image="localhost:5000/jethro"), "says no version"),
+    "port name": (lambda d: container(d)["ports"][0].update(name="serve_port"), "port name 'serve_port'"),
+    "long port name": (lambda d: container(d)["ports"][1].update(name="prometheus-metrics"), "at most 15"),
+    "another port": (serve(lambda t: t["http_options"].update(port=9000)), "http_options listen on 0.0.0.0:9000"),
+    # pods that go too fast or use what they may not
+    "grace period": (lambda d: pod(d).update(terminationGracePeriodSeconds=30), "must be above Ray's drain"),
+    "no grace period": (lambda d: pod(d).pop("terminationGracePeriodSeconds"), "must be above Ray's drain"),
+    "drain": (config(lambda c: c["gateway"].update(drain_s=500)), "gateway.drain_s is 500"),
+    "ray stop": (
+        lambda d: container(d).update(lifecycle={"preStop": {"exec": {"command": ["sh", "-c", "ray stop"]}}}),
+        "cuts answers short",
+    ),
+    "gpu request": (
+        lambda d: container(d)["resources"]["limits"].pop("nvidia.com/gpu"),
+        "nvidia.com/gpu without a limit",
+    ),
+    "memory": (lambda d: container(d)["resources"]["requests"].update(memory="1Gi"), "must be equal"),
+    "root": (lambda d: pod(d).pop("securityContext"), "runAsNonRoot"),
+    "restart": (lambda d: pod(d).update(restartPolicy="Always"), "restartPolicy Always"),
+    "other environment": (lambda d: env_value(d, "RAY_SERVE_ENABLE_HA_PROXY", "0"), "differs from the head's"),
+    "small head": (
+        lambda d: cluster(d)["headGroupSpec"]["template"]["spec"]["containers"][0].update(
+            resources={"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
+        ),
+        "out of memory below 5Gi",
+    ),
+    # secrets
+    "missing secret": (lambda d: without_env(d, "JETHRO_KEY"), "JETHRO_KEY of server.keys (default) is not given"),
+    "written secret": (lambda d: env_value(d, "HF_TOKEN", "abc"), "a secret in a manifest"),
+    "secret object": (
+        lambda d: d.append(Document("x", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}})),
+        "Secrets are made in the cluster",
+    ),
+    "open": (config(lambda c: c["server"].pop("keys")), "without keys is refused"),
+    "auth": (lambda d: cluster(d).update(authOptions={}), "authOptions.mode: must be token"),
+    # KubeRay's own rules
+    "name": (lambda d: service(d)["metadata"].update(name="j" * 48), "at most 47"),
+    "upgrade": (lambda d: service(d)["spec"].update(upgradeStrategy={"type": "BlueGreen"}), "choose one of"),
+    "steps": (
+        lambda d: service(d)["spec"].update(
+            upgradeStrategy={
+                "type": "NewClusterWithIncrementalUpgrade",
+                "clusterUpgradeOptions": {
+                    "gatewayClassName": "istio",
+                    "stepSizePercent": 50,
+                    "maxSurgePercent": 20,
+                    "intervalSeconds": 60,
+                },
+            }
+        ),
+        "stepSizePercent 50 <= maxSurgePercent 20",
+    ),
+    "deprecated": (lambda d: service(d)["spec"].update(serviceUnhealthySecondThreshold=900), "deprecated"),
+    "head cpus": (lambda d: cluster(d)["headGroupSpec"].update(rayStartParams={}), "num-cpus"),
+    "twice told": (lambda d: group(d).update(rayStartParams={"num-cpus": "3"}), "are refused together"),
+    "same group": (lambda d: group(d).update(groupName="cpu"), "the name is given twice"),
+    "alpha": (lambda d: cluster(d).update(tlsOptions={}), "gated off"),
+    "target_capacity": (serve(lambda t: t.update(target_capacity=50)), "target_capacity"),
+    "initial replicas": (
+        application(
+            lambda a: a.update(deployments=[{"name": "LargePool", "autoscaling_config": {"initial_replicas": 1}}])
+        ),
+        "initial_replicas",
+    ),
+    "accelerator": (lambda d: group(d)["resources"].pop("accelerator_type:L4"), "no pod of the worker groups"),
+    "no cpu group": (lambda d: cluster(d)["workerGroupSpecs"].remove(group(d, "cpu")), "which it would keep alive"),
+    # objects that refer to each other
+    "budget": (lambda d: remove(d, "PodDisruptionBudget", "jethro-small"), "no PodDisruptionBudget selects its pods"),
+    "budget in shares": (
+        lambda d: one(d, "PodDisruptionBudget").body["spec"].update(minAvailable="50%"),
+        "no scale subresource",
+    ),
+    "budget too high": (
+        lambda d: one(d, "PodDisruptionBudget", "jethro-small").body["spec"].update(minAvailable=2),
+        "nothing could be drained",
+    ),
+    "selector": (
+        lambda d: one(d, "PodMonitor").body["spec"]["selector"].update(matchLabels={"a": "b"}),
+        "its selector matches no pod",
+    ),
+    "policy's port": (
+        lambda d: one(d, "NetworkPolicy", "jethro-callers").body["spec"]["ingress"][0]["ports"][0].update(port="http"),
+        "no pod has a port http",
+    ),
+    "account": (lambda d: remove(d, "ServiceAccount", "jethro-worker"), "ServiceAccount jethro-worker is not among"),
+    "config map": (lambda d: remove(d, "ConfigMap"), "ConfigMap jethro-config is not among"),
+    "stale config map": (
+        lambda d: one(d, "ConfigMap").body["data"].update({"jethro.yaml": "pools: {}"}),
+        "is not the config that RayService jethro serves",
+    ),
+    "volume": (lambda d: pod(d)["volumes"].pop(), "no volume of that name"),
+    "kind": (lambda d: one(d, "PodMonitor").body.update(kind="PodMonitr"), "no schema of"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_each_planted_mistake_is_caught_by_name(mistake: str) -> None:
+    found = documents("gpu")
+    plant, said = MISTAKES[mistake]
+    plant(found)
+    mistakes = check_documents(found)
+    assert any(said in m for m in mistakes), mistakes
+
+
+def test_a_redis_password_in_the_manifest_and_the_old_way_are_refused() -> None:
+    found = documents("ha")
+    cluster(found)["gcsFaultToleranceOptions"].update(redisPassword={"value": "x"}, externalStorageNamespace="y")
+    cluster(found)["headGroupSpec"]["rayStartParams"]["redis-password"] = "x"
+    told = "\n".join(check_documents(found))
+    assert "redisPassword.value" in told and "externalStorageNamespace" in told and "refused together" in told
+
+
+def test_a_key_given_twice_is_caught() -> None:
+    with pytest.raises(ConfigError, match="given twice"):
+        parse("x.yaml", "kind: A\nkind: B\n")
+
+
+def test_several_mistakes_are_told_at_once() -> None:
+    found = documents("cpu")
+    cluster(found)["rayVersion"] = "2.9.0"
+    pod(found, "cpu")["terminationGracePeriodSeconds"] = 1
+    assert len(check_documents(found)) == 2
