@@ -17,7 +17,7 @@ DEPTHS = (1 / 3, 2 / 3)
 """Layers, as shares of the encoder's depth: 2 and 4 of the default encoder's 6."""
 END = 16
 """Tokens that count as the end of a text."""
-_CACHED = 10_000
+_CACHED = 20_000
 """Texts kept, 6 kB each with the default encoder."""
 
 
