@@ -14,8 +14,9 @@ from serve_app.autoscaling.traces import Trace
 class OracleRule:
     """At each moment the replicas that the calls of the time until a new replica is up will need, no more.
 
-    Needed are places for every call that is open at once if none ever waits. No rule can answer as fast with fewer
-    replica-hours, up to what waiting a little would save. `names`: the weak and the strong pool.
+    Needed are places for the calls that are open on average over a second, so that a call may wait about as long. No
+    rule as good is cheaper by much: what is left is the cost of a replica from its wish until it is up, which a rule
+    that keeps one too many now and then may save. `names`: the weak and the strong pool.
     """
 
     name = "oracle"
@@ -47,14 +48,19 @@ class OracleRule:
 
 
 def _open_calls(trace: Trace, rows: NDArray[np.bool_], model: PoolModel) -> NDArray[np.float64]:
-    """Most calls open at once in each second of the trace, if each starts when it comes beside all others but one."""
-    seconds = int(trace.duration_s) + 1
-    starts = trace.at_s[rows]
+    """Mean number of calls open in each second of the trace, if each starts when it comes beside a full replica's rest.
+
+    Calls open at a time t since the start sum up to the integral of (t - start) over those that began before t, less
+    the same for those that ended; its differences are the means.
+    """
+    starts = np.sort(trace.at_s[rows])
     whole = np.array([model.times(float(t), model.concurrency - 1)[1] for t in trace.tokens[rows]])
-    times = np.concatenate([starts, starts + whole])
-    change = np.concatenate([np.ones(len(starts)), -np.ones(len(starts))])
-    order = np.argsort(times, kind="stable")
-    level = np.concatenate([[0.0], np.cumsum(change[order])])
-    # within a second: what was open when it began, and what was open after each change in it
-    first = np.searchsorted(times[order], np.arange(seconds + 1))
-    return np.array([level[first[s] : first[s + 1] + 1].max() for s in range(seconds)])
+    ends = np.sort(trace.at_s[rows] + whole)
+    edges = np.arange(int(trace.duration_s) + 2, dtype=np.float64)
+    return np.diff(_since(starts, edges) - _since(ends, edges))
+
+
+def _since(times: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At each edge, the sum of what has passed since every time before it; both ascend."""
+    before = np.searchsorted(times, edges)
+    return edges * before - np.concatenate([[0.0], np.cumsum(times)])[before]
