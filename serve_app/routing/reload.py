@@ -53,6 +53,7 @@ class Reloader:
         self._seen: tuple[str, ...] | None = None
         self._retry_s = float("inf")
         self._following: asyncio.Task[None] | None = None
+        self._trouble = ""
         self.swaps: Counter[str] = Counter()
         """By router: versions or thresholds taken into service since the start."""
         self.refusals: Counter[str] = Counter(catalogue.routers.refused.keys())
@@ -132,11 +133,17 @@ class Reloader:
                 await asyncio.to_thread(self.digest)
                 if self._every_s > 0:
                     await self.look()
-            except JethroError as e:
-                log.error("the registry cannot be followed now: %s", e)
-            except Exception:
-                log.exception("the registry cannot be followed now")
+                self._trouble = ""
+            except Exception as e:
+                self._complain(e)
             await asyncio.sleep(self._every_s or _DIGEST_S)
+
+    def _complain(self, error: Exception) -> None:
+        """Once for the same trouble, however often it is met."""
+        if repr(error) != self._trouble:
+            trace = None if isinstance(error, JethroError) else error
+            log.error("the registry cannot be followed now: %s", error, exc_info=trace)
+            self._trouble = repr(error)
 
     def _tell(self, before: RouterSet, after: RouterSet) -> None:
         for name, served in after.routers.items():

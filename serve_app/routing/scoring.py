@@ -19,6 +19,10 @@ log = logging.getLogger("jethro.routing")
 
 _COMPLAIN_S: Final = 30.0
 """A router that fails at every query is told of this often, not at every query."""
+_LATE_IN_A_ROW: Final = 5
+_REST_S: Final = 2.0
+"""After so many scores in a row that did not come in time nobody is asked for a while: callers need not wait for what
+will not come, and what is overloaded can catch up."""
 
 
 class ScoringFailed(Exception):
@@ -65,7 +69,8 @@ class InlineScorer:
 class AwaitedScorer:
     """Scores that are computed elsewhere: asked for with a time limit, and kept by the hash of the text.
 
-    `ask` and `tell` compute score and explanation. `kept` scores are remembered, 100 bytes each.
+    `ask` and `tell` compute score and explanation. `kept` scores are remembered, 100 bytes each. After several scores
+    in a row that came too late it is not asked for a while.
     """
 
     def __init__(
@@ -76,12 +81,16 @@ class AwaitedScorer:
         *,
         timeout_s: float,
         kept: int,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.name = name
         self._ask, self._tell = ask, tell
         self._timeout_s = timeout_s
         self._most = kept
         self._kept: OrderedDict[bytes, float] = OrderedDict()
+        self._clock = clock
+        self._late = 0
+        self._resting_until_s = float("-inf")
         self._complaints = Complaints(name)
 
     async def score(self, query: Query) -> float:
@@ -91,11 +100,15 @@ class AwaitedScorer:
         if known is not None:
             self._kept.move_to_end(key)
             return known
+        if self._clock() < self._resting_until_s:
+            raise ScoringFailed("no score in time, many times before")
         try:
             async with asyncio.timeout(self._timeout_s):
                 score = checked(float(await self._ask(query)))
         except Exception as e:
+            self._note_late(isinstance(e, TimeoutError))
             raise self._complaints.failure(e) from e
+        self._late = 0
         self._keep(key, score)
         return score
 
@@ -107,6 +120,13 @@ class AwaitedScorer:
         except Exception as e:
             self._complaints.failure(e)
             return {}
+
+    def _note_late(self, late: bool) -> None:
+        self._late = self._late + 1 if late else 0
+        if self._late >= _LATE_IN_A_ROW:
+            # one more that is late after the rest starts the next rest
+            self._late = _LATE_IN_A_ROW - 1
+            self._resting_until_s = self._clock() + _REST_S
 
     def _keep(self, key: bytes, score: float) -> None:
         self._kept[key] = score

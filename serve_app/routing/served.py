@@ -98,6 +98,7 @@ class Placing:
         if isinstance(found.router, Elsewhere) and self._remote is not None:
             self._remote.prepare(source, found.version)
         else:
+            limit_torch_threads(self._routing.score_threads)  # others are served meanwhile
             warm_up(found)
         return Served(found, self._scorer(found, source), source, watch_of(found), self._estimates(found))
 

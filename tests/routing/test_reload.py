@@ -85,6 +85,8 @@ async def test_a_registry_that_cannot_be_read_does_not_end_the_following(
         async with asyncio.timeout(20):
             while "cannot be followed now" not in caplog.text:
                 await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            assert caplog.text.count("cannot be followed now") == 1
             registry.use("mine", second)
             while catalogue.routers.routers["mine"].registered.version != second:
                 await asyncio.sleep(0.01)

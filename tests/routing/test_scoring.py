@@ -101,3 +101,33 @@ async def test_a_caller_who_leaves_is_not_a_failure() -> None:
 
 async def test_texts_that_are_no_utf8_have_a_key() -> None:
     assert await awaited(FarRouter()).score(query("\ud800")) == 0.01
+
+
+async def test_after_many_late_scores_nobody_waits_for_a_while() -> None:
+    now, far = [0.0], FarRouter(wait_s=30.0)
+    scorer = AwaitedScorer("far", far.score, far.explain, timeout_s=0.001, kept=2, clock=lambda: now[0])
+    for number in range(8):
+        with pytest.raises(ScoringFailed):
+            await scorer.score(query(f"{number}"))
+    assert far.asked == 5
+    now[0] = 2.5
+    for number in range(3):
+        with pytest.raises(ScoringFailed):
+            await scorer.score(query(f"again {number}"))
+    assert far.asked == 6  # one more was late: it rests again
+    now[0], far.wait_s = 5.0, 0.0
+    assert [await scorer.score(query("x" * n)) for n in (1, 2, 3)] == [0.01, 0.02, 0.03]
+
+
+async def test_failures_that_come_at_once_are_asked_again_at_once() -> None:
+    class Failing(FarRouter):
+        async def score(self, query: Query) -> float:
+            self.asked += 1
+            raise ConnectionError("away")
+
+    far = Failing()
+    scorer = awaited(far)
+    for number in range(20):
+        with pytest.raises(ScoringFailed, match="ConnectionError"):
+            await scorer.score(query(f"{number}"))
+    assert far.asked == 20
