@@ -108,23 +108,25 @@ def sample(
 @group.command()
 def router(
     folder: _Folder = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write it; without it the default router's place.")] = None,
+    kind: Annotated[Literal["complexity", "mf"], typer.Option(help="Which of the routers that ship.")] = "complexity",
+    out: Annotated[Path | None, typer.Option(help="Where to write it; by default where those that ship lie.")] = None,
     n: Annotated[int, typer.Option("-n", min=100, help="Queries to ask both models.")] = 20_000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same router.")] = 0,
     data: Annotated[Path | None, typer.Option(help="Keep the answers in this file, or read them from it.")] = None,
 ) -> None:
-    """Train the default router on the lab models' own answers, and calibrate its threshold.
+    """Train a router that ships on the lab models' own answers, and calibrate its threshold.
 
     \b
     Examples:
       jethro lab router                                            retrain the default router
+      jethro lab router --kind mf -n 16000                         retrain RouteLLM's matrix factorisation
       jethro lab router --out mine && jethro serve --set routing.router=mine
     """
     from serve_app.lab import models_dir
-    from serve_app.learning.lab_router import train
+    from serve_app.learning.lab_router import Plan, train
     from serve_app.routing.registry import artefacts_dir
 
     try:
-        train(folder or models_dir(), out or artefacts_dir() / "complexity", n, seed, typer.echo, data)
+        train(folder or models_dir(), out or artefacts_dir() / kind, Plan(kind, n, seed, data), typer.echo)
     except FileNotFoundError as error:
         raise ConfigError(f"{error}") from error

@@ -1,7 +1,7 @@
-"""Trains the default router on the lab pair's own answers: ask, grade, fit, calibrate, register."""
+"""Trains the routers that ship, on the lab pair's own answers: ask, grade, fit, calibrate, register."""
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,9 +15,9 @@ from serve_app.learning.dataset import Dataset, PoolAnswers
 from serve_app.learning.evaluation import router_metrics
 from serve_app.learning.lab_queries import Half, unseen_queries
 from serve_app.learning.logistic import folds_of
-from serve_app.routing.complexity import ComplexityRouter
+from serve_app.learning.training import new_router
+from serve_app.routing.base import Router
 from serve_app.routing.registered import save_registered
-from serve_app.routing.registry import artefacts_dir
 from serve_app.routing.threshold import Calibration, Threshold
 from serve_app.types import Message, Query
 
@@ -29,25 +29,41 @@ MOST_STRONG = 0.58
 """... but never more strong calls than this share, or a router would save little."""
 
 
-def train(
-    models_dir: Path, out: Path, n: int, seed: int, report: Callable[[str], None] = print, data: Path | None = None
-) -> dict[str, Any]:
-    """Train `complexity` on `n` balanced lab queries and register it in `out`; gives its metrics.
+PARAMS: Mapping[str, Mapping[str, Any]] = {"complexity": {}, "mf": {"ties": "weak"}}
+"""Kinds that ship, and how they are made: the large lab model loses so rarely that a tie decides for the small one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to train: a kind of PARAMS, on how many queries, drawn and fitted by which seed.
+
+    With `data` the answers are kept in that file, or read from it if it is there.
+    """
+
+    kind: str = "complexity"
+    n: int = 20_000
+    seed: int = 0
+    data: Path | None = None
+
+    def router(self) -> Router:
+        """An unfitted one."""
+        return new_router(self.kind, PARAMS[self.kind], self.seed)
+
+
+def train(models_dir: Path, out: Path, plan: Plan, report: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train the router of a plan on balanced lab queries and register it in `out`; gives its metrics.
 
     The queries are unseen by the models and of the half that is for learning (see `lab_queries`). Threshold and
     figures come from cross-fitting: every query is scored by a router that was not fitted on it; the router that is
-    saved is fitted on all. With `data` the answers are kept in that file, or read from it if it is there. Needs the
-    extra `train`.
+    saved is fitted on all. Needs the extra `train`.
     """
-    dataset = Dataset.load(data) if data is not None and data.exists() else ask(models_dir, n, seed, "learn", report)
-    if data is not None and not data.exists():
-        dataset.save(data)
+    dataset = _answered(models_dir, plan, report)
     started = perf_counter()
-    calibration = Calibration.of(cross_scores(dataset, seed), dataset)
-    router = ComplexityRouter(seed).fit(dataset)
-    report(f"fitted on {len(dataset):,} queries in {perf_counter() - started:.1f} s: {len(router.weights_):,} weights")
+    calibration = Calibration.of(cross_scores(dataset, plan), dataset)
+    router = plan.router().fit(dataset)
+    report(f"{plan.kind}: fitted on {len(dataset):,} queries in {perf_counter() - started:.1f} s")
     threshold = default_threshold(calibration)
-    metrics = router_metrics(calibration, threshold.value, seed)
+    metrics = router_metrics(calibration, threshold.value, plan.seed)
     models = (dataset.weak.model, dataset.strong.model)
     save_registered(out, router, calibration, threshold, models, {"digest": dataset.digest(), **dataset.about}, metrics)
     report(
@@ -57,14 +73,23 @@ def train(
     return metrics
 
 
-def cross_scores(dataset: Dataset, seed: int) -> NDArray[np.float64]:
+def _answered(models_dir: Path, plan: Plan, report: Callable[[str], None]) -> Dataset:
+    if plan.data is not None and plan.data.exists():
+        return Dataset.load(plan.data)
+    dataset = ask(models_dir, plan.n, plan.seed, "learn", report)
+    if plan.data is not None:
+        dataset.save(plan.data)
+    return dataset
+
+
+def cross_scores(dataset: Dataset, plan: Plan) -> NDArray[np.float64]:
     """Scores of all queries, shape [n], each by a router fitted on the other folds."""
-    folds = folds_of([q.text for q in dataset.queries], _FOLDS, seed + 1)
+    folds = folds_of([q.text for q in dataset.queries], _FOLDS, plan.seed + 1)
     scores = np.empty(len(dataset))
     for fold in range(_FOLDS):
         inside, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         if len(inside):
-            scores[inside] = ComplexityRouter(seed).fit(dataset.take(others)).score(dataset.take(inside).queries)
+            scores[inside] = plan.router().fit(dataset.take(others)).score(dataset.take(inside).queries)
     return scores
 
 
@@ -109,21 +134,3 @@ def _answers(
     written = np.array([[len(t) + 1.0] for t in texts])
     cost = (read * price.input_usd_per_million + written * price.output_usd_per_million) / 1e6
     return PoolAnswers(model, tuple((t,) for t in texts), quality, cost, read, written)
-
-
-def main() -> None:
-    """`python -m serve_app.learning.lab_router`."""
-    from serve_app.lab import models_dir
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=Path, default=models_dir(), help="folder of small/ and large/")
-    parser.add_argument("--out", type=Path, default=artefacts_dir() / "complexity", help="folder of the artefact")
-    parser.add_argument("--n", type=int, default=20_000, help="queries asked of both models")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", type=Path, help="keep the answers in this file, or read them from it")
-    args = parser.parse_args()
-    train(args.models, args.out, args.n, args.seed, data=args.data)
-
-
-if __name__ == "__main__":
-    main()
