@@ -167,11 +167,13 @@ async def sleep_and_wake(url: str, threshold: float) -> dict[str, Any]:
 
 
 def reached_s(seen: Seen, pool: str, goal: int, step_s: float) -> float | None:
-    """Seconds from the step to the moment from which the pool has what the policy wants; None if it never came so far.
+    """Seconds from the step until the pool has what the policy wants; None if it never came so far.
 
-    Up: the first time that so many run. Down: the first time that no more do.
+    Up: the first time that so many run. Down: the first time that no more do; None if fewer ran at the step already.
     """
     counts, times = np.array(seen.replicas[pool]), np.array(seen.at_s)
+    if pool == "small" and counts[times < step_s][-1] <= goal:
+        return None
     there = counts >= goal if pool == "large" else counts <= goal
     later = np.flatnonzero(there & (times >= step_s))
     return float(times[later[0]] - step_s) if len(later) else None
@@ -266,8 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run both, write JSON, table, plot and recordings; 1 if the share policy is not what it should be."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.scaling_live", description=__doc__.splitlines()[0])
     p.add_argument("--rate", type=float, default=12.0, help="requests a second")
-    p.add_argument("--before-s", type=float, default=50.0)
-    p.add_argument("--after-s", type=float, default=70.0)
+    p.add_argument("--before-s", type=float, default=60.0)
+    p.add_argument("--after-s", type=float, default=50.0)
     p.add_argument("--threshold", type=float, default=0.5)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")

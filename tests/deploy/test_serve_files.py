@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._common.utils import import_attr
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.config import Config
+from serve_app.deployments.scaling import SHARE_POLICY, SharePolicy
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "deploy").glob("serve-*.yaml"))
@@ -24,7 +26,9 @@ def test_keys_are_known_to_ray_and_to_us(tree: dict[str, Any]) -> None:
     assert set(tree) <= set(kept)
     assert set(tree["http_options"]) <= set(kept["http_options"])
     (application,) = tree["applications"]
-    assert set(application) == {"name", "route_prefix", "import_path", "args"}
+    assert set(application) == {"name", "route_prefix", "import_path", "autoscaling_policy", "args"}
+    assert application["autoscaling_policy"] == {"policy_function": SHARE_POLICY}
+    assert issubclass(import_attr(SHARE_POLICY), SharePolicy)
     assert application["import_path"] == "serve_app.deployments:build"
     assert set(application["args"]) <= {"config", "engine_factory"}
     config = application["args"]["config"]

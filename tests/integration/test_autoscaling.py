@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 def url(tmp_path: Path) -> Iterator[str]:
     tree = load("lab").model_dump(mode="json")
     bounds = {"min": 1, "max": 2, "target_ongoing_requests": 3, "upscale_delay_s": 0, "downscale_delay_s": 1}
-    tree["pools"]["small"]["replicas"] = bounds
+    tree["pools"]["small"]["replicas"] = {**bounds, "policy": "in_flight"}
     with serving(tree, tmp_path, "benchmarks.fake_engine:build") as url:
         yield url
 
