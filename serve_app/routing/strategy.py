@@ -110,9 +110,9 @@ class RouteStrategy:
         except ScoringFailed as failure:
             score, strong = None, True
             reason = f"router {policy.scorer.name} gave no score ({failure}): strong to be safe"
-        wanted = None
+        wanted, movable = None, True
         if self.relief is not None:
-            raised = self._raised(self.relief, query, score)
+            raised, movable = self._raised(self.relief, query, score)
             if score is not None and threshold <= score < raised:
                 reason = f"{reason}, but {self.strong.model} is full: {raised:.3f} until it has room"
                 wanted, threshold, strong = self.strong.name, raised, False
@@ -138,17 +138,21 @@ class RouteStrategy:
             decision_ms=(perf_counter() - started) * 1e3,
             wanted=wanted,
         )
-        return decision, [first] if other_lacking else [first, second]
+        kept = first is self.strong and not movable
+        return decision, [first] if other_lacking or kept else [first, second]
 
-    def _raised(self, relief: Relief, query: Query, score: float | None) -> float:
-        """The threshold in force under the pools' loads; the policy's own where the query may not be moved."""
+    def _raised(self, relief: Relief, query: Query, score: float | None) -> tuple[float, bool]:
+        """The threshold in force under the pools' loads, and whether the weak pool is good enough for this query.
+
+        Where it is not, the threshold stays, and a strong pool that is full or fails is not replaced by the weak one.
+        """
         threshold = self.policy.threshold
         expected = self.policy.outlook.at(score) if score is not None else {}
         if not relief.allows(query, expected.get(self.weak.name, {}).get("quality")):
-            return threshold
+            return threshold, False
         if score is None or score < threshold or unmet(query, self.weak.capabilities):
-            return threshold
-        return relief.threshold(threshold, self.weak.load(), self.strong.load())
+            return threshold, True
+        return relief.threshold(threshold, self.weak.load(), self.strong.load()), True
 
 
 class DirectStrategy:

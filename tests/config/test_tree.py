@@ -64,3 +64,12 @@ def test_a_pools_model_id_may_not_shadow_ours(model):
 def test_a_key_is_a_plain_tenant_and_a_variables_name(key):
     with pytest.raises(ValidationError):
         KeyConfig.model_validate(key)
+
+
+def test_a_replica_is_not_said_to_bear_more_than_it_lets_in():
+    tree = {"model": "m", "engine": ENGINE, "max_ongoing_requests": 4}
+    bounds = {"min": 1, "max": 2, "concurrency": 5}
+    with pytest.raises(ValidationError, match=r"concurrency 5 is above max_ongoing_requests 4"):
+        PoolConfig.model_validate({**tree, "replicas": bounds})
+    for fine in ({**bounds, "concurrency": 4}, {**bounds, "policy": "in_flight"}, {**bounds, "max": 1}):
+        assert PoolConfig.model_validate({**tree, "replicas": fine})

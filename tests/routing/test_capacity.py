@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from serve_app.autoscaling.signals import Demand
 from serve_app.config import Config, load
 from serve_app.config.tree import CapacityConfig
-from serve_app.errors import RequestError
+from serve_app.errors import Overloaded, RequestError
 from serve_app.pools.base import PoolLoad
 from serve_app.routing.capacity import FLOOR, Relief, utilisation
 from serve_app.routing.scoring import InlineScorer
@@ -126,6 +126,19 @@ async def test_others_stay_strong(
     asked = query(metadata=metadata, sampling=Sampling(logprobs=can is not None))
     decision = await route(score, strong, can).decide(asked, "d")
     assert (decision.pool, decision.wanted, decision.threshold) == ("large", None, 0.5)
+
+
+@pytest.mark.parametrize(("floor", "answered"), [("0.5", True), ("0.7", False)])
+async def test_a_full_strong_pool_is_replaced_only_within_the_floor(floor: str, answered: bool) -> None:
+    asked = route(0.9, full(9))
+    asked.strong.error = Overloaded("full", retry_after_s=1)  # type: ignore[attr-defined]
+    run = asked.run(query(metadata={FLOOR: floor}), Context(CALL, True))
+    if answered:
+        decision = await anext(run)
+        assert isinstance(decision, Decision) and decision.pool == "small" and "fallback" in decision.reason
+    else:
+        with pytest.raises(Overloaded):
+            await anext(run)
 
 
 async def test_weak_queries_are_as_ever() -> None:
