@@ -16,7 +16,7 @@ from serve_app.pools.base import PoolLoad
 from serve_app.types import Query
 
 FLOOR = "jethro_min_quality"
-"""Key of a request's metadata: the quality in [0, 1] that the weak pool must promise for the query to be moved there."""
+"""Key of a request's metadata: the quality in [0, 1] that the weak pool must promise for the query to move there."""
 
 
 @dataclass(frozen=True, slots=True)
