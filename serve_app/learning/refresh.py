@@ -18,6 +18,7 @@ from serve_app.learning.artefacts import Artefact, learned_from, open_router
 from serve_app.learning.checking import check
 from serve_app.learning.dataset import Dataset
 from serve_app.learning.metrics import Interval, average_pgr, bootstrap, cost_quality_curve
+from serve_app.learning.seen import text_hashes
 from serve_app.learning.splitting import folds
 from serve_app.learning.training import data_digest, default_folds, register, train
 from serve_app.learning.training_run import BESIDE, TrainingRun, read_run
@@ -163,7 +164,15 @@ def _split(served: Artefact, dataset: Dataset, plan: Plan) -> tuple[Dataset, Dat
             f"{plan.source}: {len(held)} of {len(dataset):,} queries can be held back ({len(known):,} were known to "
             f"{served.registered.version} before); at least {FEWEST_HELD_BACK} are needed to compare: collect more"
         )
-    return dataset.take(np.flatnonzero(fold != 0)), dataset.take(held)
+    return _without_battles_of(dataset.take(np.flatnonzero(fold != 0)), dataset.take(held)), dataset.take(held)
+
+
+def _without_battles_of(learn: Dataset, held: Dataset) -> Dataset:
+    """Battles beside the answers may be about queries that are held back: those teach nothing."""
+    if learn.preferences is None:
+        return learn
+    told = np.flatnonzero(~np.isin(text_hashes(learn.preferences.queries), text_hashes(held.queries)))
+    return replace(learn, preferences=learn.preferences.take(told) if len(told) else None)
 
 
 def _run_of(served: Artefact, plan: Plan) -> TrainingRun:

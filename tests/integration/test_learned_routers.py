@@ -1,12 +1,15 @@
-"""Routers on a sentence encoder behind the whole application: in the Gateway's thread, then in the Scorer."""
+"""Routers on a sentence encoder behind the whole application: in the Gateway's thread, then in the Scorer, killed."""
 
+import os
 import re
+import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from serve_app.config import load
@@ -40,10 +43,16 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     return made
 
 
+def scorer_pid() -> int:
+    """The process of the Scorer's one replica."""
+    named = "ray::ServeReplica:jethro:Scorer"
+    return next(p.pid for p in psutil.process_iter(["cmdline"]) if named in " ".join(p.info["cmdline"] or ()))
+
+
 @pytest.mark.parametrize("encoders", [False, True])
 def test_they_serve_explain_and_lose_nothing(registry: Registry, tmp_path: Path, encoders: bool) -> None:
     tree = load("lab").model_dump(mode="json")
-    tree["routing"] |= {"registry": str(registry.folder), "score_timeout_ms": 30_000}
+    tree["routing"] |= {"registry": str(registry.folder), "score_timeout_ms": 5_000}
     tree["scorer"] |= {"encoders": encoders, "resources": {"num_cpus": 0.2}}
     version = registry.current("learned")
     with serving(tree, tmp_path) as url, ThreadPoolExecutor(16) as callers:
@@ -66,3 +75,9 @@ def test_they_serve_explain_and_lose_nothing(registry: Registry, tmp_path: Path,
         metrics = httpx.get(f"{url}/metrics", timeout=10).text
         assert re.search(r'jethro_router\{.*router="learned",version="' + version, metrics)
         assert "jethro_unscored_total{" not in metrics
+        if encoders:
+            asking = [callers.submit(ask, number) for number in range(1000, 1200)]
+            os.kill(scorer_pid(), signal.SIGKILL)
+            unscored = [told for told in (one.result() for one in asking) if told["score"] is None]
+            assert {told["pool"] for told in unscored} <= {"large"}
+            assert all("gave no score" in told["reason"] for told in unscored)

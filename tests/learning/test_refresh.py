@@ -7,7 +7,8 @@ import pytest
 from serve_app.errors import ConfigError, DataError
 from serve_app.learning.artefacts import open_router
 from serve_app.learning.dataset import Dataset
-from serve_app.learning.refresh import Plan, compared, highest, refresh
+from serve_app.learning.preferences import Preferences
+from serve_app.learning.refresh import Plan, _split, compared, highest, refresh
 from serve_app.learning.training import register, train
 from serve_app.learning.training_run import TrainingRun
 from serve_app.routing.registry import Registry
@@ -102,6 +103,16 @@ def test_one_sided_data_are_refused(registry: Registry) -> None:
     with pytest.raises(DataError):
         refresh("mine", fresh, registry, PLAN)
     assert len(registry.versions("mine")) == 1
+
+
+def test_battles_about_what_is_held_back_are_not_learned_from(registry: Registry) -> None:
+    registered(registry, sums(300, seed=1))
+    fresh = sums(400, seed=2)
+    fresh = replace(fresh, preferences=Preferences.of(fresh))
+    learn, held = _split(open_router(registry, "mine"), fresh, PLAN)
+    assert learn.preferences is not None and 0 < len(learn.preferences) < 400
+    assert not {q.text for q in learn.preferences.queries} & {q.text for q in held.queries}
+    assert not {q.text for q in learn.queries} & {q.text for q in held.queries}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
