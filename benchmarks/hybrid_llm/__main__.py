@@ -84,11 +84,13 @@ def tell(line: str) -> None:
 
 
 def write(out: Path, found: dict[str, Any]) -> None:
-    """`hybrid_llm.json`, `.md` and `.png`."""
+    """`hybrid_llm.json`, `.md` and `.png`; of one metric alone, its name goes into theirs."""
+    metrics = list(found["metrics"])
+    name = "hybrid_llm" if len(metrics) > 1 else f"hybrid_llm-{metrics[0]}"
     out.mkdir(parents=True, exist_ok=True)
-    (out / "hybrid_llm.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    (out / "hybrid_llm.md").write_text(words.text(found), "utf-8")
-    draw(found, out / "hybrid_llm.png")
+    (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    (out / f"{name}.md").write_text(words.text(found), "utf-8")
+    draw(found, out / f"{name}.png")
     print(words.text(found))
 
 

@@ -20,7 +20,9 @@ def text(found: dict[str, Any]) -> str:
     for metric in METRICS:
         if metric in found["metrics"]:
             parts += [f"### By {NAMES[metric]}\n", _table(found["metrics"][metric]), _words(found["metrics"][metric])]
-    parts += [_target(found), "### The paper's figures, for form\n", _paper(), f"{one_line(found['environment'])}\n"]
+    if found["verdict"]:
+        parts.append(_target(found))
+    parts += ["### The paper's figures, for form\n", _paper(), f"{one_line(found['environment'])}\n"]
     return "\n".join(parts)
 
 

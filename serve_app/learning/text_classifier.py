@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, load_encoder, saved_encoder
 from serve_app.learning.finetune import Recipe, Report, finetune
+from serve_app.learning.narrow import narrowed
 from serve_app.learning.scratch_encoder import Shape, as_transformers, fresh_encoder, learned_tokenizer
 from serve_app.learning.text_network import TextNetwork
 
@@ -47,9 +48,10 @@ class Setting:
 
 
 class TextClassifier:
-    """Class probabilities of texts. Learned: `network_`; `digest_` names its weights.
+    """Class probabilities of texts. Learned: `network_`, `weights_`.
 
-    Results are kept by text. Safe to call from several threads; one computes, with as many threads as torch is
+    A pretrained encoder's linear layers score in bfloat16 where the CPU has it (see `narrow`). Results are kept by
+    text. Safe to call from several threads; one computes, with as many threads as torch is
     given.
     """
 
@@ -59,6 +61,10 @@ class TextClassifier:
         self.network_ = network
         self.encoder_digest = encoder_digest
         """Of the pretrained encoder below; None for one trained from nothing."""
+        self.weights_ = {name: p.detach().half().contiguous() for name, p in network.trained().items()}
+        """What is stored; the network itself may compute in bfloat16 from here on."""
+        if encoder_digest is not None:
+            narrowed(network.body)
         self._kept: OrderedDict[bytes, Floats] = OrderedDict()
         self._lock = Lock()
 
@@ -120,8 +126,7 @@ class TextClassifier:
         from safetensors.torch import save_file
 
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: p.detach().half().contiguous() for name, p in self.network_.trained().items()}
-        save_file(tensors, directory / WEIGHTS)
+        save_file(self.weights_, directory / WEIGHTS)
         if self.encoder_digest is None:
             self.network_.tokenizer.backend_tokenizer.save(str(directory / TOKENIZER))
         return {"classes": self.classes, "encoder_digest": self.encoder_digest}

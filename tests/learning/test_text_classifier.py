@@ -10,7 +10,9 @@ import pytest
 
 from serve_app.errors import ConfigError
 from serve_app.learning import encoder as encoders
+from serve_app.learning import text_classifier as module
 from serve_app.learning.finetune import Recipe
+from serve_app.learning.narrow import narrow
 from serve_app.learning.text_classifier import Setting, TextClassifier
 from tests.learning.data import sums
 from tests.learning.encoders import save_encoder
@@ -43,10 +45,20 @@ def fitted(setting: Setting) -> TextClassifier:
 def test_only_what_was_trained_is_stored(fitted: TextClassifier, setting: Setting, tmp_path: Path) -> None:
     kept = fitted.save(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {"weights.safetensors"}
-    parameters = sum(p.numel() for p in fitted.network_.trained().values())
+    parameters = sum(tensor.numel() for tensor in fitted.weights_.values())
+    assert 8_000 < parameters < 10_000  # one layer of three, and the head
     assert (tmp_path / "weights.safetensors").stat().st_size < 2 * parameters + 4_000
     again = TextClassifier.load(tmp_path, setting, json.loads(json.dumps(kept)))
-    assert again.probabilities(TEXTS) == pytest.approx(fitted.probabilities(TEXTS), abs=1e-6)
+    assert again.probabilities(TEXTS) == pytest.approx(fitted.probabilities(TEXTS), abs=2e-3)
+
+
+def test_scores_in_half_precision_hardly_move(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for how in (narrow, lambda body: body):
+        monkeypatch.setattr(module, "narrowed", how)
+        fitted = TextClassifier.fit(setting, TEXTS, LABELS, Recipe(20, 1e-2), ignore)
+        found.append(fitted.probabilities(TEXTS))
+    assert np.abs(found[0] - found[1]).max() < 0.02 < 0.1 < found[1][:, 0].std()
 
 
 def test_another_encoder_is_refused(
@@ -85,7 +97,7 @@ def test_several_threads_get_what_one_gets(fitted: TextClassifier, setting: Sett
     for thread in threads:
         thread.join()
     for i, part in enumerate(parts):
-        assert found[i] == pytest.approx(fitted.probabilities(part), abs=1e-5)
+        assert found[i] == pytest.approx(fitted.probabilities(part), abs=2e-3)
 
 
 def test_the_word_that_decides_is_named_first() -> None:
