@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-PENALTIES = tuple(float(p) for p in np.logspace(-1, 3.5, 10).round(3))
+PENALTIES = tuple(float(p) for p in np.logspace(-2, 3.5, 12).round(3))
 """For rows of mean squared length 1 or so; half a decade apart."""
 
 
