@@ -28,8 +28,8 @@ def text(found: dict[str, Any]) -> str:
         "as they are. `deciles`: APGR as RouteLLM computes it, at ten thresholds. `above baseline`: APGR less that of "
         f"{BASELINE} on sentence vectors, on the same resamples. RouteLLM's rows are published figures for the same "
         "two models and benchmarks (all 57 subjects of MMLU) by routers trained on Chatbot Arena battles, NOT on these "
-        "data: context, not a race. They were taken down from memory of the paper; those marked ✓ agree with the plots in the authors' "
-        "repository, the others were not checked against a copy.\n"
+        "data: context, not a race. They were taken down from memory of the paper; those marked ✓ agree with the plots "
+        "in the authors' repository, the others were not checked against a copy.\n"
     )
     if any((task["set"], task["how"]) in CHOSEN_ON for task in found["tasks"]):
         parts.append(
