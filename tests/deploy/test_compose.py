@@ -1,0 +1,68 @@
+"""The compose file: what it mounts is there, images have tags, nothing listens beyond the host, stops have time."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.config import check_file
+from serve_app.k8s.pods import grace_s
+from tests.deploy.images import DOCKERFILES, ROOT
+
+DEPLOY = ROOT / "deploy"
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_have_tags_and_ports_stay_on_the_host(name: str) -> None:
+    service = SERVICES[name]
+    assert re.search(r":v?\d+\.\d+\.\d+$", service["image"])
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_is_mounted_is_there_or_declared(name: str) -> None:
+    for volume in SERVICES[name]["volumes"]:
+        source = volume.split(":")[0]
+        assert (DEPLOY / source).exists() if source.startswith(".") else source in COMPOSE["volumes"], volume
+        if source.startswith("."):
+            assert volume.endswith(":ro")
+    assert set(SERVICES[name].get("secrets", [])) <= set(COMPOSE["secrets"])
+    assert set(SERVICES[name].get("depends_on", [])) <= set(SERVICES)
+
+
+def test_the_endpoint_is_built_here_and_stops_in_its_own_time() -> None:
+    jethro = SERVICES["jethro"]
+    assert jethro["build"]["dockerfile"].removeprefix("deploy/") in DOCKERFILES
+    config = check_file(str(DEPLOY / "compose-config.yaml"))
+    assert config.server.host == "0.0.0.0" and config.server.keys[0].env in jethro["environment"]
+    assert int(jethro["stop_grace_period"].removesuffix("s")) >= grace_s(config) - 5
+    assert config.store.path.startswith("/var/lib/jethro/")
+
+
+def test_secrets_come_from_the_environment_and_must_be_set() -> None:
+    for service in SERVICES.values():
+        for name, value in service.get("environment", {}).items():
+            if re.search(r"KEY|PASSWORD", name):
+                assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value)
+
+
+def test_prometheus_scrapes_the_endpoint_with_its_key() -> None:
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["jethro:8000"]}]
+    assert job["authorization"]["credentials_file"] == "/run/secrets/jethro_key"
+    assert [(DEPLOY / "prometheus" / f).is_file() for f in config["rule_files"]] == [True]
+
+
+def test_grafana_finds_its_source_and_its_board() -> None:
+    folder = DEPLOY / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    board = yaml.safe_load((DEPLOY / "grafana" / "dashboards" / "jethro.json").read_text())
+    assert {t["datasource"]["uid"] for p in board["panels"] for t in p["targets"]} == {source["uid"]}
+    (provider,) = yaml.safe_load((folder / "dashboards" / "jethro.yaml").read_text())["providers"]
+    mounted = [v for v in SERVICES["grafana"]["volumes"] if v.endswith(f":{provider['options']['path']}:ro")]
+    assert mounted == ["./grafana/dashboards:/var/lib/grafana/dashboards:ro"]
