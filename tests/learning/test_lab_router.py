@@ -3,10 +3,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve_app.learning.lab_router import MOST_STRONG, TARGET_DROP, ask, cross_scores, default_threshold, train
+from serve_app.learning.lab_router import (
+    MOST_STRONG,
+    PARAMS,
+    TARGET_DROP,
+    Plan,
+    ask,
+    cross_scores,
+    default_threshold,
+    train,
+)
 from serve_app.learning.metrics import auc
 from serve_app.routing.complexity import ComplexityRouter
-from serve_app.routing.registry import load_router
+from serve_app.routing.registry import load_router, router_names
 from serve_app.routing.threshold import Calibration
 from tests.learning.data import sums
 
@@ -16,7 +25,7 @@ def test_trains_calibrates_and_registers_from_kept_answers(tmp_path: Path) -> No
     answers = sums(400, seed=4)
     answers.save(data)
     said: list[str] = []
-    metrics = train(tmp_path / "no-models-needed", out, 400, 0, said.append, data)
+    metrics = train(tmp_path / "no-models-needed", out, Plan(n=400, data=data), said.append)
     found = load_router(str(out))
     assert found.models == ("m-small", "m-large") and found.card["data"]["digest"] == answers.digest()
     assert found.calibration is not None and len(found.calibration.scores) == 400
@@ -27,12 +36,17 @@ def test_trains_calibrates_and_registers_from_kept_answers(tmp_path: Path) -> No
     assert "strong calls" in said[-1]
 
 
+def test_every_kind_that_ships_can_be_made_and_lies_in_the_package() -> None:
+    assert [Plan(kind, seed=3).router().params["seed"] for kind in PARAMS] == [3] * len(PARAMS)
+    assert {name for name in router_names() if name != "random"} == set(PARAMS)
+
+
 def test_cross_scores_come_from_routers_that_did_not_see_the_query() -> None:
     """Outcomes that nothing explains: only the scores of a router that met them before are far from chance."""
     data = sums(400, seed=6)
     coins = np.random.default_rng(0).random(400) < 0.5
     data.pools["small"].quality[:, 0] = coins
-    scores = cross_scores(data, 0)
+    scores = cross_scores(data, Plan())
     assert scores.shape == (400,) and abs(auc(scores, ~coins) - 0.5) < 0.1
     assert abs(auc(ComplexityRouter(0).fit(data).score(data.queries), ~coins) - 0.5) > 0.2
 

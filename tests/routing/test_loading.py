@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, DependencyError
 from serve_app.routing.loading import Loader, default_source
 from serve_app.routing.registry import Registry
 from tests.routing.artefacts import config, register
@@ -92,6 +92,19 @@ def test_a_broken_router_beside_the_default_is_left_out(tmp_path: Path) -> None:
     (registry.path("mine", register(registry)) / "router.json").unlink()
     found = loader(tmp_path).load()
     assert "mine" not in found.routers and "no such file" in found.refused["mine"]
+
+
+def test_what_ships_but_needs_an_extra_is_left_out_without_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_installed(*_: object) -> None:
+        raise DependencyError("the encoder 'minilm' is not installed: pip install 'jethro[encoders]'")
+
+    monkeypatch.setattr("serve_app.routing.matrix_factorization.saved_encoder", not_installed)
+    found = loader(tmp_path).load()
+    assert set(found.routers) == {"complexity", "random"} and found.refused == {}
+    with pytest.raises(DependencyError, match="not installed"):
+        loader(tmp_path, router="mf").load()
 
 
 def test_a_broken_or_unknown_default_stops_the_start(tmp_path: Path) -> None:
