@@ -111,9 +111,8 @@ async def ask(session: aiohttp.ClientSession, text: str, pool: str, at_s: float,
     seen.statuses.append(status)
     gap_s, ok = PACE_MS / 1e3, status == 200
     nan = float("nan")
-    waited_s = max(first - at_s - gap_s, 0.0) if ok else 0.0
-    service_s = last - first + gap_s if ok else nan
-    seen.calls.append(Call(at_s, pool, TOKENS, 0.0, gap_s if ok else nan, service_s, waited_s))
+    times = (gap_s, last - first + gap_s, max(first - at_s - gap_s, 0.0)) if ok else (nan, nan, 0.0)
+    seen.calls.append(Call(at_s, pool, TOKENS, 0.0, *times))
 
 
 async def watch(url: str, started: float, seen: Seen) -> None:
@@ -226,7 +225,8 @@ def passed(found: Mapping[str, Any]) -> bool:
 def table(found: Mapping[str, Any]) -> str:
     """The result as Markdown."""
     share = found["share"]
-    others = [found[policy] for policy in DELAYS_S if policy != "share"]
+    ran = [policy for policy in DELAYS_S if policy in found]
+    others = [found[policy] for policy in ran[1:]]
     rows = [
         (name.replace("_", " "), *("not reached" if one.get(name, "") is None else one.get(name, "") for one in runs))
         for runs in [(share, *others)]
@@ -237,7 +237,7 @@ def table(found: Mapping[str, Any]) -> str:
     rows += [(f"first hard query after zero: {name}", str(value), *[""] * len(others)) for name, value in woken.items()]
     for when, goal in zip(("before", "after"), found["targets"], strict=True):
         rows.append((f"targets {when} the step", str(goal), *[""] * len(others)))
-    shown = markdown(("", *(LABELS[policy] for policy in DELAYS_S)), rows)
+    shown = markdown(("", *(LABELS[policy] for policy in ran)), rows)
     return f"{shown}\n{found['setting']}\n\n{one_line(found['environment'])}\n"
 
 
@@ -250,8 +250,8 @@ def plot(found: Mapping[str, Any], step_s: float, path: Path) -> None:
 
     figure, axes = plt.subplots(len(POOLS), 1, figsize=(8, 6), sharex=True)
     for axis, pool in zip(axes, POOLS, strict=True):
-        for policy, label in LABELS.items():
-            series = found[policy]["series"]
+        for policy in (policy for policy in LABELS if policy in found):
+            series, label = found[policy]["series"], LABELS[policy]
             axis.step(series["at_s"], series[pool], where="post", label=label)
         end_s = found["share"]["series"]["at_s"][-1]
         wanted = [goal[pool] for goal in found["targets"]]
@@ -271,6 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--before-s", type=float, default=60.0)
     p.add_argument("--after-s", type=float, default=50.0)
     p.add_argument("--threshold", type=float, default=0.5)
+    p.add_argument("--policies", nargs="+", choices=tuple(DELAYS_S), default=tuple(DELAYS_S))
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = p.parse_args(argv)
@@ -284,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     found: dict[str, Any] = {"environment": environment(), "setting": setting}
     found["targets"] = [targets(args.rate, share) for share in SHARES]
-    for policy in DELAYS_S:
+    for policy in args.policies:
         found[policy] = one_policy(policy, args)
         print(policy, {k: v for k, v in found[policy].items() if k != "series"}, file=sys.stderr, flush=True)
     (args.out / "scaling_live.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
