@@ -5,13 +5,13 @@ The cost advantage is the share of queries that the small model answers (the pap
 distinct queries; all routers of a pair see the same resamples.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.hybrid_llm.paper import ADVANTAGES
+from benchmarks.hybrid_llm.paper import ADVANTAGES, BEYOND
 from benchmarks.hybrid_llm.runs import Trained
 from benchmarks.routing_quality.figures import clusters_of
 from serve_app.learning.dataset import Dataset
@@ -19,6 +19,7 @@ from serve_app.learning.metrics import Curve, average_pgr, cost_quality_curve, o
 
 Floats = NDArray[np.float64]
 ROUNDS = 1000
+_POINTS = (*ADVANTAGES, BEYOND)
 SHARES = np.linspace(0.0, 1.0, 51)
 """Cost advantages of the curves that are drawn."""
 
@@ -40,13 +41,13 @@ def pair_figures(trained: Mapping[str, Trained], measure: Dataset, seed: int) ->
     }
 
 
-def drops(curve: Curve) -> list[float]:
+def drops(curve: Curve, advantages: Sequence[float] = ADVANTAGES) -> list[float]:
     """Relative drop at each cost advantage."""
-    return [(curve.strong - curve.quality_at(1.0 - a)) / curve.strong for a in ADVANTAGES]
+    return [(curve.strong - curve.quality_at(1.0 - a)) / curve.strong for a in advantages]
 
 
 def _router(trained: Trained, curve: Curve, drawn: Floats) -> dict[str, Any]:
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    low, high = np.quantile(drawn[:, : len(ADVANTAGES)], [0.025, 0.975], axis=0)
     return {
         "drop": drops(curve),
         "drop_interval_95": [[float(a), float(b)] for a, b in zip(low, high, strict=True)],
@@ -67,11 +68,11 @@ def _difference(
     drawn: Mapping[str, Floats], curves: Mapping[str, Curve], one: str, other: str
 ) -> list[dict[str, float]]:
     """Drop of one router less another's, at each cost advantage: below zero, the first loses less."""
-    values = np.array(drops(curves[one])) - np.array(drops(curves[other]))
+    values = np.array(drops(curves[one], _POINTS)) - np.array(drops(curves[other], _POINTS))
     low, high = np.quantile(drawn[one] - drawn[other], [0.025, 0.975], axis=0)
     return [
         {"cost_advantage": a, "value": float(v), "low": float(lo), "high": float(hi)}
-        for a, v, lo, hi in zip(ADVANTAGES, values, low, high, strict=True)
+        for a, v, lo, hi in zip(_POINTS, values, low, high, strict=True)
     ]
 
 
@@ -83,5 +84,5 @@ def _resamples(clusters: list[NDArray[np.int64]], seed: int) -> list[NDArray[np.
 
 
 def _resampled(scores: Floats, weak: Floats, strong: Floats, resamples: list[NDArray[np.int64]]) -> Floats:
-    """Drops on each resample, shape [ROUNDS, advantages]."""
-    return np.array([drops(cost_quality_curve(scores[r], weak[r], strong[r])) for r in resamples])
+    """Drops on each resample, shape [ROUNDS, len(_POINTS)]."""
+    return np.array([drops(cost_quality_curve(scores[r], weak[r], strong[r]), _POINTS) for r in resamples])

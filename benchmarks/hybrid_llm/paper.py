@@ -7,6 +7,9 @@ MixInstruct. As recalled from the paper, not read from it again: treat them as s
 ADVANTAGES = (0.1, 0.2, 0.4)
 """Cost advantage: the share of queries that the small model answers."""
 
+BEYOND = 0.6
+"""Where the small model must answer more queries than it is good for: the relaxation is for this, in the lab too."""
+
 PAPER = {
     "Llama-2 7b to 13b (small gap)": {
         "r_det": (0.1, 0.1, 0.2),

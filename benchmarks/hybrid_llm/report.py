@@ -78,24 +78,33 @@ def _table(pairs: dict[str, Any]) -> str:
 
 
 def _words(pairs: dict[str, Any]) -> str:
-    lines = []
+    lines: list[str] = []
+    ahead: dict[str, list[float]] = {}
     for name, gap, figures in in_order(pairs):
-        note = figures["routers"]["r_trans"]["note"]
-        if note:
-            lines.append(f"- {name} ({gap}): r_trans is r_prob (t* = 0 spreads the labels most).")
-            continue
-        last = figures["trans_minus_prob"][-1]
-        if last["high"] < 0:
-            said = "r_trans is ahead"
-        elif last["low"] > 0:
-            said = "r_trans is behind"
+        label = figures["routers"]["r_prob"]["mean_label"]
+        if figures["routers"]["r_trans"]["note"]:
+            said = "t* is 0, nothing spreads the labels more, so r_trans is r_prob"
         else:
-            said = "no difference that the data can tell"
-        lines.append(
-            f"- {name} ({gap}): at 40 % the drop of r_trans less that of r_prob is {100 * last['value']:.2f} points "
-            f"({100 * last['low']:.2f} to {100 * last['high']:.2f}): {said}."
-        )
+            differences = figures["trans_minus_prob"]
+            said = "drop of r_trans less that of r_prob, in points: " + "; ".join(map(_difference, differences))
+            ahead[gap] = [d["cost_advantage"] for d in differences if d["high"] < 0]
+        lines.append(f"- {name} ({gap}; small is good enough with {100 * label:.0f} %): {said}.")
+    lines.append(f"- The paper's effect, r_trans ahead where the gap is large, {_effect(ahead.get(GAPS[-1]))}.")
     return "\n".join(lines) + "\n"
+
+
+def _effect(ahead: list[float] | None) -> str:
+    if ahead is None:
+        return "cannot show: the two are one router"
+    if not ahead:
+        return "does not show"
+    return f"shows at {' and '.join(f'{100 * a:.0f} %' for a in ahead)} cost advantage and not elsewhere"
+
+
+def _difference(difference: dict[str, float]) -> str:
+    value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
+    said = "ahead" if high < 0 else "behind" if low > 0 else "no difference that the data can tell"
+    return f"{value:+.2f} ({low:+.2f} to {high:+.2f}) at {100 * difference['cost_advantage']:.0f} %, {said}"
 
 
 def _target(found: dict[str, Any]) -> str:

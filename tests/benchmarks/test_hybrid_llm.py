@@ -11,7 +11,7 @@ from benchmarks.hybrid_llm import figures
 from benchmarks.hybrid_llm.__main__ import arguments, main
 from benchmarks.hybrid_llm.figures import pair_figures
 from benchmarks.hybrid_llm.paper import PAPER
-from benchmarks.hybrid_llm.report import in_order, text
+from benchmarks.hybrid_llm.report import _effect, in_order, text
 from benchmarks.hybrid_llm.runs import Trained
 from serve_app.learning.dataset import Dataset
 from tests.learning.data import answers, sums
@@ -61,7 +61,7 @@ def test_figures_by_hand() -> None:
     assert found["routers"]["r_det"]["drop"] == pytest.approx([0.1, 0.2, 0.4])
     assert found["random"]["drop"] == pytest.approx([0.05, 0.1, 0.2])
     assert found["oracle"]["drop"] == pytest.approx([0.0, 0.0, 0.0])
-    assert [d["value"] for d in found["trans_minus_prob"]] == [0.0, 0.0, 0.0]
+    assert [d["value"] for d in found["trans_minus_prob"]] == [0.0] * 4
     assert found["trans_minus_det"][2]["value"] == pytest.approx(-0.4)
     assert found["trans_minus_det"][2]["high"] < 0
     assert found["routers"]["r_trans"]["relaxation"] == 0.25
@@ -91,6 +91,12 @@ def test_a_whole_run_writes_its_results_and_a_second_reuses_its_scores(
     assert "epoch" not in again.err and "kept from an earlier run" in again.err
     repeated = json.loads((path / "out" / "hybrid_llm.json").read_text("utf-8"))
     assert repeated["metrics"] == found["metrics"]
+
+
+def test_the_effect_is_told_as_it_is() -> None:
+    assert "cannot show" in _effect(None)
+    assert _effect([]) == "does not show"
+    assert _effect([0.4, 0.6]) == "shows at 40 % and 60 % cost advantage and not elsewhere"
 
 
 def test_the_papers_table_has_its_form() -> None:
