@@ -98,7 +98,8 @@ def _effect(ahead: list[float] | None) -> str:
         return "cannot show: the two are one router"
     if not ahead:
         return "does not show"
-    return f"shows at {' and '.join(f'{100 * a:.0f} %' for a in ahead)} cost advantage and not elsewhere"
+    where = " and ".join(f"{100 * a:.0f} %" for a in ahead)
+    return f"shows at {where} cost advantage and not elsewhere (60 % was added once the curves had been seen)"
 
 
 def _difference(difference: dict[str, float]) -> str:
