@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     torch.set_num_threads(args.threads)
     stamp = environment()
+    stamp["command"] = " ".join(Path(word).name for word in (sys.argv[1:] if argv is None else argv))
     try:
         sets = load_sets(args.data)
         asked = {task.title: task for task in tasks(sets, args.folds, args.seed, args.least)}

@@ -146,6 +146,7 @@ def test_the_command_tells_a_router_that_knows_from_chance(folder: Path, monkeyp
     assert transfer["kinds"]["complexity"]["apgr"]["value"] > 0.7 and transfer["repeated"] == {}
     assert BASELINE in unseen["kinds"] and "apgr_above_baseline" in unseen["kinds"]["complexity"]
     assert result["sets"]["big"]["contaminated_dropped"] == 1
+    assert str(folder.parent) not in (out / "recorded_routing.json").read_text("utf-8")
     said = (out / "recorded_routing.md").read_text("utf-8")
     assert "RouteLLM mf (published)" in said and "NOT on these data" in said and "reached" in said
     assert (out / "recorded_routing.png").stat().st_size > 10_000
