@@ -45,7 +45,8 @@ class TextNetwork:
 
     def _finish(self, torch: Any, classes: int, trained_layers: int | None, max_tokens: int) -> None:
         self.classes = classes
-        self.max_tokens = min(max_tokens, int(self.body.config.max_position_embeddings))
+        most = (self.body.config.max_position_embeddings, self.tokenizer.model_max_length)
+        self.max_tokens = int(min(max_tokens, *most))
         self.width = int(self.body.config.hidden_size)
         self.head = torch.nn.utils.skip_init(torch.nn.Linear, self.width, classes)
         torch.nn.init.zeros_(self.head.weight)

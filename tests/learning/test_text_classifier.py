@@ -17,6 +17,9 @@ from serve_app.learning.text_classifier import Setting, TextClassifier
 from tests.learning.data import sums
 from tests.learning.encoders import save_encoder
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+"""DeBERTa's own code, at import."""
+
 DATA = sums(120, seed=1)
 TEXTS = [q.text for q in DATA.queries]
 HARD = DATA.strong_win_rate()
@@ -59,6 +62,16 @@ def test_scores_in_half_precision_hardly_move(setting: Setting, monkeypatch: pyt
         fitted = TextClassifier.fit(setting, TEXTS, LABELS, Recipe(20, 1e-2), ignore)
         found.append(fitted.probabilities(TEXTS))
     assert np.abs(found[0] - found[1]).max() < 0.02 < 0.1 < found[1][:, 0].std()
+
+
+def test_the_papers_kind_of_encoder_learns_and_comes_back(tmp_path: Path) -> None:
+    """DeBERTa, whose attention reads relative positions beside the hidden states."""
+    setting = Setting(str(save_encoder(tmp_path / "encoder", "deberta")), 2, 64)
+    fitted = TextClassifier.fit(setting, TEXTS, LABELS, Recipe(15, 1e-2), ignore)
+    scores = fitted.probabilities(TEXTS)[:, 0]
+    assert scores[HARD == 1].mean() > scores[HARD == 0].mean() + 0.3
+    again = TextClassifier.load(tmp_path / "router", setting, fitted.save(tmp_path / "router"))
+    assert again.probabilities(TEXTS)[:, 0] == pytest.approx(scores, abs=5e-3)
 
 
 def test_another_encoder_is_refused(

@@ -9,10 +9,13 @@ from serve_app.errors import ConfigError
 from serve_app.learning.text_network import TextNetwork
 from tests.learning.encoders import save_encoder
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+"""DeBERTa's own code, at import."""
+
 TEXTS = ["what is 1 + 1?", "add 345 and 100", "2+2", "what is 31 + 500? " * 9]
 
 
-@pytest.fixture(scope="module", params=["bert", "distilbert"])
+@pytest.fixture(scope="module", params=["bert", "distilbert", "deberta"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -69,3 +72,10 @@ def test_a_long_text_keeps_its_end(folder: Path) -> None:
 def test_layers_that_are_not_there_are_refused(folder: Path, layers: int) -> None:
     with pytest.raises(ConfigError, match=f"train_layers is {layers}: this encoder has 3"):
         network(folder, layers)
+
+
+def test_an_encoder_without_layers_of_its_own_is_trained_whole_or_refused(tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path, "albert")
+    with pytest.raises(ConfigError, match="AlbertModel has no list of 3 layers: train all of it"):
+        network(folder, 1)
+    assert any(name.startswith("body") for name in network(folder, None).trained())
