@@ -123,10 +123,11 @@ class TextClassifier:
 
     def save(self, directory: Path) -> Mapping[str, Any]:
         """Write the weights (and the tokenizer of a fresh encoder); gives what the router's JSON must keep."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(self.weights_, directory / WEIGHTS)
+        # not save_file: it leaves a file that its owner alone may read
+        (directory / WEIGHTS).write_bytes(save(self.weights_))
         if self.encoder_digest is None:
             self.network_.tokenizer.backend_tokenizer.save(str(directory / TOKENIZER))
         return {"classes": self.classes, "encoder_digest": self.encoder_digest}

@@ -50,6 +50,9 @@ def test_only_what_was_trained_is_stored(fitted: TextClassifier, setting: Settin
     assert {file.name for file in tmp_path.iterdir()} == {"weights.safetensors"}
     parameters = sum(tensor.numel() for tensor in fitted.weights_.values())
     assert 8_000 < parameters < 10_000  # one layer of three, and the head
+    other = tmp_path.parent / "other"
+    other.touch()
+    assert (tmp_path / "weights.safetensors").stat().st_mode == other.stat().st_mode
     assert (tmp_path / "weights.safetensors").stat().st_size < 2 * parameters + 4_000
     again = TextClassifier.load(tmp_path, setting, json.loads(json.dumps(kept)))
     assert again.probabilities(TEXTS) == pytest.approx(fitted.probabilities(TEXTS), abs=2e-3)
