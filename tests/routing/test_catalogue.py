@@ -76,7 +76,7 @@ def test_a_bad_threshold_is_a_400_that_says_what_to_give(catalogue: Catalogue, t
 
 
 @pytest.mark.parametrize(
-    "model", ["router-mf-0.5", "gpt-4", "", "router-", "router-random", "router-random-", "x" * 9999]
+    "model", ["router-nobody-0.5", "gpt-4", "", "router-", "router-random", "router-random-", "x" * 9999]
 )
 def test_unknown_models_are_a_404(catalogue: Catalogue, model: str) -> None:
     with pytest.raises(ModelNotFound) as raised:

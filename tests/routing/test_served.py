@@ -119,7 +119,7 @@ async def test_encoder_routers_score_there_too_if_told_so(tmp_path: Path) -> Non
     async with scorer(registry) as service:
         loader = Loader.from_config(told, Local(service, asyncio.get_running_loop()))
         served = (await asyncio.to_thread(loader.load)).routers["mine"]
-        assert list(service._loaded) == [("mine", served.registered.version)]
+        assert ("mine", served.registered.version) in service._loaded
         assert served.registered.router.placement == "batched"
         assert await served.scorer.score(query()) == RandomRouter(5).score([query()])[0]
 
