@@ -1,4 +1,4 @@
-"""Series in promtool's notation (`0+6x60`: from 0, 6 more each minute) by alert that they make fire, and harmless ones."""
+"""Series in promtool's notation (`0+6x60`: from 0, 6 more each minute): by alert that they make fire, and harmless."""
 
 _READY = 'kuberay_service_condition_ready{name="jethro",namespace="n",condition="true"}'
 _UPGRADING = 'kuberay_service_condition_upgrade_in_progress{name="jethro",namespace="n",condition="true"}'

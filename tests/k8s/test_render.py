@@ -1,0 +1,91 @@
+"""Rendering: what it changes of a config, what it refuses, and that Ray itself takes every key of the Serve config."""
+
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from serve_app.config import Config, load
+from serve_app.errors import ConfigError
+from serve_app.k8s.quantity import quantity
+from serve_app.k8s.render import Wanted, in_cluster, render, serve_config
+from serve_app.k8s.serve_config import parse_serve_config
+
+KEYS = {"keys": [{"name": "default", "env": "JETHRO_KEY"}]}
+
+
+def lab(**more: Any) -> Config:
+    tree = load("lab", env={}).model_dump(mode="json", exclude_unset=True)
+    return Config.model_validate(tree | {"server": KEYS} | more)
+
+
+def kept(given: Any, taken: Any) -> bool:
+    """Whether every key of `given` is in `taken`, at every level."""
+    if isinstance(given, dict):
+        return all(key in taken and kept(value, taken[key]) for key, value in given.items())
+    if isinstance(given, list):
+        return len(given) == len(taken) and all(kept(a, b) for a, b in zip(given, taken, strict=True))
+    return True
+
+
+@pytest.mark.parametrize("profile", ["lab", "gpu"])
+def test_ray_keeps_every_key_of_what_is_rendered(profile: str) -> None:
+    tree = load(profile, env={}).model_dump(mode="json", exclude_unset=True) | {"server": KEYS}
+    rendered = serve_config(in_cluster(Config.model_validate(tree)))
+    assert kept(rendered, ServeDeploySchema.model_validate(rendered).model_dump(exclude_unset=True))
+    assert parse_serve_config(yaml.safe_dump(rendered), "x")[1] == []
+
+
+def test_what_ray_would_drop_in_silence_is_refused() -> None:
+    rendered = serve_config(in_cluster(lab()))
+    rendered["proxy_locaton"] = "HeadOnly"
+    ServeDeploySchema.model_validate(rendered)
+    assert "did you mean proxy_location?" in parse_serve_config(yaml.safe_dump(rendered), "x")[1][0]
+
+
+def test_inside_pods_a_config_listens_everywhere_and_keeps_its_state_on_the_volume() -> None:
+    inside = in_cluster(lab(store={"path": "var/my.sqlite3"}, routing={"registry": "/mine/routers"}))
+    assert (inside.server.host, inside.server.port) == ("0.0.0.0", 8000)
+    assert (inside.store.path, inside.routing.registry) == ("/var/lib/jethro/my.sqlite3", "/mine/routers")
+
+
+def test_without_keys_nothing_is_rendered_unless_that_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"server\.keys: missing"):
+        in_cluster(lab(server={}))
+    assert in_cluster(lab(server={"allow_unauthenticated": True})).server.keys == ()
+
+
+def test_ha_wants_two_of_everything() -> None:
+    with pytest.raises(ConfigError, match=r"gateway\.replicas is 1, pools\.small\.replicas\.min is 1"):
+        render(lab(), Wanted("ha"), "../..")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"overlay": "gpus"}, "choose one of cpu, gpu, ha"),
+        ({"components": ("aut",)}, "choose of auth, ingress"),
+        ({"image": "jethro"}, "give a tag"),
+        ({"image": "localhost:5000/jethro"}, "give a tag"),
+        ({"image": "jethro:latest"}, "other than latest"),
+    ],
+)
+def test_wishes_that_cannot_be_met_are_refused(wanted: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Wanted(**wanted)
+
+
+def test_the_image_and_the_components_go_into_the_kustomization() -> None:
+    wanted = Wanted("gpu", ("auth", "ingress"), "localhost:5000/team/jethro:0.2.0")
+    folder = yaml.safe_load(render(lab(), wanted, "../..")["kustomization.yaml"])
+    assert folder["images"] == [{"name": "jethro", "newName": "localhost:5000/team/jethro", "newTag": "0.2.0"}]
+    assert [c.rpartition("/")[2] for c in folder["components"]] == ["scarce-gpus", "auth", "ingress"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("500m", 0.5), ("2", 2.0), (3, 3.0), ("4Gi", 2**32), ("1k", 1000.0), ("1.5", 1.5), ("4GB", None)],
+)
+def test_quantities(text: object, value: float | None) -> None:
+    assert quantity(text) == value
