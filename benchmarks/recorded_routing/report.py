@@ -34,8 +34,9 @@ def text(found: dict[str, Any]) -> str:
     if any((task["set"], task["how"]) in CHOSEN_ON for task in found["tasks"]):
         parts.append(
             "What `stacked` reads and how it weighs (layers, surface features, loss weight) was chosen by "
-            "cross-validation on gsm8k and mmlu_dev, so its figures there flatter it a little: variants lay within "
-            "0.01 of one another, and so do folds of other seeds. MT-Bench took no part in any choice.\n"
+            "cross-validation on gsm8k and mmlu_dev, so its figures there flatter it: among the last variants by up "
+            "to 0.01. Where folds of other seeds are given, their mean is the better estimate than the one of the "
+            "table. MT-Bench took no part in any choice.\n"
         )
     parts.append(f"{one_line(found['environment'])}, seed {found['seed']}\n")
     return "\n".join(parts)
