@@ -141,6 +141,7 @@ def served(router: Router, folder: Path, threads: int, batch: int) -> tuple[Scor
         models=("small", "large"),
         data={},
         metrics={},
+        use=True,
     )
     routing = RoutingConfig(registry=str(folder), score_threads=threads, score_batch=batch, score_timeout_ms=60_000)
     placing = Placing(routing, registry)
