@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.autoscaling.calls import Call, trace_of
-from serve_app.autoscaling.simulator import Control, Outcome, PoolModel, Rule, simulate
+from serve_app.autoscaling.outcome import Outcome
+from serve_app.autoscaling.simulator import Control, PoolModel, Rule, simulate
 from serve_app.autoscaling.traces import Trace
 from serve_app.errors import DataError
 

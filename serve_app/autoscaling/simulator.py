@@ -1,7 +1,8 @@
 """A discrete-event simulation of pools under a scaling rule: arrivals, queues, batching, replicas that warm up.
 
-A replica serves up to `concurrency` calls at once; each call is slowed by those it joins. A call without a place waits
-in its pool's queue, first come first served, which is bounded by the replicas that are up; beyond it the call is shed.
+A replica serves up to `concurrency` calls at once; each call is slowed by those it joins. A call without a place waits,
+first come first served: in its pool's queue, or in that of the replica with the fewest that wait; both are bounded by
+the replicas that are up, and beyond it the call is shed.
 Rules see what a controller would see: rates over a window, reported with a delay. The same seed gives the same run.
 """
 
@@ -14,17 +15,16 @@ from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.autoscaling.outcome import Outcome, Timeline
 from serve_app.autoscaling.traces import Trace
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolModel:
     """How a pool behaves. A call takes `prefill_s` to its first token, then `token_s` a token, both longer by the share
-    `slowdown` for each call that it joins. `queue`: calls that may wait for each replica."""
+    `slowdown` for each call that it joins. `queue`: calls that may wait for each replica. `own_queues`: who waits at a
+    replica stays with it, as behind our Gateways, whatever replica comes up later."""
 
     concurrency: int = 8
     prefill_s: float = 0.05
@@ -32,6 +32,7 @@ class PoolModel:
     slowdown: float = 0.05
     warm_up_s: float = 10.0
     queue: int = 64
+    own_queues: bool = False
 
     def times(self, tokens: float, others: int) -> tuple[float, float]:
         """Seconds to the first token and to the last."""
@@ -76,6 +77,11 @@ class _Replica:
     leaving: bool = False
     calls: int = 0
     started_s: float = 0.0
+    waiting: deque[int] = field(default_factory=deque)
+
+    @property
+    def open(self) -> int:
+        return self.calls + len(self.waiting)
 
 
 _Event = tuple[str, _Replica, float]
@@ -95,45 +101,12 @@ class _Pool:
     up: list[_Replica] = field(default_factory=list)
     """Those that take calls: ready and not leaving."""
 
+    @property
+    def queued(self) -> int:
+        return len(self.waiting) + sum(len(r.waiting) for r in self.replicas)
+
     def count_up(self) -> None:
         self.up = [r for r in self.replicas if r.ready and not r.leaving]
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """Once a control interval: seconds, and by pool the target, the running replicas and the calls that wait."""
-
-    at_s: Floats
-    target: Mapping[str, Floats]
-    running: Mapping[str, Floats]
-    queued: Mapping[str, Floats]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a trace. `ttft_s` of shape [n], nan where the query was shed; `replica_hours` by pool."""
-
-    rule: str
-    trace: Trace
-    ttft_s: Floats
-    replica_hours: Mapping[str, float]
-    timeline: Timeline
-
-    @property
-    def shed(self) -> int:
-        """Queries that were refused."""
-        return int(np.isnan(self.ttft_s).sum())
-
-    def goodput(self, slo_s: float) -> float:
-        """Share of all queries whose first token came within `slo_s`."""
-        return float((self.ttft_s <= slo_s).mean()) if len(self.ttft_s) else 1.0
-
-    def ttft(self, quantile: float, strong: bool | None = None) -> float:
-        """A quantile of the time to first token, seconds, over the queries of one pool or of both; nan if none."""
-        rows = np.isfinite(self.ttft_s)
-        if strong is not None:
-            rows &= self.trace.strong == strong
-        return float(np.quantile(self.ttft_s[rows], quantile)) if rows.any() else float("nan")
 
 
 def simulate(
@@ -197,7 +170,13 @@ class _Run:
     def _arrive(self, i: int) -> None:
         pool = self.pools[self.names[int(self.trace.strong[i])]]
         pool.arrived.append(self.now)
-        if not self._start(pool, i) and len(pool.waiting) < pool.model.queue * max(1, len(pool.up)):
+        if self._start(pool, i):
+            return
+        if pool.model.own_queues and pool.up:
+            shortest = min((r.waiting for r in pool.up), key=len)
+            if len(shortest) < pool.model.queue:
+                shortest.append(i)
+        elif len(pool.waiting) < pool.model.queue * max(1, len(pool.up)):
             pool.waiting.append(i)
 
     def _start(self, pool: _Pool, i: int) -> bool:
@@ -205,12 +184,15 @@ class _Run:
         replica = min(pool.up, key=_calls, default=None)
         if replica is None or replica.calls >= pool.model.concurrency:
             return False
+        self._serve(pool, replica, i)
+        return True
+
+    def _serve(self, pool: _Pool, replica: _Replica, i: int) -> None:
         first_s, whole_s = pool.model.times(float(self.trace.tokens[i]), replica.calls)
         replica.calls += 1
         self.ttft[i] = self.now - self.trace.at_s[i] + first_s
         name = self.names[int(self.trace.strong[i])]
         self._later(whole_s, "finish", (name, replica, whole_s))
-        return True
 
     def _happen(self, kind: str, payload: _Event) -> None:
         name, replica, seconds = payload
@@ -223,17 +205,22 @@ class _Run:
         else:
             replica.calls -= 1
             pool.finished.append((self.now, seconds))
-            if replica.leaving and replica.calls == 0:
+            if replica.waiting:
+                self._serve(pool, replica, replica.waiting.popleft())
+            elif replica.leaving and replica.calls == 0:
                 self._gone(pool, replica)
         while pool.waiting and self._start(pool, pool.waiting[0]):
             pool.waiting.popleft()
+        if pool.model.own_queues and pool.up:  # those that waited for any replica at all
+            while pool.waiting:
+                min((r.waiting for r in pool.up), key=len).append(pool.waiting.popleft())
 
     def _tick(self) -> None:
         views = {name: self._view(pool) for name, pool in self.pools.items()}
         wanted = self.rule.targets(views, self.now)
         for name, pool in self.pools.items():
             self._scale(name, pool, int(wanted[name]))
-        self.rows.append((self.now, {n: (p.target, len(p.up), len(p.waiting)) for n, p in self.pools.items()}))
+        self.rows.append((self.now, {n: (p.target, len(p.up), p.queued) for n, p in self.pools.items()}))
 
     def _view(self, pool: _Pool) -> PoolView:
         """The newest report that is at least `delay_s` old (the first one at once)."""
@@ -249,7 +236,7 @@ class _Run:
                 wanted_per_s=len(pool.arrived) / window,
                 service_s=float(np.mean([s for _, s in pool.finished])) if pool.finished else None,
                 in_flight=sum(r.calls for r in pool.replicas),
-                queued=len(pool.waiting),
+                queued=pool.queued,
                 running=len(pool.up),
                 target=pool.target,
             )
@@ -269,9 +256,9 @@ class _Run:
             pool.replicas.append(replica)
             self._later(pool.model.warm_up_s, "ready", (name, replica, 0.0))
         # those that are not up yet go first, then those with the least to finish
-        for replica in sorted(staying, key=lambda r: (r.ready, r.calls))[: max(0, len(staying) - target)]:
+        for replica in sorted(staying, key=lambda r: (r.ready, r.open))[: max(0, len(staying) - target)]:
             replica.leaving = True
-            if replica.calls == 0:
+            if replica.open == 0:
                 self._gone(pool, replica)
         pool.count_up()
 

@@ -51,10 +51,13 @@ class Noting(PoolModel):
 @given(
     st.lists(st.tuples(st.floats(0, 40), st.booleans()), min_size=1, max_size=120),
     st.lists(st.integers(0, 4), min_size=1, max_size=60),
+    st.booleans(),
 )
-def test_every_query_is_answered_or_refused_once(queries: list[tuple[float, bool]], script: list[int]) -> None:
+def test_every_query_is_answered_or_refused_once(
+    queries: list[tuple[float, bool]], script: list[int], own_queues: bool
+) -> None:
     trace = numbered([t for t, _ in queries], [s for _, s in queries], 40.0)
-    models = {name: Noting(2, 0.1, 0.01, 0.1, 3.0, 3) for name in ("small", "large")}
+    models = {name: Noting(2, 0.1, 0.01, 0.1, 3.0, 3, own_queues) for name in ("small", "large")}
     outcome = simulate(trace, models, Scripted(script), {"small": 1, "large": 1})
     served = models["small"].served + models["large"].served
     answered = np.isfinite(outcome.ttft_s)
@@ -106,6 +109,26 @@ def test_calls_beyond_the_queue_are_refused() -> None:
     outcome = simulate(trace, {"small": slow, "large": slow}, Scripted([1]), {"small": 1, "large": 0})
     assert outcome.shed == 9 - slow.concurrency - slow.queue
     assert outcome.goodput(1e9) == pytest.approx(5 / 9)
+
+
+def test_who_waits_at_a_replica_stays_with_it() -> None:
+    """Four calls of four seconds at the only replica of two places; another comes up three seconds later."""
+    trace = numbered([1.0] * 4, [False] * 4, 20.0)
+    found = {}
+    for own_queues in (False, True):
+        model = replace(MODEL, prefill_s=4.0, token_s=0.0, slowdown=0.0, own_queues=own_queues)
+        models = {"small": model, "large": model}
+        found[own_queues] = simulate(trace, models, Scripted([1, 2]), {"small": 1, "large": 1}).ttft_s.tolist()
+    assert found[False] == [4.0, 4.0, 3.0 + 4.0, 3.0 + 4.0]
+    assert found[True] == [4.0, 4.0, 4.0 + 4.0, 4.0 + 4.0]
+
+
+def test_who_waited_for_any_replica_goes_to_the_first_that_is_up() -> None:
+    model = replace(MODEL, own_queues=True)
+    trace = numbered([0.5] * 3, [False] * 3, 20.0)
+    outcome = simulate(trace, {"small": model, "large": model}, Scripted([0, 1]), {"small": 0, "large": 0})
+    assert outcome.shed == 0 and outcome.ttft_s[0] == pytest.approx(3.6)
+    assert outcome.ttft_s[2] > outcome.ttft_s[0] + 0.1
 
 
 def test_calls_slow_each_other_down() -> None:
