@@ -28,7 +28,8 @@ from benchmarks.arrivals import arrival_times_s
 from benchmarks.process import BUILD, free_port, stop_in_order_on_sigterm
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.autoscaling.calibration import Call, Recording
+from serve_app.autoscaling.calibration import Recording
+from serve_app.autoscaling.calls import Call
 from serve_app.autoscaling.policy import places
 from serve_app.learning.lab_queries import unseen_queries
 from serve_app.routing.registry import load_router
@@ -139,8 +140,8 @@ async def drive(url: str, args: argparse.Namespace, threshold: float, seen: Seen
     due = arrival_times_s(ceil(args.rate * (args.before_s + args.after_s)), args.rate, 1.0, args.seed)
     started = perf_counter()
     watching = asyncio.create_task(watch(url, started, seen))
-    limits = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(url, connector=limits, timeout=aiohttp.ClientTimeout(120)) as session:
+    timeout = aiohttp.ClientTimeout(120)
+    async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
         asked = []
         for at_s in due:
             pool = "large" if rng.random() < SHARES[int(at_s >= args.before_s)] else "small"
@@ -153,8 +154,7 @@ async def drive(url: str, args: argparse.Namespace, threshold: float, seen: Seen
 
 async def sleep_and_wake(url: str, threshold: float) -> dict[str, Any]:
     """Without traffic until the large pool has no replica, then one hard query."""
-    _, hard = queries(threshold)
-    seen, started = Seen(), perf_counter()
+    hard, seen, started = queries(threshold)[1], Seen(), perf_counter()
     async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(_WAKE_S + 60)) as session:
         async with asyncio.timeout(_SLEEP_S):
             while (await running(session))["large"] > 0:  # noqa: ASYNC110 - another process has no event to wait for
@@ -283,8 +283,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"Serve's rule: requests in flight, target {TARGET_ONGOING}, mean of 3 s, reports every second as for the "
         f"share policy; share policy: fewer after {HOLD_S:g} s, sleeps after {IDLE_S:g} s"
     )
-    found: dict[str, Any] = {"environment": environment(), "setting": setting}
-    found["targets"] = [targets(args.rate, share) for share in SHARES]
+    goals = [targets(args.rate, share) for share in SHARES]
+    found: dict[str, Any] = {"environment": environment(), "setting": setting, "targets": goals}
     for policy in args.policies:
         found[policy] = one_policy(policy, args)
         print(policy, {k: v for k, v in found[policy].items() if k != "series"}, file=sys.stderr, flush=True)
