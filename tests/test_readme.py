@@ -120,7 +120,7 @@ def test_the_python_compiles():
 def test_the_tree_names_what_there_is():
     tree = next(text for text in blocks("") if text.startswith("serve_app/"))
     inside, beside = tree.split("benchmarks/", 1)
-    named = set(re.findall(r"^  ([a-z]+)/", inside, re.M))
+    named = set(re.findall(r"^  ([a-z0-9]+)/", inside, re.M))
     there = {p.name for p in (ROOT / "serve_app").iterdir() if p.is_dir() and any(p.glob("*.py"))}
     assert named == there
     assert {"deploy/", "k8s/", "tests/"} <= set(beside.split())
