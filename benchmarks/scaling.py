@@ -66,8 +66,9 @@ def _text(found: Sequence[Comparison], tuned: Sequence[Comparison], scenario: Sc
     reached = [c.trace for c in found if c.saving.reached]
     missed = [c.trace for c in found if not c.saving.reached]
     models = scenario.models
+    drawn = "one seed" if len(seeds) == 1 else f"means over {len(seeds)} seeds"
     about = (
-        f"Simulated; {'one seed' if len(seeds) == 1 else f'means over {len(seeds)} seeds'}. Small: {_pool(scenario, 'small')}. Large: "
+        f"Simulated; {drawn}. Small: {_pool(scenario, 'small')}. Large: "
         f"{_pool(scenario, 'large')}. Each further call in a replica slows the others by "
         f"{100 * models['large'].slowdown:g} %. Every rule begins with the replicas that the oracle would have. "
         f"The line is reached on {len(reached)} of {len(found)} traces"
