@@ -57,10 +57,12 @@ def _open_calls(trace: Trace, rows: NDArray[np.bool_], model: PoolModel) -> NDAr
     whole = np.array([model.times(float(t), model.concurrency - 1)[1] for t in trace.tokens[rows]])
     ends = np.sort(trace.at_s[rows] + whole)
     edges = np.arange(int(trace.duration_s) + 2, dtype=np.float64)
-    return np.diff(_since(starts, edges) - _since(ends, edges))
+    open_s: NDArray[np.float64] = np.diff(_since(starts, edges) - _since(ends, edges))
+    return open_s
 
 
 def _since(times: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """At each edge, the sum of what has passed since every time before it; both ascend."""
     before = np.searchsorted(times, edges)
-    return edges * before - np.concatenate([[0.0], np.cumsum(times)])[before]
+    passed: NDArray[np.float64] = edges * before - np.concatenate([[0.0], np.cumsum(times)])[before]
+    return passed
