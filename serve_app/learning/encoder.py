@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ class SentenceEncoder:
     @cached_property
     def dimensions(self) -> int:
         """Length of a vector."""
-        return int(self._model.config.hidden_size)
+        told = json.loads((self.folder / "config.json").read_text("utf-8")).get("hidden_size")
+        return int(told if told is not None else self._model.config.hidden_size)  # without loading it, if it can be
 
     @cached_property
     def digest(self) -> str:

@@ -70,7 +70,8 @@ class AwaitedScorer:
     """Scores that are computed elsewhere: asked for with a time limit, and kept by the hash of the text.
 
     `ask` and `tell` compute score and explanation. `kept` scores are remembered, 100 bytes each. After several scores
-    in a row that came too late it is not asked for a while.
+    in a row that came too late it is not asked for a while. `first_s` is the limit until the first score has come, for
+    a router that is loaded when it is first asked.
     """
 
     def __init__(
@@ -81,11 +82,13 @@ class AwaitedScorer:
         *,
         timeout_s: float,
         kept: int,
+        first_s: float | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.name = name
         self._ask, self._tell = ask, tell
-        self._timeout_s = timeout_s
+        self._usual_s = timeout_s
+        self._timeout_s = timeout_s if first_s is None else first_s
         self._most = kept
         self._kept: OrderedDict[bytes, float] = OrderedDict()
         self._clock = clock
@@ -109,6 +112,7 @@ class AwaitedScorer:
             self._note_late(isinstance(e, TimeoutError))
             raise self._complaints.failure(e) from e
         self._late = 0
+        self._timeout_s = self._usual_s
         self._keep(key, score)
         return score
 

@@ -28,6 +28,9 @@ HEAVY: Final[tuple[Placement, ...]] = ("scorer",)
 _TOLD: Final = 12
 """Features that a logged decision shows, the largest: more would make the log ten times as large."""
 
+_FIRST_S: Final = 60.0
+"""How long the first query of a router waits that is warmed up by it: importing torch and loading an encoder."""
+
 log = logging.getLogger("jethro.routing")
 
 
@@ -84,10 +87,12 @@ class Placing:
         self._there = there if remote is not None else ()
         self._thread = ScoringThread(routing.score_batch, partial(limit_torch_threads, routing.score_threads))
 
-    def load(self, source: str, version: str | None = None) -> Served:
+    def load(self, source: str, version: str | None = None, *, eager: bool = True) -> Served:
         """The router of a name or a folder, in a version or the current one, loaded and warmed up; takes its time.
 
-        Raises ConfigError if it cannot be loaded or does not score.
+        Without `eager` one that scores on the thread is warmed up by its first query, which waits for it: an encoder
+        that nobody asks for takes neither memory nor a longer start. Raises ConfigError if it cannot be loaded or does
+        not score.
         """
         try:
             source, found = self._found(source, version)
@@ -95,12 +100,13 @@ class Placing:
             raise
         except Exception as e:
             raise ConfigError(f"router {source} cannot be loaded ({e!r}); train and register it again") from e
+        late = not eager and found.router.placement == "batched" and not isinstance(found.router, Elsewhere)
         if isinstance(found.router, Elsewhere) and self._remote is not None:
             self._remote.prepare(source, found.version)
-        else:
+        elif not late:
             limit_torch_threads(self._routing.score_threads)  # others are served meanwhile
             warm_up(found)
-        return Served(found, self._scorer(found, source), source, watch_of(found), self._estimates(found))
+        return Served(found, self._scorer(found, source, late), source, watch_of(found), self._estimates(found))
 
     def close(self) -> None:
         """End the scoring thread."""
@@ -119,7 +125,7 @@ class Placing:
         ask = partial(self._thread.estimate, router)
         return AwaitedEstimates(found.name, router.models_, ask, self._routing.score_timeout_ms / 1e3)
 
-    def _scorer(self, found: Registered, source: str) -> Scorer:
+    def _scorer(self, found: Registered, source: str, late: bool) -> Scorer:
         router = found.router
         if router.placement == "inline":
             return InlineScorer(router, found.name)
@@ -128,7 +134,8 @@ class Placing:
             far = _Far(self._remote, source, found.version)
             return AwaitedScorer(found.name, far.score, far.explain, timeout_s=timeout_s, kept=kept)
         ask, tell = partial(self._thread.score, router), partial(self._thread.explain, router)
-        return AwaitedScorer(found.name, ask, tell, timeout_s=timeout_s, kept=kept)
+        first_s = max(_FIRST_S, timeout_s) if late else None
+        return AwaitedScorer(found.name, ask, tell, timeout_s=timeout_s, kept=kept, first_s=first_s)
 
 
 class Explained(Mapping[str, float]):

@@ -91,6 +91,14 @@ async def test_too_late_is_no_score_and_nothing_is_kept() -> None:
     assert await scorer.score(query("x")) == 0.01 and far.asked == 2
 
 
+async def test_the_first_score_alone_may_take_longer() -> None:
+    far = FarRouter(wait_s=0.2)
+    scorer = AwaitedScorer("far", far.score, far.explain, timeout_s=0.02, first_s=30.0, kept=2)
+    assert await scorer.score(query("x")) == 0.01
+    with pytest.raises(ScoringFailed, match="no score in time"):
+        await scorer.score(query("xx"))
+
+
 async def test_a_caller_who_leaves_is_not_a_failure() -> None:
     scoring = asyncio.ensure_future(awaited(FarRouter(wait_s=30.0)).score(query()))
     await asyncio.sleep(0)
