@@ -91,9 +91,12 @@ def _bounds(demand: Demand, fitting: list[tuple[dict[str, Any], NodeConfig]], mo
     room = sum(int(pod.gpus / demand.gpus + 1e-9) * group["maxReplicas"] for group, pod in fitting)
     if room < most:
         yield f"{demand.who}: up to {most} replicas, and the worker groups that hold one have room for {room}"
-    least = sum(int(pod.gpus / demand.gpus + 1e-9) * group.get("minReplicas", 0) for group, pod in fitting)
-    if least > most:
-        yield f"{demand.who}: at most {most} replicas, and the worker groups keep room for {least} at least"
+    for group, pod in fitting:
+        if f"pools.{group['groupName']}.resources" == demand.who.replace("_", "-"):
+            # replicas that share a GPU come by the pod: the last one may have places left over
+            least = int(pod.gpus / demand.gpus + 1e-9) * max(group.get("minReplicas", 0) - 1, 0)
+            if least >= most:
+                yield f"{demand.who}: at most {most} replicas, and its worker group keeps pods for more than that"
 
 
 def shape(group: dict[str, Any]) -> NodeConfig:

@@ -95,7 +95,7 @@ def pools(draw: st.DrawFn, model: str) -> dict[str, Any]:
     return pool(model, replicas=draw(replicas), resources=asked)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(pools("a"), pools("b"), st.integers(1, 5), st.floats(1, 300))
 def test_whatever_is_rendered_has_a_place_for_every_replica(
     small: dict[str, Any], large: dict[str, Any], gateways: int, drain: float

@@ -103,6 +103,10 @@ MISTAKES: dict[str, tuple[Plant, str]] = {
         "min 3 is above max 2",
     ),
     "too few pods": (config(lambda c: c["pools"]["large"].update(replicas={"min": 0, "max": 9})), "have room for 2"),
+    "too many pods": (
+        lambda d: group(d, "large").update(minReplicas=4, replicas=4, maxReplicas=4),
+        "keeps pods for more than that",
+    ),
     "import path": (application(lambda a: a.update(import_path="serve_app.deployment:build")), "import_path"),
     "latest": (lambda d: container(d).update(image="jethro:latest"), "says no version"),
     "no tag": (lambda d: container(d).update(image="localhost:5000/jethro"), "says no version"),
