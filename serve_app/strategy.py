@@ -47,7 +47,7 @@ class Strategy(Protocol):
     name: str
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
-        """The decision alone with what moved it, no model asked. Raises UnsupportedParameter if no pool can honour the query."""
+        """The decision and what moved it, no model asked. Raises UnsupportedParameter if no pool can honour it."""
 
     def run(self, query: Query, context: Context) -> AsyncGenerator[Event, None]:
         """One Decision, once the first byte is there (so that it is true); then Frames, or one Answer; then Spent.

@@ -23,7 +23,7 @@ EXACT_UP_TO = 8_000
 RECALL = 0.98
 """Mean share of the true nearest that a search must find, on stored vectors as queries; tests hold 0.97 on others."""
 MOST_SCANNED = 16_000
-"""Vectors that a search may scan: about 1.5 ms on a busy core. Where they do not give RECALL, `recall_` says what they give."""
+"""Vectors that a search may scan, about 1.5 ms on a busy core; `recall_` says what they give."""
 _CELLS_PER_ROOT = 4
 """Cells per square root of the number of vectors, as is usual; 1,264 cells of 79 for 100,000."""
 _PER_CELL = 50
