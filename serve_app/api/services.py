@@ -106,8 +106,8 @@ class Services:
 
     async def aclose(self) -> None:
         """Write what is queued, then close the pools. Idempotent."""
+        await self.store.aclose()  # first: what is queued must be written even if the time to stop is short
         await self.routers.aclose()
-        await self.store.aclose()
         for pool in self.pools.values():
             await pool.aclose()
         await asyncio.to_thread(self.access_log.close)
