@@ -1,6 +1,7 @@
 """What Ray must find in the environment before it starts; the only place that writes it."""
 
 import os
+import random
 import socket
 from collections.abc import Mapping, MutableMapping
 
@@ -27,6 +28,15 @@ SERVE_ENVIRONMENT = {
 _LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
+_INGRESS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
+"""Ports of Gateways, to which HAProxy sends. Serve tells HAProxy of a port before it has bound it: where two endpoints
+of one machine draw from the same ports, one's callers have reached the other's Gateway."""
+_BLOCK = 100
+_BLOCKS = range(20_000, 30_000, _BLOCK)
+"""Above the ports of Ray's workers (from 10,002) and below those that the kernel hands out (from 32,768)."""
+_PROBED = 8
+
+
 def prepare_serve_environment(env: MutableMapping[str, str] | None = None, *, loopback: bool = False) -> None:
     """Set what is not set already. To be called before ray is imported: it reads these at import.
 
@@ -39,6 +49,10 @@ def prepare_serve_environment(env: MutableMapping[str, str] | None = None, *, lo
         # fixed ports of Serve's HAProxy, which a second endpoint on this machine would find taken
         for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
             env.setdefault(name, str(_free_port()))
+        if not any(name in env for name in _INGRESS):
+            first = _free_block()
+            for name, port in zip(_INGRESS, (first, first + _BLOCK - 1), strict=True):
+                env[name] = str(port)
 
 
 def _free_port() -> int:
@@ -46,6 +60,22 @@ def _free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def _free_block() -> int:
+    """The first port of a block that no other endpoint of this machine uses, drawn so that two rarely try the same."""
+    blocks = list(_BLOCKS)
+    random.shuffle(blocks)
+    return next((first for first in blocks if all(_bindable(first + i) for i in range(_PROBED))), blocks[0])
+
+
+def _bindable(port: int) -> bool:
+    with socket.socket() as listener:
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def cluster_address(env: Mapping[str, str] | None = None) -> str | None:
