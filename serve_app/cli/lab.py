@@ -15,15 +15,16 @@ group = new_group(help="Build, measure and sample the embedded models.")
 class LabModel(StrEnum):
     """The models that the lab can build."""
 
+    TINY = "tiny"
     SMALL = "small"
     LARGE = "large"
 
 
 _Models = Annotated[
-    list[LabModel] | None, typer.Option("--model", help="One of them; repeat it for more; default both.")
+    list[LabModel] | None, typer.Option("--model", help="One of them; repeat it for more; default small and large.")
 ]
 _Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of the models; without it the package's own.")]
-_BOTH = list(LabModel)
+_BOTH = [LabModel.SMALL, LabModel.LARGE]
 
 
 @group.command()
