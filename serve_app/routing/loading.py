@@ -78,8 +78,7 @@ class Loader:
             if name in routers:
                 continue
             try:
-                # what only ships may never be asked for
-                routers[name] = self._named(name, known.get(name), not self._registry.is_shipped(name))
+                routers[name] = self._named(name, known.get(name), default=False)
             except DependencyError as e:
                 if self._registry.is_shipped(name):  # nobody asked for it: an installation may do without
                     log.info("router %s, which ships, is not offered: %s", name, e)
@@ -108,10 +107,11 @@ class Loader:
         same = [served for served in known.values() if served.source == str(Path(source).absolute())]
         return same[0] if same else self._placing.load(source)
 
-    def _named(self, name: str, known: Served | None, eager: bool = True) -> Served:
+    def _named(self, name: str, known: Served | None, default: bool = True) -> Served:
         version, threshold = self._registry.serving(name)
         if known is None or known.source != name or known.registered.version != version:
-            return self._placing.load(name, eager=eager)
+            # what only ships may never be asked for
+            return self._placing.load(name, eager=default or not self._registry.is_shipped(name))
         if name == RANDOM:
             return known
         wanted = threshold if threshold is not None else float(known.registered.card["threshold"])
