@@ -8,6 +8,7 @@ import numpy as np
 from serve_app.autoscaling.calibration import FEWEST, fit
 from serve_app.autoscaling.calls import POOLS, Call
 from serve_app.autoscaling.comparison import Scenario
+from serve_app.autoscaling.limits import limits_of
 from serve_app.autoscaling.policy import PoolLimits
 from serve_app.autoscaling.simulator import PoolModel
 from serve_app.config import Config
@@ -30,15 +31,7 @@ def reference(config: Config | None = None) -> Scenario:
     models, limits = {}, {}
     for name in POOLS:
         bounds = config.pools[name].replicas
-        limits[name] = PoolLimits(
-            min_replicas=bounds.min,
-            max_replicas=bounds.max,
-            concurrency=bounds.concurrency,
-            headroom=bounds.headroom,
-            warm_up_s=bounds.warm_up_s,
-            hold_s=bounds.hold_s,
-            idle_s=bounds.idle_s,
-        )
+        limits[name] = limits_of(bounds)
         concurrency = max(1, round(bounds.concurrency))
         models[name] = replace(MODELS[name], concurrency=concurrency, warm_up_s=bounds.warm_up_s)
     return Scenario(models, limits)

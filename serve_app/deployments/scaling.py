@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from serve_app.autoscaling.limits import limits_of
 from serve_app.autoscaling.policy import Memory, Plan, PoolLimits, PoolSignals, Settings, plan
 from serve_app.autoscaling.signals import IN_FLIGHT, Reports, pool_signals
 from serve_app.config.tree import PoolConfig
@@ -28,15 +29,7 @@ def share_limits(pool: PoolConfig) -> dict[str, float] | None:
     bounds = pool.replicas
     if bounds.fixed or pool.remote or bounds.policy != "share":
         return None
-    limits = PoolLimits(
-        min_replicas=bounds.min,
-        max_replicas=bounds.max,
-        concurrency=bounds.concurrency,
-        headroom=bounds.headroom,
-        warm_up_s=bounds.warm_up_s,
-        hold_s=bounds.hold_s,
-        idle_s=bounds.idle_s,
-    )
+    limits = limits_of(bounds)
     return asdict(limits)
 
 
