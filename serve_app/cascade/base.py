@@ -1,0 +1,80 @@
+"""The words of confidence cascades: what is judged of an answer, by which signal, at which level of which chain."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from serve_app.types import Query, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A pool's answer as signals see it; the first tokens of one where `finished` is False.
+
+    `samples`: further answers of the same model to the same query; `verdicts`: what the model said of its own answer,
+    asked again (AutoMix), as fractions in [0, 1]; `prior`: the router's strong win rate, where one was asked.
+    """
+
+    query: Query
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finished: bool = True
+    samples: tuple[str, ...] = ()
+    verdicts: tuple[float, ...] = ()
+    prior: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a signal must be given: alternatives per token, further samples, self-verifications."""
+
+    logprobs: bool = False
+    top_logprobs: int = 0
+    samples: int = 0
+    verdicts: int = 0
+
+
+class Signal(Protocol):
+    """How sure an answer looks: a raw number, higher is surer; nan where it cannot be told."""
+
+    name: str
+
+    @property
+    def needs(self) -> Needs:
+        """What Judged must hold."""
+
+    def value(self, judged: Judged) -> float:
+        """The raw signal. Raises nothing for any text; a cascade goes on where it is nan."""
+
+
+class Calibrator(Protocol):
+    """A raw signal to the probability that the answer is right (isotonic or logistic), monotone and cheap."""
+
+    def probability(self, value: float) -> float:
+        """In [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One model of a chain: its answer is taken if the probability of being right is at least `threshold`.
+
+    The last level of a chain has no judge: `signal` and `calibrator` are None, and its answer is always taken.
+    """
+
+    pool: str
+    signal: Signal | None = None
+    calibrator: Calibrator | None = None
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A fitted cascade: weakest first. `expected` holds quality, cost_usd and the share each level answers, as fitted.
+
+    `probe_tokens`: for a streaming chain, how many first tokens of a level are held and judged; None: whole answers.
+    """
+
+    levels: tuple[Level, ...]
+    version: str
+    expected: Mapping[str, float] = field(default_factory=dict)
+    probe_tokens: int | None = None

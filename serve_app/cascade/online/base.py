@@ -1,0 +1,96 @@
+"""The words of a stream: what it is, what a Gateway does with a query of it, and what the Learner learns from.
+
+A Gateway acts by an immutable Policy; the Learner owns the state, learns from the LLM's labels alone, and publishes a
+new Policy when it has changed. Both are plain Python; offline replays join them in one process.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[np.generic]]
+"""State as named arrays: what safetensors stores. Everything else of a state is JSON-ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """A named stream of queries that are answered with one label each.
+
+    `instruction` tells the LLM the task. One of `mu` (price of a unit of cost, the paper's mu) and `llm_share` (budget:
+    share of queries that reach the LLM, kept by moving mu) is set. `levels`: kinds of small models, weakest first.
+    `explore_floor`: lower bound of beta, `audit_share`: share of queries that go straight to the LLM whatever the
+    levels say. `mends` names what departs from the released code, each switchable.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    instruction: str
+    llm_pool: str = "large"
+    mu: float | None = None
+    llm_share: float | None = 0.2
+    levels: tuple[str, ...] = ("logistic", "encoder")
+    explore_floor: float = 0.0
+    audit_share: float = 0.02
+    mends: Mapping[str, bool] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """One query's way up the levels: the paper's episode.
+
+    `level` is the index of the small level that answers with label index `label`, or None: the LLM is to be asked.
+    `probabilities` and `deferral` have an entry for each level that was computed (early exit leaves out those above).
+    `why`: "confident", "deferred", "explored" (the coin with beta), "audit", "warm-up".
+    """
+
+    level: int | None
+    label: int | None
+    probabilities: tuple[tuple[float, ...], ...]
+    deferral: tuple[float, ...]
+    why: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What the Learner learns from: a query that reached the LLM. `label` None: the answer parsed to no label."""
+
+    text: str
+    label: int | None
+    walk: Walk
+    id: str = ""
+
+
+class Policy(Protocol):
+    """Acts; immutable, thread-safe, cheap. A Gateway swaps it atomically."""
+
+    version: int
+
+    def act(self, text: str, coins: Sequence[float]) -> Walk:
+        """`coins`: uniform draws in [0, 1), one for the audit and one for each level."""
+
+    def arrays(self) -> Arrays:
+        """Everything it needs, to be sent to Gateways; `policy_from(spec, arrays)` is its inverse."""
+
+
+class Learner(Protocol):
+    """Learns; one owner, not thread-safe."""
+
+    def saw(self, walk: Walk) -> None:
+        """A query was acted on (answered by a level, or going to the LLM): moves budgets and counts."""
+
+    def learn(self, labelled: Labelled) -> None:
+        """One LLM label. A label of None is counted and not learned from."""
+
+    def policy(self) -> Policy:
+        """What to act by now; the same object until something was learned."""
+
+    def state(self) -> tuple[Arrays, dict[str, object]]:
+        """All that a restart needs: arrays and JSON-ready values (optimizer moments, replay, random state, counts)."""
+
+    def figures(self) -> dict[str, object]:
+        """For status and metrics: queries, LLM calls, share by level, updates, beta, agreement in audits, drift."""
