@@ -155,14 +155,16 @@ def _pool(
     seen: PoolSignals, bounds: PoolLimits, held: int, memory: PoolMemory | None, now_s: float, settings: Settings
 ) -> tuple[Target, PoolMemory]:
     memory = _remember(seen, memory, settings)
+    # who waits for a pool to wake is not told by any replica of it: while the first is on its way it is not idle
+    idle = 0.0 if seen.replicas == 0 < held else now_s - memory.last_call_s
     if memory.service_s is None:
-        wish = _clip(max(held, 1 if _asked(seen) else 0), bounds)
-        reason = "no call has finished yet: held"
+        wish = max(held, 1) if _asked(seen) else held if idle < bounds.idle_s else 0
+        reason = "no call has finished yet: held" if wish else f"no call in {idle:.0f} s"
+        wish = _clip(wish, bounds)
         return Target(wish, math.nan, reason), replace(memory, wishes=((now_s, wish),))
     rate = memory.forecast.ahead(bounds.warm_up_s)
     load = rate * memory.service_s + seen.queued * memory.service_s / bounds.drain_backlog_s
     wish = _replicas(load, bounds)
-    idle = now_s - memory.last_call_s
     if idle < bounds.idle_s:
         wish = max(wish, 1)
     if wish < held:  # smaller only with a margin, or a load on the edge would flap

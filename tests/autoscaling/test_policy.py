@@ -64,6 +64,23 @@ def test_the_first_call_ever_gets_a_replica_before_any_has_finished() -> None:
     assert made.targets["p"].replicas == 1 and "no call has finished" in made.targets["p"].reason
 
 
+def test_a_pool_that_was_never_asked_sleeps_after_its_idle_time() -> None:
+    targets = follow([0.0] * 200, FROM_ZERO, service_s=None)
+    assert targets[int(FROM_ZERO.idle_s) - 1] == 1
+    assert targets[-1] == 0
+    assert follow([0.0] * 200, LIMITS, start=3, service_s=None)[-1] == LIMITS.min_replicas
+
+
+@pytest.mark.parametrize("service_s", [None, 1.0])
+def test_a_first_replica_on_its_way_is_waited_for_however_long_it_takes(service_s: float | None) -> None:
+    memory, held = {}, 0
+    for second in range(300):
+        starting = PoolSignals(0.2 if second < 5 else 0.0, service_s, 0.0, 0, second)
+        made = plan({"p": starting}, {"p": FROM_ZERO}, {"p": held}, memory, second)
+        memory, held = dict(made.memory), made.targets["p"].replicas
+    assert held == 1
+
+
 @pytest.mark.parametrize(
     ("signal", "word"),
     [
