@@ -1,0 +1,186 @@
+"""Three Ray nodes on this machine, without Kubernetes: started from a Serve config, a node killed and one added under
+load, Serve's controller killed. Nodes are Ray's own cluster utilities, in a folder of the test's own, so that no
+other Ray on the machine is found or found by others.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from benchmarks.script import prompt
+from serve_app.config import load
+from serve_app.config.environment import SERVE_ENVIRONMENT
+from tests.integration.serving import free_port
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 180
+REPLICAS = {"small": 2, "large": 2}
+HEAD = {"num_cpus": 3, "memory": 2**28}
+WORKER = {"num_cpus": 2, "memory": 2**31}
+"""The head has room for the Gateway alone, which fits nowhere else; two replicas of pools fit each worker."""
+
+
+@dataclass
+class Running:
+    """The endpoint, the nodes, and the folder by which this cluster's processes are known."""
+
+    url: str
+    cluster: Any
+    folder: str
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tempfile.mkdtemp(prefix="jr", dir="/tmp")  # sockets lie below it, and their paths must be short
+    with pytest.MonkeyPatch.context() as patch:
+        settings = {**SERVE_ENVIRONMENT, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+        for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
+            settings[name] = str(free_port())
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "include_dashboard": False})
+        try:
+            for _ in range(2):
+                cluster.add_node(wait=False, **WORKER)
+            cluster.wait_for_nodes(PATIENCE_S)
+            with served(cluster.address, tmp_path_factory.mktemp("cluster")) as url:
+                yield Running(url, cluster, folder)
+        finally:
+            cluster.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def served(address: str, folder: Path) -> Iterator[str]:
+    """`serve run` of a Serve config on the cluster, as an operator does it."""
+    tree = load("lab").model_dump(mode="json")
+    tree["store"]["path"] = str(folder / "jethro.sqlite3")
+    tree["gateway"]["num_cpus"] = HEAD["num_cpus"]
+    for name, pool in tree["pools"].items():
+        pool |= {"replicas": {"min": REPLICAS[name], "max": REPLICAS[name]}, "required": True}
+        pool["resources"] = {"num_cpus": 1, "memory_gib": 0.5}
+    port = free_port()
+    config = {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "applications": [
+            {
+                "name": "jethro",
+                "route_prefix": "/",
+                "import_path": "serve_app.deployments:build",
+                "args": {"config": tree, "engine_factory": "benchmarks.fake_engine:build"},
+                "autoscaling_policy": {"policy_function": "serve_app.deployments.scaling:SharePolicy"},
+            }
+        ],
+    }
+    file, log = folder / "serve.yaml", folder / "serve.log"
+    file.write_text(yaml.safe_dump(config))
+    command = [str(Path(sys.executable).with_name("serve")), "run", "--address", address, str(file)]
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT) as process:
+        try:
+            deadline = time.monotonic() + PATIENCE_S
+            while not ready(url):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(0.3)
+            yield url
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def ready(url: str) -> bool:
+    """Whether all replicas are known to the Gateway."""
+    try:
+        answer = httpx.get(f"{url}/health/ready", timeout=10)
+        return answer.status_code == 200 and {n: p["replicas"] for n, p in answer.json()["pools"].items()} == REPLICAS
+    except httpx.TransportError:
+        return False
+
+
+@contextlib.asynccontextmanager
+async def load_on(url: str) -> AsyncIterator[list[int]]:
+    """Sixteen callers, one question after another; the statuses are there when the block has ended."""
+    codes: list[int] = []
+    over = asyncio.Event()
+    body = {"model": "jethro", "max_tokens": 10, "messages": [{"role": "user", "content": prompt(pace_ms=20)}]}
+    limits = httpx.Limits(max_connections=32)
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, limits=limits) as client:
+
+        async def caller() -> None:
+            while not over.is_set():
+                codes.append((await client.post("/v1/chat/completions", json=body)).status_code)
+
+        calling = [asyncio.create_task(caller()) for _ in range(16)]
+        try:
+            yield codes
+        finally:
+            over.set()
+            await asyncio.gather(*calling)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not await asyncio.to_thread(condition):
+            await asyncio.sleep(0.3)
+
+
+async def test_a_killed_node_loses_no_request_and_a_new_one_takes_its_replicas(running: Running) -> None:
+    victim = next(iter(running.cluster.worker_nodes))
+    async with load_on(running.url) as codes:
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(running.cluster.remove_node, victim, allow_graceful=False)
+        before = len(codes)
+        await until(lambda: not ready(running.url))
+        running.cluster.add_node(wait=False, **WORKER)
+        await until(lambda: ready(running.url))
+    assert len(codes) > before > 0 and set(codes) == {200}
+
+
+def controller(running: Running) -> psutil.Process | None:
+    """Serve's controller of this cluster: its working directory or open files lie in the cluster's folder."""
+    for process in psutil.process_iter(["cmdline"]):
+        if (process.info["cmdline"] or [""])[0].startswith("ray::ServeController"):
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("RAY_TMPDIR") == running.folder:
+                    return process
+    return None
+
+
+async def test_traffic_goes_on_when_serves_controller_is_killed(running: Running) -> None:
+    killed = controller(running)
+    assert killed is not None
+    async with load_on(running.url) as codes:
+        await asyncio.sleep(1.0)
+        os.kill(killed.pid, signal.SIGKILL)
+        before = len(codes)
+
+        def back() -> bool:
+            now = controller(running)
+            return now is not None and now.pid != killed.pid
+
+        await until(back)
+        await asyncio.sleep(2.0)
+    assert len(codes) > before > 0 and set(codes) == {200}
