@@ -22,7 +22,9 @@ class StreamSpec:
     `instruction` tells the LLM the task. One of `mu` (price of a unit of cost, the paper's mu) and `llm_share` (budget:
     share of queries that reach the LLM, kept by moving mu) is set. `levels`: kinds of small models, weakest first.
     `explore_floor`: lower bound of beta, `audit_share`: share of queries that go straight to the LLM whatever the
-    levels say. `mends` names what departs from the released code, each switchable.
+    levels say. `mends` names what departs from the released code, each switchable. `horizon`: queries over which
+    `llm_share` is kept as a whole: early labels are borrowed from later queries of it, then paid back. `params`:
+    hyper-parameters that are not the defaults, by the names of `settings.Settings` ("encoder.cost", "front_load").
     """
 
     name: str
@@ -36,6 +38,8 @@ class StreamSpec:
     audit_share: float = 0.02
     mends: Mapping[str, bool] = field(default_factory=dict)
     seed: int = 0
+    horizon: int = 5_000
+    params: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
