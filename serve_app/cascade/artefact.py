@@ -1,0 +1,199 @@
+"""A fitted chain as a folder: one `chain.json`, read strictly. `load_chain(folder)` gives the Chain that serves.
+
+    {"kind": "cascade", "format": 1, "version": "cascade-<hash of levels and probe_tokens>",
+     "target": "strong-share=0.5", "probe_tokens": null,
+     "levels": [{"pool": "small", "model": "jlab-small",
+                 "signal": {"name": "min_logprob"},                               see `signal_specs`
+                 "calibrator": {"kind": "logistic", "slope": 1.2, "bias": 0.4},   or "isotonic", "decided"
+                 "threshold": 0.83},
+                {"pool": "large", "model": "jlab-large"}],                        the last one has no judge
+     "expected": {"quality": 0.98, "cost_usd": 1e-5, "share:small": 0.6, "share:large": 0.4, ...},
+     "data": {"digest": "...", "queries": 4000, ...}}
+
+Shares in `expected` are of the queries that each level answers; `reach:<pool>` of those that ask it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from math import isfinite
+from pathlib import Path
+from typing import Any, Final
+
+from serve_app.cascade.answer_scorer import AnswerScorer
+from serve_app.cascade.base import Calibrator, Chain, Level
+from serve_app.cascade.calibration import IsotonicCalibrator, LogisticCalibrator
+from serve_app.cascade.combined import Combined
+from serve_app.cascade.decided import DecidedCalibrator
+from serve_app.cascade.signal_specs import signal_of, spec_of
+from serve_app.errors import ConfigError
+
+FILE: Final = "chain.json"
+FORMAT: Final = 1
+_KIND: Final = "cascade"
+_MAX_BYTES: Final = 64 * 2**20
+_KEYS: Final = frozenset({"kind", "format", "version", "target", "probe_tokens", "levels", "expected", "data"})
+_LEVEL_KEYS: Final = frozenset({"pool", "model", "signal", "calibrator", "threshold"})
+_CALIBRATORS: Final = {c.kind: c for c in (LogisticCalibrator, IsotonicCalibrator, DecidedCalibrator)}
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A chain with where it comes from: the target as written, and what is known of the data (digest, queries, ...)."""
+
+    chain: Chain
+    target: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def version_of(levels: tuple[Level, ...], probe_tokens: int | None) -> str:
+    """`cascade-` and a hash of all that decides: the same chain has the same version wherever it was fitted."""
+    return _version([_level_spec(level, "") for level in levels], probe_tokens)
+
+
+def save_chain(fitted: Fitted, folder: Path) -> None:
+    """Write `chain.json`; a reader never sees half of it. Raises ConfigError where the folder cannot be written."""
+    chain = fitted.chain
+    models = chain.models or ("",) * len(chain.levels)
+    body = {
+        "kind": _KIND,
+        "format": FORMAT,
+        "version": chain.version,
+        "target": fitted.target,
+        "probe_tokens": chain.probe_tokens,
+        "levels": [_level_spec(level, model) for level, model in zip(chain.levels, models, strict=True)],
+        "expected": dict(chain.expected),
+        "data": dict(fitted.data),
+    }
+    path = folder / FILE
+    part = path.with_suffix(".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        part.replace(path)
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be written ({e}); give a folder that can") from e
+
+
+def load_chain(folder: Path) -> Chain:
+    """The chain saved there, encoders checked. Raises ConfigError naming the file, the key and the mend."""
+    return load_fitted(folder).chain
+
+
+def load_fitted(folder: Path) -> Fitted:
+    """The chain saved there, with its target and data. Raises ConfigError naming the file, the key and the mend."""
+    path = folder / FILE
+    body = _read(path)
+    unknown = set(body) - _KEYS
+    if unknown or "levels" not in body:
+        what = f"{sorted(unknown)[0]} is no key of a chain" if unknown else "levels is missing"
+        raise ConfigError(f"{path}: {what}; fit the cascade again")
+    levels, models = _levels(path, body["levels"])
+    probe_tokens = body.get("probe_tokens")
+    if probe_tokens is not None and (not isinstance(probe_tokens, int) or probe_tokens < 1):
+        raise ConfigError(f"{path}: probe_tokens is {probe_tokens!r}; give null or a whole number from 1")
+    version = _version(body["levels"], probe_tokens)
+    if body.get("version") != version:
+        raise ConfigError(
+            f"{path}: version is {body.get('version')!r}, but this content is {version}: it was changed by hand; fit "
+            "the cascade again, or write that version if the change is meant"
+        )
+    expected = body.get("expected", {})
+    if not isinstance(expected, dict) or not all(_is_number(v) for v in expected.values()):
+        raise ConfigError(f"{path}: expected must be an object of numbers; fit the cascade again")
+    chain = Chain(levels, version, {str(k): float(v) for k, v in expected.items()}, probe_tokens, models)
+    return Fitted(chain, str(body.get("target", "")), dict(body.get("data") or {}))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"{path}: has more than {_MAX_BYTES:,} bytes; fit the cascade again")
+        body = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the folder that `jethro cascade fit` wrote") from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise ConfigError(f"{path}: cannot be read ({e}); fit the cascade again") from e
+    if not isinstance(body, dict) or body.get("kind") != _KIND:
+        raise ConfigError(f"{path}: is no fitted cascade; give the folder that `jethro cascade fit` wrote")
+    if body.get("format") != FORMAT:
+        raise ConfigError(
+            f"{path}: format is {body.get('format')!r}, this version reads {FORMAT}; fit the cascade again"
+        )
+    return body
+
+
+def _levels(path: Path, specs: Any) -> tuple[tuple[Level, ...], tuple[str, ...]]:
+    if not isinstance(specs, list) or not specs:
+        raise ConfigError(f"{path}: levels must be a list of at least one level; fit the cascade again")
+    levels, models = [], []
+    for number, spec in enumerate(specs):
+        where = f"{path}: levels[{number}]"
+        if not isinstance(spec, dict) or set(spec) - _LEVEL_KEYS or not _is_text(spec.get("pool")):
+            raise ConfigError(f"{where}: must have pool, and no keys but {', '.join(sorted(_LEVEL_KEYS))}")
+        levels.append(_level(where, spec, last=number == len(specs) - 1))
+        models.append(str(spec.get("model") or ""))
+    pools = [level.pool for level in levels]
+    if len(set(pools)) < len(pools):
+        raise ConfigError(f"{path}: levels name a pool twice ({', '.join(pools)}); fit the cascade again")
+    return tuple(levels), tuple(models) if any(models) else ()
+
+
+def _level(where: str, spec: Mapping[str, Any], last: bool) -> Level:
+    judge = {key for key in ("signal", "calibrator", "threshold") if spec.get(key) is not None}
+    if last:
+        if judge:
+            raise ConfigError(f"{where}: the last level's answer is always taken; it has no {', '.join(sorted(judge))}")
+        return Level(spec["pool"])
+    if len(judge) < 3:
+        raise ConfigError(f"{where}: a level before the last needs signal, calibrator and threshold")
+    threshold = spec["threshold"]
+    if not _is_number(threshold) or threshold < 0:
+        raise ConfigError(f"{where}.threshold: is {threshold!r}; give a number from 0 (above 1: never taken)")
+    signal = signal_of(spec["signal"], f"{where}.signal")
+    for part in signal.signals if isinstance(signal, Combined) else (signal,):
+        if isinstance(part, AnswerScorer):
+            part.check(where)
+    return Level(spec["pool"], signal, _calibrator(f"{where}.calibrator", spec["calibrator"]), float(threshold))
+
+
+def _calibrator(where: str, spec: Any) -> Calibrator:
+    kind = spec.get("kind") if isinstance(spec, dict) else None
+    if kind not in _CALIBRATORS:
+        raise ConfigError(f"{where}: kind is {kind!r}; the calibrators are {', '.join(_CALIBRATORS)}")
+    try:
+        found: Calibrator = _CALIBRATORS[kind].of(spec)
+    except (KeyError, TypeError, ValueError) as e:
+        raise ConfigError(f"{where}: cannot be read ({e}); fit the cascade again") from e
+    return found
+
+
+def _level_spec(level: Level, model: str) -> dict[str, Any]:
+    spec: dict[str, Any] = {"pool": level.pool}
+    if model:
+        spec["model"] = model
+    if level.signal is not None and level.calibrator is not None:
+        spec |= {"signal": spec_of(level.signal), "calibrator": _calibrator_spec(level.calibrator)}
+        spec["threshold"] = level.threshold
+    return spec
+
+
+def _calibrator_spec(calibrator: Calibrator) -> dict[str, Any]:
+    if not isinstance(calibrator, LogisticCalibrator | IsotonicCalibrator | DecidedCalibrator):
+        raise TypeError(f"{calibrator!r} is none of our calibrators")
+    return calibrator.spec()
+
+
+def _version(levels: Any, probe_tokens: int | None) -> str:
+    decides = [{key: value for key, value in level.items() if key != "model"} for level in levels]
+    text = json.dumps([decides, probe_tokens], sort_keys=True)
+    return f"cascade-{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=5).hexdigest()}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)

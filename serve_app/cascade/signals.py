@@ -1,0 +1,214 @@
+"""Signals read off an answer's own tokens: log-probabilities, margins, entropy, length; and the router's prior.
+
+All are "higher is surer". They work on the first tokens of an answer as well. Sums are biased against long answers;
+quantiles of token log-probabilities are the better signal of a whole answer (Gupta et al. 2024, arXiv 2404.10136).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, floor, isnan, log, nan
+from typing import ClassVar, Final, Literal
+
+from serve_app.cascade.base import Judged, Needs
+from serve_app.errors import ConfigError
+from serve_app.types import TokenLogprob
+
+Reduce = Literal["mean", "worst", "first"]
+_ALTERNATIVES: Final = 5
+"""Top log-probs asked for: OpenAI and vLLM give 5 without further settings; the rest of the mass is one bucket."""
+_EPSILON: Final = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class MeanLogprob:
+    """Mean token log-probability: the log of the answer's geometric mean token probability."""
+
+    name: ClassVar[str] = "mean_logprob"
+
+    @property
+    def needs(self) -> Needs:
+        """Log-probabilities."""
+        return Needs(logprobs=True)
+
+    def value(self, judged: Judged) -> float:
+        """At most 0; nan without tokens."""
+        values = _logprobs(judged)
+        return sum(values) / len(values) if values else nan
+
+
+@dataclass(frozen=True, slots=True)
+class SumLogprob:
+    """Log-probability of the whole answer (or of its first tokens)."""
+
+    name: ClassVar[str] = "sum_logprob"
+
+    @property
+    def needs(self) -> Needs:
+        """Log-probabilities."""
+        return Needs(logprobs=True)
+
+    def value(self, judged: Judged) -> float:
+        """At most 0; nan without tokens."""
+        values = _logprobs(judged)
+        return sum(values) if values else nan
+
+
+@dataclass(frozen=True, slots=True)
+class MinLogprob:
+    """Log-probability of the least likely token."""
+
+    name: ClassVar[str] = "min_logprob"
+
+    @property
+    def needs(self) -> Needs:
+        """Log-probabilities."""
+        return Needs(logprobs=True)
+
+    def value(self, judged: Judged) -> float:
+        """At most 0; nan without tokens."""
+        return min(_logprobs(judged), default=nan)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantileLogprob:
+    """A quantile of the token log-probabilities, linear between neighbours; `quantile` in [0, 1]."""
+
+    quantile: float = 0.1
+    name: ClassVar[str] = "quantile_logprob"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.quantile <= 1.0:
+            raise ConfigError(f"quantile_logprob: quantile is {self.quantile}; give a number in [0, 1]")
+
+    @property
+    def needs(self) -> Needs:
+        """Log-probabilities."""
+        return Needs(logprobs=True)
+
+    def value(self, judged: Judged) -> float:
+        """At most 0; nan without tokens."""
+        values = sorted(_logprobs(judged))
+        if not values:
+            return nan
+        at = self.quantile * (len(values) - 1)
+        below = floor(at)
+        above = min(below + 1, len(values) - 1)
+        return values[below] + (at - below) * (values[above] - values[below])
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """Probability of the likeliest token less that of the next one (margin sampling; Scheffer et al. 2001).
+
+    `reduce` over the tokens: their mean, the worst (smallest) one, or the first.
+    """
+
+    reduce: Reduce = "worst"
+    name: ClassVar[str] = "margin"
+
+    def __post_init__(self) -> None:
+        _check_reduce(self.name, self.reduce)
+
+    @property
+    def needs(self) -> Needs:
+        """Two alternatives a token, of which the sampled one may be neither."""
+        return Needs(logprobs=True, top_logprobs=2)
+
+    def value(self, judged: Judged) -> float:
+        """In [0, 1]; nan where no token has two alternatives."""
+        return _reduced(self.reduce, [_margin(token) for token in judged.logprobs])
+
+
+@dataclass(frozen=True, slots=True)
+class Entropy:
+    """Negative entropy of the token distributions, in nats: 0 is certain.
+
+    Of the alternatives that are known; all others count as one more, so that it never overstates. `reduce` over the
+    tokens: their mean, the worst (most uncertain) one, or the first.
+    """
+
+    reduce: Reduce = "mean"
+    name: ClassVar[str] = "entropy"
+
+    def __post_init__(self) -> None:
+        _check_reduce(self.name, self.reduce)
+
+    @property
+    def needs(self) -> Needs:
+        """Alternatives."""
+        return Needs(logprobs=True, top_logprobs=_ALTERNATIVES)
+
+    def value(self, judged: Judged) -> float:
+        """At most 0; nan where no token has alternatives."""
+        return _reduced(self.reduce, [_negative_entropy(token) for token in judged.logprobs])
+
+
+@dataclass(frozen=True, slots=True)
+class Brevity:
+    """Minus the logarithm of one plus the number of tokens: alone hardly a signal, in a combination it mends sums."""
+
+    name: ClassVar[str] = "brevity"
+
+    @property
+    def needs(self) -> Needs:
+        """Log-probabilities, one a token."""
+        return Needs(logprobs=True)
+
+    def value(self, judged: Judged) -> float:
+        """At most 0; nan without tokens."""
+        return -log(1 + len(judged.logprobs)) if judged.logprobs else nan
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What a router thinks of the query before any answer: minus the log-odds of its strong win rate."""
+
+    router: str = "complexity"
+    name: ClassVar[str] = "prior"
+
+    @property
+    def needs(self) -> Needs:
+        """The router's score."""
+        return Needs(prior=self.router)
+
+    def value(self, judged: Judged) -> float:
+        """Bounded by the log-odds of 1e-6; nan where no router was asked."""
+        if judged.prior is None or isnan(judged.prior):
+            return nan
+        prior = min(max(judged.prior, _EPSILON), 1 - _EPSILON)
+        return log((1 - prior) / prior)
+
+
+def _logprobs(judged: Judged) -> list[float]:
+    """Those that can be told; minus infinity stays what it is."""
+    return [token.logprob for token in judged.logprobs if not isnan(token.logprob)]
+
+
+def _margin(token: TokenLogprob) -> float:
+    known = sorted((value for _, value in token.top if not isnan(value)), reverse=True)
+    return exp(min(known[0], 0.0)) - exp(min(known[1], 0.0)) if len(known) > 1 else nan
+
+
+def _negative_entropy(token: TokenLogprob) -> float:
+    known = [exp(min(value, 0.0)) for _, value in token.top if not isnan(value)]
+    if not known:
+        return nan
+    rest = max(0.0, 1.0 - sum(known))
+    return sum(p * log(p) for p in (*known, rest) if p > 0.0)
+
+
+def _reduced(reduce: Reduce, values: Sequence[float]) -> float:
+    known = [value for value in values if not isnan(value)]
+    return _REDUCERS[reduce](known) if known else nan
+
+
+_REDUCERS: Final[Mapping[Reduce, Callable[[list[float]], float]]] = {
+    "mean": lambda values: sum(values) / len(values),
+    "worst": min,
+    "first": lambda values: values[0],
+}
+
+
+def _check_reduce(name: str, reduce: str) -> None:
+    if reduce not in _REDUCERS:
+        raise ConfigError(f"{name}: reduce is {reduce!r}; give one of {', '.join(_REDUCERS)}")
