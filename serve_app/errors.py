@@ -12,6 +12,7 @@
     │   ├── NotFound                 unknown route or record                           404
     │   ├── ModelNotFound            unknown model                                     404
     │   ├── MethodNotAllowed         known route, wrong method                         405
+    │   ├── Conflict                 the name is taken by something else               409
     │   └── BodyTooLarge             body over the limit                               413
     ├── Overloaded                   a full queue; retry after a while                 429
     ├── PoolUnavailable              no healthy replica now; retry after a while       503
@@ -116,6 +117,13 @@ class MethodNotAllowed(RequestError):
 
     status = 405
     default_code = "method_not_allowed"
+
+
+class Conflict(RequestError):
+    """The name is taken by something else."""
+
+    status = 409
+    default_code = "conflict"
 
 
 class BodyTooLarge(RequestError):

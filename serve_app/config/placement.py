@@ -20,10 +20,12 @@ def refusal(config: "Config") -> str | None:
 
 
 def demands(config: "Config") -> Iterator[Demand]:
-    """Gateways, Scorer, then the pools that run here."""
+    """Gateways, Scorer, Learner, then the pools that run here."""
     yield Demand("gateway.num_cpus", config.gateway.num_cpus, replicas=config.gateway.replicas)
     if config.scorer.replicas:
         yield _demand("scorer.resources", config.scorer.resources, config.scorer.replicas)
+    if config.streams.enabled:
+        yield Demand("streams.num_cpus", config.streams.num_cpus)
     for name, pool in config.pools.items():
         if not pool.remote:
             yield _demand(f"pools.{name}.resources", pool.resources, pool.replicas.min)

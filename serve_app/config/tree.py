@@ -9,6 +9,8 @@ from serve_app.config.base import Node
 from serve_app.config.cluster import ClusterConfig
 from serve_app.config.engines import EngineConfig, OpenAIEngine
 from serve_app.config.placement import refusal
+from serve_app.config.store import LogConfig, StoreConfig
+from serve_app.config.streams import StreamsConfig
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 _LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|localhost|::1)$")
@@ -243,24 +245,6 @@ class ScorerConfig(Node):
         return ("batched", "scorer") if self.encoders else ("scorer",)
 
 
-class StoreConfig(Node):
-    """The decision log."""
-
-    path: str = Field("var/jethro.sqlite3", description="SQLite file; relative to the working directory.")
-    batch: PositiveInt = 256
-    flush_s: PositiveFloat = 0.5
-    queue: PositiveInt = Field(50_000, description="Decisions waiting for the writer; beyond it they are counted lost.")
-    keep_prompts: bool = False
-    keep_days: PositiveInt = 30
-
-
-class LogConfig(Node):
-    """The request log, one JSON line a request on stderr of the Gateway."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    access: bool = True
-
-
 class Config(Node):
     """Everything. `small` and `large` must be among the pools."""
 
@@ -270,6 +254,7 @@ class Config(Node):
     pools: dict[str, PoolConfig]
     routing: RoutingConfig = RoutingConfig()
     scorer: ScorerConfig = ScorerConfig()
+    streams: StreamsConfig = StreamsConfig()
     store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
     cluster: ClusterConfig = ClusterConfig()
