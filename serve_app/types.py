@@ -144,7 +144,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One model call made for a decision, in order."""
+    """One model call made for a decision, in order. `wasted`: its tokens are in no answer; `failed`: it gave none."""
 
     pool: str
     reason: str
@@ -152,6 +152,7 @@ class Step:
     cost_usd: float = 0.0
     latency_ms: float = 0.0
     wasted: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,13 @@ class ChunkReader:
         return replace(self._held, usage=self._usage)
 
 
+def choice_chunk(choice: Mapping[str, Any], endpoint: Endpoint) -> Chunk:
+    """One choice of an event, or of a whole answer, as a Chunk. Raises KeyError, TypeError or ValueError on others."""
+    return _chat_chunk(choice) if endpoint == "chat" else _text_chunk(choice)
+
+
 def _chat_chunk(choice: Mapping[str, Any]) -> Chunk:
-    delta = choice.get("delta") or {}
+    delta = choice.get("delta") or choice.get("message") or {}
     entries = (choice.get("logprobs") or {}).get("content") or ()
     return Chunk(
         index=choice["index"],

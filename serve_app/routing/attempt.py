@@ -66,7 +66,8 @@ class Attempt:
         """Note the wasted call; raise the first error unless the next pool may do better."""
         pool, rest = self.pools[position], self.pools[position + 1 :]
         latency_ms = (perf_counter() - self._started) * 1e3
-        self.steps.append(Step(pool.name, f"failed: {error.code}", latency_ms=latency_ms, wasted=True))
+        step = Step(pool.name, f"failed: {error.code}", latency_ms=latency_ms, wasted=True, failed=True)
+        self.steps.append(step)
         first.append(error)
         if not rest or not may_fall_back(error, pool.capabilities, rest[0].capabilities):
             raise first[0]

@@ -1,0 +1,76 @@
+"""Asks a model for what a judge needs, and takes out of its answer again what the caller did not ask for.
+
+Streams are cut by bytes, not parsed: a quote inside a JSON string is escaped, so the patterns below only match keys.
+"""
+
+import re
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+
+from serve_app.cascade.base import Needs
+from serve_app.errors import UpstreamError
+from serve_app.pools.base import Answer, Frame
+from serve_app.types import Query
+
+_CHAT: Final = re.compile(rb'"logprobs":\{"content":\[.*?\],"refusal":null\}(?=[,}])')
+_TEXT: Final = re.compile(rb'"logprobs":\{"tokens":.*?"text_offset":\[[^\]]*\]\}(?=[,}])')
+_LEFT: Final = re.compile(rb'"logprobs": *\{')
+_NONE: Final = b'"logprobs":null'
+
+
+def with_needs(query: Query, needs: Needs) -> Query:
+    """The query with log-probabilities asked for, as far as the signal needs them; the same if it does not."""
+    sampling = query.sampling
+    if not needs.logprobs or (sampling.logprobs and sampling.top_logprobs >= needs.top_logprobs):
+        return query
+    top = max(sampling.top_logprobs, needs.top_logprobs)
+    return replace(query, sampling=replace(sampling, logprobs=True, top_logprobs=top))
+
+
+class AsAsked:
+    """From the answer to `sent` back to the answer to `asked`, a query that differs in its log-probabilities only.
+
+    Raises UpstreamError for an event that is not JSON, where it must be parsed.
+    """
+
+    def __init__(self, asked: Query, sent: Query) -> None:
+        self._same = asked.sampling == sent.sampling
+        self._kept = asked.sampling.top_logprobs if asked.sampling.logprobs else None
+        self._quick = _CHAT if asked.endpoint == "chat" else _TEXT
+
+    def answer(self, answer: Answer) -> Answer:
+        """A whole answer, as asked."""
+        if self._same:
+            return answer
+        return Answer(orjson.dumps(self._trimmed(answer.parsed)))
+
+    def frame(self, frame: Frame) -> Frame:
+        """A piece of a stream, as asked."""
+        if self._same or b'"logprobs"' not in frame.data:
+            return frame
+        if self._kept is None:
+            data = self._quick.sub(_NONE, frame.data)
+            if _LEFT.search(data) is None:
+                return Frame(data)
+        try:
+            events = frame.events
+        except orjson.JSONDecodeError as e:
+            raise UpstreamError("the model sent an event that is not JSON") from e
+        return Frame(b"".join(b"data: " + orjson.dumps(self._trimmed(event)) + b"\n\n" for event in events))
+
+    def _trimmed(self, body: dict[str, Any]) -> dict[str, Any]:
+        choices = [{**c, "logprobs": self._of(c.get("logprobs"))} for c in body.get("choices") or ()]
+        return {**body, "choices": choices} if choices else body
+
+    def _of(self, found: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Log-probabilities with as many alternatives as were asked for, the likeliest first."""
+        kept = self._kept
+        if found is None or kept is None:
+            return None
+        if "content" in found:
+            cut = [{**t, "top_logprobs": (t.get("top_logprobs") or [])[:kept]} for t in found["content"] or ()]
+            return {**found, "content": cut}
+        tops = [dict(list((top or {}).items())[:kept]) for top in found.get("top_logprobs") or ()]
+        return {**found, "top_logprobs": tops}

@@ -1,0 +1,110 @@
+"""Streams that are begun before it is known whether they are wanted, and answers that pass through unjudged."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from serve_app.cascade.as_asked import AsAsked
+from serve_app.cascade.ascent import Ascent, Visit
+from serve_app.errors import DeadlineExceeded, UpstreamError
+from serve_app.pools.base import Call, Frame, Pool, usage_from_openai
+from serve_app.pools.reading import whole_answer
+from serve_app.strategy import Event
+from serve_app.types import Query, Usage
+
+
+class Opening:
+    """A pool's stream, begun at once in a task of its own; `aclose` ends it wherever it is."""
+
+    def __init__(self, pool: Pool, query: Query, call: Call) -> None:
+        self._frames = pool.stream(query, call)
+        self._first: asyncio.Task[Frame | None] | None = asyncio.create_task(self._next())
+
+    async def next(self) -> Frame | None:
+        """The next frame; None at the end. Raises what the pool raises."""
+        if self._first is None:
+            return await self._next()
+        first = await self._first
+        self._first = None
+        return first
+
+    async def aclose(self) -> Frame | None:
+        """Cancel what waits and close the stream, and with it the model; gives a first frame that nobody read."""
+        first, self._first = self._first, None
+        unread = None
+        if first is not None:
+            first.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                unread = await first
+        await self._frames.aclose()
+        return unread
+
+    async def _next(self) -> Frame | None:
+        return await anext(self._frames, None)
+
+
+@dataclass(slots=True)
+class Passing:
+    """An answer on its way from `visit` to the caller who asked `query`; frames held so far go first."""
+
+    ascent: Ascent
+    visit: Visit
+    query: Query
+    call: Call
+    stream: bool
+
+    async def from_stream(self, opening: Opening, reason: str) -> AsyncGenerator[Event]:
+        """Decision, frames as they come (or all of them as one Answer), and Spent; the visit has its first frame."""
+        visit = self.visit
+        as_asked = AsAsked(self.query, visit.sent)
+        if self.stream:
+            yield self.ascent.decision(visit)
+            yield as_asked.frame(Frame(b"".join(frame.data for frame in visit.frames)))
+        spoken = [frame for frame in visit.frames if b'"usage"' in frame.data][-1:]
+        while (frame := await opening.next()) is not None:
+            if b'"usage"' in frame.data:
+                spoken = [frame]
+            if self.stream:
+                yield as_asked.frame(frame)
+            else:
+                visit.frames.append(frame)
+        visit.spent(reason, _usage(spoken))
+        if not self.stream:
+            frames = [as_asked.frame(frame) for frame in visit.frames]
+            answer = whole_answer(frames, self.query, self.call, visit.way.pool.model)
+            yield self.ascent.decision(visit)
+            yield answer
+        yield self.ascent.spent(visit)
+
+    async def from_hold(self) -> AsyncGenerator[Event]:
+        """The same of an answer that is there as a whole."""
+        visit = self.visit
+        as_asked = AsAsked(self.query, visit.sent)
+        yield self.ascent.decision(visit)
+        if self.stream:
+            yield as_asked.frame(Frame(b"".join(frame.data for frame in visit.frames)))
+        elif visit.answer is not None:
+            yield as_asked.answer(visit.answer)
+        else:
+            frames = [as_asked.frame(frame) for frame in visit.frames]
+            yield whole_answer(frames, self.query, self.call, visit.way.pool.model)
+        yield self.ascent.spent(visit)
+
+
+async def first_frame(visit: Visit, opening: Opening, within_s: float | None) -> None:
+    """Wait for a stream's first frame. Raises the pool's error, or DeadlineExceeded."""
+    model = visit.way.pool.model
+    try:
+        async with asyncio.timeout(within_s):
+            frame = await opening.next()
+    except TimeoutError as e:
+        raise DeadlineExceeded(f"{model} had not begun when the time was over") from e
+    if frame is None:
+        raise UpstreamError(f"{model} ended its stream without an answer")
+    visit.frames.append(frame)
+
+
+def _usage(spoken: list[Frame]) -> Usage:
+    events = spoken[0].events if spoken else []
+    return usage_from_openai(next((e["usage"] for e in reversed(events) if e.get("usage")), None))
