@@ -1,0 +1,45 @@
+"""Holds a stream's share of LLM calls by moving the price of a call: dual ascent on the budget constraint."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Budget:
+    """At most `share` * `horizon` LLM calls in the first `horizon` queries, and `share` of all queries after them.
+
+    The price rises with each call and falls with each query that makes none, so that calls come at the rate that is
+    still to be spent: minimising loss + price * calls, it is the multiplier of the constraint (the paper's mu times
+    the LLM's cost), and the step is online gradient ascent on it. Prices are in units of the loss, [0, 1].
+    """
+
+    share: float
+    horizon: int
+    step: float
+    price: float = 0.3
+    queries: int = 0
+    calls: int = 0
+
+    @property
+    def rate(self) -> float:
+        """LLM calls per query that keep the budget from here on."""
+        left = max(self.horizon - self.queries, self._payback)
+        owed = self.share * (self.queries + left) - self.calls
+        return min(1.0, max(0.0, owed / left))
+
+    def saw(self, called: bool, steer: bool = True) -> None:
+        """Count a query; move the price unless the call was not the price's to decide (a warm-up)."""
+        target = self.rate
+        self.queries += 1
+        self.calls += called
+        if steer:
+            self.price = min(1.0, max(0.0, self.price + self.step * (called - target)))
+
+    @property
+    def spent(self) -> bool:
+        """Whether the horizon's calls are all made."""
+        return self.rate <= 0.0
+
+    @property
+    def _payback(self) -> int:
+        """Queries over which a debt is paid back once the horizon is past, or nearly."""
+        return max(1, self.horizon // 10) if self.queries >= self.horizon else 1

@@ -1,0 +1,161 @@
+"""Level `encoder`: softmax regression on the vectors of a frozen sentence encoder, in the place of the paper's BERT.
+
+With replay every update takes a few steps of Böhning's method (Böhning 1992, "Multinomial logistic regression
+algorithm", Ann. Inst. Stat. Math. 44) over the whole store: Newton's with the Hessian replaced by its bound
+1/2 X'X + ridge, which rises as labels come and needs no step size. Without, it learns the cache alone, five times over,
+as the released code does.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.cascade.online.base import Arrays, StreamSpec
+from serve_app.cascade.online.levels import Probabilities, softmax
+from serve_app.cascade.online.replay import Replay, Row
+from serve_app.cascade.online.settings import mended, settings_of
+
+RIDGE = 0.3
+"""L2 against the sum of the losses; the bias has BIAS_RIDGE."""
+BIAS_RIDGE = 1e-2
+STEPS = 6
+"""Of Böhning's method at each update: started from the last optimum it need not go far."""
+EPOCHS = 5
+RATE = 0.3
+"""Of AdaGrad over the cache, without replay."""
+
+
+class EncodedPredictor:
+    """Weights [dimensions + 1, labels], the bias last; the encoder is loaded when first asked."""
+
+    def __init__(self, weights: NDArray[np.float64]) -> None:
+        self._weights = weights
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, labels: int) -> "EncodedPredictor":
+        """The inverse of `arrays`."""
+        return cls(np.asarray(arrays["weights"], dtype=np.float64))
+
+    def features(self, text: str) -> Row:
+        """The sentence vector, a 1 after it."""
+        return encoded(text)
+
+    def of(self, row: Row) -> Probabilities:
+        """Class probabilities."""
+        return softmax(row.astype(np.float64) @ self._weights)
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The weights."""
+        return {"weights": self._weights}
+
+
+def encoded(text: str) -> Row:
+    """[dimensions + 1], unit vector and a constant."""
+    from serve_app.learning.encoder import load_encoder
+
+    return np.append(load_encoder().embed([text])[0], np.float32(1.0))
+
+
+class EncodedStudent:
+    """Keeps vectors, not texts: nothing is encoded twice, and a restored learner goes on from the very same numbers."""
+
+    def __init__(self, spec: StreamSpec) -> None:
+        from serve_app.learning.encoder import load_encoder
+
+        settings = settings_of(spec)
+        self._labels = len(spec.labels)
+        self._size = load_encoder().dimensions + 1
+        self._cache_size = settings.levels[spec.levels.index("encoder")].cache_size
+        self._replays = mended(spec, "replay")
+        self._cache = Replay(self._cache_size + 1, self._labels)
+        self._store = Replay(settings.replay, self._labels)
+        self.updates = 0
+        self._ridge = np.full(self._size, RIDGE)
+        self._ridge[-1] = BIAS_RIDGE
+        self._frozen: EncodedPredictor | None = None
+        self._forget()
+
+    @property
+    def predictor(self) -> EncodedPredictor:
+        """See Student."""
+        if self._frozen is None:
+            self._frozen = EncodedPredictor(self._weights.copy())
+        return self._frozen
+
+    def learn(self, row: Row, label: int, age: int) -> None:
+        """See Student."""
+        self._cache.add(row, label, age)
+        if self._replays:
+            gone = self._store.add(row, label, age)
+            if gone is not None:
+                self._gram -= np.outer(gone, gone).astype(np.float64) / 2
+        if len(self._cache) >= self._cache_size:
+            self._update()
+
+    def begin_again(self, age: int) -> None:
+        """See Student."""
+        self._forget()
+        self._cache.drop_before(age)
+        self._store.drop_before(age)
+        self.updates = 0
+        if len(self._store) and self._replays:
+            kept = np.stack(self._store.rows).astype(np.float64)
+            waiting = set(self._cache.ages)
+            learned = kept[[a not in waiting for a in self._store.ages]]
+            self._gram = learned.T @ learned / 2
+            self._ascend(5 * STEPS)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """See Student."""
+        kept: dict[str, NDArray[np.generic]] = {
+            "weights": self._weights,
+            "gram": self._gram,
+            "squares": self._squares,
+            "counts": np.array([self.updates], dtype=np.int64),
+        }
+        kept |= {f"cache.{k}": v for k, v in self._cache.state().items()}
+        return kept | {f"store.{k}": v for k, v in self._store.state().items()}
+
+    def restore(self, arrays: Arrays) -> None:
+        """See Student."""
+        self._forget()
+        self._weights = np.array(arrays["weights"], dtype=np.float64)
+        self._gram = np.array(arrays["gram"], dtype=np.float64)
+        self._squares = np.array(arrays["squares"], dtype=np.float64)
+        self.updates = int(arrays["counts"][0])
+        for name, store in (("cache", self._cache), ("store", self._store)):
+            store.restore({k.removeprefix(name + "."): v for k, v in arrays.items() if k.startswith(name + ".")})
+
+    def _forget(self) -> None:
+        self._weights = np.zeros((self._size, self._labels))
+        self._gram = np.zeros((self._size, self._size))
+        self._squares = np.zeros_like(self._weights)
+        self._frozen = None
+
+    def _update(self) -> None:
+        rows = np.stack(self._cache.rows).astype(np.float64)
+        if self._replays:
+            self._gram += rows.T @ rows / 2
+            self._ascend(STEPS)
+        else:
+            self._descend(rows, np.array(self._cache.labels))
+        self._cache = Replay(self._cache_size + 1, self._labels)
+        self.updates += 1
+        self._frozen = None
+
+    def _ascend(self, steps: int) -> None:
+        """Böhning's steps over the whole store."""
+        rows = np.stack(self._store.rows).astype(np.float64)
+        wanted = np.eye(self._labels)[self._store.labels]
+        inverse = np.linalg.inv(self._gram + np.diag(self._ridge))
+        for _ in range(steps):
+            gradient = rows.T @ (softmax(rows @ self._weights) - wanted) + self._ridge[:, None] * self._weights
+            self._weights = self._weights - inverse @ gradient
+        self._frozen = None
+
+    def _descend(self, rows: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
+        """AdaGrad over the cache."""
+        wanted = np.eye(self._labels)[labels]
+        for _ in range(EPOCHS):
+            gradient = rows.T @ (softmax(rows @ self._weights) - wanted) / len(rows)
+            self._squares += gradient**2
+            self._weights = self._weights - RATE * gradient / (np.sqrt(self._squares) + 1e-8)

@@ -1,0 +1,205 @@
+"""The learner of a stream: owns the levels, the deferral functions, the budget and the watch for drift.
+
+Online cascade learning, Nie et al. 2024 (arXiv 2402.04513), learned from the LLM's labels alone, with the mends that
+`settings.MENDS` names. Plain Python: who publishes its policies and keeps its state is not its business.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.cascade.online.base import Arrays, Labelled, StreamSpec, Walk
+from serve_app.cascade.online.budget import Budget
+from serve_app.cascade.online.deferring import Deferral
+from serve_app.cascade.online.drift import PageHinkley
+from serve_app.cascade.online.levels import student
+from serve_app.cascade.online.policy import Act, CascadePolicy, under
+from serve_app.cascade.online.settings import mended, settings_of
+from serve_app.cascade.online.tally import Tally
+from serve_app.errors import DataError
+
+FORMAT = 1
+"""Of the state; another is refused."""
+_PRICE_TOLD = 0.002
+"""A price that moved less is not worth a new policy."""
+
+
+class OnlineCascade:
+    """A Learner. Raises ConfigError for a spec that cannot be."""
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self.spec = spec
+        self.settings = settings_of(spec)
+        self._students = [student(kind, spec) for kind in spec.levels]
+        self._deferral = Deferral(spec)
+        share = spec.llm_share
+        self._budget = None if share is None else Budget(share, spec.horizon, self.settings.price_step)
+        self._drift = PageHinkley(self.settings.drift_slack, self.settings.drift_alarm)
+        self._tally = Tally(len(spec.levels))
+        self._labels = 0
+        self._restart_until = 0
+        self._version = 0
+        self._policy: CascadePolicy | None = None
+        self._told_price = -1.0
+
+    @classmethod
+    def restored(cls, spec: StreamSpec, arrays: Arrays, values: dict[str, Any]) -> "OnlineCascade":
+        """The learner that gave this state; it goes on exactly. Raises DataError for a state of another kind."""
+        if values.get("format") != FORMAT or values.get("labels_of") != list(spec.labels):
+            raise DataError(
+                f"stream {spec.name!r}: the saved state is of format {values.get('format')!r} and labels "
+                f"{values.get('labels_of')!r}, not {FORMAT} and {list(spec.labels)}; start the stream anew"
+            )
+        made = cls(spec)
+        try:
+            made._restore(arrays, values)
+        except (KeyError, ValueError, TypeError) as e:
+            raise DataError(f"stream {spec.name!r}: the saved state is damaged ({e}); take an older one") from e
+        return made
+
+    @property
+    def price(self) -> float:
+        """What an LLM call costs now, in units of the loss: mu times the LLM's cost."""
+        return self.settings.price(self.spec.mu or 0.0) if self._budget is None else self._budget.price
+
+    @property
+    def mu(self) -> float:
+        """The paper's mu, as moved by the budget."""
+        return self.price / self.settings.llm_cost
+
+    @property
+    def beta(self) -> tuple[float, ...]:
+        """Probability by level that a confident level is passed over: decay ** updates, not below the floor."""
+        floor = self.spec.explore_floor if mended(self.spec, "floor") else 0.0
+        levels = zip(self.settings.levels, self._students, strict=True)
+        return tuple(max(floor, level.decay**s.updates) for level, s in levels)
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the LLM answers all."""
+        if self._labels < self._restart_until:
+            return True
+        if self._budget is not None and mended(self.spec, "front_load"):
+            first = self.settings.front_load * self._budget.share * self._budget.horizon
+            return self._labels < first and not self._budget.spent
+        return min(s.updates for s in self._students) < self.settings.warm_up_updates
+
+    def saw(self, walk: Walk) -> None:
+        """See Learner."""
+        self._tally.saw(walk)
+        if self._budget is not None:
+            self._budget.saw(walk.level is None, steer=walk.why != "warm-up")
+            if abs(self._budget.price - self._told_price) > _PRICE_TOLD:
+                self._policy = None
+
+    def learn(self, labelled: Labelled) -> None:
+        """See Learner. Raises DataError for a label that is none of the stream's."""
+        label = labelled.label
+        if label is None:
+            self._tally.unparsed += 1
+            return
+        if not 0 <= label < len(self.spec.labels):
+            raise DataError(f"stream {self.spec.name!r}: label {label} of a query; there are {len(self.spec.labels)}")
+        rows = [s.predictor.features(labelled.text) for s in self._students]
+        probabilities = np.stack([s.predictor.of(row) for s, row in zip(self._students, rows, strict=True)])
+        self._labels += 1
+        drifted = self._check(probabilities, label, labelled.walk)
+        if min(s.updates for s in self._students) >= self.settings.deferral_after:
+            self._deferral.learn(probabilities, label, self._prices)
+        for s, row in zip(self._students, rows, strict=True):
+            s.learn(row, label, self._labels)
+        if drifted:
+            self._begin_again()
+        self._policy = None
+
+    def policy(self) -> CascadePolicy:
+        """See Learner."""
+        if self._policy is None:
+            self._version += 1
+            self._told_price = self.price
+            audit_share = self.spec.audit_share if mended(self.spec, "floor") else 0.0
+            act = Act(self._deferral.thresholds(self._prices), self.beta, self.warming_up, audit_share)
+            levels = [s.predictor for s in self._students]
+            self._policy = CascadePolicy(self.spec, self._version, levels, list(self._deferral.networks), act)
+        return self._policy
+
+    def state(self) -> tuple[Arrays, dict[str, object]]:
+        """See Learner. Draws depend on the seed and counts alone, so there is no random state to keep."""
+        arrays = {f"deferral.{k}": v for k, v in self._deferral.state().items()}
+        for kind, s in zip(self.spec.levels, self._students, strict=True):
+            arrays |= {f"{kind}.{k}": v for k, v in s.state().items()}
+        values: dict[str, object] = {
+            "format": FORMAT,
+            "labels_of": list(self.spec.labels),
+            "labels": self._labels,
+            "restart_until": self._restart_until,
+            "version": self._version,
+            "told_price": self._told_price,
+            "current": self._policy is not None,
+            "tally": self._tally.state(),
+            "drift": [self._drift.total, self._drift.least, self._drift.since, self._drift.alarms],
+            "budget": None if self._budget is None else [self._budget.price, self._budget.queries, self._budget.calls],
+        }
+        return {k: np.array(v) for k, v in arrays.items()}, values
+
+    def figures(self) -> dict[str, object]:
+        """See Learner. Shares are of all queries seen; `agreement` is of the audits' own labels with the LLM's."""
+        return self._tally.figures(self.spec.levels) | {
+            "labels_learned": self._labels,
+            "updates": dict(zip(self.spec.levels, (s.updates for s in self._students), strict=True)),
+            "beta": dict(zip(self.spec.levels, self.beta, strict=True)),
+            "mu": self.mu,
+            "price": self.price,
+            "warming_up": self.warming_up,
+            "drift_alarms": self._drift.alarms,
+            "drift_level": self._drift.level,
+            "version": self._version,
+        }
+
+    @property
+    def _prices(self) -> NDArray[np.float64]:
+        """c_j * mu by level."""
+        costs = [self.settings.cost_after(j) for j in range(len(self.spec.levels))]
+        return self.mu * np.array(costs)
+
+    def _check(self, probabilities: NDArray[np.float64], label: int, walk: Walk) -> bool:
+        """Count agreement before anything is learned; whether the labels have drifted."""
+        told = probabilities.argmax(axis=1)
+        thresholds = self._deferral.thresholds(self._prices)
+        urges = self._deferral.urges(probabilities)
+        answering = next((j for j, t in enumerate(thresholds) if urges[j] <= t), None)
+        self._tally.checked(walk, None if answering is None else bool(told[answering] == label), told == label)
+        if not mended(self.spec, "drift") or self.warming_up:
+            return False
+        forecast = min(1.0, max(0.0, self._deferral.forecast(probabilities)))
+        return self._drift.add(float(told[-1] != label) - forecast, self._labels)
+
+    def _begin_again(self) -> None:
+        """Labels from before the change are dropped, and the LLM answers for a while."""
+        for s in self._students:
+            s.begin_again(self._drift.since)
+        self._deferral.forget()
+        again = self.settings.drift_restart
+        if self._budget is not None:
+            left = self._budget.rate * max(self._budget.horizon - self._budget.queries, self._budget.horizon // 10)
+            again = min(again, int(left / 2))
+        self._restart_until = self._labels + again
+
+    def _restore(self, arrays: Arrays, values: dict[str, Any]) -> None:
+        for kind, s in zip(self.spec.levels, self._students, strict=True):
+            s.restore(under(arrays, kind))
+        self._deferral.restore(under(arrays, "deferral"))
+        self._tally.restore(values["tally"])
+        self._labels, self._restart_until = int(values["labels"]), int(values["restart_until"])
+        d = self._drift
+        d.total, d.least, d.since, d.alarms = values["drift"]
+        if self._budget is not None:
+            self._budget.price, self._budget.queries, self._budget.calls = values["budget"]
+        self._told_price = float(values["told_price"])
+        self._version = int(values["version"])
+        if values["current"]:
+            self._version -= 1
+            told = self._told_price
+            self.policy()
+            self._told_price = told
