@@ -1,6 +1,6 @@
-"""Three Ray nodes on this machine, without Kubernetes: started from a Serve config, a node killed and one added under
-load, Serve's controller killed. Nodes are Ray's own cluster utilities, in a folder of the test's own, so that no
-other Ray on the machine is found or found by others.
+"""Three Ray nodes on this machine, without Kubernetes: started from the Serve config that is rendered for it, a node
+killed and one added under load, Serve's controller killed. Nodes are Ray's own cluster utilities, in a folder of the
+test's own, so that no other Ray on the machine is found or found by others.
 """
 
 import asyncio
@@ -23,8 +23,9 @@ import pytest
 import yaml
 
 from benchmarks.script import prompt
-from serve_app.config import load
+from serve_app.config import Config, load
 from serve_app.config.environment import SERVE_ENVIRONMENT
+from serve_app.k8s.render import in_cluster, serve_config
 from tests.integration.serving import free_port
 
 pytestmark = pytest.mark.integration
@@ -72,26 +73,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @contextlib.contextmanager
 def served(address: str, folder: Path) -> Iterator[str]:
     """`serve run` of a Serve config on the cluster, as an operator does it."""
-    tree = load("lab").model_dump(mode="json")
-    tree["store"]["path"] = str(folder / "jethro.sqlite3")
-    tree["gateway"]["num_cpus"] = HEAD["num_cpus"]
-    for name, pool in tree["pools"].items():
-        pool |= {"replicas": {"min": REPLICAS[name], "max": REPLICAS[name]}, "required": True}
-        pool["resources"] = {"num_cpus": 1, "memory_gib": 0.5}
+    config = rendered(folder / "jethro.sqlite3")
     port = free_port()
-    config = {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": port},
-        "applications": [
-            {
-                "name": "jethro",
-                "route_prefix": "/",
-                "import_path": "serve_app.deployments:build",
-                "args": {"config": tree, "engine_factory": "benchmarks.fake_engine:build"},
-                "autoscaling_policy": {"policy_function": "serve_app.deployments.scaling:SharePolicy"},
-            }
-        ],
-    }
+    # three nodes of one machine share its ports, so only the head has a proxy, and none is on KubeRay's
+    config["proxy_location"] = "HeadOnly"
+    config["http_options"] |= {"host": "127.0.0.1", "port": port}
     file, log = folder / "serve.yaml", folder / "serve.log"
     file.write_text(yaml.safe_dump(config))
     command = [str(Path(sys.executable).with_name("serve")), "run", "--address", address, str(file)]
@@ -109,6 +95,23 @@ def served(address: str, folder: Path) -> Iterator[str]:
                 process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def rendered(store: Path) -> dict[str, Any]:
+    """The Serve config that `jethro k8s render` writes of a lab whose pools may grow, with the benchmarks' engine."""
+    tree = load("lab").model_dump(mode="json")
+    tree["server"]["allow_unauthenticated"] = True
+    tree["store"]["path"] = str(store)
+    tree["gateway"]["num_cpus"] = HEAD["num_cpus"]
+    for name, pool in tree["pools"].items():
+        # room enough that the load of this test is no reason to grow
+        pool["replicas"] = {"min": REPLICAS[name], "max": REPLICAS[name] + 1, "concurrency": 64}
+        pool |= {"required": True, "resources": {"num_cpus": 1, "memory_gib": 0.5}}
+    config = serve_config(in_cluster(Config.model_validate(tree)))
+    (application,) = config["applications"]
+    assert application["autoscaling_policy"]
+    application["args"]["engine_factory"] = "benchmarks.fake_engine:build"
+    return config
 
 
 def ready(url: str) -> bool:
