@@ -138,8 +138,9 @@ def build_services(
     """
     loader = Loader.from_config(config, scorer)
     relief = Relief.from_config(config)
-    catalogue = RoutingCatalogue(pools, loader.load(), config.routing.explain, config.routing.multi_pool, relief)
-    routers = Reloader(loader, catalogue, config.routing.reload_s)
+    routing = config.routing
+    catalogue = RoutingCatalogue(pools, loader.load(), routing.explain, routing.multi_pool, relief, config.cascade)
+    routers = Reloader(loader, catalogue, routing.reload_s)
     store = SqliteStore(config.store)
     recorder = Recorder()
     recorder.watch_store(store)

@@ -106,6 +106,12 @@ def load_fitted(folder: Path) -> Fitted:
     return Fitted(chain, str(body.get("target", "")), dict(body.get("data") or {}))
 
 
+def chain_of(levels: Any, where: str, probe_tokens: int | None = None) -> Chain:
+    """The chain of levels as they stand in a chain.json, unfitted as a whole. Raises ConfigError naming `where`."""
+    found, models = _levels(where, levels)
+    return Chain(found, _version(levels, probe_tokens), {}, probe_tokens, models)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -124,7 +130,7 @@ def _read(path: Path) -> dict[str, Any]:
     return body
 
 
-def _levels(path: Path, specs: Any) -> tuple[tuple[Level, ...], tuple[str, ...]]:
+def _levels(path: Path | str, specs: Any) -> tuple[tuple[Level, ...], tuple[str, ...]]:
     if not isinstance(specs, list) or not specs:
         raise ConfigError(f"{path}: levels must be a list of at least one level; fit the cascade again")
     levels, models = [], []

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from serve_app.config.base import Node
+from serve_app.config.cascade import CascadeConfig
 from serve_app.config.cluster import ClusterConfig
 from serve_app.config.engines import EngineConfig, OpenAIEngine
 from serve_app.config.placement import refusal
@@ -253,6 +254,7 @@ class Config(Node):
     gateway: GatewayConfig = GatewayConfig()
     pools: dict[str, PoolConfig]
     routing: RoutingConfig = RoutingConfig()
+    cascade: CascadeConfig = CascadeConfig()
     scorer: ScorerConfig = ScorerConfig()
     streams: StreamsConfig = StreamsConfig()
     store: StoreConfig = StoreConfig()

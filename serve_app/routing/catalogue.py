@@ -5,6 +5,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from serve_app.cascade.offered import Offered, offered
+from serve_app.config.cascade import CascadeConfig
 from serve_app.config.tree import Config, MultiPoolConfig
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.pools.base import Pool
@@ -13,6 +15,7 @@ from serve_app.routing.estimating import NAME as ROUTE_ALL
 from serve_app.routing.estimating import route_all
 from serve_app.routing.loading import Loader, RouterSet
 from serve_app.routing.outlook import CalibratedOutlook
+from serve_app.routing.scoring import ScoringFailed
 from serve_app.routing.served import Explained, Served
 from serve_app.routing.strategy import DirectStrategy, NoOutlook, NoWatch, Outlook, Policy, RouteStrategy, unexplained
 from serve_app.strategy import Strategy
@@ -48,14 +51,21 @@ class Catalogue:
         explain: str = "inline",
         multi_pool: MultiPoolConfig | None = None,
         relief: Relief | None = None,
+        cascade: CascadeConfig | None = None,
     ) -> None:
-        """Raises KeyError unless `small` and `large` are among the pools, ConfigError if `multi_pool` cannot be."""
+        """Raises KeyError unless `small` and `large` are among the pools.
+
+        Raises ConfigError if `multi_pool` or a cascade's chain cannot be.
+        """
         self._multi_pool = multi_pool
         self._relief = relief
         self._pools = pools
         self._weak, self._strong = pools["small"], pools["large"]
         self._explained = _EXPLAINED[explain]
         self._outlooks: dict[str, Outlook] = {}
+        self._cascades = Offered()
+        if cascade is not None:
+            self._cascades = offered(cascade, pools, self._prior, routers.routers)
         self.swap(routers)
         if multi_pool is not None and ROUTE_ALL not in self._now.named:
             raise ConfigError(
@@ -67,7 +77,8 @@ class Catalogue:
     def from_config(cls, config: Config, pools: Mapping[str, Pool]) -> "Catalogue":
         """The catalogue of a config, never to be swapped. Raises ConfigError if the default router cannot be had."""
         routers = Loader.from_config(config).load()
-        return cls(pools, routers, config.routing.explain, config.routing.multi_pool, Relief.from_config(config))
+        relief = Relief.from_config(config)
+        return cls(pools, routers, config.routing.explain, config.routing.multi_pool, relief, config.cascade)
 
     @property
     def routers(self) -> RouterSet:
@@ -83,6 +94,7 @@ class Catalogue:
         every = self._route_all(routers)
         if every is not None:
             named[ROUTE_ALL] = every
+        named.update({name: strategy for name, (strategy, _) in self._cascades.strategies.items()})
         named.update({pool.model: DirectStrategy(pool) for pool in self._pools.values()})
         self._now = _Names(routers, named, OrderedDict())
 
@@ -95,6 +107,8 @@ class Catalogue:
         strategy = now.named.get(model) or now.made.get(model)
         if strategy is not None:
             return strategy
+        if model in self._cascades.missing:
+            raise ModelNotFound(self._cascades.missing[model], param="model")
         form = _ROUTER_FORM.fullmatch(model)
         if form is None:
             raise ModelNotFound(
@@ -115,6 +129,7 @@ class Catalogue:
         ]
         if ROUTE_ALL in self._now.named:
             listed.append(ListedModel(ROUTE_ALL, "the pool of all that is worth its cost most"))
+        listed += [ListedModel(name, line) for name, (_, line) in self._cascades.strategies.items()]
         listed += [ListedModel(pool.model, f"the {pool.name} pool, no decision") for pool in self._pools.values()]
         for name, served in self._now.routers.routers.items():
             threshold = served.registered.threshold
@@ -158,6 +173,16 @@ class Catalogue:
         served = routers.routers.get(self._multi_pool.router)
         estimates, version = (served.estimates, served.registered.version) if served else (None, "")
         return route_all(self._multi_pool, estimates, version, self._pools)
+
+    async def _prior(self, router: str, query: Query) -> float | None:
+        """The score by the version that serves now, for cascades."""
+        served = self._now.routers.routers.get(router)
+        if served is None:
+            return None
+        try:
+            return await served.scorer.score(query)
+        except ScoringFailed:
+            return None
 
     def _explains(self, served: Served) -> Callable[[Query], Mapping[str, float]]:
         router = served.registered.router

@@ -1,0 +1,148 @@
+"""The cascades of a config: which chain serves each name, or why none does."""
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from serve_app.cascade.artefact import chain_of, load_chain
+from serve_app.cascade.base import Chain
+from serve_app.cascade.patience import Patience
+from serve_app.cascade.race import Race
+from serve_app.cascade.strategy import CascadeStrategy, PriorOf
+from serve_app.cascade.streaming import Early, StreamingCascade
+from serve_app.config.cascade import CascadeConfig, ChainConfig, RaceConfig
+from serve_app.errors import ConfigError
+from serve_app.pools.base import Pool
+from serve_app.strategy import Strategy
+
+CASCADE: Final = "jethro-cascade"
+STREAM: Final = "jethro-cascade-stream"
+_MEND: Final = "fit one on these models' answers with `jethro cascade fit` and name its folder in"
+
+log = logging.getLogger("jethro.cascade")
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Strategies by name, with a line on each; `missing` says of the other names why nobody answers to them."""
+
+    strategies: Mapping[str, tuple[Strategy, str]] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+def offered(config: CascadeConfig, pools: Mapping[str, Pool], prior: PriorOf, routers: Collection[str]) -> Offered:
+    """What the config offers over these pools and router names.
+
+    Raises ConfigError for a chain that is named and cannot be had or served.
+    """
+    patience = Patience(config.min_remaining_s)
+    strategies: dict[str, tuple[Strategy, str]] = {}
+    missing = {}
+    whole = _chain(config, "cascade", "whole", pools, routers)
+    if whole is None:
+        missing[CASCADE] = f"No cascade is fitted for these pools: {_MEND} cascade.chain."
+    else:
+        strategy = CascadeStrategy("cascade", whole, pools, prior, patience)
+        strategies[CASCADE] = (strategy, f"{_names(whole)}: an answer that does not convince is replaced by the next's")
+    early = _chain(config.streaming, "cascade.streaming", "stream", pools, routers)
+    if early is None:
+        missing[STREAM] = f"No streaming cascade is fitted for these pools: {_MEND} cascade.streaming.chain."
+    else:
+        held = Early(_probe_tokens(config, early), *_race(config.streaming.race, early, routers))
+        streaming = StreamingCascade("cascade-stream", early, pools, held, prior, patience)
+        strategies[STREAM] = (streaming, f"{_names(early)}: judged by the first tokens, before any is sent")
+    return Offered(strategies, missing)
+
+
+def _race(race: RaceConfig | None, chain: Chain, routers: Collection[str]) -> tuple[str | None, Race | None]:
+    """The router whose score is borderline or not, and the rule."""
+    if race is None:
+        return None, None
+    router = next(iter(_priors(chain)), race.router)
+    _have(router, "cascade.streaming.race.router", routers)
+    return router, Race(race.low, race.high, race.wasted_share)
+
+
+def _chain(
+    settings: ChainConfig, key: str, ships: str, pools: Mapping[str, Pool], routers: Collection[str]
+) -> Chain | None:
+    """The chain of the settings, fit to serve; None where none is named and the one that ships is for other models."""
+    if settings.chain is None and settings.levels is None:
+        return _shipped(ships, pools, routers)
+    if settings.chain is not None:
+        where = f"{key}.chain: {settings.chain}"
+        chain = load_chain(Path(settings.chain))
+    else:
+        where = f"{key}.levels"
+        specs = [level.model_dump(exclude_none=True) for level in settings.levels or ()]
+        chain = chain_of(specs, where, getattr(settings, "probe_tokens", None))
+    for router in _priors(chain):
+        _have(router, where, routers)
+    return _fitting(chain, where, pools)
+
+
+def _shipped(ships: str, pools: Mapping[str, Pool], routers: Collection[str]) -> Chain | None:
+    with resources.as_file(resources.files("serve_app.cascade") / "lab" / ships) as folder:
+        if not folder.is_dir():
+            return None
+        chain = load_chain(folder)
+    served = [pools[level.pool].model if level.pool in pools else "" for level in chain.levels]
+    return chain if served == list(chain.models) and set(_priors(chain)) <= set(routers) else None
+
+
+def _have(router: str, where: str, routers: Collection[str]) -> None:
+    if router not in routers:
+        raise ConfigError(
+            f"{where}: it wants the score of router {router!r}, which is not offered ({', '.join(routers)}): add it to "
+            "routing.offered, or fit the cascade without it"
+        )
+
+
+def _fitting(chain: Chain, where: str, pools: Mapping[str, Pool]) -> Chain:
+    """The chain. Raises ConfigError where the pools are not those it was fitted on, or give too little to judge by."""
+    for number, level in enumerate(chain.levels):
+        pool = pools.get(level.pool)
+        if pool is None:
+            raise ConfigError(
+                f"{where}: level {number} is pool {level.pool!r}, but the config has {', '.join(pools)}: add it under "
+                "pools, or fit the cascade on these"
+            )
+        model = chain.models[number] if chain.models else ""
+        if model and model != pool.model:
+            raise ConfigError(
+                f"{where}: level {number} was fitted on {model!r}, but pools.{level.pool}.model is {pool.model!r}: "
+                "fit the cascade on its answers, or serve that model"
+            )
+        if level.signal is not None and level.signal.needs.logprobs and not pool.capabilities.logprobs:
+            raise ConfigError(
+                f"{where}: level {number} is judged by log-probabilities ({level.signal.name}), which pool "
+                f"{level.pool} does not give: set pools.{level.pool}.engine.logprobs if it does, or fit with another "
+                "signal"
+            )
+    return chain
+
+
+def _probe_tokens(config: CascadeConfig, chain: Chain) -> int:
+    asked, fitted = config.streaming.probe_tokens, chain.probe_tokens
+    if asked is None and fitted is None:
+        raise ConfigError(
+            "cascade.streaming: the chain judges whole answers (probe_tokens is null in it): fit one for first tokens, "
+            "or set cascade.streaming.probe_tokens"
+        )
+    if asked is not None and fitted is not None and asked != fitted:
+        log.warning(
+            "cascade.streaming.probe_tokens is %d, but the chain was fitted on %d: probabilities are off", asked, fitted
+        )
+    return asked or fitted or 1
+
+
+def _priors(chain: Chain) -> list[str]:
+    """Routers whose scores its judges want."""
+    return [level.signal.needs.prior for level in chain.levels if level.signal and level.signal.needs.prior]
+
+
+def _names(chain: Chain) -> str:
+    return " -> ".join(level.pool for level in chain.levels)
