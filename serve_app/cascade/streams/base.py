@@ -1,0 +1,143 @@
+"""What passes between Gateways and the Learner, and what a core of online learning must give.
+
+A Gateway reports batches of events and takes up what is published; it never waits for either to answer a query.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from serve_app.cascade.online.base import Arrays, Labelled, Learner, Policy, StreamSpec, Walk
+
+PREFIX: Final = "jethro-stream-"
+"""What stands before a stream's name in the `model` field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saw:
+    """A query was acted on: answered by a level, or on its way to the LLM."""
+
+    walk: Walk
+
+
+Event = Saw | Labelled
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events of one stream from one Gateway, in order. `source` and `seq` make a repeated one known.
+
+    `uid` is the stream as it was created: events of one that was made anew in the meantime are not learned from.
+    `lost`: events that the Gateway had no room for; `failed`: queries that the LLM was asked and did not answer.
+    """
+
+    source: str
+    seq: int
+    stream: str
+    uid: str
+    events: tuple[Event, ...]
+    lost: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One stream as Gateways need it. `tag` names the policy with its spec; `policy` is None if the asker has it.
+
+    `error`: why the stream is not learned now, or None.
+    """
+
+    tag: str
+    uid: str
+    owner: str | None
+    figures: Mapping[str, Any]
+    error: str | None = None
+    spec: Mapping[str, Any] | None = None
+    policy: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A stream to be made. `reset`: what was learned under this name may be given up."""
+
+    spec: StreamSpec
+    owner: str | None = None
+    reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A new budget of a stream: exactly one of the two."""
+
+    mu: float | None = None
+    llm_share: float | None = None
+
+
+class LearnerPort(Protocol):
+    """The Learner as Gateways know it. Every call may raise whatever a process that is away raises."""
+
+    async def report(self, batch: bytes) -> None:
+        """Events; when this returns no kill of the Learner can lose them. Repeating a batch changes nothing."""
+
+    async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:
+        """All streams by name; policies only of those whose tag differs from the one in `known`."""
+
+    async def create(self, wanted: Wanted) -> None:
+        """Make a stream. Raises Conflict if the name is taken by another one, Overloaded if there are too many."""
+
+    async def budget(self, name: str, budget: Budget, owner: str | None = None) -> None:
+        """Change a budget live. Raises NotFound, also where another tenant owns the stream."""
+
+    async def delete(self, name: str, owner: str | None = None) -> None:
+        """Forget a stream and what was learned. Raises NotFound, as above."""
+
+
+class Core(Protocol):
+    """The algorithm behind streams."""
+
+    def new(self, spec: StreamSpec) -> Learner:
+        """A learner that has seen nothing. Raises ConfigError for a spec that it cannot learn."""
+
+    def restored(self, spec: StreamSpec, arrays: Arrays, values: Mapping[str, Any]) -> Learner:
+        """The learner that `state()` was taken of."""
+
+    def policy(self, spec: StreamSpec, arrays: Arrays) -> Policy:
+        """The policy that `arrays()` was taken of."""
+
+
+class OnlineCore:
+    """Online cascade learning (cascade/online). Imported when a stream is first made or acted on."""
+
+    def new(self, spec: StreamSpec) -> Learner:
+        """See Core."""
+        from serve_app.cascade.online.learner import OnlineCascade
+
+        return OnlineCascade(spec)
+
+    def restored(self, spec: StreamSpec, arrays: Arrays, values: Mapping[str, Any]) -> Learner:
+        """See Core."""
+        from serve_app.cascade.online.learner import OnlineCascade
+
+        return OnlineCascade.restored(spec, arrays, values)
+
+    def policy(self, spec: StreamSpec, arrays: Arrays) -> Policy:
+        """See Core."""
+        from serve_app.cascade.online.policy import policy_from
+
+        return policy_from(spec, arrays)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of a stream's queries, over its whole life."""
+
+    queries: int = 0
+    llm_calls: int = 0
+    labelled: int = 0
+    unparsed: int = 0
+    lost: int = 0
+    failed: int = 0
+    refused: int = 0
+    """Events that the learner could not take: they were left out."""
+    levels: dict[str, int] = field(default_factory=dict)
+    """Answers by small level."""

@@ -1,0 +1,101 @@
+"""Whole states on disk: one file each, its checksum in its name, the newest two kept.
+
+`checkpoint-NNNNNNNN-DIGEST.safetensors` holds the arrays, and the JSON values in its header. A file whose content does
+not have the digest of its name is put aside as `.corrupt`, and the one before it is taken.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from serve_app.cascade.online.base import Arrays
+from serve_app.cascade.streams.files import write_whole
+
+_KEPT: Final = 2
+_FORMAT: Final = 1
+log = logging.getLogger("jethro.streams")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A state: `number` counts the stream's checkpoints from 0."""
+
+    number: int
+    arrays: Arrays
+    values: Mapping[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write it; the oldest ones beyond two go, with the journals that only they need. Raises OSError.
+
+    The file may be there even so: who then goes on with the journal before it loses nothing, since all journals are
+    read when a stream is opened.
+    """
+    values = {"format": _FORMAT, "values": checkpoint.values}
+    arrays = {name: np.ascontiguousarray(a) for name, a in checkpoint.arrays.items()}
+    content = safetensors.numpy.save(arrays, metadata={"values": json.dumps(values)})
+    write_whole(folder / f"checkpoint-{checkpoint.number:08d}-{_digest(content)}.safetensors", content)
+    kept = {number for number, _ in list(_found(folder))[:_KEPT]}
+    for number, path in _found(folder):
+        if number not in kept:
+            path.unlink()
+    for number, path in journals(folder).items():
+        if number < min(kept):
+            path.unlink()
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
+    """The newest checkpoint that can be read, and those that could not be, now named `.corrupt`."""
+    corrupt: list[Path] = []
+    for number, path in list(_found(folder)):
+        try:
+            return _load(number, path), corrupt
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as e:
+            aside = path.with_name(path.name + ".corrupt")
+            path.replace(aside)
+            corrupt.append(aside)
+            log.error("%s is corrupt (%s) and is put aside as %s: the one before it is taken", path, e, aside.name)
+    return None, corrupt
+
+
+def journal_path(folder: Path, number: int) -> Path:
+    """Where events after checkpoint `number` are kept."""
+    return folder / f"journal-{number:08d}.jsonl"
+
+
+def journals(folder: Path) -> dict[int, Path]:
+    """The journals that there are, oldest first, by the number of the checkpoint that each follows."""
+    return {_number(path): path for path in sorted(folder.glob("journal-*.jsonl"))}
+
+
+def _found(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Newest first."""
+    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
+        yield _number(path), path
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split("-")[1].partition(".")[0])
+
+
+def _load(number: int, path: Path) -> Checkpoint:
+    content = path.read_bytes()
+    if path.name.split("-")[2].partition(".")[0] != _digest(content):
+        raise ValueError("its content does not have the checksum in its name")
+    with safetensors.safe_open(path, "numpy") as file:
+        told = json.loads(file.metadata()["values"])
+    if told.get("format") != _FORMAT:
+        raise ValueError(f"it has format {told.get('format')}, not {_FORMAT}")
+    return Checkpoint(number, safetensors.numpy.load(content), told["values"])
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()

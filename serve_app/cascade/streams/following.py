@@ -1,0 +1,100 @@
+"""What a Gateway knows of the streams: each one's spec and policy, taken up from the Learner about once a second."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from serve_app.cascade.online.base import Policy, StreamSpec
+from serve_app.cascade.streams.base import Core, LearnerPort, Published
+from serve_app.cascade.streams.spec import spec_from_json
+from serve_app.cascade.streams.wire import arrays_from_bytes
+from serve_app.errors import JethroError, PoolUnavailable
+
+_ASK_S: Final = 5.0
+"""Longest wait for the Learner's word."""
+log = logging.getLogger("jethro.streams")
+
+
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """A stream as it is acted on: replaced as a whole when the Learner publishes."""
+
+    spec: StreamSpec
+    policy: Policy
+    uid: str
+    owner: str | None
+    tag: str
+
+
+class Following:
+    """`acting` and `told` hold what was last heard; while the Learner is away they stay as they are."""
+
+    def __init__(self, port: LearnerPort, core: Core, every_s: float) -> None:
+        self._port, self._core, self._every_s = port, core, every_s
+        self._asking: asyncio.Task[None] | None = None
+        self._trouble = ""
+        self.acting: dict[str, Acting] = {}
+        """Streams that can be acted on."""
+        self.told: Mapping[str, Published] = {}
+        """All streams, with figures and errors; without policies."""
+        self.away = True
+        """Whether the Learner did not answer when last asked."""
+
+    async def follow(self) -> None:
+        """Ask for ever; cancel it to stop."""
+        while True:
+            await self.look()
+            await asyncio.sleep(self._every_s)
+
+    async def look(self) -> None:
+        """Ask now, or wait for the answer that is on its way. Raises nothing: see `away`."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+        await asyncio.shield(self._asking)
+
+    async def changed(self) -> None:
+        """Take up a change that was just made. Raises PoolUnavailable if the Learner does not answer."""
+        if self._asking is not None:
+            await asyncio.shield(self._asking)  # it may have been asked before the change
+        await self.look()
+        if self.away:
+            raise PoolUnavailable("The Learner does not answer now: try again.", retry_after_s=1)
+
+    async def _ask(self) -> None:
+        try:
+            async with asyncio.timeout(_ASK_S):
+                told = await self._port.published({name: acting.tag for name, acting in self.acting.items()})
+        except Exception as e:
+            # whatever a Learner that is away raises
+            if not self.away or not self._trouble:
+                log.warning("the Learner does not answer; the policies stay as they are: %r", e)
+            self._trouble, self.away = repr(e), True
+            return
+        if self.away and self._trouble:
+            log.warning("the Learner answers again")
+        self._trouble, self.away = "", False
+        await self._take(told)
+
+    async def _take(self, told: Mapping[str, Published]) -> None:
+        acting: dict[str, Acting] = {}
+        for name, published in told.items():
+            known = self.acting.get(name)
+            if published.policy is None or published.spec is None:
+                # the same as before, or one that cannot be read now: what is known of it goes on
+                if known is not None:
+                    acting[name] = known
+                continue
+            try:
+                acting[name] = await asyncio.to_thread(self._acting, published, published.spec, published.policy)
+            except (JethroError, KeyError, ValueError) as e:
+                log.error("the policy %s of stream %s cannot be used: %r", published.tag, name, e)
+                if known is not None:
+                    acting[name] = known
+        self.acting, self.told = acting, told
+
+    def _acting(self, published: Published, spec: Mapping[str, Any], policy: bytes) -> Acting:
+        found = spec_from_json(spec)
+        made = self._core.policy(found, arrays_from_bytes(policy))
+        return Acting(found, made, published.uid, published.owner, published.tag)

@@ -1,0 +1,176 @@
+"""All streams of a Learner in one folder: made, found again after a restart, changed and forgotten."""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+from typing import Any, Final
+
+from serve_app.cascade.online.base import Policy
+from serve_app.cascade.streams.base import Batch, Budget, Core, Published, Wanted
+from serve_app.cascade.streams.files import lock_folder, sync_folder
+from serve_app.cascade.streams.spec import difference, spec_to_json
+from serve_app.cascade.streams.stream import LearnedStream, owner_of
+from serve_app.cascade.streams.wire import arrays_to_bytes, batch_from_json
+from serve_app.errors import ConfigError, Conflict, NotFound, Overloaded, UpstreamError
+
+_LOCK_S: Final = 60.0
+"""Longest wait for the Learner before us to leave the folder."""
+_RETRY_S: Final = 30.0
+"""A checkpoint that could not be written is tried again no sooner."""
+log = logging.getLogger("jethro.streams")
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """Where streams are kept, how many there may be, and after how many events the whole state is written."""
+
+    folder: Path
+    most: int = 64
+    checkpoint_events: int = 2000
+
+
+class StreamRegistry:
+    """Owns the folder; not thread-safe. `published` may be read from any thread: it is replaced, never changed."""
+
+    def __init__(self, keeping: Keeping, core: Core, clock: Callable[[], float] = time) -> None:
+        """Takes up the streams in the folder. Raises ConfigError if it cannot be used or another Learner has it."""
+        self._keeping = keeping
+        self._core = core
+        self._clock = clock
+        self._streams: dict[str, LearnedStream] = {}
+        self._retry_s: dict[str, float] = {}
+        self._policies: dict[str, tuple[Policy, bytes]] = {}
+        self.published: dict[str, Published] = {}
+        """Every stream with its policy. One that cannot be read is there with its error."""
+        self._lock = lock_folder(keeping.folder, _LOCK_S)
+        for path in sorted(keeping.folder.iterdir()):
+            if path.name.startswith("."):  # one that was being forgotten
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_dir():
+                self._open(path)
+
+    def create(self, wanted: Wanted) -> None:
+        """Make a stream; the same one again changes nothing but its budget.
+
+        Raises Conflict if another stream has the name and `reset` is not set, Overloaded if there are too many,
+        RequestError if the spec cannot be learned, NotFound if another tenant has it.
+        """
+        name = wanted.spec.name
+        there = self.published.get(name)
+        if there is None and len(self.published) >= self._keeping.most:
+            raise Overloaded(f"There are {self._keeping.most} streams: delete one, or raise streams.most.")
+        if there is not None:
+            self._owned(name, wanted.owner)
+            if not wanted.reset:
+                self._again(wanted)
+                return
+            self.delete(name, wanted.owner)
+        self._streams[name] = LearnedStream.create(self._keeping.folder / name, wanted.spec, wanted.owner, self._core)
+        self._publish(name)
+        log.warning("stream %s is made: %d labels", name, len(wanted.spec.labels))
+
+    def budget(self, name: str, budget: Budget, owner: str | None = None) -> None:
+        """Change a budget. Raises NotFound, or UpstreamError if the stream cannot be read."""
+        self._owned(name, owner)
+        self._readable(name).budget(budget, self._core)
+        self._publish(name)
+
+    def delete(self, name: str, owner: str | None = None) -> None:
+        """Forget a stream and all that was learned. Raises NotFound."""
+        self._owned(name, owner)
+        stream = self._streams.pop(name, None)
+        if stream is not None:
+            stream.close()
+        aside = self._keeping.folder / f".{name}-{os.urandom(4).hex()}"
+        (self._keeping.folder / name).rename(aside)
+        sync_folder(self._keeping.folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        self.published = {n: p for n, p in self.published.items() if n != name}
+        self._policies.pop(name, None)
+
+    def report(self, line: bytes) -> None:
+        """Keep a batch and learn from it. Of a stream that is not there any more nothing is kept.
+
+        Raises UpstreamError if it cannot be kept now, or ValueError if it is no batch.
+        """
+        batch = batch_from_json(line)
+        if batch.stream not in self.published:
+            return
+        stream = self._readable(batch.stream)
+        stream.report(batch, line)
+        self._checkpoint_if_due(stream, batch)
+        self._publish(batch.stream)
+
+    def close(self) -> None:
+        """Write what is not in a checkpoint, and free the folder. Idempotent."""
+        for stream in self._streams.values():
+            if stream.events:
+                self._checkpoint(stream)
+            stream.close()
+        self._streams = {}
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _open(self, path: Path) -> None:
+        try:
+            self._streams[path.name] = stream = LearnedStream.open(path, self._core)
+        except Exception as e:
+            # whatever is wrong with one stream, the others go on
+            log.error("stream %s is not learned: %s", path.name, e, exc_info=not isinstance(e, ConfigError))
+            told = str(e) if isinstance(e, ConfigError) else f"{path}: {type(e).__name__}: {e}; the log says where"
+            self.published = {**self.published, path.name: Published("", "", owner_of(path), {}, error=told)}
+            return
+        log.warning("stream %s goes on: %d events since its checkpoint", path.name, stream.restored_events)
+        self._publish(path.name)
+
+    def _again(self, wanted: Wanted) -> None:
+        name = wanted.spec.name
+        stream = self._readable(name)
+        changed = difference(stream.spec, wanted.spec)
+        if changed is not None:
+            raise Conflict(
+                f"The stream {name!r} exists with other {changed}: give reset to begin anew without what was learned, "
+                "or another name.",
+                param=changed,
+            )
+        if (stream.spec.mu, stream.spec.llm_share) != (wanted.spec.mu, wanted.spec.llm_share):
+            self.budget(name, Budget(wanted.spec.mu, wanted.spec.llm_share), wanted.owner)
+
+    def _owned(self, name: str, owner: str | None) -> None:
+        there = self.published.get(name)
+        if there is None or (there.owner is not None and there.owner != owner):
+            raise NotFound(f"No stream {name[:60]!r}.", param="name")
+
+    def _readable(self, name: str) -> LearnedStream:
+        stream = self._streams.get(name)
+        if stream is None:
+            raise UpstreamError(f"The stream {name!r} is not learned now: {self.published[name].error}")
+        return stream
+
+    def _checkpoint_if_due(self, stream: LearnedStream, batch: Batch) -> None:
+        if stream.events >= self._keeping.checkpoint_events and self._clock() >= self._retry_s.get(batch.stream, 0.0):
+            self._checkpoint(stream)
+
+    def _checkpoint(self, stream: LearnedStream) -> None:
+        try:
+            stream.checkpoint()
+        except OSError as e:
+            self._retry_s[stream.spec.name] = self._clock() + _RETRY_S
+            log.error("stream %s: no checkpoint could be written (%s); its journal goes on", stream.spec.name, e)
+
+    def _publish(self, name: str) -> None:
+        stream = self._streams[name]
+        policy, data = self._policies.get(name, (None, b""))
+        now = stream.learner.policy()
+        if now is not policy:
+            data = arrays_to_bytes(now.arrays())
+            self._policies[name] = (now, data)
+        figures: dict[str, Any] = stream.figures()
+        spec = spec_to_json(stream.spec)
+        published = Published(stream.tag, stream.uid, stream.owner, figures, spec=spec, policy=data)
+        self.published = {**self.published, name: published}

@@ -1,0 +1,104 @@
+"""StreamSpec as JSON, and the bounds on what a stream may be."""
+
+import re
+import unicodedata
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from serve_app.cascade.online.base import StreamSpec
+from serve_app.cascade.streams.base import Budget
+from serve_app.cascade.streams.labels import normal
+from serve_app.errors import RequestError
+
+LEVELS: Final = ("logistic", "encoder")
+"""Kinds of small models, weakest first."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
+_LABEL_CHARS: Final = 64
+_INSTRUCTION_CHARS: Final = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What an operator allows: labels of one stream, and the pools that may be its LLM."""
+
+    labels: int
+    pools: Collection[str]
+
+
+def spec_to_json(spec: StreamSpec) -> dict[str, Any]:
+    """JSON-ready, the same for the same spec."""
+    told = asdict(spec)
+    return {**told, "labels": list(spec.labels), "levels": list(spec.levels), "mends": dict(spec.mends)}
+
+
+def spec_from_json(told: Mapping[str, Any]) -> StreamSpec:
+    """The spec that `spec_to_json` wrote."""
+    return StreamSpec(**{**told, "labels": tuple(told["labels"]), "levels": tuple(told["levels"])})
+
+
+def with_budget(spec: StreamSpec, budget: Budget) -> StreamSpec:
+    """The same stream under another budget."""
+    return replace(spec, mu=budget.mu, llm_share=budget.llm_share)
+
+
+def difference(old: StreamSpec, new: StreamSpec) -> str | None:
+    """The first field that differs, the budget left out; None if there is none."""
+    return next(
+        (
+            key
+            for key, value in spec_to_json(old).items()
+            if key not in ("mu", "llm_share") and value != spec_to_json(new)[key]
+        ),
+        None,
+    )
+
+
+def check_spec(spec: StreamSpec, bounds: Bounds) -> None:
+    """Raises RequestError that names the field, its value and the mend."""
+    if not _NAME.fullmatch(spec.name):
+        raise _wrong("name", f"{spec.name[:60]!r}: use up to 48 of a-z, 0-9, _ and -, beginning with a letter or digit")
+    _check_labels(spec.labels, bounds.labels)
+    _check_text("instruction", spec.instruction, _INSTRUCTION_CHARS)
+    if spec.llm_pool not in bounds.pools:
+        raise _wrong("llm_pool", f"{spec.llm_pool[:60]!r} is no pool; pools are {', '.join(bounds.pools)}")
+    check_budget(Budget(spec.mu, spec.llm_share))
+    places = [LEVELS.index(kind) if kind in LEVELS else -1 for kind in spec.levels]
+    if not places or -1 in places or places != sorted(set(places)):
+        raise _wrong("levels", f"{list(spec.levels)!r:.80}: give some of {', '.join(LEVELS)}, weakest first")
+    for field in ("explore_floor", "audit_share"):
+        if not 0.0 <= getattr(spec, field) <= 1.0:
+            raise _wrong(field, f"{getattr(spec, field):g} is no share: give a number from 0 to 1")
+
+
+def check_budget(budget: Budget) -> None:
+    """Raises RequestError unless exactly one of mu and llm_share is set, within its range."""
+    if (budget.mu is None) == (budget.llm_share is None):
+        raise _wrong("llm_share", "give one of llm_share (share of queries that reach the LLM) and mu (price of cost)")
+    if budget.mu is not None and not 0.0 <= budget.mu <= 1e6:
+        raise _wrong("mu", f"{budget.mu:g}: the price of a unit of cost is at least 0 and at most a million")
+    if budget.llm_share is not None and not 0.0 < budget.llm_share <= 1.0:
+        raise _wrong("llm_share", f"{budget.llm_share:g} is no share: give a number above 0, and 1 at most")
+
+
+def _check_labels(labels: Collection[str], most: int) -> None:
+    if not 2 <= len(labels) <= most:
+        raise _wrong("labels", f"{len(labels)} labels: give 2 to {most}")
+    seen: dict[str, str] = {}
+    for label in labels:
+        _check_text("labels", label, _LABEL_CHARS)
+        key = normal(label)
+        if key in seen:
+            raise _wrong("labels", f"{label!r} and {seen[key]!r} look alike in an answer: give labels that differ")
+        seen[key] = label
+
+
+def _check_text(field: str, text: str, most: int) -> None:
+    if not text.strip() or len(text) > most:
+        raise _wrong(field, f"{text[:60]!r} has {len(text)} characters: give 1 to {most}, not only blanks")
+    if field == "labels" and (text != text.strip() or any(unicodedata.category(c).startswith("C") for c in text)):
+        raise _wrong(field, f"{text[:60]!r}: no control characters, and no blanks at its ends")
+
+
+def _wrong(field: str, why: str) -> RequestError:
+    return RequestError(f"{field}: {why}.", param=field, code="invalid_value")

@@ -1,0 +1,66 @@
+import os
+
+import pytest
+
+from serve_app.cascade.streams import journal as module
+from serve_app.cascade.streams.journal import Journal
+from serve_app.errors import UpstreamError
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal-00000000.jsonl"
+
+
+def write(path, *lines):
+    journal = Journal(path)
+    for line in lines:
+        journal.append(line)
+    journal.close()
+
+
+def read(path):
+    journal = Journal(path)
+    journal.close()
+    return journal
+
+
+def test_lines_come_back_in_order(path):
+    write(path, b'{"a":1}', b'{"b":2}')
+    write(path, b'{"c":3}')
+    assert read(path).lines == [b'{"a":1}', b'{"b":2}', b'{"c":3}']
+
+
+@pytest.mark.parametrize("kept", range(1, 18))
+def test_a_last_line_cut_anywhere_is_dropped_and_the_next_one_is_whole(path, kept):
+    write(path, b'{"a":1}')
+    size = path.stat().st_size
+    write(path, b'{"second":2}')
+    os.truncate(path, size + kept)
+    write(path, b'{"c":3}')
+    assert read(path).lines == [b'{"a":1}', b'{"c":3}']
+
+
+def test_a_broken_line_is_left_out_and_counted(path):
+    write(path, b'{"a":1}', b'{"b":2}', b'{"c":3}')
+    path.write_bytes(path.read_bytes().replace(b'"b"', b'"x"'))
+    found = read(path)
+    assert (found.lines, found.broken) == ([b'{"a":1}', b'{"c":3}'], 1)
+
+
+def test_what_cannot_be_written_leaves_no_half_line(path, monkeypatch):
+    journal = Journal(path)
+    journal.append(b'{"a":1}')
+    whole = os.write
+
+    def full(file, data):
+        whole(file, data[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "write", full)
+    with pytest.raises(UpstreamError, match="make room"):
+        journal.append(b'{"b":2}')
+    monkeypatch.undo()
+    journal.append(b'{"c":3}')
+    journal.close()
+    assert read(path).lines == [b'{"a":1}', b'{"c":3}']
