@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from serve_app.cascade.base import Chain, Level, Needs
-from serve_app.cascade.judging import Judgement, features_of
+from serve_app.cascade.judgement import Judgement, features_of
 from serve_app.errors import JethroError
 from serve_app.pools.base import Answer, Frame, Pool
 from serve_app.pools.reading import Reading

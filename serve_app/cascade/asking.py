@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from serve_app.cascade.ascent import Visit
-from serve_app.cascade.judging import Further, Judgement, is_slow, judge, judged_of, text_of
+from serve_app.cascade.judgement import Further, Judgement, is_slow, judge, judged_of, text_of
 from serve_app.cascade.self_verification import TEMPERATURE, parse_verdicts, verification_query
 from serve_app.errors import JethroError, RequestError, UpstreamError
 from serve_app.pools.base import Answer, Call, Pool

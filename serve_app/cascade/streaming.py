@@ -15,7 +15,7 @@ from serve_app.cascade.as_asked import with_needs
 from serve_app.cascade.ascent import Ascent, Visit, Way, ways_up
 from serve_app.cascade.asking import Asking
 from serve_app.cascade.base import Chain
-from serve_app.cascade.judging import Further
+from serve_app.cascade.judgement import Further
 from serve_app.cascade.passing import Opening, Passing, first_frame
 from serve_app.cascade.patience import Patience
 from serve_app.cascade.race import Race

@@ -1,0 +1,96 @@
+"""The judge of one level: signals of its answers, combined if there are several, and calibrated."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.cascade.answer_scorer import AnswerScorer, fit_answer_scorer
+from serve_app.cascade.base import Calibrator, Judged, Signal
+from serve_app.cascade.calibration import fit_calibrator
+from serve_app.cascade.combined import Combined, fit_combined
+from serve_app.cascade.signals import Brevity, Entropy, Margin, MeanLogprob, MinLogprob, Prior, QuantileLogprob
+from serve_app.cascade.signals import SumLogprob as Sum
+
+Floats = NDArray[np.float64]
+NOT_TAKEN: Final = -1.0
+"""In the place of a probability where the signal cannot be told: below every threshold, so that the walk goes on."""
+LOGPROB_SIGNALS: Final[tuple[Signal, ...]] = (
+    *(MeanLogprob(), MinLogprob(), QuantileLogprob(0.25), Sum(), Brevity()),
+    *(Margin("worst"), Margin("mean"), Margin("first"), Entropy("worst"), Entropy("mean"), Entropy("first")),
+)
+"""All that tokens tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgePlan:
+    """Which signals, none of which needs a fit; `scorer`: the encoder of a trained answer scorer beside them.
+
+    Several are combined. `prefix`: judge the first so many tokens only. `calibrator`: logistic or isotonic.
+    """
+
+    signals: tuple[Signal, ...] = (*LOGPROB_SIGNALS, Prior())
+    calibrator: str = "logistic"
+    scorer: str | None = None
+    prefix: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A level's fitted signal and calibrator."""
+
+    signal: Signal
+    calibrator: Calibrator
+
+    def probability(self, judged: Judged) -> float:
+        """That the answer is right; NOT_TAKEN where the signal cannot be told."""
+        value = self.signal.value(judged)
+        return NOT_TAKEN if np.isnan(value) else self.calibrator.probability(value)
+
+    def probabilities(self, raw: Floats) -> Floats:
+        """The same for raw values [n, signals] of the plan's signals, as `raw_values` gives them; shape [n]."""
+        if isinstance(self.signal, Combined):
+            values = [self.signal.of_values(row) for row in raw.tolist()]
+        else:
+            values = raw[:, 0].tolist()
+        return np.array([NOT_TAKEN if np.isnan(v) else self.calibrator.probability(v) for v in values])
+
+
+def opening(judged: Judged, tokens: int | None) -> Judged:
+    """The answer as it stands after its first `tokens`: unfinished if more would come. None: the whole answer."""
+    if tokens is None or not judged.finished or len(judged.logprobs) < tokens:
+        return judged
+    if not judged.logprobs:
+        return judged
+    first = judged.logprobs[:tokens]
+    return replace(judged, text="".join(token.token for token in first), logprobs=first, finished=False)
+
+
+def raw_values(signals: Sequence[Signal], judged: Sequence[Judged], prefix: int | None = None) -> Floats:
+    """Raw values [n, signals] of answers, or of their first tokens."""
+    seen = [opening(j, prefix) for j in judged]
+    return np.array([[signal.value(j) for signal in signals] for j in seen], dtype=np.float64).reshape(-1, len(signals))
+
+
+def fit_judge(plan: JudgePlan, raw: Floats, ok: Floats, judged: Sequence[Judged] = ()) -> Judge:
+    """A judge from raw values [n, signals] and qualities [n]; `judged` for a plan with a trained scorer.
+
+    What is trained is calibrated on its values out of fold. Raises InsufficientData and DependencyError.
+    """
+    signals, values = plan.signals, raw
+    if plan.scorer is not None:
+        scorer, outside = _scorer(plan, judged, ok)
+        signals, values = (*signals, scorer), np.column_stack([raw, outside])
+    if len(signals) == 1:
+        return Judge(signals[0], fit_calibrator(plan.calibrator, values[:, 0], ok))
+    combined, log_odds = fit_combined(signals, values, ok, plan.seed)
+    return Judge(combined, fit_calibrator(plan.calibrator, log_odds, ok))
+
+
+def _scorer(plan: JudgePlan, judged: Sequence[Judged], ok: Floats) -> tuple[AnswerScorer, Floats]:
+    from serve_app.learning.encoder import load_encoder
+
+    return fit_answer_scorer([opening(j, plan.prefix) for j in judged], ok, load_encoder(str(plan.scorer)), plan.seed)
