@@ -1,96 +1,137 @@
-"""The judge of one level: signals of its answers, combined if there are several, and calibrated."""
+"""Judges what a level said: the signal of each choice, its calibrated probability, and the weakest of them.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+A tool call is judged as its text, and only if it could be made at all; log-probabilities are the model's own.
+"""
 
-import numpy as np
-from numpy.typing import NDArray
+import logging
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
 
-from serve_app.cascade.answer_scorer import AnswerScorer, fit_answer_scorer
-from serve_app.cascade.base import Calibrator, Judged, Signal
-from serve_app.cascade.calibration import fit_calibrator
-from serve_app.cascade.combined import Combined, fit_combined
-from serve_app.cascade.signals import Brevity, Entropy, Margin, MeanLogprob, MinLogprob, Prior, QuantileLogprob
-from serve_app.cascade.signals import SumLogprob as Sum
+import orjson
 
-Floats = NDArray[np.float64]
-NOT_TAKEN: Final = -1.0
-"""In the place of a probability where the signal cannot be told: below every threshold, so that the walk goes on."""
-LOGPROB_SIGNALS: Final[tuple[Signal, ...]] = (
-    *(MeanLogprob(), MinLogprob(), QuantileLogprob(0.25), Sum(), Brevity()),
-    *(Margin("worst"), Margin("mean"), Margin("first"), Entropy("worst"), Entropy("mean"), Entropy("first")),
-)
-"""All that tokens tell."""
+from serve_app.cascade.answer_scorer import AnswerScorer
+from serve_app.cascade.base import Judged, Level, Signal
+from serve_app.cascade.combined import Combined
+from serve_app.pools.reading import Reading, Said
+from serve_app.types import Query
+
+log = logging.getLogger("jethro.cascade")
 
 
 @dataclass(frozen=True, slots=True)
-class JudgePlan:
-    """Which signals, none of which needs a fit; `scorer`: the encoder of a trained answer scorer beside them.
+class Further:
+    """What was asked beside the answer: more samples of the same model, its verdicts by choice, the router's score."""
 
-    Several are combined. `prefix`: judge the first so many tokens only. `calibrator`: logistic or isotonic.
-    """
-
-    signals: tuple[Signal, ...] = (*LOGPROB_SIGNALS, Prior())
-    calibrator: str = "logistic"
-    scorer: str | None = None
-    prefix: int | None = None
-    seed: int = 0
+    samples: tuple[str, ...] = ()
+    verdicts: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    prior: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """A level's fitted signal and calibrator."""
+class Judgement:
+    """Of one level's answer. `value` is nan where the signal told nothing; `why` says what ruled the answer out."""
 
-    signal: Signal
-    calibrator: Calibrator
+    pool: str
+    signal: str
+    value: float
+    probability: float
+    threshold: float
+    ms: float
+    why: str = ""
 
-    def probability(self, judged: Judged) -> float:
-        """That the answer is right; NOT_TAKEN where the signal cannot be told."""
-        value = self.signal.value(judged)
-        return NOT_TAKEN if np.isnan(value) else self.calibrator.probability(value)
+    @property
+    def accepted(self) -> bool:
+        """Whether the answer is taken."""
+        return not self.why and self.probability >= self.threshold
 
-    def probabilities(self, raw: Floats) -> Floats:
-        """The same for raw values [n, signals] of the plan's signals, as `raw_values` gives them; shape [n]."""
-        if isinstance(self.signal, Combined):
-            values = [self.signal.of_values(row) for row in raw.tolist()]
-        else:
-            values = raw[:, 0].tolist()
-        return np.array([NOT_TAKEN if np.isnan(v) else self.calibrator.probability(v) for v in values])
-
-
-def opening(judged: Judged, tokens: int | None) -> Judged:
-    """The answer as it stands after its first `tokens`: unfinished if more would come. None: the whole answer."""
-    if tokens is None or not judged.finished or len(judged.logprobs) < tokens:
-        return judged
-    if not judged.logprobs:
-        return judged
-    first = judged.logprobs[:tokens]
-    return replace(judged, text="".join(token.token for token in first), logprobs=first, finished=False)
+    def __str__(self) -> str:
+        if self.why:
+            return self.why
+        if math.isnan(self.value):
+            return f"{self.signal} tells nothing"
+        sign = ">=" if self.accepted else "<"
+        return f"{self.signal} {self.value:.4g}, right with {self.probability:.3f} {sign} {self.threshold:.3f}"
 
 
-def raw_values(signals: Sequence[Signal], judged: Sequence[Judged], prefix: int | None = None) -> Floats:
-    """Raw values [n, signals] of answers, or of their first tokens."""
-    seen = [opening(j, prefix) for j in judged]
-    return np.array([[signal.value(j) for signal in signals] for j in seen], dtype=np.float64).reshape(-1, len(signals))
+def judge(level: Level, query: Query, reading: Reading, further: Further, tokens: int | None = None) -> Judgement:
+    """The judgement of a level that has a signal. `tokens`: only so many first tokens are judged of a longer answer.
 
-
-def fit_judge(plan: JudgePlan, raw: Floats, ok: Floats, judged: Sequence[Judged] = ()) -> Judge:
-    """A judge from raw values [n, signals] and qualities [n]; `judged` for a plan with a trained scorer.
-
-    What is trained is calibrated on its values out of fold. Raises InsufficientData and DependencyError.
+    Of several choices the one least likely to be right counts: all of them go to the caller.
     """
-    signals, values = plan.signals, raw
-    if plan.scorer is not None:
-        scorer, outside = _scorer(plan, judged, ok)
-        signals, values = (*signals, scorer), np.column_stack([raw, outside])
-    if len(signals) == 1:
-        return Judge(signals[0], fit_calibrator(plan.calibrator, values[:, 0], ok))
-    combined, log_odds = fit_combined(signals, values, ok, plan.seed)
-    return Judge(combined, fit_calibrator(plan.calibrator, log_odds, ok))
+    started = perf_counter()
+    signal, calibrator = level.signal, level.calibrator
+    assert signal is not None and calibrator is not None
+    value, probability, why = math.nan, math.inf, ""
+    for index, said in reading.choices.items():
+        why = why or impossible_call(said, query)
+        judged = judged_of(query, said, further, index, tokens)
+        try:
+            found = float(signal.value(judged))
+            chance = calibrator.probability(found)
+            chance = 0.0 if math.isnan(chance) else chance
+        except Exception:  # an answer must not be lost for a judge that fails; the level above answers
+            log.exception("signal %s of level %s failed", signal.name, level.pool)
+            found, chance = math.nan, 0.0
+        if chance < probability:
+            value, probability = found, chance
+    if math.isnan(value) or not math.isfinite(probability):
+        probability = 0.0
+    ms = (perf_counter() - started) * 1e3
+    return Judgement(level.pool, signal.name, value, probability, level.threshold, ms, why)
 
 
-def _scorer(plan: JudgePlan, judged: Sequence[Judged], ok: Floats) -> tuple[AnswerScorer, Floats]:
-    from serve_app.learning.encoder import load_encoder
+def text_of(said: Said) -> str:
+    """A choice as text: what it says, then each tool call as `name(arguments)`."""
+    calls = [f"{call['name']}({call['arguments']})" for _, call in sorted(said.calls.items())]
+    return "\n".join([*([said.text] if said.text or not calls else []), *calls])
 
-    return fit_answer_scorer([opening(j, plan.prefix) for j in judged], ok, load_encoder(str(plan.scorer)), plan.seed)
+
+def impossible_call(said: Said, query: Query) -> str:
+    """Why a finished choice's tool calls cannot be made: no such tool, or arguments that are no JSON object."""
+    if not said.calls or said.finish_reason is None:
+        return ""
+    names = _names(query)
+    for call in said.calls.values():
+        if call["name"] not in names:
+            return f"it calls {call['name'][:64]!r}, which is no tool"
+        try:
+            arguments = orjson.loads(call["arguments"] or "{}")
+        except orjson.JSONDecodeError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            return f"its arguments for {call['name'][:64]} are no JSON object"
+    return ""
+
+
+def _names(query: Query) -> Collection[str]:
+    return {str((tool.get("function") or {}).get("name")) for tool in query.tools}
+
+
+def is_slow(signal: Signal) -> bool:
+    """Whether it computes for longer than an event loop should wait: encodes text."""
+    if isinstance(signal, Combined):
+        return any(map(is_slow, signal.signals))
+    return isinstance(signal, AnswerScorer)
+
+
+def judged_of(query: Query, said: Said, further: Further, index: int = 0, tokens: int | None = None) -> Judged:
+    """One choice as signals see it, its first `tokens` only where it has more."""
+    text, logprobs, finished = text_of(said), tuple(said.logprobs), said.finish_reason is not None
+    if tokens is not None and said.tokens > tokens:
+        logprobs, finished = logprobs[:tokens], False
+        if logprobs:
+            text = "".join(t.token for t in logprobs)
+    return Judged(query, text, logprobs, finished, further.samples, further.verdicts.get(index, ()), further.prior)
+
+
+def features_of(judgements: Sequence[Judgement], prior: float | None) -> dict[str, float]:
+    """What a Decision tells of the judgements, JSON-ready; a signal that told nothing is left out."""
+    told = {} if prior is None else {"prior": round(prior, 6)}
+    for judgement in judgements:
+        if math.isfinite(judgement.value):
+            told[f"{judgement.pool}:{judgement.signal}"] = round(judgement.value, 6)
+        told[f"{judgement.pool}:probability"] = round(judgement.probability, 6)
+        told[f"{judgement.pool}:threshold"] = round(judgement.threshold, 6)
+    return told
