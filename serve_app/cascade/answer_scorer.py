@@ -7,7 +7,6 @@ the head is fitted in a second on CPU, and a served query's vector is there alre
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
@@ -53,12 +52,15 @@ class AnswerScorer:
 
     def value(self, judged: Judged) -> float:
         """Log-odds; nan for an answer without text. Loads the encoder at first use."""
-        if not judged.text.strip():
-            return nan
+        return float(self.values([judged])[0])
+
+    def values(self, judged: Sequence[Judged]) -> Floats:
+        """Of many answers at once, shape [n]."""
         from serve_app.learning.encoder import load_encoder
 
-        vectors = features(load_encoder(self.encoder), [judged])
-        return float(vectors[0] @ self.weights + self.bias)
+        silent = np.array([not j.text.strip() for j in judged], dtype=bool)
+        found = features(load_encoder(self.encoder), judged) @ self.weights + self.bias
+        return np.where(silent, np.nan, found)
 
     def check(self, where: str) -> None:
         """Load the encoder and compare. Raises ConfigError naming the mend, DependencyError without the packages."""

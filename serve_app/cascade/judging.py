@@ -50,13 +50,17 @@ class Judge:
         value = self.signal.value(judged)
         return NOT_TAKEN if np.isnan(value) else self.calibrator.probability(value)
 
-    def probabilities(self, raw: Floats) -> Floats:
-        """The same for raw values [n, signals] of the plan's signals, as `raw_values` gives them; shape [n]."""
-        if isinstance(self.signal, Combined):
-            values = [self.signal.of_values(row) for row in raw.tolist()]
-        else:
-            values = raw[:, 0].tolist()
-        return np.array([NOT_TAKEN if np.isnan(v) else self.calibrator.probability(v) for v in values])
+    def probabilities(self, raw: Floats, judged: Sequence[Judged] = ()) -> Floats:
+        """The same, shape [n], for raw values [n, signals] of the plan's signals, as `raw_values` gives them.
+
+        `judged`, cut to the plan's prefix, for a plan with a trained scorer.
+        """
+        parts = self.signal.signals if isinstance(self.signal, Combined) else (self.signal,)
+        if isinstance(parts[-1], AnswerScorer):
+            raw = np.column_stack([raw, parts[-1].values(judged)])
+        rows = raw.tolist()
+        combined = self.signal.of_values if isinstance(self.signal, Combined) else lambda row: row[0]
+        return probabilities(self.calibrator, np.array([combined(row) for row in rows], dtype=np.float64))
 
 
 def opening(judged: Judged, tokens: int | None) -> Judged:
@@ -75,19 +79,28 @@ def raw_values(signals: Sequence[Signal], judged: Sequence[Judged], prefix: int 
     return np.array([[signal.value(j) for signal in signals] for j in seen], dtype=np.float64).reshape(-1, len(signals))
 
 
-def fit_judge(plan: JudgePlan, raw: Floats, ok: Floats, judged: Sequence[Judged] = ()) -> Judge:
-    """A judge from raw values [n, signals] and qualities [n]; `judged` for a plan with a trained scorer.
+def fit_judge(plan: JudgePlan, raw: Floats, ok: Floats, judged: Sequence[Judged] = ()) -> tuple[Judge, Floats]:
+    """A judge from raw values [n, signals] and qualities [n], and its probabilities [n] of these answers.
 
-    What is trained is calibrated on its values out of fold. Raises InsufficientData and DependencyError.
+    `judged` for a plan with a trained scorer. What is trained is calibrated on its values out of fold, and these are
+    what the probabilities given are of: thresholds found on them are not flattered. Raises InsufficientData and
+    DependencyError.
     """
     signals, values = plan.signals, raw
     if plan.scorer is not None:
         scorer, outside = _scorer(plan, judged, ok)
         signals, values = (*signals, scorer), np.column_stack([raw, outside])
     if len(signals) == 1:
-        return Judge(signals[0], fit_calibrator(plan.calibrator, values[:, 0], ok))
-    combined, log_odds = fit_combined(signals, values, ok, plan.seed)
-    return Judge(combined, fit_calibrator(plan.calibrator, log_odds, ok))
+        signal, known = signals[0], values[:, 0]
+    else:
+        signal, known = fit_combined(signals, values, ok, plan.seed)
+    calibrator = fit_calibrator(plan.calibrator, known, ok)
+    return Judge(signal, calibrator), probabilities(calibrator, known)
+
+
+def probabilities(calibrator: Calibrator, values: Floats) -> Floats:
+    """Of each value [n]; NOT_TAKEN for nan."""
+    return np.array([NOT_TAKEN if np.isnan(v) else calibrator.probability(v) for v in values.tolist()])
 
 
 def _scorer(plan: JudgePlan, judged: Sequence[Judged], ok: Floats) -> tuple[AnswerScorer, Floats]:

@@ -3,7 +3,7 @@
 JSON lines (gzipped or not), one query a row:
 
     {"i": 0, "split": "train", "prompt": "...", "prior": 0.3, "m": {"small": {"ok": 1, "conf": -0.2, "cost": 1e-5,
-     "ms": 120, "tin": 30, "tout": 2, "ans": "42", "tokens": [["4", -0.1, [["4", -0.1], ["5", -2.4]]], ...],
+     "ms": 120, "tin": 30, "tout": 2, "ans": "42", "model": "jlab-small", "tokens": [["4", -0.1, [["4", -0.1], ["5", -2.4]]], ...],
      "samples": ["42", "41"], "verdicts": [1, 0]}, "large": {...}}}
 
 `messages` may stand for `prompt`. `ok` is a quality in [0, 1]; `conf` a raw signal, higher is surer; `cost` in US
@@ -39,6 +39,7 @@ class Recorded:
 
     `confidence`: the raw signal that was recorded, nan where none was. `judged[row][model]`: the answer as signals see
     it. `extra_cost_usd`: of the further calls (samples, self-verifications) that the signals in `judged` took.
+    `models` are names as recorded, of pools as a rule; `served` the models behind them, () where nobody knows.
     """
 
     models: tuple[str, ...]
@@ -52,6 +53,7 @@ class Recorded:
     tokens_out: Floats
     extra_cost_usd: Floats
     judged: tuple[tuple[Judged, ...], ...]
+    served: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.prompts), len(self.models))
@@ -90,7 +92,8 @@ class Recorded:
         at = [self.models.index(m) for m in models]
         judged = tuple(tuple(row[j] for j in at) for row in self.judged)
         arrays = {name: getattr(self, name)[:, at] for name in _ARRAYS}
-        return replace(self, models=tuple(models), judged=judged, **arrays)
+        served = tuple(self.served[j] for j in at) if self.served else ()
+        return replace(self, models=tuple(models), judged=judged, served=served, **arrays)
 
     def digest(self) -> str:
         """Hash of what a fit reads: models, queries, qualities, costs and answers; for the record of an artefact."""
@@ -121,8 +124,15 @@ def read(path: Path) -> Recorded:
         prompts=tuple(query.text for query in queries),
         splits=tuple(record.text("split") or "" for record in records),
         judged=tuple(judged),
+        served=_served(records[0], models),
         **arrays,
     )
+
+
+def _served(record: Record, models: Sequence[str]) -> tuple[str, ...]:
+    """The model id behind each name, of the first row; all or none."""
+    found = tuple(str(_answers(record)[model].get("model") or "") for model in models)
+    return found if all(found) else ()
 
 
 def _answers(record: Record) -> Mapping[str, Mapping[str, Any]]:

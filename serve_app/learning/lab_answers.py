@@ -57,7 +57,7 @@ def lab_answers(
     rows = np.array([place[p] for p in prompts], dtype=np.int64)
     pools = {}
     for name in models:
-        model, tokenizer = _load(models_dir / name)
+        model, tokenizer = load_model(models_dir / name)
         started = perf_counter()
         texts = _sampled(model, tokenizer, distinct, draw, _Told(name, len(distinct), report))
         pool = _pool(name, distinct, texts, [answers[p] for p in distinct])
@@ -95,7 +95,8 @@ class _Told:
             self._report(f"{self._name}: {self._done:,} of {self._total:,} queries answered, {rate:.0f} a second")
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
+def load_model(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a lab folder. Raises FileNotFoundError for a folder without weights."""
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{folder} holds no model: build it with `jethro lab build`")
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -136,11 +137,11 @@ def _pool(name: str, prompts: Sequence[str], texts: Sequence[tuple[str, ...]], a
     quality = np.array([[grade(answer, text) for text in row] for answer, row in zip(answers, texts, strict=True)])
     read = np.repeat(np.array([[len(p) + 3.0] for p in prompts]), quality.shape[1], axis=1)
     written = np.array([[len(t) + 1.0 for t in row] for row in texts])
-    cost = (read + written) * _usd_per_million(name) / 1e6
+    cost = (read + written) * usd_per_million(name) / 1e6
     return PoolAnswers(f"jlab-{name}", tuple(texts), quality, cost, read, written)
 
 
-def _usd_per_million(name: str) -> float:
+def usd_per_million(name: str) -> float:
     """Price of a token, read or written (the lab charges both alike)."""
     pools = load("lab", env={}).pools
     return pools[name].price.input_usd_per_million if name in pools else _TINY_USD_PER_MILLION
