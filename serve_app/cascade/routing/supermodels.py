@@ -1,0 +1,156 @@
+"""Which set of models to ask for next: the best trade of expected best quality against summed cost.
+
+A supermodel is a set of models, those that have answered among them: its quality is the expected maximum of theirs,
+its cost the sum of those still to ask (Dekoninck et al. 2025, section 3). Expected maxima are submodular, so a model
+that does not pay in a set does not pay in a larger one: such sets are never looked at, and none of them could win.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.cascade.routing.expected_max import expected_max_of_two, standard_draws
+from serve_app.cascade.routing.sets import by_size, members, parents
+
+Floats = NDArray[np.float64]
+Form = Literal["any", "prefix", "single"]
+"""any: cascade routing. prefix: a cascade, whose models keep their order and none is skipped. single: routing, one
+model and no second."""
+STOP = -1
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """n queries in one state: `quality` and `cost` [n, K] as estimated, `move` the factor [K, K] of how far the
+    quality of models to come may still move, `unit` [n, K] its unit (see uncertainty).
+    """
+
+    asked: int
+    quality: Floats
+    cost: Floats
+    move: Floats
+    unit: Floats
+
+    @property
+    def new(self) -> list[int]:
+        """Models that have not answered."""
+        return [m for m in range(self.quality.shape[1]) if not self.asked >> m & 1]
+
+    @property
+    def best(self) -> Floats:
+        """Estimated quality of the best answer so far [n]; 0 with none, which is below any answer's."""
+        there = members(self.asked, self.quality.shape[1])
+        return self.quality[:, there].max(1) if there else np.zeros(len(self.quality))
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """For each query [n]: the supermodel's new models as a mask (0: stop), and its value, quality - λ cost."""
+
+    models: NDArray[np.int64]
+    value: Floats
+
+
+def best_supermodel(view: View, price: float, form: Form, prune: bool = True) -> Best:
+    """The best of all sets that `form` allows. `price` is λ, in quality for a US dollar.
+
+    Of sets of equal value the first, a smaller one, is taken. Pruning changes nothing but the time it takes.
+    """
+    n = len(view.quality)
+    value = view.best if view.asked else np.full(n, -np.inf)
+    models = np.zeros(n, dtype=np.int64)
+    if price == np.inf and view.asked:
+        return Best(models, value)
+    net: dict[int, Floats] = {0: value}
+    expected = _Expected(view)
+    alive: dict[int, NDArray[np.bool_]] = {}
+    for wanted in _sets(view, form):
+        wins = np.ones(n, dtype=bool)
+        smaller = [p for p in parents(wanted) if p in net]
+        if prune and form == "any":
+            for parent in smaller:
+                wins &= alive.get(parent, wins)
+            if not wins.any():
+                alive[wanted] = wins
+                continue
+        found = expected(wanted) - price * view.cost[:, members(wanted, view.quality.shape[1])].sum(1)
+        for parent in smaller if form == "any" else ():
+            wins &= found >= net[parent]
+        net[wanted], alive[wanted] = found, wins
+        better = found > value
+        value, models = np.where(better, found, value), np.where(better, wanted, models)
+    return Best(models, value)
+
+
+def next_model(view: View, price: float, form: Form) -> NDArray[np.int64]:
+    """Model to ask next for each query [n], or STOP: of the best supermodel the cheapest (a prefix's: the next)."""
+    if form == "single" and view.asked:
+        return np.full(len(view.quality), STOP)
+    models = best_supermodel(view, price, form).models
+    found = np.full(len(models), STOP)
+    for wanted in np.unique(models[models > 0]).tolist():
+        new = members(wanted, view.quality.shape[1])
+        rows = models == wanted
+        found[rows] = new[0] if form == "prefix" else np.array(new)[view.cost[np.ix_(rows, new)].argmin(1)]
+    return found
+
+
+def _sets(view: View, form: Form) -> list[int]:
+    """Sets of new models, the smaller ones first."""
+    if form == "single":
+        return [1 << m for m in view.new]
+    if form == "prefix":
+        start = view.asked.bit_length()
+        return [sum(1 << m for m in range(start, end)) for end in range(start + 1, view.quality.shape[1] + 1)]
+    return [models for models in by_size(view.quality.shape[1]) if models and not models & view.asked]
+
+
+class _Expected:
+    """Expected quality of the best answer of those there and a set of new ones, each set's maxima kept for larger ones.
+
+    Exact where two estimates are all there is, by fixed draws otherwise: never a mix, which would not be submodular.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        new = view.new
+        self._exact = len(new) + bool(view.asked) <= 2
+        self._certain = not view.move.any()
+        self._maxima: dict[int, Floats] = {}
+        if not self._exact and not self._certain:
+            draws = standard_draws(view.quality.shape[1]) @ view.move.T
+            self._draws = view.quality[:, None, :] + view.unit[:, None, :] * draws[None]
+
+    def __call__(self, wanted: int) -> Floats:
+        """[n]."""
+        view = self._view
+        columns = members(wanted, view.quality.shape[1])
+        if self._certain:
+            found: Floats = np.maximum(view.quality[:, columns].max(1), view.best)
+            return found
+        if self._exact:
+            return self._exactly(columns)
+        return np.maximum(self._best_of(wanted), view.best[:, None]).mean(1)
+
+    def _exactly(self, columns: list[int]) -> Floats:
+        view = self._view
+        moves = view.unit[:, columns, None] * view.move[columns]
+        first = view.quality[:, columns[0]]
+        if len(columns) == 2:
+            apart = np.linalg.norm(moves[:, 0] - moves[:, 1], axis=1)
+            return expected_max_of_two(first, view.quality[:, columns[1]], apart)
+        if not view.asked:
+            return first
+        return expected_max_of_two(view.best, first, np.linalg.norm(moves[:, 0], axis=1))
+
+    def _best_of(self, wanted: int) -> Floats:
+        """Maxima over the set of each draw [n, draws]."""
+        found = self._maxima.get(wanted)
+        if found is None:
+            last = wanted.bit_length() - 1
+            rest = wanted & ~(1 << last)
+            alone = self._draws[:, :, last]
+            found = self._maxima[wanted] = np.maximum(self._best_of(rest), alone) if rest else alone
+        return found

@@ -1,0 +1,86 @@
+"""A policy, and what comes of it on queries whose every estimate is known: the walk from answer to answer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.cascade.routing.supermodels import STOP, Form, View, next_model
+from serve_app.cascade.routing.uncertainty import unit_of_moves
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """λ of the first decision, in quality for a US dollar; later ones pay `later` times as much (inf: never go on).
+
+    `spread` scales how far estimates are taken to move: 0 takes them as certain. `models` is the mask of those that
+    may be asked at all.
+    """
+
+    price: float
+    later: float = 1.0
+    spread: float = 1.0
+    form: Form = "any"
+    models: int = -1
+
+    def next(self, asked: int, quality: Floats, cost: Floats, move: Floats) -> NDArray[np.int64]:
+        """For queries [n, K] in one state the model to ask next, or STOP."""
+        allowed = np.array([self.models >> m & 1 for m in range(quality.shape[1])], dtype=bool)
+        cost = cost if allowed.all() else np.where(allowed, cost, np.inf)
+        factor = move * self.spread if self.spread else np.zeros_like(move)
+        view = View(asked, quality, cost, factor, unit_of_moves(quality))
+        price = self.price if not asked else self.price * self.later if self.price else self.price
+        return next_model(view, price, self.form)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Estimates of n queries in every state, and what is true: `quality` and `cost` [2 ** K, n, K] as estimated, `move`
+    [2 ** K, K, K]; `ok` and `cost_usd` [n, K] as they are.
+    """
+
+    quality: Floats
+    cost: Floats
+    move: Floats
+    ok: Floats
+    cost_usd: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """For each query [n]: quality of the answer taken, all that was spent, which models answered (mask), and whose
+    answer it is.
+    """
+
+    quality: Floats
+    cost_usd: Floats
+    asked: NDArray[np.int64]
+    answer: NDArray[np.int64]
+
+
+def walk(tables: Tables, policy: Policy) -> Walked:
+    """Every query to its end."""
+    n, models = tables.ok.shape
+    asked = np.zeros(n, dtype=np.int64)
+    going = np.ones(n, dtype=bool)
+    spent = np.zeros(n)
+    while going.any():
+        for state in np.unique(asked[going]).tolist():
+            rows = np.flatnonzero(going & (asked == state))
+            quality, cost = tables.quality[state][rows], tables.cost[state][rows]
+            chosen = policy.next(state, quality, cost, tables.move[state])
+            going[rows[chosen == STOP]] = False
+            rows, chosen = rows[chosen != STOP], chosen[chosen != STOP]
+            spent[rows] += tables.cost_usd[rows, chosen]
+            asked[rows] |= 1 << chosen
+        going &= asked != 2**models - 1
+    answer = best_answer(asked, tables.quality[asked, np.arange(n)])
+    return Walked(tables.ok[np.arange(n), answer], spent, asked, answer)
+
+
+def best_answer(asked: NDArray[np.int64], quality: Floats) -> NDArray[np.int64]:
+    """Of the models that answered the one of the highest estimate, from masks [n] and estimates [n, K]."""
+    there = [[bool(s >> m & 1) for m in range(quality.shape[1])] for s in asked.tolist()]
+    return np.where(there, quality, -1.0).argmax(1)
