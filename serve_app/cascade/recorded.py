@@ -3,8 +3,8 @@
 JSON lines (gzipped or not), one query a row:
 
     {"i": 0, "split": "train", "prompt": "...", "prior": 0.3, "m": {"small": {"ok": 1, "conf": -0.2, "cost": 1e-5,
-     "ms": 120, "tin": 30, "tout": 2, "ans": "42", "model": "jlab-small", "tokens": [["4", -0.1, [["4", -0.1], ["5", -2.4]]], ...],
-     "samples": ["42", "41"], "verdicts": [1, 0]}, "large": {...}}}
+     "ms": 120, "tin": 30, "tout": 2, "ans": "42", "model": "jlab-small", "samples": ["42", "41"], "verdicts": [1, 0],
+     "tokens": [["4", -0.1, [["4", -0.1], ["5", -2.4]]], ...]}, "large": {...}}}
 
 `messages` may stand for `prompt`. `ok` is a quality in [0, 1]; `conf` a raw signal, higher is surer; `cost` in US
 dollars, `ms` milliseconds, `tin` and `tout` tokens. Needed are `m`, a prompt, `ok` and `cost`; all else may be absent:
