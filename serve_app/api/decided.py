@@ -7,7 +7,7 @@ import orjson
 
 from serve_app.api.reply import Headers, header_text
 from serve_app.observability.outcome import Outcome
-from serve_app.types import Decision
+from serve_app.types import Decision, Usage
 
 
 def decision_headers(decision: Decision) -> Headers:
@@ -44,7 +44,23 @@ def jethro_object(decision: Decision, outcome: Outcome) -> bytes:
     body["cost_usd"] = outcome.cost_usd
     if len(outcome.steps) > 1:
         body["steps"] = [asdict(step) for step in outcome.steps]
+        body["wasted"] = {**outcome.wasted.to_openai(), "cost_usd": outcome.wasted_usd}
     return orjson.dumps(body)
+
+
+def spent_headers(outcome: Outcome) -> Headers:
+    """What the answer cost, and what of it was wasted; known when it is whole."""
+    headers = [(b"x-jethro-cost-usd", b"%.6g" % outcome.cost_usd)]
+    wasted = outcome.wasted
+    if wasted.total_tokens:
+        headers.append((b"x-jethro-wasted-tokens", b"%d" % wasted.total_tokens))
+        headers.append((b"x-jethro-wasted-usd", b"%.6g" % outcome.wasted_usd))
+    return headers
+
+
+def with_usage(body: bytes, usage: Usage | None) -> bytes:
+    """`body`, a JSON object with OpenAI's usage, counting `usage` instead of its own; None: as it is."""
+    return body if usage is None else orjson.dumps({**orjson.loads(body), "usage": usage.to_openai()})
 
 
 def spliced(body: bytes, jethro: bytes) -> bytes:

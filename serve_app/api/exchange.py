@@ -15,7 +15,14 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.api.body import parse_object, read_body
 from serve_app.api.caller import CALLER, Caller
-from serve_app.api.decided import decision_headers, jethro_object, spliced, timing_headers
+from serve_app.api.decided import (
+    decision_headers,
+    jethro_object,
+    spent_headers,
+    spliced,
+    timing_headers,
+    with_usage,
+)
 from serve_app.api.ids import Ids
 from serve_app.api.interrupt import CallerGone, DeadlinePassed, Interrupt
 from serve_app.api.query import Asked
@@ -144,11 +151,13 @@ class _Answering:
         if decision is None:
             raise UpstreamError("The strategy ended without a decision.")
         if asked.stream:
-            await self._end_stream(tail.end(jethro_object(decision, self.outcome)))
+            outcome = self.outcome
+            await self._end_stream(tail.end(jethro_object(decision, outcome), outcome.usage_to_show))
         elif answer is None:
             raise UpstreamError("The strategy ended without an answer.")
         else:
-            await self._whole(spliced(answer.body, jethro_object(decision, self.outcome)))
+            body = with_usage(answer.body, self.outcome.usage_to_show)
+            await self._whole(spliced(body, jethro_object(decision, self.outcome)))
 
     async def fail(self, error: JethroError, retry_after_s: float) -> None:
         """An error: with its true status if nothing was sent yet, else as the stream's last event."""
@@ -189,7 +198,7 @@ class _Answering:
     async def _whole(self, body: bytes) -> None:
         outcome = self.outcome
         outcome.ttft_ms = self._elapsed_ms()
-        self._headers.append((b"x-jethro-cost-usd", b"%.6g" % outcome.cost_usd))
+        self._headers += spent_headers(outcome)
         self._headers += timing_headers(outcome, outcome.ttft_ms)
         self._begun = True
         await send_json(self._send, 200, body, self._headers)

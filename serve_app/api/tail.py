@@ -10,9 +10,10 @@ from typing import Any
 
 import orjson
 
-from serve_app.api.decided import spliced
+from serve_app.api.decided import spliced, with_usage
 from serve_app.errors import UpstreamError
 from serve_app.pools.base import Frame
+from serve_app.types import Usage
 
 _SPECIAL = re.compile(rb'"(?:finish_reason": *"|usage": *\{|error": *\{)')
 """Text inside a JSON string has its quotes escaped, so it cannot look like this."""
@@ -42,15 +43,16 @@ class Tail:
                 out.append(self._event(body))
         return b"".join(out)
 
-    def end(self, jethro: bytes) -> bytes:
+    def end(self, jethro: bytes, usage: Usage | None = None) -> bytes:
         """The last bytes: what was held back, with the `jethro` object, and `[DONE]`.
 
-        Raises UpstreamError if the stream ended without a finish reason.
+        `usage` stands in the place of the pool's, which counts the one call that answered. Raises UpstreamError if the stream ended without a finish reason.
         """
         if self._finish is None:
             raise UpstreamError("The model's stream ended without a finish reason.")
         if self._include_usage and self._usage is not None:
-            return _event_of(self._finish) + _event_of(spliced(self._usage, jethro)) + DONE
+            told = with_usage(self._usage, usage)
+            return _event_of(self._finish) + _event_of(spliced(told, jethro)) + DONE
         return _event_of(spliced(self._finish, jethro)) + DONE
 
     def _event(self, body: bytes) -> bytes:

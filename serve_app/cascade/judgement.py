@@ -120,9 +120,7 @@ def judged_of(query: Query, said: Said, further: Further, index: int = 0, tokens
     """One choice as signals see it, its first `tokens` only where it has more."""
     text, logprobs, finished = text_of(said), tuple(said.logprobs), said.finish_reason is not None
     if tokens is not None and said.tokens > tokens:
-        logprobs, finished = logprobs[:tokens], False
-        if logprobs:
-            text = "".join(t.token for t in logprobs)
+        text, logprobs, finished = said.opening(tokens), logprobs[:tokens], False
     return Judged(query, text, logprobs, finished, further.samples, further.verdicts.get(index, ()), further.prior)
 
 

@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from serve_app.observability.outcome import Outcome
+from serve_app.observability.streams import StreamCollector, WatchedStreams
 from serve_app.store.base import StoreFigures
 
 _DECIDE_S = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 1.0)
@@ -77,8 +78,14 @@ class Recorder:
             "jethro_unscored", "Decisions without a score: the strong pool was asked", ("router",), registry=r
         )
         self._fallbacks = Counter("jethro_fallbacks", "Answers by another pool than first asked", ("pool",), registry=r)
+        self._escalations = Counter(
+            "jethro_escalations", "Answers that did not convince, and were replaced", ("pool",), registry=r
+        )
         self._tokens = Counter("jethro_tokens", "Tokens read and written", ("pool", "direction"), registry=r)
-        self._wasted = Counter("jethro_wasted_tokens", "Tokens of calls that gave no answer", ("pool",), registry=r)
+        self._wasted = Counter("jethro_wasted_tokens", "Tokens of calls that are in no answer", ("pool",), registry=r)
+        self._wasted_usd = Counter(
+            "jethro_wasted_cost_usd", "US dollars of calls that are in no answer", ("pool",), registry=r
+        )
         self._cost = Counter("jethro_cost_usd", "Spent, in US dollars", ("pool",), registry=r)
         self._unauthorized = Counter("jethro_unauthorized", "Requests with no key or a wrong one", registry=r)
         self._feedback = Counter("jethro_feedback", "Feedback stored", registry=r)
@@ -103,6 +110,10 @@ class Recorder:
     def watch_routers(self, figures: Callable[[], Sequence[RouterFigures]]) -> None:
         """Report the routers' versions and drift at every scrape."""
         self.registry.register(_RouterCollector(figures))
+
+    def watch_streams(self, streams: WatchedStreams) -> None:
+        """Report the streams at every scrape."""
+        self.registry.register(StreamCollector(streams))
 
     def started(self) -> None:
         """A request arrived."""
@@ -157,14 +168,19 @@ class Recorder:
 
     def _spent(self, outcome: Outcome) -> None:
         steps = outcome.steps
-        if len(steps) > 1 and steps[0].pool != steps[-1].pool and steps[0].wasted:
+        if len(steps) > 1 and steps[0].pool != steps[-1].pool and steps[0].failed:
             self._fallbacks.labels(steps[0].pool).inc()
+        decision = outcome.decision
+        for pool in {step.pool for step in steps if step.wasted and not step.failed}:
+            if decision is not None and pool != decision.pool:
+                self._escalations.labels(pool).inc()
         for step in steps:
             self._tokens_of(step.pool, "in").inc(step.usage.prompt_tokens)
             self._tokens_of(step.pool, "out").inc(step.usage.completion_tokens)
             self._cost_of(step.pool).inc(step.cost_usd)
             if step.wasted:
                 self._wasted.labels(step.pool).inc(step.usage.total_tokens)
+                self._wasted_usd.labels(step.pool).inc(step.cost_usd)
 
 
 class _StoreCollector(Collector):

@@ -48,6 +48,22 @@ class Outcome:
         """US dollars of all model calls together."""
         return self.steps[0].cost_usd if len(self.steps) == 1 else sum(s.cost_usd for s in self.steps)
 
+    @property
+    def wasted(self) -> Usage:
+        """Tokens of the calls that are in no answer."""
+        lost = [s.usage for s in self.steps if s.wasted]
+        return Usage(sum(u.prompt_tokens for u in lost), sum(u.completion_tokens for u in lost))
+
+    @property
+    def wasted_usd(self) -> float:
+        """US dollars of those calls."""
+        return sum(s.cost_usd for s in self.steps if s.wasted)
+
+    @property
+    def usage_to_show(self) -> Usage | None:
+        """The usage of all calls, where more than one took tokens; None: that of the answer itself is all there is."""
+        return self.usage if sum(s.usage.total_tokens > 0 for s in self.steps) > 1 else None
+
     def record(self) -> DecisionRecord | None:
         """The row for the store; None if it never came to a decision."""
         if self.decision is None:

@@ -18,25 +18,33 @@ from serve_app.types import Chunk, Endpoint, FinishReason, Query, TokenLogprob, 
 
 @dataclass(slots=True)
 class Said:
-    """What one choice says so far. `pieces`: text events, a token each where the engine sends them one by one."""
+    """What one choice says so far. `pieces`: its text as it came, a token each where the engine sends them singly."""
 
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     calls: dict[int, dict[str, str]] = field(default_factory=dict)
     """Tool calls by position: name, and arguments as far as they came."""
-    pieces: int = 0
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.pieces)
 
     @property
     def tokens(self) -> int:
         """Tokens so far: as many as have a log-probability, or pieces where none has."""
-        return len(self.logprobs) or self.pieces
+        return len(self.logprobs) or len(self.pieces)
+
+    def opening(self, tokens: int) -> str:
+        """The text of its first tokens."""
+        return "".join(t.token for t in self.logprobs[:tokens]) if self.logprobs else "".join(self.pieces[:tokens])
 
     def add(self, chunk: Chunk) -> None:
         """Take in the next piece."""
-        self.text += chunk.text
+        if chunk.text:
+            self.pieces.append(chunk.text)
         self.logprobs += chunk.logprobs
-        self.pieces += bool(chunk.text)
         self.finish_reason = chunk.finish_reason or self.finish_reason
         for position, piece in enumerate(chunk.tool_calls):
             call = self.calls.setdefault(piece.get("index", position), {"name": "", "arguments": ""})

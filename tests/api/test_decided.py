@@ -2,7 +2,15 @@ import json
 
 import pytest
 
-from serve_app.api.decided import decision_headers, decision_json, jethro_object, spliced, timing_headers
+from serve_app.api.decided import (
+    decision_headers,
+    decision_json,
+    jethro_object,
+    spent_headers,
+    spliced,
+    timing_headers,
+    with_usage,
+)
 from serve_app.observability.outcome import Outcome
 from serve_app.types import Decision, Step, Usage
 
@@ -33,8 +41,26 @@ def test_the_time_of_every_layer():
 def test_the_object_counts_all_steps_and_lists_them_if_there_are_several():
     one = json.loads(jethro_object(DECISION, outcome(Step("small", "chosen", Usage(1, 2), 0.5))))
     assert (one["cost_usd"], "steps" in one) == (0.5, False)
-    steps = (Step("small", "failed", wasted=True), Step("large", "fallback", Usage(1, 2), 0.5))
-    assert [s["wasted"] for s in json.loads(jethro_object(DECISION, outcome(*steps)))["steps"]] == [True, False]
+    steps = (Step("small", "not sure", Usage(3, 4), 0.25, wasted=True), Step("large", "taken", Usage(1, 2), 0.5))
+    both = json.loads(jethro_object(DECISION, outcome(*steps)))
+    assert [s["wasted"] for s in both["steps"]] == [True, False] and both["cost_usd"] == 0.75
+    assert both["wasted"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "cost_usd": 0.25}
+
+
+def test_what_was_wasted_has_headers_of_its_own():
+    steps = (Step("small", "not sure", Usage(3, 4), 0.25, wasted=True), Step("large", "taken", Usage(1, 2), 0.5))
+    assert dict(spent_headers(outcome(*steps))) == {
+        b"x-jethro-cost-usd": b"0.75",
+        b"x-jethro-wasted-tokens": b"7",
+        b"x-jethro-wasted-usd": b"0.25",
+    }
+    assert dict(spent_headers(outcome(steps[1]))) == {b"x-jethro-cost-usd": b"0.5"}
+
+
+def test_the_usage_of_all_calls_takes_the_place_of_one():
+    body = b'{"a":1,"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}'
+    assert with_usage(body, None) is body
+    assert json.loads(with_usage(body, Usage(4, 6)))["usage"]["total_tokens"] == 10
 
 
 @pytest.mark.parametrize("body", [b'{"a":1}', b'{"a":{"b":"}"}}', b'{ "a": 1 }\n'])

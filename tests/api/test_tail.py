@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from serve_app.api.tail import DONE, Tail
 from serve_app.errors import UpstreamError
 from serve_app.pools.base import Frame
+from serve_app.types import Usage
 from tests.api.fakes import USAGE, sse
 
 HEAD = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}
@@ -44,6 +45,12 @@ def test_the_last_finish_carries_the_decision_and_usage_is_taken_out():
 def test_the_usage_chunk_is_the_last_where_it_was_asked_for():
     events = run(sse(delta("a")), sse(delta("", finish="stop"), USAGE_EVENT), include_usage=True)
     assert events == [delta("a"), delta("", finish="stop"), {**USAGE_EVENT, "jethro": {"decision_id": "d"}}]
+
+
+def test_the_usage_of_all_calls_is_shown_where_there_were_several():
+    tail = Tail(True)
+    data = tail.passed(Frame(sse(delta("", finish="stop"), USAGE_EVENT))) + tail.end(JETHRO, Usage(40, 2))
+    assert Frame(data).events[-1]["usage"] == Usage(40, 2).to_openai()
 
 
 def test_of_several_choices_only_the_last_finish_waits():

@@ -84,12 +84,25 @@ def test_a_decision_alone_was_never_in_flight_and_is_no_traffic():
 
 def test_a_fallback_and_what_it_wasted():
     recorder = Recorder()
-    steps = (Step("small", "failed", Usage(4, 2), wasted=True), Step("large", "fallback", Usage(4, 6), 1e-5))
-    recorder.ended(outcome(steps=steps))
+    failed = Step("small", "failed", Usage(4, 2), wasted=True, failed=True)
+    recorder.ended(outcome(steps=(failed, Step("large", "fallback", Usage(4, 6), 1e-5))))
     seen = samples(recorder)
+    assert "jethro_escalations_total|small" not in seen
     assert seen["jethro_fallbacks_total|small"] == 1
     assert seen["jethro_wasted_tokens_total|small"] == 6
     assert seen["jethro_tokens_total|out|large"] == 6
+
+
+def test_an_answer_that_was_replaced_is_an_escalation_and_no_fallback():
+    recorder = Recorder()
+    judged = Step("large", "not sure", Usage(4, 2), 2e-6, wasted=True)
+    verdict = Step("large", "verdict", Usage(9, 1), 1e-6, wasted=True)
+    recorder.ended(outcome(steps=(judged, verdict, Step("small", "taken", Usage(4, 6), 1e-5))))
+    seen = samples(recorder)
+    assert seen["jethro_escalations_total|large"] == 1
+    assert "jethro_fallbacks_total|large" not in seen
+    assert seen["jethro_wasted_tokens_total|large"] == 16
+    assert seen["jethro_wasted_cost_usd_total|large"] == 3e-6
 
 
 def test_feedback_is_counted():
