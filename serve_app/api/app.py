@@ -21,6 +21,7 @@ from serve_app.api.reply import INTERNAL, error_headers
 from serve_app.api.routes import Routes
 from serve_app.api.schemas import ChatRequest, CompletionRequest
 from serve_app.api.services import Services
+from serve_app.api.streams import StreamRoutes
 from serve_app.errors import JethroError, MethodNotAllowed, NotFound, RequestError
 
 CHAT: Final = "/v1/chat/completions"
@@ -34,7 +35,7 @@ def build_app(services: Services) -> Starlette:
         CHAT: Exchange(services, "chat", chat_request),
         COMPLETIONS: Exchange(services, "completions", completion_request),
     }
-    operations = [*_answering(hot), *Routes(services).operations()]
+    operations = [*_answering(hot), *Routes(services).operations(), *StreamRoutes(services).operations()]
     if services.config.server.expose_docs:
         operations += docs.operations(operations, services.config.limits, keys=bool(services.keys))
     open_paths = frozenset(o.path for o in operations if o.open)

@@ -31,7 +31,7 @@ class Operation:
     describes the path's parameters. `open`: no key is needed.
     """
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     name: str
     summary: str

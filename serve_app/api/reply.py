@@ -4,6 +4,7 @@ import math
 from typing import Any, Final
 
 import orjson
+from starlette.responses import Response
 from starlette.types import Send
 
 from serve_app.errors import AuthenticationFailed, BodyTooLarge, JethroError
@@ -11,6 +12,11 @@ from serve_app.errors import AuthenticationFailed, BodyTooLarge, JethroError
 Headers = list[tuple[bytes, bytes]]
 INTERNAL: Final = "Internal error; the log knows more under this request id."
 JSON: Final = (b"content-type", b"application/json")
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """A JSON response."""
+    return Response(orjson.dumps(value), status, media_type="application/json")
 
 
 async def send_json(send: Send, status: int, body: bytes, headers: Headers) -> None:

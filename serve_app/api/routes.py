@@ -6,7 +6,6 @@ from ipaddress import ip_address
 from time import monotonic, time
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,17 +17,14 @@ from serve_app.api.ids import Ids
 from serve_app.api.judgement import judgement
 from serve_app.api.operation import Content, Operation
 from serve_app.api.query import chat_request, check
+from serve_app.api.reply import json_response
 from serve_app.api.schemas import ChatRequest, FeedbackRequest
 from serve_app.api.services import ModelEntry, Services
-from serve_app.errors import NotFound
+from serve_app.cascade.streams.base import PREFIX
+from serve_app.errors import ModelNotFound, NotFound
 from serve_app.observability.outcome import Outcome
 
 _DECISION_ID = {"decision_id": "The id in x-jethro-decision-id or in the `jethro` object."}
-
-
-def json_response(value: Any, status: int = 200) -> Response:
-    """A JSON response."""
-    return Response(orjson.dumps(value), status, media_type="application/json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +58,8 @@ class Routes:
         for entry in self._services.catalogue.models():
             if entry.id == name:
                 return json_response(self._model(entry))
+        if name.startswith(PREFIX):
+            raise ModelNotFound(f"The model {name[:100]!r} does not exist.", param="model")
         self._services.catalogue.resolve(name)  # a name that need not be listed, such as router-NAME-THRESHOLD
         return json_response(self._model(_Unlisted(name)))
 

@@ -10,6 +10,8 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stop = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 PoolName = Annotated[str, Field(min_length=1, max_length=128)]
+Label = Annotated[str, Field(min_length=1, max_length=64)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Tokens = Annotated[int, Field(ge=1)]
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
@@ -139,3 +141,36 @@ class FeedbackRequest(Part):
         "the decision's is `small` or `large`, whose answers are compared with each other.",
     )
     comment: Annotated[str, Field(max_length=4096)] | None = None
+
+
+class StreamRequest(Part):
+    """The body of POST /v1/streams. At most one of `llm_share` and `mu`; without either a fifth reaches the LLM."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$", description="Asked for as jethro-stream-NAME.")]
+    labels: Annotated[list[Label], Field(min_length=2, max_length=1000)]
+    instruction: Annotated[str, Field(min_length=1, max_length=4000, description="Tells the LLM the task.")]
+    llm_pool: PoolName = Field("large", description="The pool that is asked for labels.")
+    llm_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Share of the queries that reach the LLM."
+    )
+    mu: Annotated[float, Field(ge=0, le=1e6)] | None = Field(None, description="Instead: the price of a unit of cost.")
+    horizon: Annotated[int, Field(ge=1, le=10**9)] = Field(
+        5000, description="Queries over which llm_share is kept as a whole; early ones may use more of it."
+    )
+    levels: Annotated[list[Literal["logistic", "encoder"]], Field(min_length=1, max_length=2)] = Field(
+        ["logistic", "encoder"], description="Small models, weakest first."
+    )
+    explore_floor: Share = 0.0
+    audit_share: Share = Field(0.02, description="Queries that go to the LLM whatever the small models say.")
+    mends: Annotated[dict[Annotated[str, Field(max_length=64)], bool], Field(max_length=32)] | None = None
+    params: Annotated[dict[Annotated[str, Field(max_length=64)], float], Field(max_length=64)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    reset: bool = Field(False, description="Begin anew where the name is taken, without what was learned.")
+
+
+class BudgetRequest(Part):
+    """The body of PATCH /v1/streams/{name}: one of `llm_share` and `mu`."""
+
+    llm_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    mu: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    horizon: Annotated[int, Field(ge=1, le=10**9)] | None = None

@@ -1,12 +1,16 @@
 """What the HTTP API is built from: everything it talks to, passed in as one value."""
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from serve_app.api.fairness import FairPlaces, unbounded
 from serve_app.autoscaling.signals import Demand
+from serve_app.cascade.streams.base import LearnerPort
+from serve_app.cascade.streams.names import WithStreams
+from serve_app.cascade.streams.service import Streams
 from serve_app.config.load import secret
 from serve_app.config.tree import Config, KeyConfig
 from serve_app.errors import ConfigError
@@ -98,14 +102,19 @@ class Services:
     scrape: Callable[[], Awaitable[str]] = no_scrape
     demand: Demand = field(default_factory=Demand)
     places: FairPlaces = field(default_factory=unbounded)
+    streams: Streams | None = None
 
     async def start(self) -> None:
         """Open the store and follow the routers; the first thing to call. Raises ConfigError if it cannot be opened."""
         await self.store.start()
         self.routers.start()
+        if self.streams is not None:
+            self.streams.start()
 
     async def aclose(self) -> None:
         """Write what is queued, then close the pools. Idempotent."""
+        if self.streams is not None:
+            await self.streams.aclose()
         await self.store.aclose()  # first: what is queued must be written even if the time to stop is short
         await self.routers.aclose()
         for pool in self.pools.values():
@@ -128,13 +137,18 @@ class Services:
 
 
 def build_services(
-    config: Config, pools: Mapping[str, Pool], *, replica: str = "", scorer: Remote | None = None
+    config: Config,
+    pools: Mapping[str, Pool],
+    *,
+    replica: str = "",
+    scorer: Remote | None = None,
+    learner: LearnerPort | None = None,
 ) -> Services:
     """The services of a config over given pools; `replica` names this process in the request log.
 
     Loads the routers, which takes its time: call it in a thread where an event loop runs. `scorer` is where heavy
-    routers score; without it they score here. Raises ConfigError for a router that cannot be loaded or a key whose
-    environment variable is not set.
+    routers score; without it they score here. `learner` is where streams are learned; without it there are none.
+    Raises ConfigError for a router that cannot be loaded or a key whose environment variable is not set.
     """
     loader = Loader.from_config(config, scorer)
     relief = Relief.from_config(config)
@@ -145,9 +159,13 @@ def build_services(
     recorder = Recorder()
     recorder.watch_store(store)
     recorder.watch_routers(routers.figures)
+    streams = _streams(config, pools, replica, learner)
+    if streams is not None:
+        recorder.watch_streams(streams)
     return Services(
         config=config,
-        catalogue=catalogue,
+        catalogue=catalogue if streams is None else WithStreams(catalogue, streams),
+        streams=streams,
         routers=routers,
         pools=pools,
         store=store,
@@ -156,6 +174,13 @@ def build_services(
         keys=_keys(config.server.keys),
         places=_places(config),
     )
+
+
+def _streams(config: Config, pools: Mapping[str, Pool], replica: str, learner: LearnerPort | None) -> Streams | None:
+    """This Gateway's side of the streams; its events bear a name that no other process ever has."""
+    if learner is None:
+        return None
+    return Streams(learner, pools, config.streams, f"{replica or 'gateway'}-{secrets.token_hex(6)}")
 
 
 def _places(config: Config) -> FairPlaces:

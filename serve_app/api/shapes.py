@@ -139,6 +139,33 @@ ROUTERS = _object(
         ),
     }
 )
+_FIGURES = {"type": "object", "description": "Counts, shares by level, and what the learner tells of itself."}
+STREAM = _object(
+    {
+        "id": _STRING,
+        "object": {"const": "stream"},
+        "model": _STRING,
+        "labels": _list(_STRING),
+        "instruction": _STRING,
+        "llm_pool": _STRING,
+        "mu": _MAYBE_NUMBER,
+        "llm_share": _MAYBE_NUMBER,
+        "horizon": _INTEGER,
+        "levels": _list(_STRING),
+        "explore_floor": _NUMBER,
+        "audit_share": _NUMBER,
+        "seed": _INTEGER,
+        "state": {"enum": ["learning", "learner away", "unreadable"]},
+        "error": _MAYBE_STRING,
+        "figures": _FIGURES,
+    },
+    optional=(
+        *("labels", "instruction", "llm_pool", "mu", "llm_share", "horizon"),
+        *("levels", "explore_floor", "audit_share", "seed"),
+    ),
+)
+STREAMS = _object({"object": {"const": "list"}, "data": _list(STREAM)})
+STREAM_DELETED = _object({"id": _STRING, "object": {"const": "stream"}, "deleted": {"const": True}})
 STORED = _object({"decision_id": _STRING, "stored": {"const": True}})
 ALIVE = _object({"ok": {"const": True}})
 READY = _object({"ok": {"type": "boolean"}, "pools": {"type": "object"}})

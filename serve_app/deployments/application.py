@@ -1,4 +1,4 @@
-"""`build`: the config's pools, Scorer and Gateways as one Ray Serve application."""
+"""`build`: the config's pools, Scorer, Learner and Gateways as one Ray Serve application."""
 
 import warnings
 from typing import Any
@@ -11,6 +11,7 @@ from ray.serve.schema import LoggingConfig
 from serve_app.config import Config, load
 from serve_app.config.tree import PoolConfig, ResourcesConfig
 from serve_app.deployments.gateway import GatewayReplica
+from serve_app.deployments.learner import LearnerReplica
 from serve_app.deployments.pool import PoolReplica
 from serve_app.deployments.scaling import InFlightPolicy, share_limits
 from serve_app.deployments.scorer import ScorerReplica
@@ -60,7 +61,7 @@ def build(args: BuildArgs) -> serve.Application:
         # the Gateway's own request log says more than Serve's line per request, and costs less
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
-    return gateway.bind(config.model_dump(mode="json"), handles, scorer)
+    return gateway.bind(config.model_dump(mode="json"), handles, scorer, _learner(config))
 
 
 def deployment_name(pool: str) -> str:
@@ -128,6 +129,23 @@ def _scorer(config: Config) -> serve.Application | None:
         # batches are made in the replica; who waits too long is answered by the strong pool
         max_ongoing_requests=config.gateway.max_ongoing_requests,
         health_check_timeout_s=30,
+    )
+    return deployment.bind(config.model_dump(mode="json"))
+
+
+def _learner(config: Config) -> serve.Application | None:
+    """The Learner, if there may be streams; one, since it owns their state."""
+    if not config.streams.enabled:
+        return None
+    deployment = serve.deployment(
+        LearnerReplica,
+        name="Learner",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": config.streams.num_cpus},
+        max_ongoing_requests=config.gateway.replicas * 16,
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=20,
     )
     return deployment.bind(config.model_dump(mode="json"))
 

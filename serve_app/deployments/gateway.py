@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.api.app import build_app
 from serve_app.api.services import build_services
 from serve_app.config import Config
+from serve_app.deployments.learner import LearnerHandle
 from serve_app.deployments.scorer import ScorerHandle
 from serve_app.deployments.secret import cluster_secret
 from serve_app.pools.directory import Discover, Report
@@ -28,7 +29,11 @@ class GatewayReplica:
     """Builds the services from the config and the pools' handles, and serves the API's app."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, config: dict[str, Any], handles: dict[str, DeploymentHandle], scorer: DeploymentHandle | None = None
+        self,
+        config: dict[str, Any],
+        handles: dict[str, DeploymentHandle],
+        scorer: DeploymentHandle | None = None,
+        learner: DeploymentHandle | None = None,
     ) -> None:
         tree = Config.model_validate(config)
         secret = cluster_secret()
@@ -44,8 +49,11 @@ class GatewayReplica:
         here = serve.get_replica_context()
         self._replica, self._here = here.replica_id.unique_id, (here.deployment, here.app_name)
         remote = ScorerHandle(scorer, tree.scorer.start_timeout_s) if scorer is not None else None
+        streams = LearnerHandle(learner) if learner is not None else None
         # routers are loaded here, torch with them: before the first request, and not on the loop
-        services = await asyncio.to_thread(build_services, tree, pools, replica=self._replica, scorer=remote)
+        services = await asyncio.to_thread(
+            build_services, tree, pools, replica=self._replica, scorer=remote, learner=streams
+        )
         self._services = replace(services, gateways=self._gateways, scrape=partial(scrape, pools.values()))
         await self._services.start()
 

@@ -49,6 +49,7 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
     if not cluster_address():
         # relative to where the operator stands, not to where Ray starts its workers
         tree["store"]["path"] = str(Path(config.store.path).absolute())
+        tree["streams"]["folder"] = str(Path(config.streams.folder).absolute())
         tree["routing"]["registry"] = str(Path(config.routing.registry).absolute())
         router = config.routing.router
         if router is not None and router not in Registry(Path(config.routing.registry)).names():
@@ -153,9 +154,10 @@ def _check_resources(config: Config, cluster: dict[str, float]) -> None:
         need = config.gateway.replicas * config.gateway.num_cpus if resource == "CPU" else 0.0
         need += sum(p.replicas.min * getattr(p.resources, field) for p in config.pools.values() if not p.remote)
         need += replicas_wanted(config) * getattr(config.scorer.resources, field)
+        need += config.streams.num_cpus if resource == "CPU" and config.streams.enabled else 0.0
         have = cluster.get(resource, 0.0)
         if need > have + 1e-9:
             raise ConfigError(
                 f"the config asks for {need:g} {resource}s (gateway.num_cpus, pools.*.replicas × resources.{field}, "
-                f"scorer) and the Ray cluster has {have:g}: lower {field} or the replicas, or add nodes"
+                f"scorer, streams) and the Ray cluster has {have:g}: lower {field} or the replicas, or add nodes"
             )

@@ -67,10 +67,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A new budget of a stream: exactly one of the two."""
+    """A new budget of a stream: exactly one of the two. `horizon` stays as it is where it is None."""
 
     mu: float | None = None
     llm_share: float | None = None
+    horizon: int | None = None
 
 
 class LearnerPort(Protocol):
@@ -118,7 +119,7 @@ class OnlineCore:
         """See Core."""
         from serve_app.cascade.online.learner import OnlineCascade
 
-        return OnlineCascade.restored(spec, arrays, values)
+        return OnlineCascade.restored(spec, arrays, dict(values))
 
     def policy(self, spec: StreamSpec, arrays: Arrays) -> Policy:
         """See Core."""

@@ -15,7 +15,7 @@ from serve_app.cascade.streams.files import lock_folder, sync_folder
 from serve_app.cascade.streams.spec import difference, spec_to_json
 from serve_app.cascade.streams.stream import LearnedStream, owner_of
 from serve_app.cascade.streams.wire import arrays_to_bytes, batch_from_json
-from serve_app.errors import ConfigError, Conflict, NotFound, Overloaded, UpstreamError
+from serve_app.errors import ConfigError, Conflict, NotFound, Overloaded, RequestError, UpstreamError
 
 _LOCK_S: Final = 60.0
 """Longest wait for the Learner before us to leave the folder."""
@@ -69,7 +69,7 @@ class StreamRegistry:
                 self._again(wanted)
                 return
             self.delete(name, wanted.owner)
-        self._streams[name] = LearnedStream.create(self._keeping.folder / name, wanted.spec, wanted.owner, self._core)
+        self._streams[name] = self._made(wanted)
         self._publish(name)
         log.warning("stream %s is made: %d labels", name, len(wanted.spec.labels))
 
@@ -128,6 +128,12 @@ class StreamRegistry:
         log.warning("stream %s goes on: %d events since its checkpoint", path.name, stream.restored_events)
         self._publish(path.name)
 
+    def _made(self, wanted: Wanted) -> LearnedStream:
+        try:
+            return LearnedStream.create(self._keeping.folder / wanted.spec.name, wanted.spec, wanted.owner, self._core)
+        except ConfigError as e:  # a parameter that only the core knows
+            raise RequestError(f"{e}.", code="invalid_value") from e
+
     def _again(self, wanted: Wanted) -> None:
         name = wanted.spec.name
         stream = self._readable(name)
@@ -138,8 +144,9 @@ class StreamRegistry:
                 "or another name.",
                 param=changed,
             )
-        if (stream.spec.mu, stream.spec.llm_share) != (wanted.spec.mu, wanted.spec.llm_share):
-            self.budget(name, Budget(wanted.spec.mu, wanted.spec.llm_share), wanted.owner)
+        if stream.spec != wanted.spec:
+            told = wanted.spec
+            self.budget(name, Budget(told.mu, told.llm_share, told.horizon), wanted.owner)
 
     def _owned(self, name: str, owner: str | None) -> None:
         there = self.published.get(name)

@@ -185,6 +185,7 @@ def describe(name: str, published: Published, acting: Acting | None, *, away: bo
             "llm_pool": spec.llm_pool,
             "mu": spec.mu,
             "llm_share": spec.llm_share,
+            "horizon": spec.horizon,
             "levels": list(spec.levels),
             "explore_floor": spec.explore_floor,
             "audit_share": spec.audit_share,

@@ -13,7 +13,9 @@ from serve_app.errors import RequestError
 
 LEVELS: Final = ("logistic", "encoder")
 """Kinds of small models, weakest first."""
+_BUDGET: Final = ("mu", "llm_share", "horizon")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
+_MOST_HORIZON: Final = 10**9
 _LABEL_CHARS: Final = 64
 _INSTRUCTION_CHARS: Final = 4000
 
@@ -28,8 +30,8 @@ class Bounds:
 
 def spec_to_json(spec: StreamSpec) -> dict[str, Any]:
     """JSON-ready, the same for the same spec."""
-    told = asdict(spec)
-    return {**told, "labels": list(spec.labels), "levels": list(spec.levels), "mends": dict(spec.mends)}
+    lists = {"labels": list(spec.labels), "levels": list(spec.levels)}
+    return {**asdict(spec), **lists, "mends": dict(spec.mends), "params": dict(spec.params)}
 
 
 def spec_from_json(told: Mapping[str, Any]) -> StreamSpec:
@@ -39,17 +41,14 @@ def spec_from_json(told: Mapping[str, Any]) -> StreamSpec:
 
 def with_budget(spec: StreamSpec, budget: Budget) -> StreamSpec:
     """The same stream under another budget."""
-    return replace(spec, mu=budget.mu, llm_share=budget.llm_share)
+    horizon = spec.horizon if budget.horizon is None else budget.horizon
+    return replace(spec, mu=budget.mu, llm_share=budget.llm_share, horizon=horizon)
 
 
 def difference(old: StreamSpec, new: StreamSpec) -> str | None:
     """The first field that differs, the budget left out; None if there is none."""
     return next(
-        (
-            key
-            for key, value in spec_to_json(old).items()
-            if key not in ("mu", "llm_share") and value != spec_to_json(new)[key]
-        ),
+        (key for key, value in spec_to_json(old).items() if key not in _BUDGET and value != spec_to_json(new)[key]),
         None,
     )
 
@@ -62,13 +61,13 @@ def check_spec(spec: StreamSpec, bounds: Bounds) -> None:
     _check_text("instruction", spec.instruction, _INSTRUCTION_CHARS)
     if spec.llm_pool not in bounds.pools:
         raise _wrong("llm_pool", f"{spec.llm_pool[:60]!r} is no pool; pools are {', '.join(bounds.pools)}")
-    check_budget(Budget(spec.mu, spec.llm_share))
+    check_budget(Budget(spec.mu, spec.llm_share, spec.horizon))
     places = [LEVELS.index(kind) if kind in LEVELS else -1 for kind in spec.levels]
     if not places or -1 in places or places != sorted(set(places)):
         raise _wrong("levels", f"{list(spec.levels)!r:.80}: give some of {', '.join(LEVELS)}, weakest first")
     for field in ("explore_floor", "audit_share"):
-        if not 0.0 <= getattr(spec, field) <= 1.0:
-            raise _wrong(field, f"{getattr(spec, field):g} is no share: give a number from 0 to 1")
+        if not 0.0 <= getattr(spec, field) < 1.0:
+            raise _wrong(field, f"{getattr(spec, field):g}: give a share from 0 to less than 1")
 
 
 def check_budget(budget: Budget) -> None:
@@ -79,6 +78,8 @@ def check_budget(budget: Budget) -> None:
         raise _wrong("mu", f"{budget.mu:g}: the price of a unit of cost is at least 0 and at most a million")
     if budget.llm_share is not None and not 0.0 < budget.llm_share <= 1.0:
         raise _wrong("llm_share", f"{budget.llm_share:g} is no share: give a number above 0, and 1 at most")
+    if budget.horizon is not None and not 1 <= budget.horizon <= _MOST_HORIZON:
+        raise _wrong("horizon", f"{budget.horizon}: the budget holds over 1 to {_MOST_HORIZON} queries")
 
 
 def _check_labels(labels: Collection[str], most: int) -> None:

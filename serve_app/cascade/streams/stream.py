@@ -64,6 +64,7 @@ class LearnedStream:
     def create(cls, folder: Path, spec: StreamSpec, owner: str | None, core: Core) -> Self:
         """A new stream in a folder that is not there yet. Raises ConfigError for a spec that cannot be learned."""
         learner = core.new(spec)
+        learner.policy()
         state = _State(spec, secrets.token_hex(8), owner, time())
         making = folder.with_name(f".{folder.name}-{state.uid}")
         making.mkdir(parents=True)
@@ -208,6 +209,7 @@ class LearnedStream:
         state.counts.failed += batch.failed
         for event in batch.events:
             self._event(event)
+        self.learner.policy()  # its version counts what was asked for: the same when it is learned again
 
     def _event(self, event: Event) -> None:
         self._since += 1
@@ -240,6 +242,7 @@ class LearnedStream:
         spec = with_budget(self.spec, budget)
         # by the way of JSON, so that it is the same when it is done again from the disk
         self.learner = core.restored(spec, arrays, orjson.loads(orjson.dumps(values)))
+        self.learner.policy()
         self._state.spec = spec
         self._state.revision += 1
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from serve_app.cascade.online.base import Arrays, Labelled, StreamSpec, Walk
 
-SURE = 2
+SURE = 4
 HASH = 64
 
 

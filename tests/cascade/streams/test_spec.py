@@ -45,11 +45,12 @@ def test_json_and_back():
         ({"llm_share": 1.5}, "llm_share", "no share"),
         ({"llm_share": float("nan")}, "llm_share", "no share"),
         ({"mu": -1.0, "llm_share": None}, "mu", "at least 0"),
+        ({"horizon": 0}, "horizon", "over 1 to"),
         ({"levels": ()}, "levels", "weakest first"),
         ({"levels": ("encoder", "logistic")}, "levels", "weakest first"),
         ({"levels": ("tree",)}, "levels", "weakest first"),
-        ({"audit_share": 2.0}, "audit_share", "from 0 to 1"),
-        ({"explore_floor": -0.1}, "explore_floor", "from 0 to 1"),
+        ({"audit_share": 2.0}, "audit_share", "less than 1"),
+        ({"explore_floor": -0.1}, "explore_floor", "less than 1"),
     ],
 )
 def test_what_a_stream_may_not_be(changes, param, message):

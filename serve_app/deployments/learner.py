@@ -1,0 +1,72 @@
+"""LearnerReplica: the one owner of all streams. A thin shell: the work is cascade/streams/local.py."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.cascade.streams.base import Budget, OnlineCore, Published, Wanted
+from serve_app.cascade.streams.local import LocalLearner
+from serve_app.cascade.streams.registry import Keeping
+from serve_app.config import Config
+from serve_app.errors import JethroError
+
+
+class LearnerReplica:
+    """Takes up the streams of its folder, learns, and publishes."""
+
+    async def __init__(self, config: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        options = Config.model_validate(config).streams
+        keeping = Keeping(Path(options.folder), options.most, options.checkpoint_events)
+        self._learner = LocalLearner(keeping, OnlineCore())
+        await self._learner.start()
+
+    async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:
+        """See LearnerPort."""
+        return await self._learner.published(known)
+
+    async def call(self, name: str, *args: Any) -> JethroError | None:
+        """A call of LearnerPort that gives nothing back; its error as a value, since Ray would wrap it."""
+        try:
+            await getattr(self._learner, name)(*args)
+        except JethroError as e:
+            return e
+        return None
+
+    async def __del__(self) -> None:
+        """Write checkpoints and free the folder."""
+        await self._learner.aclose()
+
+
+class LearnerHandle:
+    """The Learner as Gateways know it (`LearnerPort`)."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def report(self, batch: bytes) -> None:
+        """See LearnerPort."""
+        await self._call("report", batch)
+
+    async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:
+        """See LearnerPort."""
+        told: Mapping[str, Published] = await self._handle.published.remote(known)
+        return told
+
+    async def create(self, wanted: Wanted) -> None:
+        """See LearnerPort."""
+        await self._call("create", wanted)
+
+    async def budget(self, name: str, budget: Budget, owner: str | None = None) -> None:
+        """See LearnerPort."""
+        await self._call("budget", name, budget, owner)
+
+    async def delete(self, name: str, owner: str | None = None) -> None:
+        """See LearnerPort."""
+        await self._call("delete", name, owner)
+
+    async def _call(self, name: str, *args: Any) -> None:
+        error: JethroError | None = await self._handle.call.remote(name, *args)
+        if error is not None:
+            raise error
