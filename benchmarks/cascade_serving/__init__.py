@@ -1,0 +1,1 @@
+"""Cascades over HTTP: what they give up against always-large, what they save, and when their first token comes."""

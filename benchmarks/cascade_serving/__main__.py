@@ -1,0 +1,161 @@
+"""`python -m benchmarks.cascade_serving`: the lab's cascades over HTTP, on unseen queries, asked beside its pools.
+
+python -m benchmarks.cascade_serving                             starts the lab profile itself, without and with a race
+python -m benchmarks.cascade_serving --url http://127.0.0.1:8000 --n 1500
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.application import application, profile
+from benchmarks.cascade_serving.ask import Endpoint, ask_all
+from benchmarks.cascade_serving.figures import MOST_RATIO, Run, figures, missed
+from benchmarks.cascade_serving.plot import draw
+from benchmarks.process import BUILD, free_port, stop_in_order_on_sigterm
+from benchmarks.stamp import environment, one_line
+from benchmarks.table import markdown
+from serve_app.lab.tasks import Item
+from serve_app.learning.lab_queries import unseen_queries
+
+CASCADE, STREAM = "jethro-cascade", "jethro-cascade-stream"
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with a sentence on a wrong one."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.cascade_serving", description=__doc__.splitlines()[0])
+    p.add_argument("--url", help="a running endpoint, without /v1 (default: start the lab profile, twice)")
+    p.add_argument("--n", type=int, default=1500, help="unseen queries, each asked of every model")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--weak", default="jlab-small", help="model id of the small pool")
+    p.add_argument("--strong", default="jlab-large", help="model id of the large pool")
+    p.add_argument("--concurrency", type=int, default=4)
+    p.add_argument("--probe-tokens", type=int, default=2, help="as the streaming chain was fitted")
+    p.add_argument("--race", type=float, nargs=3, default=(0.2, 0.8, 0.1), metavar=("LOW", "HIGH", "SHARE"))
+    p.add_argument("--api-key-env", help="environment variable that holds the key")
+    p.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
+    args = p.parse_args(argv)
+    if args.n < 100:
+        p.error(f"--n {args.n}: give at least 100, fewer say nothing")
+    if args.api_key_env and not os.environ.get(args.api_key_env):
+        p.error(f"--api-key-env {args.api_key_env}: the variable is not set")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Ask, grade, write JSON, table and plot; 1 if the cascades do not keep what they are held to."""
+    stop_in_order_on_sigterm()
+    args = arguments(argv)
+    stamp = environment()
+    items = unseen_queries(args.n, args.seed, "measure")
+    runs: dict[str, Run] = {}
+    if args.url is not None:
+        runs["as it runs"] = measured(args, items, args.url, [CASCADE, STREAM])
+    else:
+        low, high, share = args.race
+        race = {"low": low, "high": high, "wasted_share": share}
+        runs["without a race"] = started(args, items, None, [CASCADE, STREAM])
+        runs["with a race"] = started(args, items, race, [STREAM])
+    found = {title: figures(run, args.seed) for title, run in runs.items()}
+    short = [f"{title}: {line}" for title, run in runs.items() for line in missed(found[title], run)]
+    write(args, runs, found, {"environment": stamp, "seed": args.seed, "race": list(args.race), "missed": short})
+    return 1 if short else 0
+
+
+def started(args: argparse.Namespace, items: list[Item], race: dict[str, float] | None, models: list[str]) -> Run:
+    """The lab profile, started for this and stopped again."""
+    port = free_port()
+    config = profile(port, BUILD / "cascade_serving.sqlite3")
+    config["cascade"]["streaming"]["race"] = race
+    with application(config, "cascade_serving"):
+        return measured(args, items, f"http://127.0.0.1:{port}", models)
+
+
+def measured(args: argparse.Namespace, items: list[Item], url: str, cascades: list[str]) -> Run:
+    """Every query of every model; a tenth of them first, uncounted, so that nothing is asked for the first time."""
+    key = os.environ[args.api_key_env] if args.api_key_env else None
+    endpoint = Endpoint(url, key, args.concurrency, probe_tokens=args.probe_tokens)
+    models = [args.weak, args.strong, *cascades]
+    warm = items[: max(20, len(items) // 10)]
+    asyncio.run(ask_all(endpoint, models, warm, args.seed + 1, lambda done: None))
+    told = progress(", ".join(models), len(items) * len(models))
+    replies = asyncio.run(ask_all(endpoint, models, items, args.seed, told))
+    return Run([item.prompt for item in items], args.weak, args.strong, replies)
+
+
+def progress(what: str, total: int) -> Callable[[int], None]:
+    """Prints a line every tenth of the way."""
+    began = time.perf_counter()
+    step = max(1, total // 10)
+
+    def told(done: int) -> None:
+        if done % step == 0 or done == total:
+            rate = done / (time.perf_counter() - began)
+            print(f"{what}: {done:,} of {total:,} answered, {rate:.0f} a second", file=sys.stderr, flush=True)
+
+    return told
+
+
+def table(found: dict[str, dict[str, Any]], more: dict[str, Any], args: argparse.Namespace) -> str:
+    """The results as Markdown tables with the sentences that explain them."""
+    quality, times = [], []
+    for title, models in found.items():
+        for name, f in models.items():
+            low, high = f["quality_drop_interval_95"]
+            drop = f"{100 * f['quality_drop']:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+            shares = [f"{100 * f[k]:.1f}" for k in ("quality", "strong_calls", "wasted_tokens_share", "raced_share")]
+            cost = f"{f['cost_usd_per_1000']:.4f}"
+            quality.append((f"{name}, {title}", shares[0], drop, *shares[1:], cost))
+            times += [_time(f"{name}, {title}", kind, f.get(kind)) for kind in ("accepted", "escalated") if f.get(kind)]
+    head = (
+        "",
+        "exact, %",
+        "quality drop, % (95 %)",
+        "strong calls, %",
+        "wasted tokens, %",
+        "raced, %",
+        "USD per 1,000",
+    )
+    heads = ("time to first token, p50, ms", "queries", "cascade", "pool alone", "probe", "ratio (95 %)")
+    kept = "all kept" if not more["missed"] else "not kept: " + "; ".join(more["missed"])
+    return (
+        f"{markdown(head, quality)}\n{markdown(heads, times)}\n"
+        f"{args.n:,} unseen lab queries, greedy, streamed over HTTP by {args.concurrency} callers, every model asked "
+        f"every query in one shuffled order. Quality drop = (always large - cascade) / always large. Accepted: held "
+        f"against the weak pool alone on the same queries; escalated: (cascade - probe of the weak pool alone) / strong "
+        f"pool alone, at most {MOST_RATIO:g}; for {STREAM} only, {CASCADE} waits for the whole weak answer. Wasted: tokens "
+        f"that are in no answer. {kept}.\n\n{one_line(more['environment'])}, seed {more['seed']}\n"
+    )
+
+
+def _time(name: str, kind: str, f: Any) -> tuple[str, ...]:
+    low, high = f["ratio_interval_95"]
+    ms = [f"{f[key]:.1f}" for key in ("ttft_p50_ms", "alone_p50_ms", "probe_p50_ms")]
+    return (f"{kind}: {name}", f"{f['queries']:,}", *ms, f"{f['ratio']:.2f} ({low:.2f} to {high:.2f})")
+
+
+def write(args: argparse.Namespace, runs: dict[str, Run], found: dict[str, Any], more: dict[str, Any]) -> None:
+    """`cascade_serving.json`, `.md` and `.png`; the raw replies go to the build folder, not into the repository."""
+    out: Path = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "cascade_serving.json").write_text(json.dumps({**more, "runs": found}, indent=1) + "\n", "utf-8")
+    (out / "cascade_serving.md").write_text(table(found, more, args), "utf-8")
+    draw(runs, found, f"{one_line(more['environment'])}, seed {more['seed']}", out / "cascade_serving.png")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "cascade_serving.jsonl").open("w", encoding="utf-8") as raw:
+        for title, run in runs.items():
+            for name, replies in run.replies.items():
+                for query, reply in zip(run.queries, replies, strict=True):
+                    raw.write(json.dumps([title, name, query, asdict(reply)]) + "\n")
+    print(table(found, more, args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The picture: quality against strong calls, and times to first token as distributions."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cascade_serving.figures import Run
+
+_COLOURS = ("#1f6fb2", "#c46a1a", "#2a8f5b", "#8a4fb0", "#777777")
+
+
+def draw(runs: Mapping[str, Run], found: Mapping[str, Any], caption: str, path: Path) -> None:
+    """Write a PNG; the first run's quality, and every run's streaming cascade against the pools alone."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.4), dpi=110)
+    first, run = next(iter(runs.items()))
+    weak, strong = found[first][run.weak], found[first][run.strong]
+    left.plot(
+        [0, 100], [100 * weak["quality"], 100 * strong["quality"]], "--", color="#bbbbbb", label="random, expected"
+    )
+    for name, colour in zip(run.replies, _COLOURS, strict=False):
+        point = found[first][name]
+        low, high = point["quality_drop_interval_95"]
+        best = strong["quality"]
+        bars = [[100 * best * (high - point["quality_drop"])], [100 * best * (point["quality_drop"] - low)]]
+        at = (100 * point["strong_calls"], 100 * point["quality"])
+        left.errorbar(*at, yerr=np.maximum(bars, 0), fmt="o", color=colour, label=name, capsize=3)
+    left.set_xlabel("queries with a strong call, %")
+    left.set_ylabel("exact answers, %")
+    left.legend(fontsize=8, frameon=False, loc="lower right")
+    left.grid(alpha=0.25)
+    _times(right, runs)
+    figure.text(0.01, 0.005, caption, fontsize=5.5, color="#777777")
+    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def _times(axes: Any, runs: Mapping[str, Run]) -> None:
+    lines: dict[str, list[float]] = {}
+    for title, run in runs.items():
+        if not lines:
+            lines["weak alone"] = [r.first_ms for r in run.replies[run.weak]]
+            lines["strong alone"] = [r.first_ms for r in run.replies[run.strong]]
+        for name in run.cascades:
+            if name.endswith("-stream"):
+                replies = run.replies[name]
+                lines[f"accepted, {title}"] = [r.first_ms for r in replies if r.pool != "large"]
+                lines[f"escalated, {title}"] = [r.first_ms for r in replies if r.pool == "large"]
+    for (label, values), colour in zip(lines.items(), ("#999999", "#333333", *_COLOURS), strict=False):
+        if values:
+            axes.plot(np.sort(values), np.linspace(0, 100, len(values)), label=label, color=colour)
+    axes.set_xscale("log")
+    axes.set_xlabel("time to first token, ms")
+    axes.set_ylabel("streams that have begun, %")
+    axes.legend(fontsize=8, frameon=False)
+    axes.grid(alpha=0.25)
