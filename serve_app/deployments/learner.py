@@ -1,5 +1,6 @@
 """LearnerReplica: the one owner of all streams. A thin shell: the work is cascade/streams/local.py."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,7 @@ class LearnerReplica:
     async def __init__(self, config: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         options = Config.model_validate(config).streams
         keeping = Keeping(Path(options.folder), options.most, options.checkpoint_events)
-        self._learner = LocalLearner(keeping, OnlineCore())
-        await self._learner.start()
+        self._learner = await asyncio.to_thread(LocalLearner, keeping, OnlineCore())
 
     async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:
         """See LearnerPort."""

@@ -31,8 +31,7 @@ class Switched:
         self.inner = None
 
     async def start(self):
-        self.inner = LocalLearner(Keeping(self.folder), FakeCore())
-        await self.inner.start()
+        self.inner = await asyncio.to_thread(LocalLearner, Keeping(self.folder), FakeCore())
         self.here = True
 
     async def kill(self):

@@ -1,0 +1,34 @@
+"""The API with streams over a fake core and pools with scripted answers, for tests of routes and commands."""
+
+from pathlib import Path
+from typing import Any
+
+from serve_app.api.services import Services
+from serve_app.cascade.streams.local import LocalLearner
+from serve_app.cascade.streams.names import WithStreams
+from serve_app.cascade.streams.registry import Keeping
+from serve_app.cascade.streams.service import Streams
+from serve_app.config.streams import StreamsConfig
+from tests.api.fakes import FakePool, services
+from tests.cascade.streams.fakes import FakeCore
+
+
+class FakeExpert(FakePool):
+    """Says the last word of what it is asked: a fake of an LLM, so that a test may choose its labels."""
+
+    def _note(self, query: Any, call: Any) -> None:
+        super()._note(query, call)
+        self.words = (query.messages[-1].content.split()[-1],)
+
+
+def stream_services(folder: Path, keys: dict[str, str] | None = None, most: int = 64) -> Services:
+    """Services whose `large` pool is a FakeExpert. To be made where an event loop runs."""
+    learner = LocalLearner(Keeping(folder, most), FakeCore())
+
+    def change(parts: dict[str, Any]) -> None:
+        streams = Streams(learner, parts["pools"], StreamsConfig(poll_s=0.02), "g1", FakeCore())
+        parts["catalogue"] = WithStreams(parts["catalogue"], streams)
+        parts["streams"] = streams
+        parts["recorder"].watch_streams(streams)
+
+    return services(large=FakeExpert("large", "lab-large"), keys=keys, change=change)
