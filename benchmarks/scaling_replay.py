@@ -21,7 +21,8 @@ from serve_app.autoscaling.simulator import Control, PoolModel
 POLICY_WARM_UP_S = 5.0
 """What the policy of `scaling_live` is told."""
 CONTROL = Control(every_s=0.5, window_s=5.0, delay_s=0.5)
-"""The real policy plans twice a second, on Gateways' counts over five seconds that are reported every second: half a second old on average."""
+"""The real policy plans twice a second, on Gateways' counts over five seconds that are reported every second: half a
+second old on average."""
 
 
 def predict(recording: Recording, warm_up_s: float) -> list[Agreement]:
