@@ -128,10 +128,11 @@ def table(found: dict[str, dict[str, Any]], more: dict[str, Any], args: argparse
     return (
         f"{markdown(head, quality)}\n{markdown(heads, times)}\n"
         f"{args.n:,} unseen lab queries, greedy, streamed over HTTP by {args.concurrency} callers, every model asked "
-        f"every query in one shuffled order. Quality drop = (always large - cascade) / always large. Accepted: held "
-        f"against the weak pool alone on the same queries; escalated: (cascade - probe of the weak pool alone) / strong "
-        f"pool alone, at most {MOST_RATIO:g}; for {STREAM} only, {CASCADE} waits for the whole weak answer. Wasted: tokens "
-        f"that are in no answer. {kept}.\n\n{one_line(more['environment'])}, seed {more['seed']}\n"
+        "every query in one shuffled order. Quality drop = (always large - cascade) / always large. Accepted: held "
+        "against the weak pool alone on the same queries; escalated: (cascade - probe of the weak pool alone) / "
+        f"strong pool alone, at most {MOST_RATIO:g}; for {STREAM} only: {CASCADE} waits for the whole weak answer. "
+        f"Wasted: tokens that are in no answer. Targets: {kept}.\n\n"
+        f"{one_line(more['environment'])}, seed {more['seed']}\n"
     )
 
 

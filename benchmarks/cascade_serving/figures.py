@@ -114,10 +114,9 @@ def missed(found: Mapping[str, Any], run: Run) -> list[str]:
         if figure["strong_calls"] > MOST_SHARE:
             out.append(f"{name}: {figure['strong_calls']:.1%} strong calls are above {MOST_SHARE:.0%}")
         for kind in ("accepted", "escalated") if name.endswith("-stream") else ():
-            if figure[kind] and figure[kind]["ratio"] > MOST_RATIO:
-                out.append(
-                    f"{name}: TTFT of {kind} answers is {figure[kind]['ratio']:.2f} times that of the pool alone"
-                )
+            ratio = figure[kind]["ratio"] if figure[kind] else 0.0
+            if ratio > MOST_RATIO:
+                out += [f"{name}: TTFT of {kind} answers is {ratio:.2f} times that of the pool alone"]
     return out
 
 
