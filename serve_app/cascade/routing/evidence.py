@@ -53,15 +53,15 @@ def directions(asked: int, model: int, models: int) -> Floats:
 
     For a model that answered: its log-odds, and of each other one its log-odds, whether both agree, its log-odds where
     they agree, and the sum over others of their log-odds for or against (one weight for the whole vote). For a model
-    to come: the log-odds of those that answered and which of them agree. The prior in any case.
+    to come: the log-odds of those that answered and which of them agree. No directions where none has answered.
     """
     at = {pair: 2 + models + i for i, pair in enumerate(zip(*pairs(models), strict=True))}
     scaled = {pair: 2 + models + len(at) + i for i, pair in enumerate(zip(*ordered_pairs(models), strict=True))}
     there = members(asked, models)
-    found = [_unit(1, models), *(_unit(2 + r, models) for r in there)]
+    found = [_unit(2 + r, models) for r in there]
     if not asked >> model & 1:
         found += [_unit(at[r, s], models) for r, s in combinations(there, 2)]
-        return np.stack(found, axis=1)
+        return np.stack(found, axis=1) if found else np.zeros((columns_of(models), 0))
     vote = np.zeros(columns_of(models))
     for r in there:
         if r != model:

@@ -31,12 +31,14 @@ class Seen:
         return type(self)(self.confidence[rows], self.agree[rows], self.cost_usd[rows], self.characters[rows], vectors)
 
 
-def seen_in(recorded: Recorded, vectors: Floats | None = None) -> Seen:
-    """All that was recorded. `vectors` as an encoder gives them for the prompts, in order."""
+def seen_in(recorded: Recorded, vectors: Floats | None = None, confidence: Floats | None = None) -> Seen:
+    """All that was recorded. `vectors` [n, d] as an encoder gives them for the prompts; `confidence` [n, K] in the
+    place of the recorded one.
+    """
     agree = np.array([agreement([judged.text for judged in row]) for row in recorded.judged])
     characters = np.array([len(prompt) for prompt in recorded.prompts], dtype=np.float64)
     whole = recorded.cost_usd + recorded.extra_cost_usd
-    return Seen(recorded.confidence, agree, whole, characters, vectors)
+    return Seen(recorded.confidence if confidence is None else confidence, agree, whole, characters, vectors)
 
 
 def agreement(texts: Sequence[str]) -> Floats:

@@ -24,7 +24,8 @@ STOP = -1
 @dataclass(frozen=True, slots=True)
 class View:
     """n queries in one state: `quality` and `cost` [n, K] as estimated, `move` the factor [K, K] of how far the
-    quality of models to come may still move, `unit` [n, K] its unit (see uncertainty).
+    quality of models to come may still move, `unit` [n, K] its unit (see uncertainty). `allowed`: those that may be
+    asked at all.
     """
 
     asked: int
@@ -32,11 +33,12 @@ class View:
     cost: Floats
     move: Floats
     unit: Floats
+    allowed: int = -1
 
     @property
     def new(self) -> list[int]:
-        """Models that have not answered."""
-        return [m for m in range(self.quality.shape[1]) if not self.asked >> m & 1]
+        """Models that may still be asked."""
+        return members(self.allowed & ~self.asked, self.quality.shape[1])
 
     @property
     def best(self) -> Floats:
@@ -102,9 +104,10 @@ def _sets(view: View, form: Form) -> list[int]:
     if form == "single":
         return [1 << m for m in view.new]
     if form == "prefix":
-        start = view.asked.bit_length()
-        return [sum(1 << m for m in range(start, end)) for end in range(start + 1, view.quality.shape[1] + 1)]
-    return [models for models in by_size(view.quality.shape[1]) if models and not models & view.asked]
+        ahead = [m for m in view.new if m >= view.asked.bit_length()]
+        return [sum(1 << m for m in ahead[:end]) for end in range(1, len(ahead) + 1)]
+    new = sum(1 << m for m in view.new)
+    return [models for models in by_size(view.quality.shape[1]) if models and not models & ~new]
 
 
 class _Expected:
@@ -132,7 +135,8 @@ class _Expected:
             return found
         if self._exact:
             return self._exactly(columns)
-        return np.maximum(self._best_of(wanted), view.best[:, None]).mean(1)
+        mean: Floats = np.maximum(self._best_of(wanted), view.best[:, None]).mean(1)
+        return mean
 
     def _exactly(self, columns: list[int]) -> Floats:
         view = self._view

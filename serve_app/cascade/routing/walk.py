@@ -25,14 +25,18 @@ class Policy:
     form: Form = "any"
     models: int = -1
 
-    def next(self, asked: int, quality: Floats, cost: Floats, move: Floats) -> NDArray[np.int64]:
-        """For queries [n, K] in one state the model to ask next, or STOP."""
-        allowed = np.array([self.models >> m & 1 for m in range(quality.shape[1])], dtype=bool)
-        cost = cost if allowed.all() else np.where(allowed, cost, np.inf)
+    def next(
+        self, asked: int, quality: Floats, cost: Floats, move: Floats, allowed: int | None = None
+    ) -> NDArray[np.int64]:
+        """For queries [n, K] in one state the model to ask next, or STOP. `allowed` in the place of `models`."""
         factor = move * self.spread if self.spread else np.zeros_like(move)
-        view = View(asked, quality, cost, factor, unit_of_moves(quality))
-        price = self.price if not asked else self.price * self.later if self.price else self.price
-        return next_model(view, price, self.form)
+        view = View(asked, quality, cost, factor, unit_of_moves(quality), self.models if allowed is None else allowed)
+        return next_model(view, self.price * self.later if asked and self.price else self.price, self.form)
+
+
+def always(model: int) -> Policy:
+    """Asks one model, whatever the query."""
+    return Policy(price=0.0, spread=0.0, form="single", models=1 << model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +87,5 @@ def walk(tables: Tables, policy: Policy) -> Walked:
 def best_answer(asked: NDArray[np.int64], quality: Floats) -> NDArray[np.int64]:
     """Of the models that answered the one of the highest estimate, from masks [n] and estimates [n, K]."""
     there = [[bool(s >> m & 1) for m in range(quality.shape[1])] for s in asked.tolist()]
-    return np.where(there, quality, -1.0).argmax(1)
+    found: NDArray[np.int64] = np.where(there, quality, -1.0).argmax(1)
+    return found

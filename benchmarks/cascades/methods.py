@@ -1,0 +1,190 @@
+"""The methods: each is fitted on train for every budget, and gives its curve on test.
+
+threshold           one quantile of the raw confidence for all levels of the chain, swept; nothing else is fitted
+calibrated          the chain as `jethro cascade fit` does it: logistic calibration, thresholds searched under a budget
+routing             Dekoninck et al.: one model by estimates before any answer
+cascade             theirs: the chain in its order, estimates after each answer, cost in the decision
+cascade routing     theirs: any next model
+linear              mixtures of single models that a reader of the test set would choose
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.cascades.curves import Curve
+from serve_app.cascade.calibration import fit_calibrator
+from serve_app.cascade.judging import NOT_TAKEN, probabilities
+from serve_app.cascade.recorded import Recorded
+from serve_app.cascade.routing.crossfit import crossfitted, estimate_all, folds_by_text
+from serve_app.cascade.routing.estimates import fit_estimates
+from serve_app.cascade.routing.fitting import within_budget
+from serve_app.cascade.routing.mixing import Mixture
+from serve_app.cascade.routing.seen import seen_in
+from serve_app.cascade.routing.shapes import choose_shape, shapes
+from serve_app.cascade.routing.singles import best_single_mix
+from serve_app.cascade.routing.supermodels import Form
+from serve_app.cascade.routing.walk import Policy, Tables, Walked, walk
+from serve_app.cascade.thresholds import Walk, fit_thresholds
+from serve_app.routing.target import COST, Target
+
+Floats = NDArray[np.float64]
+METHODS = ("threshold", "calibrated", "routing", "cascade", "cascade routing", "linear")
+FITTED = ("calibrated", "routing", "cascade", "cascade routing")
+"""Those that are fitted under a budget, and fall back to single models where they do not pay."""
+FORMS: dict[str, Form] = {"routing": "single", "cascade": "prefix", "cascade routing": "any"}
+BUDGETS = 24
+_FEW_BUDGETS = 10
+"""For the search of four thresholds, which takes seconds each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Train and test answers of the models of one setting, and the estimates of both."""
+
+    train: Recorded
+    test: Recorded
+    fitted: Tables
+    tested: Tables
+
+    @property
+    def range_usd(self) -> tuple[float, float]:
+        """Mean test cost of the cheapest and the dearest model."""
+        means = self.test.cost_usd.mean(0)
+        return float(means.min()), float(means.max())
+
+    def budgets(self, count: int = BUDGETS) -> list[float]:
+        """Mean costs from the cheapest to the dearest model, as the train part has them."""
+        means = self.train.cost_usd.mean(0)
+        return np.linspace(means.min(), means.max(), count).tolist()
+
+
+def prepare(recorded: Recorded, models: list[str], vectors: Floats, seed: int) -> Setting:
+    """Estimates: cross-fitted for train, fitted on train for test. `vectors` [n, d] of all prompts."""
+    chosen = recorded.of(models)
+    at = np.array([split == "train" for split in recorded.splits])
+    train, test = np.flatnonzero(at), np.flatnonzero(~at)
+    seen = seen_in(chosen, vectors)
+    ok, difficulty = chosen.ok[train], recorded.ok[train].mean(1)
+    folds = folds_by_text(chosen.take(train).prompts, seed)
+    fitted = crossfitted(seen.take(train), ok, difficulty, folds)
+    estimates = fit_estimates(seen.take(train), ok, difficulty)
+    quality, cost = estimate_all(estimates, seen.take(test))
+    tested = Tables(quality, cost, fitted.move, chosen.ok[test], chosen.cost_usd[test])
+    return Setting(chosen.take(train), chosen.take(test), fitted, tested)
+
+
+def threshold(setting: Setting, points: int = 41) -> Curve:
+    """A level's answer is taken unless its confidence is below the quantile; an unknown confidence is below any."""
+    train, test = _known(setting.train.confidence), _known(setting.test.confidence)
+    found = []
+    for share in np.linspace(0.0, 1.0, points):
+        cuts = np.quantile(train, share, axis=0) if share < 1.0 else np.full(train.shape[1], np.inf)
+        found.append(_chain(setting.test, test[:, :-1] >= cuts[:-1]))
+    return _curve(found)
+
+
+def calibrated(setting: Setting) -> Curve:
+    """Thresholds on calibrated probabilities, one set for each budget."""
+    levels = range(len(setting.train.models) - 1)
+    raw = setting.train.confidence
+    calibrators = [fit_calibrator("logistic", raw[:, m], setting.train.ok[:, m]) for m in levels]
+    own, other = (
+        Walk(
+            np.column_stack([probabilities(c, r.confidence[:, m]) for m, c in enumerate(calibrators)]), r.ok, r.cost_usd
+        )
+        for r in (setting.train, setting.test)
+    )
+    found, guarded = [], []
+    for budget in setting.budgets(_FEW_BUDGETS if len(levels) > 3 else BUDGETS):
+        thresholds = fit_thresholds(own, Target(COST, budget * (1 + 1e-9)))
+        single = best_single_mix(own.ok, own.cost_usd, budget)
+        worse = thresholds is None or own.outcome(thresholds).quality < _alone(own, own.outcome(thresholds).cost_usd)
+        guarded.append(worse)
+        if worse or thresholds is None:
+            found.append(_mixed(setting.tested, single.mixture(), {}))
+        else:
+            found.append(_chain(setting.test, other.probability >= np.maximum(thresholds, NOT_TAKEN + 0.5)))
+    return _curve(found, guarded)
+
+
+def ours(setting: Setting, form: Form) -> Curve:
+    """Routing, their cascade, or cascade routing."""
+    shaped = choose_shape(setting.fitted, shapes(form))
+    found, guarded = [], []
+    walked: dict[Policy, Walked] = {}
+    for budget in setting.budgets():
+        mixture, fell_back = within_budget(setting.fitted, shaped, budget)
+        found.append(_mixed(setting.tested, mixture, walked))
+        guarded.append(fell_back)
+    return _curve(found, guarded, f"spread {shaped.shape.spread:g}, later {shaped.shape.later:g}")
+
+
+def linear(setting: Setting) -> Curve:
+    """The upper hull of the single models' test points."""
+    ok, cost = setting.test.ok, setting.test.cost_usd
+    low, high = setting.range_usd
+    budgets = np.linspace(low, high, 4 * BUDGETS)
+    mixes = [best_single_mix(ok, cost, float(budget)) for budget in budgets]
+    return _curve(
+        [
+            Walked(
+                (1 - m.share) * ok[:, m.cheap] + m.share * ok[:, m.dear],
+                (1 - m.share) * cost[:, m.cheap] + m.share * cost[:, m.dear],
+                np.zeros(len(ok), dtype=np.int64),
+                np.zeros(len(ok), dtype=np.int64),
+            )
+            for m in mixes
+        ]
+    )
+
+
+def all_methods(setting: Setting, report: Callable[[str], None]) -> dict[str, Curve]:
+    """Every method's curve."""
+    found = {"threshold": threshold(setting)}
+    report("calibrated")
+    found["calibrated"] = calibrated(setting)
+    for name, form in FORMS.items():
+        report(name)
+        found[name] = ours(setting, form)
+    return found | {"linear": linear(setting)}
+
+
+def _known(confidence: Floats) -> Floats:
+    return np.where(np.isnan(confidence), -np.inf, confidence)
+
+
+def _alone(walked: Walk, cost: float) -> float:
+    """Quality of the best single model of at most this mean cost."""
+    means = walked.cost_usd.mean(0)
+    inside = means <= cost * (1 + 1e-9)
+    return float(walked.ok.mean(0)[inside].max()) if inside.any() else 0.0
+
+
+def _chain(recorded: Recorded, taken: NDArray[np.bool_]) -> Walked:
+    """A chain over recorded answers, `taken` [n, levels - 1]."""
+    rows = np.arange(len(recorded))
+    level = np.argmax(np.column_stack([taken, np.ones(len(rows), dtype=bool)]), axis=1)
+    spent = np.cumsum(recorded.cost_usd, axis=1)[rows, level]
+    return Walked(recorded.ok[rows, level], spent, 2 ** (level + 1) - 1, level)
+
+
+def _mixed(tables: Tables, mixture: Mixture, walked: dict[Policy, Walked]) -> Walked:
+    """`mixing.expected`, each policy walked once."""
+    for policy in (mixture.cheap, mixture.dear):
+        if policy not in walked:
+            walked[policy] = walk(tables, policy)
+    cheap, dear, share = walked[mixture.cheap], walked[mixture.dear], mixture.share
+    return Walked(
+        (1 - share) * cheap.quality + share * dear.quality,
+        (1 - share) * cheap.cost_usd + share * dear.cost_usd,
+        dear.asked,
+        dear.answer,
+    )
+
+
+def _curve(found: list[Walked], guarded: list[bool] | None = None, note: str = "") -> Curve:
+    quality, cost = np.array([w.quality for w in found]), np.array([w.cost_usd for w in found])
+    return Curve(quality, cost, tuple(guarded or ()), note)

@@ -1,0 +1,170 @@
+"""Fits a cascade router to recorded answers: estimates, shape and λ for a budget; and falls back where it does not pay.
+
+Every figure that a choice rests on is of cross-fitted estimates. A router that would do worse than single models, or a
+mixture of two of them, at the same mean cost is not served: that mixture is, and `fell_back` in its data says so.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.cascade.base import Signal
+from serve_app.cascade.combined import fit_combined
+from serve_app.cascade.judging import JudgePlan, raw_values
+from serve_app.cascade.recorded import Recorded
+from serve_app.cascade.routing.crossfit import crossfitted, folds_by_text
+from serve_app.cascade.routing.estimates import fit_estimates
+from serve_app.cascade.routing.mixing import Mixture, expected, refined
+from serve_app.cascade.routing.router import CascadeRouter
+from serve_app.cascade.routing.saved import version_of
+from serve_app.cascade.routing.seen import seen_in
+from serve_app.cascade.routing.sets import MOST_MODELS
+from serve_app.cascade.routing.shapes import Shaped, choose_shape, shapes
+from serve_app.cascade.routing.singles import best_single_mix
+from serve_app.cascade.routing.supermodels import Form
+from serve_app.cascade.routing.walk import Tables, Walked
+from serve_app.errors import ConfigError, InsufficientData
+
+Floats = NDArray[np.float64]
+Report = Callable[[str], None]
+FEWEST = 100
+"""Queries that a router takes at least: with fewer its held-out figures say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingPlan:
+    """What to fit. `models` as recorded, in the order a cascade would ask them; `budget_usd`: mean cost a query.
+
+    `judge`: signals to judge answers by, combined for each model; None takes the recorded confidence. `encoder`: of
+    prompts, None reads but their length. `pools`: the pool of each model, by default of the same name.
+    """
+
+    models: tuple[str, ...]
+    budget_usd: float
+    form: Form = "any"
+    judge: JudgePlan | None = None
+    encoder: str | None = None
+    pools: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+
+
+def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _: None) -> CascadeRouter:
+    """The router, estimates fitted on all queries.
+
+    Raises ConfigError for a budget below the cheapest model or models that cannot be, InsufficientData for too few
+    queries, DataError for an unknown model, DependencyError without the extra `train`.
+    """
+    _check(recorded, plan)
+    chosen = recorded.of(plan.models)
+    signals, confidence = _signals(chosen, plan)
+    digest, vectors = _vectors(chosen, plan.encoder)
+    seen = seen_in(chosen, vectors, confidence)
+    difficulty = recorded.ok.mean(1)
+    tables = crossfitted(seen, chosen.ok, difficulty, folds_by_text(chosen.prompts, plan.seed))
+    shaped = choose_shape(tables, shapes(plan.form))
+    report(
+        f"{', '.join(plan.models)}: area {shaped.area:.4f}, spread {shaped.shape.spread}, later {shaped.shape.later}"
+    )
+    mixture, fell_back = within_budget(tables, shaped, plan.budget_usd)
+    walked = expected(tables, mixture)
+    how = "single models" if fell_back else plan.form
+    report(f"{how}: quality {walked.quality.mean():.4f} at {walked.cost_usd.mean():.3g} USD a query")
+    found = CascadeRouter(
+        pools=tuple(plan.pools.get(model, model) for model in plan.models),
+        estimates=fit_estimates(seen, chosen.ok, difficulty),
+        move=tables.move,
+        mixture=mixture,
+        signals=signals,
+        models=chosen.served,
+        encoder=plan.encoder,
+        encoder_digest=digest,
+        expected=_figures(tables, walked, plan.models),
+        data=_about(recorded, plan, fell_back),
+    )
+    return version_of(found)
+
+
+def within_budget(tables: Tables, shaped: Shaped, budget_usd: float) -> tuple[Mixture, bool]:
+    """The shape's policies mixed to the budget; or single models, and True, where they do better on these rows."""
+    single = best_single_mix(tables.ok, tables.cost_usd, budget_usd)
+    mixture = refined(tables, shaped.rungs, budget_usd)
+    walked = expected(tables, mixture)
+    at_its_cost = best_single_mix(tables.ok, tables.cost_usd, max(float(walked.cost_usd.mean()), _least(tables)))
+    if walked.quality.mean() >= max(at_its_cost.quality, single.quality if single.cheap == single.dear else 0.0):
+        return mixture, False
+    return single.mixture(), True
+
+
+def _least(tables: Tables) -> float:
+    return float(tables.cost_usd.mean(0).min())
+
+
+def _check(recorded: Recorded, plan: RoutingPlan) -> None:
+    if not 2 <= len(plan.models) <= MOST_MODELS:
+        raise ConfigError(
+            f"cascade routing takes 2 to {MOST_MODELS} models, not {len(plan.models)}: name the ones that matter"
+        )
+    if len(recorded) < FEWEST:
+        raise InsufficientData(
+            f"cascade routing takes at least {FEWEST} queries, there are {len(recorded)}: collect more"
+        )
+    if not isfinite(plan.budget_usd) or plan.budget_usd <= 0:
+        raise ConfigError(f"budget is {plan.budget_usd!r}; give a mean cost a query in US dollars above 0")
+    pools = [plan.pools.get(model, model) for model in plan.models]
+    if len(set(pools)) < len(pools):
+        raise ConfigError(f"two models are of one pool ({', '.join(pools)}); name a pool for each")
+
+
+def _signals(recorded: Recorded, plan: RoutingPlan) -> tuple[dict[str, Signal | None], Floats]:
+    """Each pool's signal, and its values [n, K] of the answers by fits that did not see them."""
+    pools = [plan.pools.get(model, model) for model in plan.models]
+    if plan.judge is None:
+        return dict.fromkeys(pools), recorded.confidence
+    signals: dict[str, Signal | None] = {}
+    columns = []
+    for m, pool in enumerate(pools):
+        raw = raw_values(plan.judge.signals, [row[m] for row in recorded.judged], plan.judge.prefix)
+        if len(plan.judge.signals) == 1:
+            signals[pool], column = plan.judge.signals[0], raw[:, 0]
+        else:
+            signals[pool], column = fit_combined(plan.judge.signals, raw, recorded.ok[:, m], plan.seed)
+        columns.append(column)
+    return signals, np.column_stack(columns)
+
+
+def _vectors(recorded: Recorded, encoder: str | None) -> tuple[str | None, Floats | None]:
+    if encoder is None:
+        return None, None
+    from serve_app.learning.encoder import load_encoder
+
+    loaded = load_encoder(encoder)
+    return loaded.digest, loaded.embed(recorded.prompts).astype(np.float64)
+
+
+def _figures(tables: Tables, walked: Walked, models: tuple[str, ...]) -> dict[str, float]:
+    """Cross-fitted means; the reach of a model is the share of queries that ask it on the dearer side."""
+    found = {
+        "quality": float(walked.quality.mean()),
+        "cost_usd": float(walked.cost_usd.mean()),
+        "strong_quality": float(tables.ok.mean(0).max()),
+    }
+    for m, model in enumerate(models):
+        found[f"share:{model}"] = float((walked.answer == m).mean())
+        found[f"reach:{model}"] = float((walked.asked >> m & 1).mean())
+    return found
+
+
+def _about(recorded: Recorded, plan: RoutingPlan, fell_back: bool) -> dict[str, Any]:
+    return {
+        "digest": recorded.digest(),
+        "queries": len(recorded),
+        "budget_usd": plan.budget_usd,
+        "form": plan.form,
+        "figures": "cross-fitted",
+        "fell_back": fell_back,
+        "seed": plan.seed,
+    }
