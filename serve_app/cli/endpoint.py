@@ -39,6 +39,14 @@ class Endpoint:
             decision: dict[str, Any] = response.json()
             return decision
 
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What a route answers. Raises JethroError with the endpoint's own message."""
+        with self._mapped():
+            response = self._client.request(method, path, json=body)
+            self._check(response)
+            told: dict[str, Any] = response.json()
+            return told
+
     def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Events of a streamed chat answer; first one `{"headers": {...}}`, the decision headers without `x-jethro-`.
 
