@@ -31,12 +31,8 @@ class Way:
     pool: Pool
     judged: bool
     reserve: bool = False
-
-    @property
-    def needs(self) -> Needs:
-        """What its judge must be given."""
-        signal = self.level.signal
-        return signal.needs if self.judged and signal is not None else NOTHING
+    needs: Needs = NOTHING
+    """What its judge must be given."""
 
 
 @dataclass(slots=True)
@@ -105,9 +101,9 @@ def ways_up(chain: Chain, pools: Mapping[str, Pool], query: Query) -> tuple[list
     notes = [f"{pool.model} does not support {lacking}" for pool, lacking in lacks]
     ways, reserve = [], []
     for level, pool in able[:-1]:
-        way = Way(level, pool, judged=True)
-        if level.signal is not None and (pool.capabilities.logprobs or not way.needs.logprobs):
-            ways.append(way)
+        needs = level.signal.needs if level.signal is not None else NOTHING
+        if level.signal is not None and (pool.capabilities.logprobs or not needs.logprobs):
+            ways.append(Way(level, pool, judged=True, needs=needs))
         else:
             notes.append(f"{pool.model} cannot be judged without log-probabilities")
             reserve.append(Way(level, pool, judged=False, reserve=True))
@@ -126,6 +122,20 @@ class Ascent:
         self.prior_ms = 0.0
         self._strategy, self._chain, self._id = strategy, chain, decision_id
         self._notes = list(notes)
+
+    def pass_over(self, limits: Mapping[str, float]) -> None:
+        """Leave out levels that the prior rules out; `limits` by pool. The last of the chain is always asked."""
+        prior = self.prior
+        if prior is None:
+            return
+        kept = []
+        for way in self.ways:
+            limit = limits.get(way.pool.name, 1.0)
+            if way.judged and prior > limit:
+                self.note(f"no answer of {way.pool.model} could convince (prior {prior:.3f} > {limit:.3f})")
+            else:
+                kept.append(way)
+        self.ways = kept
 
     def visit(self, way: Way, sent: Query) -> Visit:
         """A level is asked now."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from serve_app.cascade.artefact import chain_of, load_chain
 from serve_app.cascade.base import Chain
+from serve_app.cascade.hopeless import prior_limit
 from serve_app.cascade.patience import Patience
 from serve_app.cascade.race import Race
 from serve_app.cascade.strategy import CascadeStrategy, PriorOf
@@ -45,16 +46,26 @@ def offered(config: CascadeConfig, pools: Mapping[str, Pool], prior: PriorOf, ro
     if whole is None:
         missing[CASCADE] = f"No cascade is fitted for these pools: {_MEND} cascade.chain."
     else:
-        strategy = CascadeStrategy("cascade", whole, pools, prior, patience)
+        limits = _limits(config, whole)
+        strategy = CascadeStrategy("cascade", whole, pools, prior, patience, limits)
         strategies[CASCADE] = (strategy, f"{_names(whole)}: an answer that does not convince is replaced by the next's")
     early = _chain(config.streaming, "cascade.streaming", "stream", pools, routers)
     if early is None:
         missing[STREAM] = f"No streaming cascade is fitted for these pools: {_MEND} cascade.streaming.chain."
     else:
-        held = Early(_probe_tokens(config, early), *_race(config.streaming.race, early, routers))
+        probe = _probe_tokens(config, early)
+        held = Early(probe, *_race(config.streaming.race, early, routers), _limits(config, early, probe))
         streaming = StreamingCascade("cascade-stream", early, pools, held, prior, patience)
         strategies[STREAM] = (streaming, f"{_names(early)}: judged by the first tokens, before any is sent")
     return Offered(strategies, missing)
+
+
+def _limits(config: CascadeConfig, chain: Chain, probe_tokens: int | None = None) -> dict[str, float]:
+    """By pool, the prior above which it need not be asked."""
+    if not config.skip_hopeless:
+        return {}
+    found = {level.pool: prior_limit(level, probe_tokens) for level in chain.levels}
+    return {pool: limit for pool, limit in found.items() if limit is not None}
 
 
 def _race(race: RaceConfig | None, chain: Chain, routers: Collection[str]) -> tuple[str | None, Race | None]:

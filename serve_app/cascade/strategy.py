@@ -41,9 +41,12 @@ class CascadeStrategy:
         pools: Mapping[str, Pool],
         prior: PriorOf = no_prior,
         patience: Patience | None = None,
+        limits: Mapping[str, float] | None = None,
     ) -> None:
+        """`limits`: by pool, the prior above which it need not be asked (see `hopeless`)."""
         self.name = name
         self.chain = chain
+        self.limits = limits or {}
         self._pools = pools
         self._prior = prior
         self._patience = patience or Patience()
@@ -96,6 +99,7 @@ class CascadeStrategy:
             started = perf_counter()
             ascent.prior = await self._prior(router, query)
             ascent.prior_ms = (perf_counter() - started) * 1e3
+            ascent.pass_over(self.limits)
         return ascent
 
     def _worth(self, way: Way, ascent: Ascent, call: Call) -> bool:

@@ -8,7 +8,7 @@ the router's score is borderline.
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from serve_app.cascade.as_asked import with_needs
@@ -28,11 +28,15 @@ from serve_app.types import Decision, Query
 
 @dataclass(frozen=True, slots=True)
 class Early:
-    """How first tokens are judged: so many of them, with the score of the router `prior`, with or without races."""
+    """How first tokens are judged: so many of them, with the score of the router `prior`, with or without races.
+
+    `limits`: by pool, the prior above which it need not be asked (see `hopeless`).
+    """
 
     probe_tokens: int
     prior: str | None = None
     race: Race | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 class StreamingCascade:
@@ -56,13 +60,11 @@ class StreamingCascade:
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """The first level and the chain. Raises UnsupportedParameter if no level can honour the query."""
-        ascent = self._begun(query, decision_id)
-        await self.score(ascent, query)
-        return ascent.outlook()
+        return (await self._begun(query, decision_id)).outlook()
 
     async def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then every call made; see the contract."""
-        climb = _Climb(self, self._begun(query, context.call.id), query, context)
+        climb = _Climb(self, await self._begun(query, context.call.id), query, context)
         try:
             async with aclosing(climb.events()) as events:
                 async for event in events:
@@ -70,18 +72,18 @@ class StreamingCascade:
         finally:
             await climb.aclose()
 
-    def _begun(self, query: Query, decision_id: str) -> Ascent:
+    async def _begun(self, query: Query, decision_id: str) -> Ascent:
+        """What can be asked, with the router's score where a judge or the race wants it."""
         ways, notes = ways_up(self.chain, self._pools, query)
-        return Ascent(self.name, self.chain, decision_id, ways, notes)
-
-    async def score(self, ascent: Ascent, query: Query) -> None:
-        """Ask the router for its score, where a judge or the race wants it."""
-        wanted = [way.needs.prior for way in ascent.ways if way.needs.prior]
+        ascent = Ascent(self.name, self.chain, decision_id, ways, notes)
+        wanted = [way.needs.prior for way in ways if way.needs.prior]
         router = wanted[0] if wanted else self.early.prior if self.early.race is not None else None
         if router is not None:
             started = perf_counter()
             ascent.prior = await self._prior(router, query)
             ascent.prior_ms = (perf_counter() - started) * 1e3
+            ascent.pass_over(self.early.limits)
+        return ascent
 
 
 class _Climb:
@@ -105,7 +107,6 @@ class _Climb:
             following = ways[position + 1] if position + 1 < len(ways) else None
             visit, opening = self._opened(position)
             if position == 0:
-                await self._cascade.score(ascent, self._query)
                 self._race(following)
             try:
                 await self._held(visit, opening)
@@ -216,7 +217,7 @@ class _Climb:
             return []
         replaced = [v for v in self._ascent.visits if v.judgement is not None and v.error is None]
         replaced.sort(key=lambda v: v.probability, reverse=True)
-        return [replace(v.way, judged=False, reserve=True) for v in replaced]
+        return [Way(v.way.level, v.way.pool, judged=False, reserve=True) for v in replaced]
 
     async def _drop(self, position: int, why: str) -> None:
         visit, opening = self._open.pop(position)

@@ -59,6 +59,9 @@ class CascadeConfig(ChainConfig):
     """`jethro-cascade` judges whole answers, `jethro-cascade-stream` their first tokens."""
 
     streaming: StreamingConfig = StreamingConfig()
+    skip_hopeless: bool = Field(
+        True, description="Pass over a level where the router's score alone keeps every answer below the threshold."
+    )
     min_remaining_s: NonNegativeFloat = Field(
         1.0, description="With an answer at hand no further level is asked with less time to the deadline than this."
     )

@@ -46,13 +46,16 @@ def cascade(
     tokens: int = 2,
     prior: float | None = None,
     race: Race | None = None,
+    limits: dict[str, float] | None = None,
     **rest: object,
 ) -> StreamingCascade:
     async def score(router: str, query: Query) -> float | None:
         return prior
 
     fitted = chain(signal, probe_tokens=tokens, levels=tuple(all_pools))
-    return StreamingCascade("cascade-stream", fitted, all_pools, Early(tokens, "mine", race), score, **rest)  # type: ignore[arg-type]
+    return StreamingCascade(
+        "cascade-stream", fitted, all_pools, Early(tokens, "mine", race, limits or {}), score, **rest
+    )  # type: ignore[arg-type]
 
 
 @BOTH

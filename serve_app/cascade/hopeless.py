@@ -1,0 +1,71 @@
+"""Which queries no answer of a level could convince for: those that the router's prior rules out on its own.
+
+Where a judge weighs the prior, there is a prior beyond which even an answer whose every token is certain stays below
+the threshold. Asking the level then only costs tokens and time, so it is passed over. The limit is found from the
+judge itself, by showing it answers of every length and certainty; nothing new is fitted.
+"""
+
+from collections.abc import Iterator
+from math import exp, log
+from typing import Final
+
+from serve_app.cascade.base import Judged, Level
+from serve_app.types import Message, Query, TokenLogprob
+
+_CERTAIN: Final = (1 - 1e-6, 0.9999, 0.999, 0.99, 0.95, 0.9, 0.75, 0.5)
+"""Probabilities of every token of an answer that is shown; not only the surest, as weights of like signals may differ
+in sign."""
+_LENGTHS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
+_STEPS: Final = 20
+_QUERY: Final = Query((Message("user", "?"),))
+
+
+def prior_limit(level: Level, probe_tokens: int | None = None) -> float | None:
+    """The strong win rate above which no answer of the level is taken; None where the prior rules nothing out.
+
+    `probe_tokens`: so many first tokens are judged. Only for judges that read log-probabilities and a prior, and no
+    further calls: what those would say is not known.
+    """
+    if level.signal is None or level.calibrator is None:
+        return None
+    needs = level.signal.needs
+    if needs.prior is None or needs.samples or needs.verdicts:
+        return None
+    shown = list(_shown(probe_tokens))
+    if _best(level, 1.0, shown) >= level.threshold:
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        if _best(level, middle, shown) >= level.threshold:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _best(level: Level, prior: float, shown: list[tuple[tuple[TokenLogprob, ...], bool]]) -> float:
+    """The largest probability of being right that any answer gets."""
+    assert level.signal is not None and level.calibrator is not None
+    found = []
+    for tokens, finished in shown:
+        text = "x" * len(tokens)
+        value = level.signal.value(Judged(_QUERY, text, tokens, finished, prior=prior))
+        found.append(level.calibrator.probability(value))
+    return max(found)
+
+
+def _shown(probe_tokens: int | None) -> Iterator[tuple[tuple[TokenLogprob, ...], bool]]:
+    """Answers of equally certain tokens, whole ones and, with a probe, unfinished ones of its length."""
+    lengths = _LENGTHS if probe_tokens is None else tuple(range(1, probe_tokens + 1))
+    for certain in _CERTAIN:
+        token = TokenLogprob("x", log(certain), (("x", log(certain)), *_others(certain)))
+        for length in lengths:
+            yield (token,) * length, True
+        if probe_tokens is not None:
+            yield (token,) * probe_tokens, False
+
+
+def _others(certain: float) -> tuple[tuple[str, float], ...]:
+    """Four alternatives, each half as likely as the one before."""
+    return tuple((name, log((1 - certain) * exp(-log(2) * (rank + 1)))) for rank, name in enumerate("abcd"))
