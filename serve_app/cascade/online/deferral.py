@@ -15,7 +15,7 @@ Weights = dict[str, NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Episodes:
-    """LLM-labelled queries: `probabilities` [n, levels, labels] as predicted before the label was learned, `labels` [n]."""
+    """LLM-labelled queries: `probabilities` [n, levels, labels] as they were before the label was learned."""
 
     probabilities: NDArray[np.float64]
     labels: NDArray[np.int64]
@@ -35,17 +35,32 @@ class Episodes:
         return taken
 
 
-def inputs(probabilities: NDArray[np.float64], ordered: bool) -> NDArray[np.float64]:
-    """What f reads; `ordered`: the probabilities in falling order beside them, so that a margin is not learned class by
-    class."""
-    if not ordered:
-        return probabilities
-    return np.concatenate([probabilities, -np.sort(-probabilities, axis=-1)], axis=-1)
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What f reads: `x` [n, size], and `prior` [n], what the network's output is added to before the sigmoid."""
+
+    x: NDArray[np.float64]
+    prior: NDArray[np.float64]
 
 
-def new_network(size: int, rng: np.random.Generator) -> Weights:
-    """Uniform within 1 / sqrt(inputs of the layer)."""
-    low, high = 1 / np.sqrt(size), 1 / np.sqrt(HIDDEN)
+def inputs(probabilities: NDArray[np.float64], prior: bool) -> Inputs:
+    """Of class probabilities [n, labels].
+
+    With `prior` f begins as 1 - margin / 2 (margin: the two likeliest classes' difference), so that an untaught cascade
+    samples by margin and what is learned is the departure from it; and the network reads the probabilities in falling
+    order beside them, so that it need not learn a margin class by class.
+    """
+    if not prior:
+        return Inputs(probabilities, np.zeros(len(probabilities)))
+    falling = -np.sort(-probabilities, axis=1)
+    margin = np.clip(falling[:, 0] - falling[:, 1], 1e-3, 1 - 1e-3)
+    return Inputs(np.concatenate([probabilities, falling], axis=1), np.log((2 - margin) / margin))
+
+
+def new_network(labels: int, prior: bool, rng: np.random.Generator) -> Weights:
+    """Uniform within 1 / sqrt(inputs of the layer); with `prior` an output of 0."""
+    size = 2 * labels if prior else labels
+    low, high = 1 / np.sqrt(size), 0.0 if prior else 1 / np.sqrt(HIDDEN)
     return {
         "w1": rng.uniform(-low, low, (size, HIDDEN)),
         "b1": rng.uniform(-low, low, HIDDEN),
@@ -54,21 +69,21 @@ def new_network(size: int, rng: np.random.Generator) -> Weights:
     }
 
 
-def forward(weights: Weights, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """f [n] of inputs [n, size]."""
-    hidden = np.maximum(x @ weights["w1"] + weights["b1"], 0.0)
-    urge: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-(hidden @ weights["w2"] + weights["b2"])))
+def forward(weights: Weights, read: Inputs) -> NDArray[np.float64]:
+    """f [n]."""
+    hidden = np.maximum(read.x @ weights["w1"] + weights["b1"], 0.0)
+    urge: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-(read.prior + hidden @ weights["w2"] + weights["b2"])))
     return urge
 
 
-def backward(weights: Weights, x: NDArray[np.float64], slope: NDArray[np.float64]) -> Weights:
+def backward(weights: Weights, read: Inputs, slope: NDArray[np.float64]) -> Weights:
     """Gradients of a loss whose derivative by f is `slope` [n], summed over rows."""
-    before = x @ weights["w1"] + weights["b1"]
+    before = read.x @ weights["w1"] + weights["b1"]
     hidden = np.maximum(before, 0.0)
-    f = 1.0 / (1.0 + np.exp(-(hidden @ weights["w2"] + weights["b2"])))
+    f = 1.0 / (1.0 + np.exp(-(read.prior + hidden @ weights["w2"] + weights["b2"])))
     out = slope * f * (1 - f)
     inner = np.outer(out, weights["w2"]) * (before > 0)
-    return {"w1": x.T @ inner, "b1": inner.sum(axis=0), "w2": hidden.T @ out, "b2": np.array([out.sum()])}
+    return {"w1": read.x.T @ inner, "b1": inner.sum(axis=0), "w2": hidden.T @ out, "b2": np.array([out.sum()])}
 
 
 def paper_slopes(
@@ -90,8 +105,10 @@ def paper_slopes(
     return scaled
 
 
-def advantages(f: NDArray[np.float64], wrong: NDArray[np.float64], prices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Targets [n, levels] in [0, 1]: (1 + loss of answering at j - cost to go of the level above) / 2.
+def advantages(
+    f: NDArray[np.float64], wrong: NDArray[np.float64], prices: NDArray[np.float64], calibration: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Targets [n, levels] in [0, 1]: (1 + loss of answering at j + calibration_j - cost to go above) / 2.
 
     The cost to go is that of the cascade as it acts now (cost-to-go imitation: Ross & Bagnell 2014, "AggreVaTe", after
     DAgger), the LLM being right by definition. `prices` [levels] = c_j * mu is left out of j's own target, as it is not
@@ -101,7 +118,7 @@ def advantages(f: NDArray[np.float64], wrong: NDArray[np.float64], prices: NDArr
     targets = np.empty_like(f)
     to_go = np.zeros(len(f))
     for j in reversed(range(f.shape[1])):
-        targets[:, j] = (1 + wrong[:, j] - to_go) / 2
+        targets[:, j] = (1 + wrong[:, j] + calibration[j] - to_go) / 2
         defers = f[:, j] > (1 + prices[j]) / 2
         to_go = np.where(defers, prices[j] + to_go, wrong[:, j])
     return np.clip(targets, 0.0, 1.0)

@@ -29,11 +29,12 @@ class Deferral:
         self._seed = spec.seed
         self._replays = mended(spec, "replay")
         self._to_go = mended(spec, "cost_to_go")
-        self._ordered = mended(spec, "ordered")
+        self._prior = mended(spec, "prior")
+        # of the top level no calibration is needed: the price of the LLM does its work
+        self._caution = np.array([self._settings.caution] * (len(spec.levels) - 1) + [0.0])
         self._twice = not mended(spec, "single_softmax")
-        size = len(spec.labels) * (2 if self._ordered else 1)
         rng = np.random.default_rng([spec.seed, 2])
-        self.networks: list[Weights] = [new_network(size, rng) for _ in spec.levels]
+        self.networks: list[Weights] = [new_network(len(spec.labels), self._prior, rng) for _ in spec.levels]
         rates = [
             self._settings.deferral_rate if self._to_go else level.learning_rate for level in self._settings.levels
         ]
@@ -104,8 +105,9 @@ class Deferral:
         slopes = self._slopes(episodes, prices)
         for j, adam in enumerate(self._adams):
             weights = self.networks[j]
-            gradients = backward(weights, inputs(episodes.probabilities[:, j], self._ordered), slopes[:, j])
-            shrunk = {k: g + 2 * self._settings.levels[j].l2 * weights[k] for k, g in gradients.items()}
+            gradients = backward(weights, inputs(episodes.probabilities[:, j], self._prior), slopes[:, j])
+            l2 = self._settings.deferral_l2 if self._to_go else self._settings.levels[j].l2
+            shrunk = {k: g + 2 * l2 * weights[k] for k, g in gradients.items()}
             self.networks[j] = adam.step(weights, shrunk)
 
     def _batch(self) -> list[int]:
@@ -121,12 +123,12 @@ class Deferral:
     def _slopes(self, episodes: Episodes, prices: NDArray[np.float64]) -> NDArray[np.float64]:
         f = self._urges(episodes.probabilities)
         if self._to_go:
-            slopes: NDArray[np.float64] = 2 * (f - advantages(f, episodes.wrong, prices)) / len(f)
+            slopes: NDArray[np.float64] = 2 * (f - advantages(f, episodes.wrong, prices, self._caution)) / len(f)
             return slopes
         calibration = np.array([level.calibration for level in self._settings.levels])
         targets = np.minimum(1.0, episodes.wrong + calibration)
         return paper_slopes(f, episodes.cross_entropy(self._twice), prices, targets)
 
     def _urges(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-        columns = [forward(w, inputs(probabilities[:, j], self._ordered)) for j, w in enumerate(self.networks)]
+        columns = [forward(w, inputs(probabilities[:, j], self._prior)) for j, w in enumerate(self.networks)]
         return np.stack(columns, axis=1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class PageHinkley:
-    """One-sided: alarms when residuals rise. `slack`: rise per label that is let pass; `alarm`: sum of rises that alarms.
+    """One-sided: alarms when residuals rise. `slack`: rise per label that is let pass; `alarm`: sum that alarms.
 
     `since` is the age of the label after which the sum began to rise: labels before it are from before the change.
     """

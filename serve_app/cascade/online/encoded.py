@@ -14,9 +14,12 @@ from serve_app.cascade.online.levels import Probabilities, softmax
 from serve_app.cascade.online.replay import Replay, Row
 from serve_app.cascade.online.settings import mended, settings_of
 
-RIDGE = 0.3
+RIDGE = 0.4
 """L2 against the sum of the losses; the bias has BIAS_RIDGE."""
 BIAS_RIDGE = 1e-2
+TEMPLATE = "a text about {}"
+WORDS = 16.0
+"""Weight of the label words, an inverse temperature of cosine similarity."""
 STEPS = 6
 """Of Böhning's method at each update: started from the last optimum it need not go far."""
 EPOCHS = 5
@@ -55,6 +58,19 @@ def encoded(text: str) -> Row:
     return np.append(load_encoder().embed([text])[0], np.float32(1.0))
 
 
+def label_words(labels: tuple[str, ...]) -> NDArray[np.float64]:
+    """Weights [dimensions + 1, labels] that know nothing but the words of the labels: texts are near their label.
+
+    Classification by label names alone (Chang et al., AAAI 2008, "Importance of semantic representation: dataless
+    classification"), here the mean of the prior over weights, which the first few hundred LLM labels correct.
+    """
+    from serve_app.learning.encoder import load_encoder
+
+    vectors = load_encoder().embed([TEMPLATE.format(label) for label in labels]).astype(np.float64)
+    centred = WORDS * (vectors - vectors.mean(axis=0)).T
+    return np.concatenate([centred, np.zeros((1, len(labels)))])
+
+
 class EncodedStudent:
     """Keeps vectors, not texts: nothing is encoded twice, and a restored learner goes on from the very same numbers."""
 
@@ -66,6 +82,7 @@ class EncodedStudent:
         self._size = load_encoder().dimensions + 1
         self._cache_size = settings.levels[spec.levels.index("encoder")].cache_size
         self._replays = mended(spec, "replay")
+        self._prior = label_words(spec.labels) if self._replays and mended(spec, "label_words") else None
         self._cache = Replay(self._cache_size + 1, self._labels)
         self._store = Replay(settings.replay, self._labels)
         self.updates = 0
@@ -126,7 +143,7 @@ class EncodedStudent:
             store.restore({k.removeprefix(name + "."): v for k, v in arrays.items() if k.startswith(name + ".")})
 
     def _forget(self) -> None:
-        self._weights = np.zeros((self._size, self._labels))
+        self._weights = np.zeros((self._size, self._labels)) if self._prior is None else self._prior.copy()
         self._gram = np.zeros((self._size, self._size))
         self._squares = np.zeros_like(self._weights)
         self._frozen = None
@@ -147,10 +164,20 @@ class EncodedStudent:
         rows = np.stack(self._store.rows).astype(np.float64)
         wanted = np.eye(self._labels)[self._store.labels]
         inverse = np.linalg.inv(self._gram + np.diag(self._ridge))
+        centre = self._centre(rows)
         for _ in range(steps):
-            gradient = rows.T @ (softmax(rows @ self._weights) - wanted) + self._ridge[:, None] * self._weights
+            shrink = self._ridge[:, None] * (self._weights - centre)
+            gradient = rows.T @ (softmax(rows @ self._weights) - wanted) + shrink
             self._weights = self._weights - inverse @ gradient
         self._frozen = None
+
+    def _centre(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the weights shrink to: the label words, so that the mean text is as likely to be of any label."""
+        if self._prior is None:
+            return np.zeros_like(self._weights)
+        centre = self._prior.copy()
+        centre[-1] = -rows[:, :-1].mean(axis=0) @ centre[:-1]
+        return centre
 
     def _descend(self, rows: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
         """AdaGrad over the cache."""

@@ -13,7 +13,7 @@ from serve_app.cascade.online.base import Arrays, Labelled, StreamSpec, Walk
 from serve_app.cascade.online.budget import Budget
 from serve_app.cascade.online.deferring import Deferral
 from serve_app.cascade.online.drift import PageHinkley
-from serve_app.cascade.online.levels import student
+from serve_app.cascade.online.levels import pooled, student
 from serve_app.cascade.online.policy import Act, CascadePolicy, under
 from serve_app.cascade.online.settings import mended, settings_of
 from serve_app.cascade.online.tally import Tally
@@ -102,7 +102,7 @@ class OnlineCascade:
         if not 0 <= label < len(self.spec.labels):
             raise DataError(f"stream {self.spec.name!r}: label {label} of a query; there are {len(self.spec.labels)}")
         rows = [s.predictor.features(labelled.text) for s in self._students]
-        probabilities = np.stack([s.predictor.of(row) for s, row in zip(self._students, rows, strict=True)])
+        probabilities = self._predict(rows)
         self._labels += 1
         drifted = self._check(probabilities, label, labelled.walk)
         if min(s.updates for s in self._students) >= self.settings.deferral_after:
@@ -162,6 +162,14 @@ class OnlineCascade:
         """c_j * mu by level."""
         costs = [self.settings.cost_after(j) for j in range(len(self.spec.levels))]
         return self.mu * np.array(costs)
+
+    def _predict(self, rows: list[NDArray[np.float32]]) -> NDArray[np.float64]:
+        """[levels, labels], as the policy takes them."""
+        told: list[NDArray[np.float64]] = []
+        weight = self.settings.pooling if mended(self.spec, "pooled") else 0.0
+        for s, row in zip(self._students, rows, strict=True):
+            told.append(pooled(s.predictor.of(row), told[-1] if told else None, weight))
+        return np.stack(told)
 
     def _check(self, probabilities: NDArray[np.float64], label: int, walk: Walk) -> bool:
         """Count agreement before anything is learned; whether the labels have drifted."""

@@ -56,6 +56,13 @@ def softmax(logits: NDArray[Any]) -> Probabilities:
     return total
 
 
+def pooled(own: Probabilities, below: Probabilities | None, weight: float) -> Probabilities:
+    """own * below ** weight, summing to 1: a logarithmic opinion pool (Genest & Zidek, Stat. Sci. 1986)."""
+    if below is None or weight == 0.0:
+        return own
+    return softmax(np.log(np.maximum(own, 1e-12)) + weight * np.log(np.maximum(below, 1e-12)))
+
+
 def predictor(kind: str, arrays: Arrays, labels: int) -> Predictor:
     """The predictor whose `arrays()` these are."""
     from serve_app.cascade.online.encoded import EncodedPredictor

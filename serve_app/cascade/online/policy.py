@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from serve_app.cascade.online.base import Arrays, StreamSpec, Walk
 from serve_app.cascade.online.deferral import Weights, forward, inputs
-from serve_app.cascade.online.levels import Predictor, predictor
-from serve_app.cascade.online.settings import mended
+from serve_app.cascade.online.levels import Predictor, pooled, predictor
+from serve_app.cascade.online.settings import mended, settings_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class CascadePolicy:
         self._networks = tuple(networks)
         self._numbers = act
         self._kinds = spec.levels
-        self._ordered = mended(spec, "ordered")
+        self._prior = mended(spec, "prior")
+        self._pooling = settings_of(spec).pooling if mended(spec, "pooled") else 0.0
         self._early_exit = mended(spec, "early_exit")
 
     def act(self, text: str, coins: Sequence[float]) -> Walk:
@@ -51,10 +52,12 @@ class CascadePolicy:
         urges: list[float] = []
         answer: tuple[int, int] | None = None
         why = "deferred"
+        below: NDArray[np.float64] | None = None
         for j in range(len(self._levels)):
             if answer is not None and self._early_exit:
                 break
-            probabilities, urge = self.level(j, text)
+            probabilities, urge = self.level(j, text, below)
+            below = probabilities
             seen.append(tuple(float(p) for p in probabilities))
             urges.append(urge)
             confident = urge <= self._numbers.thresholds[j]
@@ -65,10 +68,11 @@ class CascadePolicy:
         level, label = answer if answer is not None else (None, None)
         return Walk(level, label, tuple(seen), tuple(urges), why, self.version)
 
-    def level(self, j: int, text: str) -> tuple[NDArray[np.float64], float]:
-        """Class probabilities of level j, and f_j of them."""
-        probabilities = self._levels[j].of(self._levels[j].features(text))
-        return probabilities, float(forward(self._networks[j], inputs(probabilities, self._ordered)[None])[0])
+    def level(self, j: int, text: str, below: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], float]:
+        """Class probabilities of level j, which take in those of the level below, and f_j of them."""
+        own = self._levels[j].of(self._levels[j].features(text))
+        probabilities = pooled(own, below, self._pooling)
+        return probabilities, float(forward(self._networks[j], inputs(probabilities[None], self._prior))[0])
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """See Policy; `policy_from` is the inverse."""

@@ -13,15 +13,21 @@ from serve_app.errors import ConfigError
 
 KINDS = ("logistic", "encoder")
 """Kinds of small levels, weakest first."""
-MENDS = ("replay", "single_softmax", "cost_to_go", "ordered", "early_exit", "floor", "front_load", "drift")
+MENDS = (
+    *("replay", "single_softmax", "cost_to_go", "prior", "label_words", "pooled"),
+    *("early_exit", "floor", "front_load", "drift"),
+)
 """What departs from the released code; all are on unless a stream switches them off. `plain` switches all off.
 
 replay: levels and deferral learn again from a bounded, balanced store of LLM labels, not once from a cache that is then
 emptied. single_softmax: cross entropy of the probabilities themselves (the released code applies softmax twice).
 cost_to_go: deferral regresses the advantage of asking on, and the price acts on the decision (see `deferral`).
-ordered: deferral reads the probabilities in falling order too. early_exit: levels above the one that answers are not
-computed. floor: exploration never falls below `explore_floor`, and `audit_share` of the queries go straight to the LLM.
-front_load: labels are borrowed from the horizon's later queries. drift: a change of the LLM's labels is noticed, old labels are dropped, exploration begins again.
+prior: deferral begins as margin sampling. label_words: the encoder level begins from the words of the labels.
+pooled: a level's probabilities take in those of the levels below it, which were computed anyway.
+early_exit: levels above the one that answers are not computed.
+floor: exploration never falls below `explore_floor`, and `audit_share` of the queries go straight to the LLM.
+front_load: labels are borrowed from the horizon's later queries.
+drift: a change of the LLM's labels is noticed, old labels are dropped, exploration begins again.
 """
 
 
@@ -54,23 +60,27 @@ class Settings:
 
     `llm_cost`: 130 B / 110 M parameters. `warm_up_updates`: the LLM answers all until each level had so many;
     `deferral_after`: updates after which deferral learns during it. `front_load`: share of the horizon's LLM calls that
-    come first. `price_step`: of the dual ascent on the price. `replay`, `deferral_replay`: labels kept for the levels
-    and for deferral; `deferral_steps`: gradient steps for each label, of `deferral_batch` rows and learning rate
-    `deferral_rate`. `drift_slack`, `drift_alarm`: Page-Hinkley's delta and lambda. `drift_restart`: LLM labels that
-    follow a drift at once.
+    come first. `pooling`: weight of the level below in a level's log-probabilities. `caution`: stands for `calibration`
+    in the advantage of levels below the top. `price_step`: of the dual ascent on the price. `replay`,
+    `deferral_replay`: labels kept for the levels and for deferral; `deferral_steps`: gradient steps for each label, of
+    `deferral_batch` rows, learning rate `deferral_rate` and L2 `deferral_l2`. `drift_slack`, `drift_alarm`:
+    Page-Hinkley's delta and lambda. `drift_restart`: LLM labels that follow a drift at once.
     """
 
     llm_cost: float = 1182.0
     warm_up_updates: int = 10
     deferral_after: int = 3
     levels: tuple[LevelSettings, ...] = ()
-    front_load: float = 0.5
+    front_load: float = 0.1
+    pooling: float = 0.3
+    caution: float = 0.6
     price_step: float = 0.01
     replay: int = 4_000
     deferral_replay: int = 1_000
     deferral_steps: int = 4
     deferral_batch: int = 64
     deferral_rate: float = 3e-3
+    deferral_l2: float = 1e-2
     drift_slack: float = 0.05
     drift_alarm: float = 15.0
     drift_restart: int = 100

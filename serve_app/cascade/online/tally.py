@@ -34,7 +34,7 @@ class Tally:
             self._computed[j] += 1
 
     def checked(self, walk: Walk, agreed: bool | None, by_level: NDArray[np.bool_]) -> None:
-        """An LLM label came. `agreed`: of the level that would have answered, None if none would; then of each level."""
+        """An LLM label came. `agreed`: of the level that would have answered, None if none would."""
         if walk.why == "audit" and agreed is not None:
             self._audits[0] += 1
             self._audits[1] += agreed

@@ -1,0 +1,1 @@
+"""Replays a stream of labelled texts through online cascade learning and what it must beat."""
