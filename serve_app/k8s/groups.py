@@ -57,6 +57,8 @@ def worker_groups(config: Config, *, spread: int = 1) -> list[WorkerGroup]:
 def _wanted(config: Config) -> Iterator[_Wanted]:
     gateway = config.gateway
     yield _Wanted("gateway", Demand("gateway", gateway.num_cpus, replicas=gateway.replicas), gateway.replicas)
+    if config.streams.enabled:
+        yield _Wanted("learner", Demand("learner", config.streams.num_cpus), 1)
     bounds = [("scorer", config.scorer.resources, config.scorer.replicas or 0, config.scorer.replicas or 0)]
     bounds += [(n, p.resources, p.replicas.min, p.replicas.max) for n, p in config.pools.items() if not p.remote]
     for name, asked, least, most in bounds:

@@ -68,11 +68,13 @@ def in_cluster(config: Config) -> Config:
     Raises ConfigError if it names no keys and does not say that none are wanted.
     """
     tree = config.model_dump(mode="json", exclude_unset=True)
-    server, store, routing = (tree.setdefault(branch, {}) for branch in ("server", "store", "routing"))
-    server |= {"host": "0.0.0.0", "port": PORT}  # noqa: S104 - the pod's addresses, behind network policies
-    for branch, key, path in ((store, "path", config.store.path), (routing, "registry", config.routing.registry)):
+    # the pod's addresses, behind network policies
+    tree["server"] = tree.get("server", {}) | {"host": "0.0.0.0", "port": PORT}  # noqa: S104
+    kept = [("store", "path", config.store.path), ("routing", "registry", config.routing.registry)]
+    kept += [("streams", "folder", config.streams.folder)] if config.streams.enabled else []
+    for branch, key, path in kept:
         if not os.path.isabs(path):
-            branch[key] = f"{STATE_PATH}/{Path(path).name}"
+            tree.setdefault(branch, {})[key] = f"{STATE_PATH}/{Path(path).name}"
     if not config.server.keys and not config.server.allow_unauthenticated:
         raise ConfigError(
             "server.keys: missing; pods are reached from elsewhere: add keys: [{name: default, env: JETHRO_KEY}], or "
