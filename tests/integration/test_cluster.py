@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 180
 REPLICAS = {"small": 2, "large": 2}
-HEAD = {"num_cpus": 3.5, "memory": 2**28}
+HEAD = {"num_cpus": 4, "memory": 2**28}
 WORKER = {"num_cpus": 2, "memory": 2**31}
 """The Gateway fits the head alone, which has room for a Learner beside; two replicas of pools fit each worker."""
 
