@@ -1,0 +1,61 @@
+import gzip
+import json
+
+import pytest
+
+from serve_app.cascade.streams.rows import Columns, Row, read_rows
+from serve_app.errors import DataError
+
+LABELS = ("joy", "fear")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"t": "one", "y": "Joy", "e": 1}\n\n{"t": "two", "y": 1, "e": -1}\n'),
+        ("a.csv", "t,y,e\none,joy,1\ntwo,1,-1\n"),
+        ("a.tsv", "t\ty\te\none\tjoy\t1\ntwo\t1\tsurprise\n"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_formats(tmp_path, name, content, zipped):
+    path = tmp_path / (name + ".gz" * zipped)
+    path.write_bytes(gzip.compress(content.encode()) if zipped else content.encode())
+    assert read_rows(path, Columns("t", "y", "e"), LABELS) == [Row("one", 0, 1), Row("two", 1, None)]
+
+
+def test_plain_lines(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one\n\ntwo\n")
+    assert read_rows(path, Columns(), LABELS) == [Row("one"), Row("two")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "there is no row in it"),
+        (b"\n\n", "there is no row in it"),
+        (b'{"t": "one"}', "row 1: no column 'y'; there are t"),
+        (b'{"t": "", "y": 0}', "row 1: t is no text"),
+        (b'{"t": 3, "y": 0}', "row 1: t is no text"),
+        (b'{"t": "one", "y": "anger"}', "row 1: y 'anger' is no label; labels are joy, fear"),
+        (b'{"t": "one", "y": 2}', "row 1: y 2 is no label"),
+        (b'{"t": "one", "y": 0}\n{"t"', "line 2: not JSON"),
+        (b"[1]", "line 1: no JSON object"),
+        (b"\xff\xfe", "must be UTF-8"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, content, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_rows(path, Columns("t", "y"), LABELS)
+
+
+def test_no_file_and_a_file_that_is_not_zipped(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read_rows(tmp_path / "none.jsonl", Columns(), LABELS)
+    path = tmp_path / "a.jsonl.gz"
+    path.write_text(json.dumps({"text": "x"}))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_rows(path, Columns(), LABELS)

@@ -1,0 +1,121 @@
+"""`jethro stream` against the API over fake pools, and offline."""
+
+import json
+
+import pytest
+
+from tests.api.server import serving
+from tests.cascade.streams.served import stream_services
+
+CREATE = ("stream", "create", "mood", "--labels", "joy, fear", "--instruction", "Name the feeling.")
+
+
+@pytest.fixture
+def url(tmp_path):
+    with serving(lambda: stream_services(tmp_path / "streams")) as base:
+        yield base
+
+
+@pytest.fixture
+def made(run, url):
+    assert run(*CREATE, "--levels", "logistic", "--url", url).exit_code == 0
+    return url
+
+
+def write(tmp_path, rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_create_list_status_budget_delete(run, url):
+    assert run("stream", "list", "--url", url).stdout == "no streams: make one with `jethro stream create`\n"
+    result = run(*CREATE, "--levels", "logistic", "--llm-share", "0.3", "--url", url)
+    assert result.stdout == (
+        "stream mood: ask for the model jethro-stream-mood; at most 30.0% of 5,000 queries reach the LLM\n"
+    )
+    assert run("stream", "list", "--url", url).stdout.startswith("mood: learning, 0 queries (logistic 0.0%")
+    told = run("stream", "status", "mood", "--url", url)
+    assert told.stdout.startswith("stream mood (jethro-stream-mood): learning\n")
+    assert json.loads(run("stream", "status", "mood", "--json", "--url", url).stdout)["labels"] == ["joy", "fear"]
+    changed = run("stream", "budget", "mood", "--mu", "0.5", "--url", url)
+    assert changed.stdout == "stream mood: a unit of cost has the price mu = 0.5\n"
+    assert run("stream", "delete", "mood", "--url", url).stdout == "stream mood is deleted\n"
+    gone = run("stream", "status", "mood", "--url", url)
+    assert (gone.exit_code, "No stream 'mood'" in gone.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("labels", "message"), [("joy", "at least 2"), ("joy,JOY", "look alike"), ("", "at least 2")])
+def test_labels_that_are_none(run, url, labels, message):
+    result = run("stream", "create", "mood", "--labels", labels, "--instruction", "x", "--url", url)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_changed_label_set_needs_reset(run, made):
+    changed = ("stream", "create", "mood", "--labels", "joy,anger", "--instruction", "Name the feeling.")
+    changed += ("--levels", "logistic", "--url", made)
+    refused = run(*changed)
+    assert (refused.exit_code, "409" in refused.stderr, "reset" in refused.stderr) == (2, True, True)
+    assert run(*changed, "--reset").exit_code == 0
+
+
+def test_replay_over_http_tells_accuracy_and_shares(run, made, tmp_path):
+    rows = [{"text": f"word{i % 3} full of joy", "label": "joy"} for i in range(30)]
+    rows += [{"text": f"thing{i % 3} that brings fear", "label": "joy"} for i in range(10)]
+    path = write(tmp_path, rows)
+    result = run("stream", "replay", path, "--stream", "mood", "--label", "label", "--concurrency", "3", "--url", made)
+    assert result.exit_code == 0, result.stderr
+    assert "40 answers" in result.stdout
+    assert "accuracy 0.75" in result.stdout
+    assert "40 of 40" in result.stderr
+    told = json.loads(run("stream", "status", "mood", "--json", "--url", made).stdout)
+    assert told["figures"]["queries"] == 40
+
+
+def test_failed_requests_are_counted_and_end_in_status_1(run, made, tmp_path):
+    path = write(tmp_path, [{"text": "joy"}, {"text": "x" * 30_000}])
+    result = run("stream", "replay", path, "--stream", "mood", "--url", made)
+    assert result.exit_code == 1
+    assert "1 answers" in result.stdout
+    assert "1 requests failed" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "message"),
+    [
+        ("", (), "there is no row in it"),
+        ('{"text": "x"}\n', ("--label", "y"), "no column 'y'"),
+        ('{"text": "x", "y": "anger"}\n', ("--label", "y"), "is no label"),
+    ],
+)
+def test_bad_files_are_one_clear_line(run, made, tmp_path, content, more, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    result = run("stream", "replay", str(path), "--stream", "mood", "--url", made, *more)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def test_a_stream_that_is_not_there(run, url, tmp_path):
+    result = run("stream", "replay", write(tmp_path, [{"text": "x"}]), "--stream", "none", "--url", url)
+    assert (result.exit_code, "No stream 'none'" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("more", [(), ("--offline",), ("--offline", "--expert", "e")])
+def test_what_replay_needs(run, tmp_path, more):
+    result = run("stream", "replay", write(tmp_path, [{"text": "x"}]), *more)
+    assert result.exit_code == 2
+    assert "--stream NAME" in result.stderr or "--expert COLUMN" in result.stderr
+
+
+def test_offline_learns_in_this_process(run, tmp_path):
+    words = {0: "sun light warm", 1: "dark cold night"}
+    rows = [{"text": f"{words[i % 2]} {i % 7}", "gold": i % 2, "llm": i % 2} for i in range(300)]
+    options = ("--offline", "--labels", "joy,fear", "--levels", "logistic", "--llm-share", "0.4", "--json")
+    result = run("stream", "replay", write(tmp_path, rows), "--label", "gold", "--expert", "llm", *options)
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["queries"] == 300
+    assert told["accuracy"] > 0.9
+    assert told["share"]["llm"] <= 0.45
