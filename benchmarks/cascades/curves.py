@@ -26,7 +26,8 @@ class Curve:
         """(mean cost, mean quality) [p, 2]; `weights` [n] count the queries of a bootstrap resample."""
         if weights is None:
             return np.column_stack([self.cost_usd.mean(1), self.quality.mean(1)])
-        return np.column_stack([self.cost_usd @ weights, self.quality @ weights]) / weights.sum()
+        means: Floats = np.column_stack([self.cost_usd @ weights, self.quality @ weights]) / weights.sum()
+        return means
 
 
 def area(points: Floats, low: float, high: float) -> float:

@@ -24,7 +24,7 @@ from serve_app.cascade.routing.fitting import within_budget
 from serve_app.cascade.routing.mixing import Mixture
 from serve_app.cascade.routing.seen import seen_in
 from serve_app.cascade.routing.shapes import choose_shape, shapes
-from serve_app.cascade.routing.singles import best_single_mix
+from serve_app.cascade.routing.singles import best_single, best_single_mix
 from serve_app.cascade.routing.supermodels import Form
 from serve_app.cascade.routing.walk import Policy, Tables, Walked, walk
 from serve_app.cascade.thresholds import Walk, fit_thresholds
@@ -58,7 +58,7 @@ class Setting:
     def budgets(self, count: int = BUDGETS) -> list[float]:
         """Mean costs from the cheapest to the dearest model, as the train part has them."""
         means = self.train.cost_usd.mean(0)
-        return np.linspace(means.min(), means.max(), count).tolist()
+        return [float(budget) for budget in np.linspace(means.min(), means.max(), count)]
 
 
 def prepare(recorded: Recorded, models: list[str], vectors: Floats, seed: int) -> Setting:
@@ -101,7 +101,7 @@ def calibrated(setting: Setting) -> Curve:
     for budget in setting.budgets(_FEW_BUDGETS if len(levels) > 3 else BUDGETS):
         thresholds = fit_thresholds(own, Target(COST, budget * (1 + 1e-9)))
         single = best_single_mix(own.ok, own.cost_usd, budget)
-        worse = thresholds is None or own.outcome(thresholds).quality < _alone(own, own.outcome(thresholds).cost_usd)
+        worse = thresholds is None or _worse(own, thresholds)
         guarded.append(worse)
         if worse or thresholds is None:
             found.append(_mixed(setting.tested, single.mixture(), {}))
@@ -156,11 +156,10 @@ def _known(confidence: Floats) -> Floats:
     return np.where(np.isnan(confidence), -np.inf, confidence)
 
 
-def _alone(walked: Walk, cost: float) -> float:
-    """Quality of the best single model of at most this mean cost."""
-    means = walked.cost_usd.mean(0)
-    inside = means <= cost * (1 + 1e-9)
-    return float(walked.ok.mean(0)[inside].max()) if inside.any() else 0.0
+def _worse(own: Walk, thresholds: Floats) -> bool:
+    """Whether a single model does better at the chain's cost."""
+    found = own.outcome(thresholds)
+    return found.quality < best_single(own.ok, own.cost_usd, found.cost_usd)
 
 
 def _chain(recorded: Recorded, taken: NDArray[np.bool_]) -> Walked:

@@ -17,7 +17,7 @@ MODELS = {
     "mini": "gpt-4o-mini",
     "4o": "gpt-4o",
 }
-SETTINGS = (
+SETTINGS: tuple[tuple[str, ...], ...] = (
     ("8b", "405b"),
     ("mini", "4o"),
     ("8b", "70b"),

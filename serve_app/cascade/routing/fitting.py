@@ -1,7 +1,7 @@
-"""Fits a cascade router to recorded answers: estimates, shape and λ for a budget; and falls back where it does not pay.
+"""Fits a cascade router to recorded answers: estimates, shape and λ for a budget; falls back where it does not pay.
 
-Every figure that a choice rests on is of cross-fitted estimates. A router that would do worse than single models, or a
-mixture of two of them, at the same mean cost is not served: that mixture is, and `fell_back` in its data says so.
+Every figure that a choice rests on is of cross-fitted estimates. A router that does worse than the best single model
+of at most its mean cost is not served: that model is, or the best mixture of two, and `fell_back` in its data tells.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from serve_app.cascade.routing.saved import version_of
 from serve_app.cascade.routing.seen import seen_in
 from serve_app.cascade.routing.sets import MOST_MODELS
 from serve_app.cascade.routing.shapes import Shaped, choose_shape, shapes
-from serve_app.cascade.routing.singles import best_single_mix
+from serve_app.cascade.routing.singles import best_single, best_single_mix
 from serve_app.cascade.routing.supermodels import Form
 from serve_app.cascade.routing.walk import Tables, Walked
 from serve_app.errors import ConfigError, InsufficientData
@@ -89,18 +89,12 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
 
 
 def within_budget(tables: Tables, shaped: Shaped, budget_usd: float) -> tuple[Mixture, bool]:
-    """The shape's policies mixed to the budget; or single models, and True, where they do better on these rows."""
-    single = best_single_mix(tables.ok, tables.cost_usd, budget_usd)
+    """The shape's policies mixed to the budget; or single models, and True, where one alone is better at its cost."""
     mixture = refined(tables, shaped.rungs, budget_usd)
     walked = expected(tables, mixture)
-    at_its_cost = best_single_mix(tables.ok, tables.cost_usd, max(float(walked.cost_usd.mean()), _least(tables)))
-    if walked.quality.mean() >= max(at_its_cost.quality, single.quality if single.cheap == single.dear else 0.0):
+    if walked.quality.mean() >= best_single(tables.ok, tables.cost_usd, float(walked.cost_usd.mean())):
         return mixture, False
-    return single.mixture(), True
-
-
-def _least(tables: Tables) -> float:
-    return float(tables.cost_usd.mean(0).min())
+    return best_single_mix(tables.ok, tables.cost_usd, budget_usd).mixture(), True
 
 
 def _check(recorded: Recorded, plan: RoutingPlan) -> None:

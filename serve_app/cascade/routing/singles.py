@@ -27,6 +27,12 @@ class SingleMix:
         return Mixture(always(self.cheap), always(self.dear), self.share)
 
 
+def best_single(ok: Floats, cost_usd: Floats, at_most_usd: float) -> float:
+    """Quality of the best model of at most this mean cost, from qualities and costs [n, K]; 0 if there is none."""
+    inside = cost_usd.mean(0) <= at_most_usd * (1 + 1e-9)
+    return float(ok.mean(0)[inside].max()) if inside.any() else 0.0
+
+
 def best_single_mix(ok: Floats, cost_usd: Floats, budget_usd: float) -> SingleMix:
     """From qualities and costs [n, K]: the point of the upper hull at the budget, or its top where that costs less.
 

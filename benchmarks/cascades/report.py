@@ -1,0 +1,121 @@
+"""The result as Markdown."""
+
+from typing import Any
+
+from benchmarks.cascades.figures import OURS
+from benchmarks.cascades.methods import METHODS
+from benchmarks.stamp import one_line
+from benchmarks.table import markdown
+
+ABOUT = """Fitted on the train part (285 and 300 queries), reported on the test part (1,531 and 1,000). Area: mean test
+quality over mean costs from the cheapest to the dearest model of the setting, by trapezoids through the points that a
+method reaches (the paper's area under quality against cost, over the width of the range), in percent. Intervals: 95 %,
+bootstrap of the test queries, the same resamples for every method; the fit is not repeated. `lead`: cascade routing
+less the best of the others but `linear`, with the interval of that difference. threshold: one quantile of the raw
+confidence for the whole chain. calibrated: logistic calibration of the confidence and thresholds searched under a
+budget. routing, cascade, cascade routing: Dekoninck, Baader & Vechev (ICML 2025) on estimates of ours; `cascade` keeps
+the chain's order, decides by calibrated quality and cost after each answer, and is the calibrated cascade of the table
+below. linear: mixtures of single models, chosen on test.
+"""
+
+
+def text(found: dict[str, Any]) -> str:
+    """Tables and the sentences that explain them."""
+    parts = ["# Cascades, routing and cascade routing on recorded answers\n", ABOUT]
+    for data in dict.fromkeys(one["data"] for one in found["settings"]):
+        parts += [f"## {data}\n", _areas([one for one in found["settings"] if one["data"] == data])]
+    parts += ["## Below a single model?\n", _dominance(found["settings"])]
+    parts += ["## The plain two-model cascade, at equal cost\n", _plain(found["plain"])]
+    if found["noise"]:
+        parts += ["## Noisier estimates\n", _noise(found["noise"])]
+    parts += ["## Verdict\n", _verdict(found["verdict"]), f"{one_line(found['environment'])}, seed {found['seed']}\n"]
+    return "\n".join(parts)
+
+
+def _areas(settings: list[dict[str, Any]]) -> str:
+    rows = []
+    for one in settings:
+        best = max((m for m in METHODS if m not in (OURS, "linear")), key=lambda m: one["methods"][m]["area"])
+        lead = one["methods"][best]
+        ours = one["methods"][OURS]
+        rows.append(
+            (
+                " → ".join(one["models"]),
+                *(f"{100 * one['methods'][m]['area']:.2f}" for m in METHODS),
+                f"[{100 * ours['interval'][0]:.2f}, {100 * ours['interval'][1]:.2f}]",
+                f"{100 * lead['below_ours']:+.2f} {_interval(lead['below_ours_interval'])} ({best})",
+                ours["note"],
+            )
+        )
+    return markdown(("models", *METHODS, f"{OURS}, 95 %", "lead", "shape"), rows)
+
+
+def _dominance(settings: list[dict[str, Any]]) -> str:
+    rows = []
+    for one in settings:
+        cells = [f"{d['below']} / {d['beyond_chance']} / {100 * d['worst']:.1f}" for d in one["dominance"].values()]
+        rows.append((f"{one['data']} {' → '.join(one['models'])}", *cells))
+    head = ("setting", *settings[0]["dominance"])
+    return (
+        "Budgets at which a method's test quality is below that of the best single model of at most its test cost (as "
+        "test shows it) / of these beyond chance (paired bootstrap) / the largest shortfall in points. Each fitted "
+        "method falls back to single models where, on train, one of them is better at its cost; the plain threshold "
+        "cascade has no guard.\n\n" + markdown(head, rows)
+    )
+
+
+def _plain(rows: list[dict[str, Any]]) -> str:
+    cells = [
+        (
+            f"{row['data']} {' → '.join(row['setting'])}",
+            f"{100 * row['cost_share']:.0f} %",
+            f"{row['plain']:.3f}",
+            *(f"{row['at'][m]:.4f}" for m in METHODS if m != "linear"),
+            "yes" if row["beaten"] else "no",
+            _interval(row["cascade_above_threshold"]),
+        )
+        for row in rows
+    ]
+    head = ("setting", "cost of always-large", "plain, as published", *METHODS[:-1], "cascade above", "less threshold")
+    return (
+        "Test accuracy at the same mean test cost, linear between budgets. `cascade` is the calibrated two-model "
+        "cascade. `less threshold`: cascade less the plain threshold cascade recomputed here, 95 %, in points.\n\n"
+        + markdown(head, cells)
+    )
+
+
+def _noise(rows: list[dict[str, Any]]) -> str:
+    cells = [
+        (
+            f"{row['data']} {' → '.join(row['models'])}",
+            f"{level} ({one['before']:g}, {one['after']:g})",
+            *(f"{100 * one[m]:.2f}" for m in ("routing", "cascade", OURS)),
+            f"{100 * one['lead']:+.2f}",
+        )
+        for row in rows
+        for level, one in row["levels"].items()
+    ]
+    return (
+        "Estimates are the recorded truth seen through normal noise of the deviations given (before, after a model has "
+        "run), the paper's levels. Lead: over the better of the other two.\n\n"
+        + markdown(("setting", "noise", "routing", "cascade", OURS, "lead"), cells)
+    )
+
+
+def _verdict(verdict: dict[str, Any]) -> str:
+    lines = [
+        f"- cascade routing below another method beyond its interval: {_list(verdict['below'])}",
+        f"- fitted methods with budgets below the best single model beyond chance: {_list(verdict['dominated'])}",
+        f"- rows of the plain cascade that the calibrated cascade does not beat: {_list(verdict['not_beaten'])}",
+    ]
+    if "noise" in verdict:
+        lines.append(f"- settings whose lead does not shrink from low to high noise: {_list(verdict['noise'])}")
+    return "\n".join(lines) + "\n"
+
+
+def _list(names: list[str]) -> str:
+    return "; ".join(names) if names else "none"
+
+
+def _interval(values: list[float]) -> str:
+    return f"[{100 * values[0]:+.2f}, {100 * values[1]:+.2f}]"
