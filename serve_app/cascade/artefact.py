@@ -22,11 +22,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from serve_app.cascade.answer_scorer import AnswerScorer
-from serve_app.cascade.base import Calibrator, Chain, Level
-from serve_app.cascade.calibration import IsotonicCalibrator, LogisticCalibrator
-from serve_app.cascade.combined import Combined
-from serve_app.cascade.decided import DecidedCalibrator
-from serve_app.cascade.signal_specs import signal_of, spec_of
+from serve_app.cascade.base import Chain, Level
+from serve_app.cascade.calibrator_specs import calibrator_of, calibrator_spec
+from serve_app.cascade.signal_specs import parts_of, signal_of, spec_of
 from serve_app.errors import ConfigError
 
 FILE: Final = "chain.json"
@@ -35,7 +33,6 @@ _KIND: Final = "cascade"
 _MAX_BYTES: Final = 64 * 2**20
 _KEYS: Final = frozenset({"kind", "format", "version", "target", "probe_tokens", "levels", "expected", "data"})
 _LEVEL_KEYS: Final = frozenset({"pool", "model", "signal", "calibrator", "threshold"})
-_CALIBRATORS: Final = {c.kind: c for c in (LogisticCalibrator, IsotonicCalibrator, DecidedCalibrator)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,21 +155,10 @@ def _level(where: str, spec: Mapping[str, Any], last: bool) -> Level:
     if not _is_number(threshold) or threshold < 0:
         raise ConfigError(f"{where}.threshold: is {threshold!r}; give a number from 0 (above 1: never taken)")
     signal = signal_of(spec["signal"], f"{where}.signal")
-    for part in signal.signals if isinstance(signal, Combined) else (signal,):
+    for part in parts_of(signal):
         if isinstance(part, AnswerScorer):
             part.check(where)
-    return Level(spec["pool"], signal, _calibrator(f"{where}.calibrator", spec["calibrator"]), float(threshold))
-
-
-def _calibrator(where: str, spec: Any) -> Calibrator:
-    kind = spec.get("kind") if isinstance(spec, dict) else None
-    if kind not in _CALIBRATORS:
-        raise ConfigError(f"{where}: kind is {kind!r}; the calibrators are {', '.join(_CALIBRATORS)}")
-    try:
-        found: Calibrator = _CALIBRATORS[kind].of(spec)
-    except (KeyError, TypeError, ValueError) as e:
-        raise ConfigError(f"{where}: cannot be read ({e}); fit the cascade again") from e
-    return found
+    return Level(spec["pool"], signal, calibrator_of(spec["calibrator"], f"{where}.calibrator"), float(threshold))
 
 
 def _level_spec(level: Level, model: str) -> dict[str, Any]:
@@ -180,15 +166,9 @@ def _level_spec(level: Level, model: str) -> dict[str, Any]:
     if model:
         spec["model"] = model
     if level.signal is not None and level.calibrator is not None:
-        spec |= {"signal": spec_of(level.signal), "calibrator": _calibrator_spec(level.calibrator)}
+        spec |= {"signal": spec_of(level.signal), "calibrator": calibrator_spec(level.calibrator)}
         spec["threshold"] = level.threshold
     return spec
-
-
-def _calibrator_spec(calibrator: Calibrator) -> dict[str, Any]:
-    if not isinstance(calibrator, LogisticCalibrator | IsotonicCalibrator | DecidedCalibrator):
-        raise TypeError(f"{calibrator!r} is none of our calibrators")
-    return calibrator.spec()
 
 
 def _version(levels: Any, probe_tokens: int | None) -> str:

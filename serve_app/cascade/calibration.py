@@ -18,6 +18,8 @@ from serve_app.errors import ConfigError, DependencyError, InsufficientData
 Floats = NDArray[np.float64]
 FEWEST: Final = 20
 """Answers that a calibration takes at least."""
+_TILT: Final = 1e-3
+"""How much all steps together rise beyond what isotonic regression says."""
 
 
 class Fitted(Protocol):
@@ -131,7 +133,8 @@ def fit_logistic(values: Floats, ok: Floats) -> LogisticCalibrator:
 def fit_isotonic(values: Floats, ok: Floats) -> IsotonicCalibrator:
     """Isotonic regression on raw values [n] and qualities [n] in [0, 1], rows of nan left out.
 
-    Raises InsufficientData, or DependencyError without scikit-learn.
+    Its steps are tilted a little, so that a threshold can still tell apart what lies on one step. Raises
+    InsufficientData, or DependencyError without scikit-learn.
     """
     x, y = _known(values, ok)
     try:
@@ -141,7 +144,9 @@ def fit_isotonic(values: Floats, ok: Floats) -> IsotonicCalibrator:
     model = IsotonicRegression(y_min=0.0, y_max=1.0).fit(x, y)
     knots, heights = model.X_thresholds_, np.maximum.accumulate(np.clip(model.y_thresholds_, 0.0, 1.0))
     kept = np.append(np.diff(knots) > 0, True)
-    return IsotonicCalibrator(tuple(knots[kept].tolist()), tuple(heights[kept].tolist()))
+    knots, heights = knots[kept], heights[kept]
+    heights = (1 - _TILT) * heights + _TILT * np.linspace(0.0, 1.0, len(knots))
+    return IsotonicCalibrator(tuple(knots.tolist()), tuple(np.minimum.accumulate(heights[::-1])[::-1].tolist()))
 
 
 FITS: Final[Mapping[str, Callable[[Floats, Floats], Fitted]]] = {"logistic": fit_logistic, "isotonic": fit_isotonic}

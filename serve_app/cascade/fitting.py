@@ -6,8 +6,8 @@ cost more than the model they end with and add nothing (FrugalGPT's OVERRULING, 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from dataclasses import dataclass, field, replace
+from itertools import combinations, product
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +17,7 @@ from serve_app.cascade.artefact import Fitted, version_of
 from serve_app.cascade.base import Chain, Level
 from serve_app.cascade.judging import Judge, JudgePlan, fit_judge, opening, raw_values
 from serve_app.cascade.recorded import Recorded
+from serve_app.cascade.smoothing import smoothed
 from serve_app.cascade.thresholds import Walk, fit_thresholds
 from serve_app.errors import ConfigError, DataError, InsufficientData
 from serve_app.learning.logistic import folds_of
@@ -34,13 +35,14 @@ _ROUNDS: Final = 1_000
 class ChainPlan:
     """What to fit. `models`: weakest first; with `choose` any of them in order of cost, at most `most_levels` of them.
 
-    `confidence_is`: name of the signal that the recorded confidence is taken for, where answers have no tokens.
-    `pools`: the pool of each model, by default of the same name.
+    `alternatives`: other judges; held-out figures choose. `confidence_is`: name of the signal that the recorded
+    confidence is taken for, where answers have no tokens. `pools`: the pool of each model, by default of the same name.
     """
 
     models: tuple[str, ...]
     target: Target
     judge: JudgePlan = field(default_factory=JudgePlan)
+    alternatives: tuple[JudgePlan, ...] = ()
     choose: bool = False
     most_levels: int = 3
     confidence_is: str | None = None
@@ -74,10 +76,11 @@ def fit_chain(recorded: Recorded, plan: ChainPlan, report: Report = lambda _: No
         raise ConfigError(f"a chain takes at least two models, not {', '.join(plan.models) or 'none'}: name them")
     if len(recorded) < _FEWEST:
         raise InsufficientData(f"a chain takes at least {_FEWEST} queries, there are {len(recorded)}: collect more")
-    judges = _Judges(recorded.of(plan.models), plan)
-    held_out = _chosen(judges, plan, report)
+    chosen = recorded.of(plan.models)
+    judges = [_Judges(chosen, replace(plan, judge=judge)) for judge in (plan.judge, *plan.alternatives)]
+    held_out, judge = _chosen(judges, report)
     check_worth(held_out, recorded)
-    return _final(judges, held_out, recorded)
+    return _final(judge, held_out, recorded)
 
 
 def check_worth(held_out: HeldOut, recorded: Recorded) -> None:
@@ -99,6 +102,23 @@ def check_worth(held_out: HeldOut, recorded: Recorded) -> None:
     )
 
 
+def raw_of(recorded: Recorded, model: int, plan: ChainPlan) -> Floats:
+    """Raw values [n, signals] of a model's answers, or of their first tokens."""
+    raw = raw_values(plan.judge.signals, [row[model] for row in recorded.judged], plan.judge.prefix)
+    for column, signal in enumerate(plan.judge.signals):
+        if signal.name == plan.confidence_is:
+            raw[:, column] = recorded.confidence[:, model]
+    return raw
+
+
+def thresholds_of(walk: Walk, target: Target) -> Floats | None:
+    """As `fit_thresholds`, on expected qualities where a budget is to be spent well.
+
+    A quality target is held to the outcomes themselves.
+    """
+    return fit_thresholds(walk if target.name == QUALITY_DROP else smoothed(walk), target)
+
+
 class _Judges:
     """Judges of each model, on all queries and without each fold; fitted when first asked for."""
 
@@ -114,8 +134,9 @@ class _Judges:
         if key not in self._fitted:
             raw, judged = self._raw_of(model), [row[model] for row in self.recorded.judged]
             inside = self.folds != without
+            further = self.recorded.cost_usd[inside].max(1)
             taken = [j for j, keep in zip(judged, inside, strict=True) if keep]
-            judge, own = fit_judge(self.plan.judge, raw[inside], self.recorded.ok[inside, model], taken)
+            judge, own = fit_judge(self.plan.judge, raw[inside], self.recorded.ok[inside, model], taken, further)
             rest = [opening(j, self.plan.judge.prefix) for j, keep in zip(judged, inside, strict=True) if not keep]
             outside = judge.probabilities(raw[~inside], rest) if rest else np.empty(0)
             self._fitted[key] = judge, own, outside
@@ -140,42 +161,43 @@ class _Judges:
 
     def _raw_of(self, model: int) -> Floats:
         if model not in self._raw:
-            signals = self.plan.judge.signals
-            raw = raw_values(signals, [row[model] for row in self.recorded.judged], self.plan.judge.prefix)
-            for column, signal in enumerate(signals):
-                if signal.name == self.plan.confidence_is:
-                    raw[:, column] = self.recorded.confidence[:, model]
-            self._raw[model] = raw
+            self._raw[model] = raw_of(self.recorded, model, self.plan)
         return self._raw[model]
 
 
-def _chosen(judges: _Judges, plan: ChainPlan, report: Report) -> HeldOut:
-    """The plan's chain, or the best of those it may choose, by held-out figures."""
-    recorded = judges.recorded
-    if not plan.choose:
-        candidates = [tuple(range(len(plan.models)))]
-    else:
+def _chosen(judges: Sequence[_Judges], report: Report) -> tuple[HeldOut, _Judges]:
+    """The plan's chain, or the best of those it may choose, by held-out figures; and the judges of it."""
+    recorded, plan = judges[0].recorded, judges[0].plan
+    candidates = [tuple(range(len(plan.models)))]
+    if plan.choose:
         order = np.argsort(recorded.cost_usd.mean(0), kind="stable").tolist()
         sizes = range(2, min(plan.most_levels, len(order)) + 1)
         candidates = [c for size in sizes for c in combinations(order, size)]
-    found = []
-    for models in candidates:
-        held_out = _held_out(judges, models, plan)
+    found: list[tuple[HeldOut, _Judges]] = []
+    for models, judge in product(candidates, judges):
+        held_out = _held_out(judge, models)
         if held_out is not None:
-            found.append(held_out)
-            report(
-                f"{' -> '.join(held_out.models)}: quality {held_out.quality.mean():.4f}, "
-                f"{held_out.cost_usd.mean():.3g} USD a query, {100 * held_out.strong_share:.1f} % ask the last"
-            )
+            found.append((held_out, judge))
+            report(_told(held_out, judge.plan.judge))
     if not found:
         raise ConfigError(_out_of_reach(recorded, plan))
     if plan.target.name == QUALITY_DROP:
         # held-out figures scatter about the target, and each chain has its own last model: the least cost of those
         # that come within it of the best model, otherwise the best quality
         best = (1 - plan.target.value) * float(recorded.ok.mean(0).max())
-        good = [h for h in found if h.quality.mean() >= best] or [max(found, key=lambda h: float(h.quality.mean()))]
-        return min(good, key=lambda h: float(h.cost_usd.mean()))
-    return max(found, key=lambda h: (round(float(h.quality.mean()), 10), -float(h.cost_usd.mean())))
+        good = [f for f in found if f[0].quality.mean() >= best] or [max(found, key=lambda f: f[0].quality.mean())]
+        return min(good, key=lambda f: f[0].cost_usd.mean())
+    return max(found, key=lambda f: (round(float(f[0].quality.mean()), 10), -float(f[0].cost_usd.mean())))
+
+
+def _told(held_out: HeldOut, judge: JudgePlan) -> str:
+    how = ", ".join(
+        [judge.calibrator, *(["cost-aware"] if judge.cost_aware else []), *(["scorer"] if judge.scorer else [])]
+    )
+    return (
+        f"{' -> '.join(held_out.models)} ({how}): quality {held_out.quality.mean():.4f}, "
+        f"{held_out.cost_usd.mean():.3g} USD a query, {100 * held_out.strong_share:.1f} % ask the last (held out)"
+    )
 
 
 def _out_of_reach(recorded: Recorded, plan: ChainPlan) -> str:
@@ -185,13 +207,13 @@ def _out_of_reach(recorded: Recorded, plan: ChainPlan) -> str:
     return f"{plan.target} cannot be met with {' -> '.join(plan.models)}; loosen it or give other models"
 
 
-def _held_out(judges: _Judges, models: Sequence[int], plan: ChainPlan) -> HeldOut | None:
+def _held_out(judges: _Judges, models: Sequence[int]) -> HeldOut | None:
     """The chain over all queries, each by a fit without its fold; None if a fit cannot meet the target."""
-    n = len(judges.recorded)
+    n, target = len(judges.recorded), judges.plan.target
     level, quality, cost = np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros(n)
     for fold in np.unique(judges.folds).tolist():
         own, outside = judges.walks(models, fold)
-        thresholds = fit_thresholds(own, plan.target)
+        thresholds = thresholds_of(own, target)
         if thresholds is None:
             return None
         if outside is None:
@@ -206,7 +228,7 @@ def _held_out(judges: _Judges, models: Sequence[int], plan: ChainPlan) -> HeldOu
 def _final(judges: _Judges, held_out: HeldOut, recorded: Recorded) -> Fitted:
     plan = judges.plan
     models = [judges.recorded.models.index(m) for m in held_out.models]
-    thresholds = fit_thresholds(judges.walks(models)[0], plan.target)
+    thresholds = thresholds_of(judges.walks(models)[0], plan.target)
     if thresholds is None:
         raise ConfigError(_out_of_reach(judges.recorded, plan))
     levels = [

@@ -13,7 +13,7 @@ import orjson
 
 from serve_app.cascade.answer_scorer import AnswerScorer
 from serve_app.cascade.base import Judged, Level, Signal
-from serve_app.cascade.combined import Combined
+from serve_app.cascade.signal_specs import parts_of
 from serve_app.pools.reading import Reading, Said
 from serve_app.types import Query
 
@@ -111,9 +111,7 @@ def _names(query: Query) -> Collection[str]:
 
 def is_slow(signal: Signal) -> bool:
     """Whether it computes for longer than an event loop should wait: encodes text."""
-    if isinstance(signal, Combined):
-        return any(map(is_slow, signal.signals))
-    return isinstance(signal, AnswerScorer)
+    return any(isinstance(part, AnswerScorer) for part in parts_of(signal))
 
 
 def judged_of(query: Query, said: Said, further: Further, index: int = 0, tokens: int | None = None) -> Judged:

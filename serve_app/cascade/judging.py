@@ -11,6 +11,7 @@ from serve_app.cascade.answer_scorer import AnswerScorer, fit_answer_scorer
 from serve_app.cascade.base import Calibrator, Judged, Signal
 from serve_app.cascade.calibration import fit_calibrator
 from serve_app.cascade.combined import Combined, fit_combined
+from serve_app.cascade.cost_aware import CostAware, fit_relative_cost
 from serve_app.cascade.signals import Brevity, Entropy, Margin, MeanLogprob, MinLogprob, Prior, QuantileLogprob
 from serve_app.cascade.signals import SumLogprob as Sum
 
@@ -29,12 +30,14 @@ class JudgePlan:
     """Which signals, none of which needs a fit; `scorer`: the encoder of a trained answer scorer beside them.
 
     Several are combined. `prefix`: judge the first so many tokens only. `calibrator`: logistic or isotonic.
+    `cost_aware`: by doubt per dollar of asking further (see `cost_aware`), calibrated in its turn.
     """
 
     signals: tuple[Signal, ...] = (*LOGPROB_SIGNALS, Prior())
     calibrator: str = "logistic"
     scorer: str | None = None
     prefix: int | None = None
+    cost_aware: bool = False
     seed: int = 0
 
 
@@ -50,17 +53,12 @@ class Judge:
         value = self.signal.value(judged)
         return NOT_TAKEN if np.isnan(value) else self.calibrator.probability(value)
 
-    def probabilities(self, raw: Floats, judged: Sequence[Judged] = ()) -> Floats:
+    def probabilities(self, raw: Floats, judged: Sequence[Judged]) -> Floats:
         """The same, shape [n], for raw values [n, signals] of the plan's signals, as `raw_values` gives them.
 
-        `judged`, cut to the plan's prefix, for a plan with a trained scorer.
+        `judged` are these answers, cut to the plan's prefix.
         """
-        parts = self.signal.signals if isinstance(self.signal, Combined) else (self.signal,)
-        if isinstance(parts[-1], AnswerScorer):
-            raw = np.column_stack([raw, parts[-1].values(judged)])
-        rows = raw.tolist()
-        combined = self.signal.of_values if isinstance(self.signal, Combined) else lambda row: row[0]
-        return probabilities(self.calibrator, np.array([combined(row) for row in rows], dtype=np.float64))
+        return probabilities(self.calibrator, _values(self.signal, raw, judged))
 
 
 def opening(judged: Judged, tokens: int | None) -> Judged:
@@ -79,12 +77,14 @@ def raw_values(signals: Sequence[Signal], judged: Sequence[Judged], prefix: int 
     return np.array([[signal.value(j) for signal in signals] for j in seen], dtype=np.float64).reshape(-1, len(signals))
 
 
-def fit_judge(plan: JudgePlan, raw: Floats, ok: Floats, judged: Sequence[Judged] = ()) -> tuple[Judge, Floats]:
-    """A judge from raw values [n, signals] and qualities [n], and its probabilities [n] of these answers.
+def fit_judge(
+    plan: JudgePlan, raw: Floats, ok: Floats, judged: Sequence[Judged], cost_usd: Floats
+) -> tuple[Judge, Floats]:
+    """A judge from raw values [n, signals] and qualities [n] of answers, and its probabilities [n] of them.
 
-    `judged` for a plan with a trained scorer. What is trained is calibrated on its values out of fold, and these are
-    what the probabilities given are of: thresholds found on them are not flattered. Raises InsufficientData and
-    DependencyError.
+    `cost_usd` [n]: of asking further, for a plan that is aware of it. What is trained is calibrated on its values out
+    of fold, and these are what the probabilities given are of: thresholds found on them are not flattered. Raises
+    InsufficientData and DependencyError.
     """
     signals, values = plan.signals, raw
     if plan.scorer is not None:
@@ -95,7 +95,26 @@ def fit_judge(plan: JudgePlan, raw: Floats, ok: Floats, judged: Sequence[Judged]
     else:
         signal, known = fit_combined(signals, values, ok, plan.seed)
     calibrator = fit_calibrator(plan.calibrator, known, ok)
+    if plan.cost_aware:
+        prompts = [j.query.text for j in judged]
+        signal = CostAware(signal, calibrator, fit_relative_cost(prompts, cost_usd))
+        known = np.array([signal.of_value(v, len(p)) for v, p in zip(known.tolist(), prompts, strict=True)])
+        calibrator = fit_calibrator("logistic", known, ok)
     return Judge(signal, calibrator), probabilities(calibrator, known)
+
+
+def _values(signal: Signal, raw: Floats, judged: Sequence[Judged]) -> Floats:
+    """Values [n] of a fitted signal."""
+    if isinstance(signal, CostAware):
+        inner = _values(signal.signal, raw, judged).tolist()
+        return np.array([signal.of_value(v, len(j.query.text)) for v, j in zip(inner, judged, strict=True)])
+    if isinstance(signal, AnswerScorer):
+        return signal.values(judged)
+    if isinstance(signal, Combined):
+        if isinstance(signal.signals[-1], AnswerScorer):
+            raw = np.column_stack([raw, signal.signals[-1].values(judged)])
+        return np.array([signal.of_values(row) for row in raw.tolist()], dtype=np.float64)
+    return raw[:, 0]
 
 
 def probabilities(calibrator: Calibrator, values: Floats) -> Floats:

@@ -7,7 +7,9 @@ from typing import Any, Final
 from serve_app.cascade.agreement import Agreement
 from serve_app.cascade.answer_scorer import AnswerScorer
 from serve_app.cascade.base import Signal
+from serve_app.cascade.calibrator_specs import calibrator_of, calibrator_spec
 from serve_app.cascade.combined import Combined, combined_spec
+from serve_app.cascade.cost_aware import CostAware, RelativeCost, cost_aware_spec
 from serve_app.cascade.self_verification import SelfVerification
 from serve_app.cascade.signals import (
     Brevity,
@@ -34,7 +36,7 @@ UNTRAINED: Final[Mapping[str, Callable[..., Signal]]] = {
     "self_verification": SelfVerification,
 }
 """Signals that need no fit, by name; their parameters are those of the classes."""
-TRAINED: Final = ("answer_scorer", "combined")
+TRAINED: Final = ("answer_scorer", "combined", "cost_aware")
 
 
 def signal_of(spec: Mapping[str, Any], where: str) -> Signal:
@@ -48,6 +50,8 @@ def signal_of(spec: Mapping[str, Any], where: str) -> Signal:
             return AnswerScorer.of(spec)
         if name == Combined.name:
             return _combined(params, where)
+        if name == CostAware.name:
+            return _cost_aware(params, where)
         return UNTRAINED[str(name)](**params)
     except (KeyError, TypeError, ValueError) as e:
         raise ConfigError(f"{where}: {name} cannot be made of {sorted(params)} ({e}); fit the cascade again") from e
@@ -61,9 +65,31 @@ def spec_of(signal: Signal) -> dict[str, Any]:
         return combined_spec(signal, [spec_of(s) for s in signal.signals])
     if isinstance(signal, AnswerScorer):
         return signal.spec()
+    if isinstance(signal, CostAware):
+        return cost_aware_spec(signal, spec_of(signal.signal), calibrator_spec(signal.calibrator))
     if not is_dataclass(signal) or isinstance(signal, type):
         raise TypeError(f"{signal!r} is none of our signals")
     return {"name": signal.name, **asdict(signal)}
+
+
+def parts_of(signal: Signal) -> tuple[Signal, ...]:
+    """The signals that it is made of, itself if it is made of none."""
+    if isinstance(signal, CostAware):
+        return parts_of(signal.signal)
+    if isinstance(signal, Combined):
+        return tuple(part for s in signal.signals for part in parts_of(s))
+    return (signal,)
+
+
+def _cost_aware(params: Mapping[str, Any], where: str) -> CostAware:
+    known = {"signal", "calibrator", "base", "per_character"}
+    if set(params) != known:
+        raise ConfigError(f"{where}: a cost_aware signal has {', '.join(sorted(known))}; fit the cascade again")
+    return CostAware(
+        signal_of(params["signal"], f"{where}.signal"),
+        calibrator_of(params["calibrator"], f"{where}.calibrator"),
+        RelativeCost(float(params["base"]), float(params["per_character"])),
+    )
 
 
 def _combined(params: Mapping[str, Any], where: str) -> Combined:
