@@ -42,7 +42,7 @@ class Recorded:
         return self.take(np.random.default_rng([HALVES_SEED, seed]).permutation(len(self)))
 
     def swapped(self, start: int) -> "Recorded":
-        """From row `start` on every label, gold and the LLM's, means the next class: a shift of all that was learned."""
+        """From row `start` on all labels, gold and the LLM's, mean the next class: nothing that was learned holds."""
         after = np.arange(len(self)) >= start
         k = len(self.labels)
         expert = np.where(after & (self.expert >= 0), (self.expert + 1) % k, self.expert)
@@ -79,9 +79,8 @@ def load(path: Path, expert: str, names: tuple[str, ...] = ()) -> Recorded:
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     rows = []
-    with opened as lines:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)

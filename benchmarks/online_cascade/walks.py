@@ -1,4 +1,4 @@
-"""Replays: who answered each query of a stream, and with what. The cascade, and each baseline with the same students."""
+"""Replays: who answered each query of a stream, and with what: the cascade, and baselines with the same students."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from benchmarks.online_cascade.stream import Recorded
 from serve_app.cascade.online.base import Labelled, StreamSpec
 from serve_app.cascade.online.budget import Budget
+from serve_app.cascade.online.encoded import EncodedStudent
 from serve_app.cascade.online.learner import OnlineCascade
-from serve_app.cascade.online.levels import Student, student
+from serve_app.cascade.online.levels import Student, pooled, student
+from serve_app.cascade.online.settings import mended, settings_of
 
 LLM = -1
 
@@ -26,8 +28,8 @@ class Replayed:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def cascade(stream: Recorded, spec: StreamSpec, most: int | None = None) -> Replayed:
-    """The cascade as a service would run it, policy and learner in one process; `most` caps its LLM calls."""
+def cascade(stream: Recorded, spec: StreamSpec) -> Replayed:
+    """The cascade as a service would run it, policy and learner in one process."""
     learner = OnlineCascade(spec)
     rng = np.random.default_rng([spec.seed, 7])
     answers, by = np.empty(len(stream), dtype=np.int64), np.empty(len(stream), dtype=np.int64)
@@ -47,30 +49,58 @@ def cascade(stream: Recorded, spec: StreamSpec, most: int | None = None) -> Repl
 
 
 Asks = Callable[[int, NDArray[np.float64]], bool]
-"""Whether to ask the LLM, by place in the stream and the students' class probabilities [students, labels]."""
+"""Whether to ask the LLM, by place in the stream and the student's class probabilities [labels]."""
 
 
-def online(stream: Recorded, spec: StreamSpec, asks: Asks, own: bool = False) -> Replayed:
-    """Students (`spec.levels`, averaged) answer unless `asks`; they learn from the LLM as in the cascade.
+class Taught:
+    """The students of `spec.levels` as one: pooled as the cascade's top level pools them, or their plain mean."""
 
-    `own`: the LLM's labels teach, but every answer is the students'.
+    def __init__(self, spec: StreamSpec, averaged: bool = False) -> None:
+        self._students: list[Student] = [student(kind, spec) for kind in spec.levels]
+        self._weight = settings_of(spec).pooling if mended(spec, "pooled") else 0.0
+        self._averaged = averaged
+        self._age = 0
+
+    def of(self, text: str) -> NDArray[np.float64]:
+        """Class probabilities."""
+        told = [s.predictor.of(s.predictor.features(text)) for s in self._students]
+        if self._averaged:
+            mean: NDArray[np.float64] = np.mean(told, axis=0)
+            return mean
+        top = told[0]
+        for own in told[1:]:
+            top = pooled(own, top, self._weight)
+        return top
+
+    def learn(self, text: str, label: int) -> None:
+        """One LLM label; -1 teaches nothing."""
+        self._age += 1
+        for s in self._students if label >= 0 else ():
+            s.learn(s.predictor.features(text), label, self._age)
+
+    def settle(self) -> None:
+        """To the optimum of what they were taught, where a student has one."""
+        for s in self._students:
+            if isinstance(s, EncodedStudent):
+                s.begin_again(0)
+
+
+def online(stream: Recorded, taught: Taught, asks: Asks, own: bool = False) -> Replayed:
+    """The student answers unless `asks`; it learns from the LLM as in the cascade.
+
+    `own`: the LLM's labels teach, but every answer is the student's.
     """
-    students: list[Student] = [student(kind, spec) for kind in spec.levels]
     answers, by = np.empty(len(stream), dtype=np.int64), np.empty(len(stream), dtype=np.int64)
     calls = 0
     for t, text in enumerate(stream.texts):
-        rows = [s.predictor.features(text) for s in students]
-        told = np.stack([s.predictor.of(row) for s, row in zip(students, rows, strict=True)])
-        answers[t], by[t] = int(told.mean(axis=0).argmax()), len(spec.levels) - 1
+        told = taught.of(text)
+        answers[t], by[t] = int(told.argmax()), 0
         if not asks(t, told):
             continue
         calls += 1
-        label = int(stream.expert[t])
         if not own:
-            answers[t], by[t] = label, LLM
-        for s, row in zip(students, rows, strict=True):
-            if label >= 0:
-                s.learn(row, label, calls)
+            answers[t], by[t] = stream.expert[t], LLM
+        taught.learn(text, int(stream.expert[t]))
     return Replayed(answers, by, calls)
 
 
@@ -99,8 +129,9 @@ class ByMargin:
         self._budget = Budget(calls / queries, queries, step)
 
     def __call__(self, t: int, told: NDArray[np.float64]) -> bool:
-        ordered = np.sort(told.mean(axis=0))
-        unsure = 1.0 - (ordered[-1] - ordered[-2])
+        """See Asks."""
+        second, likeliest = np.sort(told)[-2:]
+        unsure = 1.0 - (likeliest - second)
         wanted = t < self._first or unsure > self._budget.price or self._queries - t <= self._left
         asked = bool(wanted and self._left > 0)
         self._budget.saw(asked, steer=t >= self._first)
@@ -108,12 +139,10 @@ class ByMargin:
         return asked
 
 
-def distilled(stream: Recorded, spec: StreamSpec, other: Recorded, calls: int) -> Replayed:
-    """One level, fitted offline on so many LLM labels of the other half, answers everything."""
-    taught = student(spec.levels[-1], spec)
-    for age, (text, label) in enumerate(zip(other.texts[:calls], other.expert[:calls], strict=True), 1):
-        if label >= 0:
-            taught.learn(taught.predictor.features(text), int(label), age)
-    taught.begin_again(0)
-    told = [taught.predictor.of(taught.predictor.features(text)).argmax() for text in stream.texts]
+def distilled(stream: Recorded, taught: Taught, other: Recorded, calls: int) -> Replayed:
+    """A student that was taught offline, on so many LLM labels of the other half, answers everything."""
+    for text, label in zip(other.texts[:calls], other.expert[:calls], strict=True):
+        taught.learn(text, int(label))
+    taught.settle()
+    told = [int(taught.of(text).argmax()) for text in stream.texts]
     return Replayed(np.array(told), np.zeros(len(stream), dtype=np.int64), calls)

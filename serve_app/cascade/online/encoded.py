@@ -82,7 +82,8 @@ class EncodedStudent:
         self._size = load_encoder().dimensions + 1
         self._cache_size = settings.levels[spec.levels.index("encoder")].cache_size
         self._replays = mended(spec, "replay")
-        self._prior = label_words(spec.labels) if self._replays and mended(spec, "label_words") else None
+        worded = mended(spec, "label_words") and all(any(c.isalpha() for c in label) for label in spec.labels)
+        self._prior = label_words(spec.labels) if self._replays and worded else None
         self._cache = Replay(self._cache_size + 1, self._labels)
         self._store = Replay(settings.replay, self._labels)
         self.updates = 0

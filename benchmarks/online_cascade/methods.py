@@ -1,0 +1,110 @@
+"""The methods that are compared, each by name: how one replays a stream under a budget of LLM calls."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from benchmarks.online_cascade.stream import Recorded
+from benchmarks.online_cascade.walks import (
+    LLM,
+    ByMargin,
+    Replayed,
+    Taught,
+    at_random,
+    cascade,
+    distilled,
+    first,
+    online,
+)
+from serve_app.cascade.online.base import StreamSpec
+from serve_app.cascade.online.settings import MENDS, plain, settings_of
+
+CASCADE, PLAIN = "online cascade", "released algorithm"
+MARGIN, ENSEMBLE, FRONT, RANDOM = "margin sampling", "online ensemble", "front-loading", "random"
+LLM_ALONE = "LLM alone"
+PLAIN_PARAMS = {"encoder.decay": 0.9, "encoder.calibration": 0.45, "logistic.decay": 0.8, "logistic.calibration": 0.15}
+"""The authors' values for ISEAR (LR + BERT-base)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One replay: `calls` is what the cascade of the same share and seed made; baselines make just as many."""
+
+    stream: Recorded
+    other: Recorded
+    spec: StreamSpec
+    calls: int
+
+
+def _cascade(job: Job) -> Replayed:
+    return cascade(job.stream, job.spec)
+
+
+def _plain(job: Job) -> Replayed:
+    params = {k: v for k, v in PLAIN_PARAMS.items() if k.split(".")[0] in job.spec.levels}
+    return cascade(job.stream, replace(job.spec, mends=plain(), params=params))
+
+
+def _llm(job: Job) -> Replayed:
+    return Replayed(job.stream.expert, np.full(len(job.stream), LLM), len(job.stream))
+
+
+def _margin(job: Job) -> Replayed:
+    settings = settings_of(job.spec)
+    asks = ByMargin(job.calls, len(job.stream), int(settings.front_load * job.calls), settings.price_step)
+    return online(job.stream, Taught(job.spec), asks)
+
+
+def _ensemble(job: Job) -> Replayed:
+    asks = at_random(job.calls, len(job.stream), job.spec.seed, falling=True)
+    return online(job.stream, Taught(job.spec, averaged=True), asks)
+
+
+def _front(job: Job) -> Replayed:
+    return online(job.stream, Taught(job.spec), first(job.calls))
+
+
+def _random(job: Job) -> Replayed:
+    return online(job.stream, Taught(job.spec), at_random(job.calls, len(job.stream), job.spec.seed))
+
+
+def _distilled(job: Job) -> Replayed:
+    return distilled(job.stream, Taught(job.spec), job.other, job.calls)
+
+
+def _alone(kind: str) -> Callable[[Job], Replayed]:
+    return lambda job: online(job.stream, Taught(replace(job.spec, levels=(kind,))), first(job.calls), own=True)
+
+
+def _distilled_alone(kind: str) -> Callable[[Job], Replayed]:
+    return lambda job: distilled(job.stream, Taught(replace(job.spec, levels=(kind,))), job.other, job.calls)
+
+
+METHODS: Mapping[str, Callable[[Job], Replayed]] = {
+    CASCADE: _cascade,
+    PLAIN: _plain,
+    MARGIN: _margin,
+    ENSEMBLE: _ensemble,
+    FRONT: _front,
+    RANDOM: _random,
+    "distillation": _distilled,
+    "distillation, logistic": _distilled_alone("logistic"),
+    "distillation, encoder": _distilled_alone("encoder"),
+    "logistic alone": _alone("logistic"),
+    "encoder alone": _alone("encoder"),
+    LLM_ALONE: _llm,
+}
+"""The students of margin sampling, front-loading, random and distillation are the cascade's two levels, pooled as its
+top level pools them, with the same store, label words and updates; margin sampling also has its front-load and its
+budget control, so that what differs is the learned deferral. The online ensemble averages the same two students and
+asks at random, ever less. A level alone is taught by the first calls, and answers every query itself.
+"""
+
+
+def without(mend: str) -> Callable[[Job], Replayed]:
+    """The cascade with one mend off."""
+    return lambda job: cascade(job.stream, replace(job.spec, mends={mend: False}))
+
+
+ABLATED: Mapping[str, Callable[[Job], Replayed]] = {f"without {mend}": without(mend) for mend in MENDS}

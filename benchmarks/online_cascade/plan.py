@@ -1,0 +1,58 @@
+"""Runs what is asked, one replay after another, and keeps each: the same command goes on after a kill."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.online_cascade.figures import measured
+from benchmarks.online_cascade.methods import CASCADE, METHODS, Job
+from benchmarks.online_cascade.stream import Recorded
+from benchmarks.online_cascade.walks import Replayed
+from serve_app.cascade.online.base import StreamSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A stream and its other half, what is common to all replays, and where they are kept."""
+
+    stream: Recorded
+    other: Recorded
+    spec: StreamSpec
+    seeds: Sequence[int]
+    keep: Path
+    tell: Callable[[str], None]
+
+    def runs(
+        self, name: str, replay: Callable[[Job], Replayed], share: float, shift: bool = False
+    ) -> list[dict[str, Any]]:
+        """One replay per seed, of that share of LLM calls; `shift`: labels swapped half-way."""
+        return [self._run(name, replay, share, seed, shift) for seed in self.seeds]
+
+    def _run(
+        self, name: str, replay: Callable[[Job], Replayed], share: float, seed: int, shift: bool
+    ) -> dict[str, Any]:
+        spec = replace(self.spec, llm_share=share, seed=seed, horizon=len(self.stream))
+        path = self.keep / f"{self._key(name, spec, shift)}.json"
+        if path.is_file():
+            kept: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            return kept
+        stream = self.stream.shuffled(seed)
+        if shift:
+            stream = stream.swapped(len(stream) // 2)
+        calls = round(share * len(stream))
+        if name != CASCADE and name in METHODS:
+            calls = self._run(CASCADE, METHODS[CASCADE], share, seed, shift)["calls"]
+        found = measured(stream, replay(Job(stream, self.other.shuffled(seed), spec, calls)))
+        self.keep.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found), "utf-8")
+        shifted = ", labels swapped" if shift else ""
+        self.tell(f"{name}, {share:.0%}, seed {seed}{shifted}: {found['accuracy']:.4f} at {found['share']:.1%}")
+        return found
+
+    def _key(self, name: str, spec: StreamSpec, shift: bool) -> str:
+        """Whatever changes a replay changes its file."""
+        told = repr((name, spec, shift, self.stream.texts[:50], len(self.stream), self.stream.expert.tolist()))
+        return hashlib.blake2b(told.encode("utf-8", "replace"), digest_size=12).hexdigest()

@@ -1,0 +1,119 @@
+"""The report of a result, in Markdown."""
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.online_cascade.figures import WINDOW
+from benchmarks.online_cascade.methods import CASCADE
+from benchmarks.stamp import one_line
+from benchmarks.table import markdown
+
+
+def text(result: dict[str, Any]) -> str:
+    """All tables, with what was measured how."""
+    llm = result["llm"]["accuracy"]["mean"]
+    head = (
+        f"# Online cascade learning on {result['data']}\n\n"
+        f"{result['queries']:,} queries (the {result['half']} half), labels of `{result['expert']}` as the LLM's, "
+        f"{result['seeds']} seeds of order and learner, audits {result['audit_share']:.1%}. Accuracy in % against the "
+        f"gold labels, ± half of the 95 % interval over seeds; the LLM alone has {100 * llm:.1f}. Baselines make as "
+        f"many calls as the cascade of the same seed.\n\n"
+    )
+    parts = [head, _bars(result), _budgets(result), _recall(result)]
+    if "ablation" in result:
+        parts.append(_ablation(result))
+    if "shift" in result:
+        parts.append(_shift(result))
+    stamp = result["environment"]
+    parts.append(f"`python -m benchmarks.online_cascade {stamp['command']}`  \n{one_line(stamp)}\n")
+    return "\n".join(parts)
+
+
+def _bars(result: dict[str, Any]) -> str:
+    lines = []
+    for bar in result["bars"]:
+        best, against = bar["best_baseline"], _signed(bar["against_best"])
+        lines.append(
+            f"- At {bar['share']:.0%} of LLM calls: {100 * bar['value']:.1f} (bar {100 * bar['bar']:.0f}, "
+            f"{'reached' if bar['reached'] else 'MISSED'}); best baseline is {best}: {against} points over it, "
+            f"paired by seed."
+        )
+    return "\n".join(lines) + ("\n" if lines else "")
+
+
+def _budgets(result: dict[str, Any]) -> str:
+    budgets = result["budgets"]
+    names = list(next(iter(budgets.values())))
+    rows = [[name, *(_spread(budgets[share][name]["accuracy"]) for share in budgets)] for name in names]
+    table = markdown(["accuracy at LLM calls of", *(f"{float(share):.0%}" for share in budgets)], rows)
+    differences = [[name, *(_signed(budgets[share][name]["against"]) for share in budgets)] for name in names[1:]]
+    rows = [["calls made, %", *(f"{100 * budgets[share][CASCADE]['share']['mean']:.1f}" for share in budgets)]]
+    return (
+        table
+        + "\nThe cascade's advantage in points, paired by seed (the released algorithm at its own calls):\n\n"
+        + markdown(["cascade minus", *(f"{float(share):.0%}" for share in budgets)], differences + rows)
+    )
+
+
+def _recall(result: dict[str, Any]) -> str:
+    parts = []
+    for share in ("0.2", "0.4"):
+        methods = result["budgets"].get(share)
+        if methods is None:
+            continue
+        everyone = {**methods, "LLM alone": result["llm"]}
+        rows = [
+            [name, *(f"{100 * r:.1f}" for r in one["recall"]), f"{100 * min(one['recall']):.1f}"]
+            for name, one in everyone.items()
+        ]
+        parts.append(
+            f"Recall in % by class at {float(share):.0%} of LLM calls:\n\n"
+            + markdown(["method", *result["labels"], "least"], rows)
+        )
+    return "\n".join(parts)
+
+
+def _ablation(result: dict[str, Any]) -> str:
+    shares = list(result["ablation"])
+    names = list(result["ablation"][shares[0]])
+    rows = []
+    for name in names:
+        ones = [result["ablation"][share][name] for share in shares]
+        cells = [
+            f"{_spread(o['accuracy'])} ({_signed(o['against'])})" if "against" in o else _spread(o["accuracy"])
+            for o in ones
+        ]
+        rows.append([name, *cells, " / ".join(f"{100 * o['share']['mean']:.1f}" for o in ones)])
+    return (
+        "Each mend off, accuracy and (difference from the cascade, paired):\n\n"
+        + markdown(["cascade", *(f"{float(share):.0%} of calls" for share in shares), "calls made, %"], rows)
+        + "\nWhat a stream without a shift cannot show: early_exit saves compute and drift is for shifts (below).\n"
+    )
+
+
+def _shift(result: dict[str, Any]) -> str:
+    parts = ["All labels swapped half-way (gold and the LLM's), accuracy in %:\n"]
+    for share, methods in result["shift"].items():
+        rows = []
+        for name, one in methods.items():
+            windows = np.array(one["windows"])
+            half = len(windows) // 2
+            told = [windows[half - 3 : half], windows[half + 1 : half + 3], windows[-3:]]
+            alarms = [a[0] - result["queries"] // 2 if a else None for a in one["alarms_at"]]
+            cells = [f"{100 * part.mean():.1f}" for part in told]
+            heard = ", ".join("none" if a is None else f"{a:+d}" for a in alarms)
+            rows.append([name, *cells, f"{100 * one['accuracy']['mean']:.1f}", heard])
+        columns = [f"last {3 * WINDOW} before", f"{WINDOW} to {3 * WINDOW} after", f"last {3 * WINDOW}", "whole"]
+        parts.append(
+            f"{float(share):.0%} of LLM calls\n\n" + markdown(["method", *columns, "alarm, queries after"], rows)
+        )
+    return "\n".join(parts)
+
+
+def _spread(value: dict[str, float]) -> str:
+    return f"{100 * value['mean']:.1f} ± {100 * value['half']:.1f}"
+
+
+def _signed(value: dict[str, float]) -> str:
+    return f"{100 * value['mean']:+.2f} ± {100 * value['half']:.2f}"
