@@ -5,6 +5,7 @@ Asks nobody itself. Steps of a level whose answer was not taken are marked waste
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isnan
 from time import perf_counter
 
 from serve_app.cascade.base import Chain, Level, Needs
@@ -181,7 +182,7 @@ class Ascent:
             taken.way.pool,
             said,
             score=None if deciding is None else deciding.probability,
-            threshold=None if deciding is None else deciding.threshold,
+            threshold=None if deciding is None or isnan(deciding.threshold) else deciding.threshold,
             features=features_of(judgements, self.prior),
             decision_ms=ms,
             expected=self._expected({j.pool: j.probability for j in judgements}),

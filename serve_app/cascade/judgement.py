@@ -31,7 +31,10 @@ class Further:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Of one level's answer. `value` is nan where the signal told nothing; `why` says what ruled the answer out."""
+    """Of one level's answer. `value` is nan where the signal told nothing; `why` says what ruled the answer out.
+
+    `threshold` is nan where it is not a threshold that decides.
+    """
 
     pool: str
     signal: str
@@ -51,6 +54,8 @@ class Judgement:
             return self.why
         if math.isnan(self.value):
             return f"{self.signal} tells nothing"
+        if math.isnan(self.threshold):
+            return f"{self.signal} {self.value:.4g}, right with {self.probability:.3f}"
         sign = ">=" if self.accepted else "<"
         return f"{self.signal} {self.value:.4g}, right with {self.probability:.3f} {sign} {self.threshold:.3f}"
 
@@ -129,5 +134,6 @@ def features_of(judgements: Sequence[Judgement], prior: float | None) -> dict[st
         if math.isfinite(judgement.value):
             told[f"{judgement.pool}:{judgement.signal}"] = round(judgement.value, 6)
         told[f"{judgement.pool}:probability"] = round(judgement.probability, 6)
-        told[f"{judgement.pool}:threshold"] = round(judgement.threshold, 6)
+        if math.isfinite(judgement.threshold):
+            told[f"{judgement.pool}:threshold"] = round(judgement.threshold, 6)
     return told

@@ -12,6 +12,8 @@ from serve_app.cascade.base import Chain
 from serve_app.cascade.hopeless import prior_limit
 from serve_app.cascade.patience import Patience
 from serve_app.cascade.race import Race
+from serve_app.cascade.routed import RoutedCascade
+from serve_app.cascade.routing.saved import load_routing
 from serve_app.cascade.strategy import CascadeStrategy, PriorOf
 from serve_app.cascade.streaming import Early, StreamingCascade
 from serve_app.config.cascade import CascadeConfig, ChainConfig, RaceConfig
@@ -21,6 +23,7 @@ from serve_app.strategy import Strategy
 
 CASCADE: Final = "jethro-cascade"
 STREAM: Final = "jethro-cascade-stream"
+ROUTE: Final = "jethro-cascade-route"
 _MEND: Final = "fit one on these models' answers with `jethro cascade fit` and name its folder in"
 
 log = logging.getLogger("jethro.cascade")
@@ -57,6 +60,18 @@ def offered(config: CascadeConfig, pools: Mapping[str, Pool], prior: PriorOf, ro
         held = Early(probe, *_race(config.streaming.race, early, routers), _limits(config, early, probe))
         streaming = StreamingCascade("cascade-stream", early, pools, held, prior, patience)
         strategies[STREAM] = (streaming, f"{_names(early)}: judged by the first tokens, before any is sent")
+    if config.routing is None:
+        missing[ROUTE] = (
+            "No cascade router is offered: fit one on these models' answers and name its folder in cascade.routing."
+        )
+    else:
+        routed = RoutedCascade("cascade-route", load_routing(Path(config.routing)), pools, prior, patience)
+        where = f"cascade.routing: {config.routing}"
+        _served(routed.chain, where, pools, routers)
+        strategies[ROUTE] = (
+            routed,
+            f"{', '.join(routed.router.pools)}: whom next, or whose answer, is decided as they come",
+        )
     return Offered(strategies, missing)
 
 
@@ -90,9 +105,7 @@ def _chain(
         where = f"{key}.levels"
         specs = [level.model_dump(exclude_none=True) for level in settings.levels or ()]
         chain = chain_of(specs, where, getattr(settings, "probe_tokens", None))
-    for router in _priors(chain):
-        _have(router, where, routers)
-    return _fitting(chain, where, pools)
+    return _served(chain, where, pools, routers)
 
 
 def _shipped(ships: str, pools: Mapping[str, Pool], routers: Collection[str]) -> Chain | None:
@@ -112,8 +125,10 @@ def _have(router: str, where: str, routers: Collection[str]) -> None:
         )
 
 
-def _fitting(chain: Chain, where: str, pools: Mapping[str, Pool]) -> Chain:
+def _served(chain: Chain, where: str, pools: Mapping[str, Pool], routers: Collection[str]) -> Chain:
     """The chain. Raises ConfigError where the pools are not those it was fitted on, or give too little to judge by."""
+    for router in _priors(chain):
+        _have(router, where, routers)
     for number, level in enumerate(chain.levels):
         pool = pools.get(level.pool)
         if pool is None:

@@ -67,7 +67,8 @@ class CascadeStrategy:
             call = replace(context.call, may_wait=following is None and ascent.best is None)
             visit = ascent.visit(way, with_needs(query, way.needs))
             if way.judged:
-                await self._judged(visit, following, ascent, Asking(query, call, context.stream, ascent.prior))
+                asking = Asking(query, call, context.stream, ascent.prior)
+                await judged_in_time(visit, following, ascent, asking, self._patience)
             elif not context.stream:
                 await self._completed(visit, following, ascent, call)
             else:
@@ -113,19 +114,6 @@ class CascadeStrategy:
             return False
         return True
 
-    async def _judged(self, visit: Visit, following: Way | None, ascent: Ascent, asking: Asking) -> None:
-        """Ask a level and judge it, in the time there is; what is whole when the time ends is at hand."""
-        try:
-            async with asyncio.timeout(self._patience.left_s(asking.call)):
-                await asking.answered(visit)
-        except TimeoutError:
-            if not visit.whole:
-                ascent.failed(visit, _late(visit), following)
-        except JethroError as error:
-            ascent.failed(visit, error, following)
-        else:
-            self._patience.took(visit.way.pool.name, visit.elapsed_ms / 1e3)
-
     async def _completed(self, visit: Visit, following: Way | None, ascent: Ascent, call: Call) -> None:
         """Ask the level whose answer is taken as it comes, for all of it."""
         pool, within_s = visit.way.pool, self._within_s(ascent, call)
@@ -153,6 +141,22 @@ class CascadeStrategy:
     def _within_s(self, ascent: Ascent, call: Call) -> float | None:
         """Seconds for a level, if there is an answer at hand to be sent instead; None: as long as the caller waits."""
         return self._patience.left_s(call) if ascent.best is not None else None
+
+
+async def judged_in_time(
+    visit: Visit, following: Way | None, ascent: Ascent, asking: Asking, patience: Patience
+) -> None:
+    """Ask a level and judge it, in the time there is; what is whole when the time ends is at hand."""
+    try:
+        async with asyncio.timeout(patience.left_s(asking.call)):
+            await asking.answered(visit)
+    except TimeoutError:
+        if not visit.whole:
+            ascent.failed(visit, _late(visit), following)
+    except JethroError as error:
+        ascent.failed(visit, error, following)
+    else:
+        patience.took(visit.way.pool.name, visit.elapsed_ms / 1e3)
 
 
 def _late(visit: Visit) -> DeadlineExceeded:

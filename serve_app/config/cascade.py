@@ -56,9 +56,10 @@ class StreamingConfig(ChainConfig):
 
 
 class CascadeConfig(ChainConfig):
-    """`jethro-cascade` judges whole answers, `jethro-cascade-stream` their first tokens."""
+    """`jethro-cascade` judges whole answers, `-stream` their first tokens, and `-route` may skip any pool."""
 
     streaming: StreamingConfig = StreamingConfig()
+    routing: str | None = Field(None, description="Folder of a fitted cascade router; null: none is offered.")
     skip_hopeless: bool = Field(
         True, description="Pass over a level where the router's score alone keeps every answer below the threshold."
     )
