@@ -51,6 +51,9 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
         tree["store"]["path"] = str(Path(config.store.path).absolute())
         tree["streams"]["folder"] = str(Path(config.streams.folder).absolute())
         tree["routing"]["registry"] = str(Path(config.routing.registry).absolute())
+        cascade = tree["cascade"]
+        for branch, key in ((cascade, "chain"), (cascade["streaming"], "chain"), (cascade, "routing")):
+            branch[key] = None if branch[key] is None else str(Path(branch[key]).absolute())
         router = config.routing.router
         if router is not None and router not in Registry(Path(config.routing.registry)).names():
             tree["routing"]["router"] = str(Path(router).absolute())
