@@ -117,7 +117,8 @@ class RoutedCascade:
         if self.router.encoder is None:
             return None
         encoder = await asyncio.to_thread(load_encoder, self.router.encoder)
-        return (await asyncio.to_thread(encoder.embed, [query.text]))[0]
+        vector: NDArray[np.float32] = (await asyncio.to_thread(encoder.embed, [query.text]))[0]
+        return vector
 
 
 class _Walk:
