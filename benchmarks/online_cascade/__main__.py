@@ -9,10 +9,13 @@ command goes on after a kill.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.online_cascade.figures import paired, summary
 from benchmarks.online_cascade.methods import ABLATED, CASCADE, LLM_ALONE, METHODS, PLAIN, without
@@ -41,7 +44,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--names", nargs="+", default=[], help="words of numbered labels, in their order")
     p.add_argument("--seeds", type=int, default=5, help="seeds of the stream's order and of the learner")
     p.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.3, 0.4, 0.6])
-    p.add_argument("--audit-share", type=float, default=0.01)
+    p.add_argument("--audit-share", type=float, default=0.005)
     p.add_argument("--params", type=json.loads, default={}, help='hyper-parameters of the learner, {"NAME": VALUE}')
     p.add_argument("--half", choices=("stream", "other"), default="stream", help="other: the half for tuning")
     p.add_argument("--shift", action="store_true", help="also with all labels swapped half-way")
@@ -72,7 +75,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     stream, other = data.halves() if args.half == "stream" else reversed(data.halves())
     spec = StreamSpec(data.name, data.labels, "", audit_share=args.audit_share, params=args.params)
     bench = Bench(stream, other, spec, range(args.seeds), args.keep, tell)
-    _encode((*stream.texts, *other.texts))
+    _encode((*stream.texts, *other.texts), args.keep)
     budgets: dict[str, Any] = {}
     for share in args.shares:
         runs = {name: bench.runs(name, replay, share) for name, replay in METHODS.items() if name not in ALL_QUERIES}
@@ -113,14 +116,18 @@ def write(out: Path, result: dict[str, Any]) -> None:
     print(text(result))
 
 
-def _encode(texts: tuple[str, ...]) -> None:
-    """All vectors at once, which is quicker than one by one; they are kept for the process."""
+def _encode(texts: tuple[str, ...], keep: Path) -> None:
+    """All vectors at once, which is quicker than one by one; kept for the process, and in a file for the next."""
     from serve_app.learning.encoder import load_encoder
 
     encoder = load_encoder()
-    for start in range(0, len(texts), 1000):
-        encoder.embed(texts[start : start + 1000])
-        tell(f"encoded {min(start + 1000, len(texts)):,} of {len(texts):,} texts")
+    key = hashlib.blake2b("\0".join((encoder.digest, *texts)).encode("utf-8", "replace"), digest_size=8).hexdigest()
+    path = keep / f"vectors-{key}.npy"
+    if not path.is_file():
+        keep.mkdir(parents=True, exist_ok=True)
+        tell(f"encoding {len(texts):,} texts")
+        np.save(path, encoder.embed(texts))
+    encoder.remember(texts, list(np.load(path)))
 
 
 def _bars(name: str, budgets: dict[str, Any]) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ BIAS_RIDGE = 1e-2
 TEMPLATE = "a text about {}"
 WORDS = 16.0
 """Weight of the label words, an inverse temperature of cosine similarity."""
+WORDS_FIT = 1.5
+"""Times chance that the words must be right for them to be begun from again after a drift."""
 STEPS = 6
 """Of Böhning's method at each update: started from the last optimum it need not go far."""
 EPOCHS = 5
@@ -83,7 +85,8 @@ class EncodedStudent:
         self._cache_size = settings.levels[spec.levels.index("encoder")].cache_size
         self._replays = mended(spec, "replay")
         worded = mended(spec, "label_words") and all(any(c.isalpha() for c in label) for label in spec.labels)
-        self._prior = label_words(spec.labels) if self._replays and worded else None
+        self._words = label_words(spec.labels) if self._replays and worded else None
+        self._prior = self._words
         self._cache = Replay(self._cache_size + 1, self._labels)
         self._store = Replay(settings.replay, self._labels)
         self.updates = 0
@@ -111,9 +114,10 @@ class EncodedStudent:
 
     def begin_again(self, age: int) -> None:
         """See Student."""
-        self._forget()
         self._cache.drop_before(age)
         self._store.drop_before(age)
+        self._prior = self._words if self._words_fit() else None
+        self._forget()
         self.updates = 0
         if len(self._store) and self._replays:
             kept = np.stack(self._store.rows).astype(np.float64)
@@ -128,18 +132,19 @@ class EncodedStudent:
             "weights": self._weights,
             "gram": self._gram,
             "squares": self._squares,
-            "counts": np.array([self.updates], dtype=np.int64),
+            "counts": np.array([self.updates, self._prior is not None], dtype=np.int64),
         }
         kept |= {f"cache.{k}": v for k, v in self._cache.state().items()}
         return kept | {f"store.{k}": v for k, v in self._store.state().items()}
 
     def restore(self, arrays: Arrays) -> None:
         """See Student."""
+        self.updates, worded = (int(n) for n in arrays["counts"])
+        self._prior = self._words if worded else None
         self._forget()
         self._weights = np.array(arrays["weights"], dtype=np.float64)
         self._gram = np.array(arrays["gram"], dtype=np.float64)
         self._squares = np.array(arrays["squares"], dtype=np.float64)
-        self.updates = int(arrays["counts"][0])
         for name, store in (("cache", self._cache), ("store", self._store)):
             store.restore({k.removeprefix(name + "."): v for k, v in arrays.items() if k.startswith(name + ".")})
 
@@ -171,6 +176,13 @@ class EncodedStudent:
             gradient = rows.T @ (softmax(rows @ self._weights) - wanted) + shrink
             self._weights = self._weights - inverse @ gradient
         self._frozen = None
+
+    def _words_fit(self) -> bool:
+        """Whether labels still mean their words: on the stored rows they tell more than chance does."""
+        if self._words is None or not len(self._store):
+            return self._words is not None
+        told = (np.stack(self._store.rows) @ self._words).argmax(axis=1)
+        return float(np.mean(told == np.array(self._store.labels))) > WORDS_FIT / self._labels
 
     def _centre(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """What the weights shrink to: the label words, so that the mean text is as likely to be of any label."""

@@ -21,7 +21,7 @@ from serve_app.errors import DataError
 
 FORMAT = 1
 """Of the state; another is refused."""
-_PRICE_TOLD = 0.002
+_PRICE_TOLD = 0.01
 """A price that moved less is not worth a new policy."""
 
 
