@@ -13,7 +13,7 @@ class StreamsConfig(Node):
     most: PositiveInt = Field(64, description="Streams that there may be at once.")
     labels: PositiveInt = Field(100, description="Labels that a stream may have.")
     text_chars: PositiveInt = Field(20_000, description="Longest text that is classified.")
-    queue: PositiveInt = Field(10_000, description="Events of a stream that wait in a Gateway for the Learner.")
+    queue: PositiveInt = Field(50_000, description="Events of a stream that wait in a Gateway for the Learner.")
     poll_s: PositiveFloat = Field(1.0, description="How often Gateways ask the Learner for new policies.")
     checkpoint_events: PositiveInt = Field(2000, description="Events after which the whole state is written.")
     num_cpus: NonNegativeFloat = Field(0.1, description="CPUs that Ray reserves for the Learner.")

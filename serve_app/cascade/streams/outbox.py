@@ -18,6 +18,8 @@ _BATCH: Final = 256
 _GATHER_S: Final = 0.05
 """A batch waits so long for more."""
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0)
+_SEND_S: Final = 60.0
+"""Longest wait for the Learner to take a batch; learned or not, it may be sent again."""
 _CHARS: Final = 32_000_000
 """Most characters of text that wait for one stream."""
 _LAST_S: Final = 5.0
@@ -116,7 +118,8 @@ class Outbox:
     async def _send(self, key: tuple[str, str], waiting: _Waiting) -> bool:
         count, line = waiting.sending = waiting.sending or self._batch(key, waiting)
         try:
-            await self._port.report(line)
+            async with asyncio.timeout(_SEND_S):
+                await self._port.report(line)
         except Exception as e:
             # whatever a Learner that is away raises; the batch is kept and sent again as it is
             waiting.due_s = self._clock() + _RETRY_S[min(waiting.tries, len(_RETRY_S) - 1)]

@@ -1,0 +1,100 @@
+"""`python -m benchmarks.stream_service FILE`: streams over HTTP whose Learner is killed, and whose labels change.
+
+FILE holds texts, their true labels and an LLM's (see `jethro stream replay`); a fake expert that looks the text up
+stands for the LLM. Each run is a stream of its own over the same queries: one undisturbed, one whose Learner is killed
+twice by SIGKILL, one whose labels change half-way, and that again with the released algorithm, without our mends.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.application import application, profile
+from benchmarks.process import BUILD, free_port
+from benchmarks.stamp import environment
+from benchmarks.stream_service.expert import record
+from benchmarks.stream_service.report import figures, passed, plot, table
+from benchmarks.stream_service.serving import Plan, run
+from serve_app.cascade.online.settings import MENDS
+from serve_app.cascade.streams.rows import Columns, Row, read_rows
+
+RUNS = ("undisturbed", "killed", "shifted", "shifted, plain")
+
+
+def plans(args: argparse.Namespace) -> list[Plan]:
+    """The streams of the runs that are asked for."""
+    labels, levels = args.labels.split(","), args.levels.split(",")
+    stream = {"labels": labels, "instruction": "Name the feeling.", "levels": levels, "seed": args.seed}
+    share = {**stream, "llm_share": args.llm_share, "horizon": args.queries}
+    plain = {**stream, "mu": args.plain_mu, "mends": dict.fromkeys(MENDS, False)}
+    made = {
+        "undisturbed": Plan("undisturbed", {**share, "name": "undisturbed"}),
+        "killed": Plan("killed", {**share, "name": "killed"}, kills=(1 / 3, 2 / 3)),
+        "shifted": Plan("shifted", {**share, "name": "shifted"}, shift_at=0.5),
+        "shifted, plain": Plan("shifted, plain", {**plain, "name": "plain"}, shift_at=0.5),
+    }
+    return [made[name] for name in args.runs]
+
+
+def queries(args: argparse.Namespace) -> list[Row]:
+    """So many rows, each pass over the file in another order."""
+    rows = read_rows(args.file, Columns(args.text, args.label, args.expert), args.labels.split(","))
+    rng, made = random.Random(args.seed), []
+    while len(made) < args.queries:
+        made += rng.sample(rows, len(rows))
+    return made[: args.queries]
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Start the application, make the runs one after another."""
+    stamp, rows, labels = environment(), queries(args), args.labels.split(",")
+    record(labels, {row.text: row.expert for row in rows})
+    store, folder, port = BUILD / "stream_service.sqlite3", BUILD / "stream_service", free_port()
+    shutil.rmtree(folder, ignore_errors=True)
+    for file in BUILD.glob(f"{store.name}*"):
+        file.unlink()
+    config = profile(port, store)
+    config["streams"].update(enabled=True, folder=str(folder))
+    config["log"]["access"] = False
+    runs: dict[str, Any] = {}
+    with application(config, "stream_service", "benchmarks.stream_service.expert:build"):
+        for plan in plans(args):
+            seen = asyncio.run(run(f"http://127.0.0.1:{port}", plan, rows, labels, args.concurrency))
+            runs[plan.name] = figures(plan, seen)
+    return {"environment": stamp, "runs": runs, "held": passed(runs)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, write JSON, table and plot; 1 if anything does not hold."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.stream_service", description=__doc__.splitlines()[0])
+    p.add_argument("file", type=Path)
+    p.add_argument("--labels", default="joy,sadness,anger,guilt,shame,fear,disgust")
+    p.add_argument("--text", default="text")
+    p.add_argument("--label", default="label")
+    p.add_argument("--expert", default="gpt35")
+    p.add_argument("--queries", type=int, default=20_000)
+    p.add_argument("--llm-share", type=float, default=0.2)
+    p.add_argument("--plain-mu", type=float, default=2e-3, help="price of cost for the released algorithm")
+    p.add_argument("--levels", default="logistic,encoder")
+    p.add_argument("--concurrency", type=int, default=16)
+    p.add_argument("--seed", type=int, default=42)
+    p.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
+    p.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
+    args = p.parse_args(argv)
+    found = measure(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "stream_service.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    (args.out / "stream_service.md").write_text(table(found), "utf-8")
+    plot(found, args.out / "stream_service.png")
+    print(table(found))
+    return 0 if all(found["held"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""What the runs show: figures, a table and a plot."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.stamp import one_line
+from benchmarks.stats import percentile
+from benchmarks.stream_service.serving import Plan, Seen
+from benchmarks.table import markdown
+
+WINDOW = 1000
+"""Queries over which accuracy is shown, and after a change waited for."""
+
+
+def figures(plan: Plan, seen: Seen) -> dict[str, Any]:
+    """One run as JSON-ready figures."""
+    right = np.array([r is True for r in seen.right], dtype=float)
+    n = len(right)
+    turn = n if plan.shift_at is None else int(plan.shift_at * n)
+    told = {
+        "queries": n,
+        "failed": len(seen.failures),
+        "first_failures": seen.failures[:5],
+        "accuracy": float(right.mean()),
+        "accuracy_last_quarter": float(right[-n // 4 :].mean()),
+        "llm_share": float(np.mean(seen.llm)),
+        "queries_per_second": n / seen.wall_s,
+        "latency_ms": {f"p{p}": 1e3 * percentile(seen.seconds, p) for p in (50, 99)},
+        "kills": seen.kills,
+        "learned": {k: seen.figures[k] for k in ("queries", "llm_calls", "labelled", "unparsed", "lost", "refused")},
+        "drift_alarms": seen.figures["learner"]["drift_alarms"],
+        "curve": [float(part.mean()) for part in np.array_split(right, max(1, n // WINDOW))],
+    }
+    if turn < n:
+        told["before_shift"] = float(right[max(0, turn - 2 * WINDOW) : turn].mean())
+        told["at_shift"] = float(right[turn : turn + WINDOW // 2].mean())
+        told["at_end"] = float(right[-2 * WINDOW :].mean())
+    return told
+
+
+def passed(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
+    """What must hold of the runs that were made."""
+    held = {
+        "no query fails": all(r["failed"] == 0 for r in runs.values()),
+        "nothing is lost": all(_whole(r) for r in runs.values()),
+    }
+    if "killed" in runs and "undisturbed" in runs:
+        killed, undisturbed = runs["killed"], runs["undisturbed"]
+        held["learning resumes"] = all(k["labels_after"] >= k["labels_before"] for k in killed["kills"])
+        held["accuracy within half a point"] = abs(killed["accuracy"] - undisturbed["accuracy"]) <= 0.005
+    if "shifted" in runs:
+        shifted = runs["shifted"]
+        held["the change is noticed"] = shifted["drift_alarms"] > 0
+        held["the change is recovered from"] = shifted["at_end"] >= shifted["before_shift"] - 0.03
+    if "shifted" in runs and "shifted, plain" in runs:
+        held["the plain algorithm is worse"] = runs["shifted, plain"]["at_end"] < runs["shifted"]["at_end"]
+    return held
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The result as Markdown."""
+    runs = found["runs"]
+    rows = [(label, *(_cell(run, key) for run in runs.values())) for label, key in _ROWS]
+    kills = [
+        f"- {name}: killed after {k['answered_before']:,} answers with {k['labels_before']:,} labels learned; away "
+        f"{k['away_s']:.1f} s, in which {k['answered_meanwhile']:,} queries were answered; back with "
+        f"{k['labels_after']:,} labels, {k['learned_again']:,} events learned again from the journal"
+        for name, run in runs.items()
+        for k in run["kills"]
+    ]
+    held = [f"- {what}: {'yes' if ok else 'NO'}" for what, ok in found["held"].items()]
+    parts = [markdown(("", *runs), rows), "\n".join(kills), "\n".join(held), one_line(found["environment"])]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def plot(found: Mapping[str, Any], path: Path) -> None:
+    """Accuracy along each run."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots()
+    for number, (name, run) in enumerate(found["runs"].items()):
+        ends = np.linspace(0, run["queries"], len(run["curve"]) + 1)[1:]
+        axes.plot(ends, run["curve"], label=name, color=f"C{number}", linewidth=1.2)
+        for kill in run["kills"]:
+            axes.axvline(kill["answered_before"], color=f"C{number}", linestyle=":", linewidth=0.9)
+    axes.set(xlabel="queries", ylabel=f"accuracy of {WINDOW:,} queries", title="dotted: the Learner is killed")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+_ROWS: Sequence[tuple[str, str]] = (
+    ("queries", "queries"),
+    ("failed", "failed"),
+    ("accuracy", "accuracy"),
+    ("accuracy, last quarter", "accuracy_last_quarter"),
+    ("accuracy before the change", "before_shift"),
+    ("accuracy just after it", "at_shift"),
+    ("accuracy at the end", "at_end"),
+    ("share of LLM calls", "llm_share"),
+    ("changes noticed", "drift_alarms"),
+    ("queries a second", "queries_per_second"),
+)
+
+
+def _cell(run: Mapping[str, Any], key: str) -> Any:
+    value = run.get(key)
+    return f"{value:.4f}" if isinstance(value, float) and value <= 1 else value
+
+
+def _whole(run: Mapping[str, Any]) -> bool:
+    learned = run["learned"]
+    counted = learned["queries"] == run["queries"] - run["failed"]
+    return counted and learned["lost"] == 0 and learned["labelled"] + learned["unparsed"] == learned["llm_calls"]
