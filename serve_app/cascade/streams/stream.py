@@ -132,9 +132,10 @@ class LearnedStream:
         self._learn(batch)
 
     def budget(self, budget: Budget, core: Core) -> None:
-        """Another budget from now on; what was learned stays."""
+        """Another budget from now on; what was learned stays. Raises ConfigError, and changes nothing, if it cannot."""
+        learner, spec = self._under(budget, core)
         self._keep(orjson.dumps({"budget": asdict(budget), "revision": self._state.revision + 1}))
-        self._rebudget(budget, core)
+        self._rebudget(learner, spec)
 
     def checkpoint(self) -> None:
         """Write the whole state and begin a new journal. Raises OSError; the journal then goes on."""
@@ -193,7 +194,7 @@ class LearnedStream:
         told = orjson.loads(line)
         if "budget" in told:
             if told["revision"] > self._state.revision:
-                self._rebudget(Budget(**told["budget"]), core)
+                self._rebudget(*self._under(Budget(**told["budget"]), core))
             return
         batch = batch_from_json(line)
         if batch.seq > self._state.sources.get(batch.source, 0):
@@ -237,11 +238,14 @@ class LearnedStream:
         else:
             counts.labelled += 1
 
-    def _rebudget(self, budget: Budget, core: Core) -> None:
+    def _under(self, budget: Budget, core: Core) -> tuple[Learner, StreamSpec]:
         arrays, values = self.learner.state()
         spec = with_budget(self.spec, budget)
         # by the way of JSON, so that it is the same when it is done again from the disk
-        self.learner = core.restored(spec, arrays, orjson.loads(orjson.dumps(values)))
+        return core.restored(spec, arrays, orjson.loads(orjson.dumps(values))), spec
+
+    def _rebudget(self, learner: Learner, spec: StreamSpec) -> None:
+        self.learner = learner
         self.learner.policy()
         self._state.spec = spec
         self._state.revision += 1
