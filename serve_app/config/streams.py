@@ -14,6 +14,6 @@ class StreamsConfig(Node):
     labels: PositiveInt = Field(100, description="Labels that a stream may have.")
     text_chars: PositiveInt = Field(20_000, description="Longest text that is classified.")
     queue: PositiveInt = Field(50_000, description="Events of a stream that wait in a Gateway for the Learner.")
-    poll_s: PositiveFloat = Field(1.0, description="How often Gateways ask the Learner for new policies.")
+    poll_s: PositiveFloat = Field(0.5, description="How often Gateways ask the Learner for new policies.")
     checkpoint_events: PositiveInt = Field(2000, description="Events after which the whole state is written.")
     num_cpus: NonNegativeFloat = Field(0.1, description="CPUs that Ray reserves for the Learner.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import time
 from typing import Any, Final
 
-from serve_app.cascade.online.base import Policy
+from serve_app.cascade.online.base import Learner, Policy
 from serve_app.cascade.streams.base import Batch, Budget, Core, Published, Wanted
 from serve_app.cascade.streams.files import lock_folder, sync_folder
 from serve_app.cascade.streams.spec import difference, spec_to_json
@@ -68,8 +68,11 @@ class StreamRegistry:
             if not wanted.reset:
                 self._again(wanted)
                 return
+        learner = self._learner(wanted)  # first: what cannot be must not cost what was learned
+        if there is not None:
             self.delete(name, wanted.owner)
-        self._streams[name] = self._made(wanted)
+        folder = self._keeping.folder / name
+        self._streams[name] = LearnedStream.create(folder, wanted.spec, wanted.owner, learner)
         self._publish(name)
         log.warning("stream %s is made: %d labels", name, len(wanted.spec.labels))
 
@@ -128,9 +131,9 @@ class StreamRegistry:
         log.warning("stream %s goes on: %d events since its checkpoint", path.name, stream.restored_events)
         self._publish(path.name)
 
-    def _made(self, wanted: Wanted) -> LearnedStream:
+    def _learner(self, wanted: Wanted) -> Learner:
         try:
-            return LearnedStream.create(self._keeping.folder / wanted.spec.name, wanted.spec, wanted.owner, self._core)
+            return self._core.new(wanted.spec)
         except ConfigError as e:  # a parameter that only the core knows
             raise RequestError(f"{e}.", code="invalid_value") from e
 

@@ -61,9 +61,8 @@ class LearnedStream:
         self._journal: Journal | None = None
 
     @classmethod
-    def create(cls, folder: Path, spec: StreamSpec, owner: str | None, core: Core) -> Self:
-        """A new stream in a folder that is not there yet. Raises ConfigError for a spec that cannot be learned."""
-        learner = core.new(spec)
+    def create(cls, folder: Path, spec: StreamSpec, owner: str | None, learner: Learner) -> Self:
+        """A new stream in a folder that is not there yet; `learner` has seen nothing."""
         learner.policy()
         state = _State(spec, secrets.token_hex(8), owner, time())
         making = folder.with_name(f".{folder.name}-{state.uid}")

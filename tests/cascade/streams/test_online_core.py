@@ -102,5 +102,10 @@ def test_what_only_the_algorithm_knows_to_refuse_is_the_callers_mistake(tmp_path
     with pytest.raises(RequestError, match=message):
         registry.create(Wanted(spec(**change)))
     assert registry.published == {}
+    registry.create(Wanted(spec()))
+    with pytest.raises(RequestError, match=message):
+        registry.create(Wanted(spec(**change), reset=True))
+    assert registry.published["mood"].spec["mends"] == {}
+    registry.delete("mood")
     assert [p.name for p in tmp_path.iterdir()] == ["lock"]
     registry.close()

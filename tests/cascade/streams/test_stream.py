@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def create(folder):
-    return LearnedStream.create(folder, spec(), None, CORE)
+    return LearnedStream.create(folder, spec(), None, CORE.new(spec()))
 
 
 def batch(stream, seq, source="g1", text=None, **changes):
