@@ -43,7 +43,7 @@ TRAINING = {
     for name in (
         *("artefacts", "comparison", "comparison_report", "evaluation", "lab_router", "plots", "recommendation"),
         *("refresh", "report", "resampling", "source", "training"),
-        *("answering", "asked", "calls", "collect", "importing", "journal", "overview", "prompts"),
+        *("answering", "asked", "calls", "cascade_recording", "collect", "importing", "journal", "overview", "prompts"),
     )
 }
 """Modules that train and measure routers: they stand above the strategies, and nothing that serves imports them."""

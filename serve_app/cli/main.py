@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli import chat, config, data, k8s, lab, route, router, scale, serve, stream
+from serve_app.cli import cascade, chat, config, data, k8s, lab, route, router, scale, serve, stream
 from serve_app.cli.group import new_group
 
 app = new_group(
@@ -28,6 +28,7 @@ app.add_typer(lab.group, name="lab")
 app.add_typer(data.group, name="data")
 app.add_typer(router.group, name="router")
 app.add_typer(stream.group, name="stream")
+app.add_typer(cascade.group, name="cascade")
 app.add_typer(scale.group, name="scale")
 app.add_typer(k8s.group, name="k8s")
 

@@ -74,4 +74,5 @@ def asked_of(asked: Sequence[Asked], pools: Mapping[str, Pool], how: How) -> dic
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
         "seed": sampling.seed,
+        **({"logprobs": sampling.top_logprobs} if sampling.logprobs else {}),
     }

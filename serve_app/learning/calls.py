@@ -76,15 +76,25 @@ def _entry(query_id: str, name: str, pool: Pool, answer: Answer, latency_ms: flo
     try:
         choices = sorted(answer.parsed["choices"], key=lambda choice: choice["index"])
         texts = tuple(_text(choice) for choice in choices)
+        tokens = [_tokens(choice) for choice in choices]
         usage = answer.usage
     except (ValueError, LookupError, TypeError, AttributeError) as e:
         raise UpstreamError(f"the upstream sent no chat completion: {answer.body[:80]!r}") from e
     if not texts:
         raise UpstreamError("the upstream sent an answer without a choice")
     cost_usd = pool.price.cost_usd(usage)
-    return Entry(query_id, name, texts, usage.prompt_tokens, usage.completion_tokens, cost_usd, latency_ms)
+    entry = Entry(query_id, name, texts, usage.prompt_tokens, usage.completion_tokens, cost_usd, latency_ms)
+    return replace(entry, detail={"tokens": tokens}) if any(tokens) else entry
 
 
 def _text(choice: Mapping[str, Any]) -> str:
     content = choice["message"].get("content") if "message" in choice else choice.get("text")
     return str(content or "")
+
+
+def _tokens(choice: Mapping[str, Any]) -> list[list[Any]]:
+    """Tokens as [text, log-prob, [[alternative, log-prob], ...]]; empty where none were asked for."""
+    content = (choice.get("logprobs") or {}).get("content") or ()
+    return [
+        [t["token"], t["logprob"], [[a["token"], a["logprob"]] for a in t.get("top_logprobs") or ()]] for t in content
+    ]

@@ -26,7 +26,7 @@ class Entry:
     """A finished call: a pool's answers to a query, or, with `failed`, why it refused it for good.
 
     `prompt_tokens` and `completion_tokens` are those of the whole call, over all its texts; `cost_usd` is what was
-    paid for it.
+    paid for it. `detail`: what else the answer told, such as its log-probabilities, JSON-ready.
     """
 
     query: str
@@ -37,6 +37,7 @@ class Entry:
     cost_usd: float = 0.0
     latency_ms: float = 0.0
     failed: str | None = None
+    detail: Mapping[str, Any] | None = None
 
 
 class Journal:

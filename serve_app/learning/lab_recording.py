@@ -14,7 +14,6 @@ from serve_app.lab.tasks import Item
 from serve_app.lab.tasks.base import grade
 from serve_app.learning.lab_answers import load_model, usd_per_million
 from serve_app.learning.lab_queries import Half, unseen_queries
-from serve_app.types import Message, Query
 
 Report = Callable[[str], None]
 _ROWS = 64
@@ -84,12 +83,6 @@ def even(plan: LabPlan) -> list[Item]:
             found.append(left[cell][taken[cell] % len(left[cell])])
             taken[cell] += 1
     return found
-
-
-def priors(rows: Sequence[Mapping[str, Any]], score: Callable[[Sequence[Query]], Any]) -> list[float]:
-    """A router's strong win rate of each row's query."""
-    found = score([Query((Message("user", row["prompt"]),)) for row in rows])
-    return [round(float(x), 6) for x in found]
 
 
 def _answers(

@@ -1,0 +1,168 @@
+"""`jethro cascade`: record answers of your models, fit a chain of them under a budget, measure it, show it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from serve_app.cli.cascade_collect import collect
+from serve_app.cli.group import new_group
+from serve_app.errors import ConfigError
+
+if TYPE_CHECKING:
+    from serve_app.cascade.base import Signal
+
+group = new_group(help="Fit and measure cascades: ask the weak model first, go on where its answer looks wrong.")
+group.command("collect")(collect)
+
+DataOption = Annotated[Path, typer.Option("--data", help="Recorded answers, of `jethro cascade collect`.")]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")]
+_SIGNALS = "Commas; several are combined: logprobs (all that tokens tell), prior, mean_logprob, agreement, ..."
+
+
+@group.command()
+def fit(
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the fitted chain; name it in the config.")],
+    target: Annotated[str, typer.Option(help="quality-drop=0.01, strong-share=0.5 or cost=0.0002 (USD a query).")],
+    chain: Annotated[str | None, typer.Option(help="Pools, weakest first, with commas; default as recorded.")] = None,
+    choose: Annotated[bool, typer.Option("--choose", help="Take the best of these pools, in order of cost.")] = False,
+    levels: Annotated[int, typer.Option(min=2, help="With --choose: at most so many.")] = 3,
+    signals: Annotated[str, typer.Option(help=_SIGNALS)] = "logprobs,prior",
+    scorer: Annotated[str | None, typer.Option(help="Train an answer scorer: minilm, or a folder.")] = None,
+    calibrator: Annotated[str, typer.Option(help="logistic, isotonic, or auto: held-out figures choose.")] = "logistic",
+    cost_aware: Annotated[
+        bool | None, typer.Option("--cost-aware/--no-cost-aware", help="Doubt per dollar; default: figures choose.")
+    ] = None,
+    probe_tokens: Annotated[int | None, typer.Option(min=1, help="Judge the first so many tokens (streaming).")] = None,
+    split: SplitOption = None,
+    confidence_is: Annotated[str | None, typer.Option(help="The signal that recorded `conf` values are.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws folds.")] = 0,
+) -> None:
+    """Fit a chain: signals, calibration and thresholds, with held-out figures; refused if one model is better.
+
+    \b
+    Examples:
+      jethro cascade fit --data lab.jsonl --chain small,large --target quality-drop=0.01 --out var/cascades/mine
+      jethro cascade fit --data lab.jsonl --target strong-share=0.4 --probe-tokens 2 --out var/cascades/stream
+      jethro cascade fit --data a.jsonl --choose --target cost=0.0002 --signals mean_logprob --out var/cascades/c
+    """
+    from itertools import product
+
+    from serve_app.cascade.artefact import save_chain
+    from serve_app.cascade.fitting import ChainPlan, fit_chain
+    from serve_app.cascade.judging import JudgePlan
+    from serve_app.cascade.recorded import read
+    from serve_app.routing.target import Target
+
+    recorded = read(data)
+    recorded = recorded if split is None else recorded.split(split)
+    names = tuple(_listed(chain)) if chain else recorded.models
+    calibrators = ("logistic", "isotonic") if calibrator == "auto" else (calibrator,)
+    aware = (False, True) if cost_aware is None else (cost_aware,)
+    chosen = _signals(signals)
+    judges = [JudgePlan(chosen, c, scorer, probe_tokens, a, seed) for c, a in product(calibrators, aware)]
+    plan = ChainPlan(
+        models=names,
+        target=Target.parse(target),
+        judge=judges[0],
+        alternatives=tuple(judges[1:]),
+        choose=choose,
+        most_levels=levels,
+        confidence_is=confidence_is,
+        seed=seed,
+    )
+    fitted = fit_chain(recorded, plan, lambda line: typer.echo(line, err=True))
+    save_chain(fitted, out)
+    typer.echo(f"{out}: {fitted.chain.version}")
+    show(out)
+
+
+@group.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="The folder of a fitted chain.")],
+    data: DataOption,
+    split: SplitOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Even on the data that it was fitted on.")] = False,
+) -> None:
+    """Measure a fitted chain on other recorded answers: quality, cost, shares, how well each level knows itself.
+
+    \b
+    Example:
+      jethro cascade evaluate var/cascades/mine --data measure.jsonl
+    """
+    from serve_app.cascade.artefact import load_fitted
+    from serve_app.cascade.evaluation import held_out_of, judgements, walk_of
+    from serve_app.cascade.fitting import expected
+    from serve_app.cascade.recorded import read
+
+    fitted = load_fitted(folder)
+    recorded = read(data)
+    recorded = recorded if split is None else recorded.split(split)
+    if fitted.data.get("digest") == recorded.digest() and not force:
+        raise ConfigError(f"{data}: {folder} was fitted on these answers; give others, or --force")
+    walk = walk_of(fitted.chain, recorded)
+    found = held_out_of(fitted.chain, walk)
+    _say_figures(expected(found, recorded, found.models))
+    for judged in judgements(fitted.chain, walk):
+        typer.echo(f"  {judged.pool}: AUC {judged.auc:.3f}, calibration error {judged.calibration_error:.3f}")
+
+
+@group.command()
+def show(folder: Annotated[Path, typer.Argument(help="The folder of a fitted chain.")]) -> None:
+    """Tell what a fitted chain is: levels, signals, thresholds, and what to expect of it."""
+    from serve_app.cascade.artefact import load_fitted
+    from serve_app.cascade.signal_specs import parts_of
+
+    fitted = load_fitted(folder)
+    chain = fitted.chain
+    what = "whole answers" if chain.probe_tokens is None else f"the first {chain.probe_tokens} tokens"
+    typer.echo(f"{chain.version}, judges {what}, fitted for {fitted.target or 'no target'}")
+    for number, level in enumerate(chain.levels):
+        model = f" ({chain.models[number]})" if chain.models else ""
+        if level.signal is None:
+            typer.echo(f"  {level.pool}{model}: always taken")
+            continue
+        names = ", ".join(dict.fromkeys(part.name for part in parts_of(level.signal)))
+        typer.echo(f"  {level.pool}{model}: taken at {level.threshold:.4f} and above, by {level.signal.name} ({names})")
+    if chain.expected:
+        _say_figures(chain.expected)
+
+
+def _say_figures(found: Mapping[str, float]) -> None:
+    strong = found.get("strong_cost_usd", 0.0)
+    of_strong = f" ({100 * found['cost_usd'] / strong:.0f} % of always the last)" if strong else ""
+    typer.echo(f"  quality {found['quality']:.4f}, {found['cost_usd']:.3g} USD a query{of_strong}")
+    if "quality_drop" in found:
+        low, high = found["quality_drop_low"], found["quality_drop_high"]
+        typer.echo(
+            f"  {100 * found['strong_share']:.1f} % ask the last level; quality drop against it "
+            f"{100 * found['quality_drop']:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
+        )
+    shares = {name.removeprefix("share:"): value for name, value in found.items() if name.startswith("share:")}
+    typer.echo("  answered by " + ", ".join(f"{pool} {100 * share:.1f} %" for pool, share in shares.items()))
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _signals(text: str) -> "tuple[Signal, ...]":
+    """Signals by name; `logprobs` stands for all that tokens tell. Raises ConfigError."""
+    from serve_app.cascade.judging import LOGPROB_SIGNALS
+    from serve_app.cascade.signal_specs import UNTRAINED
+
+    found: list[Signal] = []
+    for name in _listed(text):
+        if name == "logprobs":
+            found += LOGPROB_SIGNALS
+        elif name in UNTRAINED:
+            found.append(UNTRAINED[name]())
+        else:
+            raise ConfigError(
+                f"signal {name!r} is not known: give logprobs, {', '.join(UNTRAINED)}, or --scorer minilm"
+            )
+    if not found:
+        raise ConfigError("--signals: name at least one")
+    return tuple(found)
