@@ -1,0 +1,131 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from serve_app.cascade.agreement import Agreement
+from serve_app.cascade.judging import JudgePlan
+from serve_app.cascade.routing.fitting import RoutingPlan, fit_routing, within_budget
+from serve_app.cascade.routing.router import Answered, Prompt
+from serve_app.cascade.routing.shapes import choose_shape, mean_quality, shapes
+from serve_app.cascade.routing.walk import always
+from serve_app.cascade.signals import Prior
+from serve_app.errors import ConfigError, DataError, InsufficientData
+from tests.cascade.routing.worlds import MODELS, fixed, made_up
+
+
+@pytest.fixture(scope="module")
+def train():
+    return made_up(600).split("train")
+
+
+@pytest.fixture(scope="module")
+def router(train):
+    return fit_routing(train, RoutingPlan(MODELS, 3e-4))
+
+
+def replayed(router, recorded):
+    """Every recorded query walked by the object that serves: quality and cost."""
+    rng = np.random.default_rng(0)
+    quality, cost = [], []
+    for row, prompt in enumerate(recorded.prompts):
+        asked = Prompt(len(prompt), rng.random())
+        answers = []
+        while (advice := router.after(asked, answers)).ask is not None:
+            m = recorded.models.index(advice.ask)
+            text = recorded.judged[row][m].text
+            answers.append(Answered(advice.ask, recorded.confidence[row, m], text, recorded.cost_usd[row, m]))
+        quality.append(recorded.ok[row, recorded.models.index(advice.take)])
+        cost.append(sum(a.cost_usd for a in answers))
+    return np.mean(quality), np.mean(cost)
+
+
+def test_it_keeps_its_budget_and_its_word_on_queries_it_did_not_see(router):
+    quality, cost = replayed(router, made_up(600).split("test"))
+    assert cost == pytest.approx(3e-4, rel=0.15)
+    assert quality == pytest.approx(router.expected["quality"], abs=0.06)
+
+
+def test_it_beats_the_best_single_models_at_the_same_cost(router, train):
+    quality = train.ok.mean(0)
+    costs = train.cost_usd.mean(0)
+    assert router.expected["quality"] > np.interp(3e-4, costs, quality) + 0.01
+    assert router.expected["cost_usd"] == pytest.approx(3e-4)
+    assert router.data["fell_back"] is False
+
+
+def test_the_same_data_give_the_same_router(router, train):
+    again = fit_routing(train, RoutingPlan(MODELS, 3e-4))
+    assert again.version == router.version
+    assert fit_routing(train, RoutingPlan(MODELS, 4e-4)).version != router.version
+
+
+def test_pools_may_have_other_names(train):
+    plan = RoutingPlan(MODELS[:2], 5e-5, pools={"weak": "small", "middle": "large"})
+    assert fit_routing(train, plan).pools == ("small", "large")
+
+
+def with_priors(recorded):
+    rng = np.random.default_rng(0)
+    judged = tuple(tuple(replace(j, prior=float(rng.random())) for j in row) for row in recorded.judged)
+    return replace(recorded, judged=judged)
+
+
+def test_answers_may_be_judged_by_a_signal(train):
+    plan = RoutingPlan(MODELS[:2], 5e-5, judge=JudgePlan(signals=(Prior(),)))
+    found = fit_routing(with_priors(train), plan)
+    assert found.signals == {"weak": Prior(), "middle": Prior()}
+
+
+def test_several_signals_are_combined_for_each_pool(train):
+    samples = tuple(tuple(replace(j, samples=(j.text, "red")) for j in row) for row in with_priors(train).judged)
+    plan = RoutingPlan(MODELS[:2], 5e-5, judge=JudgePlan(signals=(Prior(), Agreement(2))))
+    found = fit_routing(replace(train, judged=samples), plan)
+    assert [s.name for s in found.signals.values()] == ["combined", "combined"]
+    assert found.signals["weak"] != found.signals["middle"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"models": ("weak",)}, ConfigError, "2 to 8 models"),
+        ({"models": ("weak", "absent")}, DataError, "absent"),
+        ({"budget_usd": 0.0}, ConfigError, "above 0"),
+        ({"budget_usd": float("nan")}, ConfigError, "budget"),
+        ({"budget_usd": 1e-9}, ConfigError, "cannot be kept"),
+        ({"pools": {"weak": "a", "middle": "a"}}, ConfigError, "one pool"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(train, change, error, says):
+    plan = replace(RoutingPlan(MODELS, 3e-4), **change)
+    with pytest.raises(error, match=says):
+        fit_routing(train, plan)
+
+
+def test_too_few_queries_are_refused(train):
+    with pytest.raises(InsufficientData, match="at least 100"):
+        fit_routing(train.take(range(50)), RoutingPlan(MODELS, 3e-4))
+
+
+def test_a_policy_that_one_model_beats_is_not_served():
+    """Estimates that are wrong throughout: the good cheap model is held for the bad one."""
+    true = fixed([[0.9, 0.1]] * 20, [[1.0, 2.0]] * 20)
+    wrong = replace(true, quality=np.stack([np.tile([0.1, 0.9], (20, 1))] * 4))
+    shaped = choose_shape(wrong, shapes("any"))
+    mixture, fell_back = within_budget(wrong, shaped, 2.0)
+    assert fell_back
+    assert mixture.policy(0.5) == always(0)
+
+
+def test_a_policy_that_is_as_good_is_served():
+    tables = fixed([[0.9, 0.1]] * 10 + [[0.1, 0.9]] * 10, [[1.0, 2.0]] * 20)
+    _, fell_back = within_budget(tables, choose_shape(tables, shapes("any")), 1.5)
+    assert not fell_back
+
+
+def test_the_area_is_the_mean_quality_over_the_range():
+    points = np.array([[3.0, 0.9], [1.0, 0.5], [1.0, 0.4]])
+    assert mean_quality(points, 1.0, 3.0) == pytest.approx(0.7)
+    assert mean_quality(points, 3.0, 5.0) == pytest.approx(0.9)
+    assert mean_quality(points, 0.0, 1.0) == pytest.approx(0.5)
+    assert mean_quality(points, 2.0, 2.0) == pytest.approx(0.7)
