@@ -108,7 +108,7 @@ async def _kills(plan: Plan, seen: Seen, session: aiohttp.ClientSession) -> None
         pid = replicas("Learner")[-1].pid
         os.kill(pid, signal.SIGKILL)
         at, started = _answered(seen), perf_counter()
-        told = await _back(session, plan.stream["name"], before["created_s"])
+        told = await _back(session, plan.stream["name"], before["opened_s"])
         seen.kills.append(
             {
                 "pid": pid,
@@ -122,17 +122,13 @@ async def _kills(plan: Plan, seen: Seen, session: aiohttp.ClientSession) -> None
         )
 
 
-async def _back(session: aiohttp.ClientSession, name: str, created_s: float) -> dict[str, Any]:
-    """The figures of the Learner that came after; another than the one before, since that has gone."""
-    away = False
+async def _back(session: aiohttp.ClientSession, name: str, opened_s: float) -> dict[str, Any]:
+    """The stream's figures by the Learner that came after the one that opened it at `opened_s`."""
     async with asyncio.timeout(_BACK_S):
         while True:
-            await asyncio.sleep(0.1)
-            told = await _stream(session, name)
-            away = away or told["state"] != "learning"
-            if away and told["state"] == "learning":
-                figures: dict[str, Any] = told["figures"]
-                assert figures["created_s"] == created_s, "another stream came back"
+            await asyncio.sleep(0.05)
+            figures: dict[str, Any] = (await _stream(session, name))["figures"]
+            if figures["opened_s"] != opened_s:
                 return figures
 
 

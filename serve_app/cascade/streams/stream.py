@@ -53,6 +53,8 @@ class LearnedStream:
     def __init__(self, folder: Path, state: _State, learner: Learner, checkpoint: int) -> None:
         self.folder = folder
         self.learner = learner
+        self.opened_s = time()
+        """Unix time; another one after the Learner was started again."""
         self.restored_events = 0
         """Events that were learned again when the stream was opened."""
         self._state = state
@@ -153,6 +155,7 @@ class LearnedStream:
         return {
             "version": self.learner.policy().version,
             "created_s": self._state.created_s,
+            "opened_s": self.opened_s,
             **{k: v for k, v in asdict(counts).items() if k != "levels"},
             "share": {level: n / asked for level, n in answered.items()} | {"llm": counts.llm_calls / asked},
             "corrupt": self._state.corrupt,

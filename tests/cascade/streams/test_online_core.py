@@ -55,7 +55,7 @@ def killed(registry):
 def told(registry):
     """Everything that is published, but for what says that it was restored."""
     published = registry.published["mood"]
-    figures = {k: v for k, v in published.figures.items() if k not in ("created_s", "restored_events")}
+    figures = {k: v for k, v in published.figures.items() if k not in ("created_s", "opened_s", "restored_events")}
     return published.tag.split(".")[1:], figures, arrays_from_bytes(published.policy)
 
 

@@ -46,7 +46,8 @@ def killed(stream):
 
 def state(stream):
     arrays, values = stream.learner.state()
-    return arrays["counts"].tolist(), values, stream.figures() | {"restored_events": 0, "corrupt": 0}
+    ours = {"restored_events": 0, "corrupt": 0, "opened_s": 0}
+    return arrays["counts"].tolist(), values, stream.figures() | ours
 
 
 @pytest.mark.parametrize("every", [1, 3, 1000])
