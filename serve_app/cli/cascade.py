@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serve_app.cli.cascade_collect import collect
+from serve_app.cli.cascade_routing import fit_routing
 from serve_app.cli.group import new_group
 from serve_app.errors import ConfigError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 group = new_group(help="Fit and measure cascades: ask the weak model first, go on where its answer looks wrong.")
 group.command("collect")(collect)
+group.command("fit-routing")(fit_routing)
 
 DataOption = Annotated[Path, typer.Option("--data", help="Recorded answers, of `jethro cascade collect`.")]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")]

@@ -5,7 +5,7 @@ of at most its mean cost is not served: that model is, or the best mixture of tw
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -59,7 +59,7 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
     queries, DataError for an unknown model, DependencyError without the extra `train`.
     """
     _check(recorded, plan)
-    chosen = recorded.of(plan.models)
+    chosen = _with_judging(recorded.of(plan.models), plan.judge)
     signals, confidence = _signals(chosen, plan)
     digest, vectors = _vectors(chosen, plan.encoder)
     seen = seen_in(chosen, vectors, confidence)
@@ -111,6 +111,13 @@ def _check(recorded: Recorded, plan: RoutingPlan) -> None:
     pools = [plan.pools.get(model, model) for model in plan.models]
     if len(set(pools)) < len(pools):
         raise ConfigError(f"two models are of one pool ({', '.join(pools)}); name a pool for each")
+
+
+def _with_judging(recorded: Recorded, judge: JudgePlan | None) -> Recorded:
+    """What an answer costs with the samples and self-verifications that its signals take."""
+    if judge is None or not any(s.needs.samples or s.needs.verdicts for s in judge.signals):
+        return recorded
+    return replace(recorded, cost_usd=recorded.cost_usd + recorded.extra_cost_usd)
 
 
 def _signals(recorded: Recorded, plan: RoutingPlan) -> tuple[dict[str, Signal | None], Floats]:

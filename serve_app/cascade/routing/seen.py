@@ -33,12 +33,12 @@ class Seen:
 
 def seen_in(recorded: Recorded, vectors: Floats | None = None, confidence: Floats | None = None) -> Seen:
     """All that was recorded. `vectors` [n, d] as an encoder gives them for the prompts; `confidence` [n, K] in the
-    place of the recorded one.
+    place of the recorded one. Costs are those of the answers, without further calls made to judge them.
     """
     agree = np.array([agreement([judged.text for judged in row]) for row in recorded.judged])
     characters = np.array([len(prompt) for prompt in recorded.prompts], dtype=np.float64)
-    whole = recorded.cost_usd + recorded.extra_cost_usd
-    return Seen(recorded.confidence if confidence is None else confidence, agree, whole, characters, vectors)
+    raw = recorded.confidence if confidence is None else confidence
+    return Seen(raw, agree, recorded.cost_usd, characters, vectors)
 
 
 def agreement(texts: Sequence[str]) -> Floats:
