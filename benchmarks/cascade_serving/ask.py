@@ -33,6 +33,7 @@ class Reply:
     wasted_usd: float
     strong_calls: int
     raced: bool
+    """A strong call was begun and cancelled; it is none of the strong calls, and its tokens are wasted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,6 @@ def reply_of(raw: Raw, sent_s: float, item: Item, endpoint: Endpoint) -> Reply:
         wasted_tokens=wasted.get("total_tokens", 0),
         cost_usd=jethro["cost_usd"],
         wasted_usd=wasted.get("cost_usd", 0.0),
-        strong_calls=sum(step["pool"] == endpoint.strong for step in steps),
+        strong_calls=sum(step["pool"] == endpoint.strong and "raced" not in step["reason"] for step in steps),
         raced=any("raced" in step["reason"] for step in steps),
     )
