@@ -26,6 +26,7 @@ from serve_app.lab.tasks import Item
 from serve_app.learning.lab_queries import unseen_queries
 
 CASCADE, STREAM = "jethro-cascade", "jethro-cascade-stream"
+KINDS = ("accepted", "escalated", "escalated_after_probe")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -113,7 +114,7 @@ def table(found: dict[str, dict[str, Any]], more: dict[str, Any], args: argparse
             shares = [f"{100 * f[k]:.1f}" for k in ("quality", "strong_calls", "wasted_tokens_share", "raced_share")]
             cost = f"{f['cost_usd_per_1000']:.4f}"
             quality.append((f"{name}, {title}", shares[0], drop, *shares[1:], cost))
-            times += [_time(f"{name}, {title}", kind, f.get(kind)) for kind in ("accepted", "escalated") if f.get(kind)]
+            times += [_time(f"{name}, {title}", kind, f[kind]) for kind in KINDS if f.get(kind)]
     head = (
         "",
         "exact, %",
@@ -123,14 +124,23 @@ def table(found: dict[str, dict[str, Any]], more: dict[str, Any], args: argparse
         "raced, %",
         "USD per 1,000",
     )
-    heads = ("time to first token, p50, ms", "queries", "cascade", "pool alone", "probe", "ratio (95 %)")
+    heads = (
+        "time to first token, p50, ms",
+        "queries",
+        "cascade",
+        "pool alone",
+        "ratio",
+        "probe",
+        "without the probe (95 %)",
+    )
     kept = "all kept" if not more["missed"] else "not kept: " + "; ".join(more["missed"])
     return (
         f"{markdown(head, quality)}\n{markdown(heads, times)}\n"
         f"{args.n:,} unseen lab queries, greedy, streamed over HTTP by {args.concurrency} callers, every model asked "
         "every query in one shuffled order. Quality drop = (always large - cascade) / always large. Accepted: held "
-        "against the weak pool alone on the same queries; escalated: (cascade - probe of the weak pool alone) / "
-        f"strong pool alone, at most {MOST_RATIO:g}; for {STREAM} only: {CASCADE} waits for the whole weak answer. "
+        "against the weak pool alone on the same queries; escalated: against the strong pool alone, plainly and less "
+        f"the weak pool's probe, which is held to {MOST_RATIO:g} at most for {STREAM} ({CASCADE} waits for the whole "
+        "weak answer). Where the router's score leaves no hope the weak pool is not asked, so there is no probe. "
         f"Wasted: tokens that are in no answer. Targets: {kept}.\n\n"
         f"{one_line(more['environment'])}, seed {more['seed']}\n"
     )
@@ -138,8 +148,17 @@ def table(found: dict[str, dict[str, Any]], more: dict[str, Any], args: argparse
 
 def _time(name: str, kind: str, f: Any) -> tuple[str, ...]:
     low, high = f["ratio_interval_95"]
-    ms = [f"{f[key]:.1f}" for key in ("ttft_p50_ms", "alone_p50_ms", "probe_p50_ms")]
-    return (f"{kind}: {name}", f"{f['queries']:,}", *ms, f"{f['ratio']:.2f} ({low:.2f} to {high:.2f})")
+    got, alone, probe = (f"{f[key]:.1f}" for key in ("ttft_p50_ms", "alone_p50_ms", "probe_p50_ms"))
+    ratio = f"{f['ratio']:.2f} ({low:.2f} to {high:.2f})"
+    return (
+        f"{kind.replace('_', ' ')}: {name}",
+        f"{f['queries']:,}",
+        got,
+        alone,
+        f"{f['plain_ratio']:.2f}",
+        probe,
+        ratio,
+    )
 
 
 def write(args: argparse.Namespace, runs: dict[str, Run], found: dict[str, Any], more: dict[str, Any]) -> None:

@@ -17,6 +17,8 @@ from benchmarks.routing_quality.figures import clusters_of
 from serve_app.learning.metrics import bootstrap
 
 Floats = NDArray[np.float64]
+_FEWEST = 4
+"""Streams of which a median is told."""
 MOST_DROP, MOST_SHARE, MOST_RATIO = 0.01, 0.5, 1.3
 """What the cascades are held to: relative quality drop, share of strong calls, and times of the pool alone."""
 
@@ -67,23 +69,31 @@ def _of(run: Run, name: str, seed: int) -> dict[str, Any]:
         "e2e_p50_ms": _p50([r.last_ms for r in replies]),
     }
     if name in run.cascades:
-        found |= {"accepted": _accepted(run, name, seed), "escalated": _escalated(run, name, seed)}
+        found |= {
+            "accepted": _accepted(run, name, seed),
+            "escalated": _escalated(run, name, seed),
+            "escalated_after_probe": _escalated(run, name, seed, probed=True),
+        }
     return found
 
 
 def _accepted(run: Run, name: str, seed: int) -> dict[str, Any] | None:
     """Of queries that the weak pool answered: TTFT against the weak pool alone."""
     rows = [i for i, reply in enumerate(run.replies[name]) if reply.pool != "large"]
-    if not rows:
+    if len(rows) < _FEWEST:
         return None
     got, alone = _column(run, name, rows, "first_ms"), _column(run, run.weak, rows, "first_ms")
     return _ratio(got, alone, np.zeros(len(rows)), seed)
 
 
-def _escalated(run: Run, name: str, seed: int) -> dict[str, Any] | None:
-    """Of queries that the strong pool answered: TTFT without the weak pool's probe, against the strong pool alone."""
-    rows = [i for i, reply in enumerate(run.replies[name]) if reply.pool == "large"]
-    if not rows:
+def _escalated(run: Run, name: str, seed: int, probed: bool = False) -> dict[str, Any] | None:
+    """Of queries that the strong pool answered: TTFT without the weak pool's probe, against the strong pool alone.
+
+    `probed`: only those that the weak pool was asked first, which its tokens tell; others are known to be hopeless.
+    """
+    replies = run.replies[name]
+    rows = [i for i, reply in enumerate(replies) if reply.pool == "large" and (reply.wasted_tokens > 0 or not probed)]
+    if len(rows) < _FEWEST:
         return None
     got, alone = _column(run, name, rows, "first_ms"), _column(run, run.strong, rows, "first_ms")
     return _ratio(got, alone, _column(run, run.weak, rows, "probe_ms"), seed)
@@ -99,6 +109,7 @@ def _ratio(got: Floats, alone: Floats, probe: Floats, seed: int) -> dict[str, An
         "ttft_p50_ms": _p50(got),
         "alone_p50_ms": _p50(alone),
         "probe_p50_ms": _p50(probe),
+        "plain_ratio": _p50(got) / _p50(alone),
         "ratio": interval.value,
         "ratio_interval_95": [interval.low, interval.high],
     }
@@ -113,10 +124,10 @@ def missed(found: Mapping[str, Any], run: Run) -> list[str]:
             out.append(f"{name}: quality drop {figure['quality_drop']:.2%} is above {MOST_DROP:.0%}")
         if figure["strong_calls"] > MOST_SHARE:
             out.append(f"{name}: {figure['strong_calls']:.1%} strong calls are above {MOST_SHARE:.0%}")
-        for kind in ("accepted", "escalated") if name.endswith("-stream") else ():
+        for kind in ("accepted", "escalated", "escalated_after_probe") if name.endswith("-stream") else ():
             ratio = figure[kind]["ratio"] if figure[kind] else 0.0
             if ratio > MOST_RATIO:
-                out += [f"{name}: TTFT of {kind} answers is {ratio:.2f} times that of the pool alone"]
+                out += [f"{name}: TTFT of {kind.replace('_', ' ')} answers is {ratio:.2f} times that of the pool alone"]
     return out
 
 

@@ -37,12 +37,14 @@ def test_figures_by_hand() -> None:
     assert found["wasted_tokens_share"] == pytest.approx(40 / 200)
     assert found["accepted"]["ratio"] == pytest.approx(1.2)
     assert found["escalated"]["ratio"] == pytest.approx((20 - 11) / 10)
+    assert found["escalated"]["plain_ratio"] == pytest.approx(2.0)
+    assert found["escalated_after_probe"]["queries"] == 4
 
 
 def test_what_is_missed_is_told() -> None:
     run = by_hand(escalated_ms=40.0)
     told = missed(figures(run, 0), run)
-    assert [line.partition(": ")[2][:10] for line in told] == ["quality dr", "TTFT of es"]
+    assert [line.partition(": ")[2][:10] for line in told] == ["quality dr", "TTFT of es", "TTFT of es"]
 
 
 def test_a_stream_is_read() -> None:

@@ -13,8 +13,8 @@ from serve_app.cascade.signals import MinLogprob, Prior
 from serve_app.cascade.strategy import CascadeStrategy
 from serve_app.types import TokenLogprob
 from tests.cascade.fakes import Same, chain, engine_of, pools, query, run, told
-from tests.cascade.test_streaming import ByPrior
 from tests.cascade.test_streaming import cascade as streaming
+from tests.cascade.test_streaming_race import ByPrior
 
 LAB = Path(__file__).parents[2] / "serve_app" / "cascade" / "lab"
 

@@ -1,15 +1,14 @@
 import asyncio
-import math
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 
 import pytest
 
 from serve_app.autoscaling.signals import Demand
-from serve_app.cascade.base import Judged, Needs
+from serve_app.cascade.base import Needs
 from serve_app.cascade.patience import Patience
-from serve_app.cascade.race import Race, RaceMeter
+from serve_app.cascade.race import Race
 from serve_app.cascade.streaming import Early, StreamingCascade
 from serve_app.errors import DeadlineExceeded, JethroError, Overloaded, PoolUnavailable, RequestError, UpstreamError
 from serve_app.pools.base import Answer, Frame
@@ -21,7 +20,6 @@ from tests.cascade.fakes import (
     STRONG,
     TOOLS,
     WEAK,
-    Doubt,
     Seen,
     chain,
     engine_of,
@@ -35,7 +33,11 @@ from tests.cascade.fakes import (
 from tests.cascade.test_strategy import with_tools
 
 BOTH = pytest.mark.parametrize("stream", [True, False])
+
+
 SURE, UNSURE = "ab, and a long rest", "a?, and a long rest"
+
+
 READ = len("what?") + 1
 
 
@@ -233,96 +235,12 @@ async def test_a_level_that_is_late_is_cut_off_and_the_answer_at_hand_is_given()
     assert (decision.pool, said) == (WEAK, "a?") and engine_of(both[STRONG]).running == 0
 
 
-def full_meter() -> RaceMeter:
-    return RaceMeter(all_tokens=1000.0)
-
-
-PRIOR = Needs(prior="mine")
-
-
-@dataclass(frozen=True)
-class ByPrior:
-    """As sure as the router that the weak model will do."""
-
-    needs: Needs = PRIOR
-    name: str = "by-prior"
-
-    def value(self, judged: Judged) -> float:
-        return math.nan if judged.prior is None else 1 - judged.prior
-
-
-@BOTH
-async def test_a_borderline_query_races_and_the_loser_is_cancelled(stream: bool) -> None:
-    race = Race(0.3, 0.7, 0.5, full_meter())
-    both = {WEAK: pool(SURE, first_delay_s=0.03), STRONG: pool("strong", STRONG, delay_s=0.002)}
-    decision, said, spent = told(await run(cascade(both, prior=0.4, race=race), stream=stream))
-    assert (decision.pool, said) == (WEAK, SURE)
-    taken, lost = spent.steps
-    assert (taken.pool, taken.wasted, lost.pool, lost.wasted) == (WEAK, False, STRONG, True)
-    assert lost.reason == "raced in vain" and lost.usage.prompt_tokens == READ
-    assert engine_of(both[STRONG]).cancelled == 1 and engine_of(both[STRONG]).running == 0
-    meter = race.meter
-    assert (meter.races, meter.lost, meter.reserved_tokens) == (1, 1, 0)
-    assert meter.wasted_tokens == lost.usage.total_tokens
-    assert meter.all_tokens == 1000 + spent.usage.total_tokens
-
-
-@BOTH
-async def test_a_race_that_the_strong_level_wins_wastes_no_prefill(stream: bool) -> None:
-    race = Race(0.3, 0.7, 0.5, full_meter())
-    both = {WEAK: pool(UNSURE, first_delay_s=0.05, delay_s=0.01), STRONG: pool("strong", STRONG, first_delay_s=0.05)}
-    began = monotonic()
-    decision, said, spent = told(await run(cascade(both, prior=0.5, race=race), stream=stream))
-    assert (decision.pool, said) == (STRONG, "strong") and monotonic() - began < 5
-    assert [(s.pool, s.wasted) for s in spent.steps] == [(WEAK, True), (STRONG, False)]
-    assert (race.meter.lost, race.meter.wasted_tokens, race.meter.reserved_tokens) == (0, 0, 0)
-    assert len(engine_of(both[STRONG]).queries) == 1
-
-
-@pytest.mark.parametrize(("prior", "share"), [(0.1, 0.5), (0.9, 0.5), (None, 0.5), (0.5, 0.0)])
-async def test_no_race_where_it_is_not_borderline_or_over_the_cap(prior: float | None, share: float) -> None:
-    race = Race(0.3, 0.7, share, full_meter())
-    both = pools(SURE)
-    await run(cascade(both, prior=prior, race=race), stream=True)
-    assert race.meter.races == 0 and engine_of(both[STRONG]).queries == []
-
-
-async def test_a_raced_level_that_fails_does_not_harm_the_one_that_answers() -> None:
-    race = Race(0.3, 0.7, 0.5, full_meter())
-    both = {WEAK: pool(SURE, first_delay_s=0.02), STRONG: pool("x", STRONG, fail_after=0, error=Overloaded("full"))}
-    decision, said, _ = told(await run(cascade(both, prior=0.5, race=race), stream=True))
-    assert (decision.pool, said) == (WEAK, SURE) and race.meter.reserved_tokens == 0
-
-
-async def test_the_routers_score_is_asked_once_and_judged_with() -> None:
-    decision, *_ = told(await run(cascade(pools(SURE), ByPrior(), prior=0.8), stream=True))
-    assert decision.pool == STRONG and decision.features["prior"] == 0.8
-
-
 async def test_every_call_is_told_to_the_demand() -> None:
     demand = Demand()
     async for _ in cascade(pools(UNSURE)).run(query(), Context(CALL, True, demand)):
         pass
     rates = demand.rates((WEAK, STRONG))
     assert rates["wanted_per_s:small"] > 0 and rates["wanted_per_s:large"] > 0
-
-
-@BOTH
-@pytest.mark.parametrize("raced", [True, False])
-@pytest.mark.parametrize("slow", [WEAK, STRONG])
-async def test_a_cancelled_request_leaves_no_call_behind(slow: str, raced: bool, stream: bool) -> None:
-    race = Race(0.3, 0.7, 0.5, full_meter()) if raced else None
-    both = pools(UNSURE) | {slow: pool("y" * 1000, slow, first_delay_s=0.02, delay_s=0.01)}
-    signal = Seen(sure=0.1) if slow == STRONG else Doubt()
-    running = asyncio.create_task(run(cascade(both, signal, prior=0.5, race=race), stream=stream))
-    while not engine_of(both[slow]).running:
-        await asyncio.sleep(0.001)
-    await asyncio.sleep(0.01)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert [engine_of(p).running for p in both.values()] == [0, 0]
-    assert race is None or race.meter.reserved_tokens == 0
 
 
 async def test_a_closed_iterator_closes_what_was_committed() -> None:
@@ -332,12 +250,6 @@ async def test_a_closed_iterator_closes_what_was_committed() -> None:
         await anext(events)
         assert engine_of(both[WEAK]).running == 1
     assert engine_of(both[WEAK]).running == 0
-
-
-async def test_route_tells_the_first_level_and_the_chain() -> None:
-    decision = await cascade(pools(), ByPrior(), prior=0.25).decide(query(), "d9")
-    assert (decision.pool, decision.features) == (WEAK, {"prior": 0.25})
-    assert decision.reason == "asks m-small, if by-prior says right with 0.500 or more, then m-large"
 
 
 async def test_an_answer_without_streaming_is_one_object() -> None:
