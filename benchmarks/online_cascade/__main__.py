@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.online_cascade.figures import paired, summary
 from benchmarks.online_cascade.methods import ABLATED, CASCADE, LLM_ALONE, METHODS, PLAIN, without
-from benchmarks.online_cascade.plan import Bench
+from benchmarks.online_cascade.plan import Bench, nearest
 from benchmarks.online_cascade.plot import draw
 from benchmarks.online_cascade.report import text
 from benchmarks.online_cascade.stream import load
@@ -43,7 +43,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--expert", required=True, help="the column of the LLM's labels")
     p.add_argument("--names", nargs="+", default=[], help="words of numbered labels, in their order")
     p.add_argument("--seeds", type=int, default=5, help="seeds of the stream's order and of the learner")
-    p.add_argument("--shares", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.3, 0.4, 0.6])
+    p.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.2, 0.4, 0.6])
     p.add_argument("--audit-share", type=float, default=0.005)
     p.add_argument("--params", type=json.loads, default={}, help='hyper-parameters of the learner, {"NAME": VALUE}')
     p.add_argument("--half", choices=("stream", "other"), default="stream", help="other: the half for tuning")
@@ -77,8 +77,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     bench = Bench(stream, other, spec, range(args.seeds), args.keep, tell)
     _encode((*stream.texts, *other.texts), args.keep)
     budgets: dict[str, Any] = {}
+    swept = bench.released()
     for share in args.shares:
         runs = {name: bench.runs(name, replay, share) for name, replay in METHODS.items() if name not in ALL_QUERIES}
+        runs[PLAIN] = nearest(swept, share)
         budgets[f"{share:g}"] = {
             name: summary(one) | {"against": paired(runs[CASCADE], one)} for name, one in runs.items()
         }
@@ -137,7 +139,7 @@ def _bars(name: str, budgets: dict[str, Any]) -> list[dict[str, Any]]:
         if data != name or methods is None:
             continue
         value = methods[CASCADE]["accuracy"]["mean"]
-        best = max((m for m in methods if m != CASCADE), key=lambda m: methods[m]["accuracy"]["mean"])
+        best = max((m for m in methods if m not in (CASCADE, PLAIN)), key=lambda m: methods[m]["accuracy"]["mean"])
         above = value > methods[best]["accuracy"]["mean"]
         found.append({"share": share, "bar": bar, "value": value, "reached": value >= bar, "best_baseline": best})
         found[-1] |= {"above_all": above, "against_best": methods[best]["against"]}
@@ -148,7 +150,7 @@ def _ablated(bench: Bench, share: float) -> dict[str, Any]:
     """The cascade with each mend off, and all of them."""
     whole = bench.runs(CASCADE, METHODS[CASCADE], share)
     rows = {name: bench.runs(name, replay, share) for name, replay in ABLATED.items()}
-    rows["without any: the released algorithm"] = bench.runs(PLAIN, METHODS[PLAIN], share)
+    rows["without any: the released algorithm"] = nearest(bench.released(), share)
     return {name: summary(runs) | {"against": paired(runs, whole)} for name, runs in rows.items()} | {
         CASCADE: summary(whole)
     }
@@ -156,10 +158,13 @@ def _ablated(bench: Bench, share: float) -> dict[str, Any]:
 
 def _shifted(bench: Bench, share: float) -> dict[str, Any]:
     """Labels swapped half-way: the cascade, the cascade without its watch for drift, the released algorithm."""
-    methods = {CASCADE: METHODS[CASCADE], "without drift": without("drift"), PLAIN: METHODS[PLAIN]}
+    replays = {
+        CASCADE: bench.runs(CASCADE, METHODS[CASCADE], share, shift=True),
+        "without drift": bench.runs("without drift", without("drift"), share, shift=True),
+        PLAIN: nearest(bench.released(shift=True), share),
+    }
     found = {}
-    for name, replay in methods.items():
-        runs = bench.runs(name, replay, share, shift=True)
+    for name, runs in replays.items():
         found[name] = summary(runs) | {"alarms_at": [run.get("alarms_at", []) for run in runs]}
     return found
 

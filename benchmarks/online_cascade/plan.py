@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.online_cascade.figures import measured
-from benchmarks.online_cascade.methods import CASCADE, METHODS, Job
+from benchmarks.online_cascade.methods import CASCADE, LLM_ALONE, METHODS, PLAIN, PLAIN_MU, Job, released
 from benchmarks.online_cascade.stream import Recorded
 from benchmarks.online_cascade.walks import Replayed
 from serve_app.cascade.online.base import StreamSpec
@@ -31,6 +31,11 @@ class Bench:
         """One replay per seed, of that share of LLM calls; `shift`: labels swapped half-way."""
         return [self._run(name, replay, share, seed, shift) for seed in self.seeds]
 
+    def released(self, shift: bool = False) -> list[list[dict[str, Any]]]:
+        """For each seed the released algorithm's replays over its prices."""
+        swept = [self.runs(f"{PLAIN}, mu {mu:g}", released(mu), 1.0, shift) for mu in PLAIN_MU]
+        return [list(runs) for runs in zip(*swept, strict=True)]
+
     def _run(
         self, name: str, replay: Callable[[Job], Replayed], share: float, seed: int, shift: bool
     ) -> dict[str, Any]:
@@ -43,7 +48,7 @@ class Bench:
         if shift:
             stream = stream.swapped(len(stream) // 2)
         calls = round(share * len(stream))
-        if name != CASCADE and name in METHODS:
+        if name in METHODS and name not in (CASCADE, LLM_ALONE):
             calls = self._run(CASCADE, METHODS[CASCADE], share, seed, shift)["calls"]
         found = measured(stream, replay(Job(stream, self.other.shuffled(seed), spec, calls)))
         self.keep.mkdir(parents=True, exist_ok=True)
@@ -56,3 +61,8 @@ class Bench:
         """Whatever changes a replay changes its file."""
         told = repr((name, spec, shift, self.stream.texts[:50], len(self.stream), self.stream.expert.tolist()))
         return hashlib.blake2b(told.encode("utf-8", "replace"), digest_size=12).hexdigest()
+
+
+def nearest(swept: Sequence[Sequence[dict[str, Any]]], share: float) -> list[dict[str, Any]]:
+    """Of each seed the replay whose share of LLM calls is nearest."""
+    return [min(runs, key=lambda run: abs(run["share"] - share)) for runs in swept]

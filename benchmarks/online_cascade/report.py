@@ -51,7 +51,7 @@ def _budgets(result: dict[str, Any]) -> str:
     rows = [["calls made, %", *(f"{100 * budgets[share][CASCADE]['share']['mean']:.1f}" for share in budgets)]]
     return (
         table
-        + "\nThe cascade's advantage in points, paired by seed (the released algorithm at its own calls):\n\n"
+        + "\nThe cascade's advantage in points, paired by seed (the released algorithm at its nearest price):\n\n"
         + markdown(["cascade minus", *(f"{float(share):.0%}" for share in budgets)], differences + rows)
     )
 
@@ -88,7 +88,7 @@ def _ablation(result: dict[str, Any]) -> str:
     return (
         "Each mend off, accuracy and (difference from the cascade, paired):\n\n"
         + markdown(["cascade", *(f"{float(share):.0%} of calls" for share in shares), "calls made, %"], rows)
-        + "\nWhat a stream without a shift cannot show: early_exit saves compute and drift is for shifts (below).\n"
+        + "\nearly_exit changes what is computed, never an answer; drift shows where labels shift.\n"
     )
 
 

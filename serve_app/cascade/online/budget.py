@@ -9,13 +9,14 @@ class Budget:
 
     The price rises with each call and falls with each query that makes none, so that calls come at the rate that is
     still to be spent: minimising loss + price * calls, it is the multiplier of the constraint (the paper's mu times
-    the LLM's cost), and the step is online gradient ascent on it. Prices are in units of the loss, [0, 1].
+    the LLM's cost), and the step is online gradient ascent on it. Prices are in units of the loss, in [0, `most`].
     """
 
     share: float
     horizon: int
     step: float
     price: float = 0.3
+    most: float = 1.0
     queries: int = 0
     calls: int = 0
 
@@ -32,7 +33,7 @@ class Budget:
         self.queries += 1
         self.calls += called
         if steer:
-            self.price = min(1.0, max(0.0, self.price + self.step * (called - target)))
+            self.price = min(self.most, max(0.0, self.price + self.step * (called - target)))
 
     @property
     def spent(self) -> bool:

@@ -48,11 +48,6 @@ class Deferral:
         row: NDArray[np.float64] = self._urges(probabilities[None])[0]
         return row
 
-    def forecast(self, probabilities: NDArray[np.float64]) -> float:
-        """Probability that the top level's label is not the LLM's: what its f was taught, taken back."""
-        f = float(self.urges(probabilities)[-1])
-        return 2 * f - 1 if self._to_go else f - self._settings.levels[-1].calibration
-
     def thresholds(self, prices: NDArray[np.float64]) -> tuple[float, ...]:
         """Level j asks on where f_j is above its threshold."""
         if not self._to_go:

@@ -4,6 +4,7 @@ Online cascade learning, Nie et al. 2024 (arXiv 2402.04513), learned from the LL
 `settings.MENDS` names. Plain Python: who publishes its policies and keeps its state is not its business.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from serve_app.cascade.online.base import Arrays, Labelled, StreamSpec, Walk
 from serve_app.cascade.online.budget import Budget
 from serve_app.cascade.online.deferring import Deferral
-from serve_app.cascade.online.drift import PageHinkley
+from serve_app.cascade.online.drift import PageHinkley, surprise
 from serve_app.cascade.online.levels import pooled, student
 from serve_app.cascade.online.policy import Act, CascadePolicy, under
 from serve_app.cascade.online.settings import mended, settings_of
@@ -21,6 +22,8 @@ from serve_app.errors import DataError
 
 FORMAT = 1
 """Of the state; another is refused."""
+_MOST_CROSS_ENTROPY = 5.0
+"""Above any price that matters where the loss is a cross entropy; errors cost at most 1."""
 _PRICE_TOLD = 0.01
 """A price that moved less is not worth a new policy."""
 
@@ -33,8 +36,9 @@ class OnlineCascade:
         self.settings = settings_of(spec)
         self._students = [student(kind, spec) for kind in spec.levels]
         self._deferral = Deferral(spec)
-        share = spec.llm_share
-        self._budget = None if share is None else Budget(share, spec.horizon, self.settings.price_step)
+        share, most = spec.llm_share, 1.0 if mended(spec, "cost_to_go") else _MOST_CROSS_ENTROPY
+        step = self.settings.price_step * most
+        self._budget = None if share is None else Budget(share, spec.horizon, step, 0.3 * most, most)
         self._drift = PageHinkley(self.settings.drift_slack, self.settings.drift_alarm)
         self._tally = Tally(len(spec.levels))
         self._labels = 0
@@ -138,7 +142,7 @@ class OnlineCascade:
             "told_price": self._told_price,
             "current": self._policy is not None,
             "tally": self._tally.state(),
-            "drift": [self._drift.total, self._drift.least, self._drift.since, self._drift.alarms],
+            "drift": asdict(self._drift),
             "budget": None if self._budget is None else [self._budget.price, self._budget.queries, self._budget.calls],
         }
         return {k: np.array(v) for k, v in arrays.items()}, values
@@ -180,8 +184,7 @@ class OnlineCascade:
         self._tally.checked(walk, None if answering is None else bool(told[answering] == label), told == label)
         if not mended(self.spec, "drift") or self.warming_up:
             return False
-        forecast = min(1.0, max(0.0, self._deferral.forecast(probabilities)))
-        return self._drift.add(float(told[-1] != label) - forecast, self._labels)
+        return self._drift.add(surprise(probabilities[-1], label), self._labels)
 
     def _begin_again(self) -> None:
         """Labels from before the change are dropped, and the LLM answers for a while."""
@@ -200,9 +203,8 @@ class OnlineCascade:
         self._deferral.restore(under(arrays, "deferral"))
         self._tally.restore(values["tally"])
         self._labels, self._restart_until = int(values["labels"]), int(values["restart_until"])
-        d = self._drift
-        d.total, d.least, d.since, d.alarms = values["drift"]
-        if self._budget is not None:
+        self._drift = PageHinkley(**values["drift"])
+        if self._budget is not None and values["budget"] is not None:  # it had a price instead: the budget begins now
             self._budget.price, self._budget.queries, self._budget.calls = values["budget"]
         self._told_price = float(values["told_price"])
         self._version = int(values["version"])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.cascade.online.budget import Budget
-from serve_app.cascade.online.drift import PageHinkley
+from serve_app.cascade.online.drift import PageHinkley, surprise
 
 
 @settings(max_examples=25, deadline=None)
@@ -45,18 +45,25 @@ def test_a_spent_budget_wants_no_more():
     assert budget.rate == 0.0
 
 
-def test_residuals_about_nothing_raise_no_alarm():
+def test_labels_that_are_as_likely_as_was_said_raise_no_alarm():
     rng = np.random.default_rng(0)
-    test = PageHinkley(0.1, 15.0)
-    forecasts = rng.random(20_000)
-    assert not any(test.add(float(rng.random() < f) - f, i) for i, f in enumerate(forecasts))
+    test = PageHinkley(0.3, 20.0)
+    surprises = [surprise(p, int(rng.choice(5, p=p))) for p in rng.dirichlet(np.ones(5), size=20_000)]
+    assert abs(np.mean(surprises)) < 0.05
+    assert not any(test.add(s, i) for i, s in enumerate(surprises))
+
+
+def test_a_label_of_less_probability_surprises_more():
+    p = np.array([0.5, 0.3, 0.2])
+    assert surprise(p, 0) < 0 < surprise(p, 1) < surprise(p, 2)
+    assert surprise(np.array([1.0, 0.0]), 1) == 3.0
 
 
 def test_a_rise_is_noticed_and_dated():
     rng = np.random.default_rng(0)
-    test = PageHinkley(0.1, 15.0)
-    rates = [0.3] * 500 + [0.8] * 200
-    alarmed = next(i for i, r in enumerate(rates) if test.add(float(rng.random() < r) - 0.3, i))
+    test = PageHinkley(0.3, 20.0)
+    values = np.concatenate([rng.normal(0, 1, 500), rng.normal(1, 1, 200)])
+    alarmed = next(i for i, value in enumerate(values) if test.add(float(value), i))
     assert 500 < alarmed < 570
     assert 400 < test.since <= 520
     assert test.level == 0.0
