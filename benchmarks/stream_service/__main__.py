@@ -32,7 +32,7 @@ def plans(args: argparse.Namespace) -> list[Plan]:
     labels, levels = args.labels.split(","), args.levels.split(",")
     stream = {"labels": labels, "instruction": "Name the feeling.", "levels": levels, "seed": args.seed}
     share = {**stream, "llm_share": args.llm_share, "horizon": args.queries}
-    plain = {**stream, "mu": args.plain_mu, "mends": dict.fromkeys(MENDS, False)}
+    plain = {**share, "mends": dict.fromkeys(MENDS, False)}
     made = {
         "undisturbed": Plan("undisturbed", {**share, "name": "undisturbed"}),
         "killed": Plan("killed", {**share, "name": "killed"}, kills=(1 / 3, 2 / 3)),
@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for plan in plans(args):
             seen = asyncio.run(run(f"http://127.0.0.1:{port}", plan, rows, labels, args.concurrency))
             runs[plan.name] = figures(plan, seen)
-    return {"environment": stamp, "runs": runs, "held": passed(runs)}
+    return {"environment": stamp, "runs": runs}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,16 +80,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--expert", default="gpt35")
     p.add_argument("--queries", type=int, default=20_000)
     p.add_argument("--llm-share", type=float, default=0.2)
-    p.add_argument("--plain-mu", type=float, default=2e-3, help="price of cost for the released algorithm")
     p.add_argument("--levels", default="logistic,encoder")
     p.add_argument("--concurrency", type=int, default=16)
     p.add_argument("--seed", type=int, default=42)
     p.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
+    p.add_argument("--add", action="store_true", help="keep the other runs of the result that is there")
     p.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     args = p.parse_args(argv)
+    file = args.out / "stream_service.json"
+    before = json.loads(file.read_text("utf-8"))["runs"] if args.add else {}
     found = measure(args)
+    runs = {**before, **found["runs"]}
+    found |= {"runs": runs, "held": passed(runs)}
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "stream_service.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     (args.out / "stream_service.md").write_text(table(found), "utf-8")
     plot(found, args.out / "stream_service.png")
     print(table(found))
