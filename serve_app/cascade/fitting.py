@@ -84,18 +84,19 @@ def fit_chain(recorded: Recorded, plan: ChainPlan, report: Report = lambda _: No
 
 
 def check_worth(held_out: HeldOut, recorded: Recorded) -> None:
-    """Raises DataError if some single model costs no more than the chain and answers better, on held-out queries."""
+    """Raises DataError if some single model costs no more than the chain and is as good or better, held out."""
     cost = float(held_out.cost_usd.mean())
     singles = [i for i in range(len(recorded.models)) if recorded.cost_usd[:, i].mean() <= cost * (1 + 1e-9)]
     if not singles:
         return
     best = max(singles, key=lambda i: float(recorded.ok[:, i].mean()))
     gain = held_out.quality - recorded.ok[:, best]
-    if gain.mean() >= 0:
+    if gain.mean() > 0:
         return
+    what = "worse" if gain.mean() < 0 else "no better"
     found = bootstrap(lambda rows: float(gain[rows].mean()), len(gain), rounds=_ROUNDS)
     raise DataError(
-        f"the cascade {' -> '.join(held_out.models)} is worse than {recorded.models[best]} alone, which costs "
+        f"the cascade {' -> '.join(held_out.models)} is {what} than {recorded.models[best]} alone, which costs "
         f"{recorded.cost_usd[:, best].mean():.3g} USD a query against {cost:.3g}: quality "
         f"{held_out.quality.mean():.4f} against {recorded.ok[:, best].mean():.4f} on held-out queries, a difference "
         f"of {found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]; use that model, another target or other models"
