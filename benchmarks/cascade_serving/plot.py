@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.cascade_serving.figures import Run
 
-_COLOURS = ("#1f6fb2", "#c46a1a", "#2a8f5b", "#8a4fb0", "#777777")
+_COLOURS = ("#1f6fb2", "#c46a1a", "#2a8f5b", "#8a4fb0", "#c2a500", "#c0395a")
 
 
 def draw(runs: Mapping[str, Run], found: Mapping[str, Any], caption: str, path: Path) -> None:
@@ -57,6 +57,8 @@ def _times(axes: Any, runs: Mapping[str, Run]) -> None:
         if values:
             axes.plot(np.sort(values), np.linspace(0, 100, len(values)), label=label, color=colour)
     axes.set_xscale("log")
+    axes.set_xticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
+    axes.minorticks_off()
     axes.set_xlabel("time to first token, ms")
     axes.set_ylabel("streams that have begun, %")
     axes.legend(fontsize=8, frameon=False)

@@ -56,6 +56,7 @@ def offered(config: CascadeConfig, pools: Mapping[str, Pool], prior: PriorOf, ro
     if early is None:
         missing[STREAM] = f"No streaming cascade is fitted for these pools: {_MEND} cascade.streaming.chain."
     else:
+        _first_tokens_suffice(early)
         probe = _probe_tokens(config, early)
         held = Early(probe, *_race(config.streaming.race, early, routers), _limits(config, early, probe))
         streaming = StreamingCascade("cascade-stream", early, pools, held, prior, patience)
@@ -149,6 +150,17 @@ def _served(chain: Chain, where: str, pools: Mapping[str, Pool], routers: Collec
                 "signal"
             )
     return chain
+
+
+def _first_tokens_suffice(chain: Chain) -> None:
+    """Raises ConfigError for a judge that wants further calls: a stream is not held for them."""
+    for level in chain.levels:
+        needs = level.signal.needs if level.signal is not None else None
+        if needs is not None and (needs.samples or needs.verdicts):
+            raise ConfigError(
+                f"cascade.streaming: pool {level.pool} is judged by further calls to it (samples or verdicts), which "
+                "no stream can wait for: fit the chain with signals of log-probabilities and prior"
+            )
 
 
 def _probe_tokens(config: CascadeConfig, chain: Chain) -> int:

@@ -1,23 +1,29 @@
 """Streams that are begun before it is known whether they are wanted, and answers that pass through unjudged."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from dataclasses import dataclass
 
 from serve_app.cascade.as_asked import AsAsked
 from serve_app.cascade.ascent import Ascent, Visit
-from serve_app.errors import DeadlineExceeded, UpstreamError
+from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
 from serve_app.pools.base import Call, Frame, Pool, usage_from_openai
 from serve_app.pools.reading import whole_answer
 from serve_app.strategy import Event
 from serve_app.types import Query, Usage
 
+log = logging.getLogger("jethro.cascade")
+
 
 class Opening:
-    """A pool's stream, begun at once in a task of its own; `aclose` ends it wherever it is."""
+    """A pool's stream, begun at once in a task of its own; `aclose` ends it wherever it is.
+
+    `error`: why it failed, if it had by then and nobody had asked for its first frame.
+    """
 
     def __init__(self, pool: Pool, query: Query, call: Call) -> None:
+        self.error: JethroError | None = None
         self._frames = pool.stream(query, call)
         self._first: asyncio.Task[Frame | None] | None = asyncio.create_task(self._next())
 
@@ -35,8 +41,12 @@ class Opening:
         unread = None
         if first is not None:
             first.cancel()
-            with suppress(asyncio.CancelledError, Exception):
+            try:
                 unread = await first
+            except JethroError as error:
+                self.error = error
+            except (asyncio.CancelledError, Exception) as error:
+                log.debug("a stream that was not wanted ended: %r", error)
         await self._frames.aclose()
         return unread
 

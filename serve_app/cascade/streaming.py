@@ -197,7 +197,8 @@ class _Climb:
         async with aclosing(self._passing(visit).from_stream(opening, reason)) as events:
             async for event in events:
                 yield self._settled(event)
-        self._patience.took(visit.way.pool.name, visit.elapsed_ms / 1e3)
+        if not self._context.stream:  # a stream takes as long as its reader does
+            self._patience.took(visit.way.pool.name, visit.elapsed_ms / 1e3)
 
     def _settled(self, event: Event) -> Event:
         """At the end, the race's account is closed."""
@@ -223,6 +224,8 @@ class _Climb:
         visit, opening = self._open.pop(position)
         visit.cancelled = why
         frame = await opening.aclose()
+        if opening.error is not None and visit.error is None:  # raced, and failed before anybody looked
+            self._ascent.failed(visit, opening.error, None)
         if frame is not None:
             with suppress(JethroError):
                 visit.reading.frame(frame)

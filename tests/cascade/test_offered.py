@@ -116,6 +116,12 @@ def test_whole_answers_are_no_first_tokens() -> None:
         offer({"streaming": {"levels": LEVELS}})
 
 
+@pytest.mark.parametrize("signal", ["agreement", "self_verification"])
+def test_a_stream_does_not_wait_for_further_calls(signal: str) -> None:
+    with pytest.raises(ConfigError, match=r"cascade.streaming: pool small is judged by further calls"):
+        offer({"streaming": {"levels": broken({"signal": {"name": signal}}), "probe_tokens": 2}})
+
+
 def test_another_probe_than_the_fitted_is_said(caplog: pytest.LogCaptureFixture) -> None:
     offer({"streaming": {"probe_tokens": 9}}, pools(**LAB))
     assert "probabilities are off" in caplog.text

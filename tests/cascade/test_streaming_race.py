@@ -80,8 +80,11 @@ async def test_no_race_where_it_is_not_borderline_or_over_the_cap(prior: float |
 async def test_a_raced_level_that_fails_does_not_harm_the_one_that_answers() -> None:
     race = Race(0.3, 0.7, 0.5, full_meter())
     both = {WEAK: pool(SURE, first_delay_s=0.02), STRONG: pool("x", STRONG, fail_after=0, error=Overloaded("full"))}
-    decision, said, _ = told(await run(cascade(both, prior=0.5, race=race), stream=True))
+    decision, said, spent = told(await run(cascade(both, prior=0.5, race=race), stream=True))
     assert (decision.pool, said) == (WEAK, SURE) and race.meter.reserved_tokens == 0
+    assert (race.meter.lost, race.meter.wasted_tokens) == (0, 0)
+    assert [(s.pool, s.failed) for s in spent.steps] == [(WEAK, False), (STRONG, True)]
+    assert "m-large failed: overloaded" in decision.reason
 
 
 async def test_the_routers_score_is_asked_once_and_judged_with() -> None:
