@@ -63,7 +63,8 @@ def offered(config: CascadeConfig, pools: Mapping[str, Pool], prior: PriorOf, ro
         strategies[STREAM] = (streaming, f"{_names(early)}: judged by the first tokens, before any is sent")
     if config.routing is None:
         missing[ROUTE] = (
-            "No cascade router is offered: fit one on these models' answers and name its folder in cascade.routing."
+            "No cascade router is offered: fit one on these models' answers with `jethro cascade fit-routing` and name "
+            "its folder in cascade.routing."
         )
     else:
         routed = RoutedCascade("cascade-route", load_routing(Path(config.routing)), pools, prior, patience)
