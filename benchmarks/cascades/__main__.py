@@ -36,6 +36,9 @@ Floats = NDArray[np.float64]
 NOISE_MODELS = 3
 """Settings of at least so many models are in the noise sweep: with two there is nothing to skip."""
 
+NOISE_SLACK = 0.001
+"""Of an area: one draw of noise, no interval."""
+
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with a sentence on a wrong one."""
@@ -66,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     result = {"environment": stamp, "seed": args.seed, "rounds": args.rounds, **found}
     if args.noise:
         print(json.dumps(found["noise"], indent=1))
-        return int(bool(found["verdict"]["noise"]))
+        return int(bool(found["verdict"]["noise"] or found["verdict"]["lead_over_routing"]))
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "cascades.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     (args.out / "cascades.md").write_text(text(result), "utf-8")
@@ -146,8 +149,20 @@ def _verdict(
             for row in plain
             if not row["beaten"]
         ],
-        "noise": [title(one) for one in noise if one["levels"]["low"]["lead"] < one["levels"]["high"]["lead"]],
+        "noise": [
+            f"{title(one)}, {level}"
+            for one in noise
+            for level, at in one["levels"].items()
+            if at["cascade routing"] < max(at["routing"], at["cascade"]) - NOISE_SLACK
+        ],
+        "lead_over_routing": [
+            title(one) for one in noise if _over_routing(one["levels"]["low"]) < _over_routing(one["levels"]["high"])
+        ],
     }
+
+
+def _over_routing(level: dict[str, Any]) -> float:
+    return float(level["cascade routing"] - level["routing"])
 
 
 if __name__ == "__main__":

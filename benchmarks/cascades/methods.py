@@ -1,7 +1,7 @@
 """The methods: each is fitted on train for every budget, and gives its curve on test.
 
 threshold           one quantile of the raw confidence for all levels of the chain, swept; nothing else is fitted
-calibrated          the chain as `jethro cascade fit` does it: logistic calibration, thresholds searched under a budget
+calibrated          the chain as `jethro cascade fit` does it: calibration, aware of cost or not, thresholds searched
 routing             Dekoninck et al.: one model by estimates before any answer
 cascade             theirs: the chain in its order, estimates after each answer, cost in the decision
 cascade routing     theirs: any next model
@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cascades.curves import Curve
-from serve_app.cascade.calibration import fit_calibrator
-from serve_app.cascade.judging import NOT_TAKEN, probabilities
+from serve_app.cascade.judging import NOT_TAKEN, JudgePlan, fit_judge
 from serve_app.cascade.recorded import Recorded
 from serve_app.cascade.routing.crossfit import crossfitted, estimate_all, folds_by_text
 from serve_app.cascade.routing.estimates import fit_estimates
@@ -27,6 +26,7 @@ from serve_app.cascade.routing.shapes import choose_shape, shapes
 from serve_app.cascade.routing.singles import best_single, best_single_mix
 from serve_app.cascade.routing.supermodels import Form
 from serve_app.cascade.routing.walk import Policy, Tables, Walked, walk
+from serve_app.cascade.signals import SumLogprob
 from serve_app.cascade.thresholds import Walk, fit_thresholds
 from serve_app.routing.target import COST, Target
 
@@ -87,27 +87,36 @@ def threshold(setting: Setting, points: int = 41) -> Curve:
 
 
 def calibrated(setting: Setting) -> Curve:
-    """Thresholds on calibrated probabilities, one set for each budget."""
-    levels = range(len(setting.train.models) - 1)
-    raw = setting.train.confidence
-    calibrators = [fit_calibrator("logistic", raw[:, m], setting.train.ok[:, m]) for m in levels]
-    own, other = (
-        Walk(
-            np.column_stack([probabilities(c, r.confidence[:, m]) for m, c in enumerate(calibrators)]), r.ok, r.cost_usd
-        )
-        for r in (setting.train, setting.test)
-    )
+    """Thresholds on calibrated probabilities, or on doubt per dollar: for each budget what does better on train."""
+    walks = [_judged(setting, cost_aware) for cost_aware in (False, True)]
     found, guarded = [], []
-    for budget in setting.budgets(_FEW_BUDGETS if len(levels) > 3 else BUDGETS):
-        thresholds = fit_thresholds(own, Target(COST, budget * (1 + 1e-9)))
-        single = best_single_mix(own.ok, own.cost_usd, budget)
-        worse = thresholds is None or _worse(own, thresholds)
-        guarded.append(worse)
-        if worse or thresholds is None:
-            found.append(_mixed(setting.tested, single.mixture(), {}))
+    for budget in setting.budgets(_FEW_BUDGETS if len(setting.train.models) > 4 else BUDGETS):
+        target = Target(COST, budget * (1 + 1e-9))
+        fits = [(own, other, t) for own, other in walks if (t := fit_thresholds(own, target)) is not None]
+        own, other, thresholds = max(fits, key=lambda fit: fit[0].outcome(fit[2]).quality)
+        guarded.append(_worse(own, thresholds))
+        if guarded[-1]:
+            mixture = best_single_mix(own.ok, own.cost_usd, budget).mixture()
+            found.append(_mixed(setting.tested, mixture, {}))
         else:
             found.append(_chain(setting.test, other.probability >= np.maximum(thresholds, NOT_TAKEN + 0.5)))
     return _curve(found, guarded)
+
+
+def _judged(setting: Setting, cost_aware: bool) -> tuple[Walk, Walk]:
+    """Train and test with the probability of each answer but the last level's."""
+    train = setting.train
+    plan = JudgePlan(signals=(SumLogprob(),), cost_aware=cost_aware)  # the recorded confidence stands for it
+    columns: tuple[list[Floats], list[Floats]] = ([], [])
+    for m in range(len(train.models) - 1):
+        judged = [row[m] for row in train.judged]
+        raw = train.confidence[:, [m]]
+        judge, own = fit_judge(plan, raw, train.ok[:, m], judged, train.cost_usd[:, m + 1])
+        columns[0].append(own)
+        others = [row[m] for row in setting.test.judged]
+        columns[1].append(judge.probabilities(setting.test.confidence[:, [m]], others))
+    own_walk = Walk(np.column_stack(columns[0]), train.ok, train.cost_usd)
+    return own_walk, Walk(np.column_stack(columns[1]), setting.test.ok, setting.test.cost_usd)
 
 
 def ours(setting: Setting, form: Form) -> Curve:

@@ -12,8 +12,9 @@ quality over mean costs from the cheapest to the dearest model of the setting, b
 method reaches (the paper's area under quality against cost, over the width of the range), in percent. Intervals: 95 %,
 bootstrap of the test queries, the same resamples for every method; the fit is not repeated. `lead`: cascade routing
 less the best of the others but `linear`, with the interval of that difference. threshold: one quantile of the raw
-confidence for the whole chain. calibrated: logistic calibration of the confidence and thresholds searched under a
-budget. routing, cascade, cascade routing: Dekoninck, Baader & Vechev (ICML 2025) on estimates of ours; `cascade` keeps
+confidence for the whole chain. calibrated: the chain of `jethro cascade fit`, logistic calibration of the confidence
+and thresholds searched under a budget, on doubt or on doubt per dollar, whichever is better on train. routing, cascade,
+cascade routing: Dekoninck, Baader & Vechev (ICML 2025) on estimates of ours; `cascade` keeps
 the chain's order, decides by calibrated quality and cost after each answer, and is the calibrated cascade of the table
 below. linear: mixtures of single models, chosen on test.
 """
@@ -90,15 +91,15 @@ def _noise(rows: list[dict[str, Any]]) -> str:
             f"{row['data']} {' → '.join(row['models'])}",
             f"{level} ({one['before']:g}, {one['after']:g})",
             *(f"{100 * one[m]:.2f}" for m in ("routing", "cascade", OURS)),
-            f"{100 * one['lead']:+.2f}",
+            *(f"{100 * (one[OURS] - one[m]):+.2f}" for m in ("routing", "cascade")),
         )
         for row in rows
         for level, one in row["levels"].items()
     ]
     return (
         "Estimates are the recorded truth seen through normal noise of the deviations given (before, after a model has "
-        "run), the paper's levels. Lead: over the better of the other two.\n\n"
-        + markdown(("setting", "noise", "routing", "cascade", OURS, "lead"), cells)
+        "run), the paper's levels. What lies between cascade routing and each of the other two is in points.\n\n"
+        + markdown(("setting", "noise", "routing", "cascade", OURS, "over routing", "over cascade"), cells)
     )
 
 
@@ -109,7 +110,14 @@ def _verdict(verdict: dict[str, Any]) -> str:
         f"- rows of the plain cascade that the calibrated cascade does not beat: {_list(verdict['not_beaten'])}",
     ]
     if "noise" in verdict:
-        lines.append(f"- settings whose lead does not shrink from low to high noise: {_list(verdict['noise'])}")
+        lines.append(
+            "- settings and noise at which cascade routing is more than 0.1 points below routing or cascade: "
+            f"{_list(verdict['noise'])}"
+        )
+        lines.append(
+            "- settings whose lead over routing does not shrink from low to high noise: "
+            f"{_list(verdict['lead_over_routing'])}"
+        )
     return "\n".join(lines) + "\n"
 
 
