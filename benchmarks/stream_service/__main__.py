@@ -20,7 +20,7 @@ from benchmarks.process import BUILD, free_port
 from benchmarks.stamp import environment
 from benchmarks.stream_service.expert import record
 from benchmarks.stream_service.report import figures, passed, plot, table
-from benchmarks.stream_service.serving import Plan, run
+from benchmarks.stream_service.serving import Pace, Plan, run
 from serve_app.cascade.online.settings import MENDS
 from serve_app.cascade.streams.rows import Columns, Row, read_rows
 
@@ -32,7 +32,7 @@ def plans(args: argparse.Namespace) -> list[Plan]:
     labels, levels = args.labels.split(","), args.levels.split(",")
     stream = {"labels": labels, "instruction": "Name the feeling.", "levels": levels, "seed": args.seed}
     share = {**stream, "llm_share": args.llm_share, "horizon": args.queries}
-    plain = {**share, "mends": dict.fromkeys(MENDS, False)}
+    plain = {**stream, "mu": args.plain_mu, "mends": dict.fromkeys(MENDS, False)}
     made = {
         "undisturbed": Plan("undisturbed", {**share, "name": "undisturbed"}),
         "killed": Plan("killed", {**share, "name": "killed"}, kills=(1 / 3, 2 / 3)),
@@ -63,9 +63,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     config["streams"].update(enabled=True, folder=str(folder))
     config["log"]["access"] = False
     runs: dict[str, Any] = {}
+    pace = Pace(args.concurrency, args.rate)
     with application(config, "stream_service", "benchmarks.stream_service.expert:build"):
         for plan in plans(args):
-            seen = asyncio.run(run(f"http://127.0.0.1:{port}", plan, rows, labels, args.concurrency))
+            seen = asyncio.run(run(f"http://127.0.0.1:{port}", plan, rows, labels, pace))
             runs[plan.name] = figures(plan, seen)
     return {"environment": stamp, "runs": runs}
 
@@ -80,8 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--expert", default="gpt35")
     p.add_argument("--queries", type=int, default=20_000)
     p.add_argument("--llm-share", type=float, default=0.2)
+    p.add_argument("--plain-mu", type=float, default=2.5e-3, help="price of cost for the released algorithm")
     p.add_argument("--levels", default="logistic,encoder")
     p.add_argument("--concurrency", type=int, default=16)
+    p.add_argument("--rate", type=float, default=250.0, help="queries a second at most")
     p.add_argument("--seed", type=int, default=42)
     p.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     p.add_argument("--add", action="store_true", help="keep the other runs of the result that is there")

@@ -44,10 +44,18 @@ class Seen:
     wall_s: float = 0.0
 
 
-async def run(url: str, plan: Plan, rows: Sequence[Row], labels: Sequence[str], concurrency: int) -> Seen:
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Queries at once at most, and a second (open loop: the due times do not wait for answers)."""
+
+    concurrency: int
+    rate: float
+
+
+async def run(url: str, plan: Plan, rows: Sequence[Row], labels: Sequence[str], pace: Pace) -> Seen:
     """All queries of one stream, and its figures once all is learned."""
     seen = Seen([None] * len(rows), [False] * len(rows), [0.0] * len(rows))
-    connector = aiohttp.TCPConnector(limit=concurrency + 8)
+    connector = aiohttp.TCPConnector(limit=pace.concurrency + 8)
     async with aiohttp.ClientSession(url, connector=connector, timeout=aiohttp.ClientTimeout(120)) as session:
         async with session.post("/v1/streams", json={**plan.stream, "reset": True}) as made:
             made.raise_for_status()
@@ -59,8 +67,8 @@ async def run(url: str, plan: Plan, rows: Sequence[Row], labels: Sequence[str], 
             if shifted and len(part):
                 shift(True)
             work = iter(part)
-            sending = _Sending(session, plan.stream["name"], rows, labels, shifted)
-            await asyncio.gather(*(sending.send(work, seen) for _ in range(concurrency)))
+            sending = _Sending(session, plan.stream["name"], rows, labels, shifted, started, pace.rate)
+            await asyncio.gather(*(sending.send(work, seen) for _ in range(pace.concurrency)))
         shift(False)
         await killing
         progress.cancel()
@@ -76,10 +84,13 @@ class _Sending:
     rows: Sequence[Row]
     labels: Sequence[str]
     shifted: bool
+    begun_s: float
+    rate: float
 
     async def send(self, work: Iterator[int], seen: Seen) -> None:
         """One caller: a query after another."""
         for at in work:
+            await asyncio.sleep(max(0.0, self.begun_s + at / self.rate - perf_counter()))
             started = perf_counter()
             try:
                 said, llm = await self._ask(self.rows[at].text)
