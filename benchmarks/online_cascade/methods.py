@@ -87,6 +87,7 @@ def _distilled_alone(kind: str) -> Callable[[Job], Replayed]:
 METHODS: Mapping[str, Callable[[Job], Replayed]] = {
     CASCADE: _cascade,
     MARGIN: _margin,
+    f"{MARGIN}, encoder": lambda job: _margin(replace(job, spec=replace(job.spec, levels=("encoder",)))),
     ENSEMBLE: _ensemble,
     FRONT: _front,
     RANDOM: _random,
@@ -99,8 +100,9 @@ METHODS: Mapping[str, Callable[[Job], Replayed]] = {
 }
 """The students of margin sampling, front-loading, random and distillation are the cascade's two levels, pooled as its
 top level pools them, with the same store, label words and updates; margin sampling also has its front-load and its
-budget control, so that what differs is the learned deferral. The online ensemble averages the same two students and
-asks at random, ever less. A level alone is taught by the first calls, and answers every query itself.
+budget control, so that what differs is the learned deferral alone (a second row has one student, the encoder). The
+online ensemble averages the same two students and asks at random, ever less. A level alone is taught by the first
+calls, and answers every query itself.
 """
 
 
