@@ -1,0 +1,114 @@
+"""A stream from a file: texts, and for each the true label and the LLM's, where columns name them.
+
+JSON lines, CSV, TSV, or plain text with one text a line; each may be gzipped.
+"""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve_app.cascade.streams.labels import normal
+from serve_app.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of columns; None: there is none."""
+
+    text: str = "text"
+    label: str | None = None
+    expert: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`label` and `expert` are indices of labels; None: not given, or (of the expert) one that is no label."""
+
+    text: str
+    label: int | None = None
+    expert: int | None = None
+
+
+def read_rows(path: Path, columns: Columns, labels: Sequence[str]) -> list[Row]:
+    """All rows. Labels are their words, or their index from 0.
+
+    Raises DataError that names file, row and column: no such file, no row, a column that is missing, an empty text, a
+    true label outside the set.
+    """
+    read = _FORMATS.get(path.name.removesuffix(".gz").rpartition(".")[2], _json_lines)
+    rows = []
+    for number, told in enumerate(read(path, _content(path)), 1):
+        where = f"{path}, row {number}"
+        text = _cell(told, columns.text, where)
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{where}: {columns.text} is no text; leave the row out, or name another column")
+        label = None if columns.label is None else _index(_cell(told, columns.label, where), labels)
+        if columns.label is not None and label is None:
+            raise DataError(
+                f"{where}: {columns.label} {told[columns.label]!r} is no label; labels are {', '.join(labels)}"
+            )
+        expert = None if columns.expert is None else _index(_cell(told, columns.expert, where), labels)
+        rows.append(Row(text, label, expert))
+    if not rows:
+        raise DataError(f"{path}: there is no row in it; give a file with texts")
+    return rows
+
+
+def _content(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, EOFError, UnicodeDecodeError) as e:
+        raise DataError(f"{path}: cannot be read ({e}); it must be UTF-8 text, gzipped or not") from e
+
+
+def _json_lines(path: Path, content: str) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            told = json.loads(line)
+        except ValueError as e:
+            raise DataError(f"{path}, line {number}: not JSON ({e})") from e
+        if not isinstance(told, dict):
+            raise DataError(f"{path}, line {number}: no JSON object")
+        yield told
+
+
+def _separated(by: str) -> "Callable[[Path, str], Iterator[Mapping[str, Any]]]":
+    return lambda path, content: iter(csv.DictReader(io.StringIO(content), delimiter=by))
+
+
+def _lines(path: Path, content: str) -> Iterator[Mapping[str, Any]]:
+    return ({"text": line} for line in content.split("\n") if line.strip())
+
+
+_FORMATS: Mapping[str, Callable[[Path, str], Iterator[Mapping[str, Any]]]] = {
+    "csv": _separated(","),
+    "tsv": _separated("\t"),
+    "txt": _lines,
+}
+
+
+def _cell(told: Mapping[str, Any], column: str, where: str) -> Any:
+    if column not in told:
+        raise DataError(f"{where}: no column {column!r}; there are {', '.join(map(str, told))}")
+    return told[column]
+
+
+def _index(value: Any, labels: Sequence[str]) -> int | None:
+    keys = [normal(label) for label in labels]
+    if isinstance(value, str) and normal(value) in keys:
+        return keys.index(normal(value))
+    try:
+        index = int(value)
+    except (TypeError, ValueError):
+        return None
+    return index if 0 <= index < len(labels) and not isinstance(value, bool) else None
