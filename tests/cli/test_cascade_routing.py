@@ -1,0 +1,71 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from serve_app.cascade.routing.saved import load_routing
+from serve_app.cli.main import app
+from tests.cascade.routing.worlds import made_up
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Recorded answers in a file."""
+    recorded = made_up(400, models=("weak", "strong"))
+    path = tmp_path_factory.mktemp("recorded") / "answers.jsonl"
+    with path.open("w") as out:
+        for row, prompt in enumerate(recorded.prompts):
+            answers = {
+                model: {
+                    "ok": recorded.ok[row, m],
+                    "cost": recorded.cost_usd[row, m],
+                    "conf": recorded.confidence[row, m],
+                    "ans": recorded.judged[row][m].text,
+                    "tokens": [[recorded.judged[row][m].text, recorded.confidence[row, m], []]],
+                }
+                for m, model in enumerate(recorded.models)
+            }
+            out.write(json.dumps({"split": recorded.splits[row], "prompt": prompt, "prior": 0.3, "m": answers}) + "\n")
+    return path
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["cascade", "fit-routing", *map(str, words)])
+
+
+def test_a_router_is_fitted_saved_and_described(data, tmp_path):
+    done = run(
+        "--data", data, "--budget", "40%", "--signals", "sum_logprob", "--split", "train", "--out", tmp_path / "r"
+    )
+    assert done.exit_code == 0, done.output
+    router = load_routing(tmp_path / "r")
+    assert router.version in done.output
+    assert "asked: weak" in done.output
+    assert [s.name for s in router.signals.values()] == ["sum_logprob", "sum_logprob"]
+    recorded = made_up(400, models=("weak", "strong")).split("train")
+    assert router.data["budget_usd"] == pytest.approx(0.4 * recorded.cost_usd[:, 1].mean())
+
+
+def test_the_recorded_confidence_will_do(data, tmp_path):
+    done = run("--data", data, "--budget", "0.0004", "--signals", "recorded", "--out", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    assert set(load_routing(tmp_path / "r").signals.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--budget", "much"], "neither US dollars"),
+        (["--budget", "-1"], "neither US dollars"),
+        (["--budget", "0.1%", "--signals", "recorded"], "cannot be kept"),
+        (["--budget", "40%", "--signals", "hunch"], "'hunch' is not known"),
+        (["--budget", "40%", "--models", "weak,absent"], "absent"),
+        (["--budget", "40%", "--models", "weak"], "2 to 8 models"),
+        (["--budget", "40%", "--split", "dev"], "no split 'dev'"),
+    ],
+)
+def test_mistakes_are_one_sentence(data, tmp_path, words, says):
+    done = run("--data", data, "--out", tmp_path / "r", *words)
+    assert done.exit_code == 2
+    assert says in done.output
+    assert not (tmp_path / "r").exists()
