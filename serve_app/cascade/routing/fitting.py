@@ -73,15 +73,17 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
     walked = expected(tables, mixture)
     how = "single models" if fell_back else plan.form
     report(f"{how}: quality {walked.quality.mean():.4f} at {walked.cost_usd.mean():.3g} USD a query")
+    estimates = fit_estimates(seen, chosen.ok, difficulty)
+    reads = len(estimates.prompts.weights) > 0  # where prompts tell nothing no encoder is run for them
     found = CascadeRouter(
         pools=tuple(plan.pools.get(model, model) for model in plan.models),
-        estimates=fit_estimates(seen, chosen.ok, difficulty),
+        estimates=estimates,
         move=tables.move,
         mixture=mixture,
         signals=signals,
         models=chosen.served,
-        encoder=plan.encoder,
-        encoder_digest=digest,
+        encoder=plan.encoder if reads else None,
+        encoder_digest=digest if reads else None,
         expected=_figures(tables, walked, plan.models),
         data=_about(recorded, plan, fell_back),
     )

@@ -117,6 +117,8 @@ def _text(value: float) -> float | str:
 def _router(body: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], path: Path) -> CascadeRouter:
     pools = tuple(str(p) for p in body["pools"])
     _check_arrays(arrays, len(pools))
+    if (body["encoder"] is None) != (len(arrays["prompt_weights"]) == 0):
+        raise ValueError("prompts are read with an encoder, and with none they have no weights")
     curves = tuple(ConfidenceCurve(arrays[f"values_{m}"], arrays[f"log_odds_{m}"]) for m in range(len(pools)))
     estimates = Estimates(
         curves=curves,
@@ -188,7 +190,7 @@ def _version(body: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str
 
 
 def _check_encoder(router: CascadeRouter, path: Path) -> None:
-    if router.encoder is None or len(router.estimates.prompts.weights) == 0:
+    if router.encoder is None:
         return
     from serve_app.learning.encoder import load_encoder
 

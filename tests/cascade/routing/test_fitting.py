@@ -7,6 +7,7 @@ from serve_app.cascade.agreement import Agreement
 from serve_app.cascade.judging import JudgePlan
 from serve_app.cascade.routing.fitting import RoutingPlan, fit_routing, within_budget
 from serve_app.cascade.routing.router import Answered, Prompt
+from serve_app.cascade.routing.saved import load_routing, save_routing
 from serve_app.cascade.routing.shapes import choose_shape, mean_quality, shapes
 from serve_app.cascade.routing.walk import always
 from serve_app.cascade.signals import Prior
@@ -58,6 +59,40 @@ def test_the_same_data_give_the_same_router(router, train):
     again = fit_routing(train, RoutingPlan(MODELS, 3e-4))
     assert again.version == router.version
     assert fit_routing(train, RoutingPlan(MODELS, 4e-4)).version != router.version
+
+
+class FakeEncoder:
+    """Made-up vectors: how hard the prompt is for the models, or nothing."""
+
+    digest = "made up"
+
+    def __init__(self, vectors):
+        self._vectors = vectors
+
+    def embed(self, texts):
+        return self._vectors[: len(texts)]
+
+
+def test_prompts_are_read_where_they_tell_something_and_left_alone_where_not(train, monkeypatch, tmp_path):
+    telling = np.random.default_rng(0).standard_normal((len(train), 3)) + 3 * train.ok.mean(1, keepdims=True)
+    for vectors, encoder in ((telling, "minilm"), (np.ones((len(train), 3)), None)):
+        fake = FakeEncoder(vectors)
+        monkeypatch.setattr("serve_app.learning.encoder.load_encoder", lambda name, fake=fake: fake)
+        found = fit_routing(train, RoutingPlan(MODELS, 3e-4, encoder="minilm"))
+        assert found.encoder == encoder
+        save_routing(found, tmp_path)
+        assert load_routing(tmp_path).version == found.version
+        quality = [found.start(Prompt(50, 0.5, vector)).quality["weak"] for vector in (vectors[0], vectors[0] + 1)]
+        assert (quality[1] > quality[0]) == (encoder is not None)
+
+
+def test_a_router_of_another_encoder_is_refused(train, monkeypatch, tmp_path):
+    fake = FakeEncoder(np.random.default_rng(0).standard_normal((len(train), 3)) + 3 * train.ok.mean(1, keepdims=True))
+    monkeypatch.setattr("serve_app.learning.encoder.load_encoder", lambda name: fake)
+    save_routing(fit_routing(train, RoutingPlan(MODELS, 3e-4, encoder="minilm")), tmp_path)
+    fake.digest = "another"
+    with pytest.raises(ConfigError, match="of digest made up, here it is another"):
+        load_routing(tmp_path)
 
 
 def test_pools_may_have_other_names(train):
