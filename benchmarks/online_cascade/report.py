@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.online_cascade.figures import WINDOW
-from benchmarks.online_cascade.methods import CASCADE
+from benchmarks.online_cascade.methods import CASCADE, RANDOM
 from benchmarks.stamp import one_line
 from benchmarks.table import markdown
 
@@ -39,7 +39,13 @@ def _bars(result: dict[str, Any]) -> str:
             f"{'reached' if bar['reached'] else 'MISSED'}); best baseline is {best}: {against} points over it, "
             f"paired by seed."
         )
-    return "\n".join(lines) + ("\n" if lines else "")
+    for share, methods in result["budgets"].items():
+        kept = methods[CASCADE]["accuracy"]["mean"] / result["llm"]["accuracy"]["mean"]
+        lines.append(
+            f"- {float(share):.0%} of LLM calls keep {kept:.0%} of the LLM's accuracy; learned deferral is "
+            f"{_signed(methods[RANDOM]['against'])} points over the same students asking at random."
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _budgets(result: dict[str, Any]) -> str:
