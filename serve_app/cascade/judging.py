@@ -74,7 +74,8 @@ def opening(judged: Judged, tokens: int | None) -> Judged:
 def raw_values(signals: Sequence[Signal], judged: Sequence[Judged], prefix: int | None = None) -> Floats:
     """Raw values [n, signals] of answers, or of their first tokens."""
     seen = [opening(j, prefix) for j in judged]
-    return np.array([[signal.value(j) for signal in signals] for j in seen], dtype=np.float64).reshape(-1, len(signals))
+    values = [[signal.value(j) for signal in signals] for j in seen]
+    return np.array(values, dtype=np.float64).reshape(len(seen), len(signals))
 
 
 def fit_judge(
