@@ -61,8 +61,8 @@ class Setting:
         return [float(budget) for budget in np.linspace(means.min(), means.max(), count)]
 
 
-def prepare(recorded: Recorded, models: list[str], vectors: Floats, seed: int) -> Setting:
-    """Estimates: cross-fitted for train, fitted on train for test. `vectors` [n, d] of all prompts."""
+def prepare(recorded: Recorded, models: list[str], vectors: Floats | None, seed: int) -> Setting:
+    """Estimates: cross-fitted for train, fitted on train for test. `vectors` [n, d] of all prompts, None: not read."""
     chosen = recorded.of(models)
     at = np.array([split == "train" for split in recorded.splits])
     train, test = np.flatnonzero(at), np.flatnonzero(~at)
