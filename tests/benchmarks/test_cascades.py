@@ -31,7 +31,7 @@ def test_every_method_has_a_curve_over_the_budgets(setting, curves):
     low, high = setting.range_usd
     for name, curve in curves.items():
         points = curve.points()
-        assert points[0] == pytest.approx([low, setting.test.ok[:, 0].mean()], rel=0.05), name
+        assert points[0] == pytest.approx([low, setting.test.ok[:, 0].mean()], rel=0.15), name
         assert 0.4 < area(points, low, high) < 1.0
 
 
