@@ -93,13 +93,14 @@ def calibrated(setting: Setting) -> Curve:
     for budget in setting.budgets(_FEW_BUDGETS if len(setting.train.models) > 4 else BUDGETS):
         target = Target(COST, budget * (1 + 1e-9))
         fits = [(own, other, t) for own, other in walks if (t := fit_thresholds(own, target)) is not None]
-        own, other, thresholds = max(fits, key=lambda fit: fit[0].outcome(fit[2]).quality)
-        guarded.append(_worse(own, thresholds))
-        if guarded[-1]:
-            mixture = best_single_mix(own.ok, own.cost_usd, budget).mixture()
-            found.append(_mixed(setting.tested, mixture, {}))
-        else:
+        fits = [fit for fit in fits if not _worse(fit[0], fit[2])]
+        guarded.append(not fits)
+        if fits:
+            _, other, thresholds = max(fits, key=lambda fit: fit[0].outcome(fit[2]).quality)
             found.append(_chain(setting.test, other.probability >= np.maximum(thresholds, NOT_TAKEN + 0.5)))
+        else:
+            mixture = best_single_mix(setting.train.ok, setting.train.cost_usd, budget).mixture()
+            found.append(_mixed(setting.tested, mixture, {}))
     return _curve(found, guarded)
 
 

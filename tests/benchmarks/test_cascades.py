@@ -31,8 +31,9 @@ def test_every_method_has_a_curve_over_the_budgets(setting, curves):
     low, high = setting.range_usd
     for name, curve in curves.items():
         points = curve.points()
-        assert points[0] == pytest.approx([low, setting.test.ok[:, 0].mean()], rel=0.15), name
         assert 0.4 < area(points, low, high) < 1.0
+        if name not in ("threshold", "calibrated"):  # of a threshold a test query may lie below all of train
+            assert points[0] == pytest.approx([low, setting.test.ok[:, 0].mean()]), name
 
 
 def test_cascade_routing_wins_in_a_world_made_for_it(setting, curves):
