@@ -33,7 +33,7 @@ def test_no_query_fails_and_learning_goes_on_where_it_was_when_the_learner_is_ki
     write(file, queries)
     options = ["--labels", ",".join(WORDS), "--expert", "llm", "--levels", "logistic", "--queries", str(queries)]
     # so few queries say nothing of accuracies that are near each other: what is held here is asked below
-    main([str(file), *options, "--runs", "killed", "--llm-share", "0.4", "--out", str(tmp_path)])
+    main([str(file), *options, "--runs", "killed", "--llm-share", "0.4", "--rate", "50", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "stream_service.json").read_text("utf-8"))
     run, held = found["runs"]["killed"], found["held"]
     assert held["no query fails"], run["first_failures"]
