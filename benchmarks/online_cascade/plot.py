@@ -33,6 +33,7 @@ def _budgets(axes: Any, result: dict[str, Any]) -> None:
         mean = [100 * one["accuracy"]["mean"] for one in ones]
         style = {"linewidth": 2.4, "color": "black"} if name == CASCADE else {"linewidth": 1.1}
         half = [100 * one["accuracy"]["half"] for one in ones]
+        style |= {"linestyle": ":", "color": "brown"} if name == PLAIN else {}
         axes.errorbar(at, mean, yerr=half, capsize=2, marker="o", markersize=3, label=name, **style)
     llm = 100 * result["llm"]["accuracy"]["mean"]
     axes.axhline(llm, linestyle="--", color="#777777", linewidth=1, label="LLM alone")
@@ -41,7 +42,8 @@ def _budgets(axes: Any, result: dict[str, Any]) -> None:
     axes.set(xlabel="LLM calls, % of queries", ylabel="accuracy, %")
     axes.set_title(f"{result['data']}: {result['queries']:,} queries, {result['seeds']} seeds", fontsize=10)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=7, frameon=False)
+    axes.set_xlim(right=100)
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
 
 
 def _shifted(axes: Any, result: dict[str, Any], share: str, methods: dict[str, Any]) -> None:

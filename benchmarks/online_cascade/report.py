@@ -109,8 +109,15 @@ def _shift(result: dict[str, Any]) -> str:
             alarms = [a[0] - result["queries"] // 2 if a else None for a in one["alarms_at"]]
             cells = [f"{100 * part.mean():.1f}" for part in told]
             heard = ", ".join("none" if a is None else f"{a:+d}" for a in alarms)
-            rows.append([name, *cells, f"{100 * one['accuracy']['mean']:.1f}", heard])
-        columns = [f"last {3 * WINDOW} before", f"{WINDOW} to {3 * WINDOW} after", f"last {3 * WINDOW}", "whole"]
+            cells += [f"{100 * one['accuracy']['mean']:.1f}", f"{100 * one['share']['mean']:.1f}"]
+            rows.append([name, *cells, heard])
+        columns = [
+            f"last {3 * WINDOW} before",
+            f"{WINDOW} to {3 * WINDOW} after",
+            f"last {3 * WINDOW}",
+            "whole",
+            "calls made, %",
+        ]
         parts.append(
             f"{float(share):.0%} of LLM calls\n\n" + markdown(["method", *columns, "alarm, queries after"], rows)
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 _MOST = 3.0
 """Bound of a surprise: one odd label is no drift."""
-_RATE = 0.01
+_RATE = 0.003
 """Of the running mean that surprises are taken against: no level is quite calibrated."""
 _SETTLING = 30
 """Labels before the mean is one."""

@@ -83,7 +83,7 @@ class Settings:
     deferral_rate: float = 3e-3
     deferral_l2: float = 1e-2
     drift_slack: float = 0.3
-    drift_alarm: float = 20.0
+    drift_alarm: float = 15.0
     drift_restart: int = 100
 
     def price(self, mu: float) -> float:

@@ -47,7 +47,7 @@ def test_a_spent_budget_wants_no_more():
 
 def test_labels_that_are_as_likely_as_was_said_raise_no_alarm():
     rng = np.random.default_rng(0)
-    test = PageHinkley(0.3, 20.0)
+    test = PageHinkley(0.3, 15.0)
     surprises = [surprise(p, int(rng.choice(5, p=p))) for p in rng.dirichlet(np.ones(5), size=20_000)]
     assert abs(np.mean(surprises)) < 0.05
     assert not any(test.add(s, i) for i, s in enumerate(surprises))
@@ -61,7 +61,7 @@ def test_a_label_of_less_probability_surprises_more():
 
 def test_a_rise_is_noticed_and_dated():
     rng = np.random.default_rng(0)
-    test = PageHinkley(0.3, 20.0)
+    test = PageHinkley(0.3, 15.0)
     values = np.concatenate([rng.normal(0, 1, 500), rng.normal(1, 1, 200)])
     alarmed = next(i for i, value in enumerate(values) if test.add(float(value), i))
     assert 500 < alarmed < 570
