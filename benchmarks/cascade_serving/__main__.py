@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.application import application, profile
 from benchmarks.cascade_serving.ask import Endpoint, ask_all
-from benchmarks.cascade_serving.figures import MOST_RATIO, Run, figures, missed
+from benchmarks.cascade_serving.figures import FEWEST_HELD, MOST_RATIO, Run, figures, missed
 from benchmarks.cascade_serving.plot import draw
 from benchmarks.process import BUILD, free_port, stop_in_order_on_sigterm
 from benchmarks.stamp import environment, one_line
@@ -142,10 +142,10 @@ def table(found: dict[str, dict[str, Any]], more: dict[str, Any], args: argparse
         "every query in one shuffled order. Quality drop = (always large - cascade) / always large. Accepted: held "
         "against the weak pool alone on the same queries; escalated: against the strong pool alone, plainly and less "
         f"the weak pool's probe, which is held to {MOST_RATIO:g} at most for {STREAM} ({CASCADE} waits for the whole "
-        "weak answer). As shipped the weak pool is not asked where the router's score alone leaves it no hope; all "
-        f"probed: it is asked every query; raced: scores from {args.race[0]:g} to {args.race[1]:g} begin the strong "
-        f"call at once, while races waste at most {args.race[2]:.0%} of all tokens. "
-        f"Wasted: tokens that are in no answer. Targets: {kept}.\n\n"
+        f"weak answer) and of {FEWEST_HELD} streams at least. As shipped the weak pool is not asked where the router's "
+        "score alone leaves it no hope; all probed: it is asked every query; raced: scores from "
+        f"{args.race[0]:g} to {args.race[1]:g} begin the strong call at once, while races waste at most "
+        f"{args.race[2]:.0%} of all tokens. Wasted: tokens that are in no answer. Targets: {kept}.\n\n"
         f"{one_line(more['environment'])}, seed {more['seed']}\n"
     )
 

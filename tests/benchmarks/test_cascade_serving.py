@@ -19,15 +19,16 @@ def reply(quality: float, pool: str, first_ms: float, **rest: float) -> Reply:
     return Reply("x", quality, pool, first_ms, **figures)  # type: ignore[arg-type]
 
 
-def by_hand(escalated_ms: float = 20.0) -> Run:
-    """Ten queries; the cascade takes the weak answer of six, and loses one."""
+def by_hand(escalated_ms: float = 20.0, times: int = 1) -> Run:
+    """Ten queries, so many times over; the cascade takes the weak answer of six of ten, and loses one."""
     weak = [reply(float(i < 5), "small", 10.0) for i in range(10)]
     strong = [reply(1.0, "large", 10.0) for _ in range(10)]
     cascade = [
         reply(float(i != 5), "small", 12.0) if i < 6 else reply(1.0, "large", escalated_ms, wasted_tokens=10)
         for i in range(10)
     ]
-    return Run([f"q{i}" for i in range(10)], "w", "s", {"w": weak, "s": strong, STREAM: cascade})
+    replies = {"w": weak * times, "s": strong * times, STREAM: cascade * times}
+    return Run([f"q{i}" for i in range(10 * times)], "w", "s", replies)
 
 
 def test_figures_by_hand() -> None:
@@ -42,9 +43,16 @@ def test_figures_by_hand() -> None:
 
 
 def test_what_is_missed_is_told() -> None:
-    run = by_hand(escalated_ms=40.0)
+    run = by_hand(escalated_ms=40.0, times=10)
     told = missed(figures(run, 0), run)
     assert [line.partition(": ")[2][:10] for line in told] == ["quality dr", "TTFT of es", "TTFT of es"]
+
+
+def test_the_median_of_a_few_streams_is_shown_and_not_held() -> None:
+    run = by_hand(escalated_ms=40.0)
+    found = figures(run, 0)
+    assert found[STREAM]["escalated"]["ratio"] > 2
+    assert [line.partition(": ")[2][:10] for line in missed(found, run)] == ["quality dr"]
 
 
 def test_a_stream_is_read() -> None:
