@@ -14,6 +14,7 @@ from serve_app.cascade.combined import Combined, fit_combined
 from serve_app.cascade.cost_aware import CostAware, fit_relative_cost
 from serve_app.cascade.signals import Brevity, Entropy, Margin, MeanLogprob, MinLogprob, Prior, QuantileLogprob
 from serve_app.cascade.signals import SumLogprob as Sum
+from serve_app.errors import InsufficientData
 
 Floats = NDArray[np.float64]
 NOT_TAKEN: Final = -1.0
@@ -93,6 +94,10 @@ def fit_judge(
         signals, values = (*signals, scorer), np.column_stack([raw, outside])
     if len(signals) == 1:
         signal, known = signals[0], values[:, 0]
+        if not np.isfinite(known).any():
+            raise InsufficientData(
+                f"signal {signal.name} can be told of no answer: collect what it needs, or take another"
+            )
     else:
         signal, known = fit_combined(signals, values, ok, plan.seed)
     calibrator = fit_calibrator(plan.calibrator, known, ok)

@@ -1,0 +1,115 @@
+"""`jethro cascade`: from recorded answers to a fitted chain, through the commands alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cascade.recordings import made_up
+from tests.cli.conftest import Run
+
+
+def saved(path: Path, n: int = 400, seed: int = 0, **more: object) -> str:
+    """Made-up answers as a file."""
+    recorded = made_up(n, seed)
+    with path.open("w") as out:
+        for i, judged in enumerate(recorded.judged):
+            models = {
+                name: {
+                    "ok": recorded.ok[i, j],
+                    "cost": recorded.cost_usd[i, j],
+                    "ans": judged[j].text,
+                    "tokens": [[t.token, t.logprob, [list(pair) for pair in t.top]] for t in judged[j].logprobs],
+                }
+                for j, name in enumerate(recorded.models)
+            }
+            row = {"i": i, "split": recorded.splits[i], "prompt": recorded.prompts[i], "m": models, **more}
+            out.write(json.dumps(row) + "\n")
+    return str(path)
+
+
+FIT = ("--target", "quality-drop=0.02", "--signals", "mean_logprob,brevity")
+
+
+def test_a_chain_is_fitted_shown_and_measured(run: Run, tmp_path: Path) -> None:
+    learn, other = saved(tmp_path / "a.jsonl", 600), saved(tmp_path / "b.jsonl", seed=1)
+    out = str(tmp_path / "chain")
+    fitted = run("cascade", "fit", "--data", learn, "--chain", "small,large", "--out", out, *FIT)
+    assert fitted.exit_code == 0, fitted.stderr
+    assert "small: taken at" in fitted.stdout and "large: always taken" in fitted.stdout
+    assert "cost-aware" in fitted.stderr and "held out" in fitted.stderr
+    shown = run("cascade", "show", out)
+    assert shown.exit_code == 0 and shown.stdout in fitted.stdout
+    measured = run("cascade", "evaluate", out, "--data", other)
+    assert measured.exit_code == 0 and "AUC" in measured.stdout and "ask the last level" in measured.stdout
+
+
+def test_measuring_on_what_it_was_fitted_on_is_refused(run: Run, tmp_path: Path) -> None:
+    learn, out = saved(tmp_path / "a.jsonl"), str(tmp_path / "chain")
+    assert run("cascade", "fit", "--data", learn, "--out", out, *FIT, "--no-cost-aware").exit_code == 0
+    refused = run("cascade", "evaluate", out, "--data", learn)
+    assert refused.exit_code == 2 and "was fitted on these answers" in refused.stderr
+    assert run("cascade", "evaluate", out, "--data", learn, "--force").exit_code == 0
+
+
+def test_a_split_and_a_probe(run: Run, tmp_path: Path) -> None:
+    learn, out = saved(tmp_path / "a.jsonl", 800), tmp_path / "chain"
+    options = ("--split", "train", "--probe-tokens", "1", "--no-cost-aware", "--calibrator", "auto")
+    done = run("cascade", "fit", "--data", learn, "--out", str(out), *FIT, *options)
+    assert done.exit_code == 0, done.stderr
+    body = json.loads((out / "chain.json").read_text())
+    assert body["probe_tokens"] == 1 and body["data"]["queries"] == 400
+    assert "judges the first 1 tokens" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--target", "speed=1"), "target 'speed=1': write"),
+        (("--target", "cost=1e-9"), "cannot be met"),
+        (("--signals", "hope"), "signal 'hope' is not known"),
+        (("--signals", ","), "name at least one"),
+        (("--chain", "small"), "at least two models"),
+        (("--chain", "small,huge"), "no model 'huge'"),
+        (("--split", "dev"), "no split 'dev'"),
+        (("--calibrator", "magic"), "calibrator 'magic' is not known"),
+        (("--signals", "agreement"), "signal agreement can be told of no answer"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(run: Run, tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+    learn = saved(tmp_path / "a.jsonl", 200)
+    done = run("cascade", "fit", "--data", learn, "--out", str(tmp_path / "c"), *FIT, *options)
+    assert done.exit_code == 2 and says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_no_data_and_no_chain(run: Run, tmp_path: Path) -> None:
+    done = run("cascade", "fit", "--data", str(tmp_path / "x.jsonl"), "--out", str(tmp_path), *FIT)
+    assert done.exit_code == 2 and "no such file" in done.stderr
+    done = run("cascade", "show", str(tmp_path))
+    assert done.exit_code == 2 and "give the folder that `jethro cascade fit` wrote" in done.stderr
+
+
+def test_lab_answers_are_collected(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "lab.jsonl"
+    done = run("cascade", "collect", "--lab", "40", "--half", "measure", "--chain", "tiny,small", "--out", str(out))
+    assert done.exit_code == 0, done.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 40 and list(rows[0]["m"]) == ["tiny", "small"] and 0 <= rows[0]["prior"] <= 1
+    assert "next: jethro cascade fit" in done.stdout
+    again = run("cascade", "collect", "--lab", "40", "--out", str(out))
+    assert again.exit_code == 2 and "is there already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "give one of --prompts FILE and --lab N"),
+        (("--lab", "5", "--prompts", "x.jsonl"), "give one of"),
+        (("--lab", "5", "--temperature", "1"), "--lab answers in here at temperature 0"),
+        (("--prompts", "x.jsonl"), "--metric is missing"),
+        (("--prompts", "x.jsonl", "--metric", "exact"), "x.jsonl: no such file"),
+    ],
+)
+def test_collecting_says_what_is_missing(run: Run, tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+    done = run("cascade", "collect", "--out", str(tmp_path / "o.jsonl"), *options)
+    assert done.exit_code == 2 and says in done.stderr
