@@ -196,6 +196,19 @@ def answers(half: Half, n: int, folder: Path) -> Recorded:
     return read(folder / f"{half}.jsonl")
 
 
+def compared(learn: Recorded, measured: Recorded, target: Target) -> Iterator[Row]:
+    """Every mix at every prefix, told as it is measured."""
+    for prefix in PREFIXES:
+        for name, plan in mixes():
+            if prefix is not None and plan.scorer is not None:
+                continue  # a character or three say nothing to a sentence encoder
+            started = perf_counter()
+            row = measure(name, replace(plan, prefix=prefix), learn, measured, target)
+            figures = f"AUC {row.auc:.4f}, {100 * row.strong_share:.1f} % strong, drop {100 * row.drop:.2f} %"
+            _say(f"{row.tokens:>5} {name:30} {figures}, {perf_counter() - started:.1f} s")
+            yield row
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """0 if the chains that ship keep their bounds on the half they have not seen."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cascade_signals", description=__doc__)
@@ -209,19 +222,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(argv)
     stamp = environment()
+    stamp["command"] = " ".join(Path(word).name for word in stamp["command"].split())  # where data lie is no result
     with TemporaryDirectory() as folder:
         learn = answers("learn", options.learn, Path(folder))
         measured = answers("measure", options.measure, Path(folder))
-    rows = []
-    for prefix in PREFIXES:
-        for name, plan in mixes():
-            if prefix is not None and plan.scorer is not None:
-                continue  # a character or three say nothing to a sentence encoder
-            started = perf_counter()
-            row = measure(name, replace(plan, prefix=prefix), learn, measured, Target.parse(options.target))
-            rows.append(row)
-            _say(f"{row.tokens:>5} {name:30} AUC {row.auc:.4f}, {100 * row.strong_share:.1f} % strong, "
-                 f"drop {100 * row.drop:.2f} %, {perf_counter() - started:.1f} s")  # fmt: skip
+    rows = list(compared(learn, measured, Target.parse(options.target)))
     chains = shipped(measured)
     pairs = {
         path.name.partition(".")[0]: [r for pair in options.pair for r in pair_rows(read(path), *pair.split(":"))]

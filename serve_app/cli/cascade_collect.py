@@ -67,19 +67,9 @@ def collect(
         assert prompts is not None
         if metric is None:
             raise ConfigError("--metric is missing: exact, number, ... grades the answers (see `jethro data score`)")
-        from serve_app.learning.prompts import asked_of_file
-        from serve_app.types import Sampling
-
-        asked = asked_of_file(prompts, limit)
         where = Where.of(config, set_, url, list(names))
-        sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
-        per_call = min(max(samples, verdicts, 1), where.config.limits.n)
-        asking = _Asking(out, sampling, concurrency, per_call, samples, verdicts, split, metric)
-        try:
-            rows = asyncio.run(_pools(asked, where, asking))
-        except KeyboardInterrupt:
-            typer.echo("\nstopped; the same command goes on from here", err=True)
-            raise typer.Exit(_STOPPED) from None
+        asking = _Asking(out, temperature, max_tokens, seed, concurrency, samples, verdicts, split, metric)
+        rows = asking.rows(prompts, limit, where)
     if router:
         _add_priors(rows, router)
     write_rows(rows[:limit], out)
@@ -91,20 +81,31 @@ class _Asking:
     """The options of a collection from pools."""
 
     out: Path
-    sampling: Any
+    temperature: float
+    max_tokens: int | None
+    seed: int
     concurrency: int
-    per_call: int
     samples: int
     verdicts: int
     split: str
     metric: str
 
+    def rows(self, prompts: Path, limit: int | None, where: Where) -> list[dict[str, Any]]:
+        """Ask; Ctrl-C ends the program, and the same command goes on."""
+        from serve_app.learning.prompts import asked_of_file
+
+        asked = asked_of_file(prompts, limit)
+        try:
+            return asyncio.run(_pools(asked, where, self))
+        except KeyboardInterrupt:
+            typer.echo("\nstopped; the same command goes on from here", err=True)
+            raise typer.Exit(_STOPPED) from None
+
 
 def _lab(
     n: int, half: Literal["learn", "measure"], seed: int, samples: int, models: tuple[str, ...], router: str
 ) -> list[dict[str, Any]]:
-    from importlib.resources import files
-
+    from serve_app.lab import models_dir
     from serve_app.learning.lab_queries import unseen_queries
     from serve_app.learning.lab_recording import LabPlan, lab_rows
     from serve_app.routing.registry import load_router
@@ -114,7 +115,7 @@ def _lab(
     if half == "learn" and data.get("source") == "lab":
         known = frozenset(i.prompt for i in unseen_queries(int(data["n"]), int(data["seed"]), "learn"))
     plan = LabPlan(n, half, seed, models, samples=samples, without=known)
-    return lab_rows(Path(str(files("serve_app.lab"))) / "models", plan, lambda line: typer.echo(line, err=True))
+    return lab_rows(models_dir(), plan, lambda line: typer.echo(line, err=True))
 
 
 async def _pools(asked: "Sequence[Asked]", where: Where, asking: _Asking) -> list[dict[str, Any]]:
@@ -123,6 +124,7 @@ async def _pools(asked: "Sequence[Asked]", where: Where, asking: _Asking) -> lis
     from serve_app.learning.cascade_recording import Means, RecordPlan, record
     from serve_app.learning.journal import Journal
     from serve_app.learning.quality import get_metric
+    from serve_app.types import Sampling
 
     def journal(
         name: str, items: "Sequence[Asked]", pools: "Mapping[str, Pool]", how: "How"
@@ -132,7 +134,9 @@ async def _pools(asked: "Sequence[Asked]", where: Where, asking: _Asking) -> lis
     async def grade(dataset: "Dataset") -> "Dataset":
         return await get_metric(asking.metric).score(dataset, lambda line: typer.echo(line, err=True))
 
-    how = How(asking.sampling, asking.concurrency, asking.per_call)
+    sampling = Sampling(max_tokens=asking.max_tokens, temperature=asking.temperature, seed=asking.seed)
+    per_call = min(max(asking.samples, asking.verdicts, 1), where.config.limits.n)
+    how = How(sampling, asking.concurrency, per_call)
     plan = RecordPlan(how, asking.samples, asking.verdicts, asking.split)
     async with where.opened() as pools:
         ordered = {name: pools[name] for name in (where.pools or tuple(pools))}
