@@ -60,6 +60,7 @@ def queries(args: argparse.Namespace) -> list[Row]:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Start the application, make the runs one after another."""
     stamp, rows, labels = environment(), queries(args), args.labels.split(",")
+    stamp["command"] = stamp["command"].replace(str(args.file), args.file.name)
     record(labels, {row.text: row.expert for row in rows})
     store, folder, port = BUILD / "stream_service.sqlite3", BUILD / "stream_service", free_port()
     shutil.rmtree(folder, ignore_errors=True)
