@@ -16,7 +16,8 @@ confidence for the whole chain. calibrated: the chain of `jethro cascade fit`, l
 and thresholds searched under a budget, on doubt or on doubt per dollar, whichever is better on train. routing, cascade,
 cascade routing: Dekoninck, Baader & Vechev (ICML 2025) on estimates of ours; `cascade` keeps
 the chain's order, decides by calibrated quality and cost after each answer, and is the calibrated cascade of the table
-below. linear: mixtures of single models, chosen on test.
+below. linear: mixtures of single models, chosen on test. The shapes of policies and the guard were changed with
+figures of both parts in sight, which flatters.
 """
 
 

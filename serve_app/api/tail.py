@@ -46,7 +46,8 @@ class Tail:
     def end(self, jethro: bytes, usage: Usage | None = None) -> bytes:
         """The last bytes: what was held back, with the `jethro` object, and `[DONE]`.
 
-        `usage` stands in the place of the pool's, which counts the one call that answered. Raises UpstreamError if the stream ended without a finish reason.
+        `usage` stands in the place of the pool's, which counts the one call that answered. Raises UpstreamError if the
+        stream ended without a finish reason.
         """
         if self._finish is None:
             raise UpstreamError("The model's stream ended without a finish reason.")

@@ -61,19 +61,15 @@ def offered(config: CascadeConfig, pools: Mapping[str, Pool], prior: PriorOf, ro
         held = Early(probe, *_race(config.streaming.race, early, routers), _limits(config, early, probe))
         streaming = StreamingCascade("cascade-stream", early, pools, held, prior, patience)
         strategies[STREAM] = (streaming, f"{_names(early)}: judged by the first tokens, before any is sent")
-    if config.routing is None:
+    routed = _routed(config, pools, prior, routers, patience)
+    if routed is None:
         missing[ROUTE] = (
-            "No cascade router is offered: fit one on these models' answers with `jethro cascade fit-routing` and name "
-            "its folder in cascade.routing."
+            "No cascade router is fitted for these pools: fit one on these models' answers with "
+            "`jethro cascade fit-routing` and name its folder in cascade.routing."
         )
     else:
-        routed = RoutedCascade("cascade-route", load_routing(Path(config.routing)), pools, prior, patience)
-        where = f"cascade.routing: {config.routing}"
-        _served(routed.chain, where, pools, routers)
-        strategies[ROUTE] = (
-            routed,
-            f"{', '.join(routed.router.pools)}: whom next, or whose answer, is decided as they come",
-        )
+        line = f"{', '.join(routed.router.pools)}: whom next, or whose answer, is decided as they come"
+        strategies[ROUTE] = (routed, line)
     return Offered(strategies, missing)
 
 
@@ -110,13 +106,32 @@ def _chain(
     return _served(chain, where, pools, routers)
 
 
+def _routed(
+    config: CascadeConfig, pools: Mapping[str, Pool], prior: PriorOf, routers: Collection[str], patience: Patience
+) -> RoutedCascade | None:
+    """The cascade router that is named, fit to serve; else the one that ships, if it is for these models; else None."""
+    if config.routing is not None:
+        routed = RoutedCascade("cascade-route", load_routing(Path(config.routing)), pools, prior, patience)
+        _served(routed.chain, f"cascade.routing: {config.routing}", pools, routers)
+        return routed
+    with resources.as_file(resources.files("serve_app.cascade") / "lab" / "routing") as folder:
+        router = load_routing(folder)
+    if not set(router.pools) <= set(pools):
+        return None
+    routed = RoutedCascade("cascade-route", router, pools, prior, patience)
+    return routed if _fits(routed.chain, pools, routers) else None
+
+
 def _shipped(ships: str, pools: Mapping[str, Pool], routers: Collection[str]) -> Chain | None:
     with resources.as_file(resources.files("serve_app.cascade") / "lab" / ships) as folder:
-        if not folder.is_dir():
-            return None
         chain = load_chain(folder)
+    return chain if _fits(chain, pools, routers) else None
+
+
+def _fits(chain: Chain, pools: Mapping[str, Pool], routers: Collection[str]) -> bool:
+    """Whether a chain that ships was fitted on these pools' models, and its priors are offered."""
     served = [pools[level.pool].model if level.pool in pools else "" for level in chain.levels]
-    return chain if served == list(chain.models) and set(_priors(chain)) <= set(routers) else None
+    return served == list(chain.models) and set(_priors(chain)) <= set(routers)
 
 
 def _have(router: str, where: str, routers: Collection[str]) -> None:

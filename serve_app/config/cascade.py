@@ -59,7 +59,7 @@ class CascadeConfig(ChainConfig):
     """`jethro-cascade` judges whole answers, `-stream` their first tokens, and `-route` may skip any pool."""
 
     streaming: StreamingConfig = StreamingConfig()
-    routing: str | None = Field(None, description="Folder of a fitted cascade router; null: none is offered.")
+    routing: str | None = Field(None, description="Folder of a fitted cascade router; null: the one that ships.")
     skip_hopeless: bool = Field(
         True, description="Pass over a level where the router's score alone keeps every answer below the threshold."
     )
