@@ -49,19 +49,24 @@ class Routes:
 
     async def models(self, request: Request) -> Response:
         """Every name that callers may put in `model`."""
-        data = [self._model(entry) for entry in self._services.catalogue.models()]
+        data = [self._model(entry) for entry in self._listed(request)]
         return json_response({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
         """One of them, by its id."""
         name = request.path_params["model_id"]
-        for entry in self._services.catalogue.models():
+        for entry in self._listed(request):
             if entry.id == name:
                 return json_response(self._model(entry))
         if name.startswith(PREFIX):
             raise ModelNotFound(f"The model {name[:100]!r} does not exist.", param="model")
         self._services.catalogue.resolve(name)  # a name that need not be listed, such as router-NAME-THRESHOLD
         return json_response(self._model(_Unlisted(name)))
+
+    def _listed(self, request: Request) -> list[ModelEntry]:
+        """All names but those of other tenants' streams."""
+        streams, tenant = self._services.streams, _caller(request).tenant
+        return [e for e in self._services.catalogue.models() if streams is None or streams.shown(e.id, tenant)]
 
     async def route(self, request: Request) -> Response:
         """The decision that a chat request would get, no model asked."""

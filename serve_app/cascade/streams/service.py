@@ -80,6 +80,11 @@ class Streams:
         """Streams that can be asked now."""
         return sorted(self._following.acting)
 
+    def shown(self, model: str, tenant: str | None) -> bool:
+        """Whether a tenant may see a model's name: any but that of another tenant's stream."""
+        acting = self._following.acting.get(model.removeprefix(PREFIX)) if model.startswith(PREFIX) else None
+        return acting is None or _owns(acting.owner, tenant)
+
     async def create(self, wanted: Wanted) -> dict[str, Any]:
         """Make a stream; see StreamRegistry.create. Raises RequestError for a spec out of bounds."""
         check_spec(wanted.spec, Bounds(self._options.labels, tuple(self._pools)))
