@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.application import application, profile
+from benchmarks.arguments import parsed, parser
 from benchmarks.cascade_serving.ask import Endpoint, ask_all
 from benchmarks.cascade_serving.figures import FEWEST_HELD, MOST_RATIO, Run, figures, missed
 from benchmarks.cascade_serving.plot import draw
@@ -31,23 +32,10 @@ KINDS = ("accepted", "escalated", "escalated_after_probe")
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with a sentence on a wrong one."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.cascade_serving", description=__doc__.splitlines()[0])
-    p.add_argument("--url", help="a running endpoint, without /v1 (default: start the lab profile)")
-    p.add_argument("--n", type=int, default=1500, help="unseen queries, each asked of every model")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--weak", default="jlab-small", help="model id of the small pool")
-    p.add_argument("--strong", default="jlab-large", help="model id of the large pool")
-    p.add_argument("--concurrency", type=int, default=4)
+    p = parser("cascade_serving", __doc__ or "", n=1500, concurrency=4)
     p.add_argument("--probe-tokens", type=int, default=1, help="as the streaming chain was fitted")
     p.add_argument("--race", type=float, nargs=3, default=(0.05, 1.0, 0.05), metavar=("LOW", "HIGH", "SHARE"))
-    p.add_argument("--api-key-env", help="environment variable that holds the key")
-    p.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
-    args = p.parse_args(argv)
-    if args.n < 100:
-        p.error(f"--n {args.n}: give at least 100, fewer say nothing")
-    if args.api_key_env and not os.environ.get(args.api_key_env):
-        p.error(f"--api-key-env {args.api_key_env}: the variable is not set")
-    return args
+    return parsed(p, argv)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.application import application, profile
+from benchmarks.arguments import parsed, parser
 from benchmarks.process import BUILD, free_port
 from benchmarks.routing_quality.ask import Endpoint, Reply, ask_all
 from benchmarks.routing_quality.figures import Answers, figures
@@ -29,22 +30,9 @@ from serve_app.learning.lab_queries import unseen_queries
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with a sentence on a wrong one."""
-    p = argparse.ArgumentParser(prog="python -m benchmarks.routing_quality", description=__doc__.splitlines()[0])
-    p.add_argument("--url", help="a running endpoint, without /v1 (default: start the lab profile)")
-    p.add_argument("--n", type=int, default=2000, help="unseen queries, balanced over task and difficulty")
-    p.add_argument("--seed", type=int, default=0)
+    p = parser("routing_quality", __doc__ or "", n=2000, concurrency=32)
     p.add_argument("--model", default="jethro", help="the name that the router answers for")
-    p.add_argument("--weak", default="jlab-small", help="model id of the small pool")
-    p.add_argument("--strong", default="jlab-large", help="model id of the large pool")
-    p.add_argument("--concurrency", type=int, default=32)
-    p.add_argument("--api-key-env", help="environment variable that holds the key")
-    p.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
-    args = p.parse_args(argv)
-    if args.n < 100:
-        p.error(f"--n {args.n}: give at least 100, fewer say nothing")
-    if args.api_key_env and not os.environ.get(args.api_key_env):
-        p.error(f"--api-key-env {args.api_key_env}: the variable is not set")
-    return args
+    return parsed(p, argv)
 
 
 def main(argv: list[str] | None = None) -> int:
