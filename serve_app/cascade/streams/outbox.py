@@ -89,8 +89,9 @@ class Outbox:
         """Send for ever; cancel it to stop."""
         while True:
             await self._some.wait()
-            if all(len(w.events) < _BATCH for w in self._waiting.values()):
-                await self._pause(_GATHER_S)
+            now_s = self._clock()
+            if not any(w.due_s <= now_s and len(w.events) >= _BATCH for w in self._waiting.values()):
+                await self._pause(_GATHER_S)  # for more, or until a Learner that is away is asked again
             await self.send()
             if not self._waiting:
                 self._some.clear()
