@@ -105,16 +105,16 @@ async def test_a_full_engine_refuses(folder):
 
 async def test_a_failing_step_fails_the_running_and_the_engine_goes_on(engine, caplog):
     batch = engine._worker._batch
-    forward, calls = batch._model, []
+    forward, failed = batch._model, []
 
     def broken(**inputs):
-        calls.append(inputs["input_ids"].shape)
-        if len(calls) == 4:
+        if not failed and engine.health().running == 3:  # all of them have joined
+            failed.append(True)
             raise RuntimeError("out of memory")
         return forward(**inputs)
 
     batch._model = broken
-    asked = [text(engine, query(max_tokens=50)) for _ in range(3)]
+    asked = [text(engine, query(max_tokens=400)) for _ in range(3)]
     found = await asyncio.gather(*asked, return_exceptions=True)
     assert all(isinstance(error, UpstreamError) for error in found)
     assert "out of memory" in caplog.text
