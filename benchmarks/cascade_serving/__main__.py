@@ -9,8 +9,6 @@ import asyncio
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from benchmarks.cascade_serving.ask import Endpoint, ask_all
 from benchmarks.cascade_serving.figures import FEWEST_HELD, MOST_RATIO, Run, figures, missed
 from benchmarks.cascade_serving.plot import draw
 from benchmarks.process import BUILD, free_port, stop_in_order_on_sigterm
+from benchmarks.progress import progress
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from serve_app.lab.tasks import Item
@@ -79,19 +78,6 @@ def measured(args: argparse.Namespace, items: list[Item], url: str, cascades: li
     told = progress(", ".join(models), len(items) * len(models))
     replies = asyncio.run(ask_all(endpoint, models, items, args.seed, told))
     return Run([item.prompt for item in items], args.weak, args.strong, replies)
-
-
-def progress(what: str, total: int) -> Callable[[int], None]:
-    """Prints a line every tenth of the way."""
-    began = time.perf_counter()
-    step = max(1, total // 10)
-
-    def told(done: int) -> None:
-        if done % step == 0 or done == total:
-            rate = done / (time.perf_counter() - began)
-            print(f"{what}: {done:,} of {total:,} answered, {rate:.0f} a second", file=sys.stderr, flush=True)
-
-    return told
 
 
 def table(found: dict[str, dict[str, Any]], more: dict[str, Any], args: argparse.Namespace) -> str:

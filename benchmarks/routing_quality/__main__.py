@@ -9,8 +9,6 @@ import asyncio
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 from benchmarks.application import application, profile
 from benchmarks.arguments import parsed, parser
 from benchmarks.process import BUILD, free_port
+from benchmarks.progress import progress
 from benchmarks.routing_quality.ask import Endpoint, Reply, ask_all
 from benchmarks.routing_quality.figures import Answers, figures
 from benchmarks.routing_quality.plot import draw
@@ -63,19 +62,6 @@ async def ask(endpoint: Endpoint, args: argparse.Namespace, items: list[Item]) -
     name = f"router-random-{1 - share:.4f}"
     random = await ask_all(endpoint, name, items, progress(name, len(items)))
     return Answers([item.prompt for item in items], weak, strong, routed, random)
-
-
-def progress(name: str, total: int) -> Callable[[int], None]:
-    """Prints a line every tenth of the way."""
-    started = time.perf_counter()
-    step = max(1, total // 10)
-
-    def told(done: int) -> None:
-        if done % step == 0 or done == total:
-            rate = done / (time.perf_counter() - started)
-            print(f"{name}: {done:,} of {total:,} answered, {rate:.0f} a second", file=sys.stderr, flush=True)
-
-    return told
 
 
 def table(found: dict[str, Any]) -> str:
