@@ -113,9 +113,9 @@ class Services:
 
     async def aclose(self) -> None:
         """Write what is queued, then close the pools. Idempotent."""
+        await self.store.aclose()  # first: what is queued must be written even if the time to stop is short
         if self.streams is not None:
             await self.streams.aclose()
-        await self.store.aclose()  # first: what is queued must be written even if the time to stop is short
         await self.routers.aclose()
         for pool in self.pools.values():
             await pool.aclose()
