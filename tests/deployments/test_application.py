@@ -12,6 +12,7 @@ from serve_app.deployments import build
 from serve_app.deployments.application import BuildArgs, deployment_name
 from serve_app.deployments.run import check_port, check_secrets, start, why_failed
 from serve_app.errors import ConfigError
+from tests.integration.serving import free_port
 
 
 @pytest.mark.parametrize("profile", ["lab", "lab-vllm", "gpu", "remote"])
@@ -47,6 +48,7 @@ def test_unset_secrets_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_model_folder_stops_the_start_before_ray() -> None:
     tree = load("lab").model_dump()
+    tree["server"]["port"] = free_port()  # an endpoint may be running here
     tree["pools"]["small"]["engine"]["path"] = "/nowhere/model"
     with pytest.raises(ConfigError, match=r"pools\.small\.engine\.path: /nowhere/model: no such folder"):
         start(Config.model_validate(tree))
