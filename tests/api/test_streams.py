@@ -171,7 +171,8 @@ async def test_tenants_have_their_own_streams(client, tmp_path):
     assert (await theirs.get("/v1/streams/mood")).status_code == 404
     assert (await theirs.delete("/v1/streams/mood")).status_code == 404
     assert (await theirs.post("/v1/chat/completions", json=ask("joy"))).status_code == 404
-    assert (await theirs.post("/v1/streams", json=MADE)).status_code == 404
+    taken = await theirs.post("/v1/streams", json=MADE)
+    assert (taken.status_code, taken.json()["error"]["param"]) == (409, "name")
     assert (await ours.get("/v1/streams/mood")).status_code == 200
     assert (await theirs.get("/v1/models/jethro-stream-mood")).status_code == 404
     listed = [[m["id"] for m in (await who.get("/v1/models")).json()["data"]] for who in (ours, theirs)]

@@ -57,6 +57,18 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Acting:
+    """A stream as a Gateway acts on it: replaced as a whole when the Learner publishes. `note`: for the Decision."""
+
+    spec: StreamSpec
+    policy: Policy
+    uid: str
+    owner: str | None
+    tag: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """A stream to be made. `reset`: what was learned under this name may be given up."""
 

@@ -18,9 +18,11 @@ import safetensors.numpy
 
 from serve_app.cascade.online.base import Arrays
 from serve_app.cascade.streams.files import write_whole
+from serve_app.errors import ConfigError
 
 _KEPT: Final = 2
 _FORMAT: Final = 1
+_CORRUPT: Final = (ValueError, KeyError, safetensors.SafetensorError)
 log = logging.getLogger("jethro.streams")
 
 
@@ -52,13 +54,26 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             path.unlink()
 
 
+def latest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that can be read, for who does not own the folder: nothing is changed in it."""
+    for number, path in list(_found(folder)):
+        try:
+            return _load(number, path)
+        except (OSError, *_CORRUPT, ConfigError) as e:
+            log.warning("%s is not read: %s", path, e)
+    return None
+
+
 def newest(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
-    """The newest checkpoint that can be read, and those that could not be, now named `.corrupt`."""
+    """The newest checkpoint that can be read, and those that could not be, now named `.corrupt`.
+
+    Raises ConfigError for one that is whole but of another format: that one is left as it is.
+    """
     corrupt: list[Path] = []
     for number, path in list(_found(folder)):
         try:
             return _load(number, path), corrupt
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as e:
+        except (OSError, *_CORRUPT) as e:
             aside = path.with_name(path.name + ".corrupt")
             path.replace(aside)
             corrupt.append(aside)
@@ -93,7 +108,10 @@ def _load(number: int, path: Path) -> Checkpoint:
     with safetensors.safe_open(path, "numpy") as file:
         told = json.loads(file.metadata()["values"])
     if told.get("format") != _FORMAT:
-        raise ValueError(f"it has format {told.get('format')}, not {_FORMAT}")
+        raise ConfigError(
+            f"{path} has format {told.get('format')}, and this version reads {_FORMAT}: start the version that wrote "
+            "it, or begin anew: create the stream again with reset"
+        )
     return Checkpoint(number, safetensors.numpy.load(content), told["values"])
 
 

@@ -3,38 +3,33 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from serve_app.cascade.online.base import Policy, StreamSpec
-from serve_app.cascade.streams.base import Core, LearnerPort, Published
+from serve_app.cascade.streams.base import Acting, Core, LearnerPort, Published
+from serve_app.cascade.streams.kept import kept
 from serve_app.cascade.streams.spec import spec_from_json
 from serve_app.cascade.streams.wire import arrays_from_bytes
-from serve_app.errors import JethroError, PoolUnavailable
+from serve_app.errors import PoolUnavailable
 
 _ASK_S: Final = 5.0
 """Longest wait for the Learner's word."""
 log = logging.getLogger("jethro.streams")
 
 
-@dataclass(frozen=True, slots=True)
-class Acting:
-    """A stream as it is acted on: replaced as a whole when the Learner publishes."""
-
-    spec: StreamSpec
-    policy: Policy
-    uid: str
-    owner: str | None
-    tag: str
-
-
 class Following:
-    """`acting` and `told` hold what was last heard; while the Learner is away they stay as they are."""
+    """`acting` and `told` hold what was last heard; while the Learner is away they stay as they are.
 
-    def __init__(self, port: LearnerPort, core: Core, every_s: float) -> None:
-        self._port, self._core, self._every_s = port, core, every_s
+    One that is away when it is first asked left checkpoints in `folder`, perhaps within reach: they are taken up.
+    """
+
+    def __init__(self, port: LearnerPort, core: Core, every_s: float, folder: Path) -> None:
+        self._port, self._core, self._every_s, self._folder = port, core, every_s, folder
+        self._begun = False
         self._asking: asyncio.Task[None] | None = None
         self._trouble = ""
+        self._odd: dict[str, str] = {}
+        """By stream, the tag of a policy that could not be used: told of once."""
         self.acting: dict[str, Acting] = {}
         """Streams that can be acted on."""
         self.told: Mapping[str, Published] = {}
@@ -71,11 +66,20 @@ class Following:
             if not self.away or not self._trouble:
                 log.warning("the Learner does not answer; the policies stay as they are: %r", e)
             self._trouble, self.away = repr(e), True
+            if not self._begun:
+                await self._recall()
             return
         if self.away and self._trouble:
             log.warning("the Learner answers again")
-        self._trouble, self.away = "", False
+        self._trouble, self.away, self._begun = "", False, True
         await self._take(told)
+
+    async def _recall(self) -> None:
+        self._begun = True
+        self.acting = await asyncio.to_thread(kept, self._folder, self._core)
+        self.told = {name: Published("", acting.uid, acting.owner, {}) for name, acting in self.acting.items()}
+        if self.acting:
+            log.warning("until the Learner answers, checkpoints are acted by: %s", ", ".join(self.acting))
 
     async def _take(self, told: Mapping[str, Published]) -> None:
         acting: dict[str, Acting] = {}
@@ -88,11 +92,14 @@ class Following:
                 continue
             try:
                 acting[name] = await asyncio.to_thread(self._acting, published, published.spec, published.policy)
-            except (JethroError, KeyError, ValueError) as e:
-                log.error("the policy %s of stream %s cannot be used: %r", published.tag, name, e)
+            except Exception as e:  # of a Learner of another version, say: the other streams go on
+                if self._odd.get(name) != published.tag:
+                    log.error("the policy %s of stream %s cannot be used: %r", published.tag, name, e)
+                self._odd[name] = published.tag
                 if known is not None:
                     acting[name] = known
         self.acting, self.told = acting, told
+        self._odd = {name: tag for name, tag in self._odd.items() if name in told}
 
     def _acting(self, published: Published, spec: Mapping[str, Any], policy: bytes) -> Acting:
         found = spec_from_json(spec)

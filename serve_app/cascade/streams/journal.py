@@ -6,6 +6,7 @@ is left out and counted.
 
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,18 +28,24 @@ class Journal:
         if new:
             sync_folder(path.parent)
         self.lines, self.broken, self._size = self._read()
+        self._torn = False
 
     def append(self, line: bytes) -> None:
         """Keep a line (no line end in it). When this returns it is on the disk. Raises UpstreamError if it is not."""
         whole = b"%08x " % zlib.crc32(line) + line + b"\n"
         try:
+            if self._torn:  # half a line would spoil the next one
+                os.ftruncate(self._file, self._size)
+            self._torn = True
             rest = whole
             while rest:
                 rest = rest[os.write(self._file, rest) :]
             os.fdatasync(self._file)
         except OSError as e:
-            os.ftruncate(self._file, self._size)  # half a line would spoil the next one
+            with suppress(OSError):  # then it is tried again before the next line
+                os.ftruncate(self._file, self._size)
             raise UpstreamError(f"{self.path} cannot be written ({e}): make room on that disk") from e
+        self._torn = False
         self._size += len(whole)
 
     def close(self) -> None:

@@ -3,7 +3,8 @@
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
@@ -12,7 +13,7 @@ from typing import Any, Final
 from serve_app.cascade.online.base import Learner, Policy
 from serve_app.cascade.streams.base import Batch, Budget, Core, Published, Wanted
 from serve_app.cascade.streams.files import lock_folder, sync_folder
-from serve_app.cascade.streams.spec import difference, spec_to_json
+from serve_app.cascade.streams.spec import difference, is_name, spec_to_json
 from serve_app.cascade.streams.stream import LearnedStream, owner_of
 from serve_app.cascade.streams.wire import arrays_to_bytes, batch_from_json
 from serve_app.errors import ConfigError, Conflict, NotFound, Overloaded, RequestError, UpstreamError
@@ -48,52 +49,50 @@ class StreamRegistry:
         """Every stream with its policy. One that cannot be read is there with its error."""
         self._lock = lock_folder(keeping.folder, _LOCK_S)
         for path in sorted(keeping.folder.iterdir()):
-            if path.name.startswith("."):  # one that was being forgotten
+            if path.name.startswith("."):  # one that was being made or forgotten
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.is_dir():
+            elif path.is_dir() and is_name(path.name):  # a disk may have folders of its own, `lost+found`
                 self._open(path)
 
     def create(self, wanted: Wanted) -> None:
         """Make a stream; the same one again changes nothing but its budget.
 
-        Raises Conflict if another stream has the name and `reset` is not set, Overloaded if there are too many,
-        RequestError if the spec cannot be learned, NotFound if another tenant has it.
+        Raises Conflict if another stream, or another tenant's, has the name and `reset` is not set, Overloaded if there
+        are too many, RequestError if the spec cannot be learned, UpstreamError if the disk does not take it.
         """
         name = wanted.spec.name
         there = self.published.get(name)
         if there is None and len(self.published) >= self._keeping.most:
             raise Overloaded(f"There are {self._keeping.most} streams: delete one, or raise streams.most.")
         if there is not None:
-            self._owned(name, wanted.owner)
+            if not _may(there, wanted.owner):
+                raise Conflict(f"The name {name!r} is taken: give another one.", param="name")
             if not wanted.reset:
                 self._again(wanted)
                 return
-        learner = self._learner(wanted)  # first: what cannot be must not cost what was learned
-        if there is not None:
-            self.delete(name, wanted.owner)
-        folder = self._keeping.folder / name
-        self._streams[name] = LearnedStream.create(folder, wanted.spec, wanted.owner, learner)
+        learner = self._learner(wanted)
+        with self._on_disk():
+            made = LearnedStream.create(self._keeping.folder, wanted.spec, wanted.owner, learner)
+            if there is not None:  # only now: what cannot be made must not cost what was learned
+                self._put_aside(name)
+            made.settle(self._keeping.folder / name)
+        self._streams[name] = made
         self._publish(name)
         log.warning("stream %s is made: %d labels", name, len(wanted.spec.labels))
 
     def budget(self, name: str, budget: Budget, owner: str | None = None) -> None:
         """Change a budget. Raises NotFound, or UpstreamError if the stream cannot be read."""
         self._owned(name, owner)
-        self._readable(name).budget(budget, self._core)
+        with self._on_disk():
+            self._readable(name).budget(budget, self._core)
         self._publish(name)
 
     def delete(self, name: str, owner: str | None = None) -> None:
-        """Forget a stream and all that was learned. Raises NotFound."""
+        """Forget a stream and all that was learned. Raises NotFound, UpstreamError if the disk does not forget it."""
         self._owned(name, owner)
-        stream = self._streams.pop(name, None)
-        if stream is not None:
-            stream.close()
-        aside = self._keeping.folder / f".{name}-{os.urandom(4).hex()}"
-        (self._keeping.folder / name).rename(aside)
-        sync_folder(self._keeping.folder)
-        shutil.rmtree(aside, ignore_errors=True)
+        with self._on_disk():
+            self._put_aside(name)
         self.published = {n: p for n, p in self.published.items() if n != name}
-        self._policies.pop(name, None)
 
     def report(self, line: bytes) -> None:
         """Keep a batch and learn from it. Of a stream that is not there any more nothing is kept.
@@ -153,7 +152,7 @@ class StreamRegistry:
 
     def _owned(self, name: str, owner: str | None) -> None:
         there = self.published.get(name)
-        if there is None or (there.owner is not None and there.owner != owner):
+        if there is None or not _may(there, owner):
             raise NotFound(f"No stream {name[:60]!r}.", param="name")
 
     def _readable(self, name: str) -> LearnedStream:
@@ -169,9 +168,28 @@ class StreamRegistry:
     def _checkpoint(self, stream: LearnedStream) -> None:
         try:
             stream.checkpoint()
-        except OSError as e:
+        except Exception as e:  # a full disk, or a state that cannot be written: the events are in the journal
             self._retry_s[stream.spec.name] = self._clock() + _RETRY_S
-            log.error("stream %s: no checkpoint could be written (%s); its journal goes on", stream.spec.name, e)
+            log.error("stream %s: no checkpoint could be written (%r); its journal goes on", stream.spec.name, e)
+
+    def _put_aside(self, name: str) -> None:
+        """A stream is no more, on the disk and here. Raises OSError, and leaves it as it was."""
+        aside = self._keeping.folder / f".{name}-{os.urandom(4).hex()}"
+        (self._keeping.folder / name).rename(aside)
+        sync_folder(self._keeping.folder)
+        stream = self._streams.pop(name, None)
+        if stream is not None:
+            stream.close()
+        shutil.rmtree(aside, ignore_errors=True)
+        self._policies.pop(name, None)
+        self._retry_s.pop(name, None)
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise UpstreamError(f"The Learner cannot write its folder ({e}): make room on that disk.") from e
 
     def _publish(self, name: str) -> None:
         stream = self._streams[name]
@@ -184,3 +202,8 @@ class StreamRegistry:
         spec = spec_to_json(stream.spec)
         published = Published(stream.tag, stream.uid, stream.owner, figures, spec=spec, policy=data)
         self.published = {**self.published, name: published}
+
+
+def _may(stream: Published, tenant: str | None) -> bool:
+    """Whether a tenant may see and change a stream: its own, or one that was made without a key."""
+    return stream.owner is None or stream.owner == tenant

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from serve_app.cascade.online.base import Walk
-from serve_app.cascade.streams.base import PREFIX, Budget, Core, LearnerPort, OnlineCore, Published, Wanted
-from serve_app.cascade.streams.following import Acting, Following
+from serve_app.cascade.streams.base import PREFIX, Acting, Budget, Core, LearnerPort, OnlineCore, Published, Wanted
+from serve_app.cascade.streams.following import Following
 from serve_app.cascade.streams.outbox import Outbox
 from serve_app.cascade.streams.spec import Bounds, check_budget, check_spec
 from serve_app.cascade.streams.strategy import StreamStrategy, Surroundings
@@ -49,7 +50,7 @@ class Streams:
     ) -> None:
         """`source` names this process among all that ever ran."""
         self._port, self._pools, self._options = port, pools, options
-        self._following = Following(port, core or OnlineCore(), options.poll_s)
+        self._following = Following(port, core or OnlineCore(), options.poll_s, Path(options.folder))
         self._outbox = Outbox(port, source, options.queue)
         self._around = Surroundings(self._found, pools.__getitem__, self._act, self._outbox, options.text_chars, coin)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stream-levels")

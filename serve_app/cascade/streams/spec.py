@@ -53,9 +53,14 @@ def difference(old: StreamSpec, new: StreamSpec) -> str | None:
     )
 
 
+def is_name(name: str) -> bool:
+    """Whether a stream may have this name; one that may is a plain file name too."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_spec(spec: StreamSpec, bounds: Bounds) -> None:
     """Raises RequestError that names the field, its value and the mend."""
-    if not _NAME.fullmatch(spec.name):
+    if not is_name(spec.name):
         raise _wrong("name", f"{spec.name[:60]!r}: use up to 48 of a-z, 0-9, _ and -, beginning with a letter or digit")
     _check_labels(spec.labels, bounds.labels)
     _check_text("instruction", spec.instruction, _INSTRUCTION_CHARS)

@@ -11,8 +11,7 @@ from time import perf_counter
 from typing import Any, Final, Protocol
 
 from serve_app.cascade.online.base import Labelled, Walk
-from serve_app.cascade.streams.base import PREFIX, Event, Saw
-from serve_app.cascade.streams.following import Acting
+from serve_app.cascade.streams.base import PREFIX, Acting, Event, Saw
 from serve_app.cascade.streams.labels import parsed, question
 from serve_app.engines.wire import StreamEncoder, encode_answer
 from serve_app.errors import JethroError, RequestError, UnsupportedParameter, UpstreamError
@@ -153,7 +152,7 @@ class StreamStrategy:
             strategy=self.name,
             pool=name,
             model=model,
-            reason=f"stream {self._stream}: {walk.why}{deferral}",
+            reason=f"stream {self._stream}: {walk.why}{deferral}" + (f"; {acting.note}" if acting.note else ""),
             score=score,
             policy_version=f"{self._stream}@{walk.version}",
             features=features,

@@ -7,6 +7,7 @@ event by event, from the same state: it resumes exactly.
 
 import logging
 import secrets
+import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -33,7 +34,7 @@ log = logging.getLogger("jethro.streams")
 
 
 @dataclass(slots=True)
-class _State:
+class State:
     """Everything but the learner. `sources`: the last batch of each Gateway, oldest first."""
 
     spec: StreamSpec
@@ -50,7 +51,7 @@ class _State:
 class LearnedStream:
     """An open stream; one owner, not thread-safe. Made by `create` or `open`, to be closed."""
 
-    def __init__(self, folder: Path, state: _State, learner: Learner, checkpoint: int) -> None:
+    def __init__(self, folder: Path, state: State, learner: Learner, checkpoint: int) -> None:
         self.folder = folder
         self.learner = learner
         self.opened_s = time()
@@ -63,17 +64,26 @@ class LearnedStream:
         self._journal: Journal | None = None
 
     @classmethod
-    def create(cls, folder: Path, spec: StreamSpec, owner: str | None, learner: Learner) -> Self:
-        """A new stream in a folder that is not there yet; `learner` has seen nothing."""
+    def create(cls, among: Path, spec: StreamSpec, owner: str | None, learner: Learner) -> Self:
+        """A new stream, to be settled: till then its folder is a hidden one in `among`. `learner` has seen nothing."""
         learner.policy()
-        state = _State(spec, secrets.token_hex(8), owner, time())
-        making = folder.with_name(f".{folder.name}-{state.uid}")
-        making.mkdir(parents=True)
-        write_whole(making / _ABOUT, orjson.dumps({"owner": owner, "spec": spec_to_json(spec)}))
-        cls(making, state, learner, -1).checkpoint()
-        making.rename(folder)
+        state = State(spec, secrets.token_hex(8), owner, time())
+        making = among / f".{spec.name}-{state.uid}"
+        made = cls(making, state, learner, -1)
+        try:
+            making.mkdir(parents=True)
+            write_whole(making / _ABOUT, orjson.dumps({"owner": owner, "spec": spec_to_json(spec)}))
+            made.checkpoint()
+        except OSError:
+            shutil.rmtree(making, ignore_errors=True)
+            raise
+        return made
+
+    def settle(self, folder: Path) -> None:
+        """Move to the folder where it is found again; there is none yet."""
+        self.folder.rename(folder)
+        self.folder = folder
         sync_folder(folder.parent)
-        return cls(folder, state, learner, 0)
 
     @classmethod
     def open(cls, folder: Path, core: Core) -> Self:
@@ -88,13 +98,16 @@ class LearnedStream:
                 f"{folder}: no checkpoint can be read ({names}); put one back from a backup, or begin anew: "
                 "create the stream again with reset"
             )
-        state = _state_of(found.values["stream"])
+        state = state_of(found.values["stream"])
         state.corrupt += len(corrupt)
         learner = core.restored(state.spec, found.arrays, found.values["learner"])
         stream = cls(folder, state, learner, found.number)
         stream._replay(core)
         if corrupt or stream.restored_events:
-            stream.checkpoint()  # not to learn the same again after the next kill
+            try:
+                stream.checkpoint()  # not to learn the same again after the next kill
+            except OSError as e:  # a full disk: the journals are there still
+                log.error("stream %s: no checkpoint could be written (%s); its journal goes on", state.spec.name, e)
         return stream
 
     @property
@@ -186,9 +199,16 @@ class LearnedStream:
             if journal.broken:
                 log.error("%s: %d broken lines are left out", path, journal.broken)
                 self._state.corrupt += journal.broken
-            for line in journal.lines:
-                self._again(line, core)
-            journal.close()
+            try:
+                for line in journal.lines:
+                    self._again(line, core)
+            except (KeyError, TypeError, ValueError) as e:  # whole lines, by their checksum, that say something else
+                raise ConfigError(
+                    f"{path}: a line is of another format ({type(e).__name__}: {e}): start the version that wrote it, "
+                    "or begin anew: create the stream again with reset"
+                ) from e
+            finally:
+                journal.close()
         self._checkpoint = last
         self.restored_events = self._since
 
@@ -262,10 +282,11 @@ def owner_of(folder: Path) -> str | None:
     return owner if isinstance(owner, str) else None
 
 
-def _state_to_json(state: _State) -> dict[str, Any]:
+def _state_to_json(state: State) -> dict[str, Any]:
     return {**asdict(state), "spec": spec_to_json(state.spec), "sources": list(state.sources.items())}
 
 
-def _state_of(told: Mapping[str, Any]) -> _State:
+def state_of(told: Mapping[str, Any]) -> State:
+    """The state in a checkpoint's values."""
     counts, sources = Counts(**told["counts"]), OrderedDict((source, seq) for source, seq in told["sources"])
-    return _State(**{**told, "spec": spec_from_json(told["spec"]), "counts": counts, "sources": sources})
+    return State(**{**told, "spec": spec_from_json(told["spec"]), "counts": counts, "sources": sources})

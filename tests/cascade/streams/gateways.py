@@ -43,7 +43,8 @@ class Switched:
 
 def gateway(learner, pools, source="g1", **options):
     coin = options.pop("coin", lambda: 0.5)
-    return Streams(learner, pools, StreamsConfig(poll_s=0.02, **options), source, FakeCore(), coin)
+    config = StreamsConfig(poll_s=0.02, **{"folder": str(learner.folder), **options})
+    return Streams(learner, pools, config, source, FakeCore(), coin)
 
 
 def query(text="a sunny day", **changes):

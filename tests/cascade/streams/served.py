@@ -26,7 +26,7 @@ def stream_services(folder: Path, keys: dict[str, str] | None = None, most: int 
     learner = LocalLearner(Keeping(folder, most), FakeCore())
 
     def change(parts: dict[str, Any]) -> None:
-        streams = Streams(learner, parts["pools"], StreamsConfig(poll_s=0.02), "g1", FakeCore())
+        streams = Streams(learner, parts["pools"], StreamsConfig(poll_s=0.02, folder=str(folder)), "g1", FakeCore())
         parts["catalogue"] = WithStreams(parts["catalogue"], streams)
         parts["streams"] = streams
         parts["recorder"].watch_streams(streams)

@@ -64,3 +64,25 @@ def test_what_cannot_be_written_leaves_no_half_line(path, monkeypatch):
     journal.append(b'{"c":3}')
     journal.close()
     assert read(path).lines == [b'{"a":1}', b'{"c":3}']
+
+
+def test_half_a_line_that_could_not_be_taken_back_is_before_the_next_one(path, monkeypatch):
+    journal = Journal(path)
+    journal.append(b'{"a":1}')
+    whole = os.write
+
+    def full(file, data):
+        whole(file, data[:5])
+        raise OSError(5, "Input/output error")
+
+    def stuck(file, size):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(module.os, "write", full)
+    monkeypatch.setattr(module.os, "ftruncate", stuck)
+    with pytest.raises(UpstreamError, match="Input/output error"):
+        journal.append(b'{"b":2}')
+    monkeypatch.undo()
+    journal.append(b'{"c":3}')
+    journal.close()
+    assert (read(path).lines, read(path).broken) == ([b'{"a":1}', b'{"c":3}'], 0)

@@ -101,10 +101,12 @@ def test_another_tenants_stream_does_not_exist(registry):
     for call in (
         lambda: registry.delete("mood", "other"),
         lambda: registry.budget("mood", Budget(mu=1.0), None),
-        lambda: registry.create(Wanted(spec(), owner="other", reset=True)),
     ):
         with pytest.raises(NotFound):
             call()
+    for reset in (False, True):
+        with pytest.raises(Conflict, match="'mood' is taken: give another one"):
+            registry.create(Wanted(spec(), owner="other", reset=reset))
     registry.budget("mood", Budget(mu=1.0), "team")
 
 
@@ -128,6 +130,73 @@ def test_an_unreadable_stream_says_so_and_the_others_go_on(registry, tmp_path):
     again.report(line(again, 1))
     assert labelled(again) == 1
     again.close()
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A disk on which no file can be written any more."""
+
+    def turn(full):
+        def write_whole(path, content):
+            raise OSError(28, "No space left on device")
+
+        if full:
+            monkeypatch.setattr("serve_app.cascade.streams.stream.write_whole", write_whole)
+            monkeypatch.setattr("serve_app.cascade.streams.checkpoint.write_whole", write_whole)
+        else:
+            monkeypatch.undo()
+
+    return turn
+
+
+def test_a_full_disk_makes_no_stream_and_costs_none(registry, tmp_path, full_disk):
+    registry.create(Wanted(spec()))
+    registry.report(line(registry, 1))
+    full_disk(True)
+    for wanted in (Wanted(spec(name="other")), Wanted(spec(labels=("joy", "anger")), reset=True)):
+        with pytest.raises(UpstreamError, match=r"No space left on device.*: make room on that disk"):
+            registry.create(wanted)
+    full_disk(False)
+    assert list(registry.published) == ["mood"] == [p.name for p in (tmp_path / "streams").iterdir() if p.is_dir()]
+    registry.report(line(registry, 2))
+    assert labelled(registry) == 2
+
+
+def test_a_learner_starts_with_a_full_disk_and_goes_on_by_its_journal(registry, tmp_path, full_disk):
+    registry.create(Wanted(spec()))
+    registry.report(line(registry, 1))
+    full_disk(True)
+    registry.close()
+    again = opened(tmp_path / "streams")
+    assert (again.published["mood"].error, labelled(again)) == (None, 1)
+    again.report(line(again, 2))
+    full_disk(False)
+    again.close()
+    third = opened(tmp_path / "streams")
+    assert labelled(third) == 2
+    third.close()
+
+
+def test_a_stream_that_the_disk_does_not_forget_is_there_still(registry, monkeypatch):
+    registry.create(Wanted(spec()))
+
+    def rename(self, target):
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.rename", rename)
+        with pytest.raises(UpstreamError, match="Read-only"):
+            registry.delete("mood")
+    registry.report(line(registry, 1))
+    assert labelled(registry) == 1
+
+
+def test_folders_that_are_no_streams_are_left_alone(tmp_path):
+    (tmp_path / "lost+found").mkdir()
+    registry = opened(tmp_path)
+    assert registry.published == {}
+    registry.close()
+    assert (tmp_path / "lost+found").is_dir()
 
 
 def test_one_learner_at_a_time(registry, tmp_path):

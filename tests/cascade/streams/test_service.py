@@ -1,8 +1,11 @@
 """A Gateway's side of the streams: changes, a Learner that is away, several Gateways, tenants."""
 
+from dataclasses import replace
+
 import pytest
 
 from serve_app.cascade.streams.base import Budget, Wanted
+from serve_app.cascade.streams.spec import spec_to_json
 from serve_app.errors import Conflict, ModelNotFound, NotFound, PoolUnavailable, RequestError
 from tests.cascade.streams.fakes import spec
 from tests.cascade.streams.gateways import asked, gateway, learned, query, taught, text, until
@@ -34,6 +37,86 @@ async def test_while_the_learner_is_away_queries_are_answered_and_nothing_is_los
 
     await until(all_seen)
     assert streams.waiting == 0
+
+
+async def restarted(learner, pools, streams):
+    """Another Gateway, as after a restart, while the Learner is away."""
+    await learner.kill()  # it writes its checkpoints; what a killed one leaves is asked in test_stream
+    await streams.aclose()
+    made = gateway(learner, pools, "g2")
+    made.start()
+    return made
+
+
+async def test_a_gateway_that_starts_while_the_learner_is_away_acts_by_the_checkpoint(streams, learner, pools):
+    await taught(streams, 2)
+    await streams.create(Wanted(spec(name="mine"), owner="a"))
+    again = await restarted(learner, pools, streams)
+    found = await asked(again)  # learned before
+    assert (text(found), found["Decision"].pool) == ("joy", "logistic")
+    assert found["Decision"].reason.endswith("; the Learner is away: by its last checkpoint")
+    assert text(await asked(again, query("a new one"))) == "joy"  # asks the LLM
+    assert (await again.get("mood", None))["state"] == "learner away"
+    assert [s["id"] for s in await again.all("a")] == ["mine", "mood"]
+    assert [s["id"] for s in await again.all("b")] == ["mood"]
+    with pytest.raises(ModelNotFound):
+        await asked(again, query(tenant="b"), "jethro-stream-mine")
+    with pytest.raises(PoolUnavailable, match="The Learner does not answer") as refused:
+        await asked(again, model="jethro-stream-unheard")
+    assert refused.value.retry_after_s == 1
+    assert again.waiting == 3
+    await learner.start()
+    await learned(again, 3)
+    assert (await again.get("mood", None))["figures"]["queries"] == 4
+    assert "away" not in (await asked(again))["Decision"].reason
+    await again.aclose()
+
+
+async def test_a_gateway_that_cannot_read_the_folder_says_that_it_waits_for_the_learner(streams, learner, pools):
+    learner.here = False
+    other = gateway(learner, pools, "g2", folder=str(learner.folder / "elsewhere"))
+    other.start()
+    with pytest.raises(PoolUnavailable, match="The Learner does not answer"):
+        await asked(other)
+    await other.aclose()
+
+
+async def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_left_as_it_is(streams, learner, pools):
+    await streams.create(Wanted(spec(name="other")))
+    for path in (learner.folder / "mood").glob("checkpoint-*"):
+        path.write_bytes(b"nothing")
+    before = sorted(path.name for path in (learner.folder / "mood").iterdir())
+    learner.here = False
+    again = gateway(learner, pools, "g2")
+    again.start()
+    assert text(await asked(again, model="jethro-stream-other")) == "joy"
+    with pytest.raises(PoolUnavailable):
+        await asked(again)
+    assert sorted(path.name for path in (learner.folder / "mood").iterdir()) == before
+    await again.aclose()
+    learner.here = True
+
+
+async def test_a_policy_that_cannot_be_used_here_stops_no_other_stream(streams, learner, caplog):
+    """The Learner is of another version, say, whose specs have a field more."""
+    await streams.create(Wanted(spec(name="other")))
+    whole, asks = learner.inner.published, []
+
+    async def published(known):
+        asks.append(known)
+        told = await whole(known)
+        odd = replace(told["mood"], spec={**spec_to_json(spec()), "temper": 1}, policy=b"")
+        return {**told, "mood": odd, "new": (await whole({}))["other"]}
+
+    learner.inner.published = published
+
+    async def taken():
+        return len(asks) > 3
+
+    await until(taken)
+    assert streams.names() == ["mood", "new", "other"]
+    assert text(await asked(streams)) == "joy"  # by what it had
+    assert caplog.text.count("of stream mood cannot be used") == 1
 
 
 async def test_the_same_batch_twice_is_learned_once(streams, learner, pools):

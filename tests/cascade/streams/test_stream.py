@@ -23,7 +23,9 @@ def folder(tmp_path):
 
 
 def create(folder):
-    return LearnedStream.create(folder, spec(), None, CORE.new(spec()))
+    made = LearnedStream.create(folder.parent, spec(), None, CORE.new(spec()))
+    made.settle(folder)
+    return made
 
 
 def batch(stream, seq, source="g1", text=None, **changes):
@@ -122,6 +124,28 @@ def test_without_any_readable_checkpoint_the_error_names_folder_and_mend(folder)
     for path in folder.glob("checkpoint-*"):
         path.write_bytes(b"nothing")
     with pytest.raises(ConfigError, match=r"mood: no checkpoint can be read .*corrupt.* with reset"):
+        LearnedStream.open(folder, CORE)
+
+
+def test_what_another_version_wrote_is_left_as_it_is_and_the_error_says_so(folder, monkeypatch):
+    stream = create(folder)
+    report(stream, batch(stream, 1))
+    monkeypatch.setattr(checkpoints, "_FORMAT", 2)
+    stream.checkpoint()
+    killed(stream)
+    monkeypatch.undo()
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(ConfigError, match="has format 2, and this version reads 1: start the version that wrote it"):
+        LearnedStream.open(folder, CORE)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_journal_of_another_format_is_named_with_the_mend(folder):
+    stream = create(folder)
+    report(stream, batch(stream, 1))
+    stream._keep(b'{"kind":"batch","events":[]}')
+    killed(stream)
+    with pytest.raises(ConfigError, match=r"journal-00000000.jsonl: a line is of another format .* with reset"):
         LearnedStream.open(folder, CORE)
 
 
