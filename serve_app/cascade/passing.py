@@ -38,20 +38,30 @@ class Opening:
     async def aclose(self) -> Frame | None:
         """Cancel what waits and close the stream, and with it the model; gives a first frame that nobody read."""
         first, self._first = self._first, None
-        unread = None
-        if first is not None:
-            first.cancel()
-            try:
-                unread = await first
-            except JethroError as error:
-                self.error = error
-            except (asyncio.CancelledError, Exception) as error:
-                log.debug("a stream that was not wanted ended: %r", error)
-        await self._frames.aclose()
-        return unread
+        try:
+            return await self._unread(first) if first is not None else None
+        finally:
+            await self._frames.aclose()
 
     async def _next(self) -> Frame | None:
         return await anext(self._frames, None)
+
+    async def _unread(self, first: "asyncio.Task[Frame | None]") -> Frame | None:
+        """What the cancelled task had, once it has ended: only then can its stream be closed."""
+        first.cancel()
+        try:
+            await asyncio.wait((first,))
+        except asyncio.CancelledError:  # ours, not the task's: the caller has left meanwhile
+            await asyncio.wait((first,))
+            raise
+        if first.cancelled():
+            return None
+        error = first.exception()
+        if error is None:
+            return first.result()
+        log.debug("a stream that was not wanted ended: %r", error)
+        self.error = error if isinstance(error, JethroError) else None
+        return None
 
 
 @dataclass(slots=True)

@@ -139,6 +139,7 @@ class _Walk:
         for visit, _ in self._answers.values():
             assert visit.judgement is not None
             visit.judgement = replace(visit.judgement, probability=found.quality[visit.way.pool.name])
+            visit.steps[0] = replace(visit.steps[0], reason=str(visit.judgement))
         self.ascent.prior_ms += (perf_counter() - started) * 1e3
         return found
 

@@ -70,6 +70,7 @@ async def test_it_goes_on_where_the_router_does(stream: bool) -> None:
     decision, said, spent = told(await run(strategy, stream=stream))
     assert (decision.pool, said) == (STRONG, "strong")
     assert [(s.pool, s.wasted) for s in spent.steps] == [(WEAK, True), (STRONG, False)]
+    assert [s.reason for s in spent.steps] == ["doubt 0.2, right with 0.200", "doubt 1, right with 1.000"]
     assert decision.features["small:probability"] == 0.2 and decision.features["large:probability"] == 1.0
     assert len({prompt.coin for prompt, *_ in router.seen}) == 1
     assert router.seen[0][0].characters == len("what?")

@@ -1,14 +1,19 @@
 import asyncio
 import math
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
 from time import monotonic
 
 import pytest
 
 from serve_app.cascade.base import Judged, Needs
 from serve_app.cascade.race import Race, RaceMeter
-from serve_app.errors import Overloaded
+from serve_app.errors import DeadlineExceeded, Overloaded, UpstreamError
+from serve_app.pools.local import LocalPool
+from serve_app.strategy import Context, Event
+from serve_app.types import Chunk, Decision, Price, Query
 from tests.cascade.fakes import (
+    CALL,
     STRONG,
     WEAK,
     Doubt,
@@ -21,6 +26,7 @@ from tests.cascade.fakes import (
     told,
 )
 from tests.cascade.test_streaming import BOTH, READ, SURE, UNSURE, cascade
+from tests.fakes import FakeEngine
 
 
 def full_meter() -> RaceMeter:
@@ -108,6 +114,89 @@ async def test_a_cancelled_request_leaves_no_call_behind(slow: str, raced: bool,
         await running
     assert [engine_of(p).running for p in both.values()] == [0, 0]
     assert race is None or race.meter.reserved_tokens == 0
+
+
+class SlowToStop(FakeEngine):
+    """Takes its time to stop once it is cancelled, as a connection does that must be closed."""
+
+    async def stream(self, query: Query) -> AsyncGenerator[Chunk, None]:
+        try:
+            async for chunk in super().stream(query):
+                yield chunk
+        finally:
+            await asyncio.sleep(0.05)
+
+
+@BOTH
+async def test_who_leaves_while_the_loser_of_a_race_is_being_cancelled_is_not_answered_on(stream: bool) -> None:
+    race = Race(0.3, 0.7, 0.5, full_meter())
+    weak = pool("ab" + "y" * 1000, delay_s=0.005)
+    strong = SlowToStop("m-large", script=lambda query, index: ["x"], first_delay_s=1.0)
+    both = {WEAK: weak, STRONG: LocalPool(STRONG, strong, Price(1.0, 1.0))}
+    running = asyncio.create_task(run(cascade(both, prior=0.5, race=race), stream=stream))
+    while not strong.cancelled:  # the weak answer is committed, the strong one is on its way out
+        await asyncio.sleep(0.001)
+    running.cancel()
+    done, _ = await asyncio.wait((running,), timeout=2.0)  # the weak answer would take 5 s
+    assert done and running.cancelled()
+    assert (strong.running, engine_of(weak).running) == (0, 0)
+    assert (engine_of(weak).cancelled, race.meter.reserved_tokens) == (1, 0)
+
+
+@BOTH
+async def test_a_deadline_in_the_middle_of_a_race_ends_both_calls(stream: bool) -> None:
+    race = Race(0.3, 0.7, 0.5, full_meter())
+    both = {WEAK: pool("ab", first_delay_s=5.0), STRONG: pool("strong", STRONG, first_delay_s=5.0)}
+    call = replace(CALL, deadline_s=monotonic() + 0.15)
+    with pytest.raises(DeadlineExceeded, match="m-small was not done before the deadline"):
+        await run(cascade(both, prior=0.5, race=race), stream=stream, call=call)
+    assert [engine_of(p).running for p in both.values()] == [0, 0]
+    assert race.meter.reserved_tokens == 0 and race.meter.wasted_tokens > 0
+
+
+async def test_a_weak_answer_that_breaks_after_it_is_committed_leaves_no_reservation() -> None:
+    race = Race(0.3, 0.7, 0.5, full_meter())
+    weak = pool(SURE, first_delay_s=0.02, fail_after=6, error=UpstreamError("gone"))
+    both = {WEAK: weak, STRONG: pool("strong", STRONG, first_delay_s=1.0)}
+    strategy = cascade(both, prior=0.5, race=race)
+    events: list[Event] = []
+    with pytest.raises(UpstreamError, match="gone"):
+        async for event in strategy.run(query(), Context(CALL, True)):
+            events.append(event)
+    assert isinstance(events[0], Decision) and len(events) > 1  # the caller has read of it: nobody else is asked
+    assert [engine_of(p).running for p in both.values()] == [0, 0]
+    assert race.meter.reserved_tokens == 0 and engine_of(both[STRONG]).cancelled == 1
+
+
+@BOTH
+async def test_who_leaves_between_commit_and_first_byte_leaves_nothing_behind(stream: bool) -> None:
+    """The decision is told and then nothing more is read: the caller has gone."""
+    both = {WEAK: pool("ab" + "y" * 1000, delay_s=0.005), STRONG: pool("strong", STRONG)}
+    events = cascade(both).run(query(), Context(CALL, stream))
+    if stream:
+        assert isinstance(await anext(events), Decision)
+    else:
+        running = asyncio.ensure_future(anext(events))
+        while not engine_of(both[WEAK]).running:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    await events.aclose()
+    assert (engine_of(both[WEAK]).running, engine_of(both[WEAK]).cancelled) == (0, 1)
+
+
+@BOTH
+async def test_a_strong_level_that_is_full_gives_way_to_the_weak_answer(stream: bool) -> None:
+    both = {WEAK: pool(UNSURE, delay_s=0.002), STRONG: pool("x", STRONG, fail_after=0, error=Overloaded("full"))}
+    decision, said, spent = told(await run(cascade(both), stream=stream))
+    assert (decision.pool, said) == (WEAK, UNSURE) and "m-large failed: overloaded" in decision.reason
+    assert [(s.pool, s.wasted, s.failed) for s in spent.steps] == [
+        (WEAK, True, False),
+        (STRONG, True, True),
+        (WEAK, False, False),
+    ]
 
 
 async def test_route_tells_the_first_level_and_the_chain() -> None:
