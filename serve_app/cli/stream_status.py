@@ -41,3 +41,5 @@ def _learner(told: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {level} agrees with the LLM, where that was asked: {part:.1%}"
     if told.get("drift_alarms"):
         yield f"  changes of the labels that were noticed: {told['drift_alarms']:,}"
+    if told.get("drift_looks"):
+        yield f"  alarms that were looked at twice: {told['drift_looks']:,}"

@@ -4,7 +4,6 @@ Online cascade learning, Nie et al. 2024 (arXiv 2402.04513), learned from the LL
 `settings.MENDS` names. Plain Python: who publishes its policies and keeps its state is not its business.
 """
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,14 @@ from numpy.typing import NDArray
 from serve_app.cascade.online.base import Arrays, Labelled, StreamSpec, Walk
 from serve_app.cascade.online.budget import Budget
 from serve_app.cascade.online.deferring import Deferral
-from serve_app.cascade.online.drift import PageHinkley, surprise
+from serve_app.cascade.online.drift import Watch, surprise
 from serve_app.cascade.online.levels import pooled, student
 from serve_app.cascade.online.policy import Act, CascadePolicy, under
 from serve_app.cascade.online.settings import mended, settings_of
 from serve_app.cascade.online.tally import Tally
 from serve_app.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 """Of the state; another is refused."""
 _MOST_CROSS_ENTROPY = 5.0
 """Above any price that matters where the loss is a cross entropy; errors cost at most 1."""
@@ -39,7 +38,7 @@ class OnlineCascade:
         share, most = spec.llm_share, 1.0 if mended(spec, "cost_to_go") else _MOST_CROSS_ENTROPY
         step = self.settings.price_step * most
         self._budget = None if share is None else Budget(share, spec.horizon, step, 0.3 * most, most)
-        self._drift = PageHinkley(self.settings.drift_slack, self.settings.drift_alarm)
+        self._drift = Watch(self.settings.drift_slack, self.settings.drift_alarm)
         self._tally = Tally(len(spec.levels))
         self._labels = 0
         self._restart_until = 0
@@ -82,7 +81,7 @@ class OnlineCascade:
     @property
     def warming_up(self) -> bool:
         """Whether the LLM answers all."""
-        if self._labels < self._restart_until:
+        if self._labels < self._restart_until or self._drift.looking:
             return True
         if self._budget is not None and mended(self.spec, "front_load"):
             first = self.settings.front_load * self._budget.share * self._budget.horizon
@@ -102,6 +101,8 @@ class OnlineCascade:
         label = labelled.label
         if label is None:
             self._tally.unparsed += 1
+            if labelled.walk.why == "warm-up":  # it tells nothing, and a look must end
+                self._drift.looked(0.0)
             return
         if not 0 <= label < len(self.spec.labels):
             raise DataError(f"stream {self.spec.name!r}: label {label} of a query; there are {len(self.spec.labels)}")
@@ -142,7 +143,7 @@ class OnlineCascade:
             "told_price": self._told_price,
             "current": self._policy is not None,
             "tally": self._tally.state(),
-            "drift": asdict(self._drift),
+            "drift": self._drift.state(),
             "budget": None if self._budget is None else [self._budget.price, self._budget.queries, self._budget.calls],
         }
         return {k: np.array(v) for k, v in arrays.items()}, values
@@ -156,7 +157,8 @@ class OnlineCascade:
             "mu": self.mu,
             "price": self.price,
             "warming_up": self.warming_up,
-            "drift_alarms": self._drift.alarms,
+            "drift_alarms": self._drift.changes,
+            "drift_looks": self._drift.looks,
             "drift_level": self._drift.level,
             "version": self._version,
         }
@@ -182,20 +184,28 @@ class OnlineCascade:
         urges = self._deferral.urges(probabilities)
         answering = next((j for j, t in enumerate(thresholds) if urges[j] <= t), None)
         self._tally.checked(walk, None if answering is None else bool(told[answering] == label), told == label)
-        if not mended(self.spec, "drift") or self.warming_up:
+        if not mended(self.spec, "drift"):
             return False
-        return self._drift.add(surprise(probabilities[-1], label), self._labels)
+        if self._drift.looking:
+            return walk.why == "warm-up" and self._drift.looked(surprise(probabilities[-1], label))
+        if not self.warming_up:
+            wanted = self._affordable(self.settings.drift_look)
+            self._drift.asked(surprise(probabilities[-1], label), self._labels, wanted)
+        return False
 
     def _begin_again(self) -> None:
         """Labels from before the change are dropped, and the LLM answers for a while."""
         for s in self._students:
             s.begin_again(self._drift.since)
         self._deferral.forget()
-        again = self.settings.drift_restart
-        if self._budget is not None:
-            left = self._budget.rate * max(self._budget.horizon - self._budget.queries, self._budget.horizon // 10)
-            again = min(again, int(left / 2))
-        self._restart_until = self._labels + again
+        self._restart_until = self._labels + self._affordable(self.settings.drift_restart)
+
+    def _affordable(self, calls: int) -> int:
+        """So many LLM calls, or half of those that the budget has left."""
+        if self._budget is None:
+            return calls
+        left = self._budget.rate * max(self._budget.horizon - self._budget.queries, self._budget.horizon // 10)
+        return min(calls, int(left / 2))
 
     def _restore(self, arrays: Arrays, values: dict[str, Any]) -> None:
         for kind, s in zip(self.spec.levels, self._students, strict=True):
@@ -203,7 +213,7 @@ class OnlineCascade:
         self._deferral.restore(under(arrays, "deferral"))
         self._tally.restore(values["tally"])
         self._labels, self._restart_until = int(values["labels"]), int(values["restart_until"])
-        self._drift = PageHinkley(**values["drift"])
+        self._drift.restore(values["drift"])
         if self._budget is not None and values["budget"] is not None:  # it had a price instead: the budget begins now
             self._budget.price, self._budget.queries, self._budget.calls = values["budget"]
         self._told_price = float(values["told_price"])

@@ -27,7 +27,7 @@ pooled: a level's probabilities take in those of the levels below it, which were
 early_exit: levels above the one that answers are not computed.
 floor: exploration never falls below `explore_floor`, and `audit_share` of the queries go straight to the LLM.
 front_load: labels are borrowed from the horizon's later queries.
-drift: a change of the LLM's labels is noticed, old labels are dropped, exploration begins again.
+drift: a change of the LLM's labels is noticed and looked at twice, old labels are dropped, exploration begins again.
 """
 
 
@@ -65,7 +65,8 @@ class Settings:
     in the advantage of levels below the top. `price_step`: of the dual ascent on the price. `replay`,
     `deferral_replay`: labels kept for the levels and for deferral; `deferral_steps`: gradient steps for each label, of
     `deferral_batch` rows, learning rate `deferral_rate` and L2 `deferral_l2`. `drift_slack`, `drift_alarm`:
-    Page-Hinkley's delta and lambda. `drift_restart`: LLM labels that follow a drift at once.
+    Page-Hinkley's delta and lambda. `drift_look`: LLM calls of the second look that an alarm is followed by.
+    `drift_restart`: LLM labels that follow a drift at once.
     """
 
     llm_cost: float = 1182.0
@@ -83,7 +84,8 @@ class Settings:
     deferral_rate: float = 3e-3
     deferral_l2: float = 1e-2
     drift_slack: float = 0.3
-    drift_alarm: float = 15.0
+    drift_alarm: float = 10.0
+    drift_look: int = 40
     drift_restart: int = 100
 
     def price(self, mu: float) -> float:

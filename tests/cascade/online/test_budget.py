@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.cascade.online.budget import Budget
-from serve_app.cascade.online.drift import PageHinkley, surprise
 
 
 @settings(max_examples=25, deadline=None)
@@ -43,27 +42,3 @@ def test_a_spent_budget_wants_no_more():
         budget.saw(True, steer=False)
     assert budget.spent
     assert budget.rate == 0.0
-
-
-def test_labels_that_are_as_likely_as_was_said_raise_no_alarm():
-    rng = np.random.default_rng(0)
-    test = PageHinkley(0.3, 15.0)
-    surprises = [surprise(p, int(rng.choice(5, p=p))) for p in rng.dirichlet(np.ones(5), size=20_000)]
-    assert abs(np.mean(surprises)) < 0.05
-    assert not any(test.add(s, i) for i, s in enumerate(surprises))
-
-
-def test_a_label_of_less_probability_surprises_more():
-    p = np.array([0.5, 0.3, 0.2])
-    assert surprise(p, 0) < 0 < surprise(p, 1) < surprise(p, 2)
-    assert surprise(np.array([1.0, 0.0]), 1) == 3.0
-
-
-def test_a_rise_is_noticed_and_dated():
-    rng = np.random.default_rng(0)
-    test = PageHinkley(0.3, 15.0)
-    values = np.concatenate([rng.normal(0, 1, 500), rng.normal(1, 1, 200)])
-    alarmed = next(i for i, value in enumerate(values) if test.add(float(value), i))
-    assert 500 < alarmed < 570
-    assert 400 < test.since <= 520
-    assert test.level == 0.0
