@@ -73,7 +73,7 @@ def status(name: NameArgument, url: UrlOption = DEFAULT_URL, json: JsonOption = 
     from serve_app.cli.stream_status import lines
 
     with asking(url) as endpoint:
-        stream = endpoint.call("GET", f"/v1/streams/{name}")
+        stream = endpoint.call("GET", stream_path(name))
     if json:
         show_json(stream)
     else:
@@ -90,7 +90,7 @@ def budget(
 ) -> None:
     """Give a stream another budget; what was learned stays."""
     with asking(url) as endpoint:
-        stream = endpoint.call("PATCH", f"/v1/streams/{name}", budget_of(llm_share, mu, horizon))
+        stream = endpoint.call("PATCH", stream_path(name), budget_of(llm_share, mu, horizon))
     typer.echo(f"stream {name}: {budget_line(stream)}")
 
 
@@ -98,7 +98,7 @@ def budget(
 def delete(name: NameArgument, url: UrlOption = DEFAULT_URL) -> None:
     """Forget a stream and all that was learned."""
     with asking(url) as endpoint:
-        endpoint.call("DELETE", f"/v1/streams/{name}")
+        endpoint.call("DELETE", stream_path(name))
     typer.echo(f"stream {name} is deleted")
 
 
@@ -162,6 +162,15 @@ def asking(url: str) -> "Iterator[Endpoint]":
         yield endpoint
     finally:
         endpoint.close()
+
+
+def stream_path(name: str) -> str:
+    """The route of a stream. Raises ConfigError for what cannot be a name: it might be another route."""
+    from serve_app.cascade.streams.spec import is_name
+
+    if not is_name(name):
+        raise ConfigError(f"No stream {name[:60]!r}: names are of a-z, 0-9, _ and -, 48 at most")
+    return f"/v1/streams/{name}"
 
 
 def split(text: str) -> list[str]:

@@ -17,7 +17,9 @@ from serve_app.cascade.streams.base import PREFIX, OnlineCore
 from serve_app.cascade.streams.labels import parsed
 from serve_app.cascade.streams.replay import Score, replay
 from serve_app.cascade.streams.rows import Columns, Row, read_rows
+from serve_app.cascade.streams.spec import Bounds, check_spec
 from serve_app.config import caller_key
+from serve_app.config.streams import StreamsConfig
 from serve_app.errors import UpstreamError
 
 _TRIES: Final = 5
@@ -43,22 +45,26 @@ class Source:
 
 
 def offline(source: Source, told: Mapping[str, Any]) -> Score:
-    """Learn in this process, with the column of the expert as the LLM. Raises ConfigError for a wrong setting."""
+    """Learn in this process, with the column of the expert as the LLM.
+
+    Raises DataError, RequestError for a stream that the API would refuse, ConfigError for what only the learner knows.
+    """
     rows = source.rows(told["labels"])
     own = {**told, "labels": tuple(told["labels"]), "levels": tuple(told["levels"])}
     if own.get("mu") is not None:
         own.setdefault("llm_share", None)
-    spec = StreamSpec(source.file.name.partition(".")[0], instruction="-", horizon=len(rows), **own)
+    spec = StreamSpec("replay", instruction="-", horizon=len(rows), **own)
+    check_spec(spec, Bounds(StreamsConfig().labels, (spec.llm_pool,)))
     learner = OnlineCore().new(spec)
     return replay(learner, rows, spec.levels, spec.seed, _Teller(len(rows)))
 
 
 def over_http(source: Source, stream: str, url: str, concurrency: int) -> Score:
     """Send each text as a caller would. Raises UpstreamError if the stream cannot be asked at all."""
-    from serve_app.cli.stream import asking
+    from serve_app.cli.stream import asking, stream_path
 
     with asking(url) as endpoint:
-        labels = endpoint.call("GET", f"/v1/streams/{stream}").get("labels", [])
+        labels = endpoint.call("GET", stream_path(stream)).get("labels", [])
         url = endpoint.url
     rows = source.rows(labels)
     return asyncio.run(_sent(rows, _Asking(url, PREFIX + stream, labels), concurrency))
@@ -105,6 +111,7 @@ async def _worker(
         except (aiohttp.ClientError, TimeoutError, UpstreamError) as e:
             score.failed += 1
             tell.trouble = str(e) or type(e).__name__
+            tell(score)
             continue
         score.add(level, parsed(text, asking.labels), row)
         tell(score)

@@ -9,8 +9,9 @@ import pytest
 from serve_app.cascade.base import Judged, Needs
 from serve_app.cascade.race import Race, RaceMeter
 from serve_app.errors import DeadlineExceeded, Overloaded, UpstreamError
+from serve_app.pools.base import Frame
 from serve_app.pools.local import LocalPool
-from serve_app.strategy import Context, Event
+from serve_app.strategy import Context
 from serve_app.types import Chunk, Decision, Price, Query
 from tests.cascade.fakes import (
     CALL,
@@ -159,11 +160,11 @@ async def test_a_weak_answer_that_breaks_after_it_is_committed_leaves_no_reserva
     weak = pool(SURE, first_delay_s=0.02, fail_after=6, error=UpstreamError("gone"))
     both = {WEAK: weak, STRONG: pool("strong", STRONG, first_delay_s=1.0)}
     strategy = cascade(both, prior=0.5, race=race)
-    events: list[Event] = []
+    events = strategy.run(query(), Context(CALL, True))
+    told = [await anext(events), await anext(events)]
     with pytest.raises(UpstreamError, match="gone"):
-        async for event in strategy.run(query(), Context(CALL, True)):
-            events.append(event)
-    assert isinstance(events[0], Decision) and len(events) > 1  # the caller has read of it: nobody else is asked
+        [_ async for _ in events]
+    assert [type(event) for event in told] == [Decision, Frame]  # the caller has read of it: nobody else is asked
     assert [engine_of(p).running for p in both.values()] == [0, 0]
     assert race.meter.reserved_tokens == 0 and engine_of(both[STRONG]).cancelled == 1
 

@@ -81,6 +81,12 @@ def test_failed_requests_are_counted_and_end_in_status_1(run, made, tmp_path):
     assert "1 requests failed" in result.stdout
 
 
+def test_it_says_why_requests_fail_even_if_all_do(run, made, tmp_path):
+    result = run("stream", "replay", write(tmp_path, [{"text": "x" * 30_000}]), "--stream", "mood", "--url", made)
+    assert result.exit_code == 1
+    assert "1 failed: 400: messages: the text has 30000 characters" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "more", "message"),
     [
@@ -100,6 +106,33 @@ def test_bad_files_are_one_clear_line(run, made, tmp_path, content, more, messag
 def test_a_stream_that_is_not_there(run, url, tmp_path):
     result = run("stream", "replay", write(tmp_path, [{"text": "x"}]), "--stream", "none", "--url", url)
     assert (result.exit_code, "No stream 'none'" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../mood", "mood?x=1", "mood#", "", "Mood", "größe"])
+def test_a_name_that_is_none_is_not_found(run, made, name):
+    for command in (("status", name), ("delete", name), ("budget", name, "--mu", "1")):
+        result = run("stream", *command, "--url", made)
+        assert (result.exit_code, "No stream" in result.stderr) == (2, True), command
+    assert run("stream", "status", "mood", "--url", made).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--labels", "joy"), "labels: 1 labels: give 2 to 100"),
+        (("--labels", "joy,JOY"), "look alike"),
+        (("--labels", "joy,fear", "--llm-share", "2"), "llm_share: 2 is no share"),
+        (("--labels", "joy,fear", "--llm-share", "nan"), "llm_share: nan is no share"),
+        (("--labels", "joy,fear", "--llm-share", "0.1", "--mu", "1"), "give one of llm_share"),
+        (("--labels", "joy,fear", "--levels", "encoder,logistic"), "weakest first"),
+        (("--labels", "joy,fear", "--levels", "bert"), "levels: ['bert']: give some of logistic, encoder"),
+    ],
+)
+def test_offline_refuses_what_the_api_would(run, tmp_path, more, message):
+    path = write(tmp_path, [{"text": "x", "llm": 0}])
+    result = run("stream", "replay", path, "--offline", "--expert", "llm", *more)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize("more", [(), ("--offline",), ("--offline", "--expert", "e")])

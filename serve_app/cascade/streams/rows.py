@@ -7,13 +7,17 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from serve_app.cascade.streams.labels import normal
 from serve_app.errors import DataError
+
+_LONGEST: Final = 2**30
+"""Characters of a CSV field: longer texts than Python's default bound of 131,072 are for the endpoint to refuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ def _content(path: Path) -> str:
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, EOFError, UnicodeDecodeError) as e:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
         raise DataError(f"{path}: cannot be read ({e}); it must be UTF-8 text, gzipped or not") from e
 
 
@@ -75,15 +79,26 @@ def _json_lines(path: Path, content: str) -> Iterator[Mapping[str, Any]]:
             continue
         try:
             told = json.loads(line)
-        except ValueError as e:
-            raise DataError(f"{path}, line {number}: not JSON ({e})") from e
+        except (ValueError, RecursionError) as e:
+            raise DataError(
+                f"{path}, line {number}: not JSON ({e}); write one JSON object a line, or name the file .csv, .tsv "
+                "or .txt"
+            ) from e
         if not isinstance(told, dict):
-            raise DataError(f"{path}, line {number}: no JSON object")
+            raise DataError(f"{path}, line {number}: no JSON object; write one a line")
         yield told
 
 
 def _separated(by: str) -> "Callable[[Path, str], Iterator[Mapping[str, Any]]]":
-    return lambda path, content: iter(csv.DictReader(io.StringIO(content), delimiter=by))
+    def read(path: Path, content: str) -> Iterator[Mapping[str, Any]]:
+        csv.field_size_limit(_LONGEST)
+        rows = csv.DictReader(io.StringIO(content, newline=""), delimiter=by)
+        try:
+            yield from rows
+        except csv.Error as e:
+            raise DataError(f"{path}, line {rows.line_num}: cannot be read ({e}); quote it as CSV wants it") from e
+
+    return read
 
 
 def _lines(path: Path, content: str) -> Iterator[Mapping[str, Any]]:
@@ -109,6 +124,6 @@ def _index(value: Any, labels: Sequence[str]) -> int | None:
         return keys.index(normal(value))
     try:
         index = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return index if 0 <= index < len(labels) and not isinstance(value, bool) else None

@@ -52,6 +52,40 @@ def test_what_is_wrong_is_named(tmp_path, content, message):
         read_rows(path, Columns("t", "y"), LABELS)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b't,y\n"one,0\n', "1: no column|row 1: y None is no label"),
+        ("a.csv", b"t,y\n", "there is no row in it"),
+        ("a.csv", b"t\none\n", "row 1: no column 'y'; there are t"),
+        ("a.csv.gz", gzip.compress(b"t,y\none,0\n" * 99)[:-20], "cannot be read"),
+        ("a.csv.gz", gzip.compress(b"t,y\none,0\n")[:12] + b"\xff" * 30, "cannot be read"),
+        ("a.jsonl", b'{"t": "one", "y": 1e999}', "row 1: y inf is no label"),
+        ("a.jsonl", b'{"t": "one", "y": NaN}', "row 1: y nan is no label"),
+        ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),
+        ("a.parquet", b"PAR1\x00\xff", "must be UTF-8"),
+        ("a.bin", b"\x00\x01\x02", "line 1: not JSON .*name the file .csv, .tsv or .txt"),
+    ],
+)
+def test_files_that_are_something_else(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_rows(path, Columns("t", "y"), LABELS)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(DataError, match=r"cannot be read .*Is a directory"):
+        read_rows(tmp_path, Columns(), LABELS)
+
+
+def test_a_csv_field_may_be_long_and_hold_line_ends_and_nul(tmp_path):
+    path = tmp_path / "a.csv"
+    text = "x" * 200_000 + "\r\ny\0"
+    path.write_text(f't,y\n"{text}",0\n', newline="")
+    assert read_rows(path, Columns("t", "y"), LABELS) == [Row(text, 0)]
+
+
 def test_no_file_and_a_file_that_is_not_zipped(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_rows(tmp_path / "none.jsonl", Columns(), LABELS)
