@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.cascade.online.base import Arrays, StreamSpec
+from serve_app.cascade.online.carrying import carried
 from serve_app.cascade.online.levels import Probabilities, softmax
 from serve_app.cascade.online.replay import Replay, Row
 from serve_app.cascade.online.settings import mended, settings_of
@@ -87,6 +88,8 @@ class EncodedStudent:
         worded = mended(spec, "label_words") and all(any(c.isalpha() for c in label) for label in spec.labels)
         self._words = label_words(spec.labels) if self._replays and worded else None
         self._prior = self._words
+        self._carries = self._replays and mended(spec, "carry_over")
+        self._before: NDArray[np.float64] | None = None
         self._cache = Replay(self._cache_size + 1, self._labels)
         self._store = Replay(settings.replay, self._labels)
         self.updates = 0
@@ -116,6 +119,8 @@ class EncodedStudent:
         """See Student."""
         self._cache.drop_before(age)
         self._store.drop_before(age)
+        if self._carries:
+            self._before = self._weights
         self._prior = self._words if self._words_fit() else None
         self._forget()
         self.updates = 0
@@ -134,6 +139,8 @@ class EncodedStudent:
             "squares": self._squares,
             "counts": np.array([self.updates, self._prior is not None], dtype=np.int64),
         }
+        if self._before is not None:
+            kept["before"] = self._before
         kept |= {f"cache.{k}": v for k, v in self._cache.state().items()}
         return kept | {f"store.{k}": v for k, v in self._store.state().items()}
 
@@ -145,6 +152,7 @@ class EncodedStudent:
         self._weights = np.array(arrays["weights"], dtype=np.float64)
         self._gram = np.array(arrays["gram"], dtype=np.float64)
         self._squares = np.array(arrays["squares"], dtype=np.float64)
+        self._before = np.array(arrays["before"], dtype=np.float64) if "before" in arrays else None
         for name, store in (("cache", self._cache), ("store", self._store)):
             store.restore({k.removeprefix(name + "."): v for k, v in arrays.items() if k.startswith(name + ".")})
 
@@ -186,6 +194,8 @@ class EncodedStudent:
 
     def _centre(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """What the weights shrink to: the label words, so that the mean text is as likely to be of any label."""
+        if self._before is not None:
+            return carried(self._before, rows, np.array(self._store.labels))
         if self._prior is None:
             return np.zeros_like(self._weights)
         centre = self._prior.copy()

@@ -15,7 +15,7 @@ KINDS = ("logistic", "encoder")
 """Kinds of small levels, weakest first."""
 MENDS = (
     *("replay", "single_softmax", "cost_to_go", "prior", "label_words", "pooled"),
-    *("early_exit", "floor", "front_load", "drift"),
+    *("early_exit", "floor", "front_load", "drift", "carry_over"),
 )
 """What departs from the released code; all are on unless a stream switches them off. `plain` switches all off.
 
@@ -28,6 +28,7 @@ early_exit: levels above the one that answers are not computed.
 floor: exploration never falls below `explore_floor`, and `audit_share` of the queries go straight to the LLM.
 front_load: labels are borrowed from the horizon's later queries.
 drift: a change of the LLM's labels is noticed and looked at twice, old labels are dropped, exploration begins again.
+carry_over: after such a change the encoder level begins from what it knew, mapped to the new labels (see `carrying`).
 """
 
 
