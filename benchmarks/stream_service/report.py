@@ -32,6 +32,7 @@ def figures(plan: Plan, seen: Seen) -> dict[str, Any]:
         "kills": seen.kills,
         "learned": {k: seen.figures[k] for k in ("queries", "llm_calls", "labelled", "unparsed", "lost", "refused")},
         "drift_alarms": seen.figures["learner"]["drift_alarms"],
+        "drift_looks": seen.figures["learner"]["drift_looks"],
         "curve": [float(part.mean()) for part in np.array_split(right, max(1, n // WINDOW))],
     }
     if turn < n:
@@ -54,9 +55,7 @@ def passed(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
     if "shifted" in runs:
         shifted = runs["shifted"]
         held["the change is noticed"] = shifted["drift_alarms"] > 0
-        held["nine tenths of the accuracy before the change come back"] = (
-            shifted["at_end"] >= 0.9 * shifted["before_shift"]
-        )
+        held["accuracy comes back to within three points"] = shifted["at_end"] >= shifted["before_shift"] - 0.03
     if "shifted" in runs and "shifted, plain" in runs:
         held["the plain algorithm is worse"] = runs["shifted, plain"]["at_end"] < runs["shifted"]["at_end"]
     return held
@@ -105,6 +104,7 @@ _ROWS: Sequence[tuple[str, str]] = (
     ("accuracy just after it", "at_shift"),
     ("accuracy at the end", "at_end"),
     ("share of LLM calls", "llm_share"),
+    ("alarms looked into", "drift_looks"),
     ("changes noticed", "drift_alarms"),
     ("queries a second", "queries_per_second"),
 )
