@@ -9,6 +9,7 @@ as the released code does.
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.cascade.online.balancing import excess
 from serve_app.cascade.online.base import Arrays, StreamSpec
 from serve_app.cascade.online.carrying import carried
 from serve_app.cascade.online.levels import Probabilities, softmax
@@ -85,6 +86,7 @@ class EncodedStudent:
         self._size = load_encoder().dimensions + 1
         self._cache_size = settings.levels[spec.levels.index("encoder")].cache_size
         self._replays = mended(spec, "replay")
+        self._balance = settings.balance if mended(spec, "balanced") else 1.0
         worded = mended(spec, "label_words") and all(any(c.isalpha() for c in label) for label in spec.labels)
         self._words = label_words(spec.labels) if self._replays and worded else None
         self._prior = self._words
@@ -179,9 +181,10 @@ class EncodedStudent:
         wanted = np.eye(self._labels)[self._store.labels]
         inverse = np.linalg.inv(self._gram + np.diag(self._ridge))
         centre = self._centre(rows)
+        favour = excess(self._store.counts, self._balance)
         for _ in range(steps):
             shrink = self._ridge[:, None] * (self._weights - centre)
-            gradient = rows.T @ (softmax(rows @ self._weights) - wanted) + shrink
+            gradient = rows.T @ (softmax(rows @ self._weights + favour) - wanted) + shrink
             self._weights = self._weights - inverse @ gradient
         self._frozen = None
 

@@ -7,6 +7,7 @@ its vectoriser on the whole stream first; hashing needs no such look ahead.
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.cascade.online.balancing import excess
 from serve_app.cascade.online.base import Arrays, StreamSpec
 from serve_app.cascade.online.features import COLUMNS, Sparse, hashed
 from serve_app.cascade.online.levels import Probabilities, softmax
@@ -57,6 +58,7 @@ class HashedStudent:
         self._labels = len(spec.labels)
         self._cache_size = settings.levels[spec.levels.index("logistic")].cache_size
         self._replays = mended(spec, "replay")
+        self._balance = settings.balance if mended(spec, "balanced") else 1.0
         self._seed = spec.seed
         self._cache = Replay(self._cache_size + 1, self._labels)
         self._store = Replay(settings.replay, self._labels)
@@ -151,7 +153,7 @@ class HashedStudent:
         weights = self._weights[touched]
         logits = np.tile(self._bias, (len(rows), 1))
         np.add.at(logits, owner, values[:, None] * weights[place])
-        errors = softmax(logits).astype(np.float32)
+        errors = softmax(logits + excess(self._store.counts, self._balance)).astype(np.float32)
         errors[np.arange(len(rows)), labels] -= 1.0
         gradient = SHRINK * weights
         np.add.at(gradient, place, values[:, None] * errors[owner])

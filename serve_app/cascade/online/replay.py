@@ -26,6 +26,11 @@ class Replay:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Rows of each label."""
+        return self._held
+
     def add(self, row: Row, label: int, age: int) -> Row | None:
         """Store a row that came `age`-th; the row that had to go, if any."""
         self.rows.append(row)

@@ -14,7 +14,7 @@ from serve_app.errors import ConfigError
 KINDS = ("logistic", "encoder")
 """Kinds of small levels, weakest first."""
 MENDS = (
-    *("replay", "single_softmax", "cost_to_go", "prior", "label_words", "pooled"),
+    *("replay", "single_softmax", "cost_to_go", "prior", "label_words", "pooled", "balanced"),
     *("early_exit", "floor", "front_load", "drift", "carry_over"),
 )
 """What departs from the released code; all are on unless a stream switches them off. `plain` switches all off.
@@ -24,6 +24,7 @@ emptied. single_softmax: cross entropy of the probabilities themselves (the rele
 cost_to_go: deferral regresses the advantage of asking on, and the price acts on the decision (see `deferral`).
 prior: deferral begins as margin sampling. label_words: the encoder level begins from the words of the labels.
 pooled: a level's probabilities take in those of the levels below it, which were computed anyway.
+balanced: levels learn, from the store, as if the LLM gave all labels about as often (see `balancing`).
 early_exit: levels above the one that answers are not computed.
 floor: exploration never falls below `explore_floor`, and `audit_share` of the queries go straight to the LLM.
 front_load: labels are borrowed from the horizon's later queries.
@@ -62,8 +63,9 @@ class Settings:
 
     `llm_cost`: 130 B / 110 M parameters. `warm_up_updates`: the LLM answers all until each level had so many;
     `deferral_after`: updates after which deferral learns during it. `front_load`: share of the horizon's LLM calls that
-    come first. `pooling`: weight of the level below in a level's log-probabilities. `caution`: stands for `calibration`
-    in the advantage of levels below the top. `price_step`: of the dual ascent on the price. `replay`,
+    come first. `pooling`: weight of the level below in a level's log-probabilities. `balance`: times that the LLM is
+    believed to distort a label's share at most; 1 balances nothing. `caution`: stands for `calibration` in the
+    advantage of levels below the top. `price_step`: of the dual ascent on the price. `replay`,
     `deferral_replay`: labels kept for the levels and for deferral; `deferral_steps`: gradient steps for each label, of
     `deferral_batch` rows, learning rate `deferral_rate` and L2 `deferral_l2`. `drift_slack`, `drift_alarm`:
     Page-Hinkley's delta and lambda. `drift_look`: LLM calls of the second look that an alarm is followed by.
@@ -76,6 +78,7 @@ class Settings:
     levels: tuple[LevelSettings, ...] = ()
     front_load: float = 0.1
     pooling: float = 0.3
+    balance: float = 2.0
     caution: float = 0.6
     price_step: float = 0.01
     replay: int = 4_000
@@ -153,7 +156,7 @@ def _check(spec: StreamSpec) -> None:
 
 
 def _check_values(spec: StreamSpec, settings: Settings) -> None:
-    least = {"replay": 1, "deferral_replay": 1, "deferral_batch": 1, "price_step": 0.0, "front_load": 0.0}
+    least = {"replay": 1, "deferral_replay": 1, "deferral_batch": 1, "price_step": 0.0, "front_load": 0.0, "balance": 1}
     for name, low in least.items():
         if not getattr(settings, name) >= low:
             raise ConfigError(f"stream {spec.name!r}: {name} must be {low} or more, not {getattr(settings, name)}")

@@ -194,6 +194,7 @@ def test_too_few_coins_are_refused(spec):
         ({"params": {"speed": 1}}, "no parameter 'speed'"),
         ({"params": {"logistic.decay": 2}}, "decay"),
         ({"params": {"replay": 0}}, "replay"),
+        ({"params": {"balance": 0.5}}, "balance"),
     ],
 )
 def test_a_spec_that_cannot_be_is_refused(spec, changed, said):
