@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.online_cascade.figures import paired, summary
-from benchmarks.online_cascade.methods import ABLATED, CASCADE, LLM_ALONE, METHODS, PLAIN, without
+from benchmarks.online_cascade.methods import ABLATED, CASCADE, LLM_ALONE, METHODS, NO_BASELINES, PLAIN, without
 from benchmarks.online_cascade.plan import Bench, nearest
 from benchmarks.online_cascade.plot import draw
 from benchmarks.online_cascade.report import text
@@ -139,10 +139,13 @@ def _bars(name: str, budgets: dict[str, Any]) -> list[dict[str, Any]]:
         if data != name or methods is None:
             continue
         value = methods[CASCADE]["accuracy"]["mean"]
-        best = max((m for m in methods if m not in (CASCADE, PLAIN)), key=lambda m: methods[m]["accuracy"]["mean"])
+        baselines = [m for m in methods if m not in NO_BASELINES]
+        best = max(baselines, key=lambda m: methods[m]["accuracy"]["mean"])
+        within = [m for m in baselines if methods[m]["against"]["mean"] <= methods[m]["against"]["half"]]
         above = value > methods[best]["accuracy"]["mean"]
         found.append({"share": share, "bar": bar, "value": value, "reached": value >= bar, "best_baseline": best})
         found[-1] |= {"above_all": above, "against_best": methods[best]["against"]}
+        found[-1] |= {"baselines": len(baselines), "within_interval": within}
     return found
 
 

@@ -21,8 +21,14 @@ from serve_app.cascade.online.base import StreamSpec
 from serve_app.cascade.online.settings import MENDS, plain, settings_of
 
 CASCADE, PLAIN = "online cascade", "released algorithm"
+UNLEARNED = "cascade, deferral not learned"
 MARGIN, ENSEMBLE, FRONT, RANDOM = "margin sampling", "online ensemble", "front-loading", "random"
+MARGIN_TWO = f"{MARGIN}, the cascade's students"
 LLM_ALONE = "LLM alone"
+NO_BASELINES = (CASCADE, UNLEARNED, PLAIN, LLM_ALONE)
+"""The cascade, what it is without a part of it or its mends, and what makes other numbers of calls."""
+MARGIN_FIRST = 100
+"""LLM labels that margin sampling begins with, as its authors' runs on ISEAR do."""
 PLAIN_PARAMS = {"encoder.decay": 0.9, "encoder.calibration": 0.45, "logistic.decay": 0.8, "logistic.calibration": 0.15}
 """The authors' values for ISEAR (LR + BERT-base)."""
 PLAIN_MU = (1.6e-3, 2e-3, 2.2e-3, 2.5e-3, 3e-3, 4e-3, 6e-3, 1e-2)
@@ -53,41 +59,57 @@ def _llm(job: Job) -> Replayed:
     return Replayed(job.stream.expert, np.full(len(job.stream), LLM), len(job.stream))
 
 
+def _taught(job: Job, averaged: bool = False, kind: str | None = None) -> Taught:
+    """The students of a baseline: the cascade's, or that one of them; they learn the LLM's labels as they come."""
+    levels = job.spec.levels if kind is None else (kind,)
+    return Taught(replace(job.spec, levels=levels, mends={**job.spec.mends, "balanced": False}), averaged)
+
+
 def _margin(job: Job) -> Replayed:
+    asks = ByMargin(job.calls, len(job.stream), min(MARGIN_FIRST, job.calls), settings_of(job.spec).price_step)
+    return online(job.stream, _taught(job, kind=job.spec.levels[-1]), asks)
+
+
+def _margin_two(job: Job) -> Replayed:
     settings = settings_of(job.spec)
     asks = ByMargin(job.calls, len(job.stream), int(settings.front_load * job.calls), settings.price_step)
-    return online(job.stream, Taught(job.spec), asks)
+    return online(job.stream, _taught(job), asks)
+
+
+def _unlearned(job: Job) -> Replayed:
+    return cascade(job.stream, replace(job.spec, params={**job.spec.params, "deferral_steps": 0}))
 
 
 def _ensemble(job: Job) -> Replayed:
     asks = at_random(job.calls, len(job.stream), job.spec.seed, falling=True)
-    return online(job.stream, Taught(job.spec, averaged=True), asks)
+    return online(job.stream, _taught(job, averaged=True), asks)
 
 
 def _front(job: Job) -> Replayed:
-    return online(job.stream, Taught(job.spec), first(job.calls))
+    return online(job.stream, _taught(job), first(job.calls))
 
 
 def _random(job: Job) -> Replayed:
-    return online(job.stream, Taught(job.spec), at_random(job.calls, len(job.stream), job.spec.seed))
+    return online(job.stream, _taught(job), at_random(job.calls, len(job.stream), job.spec.seed))
 
 
 def _distilled(job: Job) -> Replayed:
-    return distilled(job.stream, Taught(job.spec), job.other, job.calls)
+    return distilled(job.stream, _taught(job), job.other, job.calls)
 
 
 def _alone(kind: str) -> Callable[[Job], Replayed]:
-    return lambda job: online(job.stream, Taught(replace(job.spec, levels=(kind,))), first(job.calls), own=True)
+    return lambda job: online(job.stream, _taught(job, kind=kind), first(job.calls), own=True)
 
 
 def _distilled_alone(kind: str) -> Callable[[Job], Replayed]:
-    return lambda job: distilled(job.stream, Taught(replace(job.spec, levels=(kind,))), job.other, job.calls)
+    return lambda job: distilled(job.stream, _taught(job, kind=kind), job.other, job.calls)
 
 
 METHODS: Mapping[str, Callable[[Job], Replayed]] = {
     CASCADE: _cascade,
+    UNLEARNED: _unlearned,
     MARGIN: _margin,
-    f"{MARGIN}, encoder": lambda job: _margin(replace(job, spec=replace(job.spec, levels=("encoder",)))),
+    MARGIN_TWO: _margin_two,
     ENSEMBLE: _ensemble,
     FRONT: _front,
     RANDOM: _random,
@@ -98,11 +120,15 @@ METHODS: Mapping[str, Callable[[Job], Replayed]] = {
     "encoder alone": _alone("encoder"),
     LLM_ALONE: _llm,
 }
-"""The students of margin sampling, front-loading, random and distillation are the cascade's two levels, pooled as its
-top level pools them, with the same store, label words and updates; margin sampling also has its front-load and its
-budget control, so that what differs is the learned deferral alone (a second row has one student, the encoder). The
-online ensemble averages the same two students and asks at random, ever less. A level alone is taught by the first
-calls, and answers every query itself.
+"""Students of the baselines have the cascade's store, label words and updates, but are not balanced.
+
+Margin sampling is that of Ramírez et al. (Findings of ACL 2024, "Cache & Distil"): one student, the encoder, that asks
+where its two likeliest labels are near each other, after so many labels to begin with; its threshold is held to the
+budget, where theirs was tuned to it beforehand. The row below it is stronger than theirs: both students, pooled as the
+cascade's top level pools them, its front-load and its budget control. Front-loading, random and distillation have both
+students too; the online ensemble averages them and asks at random, ever less. A level alone is taught by the first
+calls, and answers every query itself. The cascade whose deferral is not learned is no baseline but what it is without
+one part: its levels, balanced, with the margin that deferral begins as.
 """
 
 
@@ -113,6 +139,7 @@ def without(*mends: str) -> Callable[[Job], Replayed]:
 
 ABLATED: Mapping[str, Callable[[Job], Replayed]] = {
     **{f"without {mend}": without(mend) for mend in MENDS if mend not in ("single_softmax", "drift")},
+    "without learned deferral": _unlearned,
     "without cost_to_go, single_softmax": without("cost_to_go", "single_softmax"),
     "with 2 % audits": lambda job: cascade(job.stream, replace(job.spec, audit_share=0.02)),
 }

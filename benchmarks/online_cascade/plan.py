@@ -8,10 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.online_cascade.figures import measured
-from benchmarks.online_cascade.methods import CASCADE, LLM_ALONE, METHODS, PLAIN, PLAIN_MU, Job, released
+from benchmarks.online_cascade.methods import CASCADE, METHODS, NO_BASELINES, PLAIN, PLAIN_MU, Job, released
 from benchmarks.online_cascade.stream import Recorded
 from benchmarks.online_cascade.walks import Replayed
+from serve_app.cascade import online
 from serve_app.cascade.online.base import StreamSpec
+
+
+def _sources() -> str:
+    """Digest of the code that replays are made by."""
+    folders = (Path(online.__file__).parent, Path(__file__).parent)
+    files = sorted((path for folder in folders for path in folder.glob("*.py")), key=lambda path: path.parts[-2:])
+    return hashlib.blake2b(b"".join(path.read_bytes() for path in files), digest_size=12).hexdigest()
+
+
+SOURCES = _sources()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,7 @@ class Bench:
         if shift:
             stream = stream.swapped(len(stream) // 2)
         calls = round(share * len(stream))
-        if name in METHODS and name not in (CASCADE, LLM_ALONE):
+        if name in METHODS and name not in NO_BASELINES:
             calls = self._run(CASCADE, METHODS[CASCADE], share, seed, shift)["calls"]
         found = measured(stream, replay(Job(stream, self.other.shuffled(seed), spec, calls)))
         self.keep.mkdir(parents=True, exist_ok=True)
@@ -59,7 +70,7 @@ class Bench:
 
     def _key(self, name: str, spec: StreamSpec, shift: bool) -> str:
         """Whatever changes a replay changes its file."""
-        told = repr((name, spec, shift, self.stream.texts[:50], len(self.stream), self.stream.expert.tolist()))
+        told = repr((SOURCES, name, spec, shift, self.stream.texts[:50], len(self.stream), self.stream.expert.tolist()))
         return hashlib.blake2b(told.encode("utf-8", "replace"), digest_size=12).hexdigest()
 
 

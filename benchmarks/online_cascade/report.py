@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.online_cascade.figures import WINDOW
-from benchmarks.online_cascade.methods import CASCADE, RANDOM
+from benchmarks.online_cascade.methods import CASCADE, UNLEARNED
 from benchmarks.stamp import one_line
 from benchmarks.table import markdown
 
@@ -18,7 +18,7 @@ def text(result: dict[str, Any]) -> str:
         f"{result['queries']:,} queries (the {result['half']} half), labels of `{result['expert']}` as the LLM's, "
         f"{result['seeds']} seeds of order and learner, audits {result['audit_share']:.1%}. Accuracy in % against the "
         f"gold labels, ± half of the 95 % interval over seeds; the LLM alone has {100 * llm:.1f}. Baselines make as "
-        f"many calls as the cascade of the same seed.\n\n"
+        f"many calls as the cascade of the same seed, by students that are not balanced.\n\n"
     )
     parts = [head, _bars(result), _budgets(result), _recall(result)]
     if "ablation" in result:
@@ -36,14 +36,15 @@ def _bars(result: dict[str, Any]) -> str:
         best, against = bar["best_baseline"], _signed(bar["against_best"])
         lines.append(
             f"- At {bar['share']:.0%} of LLM calls: {100 * bar['value']:.1f} (bar {100 * bar['bar']:.0f}, "
-            f"{'reached' if bar['reached'] else 'MISSED'}); best baseline is {best}: {against} points over it, "
-            f"paired by seed."
+            f"{'reached' if bar['reached'] else 'MISSED'}), {'above' if bar['above_all'] else 'NOT above'} all "
+            f"{bar['baselines']} baselines; best of them is {best}: {against} points over it, paired by seed. "
+            f"Within the 95 % interval: {', '.join(bar['within_interval']) or 'none'}."
         )
     for share, methods in result["budgets"].items():
         kept = methods[CASCADE]["accuracy"]["mean"] / result["llm"]["accuracy"]["mean"]
         lines.append(
-            f"- {float(share):.0%} of LLM calls keep {kept:.0%} of the LLM's accuracy; learned deferral is "
-            f"{_signed(methods[RANDOM]['against'])} points over the same students asking at random."
+            f"- {float(share):.0%} of LLM calls keep {kept:.0%} of the LLM's accuracy. That deferral is learned, not "
+            f"left as the margin of the same levels, makes {_signed(methods[UNLEARNED]['against'])} points of it."
         )
     return "\n".join(lines) + "\n"
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.online_cascade.__main__ import main
+from benchmarks.online_cascade.__main__ import _bars, main
 from benchmarks.online_cascade.figures import measured, over_seeds
-from benchmarks.online_cascade.methods import CASCADE, LLM_ALONE, METHODS, Job
+from benchmarks.online_cascade.methods import CASCADE, LLM_ALONE, MARGIN_TWO, METHODS, UNLEARNED, Job, _taught
 from benchmarks.online_cascade.stream import Recorded
 from benchmarks.online_cascade.walks import LLM, Replayed
 from serve_app.cascade.online.base import StreamSpec
@@ -30,7 +30,9 @@ def job(calls: int = 30) -> Job:
     return Job(recorded(120, 0), recorded(60, 1), spec, calls)
 
 
-@pytest.mark.parametrize("name", ["margin sampling", "online ensemble", "front-loading", "random", "logistic alone"])
+@pytest.mark.parametrize(
+    "name", ["margin sampling", MARGIN_TWO, "online ensemble", "front-loading", "random", "logistic alone"]
+)
 def test_a_baseline_makes_just_the_calls_of_its_budget(name):
     assert METHODS[name](job()).calls == 30
 
@@ -80,6 +82,34 @@ def test_the_command_writes_its_report_and_goes_on_from_what_it_kept(tmp_path, c
     capsys.readouterr()
     assert main(command) == 0
     assert "seed" not in capsys.readouterr().err
+
+
+def test_the_verdict_is_on_all_baselines_and_names_those_within_the_interval():
+    def one(mean: float, over: float) -> dict[str, object]:
+        return {"accuracy": {"mean": mean, "half": 0.0}, "against": {"mean": over, "half": 0.01}}
+
+    methods = {
+        CASCADE: one(0.6, 0.0),
+        UNLEARNED: one(0.7, -0.1),
+        "random": one(0.595, 0.005),
+        "front-loading": one(0.5, 0.1),
+    }
+    (bar,) = _bars("isear", {"0.2": methods})
+    assert bar["reached"] and bar["above_all"]
+    assert (bar["best_baseline"], bar["baselines"], bar["within_interval"]) == ("random", 2, ["random"])
+    methods["random"] = one(0.61, -0.01)
+    assert not _bars("isear", {"0.2": methods})[0]["above_all"]
+
+
+def test_the_students_of_the_cascade_alone_are_balanced():
+    """Where one label comes three times as often as the other, a text that tells nothing is of it."""
+    texts, labels = ("the same text",) * 400, np.array([0, 0, 0, 1] * 100)
+    stream = Recorded("made", texts, labels, labels, LABELS[:2])
+    spec = StreamSpec("made", LABELS[:2], "", llm_share=0.25, levels=("logistic",), horizon=400)
+    student = _taught(Job(stream, stream, spec, 400))
+    for text, label in zip(texts, labels, strict=True):
+        student.learn(text, int(label))
+    assert student.of(texts[0])[0] == pytest.approx(0.75, abs=0.06)
 
 
 def test_a_wrong_file_is_told_in_a_sentence(tmp_path, capsys):
