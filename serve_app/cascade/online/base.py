@@ -1,7 +1,7 @@
 """The words of a stream: what it is, what a Gateway does with a query of it, and what the Learner learns from.
 
-A Gateway acts by an immutable Policy; the Learner owns the state, learns from the LLM's labels alone, and publishes a
-new Policy when it has changed. Both are plain Python; offline replays join them in one process.
+A Gateway acts by a Policy whose levels never change; the Learner owns the state, learns from the LLM's labels alone,
+and publishes a new Policy when it has changed. Both are plain Python; offline replays join them in one process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -70,12 +70,15 @@ class Labelled:
 
 
 class Policy(Protocol):
-    """Acts; immutable, thread-safe, cheap. A Gateway swaps it atomically."""
+    """Acts; thread-safe, cheap. A Gateway swaps it atomically."""
 
     version: int
 
     def act(self, text: str, coins: Sequence[float]) -> Walk:
         """`coins`: uniform draws in [0, 1), one for the audit and one for each level."""
+
+    def saw(self, walk: Walk) -> None:
+        """A query was acted on: until the next policy comes, the price may be moved by it. Nothing is learned."""
 
     def arrays(self) -> Arrays:
         """Everything it needs, to be sent to Gateways; `policy_from(spec, arrays)` is its inverse."""

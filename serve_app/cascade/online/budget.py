@@ -36,6 +36,11 @@ class Budget:
             self.price = min(self.most, max(0.0, self.price + self.step * (called - target)))
 
     @property
+    def steady_rate(self) -> float:
+        """`rate` for somebody who will not count on: the horizon's end, where it is 0 or 1, may be passed meanwhile."""
+        return min(max(self.rate, self.share / 2), 2 * self.share, 1.0)
+
+    @property
     def spent(self) -> bool:
         """Whether the horizon's calls are all made."""
         return self.rate <= 0.0

@@ -15,6 +15,7 @@ from serve_app.cascade.online.deferral import (
     new_network,
     paper_slopes,
 )
+from serve_app.cascade.online.holding import thresholds
 from serve_app.cascade.online.settings import mended, settings_of
 
 _MOMENTS = ("first", "second")
@@ -52,7 +53,7 @@ class Deferral:
         """Level j asks on where f_j is above its threshold."""
         if not self._to_go:
             return (0.5,) * len(self._kinds)
-        return tuple(float(t) for t in np.minimum((1 + prices) / 2, 1.0))
+        return thresholds(prices.tolist())
 
     def learn(self, probabilities: NDArray[np.float64], label: int, prices: NDArray[np.float64]) -> None:
         """Learn from one query's probabilities, as predicted before its LLM label was learned."""

@@ -13,6 +13,7 @@ from serve_app.cascade.online.base import Arrays, Labelled, StreamSpec, Walk
 from serve_app.cascade.online.budget import Budget
 from serve_app.cascade.online.deferring import Deferral
 from serve_app.cascade.online.drift import Watch, surprise
+from serve_app.cascade.online.holding import Terms
 from serve_app.cascade.online.levels import pooled, student
 from serve_app.cascade.online.policy import Act, CascadePolicy, under
 from serve_app.cascade.online.settings import mended, settings_of
@@ -124,7 +125,8 @@ class OnlineCascade:
             self._version += 1
             self._told_price = self.price
             audit_share = self.spec.audit_share if mended(self.spec, "floor") else 0.0
-            act = Act(self._deferral.thresholds(self._prices), self.beta, self.warming_up, audit_share)
+            thresholds = self._deferral.thresholds(self._prices)
+            act = Act(thresholds, self.beta, self.warming_up, audit_share, self._terms)
             levels = [s.predictor for s in self._students]
             self._policy = CascadePolicy(self.spec, self._version, levels, list(self._deferral.networks), act)
         return self._policy
@@ -168,6 +170,14 @@ class OnlineCascade:
         """c_j * mu by level."""
         costs = [self.settings.cost_after(j) for j in range(len(self.spec.levels))]
         return self.mu * np.array(costs)
+
+    @property
+    def _terms(self) -> Terms | None:
+        budget = self._budget
+        if budget is None or not mended(self.spec, "cost_to_go"):
+            return None
+        costs = [self.settings.cost_after(j) / self.settings.llm_cost for j in range(len(self.spec.levels))]
+        return Terms(budget.price, budget.steady_rate, budget.step, budget.most, tuple(costs))
 
     def _predict(self, rows: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         """[levels, labels], as the policy takes them."""

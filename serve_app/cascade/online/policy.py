@@ -8,18 +8,23 @@ from numpy.typing import NDArray
 
 from serve_app.cascade.online.base import Arrays, StreamSpec, Walk
 from serve_app.cascade.online.deferral import Weights, forward, inputs
+from serve_app.cascade.online.holding import Holding, Terms
 from serve_app.cascade.online.levels import Predictor, pooled, predictor
 from serve_app.cascade.online.settings import mended, settings_of
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """The numbers of a policy: `thresholds` and `beta` by level, whether the LLM answers all, and the audit's share."""
+    """The numbers of a policy: `thresholds` and `beta` by level, whether the LLM answers all, and the audit's share.
+
+    `terms`: of a price that is moved meanwhile, and the thresholds with it; None for one that stays.
+    """
 
     thresholds: tuple[float, ...]
     beta: tuple[float, ...]
     warm_up: bool
     audit_share: float
+    terms: Terms | None = None
 
 
 class CascadePolicy:
@@ -32,6 +37,7 @@ class CascadePolicy:
         self._levels = tuple(levels)
         self._networks = tuple(networks)
         self._numbers = act
+        self._holding = None if act.terms is None else Holding(act.terms)
         self._kinds = spec.levels
         self._prior = mended(spec, "prior")
         self._pooling = settings_of(spec).pooling if mended(spec, "pooled") else 0.0
@@ -47,12 +53,18 @@ class CascadePolicy:
             return Walk(None, None, (), (), "audit", self.version)
         return self._walk(text, coins[1:])
 
+    def saw(self, walk: Walk) -> None:
+        """See Policy."""
+        if self._holding is not None:
+            self._holding.saw(walk)
+
     def _walk(self, text: str, coins: Sequence[float]) -> Walk:
         seen: list[tuple[float, ...]] = []
         urges: list[float] = []
         answer: tuple[int, int] | None = None
         why = "deferred"
         below: NDArray[np.float64] | None = None
+        thresholds = self._numbers.thresholds if self._holding is None else self._holding.thresholds
         for j in range(len(self._levels)):
             if answer is not None and self._early_exit:
                 break
@@ -60,7 +72,7 @@ class CascadePolicy:
             below = probabilities
             seen.append(tuple(float(p) for p in probabilities))
             urges.append(urge)
-            confident = urge <= self._numbers.thresholds[j]
+            confident = urge <= thresholds[j]
             if answer is None and confident and coins[j] >= self._numbers.beta[j]:
                 answer, why = (j, int(probabilities.argmax())), "confident"
             elif answer is None:
@@ -83,6 +95,8 @@ class CascadePolicy:
             "beta": np.array(n.beta),
             "act": np.array([float(n.warm_up), n.audit_share]),
         }
+        if n.terms is not None:
+            found["terms"] = np.array([n.terms.price, n.terms.rate, n.terms.step, n.terms.most, *n.terms.costs])
         for kind, level, network in zip(self._kinds, self._levels, self._networks, strict=True):
             found |= {f"{kind}.{k}": v for k, v in level.arrays().items()}
             found |= {f"{kind}.deferral.{k}": v for k, v in network.items()}
@@ -92,7 +106,11 @@ class CascadePolicy:
 def policy_from(spec: StreamSpec, arrays: Arrays) -> CascadePolicy:
     """The policy whose `arrays()` these are: it acts the same."""
     warm_up, audit_share = (float(x) for x in arrays["act"])
-    act = Act(_floats(arrays["thresholds"]), _floats(arrays["beta"]), bool(warm_up), audit_share)
+    terms = None
+    if "terms" in arrays:
+        price, rate, step, most, *costs = _floats(arrays["terms"])
+        terms = Terms(price, rate, step, most, tuple(costs))
+    act = Act(_floats(arrays["thresholds"]), _floats(arrays["beta"]), bool(warm_up), audit_share, terms)
     parts = {kind: under(arrays, kind) for kind in spec.levels}
     networks = [{k: np.asarray(v, dtype=np.float64) for k, v in under(p, "deferral").items()} for p in parts.values()]
     levels = [predictor(kind, part, len(spec.labels)) for kind, part in parts.items()]

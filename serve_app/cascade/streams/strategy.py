@@ -83,6 +83,7 @@ class StreamStrategy:
         """Decision, then frames or the answer, then what was spent; see the contract."""
         started = perf_counter()
         acting, text, walk = await self._acted(query)
+        acting.policy.saw(walk)
         self._around.sink.put(self._stream, acting.uid, Saw(walk))
         decision = self._decision(acting, walk, context.call.id, started, {})
         if walk.level is not None and walk.label is not None:

@@ -100,6 +100,7 @@ def test_early_exit_leaves_the_encoder_out(spec, queries, driven):
 def test_a_confident_first_level_ends_the_walk(spec, queries, early_exit, computed):
     learner = OnlineCascade(spec(levels=("logistic", "encoder"), mends={"early_exit": early_exit}))
     arrays = dict(learner.policy().arrays())
+    del arrays["terms"]  # the thresholds are these
     arrays["thresholds"], arrays["act"] = np.array([1.0, 1.0]), np.array([0.0, 0.0])
     arrays["beta"] = np.array([0.5, 0.5])
     walk = policy_from(learner.spec, arrays).act("redword1", (0.9, 0.9, 0.9))

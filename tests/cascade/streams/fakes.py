@@ -41,6 +41,9 @@ class WordPolicy:
             return Walk(0, best, (shares,), (0.1,), "confident", self.version)
         return Walk(None, None, (shares,), (0.9,), "deferred", self.version)
 
+    def saw(self, walk: Walk) -> None:
+        """It has no price."""
+
     def arrays(self) -> Arrays:
         return {"counts": self.counts, "meta": np.array([self.version, self.audit_share])}
 
