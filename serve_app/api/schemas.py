@@ -12,6 +12,13 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 PoolName = Annotated[str, Field(min_length=1, max_length=128)]
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+StreamName = Annotated[
+    str,
+    Field(
+        description="Asked for as jethro-stream-NAME.",
+        json_schema_extra={"pattern": r"^[a-z0-9][a-z0-9_-]{0,47}$"},  # checked with the rest of the stream
+    ),
+]
 Tokens = Annotated[int, Field(ge=1)]
 MetadataKey = Annotated[str, Field(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
@@ -146,7 +153,7 @@ class FeedbackRequest(Part):
 class StreamRequest(Part):
     """The body of POST /v1/streams. At most one of `llm_share` and `mu`; without either a fifth reaches the LLM."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$", description="Asked for as jethro-stream-NAME.")]
+    name: StreamName
     labels: Annotated[list[Label], Field(min_length=2, max_length=1000)]
     instruction: Annotated[str, Field(min_length=1, max_length=4000, description="Tells the LLM the task.")]
     llm_pool: PoolName = Field("large", description="The pool that is asked for labels.")

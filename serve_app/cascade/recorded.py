@@ -79,7 +79,7 @@ class Recorded:
         """The queries of a split, `train` or `test` for instance. Raises DataError naming the splits there are."""
         rows = [i for i, split in enumerate(self.splits) if split == name]
         if not rows:
-            there = ", ".join(sorted(set(self.splits)))
+            there = ", ".join(sorted(set(self.splits) - {""})) or "none: leave --split out"
             raise DataError(f"the recorded answers have no split {name!r}: they have {there}")
         return self.take(rows)
 

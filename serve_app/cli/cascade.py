@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serve_app.cli.cascade_automix import fit_automix
 from serve_app.cli.cascade_collect import collect
 from serve_app.cli.cascade_routing import fit_routing
 from serve_app.cli.group import new_group
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 group = new_group(help="Fit and measure cascades: ask the weak model first, go on where its answer looks wrong.")
 group.command("collect")(collect)
+group.command("fit-automix")(fit_automix)
 group.command("fit-routing")(fit_routing)
 
 DataOption = Annotated[Path, typer.Option("--data", help="Recorded answers, of `jethro cascade collect`.")]
@@ -64,6 +66,8 @@ def fit(
     calibrators = ("logistic", "isotonic") if calibrator == "auto" else (calibrator,)
     aware = (False, True) if cost_aware is None else (cost_aware,)
     chosen = _signals(signals)
+    if confidence_is is not None and confidence_is not in (signal.name for signal in chosen):
+        raise ConfigError(f"--confidence-is {confidence_is}: it is none of --signals {signals}; name it there too")
     judges = [JudgePlan(chosen, c, scorer, probe_tokens, a, seed) for c, a in product(calibrators, aware)]
     plan = ChainPlan(
         models=names,

@@ -68,6 +68,9 @@ def collect(
         if metric is None:
             raise ConfigError("--metric is missing: exact, number, ... grades the answers (see `jethro data score`)")
         where = Where.of(config, set_, url, list(names))
+        from serve_app.learning.quality import get_metric
+
+        get_metric(metric)  # one that is unknown is told of before anything is asked
         asking = _Asking(out, temperature, max_tokens, seed, concurrency, samples, verdicts, split, metric)
         rows = asking.rows(prompts, limit, where)
     if router:
@@ -110,12 +113,18 @@ def _lab(
     from serve_app.learning.lab_recording import LabPlan, lab_rows
     from serve_app.routing.registry import load_router
 
+    there = sorted(path.name for path in models_dir().iterdir() if path.is_dir())
+    if unknown := [name for name in models if name not in there]:
+        raise ConfigError(f"--chain: the lab has no model {unknown[0]!r}; there are {', '.join(there)}")
     data = load_router(router).card.get("data", {}) if router else {}
     known: frozenset[str] = frozenset()
     if half == "learn" and data.get("source") == "lab":
         known = frozenset(i.prompt for i in unseen_queries(int(data["n"]), int(data["seed"]), "learn"))
     plan = LabPlan(n, half, seed, models, samples=samples, without=known)
-    return lab_rows(models_dir(), plan, lambda line: typer.echo(line, err=True))
+    rows = lab_rows(models_dir(), plan, lambda line: typer.echo(line, err=True))
+    if not rows:
+        raise ConfigError(f"--lab {n}: all of them are queries that router {router} learned from; give a larger number")
+    return rows
 
 
 async def _pools(asked: "Sequence[Asked]", where: Where, asking: _Asking) -> list[dict[str, Any]]:

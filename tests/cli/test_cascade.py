@@ -89,6 +89,14 @@ def test_no_data_and_no_chain(run: Run, tmp_path: Path) -> None:
     assert done.exit_code == 2 and "give the folder that `jethro cascade fit` wrote" in done.stderr
 
 
+def test_what_is_named_and_is_not_there(run: Run, tmp_path: Path) -> None:
+    fit = ("cascade", "fit", "--data", saved(tmp_path / "a.jsonl", 20, split=""), "--out", str(tmp_path), *FIT)
+    done = run(*fit, "--split", "measure")
+    assert done.exit_code == 2 and "have no split 'measure': they have none: leave --split out" in done.stderr
+    done = run(*fit, "--confidence-is", "margn")
+    assert done.exit_code == 2 and "--confidence-is margn: it is none of --signals" in done.stderr
+
+
 def test_lab_answers_are_collected(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "lab.jsonl"
     done = run("cascade", "collect", "--lab", "40", "--half", "measure", "--chain", "tiny,small", "--out", str(out))
@@ -108,6 +116,9 @@ def test_lab_answers_are_collected(run: Run, tmp_path: Path) -> None:
         (("--lab", "5", "--temperature", "1"), "--lab answers in here at temperature 0"),
         (("--prompts", "x.jsonl"), "--metric is missing"),
         (("--prompts", "x.jsonl", "--metric", "exact"), "x.jsonl: no such file"),
+        (("--prompts", "x.jsonl", "--metric", "zzz"), "metric 'zzz' is unknown"),
+        (("--lab", "5", "--chain", "small,huge"), "the lab has no model 'huge'; there are large, small, tiny"),
+        (("--lab", "1"), "router complexity learned from; give a larger number"),
     ],
 )
 def test_collecting_says_what_is_missing(run: Run, tmp_path: Path, options: tuple[str, ...], says: str) -> None:

@@ -40,7 +40,7 @@ def lock_folder(
     Waits for an owner that is about to leave. Raises ConfigError if it stays, or if the folder cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(0o700, parents=True, exist_ok=True)  # callers' texts lie in it
         file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as e:
         raise ConfigError(f"streams.folder: {folder} cannot be used ({e}); give a folder that can be written") from e

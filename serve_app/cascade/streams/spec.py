@@ -18,6 +18,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 _MOST_HORIZON: Final = 10**9
 _LABEL_CHARS: Final = 64
 _INSTRUCTION_CHARS: Final = 4000
+_MOST_PARAMS: Final = {
+    **{"replay": 20_000, "deferral_replay": 20_000, "cache_size": 10_000},
+    **{"deferral_batch": 1024, "deferral_steps": 64},
+}
+"""What would hold the Learner up, or fill its memory, for all streams; any other parameter is at most a billion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,10 @@ def check_spec(spec: StreamSpec, bounds: Bounds) -> None:
     if spec.llm_pool not in bounds.pools:
         raise _wrong("llm_pool", f"{spec.llm_pool[:60]!r} is no pool; pools are {', '.join(bounds.pools)}")
     check_budget(Budget(spec.mu, spec.llm_share, spec.horizon))
+    for name, value in spec.params.items():
+        most = _MOST_PARAMS.get(name.rpartition(".")[2], 1e9)
+        if not 0 <= value <= most:
+            raise _wrong("params", f"{name[:64]} is {value:g}: give 0 to {most:g}")
     places = [LEVELS.index(kind) if kind in LEVELS else -1 for kind in spec.levels]
     if not places or -1 in places or places != sorted(set(places)):
         raise _wrong("levels", f"{list(spec.levels)!r:.80}: give some of {', '.join(LEVELS)}, weakest first")

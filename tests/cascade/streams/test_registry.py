@@ -191,6 +191,10 @@ def test_a_stream_that_the_disk_does_not_forget_is_there_still(registry, monkeyp
     assert labelled(registry) == 1
 
 
+def test_the_folder_that_holds_texts_is_its_owners_alone(registry, tmp_path):
+    assert (tmp_path / "streams").stat().st_mode & 0o077 == 0
+
+
 def test_folders_that_are_no_streams_are_left_alone(tmp_path):
     (tmp_path / "lost+found").mkdir()
     registry = opened(tmp_path)

@@ -51,6 +51,10 @@ def test_json_and_back():
         ({"levels": ("tree",)}, "levels", "weakest first"),
         ({"audit_share": 2.0}, "audit_share", "less than 1"),
         ({"explore_floor": -0.1}, "explore_floor", "less than 1"),
+        ({"params": {"deferral_steps": 1e9}}, "params", "deferral_steps is 1e.09: give 0 to 64"),
+        ({"params": {"logistic.cache_size": 1e300}}, "params", "logistic.cache_size is 1e.300: give 0 to 10000"),
+        ({"params": {"drift_alarm": -1.0}}, "params", "drift_alarm is -1: give 0 to 1e.09"),
+        ({"params": {"replay": float("nan")}}, "params", "replay is nan"),
     ],
 )
 def test_what_a_stream_may_not_be(changes, param, message):
