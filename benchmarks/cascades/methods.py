@@ -1,33 +1,38 @@
 """The methods: each is fitted on train for every budget, and gives its curve on test.
 
 threshold           one quantile of the raw confidence for all levels of the chain, swept; nothing else is fitted
-calibrated          the chain as `jethro cascade fit` does it: calibration, aware of cost or not, thresholds searched
+calibrated          the chain as `jethro cascade fit` does it: blended calibration, doubt per dollar unless doubt alone
+                    is surely better on train, thresholds searched
 routing             Dekoninck et al.: one model by estimates before any answer
-cascade             theirs: the chain in its order, estimates after each answer, cost in the decision
+cascade             theirs: the chain in its order, estimates after each answer, cost in the decision; it knows more
+                    than `calibrated` (the prompt, how answers agree) and is better by cross-validation on train
 cascade routing     theirs: any next model
 linear              mixtures of single models that a reader of the test set would choose
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cascades.curves import Curve
-from serve_app.cascade.judging import NOT_TAKEN, JudgePlan, fit_judge
+from serve_app.cascade.choosing import surely_above
+from serve_app.cascade.evaluation import walks
+from serve_app.cascade.fitting import ChainPlan, thresholds_of
+from serve_app.cascade.judging import JudgePlan
 from serve_app.cascade.recorded import Recorded
 from serve_app.cascade.routing.crossfit import crossfitted, estimate_all, folds_by_text
 from serve_app.cascade.routing.estimates import fit_estimates
 from serve_app.cascade.routing.fitting import within_budget
 from serve_app.cascade.routing.mixing import Mixture
 from serve_app.cascade.routing.seen import seen_in
-from serve_app.cascade.routing.shapes import choose_shape, shapes
-from serve_app.cascade.routing.singles import best_single, best_single_mix
+from serve_app.cascade.routing.shapes import choose_shape
+from serve_app.cascade.routing.singles import best_single_mix, pays
 from serve_app.cascade.routing.supermodels import Form
 from serve_app.cascade.routing.walk import Policy, Tables, Walked, walk
 from serve_app.cascade.signals import SumLogprob
-from serve_app.cascade.thresholds import Walk, fit_thresholds
+from serve_app.cascade.thresholds import Walk
 from serve_app.routing.target import COST, Target
 
 Floats = NDArray[np.float64]
@@ -35,6 +40,7 @@ METHODS = ("threshold", "calibrated", "routing", "cascade", "cascade routing", "
 FITTED = ("calibrated", "routing", "cascade", "cascade routing")
 """Those that are fitted under a budget, and fall back to single models where they do not pay."""
 FORMS: dict[str, Form] = {"routing": "single", "cascade": "prefix", "cascade routing": "any"}
+NAMES = {form: name for name, form in FORMS.items()}
 BUDGETS = 24
 _FEW_BUDGETS = 10
 """For the search of four thresholds, which takes seconds each."""
@@ -82,54 +88,40 @@ def threshold(setting: Setting, points: int = 41) -> Curve:
     found = []
     for share in np.linspace(0.0, 1.0, points):
         cuts = np.quantile(train, share, axis=0) if share < 1.0 else np.full(train.shape[1], np.inf)
-        found.append(_chain(setting.test, test[:, :-1] >= cuts[:-1]))
+        found.append(_chain(Walk(test[:, :-1], setting.test.ok, setting.test.cost_usd), cuts[:-1]))
     return _curve(found)
 
 
 def calibrated(setting: Setting) -> Curve:
-    """Thresholds on calibrated probabilities, or on doubt per dollar: for each budget what does better on train."""
-    walks = [_judged(setting, cost_aware) for cost_aware in (False, True)]
+    """Thresholds on doubt per dollar, or on doubt where that is surely better on train; guarded by single models."""
+    plan = ChainPlan(setting.train.models, Target(COST, 1.0), confidence_is=SumLogprob.name)
+    judge = JudgePlan((SumLogprob(),), "blended", cost_aware=True)  # the recorded confidence stands for the signal
+    both = [
+        walks(setting.train, setting.test, replace(plan, judge=replace(judge, cost_aware=c))) for c in (True, False)
+    ]
     found, guarded = [], []
     for budget in setting.budgets(_FEW_BUDGETS if len(setting.train.models) > 4 else BUDGETS):
-        target = Target(COST, budget * (1 + 1e-9))
-        fits = [(own, other, t) for own, other in walks if (t := fit_thresholds(own, target)) is not None]
-        fits = [fit for fit in fits if not _worse(fit[0], fit[2])]
-        guarded.append(not fits)
-        if fits:
-            _, other, thresholds = max(fits, key=lambda fit: fit[0].outcome(fit[2]).quality)
-            found.append(_chain(setting.test, other.probability >= np.maximum(thresholds, NOT_TAKEN + 0.5)))
-        else:
-            mixture = best_single_mix(setting.train.ok, setting.train.cost_usd, budget).mixture()
-            found.append(_mixed(setting.tested, mixture, {}))
+        fits = [(own, other, thresholds_of(own, Target(COST, budget * (1 + 1e-9)))) for own, other in both]
+        walked = [(_chain(own, t), _chain(other, t)) for own, other, t in fits if t is not None]
+        kept = [w for w in walked[:1] if not surely_above(walked[-1][0].quality - w[0].quality)] or walked[-1:]
+        served = [other for own, other in kept if _pays(setting, own)]
+        guarded.append(not served)
+        mixture = best_single_mix(setting.train.ok, setting.train.cost_usd, budget).mixture()
+        found.append(served[0] if served else _mixed(setting.tested, mixture, {}))
     return _curve(found, guarded)
-
-
-def _judged(setting: Setting, cost_aware: bool) -> tuple[Walk, Walk]:
-    """Train and test with the probability of each answer but the last level's."""
-    train = setting.train
-    plan = JudgePlan(signals=(SumLogprob(),), cost_aware=cost_aware)  # the recorded confidence stands for it
-    columns: tuple[list[Floats], list[Floats]] = ([], [])
-    for m in range(len(train.models) - 1):
-        judged = [row[m] for row in train.judged]
-        raw = train.confidence[:, [m]]
-        judge, own = fit_judge(plan, raw, train.ok[:, m], judged, train.cost_usd[:, m + 1])
-        columns[0].append(own)
-        others = [row[m] for row in setting.test.judged]
-        columns[1].append(judge.probabilities(setting.test.confidence[:, [m]], others))
-    own_walk = Walk(np.column_stack(columns[0]), train.ok, train.cost_usd)
-    return own_walk, Walk(np.column_stack(columns[1]), setting.test.ok, setting.test.cost_usd)
 
 
 def ours(setting: Setting, form: Form) -> Curve:
     """Routing, their cascade, or cascade routing."""
-    shaped = choose_shape(setting.fitted, shapes(form))
+    shaped = choose_shape(setting.fitted, form)
     found, guarded = [], []
+    shape = shaped.shape
     walked: dict[Policy, Walked] = {}
     for budget in setting.budgets():
         mixture, fell_back = within_budget(setting.fitted, shaped, budget)
         found.append(_mixed(setting.tested, mixture, walked))
         guarded.append(fell_back)
-    return _curve(found, guarded, f"spread {shaped.shape.spread:g}, later {shaped.shape.later:g}")
+    return _curve(found, guarded, f"{NAMES[shape.form]}, spread {shape.spread:g}, later {shape.later:g}")
 
 
 def linear(setting: Setting) -> Curve:
@@ -166,18 +158,15 @@ def _known(confidence: Floats) -> Floats:
     return np.where(np.isnan(confidence), -np.inf, confidence)
 
 
-def _worse(own: Walk, thresholds: Floats) -> bool:
-    """Whether a single model does better at the chain's cost."""
-    found = own.outcome(thresholds)
-    return found.quality < best_single(own.ok, own.cost_usd, found.cost_usd)
+def _pays(setting: Setting, own: Walked) -> bool:
+    return pays(own.quality, setting.train.ok, setting.train.cost_usd, float(own.cost_usd.mean()))
 
 
-def _chain(recorded: Recorded, taken: NDArray[np.bool_]) -> Walked:
-    """A chain over recorded answers, `taken` [n, levels - 1]."""
-    rows = np.arange(len(recorded))
-    level = np.argmax(np.column_stack([taken, np.ones(len(rows), dtype=bool)]), axis=1)
-    spent = np.cumsum(recorded.cost_usd, axis=1)[rows, level]
-    return Walked(recorded.ok[rows, level], spent, 2 ** (level + 1) - 1, level)
+def _chain(walk: Walk, thresholds: Floats) -> Walked:
+    """Each query of a chain."""
+    rows, level = np.arange(len(walk.ok)), walk.level(thresholds)
+    spent = np.cumsum(walk.cost_usd, axis=1)[rows, level]
+    return Walked(walk.ok[rows, level], spent, 2 ** (level + 1) - 1, level)
 
 
 def _mixed(tables: Tables, mixture: Mixture, walked: dict[Policy, Walked]) -> Walked:

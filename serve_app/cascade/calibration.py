@@ -1,6 +1,7 @@
-"""Raw signals to probabilities of being right: isotonic and logistic (Platt). Fitted by scikit-learn, served by none.
+"""Raw signals to probabilities of being right: isotonic, logistic (Platt), blended. Served without scikit-learn.
 
-Platt 1999 (with his smoothed targets); Zadrozny & Elkan 2002 for isotonic regression.
+Platt 1999 (with his smoothed targets); Zadrozny & Elkan 2002 for isotonic regression; blended is the curve of cascade
+routing (`routing/confidence`), the best of the three by cross-validation where one raw signal is all there is.
 """
 
 from bisect import bisect_right
@@ -13,11 +14,15 @@ from typing import Any, ClassVar, Final, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.cascade.routing.confidence import fit_confidence
+from serve_app.cascade.routing.ridge_logistic import sigmoid
 from serve_app.errors import ConfigError, DependencyError, InsufficientData
 
 Floats = NDArray[np.float64]
 FEWEST: Final = 20
 """Answers that a calibration takes at least."""
+_KNOTS: Final = 200
+"""A blended curve is kept at so many quantiles of the signal."""
 _TILT: Final = 1e-3
 """How much all steps together rise beyond what isotonic regression says."""
 
@@ -68,7 +73,7 @@ class LogisticCalibrator:
 
 @dataclass(frozen=True, slots=True)
 class IsotonicCalibrator:
-    """Linear between knots; `values` ascending, `probabilities` not falling, both of the same length."""
+    """Linear between knots, constant beyond; `values` rise, `probabilities` do not fall, and there is one for each."""
 
     values: tuple[float, ...]
     probabilities: tuple[float, ...]
@@ -149,7 +154,26 @@ def fit_isotonic(values: Floats, ok: Floats) -> IsotonicCalibrator:
     return IsotonicCalibrator(tuple(knots.tolist()), tuple(np.minimum.accumulate(heights[::-1])[::-1].tolist()))
 
 
-FITS: Final[Mapping[str, Callable[[Floats, Floats], Fitted]]] = {"logistic": fit_logistic, "isotonic": fit_isotonic}
+def fit_blended(values: Floats, ok: Floats) -> IsotonicCalibrator:
+    """The mean of two logistic regressions, on the signal's own log-odds and on its rank, rows of nan left out.
+
+    Bears any scale, and a signal that half of the answers have at its top. One that points the wrong way says nothing.
+    Raises InsufficientData.
+    """
+    x, y = _known(values, ok)
+    curve = fit_confidence(x, y)
+    knots = np.unique(np.quantile(curve.values, np.linspace(0.0, 1.0, _KNOTS), method="nearest"))
+    heights = sigmoid(curve(knots))
+    if heights[-1] <= heights[0]:
+        return IsotonicCalibrator((float(x.mean()),), (float(y.mean()),))
+    return IsotonicCalibrator(tuple(knots.tolist()), tuple(np.maximum.accumulate(heights).tolist()))
+
+
+FITS: Final[Mapping[str, Callable[[Floats, Floats], Fitted]]] = {
+    "logistic": fit_logistic,
+    "isotonic": fit_isotonic,
+    "blended": fit_blended,
+}
 
 
 def fit_calibrator(kind: str, values: Floats, ok: Floats) -> Fitted:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.cascade.base import Chain
-from serve_app.cascade.fitting import ChainPlan, HeldOut, raw_of, thresholds_of
+from serve_app.cascade.choosing import HeldOut
+from serve_app.cascade.fitting import ChainPlan, raw_of, thresholds_of
 from serve_app.cascade.judging import Judge, fit_judge, opening
 from serve_app.cascade.recorded import Recorded
 from serve_app.cascade.thresholds import Outcome, Walk
@@ -66,11 +67,10 @@ def judgements(chain: Chain, walk: Walk) -> list[Judgement]:
     return found
 
 
-def outcomes(train: Recorded, test: Recorded, plan: ChainPlan, budgets_usd: Sequence[float]) -> list[Outcome | None]:
-    """For each mean budget a query: the plan's chain fitted on train to it, and what it does to test.
+def walks(train: Recorded, test: Recorded, plan: ChainPlan) -> tuple[Walk, Walk]:
+    """The plan's chain over queries its judges were fitted on (probabilities out of fold where trained), and others.
 
-    None where the budget is below what the first model costs. The plan's own target, choice and alternatives are not
-    looked at. Judges are fitted once.
+    The plan's target, choice and alternatives are not looked at.
     """
     mine, other = train.of(plan.models), test.of(plan.models)
     own, outside = [], []
@@ -81,6 +81,14 @@ def outcomes(train: Recorded, test: Recorded, plan: ChainPlan, budgets_usd: Sequ
         own.append(known)
         outside.append(judge.probabilities(raw_other, [opening(row[model], plan.judge.prefix) for row in other.judged]))
     fitted = Walk(np.column_stack(own), mine.ok, mine.cost_usd)
-    measured = Walk(np.column_stack(outside), other.ok, other.cost_usd)
+    return fitted, Walk(np.column_stack(outside), other.ok, other.cost_usd)
+
+
+def outcomes(train: Recorded, test: Recorded, plan: ChainPlan, budgets_usd: Sequence[float]) -> list[Outcome | None]:
+    """For each mean budget a query: the plan's chain fitted on train to it, and what it does to test.
+
+    None where the budget is below what the first model costs. As of `walks`; judges are fitted once.
+    """
+    fitted, measured = walks(train, test, plan)
     thresholds = [thresholds_of(fitted, Target(COST, budget)) for budget in budgets_usd]
     return [None if t is None else measured.outcome(t) for t in thresholds]

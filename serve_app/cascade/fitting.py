@@ -7,7 +7,7 @@ cost more than the model they end with and add nothing (FrugalGPT's OVERRULING, 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, product
+from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from serve_app.cascade.artefact import Fitted, version_of
 from serve_app.cascade.base import Chain, Level
+from serve_app.cascade.choosing import HeldOut, best_of, first_unless_sure
 from serve_app.cascade.judging import Judge, JudgePlan, fit_judge, opening, raw_values
 from serve_app.cascade.recorded import Recorded
 from serve_app.cascade.smoothing import smoothed
@@ -35,8 +36,9 @@ _ROUNDS: Final = 1_000
 class ChainPlan:
     """What to fit. `models`: weakest first; with `choose` any of them in order of cost, at most `most_levels` of them.
 
-    `alternatives`: other judges; held-out figures choose. `confidence_is`: name of the signal that the recorded
-    confidence is taken for, where answers have no tokens. `pools`: the pool of each model, by default of the same name.
+    `alternatives`: other judges, taken where held-out figures are surely better. `confidence_is`: name of the signal
+    that the recorded confidence is taken for, where answers have no tokens. `pools`: the pool of each model, by default
+    of the same name.
     """
 
     models: tuple[str, ...]
@@ -49,21 +51,6 @@ class ChainPlan:
     pools: Mapping[str, str] = field(default_factory=dict)
     folds: int = 5
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """What a chain does to queries it was not fitted on; arrays of shape [n]."""
-
-    models: tuple[str, ...]
-    level: NDArray[np.int64]
-    quality: Floats
-    cost_usd: Floats
-
-    @property
-    def strong_share(self) -> float:
-        """Share of queries that ask the last model."""
-        return float((self.level == len(self.models) - 1).mean())
 
 
 def fit_chain(recorded: Recorded, plan: ChainPlan, report: Report = lambda _: None) -> Fitted:
@@ -175,20 +162,15 @@ def _chosen(judges: Sequence[_Judges], report: Report) -> tuple[HeldOut, _Judges
         sizes = range(2, min(plan.most_levels, len(order)) + 1)
         candidates = [c for size in sizes for c in combinations(order, size)]
     found: list[tuple[HeldOut, _Judges]] = []
-    for models, judge in product(candidates, judges):
-        held_out = _held_out(judge, models)
-        if held_out is not None:
-            found.append((held_out, judge))
+    for models in candidates:
+        of = [(held_out, judge) for judge in judges if (held_out := _held_out(judge, models)) is not None]
+        for held_out, judge in of:
             report(_told(held_out, judge.plan.judge))
+        if of:
+            found.append(first_unless_sure(of, plan.target, recorded))
     if not found:
         raise ConfigError(_out_of_reach(recorded, plan))
-    if plan.target.name == QUALITY_DROP:
-        # held-out figures scatter about the target, and each chain has its own last model: the least cost of those
-        # that come within it of the best model, otherwise the best quality
-        best = (1 - plan.target.value) * float(recorded.ok.mean(0).max())
-        good = [f for f in found if f[0].quality.mean() >= best] or [max(found, key=lambda f: f[0].quality.mean())]
-        return min(good, key=lambda f: f[0].cost_usd.mean())
-    return max(found, key=lambda f: (round(float(f[0].quality.mean()), 10), -float(f[0].cost_usd.mean())))
+    return best_of(found, plan.target, recorded)
 
 
 def _told(held_out: HeldOut, judge: JudgePlan) -> str:

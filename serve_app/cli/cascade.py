@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve_app.cli.cascade_automix import fit_automix
 from serve_app.cli.cascade_collect import collect
 from serve_app.cli.cascade_routing import fit_routing
 from serve_app.cli.group import new_group
@@ -17,11 +16,14 @@ if TYPE_CHECKING:
 
 group = new_group(help="Fit and measure cascades: ask the weak model first, go on where its answer looks wrong.")
 group.command("collect")(collect)
-group.command("fit-automix")(fit_automix)
 group.command("fit-routing")(fit_routing)
 
 DataOption = Annotated[Path, typer.Option("--data", help="Recorded answers, of `jethro cascade collect`.")]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")]
+_CALIBRATOR = "logistic, isotonic, blended, or auto: held-out figures choose. Default: blended for one signal alone."
+_AWARE = (
+    "Doubt per dollar. Default: for a cost target, unless held-out figures are surely better without; else reversed."
+)
 _SIGNALS = "Commas; several are combined: logprobs (all that tokens tell), prior, mean_logprob, agreement, ..."
 
 
@@ -35,10 +37,8 @@ def fit(
     levels: Annotated[int, typer.Option(min=2, help="With --choose: at most so many.")] = 3,
     signals: Annotated[str, typer.Option(help=_SIGNALS)] = "logprobs,prior",
     scorer: Annotated[str | None, typer.Option(help="Train an answer scorer: minilm, or a folder.")] = None,
-    calibrator: Annotated[str, typer.Option(help="logistic, isotonic, or auto: held-out figures choose.")] = "logistic",
-    cost_aware: Annotated[
-        bool | None, typer.Option("--cost-aware/--no-cost-aware", help="Doubt per dollar; default: figures choose.")
-    ] = None,
+    calibrator: Annotated[str | None, typer.Option(help=_CALIBRATOR)] = None,
+    cost_aware: Annotated[bool | None, typer.Option("--cost-aware/--no-cost-aware", help=_AWARE)] = None,
     probe_tokens: Annotated[int | None, typer.Option(min=1, help="Judge the first so many tokens (streaming).")] = None,
     split: SplitOption = None,
     confidence_is: Annotated[str | None, typer.Option(help="The signal that recorded `conf` values are.")] = None,
@@ -55,23 +55,23 @@ def fit(
     from itertools import product
 
     from serve_app.cascade.artefact import save_chain
+    from serve_app.cascade.calibration import FITS
     from serve_app.cascade.fitting import ChainPlan, fit_chain
     from serve_app.cascade.judging import JudgePlan
     from serve_app.cascade.recorded import read
-    from serve_app.routing.target import Target
+    from serve_app.routing.target import COST, Target
 
     recorded = read(data)
     recorded = recorded if split is None else recorded.split(split)
     names = tuple(_listed(chain)) if chain else recorded.models
-    calibrators = ("logistic", "isotonic") if calibrator == "auto" else (calibrator,)
-    aware = (False, True) if cost_aware is None else (cost_aware,)
-    chosen = _signals(signals)
-    if confidence_is is not None and confidence_is not in (signal.name for signal in chosen):
-        raise ConfigError(f"--confidence-is {confidence_is}: it is none of --signals {signals}; name it there too")
+    aim, chosen = Target.parse(target), _signals(signals)
+    usual = "blended" if len(chosen) == 1 and scorer is None else "logistic"  # of several there are log-odds already
+    calibrators = tuple(dict.fromkeys((usual, *FITS))) if calibrator == "auto" else (calibrator or usual,)
+    aware = ((True, False) if aim.name == COST else (False, True)) if cost_aware is None else (cost_aware,)
     judges = [JudgePlan(chosen, c, scorer, probe_tokens, a, seed) for c, a in product(calibrators, aware)]
     plan = ChainPlan(
         models=names,
-        target=Target.parse(target),
+        target=aim,
         judge=judges[0],
         alternatives=tuple(judges[1:]),
         choose=choose,

@@ -25,6 +25,7 @@ def fit_routing(
         str, typer.Option(help="The router whose recorded score the signal `prior` is.")
     ] = "complexity",
     encoder: Annotated[str | None, typer.Option(help="Read prompts before any answer: minilm, or a folder.")] = None,
+    in_order: Annotated[bool, typer.Option("--in-order", help="A cascade: keep the order, skip none.")] = False,
     split: Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")] = None,
     seed: Annotated[int, typer.Option(help="Draws folds.")] = 0,
 ) -> None:
@@ -40,12 +41,14 @@ def fit_routing(
     from serve_app.cascade.routing.fitting import RoutingPlan
     from serve_app.cascade.routing.fitting import fit_routing as fit
     from serve_app.cascade.routing.saved import save_routing
+    from serve_app.cascade.routing.supermodels import Form
 
     recorded = read(data)
     recorded = recorded if split is None else recorded.split(split)
     names = tuple(_listed(models)) if models else recorded.models
     judge = None if signals.strip() == "recorded" else JudgePlan(_signals(signals, prior_of), seed=seed)
-    plan = RoutingPlan(names, _budget(budget, recorded, names), judge=judge, encoder=encoder, seed=seed)
+    form: Form = "prefix" if in_order else "any"
+    plan = RoutingPlan(names, _budget(budget, recorded, names), form, judge, encoder, seed=seed)
     router = fit(recorded, plan, lambda line: typer.echo(line, err=True))
     save_routing(router, out)
     typer.echo(f"{out}: {router.version}")

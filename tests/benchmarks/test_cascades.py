@@ -8,7 +8,7 @@ import pytest
 from benchmarks.cascades import __main__ as command
 from benchmarks.cascades import settings
 from benchmarks.cascades.curves import Curve, area, quality_at, resamples
-from benchmarks.cascades.figures import areas, dominance, not_below, plain_rows
+from benchmarks.cascades.figures import areas, dominance, hull_at, not_below, plain_rows
 from benchmarks.cascades.methods import METHODS, Setting, all_methods, ours, prepare, threshold
 from benchmarks.cascades.noise import sweep
 from benchmarks.cascades.settings import Row
@@ -58,9 +58,17 @@ def test_the_plain_cascade_is_a_quantile_of_confidence(setting):
 def test_rows_are_compared_at_equal_cost(setting, curves):
     rows = [Row(("weak", "strong"), "made up", 0.5, 0.1), Row(("weak", "strong"), "made up", 0.5, 0.999)]
     easy, hard = plain_rows(setting, curves, rows, resamples(len(setting.test), 20, 0))
-    assert (easy["beaten"], hard["beaten"]) == (True, False)
+    assert (easy["beaten"]["cascade"], hard["beaten"]["cascade"]) == (True, False)
     cost = 0.5 * setting.test.cost_usd[:, -1].mean()
     assert easy["at"]["cascade"] == pytest.approx(quality_at(curves["cascade"].points(), cost))
+    low, high = easy["less_threshold"]["cascade"]
+    assert low <= easy["at"]["cascade"] - easy["at"]["threshold"] <= high
+    assert easy["hindsight"] >= easy["at"]["threshold"]
+
+
+def test_hindsight_is_the_upper_hull():
+    points = np.array([[1.0, 0.5], [2.0, 0.5], [3.0, 0.9], [4.0, 0.8]])
+    assert [hull_at(points, cost) for cost in (0.5, 1.0, 2.0, 3.0, 4.0)] == pytest.approx([0.5, 0.5, 0.7, 0.9, 0.9])
 
 
 def test_with_noise_all_lose(setting):
@@ -94,7 +102,7 @@ def test_the_command_writes_table_data_and_picture(tmp_path, monkeypatch, capsys
     code = command.main(["--data", str(tmp_path), "--rounds", "20", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "cascades.json").read_text())
     assert code == int(any(found["verdict"].values()))
-    assert found["plain"][0]["beaten"]
+    assert found["plain"][0]["beaten"]["cascade"]
     assert "| weak → strong |" in (tmp_path / "cascades.md").read_text()
     assert (tmp_path / "cascades.png").stat().st_size > 10_000
     assert "weak → strong: cascade routing" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from serve_app.learning.metrics import calibration_error
 
 floats = st.floats(-1e6, 1e6)
 samples = st.integers(0, 10_000).flatmap(
-    lambda seed: st.tuples(st.just(seed), st.sampled_from(["logistic", "isotonic"]))
+    lambda seed: st.tuples(st.just(seed), st.sampled_from(["logistic", "isotonic", "blended"]))
 )
 
 
@@ -41,7 +41,7 @@ def test_they_come_back_from_their_specs(drawn_by):
     assert calibrator_of(calibrator_spec(calibrator), "x") == calibrator
 
 
-@pytest.mark.parametrize("kind", ["logistic", "isotonic"])
+@pytest.mark.parametrize("kind", ["logistic", "isotonic", "blended"])
 def test_probabilities_are_right_on_average(kind):
     rng = np.random.default_rng(1)
     x = rng.normal(size=4_000)
@@ -120,3 +120,35 @@ def test_specs_of_nothing_we_know():
 def test_decided():
     band = DecidedCalibrator((0.2, 0.6), (True, False, True))
     assert [band.probability(p) for p in (0.1, 0.2, 0.59, 0.6, nan)] == [1, 0, 0, 1, 0]
+
+
+def test_a_blended_curve_bears_ties_at_the_top_and_does_better_than_steps_on_few_answers():
+    """Confidences as models give them: half of the answers at probability 1, the rest far from certain."""
+
+    def answers(n, rng):
+        p = np.where(rng.random(n) < 0.5, 1.0, rng.uniform(0.05, 0.99, n))
+        return np.log(p), (rng.random(n) < 0.15 + 0.75 * p).astype(float)
+
+    gained = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        x, ok = answers(150, rng)
+        other, truth = answers(1_000, rng)
+        loss = {}
+        for kind in ("isotonic", "blended"):
+            calibrator = fit_calibrator(kind, x, ok)
+            p = np.clip([calibrator.probability(v) for v in other], 1e-3, 1 - 1e-3)
+            loss[kind] = -np.mean(truth * np.log(p) + (1 - truth) * np.log(1 - p))
+        gained.append(loss["isotonic"] - loss["blended"])
+    assert np.mean(gained) > 0.01
+
+
+def test_a_blended_curve_of_a_signal_that_points_the_wrong_way_is_flat():
+    x = np.arange(100.0)
+    calibrator = fit_calibrator("blended", x, (x < 30).astype(float))
+    assert [calibrator.probability(v) for v in (0.0, 50.0, 99.0)] == pytest.approx([0.3] * 3)
+
+
+def test_a_blended_curve_of_many_answers_is_kept_small():
+    x = np.random.default_rng(0).normal(size=5_000)
+    assert len(fit_calibrator("blended", x, (x > 0).astype(float)).spec()["values"]) <= 200

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from serve_app.cascade.artefact import load_fitted, save_chain
+from serve_app.cascade.choosing import HeldOut
 from serve_app.cascade.cost_aware import CostAware, RelativeCost, fit_relative_cost
 from serve_app.cascade.evaluation import held_out_of, judgements, outcomes, walk_of
-from serve_app.cascade.fitting import ChainPlan, HeldOut, check_worth, expected, fit_chain
+from serve_app.cascade.fitting import ChainPlan, check_worth, expected, fit_chain
 from serve_app.cascade.judging import NOT_TAKEN, Judge, JudgePlan, fit_judge, probabilities, raw_values
 from serve_app.cascade.signals import Brevity, MeanLogprob, MinLogprob
 from serve_app.errors import ConfigError, DataError, InsufficientData

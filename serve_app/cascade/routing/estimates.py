@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.cascade.routing.confidence import ConfidenceCurve, fit_confidence
-from serve_app.cascade.routing.evidence import columns_of, directions, evidence
+from serve_app.cascade.routing.evidence import PRIOR, columns_of, directions, evidence
 from serve_app.cascade.routing.prompts import PromptHead, fit_prompt_head
 from serve_app.cascade.routing.ridge_logistic import fit_ridge_logistic, sigmoid
 from serve_app.cascade.routing.seen import Seen
@@ -20,9 +20,6 @@ from serve_app.cascade.routing.sets import by_size, members, parents
 Floats = NDArray[np.float64]
 _ALONE = 2.0
 """Penalty of the estimates after one answer: few columns, the strongest evidence."""
-_PRIOR = 1
-"""Column of the prompt's prior. Its slope is one for all models: decisions hang on differences between models, which a
-slope of each would blur more than it told, by cross-validation on train rows."""
 _FURTHER = 12.0
 """Penalty of what each further answer adds."""
 _COST_PENALTY = 1.0
@@ -81,7 +78,7 @@ def fit_estimates(seen: Seen, ok: Floats, difficulty: Floats) -> Estimates:
 def _fit_quality(rows: Floats, ok: Floats) -> Floats:
     models = ok.shape[1]
     found = np.zeros((2**models, models, columns_of(models)))
-    found[:, :, _PRIOR] = _shared_slope(rows[:, _PRIOR], ok)
+    found[:, :, PRIOR] = _shared_slope(rows[:, PRIOR], ok)
     for asked in by_size(models):
         for m in range(models):
             found[asked, m] = _fit_one(rows, ok[:, m], found, asked, m)
@@ -103,7 +100,11 @@ def _fit_one(rows: Floats, ok: Floats, found: Floats, asked: int, model: int) ->
 
 
 def _shared_slope(prior: Floats, ok: Floats) -> float:
-    """Log-odds for a unit of the prior, whichever the model; each has its own level."""
+    """Log-odds for a unit of the prior, whichever the model; each has its own level.
+
+    Before any answer decisions hang on differences between models, which a slope of each would blur more than it told.
+    After one the slope is fitted again: what an answer shows of a hard prompt would else count twice.
+    """
     n, models = ok.shape
     rows = np.column_stack([np.repeat(np.eye(models), n, axis=0), np.tile(prior, models)])
     return float(fit_ridge_logistic(rows, ok.T.ravel(), _ALONE).weights[-1])

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from serve_app.cascade.routing.sets import members
 
 Floats = NDArray[np.float64]
+PRIOR = 1
+"""Column of the prompt's prior."""
 
 
 def evidence(log_odds: Floats, agree: Floats, prior: Floats) -> Floats:
@@ -58,10 +60,11 @@ def directions(asked: int, model: int, models: int) -> Floats:
     at = {pair: 2 + models + i for i, pair in enumerate(zip(*pairs(models), strict=True))}
     scaled = {pair: 2 + models + len(at) + i for i, pair in enumerate(zip(*ordered_pairs(models), strict=True))}
     there = members(asked, models)
-    found = [_unit(2 + r, models) for r in there]
+    if not there:
+        return np.zeros((columns_of(models), 0))
+    found = [_unit(PRIOR, models), *(_unit(2 + r, models) for r in there)]
     if not asked >> model & 1:
-        found += [_unit(at[r, s], models) for r, s in combinations(there, 2)]
-        return np.stack(found, axis=1) if found else np.zeros((columns_of(models), 0))
+        return np.stack([*found, *(_unit(at[r, s], models) for r, s in combinations(there, 2))], axis=1)
     vote = np.zeros(columns_of(models))
     for r in there:
         if r != model:

@@ -1,7 +1,7 @@
 """Fits a cascade router to recorded answers: estimates, shape and λ for a budget; falls back where it does not pay.
 
-Every figure that a choice rests on is of cross-fitted estimates. A router that does worse than the best single model
-of at most its mean cost is not served: that model is, or the best mixture of two, and `fell_back` in its data tells.
+Every figure that a choice rests on is of cross-fitted estimates. A router that is not better than the best single
+model of at most its mean cost is not served: that model is, or the best mixture of two, and `fell_back` tells.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,8 +23,8 @@ from serve_app.cascade.routing.router import CascadeRouter
 from serve_app.cascade.routing.saved import version_of
 from serve_app.cascade.routing.seen import seen_in
 from serve_app.cascade.routing.sets import MOST_MODELS
-from serve_app.cascade.routing.shapes import Shaped, choose_shape, shapes
-from serve_app.cascade.routing.singles import best_single, best_single_mix
+from serve_app.cascade.routing.shapes import Shaped, choose_shape
+from serve_app.cascade.routing.singles import best_single_mix, pays
 from serve_app.cascade.routing.supermodels import Form
 from serve_app.cascade.routing.walk import Tables, Walked
 from serve_app.errors import ConfigError, InsufficientData
@@ -65,13 +65,15 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
     seen = seen_in(chosen, vectors, confidence)
     difficulty = recorded.ok.mean(1)
     tables = crossfitted(seen, chosen.ok, difficulty, folds_by_text(chosen.prompts, plan.seed))
-    shaped = choose_shape(tables, shapes(plan.form))
+    shaped = choose_shape(tables, plan.form, plan.seed)
+    shape = shaped.shape
     report(
-        f"{', '.join(plan.models)}: area {shaped.area:.4f}, spread {shaped.shape.spread}, later {shaped.shape.later}"
+        f"{', '.join(plan.models)}: area {shaped.area:.4f}, form {shape.form}, spread {shape.spread:g}, "
+        f"later {shape.later:g}"
     )
     mixture, fell_back = within_budget(tables, shaped, plan.budget_usd)
     walked = expected(tables, mixture)
-    how = "single models" if fell_back else plan.form
+    how = "single models" if fell_back else shape.form
     report(f"{how}: quality {walked.quality.mean():.4f} at {walked.cost_usd.mean():.3g} USD a query")
     estimates = fit_estimates(seen, chosen.ok, difficulty)
     reads = len(estimates.prompts.weights) > 0  # where prompts tell nothing no encoder is run for them
@@ -91,10 +93,10 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
 
 
 def within_budget(tables: Tables, shaped: Shaped, budget_usd: float) -> tuple[Mixture, bool]:
-    """The shape's policies mixed to the budget; or single models, and True, where one alone is better at its cost."""
+    """The shape's policies mixed to the budget; or single models, and True, where they are not surely better."""
     mixture = refined(tables, shaped.rungs, budget_usd)
     walked = expected(tables, mixture)
-    if walked.quality.mean() >= best_single(tables.ok, tables.cost_usd, float(walked.cost_usd.mean())):
+    if pays(walked.quality, tables.ok, tables.cost_usd, float(walked.cost_usd.mean())):
         return mixture, False
     return best_single_mix(tables.ok, tables.cost_usd, budget_usd).mixture(), True
 

@@ -84,14 +84,18 @@ class CascadeRouter:
     def after(self, prompt: Prompt, answers: Sequence[Answered], without: Sequence[str] = ()) -> Advice:
         """After the answers so far, in any order. Raises ValueError for an unknown pool or one that answers twice."""
         asked, seen = self._seen(prompt, answers)
-        quality = self.estimates.qualities(asked, self.estimates.evidence(seen))
+        rows = self.estimates.evidence(seen)
+        quality = self.estimates.qualities(asked, rows)
         cost = self.estimates.costs(asked, seen)
         policy = self.mixture.policy(prompt.coin)
         chosen = STOP
         allowed = (2 ** len(self.pools) - 1) & ~self._mask(without)
         if usable := allowed & policy.models or (0 if asked else allowed):
             chosen = int(policy.next(asked, quality, cost, self.move[asked], usable)[0])
-        take = self.pools[int(best_answer(np.array([asked]), quality)[0])] if answers else None
+        take = None
+        if answers:
+            before = self.estimates.qualities(0, rows)
+            take = self.pools[int(best_answer(np.array([asked]), quality, before, policy.margin)[0])]
         return Advice(
             ask=None if chosen == STOP else self.pools[chosen],
             take=take,

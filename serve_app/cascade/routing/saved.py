@@ -106,8 +106,9 @@ def _arrays(router: CascadeRouter) -> dict[str, Any]:
 
 
 def _policy_spec(policy: Policy) -> dict[str, Any]:
-    """JSON has no infinity."""
-    return asdict(policy) | {key: _text(getattr(policy, key)) for key in ("price", "later")}
+    """JSON has no infinity. Without a margin there is no word of it, as in artefacts from before there was one."""
+    spec = asdict(policy) | {key: _text(getattr(policy, key)) for key in ("price", "later")}
+    return spec if policy.margin else {key: value for key, value in spec.items() if key != "margin"}
 
 
 def _text(value: float) -> float | str:
@@ -173,11 +174,14 @@ def _policy(spec: Mapping[str, Any]) -> Policy:
         spread=float(spec["spread"]),
         form=spec["form"],
         models=int(spec["models"]),
+        margin=float(spec.get("margin", 0.0)),
     )
     if found.form not in ("any", "prefix", "single") or not (found.price >= 0 and found.later >= 0):
         raise ValueError(f"a policy of form {found.form!r}, price {found.price} and later {found.later}")
     if not (isfinite(found.spread) and found.spread >= 0):
         raise ValueError(f"spread is {found.spread}")
+    if not 0.0 <= found.margin <= 1.0:
+        raise ValueError(f"margin is {found.margin}")
     return found
 
 

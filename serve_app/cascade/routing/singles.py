@@ -10,6 +10,9 @@ from serve_app.cascade.routing.walk import always
 from serve_app.errors import ConfigError
 
 Floats = NDArray[np.float64]
+GUARD = 0.5
+"""Policies fitted on one half of train rows and held against single models on the other: with less more of them fall
+below, with more good ones are lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,28 @@ class SingleMix:
         return Mixture(always(self.cheap), always(self.dear), self.share)
 
 
+def best_model(ok: Floats, cost_usd: Floats, at_most_usd: float) -> int | None:
+    """The best model of at most this mean cost, from qualities and costs [n, K]; None if there is none."""
+    inside = np.flatnonzero(cost_usd.mean(0) <= at_most_usd * (1 + 1e-9))
+    return int(inside[ok[:, inside].mean(0).argmax()]) if len(inside) else None
+
+
 def best_single(ok: Floats, cost_usd: Floats, at_most_usd: float) -> float:
-    """Quality of the best model of at most this mean cost, from qualities and costs [n, K]; 0 if there is none."""
-    inside = cost_usd.mean(0) <= at_most_usd * (1 + 1e-9)
-    return float(ok.mean(0)[inside].max()) if inside.any() else 0.0
+    """Its quality; 0 if there is none."""
+    best = best_model(ok, cost_usd, at_most_usd)
+    return 0.0 if best is None else float(ok[:, best].mean())
+
+
+def pays(quality: Floats, ok: Floats, cost_usd: Floats, spent_usd: float) -> bool:
+    """Whether qualities [n] at a mean cost of `spent_usd` are worth more than the best model of at most that cost.
+
+    The gain must be at least `GUARD` of its standard error: figures that a policy was chosen by flatter it.
+    """
+    best = best_model(ok, cost_usd, spent_usd)
+    if best is None:
+        return True
+    gain = quality - ok[:, best]
+    return float(gain.mean()) >= GUARD * float(gain.std()) / len(gain) ** 0.5
 
 
 def best_single_mix(ok: Floats, cost_usd: Floats, budget_usd: float) -> SingleMix:

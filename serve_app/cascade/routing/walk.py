@@ -16,7 +16,8 @@ class Policy:
     """λ of the first decision, in quality for a US dollar; later ones pay `later` times as much (inf: never go on).
 
     `spread` scales how far estimates are taken to move: 0 takes them as certain. `models` is the mask of those that
-    may be asked at all.
+    may be asked at all. `margin`: how much better an answer must look than that of the strongest model asked, to be
+    taken instead.
     """
 
     price: float
@@ -24,6 +25,7 @@ class Policy:
     spread: float = 1.0
     form: Form = "any"
     models: int = -1
+    margin: float = 0.0
 
     def next(
         self, asked: int, quality: Floats, cost: Floats, move: Floats, allowed: int | None = None
@@ -80,12 +82,19 @@ def walk(tables: Tables, policy: Policy) -> Walked:
             spent[rows] += tables.cost_usd[rows, chosen]
             asked[rows] |= 1 << chosen
         going &= asked != 2**models - 1
-    answer = best_answer(asked, tables.quality[asked, np.arange(n)])
+    answer = best_answer(asked, tables.quality[asked, np.arange(n)], tables.quality[0], policy.margin)
     return Walked(tables.ok[np.arange(n), answer], spent, asked, answer)
 
 
-def best_answer(asked: NDArray[np.int64], quality: Floats) -> NDArray[np.int64]:
-    """Of the models that answered the one of the highest estimate, from masks [n] and estimates [n, K]."""
-    there = [[bool(s >> m & 1) for m in range(quality.shape[1])] for s in asked.tolist()]
-    found: NDArray[np.int64] = np.where(there, quality, -1.0).argmax(1)
-    return found
+def best_answer(asked: NDArray[np.int64], quality: Floats, before: Floats, margin: float) -> NDArray[np.int64]:
+    """Of the models that answered (masks [n]) the one whose answer is taken, by estimates [n, K].
+
+    That is the strongest one, as estimated `before` any answer, unless another's answer looks better by `margin`. The
+    difference of two answers' estimates is the least certain of all figures: a model's standing is known far better.
+    """
+    there = np.array([[bool(s >> m & 1) for m in range(quality.shape[1])] for s in asked.tolist()])
+    rows = np.arange(len(asked))
+    strongest: NDArray[np.int64] = np.where(there, before, -1.0).argmax(1)
+    best: NDArray[np.int64] = np.where(there, quality, -1.0).argmax(1)
+    ahead = quality[rows, best] > quality[rows, strongest] + margin
+    return np.where(ahead, best, strongest)

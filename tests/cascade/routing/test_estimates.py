@@ -6,7 +6,7 @@ from serve_app.cascade.routing.crossfit import crossfitted, estimate_all, folds_
 from serve_app.cascade.routing.estimates import fit_estimates
 from serve_app.cascade.routing.evidence import columns_of, directions, evidence
 from serve_app.cascade.routing.prompts import fit_prompt_head
-from serve_app.cascade.routing.seen import agreement, seen_in
+from serve_app.cascade.routing.seen import Seen, agreement, seen_in
 from serve_app.cascade.routing.sets import by_size, members, parents
 from serve_app.cascade.routing.uncertainty import fit_moves
 from tests.cascade.routing.worlds import made_up
@@ -82,6 +82,27 @@ def test_estimates_do_not_depend_on_models_that_were_not_asked(world, fitted):
     for of in (fitted.evidence,):
         assert fitted.qualities(1, of(blind)) == pytest.approx(fitted.qualities(1, of(seen)))
     assert fitted.costs(1, blind) == pytest.approx(fitted.costs(1, seen))
+
+
+def test_what_an_answer_shows_of_a_hard_prompt_does_not_count_twice():
+    """Of a prompt one can half see how hard it is, of an answer wholly: then the prompt has nothing to add."""
+    worse = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        hard = rng.standard_normal(900)
+        odds = np.column_stack([0.5 - 1.5 * hard, 2.0 - 1.5 * hard])
+        ok = (rng.random(odds.shape) < 1 / (1 + np.exp(-odds))).astype(float)
+        looks = -(hard + rng.standard_normal(900))[:, None]
+        alone = np.broadcast_to(np.eye(2), (900, 2, 2))
+        losses = []
+        for vectors in (looks, None):
+            seen = Seen(-np.log1p(np.exp(-odds)), alone, np.ones(odds.shape), np.full(900, 50.0), vectors)
+            train, test = np.arange(300), np.arange(300, 900)
+            fitted = fit_estimates(seen.take(train), ok[train], ok[train].mean(1))
+            quality, _ = estimate_all(fitted, seen.take(test))
+            losses.append(loss(quality[0b01][:, 0], ok[test, 0]) + loss(quality[0b10][:, 1], ok[test, 1]))
+        worse.append(losses[0] - losses[1])
+    assert np.mean(worse) < 0.01
 
 
 def test_moves_are_of_models_to_come_and_shrink_where_nothing_is_told(world):

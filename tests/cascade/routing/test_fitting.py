@@ -8,7 +8,7 @@ from serve_app.cascade.judging import JudgePlan
 from serve_app.cascade.routing.fitting import RoutingPlan, fit_routing, within_budget
 from serve_app.cascade.routing.router import Answered, Prompt
 from serve_app.cascade.routing.saved import load_routing, save_routing
-from serve_app.cascade.routing.shapes import choose_shape, mean_quality, shapes
+from serve_app.cascade.routing.shapes import choose_shape, mean_quality
 from serve_app.cascade.routing.walk import always
 from serve_app.cascade.signals import Prior
 from serve_app.errors import ConfigError, DataError, InsufficientData
@@ -146,7 +146,7 @@ def test_a_policy_that_one_model_beats_is_not_served():
     """Estimates that are wrong throughout: the good cheap model is held for the bad one."""
     true = fixed([[0.9, 0.1]] * 20, [[1.0, 2.0]] * 20)
     wrong = replace(true, quality=np.stack([np.tile([0.1, 0.9], (20, 1))] * 4))
-    shaped = choose_shape(wrong, shapes("any"))
+    shaped = choose_shape(wrong, "any")
     mixture, fell_back = within_budget(wrong, shaped, 2.0)
     assert fell_back
     assert mixture.policy(0.5) == always(0)
@@ -154,7 +154,7 @@ def test_a_policy_that_one_model_beats_is_not_served():
 
 def test_a_policy_that_is_as_good_is_served():
     tables = fixed([[0.9, 0.1]] * 10 + [[0.1, 0.9]] * 10, [[1.0, 2.0]] * 20)
-    _, fell_back = within_budget(tables, choose_shape(tables, shapes("any")), 1.5)
+    _, fell_back = within_budget(tables, choose_shape(tables, "any"), 1.5)
     assert not fell_back
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.cascade.routing.mixing import expected, ladder, mix, prices, refined
-from serve_app.cascade.routing.singles import best_single, best_single_mix
+from serve_app.cascade.routing.singles import best_model, best_single, best_single_mix, pays
 from serve_app.cascade.routing.walk import Policy, walk
 from serve_app.errors import ConfigError
 from tests.cascade.routing.worlds import fixed
@@ -98,3 +98,24 @@ def test_single_models_mix_along_their_upper_hull():
     assert best_single_mix(ok, cost, 9.0).quality == pytest.approx(0.9)
     assert best_single(ok, cost, 2.5) == pytest.approx(0.52)
     assert best_single(ok, cost, 0.5) == 0.0
+
+
+def test_a_gain_over_the_best_single_model_must_be_half_its_standard_error():
+    ok = np.column_stack([np.arange(100) < 60, np.arange(100) < 70]).astype(float)
+    cost = np.tile([1.0, 2.0], (100, 1))
+    assert best_model(ok, cost, 0.5) is None and best_model(ok, cost, 1.0) == 0 and best_model(ok, cost, 2.0) == 1
+
+    def quality(right, wrong):
+        """Of the dear model's, with so many more right and so many more wrong."""
+        found = ok[:, 1].copy()
+        found[70 : 70 + right], found[:wrong] = 1.0, 0.0
+        return found
+
+    assert pays(quality(0, 0), ok, cost, 2.0)  # the model itself
+    assert pays(quality(1, 0), ok, cost, 2.0)  # surely no worse
+    assert pays(quality(8, 4), ok, cost, 2.0)
+    assert not pays(quality(9, 8), ok, cost, 2.0)  # one more of 17 that differ is luck
+    assert not pays(quality(0, 1), ok, cost, 2.0)
+    assert pays(quality(0, 4), ok, cost, 1.5)  # against the cheap one, which is all that this cost buys
+    assert not pays(quality(0, 9), ok, cost, 1.5)
+    assert pays(quality(0, 70), ok, cost, 0.5)

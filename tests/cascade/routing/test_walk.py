@@ -70,7 +70,17 @@ def test_a_model_alone_is_asked_whatever_the_query():
 
 
 def test_the_answer_taken_is_the_best_of_those_that_were_asked():
-    assert best_answer(np.array([0b011, 0b100]), np.array([[0.2, 0.4, 0.9], [0.2, 0.4, 0.1]])).tolist() == [1, 2]
+    quality = np.array([[0.2, 0.4, 0.9], [0.2, 0.4, 0.1], [0.5, 0.4, 0.9]])
+    before = np.array([[0.3, 0.2, 0.9]] * 3)
+    assert best_answer(np.array([0b011, 0b100, 0b011]), quality, before, 0.0).tolist() == [1, 2, 0]
+
+
+def test_another_answer_than_the_strongest_models_must_look_better_by_the_margin():
+    before = np.array([[0.6, 0.5, 0.9]] * 4)
+    quality = np.array([[0.7, 0.75, 0.0], [0.7, 0.81, 0.0], [0.5, 0.1, 0.55], [0.3, 0.9, 0.75]])
+    asked = np.array([0b011, 0b011, 0b101, 0b110])
+    assert best_answer(asked, quality, before, 0.1).tolist() == [0, 1, 2, 1]
+    assert best_answer(asked, quality, before, 1.0).tolist() == [0, 0, 2, 2]
 
 
 def test_every_walk_asks_somebody_and_ends():
