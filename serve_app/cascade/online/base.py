@@ -78,7 +78,7 @@ class Policy(Protocol):
         """`coins`: uniform draws in [0, 1), one for the audit and one for each level."""
 
     def saw(self, walk: Walk) -> None:
-        """A query was acted on: until the next policy comes, the price may be moved by it. Nothing is learned."""
+        """A query was acted on: counts and moves what holds until the next policy comes. Nothing is learned."""
 
     def arrays(self) -> Arrays:
         """Everything it needs, to be sent to Gateways; `policy_from(spec, arrays)` is its inverse."""

@@ -114,6 +114,11 @@ class Watch:
         return self._look is not None
 
     @property
+    def wanted(self) -> int:
+        """Labels that a look still waits for."""
+        return 0 if self._look is None else self._look.wanted - self._look.seen
+
+    @property
     def level(self) -> float:
         """How near an alarm is, in [0, 1]."""
         return self._test.level

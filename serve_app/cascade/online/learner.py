@@ -4,6 +4,7 @@ Online cascade learning, Nie et al. 2024 (arXiv 2402.04513), learned from the LL
 `settings.MENDS` names. Plain Python: who publishes its policies and keeps its state is not its business.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -80,14 +81,20 @@ class OnlineCascade:
         return tuple(max(floor, level.decay**s.updates) for level, s in levels)
 
     @property
-    def warming_up(self) -> bool:
-        """Whether the LLM answers all."""
-        if self._labels < self._restart_until or self._drift.looking:
-            return True
+    def warm_up_calls(self) -> int:
+        """LLM calls that are still wanted at once, whatever the levels say; 0: none."""
+        if self._drift.looking or self._labels < self._restart_until:
+            return max(self._drift.wanted, self._restart_until - self._labels)
         if self._budget is not None and mended(self.spec, "front_load"):
             first = self.settings.front_load * self._budget.share * self._budget.horizon
-            return self._labels < first and not self._budget.spent
-        return min(s.updates for s in self._students) < self.settings.warm_up_updates
+            return 0 if self._budget.spent else max(0, math.ceil(first - self._labels - 1e-9))
+        levels = zip(self._students, self.settings.levels, strict=True)
+        return max(0, *((self.settings.warm_up_updates - s.updates) * level.cache_size for s, level in levels))
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the LLM answers all."""
+        return self.warm_up_calls > 0
 
     def saw(self, walk: Walk) -> None:
         """See Learner."""
@@ -104,6 +111,7 @@ class OnlineCascade:
             self._tally.unparsed += 1
             if labelled.walk.why == "warm-up":  # it tells nothing, and a look must end
                 self._drift.looked(0.0)
+                self._policy = None
             return
         if not 0 <= label < len(self.spec.labels):
             raise DataError(f"stream {self.spec.name!r}: label {label} of a query; there are {len(self.spec.labels)}")
@@ -126,7 +134,7 @@ class OnlineCascade:
             self._told_price = self.price
             audit_share = self.spec.audit_share if mended(self.spec, "floor") else 0.0
             thresholds = self._deferral.thresholds(self._prices)
-            act = Act(thresholds, self.beta, self.warming_up, audit_share, self._terms)
+            act = Act(thresholds, self.beta, self.warm_up_calls, audit_share, self._terms)
             levels = [s.predictor for s in self._students]
             self._policy = CascadePolicy(self.spec, self._version, levels, list(self._deferral.networks), act)
         return self._policy

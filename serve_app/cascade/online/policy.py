@@ -15,14 +15,16 @@ from serve_app.cascade.online.settings import mended, settings_of
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """The numbers of a policy: `thresholds` and `beta` by level, whether the LLM answers all, and the audit's share.
+    """The numbers of a policy: `thresholds` and `beta` by level, and the audit's share.
 
-    `terms`: of a price that is moved meanwhile, and the thresholds with it; None for one that stays.
+    `warm_up`: so many queries go to the LLM, whatever the levels say; not more, since the labels of the first may be
+    on their way while the Learner has not seen them. `terms`: of a price that is moved meanwhile, and the thresholds
+    with it; None for one that stays.
     """
 
     thresholds: tuple[float, ...]
     beta: tuple[float, ...]
-    warm_up: bool
+    warm_up: int
     audit_share: float
     terms: Terms | None = None
 
@@ -37,6 +39,7 @@ class CascadePolicy:
         self._levels = tuple(levels)
         self._networks = tuple(networks)
         self._numbers = act
+        self._warm_up = act.warm_up
         self._holding = None if act.terms is None else Holding(act.terms)
         self._kinds = spec.levels
         self._prior = mended(spec, "prior")
@@ -47,7 +50,7 @@ class CascadePolicy:
         """One query's walk; `coins` [1 + levels] in [0, 1). Raises ValueError for too few coins."""
         if len(coins) < 1 + len(self._levels):
             raise ValueError(f"{1 + len(self._levels)} coins are needed, not {len(coins)}")
-        if self._numbers.warm_up:
+        if self._warm_up > 0:
             return Walk(None, None, (), (), "warm-up", self.version)
         if coins[0] < self._numbers.audit_share:
             return Walk(None, None, (), (), "audit", self.version)
@@ -55,6 +58,8 @@ class CascadePolicy:
 
     def saw(self, walk: Walk) -> None:
         """See Policy."""
+        if walk.why == "warm-up":
+            self._warm_up -= 1
         if self._holding is not None:
             self._holding.saw(walk)
 
@@ -110,7 +115,7 @@ def policy_from(spec: StreamSpec, arrays: Arrays) -> CascadePolicy:
     if "terms" in arrays:
         price, rate, step, most, *costs = _floats(arrays["terms"])
         terms = Terms(price, rate, step, most, tuple(costs))
-    act = Act(_floats(arrays["thresholds"]), _floats(arrays["beta"]), bool(warm_up), audit_share, terms)
+    act = Act(_floats(arrays["thresholds"]), _floats(arrays["beta"]), int(warm_up), audit_share, terms)
     parts = {kind: under(arrays, kind) for kind in spec.levels}
     networks = [{k: np.asarray(v, dtype=np.float64) for k, v in under(p, "deferral").items()} for p in parts.values()]
     levels = [predictor(kind, part, len(spec.labels)) for kind, part in parts.items()]

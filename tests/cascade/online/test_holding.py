@@ -82,3 +82,19 @@ def test_a_fixed_price_stays(spec, queries, driven):
         policy.saw(ASKED)
     assert [policy.act(text, (0.9, 0.9)) for text, _ in queries(20, 1)] == before
     assert "terms" not in policy.arrays()
+
+
+def test_a_warm_up_ends_with_the_calls_that_were_wanted(spec, queries, driven):
+    learner = OnlineCascade(spec(horizon=600))
+    policy = policy_from(learner.spec, learner.policy().arrays())
+    why = []
+    for text, _ in queries(40, 0):
+        walk = policy.act(text, (0.9, 0.9))
+        policy.saw(walk)
+        why.append(walk.why)
+    assert learner.warm_up_calls == 12  # a tenth of 0.2 * 600
+    assert why.count("warm-up") == 12
+    assert set(why[12:]) <= {"deferred", "confident"}
+    driven(learner, queries(5, 1))
+    assert learner.warm_up_calls == 7
+    assert OnlineCascade(spec(mends={"front_load": False})).warm_up_calls == 80
