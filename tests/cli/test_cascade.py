@@ -52,6 +52,23 @@ def test_measuring_on_what_it_was_fitted_on_is_refused(run: Run, tmp_path: Path)
     assert run("cascade", "evaluate", out, "--data", learn, "--force").exit_code == 0
 
 
+def test_one_signal_is_calibrated_by_the_blended_curve_and_for_a_cost_by_doubt_per_dollar(
+    run: Run, tmp_path: Path
+) -> None:
+    learn, out = saved(tmp_path / "a.jsonl", 600), tmp_path / "chain"
+    one = ("--data", learn, "--out", str(out), "--signals", "mean_logprob")
+    told = run("cascade", "fit", *one, "--target", "cost=0.00006").stderr
+    assert [line.partition("(")[2].partition(")")[0] for line in told.splitlines()] == [
+        "blended, cost-aware",
+        "blended",
+    ]
+    level = json.loads((out / "chain.json").read_text())["levels"][0]
+    assert level["signal"]["name"] == "cost_aware" and level["signal"]["calibrator"]["kind"] == "isotonic"
+    told = run("cascade", "fit", *one, "--target", "strong-share=0.4", "--calibrator", "auto").stderr.splitlines()
+    assert [line.partition("(")[2].partition(")")[0] for line in told[:2]] == ["blended", "blended, cost-aware"]
+    assert len(told) == 6
+
+
 def test_a_split_and_a_probe(run: Run, tmp_path: Path) -> None:
     learn, out = saved(tmp_path / "a.jsonl", 800), tmp_path / "chain"
     options = ("--split", "train", "--probe-tokens", "1", "--no-cost-aware", "--calibrator", "auto")
@@ -124,3 +141,29 @@ def test_lab_answers_are_collected(run: Run, tmp_path: Path) -> None:
 def test_collecting_says_what_is_missing(run: Run, tmp_path: Path, options: tuple[str, ...], says: str) -> None:
     done = run("cascade", "collect", "--out", str(tmp_path / "o.jsonl"), *options)
     assert done.exit_code == 2 and says in done.stderr
+
+
+def test_automix_is_fitted_and_measured(run: Run, tmp_path: Path) -> None:
+    learn, other, out = saved(tmp_path / "a.jsonl", 600), saved(tmp_path / "b.jsonl", seed=1), str(tmp_path / "mix")
+    refused = run("cascade", "fit-automix", "--data", learn, "--target", "strong-share=0.3", "--out", out)
+    assert refused.exit_code == 2 and "--verdicts 8" in refused.stderr
+    unknown = run("cascade", "fit-automix", "--data", learn, "--target", "cost=1", "--out", out, "--signal", "mood")
+    assert unknown.exit_code == 2 and "give self_verification, agreement or prior" in unknown.stderr
+    for path in (learn, other):
+        _with_verdicts(Path(path))
+    for decider in ("threshold", "pomdp"):
+        options = ("--target", "strong-share=0.3", "--decider", decider, "--out", out)
+        fitted = run("cascade", "fit-automix", "--data", learn, *options)
+        assert fitted.exit_code == 0, fitted.stderr
+        assert "small: taken at 0.5000 and above, by self_verification" in fitted.stdout
+    measured = run("cascade", "evaluate", out, "--data", other)
+    assert measured.exit_code == 0 and "ask the last level" in measured.stdout, measured.stderr
+
+
+def _with_verdicts(path: Path) -> None:
+    """The small model doubts itself as its log-probability does."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        yes = round(8 * 2.718281828 ** row["m"]["small"]["tokens"][0][1])
+        row["m"]["small"] |= {"verdicts": [1] * yes + [0] * (8 - yes), "extra_cost": 1e-7}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

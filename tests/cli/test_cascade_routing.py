@@ -52,6 +52,13 @@ def test_the_recorded_confidence_will_do(data, tmp_path):
     assert set(load_routing(tmp_path / "r").signals.values()) == {None}
 
 
+def test_in_order_it_is_a_cascade(data, tmp_path):
+    words = ("--data", data, "--budget", "40%", "--signals", "recorded", "--in-order", "--out", tmp_path / "r")
+    assert run(*words).exit_code == 0
+    router = load_routing(tmp_path / "r")
+    assert router.data["form"] == router.mixture.dear.form == "prefix"
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -1,11 +1,13 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from serve_app.cascade.routing.fitting import RoutingPlan, fit_routing
+from serve_app.cascade.routing.mixing import Mixture
 from serve_app.cascade.routing.router import Answered, Prompt
-from serve_app.cascade.routing.saved import ARRAYS, FILE, load_routing, save_routing
+from serve_app.cascade.routing.saved import ARRAYS, FILE, load_routing, save_routing, version_of
 from serve_app.errors import ConfigError
 from tests.cascade.routing.worlds import MODELS, made_up
 
@@ -95,9 +97,34 @@ def test_what_is_saved_is_what_is_loaded(router, folder):
             assert loaded.after(prompt, answers) == router.after(prompt, answers)
 
 
+def test_the_margin_travels_and_none_leaves_no_word(router, tmp_path):
+    for margin in (0.0, 0.1):
+        sides = [replace(side, margin=margin) for side in (router.mixture.cheap, router.mixture.dear)]
+        changed = version_of(replace(router, mixture=Mixture(*sides, router.mixture.share)))
+        save_routing(changed, tmp_path)
+        loaded = load_routing(tmp_path)
+        assert loaded.mixture.dear.margin == margin and loaded.version == changed.version
+        assert ("margin" in (tmp_path / FILE).read_text()) == (margin > 0)
+
+
+def test_the_strongest_models_answer_is_taken_unless_another_looks_better_by_the_margin(router):
+    taken = set()
+    for margin in (0.0, 1.0):
+        sides = [replace(side, margin=margin) for side in (router.mixture.cheap, router.mixture.dear)]
+        asked = replace(router, mixture=Mixture(*sides, router.mixture.share))
+        answers = [Answered("weak", -0.001, "red", 1e-5), Answered("strong", -6.0, "blue", 1e-3)]
+        taken.add((margin, asked.after(Prompt(77, 0.5), answers).take))
+    assert taken == {(0.0, "weak"), (1.0, "strong")}
+
+
 def spoil(folder, **changes):
     body = json.loads((folder / FILE).read_text())
     (folder / FILE).write_text(json.dumps(body | changes))
+
+
+def with_margin(folder, margin):
+    mixture = json.loads((folder / FILE).read_text())["mixture"]
+    return mixture | {"dear": mixture["dear"] | {"margin": margin}}
 
 
 def rearrange(folder, **changes):
@@ -121,6 +148,8 @@ def rearrange(folder, **changes):
         (lambda f: spoil(f, encoder="minilm"), "read with an encoder"),
         (lambda f: spoil(f, prompt_bias=0.123), "it was changed"),
         (lambda f: spoil(f, mixture={}), "cannot be read"),
+        (lambda f: spoil(f, mixture=with_margin(f, 1.5)), "margin is 1.5"),
+        (lambda f: spoil(f, mixture=with_margin(f, 0.05)), "it was changed"),
         (lambda f: spoil(f, signals={m: {"name": "no signal"} for m in MODELS}), "no signal"),
         (lambda f: rearrange(f, cost=np.zeros((1, 1))), "cost has shape"),
         (lambda f: rearrange(f, values_0=np.array([np.nan]), log_odds_0=np.zeros(1)), "finite"),
