@@ -1,6 +1,6 @@
 """The contract of every strategy: how an answer is got from the pools, and what it tells on the way."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,16 +9,29 @@ from serve_app.pools.base import Answer, Call, Frame
 from serve_app.types import Decision, Query, Step, Usage
 
 
+def _no_steps() -> tuple[Step, ...]:
+    return ()
+
+
+@dataclass(slots=True)
+class Ledger:
+    """`standing` tells the calls made so far; of a request that ends without Spent they are what it took."""
+
+    standing: Callable[[], tuple[Step, ...]] = _no_steps
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a strategy knows beside the query. `stream`: frames are wanted; otherwise one Answer.
 
-    `demand`: is told of every model call that a decision wants, before it is known whether it can be made.
+    `demand`: is told of every model call that a decision wants, before it is known whether it can be made. `ledger`: a
+    strategy that may make several calls says there how they stand, for callers who leave and requests that fail.
     """
 
     call: Call
     stream: bool
     demand: Demand = field(default_factory=Demand)
+    ledger: Ledger = field(default_factory=Ledger)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,12 +107,15 @@ class Exchange:
         call = Call(
             self._ids.new(), outcome.request_id, int(outcome.created_s), answering.started + limits.request_timeout_s
         )
+        context = Context(call, asked.stream, services.demand)
         try:
-            events = strategy.run(asked.query, Context(call, asked.stream, services.demand))
+            events = strategy.run(asked.query, context)
             async with Interrupt(receive, limits.request_timeout_s), aclosing(events):
                 await answering.relay(events, asked)
         except DeadlinePassed:
             raise DeadlineExceeded(f"No whole answer within {limits.request_timeout_s:g} s.") from None
+        finally:
+            outcome.steps = outcome.steps or context.ledger.standing()
 
 
 class _Answering:

@@ -216,20 +216,21 @@ class Ascent:
         A call that was cut off told no usage: its prompt counts as many tokens as in the taken one, and of its answer
         those that came.
         """
-        prompt = self._read(taken)
-        steps = []
+        return Spent(self._steps(taken))
+
+    def standing(self) -> tuple[Step, ...]:
+        """Every call so far, for a request that ends without an answer: all are wasted. No usage is guessed."""
+        return self._steps(None)
+
+    def _steps(self, taken: Visit | None) -> tuple[Step, ...]:
+        prompt = _read(taken) if taken is not None else max(map(_read, self.visits), default=0)
+        steps: list[Step] = []
         for visit in self.visits:
             if not visit.steps:
-                usage = visit.reading.usage or Usage(prompt, visit.reading.written)
-                visit.spent(visit.cancelled or str(visit.judgement), usage)
+                reason = visit.cancelled or (str(visit.judgement) if visit.judgement is not None else "cut off")
+                visit.spent(reason, visit.reading.usage or Usage(prompt, visit.reading.written))
             steps += [s if visit is taken else replace(s, wasted=True) for s in visit.steps]
-        return Spent(tuple(steps))
-
-    @staticmethod
-    def _read(taken: Visit) -> int:
-        if taken.steps:
-            return taken.steps[0].usage.prompt_tokens
-        return taken.reading.usage.prompt_tokens if taken.reading.usage is not None else 0
+        return tuple(steps)
 
     def _told(self, pool: Pool, reason: str, **rest: object) -> Decision:
         version = self._chain.version
@@ -244,3 +245,10 @@ class Ascent:
         )
         told.update({pool: {"quality": round(value, 6)} for pool, value in right.items()})
         return told
+
+
+def _read(visit: Visit) -> int:
+    """Tokens of a visit's prompt, as far as they were told."""
+    if visit.steps:
+        return visit.steps[0].usage.prompt_tokens
+    return visit.reading.usage.prompt_tokens if visit.reading.usage is not None else 0

@@ -74,6 +74,7 @@ class RoutedCascade:
         """Decision, then frames or the answer, then every call made; see the contract."""
         walk = await self._begun(query, context.call.id)
         ascent = walk.ascent
+        context.ledger.standing = ascent.standing
         while (advice := walk.advice()).ask is not None:
             way = walk.able[advice.ask]
             if ascent.best is not None and not self._patience.allows(way.pool.name, context.call):

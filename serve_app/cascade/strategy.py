@@ -58,6 +58,7 @@ class CascadeStrategy:
     async def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then every call made; see the contract."""
         ascent = await self._begun(query, context.call.id)
+        context.ledger.standing = ascent.standing
         taken: Visit | None = None
         for position, way in enumerate(ascent.ways):
             if not self._worth(way, ascent, context.call):

@@ -64,7 +64,9 @@ class StreamingCascade:
 
     async def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then every call made; see the contract."""
-        climb = _Climb(self, await self._begun(query, context.call.id), query, context)
+        ascent = await self._begun(query, context.call.id)
+        context.ledger.standing = ascent.standing
+        climb = _Climb(self, ascent, query, context)
         try:
             async with aclosing(climb.events()) as events:
                 async for event in events:

@@ -128,6 +128,7 @@ class Recorder:
         self._requests_of(outcome.endpoint, strategy, pool, str(outcome.http_status), outcome.status).inc()
         if outcome.parse_ms is not None:
             self._parse.observe(outcome.parse_ms / 1e3)
+        self._spent(outcome)  # also of a caller who left before there was a decision
         if decision is None:
             return
         self._decided(outcome)
@@ -139,7 +140,6 @@ class Recorder:
                 written = outcome.usage.completion_tokens
                 if written > 1:
                     self._tpot_of(pool).observe((outcome.latency_ms - outcome.ttft_ms) / 1e3 / (written - 1))
-        self._spent(outcome)
 
     def unauthorized(self) -> None:
         """A request was turned away for its key."""

@@ -172,7 +172,13 @@ async def test_hanging_up_frees_every_engine(model, stream, slow) -> None:
     body = ask(model, stream)
     if slow == WEAK and model.endswith("stream"):
         slow_engine.first_delay_s = 5.0  # otherwise its first tokens are judged, and it is replaced
-    with serving(lambda: parts(both)) as url:
+    made: list[Services] = []
+
+    def served() -> Services:
+        made.append(parts(both))
+        return made[0]
+
+    with serving(served) as url:
         host, port = url.removeprefix("http://").split(":")
         _, writer = await asyncio.open_connection(host, int(port))
         raw = json.dumps(body).encode()
@@ -182,3 +188,6 @@ async def test_hanging_up_frees_every_engine(model, stream, slow) -> None:
         await writer.wait_closed()
         await until(lambda: not any(engine_of(p).running for p in both.values()))
         assert slow_engine.cancelled == 1
+        if slow == STRONG:  # what the weak answer took is counted all the same
+            lost = f'jethro_wasted_tokens_total{{pool="small"}} {READ + len(UNSURE)}.0'
+            await until(lambda: lost in made[0].recorder.text().decode())

@@ -10,6 +10,8 @@ from serve_app.cascade.routed import RoutedCascade
 from serve_app.cascade.routing.router import Advice, Answered, Prompt
 from serve_app.errors import ConfigError, Overloaded, UnsupportedParameter, UpstreamError
 from serve_app.pools.local import LocalPool
+from serve_app.strategy import Context
+from serve_app.types import Usage
 from tests.cascade.fakes import CALL, STRONG, SURE, UNSURE, WEAK, Doubt, engine_of, pool, pools, query, run, told
 from tests.cascade.test_strategy import with_tools
 
@@ -74,6 +76,23 @@ async def test_it_goes_on_where_the_router_does(stream: bool) -> None:
     assert decision.features["small:probability"] == 0.2 and decision.features["large:probability"] == 1.0
     assert len({prompt.coin for prompt, *_ in router.seen}) == 1
     assert router.seen[0][0].characters == len("what?")
+
+
+@BOTH
+async def test_who_leaves_is_told_of_with_all_that_was_asked(stream: bool) -> None:
+    both = pools(UNSURE) | {STRONG: pool("late", STRONG, first_delay_s=5.0)}
+    context = Context(CALL, stream)
+    assert context.ledger.standing() == ()
+    running = asyncio.ensure_future(anext(cascade(both)[0].run(query(), context)))
+    while not engine_of(both[STRONG]).running:
+        await asyncio.sleep(0.001)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    weak, strong = context.ledger.standing()
+    assert (weak.pool, weak.wasted, weak.usage.completion_tokens) == (WEAK, True, len(UNSURE)) and weak.cost_usd > 0
+    assert (strong.pool, strong.wasted, strong.reason) == (STRONG, True, "cut off")
+    assert strong.usage == Usage(weak.usage.prompt_tokens, 0)
 
 
 @BOTH

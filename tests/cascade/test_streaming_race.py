@@ -159,12 +159,15 @@ async def test_a_weak_answer_that_breaks_after_it_is_committed_leaves_no_reserva
     race = Race(0.3, 0.7, 0.5, full_meter())
     weak = pool(SURE, first_delay_s=0.02, fail_after=6, error=UpstreamError("gone"))
     both = {WEAK: weak, STRONG: pool("strong", STRONG, first_delay_s=1.0)}
-    strategy = cascade(both, prior=0.5, race=race)
-    events = strategy.run(query(), Context(CALL, True))
+    context = Context(CALL, True)
+    events = cascade(both, prior=0.5, race=race).run(query(), context)
     told = [await anext(events), await anext(events)]
     with pytest.raises(UpstreamError, match="gone"):
         [_ async for _ in events]
     assert [type(event) for event in told] == [Decision, Frame]  # the caller has read of it: nobody else is asked
+    calls = [(s.pool, s.reason, s.wasted) for s in context.ledger.standing()]
+    assert calls == [(WEAK, "cancelled", True), (STRONG, "raced in vain", True)]
+    assert context.ledger.standing()[0].usage.completion_tokens >= 2
     assert [engine_of(p).running for p in both.values()] == [0, 0]
     assert race.meter.reserved_tokens == 0 and engine_of(both[STRONG]).cancelled == 1
 
