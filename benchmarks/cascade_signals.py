@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 import serve_app.cascade
+from benchmarks.cascade_signals_plot import draw
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from serve_app.cascade.agreement import Agreement
@@ -90,6 +91,7 @@ def mixes() -> Iterator[tuple[str, JudgePlan]]:
     yield "log-probs + scorer", JudgePlan(LOGPROB_SIGNALS, scorer="minilm")
     yield "log-probs + prior", JudgePlan()
     yield "log-probs + prior, isotonic", JudgePlan(calibrator="isotonic")
+    yield "log-probs + prior, blended", JudgePlan(calibrator="blended")
     yield "log-probs + prior, cost-aware", JudgePlan(cost_aware=True)
     yield "log-probs + prior + agreement", JudgePlan((*LOGPROB_SIGNALS, Prior(), Agreement(_SAMPLES)))
 
@@ -164,7 +166,7 @@ def pair_rows(recorded: Recorded, weak: str, strong: str) -> list[PairRow]:
     budgets = np.linspace(lowest, highest, _BUDGETS).tolist()
     curves = []
     for aware in (False, True):
-        judge = JudgePlan((MeanLogprob(),), "isotonic", cost_aware=aware)
+        judge = JudgePlan((MeanLogprob(),), "blended", cost_aware=aware)
         plan = ChainPlan((weak, strong), Target(COST, 1.0), judge, confidence_is="mean_logprob")
         found = sorted((o.cost_usd, o.quality) for o in outcomes(train, test, plan, budgets) if o is not None)
         curves.append(np.array(found))
@@ -245,6 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{NAME}.json").write_text(json.dumps(body, indent=1) + "\n", "utf-8")
     (options.out / f"{NAME}.md").write_text(text, "utf-8")
+    draw([*body["shipped"], *body["signals"]], options.target, one_line(stamp), options.out / f"{NAME}.png")
     print(text)
     return 0 if all(keeps(row) for row in chains) else 1
 
@@ -273,15 +276,12 @@ def report(
         parts.append(f"\n## {name}: calibrated pairs at the cost of plain thresholds (test)\n")
         titles = ["pair", "deferred %", "cost % of strong", "plain", "calibrated", "cost-aware"]
         cells = [
-            [r.pair, f"{100 * r.deferred:.0f}", f"{100 * r.cost_share:.0f}", *(f"{x:.4f}" for x in _three(r))]
+            [r.pair, f"{100 * r.deferred:.0f}", f"{100 * r.cost_share:.0f}"]
+            + [f"{x:.4f}" for x in (r.plain, r.calibrated, r.cost_aware)]
             for r in found
         ]
         parts.append(markdown(titles, cells))
     return "\n".join(parts)
-
-
-def _three(row: PairRow) -> tuple[float, float, float]:
-    return row.plain, row.calibrated, row.cost_aware
 
 
 def _cells(row: Row) -> list[str]:

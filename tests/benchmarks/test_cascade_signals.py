@@ -1,8 +1,9 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from benchmarks.cascade_signals import MOST_DROP, MOST_STRONG, Row, keeps, measure, mixes, pair_rows, report
+from benchmarks.cascade_signals_plot import draw
 from serve_app.cascade.judging import JudgePlan
 from serve_app.cascade.signals import Brevity, MeanLogprob
 from serve_app.routing.target import Target
@@ -46,3 +47,17 @@ def test_the_report_tells_every_row():
 def test_every_mix_has_a_name_of_its_own():
     names = [name for name, _ in mixes()]
     assert len(set(names)) == len(names) > 15
+
+
+def test_the_picture_has_all_signals_and_prefixes(tmp_path):
+    from matplotlib.image import imread
+
+    rows = [
+        asdict(Row(name, tokens, 0.87, 0.01, 0.445, 0.0063, 0.004, 0.009, 0.54))
+        for name in ("mean_logprob", "prior")
+        for tokens in ("whole", "1", "2", "3")
+    ]
+    for count in (1, 8):
+        draw(rows[:count], "quality-drop=0.01", "here", tmp_path / f"{count}.png")
+    one, all_of_them = (imread(tmp_path / f"{count}.png") for count in (1, 8))
+    assert all_of_them.shape[0] > one.shape[0], "a signal more is a line more"
