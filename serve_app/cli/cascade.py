@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serve_app.cli.cascade_automix import fit_automix
 from serve_app.cli.cascade_collect import collect
 from serve_app.cli.cascade_routing import fit_routing
 from serve_app.cli.group import new_group
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 group = new_group(help="Fit and measure cascades: ask the weak model first, go on where its answer looks wrong.")
 group.command("collect")(collect)
 group.command("fit-routing")(fit_routing)
+group.command("fit-automix")(fit_automix)
 
 DataOption = Annotated[Path, typer.Option("--data", help="Recorded answers, of `jethro cascade collect`.")]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")]
@@ -65,6 +67,8 @@ def fit(
     recorded = recorded if split is None else recorded.split(split)
     names = tuple(_listed(chain)) if chain else recorded.models
     aim, chosen = Target.parse(target), _signals(signals)
+    if confidence_is is not None and confidence_is not in (signal.name for signal in chosen):
+        raise ConfigError(f"--confidence-is {confidence_is}: it is none of --signals {signals}; name it there too")
     usual = "blended" if len(chosen) == 1 and scorer is None else "logistic"  # of several there are log-odds already
     calibrators = tuple(dict.fromkeys((usual, *FITS))) if calibrator == "auto" else (calibrator or usual,)
     aware = ((True, False) if aim.name == COST else (False, True)) if cost_aware is None else (cost_aware,)
