@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import TypeVar
 
 import numpy as np
@@ -31,7 +32,7 @@ class HeldOut:
 
 def surely_above(gain: Floats) -> bool:
     """Whether the mean of paired differences [n] exceeds 0 by more than its standard error."""
-    return float(gain.mean()) > float(gain.std()) / len(gain) ** 0.5
+    return float(gain.mean()) > float(gain.std()) / sqrt(len(gain))
 
 
 def first_unless_sure(found: Sequence[tuple[HeldOut, T]], target: Target, recorded: Recorded) -> tuple[HeldOut, T]:

@@ -1,6 +1,7 @@
 """What needs no estimate: each model alone, and mixtures of two of them. A policy that does worse is not worth it."""
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ def pays(quality: Floats, ok: Floats, cost_usd: Floats, spent_usd: float) -> boo
     if best is None:
         return True
     gain = quality - ok[:, best]
-    return float(gain.mean()) >= GUARD * float(gain.std()) / len(gain) ** 0.5
+    return float(gain.mean()) >= GUARD * float(gain.std()) / sqrt(len(gain))
 
 
 def best_single_mix(ok: Floats, cost_usd: Floats, budget_usd: float) -> SingleMix:
