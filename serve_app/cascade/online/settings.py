@@ -86,7 +86,7 @@ class Settings:
     deferral_steps: int = 4
     deferral_batch: int = 64
     deferral_rate: float = 3e-3
-    deferral_l2: float = 1e-2
+    deferral_l2: float = 3e-2
     drift_slack: float = 0.3
     drift_alarm: float = 10.0
     drift_look: int = 40
