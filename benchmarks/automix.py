@@ -42,11 +42,6 @@ def labelled(recorded: Recorded) -> Labelled:
     return Labelled(p, recorded.ok[:, 0], recorded.ok[:, 1], recorded.cost_usd[:, 0], recorded.cost_usd[:, 1])
 
 
-def some(of: Labelled, rows: NDArray[Any]) -> Labelled:
-    """Those rows of it."""
-    return Labelled(of.p[rows], of.small[rows], of.large[rows], of.small_cost[rows], of.large_cost[rows])
-
-
 def asked(train: Labelled, test: Labelled, decider: str) -> list[NDArray[np.bool_]]:
     """At each budget, fitted on train, the test queries that are escalated."""
     low, high = train.small_cost.mean(), train.large_cost.mean()
@@ -58,7 +53,7 @@ def mean_lift(test: Labelled, found: Sequence[NDArray[np.bool_]], rows: NDArray[
     rows = np.arange(len(test.p)) if rows is None else rows
     small = (float(test.small[rows].mean()), float(test.small_cost[rows].mean()))
     large = (float(test.large[rows].mean()), float(test.large_cost[rows].mean()))
-    part = some(test, rows)
+    part = test.take(rows)
     lifts = [lift(*part.means(mask[rows]), small, large) for mask in found if mask[rows].any()]
     return 100 * float(np.mean(lifts)) if lifts else 0.0
 
@@ -75,7 +70,7 @@ def measured(data: Path) -> list[dict[str, Any]]:
             for decider in DECIDERS:
                 found = asked(train, test, decider)
                 interval = bootstrap(lambda at, f=found, t=test: mean_lift(t, f, at), len(test.p), rounds=_ROUNDS)
-                few = [some(train, rng.choice(len(train.p), FEW, replace=False)) for _ in range(DRAWS)]
+                few = [train.take(rng.choice(len(train.p), FEW, replace=False)) for _ in range(DRAWS)]
                 lifts = [mean_lift(test, asked(part, test, decider)) for part in few]
                 row[decider] = {"lift": interval.value, "low": interval.low, "high": interval.high}
                 row[decider] |= {"few": float(np.mean(lifts)), "few_sd": float(np.std(lifts))}

@@ -8,9 +8,9 @@ the states comes from how often each bin of p was seen in each state, and whose 
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import combinations_with_replacement
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,10 @@ class Labelled:
             raise ValueError("one p, two qualities and two costs for each query")
         if n < _FEWEST:
             raise InsufficientData(f"AutoMix takes at least {_FEWEST} labelled queries, there are {n}: collect more")
+
+    def take(self, rows: NDArray[Any]) -> Self:
+        """Some of the queries, by index or by a mask."""
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def means(self, escalated: NDArray[np.bool_]) -> tuple[float, float]:
         """Mean quality and cost if these queries are escalated."""

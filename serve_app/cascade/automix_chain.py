@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serve_app.cascade.artefact import Fitted, version_of
 from serve_app.cascade.automix import (
@@ -68,7 +67,7 @@ def fit_automix(recorded: Recorded, plan: AutoMixPlan) -> Fitted:
     asked = np.zeros(len(recorded), dtype=bool)
     for fold in np.unique(folds).tolist():
         inside = folds != fold
-        asked[~inside] = escalated(_fit(_of(labelled, inside), plan), labelled.p[~inside])
+        asked[~inside] = escalated(_fit(labelled.take(inside), plan), labelled.p[~inside])
     held_out = HeldOut(
         plan.models,
         asked.astype(np.int64),
@@ -118,13 +117,3 @@ def _fit(labelled: Labelled, plan: AutoMixPlan) -> Threshold | DoubleThreshold |
         if labelled.means(escalated(found, labelled.p))[0] >= wanted:
             return found
     raise ConfigError(f"{target} cannot be met with {' -> '.join(plan.models)}; loosen it or give other models")
-
-
-def _of(labelled: Labelled, rows: NDArray[np.bool_]) -> Labelled:
-    return Labelled(
-        labelled.p[rows],
-        labelled.small[rows],
-        labelled.large[rows],
-        labelled.small_cost[rows],
-        labelled.large_cost[rows],
-    )
