@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from serve_app.cascade.as_asked import AsAsked
 from serve_app.cascade.ascent import Ascent, Visit
+from serve_app.cascade.to_its_end import to_its_end
 from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
 from serve_app.pools.base import Call, Frame, Pool, usage_from_openai
 from serve_app.pools.reading import whole_answer
@@ -36,8 +37,16 @@ class Opening:
         return first
 
     async def aclose(self) -> Frame | None:
-        """Cancel what waits and close the stream, and with it the model; gives a first frame that nobody read."""
+        """Cancel what waits and close the stream, and with it the model; gives a first frame that nobody read.
+
+        Whoever waits for it may be cancelled: the stream is closed all the same.
+        """
         first, self._first = self._first, None
+        if first is not None:
+            first.cancel()
+        return await to_its_end(self._closed(first))
+
+    async def _closed(self, first: "asyncio.Task[Frame | None] | None") -> Frame | None:
         try:
             return await self._unread(first) if first is not None else None
         finally:
@@ -48,12 +57,7 @@ class Opening:
 
     async def _unread(self, first: "asyncio.Task[Frame | None]") -> Frame | None:
         """What the cancelled task had, once it has ended: only then can its stream be closed."""
-        first.cancel()
-        try:
-            await asyncio.wait((first,))
-        except asyncio.CancelledError:  # ours, not the task's: the caller has left meanwhile
-            await asyncio.wait((first,))
-            raise
+        await asyncio.wait((first,))
         if first.cancelled():
             return None
         error = first.exception()

@@ -20,6 +20,7 @@ from serve_app.cascade.passing import Opening, Passing, first_frame
 from serve_app.cascade.patience import Patience
 from serve_app.cascade.race import Race
 from serve_app.cascade.strategy import PriorOf, no_prior
+from serve_app.cascade.to_its_end import to_its_end
 from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
 from serve_app.pools.base import Pool
 from serve_app.strategy import Context, Event, Spent
@@ -72,7 +73,7 @@ class StreamingCascade:
                 async for event in events:
                     yield event
         finally:
-            await climb.aclose()
+            await to_its_end(climb.aclose())
 
     async def _begun(self, query: Query, decision_id: str) -> Ascent:
         """What can be asked, with the router's score where a judge or the race wants it."""

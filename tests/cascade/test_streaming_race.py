@@ -207,3 +207,25 @@ async def test_route_tells_the_first_level_and_the_chain() -> None:
     decision = await cascade(pools(), ByPrior(), prior=0.25).decide(query(), "d9")
     assert (decision.pool, decision.features) == (WEAK, {"prior": 0.25})
     assert decision.reason == "asks m-small, if by-prior says right with 0.500 or more, then m-large"
+
+
+@BOTH
+@pytest.mark.parametrize("again_after", range(12))
+@pytest.mark.parametrize("kind", [FakeEngine, SlowToStop])
+async def test_who_is_cancelled_again_and_again_leaves_neither_call_of_a_race_behind(
+    kind: type[FakeEngine], again_after: int, stream: bool
+) -> None:
+    """The server and the request's own watch both cancel when a caller leaves, the second one amid the cleaning up."""
+    race = Race(0.3, 0.7, 0.5, full_meter())
+    weak, strong = (kind(f"m-{name}", script=lambda q, i: ["x"], first_delay_s=5.0) for name in ("small", "large"))
+    both = {WEAK: LocalPool(WEAK, weak, Price(1.0, 1.0)), STRONG: LocalPool(STRONG, strong, Price(1.0, 1.0))}
+    running = asyncio.create_task(run(cascade(both, prior=0.5, race=race), stream=stream))
+    while not (weak.running and strong.running):
+        await asyncio.sleep(0.001)
+    while not running.done():
+        running.cancel()
+        for _ in range(again_after + 1):
+            await asyncio.sleep(0)
+    assert running.cancelled()
+    assert [p.load().in_flight for p in both.values()] == [0, 0] and race.meter.reserved_tokens == 0
+    assert (weak.running, strong.running) == (0, 0) and (weak.cancelled, strong.cancelled) == (1, 1)

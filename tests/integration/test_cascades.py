@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.config import load
 from serve_app.lab.sample import sample
@@ -19,7 +20,7 @@ CASCADES = ("jethro-cascade", "jethro-cascade-stream")
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     tree = load("lab").model_dump(mode="json")
-    tree["cascade"]["streaming"]["race"] = {"low": 0.02, "high": 0.2, "wasted_share": 0.2}
+    tree["cascade"]["streaming"]["race"] = {"low": 0.02, "high": 0.2, "wasted_share": 1.0}
     with serving(tree, tmp_path_factory.mktemp("cascades")) as url:
         yield url
 
@@ -57,10 +58,17 @@ def test_route_tells_the_chain(url: str) -> None:
         )
 
 
+ROUNDS = 15
+
+
 @pytest.mark.parametrize("model", CASCADES)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_engines_are_idle_within_a_second_after_callers_leave(url: str, model: str, stream: bool) -> None:
-    """Callers who ask again and again, cut off in the middle; the figures are the Gateway's and the replicas' own."""
+    """Callers who ask again and again, cut off at the start, in the middle and between two levels.
+
+    No round may leave a call behind. The median must keep the second: a shared machine may pause in a single round.
+    """
+    idle_after_s = []
     async with httpx.AsyncClient(timeout=30) as client:
 
         async def ask(i: int) -> None:
@@ -69,20 +77,41 @@ async def test_engines_are_idle_within_a_second_after_callers_leave(url: str, mo
             while True:
                 await client.post(f"{url}/v1/chat/completions", json=asked)
 
-        callers = [asyncio.create_task(ask(i)) for i in range(6)]
-        await _until(client, url, busy=True, within_s=10.0)
-        for caller in callers:
-            caller.cancel()
-        await asyncio.gather(*callers, return_exceptions=True)
-        await _until(client, url, busy=False, within_s=1.0)
+        for cut in range(ROUNDS):
+            callers = [asyncio.create_task(ask(i)) for i in range(6)]
+            await _begun(client, url)
+            await asyncio.sleep(0.05 * (cut % 3))
+            left = time.monotonic()
+            for caller in callers:
+                caller.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
+            await _idle(client, url)
+            idle_after_s.append(time.monotonic() - left)
+    assert sorted(idle_after_s)[ROUNDS // 2] < 1.0, idle_after_s
 
 
-async def _until(client: httpx.AsyncClient, url: str, *, busy: bool, within_s: float) -> None:
-    """Wait until requests are in flight at any pool, or at none."""
-    deadline = time.monotonic() + within_s
-    while True:
-        pools = (await client.get(f"{url}/health/ready")).json()["pools"]
-        if any(pool["in_flight"] + pool["waiting"] for pool in pools.values()) is busy:
-            return
-        assert time.monotonic() < deadline, pools
-        await asyncio.sleep(0.02)
+async def _begun(client: httpx.AsyncClient, url: str) -> None:
+    """Wait until a call is open."""
+    async with asyncio.timeout(10.0):
+        while not await _calls(client, url):
+            await asyncio.sleep(0.01)
+
+
+async def _idle(client: httpx.AsyncClient, url: str) -> None:
+    """Wait until no call is open, neither at the Gateway nor in an engine."""
+    async with asyncio.timeout(5.0):
+        while await _calls(client, url) or any(_sequences((await client.get(f"{url}/metrics")).text)):
+            await asyncio.sleep(0.02)
+
+
+async def _calls(client: httpx.AsyncClient, url: str) -> int:
+    pools = (await client.get(f"{url}/health/ready")).json()["pools"]
+    return sum(pool["in_flight"] for pool in pools.values())
+
+
+def _sequences(metrics: str) -> list[float]:
+    """What every engine runs and what waits in it, as it says itself; the report in the health may be a second old."""
+    names = ("jethro_engine_running_sequences", "jethro_engine_waiting_sequences")
+    families = {f.name: f.samples for f in text_string_to_metric_families(metrics)}
+    assert all(families[name] for name in names)
+    return [sample.value for name in names for sample in families[name]]
