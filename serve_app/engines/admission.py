@@ -93,7 +93,8 @@ class Admission:
             self._idle = asyncio.Event()
         self._note_idle()
         try:
-            await asyncio.wait_for(self._idle.wait(), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await self._idle.wait()
         except TimeoutError:
             return False
         return True

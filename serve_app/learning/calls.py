@@ -61,7 +61,8 @@ class Caller:
 
     async def _stopped_within(self, pause_s: float) -> bool:
         try:
-            await asyncio.wait_for(self.stop.wait(), pause_s)
+            async with asyncio.timeout(pause_s):
+                await self.stop.wait()
         except TimeoutError:
             return False
         return True

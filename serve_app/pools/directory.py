@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from serve_app.errors import PoolUnavailable
@@ -110,10 +111,9 @@ class Directory:
                 )
             self._changed.clear()
             # a member that is down comes back by time alone, so the wait is in short pieces
-            try:
-                await asyncio.wait_for(self._changed.wait(), min(left, 0.1))
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, 0.1)):  # `wait_for` may swallow a cancellation
+                    await self._changed.wait()
         if len(candidates) <= 2:
             return min(candidates, key=lambda m: (m.load, self.rng.random()))
         return min(self.rng.sample(candidates, 2), key=lambda m: m.load)
@@ -153,11 +153,10 @@ class Directory:
                 logger.warning(
                     "pool %s: discovery failed (%s: %s); members stay as known", self.pool, type(e).__name__, e
                 )
-            try:
-                await asyncio.wait_for(self._refresh_now.wait(), every_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await self._refresh_now.wait()
                 await asyncio.sleep(0.1)  # a storm of failures asks for one refresh, not for thousands
-            except TimeoutError:
-                continue
 
     def _notify(self) -> None:
         self._changed.set()

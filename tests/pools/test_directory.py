@@ -87,6 +87,17 @@ async def test_pick_waits_for_a_member_to_come_up() -> None:
     assert (await picking).address == "a"
 
 
+async def test_who_leaves_while_the_members_change_does_not_wait_on() -> None:
+    d = Directory("small", wait_s=60.0)
+    picking = asyncio.create_task(d.pick())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    d.update([])  # wakes those who wait, and in the same turn of the loop the caller leaves
+    picking.cancel()
+    done, _ = await asyncio.wait((picking,), timeout=5)
+    assert done and picking.cancelled()
+
+
 async def test_without_members_it_says_when_to_try_again() -> None:
     with pytest.raises(PoolUnavailable, match="pool small") as caught:
         await Directory("small", wait_s=5.0).pick(wait=False)
