@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.config import load
 from serve_app.lab.sample import sample
+from tests.integration.idleness import calls, until_idle
 from tests.integration.serving import serving
 
 pytestmark = pytest.mark.integration
@@ -79,39 +79,14 @@ async def test_engines_are_idle_within_a_second_after_callers_leave(url: str, mo
 
         for cut in range(ROUNDS):
             callers = [asyncio.create_task(ask(i)) for i in range(6)]
-            await _begun(client, url)
+            async with asyncio.timeout(10.0):
+                while not await calls(client, url):
+                    await asyncio.sleep(0.01)
             await asyncio.sleep(0.05 * (cut % 3))
             left = time.monotonic()
             for caller in callers:
                 caller.cancel()
             await asyncio.gather(*callers, return_exceptions=True)
-            await _idle(client, url)
+            await until_idle(client, url)
             idle_after_s.append(time.monotonic() - left)
     assert sorted(idle_after_s)[ROUNDS // 2] < 1.0, idle_after_s
-
-
-async def _begun(client: httpx.AsyncClient, url: str) -> None:
-    """Wait until a call is open."""
-    async with asyncio.timeout(10.0):
-        while not await _calls(client, url):
-            await asyncio.sleep(0.01)
-
-
-async def _idle(client: httpx.AsyncClient, url: str) -> None:
-    """Wait until no call is open, neither at the Gateway nor in an engine."""
-    async with asyncio.timeout(5.0):
-        while await _calls(client, url) or any(_sequences((await client.get(f"{url}/metrics")).text)):
-            await asyncio.sleep(0.02)
-
-
-async def _calls(client: httpx.AsyncClient, url: str) -> int:
-    pools = (await client.get(f"{url}/health/ready")).json()["pools"]
-    return sum(pool["in_flight"] for pool in pools.values())
-
-
-def _sequences(metrics: str) -> list[float]:
-    """What every engine runs and what waits in it, as it says itself; the report in the health may be a second old."""
-    names = ("jethro_engine_running_sequences", "jethro_engine_waiting_sequences")
-    families = {f.name: f.samples for f in text_string_to_metric_families(metrics)}
-    assert all(families[name] for name in names)
-    return [sample.value for name in names for sample in families[name]]
