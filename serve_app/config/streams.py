@@ -11,6 +11,9 @@ class StreamsConfig(Node):
     enabled: bool = Field(False, description="Run a Learner and offer /v1/streams.")
     folder: str = Field("var/streams", description="Where learned state is kept; relative to the working directory.")
     most: PositiveInt = Field(64, description="Streams that there may be at once.")
+    most_per_tenant: PositiveInt = Field(
+        16, description="Streams that one tenant may have; those made without a key count against `most` alone."
+    )
     labels: PositiveInt = Field(100, description="Labels that a stream may have.")
     text_chars: PositiveInt = Field(20_000, description="Longest text that is classified.")
     queue: PositiveInt = Field(50_000, description="Events of a stream that wait in a Gateway for the Learner.")

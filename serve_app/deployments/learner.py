@@ -19,7 +19,7 @@ class LearnerReplica:
 
     async def __init__(self, config: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         options = Config.model_validate(config).streams
-        keeping = Keeping(Path(options.folder), options.most, options.checkpoint_events)
+        keeping = Keeping(Path(options.folder), options.most, options.checkpoint_events, options.most_per_tenant)
         self._learner = await asyncio.to_thread(LocalLearner, keeping, OnlineCore())
 
     async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:

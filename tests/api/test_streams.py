@@ -149,6 +149,21 @@ async def test_too_many_streams_are_a_429(client, tmp_path):
     await made.aclose()
 
 
+async def test_one_tenant_cannot_use_up_all_names(client, tmp_path):
+    made = stream_services(tmp_path, keys={"a": "ka", "b": "kb"}, most_per_tenant=1)
+    await made.start()
+    ours, theirs = (client(made, authorization=f"Bearer {key}") for key in ("ka", "kb"))
+    assert (await ours.post("/v1/streams", json=MADE)).status_code == 200
+    full = await ours.post("/v1/streams", json={**MADE, "name": "other"})
+    assert (full.status_code, full.json()["error"]["message"]) == (
+        429,
+        "You have 1 streams: delete one of yours, or raise streams.most_per_tenant.",
+    )
+    assert (await theirs.post("/v1/streams", json={**MADE, "name": "other"})).status_code == 200
+    assert (await ours.post("/v1/streams", json={**MADE, "llm_share": 0.5})).status_code == 200
+    await made.aclose()
+
+
 async def test_where_streams_are_not_enabled_the_error_says_how_to(client):
     http = client(services())
     for refused in (

@@ -110,7 +110,8 @@ class OnlineCascade:
         if label is None:
             self._tally.unparsed += 1
             if labelled.walk.why == "warm-up":  # it tells nothing, and a look must end
-                self._drift.looked(0.0)
+                if self._drift.looked(0.0):
+                    self._begin_again()
                 self._policy = None
             return
         if not 0 <= label < len(self.spec.labels):

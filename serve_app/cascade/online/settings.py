@@ -11,6 +11,8 @@ from typing import Any
 from serve_app.cascade.online.base import StreamSpec
 from serve_app.errors import ConfigError
 
+_LEAST = 1e-6
+"""Of what is divided by."""
 KINDS = ("logistic", "encoder")
 """Kinds of small levels, weakest first."""
 MENDS = (
@@ -160,6 +162,9 @@ def _check_values(spec: StreamSpec, settings: Settings) -> None:
     for name, low in least.items():
         if not getattr(settings, name) >= low:
             raise ConfigError(f"stream {spec.name!r}: {name} must be {low} or more, not {getattr(settings, name)}")
+    for name in ("llm_cost", "drift_alarm"):  # they are divided by
+        if not getattr(settings, name) >= _LEAST:
+            raise ConfigError(f"stream {spec.name!r}: {name} must be {_LEAST} or more, not {getattr(settings, name)}")
     for kind, level in zip(spec.levels, settings.levels, strict=True):
         if not (0 <= level.decay <= 1 and level.cache_size >= 1 and level.cost >= 0):
             raise ConfigError(

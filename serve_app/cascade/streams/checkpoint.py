@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from serve_app.cascade.online.base import Arrays
-from serve_app.cascade.streams.files import write_whole
+from serve_app.cascade.streams.files import PART, write_whole
 from serve_app.errors import ConfigError
 
 _KEPT: Final = 2
@@ -44,10 +44,13 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     values = {"format": _FORMAT, "values": checkpoint.values}
     arrays = {name: np.ascontiguousarray(a) for name, a in checkpoint.arrays.items()}
     content = safetensors.numpy.save(arrays, metadata={"values": json.dumps(values)})
-    write_whole(folder / f"checkpoint-{checkpoint.number:08d}-{_digest(content)}.safetensors", content)
-    kept = {number for number, _ in list(_found(folder))[:_KEPT]}
-    for number, path in _found(folder):
-        if number not in kept:
+    written = folder / f"checkpoint-{checkpoint.number:08d}-{_digest(content)}.safetensors"
+    write_whole(written, content)
+    found = list(_found(folder))
+    kept = set(sorted({number for number, _ in found})[-_KEPT:])
+    for number, path in found:
+        # another one of this number is of an attempt that failed half-way: it knows less
+        if number not in kept or (number == checkpoint.number and path != written):
             path.unlink()
     for number, path in journals(folder).items():
         if number < min(kept):
@@ -67,8 +70,11 @@ def latest(folder: Path) -> Checkpoint | None:
 def newest(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
     """The newest checkpoint that can be read, and those that could not be, now named `.corrupt`.
 
-    Raises ConfigError for one that is whole but of another format: that one is left as it is.
+    Files that a kill left half-written are removed. Raises ConfigError for a checkpoint that is whole but of another
+    format: that one is left as it is.
     """
+    for part in folder.glob(f".*{PART}"):
+        part.unlink(missing_ok=True)
     corrupt: list[Path] = []
     for number, path in list(_found(folder)):
         try:

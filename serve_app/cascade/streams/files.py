@@ -3,23 +3,31 @@
 import fcntl
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
 
 from serve_app.errors import ConfigError
 
+PART: Final = ".part"
+"""End of the name of a file that is not whole; one that a kill left is nobody's."""
 _LOOK_S: Final = 0.1
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves it as it was, or whole."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Write a file so that a crash leaves it as it was, or whole. Raises OSError, and leaves no half of it behind."""
+    part = path.with_name(f".{path.name}{PART}")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        raise
     sync_folder(path.parent)
 
 

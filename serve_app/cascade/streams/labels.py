@@ -65,7 +65,7 @@ def _of_json(answer: str) -> str:
         return answer
     try:
         value = json.loads(answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return answer
     if isinstance(value, dict):
         value = value.get("label")

@@ -2,12 +2,13 @@
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import time
+from time import monotonic
 from typing import Any, Final
 
 from serve_app.cascade.online.base import Learner, Policy
@@ -22,22 +23,28 @@ _LOCK_S: Final = 60.0
 """Longest wait for the Learner before us to leave the folder."""
 _RETRY_S: Final = 30.0
 """A checkpoint that could not be written is tried again no sooner."""
+_HIDDEN: Final = re.compile(r"\.(?P<name>.+)-([0-9a-f]{8}|(?P<uid>[0-9a-f]{16}))")
+"""Folders of our own that are not found by name: with a uid one being made, else one being forgotten."""
 log = logging.getLogger("jethro.streams")
 
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """Where streams are kept, how many there may be, and after how many events the whole state is written."""
+    """Where streams are kept, how many there may be, and after how many events the whole state is written.
+
+    `most_per_tenant` bounds those of one owner; streams without an owner count against `most` alone.
+    """
 
     folder: Path
     most: int = 64
     checkpoint_events: int = 2000
+    most_per_tenant: int = 16
 
 
 class StreamRegistry:
     """Owns the folder; not thread-safe. `published` may be read from any thread: it is replaced, never changed."""
 
-    def __init__(self, keeping: Keeping, core: Core, clock: Callable[[], float] = time) -> None:
+    def __init__(self, keeping: Keeping, core: Core, clock: Callable[[], float] = monotonic) -> None:
         """Takes up the streams in the folder. Raises ConfigError if it cannot be used or another Learner has it."""
         self._keeping = keeping
         self._core = core
@@ -48,10 +55,9 @@ class StreamRegistry:
         self.published: dict[str, Published] = {}
         """Every stream with its policy. One that cannot be read is there with its error."""
         self._lock = lock_folder(keeping.folder, _LOCK_S)
+        _tidy(keeping.folder)
         for path in sorted(keeping.folder.iterdir()):
-            if path.name.startswith("."):  # one that was being made or forgotten
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.is_dir() and is_name(path.name):  # a disk may have folders of its own, `lost+found`
+            if path.is_dir() and is_name(path.name):  # a disk may have folders of its own, `lost+found`
                 self._open(path)
 
     def create(self, wanted: Wanted) -> None:
@@ -60,28 +66,25 @@ class StreamRegistry:
         Raises Conflict if another stream, or another tenant's, has the name and `reset` is not set, Overloaded if there
         are too many, RequestError if the spec cannot be learned, UpstreamError if the disk does not take it.
         """
+        self._check_open()
         name = wanted.spec.name
         there = self.published.get(name)
-        if there is None and len(self.published) >= self._keeping.most:
-            raise Overloaded(f"There are {self._keeping.most} streams: delete one, or raise streams.most.")
         if there is not None:
             if not _may(there, wanted.owner):
                 raise Conflict(f"The name {name!r} is taken: give another one.", param="name")
             if not wanted.reset:
                 self._again(wanted)
                 return
+        self._check_room(there, wanted.owner)
         learner = self._learner(wanted)
         with self._on_disk():
-            made = LearnedStream.create(self._keeping.folder, wanted.spec, wanted.owner, learner)
-            if there is not None:  # only now: what cannot be made must not cost what was learned
-                self._put_aside(name)
-            made.settle(self._keeping.folder / name)
-        self._streams[name] = made
+            self._settle(LearnedStream.create(self._keeping.folder, wanted.spec, wanted.owner, learner))
         self._publish(name)
         log.warning("stream %s is made: %d labels", name, len(wanted.spec.labels))
 
     def budget(self, name: str, budget: Budget, owner: str | None = None) -> None:
         """Change a budget. Raises NotFound, or UpstreamError if the stream cannot be read."""
+        self._check_open()
         self._owned(name, owner)
         with self._on_disk():
             self._readable(name).budget(budget, self._core)
@@ -89,9 +92,10 @@ class StreamRegistry:
 
     def delete(self, name: str, owner: str | None = None) -> None:
         """Forget a stream and all that was learned. Raises NotFound, UpstreamError if the disk does not forget it."""
+        self._check_open()
         self._owned(name, owner)
         with self._on_disk():
-            self._put_aside(name)
+            self._forget(name, self._put_aside(name))
         self.published = {n: p for n, p in self.published.items() if n != name}
 
     def report(self, line: bytes) -> None:
@@ -121,14 +125,29 @@ class StreamRegistry:
     def _open(self, path: Path) -> None:
         try:
             self._streams[path.name] = stream = LearnedStream.open(path, self._core)
+            self._publish(path.name)
         except Exception as e:
             # whatever is wrong with one stream, the others go on
+            self._let_go(path.name)
             log.error("stream %s is not learned: %s", path.name, e, exc_info=not isinstance(e, ConfigError))
             told = str(e) if isinstance(e, ConfigError) else f"{path}: {type(e).__name__}: {e}; the log says where"
             self.published = {**self.published, path.name: Published("", "", owner_of(path), {}, error=told)}
             return
         log.warning("stream %s goes on: %d events since its checkpoint", path.name, stream.restored_events)
-        self._publish(path.name)
+
+    def _check_open(self) -> None:
+        if self._lock < 0:  # the folder may be another Learner's by now
+            raise UpstreamError("The Learner is stopping: try again.")
+
+    def _check_room(self, there: Published | None, owner: str | None) -> None:
+        """Raises Overloaded if one more stream of this owner, in the place of `there`, is too many."""
+        if there is None and len(self.published) >= self._keeping.most:
+            raise Overloaded(f"There are {self._keeping.most} streams: delete one, or raise streams.most.")
+        if owner is None or (there is not None and there.owner == owner):
+            return
+        most = self._keeping.most_per_tenant
+        if sum(p.owner == owner for p in self.published.values()) >= most:
+            raise Overloaded(f"You have {most} streams: delete one of yours, or raise streams.most_per_tenant.")
 
     def _learner(self, wanted: Wanted) -> Learner:
         try:
@@ -172,15 +191,43 @@ class StreamRegistry:
             self._retry_s[stream.spec.name] = self._clock() + _RETRY_S
             log.error("stream %s: no checkpoint could be written (%r); its journal goes on", stream.spec.name, e)
 
-    def _put_aside(self, name: str) -> None:
-        """A stream is no more, on the disk and here. Raises OSError, and leaves it as it was."""
-        aside = self._keeping.folder / f".{name}-{os.urandom(4).hex()}"
-        (self._keeping.folder / name).rename(aside)
-        sync_folder(self._keeping.folder)
+    def _settle(self, made: LearnedStream) -> None:
+        """A new stream takes its name from an old one. Raises OSError, and leaves that one as it was."""
+        name, aside = made.spec.name, None
+        try:
+            aside = self._put_aside(name)
+            made.settle(self._keeping.folder / name)
+        except OSError:
+            shutil.rmtree(made.folder, ignore_errors=True)
+            if aside is not None:
+                with suppress(OSError):
+                    aside.rename(self._keeping.folder / name)
+            raise
+        self._forget(name, aside)
+        self._streams[name] = made
+
+    def _put_aside(self, name: str) -> Path | None:
+        """The hidden folder that a stream now lies in; None if it had none. Raises OSError, and leaves it as it was."""
+        there, aside = self._keeping.folder / name, self._keeping.folder / f".{name}-{os.urandom(4).hex()}"
+        if not there.exists():  # a new one, or removed by hand
+            return None
+        there.rename(aside)
+        try:
+            sync_folder(self._keeping.folder)
+        except OSError:
+            aside.rename(there)
+            raise
+        return aside
+
+    def _forget(self, name: str, aside: Path | None) -> None:
+        self._let_go(name)
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _let_go(self, name: str) -> None:
         stream = self._streams.pop(name, None)
         if stream is not None:
             stream.close()
-        shutil.rmtree(aside, ignore_errors=True)
         self._policies.pop(name, None)
         self._retry_s.pop(name, None)
 
@@ -202,6 +249,21 @@ class StreamRegistry:
         spec = spec_to_json(stream.spec)
         published = Published(stream.tag, stream.uid, stream.owner, figures, spec=spec, policy=data)
         self.published = {**self.published, name: published}
+
+
+def _tidy(folder: Path) -> None:
+    """Removes what was being made or forgotten when a Learner was killed, and nothing that is not of our making.
+
+    Where both lie under one name it was a reset that the kill came into: the new stream is whole, and takes the name.
+    """
+    found = {path: match for path in folder.iterdir() if (match := _HIDDEN.fullmatch(path.name)) and path.is_dir()}
+    forgotten = {match["name"] for match in found.values() if not match["uid"] and is_name(match["name"])}
+    for path, match in found.items():
+        name = match["name"]
+        if match["uid"] and name in forgotten and not (folder / name).exists() and any(path.glob("checkpoint-*")):
+            path.rename(folder / name)
+        elif is_name(name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _may(stream: Published, tenant: str | None) -> bool:

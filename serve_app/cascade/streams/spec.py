@@ -14,7 +14,8 @@ from serve_app.errors import RequestError
 LEVELS: Final = ("logistic", "encoder")
 """Kinds of small models, weakest first."""
 _BUDGET: Final = ("mu", "llm_share", "horizon")
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
+_NAME = re.compile(r"(?!lock$)[a-z0-9][a-z0-9_-]{0,47}")
+"""`lock` is the file by which a Learner owns the folder."""
 _MOST_HORIZON: Final = 10**9
 _LABEL_CHARS: Final = 64
 _INSTRUCTION_CHARS: Final = 4000
@@ -66,7 +67,8 @@ def is_name(name: str) -> bool:
 def check_spec(spec: StreamSpec, bounds: Bounds) -> None:
     """Raises RequestError that names the field, its value and the mend."""
     if not is_name(spec.name):
-        raise _wrong("name", f"{spec.name[:60]!r}: use up to 48 of a-z, 0-9, _ and -, beginning with a letter or digit")
+        allowed = "use up to 48 of a-z, 0-9, _ and -, beginning with a letter or digit, and not `lock`"
+        raise _wrong("name", f"{spec.name[:60]!r}: {allowed}")
     _check_labels(spec.labels, bounds.labels)
     _check_text("instruction", spec.instruction, _INSTRUCTION_CHARS)
     if spec.llm_pool not in bounds.pools:

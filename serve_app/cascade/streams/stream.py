@@ -67,6 +67,7 @@ class LearnedStream:
     def create(cls, among: Path, spec: StreamSpec, owner: str | None, learner: Learner) -> Self:
         """A new stream, to be settled: till then its folder is a hidden one in `among`. `learner` has seen nothing."""
         learner.policy()
+        learner.figures()  # what cannot tell of itself is not made
         state = State(spec, secrets.token_hex(8), owner, time())
         making = among / f".{spec.name}-{state.uid}"
         made = cls(making, state, learner, -1)
@@ -74,7 +75,7 @@ class LearnedStream:
             making.mkdir(parents=True)
             write_whole(making / _ABOUT, orjson.dumps({"owner": owner, "spec": spec_to_json(spec)}))
             made.checkpoint()
-        except OSError:
+        except Exception:
             shutil.rmtree(making, ignore_errors=True)
             raise
         return made

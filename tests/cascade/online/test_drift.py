@@ -88,6 +88,27 @@ def test_the_llm_answers_all_while_it_is_looked_and_nothing_is_dropped_for_a_bur
     assert figures["updates"]["logistic"] > learned
 
 
+def test_a_drift_is_acted_on_if_the_last_answer_of_its_look_names_no_label(spec, queries, driven):
+    learner = OnlineCascade(spec(horizon=3000, params={"drift_alarm": 4.0}))
+    driven(learner, queries(900, 0))
+    for text, label in queries(60, 1, shift=1):
+        if not learner.warming_up:
+            learner.learn(Labelled(text, label, DEFERRED))
+    looked = queries(40, 2, shift=1)
+    for text, label in looked[:-1]:
+        learner.learn(Labelled(text, label, LOOKED))
+    assert learner.warming_up
+    learner.learn(Labelled(looked[-1][0], None, LOOKED))
+    figures = learner.figures()
+    assert figures["drift_alarms"] == 1
+    assert learner.warming_up  # old labels are dropped, and the LLM answers for a while
+    assert learner.beta == (1.0,)
+    driven(learner, queries(600, 3, shift=1))
+    asked = queries(300, 4, shift=1)
+    answers = driven(learner, asked)
+    assert sum(said == label for (_, label), (_, said) in zip(asked, answers, strict=True)) > 240
+
+
 def test_a_look_ends_where_answers_name_no_label(spec, queries, driven):
     learner = OnlineCascade(spec(horizon=3000, params={"drift_alarm": 4.0}))
     driven(learner, queries(900, 0))

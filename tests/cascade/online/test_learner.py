@@ -196,6 +196,8 @@ def test_too_few_coins_are_refused(spec):
         ({"params": {"logistic.decay": 2}}, "decay"),
         ({"params": {"replay": 0}}, "replay"),
         ({"params": {"balance": 0.5}}, "balance"),
+        ({"params": {"llm_cost": 0.0}}, "llm_cost must be 1e-06 or more"),
+        ({"params": {"drift_alarm": 0.0}}, "drift_alarm must be 1e-06 or more"),
     ],
 )
 def test_a_spec_that_cannot_be_is_refused(spec, changed, said):

@@ -6,6 +6,7 @@ from serve_app.cascade.streams.base import Wanted
 from tests.api.fakes import FakePool
 from tests.cascade.streams.fakes import spec
 from tests.cascade.streams.gateways import Switched, gateway
+from tests.cascade.streams.learners import opened
 
 
 @pytest.fixture
@@ -28,3 +29,10 @@ async def streams(learner, pools):
     await made.create(Wanted(spec()))
     yield made
     await made.aclose()
+
+
+@pytest.fixture
+def registry(tmp_path):
+    made = opened(tmp_path / "streams", most=3)
+    yield made
+    made.close()

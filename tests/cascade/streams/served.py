@@ -21,9 +21,9 @@ class FakeExpert(FakePool):
         self.words = (query.messages[-1].content.split()[-1],)
 
 
-def stream_services(folder: Path, keys: dict[str, str] | None = None, most: int = 64) -> Services:
+def stream_services(folder: Path, keys: dict[str, str] | None = None, most: int = 64, **keeping: Any) -> Services:
     """Services whose `large` pool is a FakeExpert. To be made where an event loop runs."""
-    learner = LocalLearner(Keeping(folder, most), FakeCore())
+    learner = LocalLearner(Keeping(folder, most, **keeping), FakeCore())
 
     def change(parts: dict[str, Any]) -> None:
         streams = Streams(learner, parts["pools"], StreamsConfig(poll_s=0.02, folder=str(folder)), "g1", FakeCore())

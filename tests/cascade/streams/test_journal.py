@@ -48,16 +48,25 @@ def test_a_broken_line_is_left_out_and_counted(path):
     assert (found.lines, found.broken) == ([b'{"a":1}', b'{"c":3}'], 1)
 
 
-def test_what_cannot_be_written_leaves_no_half_line(path, monkeypatch):
-    journal = Journal(path)
-    journal.append(b'{"a":1}')
+@pytest.fixture
+def failing_disk(monkeypatch):
+    """A fake of a disk that takes five bytes of a line and then fails, until it is mended."""
     whole = os.write
 
-    def full(file, data):
-        whole(file, data[:5])
-        raise OSError(28, "No space left on device")
+    def turn(error):
+        def write(file, data):
+            whole(file, data[:5])
+            raise error
 
-    monkeypatch.setattr(module.os, "write", full)
+        monkeypatch.setattr(module.os, "write", write)
+
+    return turn
+
+
+def test_what_cannot_be_written_leaves_no_half_line(path, monkeypatch, failing_disk):
+    journal = Journal(path)
+    journal.append(b'{"a":1}')
+    failing_disk(OSError(28, "No space left on device"))
     with pytest.raises(UpstreamError, match="make room"):
         journal.append(b'{"b":2}')
     monkeypatch.undo()
@@ -66,19 +75,14 @@ def test_what_cannot_be_written_leaves_no_half_line(path, monkeypatch):
     assert read(path).lines == [b'{"a":1}', b'{"c":3}']
 
 
-def test_half_a_line_that_could_not_be_taken_back_is_before_the_next_one(path, monkeypatch):
+def test_half_a_line_that_could_not_be_taken_back_is_before_the_next_one(path, monkeypatch, failing_disk):
     journal = Journal(path)
     journal.append(b'{"a":1}')
-    whole = os.write
-
-    def full(file, data):
-        whole(file, data[:5])
-        raise OSError(5, "Input/output error")
 
     def stuck(file, size):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(module.os, "write", full)
+    failing_disk(OSError(5, "Input/output error"))
     monkeypatch.setattr(module.os, "ftruncate", stuck)
     with pytest.raises(UpstreamError, match="Input/output error"):
         journal.append(b'{"b":2}')

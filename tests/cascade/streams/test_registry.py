@@ -4,35 +4,12 @@ import signal
 
 import pytest
 
-from serve_app.cascade.online.base import Labelled, Walk
-from serve_app.cascade.streams.base import Batch, Budget, Saw, Wanted
+from serve_app.cascade.streams.base import Budget, Wanted
 from serve_app.cascade.streams.files import lock_folder
-from serve_app.cascade.streams.registry import Keeping, StreamRegistry
-from serve_app.cascade.streams.wire import batch_from_json, batch_to_json
-from serve_app.errors import ConfigError, Conflict, NotFound, Overloaded, UpstreamError
-from tests.cascade.streams.fakes import FakeCore, spec
-
-WALK = Walk(None, None, (), (), "deferred", 0)
-
-
-def opened(folder, **keeping):
-    return StreamRegistry(Keeping(folder, **keeping), FakeCore())
-
-
-@pytest.fixture
-def registry(tmp_path):
-    made = opened(tmp_path / "streams", most=3)
-    yield made
-    made.close()
-
-
-def line(registry, seq, name="mood", source="g1"):
-    events = (Saw(WALK), Labelled(f"word{seq}", 0, WALK, str(seq)))
-    return batch_to_json(Batch(source, seq, name, registry.published[name].uid, events))
-
-
-def labelled(registry, name="mood"):
-    return registry.published[name].figures["labelled"]
+from serve_app.cascade.streams.wire import batch_from_json
+from serve_app.errors import ConfigError, Conflict, NotFound, Overloaded
+from tests.cascade.streams.fakes import spec
+from tests.cascade.streams.learners import labelled, line, opened
 
 
 def test_streams_are_there_again_after_a_restart(registry, tmp_path):
@@ -82,6 +59,31 @@ def test_there_are_only_so_many(registry):
     registry.create(Wanted(spec(name="d")))
 
 
+def test_a_tenant_has_only_so_many_and_leaves_the_other_names_to_others(tmp_path):
+    registry = opened(tmp_path / "streams", most=6, most_per_tenant=2)
+    for name in ("a", "b"):
+        registry.create(Wanted(spec(name=name), owner="team"))
+    refused = r"You have 2 streams: delete one of yours, or raise streams\.most_per_tenant"
+    with pytest.raises(Overloaded, match=refused):
+        registry.create(Wanted(spec(name="c"), owner="team"))
+    registry.create(Wanted(spec(name="b", llm_share=0.5), owner="team"))
+    registry.create(Wanted(spec(name="b", labels=("joy", "anger")), owner="team", reset=True))
+    for name in ("x", "y", "z"):  # nobody's: they count against `most` alone
+        registry.create(Wanted(spec(name=name)))
+    with pytest.raises(Overloaded, match=refused):  # nor by taking over what nobody owns
+        registry.create(Wanted(spec(name="x"), owner="team", reset=True))
+    registry.create(Wanted(spec(name="d"), owner="other"))
+    with pytest.raises(Overloaded, match=r"There are 6 streams: delete one, or raise streams\.most\."):
+        registry.create(Wanted(spec(name="e"), owner="other"))
+    registry.delete("a", "team")
+    registry.create(Wanted(spec(name="c"), owner="team"))
+    registry.close()
+    again = opened(tmp_path / "streams", most=6, most_per_tenant=2)
+    with pytest.raises(Overloaded):
+        again.create(Wanted(spec(name="f"), owner="team"))
+    again.close()
+
+
 def test_a_deleted_stream_is_gone_for_good(registry, tmp_path):
     registry.create(Wanted(spec()))
     late = line(registry, 1)
@@ -110,97 +112,8 @@ def test_another_tenants_stream_does_not_exist(registry):
     registry.budget("mood", Budget(mu=1.0), "team")
 
 
-def test_an_unreadable_stream_says_so_and_the_others_go_on(registry, tmp_path):
-    registry.create(Wanted(spec(), owner="team"))
-    registry.create(Wanted(spec(name="other")))
-    held = line(registry, 1)
-    registry.close()
-    for path in (tmp_path / "streams" / "mood").glob("checkpoint-*"):
-        path.write_bytes(b"nothing")
-    again = opened(tmp_path / "streams")
-    told = again.published["mood"]
-    assert told.error is not None
-    assert "no checkpoint can be read" in told.error
-    assert told.owner == "team"
-    with pytest.raises(UpstreamError, match="is not learned now"):
-        again.report(held)  # the Gateway keeps it
-    again.report(line(again, 1, "other"))
-    assert labelled(again, "other") == 1
-    again.create(Wanted(spec(), owner="team", reset=True))
-    again.report(line(again, 1))
-    assert labelled(again) == 1
-    again.close()
-
-
-@pytest.fixture
-def full_disk(monkeypatch):
-    """A disk on which no file can be written any more."""
-
-    def turn(full):
-        def write_whole(path, content):
-            raise OSError(28, "No space left on device")
-
-        if full:
-            monkeypatch.setattr("serve_app.cascade.streams.stream.write_whole", write_whole)
-            monkeypatch.setattr("serve_app.cascade.streams.checkpoint.write_whole", write_whole)
-        else:
-            monkeypatch.undo()
-
-    return turn
-
-
-def test_a_full_disk_makes_no_stream_and_costs_none(registry, tmp_path, full_disk):
-    registry.create(Wanted(spec()))
-    registry.report(line(registry, 1))
-    full_disk(True)
-    for wanted in (Wanted(spec(name="other")), Wanted(spec(labels=("joy", "anger")), reset=True)):
-        with pytest.raises(UpstreamError, match=r"No space left on device.*: make room on that disk"):
-            registry.create(wanted)
-    full_disk(False)
-    assert list(registry.published) == ["mood"] == [p.name for p in (tmp_path / "streams").iterdir() if p.is_dir()]
-    registry.report(line(registry, 2))
-    assert labelled(registry) == 2
-
-
-def test_a_learner_starts_with_a_full_disk_and_goes_on_by_its_journal(registry, tmp_path, full_disk):
-    registry.create(Wanted(spec()))
-    registry.report(line(registry, 1))
-    full_disk(True)
-    registry.close()
-    again = opened(tmp_path / "streams")
-    assert (again.published["mood"].error, labelled(again)) == (None, 1)
-    again.report(line(again, 2))
-    full_disk(False)
-    again.close()
-    third = opened(tmp_path / "streams")
-    assert labelled(third) == 2
-    third.close()
-
-
-def test_a_stream_that_the_disk_does_not_forget_is_there_still(registry, monkeypatch):
-    registry.create(Wanted(spec()))
-
-    def rename(self, target):
-        raise OSError(30, "Read-only file system")
-
-    with monkeypatch.context() as patched:
-        patched.setattr("pathlib.Path.rename", rename)
-        with pytest.raises(UpstreamError, match="Read-only"):
-            registry.delete("mood")
-    registry.report(line(registry, 1))
-    assert labelled(registry) == 1
-
-
 def test_the_folder_that_holds_texts_is_its_owners_alone(registry, tmp_path):
     assert (tmp_path / "streams").stat().st_mode & 0o077 == 0
-
-
-def test_folders_that_are_no_streams_are_left_alone(tmp_path):
-    (tmp_path / "lost+found").mkdir()
-    registry = opened(tmp_path)
-    assert registry.published == {}
-    registry.close()
-    assert (tmp_path / "lost+found").is_dir()
 
 
 def test_one_learner_at_a_time(registry, tmp_path):

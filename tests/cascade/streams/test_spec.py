@@ -29,6 +29,7 @@ def test_json_and_back():
         ({"name": "Mood"}, "name", "use up to 48"),
         ({"name": "x" * 49}, "name", "use up to 48"),
         ({"name": "../mood"}, "name", "use up to 48"),
+        ({"name": "lock"}, "name", "and not `lock`"),
         ({"labels": ("joy",)}, "labels", "1 labels: give 2 to 5"),
         ({"labels": tuple("abcdef")}, "labels", "6 labels: give 2 to 5"),
         ({"labels": ("joy", "Joy!")}, "labels", "look alike"),

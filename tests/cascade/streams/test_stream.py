@@ -183,6 +183,47 @@ def test_a_checkpoint_that_fails_half_way_loses_nothing(folder, monkeypatch):
     assert order(LearnedStream.open(folder, CORE)) == ["g1-1", "g1-2", "g1-3"]
 
 
+def test_a_checkpoint_that_failed_half_way_gives_way_to_the_next_one_of_its_number(folder, monkeypatch):
+    whole = checkpoints.write_whole
+
+    def written_and_failed(path, content):
+        whole(path, content)
+        raise OSError("the folder could not be brought to the disk")
+
+    for n in range(8):  # which of the two is found first lies in their digests
+        stream = create(folder.with_name(f"mood{n}"))
+        report(stream, batch(stream, 1))
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoints, "write_whole", written_and_failed)
+            with pytest.raises(OSError, match="brought"):
+                stream.checkpoint()
+        report(stream, batch(stream, 2))
+        stream.checkpoint()
+        report(stream, batch(stream, 3))
+        killed(stream)
+        assert order(LearnedStream.open(stream.folder, CORE)) == ["g1-1", "g1-2", "g1-3"]
+
+
+def test_a_full_disk_is_not_filled_with_halves_of_checkpoints(folder, monkeypatch):
+    stream = create(folder)
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    for seq in range(1, 4):
+        report(stream, batch(stream, seq))
+        with monkeypatch.context() as patched:
+            patched.setattr("serve_app.cascade.streams.files.os.fsync", full)
+            with pytest.raises(OSError, match="No space"):
+                stream.checkpoint()
+    assert list(folder.glob(".*")) == []
+    (folder / ".checkpoint-00000001-00.safetensors.part").write_bytes(b"half")  # of a kill
+    killed(stream)
+    stream = LearnedStream.open(folder, CORE)
+    assert order(stream) == ["g1-1", "g1-2", "g1-3"]
+    assert list(folder.glob(".*")) == []
+
+
 def test_a_budget_changes_live_and_what_was_learned_stays(folder):
     stream = create(folder)
     report(stream, batch(stream, 1))
