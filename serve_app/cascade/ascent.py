@@ -13,7 +13,7 @@ from serve_app.cascade.judgement import Judgement, features_of
 from serve_app.errors import JethroError
 from serve_app.pools.base import Answer, Frame, Pool
 from serve_app.pools.reading import Reading
-from serve_app.routing.attempt import may_fall_back
+from serve_app.routing.attempt import may_fall_back, most_telling
 from serve_app.routing.capability import refusal, unmet
 from serve_app.strategy import Spent
 from serve_app.types import Decision, Query, Step, Usage
@@ -125,18 +125,19 @@ class Ascent:
         self._notes = list(notes)
 
     def pass_over(self, limits: Mapping[str, float]) -> None:
-        """Leave out levels that the prior rules out; `limits` by pool. The last of the chain is always asked."""
+        """Ask levels that the prior rules out last of all, should the others fail; `limits` by pool."""
         prior = self.prior
         if prior is None:
             return
-        kept = []
+        kept, ruled_out = [], []
         for way in self.ways:
             limit = limits.get(way.pool.name, 1.0)
             if way.judged and prior > limit:
                 self.note(f"no answer of {way.pool.model} could convince (prior {prior:.3f} > {limit:.3f})")
+                ruled_out.append(Way(way.level, way.pool, judged=False, reserve=True))
             else:
                 kept.append(way)
-        self.ways = kept
+        self.ways = [*kept, *ruled_out]
 
     def visit(self, way: Way, sent: Query) -> Visit:
         """A level is asked now."""
@@ -153,22 +154,24 @@ class Ascent:
         """The whole answer at hand that is likeliest to be right."""
         return max((v for v in self.visits if v.whole), key=lambda v: v.probability, default=None)
 
-    def failed(self, visit: Visit, error: JethroError, following: Way | None) -> None:
-        """A level gave no answer. Raises the first error of all unless another level may do better."""
+    def failed(self, visit: Visit, error: JethroError, rest: Sequence[Way]) -> None:
+        """A level gave no answer; `rest` can still be asked. Raises the most telling error if none of them may do
+        better, and nobody who was asked has begun an answer that could be given instead.
+        """
         visit.error = error
         pool = visit.way.pool
         step = Step(pool.name, f"failed: {error.code}", latency_ms=visit.elapsed_ms, wasted=True, failed=True)
         visit.steps.append(step)
         self.note(f"{pool.model} failed: {error.code}")
-        if following is None or self.best is not None:
+        if not rest or any(v.error is None and (v.whole or v.judgement is not None) for v in self.visits):
             return
-        if not may_fall_back(error, pool.capabilities, following.pool.capabilities):
-            raise self.first_error
+        if not any(may_fall_back(error, pool.capabilities, way.pool.capabilities) for way in rest):
+            raise self.telling_error
 
     @property
-    def first_error(self) -> JethroError:
+    def telling_error(self) -> JethroError:
         """What the caller is told if nobody answers."""
-        return next(v.error for v in self.visits if v.error is not None)
+        return most_telling([(v.error, v.way.pool.capabilities) for v in self.visits if v.error is not None])
 
     def decision(self, taken: Visit) -> Decision:
         """The decision, once `taken` has given its first byte, or is held whole."""

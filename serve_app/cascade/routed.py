@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from serve_app.cascade.as_asked import with_needs
 from serve_app.cascade.ascent import Ascent, Visit, Way
 from serve_app.cascade.asking import Asking
-from serve_app.cascade.base import Chain, Level
+from serve_app.cascade.base import Chain, Level, Needs, Signal
 from serve_app.cascade.calibration import LogisticCalibrator
 from serve_app.cascade.judgement import text_of
 from serve_app.cascade.passing import Passing
@@ -85,11 +85,11 @@ class RoutedCascade:
             call = replace(context.call, may_wait=not others and ascent.best is None)
             visit = ascent.visit(way, with_needs(query, way.needs))
             asking = Asking(query, call, context.stream, ascent.prior)
-            await judged_in_time(visit, others[0] if others else None, ascent, asking, self._patience)
+            await judged_in_time(visit, others, ascent, asking, self._patience)
             walk.came(visit)
         taken = walk.taken(advice)
         if taken is None:
-            raise ascent.first_error
+            raise ascent.telling_error
         async with aclosing(Passing(ascent, taken, query, context.call, context.stream).from_hold()) as events:
             async for event in events:
                 yield event
@@ -101,7 +101,7 @@ class RoutedCascade:
             raise refusal(lacking[self.router.pools[-1]] or "", models)
         notes = [f"{self._pools[name].model} does not support {what}" for name, what in lacking.items() if what]
         ways = {
-            level.pool: Way(level, self._pools[level.pool], judged=True, needs=level.signal.needs)
+            level.pool: Way(level, self._pools[level.pool], judged=True, needs=self._needs(level, level.signal))
             for level in self.chain.levels
             if level.signal is not None and not lacking[level.pool]
         }
@@ -113,6 +113,11 @@ class RoutedCascade:
         prompt = Prompt(len(query.text), self._rng.random(), await self._vector(query))
         ascent.prior_ms = (perf_counter() - started) * 1e3
         return _Walk(self.router, ascent, ways, prompt)
+
+    def _needs(self, level: Level, signal: Signal) -> Needs:
+        """What is asked of a pool for its judge: nothing that it would refuse; the signal then tells less."""
+        needs, can = signal.needs, self._pools[level.pool].capabilities
+        return needs if can.logprobs or not needs.logprobs else replace(needs, logprobs=False, top_logprobs=0)
 
     async def _vector(self, query: Query) -> NDArray[np.float32] | None:
         if self.router.encoder is None:

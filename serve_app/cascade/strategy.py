@@ -6,7 +6,7 @@ passed over, and the best answer at hand is given if nothing better comes.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from time import perf_counter
@@ -63,19 +63,19 @@ class CascadeStrategy:
         for position, way in enumerate(ascent.ways):
             if not self._worth(way, ascent, context.call):
                 break
-            following = ascent.ways[position + 1] if position + 1 < len(ascent.ways) else None
+            rest = ascent.ways[position + 1 :]
             context.demand.wanted(way.pool.name)
-            call = replace(context.call, may_wait=following is None and ascent.best is None)
+            call = replace(context.call, may_wait=not rest and ascent.best is None)
             visit = ascent.visit(way, with_needs(query, way.needs))
             if way.judged:
                 asking = Asking(query, call, context.stream, ascent.prior)
-                await judged_in_time(visit, following, ascent, asking, self._patience)
+                await judged_in_time(visit, rest, ascent, asking, self._patience)
             elif not context.stream:
-                await self._completed(visit, following, ascent, call)
+                await self._completed(visit, rest, ascent, call)
             else:
                 opening = Opening(way.pool, query, call)
                 try:
-                    if await self._begins(visit, opening, following, ascent, call):
+                    if await self._begins(visit, opening, rest, ascent, call):
                         passing = Passing(ascent, visit, query, call, stream=True)
                         async with aclosing(passing.from_stream(opening, "taken")) as events:
                             async for event in events:
@@ -88,7 +88,7 @@ class CascadeStrategy:
                 break
         taken = taken or ascent.best
         if taken is None:
-            raise ascent.first_error
+            raise ascent.telling_error
         async with aclosing(Passing(ascent, taken, query, context.call, context.stream).from_hold()) as events:
             async for event in events:
                 yield event
@@ -115,7 +115,7 @@ class CascadeStrategy:
             return False
         return True
 
-    async def _completed(self, visit: Visit, following: Way | None, ascent: Ascent, call: Call) -> None:
+    async def _completed(self, visit: Visit, rest: Sequence[Way], ascent: Ascent, call: Call) -> None:
         """Ask the level whose answer is taken as it comes, for all of it."""
         pool, within_s = visit.way.pool, self._within_s(ascent, call)
         try:
@@ -123,19 +123,19 @@ class CascadeStrategy:
                 answer = await pool.complete(visit.sent, call)
             visit.spent("taken", answer.usage)
         except TimeoutError:
-            ascent.failed(visit, _late(visit), following)
+            ascent.failed(visit, _late(visit), rest)
         except JethroError as error:
-            ascent.failed(visit, error, following)
+            ascent.failed(visit, error, rest)
         else:
             visit.answer = answer
             self._patience.took(pool.name, visit.elapsed_ms / 1e3)
 
-    async def _begins(self, visit: Visit, opening: Opening, following: Way | None, ascent: Ascent, call: Call) -> bool:
+    async def _begins(self, visit: Visit, opening: Opening, rest: Sequence[Way], ascent: Ascent, call: Call) -> bool:
         """Whether the stream of a level that is taken as it comes has its first frame."""
         try:
             await first_frame(visit, opening, self._within_s(ascent, call))
         except JethroError as error:
-            ascent.failed(visit, error, following)
+            ascent.failed(visit, error, rest)
             return False
         return True
 
@@ -144,18 +144,16 @@ class CascadeStrategy:
         return self._patience.left_s(call) if ascent.best is not None else None
 
 
-async def judged_in_time(
-    visit: Visit, following: Way | None, ascent: Ascent, asking: Asking, patience: Patience
-) -> None:
+async def judged_in_time(visit: Visit, rest: Sequence[Way], ascent: Ascent, asking: Asking, patience: Patience) -> None:
     """Ask a level and judge it, in the time there is; what is whole when the time ends is at hand."""
     try:
         async with asyncio.timeout(patience.left_s(asking.call)):
             await asking.answered(visit)
     except TimeoutError:
         if not visit.whole:
-            ascent.failed(visit, _late(visit), following)
+            ascent.failed(visit, _late(visit), rest)
     except JethroError as error:
-        ascent.failed(visit, error, following)
+        ascent.failed(visit, error, rest)
     else:
         patience.took(visit.way.pool.name, visit.elapsed_ms / 1e3)
 

@@ -107,24 +107,27 @@ class _Climb:
                 ways += self._again()
             if position >= len(ways) or not self._worth(ways[position]):
                 break
-            following = ways[position + 1] if position + 1 < len(ways) else None
+            rest = ways[position + 1 :]
             visit, opening = self._opened(position)
-            if position == 0:
-                self._race(following)
+            if position == 0 and rest:
+                self._race(rest[0])
+            sent = False
             try:
                 await self._held(visit, opening)
-            except JethroError as error:
-                ascent.failed(visit, error, following)
-            else:
                 if visit.accepted or not visit.way.judged:
                     async with aclosing(self._committed(position, visit, opening)) as events:
                         async for event in events:
+                            sent = True
                             yield event
                     return
+            except JethroError as error:
+                if sent:  # what the caller has of this answer no other can go on
+                    raise
+                ascent.failed(visit, error, rest)
             await self._drop(position, "replaced" if visit.judgement is None else f"replaced: {visit.judgement}")
         best = ascent.best
         if best is None:
-            raise ascent.first_error
+            raise ascent.telling_error
         async with aclosing(self._passing(best).from_hold()) as events:
             async for event in events:
                 yield self._settled(event)
@@ -153,15 +156,15 @@ class _Climb:
             ascent, way = self._ascent, self._ascent.ways[position]
             self._context.demand.wanted(way.pool.name)
             last = position + 1 == len(ascent.ways)
-            call = replace(self._context.call, may_wait=last and position == 0)
+            call = replace(self._context.call, may_wait=last and all(v.error is not None for v in ascent.visits))
             visit = ascent.visit(way, with_needs(self._query, way.needs))
             self._open[position] = visit, Opening(way.pool, visit.sent, call)
         return self._open[position]
 
-    def _race(self, following: Way | None) -> None:
+    def _race(self, following: Way) -> None:
         """Begin the second level now, if the query is borderline and the tokens are there."""
         race, first = self._cascade.early.race, self._ascent.ways[0]
-        if race is None or following is None or following.reserve or not first.judged:
+        if race is None or following.reserve or not first.judged:
             return
         if race.wanted(self._ascent.prior):
             self._reserved = race.allowed(self._query)
@@ -228,7 +231,7 @@ class _Climb:
         visit.cancelled = why
         frame = await opening.aclose()
         if opening.error is not None and visit.error is None:  # raced, and failed before anybody looked
-            self._ascent.failed(visit, opening.error, None)
+            self._ascent.failed(visit, opening.error, ())
         if frame is not None:
             with suppress(JethroError):
                 visit.reading.frame(frame)

@@ -5,9 +5,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from serve_app.errors import ContextLengthExceeded, JethroError, UpstreamError
+from serve_app.errors import ContextLengthExceeded, DeadlineExceeded, JethroError, UpstreamError
 from serve_app.pools.base import Answer, Call, Frame, Pool, usage_from_openai
 from serve_app.types import Capabilities, Query, Step, Usage
+
+Failure = tuple[JethroError, Capabilities]
+"""A pool's error, and what the pool can do."""
 
 
 @dataclass(slots=True)
@@ -22,11 +25,11 @@ class Attempt:
     _started: float = 0.0
 
     async def stream(self) -> AsyncGenerator[Frame]:
-        """Frames of the first pool that gives one; raises the first pool's error if none does.
+        """Frames of the first pool that gives one; raises the most telling error if none does.
 
         Once a frame is out, an error of that pool is final. Closing this iterator closes the pool's.
         """
-        first: list[JethroError] = []
+        failures: list[Failure] = []
         for position, pool in enumerate(self.pools):
             self._started = perf_counter()
             async with aclosing(pool.stream(self.query, self.call)) as frames:
@@ -35,7 +38,7 @@ class Attempt:
                     if frame is None:
                         raise UpstreamError(f"{pool.model} ended its stream without an answer")
                 except JethroError as error:
-                    self._failed(position, error, first)
+                    self._failed(position, error, failures)
                     continue
                 self.pool = pool
                 spoken = frame if b'"usage"' in frame.data else None
@@ -48,29 +51,29 @@ class Attempt:
                 return
 
     async def complete(self) -> Answer:
-        """The answer of the first pool that gives one; raises the first pool's error if none does."""
-        first: list[JethroError] = []
+        """The answer of the first pool that gives one; raises the most telling error if none does."""
+        failures: list[Failure] = []
         for position, pool in enumerate(self.pools):
             self._started = perf_counter()
             try:
                 answer = await pool.complete(self.query, self.call)
             except JethroError as error:
-                self._failed(position, error, first)
+                self._failed(position, error, failures)
                 continue
             self.pool = pool
             self._answered(pool, answer.usage)
             return answer
         raise AssertionError("an attempt has at least one pool")
 
-    def _failed(self, position: int, error: JethroError, first: list[JethroError]) -> None:
-        """Note the wasted call; raise the first error unless the next pool may do better."""
+    def _failed(self, position: int, error: JethroError, failures: list[Failure]) -> None:
+        """Note the wasted call; raise the most telling error unless another pool may do better."""
         pool, rest = self.pools[position], self.pools[position + 1 :]
         latency_ms = (perf_counter() - self._started) * 1e3
         step = Step(pool.name, f"failed: {error.code}", latency_ms=latency_ms, wasted=True, failed=True)
         self.steps.append(step)
-        first.append(error)
-        if not rest or not may_fall_back(error, pool.capabilities, rest[0].capabilities):
-            raise first[0]
+        failures.append((error, pool.capabilities))
+        if not any(may_fall_back(error, pool.capabilities, other.capabilities) for other in rest):
+            raise most_telling(failures)
 
     def _answered(self, pool: Pool, usage: Usage) -> None:
         reason = "fallback" if self.steps else "chosen"
@@ -84,6 +87,25 @@ def may_fall_back(error: JethroError, tried: Capabilities, other: Capabilities) 
         limit = tried.max_context_tokens
         return limit is not None and (other.max_context_tokens is None or other.max_context_tokens > limit)
     return error.retryable
+
+
+def most_telling(failures: Sequence[Failure]) -> JethroError:
+    """Of the errors (at least one) of pools that were asked in turn, each with what its pool can do, the caller's.
+
+    A deadline that has passed, whoever failed before; then what is wrong with the query itself; then the first that a
+    retry may mend. A prompt too long is wrong with the query, unless a pool with a larger context failed otherwise.
+    """
+    late = [error for error, _ in failures if isinstance(error, DeadlineExceeded)]
+    if late:
+        return late[-1]
+    too_long = [(error, can) for error, can in failures if isinstance(error, ContextLengthExceeded)]
+    for error, _ in failures:
+        if not error.retryable and not isinstance(error, ContextLengthExceeded):
+            return error
+    for error, can in failures:
+        if error.retryable and all(may_fall_back(refusal, refused, can) for refusal, refused in too_long):
+            return error
+    return too_long[-1][0]
 
 
 def _usage(frame: Frame | None) -> Usage:

@@ -74,7 +74,7 @@ async def test_an_empty_stream_counts_as_a_failure() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_first_error_is_raised_when_both_fail(stream: bool) -> None:
+async def test_the_first_of_two_passing_errors_is_raised_when_both_fail(stream: bool) -> None:
     first, second = Overloaded("first", retry_after_s=3), UpstreamError("second")
     strategy = route(0.9, FakePool("small", error=second), FakePool("large", error=first))
     with pytest.raises(Overloaded, match="first"):
