@@ -69,7 +69,7 @@ class Tail:
             return _event_of(body)
         if event.get("usage"):
             body = self._without_usage(event)
-        if not any(c.get("finish_reason") for c in choices):
+        if not _finishes(choices):
             return _event_of(body)
         before, self._finish = self._finish, body
         return _event_of(before) if before is not None else b""
@@ -89,6 +89,13 @@ def _parsed(body: bytes) -> dict[str, Any]:
     if not isinstance(event, dict):
         raise UpstreamError("The model sent an event that is not an object.")
     return event
+
+
+def _finishes(choices: Any) -> bool:
+    try:
+        return any(choice.get("finish_reason") for choice in choices)
+    except (AttributeError, TypeError) as e:
+        raise UpstreamError("The model sent an event of an unknown shape.") from e
 
 
 def _error(error: Any) -> UpstreamError:

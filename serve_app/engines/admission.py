@@ -68,7 +68,8 @@ class Admission:
             if place.done() and not place.cancelled():
                 self.leave()
             else:
-                self._queue.remove(place)
+                if place in self._queue:  # not if `leave` passed over it, in the turn in which it was cancelled
+                    self._queue.remove(place)
                 self._note_idle()
             raise
 

@@ -7,7 +7,6 @@ ends without waiting its item joins the burst; the step that waits is kept and c
 import asyncio
 import types
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -54,9 +53,21 @@ class Bursts(Generic[T]):
             (step, awaited), self._waiting = self._waiting, None
             if isinstance(awaited, asyncio.Future):
                 awaited.cancel()
-            with suppress(asyncio.CancelledError, StopAsyncIteration):
-                await _cancelled(step)
+            await self._closed(step)
         await self._items.aclose()
+
+    async def _closed(self, step: Generator[Any, Any, T]) -> None:
+        """Ends a started step; the caller's own cancellation meanwhile is not taken for that of the step."""
+        task = asyncio.current_task()
+        before = task.cancelling() if task is not None else 0
+        try:
+            await _cancelled(step)
+        except StopAsyncIteration:
+            pass
+        except asyncio.CancelledError:
+            if task is not None and task.cancelling() > before:
+                await self._items.aclose()
+                raise
 
     def _step(self, burst: list[T]) -> None:
         step: Generator[Any, Any, T] = self._items.__anext__().__await__()

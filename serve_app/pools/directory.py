@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _COOL_DOWN_S = 1.0  # a member that failed is left alone this long, doubled at each further failure
 _COOL_DOWN_MAX_S = 30.0
+_MOST_DOUBLINGS = 5  # by then the longest rest is reached
+_DISCOVERY_S = 5.0  # a replica that hangs must not hide those that come and go
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +130,18 @@ class Directory:
         member.failures = 0
         member.down_until = 0.0
 
-    def failed(self, member: Member) -> None:
-        """The member refused the connection, broke it or did not answer: it rests, and a refresh is asked for."""
-        member.down_until = self.clock() + min(_COOL_DOWN_S * 2**member.failures, _COOL_DOWN_MAX_S)
-        member.failures += 1
+    def failed(self, member: Member, seen: int | None = None) -> None:
+        """The member refused the connection, broke it or did not answer: it rests, and a refresh is asked for.
+
+        `seen`: its failures when the request was sent. All that were open when it failed count as one failure, or a
+        moment's fault would put a busy member to the longest rest.
+        """
         self._refresh_now.set()
+        if seen is not None and seen != member.failures:
+            return
+        rest_s = _COOL_DOWN_S * 2 ** min(member.failures, _MOST_DOUBLINGS)
+        member.down_until = self.clock() + min(rest_s, _COOL_DOWN_MAX_S)
+        member.failures += 1
 
     def draining(self, member: Member) -> None:
         """The member said that it is stopping: nobody asks it again."""
@@ -140,16 +149,21 @@ class Directory:
         member.report = Report(report.address, report.running, report.waiting, draining=True, pid=report.pid)
         self._refresh_now.set()
 
-    async def follow(self, discover: Discover, *, every_s: float = 1.0) -> None:
+    async def follow(self, discover: Discover, *, every_s: float = 1.0, discovery_s: float = _DISCOVERY_S) -> None:
         """Refresh from `discover` until cancelled: at once when a member failed, and every `every_s`.
 
-        A failing discovery leaves the members as they are: those that answer go on answering.
+        A discovery that fails or hangs leaves the members as they are: those that answer go on answering.
         """
+        task = asyncio.current_task()
         while True:
             self._refresh_now.clear()
             try:
-                self.update(await discover())
-            except Exception as e:  # whatever discovery does, serving goes on with who is known
+                async with asyncio.timeout(discovery_s):
+                    found = await discover()
+                self.update(found)
+            except (Exception, asyncio.CancelledError) as e:  # whatever discovery does, serving goes on
+                if task is not None and task.cancelling():
+                    raise
                 logger.warning(
                     "pool %s: discovery failed (%s: %s); members stay as known", self.pool, type(e).__name__, e
                 )

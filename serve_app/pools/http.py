@@ -7,18 +7,20 @@ is the caller's. A dropped iterator drops the connection, which is the member's 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TypeVar
 
 import orjson
 
 from serve_app.engines.wire import query_to_openai
-from serve_app.errors import JethroError, Overloaded, PoolUnavailable
+from serve_app.errors import DeadlineExceeded, JethroError, Overloaded, PoolUnavailable
 from serve_app.pools.base import Answer, Call, Frame, PoolLoad
 from serve_app.pools.directory import Directory, Member
 from serve_app.pools.event_stream import EventStream
 from serve_app.pools.replica_session import ReplicaSession
 from serve_app.pools.retry import Backoff
-from serve_app.pools.upstream import Timeouts, Upstream, client_session
+from serve_app.pools.upstream import SlowUpstream, Timeouts, Upstream, client_session
+from serve_app.pools.upstream_errors import error_of_whole
 from serve_app.types import Capabilities, Price, Query
 
 _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
@@ -75,11 +77,13 @@ class HttpPool:
             return await upstream.open_stream(path, body, headers)
 
         member, events = await self._first(open_at, call)
+        seen = member.failures
         try:
             async for data in events:
                 yield Frame(data)
-        except JethroError:
-            self.directory.failed(member)
+        except JethroError as error:
+            if error.retryable:  # the caller's own mistake says nothing of the member
+                self._note(member, error, seen)
             raise
         finally:
             member.in_flight -= 1
@@ -90,12 +94,16 @@ class HttpPool:
         body = orjson.dumps(query_to_openai(query, model=self._wire.upstream_model, stream=False))
         path, headers = _PATHS[query.endpoint], self._headers(call)
 
-        async def post_to(upstream: Upstream) -> bytes:
-            return await upstream.post(path, body, headers)
+        async def post_to(upstream: Upstream) -> Answer:
+            answer = Answer(await upstream.post(path, body, headers))
+            error = error_of_whole(answer)
+            if error is not None:
+                raise upstream.refusal(error)
+            return answer
 
         member, answer = await self._first(post_to, call)
         member.in_flight -= 1
-        return Answer(answer)
+        return answer
 
     @property
     def scraped(self) -> bool:
@@ -113,13 +121,16 @@ class HttpPool:
         while True:
             member = await self._next_member(tried, call)
             member.in_flight += 1
+            seen = member.failures
             try:
                 result = await ask(self._upstream(member))
             except JethroError as error:
                 member.in_flight -= 1
                 if not error.retryable:
                     raise
-                self._note(member, error)
+                if isinstance(error, SlowUpstream) and call.deadline_s is not None and monotonic() >= call.deadline_s:
+                    raise DeadlineExceeded(f"{self.model} was not done before the deadline") from error
+                self._note(member, error, seen)
                 tried[member.address] = error
                 await self._pause(attempt, tried, error)
                 attempt += 1
@@ -137,18 +148,18 @@ class HttpPool:
         except PoolUnavailable:
             if not tried:
                 raise
-            if not call.may_wait or all(isinstance(e, Overloaded) for e in tried.values()):
+            if not call.may_wait or _all_full(tried):
                 raise _worst(tried.values()) from None
         try:
             return await self.directory.pick()
         except PoolUnavailable:
             raise _worst(tried.values()) from None
 
-    def _note(self, member: Member, error: JethroError) -> None:
-        if isinstance(error, PoolUnavailable):
+    def _note(self, member: Member, error: JethroError, seen: int) -> None:
+        if isinstance(error, PoolUnavailable) and self._wire.identify:
             self.directory.draining(member)
-        elif not isinstance(error, Overloaded):
-            self.directory.failed(member)
+        elif not isinstance(error, Overloaded):  # a remote upstream that drains is one that fails: it comes back
+            self.directory.failed(member, seen)
 
     async def _pause(self, attempt: int, tried: Mapping[str, JethroError], error: JethroError) -> None:
         """Wait before the next try, not at all if somebody else can be asked. Raises when tries are over."""
@@ -156,6 +167,8 @@ class HttpPool:
         if pause_s is None:
             raise _worst(tried.values())
         if all(m.address in tried for m in self.directory.available):
+            if _all_full(tried):
+                raise _worst(tried.values())  # nobody is asked again: the caller can wait better than we
             await asyncio.sleep(pause_s)
 
     def _upstream(self, member: Member) -> Upstream:
@@ -174,6 +187,10 @@ class HttpPool:
             headers["x-jethro-id"] = call.id
             headers["x-jethro-created"] = str(call.created_s)
         return headers
+
+
+def _all_full(tried: Mapping[str, JethroError]) -> bool:
+    return all(isinstance(e, Overloaded) for e in tried.values())
 
 
 def _worst(errors: Iterable[JethroError]) -> JethroError:

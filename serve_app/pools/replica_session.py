@@ -85,8 +85,11 @@ class ReplicaSession:
 
     async def _connect(self, host: str, port: int, connect_s: float | None) -> "_Connection":
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(connect_s):
-            _, connection = await loop.create_connection(lambda: _Connection(self, (host, port)), host, port)
+        try:
+            async with asyncio.timeout(connect_s):
+                _, connection = await loop.create_connection(lambda: _Connection(self, (host, port)), host, port)
+        except TimeoutError as e:
+            raise aiohttp.ConnectionTimeoutError(f"no connection within {connect_s} s") from e
         self._open.add(connection)
         return connection
 
@@ -183,8 +186,8 @@ class ReplicaResponse:
     def close(self) -> None:
         """Give the connection back if the body is whole, else drop it. Idempotent."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.end(reusable=self._whole and self._error is None)
+        if connection is not None:  # one whose reading is paused would stay deaf to its next answer
+            connection.end(reusable=self._whole and self._error is None and not self._paused)
 
     def broke(self, error: BaseException) -> None:
         """The connection is gone."""

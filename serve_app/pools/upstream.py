@@ -20,7 +20,11 @@ from serve_app.pools.upstream_errors import error_of_answer, redacted
 _KEEP_ALIVE_S = 4.0  # below the 5 s after which uvicorn (and so vLLM) closes idle connections
 _DNS_CACHE_S = 10
 _MOST_ANSWER_BYTES = 256 * 2**20
-_MOST_ERROR_BYTES = 64 * 1024
+_MOST_ERROR_BYTES = 16 * 2**20  # some quote the whole request in their refusal
+
+
+class SlowUpstream(UpstreamError):
+    """No first byte in time: a failure of the upstream, unless it was the caller who could not wait longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +115,16 @@ class Upstream:
                     if response.status >= 400:
                         raise await self._refusal(response)
                     self._expect(response, "application/json")
-                    limit.reschedule(asyncio.get_running_loop().time() + self._timeouts.idle_s)
-                    return await self._read(response, _MOST_ANSWER_BYTES)
+                    return await self._read(response, _MOST_ANSWER_BYTES, limit)
                 except BaseException:
                     response.close()
                     raise
         except (TimeoutError, aiohttp.ClientError, OSError) as e:
             self._raise_connection(e)
 
-    def failure(self, message: str) -> UpstreamError:
+    def failure(self, message: str, kind: type[UpstreamError] = UpstreamError) -> UpstreamError:
         """An UpstreamError with the address as a note."""
-        error = UpstreamError(message)
+        error = kind(message)
         error.add_note(f"upstream {self.base_url}")
         return error
 
@@ -145,16 +148,25 @@ class Upstream:
         )
 
     async def _refusal(self, response: Response) -> JethroError:
-        body = await self._read(response, _MOST_ERROR_BYTES)
+        """The error that an answer tells. A body that is cut or endless takes nothing from what the status says."""
+        try:
+            body = await self._read(response, _MOST_ERROR_BYTES)
+        except (UpstreamError, aiohttp.ClientError, OSError):
+            body = b""
         return self.refusal(error_of_answer(response.status, response.headers, body))
 
-    async def _read(self, response: Response, most: int) -> bytes:
-        body = bytearray()
-        while part := await response.content.readany():
+    async def _read(self, response: Response, most: int, limit: asyncio.Timeout | None = None) -> bytes:
+        """The body; `limit` is moved on at each piece, since some send blank lines while the model works."""
+        body, now = bytearray(), asyncio.get_running_loop().time
+        while True:
+            if limit is not None:
+                limit.reschedule(now() + self._timeouts.idle_s)
+            part = await response.content.readany()
+            if not part:
+                return bytes(body)
             body += part
             if len(body) > most:
                 raise self.failure(f"the upstream's answer is larger than {most} bytes")
-        return bytes(body)
 
     def _expect(self, response: Response, content_type: str) -> None:
         got = response.headers.get("content-type", "")
@@ -168,7 +180,8 @@ class Upstream:
         if isinstance(cause, aiohttp.ServerTimeoutError):
             raise self.failure(f"the upstream took no connection within {self._timeouts.connect_s:g} s") from cause
         if isinstance(cause, TimeoutError):
-            raise self.failure(f"the upstream did not answer within {self._timeouts.first_byte_s:g} s") from cause
+            late = f"the upstream did not answer within {self._timeouts.first_byte_s:g} s"
+            raise self.failure(late, SlowUpstream) from cause
         if isinstance(cause, aiohttp.ClientConnectorError | ConnectionRefusedError):
             raise self.failure("the upstream cannot be reached") from cause
         raise self.failure("the upstream closed the connection before it answered") from cause

@@ -21,6 +21,7 @@ from serve_app.errors import (
     UnsupportedParameter,
     UpstreamError,
 )
+from serve_app.pools.base import Answer
 
 _BY_CODE: dict[str, type[JethroError]] = {
     cls.default_code: cls
@@ -42,6 +43,7 @@ _BY_STATUS: dict[int, type[JethroError]] = {
     413: BodyTooLarge,
     422: RequestError,
 }
+_CALLERS = (413, 422)
 _MESSAGE_CHARS = 500
 _MOST_RETRY_AFTER_S = 3600.0
 
@@ -49,11 +51,13 @@ _MOST_RETRY_AFTER_S = 3600.0
 def error_of_answer(status: int, headers: Mapping[str, str], body: bytes) -> JethroError:
     """The error for an HTTP answer with a status of 400 or more.
 
-    4xx with OpenAI's error object keep the upstream's message, param and code. 401 and 403 are the operator's matter
-    (the upstream refused our key) and become a 502 without the upstream's words, which may quote the key.
+    4xx with OpenAI's error object keep the upstream's message, param and code. 413 and 422 are the caller's matter
+    without one as well (a proxy's page, FastAPI's `detail`): no other member would take such a request.
+    401 and 403 are the operator's (the upstream refused our key) and become a 502 without the upstream's words, which
+    may quote the key.
     """
     retry_after_s = retry_after(headers.get("retry-after"))
-    error = _error_object(body)
+    error = _error_object(body) or _detail(status, body)
     if status in (401, 403):
         return UpstreamError(f"the upstream refused our API key (status {status})", code="upstream_refused_key")
     if status == 429:
@@ -63,7 +67,7 @@ def error_of_answer(status: int, headers: Mapping[str, str], body: bytes) -> Jet
     known = _BY_CODE.get(error.get("code") or "") if error else None
     if known is not None and known.status == status:
         return _build(known, error, "", retry_after_s)
-    if status in _BY_STATUS and error:
+    if status in _BY_STATUS and (error or status in _CALLERS):
         return _build(_BY_STATUS[status], error, f"the upstream refused the request (status {status})", retry_after_s)
     if not error:
         return UpstreamError(f"the upstream answered with status {status}", retry_after_s=retry_after_s)
@@ -73,12 +77,29 @@ def error_of_answer(status: int, headers: Mapping[str, str], body: bytes) -> Jet
 
 
 def error_of_event(error: Any) -> JethroError:
-    """The error for an error event inside a stream."""
+    """The error for an error event inside a stream, or inside an answer with status 200."""
     error = error if isinstance(error, dict) else {"message": str(error)}
     known = _BY_CODE.get(str(error.get("code") or ""))
     if known is not None:
-        return _build(known, error, "the upstream failed inside the stream", None)
-    return UpstreamError(f"the upstream failed inside the stream: {_message(error) or 'no message'}")
+        return _build(known, error, "the upstream failed while it answered", None)
+    return UpstreamError(f"the upstream failed while it answered: {_message(error) or 'no message'}")
+
+
+def error_of_whole(answer: Answer) -> JethroError | None:
+    """What is wrong with a whole answer that came with status 200; None if it has choices, as it should."""
+    try:
+        parsed: Any = answer.parsed
+    except orjson.JSONDecodeError:
+        return UpstreamError("the upstream sent an answer that is not JSON")
+    if not isinstance(parsed, dict):
+        return UpstreamError("the upstream sent an answer that is not an object")
+    if parsed.get("error"):  # some send their errors with status 200
+        return error_of_event(parsed["error"])
+    if not isinstance(parsed.get("choices"), list) or not parsed["choices"]:
+        return UpstreamError("the upstream sent an answer without choices")
+    if not isinstance(parsed.get("usage"), dict | None):
+        return UpstreamError("the upstream sent a usage that is not an object")
+    return None
 
 
 def redacted(error: JethroError, secret: str) -> JethroError:
@@ -105,7 +126,7 @@ def retry_after(value: str | None) -> float | None:
 
 
 def _error_object(body: bytes) -> dict[str, Any]:
-    """OpenAI's error object of a body; empty if it has none. Accepts `{"error": "words"}` and FastAPI's `detail`."""
+    """OpenAI's error object of a body; empty if it has none. Accepts `{"error": "words"}` as well."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -118,6 +139,20 @@ def _error_object(body: bytes) -> dict[str, Any]:
     if isinstance(error, str):
         return {"message": error}
     return error if isinstance(error, dict) else {}
+
+
+def _detail(status: int, body: bytes) -> dict[str, Any]:
+    """FastAPI's words for a request that it could not read; empty if there are none. Its 404 means a wrong URL."""
+    if status not in (400, *_CALLERS):
+        return {}
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    detail = parsed.get("detail") if isinstance(parsed, dict) else None
+    if isinstance(detail, list):  # one entry for each field that is wrong
+        detail = "; ".join(str(d["msg"]) for d in detail if isinstance(d, dict) and "msg" in d)
+    return {"message": detail} if isinstance(detail, str) and detail else {}
 
 
 def _build(cls: type[JethroError], error: Mapping[str, Any], fallback: str, retry_after_s: float | None) -> JethroError:

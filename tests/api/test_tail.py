@@ -37,6 +37,13 @@ def test_text_that_looks_like_a_finish_is_only_text():
     assert Tail(False).passed(frame) is frame.data
 
 
+@pytest.mark.parametrize("choices", [b"[null]", b"[1]", b"7"])
+def test_choices_of_an_unknown_shape_are_the_upstreams_fault(choices):
+    broken = b'data: {"choices":%b,"usage":{"prompt_tokens":1}}\n\n' % choices
+    with pytest.raises(UpstreamError, match="unknown shape"):
+        Tail(False).passed(Frame(broken))
+
+
 def test_the_last_finish_carries_the_decision_and_usage_is_taken_out():
     events = run(sse(delta("a")), sse(delta("", finish="stop"), USAGE_EVENT))
     assert events == [delta("a"), {**delta("", finish="stop"), "jethro": {"decision_id": "d"}}]

@@ -98,3 +98,14 @@ async def test_the_last_to_leave_the_queue_ends_the_drain():
     queued.cancel()
     await asyncio.gather(queued, return_exceptions=True)
     assert await drained is True
+
+
+async def test_who_leaves_in_the_turn_in_which_a_place_is_freed_is_passed_over():
+    door = admission(max_queued=3)
+    await door.enter()
+    first, second = await waiting(door), await waiting(door)
+    first.cancel()
+    door.leave()  # before the cancelled one has run
+    await asyncio.wait((first, second))
+    assert first.cancelled()
+    assert (door.open, door.queued) == (1, 0)

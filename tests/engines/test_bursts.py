@@ -126,3 +126,38 @@ async def test_a_wait_on_a_task_is_cancelled_with_it():
     await bursts.aclose()
     await asyncio.sleep(0)
     assert task.cancelled()
+
+
+class Slow:
+    """A generator that takes its time to close."""
+
+    def __init__(self):
+        self.closing = asyncio.Event()
+
+    async def items(self):
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            self.closing.set()
+            await asyncio.Event().wait()
+
+
+async def test_who_is_cancelled_while_it_closes_is_cancelled():
+    slow = Slow()
+    bursts = Bursts(slow.items())
+    await bursts.next()
+    closing = asyncio.create_task(bursts.aclose())
+    await slow.closing.wait()
+    closing.cancel()
+    await asyncio.wait((closing,))
+    assert closing.cancelled()
+
+
+async def test_a_time_limit_on_closing_is_told():
+    slow = Slow()
+    bursts = Bursts(slow.items())
+    await bursts.next()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await bursts.aclose()

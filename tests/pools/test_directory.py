@@ -128,3 +128,45 @@ async def test_following_goes_on_when_discovery_fails() -> None:
     await asyncio.wait_for(seen.wait(), 5)
     following.cancel()
     assert [m.address for m in d.members] == ["a", "b"]
+
+
+async def test_what_failed_at_once_counts_once() -> None:
+    clock = Clock()
+    d = directory("a", clock=clock)
+    member = d.members[0]
+    for _ in range(40):  # streams that were open when the connection to it was cut
+        d.failed(member, seen=0)
+    assert member.failures == 1
+    clock.now += 1.01
+    assert d.available == [member]
+    d.failed(member, seen=1)
+    assert member.failures == 2
+
+
+async def test_a_member_that_is_down_for_days_rests_half_a_minute_each_time() -> None:
+    clock = Clock()
+    d = directory("a", clock=clock)
+    member = d.members[0]
+    for _ in range(3000):
+        d.failed(member, seen=member.failures)
+    assert member.down_until == clock.now + 30.0
+
+
+async def test_following_goes_on_when_discovery_hangs_or_is_cancelled_under_it() -> None:
+    d = Directory("small")
+    rounds = iter(["hang", "cancelled", "sound"])
+
+    async def discover() -> list[Report]:
+        match next(rounds, "sound"):
+            case "hang":
+                await asyncio.Event().wait()
+            case "cancelled":
+                raise asyncio.CancelledError  # as Ray does for a replica that was killed
+        return [Report("a")]
+
+    following = asyncio.create_task(d.follow(discover, every_s=0.01, discovery_s=0.01))
+    async with asyncio.timeout(5):
+        assert (await d.pick()).address == "a"
+    following.cancel()
+    await asyncio.wait((following,))
+    assert following.cancelled()

@@ -1,13 +1,16 @@
 """What only the lean client does; what it shares with aiohttp's session is in test_upstream.py."""
 
 import asyncio
+import socket
 
 import aiohttp
 import pytest
 import uvloop
 from yarl import URL
 
+from serve_app.errors import UpstreamError
 from serve_app.pools.replica_session import ReplicaSession
+from serve_app.pools.upstream import Timeouts, Upstream
 from tests.pools.upstream_server import END, Hold, answer, fake_upstream, head, piece
 
 LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=5)
@@ -64,6 +67,33 @@ async def test_a_reader_that_does_not_read_stops_the_sender():
         assert response._buffered < 2_000_000
         assert await whole(response) == big
     await session.close()
+
+
+async def test_a_long_answer_that_nobody_read_leaves_no_deaf_connection():
+    session = ReplicaSession()
+    async with fake_upstream([head(), piece(b"x" * 300_000), END], answer({"a": 1})) as server:
+        unread = await post(session, server.base_url)
+        while not unread._whole:
+            await asyncio.sleep(0.001)
+        unread.close()
+        async with asyncio.timeout(5):
+            assert await whole(await post(session, server.base_url)) == b'{"a":1}'
+    await session.close()
+
+
+async def test_no_connection_in_time_is_told_from_no_answer():
+    session = ReplicaSession()
+    with socket.socket() as deaf:  # its backlog is full, so a further connection is never taken
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        with (
+            socket.create_connection(deaf.getsockname()),
+            pytest.raises(UpstreamError, match=r"no connection .* 0\.05"),
+        ):
+            upstream = Upstream(
+                f"http://127.0.0.1:{deaf.getsockname()[1]}/v1", session=session, timeouts=Timeouts(connect_s=0.05)
+            )
+            await upstream.post("/x", b"{}")
 
 
 async def test_a_cut_body_is_an_error_and_the_connection_is_not_kept():

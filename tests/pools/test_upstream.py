@@ -16,6 +16,7 @@ from tests.pools.upstream_server import (
     DONE,
     END,
     Hold,
+    Pause,
     Reset,
     answer,
     event,
@@ -249,6 +250,23 @@ async def test_post_that_breaks_or_stalls_in_the_body(session):
             await upstream.post("/x", b"{}")
         with pytest.raises(UpstreamError):
             await upstream.post("/x", b"{}")
+
+
+async def test_blank_lines_while_the_model_works_keep_a_whole_answer_alive(session):
+    blank = [Pause, piece(b"\n")]
+    script = [head(200, "application/json"), *blank * 6, piece(b'{"a":1}'), END]
+    async with fake_upstream(script) as server:
+        body = await client(server.base_url, session, idle_s=0.2).post("/x", b"{}")
+    assert body.strip() == b'{"a":1}'
+
+
+@pytest.mark.parametrize("ending", [[END], [Reset]], ids=["long", "cut"])
+async def test_a_refusal_keeps_its_status_whatever_its_body(session, ending):
+    quoted = piece(b'{"detail":[{"msg":"bad","input":"' + b"x" * 200_000)
+    async with fake_upstream([head(422, "application/json"), quoted, *ending]) as server:
+        with pytest.raises(RequestError) as raised:
+            await client(server.base_url, session).post("/x", b"{}")
+    assert not raised.value.retryable
 
 
 async def test_the_key_is_in_no_repr_and_no_error(session):

@@ -7,7 +7,8 @@ import orjson
 import pytest
 
 from serve_app import errors
-from serve_app.pools.upstream_errors import error_of_answer, error_of_event, redacted, retry_after
+from serve_app.pools.base import Answer
+from serve_app.pools.upstream_errors import error_of_answer, error_of_event, error_of_whole, redacted, retry_after
 
 
 def body(message="bad", **more):
@@ -50,12 +51,54 @@ def test_a_refused_key_is_the_operators_matter_and_is_not_quoted(status):
     assert "secret-123" not in error.message and "key" in error.message
 
 
-@pytest.mark.parametrize("raw", [b"", b"<html>nope</html>", b"[1]", b"null", b'{"detail":"x"}'])
+@pytest.mark.parametrize("raw", [b"", b"<html>nope</html>", b"[1]", b"null", b'{"detail":1}'])
 @pytest.mark.parametrize("status", [400, 404, 500])
 def test_without_an_error_object_it_is_no_openai_server(status, raw):
     error = error_of_answer(status, {}, raw)
     assert type(error) is errors.UpstreamError
     assert str(status) in error.message
+
+
+def test_a_wrong_url_of_a_fastapi_server_is_the_operators_matter():
+    assert type(error_of_answer(404, {}, b'{"detail":"Not Found"}')) is errors.UpstreamError
+
+
+@pytest.mark.parametrize("raw", [b"", b"<html>nope</html>", b'{"detail":1}'])
+@pytest.mark.parametrize(("status", "expected"), [(413, errors.BodyTooLarge), (422, errors.RequestError)])
+def test_a_request_that_no_member_would_take_is_the_callers_matter(status, expected, raw):
+    error = error_of_answer(status, {}, raw)
+    assert type(error) is expected and not error.retryable
+    assert str(status) in error.message
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_fastapis_words_are_told(status):
+    fields = b'{"detail":[{"loc":["body","n"],"msg":"too many","input":7},{"msg":"too long"}]}'
+    assert error_of_answer(status, {}, fields).message == "too many; too long"
+    error = error_of_answer(status, {}, b'{"detail":"no such tool"}')
+    assert (type(error), error.message) == (errors.RequestError, "no such tool")
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"<html>", "not JSON"),
+        (b"[1]", "not an object"),
+        (b"{}", "without choices"),
+        (b'{"choices":[]}', "without choices"),
+        (b'{"choices":[{}],"usage":[1]}', "usage"),
+        (b'{"error":{"message":"no credits","code":402}}', "no credits"),
+        (b'{"error":"boom","choices":[]}', "boom"),
+    ],
+)
+def test_a_whole_answer_that_is_none(raw, words):
+    error = error_of_whole(Answer(raw))
+    assert type(error) is errors.UpstreamError and words in error.message
+
+
+@pytest.mark.parametrize("raw", [b'\n{"choices":[{}],"usage":null,"error":null}', b'{"choices":[{}],"usage":{}}'])
+def test_a_whole_answer_that_is_one(raw):
+    assert error_of_whole(Answer(raw)) is None
 
 
 def test_an_error_that_is_only_words():

@@ -17,7 +17,11 @@ class Hold:
     """Step: say nothing more until the client goes."""
 
 
-Step = bytes | type[Reset] | type[Hold]
+class Pause:
+    """Step: say nothing for a twentieth of a second."""
+
+
+Step = bytes | type[Reset] | type[Hold] | type[Pause]
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,9 @@ class FakeUpstream:
             await reader.read()
             self.left.set()
             raise ConnectionResetError
+        if step is Pause:
+            await asyncio.sleep(0.05)
+            return
         assert isinstance(step, bytes)
         writer.write(step)
         await writer.drain()
