@@ -186,6 +186,8 @@ def budget_of(llm_share: float | None, mu: float | None, horizon: int | None) ->
 
 def budget_line(stream: dict[str, Any]) -> str:
     """A stream's budget in words."""
+    if "llm_share" not in stream:
+        return f"its policy is not taken up here yet ({stream['state']})"
     if stream.get("mu") is not None:
         return f"a unit of cost has the price mu = {stream['mu']:g}"
     return f"at most {stream['llm_share']:.1%} of {stream['horizon']:,} queries reach the LLM"

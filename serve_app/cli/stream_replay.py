@@ -123,14 +123,29 @@ async def _ask(session: aiohttp.ClientSession, asking: _Asking, text: str) -> tu
     for left in reversed(range(_TRIES)):
         async with session.post("/v1/chat/completions", json=body) as reply:
             if reply.status in (429, 503) and left:
-                await asyncio.sleep(float(reply.headers.get("retry-after", 1)))
+                await asyncio.sleep(_retry_after_s(reply.headers.get("retry-after", "")))
                 continue
-            told = await reply.json()
-            if reply.status != 200:
-                raise UpstreamError(f"{reply.status}: {told['error']['message']}")
-            level = "llm" if reply.headers["x-jethro-model"] != asking.model else reply.headers["x-jethro-pool"]
-            return level, told["choices"][0]["message"]["content"]
+            try:
+                return _answered(reply, await reply.json(), asking.model)
+            except (ValueError, KeyError, IndexError, TypeError) as e:  # of somebody on the way to the endpoint
+                raise UpstreamError(f"{reply.status}: no answer of a stream ({type(e).__name__}: {e})") from e
     raise AssertionError("the last try returns or raises")
+
+
+def _answered(reply: aiohttp.ClientResponse, told: Any, model: str) -> tuple[str, str]:
+    """Raises UpstreamError for an error of the endpoint, KeyError and the like for what is not of an endpoint."""
+    if reply.status != 200:
+        raise UpstreamError(f"{reply.status}: {told['error']['message']}")
+    level = "llm" if reply.headers["x-jethro-model"] != model else reply.headers["x-jethro-pool"]
+    text = told["choices"][0]["message"]["content"]
+    if not isinstance(text, str):
+        raise TypeError("the answer has no text")
+    return level, text
+
+
+def _retry_after_s(told: str) -> float:
+    """A second where it is not told in seconds: a date, or nothing."""
+    return float(told) if told.isdecimal() else 1.0
 
 
 class _Teller:

@@ -1,6 +1,9 @@
 """`jethro stream` against the API over fake pools, and offline."""
 
 import json
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -85,6 +88,65 @@ def test_it_says_why_requests_fail_even_if_all_do(run, made, tmp_path):
     result = run("stream", "replay", write(tmp_path, [{"text": "x" * 30_000}]), "--stream", "mood", "--url", made)
     assert result.exit_code == 1
     assert "1 failed: 400: messages: the text has 30000 characters" in result.stderr
+
+
+@contextmanager
+def answering(*replies):
+    """A fake of an endpoint behind something that spoils its answers: (status, headers, body) in turn."""
+    left = list(replies)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self._send(200, {}, '{"labels": ["joy", "fear"]}')
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            self._send(*left.pop(0))
+
+        def _send(self, status, headers, body):
+            self.send_response(status)
+            for name, value in {"content-type": "application/json", **headers}.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *args):
+            """Not on the terminal."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+WHOLE = json.dumps({"choices": [{"message": {"content": "joy"}}]})
+OURS = {"x-jethro-model": "jethro-stream-mood", "x-jethro-pool": "logistic"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [(OURS, "{"), (OURS, "[]"), (OURS, '{"choices": []}'), (OURS, WHOLE.replace('"joy"', "null")), ({}, WHOLE)],
+)
+def test_an_answer_that_is_none_of_the_endpoints_is_one_failed_request(run, tmp_path, headers, body):
+    path = write(tmp_path, [{"text": "a"}, {"text": "b"}])
+    with answering((200, headers, body), (200, OURS, WHOLE)) as url:
+        result = run("stream", "replay", path, "--stream", "mood", "--concurrency", "1", "--url", url)
+    assert result.exit_code == 1
+    assert "1 answers, logistic 100.0%" in result.stdout
+    assert "1 failed: 200: no answer of a stream" in result.stderr
+
+
+def test_who_is_to_come_again_at_a_date_comes_again(run, tmp_path):
+    later = (503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, "{}")
+    with answering(later, (200, OURS, WHOLE)) as url:
+        result = run("stream", "replay", write(tmp_path, [{"text": "a"}]), "--stream", "mood", "--url", url)
+    assert (result.exit_code, "1 answers" in result.stdout) == (0, True)
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,11 @@ class Policy(Protocol):
 
     version: int
 
-    def act(self, text: str, coins: Sequence[float]) -> Walk:
-        """`coins`: uniform draws in [0, 1), one for the audit and one for each level."""
+    def act(self, text: str, coins: Sequence[float] | None) -> Walk:
+        """`coins`: uniform draws in [0, 1), one for the audit and one for each level.
+
+        None: the LLM cannot be asked, so there is no audit, exploration or warm-up, and a level is always computed.
+        """
 
     def saw(self, walk: Walk) -> None:
         """A query was acted on: counts and moves what holds until the next policy comes. Nothing is learned."""

@@ -46,8 +46,10 @@ class CascadePolicy:
         self._pooling = settings_of(spec).pooling if mended(spec, "pooled") else 0.0
         self._early_exit = mended(spec, "early_exit")
 
-    def act(self, text: str, coins: Sequence[float]) -> Walk:
-        """One query's walk; `coins` [1 + levels] in [0, 1). Raises ValueError for too few coins."""
+    def act(self, text: str, coins: Sequence[float] | None) -> Walk:
+        """One query's walk; `coins` [1 + levels] in [0, 1), or None (see Policy). Raises ValueError for too few."""
+        if coins is None:
+            return self._walk(text, (1.0,) * len(self._levels))
         if len(coins) < 1 + len(self._levels):
             raise ValueError(f"{1 + len(self._levels)} coins are needed, not {len(coins)}")
         if self._warm_up > 0:

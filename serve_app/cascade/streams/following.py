@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from serve_app.cascade.streams.asking import asked
 from serve_app.cascade.streams.base import Acting, Core, LearnerPort, Published
 from serve_app.cascade.streams.kept import kept
 from serve_app.cascade.streams.spec import spec_from_json
@@ -59,8 +60,7 @@ class Following:
 
     async def _ask(self) -> None:
         try:
-            async with asyncio.timeout(_ASK_S):
-                told = await self._port.published({name: acting.tag for name, acting in self.acting.items()})
+            told = await asked(self._port.published({name: a.tag for name, a in self.acting.items()}), _ASK_S)
         except Exception as e:
             # whatever a Learner that is away raises
             if not self.away or not self._trouble:

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Final
 
 from serve_app.cascade.online.base import Labelled
+from serve_app.cascade.streams.asking import asked
 from serve_app.cascade.streams.base import Batch, Event, LearnerPort
 from serve_app.cascade.streams.wire import batch_to_json
 
@@ -119,8 +120,7 @@ class Outbox:
     async def _send(self, key: tuple[str, str], waiting: _Waiting) -> bool:
         count, line = waiting.sending = waiting.sending or self._batch(key, waiting)
         try:
-            async with asyncio.timeout(_SEND_S):
-                await self._port.report(line)
+            await asked(self._port.report(line), _SEND_S)
         except Exception as e:
             # whatever a Learner that is away raises; the batch is kept and sent again as it is
             waiting.due_s = self._clock() + _RETRY_S[min(waiting.tries, len(_RETRY_S) - 1)]

@@ -49,7 +49,7 @@ def read_rows(path: Path, columns: Columns, labels: Sequence[str]) -> list[Row]:
     for number, told in enumerate(read(path, _content(path)), 1):
         where = f"{path}, row {number}"
         text = _cell(told, columns.text, where)
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or not text.strip() or not _is_unicode(text):
             raise DataError(f"{where}: {columns.text} is no text; leave the row out, or name another column")
         label = None if columns.label is None else _index(_cell(told, columns.label, where), labels)
         if columns.label is not None and label is None:
@@ -61,6 +61,15 @@ def read_rows(path: Path, columns: Columns, labels: Sequence[str]) -> list[Row]:
     if not rows:
         raise DataError(f"{path}: there is no row in it; give a file with texts")
     return rows
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold it: JSON may spell half a character, which no model reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _content(path: Path) -> str:

@@ -3,14 +3,14 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from serve_app.cascade.online.base import Walk
+from serve_app.cascade.streams.asking import asked
 from serve_app.cascade.streams.base import PREFIX, Acting, Budget, Core, LearnerPort, OnlineCore, Published, Wanted
 from serve_app.cascade.streams.following import Following
 from serve_app.cascade.streams.outbox import Outbox
@@ -52,7 +52,7 @@ class Streams:
         self._port, self._pools, self._options = port, pools, options
         self._following = Following(port, core or OnlineCore(), options.poll_s, Path(options.folder))
         self._outbox = Outbox(port, source, options.queue)
-        self._around = Surroundings(self._found, pools.__getitem__, self._act, self._outbox, options.text_chars, coin)
+        self._around = Surroundings(self._found, self._pool, self._act, self._outbox, options.text_chars, coin)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stream-levels")
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -89,21 +89,18 @@ class Streams:
     async def create(self, wanted: Wanted) -> dict[str, Any]:
         """Make a stream; see StreamRegistry.create. Raises RequestError for a spec out of bounds."""
         check_spec(wanted.spec, Bounds(self._options.labels, tuple(self._pools)))
-        async with self._changing():
-            await self._port.create(wanted)
+        await self._change(self._port.create(wanted))
         return self._told(wanted.spec.name, wanted.owner)
 
     async def budget(self, name: str, budget: Budget, owner: str | None) -> dict[str, Any]:
         """Change a budget live. Raises NotFound, RequestError for one out of bounds."""
         check_budget(budget)
-        async with self._changing():
-            await self._port.budget(name, budget, owner)
+        await self._change(self._port.budget(name, budget, owner))
         return self._told(name, owner)
 
     async def delete(self, name: str, owner: str | None) -> None:
         """Forget a stream. Raises NotFound."""
-        async with self._changing():
-            await self._port.delete(name, owner)
+        await self._change(self._port.delete(name, owner))
 
     async def all(self, owner: str | None) -> list[dict[str, Any]]:
         """All streams of a caller, by name; while the Learner is away, as they were last known."""
@@ -151,18 +148,26 @@ class Streams:
             param="model",
         )
 
-    async def _act(self, acting: Acting, text: str, coins: list[float]) -> Walk:
+    def _pool(self, name: str) -> Pool:
+        pool = self._pools.get(name)
+        if pool is None:  # it was one when the stream was made
+            raise PoolUnavailable(
+                f"The stream's LLM pool {name!r} is none of the pools now ({', '.join(self._pools)}): configure it, or "
+                "create the stream again with reset.",
+                retry_after_s=30,
+            )
+        return pool
+
+    async def _act(self, acting: Acting, text: str, coins: list[float] | None) -> Walk:
         if acting.spec.levels == _INLINE:
             return acting.policy.act(text, coins)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, acting.policy.act, text, coins)
 
-    @asynccontextmanager
-    async def _changing(self) -> AsyncIterator[None]:
+    async def _change(self, call: Coroutine[Any, Any, None]) -> None:
         """A change at the Learner, taken up here. Raises PoolUnavailable if the Learner does not answer."""
         try:
-            async with asyncio.timeout(_CHANGE_S):
-                yield
+            await asked(call, _CHANGE_S)
         except JethroError:
             raise
         except Exception as e:

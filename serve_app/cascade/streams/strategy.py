@@ -14,15 +14,15 @@ from serve_app.cascade.online.base import Labelled, Walk
 from serve_app.cascade.streams.base import PREFIX, Acting, Event, Saw
 from serve_app.cascade.streams.labels import parsed, question
 from serve_app.engines.wire import StreamEncoder, encode_answer
-from serve_app.errors import JethroError, RequestError, UnsupportedParameter, UpstreamError
+from serve_app.errors import JethroError, PoolUnavailable, RequestError, UnsupportedParameter, UpstreamError
 from serve_app.pools.base import Answer, Frame, Pool
 from serve_app.routing.attempt import Attempt
 from serve_app.strategy import Context, Spent
 from serve_app.strategy import Event as Told
-from serve_app.types import Chunk, Decision, Query, Usage
+from serve_app.types import Chunk, Decision, Query, Step, Usage
 
-_NO_COIN: Final = 1.0 - 2.0**-53
-"""A draw that falls to no audit and to no exploration."""
+_TELLS_NOTHING: Final = 1e-9
+"""Levels whose labels are as likely as each other to this have learned nothing."""
 
 
 class Sink(Protocol):
@@ -35,13 +35,16 @@ class Sink(Protocol):
         """The LLM was asked and did not answer."""
 
 
-Act = Callable[[Acting, str, list[float]], Coroutine[Any, Any, Walk]]
+Act = Callable[[Acting, str, list[float] | None], Coroutine[Any, Any, Walk]]
 """The policy's act, wherever it is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all streams of a Gateway share. `find` gives the stream as it is now and raises ModelNotFound."""
+    """What all streams of a Gateway share.
+
+    `find` gives the stream as it is now and raises ModelNotFound; `pools` raises PoolUnavailable for one that is none.
+    """
 
     find: Callable[[str, str | None], Coroutine[Any, Any, Acting]]
     pools: Callable[[str], Pool]
@@ -109,10 +112,11 @@ class StreamStrategy:
         self, acting: Acting, text: str, walk: Walk, decision: Decision, context: Context
     ) -> tuple[_Reply, Spent, Decision]:
         """The LLM's word. Where it fails the best small level answers; where there is none, its error is raised."""
-        spec, pool = acting.spec, self._around.pools(acting.spec.llm_pool)
-        attempt = Attempt((pool,), question(spec, text, guided=pool.capabilities.guided), context.call)
+        spec, steps = acting.spec, list[Step]()
         try:
-            answer = await attempt.complete()
+            pool = self._around.pools(spec.llm_pool)
+            guided = pool.capabilities.guided
+            answer = await Attempt((pool,), question(spec, text, guided=guided), context.call, steps).complete()
             said = _content(answer)
         except JethroError as error:
             self._around.sink.failed(self._stream, acting.uid)
@@ -120,30 +124,37 @@ class StreamStrategy:
             if fallen is None:
                 raise
             decision = _instead(decision, spec.levels[fallen[0]], self._stream, error)
-            return _Reply(spec.labels[fallen[1]], decision.model, Usage()), Spent(tuple(attempt.steps)), decision
+            return _Reply(spec.labels[fallen[1]], decision.model, Usage()), Spent(tuple(steps)), decision
         label = parsed(said, spec.labels)
         self._around.sink.put(self._stream, acting.uid, Labelled(text, label, walk, decision.id))
         if label is None:
             decision = replace(decision, reason=f"{decision.reason}; the answer names no label, or more than one")
         told = said if label is None else spec.labels[label]
-        return _Reply(told, pool.model, answer.usage), Spent(tuple(attempt.steps)), decision
+        return _Reply(told, pool.model, answer.usage), Spent(tuple(steps)), decision
 
     async def _fallen(self, acting: Acting, text: str, walk: Walk) -> tuple[int, int] | None:
-        """The highest small level that has a label, as (level, label)."""
+        """The highest small level that has a label, as (level, label); None in a warm-up of untaught ones."""
         if not walk.probabilities:  # an audit, or the warm-up: nothing was computed
-            walk = await self._around.act(acting, text, [_NO_COIN] * (1 + len(acting.spec.levels)))
-        if not walk.probabilities:
-            return None
+            untaught = walk.why == "warm-up"
+            walk = await self._around.act(acting, text, None)
+            if untaught and max(walk.probabilities[-1]) - min(walk.probabilities[-1]) < _TELLS_NOTHING:
+                return None
         last = walk.probabilities[-1]
         return len(walk.probabilities) - 1, max(range(len(last)), key=last.__getitem__)
+
+    def _llm(self, pool: str) -> str:
+        """A pool's model; its name where there is none: asking it tells why."""
+        try:
+            return self._around.pools(pool).model
+        except PoolUnavailable:
+            return pool
 
     def _decision(
         self, acting: Acting, walk: Walk, decision_id: str, started: float, features: dict[str, float]
     ) -> Decision:
         spec = acting.spec
         if walk.level is None:
-            pool = self._around.pools(spec.llm_pool)
-            name, model = pool.name, pool.model
+            name, model = spec.llm_pool, self._llm(spec.llm_pool)
         else:
             name, model = spec.levels[walk.level], PREFIX + self._stream
         score = walk.deferral[-1] if walk.deferral else None

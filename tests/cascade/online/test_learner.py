@@ -178,6 +178,16 @@ def test_too_few_coins_are_refused(spec):
         OnlineCascade(spec()).policy().act("x", (0.5,))
 
 
+def test_where_the_llm_cannot_be_asked_the_levels_answer_even_in_a_warm_up(spec, queries, driven):
+    learner = OnlineCascade(spec(explore_floor=0.9, audit_share=0.9, params={"front_load": 1.0}))
+    driven(learner, queries(50, 0))
+    policy = learner.policy()
+    assert policy.act("redword1", (0.0, 0.0)).why == "warm-up"
+    walk = policy.act("redword1 redword2 redword3", None)
+    assert walk.why in ("confident", "deferred")
+    assert int(np.argmax(walk.probabilities[-1])) == 0
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

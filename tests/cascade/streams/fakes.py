@@ -30,8 +30,8 @@ class WordPolicy:
     version: int
     audit_share: float
 
-    def act(self, text: str, coins: Sequence[float]) -> Walk:
-        if coins[0] < self.audit_share:
+    def act(self, text: str, coins: Sequence[float] | None) -> Walk:
+        if coins is not None and coins[0] < self.audit_share:
             return Walk(None, None, (), (), "audit", self.version)
         votes = self.counts[cells(text)].sum(axis=0) + 0.0
         best = int(votes.argmax())

@@ -26,7 +26,9 @@ def stream_services(folder: Path, keys: dict[str, str] | None = None, most: int 
     learner = LocalLearner(Keeping(folder, most, **keeping), FakeCore())
 
     def change(parts: dict[str, Any]) -> None:
-        streams = Streams(learner, parts["pools"], StreamsConfig(poll_s=0.02, folder=str(folder)), "g1", FakeCore())
+        options = StreamsConfig(poll_s=0.02, folder=str(folder))
+        # a coin that falls to no audit: one query in fifty would be one
+        streams = Streams(learner, parts["pools"], options, "g1", FakeCore(), coin=lambda: 0.5)
         parts["catalogue"] = WithStreams(parts["catalogue"], streams)
         parts["streams"] = streams
         parts["recorder"].watch_streams(streams)

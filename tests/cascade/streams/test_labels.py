@@ -76,3 +76,7 @@ def test_where_the_pool_can_the_answer_is_held_to_the_labels():
     form = question(spec(), "what a day", guided=True).response_format
     assert form is not None
     assert form["json_schema"]["schema"]["properties"]["label"]["enum"] == ["joy", "fear"]
+
+
+def test_an_answer_that_is_nested_without_end_names_no_label():
+    assert parsed('{"label":' * 200_000, FEELINGS) is None

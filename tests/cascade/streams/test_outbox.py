@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from serve_app.cascade.online.base import Walk
 from serve_app.cascade.streams.base import Saw
 from serve_app.cascade.streams.outbox import Outbox
@@ -46,6 +48,30 @@ async def test_a_full_outbox_of_a_learner_that_is_away_leaves_the_loop_to_others
     delivering.cancel()
     assert turns > 100 and outbox.waiting == 1000
     assert len(set(port.asked)) == 1  # the same batch as it was: the Learner knows it again
+
+
+async def test_a_call_that_is_cancelled_under_it_does_not_end_the_delivery() -> None:
+    """As Ray cancels a call that it gives up."""
+    port = Port(away=False)
+    outbox = filled(port, 3)
+    whole, cancelled = port.report, []
+
+    async def report(batch: bytes) -> None:
+        if not cancelled:
+            cancelled.append(batch)
+            raise asyncio.CancelledError
+        await whole(batch)
+
+    port.report = report  # type: ignore[method-assign]
+    delivering = asyncio.create_task(outbox.deliver())
+    async with asyncio.timeout(10):
+        while not port.asked and not delivering.done():
+            await asyncio.sleep(0.01)
+    assert (port.asked, delivering.done()) == (cancelled, False)
+    delivering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await delivering
+    assert outbox.waiting == 0
 
 
 async def test_all_of_it_arrives_once_and_in_order_when_the_learner_is_back() -> None:

@@ -38,6 +38,7 @@ def test_plain_lines(tmp_path):
         (b'{"t": "one"}', "row 1: no column 'y'; there are t"),
         (b'{"t": "", "y": 0}', "row 1: t is no text"),
         (b'{"t": 3, "y": 0}', "row 1: t is no text"),
+        (b'{"t": "half \\ud83d of it", "y": 0}', "row 1: t is no text"),
         (b'{"t": "one", "y": "anger"}', "row 1: y 'anger' is no label; labels are joy, fear"),
         (b'{"t": "one", "y": 2}', "row 1: y 2 is no label"),
         (b'{"t": "one", "y": 0}\n{"t"', "line 2: not JSON"),

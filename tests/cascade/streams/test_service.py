@@ -1,5 +1,6 @@
 """A Gateway's side of the streams: changes, a Learner that is away, several Gateways, tenants."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -117,6 +118,37 @@ async def test_a_policy_that_cannot_be_used_here_stops_no_other_stream(streams, 
     assert streams.names() == ["mood", "new", "other"]
     assert text(await asked(streams)) == "joy"  # by what it had
     assert caplog.text.count("of stream mood cannot be used") == 1
+
+
+async def test_a_call_that_is_cancelled_under_it_does_not_end_the_following(streams, learner):
+    """As Ray cancels a call that it gives up."""
+    whole, asks = learner.inner.published, []
+
+    async def published(known):
+        asks.append(known)
+        if len(asks) < 3:
+            raise asyncio.CancelledError
+        return await whole(known)
+
+    learner.inner.published = published
+    while len(asks) < 2:
+        await streams.all(None)
+    await until(lambda: _followed(streams, asks))
+    with_others = await streams.create(Wanted(spec(name="other")))
+    assert with_others["id"] == "other"
+
+
+async def _followed(streams, asks):
+    return len(asks) > 4 and not streams.away
+
+
+async def test_a_change_that_is_cancelled_at_the_learner_is_one_to_try_again(streams, learner):
+    async def create(wanted):
+        raise asyncio.CancelledError
+
+    learner.inner.create = create
+    with pytest.raises(PoolUnavailable, match="The Learner does not answer now"):
+        await streams.create(Wanted(spec(name="other")))
 
 
 async def test_the_same_batch_twice_is_learned_once(streams, learner, pools):

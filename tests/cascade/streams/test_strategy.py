@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
+from serve_app.cascade.online.base import Walk
 from serve_app.cascade.streams.base import Wanted
 from serve_app.errors import RequestError, UpstreamError
 from serve_app.pools.base import Answer, Frame
@@ -93,6 +95,46 @@ async def test_an_audit_whose_llm_fails_is_answered_by_the_small_level(learner, 
     assert found["Decision"].reason.startswith("stream mood: audit")
     assert text(found) == "joy"
     await streams.aclose()
+
+
+async def test_a_stream_whose_llm_pool_was_taken_out_of_the_config_says_so_and_its_levels_answer(streams, pools):
+    await taught(streams, 1)
+    del pools["large"]
+    found = await asked(streams, query("a sunny one"))
+    assert (text(found), found["Decision"].pool) == ("joy", "logistic")
+    assert "fallback to logistic: large failed: pool_unavailable" in found["Decision"].reason
+    assert found["Spent"] == Spent(())
+    assert (await streams.strategy(MODEL).decide(query("a sunny one"), "d1")).pool == "large"
+
+
+class Warming:
+    """A fake of a policy in a warm-up: it answers only where the LLM cannot be asked, by `shares`."""
+
+    version = 1
+
+    def __init__(self, shares):
+        self.shares = shares
+
+    def act(self, text, coins):
+        if coins is None:
+            return Walk(0, 1, (self.shares,), (0.1,), "confident", 1)
+        return Walk(None, None, (), (), "warm-up", 1)
+
+    def saw(self, walk):
+        """It has no price."""
+
+
+async def test_in_a_warm_up_the_small_levels_answer_for_a_failed_llm_if_they_know_anything(streams, pools):
+    """As in the second look at a drift, or after one."""
+    pools["large"].error = UpstreamError("gone")
+    acting = streams._following.acting["mood"]
+    streams._following._every_s = 1000
+    streams._following.acting = {"mood": replace(acting, policy=Warming((0.4, 0.6)))}
+    found = await asked(streams)
+    assert (text(found), found["Decision"].pool) == ("fear", "logistic")
+    streams._following.acting = {"mood": replace(acting, policy=Warming((0.5, 0.5)))}
+    with pytest.raises(UpstreamError, match="gone"):
+        await asked(streams)
 
 
 @pytest.mark.parametrize(
