@@ -44,7 +44,7 @@ class PoolReplica:
         )
         listener = _listener()
         host, port = listener.getsockname()[:2]
-        self._address = f"http://{host}:{port}/v1"
+        self._address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         self._server = _Server(
             uvicorn.Config(
                 self._app, loop="none", http="httptools", lifespan="off", log_config=None, access_log=False,

@@ -19,7 +19,7 @@ from serve_app.pools.directory import Directory, Member
 from serve_app.pools.event_stream import EventStream
 from serve_app.pools.replica_session import ReplicaSession
 from serve_app.pools.retry import Backoff
-from serve_app.pools.upstream import SlowUpstream, Timeouts, Upstream, client_session
+from serve_app.pools.upstream import BrokenUpstream, SlowUpstream, Timeouts, Upstream, client_session
 from serve_app.pools.upstream_errors import error_of_whole
 from serve_app.types import Capabilities, Price, Query
 
@@ -130,7 +130,8 @@ class HttpPool:
                     raise
                 if isinstance(error, SlowUpstream) and call.deadline_s is not None and monotonic() >= call.deadline_s:
                     raise DeadlineExceeded(f"{self.model} was not done before the deadline") from error
-                self._note(member, error, seen)
+                if isinstance(error, BrokenUpstream) or member.address not in tried:
+                    self._note(member, error, seen)  # else the request may be at fault: the others still come through
                 tried[member.address] = error
                 await self._pause(attempt, tried, error)
                 attempt += 1

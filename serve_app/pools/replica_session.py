@@ -65,11 +65,11 @@ class ReplicaSession:
     def lost(self, connection: "_Connection") -> None:
         """Forget a connection that is closed."""
         self._open.discard(connection)
-        idle = self._idle.get(connection.address)
-        if idle and connection in idle:
+        idle = self._idle.get(connection.address, [])
+        if connection in idle:
             idle.remove(connection)
-            if not idle:
-                del self._idle[connection.address]
+        if not idle:
+            self._idle.pop(connection.address, None)
 
     def _take(self, address: tuple[str, int]) -> "_Connection | None":
         """The connection used last, so that surplus ones grow old and are dropped."""

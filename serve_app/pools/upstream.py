@@ -23,7 +23,11 @@ _MOST_ANSWER_BYTES = 256 * 2**20
 _MOST_ERROR_BYTES = 16 * 2**20  # some quote the whole request in their refusal
 
 
-class SlowUpstream(UpstreamError):
+class BrokenUpstream(UpstreamError):
+    """No answer came, or none that can be read; an upstream that answers with an error is alive."""
+
+
+class SlowUpstream(BrokenUpstream):
     """No first byte in time: a failure of the upstream, unless it was the caller who could not wait longer."""
 
 
@@ -122,8 +126,8 @@ class Upstream:
         except (TimeoutError, aiohttp.ClientError, OSError) as e:
             self._raise_connection(e)
 
-    def failure(self, message: str, kind: type[UpstreamError] = UpstreamError) -> UpstreamError:
-        """An UpstreamError with the address as a note."""
+    def failure(self, message: str, kind: type[BrokenUpstream] = BrokenUpstream) -> BrokenUpstream:
+        """A BrokenUpstream with the address as a note."""
         error = kind(message)
         error.add_note(f"upstream {self.base_url}")
         return error

@@ -261,6 +261,18 @@ async def test_an_upstream_is_not_blamed_for_a_short_deadline() -> None:
         assert pool.directory.members[0].failures == 1
 
 
+async def test_a_query_that_the_engine_cannot_take_does_not_keep_others_out() -> None:
+    def script(asked: Query, index: int) -> list[str]:
+        if asked.messages[-1].content == "poison":
+            raise RuntimeError("no such token")
+        return list(asked.messages[-1].content)
+
+    async with running(Replica(script=script)) as pool:  # tried again as long as the back-off allows
+        with pytest.raises(UpstreamError, match="log says why"):
+            await pool.complete(query("poison"), CALL)
+        assert (await pool.complete(query("abc"), CALL)).usage.completion_tokens == 3
+
+
 async def test_streams_that_break_together_are_one_failure_of_the_member() -> None:
     first = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
     async with fake_upstream([head(), piece(event(first)), Pause, Reset]) as server, remote(server.base_url) as pool:

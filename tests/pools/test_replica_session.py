@@ -11,7 +11,7 @@ from yarl import URL
 from serve_app.errors import UpstreamError
 from serve_app.pools.replica_session import ReplicaSession
 from serve_app.pools.upstream import Timeouts, Upstream
-from tests.pools.upstream_server import END, Hold, answer, fake_upstream, head, piece
+from tests.pools.upstream_server import END, FakeUpstream, Hold, Reset, answer, fake_upstream, head, piece
 
 LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=5)
 
@@ -79,6 +79,29 @@ async def test_a_long_answer_that_nobody_read_leaves_no_deaf_connection():
         async with asyncio.timeout(5):
             assert await whole(await post(session, server.base_url)) == b'{"a":1}'
     await session.close()
+
+
+async def test_nothing_is_kept_of_an_address_that_is_gone():
+    session = ReplicaSession()
+    async with fake_upstream(answer({}), [Reset]) as server:
+        await whole(await post(session, server.base_url))
+        with pytest.raises(OSError):
+            await post(session, server.base_url)
+    async with asyncio.timeout(5):
+        while session._idle or session._open:
+            await asyncio.sleep(0.001)
+
+
+async def test_an_ipv6_address():
+    session = ReplicaSession()
+    try:
+        server = await asyncio.start_server(FakeUpstream([answer({"a": 1})]).serve, "::1", 0)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    port = server.sockets[0].getsockname()[1]
+    assert await whole(await post(session, f"http://[::1]:{port}/v1")) == b'{"a":1}'
+    await session.close()
+    server.close()
 
 
 async def test_no_connection_in_time_is_told_from_no_answer():
