@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from serve_app.cascade.artefact import Fitted, version_of
 from serve_app.cascade.base import Chain, Level
 from serve_app.cascade.choosing import HeldOut, best_of, first_unless_sure
-from serve_app.cascade.judging import Judge, JudgePlan, fit_judge, opening, raw_values
+from serve_app.cascade.judging import Judge, JudgePlan, check_told, fit_judge, opening, raw_values
 from serve_app.cascade.recorded import Recorded
 from serve_app.cascade.smoothing import smoothed
 from serve_app.cascade.thresholds import Walk, fit_thresholds
@@ -150,6 +150,7 @@ class _Judges:
     def _raw_of(self, model: int) -> Floats:
         if model not in self._raw:
             self._raw[model] = raw_of(self.recorded, model, self.plan)
+            check_told(self.plan.judge.signals, self._raw[model], self.recorded.models[model])
         return self._raw[model]
 
 

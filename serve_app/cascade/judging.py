@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.cascade.answer_scorer import AnswerScorer, fit_answer_scorer
-from serve_app.cascade.base import Calibrator, Judged, Signal
+from serve_app.cascade.base import Calibrator, Judged, Needs, Signal
 from serve_app.cascade.calibration import fit_calibrator
 from serve_app.cascade.combined import Combined, fit_combined
 from serve_app.cascade.cost_aware import CostAware, fit_relative_cost
@@ -77,6 +77,28 @@ def raw_values(signals: Sequence[Signal], judged: Sequence[Judged], prefix: int 
     seen = [opening(j, prefix) for j in judged]
     values = [[signal.value(j) for signal in signals] for j in seen]
     return np.array(values, dtype=np.float64).reshape(len(seen), len(signals))
+
+
+def check_told(signals: Sequence[Signal], raw: Floats, model: str) -> None:
+    """Raises InsufficientData if a signal can be told of none of the model's answers, raw values [n, signals]."""
+    for signal, column in zip(signals, raw.T, strict=True):
+        if not np.isfinite(column).any():
+            raise InsufficientData(
+                f"signal {signal.name} can be told of no answer of {model}: {_mend(signal.needs)}, or take another"
+            )
+
+
+def _mend(needs: Needs) -> str:
+    """How answers are collected of which a signal with these needs can be told."""
+    if needs.samples:
+        return f"collect answers with --samples {needs.samples}"
+    if needs.verdicts:
+        return f"collect answers with --verdicts {needs.verdicts}"
+    if needs.prior is not None:
+        return f"collect answers with --router {needs.prior}"
+    if needs.logprobs:
+        return "collect answers of a pool that gives log-probabilities"
+    return "collect answers that say something"
 
 
 def fit_judge(

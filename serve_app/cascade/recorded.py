@@ -31,6 +31,8 @@ Floats = NDArray[np.float64]
 _ARRAYS: Final = ("ok", "cost_usd", "latency_ms", "confidence", "tokens_in", "tokens_out", "extra_cost_usd")
 _KEYS: Final = dict(zip(_ARRAYS, ("ok", "cost", "ms", "conf", "tin", "tout", "extra_cost"), strict=True))
 _NEEDED: Final = ("ok", "cost")
+_MOST: Final = 1e15
+"""No number of an answer is larger: the squares of larger ones, of which a fit takes sums, lose all figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,9 @@ def _number(record: Record, model: str, key: str, value: Any) -> float:
         return float("nan") if key == "conf" else 0.0
     if key == "conf" and isinstance(value, float) and not isfinite(value):
         return value
-    if isinstance(value, bool | int | float) and isfinite(value):
+    if isinstance(value, bool | int | float) and (isinstance(value, int) or isfinite(value)):
+        if not -_MOST <= value <= _MOST:
+            raise record.fault(f"{model}: {key} is beyond {_MOST:g}; mend it or leave the row out")
         number = float(value)
         if key == "ok" and not 0.0 <= number <= 1.0:
             raise record.fault(f"{model}: ok is {number:g}; a quality lies in [0, 1]: scale it")

@@ -10,6 +10,7 @@ from serve_app.cli.cascade_automix import fit_automix
 from serve_app.cli.cascade_collect import collect
 from serve_app.cli.cascade_routing import fit_routing
 from serve_app.cli.group import new_group
+from serve_app.cli.options import listed
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def fit(
 
     recorded = read(data)
     recorded = recorded if split is None else recorded.split(split)
-    names = tuple(_listed(chain)) if chain else recorded.models
+    names = listed(chain) if chain else recorded.models
     aim, chosen = Target.parse(target), _signals(signals)
     if confidence_is is not None and confidence_is not in (signal.name for signal in chosen):
         raise ConfigError(f"--confidence-is {confidence_is}: it is none of --signals {signals}; name it there too")
@@ -154,17 +155,13 @@ def _say_figures(found: Mapping[str, float]) -> None:
     typer.echo("  answered by " + ", ".join(f"{pool} {100 * share:.1f} %" for pool, share in shares.items()))
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _signals(text: str) -> "tuple[Signal, ...]":
     """Signals by name; `logprobs` stands for all that tokens tell. Raises ConfigError."""
     from serve_app.cascade.judging import LOGPROB_SIGNALS
     from serve_app.cascade.signal_specs import UNTRAINED
 
     found: list[Signal] = []
-    for name in _listed(text):
+    for name in listed(text):
         if name == "logprobs":
             found += LOGPROB_SIGNALS
         elif name in UNTRAINED:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from serve_app.cli.options import listed
 from serve_app.errors import ConfigError
 
 
@@ -41,7 +42,7 @@ def fit_automix(
         raise ConfigError(f"signal {signal!r} is not known: give self_verification, agreement or prior")
     recorded = read(data)
     recorded = recorded if split is None else recorded.split(split)
-    names = tuple(part.strip() for part in chain.split(",") if part.strip()) if chain else recorded.models
+    names = listed(chain) if chain else recorded.models
     fitted = fit(recorded, AutoMixPlan(names, Target.parse(target), decider, UNTRAINED[signal](), seed=seed))
     save_chain(fitted, out)
     typer.echo(f"{out}: {fitted.chain.version}, {decider}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from serve_app.cli.data_collect import ConfigOption, PoolUrlOption, Where
-from serve_app.cli.options import SetOption
+from serve_app.cli.options import SetOption, listed
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def collect(
         raise ConfigError("give one of --prompts FILE and --lab N: the queries to ask")
     from serve_app.learning.cascade_recording import write_rows
 
-    names = tuple(part.strip() for part in (chain or "").split(",") if part.strip())
+    names = listed(chain or "")
     if lab is not None:
         if url is not None or config is not None or temperature or verdicts or metric:
             raise ConfigError("--lab answers in here at temperature 0: leave out --url, --config, --metric, --verdicts")

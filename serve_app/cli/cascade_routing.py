@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serve_app.cli.options import listed
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def fit_routing(
 
     recorded = read(data)
     recorded = recorded if split is None else recorded.split(split)
-    names = tuple(_listed(models)) if models else recorded.models
+    names = listed(models) if models else recorded.models
     judge = None if signals.strip() == "recorded" else JudgePlan(_signals(signals, prior_of), seed=seed)
     form: Form = "prefix" if in_order else "any"
     plan = RoutingPlan(names, _budget(budget, recorded, names), form, judge, encoder, seed=seed)
@@ -79,17 +80,13 @@ def _budget(text: str, recorded: "Recorded", models: tuple[str, ...]) -> float:
     return value / 100 * float(recorded.of(models).cost_usd.mean(0).max())
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _signals(text: str, prior_of: str) -> "tuple[Signal, ...]":
     """Signals by name; `logprobs` stands for all that tokens tell. Raises ConfigError."""
     from serve_app.cascade.judging import LOGPROB_SIGNALS
     from serve_app.cascade.signal_specs import UNTRAINED, signal_of
 
     found: list[Signal] = []
-    for name in _listed(text):
+    for name in listed(text):
         if name == "logprobs":
             found += LOGPROB_SIGNALS
         elif name == "prior":

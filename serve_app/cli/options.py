@@ -15,6 +15,11 @@ SetOption = Annotated[
 ]
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """The names in a list with commas; empty ones count for nothing."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def parse_settings(pairs: Sequence[str], shorthands: Mapping[str, object | None] | None = None) -> dict[str, str]:
     """Dotted keys to values. Shorthands that are not None win. Raises ConfigError for a pair without `=`."""
     settings: dict[str, str] = {}

@@ -120,7 +120,7 @@ def test_recorded_confidence_stands_for_a_signal():
     )
     fitted = fit_chain(bare, plan(confidence_is="mean_logprob"))
     assert fitted.chain.levels[0].threshold == pytest.approx(fit_chain(recorded, plan()).chain.levels[0].threshold)
-    with pytest.raises(InsufficientData, match="signal mean_logprob can be told of no answer"):
+    with pytest.raises(InsufficientData, match="signal mean_logprob can be told of no answer of small: collect"):
         fit_chain(bare, plan())
 
 

@@ -64,6 +64,8 @@ def test_the_digest_sees_answers():
         (row(1, ok=None), "line 2: small: ok is None, not a number"),
         (row(1, ok=2), r"line 2: small: ok is 2; a quality lies in \[0, 1\]"),
         (row(1, cost=-1), "line 2: small: cost is -1; it cannot be below 0"),
+        (row(1, cost=10**400), r"line 2: small: cost is beyond 1e\+15"),
+        (row(1, cost=1e300), r"line 2: small: cost is beyond 1e\+15"),
         (row(1, ms="fast"), "line 2: small: ms is 'fast'"),
         (row(1, tokens=[["4"]]), "line 2: small: tokens, samples, verdicts or prior are malformed"),
         ({**row(1), "prompt": ""}, "line 2: there is no prompt"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from serve_app.cascade.base import Signal
 from serve_app.cascade.combined import fit_combined
-from serve_app.cascade.judging import JudgePlan, raw_values
+from serve_app.cascade.judging import JudgePlan, check_told, raw_values
 from serve_app.cascade.recorded import Recorded
 from serve_app.cascade.routing.crossfit import crossfitted, folds_by_text
 from serve_app.cascade.routing.estimates import fit_estimates
@@ -64,7 +64,10 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
     digest, vectors = _vectors(chosen, plan.encoder)
     seen = seen_in(chosen, vectors, confidence)
     difficulty = recorded.ok.mean(1)
-    tables = crossfitted(seen, chosen.ok, difficulty, folds_by_text(chosen.prompts, plan.seed))
+    folds = folds_by_text(chosen.prompts, plan.seed)
+    if len(np.unique(folds)) < 2:
+        raise InsufficientData("all queries have one text: there is nothing to hold out; collect more")
+    tables = crossfitted(seen, chosen.ok, difficulty, folds)
     shaped = choose_shape(tables, plan.form, plan.seed)
     shape = shaped.shape
     report(
@@ -133,6 +136,7 @@ def _signals(recorded: Recorded, plan: RoutingPlan) -> tuple[dict[str, Signal | 
     columns = []
     for m, pool in enumerate(pools):
         raw = raw_values(plan.judge.signals, [row[m] for row in recorded.judged], plan.judge.prefix)
+        check_told(plan.judge.signals, raw, plan.models[m])
         if len(plan.judge.signals) == 1:
             signals[pool], column = plan.judge.signals[0], raw[:, 0]
         else:

@@ -142,6 +142,21 @@ def test_too_few_queries_are_refused(train):
         fit_routing(train.take(range(50)), RoutingPlan(MODELS, 3e-4))
 
 
+def test_queries_of_one_text_are_refused(train):
+    with pytest.raises(InsufficientData, match="all queries have one text"):
+        fit_routing(replace(train, prompts=("same",) * len(train)), RoutingPlan(MODELS, 3e-4))
+
+
+@pytest.mark.parametrize("signals", [(Agreement(2),), (Prior(), Agreement(2))])
+def test_a_signal_that_no_answer_of_a_pool_can_tell_is_refused(train, signals):
+    """Samples of the weak model alone are collected as a rule."""
+    samples = tuple((replace(row[0], samples=("red", "blue")), *row[1:]) for row in with_priors(train).judged)
+    plan = RoutingPlan(MODELS[:2], 5e-5, judge=JudgePlan(signals=signals))
+    says = "signal agreement can be told of no answer of middle: collect answers with --samples 2, or take another"
+    with pytest.raises(InsufficientData, match=says):
+        fit_routing(replace(train, judged=samples), plan)
+
+
 def test_a_policy_that_one_model_beats_is_not_served():
     """Estimates that are wrong throughout: the good cheap model is held for the bad one."""
     true = fixed([[0.9, 0.1]] * 20, [[1.0, 2.0]] * 20)
