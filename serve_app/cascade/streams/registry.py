@@ -22,7 +22,7 @@ from serve_app.errors import ConfigError, Conflict, NotFound, Overloaded, Reques
 _LOCK_S: Final = 60.0
 """Longest wait for the Learner before us to leave the folder."""
 _RETRY_S: Final = 30.0
-"""A checkpoint that could not be written is tried again no sooner."""
+"""A checkpoint that could not be written, or a stream that could not be read, is tried again no sooner."""
 _HIDDEN: Final = re.compile(r"\.(?P<name>.+)-([0-9a-f]{8}|(?P<uid>[0-9a-f]{16}))")
 """Folders of our own that are not found by name: with a uid one being made, else one being forgotten."""
 log = logging.getLogger("jethro.streams")
@@ -129,6 +129,7 @@ class StreamRegistry:
         except Exception as e:
             # whatever is wrong with one stream, the others go on
             self._let_go(path.name)
+            self._retry_s[path.name] = self._clock() + _RETRY_S
             log.error("stream %s is not learned: %s", path.name, e, exc_info=not isinstance(e, ConfigError))
             told = str(e) if isinstance(e, ConfigError) else f"{path}: {type(e).__name__}: {e}; the log says where"
             self.published = {**self.published, path.name: Published("", "", owner_of(path), {}, error=told)}
@@ -175,6 +176,8 @@ class StreamRegistry:
             raise NotFound(f"No stream {name[:60]!r}.", param="name")
 
     def _readable(self, name: str) -> LearnedStream:
+        if name not in self._streams and self._lock >= 0 and self._clock() >= self._retry_s.get(name, 0.0):
+            self._open(self._keeping.folder / name)  # the disk may be back, or a checkpoint put back from a backup
         stream = self._streams.get(name)
         if stream is None:
             raise UpstreamError(f"The stream {name!r} is not learned now: {self.published[name].error}")

@@ -7,10 +7,11 @@ import pytest
 
 from serve_app.cascade.streams.base import Batch, Budget, Wanted
 from serve_app.cascade.streams.files import sync_folder
+from serve_app.cascade.streams.registry import Keeping, StreamRegistry
 from serve_app.cascade.streams.stream import LearnedStream
 from serve_app.cascade.streams.wire import batch_to_json
 from serve_app.errors import UpstreamError
-from tests.cascade.streams.fakes import spec
+from tests.cascade.streams.fakes import FakeCore, spec
 from tests.cascade.streams.learners import labelled, line, opened
 
 
@@ -220,6 +221,27 @@ def test_a_stream_that_cannot_be_published_stops_no_other_at_the_start(registry,
     assert labelled(again, "other") == 1
     with pytest.raises(UpstreamError, match="is not learned now"):
         again.report(batch_to_json(Batch("g1", 1, "mood", "", ())))
+    again.close()
+
+
+def test_a_stream_that_can_be_read_again_goes_on_without_a_new_start(registry, tmp_path):
+    """The disk is back, or the operator has put a checkpoint back."""
+    registry.create(Wanted(spec()))
+    registry.report(line(registry, 1))
+    held = line(registry, 2)
+    registry.close()
+    folder = tmp_path / "streams" / "mood"
+    shutil.copytree(folder, tmp_path / "backup")
+    for path in folder.glob("checkpoint-*"):
+        path.write_bytes(b"nothing")
+    now = [0.0]
+    again = StreamRegistry(Keeping(tmp_path / "streams"), FakeCore(), clock=lambda: now[0])
+    shutil.copytree(tmp_path / "backup", folder, dirs_exist_ok=True)
+    with pytest.raises(UpstreamError, match="is not learned now"):  # it is not tried at each report
+        again.report(held)
+    now[0] = 31.0
+    again.report(held)  # the Gateway kept it
+    assert (labelled(again), again.published["mood"].error) == (2, None)
     again.close()
 
 
