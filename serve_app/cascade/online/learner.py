@@ -156,6 +156,7 @@ class OnlineCascade:
             "tally": self._tally.state(),
             "drift": self._drift.state(),
             "budget": None if self._budget is None else [self._budget.price, self._budget.queries, self._budget.calls],
+            "budget_of": self._budget_of,
         }
         return {k: np.array(v) for k, v in arrays.items()}, values
 
@@ -173,6 +174,11 @@ class OnlineCascade:
             "drift_level": self._drift.level,
             "version": self._version,
         }
+
+    @property
+    def _budget_of(self) -> list[float] | None:
+        """What names a budget: its share and horizon."""
+        return None if self._budget is None else [self._budget.share, self._budget.horizon]
 
     @property
     def _prices(self) -> NDArray[np.float64]:
@@ -233,8 +239,11 @@ class OnlineCascade:
         self._tally.restore(values["tally"])
         self._labels, self._restart_until = int(values["labels"]), int(values["restart_until"])
         self._drift.restore(values["drift"])
-        if self._budget is not None and values["budget"] is not None:  # it had a price instead: the budget begins now
-            self._budget.price, self._budget.queries, self._budget.calls = values["budget"]
+        if self._budget is not None and values["budget"] is not None:  # else it had a price: the budget begins now
+            self._budget.price, queries, calls = values["budget"]
+            if values.get("budget_of", self._budget_of) == self._budget_of:
+                self._budget.queries, self._budget.calls = queries, calls
+            # another share begins now as well: calls made under the old one are neither owed nor paid back
         self._told_price = float(values["told_price"])
         self._version = int(values["version"])
         if values["current"]:

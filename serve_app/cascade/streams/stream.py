@@ -26,8 +26,10 @@ from serve_app.cascade.streams.spec import spec_from_json, spec_to_json, with_bu
 from serve_app.cascade.streams.wire import batch_from_json
 from serve_app.errors import ConfigError
 
-_SOURCES: Final = 256
-"""Gateways whose last batch is remembered; one that was not heard of for so long sends nothing twice."""
+_SOURCES: Final = 8192
+"""Gateways whose last batch is remembered: more than there are batches in the journals that are kept, lest one of them
+is learned again when they are read. A stream with few queries outlives thousands of Gateways between two checkpoints.
+"""
 _ABOUT: Final = "stream.json"
 """Owner and spec as created: for people, and for a stream whose checkpoints cannot be read."""
 log = logging.getLogger("jethro.streams")

@@ -83,6 +83,19 @@ def test_a_batch_that_is_sent_again_is_learned_once(folder):
     assert order(stream) == ["g1-1", "g2-1"]
 
 
+def test_batches_of_gateways_long_gone_are_learned_once(folder):
+    """A stream with few queries, and Gateways that are started anew each day."""
+    stream = create(folder)
+    for n in range(600):
+        report(stream, batch(stream, 1, source=f"g{n}"))
+        if n in (300, 590):
+            stream.checkpoint()
+    killed(stream)
+    stream = LearnedStream.open(folder, CORE)
+    assert order(stream) == [f"g{n}-1" for n in range(600)]
+    assert stream.figures()["queries"] == 600
+
+
 def test_batches_of_one_that_was_made_anew_change_nothing(folder):
     stream = create(folder)
     told = batch(stream, 1)
