@@ -21,14 +21,18 @@ class Journal:
     """An open journal. `lines` are those found when it was opened; `broken` were left out. One owner."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path`, or make it."""
+        """Open `path`, or make it. Raises OSError, with nothing left open: it is tried again at each batch."""
         self.path = path
         new = not path.exists()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        if new:
-            sync_folder(path.parent)
-        self.lines, self.broken, self._size = self._read()
         self._torn = False
+        try:
+            if new:
+                sync_folder(path.parent)
+            self.lines, self.broken, self._size = self._read()
+        except OSError:
+            self.close()
+            raise
 
     def append(self, line: bytes) -> None:
         """Keep a line (no line end in it). When this returns it is on the disk. Raises UpstreamError if it is not."""

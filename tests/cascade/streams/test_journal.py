@@ -75,6 +75,20 @@ def test_what_cannot_be_written_leaves_no_half_line(path, monkeypatch, failing_d
     assert read(path).lines == [b'{"a":1}', b'{"c":3}']
 
 
+def test_a_journal_that_cannot_be_read_leaves_no_file_open(path, monkeypatch):
+    write(path, b'{"a":1}')
+
+    def broken(self):
+        raise OSError(5, "Input/output error")
+
+    before = len(os.listdir("/dev/fd"))
+    monkeypatch.setattr(module.Journal, "_read", broken)
+    for _ in range(3):
+        with pytest.raises(OSError, match="Input/output"):
+            Journal(path)
+    assert len(os.listdir("/dev/fd")) == before
+
+
 def test_half_a_line_that_could_not_be_taken_back_is_before_the_next_one(path, monkeypatch, failing_disk):
     journal = Journal(path)
     journal.append(b'{"a":1}')
