@@ -16,6 +16,7 @@ from serve_app.api.app import build_app
 from serve_app.api.services import build_services
 from serve_app.config import Config
 from serve_app.deployments.learner import LearnerHandle
+from serve_app.deployments.replies import reply
 from serve_app.deployments.scorer import ScorerHandle
 from serve_app.deployments.secret import cluster_secret
 from serve_app.pools.directory import Discover, Report
@@ -23,6 +24,8 @@ from serve_app.pools.factory import build_pool
 from serve_app.pools.scrape import merged, scrape
 
 logger = logging.getLogger("ray.serve")
+
+_METRICS_S = 3.0  # Prometheus gives a scrape 10 s, and those of the replicas are asked as well
 
 
 class GatewayReplica:
@@ -72,8 +75,9 @@ class GatewayReplica:
     async def _gateways(self) -> str:
         """Metrics of all Gateways: HAProxy gives a scrape to any one of them, and it answers for all."""
         try:
-            told = await serve.get_deployment_handle(*self._here).broadcast("own_metrics").results_async()
-        except Exception as e:  # a Gateway that just died: better ours than none
+            async with asyncio.timeout(_METRICS_S):
+                told = await reply(serve.get_deployment_handle(*self._here).broadcast("own_metrics").results_async())
+        except Exception as e:  # a Gateway that just died, or hangs: better ours than none
             logger.warning("metrics of this Gateway only: %s: %s", type(e).__name__, e)
             told = [await self.own_metrics()]
         return merged({(("gateway", name),): text for name, text in told})

@@ -11,6 +11,7 @@ from serve_app.cascade.streams.base import Budget, OnlineCore, Published, Wanted
 from serve_app.cascade.streams.local import LocalLearner
 from serve_app.cascade.streams.registry import Keeping
 from serve_app.config import Config
+from serve_app.deployments.replies import reply
 from serve_app.errors import JethroError
 
 
@@ -51,7 +52,7 @@ class LearnerHandle:
 
     async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:
         """See LearnerPort."""
-        told: Mapping[str, Published] = await self._handle.published.remote(known)
+        told: Mapping[str, Published] = await reply(self._handle.published.remote(known))
         return told
 
     async def create(self, wanted: Wanted) -> None:
@@ -67,6 +68,6 @@ class LearnerHandle:
         await self._call("delete", name, owner)
 
     async def _call(self, name: str, *args: Any) -> None:
-        error: JethroError | None = await self._handle.call.remote(name, *args)
+        error: JethroError | None = await reply(self._handle.call.remote(name, *args))
         if error is not None:
             raise error
