@@ -47,6 +47,8 @@ class Visit:
     frames: list[Frame] = field(default_factory=list)
     judgement: Judgement | None = None
     steps: list[Step] = field(default_factory=list)
+    noted: bool = False
+    """Whether the steps hold the call for the answer itself, not only those beside it."""
     error: JethroError | None = None
     cancelled: str = ""
     ended_ms: float | None = None
@@ -69,12 +71,13 @@ class Visit:
         """Of being right, as judged; 0 unjudged."""
         return self.judgement.probability if self.judgement is not None else 0.0
 
-    def spent(self, reason: str, usage: Usage, *, first: bool = False) -> None:
-        """Note a call that has ended; `first`: before those noted already."""
+    def spent(self, reason: str, usage: Usage, *, beside: bool = False) -> None:
+        """Note a call that has ended: that for the answer, before all others, or one made `beside` it."""
         pool = self.way.pool
         ms = self.elapsed_ms if self.ended_ms is None else self.ended_ms
         step = Step(pool.name, reason, usage, pool.price.cost_usd(usage), ms)
-        self.steps.insert(0 if first else len(self.steps), step)
+        self.steps.insert(len(self.steps) if beside else 0, step)
+        self.noted = self.noted or not beside
 
     @property
     def elapsed_ms(self) -> float:
@@ -162,6 +165,7 @@ class Ascent:
         pool = visit.way.pool
         step = Step(pool.name, f"failed: {error.code}", latency_ms=visit.elapsed_ms, wasted=True, failed=True)
         visit.steps.append(step)
+        visit.noted = True
         self.note(f"{pool.model} failed: {error.code}")
         if not rest or any(v.error is None and (v.whole or v.judgement is not None) for v in self.visits):
             return
@@ -229,7 +233,7 @@ class Ascent:
         prompt = _read(taken) if taken is not None else max(map(_read, self.visits), default=0)
         steps: list[Step] = []
         for visit in self.visits:
-            if not visit.steps:
+            if not visit.noted:
                 reason = visit.cancelled or (str(visit.judgement) if visit.judgement is not None else "cut off")
                 visit.spent(reason, visit.reading.usage or Usage(prompt, visit.reading.written))
             steps += [s if visit is taken else replace(s, wasted=True) for s in visit.steps]
@@ -252,6 +256,6 @@ class Ascent:
 
 def _read(visit: Visit) -> int:
     """Tokens of a visit's prompt, as far as they were told."""
-    if visit.steps:
+    if visit.noted:
         return visit.steps[0].usage.prompt_tokens
     return visit.reading.usage.prompt_tokens if visit.reading.usage is not None else 0

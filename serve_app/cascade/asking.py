@@ -38,7 +38,7 @@ class Asking:
             further = replace(further, samples=samples)
         else:
             await self._answer(visit)
-        visit.spent("not judged", visit.reading.usage or Usage(), first=True)
+        visit.spent("not judged", visit.reading.usage or Usage())
         if needs.verdicts:
             verdicts = await self._verdicts(visit, needs.verdicts)
             further = replace(further, verdicts=verdicts)
@@ -112,11 +112,11 @@ async def _choices(visit: Visit, query: Query, call: Call, what: str) -> list[Re
             reading.answer(answer)
             readings.append(reading)
     except JethroError as error:
-        visit.spent(f"{what} failed: {error.code}", Usage())
+        visit.spent(f"{what} failed: {error.code}", Usage(), beside=True)
         return []
     read = sum(answer.usage.prompt_tokens for answer in answers)
     written = sum(answer.usage.completion_tokens for answer in answers)
-    visit.spent(what, Usage(read, written))
+    visit.spent(what, Usage(read, written), beside=True)
     return readings
 
 

@@ -23,7 +23,8 @@ from serve_app.cascade.automix import (
 )
 from serve_app.cascade.base import Chain, Level, Signal
 from serve_app.cascade.choosing import HeldOut
-from serve_app.cascade.fitting import check_worth, expected
+from serve_app.cascade.fitting import check_held_out, check_worth, expected
+from serve_app.cascade.judging import check_told
 from serve_app.cascade.recorded import Recorded
 from serve_app.cascade.self_verification import SelfVerification
 from serve_app.errors import ConfigError, DataError
@@ -64,6 +65,7 @@ def fit_automix(recorded: Recorded, plan: AutoMixPlan) -> Fitted:
         raise ConfigError(f"decider {plan.decider!r} is not known: give {', '.join(DECIDERS)}")
     labelled = labelled_of(recorded.of(plan.models), plan.signal)
     folds = folds_of(recorded.prompts, plan.folds, plan.seed)
+    check_held_out(folds)
     asked = np.zeros(len(recorded), dtype=bool)
     for fold in np.unique(folds).tolist():
         inside = folds != fold
@@ -90,11 +92,10 @@ def fit_automix(recorded: Recorded, plan: AutoMixPlan) -> Fitted:
 def labelled_of(recorded: Recorded, signal: Signal) -> Labelled:
     """Two models' answers as AutoMix sees them. Raises DataError for a signal that no answer has or no fraction is."""
     p = np.array([signal.value(row[0]) for row in recorded.judged])
+    check_told((signal,), p[:, None], recorded.models[0])
     known = p[~np.isnan(p)]
-    if not len(known):
-        raise DataError(f"no answer of {recorded.models[0]} has what {signal.name} needs: collect with --verdicts 8")
     if known.min() < 0.0 or known.max() > 1.0:
-        raise DataError(f"{signal.name} is no fraction in [0, 1]: AutoMix takes self_verification, agreement or prior")
+        raise DataError(f"{signal.name} is no fraction in [0, 1]: AutoMix takes self_verification or agreement")
     cost = recorded.cost_usd.copy()
     if signal.needs.samples or signal.needs.verdicts:
         cost[:, 0] += recorded.extra_cost_usd[:, 0]

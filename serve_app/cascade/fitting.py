@@ -70,6 +70,12 @@ def fit_chain(recorded: Recorded, plan: ChainPlan, report: Report = lambda _: No
     return _final(judge, held_out, recorded)
 
 
+def check_held_out(folds: NDArray[np.int64]) -> None:
+    """Raises InsufficientData where all queries [n] are in one fold: the same text always falls into the same."""
+    if len(np.unique(folds)) < 2:
+        raise InsufficientData("all queries have one text: there is nothing to hold out; collect more")
+
+
 def check_worth(held_out: HeldOut, recorded: Recorded) -> None:
     """Raises DataError if some single model costs no more than the chain and is as good or better, held out."""
     cost = float(held_out.cost_usd.mean())
@@ -113,6 +119,7 @@ class _Judges:
     def __init__(self, recorded: Recorded, plan: ChainPlan) -> None:
         self.recorded, self.plan = recorded, plan
         self.folds = folds_of(recorded.prompts, plan.folds, plan.seed)
+        check_held_out(self.folds)
         self._raw: dict[int, Floats] = {}
         self._fitted: dict[tuple[int, int], tuple[Judge, Floats, Floats]] = {}
 
@@ -186,9 +193,12 @@ def _told(held_out: HeldOut, judge: JudgePlan) -> str:
 
 def _out_of_reach(recorded: Recorded, plan: ChainPlan) -> str:
     cheapest = float(recorded.cost_usd.mean(0).min())
-    if plan.target.name == COST:
+    if plan.target.name == COST and plan.target.value < cheapest:
         return f"{plan.target} USD cannot be met: the cheapest model alone costs {cheapest:.3g} USD a query; raise it"
-    return f"{plan.target} cannot be met with {' -> '.join(plan.models)}; loosen it or give other models"
+    return (
+        f"{plan.target} cannot be met with {' -> '.join(plan.models)} (an answer of which no signal can be told is "
+        "passed on): loosen it, or give other models or signals"
+    )
 
 
 def _held_out(judges: _Judges, models: Sequence[int]) -> HeldOut | None:
@@ -200,8 +210,7 @@ def _held_out(judges: _Judges, models: Sequence[int]) -> HeldOut | None:
         thresholds = thresholds_of(own, target)
         if thresholds is None:
             return None
-        if outside is None:
-            raise InsufficientData("all queries have one text: there is nothing to hold out; collect more")
+        assert outside is not None  # there are several folds
         rows = np.flatnonzero(judges.folds == fold)
         level[rows] = outside.level(thresholds)
         quality[rows] = outside.ok[np.arange(len(rows)), level[rows]]

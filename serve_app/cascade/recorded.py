@@ -114,6 +114,8 @@ def read(path: Path) -> Recorded:
     if not records:
         raise DataError(f"{path}: there is no row; collect answers with `jethro cascade collect`")
     models = tuple(_answers(records[0]))
+    if not all(models):
+        raise records[0].fault("an answer is of a model without a name; name it")
     rows = [_row(record, models) for record in records]
     arrays = {name: np.array([[answer[name] for answer in row] for row in rows], dtype=np.float64) for name in _ARRAYS}
     arrays["confidence"] = _finite(arrays["confidence"])
@@ -126,15 +128,24 @@ def read(path: Path) -> Recorded:
         prompts=tuple(query.text for query in queries),
         splits=tuple(record.text("split") or "" for record in records),
         judged=tuple(judged),
-        served=_served(records[0], models),
+        served=_served(records, models),
         **arrays,
     )
 
 
-def _served(record: Record, models: Sequence[str]) -> tuple[str, ...]:
-    """The model id behind each name, of the first row; all or none."""
-    found = tuple(str(_answers(record)[model].get("model") or "") for model in models)
-    return found if all(found) else ()
+def _served(records: Sequence[Record], models: Sequence[str]) -> tuple[str, ...]:
+    """The model id behind each name, all or none. Raises DataError for answers of two models under one name."""
+    found = dict.fromkeys(models, "")
+    for record in records:
+        for name, answer in _answers(record).items():
+            model = str(answer.get("model") or "")
+            if model and found[name] and model != found[name]:
+                raise record.fault(
+                    f"{name}: this answer is of model {model}, those before of {found[name]}; what tells a good answer "
+                    "of one tells nothing of the other: fit on the answers of one"
+                )
+            found[name] = found[name] or model
+    return tuple(found.values()) if all(found.values()) else ()
 
 
 def _answers(record: Record) -> Mapping[str, Mapping[str, Any]]:
@@ -192,14 +203,22 @@ def _judged(record: Record, query: Query, model: str) -> Judged:
             text=str(answer.get("ans") or ""),
             logprobs=tokens,
             samples=tuple(str(s) for s in answer.get("samples") or ()),
-            verdicts=tuple(float(v) for v in answer.get("verdicts") or ()),
-            prior=None if prior is None else float(prior),
+            verdicts=tuple(_fraction(v) for v in answer.get("verdicts") or ()),
+            prior=None if prior is None else _fraction(prior),
         )
-    except (TypeError, ValueError, IndexError, KeyError) as e:
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError) as e:
         raise record.fault(
             f"{model}: tokens, samples, verdicts or prior are malformed ({e}); tokens are [text, log-prob, "
             "[[text, log-prob], ...]], samples texts, verdicts and prior numbers in [0, 1]"
         ) from e
+
+
+def _fraction(value: Any) -> float:
+    """In [0, 1], or nan for what is not known. Raises TypeError or ValueError."""
+    number = float(value)
+    if number < 0.0 or number > 1.0:
+        raise ValueError(f"{number:g} does not lie in [0, 1]")
+    return number
 
 
 def _top(token: Sequence[Any]) -> tuple[tuple[str, float], ...]:

@@ -18,7 +18,7 @@ def fit_automix(
         Literal["threshold", "double-threshold", "pomdp"], typer.Option(help="How verdicts become a decision.")
     ] = "pomdp",
     signal: Annotated[
-        str, typer.Option(help="self_verification, agreement or prior: a fraction.")
+        str, typer.Option(help="self_verification or agreement: a fraction.")
     ] = "self_verification",
     split: Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")] = None,
     seed: Annotated[int, typer.Option(help="Draws folds.")] = 0,
@@ -39,7 +39,7 @@ def fit_automix(
     from serve_app.routing.target import Target
 
     if signal not in UNTRAINED:
-        raise ConfigError(f"signal {signal!r} is not known: give self_verification, agreement or prior")
+        raise ConfigError(f"signal {signal!r} is not known: give self_verification or agreement")
     recorded = read(data)
     recorded = recorded if split is None else recorded.split(split)
     names = listed(chain) if chain else recorded.models

@@ -1,3 +1,5 @@
+import asyncio
+
 from serve_app.cascade.base import Needs
 from serve_app.errors import (
     Overloaded,
@@ -5,8 +7,10 @@ from serve_app.errors import (
 )
 from serve_app.pools.base import Answer, Call
 from serve_app.pools.local import LocalPool
+from serve_app.strategy import Context
 from serve_app.types import Query
 from tests.cascade.fakes import (
+    CALL,
     SURE,
     WEAK,
     Seen,
@@ -80,3 +84,27 @@ async def test_the_routers_score_reaches_the_judge(stream: bool) -> None:
     signal = Seen(needs=Needs(prior="mine"))
     decision, *_ = told(await run(cascade(pools(), signal, prior=prior), stream=stream))
     assert signal.shown[0].prior == 0.3 and decision.features["prior"] == 0.3
+
+
+async def test_an_answer_that_is_cut_off_counts_though_its_samples_are_there() -> None:
+    """A caller leaves while the answer is written and the samples beside it are done."""
+
+    class QuickSamples(LocalPool):
+        async def complete(self, query: Query, call: Call) -> Answer:
+            answer = await LocalPool(WEAK, engine(SURE)).complete(query, call)
+            drawn.set()
+            return answer
+
+    drawn = asyncio.Event()
+    both = pools() | {WEAK: QuickSamples(WEAK, engine("y" * 100, delay_s=0.002))}
+    context = Context(CALL, stream=True)
+    asked = cascade(both, Seen(needs=Needs(samples=2))).run(query(), context)
+    waiting = asyncio.ensure_future(anext(asked))
+    await drawn.wait()
+    await asyncio.sleep(0.02)
+    waiting.cancel()
+    await asyncio.wait((waiting,))
+    await asked.aclose()
+    steps = context.ledger.standing()
+    assert [step.reason for step in steps] == ["cut off", "sample"] and all(step.wasted for step in steps)
+    assert 0 < steps[0].usage.completion_tokens < 100

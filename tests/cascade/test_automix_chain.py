@@ -11,7 +11,7 @@ from serve_app.cascade.automix_chain import AutoMixPlan, fit_automix
 from serve_app.cascade.evaluation import held_out_of, walk_of
 from serve_app.cascade.recorded import Recorded
 from serve_app.cascade.self_verification import SelfVerification
-from serve_app.cascade.signals import MeanLogprob
+from serve_app.cascade.signals import MeanLogprob, Prior
 from serve_app.errors import ConfigError, DataError
 from serve_app.routing.target import Target
 from tests.cascade.recordings import made_up
@@ -94,3 +94,11 @@ def test_what_cannot_be_is_refused(changed, error, said):
 def test_answers_without_verdicts_are_refused_with_the_mend():
     with pytest.raises(DataError, match="--verdicts 8"):
         fit_automix(made_up(), plan())
+    with pytest.raises(DataError, match="prior can be told of no answer of small: collect answers with --router"):
+        fit_automix(made_up(), plan(signal=Prior()))
+
+
+def test_queries_of_one_text_are_refused():
+    recorded = three_kinds()
+    with pytest.raises(DataError, match="all queries have one text"):
+        fit_automix(replace(recorded, prompts=("same",) * len(recorded)), plan())

@@ -68,6 +68,21 @@ def test_what_is_worse_than_its_first_model_is_refused_with_figures():
     check_worth(replace(worse, quality=np.ones(300)), recorded)
 
 
+def test_queries_of_one_text_are_refused_before_any_fit():
+    recorded = made_up(200)
+    with pytest.raises(InsufficientData, match="all queries have one text"):
+        fit_chain(replace(recorded, prompts=("same",) * 200), plan())
+
+
+def test_a_cost_that_unknown_signals_put_out_of_reach_is_not_blamed_on_the_cheapest_model():
+    recorded = made_up(300)
+    deaf = tuple(
+        (replace(row[0], logprobs=row[0].logprobs[: i % 3 == 0]), row[1]) for i, row in enumerate(recorded.judged)
+    )
+    with pytest.raises(ConfigError, match="no signal can be told is passed on"):
+        fit_chain(replace(recorded, judged=deaf), plan("cost=0.00003"))
+
+
 def test_a_useless_first_model_makes_no_chain():
     recorded = made_up(600)
     useless = replace(recorded, ok=np.column_stack([np.zeros(600), recorded.ok[:, 1]]))

@@ -69,12 +69,26 @@ def test_the_digest_sees_answers():
         (row(1, ms="fast"), "line 2: small: ms is 'fast'"),
         (row(1, tokens=[["4"]]), "line 2: small: tokens, samples, verdicts or prior are malformed"),
         ({**row(1), "prompt": ""}, "line 2: there is no prompt"),
+        ({**row(1), "prior": 7}, r"line 2: small: tokens, samples, verdicts or prior .*7 does not lie in \[0, 1\]"),
+        (row(1, verdicts=[1, -1]), r"line 2: small: .*-1 does not lie in \[0, 1\]"),
         ({**row(1), "prior": "often"}, "line 2: small: tokens, samples, verdicts or prior"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, bad, says):
     with pytest.raises(DataError, match=says):
         read(write(tmp_path / "a.jsonl", [row(0), bad]))
+
+
+def test_answers_of_two_models_under_one_name_are_refused(tmp_path):
+    rows = [row(0), row(1, model="old"), row(2, model="new")]
+    with pytest.raises(DataError, match="line 3: small: this answer is of model new, those before of old"):
+        read(write(tmp_path / "a.jsonl", rows))
+
+
+def test_a_model_has_a_name(tmp_path):
+    answers = row(0)["m"]
+    with pytest.raises(DataError, match="line 1: an answer is of a model without a name"):
+        read(write(tmp_path / "a.jsonl", [{**row(0), "m": {"": answers["small"], "large": answers["large"]}}]))
 
 
 def test_an_empty_and_a_missing_file(tmp_path):

@@ -148,7 +148,7 @@ def test_automix_is_fitted_and_measured(run: Run, tmp_path: Path) -> None:
     refused = run("cascade", "fit-automix", "--data", learn, "--target", "strong-share=0.3", "--out", out)
     assert refused.exit_code == 2 and "--verdicts 8" in refused.stderr
     unknown = run("cascade", "fit-automix", "--data", learn, "--target", "cost=1", "--out", out, "--signal", "mood")
-    assert unknown.exit_code == 2 and "give self_verification, agreement or prior" in unknown.stderr
+    assert unknown.exit_code == 2 and "give self_verification or agreement" in unknown.stderr
     for path in (learn, other):
         _with_verdicts(Path(path))
     for decider in ("threshold", "pomdp"):

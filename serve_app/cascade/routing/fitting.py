@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from serve_app.cascade.base import Signal
 from serve_app.cascade.combined import fit_combined
+from serve_app.cascade.fitting import check_held_out
 from serve_app.cascade.judging import JudgePlan, check_told, raw_values
 from serve_app.cascade.recorded import Recorded
 from serve_app.cascade.routing.crossfit import crossfitted, folds_by_text
@@ -65,8 +66,7 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
     seen = seen_in(chosen, vectors, confidence)
     difficulty = recorded.ok.mean(1)
     folds = folds_by_text(chosen.prompts, plan.seed)
-    if len(np.unique(folds)) < 2:
-        raise InsufficientData("all queries have one text: there is nothing to hold out; collect more")
+    check_held_out(folds)
     tables = crossfitted(seen, chosen.ok, difficulty, folds)
     shaped = choose_shape(tables, plan.form, plan.seed)
     shape = shaped.shape
