@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
+from sys import float_info
 from typing import Any, Final
 
 from serve_app.cascade.answer_scorer import AnswerScorer
@@ -30,6 +31,7 @@ from serve_app.errors import ConfigError
 FILE: Final = "chain.json"
 FORMAT: Final = 1
 _KIND: Final = "cascade"
+_MOST_TOKENS: Final = 10_000
 _MAX_BYTES: Final = 64 * 2**20
 _KEYS: Final = frozenset({"kind", "format", "version", "target", "probe_tokens", "levels", "expected", "data"})
 _LEVEL_KEYS: Final = frozenset({"pool", "model", "signal", "calibrator", "threshold"})
@@ -88,8 +90,8 @@ def load_fitted(folder: Path) -> Fitted:
         raise ConfigError(f"{path}: {what}; fit the cascade again")
     levels, models = _levels(path, body["levels"])
     probe_tokens = body.get("probe_tokens")
-    if probe_tokens is not None and (not isinstance(probe_tokens, int) or probe_tokens < 1):
-        raise ConfigError(f"{path}: probe_tokens is {probe_tokens!r}; give null or a whole number from 1")
+    if probe_tokens is not None and (type(probe_tokens) is not int or not 1 <= probe_tokens <= _MOST_TOKENS):
+        raise ConfigError(f"{path}: probe_tokens is not null or a whole number from 1 to {_MOST_TOKENS}; mend it")
     version = _version(body["levels"], probe_tokens)
     if body.get("version") != version:
         raise ConfigError(
@@ -99,8 +101,11 @@ def load_fitted(folder: Path) -> Fitted:
     expected = body.get("expected", {})
     if not isinstance(expected, dict) or not all(_is_number(v) for v in expected.values()):
         raise ConfigError(f"{path}: expected must be an object of numbers; fit the cascade again")
+    data = body.get("data") or {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: data must be an object; fit the cascade again")
     chain = Chain(levels, version, {str(k): float(v) for k, v in expected.items()}, probe_tokens, models)
-    return Fitted(chain, str(body.get("target", "")), dict(body.get("data") or {}))
+    return Fitted(chain, str(body.get("target", "")), dict(data))
 
 
 def chain_of(levels: Any, where: str, probe_tokens: int | None = None) -> Chain:
@@ -178,7 +183,9 @@ def _version(levels: Any, probe_tokens: int | None) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= float_info.max if isinstance(value, int) else isfinite(value)
 
 
 def _is_text(value: Any) -> bool:

@@ -13,11 +13,11 @@ _CALIBRATORS: Final = {c.kind: c for c in (LogisticCalibrator, IsotonicCalibrato
 def calibrator_of(spec: Any, where: str) -> Calibrator:
     """The calibrator of a spec. Raises ConfigError naming `where` it stands and what there is."""
     kind = spec.get("kind") if isinstance(spec, dict) else None
-    if kind not in _CALIBRATORS:
+    if not isinstance(kind, str) or kind not in _CALIBRATORS:
         raise ConfigError(f"{where}: kind is {kind!r}; the calibrators are {', '.join(_CALIBRATORS)}")
     try:
         found: Calibrator = _CALIBRATORS[kind].of(spec)
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
         raise ConfigError(f"{where}: cannot be read ({e}); fit the cascade again") from e
     return found
 

@@ -57,7 +57,7 @@ def _best(level: Level, prior: float, shown: list[tuple[tuple[TokenLogprob, ...]
 
 def _shown(probe_tokens: int | None) -> Iterator[tuple[tuple[TokenLogprob, ...], bool]]:
     """Answers of equally certain tokens, whole ones and, with a probe, unfinished ones of its length."""
-    lengths = _LENGTHS if probe_tokens is None else tuple(range(1, probe_tokens + 1))
+    lengths = _LENGTHS if probe_tokens is None else tuple(range(1, min(probe_tokens, _LENGTHS[-1]) + 1))
     for certain in _CERTAIN:
         token = TokenLogprob("x", log(certain), (("x", log(certain)), *_others(certain)))
         for length in lengths:

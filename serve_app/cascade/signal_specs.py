@@ -42,7 +42,7 @@ TRAINED: Final = ("answer_scorer", "combined", "cost_aware")
 def signal_of(spec: Mapping[str, Any], where: str) -> Signal:
     """The signal of a spec. Raises ConfigError naming `where` it stands, the key and what there is."""
     name = spec.get("name") if isinstance(spec, Mapping) else None
-    if name not in UNTRAINED and name not in TRAINED:
+    if not isinstance(name, str) or (name not in UNTRAINED and name not in TRAINED):
         raise ConfigError(f"{where}: name is {name!r}; the signals are {', '.join((*UNTRAINED, *TRAINED))}")
     params = {key: value for key, value in spec.items() if key != "name"}
     try:
@@ -53,7 +53,7 @@ def signal_of(spec: Mapping[str, Any], where: str) -> Signal:
         if name == CostAware.name:
             return _cost_aware(params, where)
         return UNTRAINED[str(name)](**params)
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
         raise ConfigError(f"{where}: {name} cannot be made of {sorted(params)} ({e}); fit the cascade again") from e
     except ConfigError as e:
         raise e if str(e).startswith(where) else ConfigError(f"{where}: {e}") from e

@@ -137,8 +137,11 @@ def show(folder: Annotated[Path, typer.Argument(help="The folder of a fitted cha
             continue
         names = ", ".join(dict.fromkeys(part.name for part in parts_of(level.signal)))
         typer.echo(f"  {level.pool}{model}: taken at {level.threshold:.4f} and above, by {level.signal.name} ({names})")
-    if chain.expected:
-        _say_figures(chain.expected)
+    try:
+        if chain.expected:
+            _say_figures(chain.expected)
+    except KeyError as e:
+        raise ConfigError(f"{folder}: expected has no {e.args[0]}; fit the cascade again, or empty it") from None
 
 
 def _say_figures(found: Mapping[str, float]) -> None:

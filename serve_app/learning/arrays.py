@@ -1,5 +1,6 @@
 """Reads npz files whole, with one kind of error for whatever is wrong with them."""
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_HEADER = (tokenize.TokenError, SyntaxError, RecursionError, MemoryError)
+"""What numpy lets through of an array's header that is no Python literal, or of a shape beyond all memory."""
+
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """All arrays of an npz file. Raises FileNotFoundError, or ValueError for a file that is cut or no npz."""
@@ -15,5 +19,5 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         try:
             with np.load(raw, allow_pickle=False) as data:
                 return {name: data[name] for name in data.files}
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError) as e:
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError, *_HEADER) as e:
             raise ValueError(f"not a whole npz file: {e}") from e

@@ -167,3 +167,14 @@ def _with_verdicts(path: Path) -> None:
         yes = round(8 * 2.718281828 ** row["m"]["small"]["tokens"][0][1])
         row["m"]["small"] |= {"verdicts": [1] * yes + [0] * (8 - yes), "extra_cost": 1e-7}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_figures_that_are_missing_are_told_of(run: Run, tmp_path: Path) -> None:
+    fitted = run("cascade", "fit", "--data", saved(tmp_path / "a.jsonl", 400), "--out", str(tmp_path / "c"), *FIT)
+    assert fitted.exit_code == 0, fitted.stderr
+    path = tmp_path / "c" / "chain.json"
+    body = json.loads(path.read_text())
+    del body["expected"]["quality_drop_low"]
+    path.write_text(json.dumps(body))
+    done = run("cascade", "show", str(path.parent))
+    assert done.exit_code == 2 and "expected has no quality_drop_low; fit the cascade again" in done.stderr

@@ -64,7 +64,7 @@ def load_routing(folder: Path) -> CascadeRouter:
         found = _router(body, arrays, path)
     except FileNotFoundError:
         raise ConfigError(f"{folder / ARRAYS}: no such file; {_AGAIN}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as e:
         raise ConfigError(f"{folder}: cannot be read ({type(e).__name__}: {e}); {_AGAIN}") from e
     if found.version != (right := _version(_body(found), _arrays(found))):
         raise ConfigError(f"{path}: version is {found.version!r}, but the content is {right}: it was changed; {_AGAIN}")
