@@ -17,9 +17,7 @@ def fit_automix(
     decider: Annotated[
         Literal["threshold", "double-threshold", "pomdp"], typer.Option(help="How verdicts become a decision.")
     ] = "pomdp",
-    signal: Annotated[
-        str, typer.Option(help="self_verification or agreement: a fraction.")
-    ] = "self_verification",
+    signal: Annotated[str, typer.Option(help="self_verification or agreement: a fraction.")] = "self_verification",
     split: Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")] = None,
     seed: Annotated[int, typer.Option(help="Draws folds.")] = 0,
 ) -> None:
