@@ -19,6 +19,7 @@ PACKAGE = ROOT / "serve_app"
 
 LAYERS = {
     "errors": 0,
+    "replies": 0,
     "types": 0,
     "config": 1,
     "store": 2,

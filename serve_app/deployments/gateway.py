@@ -16,12 +16,12 @@ from serve_app.api.app import build_app
 from serve_app.api.services import build_services
 from serve_app.config import Config
 from serve_app.deployments.learner import LearnerHandle
-from serve_app.deployments.replies import reply
 from serve_app.deployments.scorer import ScorerHandle
 from serve_app.deployments.secret import cluster_secret
 from serve_app.pools.directory import Discover, Report
 from serve_app.pools.factory import build_pool
 from serve_app.pools.scrape import merged, scrape
+from serve_app.replies import reply
 
 logger = logging.getLogger("ray.serve")
 

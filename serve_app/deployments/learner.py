@@ -11,8 +11,8 @@ from serve_app.cascade.streams.base import Budget, OnlineCore, Published, Wanted
 from serve_app.cascade.streams.local import LocalLearner
 from serve_app.cascade.streams.registry import Keeping
 from serve_app.config import Config
-from serve_app.deployments.replies import reply
 from serve_app.errors import JethroError
+from serve_app.replies import reply
 
 
 class LearnerReplica:

@@ -8,8 +8,8 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import Config
-from serve_app.deployments.replies import reply
 from serve_app.errors import ConfigError
+from serve_app.replies import reply
 from serve_app.routing.registry import Registry
 from serve_app.routing.scoring_service import ScoringService
 from serve_app.routing.served import Placing

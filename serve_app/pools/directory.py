@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from serve_app.errors import PoolUnavailable
+from serve_app.replies import reply
 
 logger = logging.getLogger(__name__)
 
@@ -154,16 +155,13 @@ class Directory:
 
         A discovery that fails or hangs leaves the members as they are: those that answer go on answering.
         """
-        task = asyncio.current_task()
         while True:
             self._refresh_now.clear()
             try:
                 async with asyncio.timeout(discovery_s):
-                    found = await discover()
+                    found = await reply(discover())
                 self.update(found)
-            except (Exception, asyncio.CancelledError) as e:  # whatever discovery does, serving goes on
-                if task is not None and task.cancelling():
-                    raise
+            except Exception as e:  # whatever discovery does, serving goes on
                 logger.warning(
                     "pool %s: discovery failed (%s: %s); members stay as known", self.pool, type(e).__name__, e
                 )

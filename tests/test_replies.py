@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from serve_app.deployments.learner import LearnerHandle
-from serve_app.deployments.replies import reply
 from serve_app.deployments.scorer import ScorerHandle
+from serve_app.replies import reply
 
 
 async def stopped() -> float:
