@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serve_app.cli.group import new_group
-from serve_app.cli.options import DEFAULT_URL, UrlOption
+from serve_app.cli.options import DEFAULT_URL, UrlOption, listed
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def create(
       jethro stream create mood --labels joy,fear,anger --instruction "Name the writer's feeling." --llm-share 0.2
       jethro stream create spam --labels spam,ham --instruction "Is this mail spam?" --levels logistic --mu 0.001
     """
-    told = {"name": name, "labels": split(labels), "instruction": instruction, "levels": split(levels)}
+    told = {"name": name, "labels": list(listed(labels)), "instruction": instruction, "levels": list(listed(levels))}
     body = told | {"llm_pool": llm_pool, "reset": reset} | budget_of(llm_share, mu, horizon)
     with asking(url) as endpoint:
         stream = endpoint.call("POST", "/v1/streams", body)
@@ -137,7 +137,7 @@ def replay(
     if offline:
         if expert is None or labels is None:
             raise ConfigError("--offline needs --expert COLUMN (the LLM's labels) and --labels a,b,c")
-        told = {"labels": split(labels), "levels": split(levels), **budget_of(llm_share, mu, None)}
+        told = {"labels": list(listed(labels)), "levels": list(listed(levels)), **budget_of(llm_share, mu, None)}
         score = replaying.offline(source, told)
     else:
         if stream is None:
@@ -171,11 +171,6 @@ def stream_path(name: str) -> str:
     if not is_name(name):
         raise ConfigError(f"No stream {name[:60]!r}: names are of a-z, 0-9, _ and -, 48 at most")
     return f"/v1/streams/{name}"
-
-
-def split(text: str) -> list[str]:
-    """Words between commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def budget_of(llm_share: float | None, mu: float | None, horizon: int | None) -> dict[str, Any]:

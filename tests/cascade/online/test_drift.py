@@ -88,12 +88,18 @@ def test_the_llm_answers_all_while_it_is_looked_and_nothing_is_dropped_for_a_bur
     assert figures["updates"]["logistic"] > learned
 
 
-def test_a_drift_is_acted_on_if_the_last_answer_of_its_look_names_no_label(spec, queries, driven):
+def _looking(spec, queries, driven):
+    """A learner that was taught, then saw labels swapped until it looks a second time."""
     learner = OnlineCascade(spec(horizon=3000, params={"drift_alarm": 4.0}))
     driven(learner, queries(900, 0))
     for text, label in queries(60, 1, shift=1):
         if not learner.warming_up:
             learner.learn(Labelled(text, label, DEFERRED))
+    return learner
+
+
+def test_a_drift_is_acted_on_if_the_last_answer_of_its_look_names_no_label(spec, queries, driven):
+    learner = _looking(spec, queries, driven)
     looked = queries(40, 2, shift=1)
     for text, label in looked[:-1]:
         learner.learn(Labelled(text, label, LOOKED))
@@ -110,11 +116,7 @@ def test_a_drift_is_acted_on_if_the_last_answer_of_its_look_names_no_label(spec,
 
 
 def test_a_look_ends_where_answers_name_no_label(spec, queries, driven):
-    learner = OnlineCascade(spec(horizon=3000, params={"drift_alarm": 4.0}))
-    driven(learner, queries(900, 0))
-    for text, label in queries(60, 1, shift=1):
-        if not learner.warming_up:
-            learner.learn(Labelled(text, label, DEFERRED))
+    learner = _looking(spec, queries, driven)
     assert learner.warming_up
     for text, _ in queries(40, 2):
         learner.learn(Labelled(text, None, LOOKED))
