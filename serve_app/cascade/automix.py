@@ -20,8 +20,8 @@ from serve_app.errors import InsufficientData
 
 Floats = NDArray[np.float64]
 NEEDY, GOOD, HOPELESS = 0, 1, 2
-BINS: Final = 8
-"""Bins of p: with 8 verdicts each fraction has one, the highest two share the last."""
+BINS: Final = 9
+"""Bins of p, centered on 0, 1/8, ..., 1: with 8 verdicts each of the nine fractions has its own."""
 _FEWEST: Final = 20
 _PRICES: Final = tuple(np.linspace(0.0, 1.5, 61).tolist())
 """Prices of a large call, in qualities, that the POMDP's sweep tries."""
@@ -139,9 +139,10 @@ class Pomdp:
     def observed(cls, labelled: Labelled, price: float, bins: int = BINS) -> Self:
         """Counted on labelled queries, one imagined query added to each bin in proportion to how common the states are.
 
-        Prior and observation model of the paper's section 3.3, as the posterior that they give after one observation.
+        Bins are centered on `bins` (at least 2) equally spaced points from 0 to 1, edges halfway between. Prior and
+        observation model of the paper's section 3.3, as the posterior after one observation.
         """
-        edges = tuple(np.linspace(0.0, 1.0, bins + 1)[1:-1].tolist())
+        edges = tuple(((np.arange(bins - 1) + 0.5) / (bins - 1)).tolist())
         states = labelled.states
         common = (np.bincount(states, minlength=3) + 1.0) / (len(states) + 3.0)
         gains = labelled.large - labelled.small

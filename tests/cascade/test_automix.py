@@ -72,6 +72,17 @@ def test_the_pomdps_belief_is_counted():
     assert found.takes(0.2) and not found.takes(0.7)
 
 
+def test_each_fraction_of_eight_verdicts_has_its_own_bin():
+    """Seven of eight yes is another observation than eight of eight: here only the first is worth a large call."""
+    p = np.repeat([7 / 8, 1.0], GROUP)
+    small = np.repeat([0.0, 1.0], GROUP)
+    ones = np.ones(2 * GROUP)
+    found = Pomdp.observed(Labelled(p, small, ones, ones, 50 * ones), price=0.5)
+    bins = np.searchsorted(found.edges, np.arange(9) / 8, side="right")
+    assert bins.tolist() == list(range(9)) and len(found.belief) == 9
+    assert not found.takes(7 / 8) and found.takes(1.0)
+
+
 def test_a_higher_price_asks_less():
     labelled = three_kinds()
     asked = [int(escalated(Pomdp.observed(labelled, price), labelled.p).sum()) for price in np.linspace(0, 1.2, 9)]

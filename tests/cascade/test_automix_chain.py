@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from serve_app.cascade.artefact import load_fitted, save_chain
+from serve_app.cascade.artefact import Fitted, load_fitted, save_chain, version_of
 from serve_app.cascade.automix import incremental_benefit
 from serve_app.cascade.automix_chain import AutoMixPlan, fit_automix
+from serve_app.cascade.decided import DecidedCalibrator
 from serve_app.cascade.evaluation import held_out_of, walk_of
 from serve_app.cascade.recorded import Recorded
 from serve_app.cascade.self_verification import SelfVerification
@@ -66,6 +67,20 @@ def test_it_is_saved_and_decides_the_same(tmp_path):
     assert np.array_equal(walk_of(chain, unseen).probability, walk_of(again, unseen).probability)
     assert again.version == chain.version
     assert again.levels[0].signal == SelfVerification()
+
+
+def test_a_chain_fitted_with_eight_bins_still_loads(tmp_path):
+    """The number of bins is part of the artefact: chains of older fits keep their own edges."""
+    folder = tmp_path / "chain"
+    save_chain(fit_automix(three_kinds(), plan()), folder)
+    fitted = load_fitted(folder).chain
+    eight = DecidedCalibrator(tuple(k / 8 for k in range(1, 8)), (True, True, True, False, False, False, True, True))
+    levels = (replace(fitted.levels[0], calibrator=eight), fitted.levels[1])
+    old = replace(fitted, levels=levels, version=version_of(levels, None))
+    save_chain(Fitted(old, "strong-share=0.35", {}), tmp_path / "old")
+    again = load_fitted(tmp_path / "old").chain
+    assert again.levels[0].calibrator == eight and again.version == old.version
+    assert [eight.probability(p) for p in (0.3, 0.5, 7 / 8, 1.0)] == [1.0, 0.0, 1.0, 1.0]
 
 
 def test_quality_and_cost_targets():
