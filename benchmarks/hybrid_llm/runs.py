@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.hybrid_llm.edit_similarity import edit_similarity
 from serve_app.lab import models_dir
 from serve_app.learning.dataset import Dataset
-from serve_app.learning.edit_similarity import edit_similarity
 from serve_app.learning.lab_answers import Draw, lab_answers, regraded
 from serve_app.learning.lab_queries import Half
 from serve_app.routing.complexity import ComplexityRouter

@@ -12,7 +12,6 @@ from serve_app.errors import ConfigError, DependencyError
 _CLASSES = {
     "transformers": "serve_app.engines.transformers:HFEngine",
     "vllm": "serve_app.engines.vllm:VllmEngine",
-    "openai": "serve_app.engines.openai:OpenAIEngine",
 }
 """Kind to class; each is called with the id that callers see and the pool's engine settings, path resolved."""
 

@@ -10,7 +10,6 @@ import pytest
 
 from serve_app.engines.base import Engine
 from serve_app.lab import models_dir
-from tests.engines.openai_served import ServedOpenAIEngine
 from tests.fakes import FakeEngine
 from tests.models import save_random_model, settings_for
 
@@ -50,7 +49,6 @@ ENGINES: dict[str, Maker] = {
     "transformers-random": Maker(lambda tmp: _transformers(save_random_model(tmp))),
     "transformers-lab-small": Maker(lambda tmp: _transformers(models_dir() / "small"), lambda: _no_lab("small")),
     "transformers-lab-large": Maker(lambda tmp: _transformers(models_dir() / "large"), lambda: _no_lab("large")),
-    "openai": Maker(lambda tmp: ServedOpenAIEngine()),
     "vllm": Maker(
         _vllm,
         _no_vllm,

@@ -19,10 +19,6 @@ async def test_a_transformers_engine_by_folder(tmp_path):
     await engine.aclose()
 
 
-def test_an_openai_engine():
-    assert build_engine("large", pool(kind="openai", urls=["http://127.0.0.1:1/v1"])).model == "the-model"
-
-
 def test_a_lab_model_that_does_not_exist_names_the_key_and_the_mend():
     with pytest.raises(ConfigError, match=r"pools\.small\.engine\.path: lab:huge.*jethro lab build"):
         build_engine("small", pool(kind="transformers", path="lab:huge"))

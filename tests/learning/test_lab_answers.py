@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.hybrid_llm.edit_similarity import edit_similarity
 from serve_app.errors import ConfigError
 from serve_app.lab import models_dir
 from serve_app.learning.dataset import Dataset
-from serve_app.learning.edit_similarity import edit_similarity
 from serve_app.learning.lab_answers import Draw, lab_answers, regraded
 from serve_app.learning.lab_queries import unseen_queries
 

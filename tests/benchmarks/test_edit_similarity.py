@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.learning.edit_similarity import edit_distance, edit_similarity
+from benchmarks.hybrid_llm.edit_similarity import edit_distance, edit_similarity
 
 WORDS = st.text("abc", max_size=8)
 
