@@ -42,15 +42,15 @@ def test_score_and_preference_together():
 @pytest.mark.parametrize(
     ("pool", "given", "param", "says"),
     [
-        (None, {}, "score", "Give score, preferred or both"),
-        (None, {"score": 1.0, "against": "large"}, "against", "only allowed with preferred"),
-        ("code", {"preferred": "code"}, "against", "name the pool that 'code' was compared with"),
-        ("code", {"preferred": "tie"}, "against", "name the pool"),
-        ("small", {"preferred": "huge"}, "preferred", "no pool 'huge'; pools are small, large, code"),
+        (None, {}, "score", "score, preferred"),
+        (None, {"score": 1.0, "against": "large"}, "against", "preferred"),
+        ("code", {"preferred": "code"}, "against", "'code'"),
+        ("code", {"preferred": "tie"}, "against", "pool"),
+        ("small", {"preferred": "huge"}, "preferred", "'huge'.*small, large, code"),
         ("small", {"preferred": "tie", "against": "huge"}, "against", "no pool 'huge'"),
-        ("small", {"preferred": "small", "against": "small"}, "against", "'small', which answered"),
-        ("small", {"preferred": "large", "against": "code"}, "against", "'large' is the other"),
-        ("small", {"preferred": "large", "against": "small"}, "against", "'large' is the other"),
+        ("small", {"preferred": "small", "against": "small"}, "against", "'small'"),
+        ("small", {"preferred": "large", "against": "code"}, "against", "'large'"),
+        ("small", {"preferred": "large", "against": "small"}, "against", "'large'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(pool, given, param, says):

@@ -47,7 +47,7 @@ def test_the_fit_bears_noise_and_calls_without_an_answer() -> None:
 
 
 def test_too_few_calls_are_refused() -> None:
-    with pytest.raises(DataError, match="5 answered calls"):
+    with pytest.raises(DataError, match="5 answered"):
         fit(calls(5, 0.0), PoolModel())
 
 

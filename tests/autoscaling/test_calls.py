@@ -63,7 +63,7 @@ def test_a_trace_is_in_order_and_has_a_token_each() -> None:
 
 
 def test_a_log_without_calls_and_no_log_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no call to small or large"):
+    with pytest.raises(DataError, match="small or large"):
         logged(log(tmp_path / "empty.sqlite3", [record(1, "middle", 1.0)]))
     with pytest.raises(ConfigError, match="no such file"):
         logged(tmp_path / "missing.sqlite3")

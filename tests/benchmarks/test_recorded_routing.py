@@ -69,10 +69,10 @@ def test_sets_are_clean_and_each_is_asked_what_it_can_answer(folder: Path) -> No
 
 
 def test_two_files_of_one_name_or_none_are_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="was read already"):
+    with pytest.raises(DataError, match="already"):
         load_sets([folder, folder / "big.jsonl.gz"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no file of records"):
+    with pytest.raises(DataError, match="no file"):
         load_sets([tmp_path / "empty"])
 
 

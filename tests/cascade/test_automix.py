@@ -115,7 +115,7 @@ def test_the_benefit_and_its_lift_by_hand():
 
 def test_too_few_and_unequal():
     ones = np.ones(5)
-    with pytest.raises(InsufficientData, match="at least 20 labelled queries, there are 5"):
+    with pytest.raises(InsufficientData, match=r"20 labelled queries, .*5"):
         Labelled(ones, ones, ones, ones, ones)
     with pytest.raises(ValueError, match="one p"):
         Labelled(ones, ones[:2], ones, ones, ones)

@@ -94,9 +94,9 @@ def test_quality_and_cost_targets():
 @pytest.mark.parametrize(
     ("changed", "error", "said"),
     [
-        ({"models": ("small",)}, ConfigError, "a small and a large model"),
-        ({"decider": "coin"}, ConfigError, "give threshold, double-threshold, pomdp"),
-        ({"target": Target("cost", 1e-6)}, ConfigError, "small alone costs"),
+        ({"models": ("small",)}, ConfigError, "small and a large"),
+        ({"decider": "coin"}, ConfigError, "threshold, double-threshold, pomdp"),
+        ({"target": Target("cost", 1e-6)}, ConfigError, "small alone"),
         ({"signal": MeanLogprob()}, DataError, "no fraction"),
         ({"target": Target("cost", 1.1e-5)}, DataError, "no better"),
     ],
@@ -109,11 +109,11 @@ def test_what_cannot_be_is_refused(changed, error, said):
 def test_answers_without_verdicts_are_refused_with_the_mend():
     with pytest.raises(DataError, match="--verdicts 8"):
         fit_automix(made_up(), plan())
-    with pytest.raises(DataError, match="prior can be told of no answer of small: collect answers with --router"):
+    with pytest.raises(DataError, match=r"prior .*small.*--router"):
         fit_automix(made_up(), plan(signal=Prior()))
 
 
 def test_queries_of_one_text_are_refused():
     recorded = three_kinds()
-    with pytest.raises(DataError, match="all queries have one text"):
+    with pytest.raises(DataError, match="one text"):
         fit_automix(replace(recorded, prompts=("same",) * len(recorded)), plan())

@@ -84,9 +84,9 @@ def test_infinite_and_unknown_values_are_no_trouble():
 
 
 def test_too_few_and_unknown_kinds():
-    with pytest.raises(InsufficientData, match="at least 20 answers with a known signal, there are 3"):
+    with pytest.raises(InsufficientData, match=r"20 answers .*3"):
         fit_calibrator("logistic", np.array([1.0, 2.0, 3.0, nan]), np.ones(4))
-    with pytest.raises(ConfigError, match="calibrator 'magic' is not known"):
+    with pytest.raises(ConfigError, match="'magic'"):
         fit_calibrator("magic", np.ones(30), np.ones(30))
     with pytest.raises(ValueError, match="quality"):
         fit_calibrator("logistic", np.ones(30), np.full(30, 2.0))
@@ -111,9 +111,9 @@ def test_impossible_calibrators_are_refused(make):
 
 
 def test_specs_of_nothing_we_know():
-    with pytest.raises(ConfigError, match="at: kind is 'x'; the calibrators are logistic"):
+    with pytest.raises(ConfigError, match=r"at: .*'x'.* logistic"):
         calibrator_of({"kind": "x"}, "at")
-    with pytest.raises(ConfigError, match="at: cannot be read"):
+    with pytest.raises(ConfigError, match=r"at: .*read"):
         calibrator_of({"kind": "logistic", "slope": 1}, "at")
 
 

@@ -56,9 +56,9 @@ def test_needs_are_the_most_of_any():
 @pytest.mark.parametrize(
     ("numbers", "says"),
     [
-        (((), (), (), 0.0), "a mean, scale and weight for each"),
-        (((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), 0.0), "scales above 0"),
-        (((0.0, nan), (1.0, 1.0), (1.0, 1.0), 0.0), "must be finite"),
+        (((), (), (), 0.0), "mean, scale and weight"),
+        (((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), 0.0), "scales"),
+        (((0.0, nan), (1.0, 1.0), (1.0, 1.0), 0.0), "finite"),
     ],
 )
 def test_impossible_combinations(numbers, says):
@@ -67,16 +67,16 @@ def test_impossible_combinations(numbers, says):
 
 
 def test_priors_of_two_routers_do_not_mix():
-    with pytest.raises(ConfigError, match="priors of two routers"):
+    with pytest.raises(ConfigError, match="two routers"):
         Combined((Prior("a"), Prior("b")), (0.0, 0.0), (1.0, 1.0), (1.0, 1.0), 0.0)
 
 
 def test_what_cannot_be_combined():
     x, ok = drawn(60)
-    with pytest.raises(InsufficientData, match="at least 40 answers, there are 10"):
+    with pytest.raises(InsufficientData, match=r"40 answers, .*10"):
         fit_combined(SIGNALS, x[:10], ok[:10])
     x[:, 1] = nan
-    with pytest.raises(InsufficientData, match="signal prior can be told of no answer"):
+    with pytest.raises(InsufficientData, match="prior"):
         fit_combined(SIGNALS, x, ok)
 
 
@@ -114,15 +114,15 @@ def test_an_answer_scorer_learns_from_texts_and_comes_back(encoder, monkeypatch)
     assert loaded.value(fresh[0]) == pytest.approx(scorer.value(fresh[0]))
     assert isnan(scorer.value(Judged(fresh[0].query, "  ")))
     loaded.check("chain.json")
-    with pytest.raises(ConfigError, match=r"chain\.json: answer_scorer was trained with encoder"):
+    with pytest.raises(ConfigError, match=r"chain\.json: answer_scorer .*encoder"):
         AnswerScorer(loaded.encoder, "other", loaded.weights, loaded.bias).check("chain.json")
 
 
 def test_an_answer_scorer_wants_right_and_wrong_answers(encoder):
     judged, ok = answers(120, 0)
-    with pytest.raises(InsufficientData, match="right and wrong ones; there are 120, 100 % right"):
+    with pytest.raises(InsufficientData, match="120, 100 %"):
         fit_answer_scorer(judged, np.ones(120), encoder)
     with pytest.raises(InsufficientData, match="at least 100"):
         fit_answer_scorer(judged[:50], ok[:50], encoder)
-    with pytest.raises(ConfigError, match="three for each dimension"):
+    with pytest.raises(ConfigError, match="dimension"):
         AnswerScorer("x", "y", np.ones(4), 0.0)

@@ -128,7 +128,7 @@ async def test_a_level_that_was_ruled_out_answers_where_the_others_fail(made: st
         strategy = early(both, ByPrior(), prior=0.9, limits={WEAK: 0.5})
     decision, said, _ = told(await run(strategy, stream=stream))
     assert (decision.pool, said) == (WEAK, SURE)
-    assert "no answer of m-small could convince" in decision.reason
+    assert "no answer of m-small" in decision.reason
 
 
 class _Waits(LocalPool):

@@ -63,14 +63,14 @@ def test_what_is_worse_than_its_first_model_is_refused_with_figures():
     recorded = made_up(300)
     costs = recorded.cost_usd.sum(1)
     worse = HeldOut(("small", "large"), np.ones(300, dtype=np.int64), np.zeros(300), costs)
-    with pytest.raises(DataError, match=r"small -> large is worse than large alone.*\[-.*use that model"):
+    with pytest.raises(DataError, match=r"small -> large .*worse than large.*\[-"):
         check_worth(worse, recorded)
     check_worth(replace(worse, quality=np.ones(300)), recorded)
 
 
 def test_queries_of_one_text_are_refused_before_any_fit():
     recorded = made_up(200)
-    with pytest.raises(InsufficientData, match="all queries have one text"):
+    with pytest.raises(InsufficientData, match="one text"):
         fit_chain(replace(recorded, prompts=("same",) * 200), plan())
 
 
@@ -79,14 +79,14 @@ def test_a_cost_that_unknown_signals_put_out_of_reach_is_not_blamed_on_the_cheap
     deaf = tuple(
         (replace(row[0], logprobs=row[0].logprobs[: i % 3 == 0]), row[1]) for i, row in enumerate(recorded.judged)
     )
-    with pytest.raises(ConfigError, match="no signal can be told is passed on"):
+    with pytest.raises(ConfigError, match="passed on"):
         fit_chain(replace(recorded, judged=deaf), plan("cost=0.00003"))
 
 
 def test_a_useless_first_model_makes_no_chain():
     recorded = made_up(600)
     useless = replace(recorded, ok=np.column_stack([np.zeros(600), recorded.ok[:, 1]]))
-    with pytest.raises(DataError, match="small -> large is no better than large alone"):
+    with pytest.raises(DataError, match=r"small -> large .*no better"):
         fit_chain(useless, plan("strong-share=1"))
 
 
@@ -96,7 +96,7 @@ def test_a_single_model_outside_the_chain_counts_too():
     cheap[:, 1] = cheap[:, 0]
     ok = recorded.ok.copy()
     ok[:, 1] = 1.0
-    with pytest.raises(DataError, match="worse than middle alone"):
+    with pytest.raises(DataError, match="worse than middle"):
         fit_chain(replace(recorded, cost_usd=cheap, ok=ok), plan())
 
 
@@ -135,7 +135,7 @@ def test_recorded_confidence_stands_for_a_signal():
     )
     fitted = fit_chain(bare, plan(confidence_is="mean_logprob"))
     assert fitted.chain.levels[0].threshold == pytest.approx(fit_chain(recorded, plan()).chain.levels[0].threshold)
-    with pytest.raises(InsufficientData, match="signal mean_logprob can be told of no answer of small: collect"):
+    with pytest.raises(InsufficientData, match=r"mean_logprob .*small"):
         fit_chain(bare, plan())
 
 
@@ -151,11 +151,11 @@ def test_outcomes_rise_with_the_budget():
 @pytest.mark.parametrize(
     ("recorded", "made", "error", "says"),
     [
-        (made_up(50), plan(), InsufficientData, "at least 100 queries, there are 50"),
-        (made_up(), plan(models=("small",)), ConfigError, "at least two models, not small"),
-        (made_up(), plan(models=("small", "huge")), DataError, "no model 'huge'"),
-        (made_up(), plan("cost=0.000001"), ConfigError, "cost=1e-06 USD cannot be met: the cheapest model alone"),
-        (made_up(), plan(judge=replace(ONE, calibrator="x")), ConfigError, "calibrator 'x' is not known"),
+        (made_up(50), plan(), InsufficientData, "100 queries, .*50"),
+        (made_up(), plan(models=("small",)), ConfigError, "two models, .*small"),
+        (made_up(), plan(models=("small", "huge")), DataError, "'huge'"),
+        (made_up(), plan("cost=0.000001"), ConfigError, "cost=1e-06 .*cheapest model"),
+        (made_up(), plan(judge=replace(ONE, calibrator="x")), ConfigError, "calibrator 'x'"),
     ],
 )
 def test_what_cannot_be_fitted_says_why(recorded, made, error, says):
@@ -165,7 +165,7 @@ def test_what_cannot_be_fitted_says_why(recorded, made, error, says):
 
 def test_a_chain_over_answers_of_other_pools():
     chain = fit_chain(made_up(), plan()).chain
-    with pytest.raises(DataError, match="none of small: they have a, b"):
+    with pytest.raises(DataError, match=r"small.* a, b"):
         walk_of(chain, made_up(models=("a", "b")))
 
 

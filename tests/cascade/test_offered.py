@@ -69,9 +69,7 @@ def test_a_race_wants_a_router() -> None:
     found = offer({"streaming": streaming}, routers=("mine",)).strategies[STREAM][0]
     assert isinstance(found, StreamingCascade) and found.early.race is not None
     assert (found.early.prior, found.early.race.low, found.early.race.high) == ("mine", 0.2, 0.7)
-    with pytest.raises(
-        ConfigError, match=r"race.router: it wants the score of router 'mine'.*add it to routing.offered"
-    ):
+    with pytest.raises(ConfigError, match=r"race.router: .*'mine'.*routing.offered"):
         offer({"streaming": streaming})
 
 
@@ -84,11 +82,11 @@ def broken(change: dict[str, Any], level: int = 0) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("levels", "words"),
     [
-        (broken({"pool": "tiny"}), r"cascade.levels: level 0 is pool 'tiny', but the config has small, large"),
-        (broken({"signal": {"name": "luck"}}), r"cascade.levels: levels\[0\].signal: name is 'luck'"),
-        (broken({"threshold": None}), "needs signal, calibrator and threshold"),
-        (broken({"signal": {"name": "prior", "router": "mine"}}), "wants the score of router 'mine'"),
-        (broken({"pool": "small"}, 1), "name a pool twice"),
+        (broken({"pool": "tiny"}), r"cascade.levels: level 0 .*'tiny', .*small, large"),
+        (broken({"signal": {"name": "luck"}}), r"cascade.levels: levels\[0\].signal: .*'luck'"),
+        (broken({"threshold": None}), "signal, calibrator and threshold"),
+        (broken({"signal": {"name": "prior", "router": "mine"}}), "router 'mine'"),
+        (broken({"pool": "small"}, 1), "twice"),
     ],
 )
 def test_mistakes_are_told_with_key_and_mend(levels: list[dict[str, Any]], words: str) -> None:
@@ -99,26 +97,26 @@ def test_mistakes_are_told_with_key_and_mend(levels: list[dict[str, Any]], words
 def test_log_probabilities_that_a_pool_does_not_give() -> None:
     served = pools()
     served["small"].capabilities = Capabilities(logprobs=False)
-    with pytest.raises(ConfigError, match=r"judged by log-probabilities \(min_logprob\), which pool small does not"):
+    with pytest.raises(ConfigError, match=r"\(min_logprob\), .*pool small"):
         offer({"levels": LEVELS}, served)
 
 
 def test_a_chain_of_other_models_or_of_no_file(tmp_path: Path) -> None:
     shipped = Path(__file__).parents[2] / "serve_app" / "cascade" / "lab" / "whole"
-    with pytest.raises(ConfigError, match=r"level 0 was fitted on 'jlab-small', but pools.small.model is 'm-small'"):
+    with pytest.raises(ConfigError, match=r"level 0 .*'jlab-small', .*pools.small.model .*'m-small'"):
         offer({"chain": str(shipped)})
     with pytest.raises(ConfigError, match=r"chain.json: no such file"):
         offer({"chain": str(tmp_path)})
 
 
 def test_whole_answers_are_no_first_tokens() -> None:
-    with pytest.raises(ConfigError, match="probe_tokens is null"):
+    with pytest.raises(ConfigError, match="probe_tokens"):
         offer({"streaming": {"levels": LEVELS}})
 
 
 @pytest.mark.parametrize("signal", ["agreement", "self_verification"])
 def test_a_stream_does_not_wait_for_further_calls(signal: str) -> None:
-    with pytest.raises(ConfigError, match=r"cascade.streaming: pool small is judged by further calls"):
+    with pytest.raises(ConfigError, match=r"cascade.streaming: pool small .*further calls"):
         offer({"streaming": {"levels": broken({"signal": {"name": signal}}), "probe_tokens": 2}})
 
 
@@ -132,7 +130,7 @@ def test_another_probe_than_the_fitted_is_said(caplog: pytest.LogCaptureFixture)
     [
         ({"chain": "a", "levels": LEVELS}, "contradict"),
         ({"levels": LEVELS[:1]}, "at least two"),
-        ({"streaming": {"race": {"low": 0.8, "high": 0.2}}}, "band is empty"),
+        ({"streaming": {"race": {"low": 0.8, "high": 0.2}}}, "band"),
         ({"chains": "a"}, "extra_forbidden"),
     ],
 )
@@ -146,7 +144,7 @@ def test_settings_reach_the_tree_from_the_environment() -> None:
     config = load("lab", env={"JETHRO__CASCADE__LEVELS": levels, "JETHRO__CASCADE__STREAMING__PROBE_TOKENS": "2"})
     assert config.cascade.levels is not None and config.cascade.levels[0].threshold == 0.8
     assert config.cascade.streaming.probe_tokens == 2
-    with pytest.raises(ConfigError, match="did you mean streaming"):
+    with pytest.raises(ConfigError, match="streaming"):
         load("lab", env={"JETHRO__CASCADE__STREAMIN__RACE": "null"})
 
 
@@ -166,7 +164,7 @@ def test_a_fitted_cascade_is_listed_and_answers_to_its_name() -> None:
 def test_a_cascade_that_is_not_fitted_is_neither_listed_nor_unknown() -> None:
     names = catalogue()
     assert CASCADE not in {entry.id for entry in names.models()}
-    with pytest.raises(ModelNotFound, match=r"No cascade is fitted for these pools: .*jethro cascade fit"):
+    with pytest.raises(ModelNotFound, match=r"jethro cascade fit"):
         names.resolve(CASCADE)
     with pytest.raises(ModelNotFound, match="does not exist"):
         names.resolve("jethro-cascades")

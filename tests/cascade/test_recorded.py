@@ -42,11 +42,11 @@ def test_models_splits_and_rows_can_be_taken():
     assert len(recorded.split("train")) == 10
     assert recorded.take([3, 1]).prompts == ("query 3", "query 1")
     assert recorded.take(recorded.ok[:, 0] > 2).ok.shape == (0, 3)
-    with pytest.raises(DataError, match=r"no split 'dev'.*test, train"):
+    with pytest.raises(DataError, match=r"'dev'.*test, train"):
         recorded.split("dev")
-    with pytest.raises(DataError, match="no model 'x'"):
+    with pytest.raises(DataError, match="'x'"):
         recorded.of(["a", "x"])
-    with pytest.raises(DataError, match="one column a model"):
+    with pytest.raises(DataError, match="one column"):
         recorded.of(["a", "a"])
 
 
@@ -58,19 +58,19 @@ def test_the_digest_sees_answers():
     ("bad", "says"),
     [
         ("{", "line 2: not JSON"),
-        ("[]", "line 2: must be a JSON object"),
-        ({"prompt": "p"}, "line 2: there are no answers"),
-        ({"prompt": "p", "m": {"small": {"ok": 1, "cost": 0}}}, "line 2: there is no answer of large"),
-        (row(1, ok=None), "line 2: small: ok is None, not a number"),
-        (row(1, ok=2), r"line 2: small: ok is 2; a quality lies in \[0, 1\]"),
-        (row(1, cost=-1), "line 2: small: cost is -1; it cannot be below 0"),
-        (row(1, cost=10**400), r"line 2: small: cost is beyond 1e\+15"),
-        (row(1, cost=1e300), r"line 2: small: cost is beyond 1e\+15"),
-        (row(1, ms="fast"), "line 2: small: ms is 'fast'"),
-        (row(1, tokens=[["4"]]), "line 2: small: tokens, samples, verdicts or prior are malformed"),
-        ({**row(1), "prompt": ""}, "line 2: there is no prompt"),
-        ({**row(1), "prior": 7}, r"line 2: small: tokens, samples, verdicts or prior .*7 does not lie in \[0, 1\]"),
-        (row(1, verdicts=[1, -1]), r"line 2: small: .*-1 does not lie in \[0, 1\]"),
+        ("[]", "line 2: .*JSON object"),
+        ({"prompt": "p"}, "line 2: .*no answers"),
+        ({"prompt": "p", "m": {"small": {"ok": 1, "cost": 0}}}, "line 2: .*large"),
+        (row(1, ok=None), "line 2: small: ok .*None"),
+        (row(1, ok=2), r"line 2: small: ok .*2.* \[0, 1\]"),
+        (row(1, cost=-1), "line 2: small: cost .*-1"),
+        (row(1, cost=10**400), r"line 2: small: cost .*1e\+15"),
+        (row(1, cost=1e300), r"line 2: small: cost .*1e\+15"),
+        (row(1, ms="fast"), "line 2: small: ms .*'fast'"),
+        (row(1, tokens=[["4"]]), "line 2: small: tokens, samples, verdicts or prior"),
+        ({**row(1), "prompt": ""}, "line 2: .*prompt"),
+        ({**row(1), "prior": 7}, r"line 2: small: .*prior .*7 .*\[0, 1\]"),
+        (row(1, verdicts=[1, -1]), r"line 2: small: .*-1 .*\[0, 1\]"),
         ({**row(1), "prior": "often"}, "line 2: small: tokens, samples, verdicts or prior"),
     ],
 )
@@ -81,18 +81,18 @@ def test_a_bad_row_is_named(tmp_path, bad, says):
 
 def test_answers_of_two_models_under_one_name_are_refused(tmp_path):
     rows = [row(0), row(1, model="old"), row(2, model="new")]
-    with pytest.raises(DataError, match="line 3: small: this answer is of model new, those before of old"):
+    with pytest.raises(DataError, match=r"line 3: small: .*model new, .*old"):
         read(write(tmp_path / "a.jsonl", rows))
 
 
 def test_a_model_has_a_name(tmp_path):
     answers = row(0)["m"]
-    with pytest.raises(DataError, match="line 1: an answer is of a model without a name"):
+    with pytest.raises(DataError, match=r"line 1: .*without a name"):
         read(write(tmp_path / "a.jsonl", [{**row(0), "m": {"": answers["small"], "large": answers["large"]}}]))
 
 
 def test_an_empty_and_a_missing_file(tmp_path):
-    with pytest.raises(DataError, match="there is no row; collect"):
+    with pytest.raises(DataError, match="no row"):
         read(write(tmp_path / "a.jsonl", []))
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "b.jsonl")

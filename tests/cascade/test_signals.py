@@ -155,14 +155,14 @@ def test_specs_come_back(signal):
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({"name": "hope"}, "chain.json: name is 'hope'; the signals are mean_logprob"),
-        ({"name": "margin", "reduce": "best"}, "chain.json: margin: reduce is 'best'; give one of"),
-        ({"name": "quantile_logprob", "quantile": 2}, "quantile is 2; give a number"),
-        ({"name": "min_logprob", "x": 1}, r"min_logprob cannot be made of \['x'\]"),
+        ({"name": "hope"}, "chain.json: .*'hope'.* mean_logprob"),
+        ({"name": "margin", "reduce": "best"}, "chain.json: margin: reduce .*'best'"),
+        ({"name": "quantile_logprob", "quantile": 2}, "quantile is 2"),
+        ({"name": "min_logprob", "x": 1}, r"min_logprob .*\['x'\]"),
         ({"name": "agreement", "samples": 0}, "samples is 0"),
-        ({"name": "combined", "signals": []}, "a combined signal has bias, means"),
-        ("margin", "name is None"),
-        ({"name": "cost_aware"}, "a cost_aware signal has"),
+        ({"name": "combined", "signals": []}, "combined .*bias, means"),
+        ("margin", "None"),
+        ({"name": "cost_aware"}, "cost_aware"),
     ],
 )
 def test_bad_specs_are_named(spec, says):

@@ -134,7 +134,7 @@ async def test_a_level_that_cannot_be_judged_is_asked_last_of_all(stream: bool) 
     dumb = Capabilities(logprobs=False, max_context_tokens=4096)
     both = {WEAK: pool(SURE, capabilities=dumb), STRONG: pool("strong", STRONG)}
     decision, *_ = told(await run(cascade(both), stream=stream))
-    assert decision.pool == STRONG and "m-small cannot be judged without log-probabilities" in decision.reason
+    assert decision.pool == STRONG and "without log-probabilities" in decision.reason
     both[STRONG] = pool("x", STRONG, fail_after=0, error=UpstreamError("died"))
     decision, said, _ = told(await run(cascade(both), stream=stream))
     assert (decision.pool, said) == (WEAK, SURE)
@@ -182,7 +182,7 @@ class Broken:
 async def test_a_judge_that_fails_loses_no_answer(caplog: pytest.LogCaptureFixture) -> None:
     decision, said, _ = told(await run(cascade(pools(SURE), Broken())))
     assert (decision.pool, said) == (STRONG, "strong") and "broken tells nothing" in decision.reason
-    assert "signal broken of level small failed" in caplog.text
+    assert "signal broken" in caplog.text
 
 
 async def test_a_signal_that_tells_nothing_escalates() -> None:

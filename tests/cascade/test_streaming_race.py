@@ -149,7 +149,7 @@ async def test_a_deadline_in_the_middle_of_a_race_ends_both_calls(stream: bool) 
     race = Race(0.3, 0.7, 0.5, full_meter())
     both = {WEAK: pool("ab", first_delay_s=5.0), STRONG: pool("strong", STRONG, first_delay_s=5.0)}
     call = replace(CALL, deadline_s=monotonic() + 0.15)
-    with pytest.raises(DeadlineExceeded, match="m-small was not done before the deadline"):
+    with pytest.raises(DeadlineExceeded, match=r"m-small .*deadline"):
         await run(cascade(both, prior=0.5, race=race), stream=stream, call=call)
     assert [engine_of(p).running for p in both.values()] == [0, 0]
     assert race.meter.reserved_tokens == 0 and race.meter.wasted_tokens > 0

@@ -48,7 +48,7 @@ def test_measuring_on_what_it_was_fitted_on_is_refused(run: Run, tmp_path: Path)
     learn, out = saved(tmp_path / "a.jsonl"), str(tmp_path / "chain")
     assert run("cascade", "fit", "--data", learn, "--out", out, *FIT, "--no-cost-aware").exit_code == 0
     refused = run("cascade", "evaluate", out, "--data", learn)
-    assert refused.exit_code == 2 and "was fitted on these answers" in refused.stderr
+    assert refused.exit_code == 2 and "fitted on these" in refused.stderr
     assert run("cascade", "evaluate", out, "--data", learn, "--force").exit_code == 0
 
 
@@ -76,7 +76,7 @@ def test_a_split_and_a_probe(run: Run, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     body = json.loads((out / "chain.json").read_text())
     assert body["probe_tokens"] == 1 and body["data"]["queries"] == 400
-    assert "judges the first 1 tokens" in done.stdout
+    assert "first 1 tokens" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -103,15 +103,15 @@ def test_no_data_and_no_chain(run: Run, tmp_path: Path) -> None:
     done = run("cascade", "fit", "--data", str(tmp_path / "x.jsonl"), "--out", str(tmp_path), *FIT)
     assert done.exit_code == 2 and "no such file" in done.stderr
     done = run("cascade", "show", str(tmp_path))
-    assert done.exit_code == 2 and "give the folder that `jethro cascade fit` wrote" in done.stderr
+    assert done.exit_code == 2 and "jethro cascade fit" in done.stderr
 
 
 def test_what_is_named_and_is_not_there(run: Run, tmp_path: Path) -> None:
     fit = ("cascade", "fit", "--data", saved(tmp_path / "a.jsonl", 20, split=""), "--out", str(tmp_path), *FIT)
     done = run(*fit, "--split", "measure")
-    assert done.exit_code == 2 and "have no split 'measure': they have none: leave --split out" in done.stderr
+    assert done.exit_code == 2 and "'measure'" in done.stderr
     done = run(*fit, "--confidence-is", "margn")
-    assert done.exit_code == 2 and "--confidence-is margn: it is none of --signals" in done.stderr
+    assert done.exit_code == 2 and "--confidence-is margn" in done.stderr
 
 
 def test_lab_answers_are_collected(run: Run, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_lab_answers_are_collected(run: Run, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 40 and list(rows[0]["m"]) == ["tiny", "small"] and 0 <= rows[0]["prior"] <= 1
-    assert "next: jethro cascade fit" in done.stdout
+    assert "jethro cascade fit" in done.stdout
     again = run("cascade", "collect", "--lab", "40", "--out", str(out))
     assert again.exit_code == 2 and "is there already" in again.stderr
 
@@ -148,14 +148,14 @@ def test_automix_is_fitted_and_measured(run: Run, tmp_path: Path) -> None:
     refused = run("cascade", "fit-automix", "--data", learn, "--target", "strong-share=0.3", "--out", out)
     assert refused.exit_code == 2 and "--verdicts 8" in refused.stderr
     unknown = run("cascade", "fit-automix", "--data", learn, "--target", "cost=1", "--out", out, "--signal", "mood")
-    assert unknown.exit_code == 2 and "give self_verification or agreement" in unknown.stderr
+    assert unknown.exit_code == 2 and "self_verification or agreement" in unknown.stderr
     for path in (learn, other):
         _with_verdicts(Path(path))
     for decider in ("threshold", "pomdp"):
         options = ("--target", "strong-share=0.3", "--decider", decider, "--out", out)
         fitted = run("cascade", "fit-automix", "--data", learn, *options)
         assert fitted.exit_code == 0, fitted.stderr
-        assert "small: taken at 0.5000 and above, by self_verification" in fitted.stdout
+        assert "0.5000 and above, by self_verification" in fitted.stdout
     measured = run("cascade", "evaluate", out, "--data", other)
     assert measured.exit_code == 0 and "ask the last level" in measured.stdout, measured.stderr
 
@@ -177,4 +177,4 @@ def test_figures_that_are_missing_are_told_of(run: Run, tmp_path: Path) -> None:
     del body["expected"]["quality_drop_low"]
     path.write_text(json.dumps(body))
     done = run("cascade", "show", str(path.parent))
-    assert done.exit_code == 2 and "expected has no quality_drop_low; fit the cascade again" in done.stderr
+    assert done.exit_code == 2 and "expected has no quality_drop_low" in done.stderr

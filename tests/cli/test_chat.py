@@ -51,7 +51,7 @@ def test_an_error_ends_the_turn_and_not_the_conversation(run, endpoint):
     endpoint.refuse = (429, "the queue is full")
     result = run("chat", "--url", endpoint.url, input="one\ntwo\n")
     assert result.exit_code == 0
-    assert result.stderr.count("answered 429: the queue is full") == 2
+    assert result.stderr.count("429: the queue is full") == 2
     assert [len(body["messages"]) for _, _, body in endpoint.asked] == [1, 1]
 
 

@@ -26,14 +26,14 @@ def test_collected_answers_are_learned_and_swapped_in(run: Run, served: str) -> 
     sums(300, seed=2, flipped=True).save(Path("fresh.parquet"))
     done = run("router", "refresh", "mine", "--data", "fresh.parquet")
     assert done.exit_code == 0, done.stderr
-    assert f"against {served} on" in done.stdout and "mine serves it from now on" in done.stdout
+    assert f"against {served} on" in done.stdout and "mine serves it" in done.stdout
     assert Registry(Path("var/routers")).current("mine") != served
 
 
 def test_the_operator_may_keep_the_old_one(run: Run, served: str) -> None:
     sums(300, seed=2).save(Path("fresh.parquet"))
     done = run("router", "refresh", "mine", "--data", "fresh.parquet", "--no-swap")
-    assert done.exit_code == 0 and "it may serve: jethro router use" in done.stdout
+    assert done.exit_code == 0 and "jethro router use" in done.stdout
     registry = Registry(Path("var/routers"))
     assert registry.current("mine") == served and len(registry.versions("mine")) == 2
 
@@ -47,7 +47,7 @@ def test_judgements_of_callers_are_data_too(run: Run, served: str) -> None:
     log(Path("log.sqlite3"), decisions, judged)
     done = run("router", "refresh", "mine", "--log", "log.sqlite3", "--feedback")
     assert done.exit_code == 0, done.stderr
-    assert f"{2 * len(texts):,} scores and 0 preferences" in done.stdout and "mine serves it from now on" in done.stdout
+    assert f"{2 * len(texts):,} scores and 0 preferences" in done.stdout and "mine serves it" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ def test_a_decision_log_is_replayed_with_its_times(run, tmp_path):
     path = log(tmp_path / "log.sqlite3", [record(i, "large", 1000.0 + i) for i in range(30)])
     result = run("scale", "simulate", "--log", str(path))
     assert result.exit_code == 0, result.stderr
-    assert "large: 0.150 s to the first token and 18.75 ms a token, fitted to 30 calls" in result.stdout
-    assert "small: too few answered calls" in result.stdout
+    assert "large: 0.150 s to the first token and 18.75 ms a token" in result.stdout
+    assert "small: too few" in result.stdout
     assert "### log.sqlite3" in result.stdout
 
 

@@ -168,11 +168,11 @@ def test_long_values_are_cut(write):
 
 
 def test_a_missing_file_and_an_unknown_profile_say_what_there_is(tmp_path):
-    with pytest.raises(ConfigError, match=r"no such file; give a YAML file or a profile: gpu, lab, lab-vllm, remote"):
+    with pytest.raises(ConfigError, match=r"no such file.*gpu, lab, lab-vllm, remote"):
         load(str(tmp_path / "none.yaml"), env={})
-    with pytest.raises(ConfigError, match="did you mean lab-vllm"):
+    with pytest.raises(ConfigError, match="lab-vllm"):
         load("lab-vlm", env={})
-    with pytest.raises(ConfigError, match="Profiles: gpu"):
+    with pytest.raises(ConfigError, match="gpu"):
         load("zzzzzz", env={})
 
 
@@ -241,7 +241,7 @@ def test_a_wrong_override_is_named_by_its_origin(write, env, settings, said):
 def test_secrets_come_by_reference():
     assert secret("KEY", used_by="server.keys (a)", env={"KEY": " s3cret\n"}) == "s3cret"
     for env in ({}, {"KEY": "  "}):
-        with pytest.raises(ConfigError, match=r"server.keys \(a\): environment variable KEY is not set; export it"):
+        with pytest.raises(ConfigError, match=r"server.keys \(a\): .*KEY"):
             secret("KEY", used_by="server.keys (a)", env=env)
 
 

@@ -46,20 +46,20 @@ def test_what_fits_passes(tmp_path, pools, nodes):
 @pytest.mark.parametrize(
     ("pools", "nodes", "reason"),
     [
-        (GPU, [NODES[0]], "pools.large.resources asks for 4 GPUs and no node of cluster.nodes has any"),
-        (GPU, [NODES[0], {**NODES[1], "gpus": 2}], "no single node of cluster.nodes has that"),
-        (GPU, [NODES[0], {**NODES[1], "accelerator_type": "L4"}], "an accelerator H100"),
-        (changed(LAB, "large", resources={"memory_gib": 64}), [NODES[0]], "64 GiB in one replica"),
-        (changed(LAB, "large", resources={"num_cpus": 6}, replicas=3), [NODES[0]], "18.6 cpus in sum .* have 16"),
-        (changed(GPU, "small", replicas=9), NODES, "9 gpus in sum and cluster.nodes have 8"),
+        (GPU, [NODES[0]], "pools.large.resources .*4 GPUs .*cluster.nodes"),
+        (GPU, [NODES[0], {**NODES[1], "gpus": 2}], "no single node"),
+        (GPU, [NODES[0], {**NODES[1], "accelerator_type": "L4"}], "H100"),
+        (changed(LAB, "large", resources={"memory_gib": 64}), [NODES[0]], "64 GiB"),
+        (changed(LAB, "large", resources={"num_cpus": 6}, replicas=3), [NODES[0]], "18.6 cpus .*16"),
+        (changed(GPU, "small", replicas=9), NODES, "9 gpus .*8"),
         (
             changed(LAB, "small", engine={"kind": "transformers", "path": "x", "device": "cuda"}),
             [],
-            "pools.small.engine.device is cuda and pools.small.resources.num_gpus is 0",
+            "pools.small.engine.device .*pools.small.resources.num_gpus",
         ),
-        (changed(LAB, "small", resources={"num_gpus": 1}), [], "set device: cuda, or 0 GPUs"),
-        (changed(GPU, "large", resources={"num_gpus": 2}), [], "tensor_parallel 4 needs as many GPUs"),
-        (changed(LAB, "small", replicas={"min": 3, "max": 2}), [], "min 3 is above max 2"),
+        (changed(LAB, "small", resources={"num_gpus": 1}), [], "device: cuda"),
+        (changed(GPU, "large", resources={"num_gpus": 2}), [], "tensor_parallel 4"),
+        (changed(LAB, "small", replicas={"min": 3, "max": 2}), [], "min 3 .*max 2"),
     ],
 )
 def test_what_no_machine_could_serve_is_refused_with_the_reason(tmp_path, pools, nodes, reason):
@@ -71,5 +71,5 @@ def test_what_no_machine_could_serve_is_refused_with_the_reason(tmp_path, pools,
 def test_remote_pools_need_no_machine_and_the_scorer_does(tmp_path):
     remote = changed(LAB, "large", engine={"kind": "openai", "urls": ["http://x/v1"]}, resources={"num_cpus": 99})
     checked(tmp_path, remote, [{"cpus": 1}])
-    with pytest.raises(ConfigError, match=r"scorer\.resources asks for 4 CPUs"):
+    with pytest.raises(ConfigError, match=r"scorer\.resources .*4 CPUs"):
         checked(tmp_path, remote, [{"cpus": 1}], scorer={"replicas": 1, "resources": {"num_cpus": 4}})

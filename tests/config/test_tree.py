@@ -15,7 +15,7 @@ def test_localhost_needs_no_keys(host):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "127.0.0.1.evil.example", "localhost.example"])
 def test_beyond_localhost_keys_are_required_unless_said(host):
-    with pytest.raises(ValidationError, match="without keys is refused"):
+    with pytest.raises(ValidationError, match="without keys"):
         ServerConfig(host=host)
     assert ServerConfig(host=host, allow_unauthenticated=True)
     assert ServerConfig(host=host, keys=(KeyConfig(name="a", env="A_KEY"),))
@@ -56,7 +56,7 @@ def test_further_pools_are_welcome():
 @pytest.mark.parametrize("model", ["jethro", "jethro-route", "router-x-0.5"])
 def test_a_pools_model_id_may_not_shadow_ours(model):
     pools = {"small": {"model": model, "engine": ENGINE}, "large": {"model": "b", "engine": ENGINE}}
-    with pytest.raises(ValidationError, match="must differ and not begin with"):
+    with pytest.raises(ValidationError, match="must differ"):
         Config.model_validate({"pools": pools})
 
 
@@ -69,7 +69,7 @@ def test_a_key_is_a_plain_tenant_and_a_variables_name(key):
 def test_a_replica_is_not_said_to_bear_more_than_it_lets_in():
     tree = {"model": "m", "engine": ENGINE, "max_ongoing_requests": 4}
     bounds = {"min": 1, "max": 2, "concurrency": 5}
-    with pytest.raises(ValidationError, match=r"concurrency 5 is above max_ongoing_requests 4"):
+    with pytest.raises(ValidationError, match=r"concurrency 5 .*max_ongoing_requests 4"):
         PoolConfig.model_validate({**tree, "replicas": bounds})
     for fine in ({**bounds, "concurrency": 4}, {**bounds, "policy": "in_flight"}, {**bounds, "max": 1}):
         assert PoolConfig.model_validate({**tree, "replicas": fine})

@@ -23,7 +23,7 @@ def test_every_profile_builds(profile: str) -> None:
 def test_wrong_config_is_refused_with_key_and_mend(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("pools: {small: {model: a, engine: {kind: transformers, path: x}}}\n")
-    with pytest.raises(ConfigError, match=r"c\.yaml: pools: pool large missing"):
+    with pytest.raises(ConfigError, match=r"c\.yaml: pools: .*large"):
         build(BuildArgs(config=str(file)))
     with pytest.raises(ValidationError, match="confg"):
         BuildArgs.model_validate({"confg": "lab"})
@@ -39,10 +39,10 @@ def test_names() -> None:
 
 def test_unset_secrets_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SMALL_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match="SMALL_API_KEY is not set"):
+    with pytest.raises(ConfigError, match="SMALL_API_KEY"):
         check_secrets(load("remote"))
     keyed = load("lab").model_dump() | {"server": {"keys": [{"name": "team", "env": "JETHRO_TEST_UNSET"}]}}
-    with pytest.raises(ConfigError, match="JETHRO_TEST_UNSET is not set"):
+    with pytest.raises(ConfigError, match="JETHRO_TEST_UNSET"):
         check_secrets(Config.model_validate(keyed))
 
 
@@ -50,7 +50,7 @@ def test_a_missing_model_folder_stops_the_start_before_ray() -> None:
     tree = load("lab").model_dump()
     tree["server"]["port"] = free_port()  # an endpoint may be running here
     tree["pools"]["small"]["engine"]["path"] = "/nowhere/model"
-    with pytest.raises(ConfigError, match=r"pools\.small\.engine\.path: /nowhere/model: no such folder"):
+    with pytest.raises(ConfigError, match=r"pools\.small\.engine\.path: /nowhere/model"):
         start(Config.model_validate(tree))
 
 
@@ -60,7 +60,7 @@ def test_a_taken_port_stops_the_start_before_ray() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         config = Config.model_validate(load("lab").model_dump() | {"server": {"port": port}})
-        with pytest.raises(ConfigError, match=rf"cannot listen on 127\.0\.0\.1:{port} .* choose another with --port"):
+        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port} .*--port"):
             start(config)
     check_port(config)
 

@@ -148,7 +148,7 @@ async def test_without_max_tokens_it_goes_as_far_as_the_context_does(engine):
     prompt = "x" * (context - 30)
     chunks = await chunks_of(engine, ask(prompt, max_tokens=None, extra={"ignore_eos": True}))
     assert (chunks[-1].finish_reason, chunks[-1].usage.total_tokens) == ("length", context)
-    with pytest.raises(ContextLengthExceeded, match="lower max_tokens"):
+    with pytest.raises(ContextLengthExceeded, match="max_tokens"):
         await said(engine, ask(prompt, max_tokens=30))
 
 
@@ -270,6 +270,6 @@ async def test_it_has_no_embeddings(engine):
 
 async def test_a_model_that_is_not_there(tmp_path):
     broken = VllmEngine("none", Settings(path=str(tmp_path)))
-    with pytest.raises(ConfigError, match="vLLM cannot start it"):
+    with pytest.raises(ConfigError, match="vLLM"):
         await broken.start()
     assert not broken.health().ok

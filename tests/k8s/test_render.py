@@ -57,18 +57,18 @@ def test_without_keys_nothing_is_rendered_unless_that_is_said() -> None:
 
 
 def test_ha_wants_two_of_everything() -> None:
-    with pytest.raises(ConfigError, match=r"gateway\.replicas is 1, pools\.small\.replicas\.min is 1"):
+    with pytest.raises(ConfigError, match=r"gateway\.replicas is 1, pools\.small\.replicas\.min"):
         render(lab(), Wanted("ha"), "../..")
 
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ({"overlay": "gpus"}, "choose one of cpu, gpu, ha"),
-        ({"components": ("aut",)}, "choose of auth, ingress"),
-        ({"image": "jethro"}, "give a tag"),
-        ({"image": "localhost:5000/jethro"}, "give a tag"),
-        ({"image": "jethro:latest"}, "other than latest"),
+        ({"overlay": "gpus"}, "cpu, gpu, ha"),
+        ({"components": ("aut",)}, "auth, ingress"),
+        ({"image": "jethro"}, "tag"),
+        ({"image": "localhost:5000/jethro"}, "tag"),
+        ({"image": "jethro:latest"}, "latest"),
     ],
 )
 def test_wishes_that_cannot_be_met_are_refused(wanted: dict[str, Any], said: str) -> None:

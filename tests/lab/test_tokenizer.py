@@ -76,7 +76,7 @@ def test_chat_template_without_generation_prompt_and_with_an_empty_turn(tokenize
 
 
 def test_unknown_role_is_an_error(tokenizer: Any) -> None:
-    with pytest.raises(jinja2.TemplateError, match="role poet is unknown"):
+    with pytest.raises(jinja2.TemplateError, match="poet"):
         tokenizer.apply_chat_template([{"role": "poet", "content": "x"}], tokenize=False)
 
 

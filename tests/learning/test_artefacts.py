@@ -42,7 +42,7 @@ def test_routers_are_found_by_name_version_and_folder(registry: Registry) -> Non
 def test_its_own_data_are_refused_whole(registry: Registry) -> None:
     data = sums(300, seed=1)
     assert len(learned_from(open_router(registry, "mine"), data)) == 300
-    with pytest.raises(DataError, match=r"own: 300 of 300 queries .* row 0 \(id '0'\)"):
+    with pytest.raises(DataError, match=r"own: 300 of 300 .*row 0 \(id '0'\)"):
         unlearned(open_router(registry, "mine"), data, "own", True, print)
 
 

@@ -70,11 +70,11 @@ def test_a_side_that_never_lost_loses_half_a_battle() -> None:
 
 
 def test_what_cannot_rank_the_pair_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no battle of 's' is decided"):
+    with pytest.raises(ConfigError, match="'s'"):
         BattleTable.of(battles(("x", "w", 1.0)), ("w", "s"), 10)
-    with pytest.raises(ConfigError, match="no chain of battles links 'w' and 's'"):
+    with pytest.raises(ConfigError, match="'w' and 's'"):
         BattleTable.of(battles(("x", "w", 1.0), ("y", "s", 1.0)), ("w", "s"), 10)
-    with pytest.raises(ConfigError, match="lie in one tier of 2; raise tiers"):
+    with pytest.raises(ConfigError, match="tiers"):
         BattleTable.of(arena(20, 2000, seed=1), ("m01", "m02"), 2)
 
 

@@ -28,7 +28,7 @@ def test_match_rate_counts_all_draws_and_all_references(
 
 @pytest.mark.parametrize("n", [0, 4])
 def test_more_than_there_are_is_refused(n: int) -> None:
-    with pytest.raises(ValueError, match="must be between 1"):
+    with pytest.raises(ValueError, match="between 1"):
         best_of(np.zeros((2, 3)), n)
-    with pytest.raises(ValueError, match="must be between 1"):
+    with pytest.raises(ValueError, match="between 1"):
         match_rate(np.zeros((2, 3)), np.zeros((2, 3)), n)

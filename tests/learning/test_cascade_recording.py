@@ -104,12 +104,12 @@ async def test_a_query_that_a_pool_refuses_is_left_out(tmp_path: Path) -> None:
 
 async def test_when_no_query_is_answered_by_all(tmp_path: Path) -> None:
     pools = {"small": SurePool("small", refuses="say a"), "large": SurePool("large", refuses="say")}
-    with pytest.raises(DataError, match="no query was answered"):
+    with pytest.raises(DataError, match="no query"):
         await record(ASKED, pools, plan(), means(tmp_path))
 
 
 def test_one_answer_a_query() -> None:
-    with pytest.raises(ConfigError, match="3 answers a query"):
+    with pytest.raises(ConfigError, match="3 answers"):
         RecordPlan(How(Sampling(n=3)))
 
 

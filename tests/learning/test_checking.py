@@ -23,17 +23,17 @@ def test_an_empty_dataset_is_refused() -> None:
 
 
 def test_a_missing_pool_is_named() -> None:
-    with pytest.raises(DataError, match="no pool 'middle', but small, large"):
+    with pytest.raises(DataError, match=r"'middle', .*small, large"):
         check(sums(30, seed=0), pools=("small", "middle", "large"))
 
 
 @pytest.mark.parametrize(
     ("measure", "value", "message"),
     [
-        ("quality", np.nan, r"row 7 \(id '7'\): the quality of small, sample 0, is nan"),
-        ("cost_usd", np.nan, r"row 7 \(id '7'\): cost_usd of small, sample 0, is nan"),
-        ("cost_usd", np.inf, "cost_usd of small, sample 0, is inf"),
-        ("completion_tokens", -1.0, "completion_tokens of small, sample 0, is -1"),
+        ("quality", np.nan, r"row 7 \(id '7'\): .*quality of small, sample 0, .*nan"),
+        ("cost_usd", np.nan, r"row 7 \(id '7'\): cost_usd of small, sample 0, .*nan"),
+        ("cost_usd", np.inf, "cost_usd of small, sample 0, .*inf"),
+        ("completion_tokens", -1.0, "completion_tokens of small, sample 0, .*-1"),
     ],
 )
 def test_a_bad_value_is_named_with_its_row(measure: str, value: float, message: str) -> None:
@@ -47,13 +47,13 @@ def test_a_bad_value_is_named_with_its_row(measure: str, value: float, message: 
 def test_answers_that_nobody_scored_are_refused() -> None:
     data = sums(3, seed=0)
     data.strong.quality[:] = np.nan
-    with pytest.raises(DataError, match="pool large are not scored; score them with `jethro data score`"):
+    with pytest.raises(DataError, match=r"pool large .*jethro data score"):
         check(data)
 
 
 def test_a_query_without_text_is_named() -> None:
     data = sums(3, seed=0)
-    with pytest.raises(DataError, match=r"row 1 \(id '1'\): the query has no text"):
+    with pytest.raises(DataError, match=r"row 1 \(id '1'\): .*no text"):
         check(replace(data, queries=(data.queries[0], Query((Message("user", " "),)), data.queries[2])))
 
 
@@ -61,7 +61,7 @@ def test_a_query_without_text_is_named() -> None:
 def test_one_class_alone_is_refused_unless_allowed(strong: float, message: str) -> None:
     data = sums(5, seed=0)
     one = replace(data, pools={"small": answers("w", [0.5] * 5), "large": answers("s", [strong] * 5)})
-    with pytest.raises(DataError, match=f"one class alone: {message} .*on all 5 queries"):
+    with pytest.raises(DataError, match=f"one class.*{message} .*5 queries"):
         check(one)
     check(one, needs_two_classes=False)
     check(one, pools=("large",))
@@ -80,7 +80,7 @@ def asking(ids: str, *texts: str) -> Dataset:
 def test_a_leak_is_named_with_both_texts() -> None:
     train = asking("abc", "Name the capital of France, please.", "how many legs has a spider", "what is 2 + 2?")
     check_leak(train, asking("xy", "how many wings has a wasp in summer", "what is 2 + 3?"))
-    with pytest.raises(DataError, match=r"'y' \('name the capital of FRANCE please'\) is nearly 'a' \('Name the cap"):
+    with pytest.raises(DataError, match=r"'y' \('name the capital of FRANCE please'\) .*'a' \('Name the cap"):
         check_leak(train, asking("xy", "what is 2 + 3?", "name the capital of FRANCE please"))
 
 

@@ -70,5 +70,5 @@ def test_a_pair_of_pools_goes_under_the_names_of_routing() -> None:
     three = Dataset((query,), {"a": answers("A", [0.0]), "b": answers("B", [0.5]), "c": answers("C", [1.0])}, ("",))
     pair = three.pair("a", "c")
     assert (pair.weak.model, pair.strong.model) == ("A", "C")
-    with pytest.raises(ConfigError, match="no pool 'd': it has a, b, c"):
+    with pytest.raises(ConfigError, match=r"'d'.* a, b, c"):
         three.pair("a", "d")

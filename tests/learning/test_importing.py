@@ -70,7 +70,7 @@ def test_the_scale_of_mt_bench_is_known_and_others_must_be_given(tmp_path: Path)
     found = import_outcomes(lines(tmp_path / "r.jsonl", [row]))
     assert found.about["quality_range"] == [1.0, 10.0] and found.queries[0].text == "q\nr"
     path = lines(tmp_path / "s.jsonl", [row | {"benchmark": "mine"}])
-    with pytest.raises(DataError, match=r"s.jsonl, line 1: small_score is 8.5, outside 0 to 1; .*--quality-range"):
+    with pytest.raises(DataError, match=r"s.jsonl, line 1: small_score .*8.5.*--quality-range"):
         import_outcomes(path)
     assert import_outcomes(path, ImportOptions(quality_range=(0, 100))).about["quality_range"] == [0, 100]
 
@@ -78,15 +78,15 @@ def test_the_scale_of_mt_bench_is_known_and_others_must_be_given(tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": "q-1"}, r"line 3: id 'q-1' is that of .*line 2 too"),
-        ({"small_correct": None}, "line 3: small_correct is None, not a number"),
-        ({"small_correct": float("nan")}, "line 3: small_correct is nan; every row needs a finite value"),
-        ({"small_correct": "good"}, "line 3: small_correct is 'good', not a number"),
-        ({"small_correct": [1, 0]}, "line 3: small_correct has 2 samples, the first row 1"),
-        ({"small_response": ["a", "b"]}, "line 3: small_response has 2 samples, the first row 1"),
-        ({"prompt": ""}, "line 3: there is no prompt"),
-        ({"contaminated": "perhaps"}, "line 3: contaminated is 'perhaps'"),
-        ({"small_quality": 1.0}, "small_correct and small_quality are both the quality of small"),
+        ({"id": "q-1"}, r"line 3: .*'q-1' .*line 2"),
+        ({"small_correct": None}, "line 3: small_correct .*None"),
+        ({"small_correct": float("nan")}, "line 3: small_correct .*nan.*finite"),
+        ({"small_correct": "good"}, "line 3: small_correct .*'good'"),
+        ({"small_correct": [1, 0]}, "line 3: small_correct .*2 samples"),
+        ({"small_response": ["a", "b"]}, "line 3: small_response .*2 samples"),
+        ({"prompt": ""}, "line 3: .*prompt"),
+        ({"contaminated": "perhaps"}, "line 3: contaminated .*'perhaps'"),
+        ({"small_quality": 1.0}, "small_correct and small_quality"),
     ],
 )
 def test_bad_rows_are_refused_with_place_and_reason(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -96,13 +96,13 @@ def test_bad_rows_are_refused_with_place_and_reason(tmp_path: Path, change: dict
 
 
 def test_files_without_outcomes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no row"):
+    with pytest.raises(DataError, match="no row"):
         import_outcomes(lines(tmp_path / "r.jsonl", []))
-    with pytest.raises(DataError, match="all 1 rows are contaminated; use --keep-contaminated"):
+    with pytest.raises(DataError, match=r"1 rows .*--keep-contaminated"):
         import_outcomes(lines(tmp_path / "r.jsonl", ROWS[:1]))
-    with pytest.raises(DataError, match="no column such as small_correct"):
+    with pytest.raises(DataError, match="small_correct"):
         import_outcomes(lines(tmp_path / "r.jsonl", [{"prompt": "q"}]))
-    with pytest.raises(DataError, match=r"no column mid_correct, .*; pools found: small, large"):
+    with pytest.raises(DataError, match=r"mid_correct, .*small, large"):
         import_outcomes(lines(tmp_path / "r.jsonl", ROWS), ImportOptions({"mid": "m"}))
 
 
@@ -138,7 +138,7 @@ def test_battles_in_the_forms_of_the_arena(tmp_path: Path) -> None:
 def test_bad_battles_are_refused(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=f"line 1: {message}"):
         import_preferences(lines(tmp_path / "p.jsonl", [row]))
-    with pytest.raises(DataError, match="there is no row"):
+    with pytest.raises(DataError, match="no row"):
         import_preferences(lines(tmp_path / "p.jsonl", []))
 
 

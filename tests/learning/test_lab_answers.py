@@ -63,10 +63,10 @@ def test_partial_credit_lies_between(answered: Dataset) -> None:
 
 
 def test_partial_credit_needs_references(answered: Dataset) -> None:
-    with pytest.raises(ConfigError, match="needs a reference"):
+    with pytest.raises(ConfigError, match="reference"):
         regraded(replace(answered, references=()), edit_similarity, "edit_similarity")
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(FileNotFoundError, match="holds no model"):
+    with pytest.raises(FileNotFoundError, match="no model"):
         lab_answers(tmp_path, 2, "learn", DRAW, ("tiny",))

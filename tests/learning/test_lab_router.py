@@ -63,5 +63,5 @@ def test_the_default_threshold_is_the_drop_or_the_most_strong_calls() -> None:
 
 
 def test_missing_weights_are_said(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no model"):
+    with pytest.raises(FileNotFoundError, match="no model"):
         ask(tmp_path, 10, 0, "learn")

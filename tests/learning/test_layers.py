@@ -60,7 +60,7 @@ def test_rows_have_length_one_and_their_shares(views: LayerViews) -> None:
     assert len(view.groups(views.views)) == rows.shape[1]
     again = QueryView.from_arrays(view.arrays(), views.columns)
     assert (again.rows(layers, looks) == rows).all()
-    with pytest.raises(ValueError, match="views are others"):
+    with pytest.raises(ValueError, match="views"):
         QueryView.from_arrays(view.arrays(), views.columns + 1)
 
 

@@ -63,16 +63,16 @@ def test_preferences_go_to_a_file_of_their_own(tmp_path: Path) -> None:
     again = Preferences.load(tmp_path / "p.parquet")
     assert again.queries[0].messages == TURNS and (again.model_a, again.model_b) == (battles.model_a, battles.model_b)
     assert again.outcome.tolist() == [1.0, 0.5, 0.0]
-    with pytest.raises(ValueError, match="file of their own"):
+    with pytest.raises(ValueError, match="file"):
         replace(rich(), preferences=battles).save(tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="is jethro-preferences, not jethro-dataset"):
+    with pytest.raises(DataError, match=r"jethro-preferences, .*jethro-dataset"):
         Dataset.load(tmp_path / "p.parquet")
 
 
 def test_battles_with_an_unknown_winner_are_named(tmp_path: Path) -> None:
     Preferences((Query(TURNS),) * 2, ("a", "b"), ("b", "c"), np.array([1.0, 0.5])).save(tmp_path / "p.parquet")
     change(tmp_path / "p.parquet", "winner", ["model_a", "nobody"])
-    with pytest.raises(DataError, match=r"row 1 \(id '1'\): winner is 'nobody', not one of model_a, tie, model_b"):
+    with pytest.raises(DataError, match=r"row 1 \(id '1'\): winner .*'nobody', .*model_a, tie, model_b"):
         Preferences.load(tmp_path / "p.parquet")
 
 
@@ -90,26 +90,26 @@ def change(path: Path, column: str, values: list[Any] | None, kind: Any = None) 
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        ("id", ["a", "a"], "row 1: id 'a' is that of row 0 too"),
-        ("id", None, "column id is missing"),
-        ("group", ["g", None], "row 1 .id 'b'.: group is null"),
-        ("messages", [[], [{"role": "user", "content": "q"}]], "row 0 .id 'a'.: messages holds no message"),
-        ("messages", [[{"role": "user", "content": "q"}], None], "row 1 .id 'b'.: messages holds no message"),
-        ("messages", [[{"role": "boss", "content": "q"}]] * 2, "row 0 .id 'a'.: messages holds .*boss"),
-        ("messages", [[{"role": "user", "content": None}]] * 2, "row 0 .id 'a'.: messages holds"),
-        ("messages", [[{"role": "user", "content": "q", "extra": "{"}]] * 2, "an extra that is not JSON"),
-        ("small_quality", None, "column small_quality is missing"),
+        ("id", ["a", "a"], "row 1: .*'a' .*row 0"),
+        ("id", None, "column id .*missing"),
+        ("group", ["g", None], "row 1 .id 'b'.: group .*null"),
+        ("messages", [[], [{"role": "user", "content": "q"}]], "row 0 .id 'a'.: messages .*no message"),
+        ("messages", [[{"role": "user", "content": "q"}], None], "row 1 .id 'b'.: messages .*no message"),
+        ("messages", [[{"role": "boss", "content": "q"}]] * 2, "row 0 .id 'a'.: messages .*boss"),
+        ("messages", [[{"role": "user", "content": None}]] * 2, "row 0 .id 'a'.: messages"),
+        ("messages", [[{"role": "user", "content": "q", "extra": "{"}]] * 2, "extra .*JSON"),
+        ("small_quality", None, "small_quality .*missing"),
         (
             "small_quality",
             [[1.0, 1.0, 1.0], [1.0, 1.0]],
-            "row 1 .id 'b'.: small_quality holds 2 samples, the first row 3",
+            "row 1 .id 'b'.: small_quality .*2 samples, .*3",
         ),
-        ("small_quality", [[1.0, 1.0], [1.0, 1.0]], "small_quality holds 2 samples, small_text 3"),
-        ("small_quality", [[1.0, 1.0, 1.0], []], "row 1 .id 'b'.: small_quality holds no sample"),
-        ("small_quality", [[1.0, 1.0, 1.0], [1.0, np.inf, 1.0]], "row 1 .id 'b'.: small_quality is not finite"),
-        ("small_cost_usd", [[1.0, None, 1.0], [1.0, 1.0, 1.0]], "row 0 .id 'a'.: small_cost_usd has a sample without"),
-        ("small_text", [["a", "b", None], ["a", "b", "c"]], "row 0 .id 'a'.: small_text has a sample without a text"),
-        ("large_text", [["a"], None], "row 1 .id 'b'.: large_text holds no sample"),
+        ("small_quality", [[1.0, 1.0], [1.0, 1.0]], "small_quality .*2 samples, small_text 3"),
+        ("small_quality", [[1.0, 1.0, 1.0], []], "row 1 .id 'b'.: small_quality .*no sample"),
+        ("small_quality", [[1.0, 1.0, 1.0], [1.0, np.inf, 1.0]], "row 1 .id 'b'.: small_quality .*finite"),
+        ("small_cost_usd", [[1.0, None, 1.0], [1.0, 1.0, 1.0]], "row 0 .id 'a'.: small_cost_usd"),
+        ("small_text", [["a", "b", None], ["a", "b", "c"]], "row 0 .id 'a'.: small_text .*text"),
+        ("large_text", [["a"], None], "row 1 .id 'b'.: large_text .*no sample"),
     ],
 )
 def test_bad_values_are_named(tmp_path: Path, column: str, values: list[Any] | None, message: str) -> None:
@@ -125,15 +125,15 @@ def test_a_column_of_another_type_is_named(tmp_path: Path) -> None:
     path = tmp_path / "d.parquet"
     rich().save(path)
     change(path, "small_quality", ["good", "bad"], pa.string())
-    with pytest.raises(DataError, match="column small_quality has type string, not list<"):
+    with pytest.raises(DataError, match=r"small_quality .*string, .*list<"):
         Dataset.load(path)
 
 
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (None, "without this program's metadata, not jethro-dataset; bring it in"),
-        ({"kind": "jethro-dataset", "format": 1}, "has format 1, this program reads 2"),
+        (None, "metadata, .*jethro-dataset"),
+        ({"kind": "jethro-dataset", "format": 1}, "format 1, .*2"),
     ],
 )
 def test_files_of_others_are_refused(tmp_path: Path, header: dict[str, Any] | None, message: str) -> None:
@@ -145,11 +145,11 @@ def test_files_of_others_are_refused(tmp_path: Path, header: dict[str, Any] | No
 
 def test_a_cut_file_and_a_missing_one_are_named(tmp_path: Path) -> None:
     path = tmp_path / "d.parquet"
-    with pytest.raises(DataError, match="no such file; make one"):
+    with pytest.raises(DataError, match="no such file"):
         Dataset.load(path)
     sums(50, seed=1).save(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="cannot be read as Parquet"):
+    with pytest.raises(DataError, match="Parquet"):
         Dataset.load(path)
 
 

@@ -30,17 +30,17 @@ def test_rows_of_a_file(tmp_path: Path) -> None:
 def test_files_that_ask_nothing_or_twice_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a", "id": "1"}\n{"prompt": "b"}\n')
-    with pytest.raises(DataError, match=r"line 2: id '1' is that of .*line 1 too"):
+    with pytest.raises(DataError, match=r"line 2: .*'1' .*line 1"):
         asked_of_file(path)
     path.write_text("")
-    with pytest.raises(DataError, match="there is no row"):
+    with pytest.raises(DataError, match="no row"):
         asked_of_file(path)
 
 
 def test_conversations_of_a_log(tmp_path: Path) -> None:
     path = tmp_path / "log.sqlite3"
     with closing(Database(str(path))) as database:
-        with pytest.raises(DataError, match=r"no prompt was kept; serve with store.keep_prompts"):
+        with pytest.raises(DataError, match=r"store.keep_prompts"):
             asked_of_log(path)
         database.write([record("a", prompt="one\ntwo")])
     (found,) = asked_of_log(path)

@@ -70,13 +70,13 @@ def test_unparsable_where_another_token_is_likeliest(model: RatingModel) -> None
 
 
 def test_what_cannot_rate_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"give a folder with config\.json"):
+    with pytest.raises(ConfigError, match=r"config\.json"):
         RatingModel(tmp_path)
-    with pytest.raises(ConfigError, match=r"must hold \{question\} once"):
+    with pytest.raises(ConfigError, match=r"\{question\}"):
         RatingModel(TINY, instruction="rate this")
     model = RatingModel(TINY)
     model.tokenizer = lambda text, add_special_tokens: type("Out", (), {"input_ids": [1, 2]})
-    with pytest.raises(ConfigError, match="a rating is more than one token"):
+    with pytest.raises(ConfigError, match="one token"):
         _ = model.rating_ids
 
 
@@ -88,7 +88,7 @@ def test_saved_files_are_told_and_checked(model: RatingModel, tmp_path: Path) ->
     check_files(tmp_path, told)
     assert_allclose(RatingModel(tmp_path).rate(["hi"]).chances, model.rate(["hi"]).chances, atol=1e-6)
     (tmp_path / "config.json").write_text("{}", "utf-8")
-    with pytest.raises(ConfigError, match=r"config\.json: is not what was saved"):
+    with pytest.raises(ConfigError, match=r"config\.json"):
         check_files(tmp_path, told)
     with pytest.raises(ConfigError, match="is not what was saved"):
         check_files(tmp_path, {"../elsewhere": [1, ""]})

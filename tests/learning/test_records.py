@@ -45,13 +45,13 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("r.txt", b"", "unknown kind of file; give one that ends in .jsonl"),
+        ("r.txt", b"", ".jsonl"),
         ("r.jsonl", b'{"a": 1}\n{"a": \n', "line 2: not JSON"),
-        ("r.jsonl", b"[1]\n", "line 1: must be a JSON object"),
+        ("r.jsonl", b"[1]\n", "line 1: .*JSON object"),
         ("r.jsonl", b"\xff\xfe\n", "cannot be read"),
         ("r.jsonl.gz", b"plain", "cannot be read"),
-        ("r.csv", b"a,b\n1,2\n3\n", "line 3: has not as many fields"),
-        ("r.csv", b"a,b\n1,2,3\n", "line 2: has not as many fields"),
+        ("r.csv", b"a,b\n1,2\n3\n", "line 3: .*fields"),
+        ("r.csv", b"a,b\n1,2,3\n", "line 2: .*fields"),
         ("r.csv", b'a,b\n"1"2,3\n', "after line 1: not CSV"),
         ("r.parquet", b"PAR1", "cannot be read as Parquet"),
     ],
@@ -92,17 +92,17 @@ def test_conversations_of_our_own_files_stripped_of_their_metadata(tmp_path: Pat
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "there is no prompt"),
-        ({"prompt": "  "}, "there is no prompt"),
-        ({"prompt": 5}, "there is no prompt"),
+        ({}, "prompt"),
+        ({"prompt": "  "}, "prompt"),
+        ({"prompt": 5}, "prompt"),
         ({"messages": "["}, "messages is not JSON"),
-        ({"messages": []}, "at least one element"),
+        ({"messages": []}, "one element"),
         ({"messages": [{"role": "boss", "content": "q"}]}, "boss"),
-        ({"messages": [{"role": "user", "content": None}]}, "a content that is text"),
-        ({"messages": ["q"]}, "a message has a role"),
-        ({"turns": [1]}, "turns must be a list of texts"),
-        ({"turns": ["q"], "turn": 2}, "turn is 2, but there are 1 turns"),
-        ({"turns": ["q"], "turn": "x"}, "turn is 'x', not a number"),
+        ({"messages": [{"role": "user", "content": None}]}, "content"),
+        ({"messages": ["q"]}, "role"),
+        ({"turns": [1]}, "turns .*list"),
+        ({"turns": ["q"], "turn": 2}, "turn is 2"),
+        ({"turns": ["q"], "turn": "x"}, "turn is 'x'"),
     ],
 )
 def test_rows_without_a_conversation_are_named(values: dict[str, Any], message: str) -> None:
@@ -114,5 +114,5 @@ def test_rows_without_a_conversation_are_named(values: dict[str, Any], message: 
 def test_flags() -> None:
     assert [flag(record(x=v), "x") for v in (True, "True", 1, "1")] == [True] * 4
     assert [flag(record(x=v), "x") for v in (False, "false", 0, "", None)] == [False] * 5
-    with pytest.raises(DataError, match="x is 'maybe', not true or false"):
+    with pytest.raises(DataError, match=r"x .*'maybe'"):
         flag(record(x="maybe"), "x")

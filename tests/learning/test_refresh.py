@@ -34,7 +34,7 @@ def test_traffic_that_turned_round_is_learned_and_served(registry: Registry) -> 
     assert found.not_worse and found.swapped and found.difference.low > 0.2
     assert registry.current("mine") == found.fresh != old == found.served
     assert found.served_apgr is not None and found.fresh_apgr is not None and found.fresh_apgr > found.served_apgr
-    assert "mine serves it from now on" in found.told() and "complexity again on" in said[0]
+    assert "mine serves it" in found.told() and "complexity" in said[0]
     run = open_router(registry, "mine").folder
     assert run is not None and '"data": "fresh.parquet"' in (run / "run.json").read_text("utf-8")
     assert '"seed": 5' in (run / "run.json").read_text("utf-8")
@@ -58,7 +58,7 @@ def test_as_good_as_before_may_serve_but_not_against_the_operators_word(registry
     old = registered(registry, sums(300, seed=1))
     found = refresh("mine", sums(400, seed=2), registry, replace(PLAN, swap=False))
     assert found.not_worse and not found.swapped and registry.current("mine") == old
-    assert "it may serve: jethro router use" in found.told()
+    assert "jethro router use" in found.told()
     assert found.to_json()["not_worse"] is True
 
 
@@ -72,13 +72,13 @@ def test_what_cannot_be_shown_is_not_taken_on_trust(registry: Registry) -> None:
     found = compared(served, scores, held, PLAN)
     assert found.difference.low < 0 and not found.not_worse
     if found.difference.high >= 0:
-        assert "cannot be shown with so few queries" in found.told()
+        assert "few queries" in found.told()
 
 
 def test_queries_that_the_old_version_knows_are_not_held_against_the_new_one(registry: Registry) -> None:
     known = sums(400, seed=1)
     registered(registry, known)
-    with pytest.raises(DataError, match="0 of 400 queries can be held back"):
+    with pytest.raises(DataError, match="0 of 400 queries"):
         refresh("mine", known, registry, PLAN)
 
 
@@ -90,7 +90,7 @@ def test_a_shipped_router_is_refreshed_by_its_kind_and_stays_beside(registry: Re
 
 
 def test_random_and_unknown_routers_are_refused(registry: Registry) -> None:
-    with pytest.raises(ConfigError, match="random has nothing to learn"):
+    with pytest.raises(ConfigError, match="random"):
         refresh("random", sums(400, seed=2), registry, PLAN)
     with pytest.raises(ConfigError, match="no router 'other'"):
         refresh("other", sums(400, seed=2), registry, PLAN)

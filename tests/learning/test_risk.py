@@ -131,7 +131,7 @@ def test_too_little_data_promise_nothing_and_say_how_much_would_do(promise) -> N
 def test_a_router_that_knows_nothing_of_hopeless_queries_is_told_so() -> None:
     n = 100
     hopeless = Sample(np.full(n, 0.5), np.zeros(n), np.ones(n))
-    with pytest.raises(InsufficientData, match="train a better router"):
+    with pytest.raises(InsufficientData, match="better router"):
         confident_threshold(hopeless, 0.01, 0.1)
 
 
@@ -153,8 +153,8 @@ def test_a_drop_is_relative_also_for_other_ranges() -> None:
     ("quality_range", "message"),
     [
         ((-np.inf, 0.0), "two bounds"),
-        ((-1.0, 1.0), "sign can change"),
-        ((0.0, 0.5), "calibration query 1: strong_quality 1 is not in 0 to 0.5"),
+        ((-1.0, 1.0), "sign"),
+        ((0.0, 0.5), "query 1: strong_quality 1 .*0 to 0.5"),
     ],
 )
 def test_ranges_that_allow_no_promise_are_refused(quality_range: tuple[float, float], message: str) -> None:

@@ -82,17 +82,17 @@ def test_another_encoder_is_refused(
 ) -> None:
     kept = fitted.save(tmp_path)
     other = save_encoder(tmp_path / "other", layers=2)
-    with pytest.raises(ConfigError, match=r"router\.json: trained with encoder"):
+    with pytest.raises(ConfigError, match=r"router\.json: .*encoder"):
         TextClassifier.load(tmp_path, Setting(str(other), 1, 64), kept)
     shutil.rmtree(other)
     monkeypatch.setattr(encoders, "_loaded", {})
-    with pytest.raises(ConfigError, match="give 'minilm' or a folder"):
+    with pytest.raises(ConfigError, match="'minilm'"):
         TextClassifier.load(tmp_path, Setting(str(other), 1, 64), kept)
 
 
 def test_weights_of_another_shape_are_refused(fitted: TextClassifier, folder: Path, tmp_path: Path) -> None:
     kept = fitted.save(tmp_path)
-    with pytest.raises(ConfigError, match=r"weights\.safetensors: holds other tensors"):
+    with pytest.raises(ConfigError, match=r"weights\.safetensors: .*tensors"):
         TextClassifier.load(tmp_path, Setting(str(folder), 2, 64), kept)
 
 

@@ -70,12 +70,12 @@ def test_a_long_text_keeps_its_end(folder: Path) -> None:
 
 @pytest.mark.parametrize("layers", [0, 4])
 def test_layers_that_are_not_there_are_refused(folder: Path, layers: int) -> None:
-    with pytest.raises(ConfigError, match=f"train_layers is {layers}: this encoder has 3"):
+    with pytest.raises(ConfigError, match=f"train_layers is {layers}: .*3"):
         network(folder, layers)
 
 
 def test_an_encoder_without_layers_of_its_own_is_trained_whole_or_refused(tmp_path: Path) -> None:
     folder = save_encoder(tmp_path, "albert")
-    with pytest.raises(ConfigError, match="AlbertModel has no list of 3 layers: train all of it"):
+    with pytest.raises(ConfigError, match=r"AlbertModel .*3 layers"):
         network(folder, 1)
     assert any(name.startswith("body") for name in network(folder, None).trained())

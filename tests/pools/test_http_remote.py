@@ -62,7 +62,7 @@ async def test_an_upstream_is_not_blamed_for_a_short_deadline() -> None:
         with pytest.raises(DeadlineExceeded):
             await anext(pool.stream(query(), call))
         assert pool.directory.members[0].failures == 0
-        with pytest.raises(UpstreamError, match="did not answer"):
+        with pytest.raises(UpstreamError, match="answer"):
             await pool.complete(query(), Call("a", "b", 1, deadline_s=monotonic() + 60, may_wait=False))
         assert pool.directory.members[0].failures == 1
 

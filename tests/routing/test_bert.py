@@ -39,7 +39,7 @@ def test_battles_of_the_pair_count_whichever_stands_first() -> None:
 
 
 def test_no_battle_of_the_pair_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no battle of 'l' and 's'"):
+    with pytest.raises(ConfigError, match="'l' and 's'"):
         BertRouter().fit(dataset([[np.nan]], [[1.0]]))
 
 

@@ -119,12 +119,12 @@ def test_a_system_prompt_does_not_drown_the_question(fitted: BestRouteRouter) ->
 
 
 def test_bad_data_and_parameters_are_refused(data: Dataset) -> None:
-    with pytest.raises(ConfigError, match="samples is 0"):
+    with pytest.raises(ConfigError, match="samples"):
         BestRouteRouter(samples=0).fit(data)
     with pytest.raises(ConfigError, match="no pool 'large'"):
         BestRouteRouter().fit(replace(data, pools={"small": data.weak}))
     quality = np.full_like(data.weak.quality, np.nan)
-    with pytest.raises(ConfigError, match="row '0' of pool small is not scored"):
+    with pytest.raises(ConfigError, match="'0' of pool small"):
         BestRouteRouter().fit(replace(data, pools={**data.pools, "small": replace(data.weak, quality=quality)}))
 
 
@@ -134,7 +134,7 @@ def test_another_encoder_is_refused(fitted: BestRouteRouter, tmp_path: Path) -> 
     body = json.loads(path.read_text())
     assert body["encoder_digest"] == load_encoder().digest
     path.write_text(json.dumps({**body, "encoder_digest": "0" * 16}))
-    with pytest.raises(ConfigError, match=r"router\.json: trained with encoder 'minilm' of digest 0000"):
+    with pytest.raises(ConfigError, match=r"router\.json: .*'minilm' .*0000"):
         BestRouteRouter.load(tmp_path)
 
 

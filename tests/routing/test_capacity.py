@@ -74,7 +74,7 @@ def test_the_highest_floor_counts(
 
 @pytest.mark.parametrize("text", ["high", "1.5", "-0.1", "nan", ""])
 def test_a_floor_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(RequestError, match="give a number from 0 to 1"):
+    with pytest.raises(RequestError, match="from 0 to 1"):
         Relief(RULE).floor(query(metadata={FLOOR: text}))
 
 
@@ -156,5 +156,5 @@ def test_the_config_turns_it_on_with_tenants_floors() -> None:
 
 
 def test_a_rule_that_falls_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"to_utilisation 0.5 must be above"):
+    with pytest.raises(ValueError, match=r"to_utilisation 0.5"):
         CapacityConfig(from_utilisation=0.8, to_utilisation=0.5)

@@ -70,11 +70,11 @@ def test_preferences_of_the_pair_become_ratings_too() -> None:
 def test_what_cannot_teach_is_refused() -> None:
     dataset = with_rates([0.0, 1.0])
     nothing = {name: replace(p, quality=p.quality * np.nan) for name, p in dataset.pools.items()}
-    with pytest.raises(ConfigError, match="no query has a quality or a preference"):
+    with pytest.raises(ConfigError, match="quality or a preference"):
         CausalLlmRouter().fit(replace(dataset, pools=nothing))
-    with pytest.raises(ConfigError, match=r"give a folder with config\.json"):
+    with pytest.raises(ConfigError, match=r"config\.json"):
         CausalLlmRouter(model="lab:huge").fit(dataset)
-    with pytest.raises(ConfigError, match="epochs is 0"):
+    with pytest.raises(ConfigError, match="epochs"):
         CausalLlmRouter(epochs=0)
     made = CausalLlmRouter(model="x", epochs=2, batch=3, seed=4, max_tokens=99)
     assert CausalLlmRouter(**made.params).params == made.params

@@ -129,7 +129,7 @@ def test_the_pair_and_scores_are_needed() -> None:
     quality = data.pools["tiny"].quality.copy()
     quality[7] = np.nan
     pools = {**data.pools, "tiny": replace(data.pools["tiny"], quality=quality)}
-    with pytest.raises(ConfigError, match="row '7' of pool tiny is not scored"):
+    with pytest.raises(ConfigError, match="'7' of pool tiny"):
         EstimatorRouter().fit(replace(data, pools=pools))
 
 
@@ -151,5 +151,5 @@ def test_another_encoder_is_refused(tmp_path: Path) -> None:
     EstimatorRouter().fit(DATA).save(tmp_path)
     path = tmp_path / "router.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "encoder_digest": "0" * 16}))
-    with pytest.raises(ConfigError, match=r"router\.json: trained with encoder 'minilm' of digest 0000"):
+    with pytest.raises(ConfigError, match=r"router\.json: .*'minilm' .*0000"):
         EstimatorRouter.load(tmp_path)

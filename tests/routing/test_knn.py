@@ -94,5 +94,5 @@ def test_another_encoder_is_refused(tmp_path: Path) -> None:
     KnnRouter(k=4, temperature=0.1, shrinkage=1.0).fit(DATA).save(tmp_path)
     path = tmp_path / "router.json"
     path.write_text(path.read_text().replace(load_encoder().digest, "0" * 16))
-    with pytest.raises(ConfigError, match=r"router\.json: trained with encoder 'minilm' of digest 0000"):
+    with pytest.raises(ConfigError, match=r"router\.json: .*'minilm' .*0000"):
         KnnRouter.load(tmp_path)

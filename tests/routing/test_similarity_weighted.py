@@ -125,9 +125,9 @@ def test_many_battles_are_grouped_and_saved_so(
 
 
 def test_odd_parameters_are_refused() -> None:
-    with pytest.raises(ConfigError, match="tiers is 1"):
+    with pytest.raises(ConfigError, match="tiers"):
         SimilarityWeightedRouter(tiers=1)
-    with pytest.raises(ConfigError, match="ties is 'win'"):
+    with pytest.raises(ConfigError, match=r"ties .*'win'"):
         SimilarityWeightedRouter(ties="win")  # type: ignore[arg-type]
     made = SimilarityWeightedRouter(tiers=4, ties="drop", margin=0.1, exact=5, keep_texts=True, seed=2)
     assert SimilarityWeightedRouter(**made.params).params == made.params

@@ -68,7 +68,7 @@ def test_parameters_that_cannot_be_are_refused() -> None:
 def test_unscored_answers_are_refused() -> None:
     dataset = sums(20, seed=1)
     pools = {**dataset.pools, "large": answers("l", [float("nan")] * 20)}
-    with pytest.raises(ConfigError, match="not scored"):
+    with pytest.raises(ConfigError, match="scored"):
         StackedRouter().fit(Dataset(dataset.queries, pools, dataset.groups))
 
 

@@ -251,11 +251,11 @@ def other_version(path: Path) -> None:
     [
         (
             lambda p: p.write_text("this is not a database, and it is long enough to be read as a header" * 20),
-            "not a SQLite",
+            "SQLite",
         ),
         (foreign, "another program"),
-        (other_version, "version 99, this program needs 2"),
-        (lambda p: p.mkdir(), "cannot be opened"),
+        (other_version, "version 99, .*2"),
+        (lambda p: p.mkdir(), "opened"),
     ],
 )
 async def test_a_file_that_cannot_be_used_stops_the_start(config, spoil, message):
@@ -271,7 +271,7 @@ async def test_a_file_that_cannot_be_used_stops_the_start(config, spoil, message
 
 async def test_a_folder_that_cannot_be_made_stops_the_start(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="cannot be created"):
+    with pytest.raises(ConfigError, match="created"):
         await SqliteStore(StoreConfig(path=str(tmp_path / "file" / "x.sqlite3"))).start()
 
 

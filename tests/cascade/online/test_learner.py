@@ -165,7 +165,7 @@ def test_a_state_of_other_labels_or_a_damaged_one_is_refused(spec, queries, driv
     learner = OnlineCascade(spec())
     driven(learner, queries(60, 0))
     arrays, values = learner.state()
-    with pytest.raises(DataError, match="start the stream anew"):
+    with pytest.raises(DataError, match="the stream"):
         OnlineCascade.restored(spec(labels=("red", "green")), arrays, values)
     with pytest.raises(DataError, match="damaged"):
         OnlineCascade.restored(spec(), {k: v for k, v in arrays.items() if "bias" not in k}, values)
@@ -193,21 +193,21 @@ def test_where_the_llm_cannot_be_asked_the_levels_answer_even_in_a_warm_up(spec,
     [
         ({"labels": ("a",)}, "labels"),
         ({"labels": ("a", "a")}, "labels"),
-        ({"mu": 0.1}, "one of mu and llm_share"),
-        ({"llm_share": None}, "one of mu and llm_share"),
+        ({"mu": 0.1}, "mu and llm_share"),
+        ({"llm_share": None}, "mu and llm_share"),
         ({"llm_share": 0.0}, "llm_share"),
         ({"levels": ("bert",)}, "levels"),
         ({"levels": ()}, "levels"),
-        ({"mends": {"magic": True}}, "no mend 'magic'"),
+        ({"mends": {"magic": True}}, "'magic'"),
         ({"audit_share": 1.0}, "audit_share"),
         ({"explore_floor": -0.1}, "explore_floor"),
         ({"horizon": 0}, "horizon"),
-        ({"params": {"speed": 1}}, "no parameter 'speed'"),
+        ({"params": {"speed": 1}}, "'speed'"),
         ({"params": {"logistic.decay": 2}}, "decay"),
         ({"params": {"replay": 0}}, "replay"),
         ({"params": {"balance": 0.5}}, "balance"),
-        ({"params": {"llm_cost": 0.0}}, "llm_cost must be 1e-06 or more"),
-        ({"params": {"drift_alarm": 0.0}}, "drift_alarm must be 1e-06 or more"),
+        ({"params": {"llm_cost": 0.0}}, "llm_cost .*1e-06"),
+        ({"params": {"drift_alarm": 0.0}}, "drift_alarm .*1e-06"),
     ],
 )
 def test_a_spec_that_cannot_be_is_refused(spec, changed, said):

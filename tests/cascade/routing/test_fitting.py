@@ -91,7 +91,7 @@ def test_a_router_of_another_encoder_is_refused(train, monkeypatch, tmp_path):
     monkeypatch.setattr("serve_app.learning.encoder.load_encoder", lambda name: fake)
     save_routing(fit_routing(train, RoutingPlan(MODELS, 3e-4, encoder="minilm")), tmp_path)
     fake.digest = "another"
-    with pytest.raises(ConfigError, match="of digest made up, here it is another"):
+    with pytest.raises(ConfigError, match="made up"):
         load_routing(tmp_path)
 
 
@@ -127,7 +127,7 @@ def test_several_signals_are_combined_for_each_pool(train):
         ({"models": ("weak", "absent")}, DataError, "absent"),
         ({"budget_usd": 0.0}, ConfigError, "above 0"),
         ({"budget_usd": float("nan")}, ConfigError, "budget"),
-        ({"budget_usd": 1e-9}, ConfigError, "cannot be kept"),
+        ({"budget_usd": 1e-9}, ConfigError, "kept"),
         ({"pools": {"weak": "a", "middle": "a"}}, ConfigError, "one pool"),
     ],
 )
@@ -143,7 +143,7 @@ def test_too_few_queries_are_refused(train):
 
 
 def test_queries_of_one_text_are_refused(train):
-    with pytest.raises(InsufficientData, match="all queries have one text"):
+    with pytest.raises(InsufficientData, match="one text"):
         fit_routing(replace(train, prompts=("same",) * len(train)), RoutingPlan(MODELS, 3e-4))
 
 
@@ -152,7 +152,7 @@ def test_a_signal_that_no_answer_of_a_pool_can_tell_is_refused(train, signals):
     """Samples of the weak model alone are collected as a rule."""
     samples = tuple((replace(row[0], samples=("red", "blue")), *row[1:]) for row in with_priors(train).judged)
     plan = RoutingPlan(MODELS[:2], 5e-5, judge=JudgePlan(signals=signals))
-    says = "signal agreement can be told of no answer of middle: collect answers with --samples 2, or take another"
+    says = "agreement .*middle.*--samples 2"
     with pytest.raises(InsufficientData, match=says):
         fit_routing(replace(train, judged=samples), plan)
 

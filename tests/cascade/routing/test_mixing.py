@@ -69,9 +69,9 @@ def test_a_budget_beyond_what_pays_is_not_spent():
 
 def test_a_budget_below_the_cheapest_is_refused():
     tables = world()
-    with pytest.raises(ConfigError, match="cannot be kept"):
+    with pytest.raises(ConfigError, match="kept"):
         mix(ladder(tables, ROUTING), 1e-9)
-    with pytest.raises(ConfigError, match="cheapest model costs"):
+    with pytest.raises(ConfigError, match="cheapest"):
         best_single_mix(tables.ok, tables.cost_usd, 1e-9)
 
 

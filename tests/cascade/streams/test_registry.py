@@ -41,7 +41,7 @@ def test_a_changed_label_set_is_refused_unless_what_was_learned_may_go(registry,
     registry.create(Wanted(spec()))
     registry.report(line(registry, 1))
     stale = line(registry, 2)
-    with pytest.raises(Conflict, match=f"other {param}: give reset") as refused:
+    with pytest.raises(Conflict, match=f"{param}.*reset") as refused:
         registry.create(Wanted(spec(**change)))
     assert (refused.value.status, refused.value.param, labelled(registry)) == (409, param, 1)
     registry.create(Wanted(spec(**change), reset=True))
@@ -53,7 +53,7 @@ def test_a_changed_label_set_is_refused_unless_what_was_learned_may_go(registry,
 def test_there_are_only_so_many(registry):
     for name in ("a", "b", "c"):
         registry.create(Wanted(spec(name=name)))
-    with pytest.raises(Overloaded, match=r"There are 3 streams: delete one, or raise streams\.most"):
+    with pytest.raises(Overloaded, match=r"3 streams.* streams\.most"):
         registry.create(Wanted(spec(name="d")))
     registry.delete("a")
     registry.create(Wanted(spec(name="d")))
@@ -63,7 +63,7 @@ def test_a_tenant_has_only_so_many_and_leaves_the_other_names_to_others(tmp_path
     registry = opened(tmp_path / "streams", most=6, most_per_tenant=2)
     for name in ("a", "b"):
         registry.create(Wanted(spec(name=name), owner="team"))
-    refused = r"You have 2 streams: delete one of yours, or raise streams\.most_per_tenant"
+    refused = r"2 streams.* streams\.most_per_tenant"
     with pytest.raises(Overloaded, match=refused):
         registry.create(Wanted(spec(name="c"), owner="team"))
     registry.create(Wanted(spec(name="b", llm_share=0.5), owner="team"))
@@ -73,7 +73,7 @@ def test_a_tenant_has_only_so_many_and_leaves_the_other_names_to_others(tmp_path
     with pytest.raises(Overloaded, match=refused):  # nor by taking over what nobody owns
         registry.create(Wanted(spec(name="x"), owner="team", reset=True))
     registry.create(Wanted(spec(name="d"), owner="other"))
-    with pytest.raises(Overloaded, match=r"There are 6 streams: delete one, or raise streams\.most\."):
+    with pytest.raises(Overloaded, match=r"6 streams.* streams\.most\b"):
         registry.create(Wanted(spec(name="e"), owner="other"))
     registry.delete("a", "team")
     registry.create(Wanted(spec(name="c"), owner="team"))
@@ -107,7 +107,7 @@ def test_another_tenants_stream_does_not_exist(registry):
         with pytest.raises(NotFound):
             call()
     for reset in (False, True):
-        with pytest.raises(Conflict, match="'mood' is taken: give another one"):
+        with pytest.raises(Conflict, match="'mood'"):
             registry.create(Wanted(spec(), owner="other", reset=reset))
     registry.budget("mood", Budget(mu=1.0), "team")
 
@@ -118,14 +118,14 @@ def test_the_folder_that_holds_texts_is_its_owners_alone(registry, tmp_path):
 
 def test_one_learner_at_a_time(registry, tmp_path):
     waits = []
-    with pytest.raises(ConfigError, match="another Learner works in"):
+    with pytest.raises(ConfigError, match="another Learner"):
         lock_folder(tmp_path / "streams", 1.0, clock=iter([0.0, 0.5, 2.0]).__next__, pause=waits.append)
     assert waits == [0.1]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"streams\.folder: .* cannot be used"):
+    with pytest.raises(ConfigError, match=r"streams\.folder: "):
         opened(tmp_path / "file" / "streams")
 
 

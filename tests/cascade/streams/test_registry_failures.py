@@ -25,9 +25,9 @@ def test_an_unreadable_stream_says_so_and_the_others_go_on(registry, tmp_path):
     again = opened(tmp_path / "streams")
     told = again.published["mood"]
     assert told.error is not None
-    assert "no checkpoint can be read" in told.error
+    assert "no checkpoint" in told.error
     assert told.owner == "team"
-    with pytest.raises(UpstreamError, match="is not learned now"):
+    with pytest.raises(UpstreamError, match="not learned"):
         again.report(held)  # the Gateway keeps it
     again.report(line(again, 1, "other"))
     assert labelled(again, "other") == 1
@@ -59,7 +59,7 @@ def test_a_full_disk_makes_no_stream_and_costs_none(registry, tmp_path, full_dis
     registry.report(line(registry, 1))
     full_disk(True)
     for wanted in (Wanted(spec(name="other")), Wanted(spec(labels=("joy", "anger")), reset=True)):
-        with pytest.raises(UpstreamError, match=r"No space left on device.*: make room on that disk"):
+        with pytest.raises(UpstreamError, match=r"No space left on device"):
             registry.create(wanted)
     full_disk(False)
     assert list(registry.published) == ["mood"] == [p.name for p in (tmp_path / "streams").iterdir() if p.is_dir()]
@@ -219,7 +219,7 @@ def test_a_stream_that_cannot_be_published_stops_no_other_at_the_start(registry,
     assert "ZeroDivisionError" in again.published["mood"].error
     again.report(line(again, 1, "other"))
     assert labelled(again, "other") == 1
-    with pytest.raises(UpstreamError, match="is not learned now"):
+    with pytest.raises(UpstreamError, match="not learned"):
         again.report(batch_to_json(Batch("g1", 1, "mood", "", ())))
     again.close()
 
@@ -237,7 +237,7 @@ def test_a_stream_that_can_be_read_again_goes_on_without_a_new_start(registry, t
     now = [0.0]
     again = StreamRegistry(Keeping(tmp_path / "streams"), FakeCore(), clock=lambda: now[0])
     shutil.copytree(tmp_path / "backup", folder, dirs_exist_ok=True)
-    with pytest.raises(UpstreamError, match="is not learned now"):  # it is not tried at each report
+    with pytest.raises(UpstreamError, match="not learned"):  # it is not tried at each report
         again.report(held)
     now[0] = 31.0
     again.report(held)  # the Gateway kept it

@@ -33,16 +33,16 @@ def test_plain_lines(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "there is no row in it"),
-        (b"\n\n", "there is no row in it"),
-        (b'{"t": "one"}', "row 1: no column 'y'; there are t"),
-        (b'{"t": "", "y": 0}', "row 1: t is no text"),
-        (b'{"t": 3, "y": 0}', "row 1: t is no text"),
-        (b'{"t": "half \\ud83d of it", "y": 0}', "row 1: t is no text"),
-        (b'{"t": "one", "y": "anger"}', "row 1: y 'anger' is no label; labels are joy, fear"),
-        (b'{"t": "one", "y": 2}', "row 1: y 2 is no label"),
+        (b"", "no row"),
+        (b"\n\n", "no row"),
+        (b'{"t": "one"}', "row 1: .*'y'.* t"),
+        (b'{"t": "", "y": 0}', "row 1: t .*text"),
+        (b'{"t": 3, "y": 0}', "row 1: t .*text"),
+        (b'{"t": "half \\ud83d of it", "y": 0}', "row 1: t .*text"),
+        (b'{"t": "one", "y": "anger"}', "row 1: y 'anger' .*joy, fear"),
+        (b'{"t": "one", "y": 2}', "row 1: y 2 .*label"),
         (b'{"t": "one", "y": 0}\n{"t"', "line 2: not JSON"),
-        (b"[1]", "line 1: no JSON object"),
+        (b"[1]", "line 1: .*JSON object"),
         (b"\xff\xfe", "must be UTF-8"),
     ],
 )
@@ -56,16 +56,16 @@ def test_what_is_wrong_is_named(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b't,y\n"one,0\n', "1: no column|row 1: y None is no label"),
-        ("a.csv", b"t,y\n", "there is no row in it"),
-        ("a.csv", b"t\none\n", "row 1: no column 'y'; there are t"),
+        ("a.csv", b't,y\n"one,0\n', "1: no column|row 1: y None"),
+        ("a.csv", b"t,y\n", "no row"),
+        ("a.csv", b"t\none\n", "row 1: .*'y'.* t"),
         ("a.csv.gz", gzip.compress(b"t,y\none,0\n" * 99)[:-20], "cannot be read"),
         ("a.csv.gz", gzip.compress(b"t,y\none,0\n")[:12] + b"\xff" * 30, "cannot be read"),
-        ("a.jsonl", b'{"t": "one", "y": 1e999}', "row 1: y inf is no label"),
-        ("a.jsonl", b'{"t": "one", "y": NaN}', "row 1: y nan is no label"),
+        ("a.jsonl", b'{"t": "one", "y": 1e999}', "row 1: y inf"),
+        ("a.jsonl", b'{"t": "one", "y": NaN}', "row 1: y nan"),
         ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),
         ("a.parquet", b"PAR1\x00\xff", "must be UTF-8"),
-        ("a.bin", b"\x00\x01\x02", "line 1: not JSON .*name the file .csv, .tsv or .txt"),
+        ("a.bin", b"\x00\x01\x02", "line 1: .*JSON .*.csv, .tsv or .txt"),
     ],
 )
 def test_files_that_are_something_else(tmp_path, name, content, message):
@@ -76,7 +76,7 @@ def test_files_that_are_something_else(tmp_path, name, content, message):
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(DataError, match=r"cannot be read .*Is a directory"):
+    with pytest.raises(DataError, match=r"Is a directory"):
         read_rows(tmp_path, Columns(), LABELS)
 
 

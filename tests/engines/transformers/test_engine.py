@@ -164,7 +164,7 @@ async def test_a_sliding_window_is_refused_with_the_way_out(tmp_path):
     from transformers import MistralConfig
 
     MistralConfig(num_hidden_layers=2, sliding_window=8).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"use engine\.kind vllm"):
+    with pytest.raises(ConfigError, match=r"engine\.kind vllm"):
         await HFEngine("m", settings_for(tmp_path)).start()
 
 

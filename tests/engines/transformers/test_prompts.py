@@ -38,7 +38,7 @@ def test_a_template_without_developer_gets_system():
 
 @pytest.mark.parametrize("turns", [[("tool", "x")], [("developer", "x"), ("tool", "y")]])
 def test_what_a_template_refuses_is_the_caller_s_error(turns):
-    with pytest.raises(RequestError, match="unknown role tool") as caught:
+    with pytest.raises(RequestError, match="role tool") as caught:
         encoder(STRICT).encode(chat(*turns))
     assert caught.value.param == "messages"
 
@@ -72,7 +72,7 @@ def test_prompt_and_answer_must_fit(length, max_tokens, fits):
     if fits:
         assert len(encoder().encode(asked)) == length + 3
         return
-    with pytest.raises(ContextLengthExceeded, match=f"50 tokens, but the prompt has {length + 3}"):
+    with pytest.raises(ContextLengthExceeded, match=f"50 .*{length + 3}"):
         encoder().encode(asked)
 
 

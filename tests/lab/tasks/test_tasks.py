@@ -47,7 +47,7 @@ def test_same_seed_same_item(task: str, difficulty: int) -> None:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("difficulty", [0, 6, -1])
 def test_unknown_difficulty_is_refused(task: str, difficulty: int) -> None:
-    with pytest.raises(ValueError, match=f"difficulty of {task} is {difficulty}"):
+    with pytest.raises(ValueError, match=f"{task} is {difficulty}"):
         TASKS[task].generate(Random(0), difficulty)
 
 

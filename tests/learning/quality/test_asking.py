@@ -125,11 +125,11 @@ async def test_an_upstream_that_answers_something_else_is_told(body):
         return Answer(body)
 
     judge.complete = complete
-    with pytest.raises(UpstreamError, match="pool 'large' sent no chat completion"):
+    with pytest.raises(UpstreamError, match=r"pool 'large' .*chat completion"):
         await Asking(judge).replies(["a"])
 
 
 @pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"max_tokens": 0}])
 def test_bounds_are_checked(wrong):
-    with pytest.raises(ConfigError, match="must each be 1 or more"):
+    with pytest.raises(ConfigError, match="1 or more"):
         Asking(counting(), **wrong)

@@ -128,7 +128,7 @@ async def test_the_four_directions(folders, kind):
 async def test_only_faithfulness_needs_no_reference(folders):
     rows = dataset({"small": [["cat"], ["dog"]]}, ["cat", None])
     for direction in ("precision", "recall", "f"):
-        with pytest.raises(DataError, match="row 'r1' has no reference"):
+        with pytest.raises(DataError, match=r"'r1' .*reference"):
             await get_metric("bartscore", model=folders["t5"], direction=direction).score(rows)
     after = await get_metric("bartscore", model=folders["t5"], direction="faithfulness").score(rows)
     assert np.isfinite(after.weak.quality).all()
@@ -156,16 +156,16 @@ async def test_no_rows_are_no_fault(folders):
 def test_a_target_without_a_token_has_no_mean(folders, tmp_path):
     folder = save_t5(tmp_path / "bare")
     save_tokenizer(folder, ("<pad>", "</s>", "<unk>"), None)
-    with pytest.raises(DataError, match="has no token under this model"):
+    with pytest.raises(DataError, match="no token"):
         Seq2SeqLikelihood(folder).mean_log_probability([("cat", "")])
 
 
 def test_folders_that_hold_no_such_model(folders, tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere: no seq2seq model; give a folder with config\.json"):
+    with pytest.raises(ConfigError, match=r"nowhere: .*config\.json"):
         get_metric("bartscore", model=tmp_path / "nowhere")
     config = AutoConfig.for_model("gpt2", n_layer=1, n_head=1, n_embd=8, vocab_size=20)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(ConfigError, match="gpt2 is no encoder-decoder"):
+    with pytest.raises(ConfigError, match="gpt2"):
         get_metric("bartscore", model=tmp_path / "gpt2")
     for wrong in ({"direction": "both"}, {"batch_size": 0}, {"max_tokens": 0}):
         with pytest.raises(ConfigError):
@@ -186,15 +186,15 @@ def test_models_that_would_guess_or_break_are_refused(folders, tmp_path):
     lacking = {name: value for name, value in weights.items() if "decoder.layers.1.fc1.weight" not in name}
     assert len(lacking) == len(weights) - 1
     save_file(lacking, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=r"the weights lack .*decoder\.layers\.1\.fc1\.weight and would be random"):
+    with pytest.raises(ConfigError, match=r"decoder\.layers\.1\.fc1\.weight"):
         get_metric("bartscore", model=folder)
     (folder / "model.safetensors").write_bytes(b"cut short")
-    with pytest.raises(ConfigError, match="the model cannot be loaded"):
+    with pytest.raises(ConfigError, match="loaded"):
         get_metric("bartscore", model=folder)
     (folder / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="the model cannot be loaded"):
+    with pytest.raises(ConfigError, match="loaded"):
         get_metric("bartscore", model=folder)
-    with pytest.raises(ConfigError, match="the model cannot be loaded"):
+    with pytest.raises(ConfigError, match="loaded"):
         get_metric("bartscore", model=folders["t5"], device="nowhere")
 
 

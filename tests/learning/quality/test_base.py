@@ -26,7 +26,7 @@ async def test_every_answer_gets_its_quality(name):
 @pytest.mark.parametrize(("references", "missing"), [((), "r0"), (("A 1", None), "r1")])
 async def test_a_row_without_reference_is_named(name, references, missing):
     rows = dataset({"small": [["A 1"], ["A 1"]]}, references, groups=["add-1", "add-1"])
-    with pytest.raises(DataError, match=f"row '{missing}' has no reference"):
+    with pytest.raises(DataError, match=f"'{missing}' .*reference"):
         await get_metric(name).score(rows)
 
 
@@ -34,7 +34,7 @@ async def test_a_row_without_reference_is_named(name, references, missing):
     ("name", "reference"), [("number", "none"), ("choice", "none"), ("rouge_l", "?!"), ("token_f1", "дом")]
 )
 async def test_a_reference_that_cannot_be_compared_with_is_named(name, reference):
-    with pytest.raises(DataError, match="row 'r1': the reference"):
+    with pytest.raises(DataError, match=r"'r1': .*reference"):
         await get_metric(name).score(dataset({"small": [["A 1"], ["A 1"]]}, ["A 1", reference]))
 
 
@@ -64,9 +64,9 @@ async def test_no_rows_are_no_fault():
 
 
 def test_unknown_names_and_options_are_told():
-    with pytest.raises(ConfigError, match="metric 'bleu' is unknown: it must be one of exact, number"):
+    with pytest.raises(ConfigError, match=r"'bleu' .*exact, number"):
         get_metric("bleu")
-    with pytest.raises(ConfigError, match="unexpected keyword argument 'tokens'"):
+    with pytest.raises(ConfigError, match="'tokens'"):
         get_metric("exact", tokens="words")
 
 

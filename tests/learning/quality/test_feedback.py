@@ -85,7 +85,7 @@ def test_what_cannot_be_used_is_counted(path):
     found = read_feedback(path)
     assert (len(found.scores), found.without_prompt, found.without_answer) == (1, 2, 2)
     assert found.told().startswith("1 scores and 0 preferences; left out: 2 without a prompt")
-    with pytest.raises(DataError, match="no prompt was scored at all of small, large"):
+    with pytest.raises(DataError, match="small, large"):
         found.dataset()
     assert len(found.preferences()) == 0
 
@@ -107,7 +107,7 @@ def test_any_pools_may_be_asked_for(path):
 
 def test_a_pool_that_never_answered_has_no_known_model(path):
     log(path, [("a", "small", "one")], [Feedback("a", preferred="large", against="large")])
-    with pytest.raises(DataError, match="decision 'a' was compared with pool 'large', which answered nothing"):
+    with pytest.raises(DataError, match=r"decision 'a' .*'large'"):
         read_feedback(path).preferences()
 
 

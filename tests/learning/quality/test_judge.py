@@ -45,7 +45,7 @@ async def test_an_answer_without_a_rating_is_counted_and_never_scored():
 
 
 async def test_a_judge_that_never_says_is_quoted():
-    with pytest.raises(DataError, match=r"no row could be judged: .* a reply ends with 'no idea'"):
+    with pytest.raises(DataError, match=r"'no idea'"):
         await get_metric("judge", pool=FakeJudge(lambda _: "no idea\n")).score(ROWS)
 
 

@@ -23,5 +23,5 @@ async def test_every_task_grades_its_own_answer():
 
 @pytest.mark.parametrize("group", ["", "add", "add-", "add-x", "chess-1", "-1"])
 async def test_a_group_that_is_no_task_is_named(group):
-    with pytest.raises(DataError, match=f"row 'r0': group '{group}' is no lab task"):
+    with pytest.raises(DataError, match=f"'r0': .*'{group}'"):
         await get_metric("lab").score(dataset({"small": [["1"]]}, ["1"], [group]))

@@ -73,7 +73,7 @@ async def test_a_reply_without_a_verdict_is_no_tie():
     assert (after.about["metric_told"]["unparsable"], after.about["metric_told"]["dropped"]) == (1, 1)
     assert lines[-1] == "judge_pairwise: 1 replies hold no judgement; 1 rows are left out"
     assert len((await metric.judge(ROWS)).preferences()) == 2
-    with pytest.raises(DataError, match="no row could be judged"):
+    with pytest.raises(DataError, match="no row"):
         await PairwiseJudge(FakeJudge(lambda _: "hm")).score(ROWS)
 
 
@@ -89,7 +89,7 @@ async def test_an_answer_with_another_match_stays():
 
 
 async def test_one_pool_is_no_pair():
-    with pytest.raises(DataError, match="one pool, small; 'judge_pairwise' compares two"):
+    with pytest.raises(DataError, match=r"small.*'judge_pairwise'"):
         await PairwiseJudge(FakeJudge(by_length)).score(dataset({"small": [["a"]]}))
 
 
