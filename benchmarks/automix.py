@@ -1,10 +1,10 @@
-"""AutoMix on recorded answers: what its three deciders gain per unit of cost, fitted on all labels and on fifty.
+"""AutoMix's three deciders on a recorded confidence: gain per unit of cost, fitted on all labels and on fifty.
 
 Aggarwal, Madaan et al. 2024 (arXiv 2310.12963), section 4: incremental benefit per cost (IBC), and its lift over the
-straight line from the small model to the large one, in percent, here averaged over nine budgets between the two. The
-small model's verdict on its own answer is the recorded confidence: on TriviaQA it was asked how sure it is of its
-answer, which is a self-verification; on MMLU it is the probability of the answer's token. Fitted on the train part,
-measured on the test part. What the verdict costs was not recorded and is not counted.
+straight line from the small model to the large one, in percent, here averaged over nine budgets between the two. No
+model verified its answer for this: p is the recorded confidence, on TriviaQA the one that the model stated when
+prompted for it, on MMLU the probability of the answer's token. Its cost was not recorded and is not counted, where
+AutoMix pays for several verifications of each answer. Fitted on the train part, measured on the test part.
 """
 
 import argparse
@@ -92,11 +92,15 @@ def table(rows: Sequence[dict[str, Any]], stamp: dict[str, Any]) -> str:
             line += [f"{r['lift']:+.0f} [{r['low']:+.0f}, {r['high']:+.0f}]", f"{r['few']:+.0f} ± {r['few_sd']:.0f}"]
         cells.append(line)
     about = (
+        "The deciders of AutoMix on a recorded confidence, not on self-verification: on TriviaQA the confidence that "
+        "the small model stated when prompted for it, on MMLU the probability of its answer's token. The cost of that "
+        "confidence was not recorded and is not counted; AutoMix pays for several verifications of each answer, so "
+        "its lift would be lower.\n\n"
         "Lift of the incremental benefit per cost over the line from small to large, in percent, mean over nine "
         f"budgets; intervals by bootstrap of the test queries; with {FEW} labels: mean and standard deviation "
         f"of {DRAWS} draws. hopeless: neither model is right."
     )
-    return f"# AutoMix on recorded answers\n\n{about}\n\n{markdown(head, cells)}\n{one_line(stamp)}\n"
+    return f"# AutoMix's deciders on a recorded confidence\n\n{about}\n\n{markdown(head, cells)}\n{one_line(stamp)}\n"
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -115,7 +119,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.bar(at, lifts, 0.25, yerr=spread, label=decider, error_kw={"linewidth": 0.8})
     names = [f"{row['set']}\n{row['pair'].replace(' -> ', chr(10))}" for row in rows]
     axes.set_xticks(range(len(rows)), names, fontsize=7)
-    axes.set(ylabel="lift of IBC, %")
+    axes.set(ylabel="lift of IBC, %", title="on a recorded confidence, whose cost is not counted")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=100)

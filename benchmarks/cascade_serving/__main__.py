@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.application import application, profile
 from benchmarks.arguments import parsed, parser
 from benchmarks.cascade_serving.ask import Endpoint, ask_all
-from benchmarks.cascade_serving.figures import FEWEST_HELD, MOST_RATIO, Run, figures, missed
+from benchmarks.cascade_serving.figures import FEWEST_HELD, FEWEST_SHOWN, MOST_RATIO, Run, figures, missed
 from benchmarks.cascade_serving.plot import draw
 from benchmarks.process import BUILD, free_port, stop_in_order_on_sigterm
 from benchmarks.progress import progress
@@ -90,7 +90,7 @@ def table(found: dict[str, dict[str, Any]], more: dict[str, Any], args: argparse
             shares = [f"{100 * f[k]:.1f}" for k in ("quality", "strong_calls", "wasted_tokens_share", "raced_share")]
             cost = f"{f['cost_usd_per_1000']:.4f}"
             quality.append((f"{name}, {title}", shares[0], drop, *shares[1:], cost))
-            times += [_time(f"{name}, {title}", kind, f[kind]) for kind in KINDS if f.get(kind)]
+            times += [_time(f"{name}, {title}", kind, f) for kind in KINDS if f.get(kind)]
     head = (
         "",
         "exact, %",
@@ -103,6 +103,7 @@ def table(found: dict[str, dict[str, Any]], more: dict[str, Any], args: argparse
     heads = (
         "time to first token, p50, ms",
         "queries",
+        "of these probed",
         "cascade",
         "pool alone",
         "ratio",
@@ -115,22 +116,26 @@ def table(found: dict[str, dict[str, Any]], more: dict[str, Any], args: argparse
         f"{args.n:,} unseen lab queries, greedy, streamed over HTTP by {args.concurrency} callers, every model asked "
         "every query in one shuffled order. Quality drop = (always large - cascade) / always large. Accepted: held "
         "against the weak pool alone on the same queries; escalated: against the strong pool alone, plainly and less "
-        f"the weak pool's probe, which is held to {MOST_RATIO:g} at most for {STREAM} ({CASCADE} waits for the whole "
-        f"weak answer) and of {FEWEST_HELD} streams at least. As shipped the weak pool is not asked where the router's "
-        "score alone leaves it no hope; all probed: it is asked every query; raced: scores from "
-        f"{args.race[0]:g} to {args.race[1]:g} begin the strong call at once, while races waste at most "
+        f"the weak pool's probe. The ratio without the probe is limited to {MOST_RATIO:g} for {STREAM} ({CASCADE} "
+        f"waits for the whole weak answer) where there are {FEWEST_HELD} streams or more. As shipped the weak pool is "
+        "not called where the router's score alone escalates the query: those queries were never probed, and the time "
+        "of `escalated` is mostly theirs; `escalated after probe` is what a query pays that was probed first. All "
+        f"probed: every query goes to the weak pool first. Raced: scores from {args.race[0]:g} to {args.race[1]:g} "
+        "start the strong call at once; races waste at most "
         f"{args.race[2]:.0%} of all tokens. Wasted: tokens that are in no answer. Targets: {kept}.\n\n"
         f"{one_line(more['environment'])}, seed {more['seed']}\n"
     )
 
 
-def _time(name: str, kind: str, f: Any) -> tuple[str, ...]:
+def _time(name: str, kind: str, figures: Any) -> tuple[str, ...]:
+    f, probed = figures[kind], figures["escalated_after_probe"]
     low, high = f["ratio_interval_95"]
     got, alone, probe = (f"{f[key]:.1f}" for key in ("ttft_p50_ms", "alone_p50_ms", "probe_p50_ms"))
     ratio = f"{f['ratio']:.2f} ({low:.2f} to {high:.2f})"
     return (
         f"{kind.replace('_', ' ')}: {name}",
         f"{f['queries']:,}",
+        "all" if kind == "accepted" else f"{probed['queries']:,}" if probed else f"under {FEWEST_SHOWN}",
         got,
         alone,
         f"{f['plain_ratio']:.2f}",

@@ -17,8 +17,8 @@ from benchmarks.routing_quality.figures import clusters_of
 from serve_app.learning.metrics import bootstrap
 
 Floats = NDArray[np.float64]
-_FEWEST = 4
-"""Streams of which a median is told."""
+FEWEST_SHOWN = 4
+"""Streams below which no median is shown."""
 FEWEST_HELD = 30
 """Streams whose median is held to the target; that of ten was 0.9 and 1.9 times the pool's in two runs."""
 MOST_DROP, MOST_SHARE, MOST_RATIO = 0.01, 0.5, 1.3
@@ -82,7 +82,7 @@ def _of(run: Run, name: str, seed: int) -> dict[str, Any]:
 def _accepted(run: Run, name: str, seed: int) -> dict[str, Any] | None:
     """Of queries that the weak pool answered: TTFT against the weak pool alone."""
     rows = [i for i, reply in enumerate(run.replies[name]) if reply.pool != "large"]
-    if len(rows) < _FEWEST:
+    if len(rows) < FEWEST_SHOWN:
         return None
     got, alone = _column(run, name, rows, "first_ms"), _column(run, run.weak, rows, "first_ms")
     return _ratio(got, alone, np.zeros(len(rows)), seed)
@@ -95,7 +95,7 @@ def _escalated(run: Run, name: str, seed: int, probed: bool = False) -> dict[str
     """
     replies = run.replies[name]
     rows = [i for i, reply in enumerate(replies) if reply.pool == "large" and (reply.wasted_tokens > 0 or not probed)]
-    if len(rows) < _FEWEST:
+    if len(rows) < FEWEST_SHOWN:
         return None
     got, alone = _column(run, name, rows, "first_ms"), _column(run, run.strong, rows, "first_ms")
     return _ratio(got, alone, _column(run, run.weak, rows, "probe_ms"), seed)

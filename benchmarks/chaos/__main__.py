@@ -27,7 +27,7 @@ from benchmarks.table import markdown
 
 PATIENCE_S = 120.0
 """A replica that was killed should be back by then."""
-PHASES = ("undisturbed", "a replica killed every {:g} s", "afterwards")
+PHASES = ("undisturbed", "{} replicas killed, one each {:g} s", "afterwards")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -81,7 +81,8 @@ def _phases(args: argparse.Namespace, url: str) -> dict[str, Any]:
     phases = {PHASES[0]: _load(args, url, args.num_prompts, seed=args.seed)}
     memory["after the undisturbed run"] = memory_mib()
     killer = Killer(url, args.every)
-    phases[PHASES[1].format(args.every)] = _load(args, url, args.num_prompts, seed=args.seed + 1, during=killer)
+    killed = _load(args, url, args.num_prompts, seed=args.seed + 1, during=killer)
+    phases[PHASES[1].format(len(killer.kills), args.every)] = killed
     back_s = _wait_for(url, args.replicas)
     memory["after the kills"] = memory_mib()
     phases[PHASES[2]] = _load(args, url, min(500, args.num_prompts), seed=args.seed + 2)
@@ -154,7 +155,7 @@ def table(found: dict[str, Any]) -> str:
         [when, *(" + ".join(f"{v:.0f}" for v in sizes) for sizes in by.values())]
         for when, by in found["memory_mib"].items()
     ]
-    story = f"{len(found['kills'])} kills (longest postponement {found['postponed_s']:.1f} s); all replicas back "
+    story = f"Kills: {_kills(found['kills'])} (longest postponement {found['postponed_s']:.1f} s); all replicas back "
     back_s = found["whole_after_s"]
     story += (
         f"{'never' if back_s is None else f'{back_s:.0f} s'} after the load ended. {one_line(found['environment'])}"
@@ -168,6 +169,11 @@ def table(found: dict[str, Any]) -> str:
         "\n".join(f"- {text}: {'yes' if ok else 'NO'}" for text, ok in found["marks"].items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _kills(kills: list[dict[str, Any]]) -> str:
+    """How many, and when: a run that ends early sees few of them."""
+    return f"{len(kills)}, " + ", ".join(f"one of {k['pool']} after {k['at_s']:.0f} s" for k in kills)
 
 
 def _wait_for(url: str, replicas: int) -> float | None:

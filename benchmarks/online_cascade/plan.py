@@ -1,4 +1,4 @@
-"""Runs what is asked, one replay after another, and keeps each: the same command goes on after a kill."""
+"""Runs the replays one after another and keeps each: the same command resumes after a kill."""
 
 import hashlib
 import json
@@ -41,6 +41,13 @@ class Bench:
     ) -> list[dict[str, Any]]:
         """One replay per seed, of that share of LLM calls; `shift`: labels swapped half-way."""
         return [self._run(name, replay, share, seed, shift) for seed in self.seeds]
+
+    def matched(
+        self, name: str, replay: Callable[[Job], Replayed], theirs: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """One replay per seed, given as many LLM calls as another method's run of that seed made."""
+        shares = [run["share"] for run in theirs]
+        return [self._run(name, replay, share, seed, False) for seed, share in zip(self.seeds, shares, strict=True)]
 
     def released(self, shift: bool = False) -> list[list[dict[str, Any]]]:
         """For each seed the released algorithm's replays over its prices."""

@@ -1,8 +1,10 @@
 """`python -m benchmarks.stream_service FILE`: streams over HTTP whose Learner is killed, and whose labels change.
 
 FILE holds texts, their true labels and an LLM's (see `jethro stream replay`); a fake expert that looks the text up
-stands for the LLM. Each run is a stream of its own over the same queries: one undisturbed, one whose Learner is killed
-twice by SIGKILL, one whose labels change half-way, and that again with the released algorithm, without our mends.
+stands for the LLM. Queries are passes over the file, each in another order. Each run is a stream of its own over the
+same queries: one undisturbed, one whose Learner is killed twice by SIGKILL, one whose labels change half-way, and that
+again with the released algorithm, without our changes. That one has no budget of LLM calls but a price: its accuracy
+compares with the others' only where it made about as many calls (see `benchmarks.online_cascade` for equal calls).
 """
 
 import argparse
@@ -78,7 +80,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for plan in plans(args):
             seen = asyncio.run(run(f"http://127.0.0.1:{port}", plan, rows, labels, pace))
             runs[plan.name] = figures(plan, seen)
-    return {"environment": stamp, "runs": runs}
+    return {"environment": stamp, "file": args.file.name, "texts": len(once), "runs": runs}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """BEST-Route: the cheapest of many candidates, a pool with its best of n answers, that is good enough.
 
-The choice is offline as yet: to serve best of n, somebody must rank the answers, which is the ensembles' work. Until
-then the router serves by its `score`, which is about one answer of the small pool.
+Best of n is evaluated offline only: to serve it, a ranker has to choose among the answers, which is for ensembles. The
+router serves by its `score`, which is about one answer of the small pool.
 """
 
 import json

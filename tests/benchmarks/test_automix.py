@@ -46,6 +46,7 @@ def test_who_knows_itself_is_lifted_and_who_does_not_is_not(data, tmp_path):
         assert lifts["TriviaQA"] > 20 > lifts["MMLU"]
     table = (tmp_path / "out" / "automix.md").read_text()
     assert "pomdp, 50 labels" in table and str(data) not in table
+    assert "recorded confidence" in table.splitlines()[0] and "cost of that confidence was not recorded" in table
     assert (tmp_path / "out" / "automix.png").stat().st_size > 1000
 
 

@@ -58,7 +58,7 @@ def phase(**changes: object) -> dict[str, object]:
 def test_the_table_says_it_all(back_s: float | None, word: str) -> None:
     found = {
         "phases": {"undisturbed": phase(), "killed": phase(not_asked=3)},
-        "kills": [{"pool": "small"}],
+        "kills": [{"pool": "small", "at_s": 10.1}],
         "postponed_s": 0.5,
         "whole_after_s": back_s,
         "memory_mib": {"before": {"Gateway": [100.0], "SmallPool": [50.0, 51.0]}},
@@ -68,6 +68,7 @@ def test_the_table_says_it_all(back_s: float | None, word: str) -> None:
     text = table(found)
     assert word in text
     assert "50 + 51" in text
+    assert "Kills: 1, one of small after 10 s" in text
     assert "every request was asked within the time limit: NO" in text
     assert found["marks"]["no request lost before its first byte"]
 

@@ -64,18 +64,30 @@ def test_a_change_is_noticed_and_recovered_from():
     assert (good["before_shift"], good["at_shift"], good["at_end"]) == (1.0, 0.0, 1.0)
     held = passed({"shifted": good, "shifted, plain": blind})
     assert all(held.values())
+    assert "the released algorithm is worse" in held
     assert not passed({"shifted": blind})["the change is noticed"]
     assert not passed({"shifted": blind})["accuracy comes back to within three points"]
 
 
+def test_the_released_algorithm_is_compared_at_equal_calls_only():
+    plan = Plan("shifted", {"name": "shifted"}, shift_at=0.5)
+    good, blind = figures(plan, seen([True] * 8000, alarms=1)), figures(plan, seen([True] * 4000 + [False] * 4000))
+    few = {"shifted": good, "shifted, plain": {**blind, "llm_share": good["llm_share"] - 0.1}}
+    assert "the released algorithm is worse" not in passed(few)
+    stamp = {"date": "2026-01-01T00:00", "commit": "c", "cores": 2, "cpu": "x", "python": "3", "load_average_1m": 0.0}
+    found = {"runs": few, "held": passed(few), "environment": stamp, "file": "x.jsonl", "texts": 9}
+    assert "does not compare" in table(found)
+
+
 def test_table_and_plot(tmp_path):
-    found = {"runs": runs(), "environment": {}}
+    found = {"runs": runs(), "environment": {}, "file": "x.jsonl", "texts": 40}
     found["environment"] = {"date": "2026-01-01T00:00", "commit": "c", "cores": 2, "cpu": "x", "python": "3"}
     found["environment"]["load_average_1m"] = 0.0
     found["held"] = passed(found["runs"])
     text = table(found)
     assert "killed after 10 answers with 7 labels learned" in text
     assert "- no query fails: yes" in text
+    assert "100 queries are repeated passes over the 40 texts of x.jsonl" in text
     plot(found, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 1000
 
