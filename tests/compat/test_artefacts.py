@@ -1,4 +1,4 @@
-"""Routers, stream states, cascades and data saved by an earlier version load, and say the same to the last bit.
+"""Routers, streams, cascades, data and decisions saved by an earlier version load, and say the same to the last bit.
 
 `artefacts/` was written once, by commit 83e8731, and is never written again: a change of format needs a reader of the
 old one. `artefacts/expected.json` holds what that commit read back from them (`readings.py`). Scores are compared bit
@@ -20,7 +20,9 @@ from threadpoolctl import threadpool_limits
 
 from serve_app.cascade.recorded import Recorded
 from serve_app.cascade.recorded import read as read_recorded
+from serve_app.config.store import StoreConfig
 from serve_app.routing.registry import KINDS
+from serve_app.store.sqlite import SqliteStore
 from serve_app.types import Query
 from tests.compat import cascade_readings, readings
 
@@ -138,6 +140,19 @@ def test_streams_resume_where_they_were_and_learn_on(tmp_path: Path, exact: bool
 
 def test_recorded_answers_and_data_sets_are_read_the_same() -> None:
     assert readings.data_reading(ARTEFACTS / "data") == EXPECTED["data"]
+
+
+async def test_stored_decisions_are_found_with_their_feedback(tmp_path: Path) -> None:
+    file = tmp_path / "store.sqlite3"
+    file.write_bytes(gzip.decompress((ARTEFACTS / "store.sqlite3.gz").read_bytes()))
+    store = SqliteStore(StoreConfig(path=str(file)), clock=lambda: 1_700_000_200.0)
+    await store.start()
+    try:
+        for decision_id, expected in EXPECTED["store"].items():
+            found = await store.decision(decision_id)
+            assert {name: found[name] for name in expected} == expected
+    finally:
+        await store.aclose()
 
 
 def test_no_artefact_holds_a_path_of_the_machine_that_wrote_it() -> None:
