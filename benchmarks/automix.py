@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.cascade.automix import Labelled, escalated, lift
-from serve_app.cascade.automix_chain import DECIDERS
-from serve_app.cascade.recorded import Recorded, read
+from serve_app.cascade.fitting.automix import DECIDERS, Labelled, escalated, lift
+from serve_app.data.recorded import Recorded, read
 from serve_app.learning.metrics import bootstrap
 
 PAIRS = (

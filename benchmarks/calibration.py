@@ -17,11 +17,11 @@ import numpy as np
 
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
+from serve_app.data.dataset import Dataset
+from serve_app.decision.target import Guarantee
+from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import InsufficientData
-from serve_app.learning.dataset import Dataset
-from serve_app.learning.training import new_router
-from serve_app.routing.target import Guarantee
-from serve_app.routing.threshold import Calibration, Threshold
+from serve_app.training.training import new_router
 
 SHARES = tuple(round(0.05 + 0.1 * i, 2) for i in range(10))
 HALVES = 20
@@ -125,7 +125,7 @@ def verdict(shares: list[dict[str, float]], promises: list[Promise]) -> dict[str
 
 def lab_pool(models: Path, train: int, pool: int, seed: int, kind: str) -> tuple[Calibration, dict[str, Any]]:
     """A router trained on lab queries, and its scores of a pool that neither it nor the models were trained on."""
-    from serve_app.learning.lab_router import ask
+    from serve_app.training.lab_router import ask
 
     learn, measure = ask(models, train, seed, "learn"), ask(models, pool, seed, "measure")
     measure = _distinct(measure)

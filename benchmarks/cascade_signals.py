@@ -22,14 +22,14 @@ import serve_app.cascade
 from benchmarks.cascade_signals_plot import draw
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.cascade.agreement import Agreement
 from serve_app.cascade.artefact import load_chain
 from serve_app.cascade.base import Signal
-from serve_app.cascade.evaluation import held_out_of, outcomes, walk_of
-from serve_app.cascade.fitting import ChainPlan, drop
-from serve_app.cascade.judging import LOGPROB_SIGNALS, JudgePlan, fit_judge, opening, raw_values
-from serve_app.cascade.recorded import Recorded, read
-from serve_app.cascade.signals import (
+from serve_app.cascade.fitting.confidence import LOGPROB_SIGNALS, JudgePlan, fit_judge, opening, raw_values
+from serve_app.cascade.fitting.evaluation import held_out_of, outcomes, walk_of
+from serve_app.cascade.fitting.fit import ChainPlan, drop
+from serve_app.cascade.fitting.thresholds import Walk, fit_thresholds
+from serve_app.cascade.signals.consistency import Agreement
+from serve_app.cascade.signals.tokens import (
     Brevity,
     Entropy,
     Margin,
@@ -39,15 +39,14 @@ from serve_app.cascade.signals import (
     QuantileLogprob,
     SumLogprob,
 )
-from serve_app.cascade.thresholds import Walk, fit_thresholds
+from serve_app.data.collection.cascade_recording import write_rows
+from serve_app.data.collection.lab import Half, LabPlan, lab_rows, unseen_queries
+from serve_app.data.recorded import Recorded, read
+from serve_app.data.records import Record, messages_of
+from serve_app.decision.target import COST, Target
 from serve_app.lab import models_dir
-from serve_app.learning.cascade_recording import write_rows
-from serve_app.learning.lab_queries import Half, unseen_queries
-from serve_app.learning.lab_recording import LabPlan, lab_rows
 from serve_app.learning.metrics import auc, calibration_error
-from serve_app.learning.records import Record, messages_of
 from serve_app.routing.registry import load_router
-from serve_app.routing.target import COST, Target
 from serve_app.types import Query
 
 NAME = "cascade_signals"

@@ -25,14 +25,14 @@ from benchmarks.stamp import environment, one_line
 from benchmarks.stats import percentile
 from benchmarks.table import markdown
 from serve_app.config.tree import RoutingConfig
+from serve_app.data.dataset import Dataset, PoolAnswers
+from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.learning import encoder as encoders
-from serve_app.learning.dataset import Dataset, PoolAnswers
-from serve_app.learning.training import new_router
 from serve_app.routing.base import Router
 from serve_app.routing.registry import Registry
-from serve_app.routing.scoring import Scorer
-from serve_app.routing.served import Placing
-from serve_app.routing.threshold import Calibration, Threshold
+from serve_app.routing.serving.scoring import Scorer
+from serve_app.routing.serving.served import Placing
+from serve_app.training.training import new_router
 from serve_app.types import Message, Query
 
 FEATURE_KINDS = ("random", "complexity")

@@ -26,10 +26,10 @@ from benchmarks.process import BUILD, free_port
 from benchmarks.stamp import environment, one_line
 from benchmarks.stats import percentile
 from benchmarks.table import markdown
-from serve_app.learning.lab_queries import unseen_queries
-from serve_app.routing.complexity import ComplexityRouter
+from serve_app.data.collection.lab import unseen_queries
+from serve_app.decision.threshold import Threshold
+from serve_app.routing.kinds.complexity.router import ComplexityRouter
 from serve_app.routing.registry import Registry
-from serve_app.routing.threshold import Threshold
 
 NAME = "swapped"
 RELOAD_S = 0.05

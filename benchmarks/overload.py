@@ -28,8 +28,8 @@ from benchmarks.process import BUILD, free_port, stop_in_order_on_sigterm
 from benchmarks.scaling_live import PACE_MS, queries
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.pools.local import LocalPool
-from serve_app.routing.outlook import CalibratedOutlook
+from serve_app.decision.threshold import CalibratedOutlook
+from serve_app.engines.local_pool import LocalPool
 from serve_app.routing.registry import load_router
 
 TOKENS = 16

@@ -29,9 +29,9 @@ from benchmarks.process import BUILD, free_port, stop_in_order_on_sigterm
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from serve_app.autoscaling.calibration import Recording
-from serve_app.autoscaling.calls import Call
 from serve_app.autoscaling.policy import places
-from serve_app.learning.lab_queries import unseen_queries
+from serve_app.autoscaling.traces import Call
+from serve_app.data.collection.lab import unseen_queries
 from serve_app.routing.registry import load_router
 from serve_app.types import Message, Query
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import torch
 
 from serve_app.config.engines import TransformersEngine
-from serve_app.lab.model import SIZES, new_model
-from serve_app.lab.tokenizer import SPECIALS, build_tokenizer
+from serve_app.lab.model import SIZES, SPECIALS, build_tokenizer, new_model
 
 CONTEXT_TOKENS = 512
 

@@ -83,7 +83,7 @@ class Import:
 
 
 def part_of(module: str) -> str:
-    """`serve_app.routing.catalogue` is in `routing`; the package's own top is ''."""
+    """`serve_app.gateway.catalogue` is in `routing`; the package's own top is ''."""
     return module.partition(".")[2].partition(".")[0]
 
 
@@ -183,7 +183,7 @@ import sys
 import serve_app, serve_app.types, serve_app.errors, serve_app.config, serve_app.strategy
 import serve_app.engines.base, serve_app.pools.base, serve_app.routing.base, serve_app.store.base
 import serve_app.cli.main, serve_app.engines.factory, serve_app.lab, serve_app.deployments.run
-import serve_app.learning.dataset, serve_app.learning.preferences
+import serve_app.data.dataset, serve_app.data.preferences
 print(*sorted({m.split(".")[0] for m in sys.modules} & {"torch", "transformers", "vllm", "ray", "sklearn", "pyarrow"}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)

@@ -22,8 +22,8 @@ from benchmarks.process import BUILD, free_port, stop_in_order_on_sigterm
 from benchmarks.progress import progress
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
+from serve_app.data.collection.lab import unseen_queries
 from serve_app.lab.tasks import Item
-from serve_app.learning.lab_queries import unseen_queries
 
 CASCADE, STREAM = "jethro-cascade", "jethro-cascade-stream"
 KINDS = ("accepted", "escalated", "escalated_after_probe")

@@ -4,7 +4,7 @@ python -m benchmarks.cascades --data cascade/                  everything: areas
 python -m benchmarks.cascades --data cascade/ --only 2         settings of two models
 python -m benchmarks.cascades --data cascade/ --noise          the noise sweep at the paper's levels, nothing else
 
-FOLDER holds mmlu_chain.jsonl.gz and triviaqa_chain.jsonl.gz, see `serve_app.cascade.recorded` for their columns. The
+FOLDER holds mmlu_chain.jsonl.gz and triviaqa_chain.jsonl.gz, see `serve_app.data.recorded` for their columns. The
 estimates and policies are fitted on split `train` and reported on split `test`. Forms and constants were chosen by
 cross-validation on train, over all pairs of models and over settings; test was looked at in earlier versions. The area
 under quality against cost is the mean test quality over the mean costs from the cheapest to the dearest model of a
@@ -29,7 +29,7 @@ from benchmarks.cascades.plot import draw
 from benchmarks.cascades.report import text
 from benchmarks.cascades.settings import MODELS, PLAIN, SETTINGS, load
 from benchmarks.stamp import environment, one_line
-from serve_app.cascade.recorded import Recorded
+from serve_app.data.recorded import Recorded
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import load_encoder
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.cascade.routing.shapes import mean_quality
+from serve_app.cascade.routing.mixing import mean_quality
 
 Floats = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from benchmarks.cascades.curves import Curve, area, interval, quality_at
 from benchmarks.cascades.methods import FITTED, Setting
 from benchmarks.cascades.settings import Row
-from serve_app.cascade.routing.singles import best_single
+from serve_app.cascade.routing.mixing import best_single
 
 Floats = NDArray[np.float64]
 OURS = "cascade routing"

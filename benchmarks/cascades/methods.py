@@ -17,23 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cascades.curves import Curve
-from serve_app.cascade.choosing import surely_above
-from serve_app.cascade.evaluation import walks
-from serve_app.cascade.fitting import ChainPlan, thresholds_of
-from serve_app.cascade.judging import JudgePlan
-from serve_app.cascade.recorded import Recorded
-from serve_app.cascade.routing.crossfit import crossfitted, estimate_all, folds_by_text
-from serve_app.cascade.routing.estimates import fit_estimates
-from serve_app.cascade.routing.fitting import within_budget
-from serve_app.cascade.routing.mixing import Mixture
-from serve_app.cascade.routing.seen import seen_in
-from serve_app.cascade.routing.shapes import choose_shape
-from serve_app.cascade.routing.singles import best_single_mix, pays
+from serve_app.cascade.fitting.confidence import JudgePlan
+from serve_app.cascade.fitting.evaluation import walks
+from serve_app.cascade.fitting.fit import ChainPlan, surely_above, thresholds_of
+from serve_app.cascade.fitting.thresholds import Walk
+from serve_app.cascade.routing.estimates import fit_estimates, seen_in
+from serve_app.cascade.routing.fitting import crossfitted, estimate_all, folds_by_text, within_budget
+from serve_app.cascade.routing.mixing import Mixture, best_single_mix, choose_shape, pays
 from serve_app.cascade.routing.supermodels import Form
 from serve_app.cascade.routing.walk import Policy, Tables, Walked, walk
-from serve_app.cascade.signals import SumLogprob
-from serve_app.cascade.thresholds import Walk
-from serve_app.routing.target import COST, Target
+from serve_app.cascade.signals.tokens import SumLogprob
+from serve_app.data.recorded import Recorded
+from serve_app.decision.target import COST, Target
 
 Floats = NDArray[np.float64]
 METHODS = ("threshold", "calibrated", "routing", "cascade", "cascade routing", "linear")

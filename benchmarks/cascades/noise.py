@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from benchmarks.cascades.curves import area
 from benchmarks.cascades.methods import FORMS, Setting, ours
-from serve_app.cascade.routing.ridge_logistic import log_odds, sigmoid
-from serve_app.cascade.routing.sets import members
-from serve_app.cascade.routing.uncertainty import fit_moves
-from serve_app.cascade.routing.walk import Tables
+from serve_app.cascade.routing.estimates import members
+from serve_app.cascade.routing.walk import Tables, fit_moves
+from serve_app.learning.logistic import log_odds, sigmoid
 
 Floats = NDArray[np.float64]
 LEVELS = {"low": (0.6, 0.3), "medium": (1.6, 0.8), "high": (2.4, 1.2)}

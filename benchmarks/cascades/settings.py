@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve_app.cascade.recorded import Recorded, read
+from serve_app.data.recorded import Recorded, read
 from serve_app.errors import DataError
 
 FILES = {"MMLU": "mmlu_chain.jsonl.gz", "TriviaQA": "triviaqa_chain.jsonl.gz"}

@@ -16,7 +16,7 @@ from benchmarks.hybrid_llm.plot import draw
 from benchmarks.hybrid_llm.runs import METRICS, PAIRS, Bench, answers, by_metric
 from benchmarks.process import BUILD
 from benchmarks.stamp import environment
-from serve_app.learning.lab_answers import Draw
+from serve_app.data.collection.lab import Draw
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.hybrid_llm.paper import ADVANTAGES, BEYOND
 from benchmarks.hybrid_llm.runs import Trained
 from benchmarks.routing_quality.figures import clusters_of
-from serve_app.learning.dataset import Dataset
+from serve_app.data.dataset import Dataset
 from serve_app.learning.metrics import Curve, average_pgr, cost_quality_curve, oracle_curve
 
 Floats = NDArray[np.float64]

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.hybrid_llm.edit_similarity import edit_similarity
+from serve_app.data.collection.lab import Draw, Half, lab_answers, regraded
+from serve_app.data.dataset import Dataset
 from serve_app.lab import models_dir
-from serve_app.learning.dataset import Dataset
-from serve_app.learning.lab_answers import Draw, lab_answers, regraded
-from serve_app.learning.lab_queries import Half
-from serve_app.routing.complexity import ComplexityRouter
-from serve_app.routing.hybrid import HybridDet, HybridProb, HybridRouter, HybridTrans
+from serve_app.routing.kinds.complexity.router import ComplexityRouter
+from serve_app.routing.kinds.fine_tuned.routers import HybridDet, HybridProb, HybridRouter, HybridTrans
 
 Floats = NDArray[np.float64]
 Report = Callable[[str], None]

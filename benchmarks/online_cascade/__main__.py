@@ -25,8 +25,8 @@ from benchmarks.online_cascade.report import text
 from benchmarks.online_cascade.stream import load
 from benchmarks.process import BUILD
 from benchmarks.stamp import environment
-from serve_app.cascade.online.base import StreamSpec
 from serve_app.errors import ConfigError
+from serve_app.streams.online.base import StreamSpec
 
 BARS = {("isear", 0.2): 0.54, ("isear", 0.4): 0.62}
 """Mean accuracy that the cascade is to reach, by stream and share of LLM calls."""

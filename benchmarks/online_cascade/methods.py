@@ -17,8 +17,8 @@ from benchmarks.online_cascade.walks import (
     first,
     online,
 )
-from serve_app.cascade.online.base import StreamSpec
-from serve_app.cascade.online.settings import MENDS, plain, settings_of
+from serve_app.streams.online.base import StreamSpec
+from serve_app.streams.online.settings import MENDS, plain, settings_of
 
 CASCADE, PLAIN = "online cascade", "released algorithm"
 UNLEARNED = "cascade, deferral not learned"

@@ -11,8 +11,8 @@ from benchmarks.online_cascade.figures import measured
 from benchmarks.online_cascade.methods import CASCADE, METHODS, NO_BASELINES, PLAIN, PLAIN_MU, Job, released
 from benchmarks.online_cascade.stream import Recorded
 from benchmarks.online_cascade.walks import Replayed
-from serve_app.cascade import online
-from serve_app.cascade.online.base import StreamSpec
+from serve_app.streams import online
+from serve_app.streams.online.base import StreamSpec
 
 
 def _sources() -> str:

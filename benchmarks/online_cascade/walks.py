@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.online_cascade.stream import Recorded
-from serve_app.cascade.online.base import Labelled, StreamSpec
-from serve_app.cascade.online.budget import Budget
-from serve_app.cascade.online.encoded import EncodedStudent
-from serve_app.cascade.online.learner import OnlineCascade
-from serve_app.cascade.online.levels import Student, pooled, student
-from serve_app.cascade.online.settings import mended, settings_of
+from serve_app.streams.online.base import Labelled, StreamSpec
+from serve_app.streams.online.budget import Budget
+from serve_app.streams.online.encoded import EncodedStudent
+from serve_app.streams.online.learner import OnlineCascade
+from serve_app.streams.online.levels import Student, pooled, student
+from serve_app.streams.online.settings import mended, settings_of
 
 LLM = -1
 

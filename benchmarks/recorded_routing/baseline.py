@@ -11,7 +11,7 @@ from serve_app.routing.base import Report, silent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from serve_app.learning.dataset import Dataset
+    from serve_app.data.dataset import Dataset
     from serve_app.types import Query
 
 

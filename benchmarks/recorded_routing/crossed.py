@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from benchmarks.recorded_routing.baseline import LogisticBaseline
 from benchmarks.recorded_routing.sets import Task, joined
-from serve_app.learning.arrays import read_arrays
-from serve_app.learning.dataset import Dataset
-from serve_app.learning.layers import layer_views
-from serve_app.learning.training import new_router, router_class
+from serve_app.arrays import read_arrays
+from serve_app.data.dataset import Dataset
 from serve_app.routing.base import Report, silent
+from serve_app.routing.kinds.stacked.query_view import layer_views
+from serve_app.training.training import new_router, router_class
 from serve_app.types import Query
 
 Floats = NDArray[np.float64]

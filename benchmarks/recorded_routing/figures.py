@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from benchmarks.recorded_routing.crossed import BASELINE, Crossed
 from benchmarks.recorded_routing.sets import Task
-from serve_app.learning.dataset import Dataset
-from serve_app.learning.evaluation import interval_json, scored
+from serve_app.data.dataset import Dataset
 from serve_app.learning.metrics import average_pgr, decile_curve, oracle_curve
-from serve_app.learning.resampling import Figures, intervals, resampled
+from serve_app.training.evaluation import Figures, interval_json, intervals, resampled, scored
 
 Floats = NDArray[np.float64]
 TOLD = ("apgr", "cpt50", "cpt80", "auc", "calibration_error")

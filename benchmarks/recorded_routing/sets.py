@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.data.dataset import Dataset, PoolAnswers
+from serve_app.data.importing import import_outcomes
+from serve_app.data.splitting import folds
 from serve_app.errors import DataError
-from serve_app.learning.dataset import Dataset, PoolAnswers
-from serve_app.learning.importing import import_outcomes
-from serve_app.learning.splitting import folds
 
 How = Literal["random folds", "unseen groups", "transfer"]
 ENDINGS = (".jsonl.gz", ".jsonl", ".csv", ".csv.gz", ".parquet")

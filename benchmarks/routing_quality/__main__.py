@@ -23,8 +23,8 @@ from benchmarks.routing_quality.figures import Answers, figures
 from benchmarks.routing_quality.plot import draw
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
+from serve_app.data.collection.lab import unseen_queries
 from serve_app.lab.tasks import Item
-from serve_app.learning.lab_queries import unseen_queries
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

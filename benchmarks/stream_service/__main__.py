@@ -23,8 +23,8 @@ from benchmarks.stamp import environment
 from benchmarks.stream_service.expert import record
 from benchmarks.stream_service.report import figures, passed, plot, table
 from benchmarks.stream_service.serving import Pace, Plan, run
-from serve_app.cascade.online.settings import MENDS
-from serve_app.cascade.streams.rows import Columns, Row, read_rows
+from serve_app.streams.online.settings import MENDS
+from serve_app.streams.replay import Columns, Row, read_rows
 
 RUNS = ("undisturbed", "killed", "shifted", "shifted, plain")
 

@@ -13,7 +13,7 @@ import aiohttp
 
 from benchmarks.application import replicas
 from benchmarks.stream_service.expert import shift
-from serve_app.cascade.streams.rows import Row
+from serve_app.streams.replay import Row
 
 _SETTLE_S = 120.0
 """Longest wait for the last events to be learned."""

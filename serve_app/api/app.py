@@ -12,17 +12,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from serve_app.api import docs, shapes
-from serve_app.api.edge import Edge
-from serve_app.api.exchange import Exchange
-from serve_app.api.operation import Content, Operation
+from serve_app.api import openapi as docs
+from serve_app.api import shapes
+from serve_app.api.completions import Exchange
+from serve_app.api.middleware import Edge
+from serve_app.api.openapi import Content, Operation
 from serve_app.api.query import chat_request, completion_request
 from serve_app.api.reply import INTERNAL, error_headers
 from serve_app.api.routes import Routes
 from serve_app.api.schemas import ChatRequest, CompletionRequest
-from serve_app.api.services import Services
 from serve_app.api.streams import StreamRoutes
 from serve_app.errors import JethroError, MethodNotAllowed, NotFound, RequestError
+from serve_app.gateway.services import Services
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"

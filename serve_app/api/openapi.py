@@ -1,15 +1,100 @@
-"""Writes the OpenAPI 3.1 document from the operations and the request models."""
+"""Writes the OpenAPI 3.1 document from the operations and the request models.
 
-from collections.abc import Sequence
+One route with its description, so that what runs and what the OpenAPI document says cannot drift apart.
+
+Writes the operator's limits into the JSON schemas of the requests, so that the description says what holds here.
+
+/openapi.json and /docs: a page that needs nothing from the network but the document itself.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from http import HTTPStatus
-from typing import Any
+from importlib import resources
+from typing import Any, Literal
 
+import orjson
 from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from serve_app import __version__
-from serve_app.api.bounds import bound
-from serve_app.api.operation import Content, Operation
+from serve_app.api import shapes
+from serve_app.api.schemas import Part
 from serve_app.config.tree import LimitsConfig
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a status without an error object carries: JSON schema, meaning and media type."""
+
+    schema: dict[str, Any]
+    description: str = "OK"
+    media_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A method on a path, run by a handler or, on the hot path, by an ASGI app (any object that is not a function).
+
+    `ok` maps statuses to what they carry, `errors` lists the statuses that carry the error object. `parameters`
+    describes the path's parameters. `open`: no key is needed.
+    """
+
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
+    path: str
+    name: str
+    summary: str
+    run: Handler | ASGIApp
+    ok: dict[int, tuple[Content, ...]]
+    errors: tuple[int, ...] = ()
+    request: type[Part] | None = None
+    parameters: dict[str, str] = field(default_factory=dict)
+    open: bool = False
+
+    @property
+    def public_path(self) -> str:
+        """The path as OpenAPI writes it, without Starlette's convertors."""
+        return self.path.replace(":path}", "}")
+
+    def route(self) -> Route:
+        """The Starlette route; GET answers HEAD as well."""
+        return Route(self.path, self.run, methods=[self.method], name=self.name)
+
+
+def bound(schemas: dict[str, Any], limits: LimitsConfig) -> None:
+    """Change `schemas`, the request models by name, in place. The checks themselves are in query.py."""
+    for name in ("ChatRequest", "CompletionRequest"):
+        properties = schemas[name]["properties"]
+        for integer, most in _integers(name, limits).items():
+            _member(properties[integer], "integer")["maximum"] = most
+        stop = properties["stop"]
+        _member(stop, "string")["maxLength"] = limits.stop_chars
+        sequences = _member(stop, "array")
+        sequences["maxItems"] = limits.stop
+        sequences["items"]["maxLength"] = limits.stop_chars
+    chat = schemas["ChatRequest"]["properties"]
+    chat["messages"]["maxItems"] = limits.messages
+    _member(chat["tools"], "array")["maxItems"] = limits.tools
+
+
+def _integers(model: str, limits: LimitsConfig) -> dict[str, int]:
+    both = {"n": limits.n, "max_tokens": limits.max_tokens}
+    if model == "CompletionRequest":
+        return {**both, "logprobs": limits.top_logprobs}
+    return {**both, "max_completion_tokens": limits.max_tokens, "top_logprobs": limits.top_logprobs}
+
+
+def _member(schema: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The member of a union that is of one type."""
+    found: dict[str, Any] = next(member for member in schema["anyOf"] if member.get("type") == kind)
+    return found
+
 
 _REF = "#/components/schemas/"
 _ERROR = {
@@ -100,3 +185,30 @@ def _error(status: int) -> dict[str, Any]:
         "headers": {**_HEADERS, **(_RETRY_AFTER if status in (429, 503) else {})},
         "content": {"application/json": {"schema": {"$ref": _REF + "Error"}}},
     }
+
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+
+
+def operations(described: Sequence[Operation], limits: LimitsConfig, *, keys: bool) -> list[Operation]:
+    """The two routes; the document describes `described` and them."""
+    ours: list[Operation] = []
+
+    @cache
+    def document() -> bytes:
+        return orjson.dumps(describe([*described, *ours], limits, keys=keys))
+
+    async def openapi(request: Request) -> Response:
+        return Response(document(), media_type="application/json")
+
+    async def page(request: Request) -> Response:
+        html = resources.files("serve_app.api").joinpath("docs.html").read_text("utf-8")
+        return Response(html, media_type="text/html", headers={"content-security-policy": _POLICY})
+
+    html = (Content(shapes.TEXT, media_type="text/html"),)
+    json = (Content({"type": "object"}),)
+    ours += [
+        Operation("GET", "/openapi.json", "openapi", "This document.", openapi, {200: json}, open=True),
+        Operation("GET", "/docs", "docs", "This document as a page.", page, {200: html}, open=True),
+    ]
+    return ours

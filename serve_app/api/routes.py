@@ -1,6 +1,9 @@
-"""The routes beside the two hot ones: models, decisions, feedback, health, metrics."""
+"""The routes beside the two hot ones: models, decisions, feedback, health, metrics.
 
-from collections.abc import Mapping
+What a caller's feedback says, checked against the decision that it is about.
+"""
+
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from time import monotonic, time
@@ -11,18 +14,48 @@ from starlette.responses import Response
 
 from serve_app.api import shapes
 from serve_app.api.body import parse_object, read_body
-from serve_app.api.caller import CALLER, Caller
-from serve_app.api.decided import decision_json
-from serve_app.api.ids import Ids
-from serve_app.api.judgement import judgement
-from serve_app.api.operation import Content, Operation
+from serve_app.api.caller import CALLER, Caller, Ids
+from serve_app.api.openapi import Content, Operation
 from serve_app.api.query import chat_request, check
-from serve_app.api.reply import json_response
+from serve_app.api.reply import decision_json, json_response
 from serve_app.api.schemas import ChatRequest, FeedbackRequest
-from serve_app.api.services import ModelEntry, Services
-from serve_app.cascade.streams.base import PREFIX
-from serve_app.errors import ModelNotFound, NotFound
+from serve_app.errors import ModelNotFound, NotFound, RequestError
+from serve_app.gateway.services import ModelEntry, Services
 from serve_app.observability.outcome import Outcome
+from serve_app.store.base import TIE, Feedback
+from serve_app.streams.base import PREFIX
+
+_COUNTERPART = {"small": "large", "large": "small"}
+"""Whose answer is meant where the caller does not say: the two pools that must exist are compared with each other."""
+
+
+def judgement(given: FeedbackRequest, pool: str | None, pools: Collection[str]) -> Feedback:
+    """The feedback to store, with the pool compared with filled in.
+
+    `pool` is the decision's, needed where `given` prefers one. Raises RequestError naming the parameter.
+    """
+    if given.score is None and given.preferred is None:
+        raise RequestError("Give score, preferred or both.", param="score", code="missing_required_parameter")
+    score = None if given.score is None else float(given.score)
+    if given.preferred is None:
+        if given.against is not None:
+            raise _invalid("against", "is only allowed with preferred")
+        return Feedback(given.decision_id, score, given.comment)
+    assert pool is not None
+    other = given.preferred if given.preferred not in (TIE, pool) else given.against or _COUNTERPART.get(pool)
+    if other is None:
+        raise _invalid("against", f"name the pool that {pool!r} was compared with")
+    named = "preferred" if other == given.preferred else "against"
+    if other not in pools:
+        raise _invalid(named, f"no pool {other!r}; pools are {', '.join(pools)}")
+    if other == pool or given.against not in (None, other):
+        raise _invalid("against", f"one of the two pools compared is {pool!r}, which answered; {other!r} is the other")
+    return Feedback(given.decision_id, score, given.comment, given.preferred, other)
+
+
+def _invalid(param: str, why: str) -> RequestError:
+    return RequestError(f"{param}: {why}.", param=param, code="invalid_value")
+
 
 _DECISION_ID = {"decision_id": "The id in x-jethro-decision-id or in the `jethro` object."}
 

@@ -8,15 +8,15 @@ from starlette.responses import Response
 from serve_app.api import shapes
 from serve_app.api.body import parse_object, read_body
 from serve_app.api.caller import CALLER, Caller
-from serve_app.api.operation import Content, Operation
+from serve_app.api.openapi import Content, Operation
 from serve_app.api.query import check
 from serve_app.api.reply import json_response
 from serve_app.api.schemas import BudgetRequest, StreamRequest
-from serve_app.api.services import Services
-from serve_app.cascade.online.base import StreamSpec
-from serve_app.cascade.streams.base import Budget, Wanted
-from serve_app.cascade.streams.service import Streams
 from serve_app.errors import NotFound
+from serve_app.gateway.services import Services
+from serve_app.streams.base import Budget, Wanted
+from serve_app.streams.online.base import StreamSpec
+from serve_app.streams.service import Streams
 
 _NAME: Final = {"name": "The stream's name."}
 _STREAM: Final[tuple[Content, ...]] = (Content(shapes.STREAM),)

@@ -13,12 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.autoscaling.oracle import OracleRule
-from serve_app.autoscaling.outcome import Outcome
 from serve_app.autoscaling.policy import PoolLimits, Settings
-from serve_app.autoscaling.request_count import Delays, Reports, RequestCountRule
-from serve_app.autoscaling.rules import QueueRule, ShareRule
-from serve_app.autoscaling.simulator import Control, PoolModel, Rule, simulate
+from serve_app.autoscaling.rules import Delays, OracleRule, QueueRule, Reports, RequestCountRule, ShareRule
+from serve_app.autoscaling.simulator import Control, Outcome, PoolModel, Rule, simulate
 from serve_app.autoscaling.traces import Trace
 
 OURS, DEFAULT, QUEUE, ORACLE = "routed share", "Serve's default", "queue", "oracle"

@@ -5,11 +5,15 @@ served: what was turned away or sent elsewhere for want of room still counts, so
 a model call, so cascades and ensembles count as what they cost. Square-root staffing (Halfin & Whitt 1981; Whitt 1992)
 turns load into places: load + headroom x sqrt(load), relatively more for a small pool, whose load varies more. Rates
 are forecast over the time that a replica takes to warm up. Up at once, down only to the highest wish of a while ago.
+
+A pool's limits as its config states them.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+
+from serve_app.config.tree import ReplicasConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,3 +215,16 @@ def _clip(replicas: int, bounds: PoolLimits) -> int:
 def _sound(seen: PoolSignals) -> bool:
     figures = (seen.wanted_per_s, seen.queued, seen.at_s, 0.0 if seen.service_s is None else seen.service_s)
     return all(math.isfinite(x) for x in figures) and min(seen.wanted_per_s, seen.queued, figures[3]) >= 0
+
+
+def limits_of(bounds: ReplicasConfig) -> PoolLimits:
+    """What the policy is told of a pool with these bounds."""
+    return PoolLimits(
+        min_replicas=bounds.min,
+        max_replicas=bounds.max,
+        concurrency=bounds.concurrency,
+        headroom=bounds.headroom,
+        warm_up_s=bounds.warm_up_s,
+        hold_s=bounds.hold_s,
+        idle_s=bounds.idle_s,
+    )

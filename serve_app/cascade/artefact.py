@@ -22,10 +22,10 @@ from pathlib import Path
 from sys import float_info
 from typing import Any, Final
 
-from serve_app.cascade.answer_scorer import AnswerScorer
 from serve_app.cascade.base import Chain, Level
-from serve_app.cascade.calibrator_specs import calibrator_of, calibrator_spec
-from serve_app.cascade.signal_specs import parts_of, signal_of, spec_of
+from serve_app.cascade.signals.answer_scorer import AnswerScorer
+from serve_app.cascade.signals.calibration import calibrator_of, calibrator_spec
+from serve_app.cascade.signals.specs import parts_of, signal_of, spec_of
 from serve_app.errors import ConfigError
 
 FILE: Final = "chain.json"

@@ -1,20 +1,154 @@
-"""`jethro cascade`: record answers of your models, fit a chain of them under a budget, measure it, show it."""
+"""`jethro cascade`: record answers of your models, fit a chain of them under a budget, measure it, show it.
+
+`jethro cascade fit-automix`: a small and a large model, by the small one's own verdicts.
+
+`jethro cascade fit-routing`: fit a cascade router, which may ask any model next and skip any.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from serve_app.cli.cascade_automix import fit_automix
 from serve_app.cli.cascade_collect import collect
-from serve_app.cli.cascade_routing import fit_routing
-from serve_app.cli.group import new_group
-from serve_app.cli.options import listed
+from serve_app.cli.options import listed, new_group
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
     from serve_app.cascade.base import Signal
+    from serve_app.cascade.routing.router import CascadeRouter
+    from serve_app.data.recorded import Recorded
+
+if TYPE_CHECKING:
+    from serve_app.cascade.base import Signal
+
+
+def fit_automix(
+    data: Annotated[Path, typer.Option("--data", help="Recorded answers, of `jethro cascade collect --verdicts 8`.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the fitted chain; name it in the config.")],
+    target: Annotated[str, typer.Option(help="quality-drop=0.01, strong-share=0.5 or cost=0.0002 (USD a query).")],
+    chain: Annotated[str | None, typer.Option(help="The small and the large pool; default as recorded.")] = None,
+    decider: Annotated[
+        Literal["threshold", "double-threshold", "pomdp"], typer.Option(help="How verdicts become a decision.")
+    ] = "pomdp",
+    signal: Annotated[str, typer.Option(help="self_verification or agreement: a fraction.")] = "self_verification",
+    split: Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws folds.")] = 0,
+) -> None:
+    """Fit AutoMix: hopeless queries are not passed on, by the small model's verdicts on its own answers.
+
+    \b
+    Examples:
+      jethro cascade fit-automix --data a.jsonl --chain small,large --target strong-share=0.3 --out var/cascades/mix
+      jethro cascade fit-automix --data a.jsonl --decider double-threshold --target cost=0.0002 --out var/cascades/mix
+    """
+    from serve_app.cascade.artefact import save_chain
+    from serve_app.cascade.fitting.automix import AutoMixPlan
+    from serve_app.cascade.fitting.automix import fit_automix as fit
+    from serve_app.cascade.signals.specs import UNTRAINED
+    from serve_app.data.recorded import read
+    from serve_app.decision.target import Target
+
+    if signal not in UNTRAINED:
+        raise ConfigError(f"signal {signal!r} is not known: give self_verification or agreement")
+    recorded = read(data)
+    recorded = recorded if split is None else recorded.split(split)
+    names = listed(chain) if chain else recorded.models
+    fitted = fit(recorded, AutoMixPlan(names, Target.parse(target), decider, UNTRAINED[signal](), seed=seed))
+    save_chain(fitted, out)
+    typer.echo(f"{out}: {fitted.chain.version}, {decider}")
+    show(out)
+
+
+_ROUTING_SIGNALS = (
+    "Commas; several are combined: logprobs (all that tokens tell), prior, mean_logprob, ...; or recorded."
+)
+
+
+def fit_routing(
+    data: Annotated[Path, typer.Option("--data", help="Recorded answers, of `jethro cascade collect`.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the fitted router; name it in cascade.routing.")],
+    budget: Annotated[str, typer.Option(help="Mean cost a query: 0.0002 (USD), or 40% of the dearest model's.")],
+    models: Annotated[str | None, typer.Option(help="Pools with commas; default all that are recorded.")] = None,
+    signals: Annotated[str, typer.Option(help=_ROUTING_SIGNALS)] = "logprobs",
+    prior_of: Annotated[
+        str, typer.Option(help="The router whose recorded score the signal `prior` is.")
+    ] = "complexity",
+    encoder: Annotated[str | None, typer.Option(help="Read prompts before any answer: minilm, or a folder.")] = None,
+    in_order: Annotated[bool, typer.Option("--in-order", help="A cascade: keep the order, skip none.")] = False,
+    split: Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws folds.")] = 0,
+) -> None:
+    """Fit a cascade router: estimates before and after each answer, and the price of cost that keeps a budget.
+
+    \b
+    Examples:
+      jethro cascade fit-routing --data lab.jsonl --budget 40% --signals logprobs,prior --out var/cascades/routing
+      jethro cascade fit-routing --data a.jsonl --models small,large --budget 0.0002 --encoder minilm --out var/r
+    """
+    from serve_app.cascade.fitting.confidence import JudgePlan
+    from serve_app.cascade.routing.fitting import RoutingPlan
+    from serve_app.cascade.routing.fitting import fit_routing as fit
+    from serve_app.cascade.routing.router import save_routing
+    from serve_app.cascade.routing.supermodels import Form
+    from serve_app.data.recorded import read
+
+    recorded = read(data)
+    recorded = recorded if split is None else recorded.split(split)
+    names = listed(models) if models else recorded.models
+    judge = None if signals.strip() == "recorded" else JudgePlan(_routing_signals(signals, prior_of), seed=seed)
+    form: Form = "prefix" if in_order else "any"
+    plan = RoutingPlan(names, _budget(budget, recorded, names), form, judge, encoder, seed=seed)
+    router = fit(recorded, plan, lambda line: typer.echo(line, err=True))
+    save_routing(router, out)
+    typer.echo(f"{out}: {router.version}")
+    _say(router)
+
+
+def _say(router: "CascadeRouter") -> None:
+    found = router.expected
+    if router.data["fell_back"]:
+        typer.echo("  a single model is better at this cost: the router asks single models, whatever they answer")
+    typer.echo(f"  quality {found['quality']:.4f} (best model {found['strong_quality']:.4f}), held out")
+    typer.echo(f"  {found['cost_usd']:.3g} USD a query of {router.data['budget_usd']:.3g}")
+    asked = {name.removeprefix("reach:"): value for name, value in found.items() if name.startswith("reach:")}
+    typer.echo("  asked: " + ", ".join(f"{pool} {100 * share:.1f} %" for pool, share in asked.items()))
+
+
+def _budget(text: str, recorded: "Recorded", models: tuple[str, ...]) -> float:
+    """US dollars a query. Raises ConfigError."""
+    number, percent, rest = text.partition("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf") or rest.strip():
+        raise ConfigError(f"--budget: {text!r} is neither US dollars a query (0.0002) nor a share (40%); give one")
+    if not percent:
+        return value
+    return value / 100 * float(recorded.of(models).cost_usd.mean(0).max())
+
+
+def _routing_signals(text: str, prior_of: str) -> "tuple[Signal, ...]":
+    """Signals by name; `logprobs` stands for all that tokens tell. Raises ConfigError."""
+    from serve_app.cascade.fitting.confidence import LOGPROB_SIGNALS
+    from serve_app.cascade.signals.specs import UNTRAINED, signal_of
+
+    found: list[Signal] = []
+    for name in listed(text):
+        if name == "logprobs":
+            found += LOGPROB_SIGNALS
+        elif name == "prior":
+            found.append(signal_of({"name": name, "router": prior_of}, "--prior-of"))
+        elif name in UNTRAINED:
+            found.append(UNTRAINED[name]())
+        else:
+            raise ConfigError(f"signal {name!r} is not known: give logprobs, recorded, {', '.join(UNTRAINED)}")
+    if not found:
+        raise ConfigError("--signals: name at least one, or recorded")
+    return tuple(found)
+
 
 group = new_group(help="Fit and measure cascades: ask the weak model first, go on where its answer looks wrong.")
 group.command("collect")(collect)
@@ -58,11 +192,11 @@ def fit(
     from itertools import product
 
     from serve_app.cascade.artefact import save_chain
-    from serve_app.cascade.calibration import FITS
-    from serve_app.cascade.fitting import ChainPlan, fit_chain
-    from serve_app.cascade.judging import JudgePlan
-    from serve_app.cascade.recorded import read
-    from serve_app.routing.target import COST, Target
+    from serve_app.cascade.fitting.confidence import JudgePlan
+    from serve_app.cascade.fitting.fit import ChainPlan, fit_chain
+    from serve_app.cascade.signals.calibration import FITS
+    from serve_app.data.recorded import read
+    from serve_app.decision.target import COST, Target
 
     recorded = read(data)
     recorded = recorded if split is None else recorded.split(split)
@@ -104,9 +238,9 @@ def evaluate(
       jethro cascade evaluate var/cascades/mine --data measure.jsonl
     """
     from serve_app.cascade.artefact import load_fitted
-    from serve_app.cascade.evaluation import held_out_of, judgements, walk_of
-    from serve_app.cascade.fitting import expected
-    from serve_app.cascade.recorded import read
+    from serve_app.cascade.fitting.evaluation import held_out_of, judgements, walk_of
+    from serve_app.cascade.fitting.fit import expected
+    from serve_app.data.recorded import read
 
     fitted = load_fitted(folder)
     recorded = read(data)
@@ -124,7 +258,7 @@ def evaluate(
 def show(folder: Annotated[Path, typer.Argument(help="The folder of a fitted chain.")]) -> None:
     """Tell what a fitted chain is: levels, signals, thresholds, and what to expect of it."""
     from serve_app.cascade.artefact import load_fitted
-    from serve_app.cascade.signal_specs import parts_of
+    from serve_app.cascade.signals.specs import parts_of
 
     fitted = load_fitted(folder)
     chain = fitted.chain
@@ -160,8 +294,8 @@ def _say_figures(found: Mapping[str, float]) -> None:
 
 def _signals(text: str) -> "tuple[Signal, ...]":
     """Signals by name; `logprobs` stands for all that tokens tell. Raises ConfigError."""
-    from serve_app.cascade.judging import LOGPROB_SIGNALS
-    from serve_app.cascade.signal_specs import UNTRAINED
+    from serve_app.cascade.fitting.confidence import LOGPROB_SIGNALS
+    from serve_app.cascade.signals.specs import UNTRAINED
 
     found: list[Signal] = []
     for name in listed(text):

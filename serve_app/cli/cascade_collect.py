@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from serve_app.cli.data_collect import ConfigOption, PoolUrlOption, Where
+from serve_app.cli.data import ConfigOption, PoolUrlOption, Where
 from serve_app.cli.options import SetOption, listed
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
-    from serve_app.learning.asked import Asked, How
-    from serve_app.learning.dataset import Dataset
-    from serve_app.learning.journal import Journal
+    from serve_app.data.collection.journal import Journal
+    from serve_app.data.collection.plan import Asked, How
+    from serve_app.data.dataset import Dataset
     from serve_app.pools.base import Pool
 
 _STOPPED = 130
@@ -56,7 +56,7 @@ def collect(
         raise ConfigError(f"{out}: is there already; give another --out, or move it away")
     if (prompts is None) == (lab is None):
         raise ConfigError("give one of --prompts FILE and --lab N: the queries to ask")
-    from serve_app.learning.cascade_recording import write_rows
+    from serve_app.data.collection.cascade_recording import write_rows
 
     names = listed(chain or "")
     if lab is not None:
@@ -68,7 +68,7 @@ def collect(
         if metric is None:
             raise ConfigError("--metric is missing: exact, number, ... grades the answers (see `jethro data score`)")
         where = Where.of(config, set_, url, list(names))
-        from serve_app.learning.quality import get_metric
+        from serve_app.grading import get_metric
 
         get_metric(metric)  # one that is unknown is told of before anything is asked
         asking = _Asking(out, temperature, max_tokens, seed, concurrency, samples, verdicts, split, metric)
@@ -95,7 +95,7 @@ class _Asking:
 
     def rows(self, prompts: Path, limit: int | None, where: Where) -> list[dict[str, Any]]:
         """Ask; Ctrl-C ends the program, and the same command goes on."""
-        from serve_app.learning.prompts import asked_of_file
+        from serve_app.data.collection.plan import asked_of_file
 
         asked = asked_of_file(prompts, limit)
         try:
@@ -108,9 +108,8 @@ class _Asking:
 def _lab(
     n: int, half: Literal["learn", "measure"], seed: int, samples: int, models: tuple[str, ...], router: str
 ) -> list[dict[str, Any]]:
+    from serve_app.data.collection.lab import LabPlan, lab_rows, unseen_queries
     from serve_app.lab import models_dir
-    from serve_app.learning.lab_queries import unseen_queries
-    from serve_app.learning.lab_recording import LabPlan, lab_rows
     from serve_app.routing.registry import load_router
 
     there = sorted(path.name for path in models_dir().iterdir() if path.is_dir())
@@ -129,10 +128,10 @@ def _lab(
 
 async def _pools(asked: "Sequence[Asked]", where: Where, asking: _Asking) -> list[dict[str, Any]]:
     from serve_app.cli.progress import Teller
-    from serve_app.learning.asked import How, asked_of
-    from serve_app.learning.cascade_recording import Means, RecordPlan, record
-    from serve_app.learning.journal import Journal
-    from serve_app.learning.quality import get_metric
+    from serve_app.data.collection.cascade_recording import Means, RecordPlan, record
+    from serve_app.data.collection.journal import Journal
+    from serve_app.data.collection.plan import How, asked_of
+    from serve_app.grading import get_metric
     from serve_app.types import Sampling
 
     def journal(
@@ -153,7 +152,7 @@ async def _pools(asked: "Sequence[Asked]", where: Where, asking: _Asking) -> lis
 
 
 def _add_priors(rows: list[dict[str, Any]], router: str) -> None:
-    from serve_app.learning.records import Record, messages_of
+    from serve_app.data.records import Record, messages_of
     from serve_app.routing.registry import load_router
     from serve_app.types import Query
 

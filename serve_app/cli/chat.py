@@ -102,7 +102,7 @@ def _ask_and_go_on(endpoint: "Endpoint", conversation: Conversation, question: s
 
 
 def _ask(endpoint: "Endpoint", conversation: Conversation, question: str) -> None:
-    from serve_app.cli.explain import explain_answer, printable
+    from serve_app.cli.endpoint import explain_answer, printable
 
     told: dict[str, Any] = {}
     pieces: list[str] = []

@@ -4,8 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serve_app.cli.group import new_group
-from serve_app.cli.options import SetOption, parse_settings
+from serve_app.cli.options import SetOption, new_group, parse_settings
 
 group = new_group(help="Check a config, show what is in force, list profiles.")
 

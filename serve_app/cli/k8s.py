@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli.group import new_group
+from serve_app.cli.options import new_group
 
 group = new_group(help="Kubernetes: manifests from the one config, and their check without a cluster.")
 
@@ -32,8 +32,7 @@ def render(
       jethro k8s render --config my.yaml --add ingress --add auth --out k8s/overlays/mine
     """
     from serve_app.config import check_file
-    from serve_app.k8s.folder import printed, written
-    from serve_app.k8s.render import Wanted
+    from serve_app.k8s.render import Wanted, printed, written
 
     wanted = Wanted(overlay, tuple(add or ()), image, Path(config).name)
     parsed = check_file(config)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from serve_app.cli.group import new_group
+from serve_app.cli.options import new_group
 from serve_app.errors import ConfigError
 
 group = new_group(help="Build, measure and sample the embedded models.")
@@ -124,8 +124,8 @@ def router(
       jethro lab router --out mine && jethro serve --set routing.router=mine
     """
     from serve_app.lab import models_dir
-    from serve_app.learning.lab_router import Plan, train
     from serve_app.routing.registry import artefacts_dir
+    from serve_app.training.lab_router import Plan, train
 
     try:
         train(folder or models_dir(), out or artefacts_dir() / kind, Plan(kind, n, seed, data), typer.echo)

@@ -4,8 +4,10 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli import cascade, chat, config, data, k8s, lab, route, router, scale, serve, stream
-from serve_app.cli.group import new_group
+from serve_app.cli import cascade, chat, config, data, k8s, lab, route, scale, serve
+from serve_app.cli.options import new_group
+from serve_app.cli.router import commands as router
+from serve_app.cli.stream import commands as stream
 
 app = new_group(
     name="jethro",

@@ -1,11 +1,15 @@
-"""Options that several commands share, and `--set key=value` as the dotted settings that config takes."""
+"""Options that several commands share, and `--set key=value` as the dotted settings that config takes.
+
+The command group that turns our errors into one red sentence and exit code 2.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, JethroError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 UrlOption = Annotated[str, typer.Option("--url", envvar="JETHRO_URL", help="The endpoint to ask.")]
@@ -30,3 +34,31 @@ def parse_settings(pairs: Sequence[str], shorthands: Mapping[str, object | None]
         settings[key.strip()] = value
     settings.update({key: str(value) for key, value in (shorthands or {}).items() if value is not None})
     return settings
+
+
+EXIT_MISTAKE = 2
+"""Exit code of a mistake that the message says how to mend; other failures keep Python's 1."""
+
+
+class JethroGroup(TyperGroup):
+    """Runs commands; a JethroError ends the program without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command. Raises typer.Exit with code 2 after printing a JethroError."""
+        try:
+            return super().invoke(ctx)
+        except JethroError as error:
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(EXIT_MISTAKE) from error
+
+
+def new_group(**options: Any) -> typer.Typer:
+    """A group of commands with plain help text, the same on a terminal and in a pipe."""
+    return typer.Typer(
+        cls=JethroGroup,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **options,
+    )

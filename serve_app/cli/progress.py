@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 if TYPE_CHECKING:
-    from serve_app.learning.asked import Progress
+    from serve_app.data.collection.plan import Progress
 
 _TERMINAL_EVERY_S: Final = 0.2
 _PIPE_EVERY_S: Final = 10.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve_app.cli.group import new_group
+from serve_app.cli.options import new_group
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def simulate(
       jethro scale simulate --config my.yaml --out report/            the bounds of your pools
       jethro scale simulate --log var/jethro.sqlite3 --config my.yaml your own traffic
     """
+    from serve_app.autoscaling.calibration import reference
     from serve_app.autoscaling.comparison import compare, runs_of
     from serve_app.autoscaling.report import to_markdown
-    from serve_app.autoscaling.scenario import reference
     from serve_app.config import load
 
     scenario = replace(reference(load(config) if config else None), slo_s=slo)
@@ -85,8 +85,8 @@ def _drawn(names: "Sequence[str]", rate: float, duration_s: float, seeds: range)
 
 def _from_log(path: Path, scenario: "Scenario") -> "tuple[Scenario, list[Sequence[Trace]]]":
     """The scenario with the log's times, and its trace."""
-    from serve_app.autoscaling.calls import logged, trace_of
-    from serve_app.autoscaling.scenario import fitted
+    from serve_app.autoscaling.calibration import fitted
+    from serve_app.autoscaling.traces import logged, trace_of
 
     calls = logged(path)
     scenario, counts = fitted(scenario, calls)
@@ -104,8 +104,7 @@ def _from_log(path: Path, scenario: "Scenario") -> "tuple[Scenario, list[Sequenc
 def _write(found: "Sequence[Comparison]", scenario: "Scenario", out: Path) -> None:
     import json
 
-    from serve_app.autoscaling.plots import plot
-    from serve_app.autoscaling.report import to_json, to_markdown
+    from serve_app.autoscaling.report import plot, to_json, to_markdown
 
     out.mkdir(parents=True, exist_ok=True)
     body = json.dumps(to_json(found, scenario), indent=1, allow_nan=False)

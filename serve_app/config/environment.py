@@ -1,4 +1,7 @@
-"""What Ray must find in the environment before it starts; the only place that writes it."""
+"""What Ray must find in the environment before it starts; the only place that writes it.
+
+Settings that other libraries read from the environment alone; with `load`, the only place that touches it.
+"""
 
 import os
 import random
@@ -81,3 +84,9 @@ def _bindable(port: int) -> bool:
 def cluster_address(env: Mapping[str, str] | None = None) -> str | None:
     """The Ray cluster to join, by Ray's own variable; None: start one of our own."""
     return (os.environ if env is None else env).get("RAY_ADDRESS") or None
+
+
+def export(variables: Mapping[str, str]) -> None:
+    """Set environment variables for this process and its children. What the operator has set stays as it is."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)

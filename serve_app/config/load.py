@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from serve_app.config.mistakes import sentence, short
 from serve_app.config.tree import Config
+from serve_app.config.validation import sentence, short
 from serve_app.errors import ConfigError
 
 _PREFIX = "JETHRO__"

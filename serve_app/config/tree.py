@@ -1,4 +1,7 @@
-"""The config tree: every setting with its type, unit, bounds and default."""
+"""The config tree: every setting with its type, unit, bounds and default.
+
+Settings of what is kept of requests: the decision log and the request log.
+"""
 
 import re
 from typing import Annotated, Literal, Self
@@ -6,12 +9,29 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from serve_app.config.base import Node
-from serve_app.config.cascade import CascadeConfig
 from serve_app.config.cluster import ClusterConfig
 from serve_app.config.engines import EngineConfig, OpenAIEngine
 from serve_app.config.placement import refusal
-from serve_app.config.store import LogConfig, StoreConfig
-from serve_app.config.streams import StreamsConfig
+from serve_app.config.strategies import CascadeConfig, StreamsConfig
+
+
+class StoreConfig(Node):
+    """The decision log."""
+
+    path: str = Field("var/jethro.sqlite3", description="SQLite file; relative to the working directory.")
+    batch: PositiveInt = 256
+    flush_s: PositiveFloat = 0.5
+    queue: PositiveInt = Field(50_000, description="Decisions waiting for the writer; beyond it they are counted lost.")
+    keep_prompts: bool = False
+    keep_days: PositiveInt = 30
+
+
+class LogConfig(Node):
+    """The request log, one JSON line a request on stderr of the Gateway."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    access: bool = True
+
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 _LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|localhost|::1)$")

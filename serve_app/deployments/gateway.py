@@ -13,11 +13,11 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.app import build_app
-from serve_app.api.services import build_services
 from serve_app.config import Config
 from serve_app.deployments.learner import LearnerHandle
 from serve_app.deployments.scorer import ScorerHandle
 from serve_app.deployments.secret import cluster_secret
+from serve_app.gateway.services import build_services
 from serve_app.pools.directory import Discover, Report
 from serve_app.pools.factory import build_pool
 from serve_app.pools.scrape import merged, scrape

@@ -7,12 +7,11 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.cascade.streams.base import Budget, OnlineCore, Published, Wanted
-from serve_app.cascade.streams.local import LocalLearner
-from serve_app.cascade.streams.registry import Keeping
 from serve_app.config import Config
 from serve_app.errors import JethroError
 from serve_app.replies import reply
+from serve_app.streams.base import Budget, OnlineCore, Published, Wanted
+from serve_app.streams.registry import Keeping, LocalLearner
 
 
 class LearnerReplica:

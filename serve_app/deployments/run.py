@@ -15,7 +15,7 @@ from serve_app.deployments.scaling import SHARE_POLICY, share_limits
 from serve_app.engines.factory import preflight
 from serve_app.errors import ConfigError
 from serve_app.routing.registry import Registry
-from serve_app.routing.scoring_service import replicas_wanted
+from serve_app.routing.serving.scoring_service import replicas_wanted
 
 _APP = "jethro"
 _ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): (.+)")

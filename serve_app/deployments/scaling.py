@@ -11,8 +11,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from serve_app.autoscaling.limits import limits_of
-from serve_app.autoscaling.policy import Memory, Plan, PoolLimits, PoolSignals, Settings, plan
+from serve_app.autoscaling.policy import Memory, Plan, PoolLimits, PoolSignals, Settings, limits_of, plan
 from serve_app.autoscaling.signals import IN_FLIGHT, Reports, pool_signals
 from serve_app.config.tree import PoolConfig
 

@@ -11,8 +11,8 @@ from serve_app.config import Config
 from serve_app.errors import ConfigError
 from serve_app.replies import reply
 from serve_app.routing.registry import Registry
-from serve_app.routing.scoring_service import ScoringService
-from serve_app.routing.served import Placing
+from serve_app.routing.serving.scoring_service import ScoringService
+from serve_app.routing.serving.served import Placing
 
 
 class ScorerReplica:

@@ -16,10 +16,10 @@ import orjson
 from serve_app.engines.admission import Admission
 from serve_app.engines.base import Engine
 from serve_app.engines.bursts import Bursts
-from serve_app.engines.encoding import DONE, StreamEncoder, encode_answer
-from serve_app.engines.wire import query_from_openai
 from serve_app.errors import JethroError, ModelNotFound, UpstreamError
 from serve_app.types import Chunk, Endpoint, Query, Usage
+from serve_app.wire.encoding import DONE, StreamEncoder, encode_answer
+from serve_app.wire.requests import query_from_openai
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

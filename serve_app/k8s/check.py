@@ -1,13 +1,162 @@
-"""All checks over a set of objects, in the order in which a mistake is best understood."""
+"""All checks over a set of objects, in the order in which a mistake is best understood.
 
-from collections.abc import Sequence
+Rules for all objects together: what refers to something finds it, and nothing that must be there is missing.
+"""
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from serve_app.config import Config
 from serve_app.k8s.documents import Document
-from serve_app.k8s.pod_rules import pod_mistakes
+from serve_app.k8s.pod_rules import pod_mistakes, pods_of
+from serve_app.k8s.pods import CONFIG_PATH
 from serve_app.k8s.schema import schema_mistakes
+from serve_app.k8s.serve_config import config_of, serving_mistakes
 from serve_app.k8s.service_rules import service_mistakes
-from serve_app.k8s.serving_rules import serving_mistakes
-from serve_app.k8s.set_rules import set_mistakes
+
+_NEEDED = ("NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "PrometheusRule", "ServiceAccount", "ConfigMap")
+
+
+def set_mistakes(documents: Sequence[Document], service: Document) -> Iterator[str]:
+    """Sentences on the set around one RayService."""
+    by_kind: dict[str, list[Document]] = {}
+    for document in documents:
+        by_kind.setdefault(document.kind, []).append(document)
+    yield from _twice(documents)
+    yield from (f"no {kind} among the objects" for kind in _NEEDED if kind not in by_kind)
+    yield from (f"{d}: Secrets are made in the cluster, never in manifests" for d in by_kind.get("Secret", []))
+    yield from _references(service, by_kind)
+    yield from _budgets(service, by_kind.get("PodDisruptionBudget", []))
+    yield from _policies(service, by_kind.get("NetworkPolicy", []))
+    yield from _ingresses(service, by_kind.get("Ingress", []))
+    yield from _monitors(service, by_kind.get("PodMonitor", []))
+    yield from _config_map(service, by_kind.get("ConfigMap", []))
+
+
+def labels_of(body: dict[str, Any]) -> list[dict[str, str]]:
+    """The labels of every group's pods, those of the operator with them."""
+    found = []
+    for where, _, template in pods_of(body):
+        group = where.removeprefix("worker group ")
+        operators = {"ray.io/node-type": "worker" if group != where else "head", "ray.io/is-ray-node": "yes"}
+        operators["ray.io/group"] = group if group != where else "headgroup"
+        found.append(template.get("metadata", {}).get("labels", {}) | operators)
+    return found
+
+
+def _twice(documents: Sequence[Document]) -> Iterator[str]:
+    keys = [(d.kind, d.body["metadata"].get("namespace"), d.name) for d in documents]
+    for kind, _, name in sorted({key for key in keys if keys.count(key) > 1}, key=str):
+        yield f"{kind} {name} is there twice"
+
+
+def _references(service: Document, by_kind: dict[str, list[Document]]) -> Iterator[str]:
+    maps = {d.name for d in by_kind.get("ConfigMap", [])}
+    accounts = {d.name for d in by_kind.get("ServiceAccount", [])}
+    for where, _, template in pods_of(service.body):
+        spec = template["spec"]
+        for volume in spec.get("volumes", []):
+            name = volume.get("configMap", {}).get("name")
+            if name is not None and name not in maps:
+                yield f"{service}: {where}: ConfigMap {name} is not among the objects"
+        account = spec.get("serviceAccountName")
+        if account is not None and account not in accounts:
+            yield f"{service}: {where}: ServiceAccount {account} is not among the objects"
+
+
+def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+
+
+def _budgets(service: Document, budgets: Sequence[Document]) -> Iterator[str]:
+    pods = list(zip(pods_of(service.body), labels_of(service.body), strict=True))
+    groups = {g["groupName"]: g for g in service.body["spec"]["rayClusterConfig"].get("workerGroupSpecs", [])}
+    guarded: set[str] = set()
+    for budget in budgets:
+        spec = budget.body["spec"]
+        least = spec.get("minAvailable")
+        if type(least) is not int:
+            yield f"{budget}: Ray's pods have no scale subresource, so only a whole-number minAvailable works on them"
+            continue
+        if spec.get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
+            yield f"{budget}: unhealthyPodEvictionPolicy must be AlwaysAllow, or a broken pod blocks every drain"
+        selected = [where for (where, _, _), labels in pods if _selects(spec["selector"], labels)]
+        if not selected:
+            yield f"{budget}: its selector matches no pod of {service.kind} {service.name}"
+        guarded |= set(selected)
+        there = sum(groups[w.removeprefix("worker group ")].get("minReplicas", 0) for w in selected if w[0] == "w")
+        there += "head group" in selected
+        if selected and least > there:
+            yield f"{budget}: minAvailable {least} and there are {there} pods at least: nothing could be drained"
+    for name, group in groups.items():
+        if group.get("minReplicas", 0) and f"worker group {name}" not in guarded:
+            yield f"{service}: worker group {name}: no PodDisruptionBudget selects its pods"
+    if "head group" not in guarded and "gcsFaultToleranceOptions" not in service.body["spec"]["rayClusterConfig"]:
+        yield f"{service}: head group: no PodDisruptionBudget, and without GCS fault tolerance all hangs on the head"
+
+
+def _policies(service: Document, policies: Sequence[Document]) -> Iterator[str]:
+    labels = labels_of(service.body)
+    names = {port["name"] for _, _, t in pods_of(service.body) for port in t["spec"]["containers"][0].get("ports", [])}
+    covered: set[int] = set()
+    for policy in policies:
+        selected = {i for i, own in enumerate(labels) if _selects(policy.body["spec"].get("podSelector", {}), own)}
+        if not selected:
+            yield f"{policy}: its podSelector matches no pod of {service.kind} {service.name}"
+        covered |= selected if "Ingress" in policy.body["spec"].get("policyTypes", []) else set()
+        for rule in policy.body["spec"].get("ingress", []):
+            unknown = sorted(p["port"] for p in rule.get("ports", []) if p.get("port") not in names)
+            if unknown:
+                yield f"{policy}: no pod has a port {', '.join(map(str, unknown))}"
+    if covered != set(range(len(labels))):
+        yield f"{service}: pods that no NetworkPolicy guards"
+
+
+def _monitors(service: Document, monitors: Sequence[Document]) -> Iterator[str]:
+    labels = labels_of(service.body)
+    pods = pods_of(service.body)
+    for monitor in monitors:
+        spec = monitor.body["spec"]
+        selected = [t for (_, _, t), own in zip(pods, labels, strict=True) if _selects(spec["selector"], own)]
+        if not selected:
+            yield f"{monitor}: its selector matches no pod of {service.kind} {service.name}"
+        names = {port["name"] for t in selected for port in t["spec"]["containers"][0].get("ports", [])}
+        for endpoint in spec["podMetricsEndpoints"]:
+            if selected and endpoint["port"] not in names:
+                yield f"{monitor}: the pods have no port {endpoint['port']}"
+
+
+def _ingresses(service: Document, ingresses: Sequence[Document]) -> Iterator[str]:
+    strategy = service.body["spec"].get("upgradeStrategy", {}).get("type")
+    for ingress in ingresses:
+        if strategy == "NewClusterWithIncrementalUpgrade":
+            yield f"{ingress}: an incremental upgrade moves callers by the Gateway {service.name}-gateway: remove it"
+        if not ingress.body["spec"].get("tls"):
+            yield f"{ingress}: without tls the callers' keys travel in the clear"
+        for rule in ingress.body["spec"].get("rules", []):
+            for path in rule.get("http", {}).get("paths", []):
+                backend = path["backend"].get("service", {})
+                target = (backend.get("name"), backend.get("port", {}).get("number"))
+                if target != (f"{service.name}-serve-svc", 8000):
+                    yield f"{ingress}: backend {target[0]}:{target[1]} must be {service.name}-serve-svc:8000"
+
+
+def _config_map(service: Document, maps: Sequence[Document]) -> Iterator[str]:
+    name = CONFIG_PATH.rpartition("/")[2]
+    config = config_of(service.body)
+    for document in maps:
+        text = document.body.get("data", {}).get(name)
+        if text is None or config is None:
+            continue
+        try:
+            same = Config.model_validate(yaml.safe_load(text)) == config
+        except (ValidationError, yaml.YAMLError):
+            same = False
+        if not same:
+            yield f"{document}: {name} is not the config that {service.kind} {service.name} serves: render again"
 
 
 def check_documents(documents: Sequence[Document]) -> list[str]:

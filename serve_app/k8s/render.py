@@ -1,6 +1,10 @@
-"""Kustomize folders from the one config: what depends on the pools is written, the rest is taken from the base."""
+"""Kustomize folders from the one config: what depends on the pools is written, the rest is taken from the base.
+
+Rendered folders on disk, and built at once for who wants the objects alone.
+"""
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +14,17 @@ import yaml
 from serve_app.config import Config
 from serve_app.deployments.scaling import SHARE_POLICY, share_limits
 from serve_app.errors import ConfigError
-from serve_app.k8s.groups import WorkerGroup, worker_groups
-from serve_app.k8s.pods import CONFIG_PATH, LABELS, STATE_PATH, environment, grace_s, worker_group
+from serve_app.k8s.documents import build
+from serve_app.k8s.pods import (
+    CONFIG_PATH,
+    LABELS,
+    STATE_PATH,
+    WorkerGroup,
+    environment,
+    grace_s,
+    worker_group,
+    worker_groups,
+)
 
 OVERLAYS = {"cpu": "laptop", "gpu": "scarce-gpus", "ha": "high-availability"}
 """Overlay to the component that makes it."""
@@ -191,3 +204,27 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
+
+
+def written(config: Config, wanted: Wanted, tree: Path, folder: Path) -> list[str]:
+    """Write a kustomize folder; the names of its files. Raises ConfigError if `tree` holds no base."""
+    _base(tree)
+    files = render(config, wanted, os.path.relpath(tree.resolve(), folder.resolve()))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, "utf-8")
+    return list(files)
+
+
+def printed(config: Config, wanted: Wanted, tree: Path) -> str:
+    """The objects as one YAML stream. Raises ConfigError as `written` and `kustomize.build` do."""
+    _base(tree)
+    # beside the base, since kustomize takes folders by relative paths only
+    with tempfile.TemporaryDirectory(prefix=".rendered-", dir=tree) as folder:
+        written(config, wanted, tree, Path(folder))
+        return build(Path(folder))
+
+
+def _base(tree: Path) -> None:
+    if not (tree / "base" / "kustomization.yaml").is_file():
+        raise ConfigError(f"{tree}: no base/kustomization.yaml in it; give the repository's folder k8s with --tree")

@@ -9,9 +9,9 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.lab.model import BOS, CONTEXT_TOKENS, EOS, PAD, ROLES, VOCABULARY
 from serve_app.lab.sample import draw, sample
 from serve_app.lab.tasks import CELLS, Item
-from serve_app.lab.tokenizer import BOS, CONTEXT_TOKENS, EOS, PAD, ROLES, VOCABULARY
 
 IGNORE = -100
 """Label of a token that carries no loss."""

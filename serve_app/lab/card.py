@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from serve_app.lab.build import NOTE
 from serve_app.lab.evaluate import ModelReport, Report
-from serve_app.lab.export import NOTE
-from serve_app.lab.model import SIZES
+from serve_app.lab.model import CONTEXT_TOKENS, SIZES
 from serve_app.lab.sample import sample
 from serve_app.lab.tasks import TASKS
-from serve_app.lab.tokenizer import CONTEXT_TOKENS
 
 EXAMPLES_SEED = 5
 

@@ -8,8 +8,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from serve_app.lab.sample import sample
-from serve_app.lab.split import Split
+from serve_app.lab.sample import Split, sample
 from serve_app.lab.tasks import LEVELS, TASKS, Item
 
 Answer = Callable[[Sequence[str]], Sequence[str]]

@@ -1,11 +1,32 @@
-"""Seeded samples of lab queries, balanced over task and difficulty, from either split."""
+"""Seeded samples of lab queries, balanced over task and difficulty, from either split.
+
+Which queries are held out: a property of the query's text, so no training run can see them.
+"""
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from random import Random
+from typing import Literal
 
-from serve_app.lab.split import Split, split_of
 from serve_app.lab.tasks import CELLS, TASKS, Item
+
+Split = Literal["train", "unseen"]
+
+HELD_OUT_ONE_IN = 20
+"""One normalised prompt in this many is never trained on."""
+
+
+def normalise(prompt: str) -> str:
+    """Lower case, one space between words, no question mark at the end."""
+    return " ".join(prompt.lower().split()).rstrip("? ")
+
+
+def split_of(prompt: str) -> Split:
+    """The split a query belongs to, by a stable hash of its normalised text."""
+    digest = blake2b(normalise(prompt).encode(), digest_size=8).digest()
+    return "unseen" if int.from_bytes(digest, "big") % HELD_OUT_ONE_IN == 0 else "train"
+
 
 _ATTEMPTS = 20_000
 """Draws after which a cell is taken to have no query in the split (the rarer split is 1 in 20)."""

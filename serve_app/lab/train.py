@@ -3,10 +3,15 @@
 Muon is Jordan et al. 2024 as torch ships it, scaled to AdamW's step size (Liu et al. 2025);
 embeddings and norms take AdamW. Exactness during training is teacher-forced: all answer tokens
 are the most likely ones, which is the same as a right greedy answer.
+
+Checkpoints of a lab training run: weights, optimizer states and counters in one file.
+
+Loaded with `weights_only=True`, so a checkpoint can hold no code.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,11 +24,64 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from serve_app.lab.batches import IGNORE, Batch, RoundShape, held_out_batches, round_of_batches
-from serve_app.lab.checkpoint import load_checkpoint, save_checkpoint
 from serve_app.lab.model import ModelSize, new_model
 from serve_app.lab.precision import mixed, use_float32_attention
 from serve_app.lab.progress import Progress, learning_rate_scale
 from serve_app.lab.tasks import LEVELS
+
+FILE = "checkpoint.pt"
+
+
+def save_checkpoint(
+    folder: Path,
+    seed: int,
+    model: LlamaForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    progress: Progress,
+) -> None:
+    """Write the run's state; a kill at any moment leaves the last whole checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        "seed": seed,
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "rounds": progress.rounds,
+        "tokens": progress.tokens,
+        "seconds": progress.seconds,
+        "accuracy": torch.from_numpy(progress.accuracy),
+    }
+    part = folder / f"{FILE}.part"
+    torch.save(state, part)
+    os.replace(part, folder / FILE)
+
+
+def load_checkpoint(
+    folder: Path,
+    seed: int,
+    model: LlamaForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    progress: Progress,
+) -> bool:
+    """Restore the run in place; False if `folder` has no checkpoint.
+
+    Raises ValueError if the checkpoint belongs to another seed or another model shape.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return False
+    state = torch.load(path, weights_only=True)
+    if state["seed"] != seed:
+        raise ValueError(f"{path} was made with seed {state['seed']}, not {seed}: remove it or use its seed")
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{path} is of another model shape: remove it to start anew") from error
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    progress.rounds, progress.tokens, progress.seconds = state["rounds"], state["tokens"], state["seconds"]
+    progress.accuracy = state["accuracy"].numpy().copy()
+    return True
+
 
 MATRIX_RATE = 8e-3
 VECTOR_RATE = 8e-3

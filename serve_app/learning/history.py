@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.learning.arrays import read_arrays
+from serve_app.arrays import read_arrays
 from serve_app.learning.features import Reading
 
 Floats = NDArray[np.float64]

@@ -1,7 +1,15 @@
-"""Logistic regression over named features, for labels that are probabilities. scikit-learn does the work."""
+"""Logistic regression over named features, for labels that are probabilities. scikit-learn does the work.
+
+Logistic regression on soft labels in [0, 1]; scikit-learn does the work.
+
+Logistic regression with an L2 penalty on standardised columns, soft labels and an offset, by Newton's method.
+
+scikit-learn's takes no offset, and the estimates are built on those of smaller sets of models.
+"""
 
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import log
 from typing import Any
 
@@ -88,3 +96,106 @@ def _fit(matrix: Any, outcomes: Floats, strength: float) -> Any:
     used = sure > 0
     model = LogisticRegression(C=strength, max_iter=_ITERATIONS)
     return model.fit(vstack([matrix, matrix], format="csr")[used], labels[used], sample_weight=sure[used])
+
+
+_SOLVER_ITERATIONS = 2_000
+
+
+def fit_soft(x: Floats, ok: Floats, strength: float) -> tuple[Floats, float]:
+    """Weights [k] and bias from x [n, k]; `strength` is the inverse L2 penalty.
+
+    Each row stands once for either class, weighted by its quality. One class alone gives no weights and a smoothed
+    bias. Raises DependencyError without scikit-learn.
+    """
+    sure = np.concatenate([ok, 1 - ok])
+    labels = np.concatenate([np.ones(len(ok)), np.zeros(len(ok))])
+    used = sure > 0
+    if len(np.unique(labels[used])) == 1:
+        share = (float(ok.sum()) + 0.5) / (len(ok) + 1)
+        return np.zeros(x.shape[1]), float(np.log(share / (1 - share)))
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        raise DependencyError('fitting a cascade needs scikit-learn: pip install "jethro[train]"') from None
+    model = LogisticRegression(C=strength, max_iter=_SOLVER_ITERATIONS)
+    model.fit(np.concatenate([x, x])[used], labels[used], sample_weight=sure[used])
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def log_loss(log_odds: Floats, ok: Floats) -> float:
+    """Mean cross-entropy of soft labels, in nats."""
+    return float(np.mean(np.logaddexp(0.0, log_odds) - ok * log_odds))
+
+
+_STEPS = 50
+_CLOSE = 1e-8
+_FLAT = 1e-9
+"""Columns that vary less are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeLogistic:
+    """Log-odds = offset + x · weights + bias, weights per unit of the column as given."""
+
+    weights: Floats
+    bias: float
+
+    def log_odds(self, x: Floats, offset: Floats | float = 0.0) -> Floats:
+        """Of rows [n, d]."""
+        found: Floats = offset + x @ self.weights + self.bias
+        return found
+
+
+def fit_ridge_logistic(
+    x: Floats, y: Floats, penalty: float, offset: Floats | None = None, bias_penalty: float = 1e-3
+) -> RidgeLogistic:
+    """Of rows [n, d] and qualities [n] in [0, 1].
+
+    `penalty` is half the weight of the squared coefficients of standardised columns against the summed log loss.
+    """
+    mean, scale = x.mean(0), x.std(0)
+    flat = scale < _FLAT
+    scale = np.where(flat, 1.0, scale)
+    rows = np.column_stack([np.ones(len(x)), np.where(flat, 0.0, (x - mean) / scale)])
+    start = np.zeros(len(x)) if offset is None else offset
+    shrink = np.full(rows.shape[1], penalty)
+    shrink[0] = bias_penalty
+    w = _newton(rows, y, start, shrink)
+    weights = np.where(flat, 0.0, w[1:] / scale)
+    return RidgeLogistic(weights, float(w[0] - weights @ mean))
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + exp(-x)), without overflow."""
+    found: Floats = 0.5 * (1.0 + np.tanh(0.5 * x))
+    return found
+
+
+def log_odds(p: Floats, nearest: float) -> Floats:
+    """log(p / (1 - p)), p kept `nearest` away from 0 and 1."""
+    clipped = np.clip(p, nearest, 1.0 - nearest)
+    found: Floats = np.log(clipped / (1.0 - clipped))
+    return found
+
+
+def _newton(rows: Floats, y: Floats, start: Floats, shrink: Floats) -> Floats:
+    """Newton steps, halved until the loss falls; the loss is strictly convex."""
+    w = np.zeros(rows.shape[1])
+    loss = _loss(rows, y, start, shrink, w)
+    for _ in range(_STEPS):
+        p = sigmoid(rows @ w + start)
+        slope = rows.T @ (p - y) + shrink * w
+        curvature = (rows * (p * (1.0 - p))[:, None]).T @ rows + np.diag(shrink)
+        step = np.linalg.solve(curvature, slope)
+        size = 1.0
+        while size > _CLOSE and (found := _loss(rows, y, start, shrink, w - size * step)) > loss:
+            size /= 2.0
+        w, loss = w - size * step, found
+        if size <= _CLOSE or np.abs(step).max() < _CLOSE:
+            break
+    return w
+
+
+def _loss(rows: Floats, y: Floats, start: Floats, shrink: Floats, w: Floats) -> float:
+    z = rows @ w + start
+    return float((np.logaddexp(0.0, z) - y * z).sum() + 0.5 * (shrink * w**2).sum())

@@ -9,8 +9,8 @@ import orjson
 
 from serve_app.errors import JethroError, UpstreamError
 from serve_app.pools.replica_session import ReplicaResponse
-from serve_app.pools.sse import EventCutter
 from serve_app.pools.upstream_errors import error_of_event
+from serve_app.wire.sse import EventCutter
 
 _DONE = b"[DONE]\n\n"
 _MOST_EVENT_BYTES = 16 * 2**20

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from serve_app.types import Query
 
 if TYPE_CHECKING:
-    from serve_app.learning.dataset import Dataset
+    from serve_app.data.dataset import Dataset
 
 Placement = Literal["inline", "batched", "scorer"]
 """Where a router scores: at once in the Gateway's loop, in batches on its encoder thread, or in the Scorer."""

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.learning.best_of import best_of
-from serve_app.routing.best_route import REFERENCE, BestRouteRouter, Candidate, cheapest
 from serve_app.routing.frontier import upper_hull
+from serve_app.routing.kinds.best_route import REFERENCE, BestRouteRouter, Candidate, best_of, cheapest
 
 if TYPE_CHECKING:
-    from serve_app.learning.dataset import Dataset
+    from serve_app.data.dataset import Dataset
     from serve_app.types import Price
 
 Floats = NDArray[np.float64]

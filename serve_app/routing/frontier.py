@@ -11,7 +11,7 @@ from serve_app.routing.multi_pool import Utility
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from serve_app.learning.dataset import Dataset
+    from serve_app.data.dataset import Dataset
     from serve_app.routing.estimate import Estimate
     from serve_app.types import Price
 

@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.pools.attempt import refusal, unmet
 from serve_app.pools.base import Pool
-from serve_app.routing.capability import refusal, unmet
 from serve_app.routing.estimate import Estimate
-from serve_app.routing.scoring import ScoringFailed
+from serve_app.routing.serving.scoring import ScoringFailed
 from serve_app.routing.strategy import answer
 from serve_app.strategy import Context, Event
 from serve_app.types import Decision, Query

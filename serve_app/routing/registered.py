@@ -1,4 +1,7 @@
-"""A router ready to serve, and the folder that it is saved in: what the router saved, its card, its calibration."""
+"""A router ready to serve, and the folder that it is saved in: what the router saved, its card, its calibration.
+
+A router whose weights another process holds: its name and placement, for the one that decides with its scores.
+"""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -6,15 +9,53 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.decision.target import Guarantee, Method, quality_range
+from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
-from serve_app.learning.inputs import Inputs
 from serve_app.routing.artefact import check_folder, read_json
-from serve_app.routing.base import Placement, Router
-from serve_app.routing.elsewhere import Elsewhere
-from serve_app.routing.target import Guarantee, Method, quality_range
-from serve_app.routing.threshold import Calibration, Threshold
+from serve_app.routing.base import Placement, Report, Router, silent
+from serve_app.routing.drift import Inputs
+from serve_app.types import Query
+
+
+class Elsewhere:
+    """Stands for a router whose weights only the Scorer holds."""
+
+    def __init__(self, name: str, placement: Placement) -> None:
+        self.name = name
+        self.placement = placement
+
+    params: Mapping[str, Any] = {}
+
+    def fit(self, dataset: Any, report: Report = silent) -> Self:
+        """Raises ConfigError."""
+        raise self._error()
+
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        """Raises ConfigError."""
+        raise self._error()
+
+    def explain(self, query: Query) -> Mapping[str, float]:
+        """Nothing is known of it here."""
+        return {}
+
+    def save(self, directory: Any) -> None:
+        """Raises ConfigError."""
+        raise self._error()
+
+    @classmethod
+    def load(cls, directory: Any) -> Self:
+        """Raises ConfigError."""
+        raise ConfigError("a router that is elsewhere is loaded by the Scorer")
+
+    def _error(self) -> ConfigError:
+        return ConfigError(f"router {self.name} is loaded by the Scorer, not here")
+
 
 CARD_FORMAT = 1
 PROMISING = ("held out", "fresh")

@@ -21,29 +21,29 @@ from typing import Any
 
 import numpy as np
 
+from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import encoder_at_hand
-from serve_app.learning.inputs import Inputs
 from serve_app.routing.artefact import check_folder
 from serve_app.routing.base import Placement, Router
+from serve_app.routing.drift import Inputs
 from serve_app.routing.registered import INPUTS, Registered, class_of, load_artefact, read_card, save_registered
-from serve_app.routing.threshold import Calibration, Threshold
 from serve_app.types import Query
 
 KINDS: Mapping[str, str] = {
-    "random": "serve_app.routing.random:RandomRouter",
-    "complexity": "serve_app.routing.complexity:ComplexityRouter",
-    "mf": "serve_app.routing.matrix_factorization:MatrixFactorizationRouter",
-    "sw_ranking": "serve_app.routing.similarity_weighted:SimilarityWeightedRouter",
-    "causal_llm": "serve_app.routing.causal_llm:CausalLlmRouter",
-    "bert": "serve_app.routing.bert:BertRouter",
-    "hybrid_det": "serve_app.routing.hybrid:HybridDet",
-    "hybrid_prob": "serve_app.routing.hybrid:HybridProb",
-    "hybrid_trans": "serve_app.routing.hybrid:HybridTrans",
-    "knn": "serve_app.routing.knn:KnnRouter",
-    "estimator": "serve_app.routing.estimator:EstimatorRouter",
-    "stacked": "serve_app.routing.stacked:StackedRouter",
-    "best_route": "serve_app.routing.best_route:BestRouteRouter",
+    "random": "serve_app.routing.kinds.random:RandomRouter",
+    "complexity": "serve_app.routing.kinds.complexity.router:ComplexityRouter",
+    "mf": "serve_app.routing.kinds.matrix_factorization.router:MatrixFactorizationRouter",
+    "sw_ranking": "serve_app.routing.kinds.similarity_weighted.router:SimilarityWeightedRouter",
+    "causal_llm": "serve_app.routing.kinds.causal_llm.router:CausalLlmRouter",
+    "bert": "serve_app.routing.kinds.fine_tuned.routers:BertRouter",
+    "hybrid_det": "serve_app.routing.kinds.fine_tuned.routers:HybridDet",
+    "hybrid_prob": "serve_app.routing.kinds.fine_tuned.routers:HybridProb",
+    "hybrid_trans": "serve_app.routing.kinds.fine_tuned.routers:HybridTrans",
+    "knn": "serve_app.routing.kinds.knn.router:KnnRouter",
+    "estimator": "serve_app.routing.kinds.estimator:EstimatorRouter",
+    "stacked": "serve_app.routing.kinds.stacked.router:StackedRouter",
+    "best_route": "serve_app.routing.kinds.best_route:BestRouteRouter",
 }
 """Kind to class; imported when asked for, so that a heavy router costs nobody else its imports."""
 
@@ -222,7 +222,7 @@ def load_router(name_or_folder: str, *, seed: int = 0, elsewhere: Collection[Pla
     Raises ConfigError naming what there is, or the file and the mend.
     """
     if name_or_folder == RANDOM:
-        from serve_app.routing.random import RandomRouter
+        from serve_app.routing.kinds.random import RandomRouter
 
         return Registered(RandomRouter(seed), 0.5, f"{RANDOM}-{seed}", uniform=True, name=RANDOM)
     shipped = name_or_folder in router_names()

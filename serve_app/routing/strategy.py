@@ -8,11 +8,10 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import Protocol
 
+from serve_app.decision.capacity import Relief
+from serve_app.pools.attempt import Attempt, refusal, unmet
 from serve_app.pools.base import Pool
-from serve_app.routing.attempt import Attempt
-from serve_app.routing.capability import refusal, unmet
-from serve_app.routing.capacity import Relief
-from serve_app.routing.scoring import Scorer, ScoringFailed
+from serve_app.routing.serving.scoring import Scorer, ScoringFailed
 from serve_app.strategy import Context, Event, Spent
 from serve_app.types import Decision, Query
 

@@ -1,17 +1,24 @@
-"""Opens a store's file to read from it alone: a server may be using it."""
+"""Opens a store's file to read from it alone: a server may be using it.
+
+Reads what callers said of answers from a store's file, without writing to it: a server may be using it.
+
+Reads the prompts that a store kept: what was asked, each once.
+"""
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection, create_engine, func, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from serve_app.errors import ConfigError
-from serve_app.store.schema import APPLICATION_ID, VERSION
+from serve_app.store.base import COLLECTED
+from serve_app.store.schema import APPLICATION_ID, VERSION, decisions, feedback
 
 
 @contextmanager
@@ -34,3 +41,58 @@ def reading(path: Path) -> Iterator[Connection]:
         raise ConfigError(f"{path}: cannot be read ({e.orig}); give the file that `store.path` names") from e
     finally:
         engine.dispose()
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One piece of feedback with the decision that it is about; see `Feedback` and `DecisionRecord`."""
+
+    decision_id: str
+    status: str
+    pool: str
+    model: str
+    prompt: str | None
+    score: float | None
+    preferred: str | None
+    against: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+    latency_ms: float
+
+
+def read_judgements(path: Path) -> tuple[list[Judgement], dict[str, str]]:
+    """All feedback in the file, oldest first, and the model that each pool last answered with.
+
+    Raises ConfigError if there is no such file, or it is not a store of this version.
+    """
+    columns = [
+        *(decisions.c[name] for name in ("decision_id", "status", "pool", "model", "prompt")),
+        *(feedback.c[name] for name in ("score", "preferred", "against")),
+        *(decisions.c[name] for name in ("prompt_tokens", "completion_tokens", "cost_usd", "latency_ms")),
+    ]
+    given = select(*columns).join(feedback, feedback.c.decision_id == decisions.c.decision_id).order_by(feedback.c.id)
+    newest = select(decisions.c.pool, decisions.c.model, func.max(decisions.c.created_s)).group_by(decisions.c.pool)
+    with reading(path) as connection:
+        judgements = [Judgement(*row) for row in connection.execute(given)]
+        models = {pool: model for pool, model, _ in connection.execute(newest)}  # SQLite: the row of the maximum
+    return judgements, models
+
+
+_ASKED = ("chat", "route")
+"""Endpoints whose prompts are conversations; a raw completion's prompt is another thing."""
+
+
+def read_prompts(path: Path, newest: int | None = None) -> list[tuple[str, str]]:
+    """(id of its last decision, text) of each different conversation, in the order they last came up.
+
+    `newest` bounds their number. What was asked to collect answers is left out. The log keeps the whole conversation
+    as one text. Raises ConfigError if there is no such file, or it is not a store of this version.
+    """
+    last = func.max(decisions.c.created_s).label("last_s")
+    ours = decisions.c.request_id.startswith(COLLECTED, autoescape=True)
+    kept = decisions.c.prompt.is_not(None) & decisions.c.endpoint.in_(_ASKED) & ~ours
+    asked = select(decisions.c.decision_id, decisions.c.prompt, last).where(kept).group_by(decisions.c.prompt)
+    with reading(path) as connection:
+        rows = connection.execute(asked.order_by(last.desc(), decisions.c.decision_id).limit(newest)).all()
+    return [(decision_id, prompt) for decision_id, prompt, _ in reversed(rows)]

@@ -15,9 +15,9 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from serve_app.config.store import StoreConfig
+from serve_app.config.tree import StoreConfig
 from serve_app.errors import JethroError, NotFound, PoolUnavailable
-from serve_app.observability.log import logger
+from serve_app.log import logger
 from serve_app.store.base import DecisionRecord, Feedback
 from serve_app.store.database import Database
 

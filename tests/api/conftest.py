@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from serve_app.api.app import build_app
-from serve_app.api.services import Services
+from serve_app.gateway.services import Services
 from tests.api.fakes import services
 
 Client = Callable[..., httpx.AsyncClient]

@@ -7,14 +7,14 @@ from typing import Any
 
 import orjson
 
-from serve_app.api.services import Services
 from serve_app.config.load import load
 from serve_app.config.tree import Config
 from serve_app.errors import ModelNotFound, NotFound
+from serve_app.gateway.services import Services
 from serve_app.observability.access_log import NoLog
 from serve_app.observability.metrics import Recorder
 from serve_app.pools.base import Answer, Call, Frame, PoolLoad
-from serve_app.routing.scoring import InlineScorer
+from serve_app.routing.serving.scoring import InlineScorer
 from serve_app.routing.strategy import DirectStrategy, NoOutlook, Policy, RouteStrategy
 from serve_app.store.base import DecisionRecord, Feedback
 from serve_app.types import Capabilities, Price, Query

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from serve_app.api.app import build_app
-from serve_app.api.services import Services
+from serve_app.gateway.services import Services
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 from pydantic.json_schema import models_json_schema
 
-from serve_app.api.bounds import bound
+from serve_app.api.openapi import bound
 from serve_app.api.schemas import ChatRequest, CompletionRequest
 from serve_app.config.tree import LimitsConfig
 

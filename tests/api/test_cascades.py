@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.services import Services
-from serve_app.cascade.strategy import CascadeStrategy
-from serve_app.cascade.streaming import Early, StreamingCascade
+from serve_app.cascade.serving.strategy import CascadeStrategy
+from serve_app.cascade.serving.streaming import Early, StreamingCascade
+from serve_app.engines.local_pool import LocalPool
 from serve_app.errors import ModelNotFound, Overloaded
+from serve_app.gateway.services import Services
 from serve_app.observability.access_log import NoLog
 from serve_app.pools.base import Frame
-from serve_app.pools.local import LocalPool
 from tests.api.fakes import Entry, config, services
 from tests.api.server import serving
 from tests.api.test_disconnect import head, until

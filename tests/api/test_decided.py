@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from serve_app.api.decided import (
+from serve_app.api.reply import (
     decision_headers,
     decision_json,
     jethro_object,

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from serve_app.pools.local import LocalPool
+from serve_app.engines.local_pool import LocalPool
 from tests.api.fakes import FakePool, config, services
 from tests.api.server import serving
 from tests.fakes import FakeEngine

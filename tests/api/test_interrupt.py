@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from serve_app.api.interrupt import CallerGone, DeadlinePassed, Interrupt
+from serve_app.api.completions import CallerGone, DeadlinePassed, Interrupt
 
 
 class Line:

@@ -1,6 +1,6 @@
 import pytest
 
-from serve_app.api.judgement import judgement
+from serve_app.api.routes import judgement
 from serve_app.api.schemas import FeedbackRequest
 from serve_app.errors import RequestError
 from serve_app.store.base import Feedback

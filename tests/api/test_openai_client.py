@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from serve_app.pools.local import LocalPool
+from serve_app.engines.local_pool import LocalPool
 from serve_app.types import Capabilities, Price
 from tests.api.fakes import services
 from tests.api.server import serving

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from serve_app.api.routes import is_loopback
-from serve_app.api.services import Readiness
+from serve_app.gateway.services import Readiness
 from serve_app.store.base import Feedback
 from tests.api.fakes import DictStore, FakePool, config, services
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.api.fakes import services
 from tests.api.server import serving
-from tests.cascade.streams.served import stream_services
+from tests.streams.served import stream_services
 
 MADE = {"name": "mood", "labels": ["joy", "fear"], "instruction": "Name the feeling.", "levels": ["logistic"]}
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from serve_app.autoscaling.calibration import Agreement, Recording, fit, replay
-from serve_app.autoscaling.calls import Call
 from serve_app.autoscaling.policy import PoolLimits
 from serve_app.autoscaling.rules import ShareRule
 from serve_app.autoscaling.simulator import PoolModel, simulate
-from serve_app.autoscaling.traces import Trace, Traffic, constant, step
+from serve_app.autoscaling.traces import Call, Trace, Traffic, constant, step
 from serve_app.errors import DataError
 
 TRUTH = PoolModel(concurrency=8, prefill_s=0.12, token_s=0.015, slowdown=0.07, warm_up_s=5.0)

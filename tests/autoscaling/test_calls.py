@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.autoscaling.calls import Call, logged, trace_of
+from serve_app.autoscaling.traces import Call, logged, trace_of
 from serve_app.errors import ConfigError, DataError
 from serve_app.store.base import DecisionRecord
 from serve_app.store.sqlite import Database

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from serve_app.autoscaling.calibration import reference
 from serve_app.autoscaling.comparison import (
     DEFAULT,
     OURS,
@@ -16,7 +17,6 @@ from serve_app.autoscaling.comparison import (
     saving,
     warm_start,
 )
-from serve_app.autoscaling.scenario import reference
 from serve_app.autoscaling.simulator import PoolModel
 from serve_app.autoscaling.traces import Traffic, constant, standard_traces
 

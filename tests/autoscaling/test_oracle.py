@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from serve_app.autoscaling.comparison import ORACLE, Scenario, compare
-from serve_app.autoscaling.oracle import OracleRule
 from serve_app.autoscaling.policy import PoolLimits
+from serve_app.autoscaling.rules import OracleRule
 from serve_app.autoscaling.simulator import PoolModel, simulate
 from serve_app.autoscaling.traces import STANDARD, Trace, Traffic, constant, standard_traces
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.autoscaling.calibration import reference
 from serve_app.autoscaling.comparison import DEFAULT, OURS, Comparison, compare
-from serve_app.autoscaling.plots import plot
-from serve_app.autoscaling.report import to_json, to_markdown
-from serve_app.autoscaling.scenario import reference
+from serve_app.autoscaling.report import plot, to_json, to_markdown
 from serve_app.autoscaling.traces import Traffic, constant
 
 SCENARIO = replace(reference(), shares=(0.25, 1.0), holds_s=(300.0,))

@@ -1,7 +1,7 @@
 """What the rule makes of the reports of replicas; its decisions are held to Ray's in tests/deployments."""
 
 from serve_app.autoscaling.policy import PoolLimits
-from serve_app.autoscaling.request_count import Delays, Reports, RequestCountRule
+from serve_app.autoscaling.rules import Delays, Reports, RequestCountRule
 from serve_app.autoscaling.simulator import PoolView
 
 LIMITS = {"p": PoolLimits(min_replicas=1, max_replicas=20)}

@@ -1,7 +1,7 @@
 """Pools to simulate."""
 
-from serve_app.autoscaling.calls import Call
-from serve_app.autoscaling.scenario import LIMITS, MODELS, fitted, reference
+from serve_app.autoscaling.calibration import LIMITS, MODELS, fitted, reference
+from serve_app.autoscaling.traces import Call
 from serve_app.config import Config
 
 POOL = {"engine": {"kind": "transformers", "path": "lab:small"}}

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import calibration as benchmark
 from benchmarks.calibration import Promise, promises_kept, shares_held, table, verdict
-from serve_app.routing.threshold import Calibration
+from serve_app.decision.threshold import Calibration
 
 ABOUT = {"router": "made up", "trained_on": 0, "pool": 3000}
 

@@ -4,9 +4,9 @@ import pytest
 
 from benchmarks.cascade_signals import MOST_DROP, MOST_STRONG, Row, keeps, measure, mixes, pair_rows, report
 from benchmarks.cascade_signals_plot import draw
-from serve_app.cascade.judging import JudgePlan
-from serve_app.cascade.signals import Brevity, MeanLogprob
-from serve_app.routing.target import Target
+from serve_app.cascade.fitting.confidence import JudgePlan
+from serve_app.cascade.signals.tokens import Brevity, MeanLogprob
+from serve_app.decision.target import Target
 from tests.cascade.recordings import made_up
 
 TARGET = Target.parse("quality-drop=0.02")

@@ -13,8 +13,8 @@ from benchmarks.hybrid_llm.figures import pair_figures
 from benchmarks.hybrid_llm.paper import PAPER
 from benchmarks.hybrid_llm.report import _effect, in_order, text
 from benchmarks.hybrid_llm.runs import Trained
-from serve_app.learning.dataset import Dataset
-from tests.learning.data import answers, sums
+from serve_app.data.dataset import Dataset
+from tests.data.samples import answers, sums
 
 
 def made_up(n: int, seed: int) -> Dataset:

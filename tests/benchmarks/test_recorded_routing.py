@@ -16,8 +16,8 @@ from benchmarks.recorded_routing.crossed import BASELINE, Bench
 from benchmarks.recorded_routing.figures import inverted_groups
 from benchmarks.recorded_routing.published import published
 from benchmarks.recorded_routing.sets import joined, load_sets, tasks
+from serve_app.data.dataset import Dataset
 from serve_app.errors import DataError
-from serve_app.learning.dataset import Dataset
 from serve_app.routing.base import Report, silent
 from serve_app.types import Query
 

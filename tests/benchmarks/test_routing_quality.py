@@ -69,7 +69,7 @@ def test_everything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.fixture
 async def server() -> TestServer:
     """Large answers right, small answers wrong, the router sends what is longer than 20 characters to large."""
-    from serve_app.routing.random import RandomRouter
+    from serve_app.routing.kinds.random import RandomRouter
     from serve_app.types import Message, Query
 
     answers = {item.prompt: item.answer for item in sample(200, 0, "unseen")}

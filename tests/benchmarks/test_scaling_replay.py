@@ -7,7 +7,7 @@ import pytest
 from benchmarks.scaling_live import BOUNDS, SERVICE_S
 from benchmarks.scaling_replay import main, predict
 from serve_app.autoscaling.calibration import Recording
-from serve_app.autoscaling.calls import Call
+from serve_app.autoscaling.traces import Call
 
 
 @pytest.fixture

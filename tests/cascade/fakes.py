@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from serve_app.cascade.base import Chain, Judged, Level, Needs
+from serve_app.engines.local_pool import LocalPool
 from serve_app.pools.base import Answer, Call
-from serve_app.pools.local import LocalPool
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.types import Capabilities, Decision, Message, Price, Query, Sampling
 from tests.fakes import FakeEngine

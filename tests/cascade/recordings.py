@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from serve_app.cascade.base import Judged
-from serve_app.cascade.recorded import Recorded
+from serve_app.data.recorded import Recorded
 from serve_app.types import Message, Query, TokenLogprob
 
 

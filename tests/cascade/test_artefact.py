@@ -7,11 +7,11 @@ import pytest
 import serve_app.cascade
 from serve_app.cascade.artefact import FILE, load_chain, load_fitted, save_chain, version_of
 from serve_app.cascade.base import Level
-from serve_app.cascade.fitting import ChainPlan, fit_chain
-from serve_app.cascade.judging import JudgePlan
-from serve_app.cascade.signals import Brevity, MeanLogprob
+from serve_app.cascade.fitting.confidence import JudgePlan
+from serve_app.cascade.fitting.fit import ChainPlan, fit_chain
+from serve_app.cascade.signals.tokens import Brevity, MeanLogprob
+from serve_app.decision.target import Target
 from serve_app.errors import ConfigError
-from serve_app.routing.target import Target
 from tests.cascade.recordings import made_up
 
 
@@ -118,6 +118,6 @@ def test_versions_tell_chains_apart():
 
 
 def load_calibrator():
-    from serve_app.cascade.calibration import fit_calibrator
+    from serve_app.cascade.signals.calibration import fit_calibrator
 
     return fit_calibrator("logistic", np.arange(40.0), np.tile([0.0, 1.0], 20))

@@ -3,7 +3,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from serve_app.cascade.routing.saved import load_routing
+from serve_app.cascade.routing.router import load_routing
 from serve_app.cli.main import app
 from tests.cascade.routing.worlds import made_up
 

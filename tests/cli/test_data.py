@@ -16,13 +16,13 @@ from random import Random
 import numpy as np
 import pytest
 
-from serve_app.learning.dataset import Dataset
-from serve_app.learning.journal import Entry
-from serve_app.learning.preferences import Preferences
+from serve_app.data.collection.journal import Entry
+from serve_app.data.dataset import Dataset
+from serve_app.data.preferences import Preferences
 from serve_app.store.base import Feedback
 from serve_app.store.database import Database
 from tests.cli.counting_server import CountingServer, counting
-from tests.learning.data import sums
+from tests.data.samples import sums
 from tests.store.test_sqlite import record
 
 CONFIG = """

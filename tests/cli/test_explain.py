@@ -1,6 +1,6 @@
 """Decisions in words."""
 
-from serve_app.cli.explain import explain_answer, explain_decision, printable
+from serve_app.cli.endpoint import explain_answer, explain_decision, printable
 
 
 def test_headers_alone_are_enough():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.k8s.kustomize import tool
+from serve_app.k8s.documents import tool
 from tests.cli.conftest import Run
 
 ROOT = Path(__file__).parents[2]

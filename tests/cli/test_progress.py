@@ -1,7 +1,7 @@
 import pytest
 
 from serve_app.cli.progress import Teller, line
-from serve_app.learning.asked import Progress
+from serve_app.data.collection.plan import Progress
 
 
 def test_a_line_says_rate_time_left_cost_and_trouble() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from serve_app.config.schema import known_keys
 from serve_app.config.tree import Config, PoolConfig
+from serve_app.config.validation import known_keys
 
 
 def test_the_top_knows_all_branches():

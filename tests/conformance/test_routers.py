@@ -8,23 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serve_app.data.dataset import Dataset
 from serve_app.errors import ConfigError
-from serve_app.learning.dataset import Dataset
 from serve_app.routing.base import Router
-from serve_app.routing.bert import BertRouter
-from serve_app.routing.best_route import BestRouteRouter
-from serve_app.routing.causal_llm import CausalLlmRouter
-from serve_app.routing.complexity import ComplexityRouter
-from serve_app.routing.estimator import EstimatorRouter
-from serve_app.routing.fine_tuned import FineTunedRouter
-from serve_app.routing.hybrid import HybridDet, HybridProb, HybridTrans
-from serve_app.routing.knn import KnnRouter
-from serve_app.routing.matrix_factorization import MatrixFactorizationRouter
-from serve_app.routing.random import RandomRouter
-from serve_app.routing.similarity_weighted import SimilarityWeightedRouter
-from serve_app.routing.stacked import StackedRouter
+from serve_app.routing.kinds.best_route import BestRouteRouter
+from serve_app.routing.kinds.causal_llm.router import CausalLlmRouter
+from serve_app.routing.kinds.complexity.router import ComplexityRouter
+from serve_app.routing.kinds.estimator import EstimatorRouter
+from serve_app.routing.kinds.fine_tuned.routers import BertRouter, FineTunedRouter, HybridDet, HybridProb, HybridTrans
+from serve_app.routing.kinds.knn.router import KnnRouter
+from serve_app.routing.kinds.matrix_factorization.router import MatrixFactorizationRouter
+from serve_app.routing.kinds.random import RandomRouter
+from serve_app.routing.kinds.similarity_weighted.router import SimilarityWeightedRouter
+from serve_app.routing.kinds.stacked.router import StackedRouter
 from serve_app.types import Message, Query
-from tests.learning.data import sums
+from tests.data.samples import sums
 
 
 def fine_tuned(kind: type[FineTunedRouter]) -> Callable[[int], Router]:

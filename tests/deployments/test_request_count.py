@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-from serve_app.autoscaling.request_count import Delays, Reports, ServeDecision
+from serve_app.autoscaling.rules import Delays, Reports, ServeDecision
 
 SERIES = st.lists(
     st.tuples(st.one_of(st.just(0.0), st.floats(0, 200)), st.floats(0.1, 400), st.integers(0, 5)),

@@ -9,8 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from serve_app.config.engines import VllmEngine as Settings
 from serve_app.lab import models_dir
-from serve_app.lab.model import SIZES, new_model
-from serve_app.lab.tokenizer import build_tokenizer
+from serve_app.lab.model import SIZES, build_tokenizer, new_model
 
 MODEL = "jlab-small"
 ADAPTER = "loud"

@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from serve_app.config import load
-from serve_app.learning.training import new_router
+from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.routing.registry import Registry
-from serve_app.routing.threshold import Calibration, Threshold
+from serve_app.training.training import new_router
+from tests.data.samples import sums
 from tests.integration.serving import serving
-from tests.learning.data import sums
 
 pytestmark = pytest.mark.integration
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.k8s.documents import Document, parse
-from serve_app.k8s.kustomize import build, tool
+from serve_app.k8s.documents import Document, build, parse, tool
 
 ROOT = Path(__file__).parents[2]
 TREE = ROOT / "k8s"

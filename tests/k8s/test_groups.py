@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from serve_app.config import Config
 from serve_app.errors import ConfigError
-from serve_app.k8s.groups import WorkerGroup, worker_groups
-from serve_app.k8s.pods import environment, grace_s, worker_group
+from serve_app.k8s.pods import WorkerGroup, environment, grace_s, worker_group, worker_groups
 from serve_app.k8s.render import in_cluster, serve_config
-from serve_app.k8s.serving_rules import serving_mistakes
+from serve_app.k8s.serve_config import serving_mistakes
 
 
 def pool(model: str, **more: Any) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
-from serve_app.lab.build import CHECKPOINTS, build
+from serve_app.lab.build import CHECKPOINTS, build, export
 from serve_app.lab.card import write_card
 from serve_app.lab.evaluate import evaluate
-from serve_app.lab.export import export
 from serve_app.lab.model import SIZES, ModelSize, new_model
 from serve_app.lab.progress import Progress
 from serve_app.lab.tasks import TASKS

@@ -10,9 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serve_app.lab import models_dir
 from serve_app.lab.evaluate import Report, evaluate
-from serve_app.lab.model import SIZES
+from serve_app.lab.model import CONTEXT_TOKENS, SIZES, VOCABULARY
 from serve_app.lab.tasks import CELLS
-from serve_app.lab.tokenizer import CONTEXT_TOKENS, VOCABULARY
 
 ITEMS = 5 * len(CELLS)
 SEED = 2027

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from serve_app.lab.batches import RoundShape, round_of_batches
-from serve_app.lab.sample import draw, sample
-from serve_app.lab.split import normalise, split_of
+from serve_app.lab.model import VOCABULARY, build_tokenizer
+from serve_app.lab.sample import draw, normalise, sample, split_of
 from serve_app.lab.tasks import CELLS
-from serve_app.lab.tokenizer import VOCABULARY, build_tokenizer
 
 PINNED_COUNT = 13
 PINNED_FIRST = ["what is 2 + 7?", "what is 3 + 10?", "what is 5 + 12?"]

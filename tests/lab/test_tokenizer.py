@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from serve_app.lab.batches import encode
+from serve_app.lab.model import CHARACTERS, CONTEXT_TOKENS, UNK, VOCABULARY, build_tokenizer
 from serve_app.lab.sample import sample
-from serve_app.lab.tokenizer import CHARACTERS, CONTEXT_TOKENS, UNK, VOCABULARY, build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,10 @@ import pytest
 import torch
 
 from serve_app.lab.batches import IGNORE, Batch, RoundShape, held_out_batches, round_of_batches
-from serve_app.lab.checkpoint import FILE
-from serve_app.lab.model import ModelSize, new_model
+from serve_app.lab.model import VOCABULARY, ModelSize, new_model
 from serve_app.lab.progress import Progress, learning_rate_scale
 from serve_app.lab.tasks import CELLS
-from serve_app.lab.tokenizer import VOCABULARY
-from serve_app.lab.train import TrainSettings, answer_loss, train
+from serve_app.lab.train import FILE, TrainSettings, answer_loss, train
 
 MICRO = ModelSize("micro", hidden=32, layers=1, intermediate=32, train_tokens=0)
 SHAPE = RoundShape(examples=384, rows=32, parts=3)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from serve_app.learning.scratch_encoder import learned_tokenizer
-from tests.learning.data import sums
+from serve_app.routing.kinds.fine_tuned.text_classifier import learned_tokenizer
+from tests.data.samples import sums
 
 
 def save_encoder(folder: Path, kind: str = "bert", layers: int = 3) -> Path:

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve_app.learning import narrow
+from serve_app.learning import encoder as narrow
 from serve_app.learning.encoder import SentenceEncoder, load_encoder
 from tests.learning.encoders import save_encoder
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as Reference
 
-from serve_app.learning.kernel_ridge import GAMMA, KernelRidge
 from serve_app.learning.ridge import PENALTIES, fit_ridge
+from serve_app.routing.kinds.stacked.stacking import GAMMA, KernelRidge
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from serve_app.config.tree import Config
+from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.routing.base import Router
-from serve_app.routing.random import RandomRouter
+from serve_app.routing.kinds.random import RandomRouter
 from serve_app.routing.registry import Registry
-from serve_app.routing.threshold import Calibration, Threshold
-from tests.learning.data import sums
+from tests.data.samples import sums
 from tests.routing.fakes import FakePool
 
 HELD = sums(60, seed=3)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.learning.dataset import Dataset, PoolAnswers
+from serve_app.data.dataset import Dataset, PoolAnswers
 from serve_app.routing.estimate import Estimate
 from serve_app.routing.frontier import multi_pool_curve, oracle_frontier, recorded, upper_hull
 from serve_app.types import Message, Price, Query

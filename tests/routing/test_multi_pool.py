@@ -4,7 +4,7 @@ import pytest
 from serve_app.errors import UnsupportedParameter, UpstreamError
 from serve_app.routing.estimate import Estimate
 from serve_app.routing.multi_pool import MultiPoolStrategy, Utility
-from serve_app.routing.scoring import ScoringFailed
+from serve_app.routing.serving.scoring import ScoringFailed
 from serve_app.strategy import Context, Event, Spent
 from serve_app.types import Capabilities, Decision, Price, Query
 from tests.routing.fakes import CALL, FakePool, query

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from serve_app.config import load
+from serve_app.data.collection.lab import Draw, lab_answers
+from serve_app.data.dataset import Dataset
 from serve_app.lab import models_dir
-from serve_app.learning.dataset import Dataset
-from serve_app.learning.lab_answers import Draw, lab_answers
-from serve_app.routing.estimator import EstimatorRouter
 from serve_app.routing.frontier import multi_pool_curve, oracle_frontier, upper_hull
+from serve_app.routing.kinds.estimator import EstimatorRouter
 from serve_app.types import Price
 
 pytestmark = pytest.mark.integration

@@ -13,7 +13,7 @@ from serve_app.errors import (
     UpstreamError,
 )
 from serve_app.pools.base import Answer, Frame
-from serve_app.routing.scoring import InlineScorer
+from serve_app.routing.serving.scoring import InlineScorer
 from serve_app.routing.strategy import DirectStrategy, Policy, RouteStrategy
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.types import Capabilities, Decision, Query, Sampling, Usage

@@ -7,7 +7,7 @@ import pytest
 from serve_app.errors import ConfigError
 from serve_app.store.base import Feedback
 from serve_app.store.database import Database
-from serve_app.store.judgements import Judgement, read_judgements
+from serve_app.store.reading import Judgement, read_judgements
 from tests.store.test_sqlite import record
 
 

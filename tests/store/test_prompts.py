@@ -4,7 +4,7 @@ import pytest
 
 from serve_app.errors import ConfigError
 from serve_app.store.database import Database
-from serve_app.store.prompts import read_prompts
+from serve_app.store.reading import read_prompts
 from tests.store.test_sqlite import record
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from serve_app.config.store import StoreConfig
+from serve_app.config.tree import StoreConfig
 from serve_app.errors import ConfigError, NotFound, PoolUnavailable
 from serve_app.store.base import DecisionRecord, Feedback
 from serve_app.store.sqlite import SqliteStore

@@ -3,21 +3,194 @@
 A set of models that have answered has its own weights: log-odds of quality linear in the evidence, cost linear in the
 prompt's length and the costs seen. Quality weights build on those of the sets with one answer less: what the last
 answer adds is shrunk towards nothing, so that a few hundred rows will do for 2 ** models sets.
+
+The prior of a prompt: a ridge regression on its sentence vector, left out where it does not help.
+
+What may be seen of queries and their answers, as arrays: confidence, agreement, cost, prompt length and vector.
+
+Sets of models as bit masks: bit m is set where model m is in the set.
+
+What answers say of each model's quality, as one vector: log-odds of each, which agree, and the prompt's prior.
+
+Columns, for K models: 1; the prior; the log-odds z_r of each answer; agreement A_rs of each pair r < s; and z_r · A_rm
+for each ordered pair r, m. Those of models that were not asked are 0. Estimates are linear in it, in log-odds.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations, permutations
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.cascade.routing.confidence import ConfidenceCurve, fit_confidence
-from serve_app.cascade.routing.evidence import PRIOR, columns_of, directions, evidence
-from serve_app.cascade.routing.prompts import PromptHead, fit_prompt_head
-from serve_app.cascade.routing.ridge_logistic import fit_ridge_logistic, sigmoid
-from serve_app.cascade.routing.seen import Seen
-from serve_app.cascade.routing.sets import by_size, members, parents
+from serve_app.cascade.signals.calibration import ConfidenceCurve, fit_confidence
+from serve_app.cascade.signals.consistency import normalised
+from serve_app.data.recorded import Recorded
+from serve_app.learning.logistic import fit_ridge_logistic, sigmoid
+from serve_app.learning.ridge import fit_ridge
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptHead:
+    """Expected mean quality over models = vector · weights + bias; no weights: the same for every prompt."""
+
+    weights: Floats
+    bias: float
+
+    def prior(self, vectors: Floats | None, rows: int) -> Floats:
+        """[rows], from vectors [rows, d]; the bias alone where there are no weights."""
+        if len(self.weights) == 0:
+            return np.full(rows, self.bias)
+        if vectors is None:
+            raise ValueError("these estimates read a prompt's sentence vector")
+        found: Floats = vectors @ self.weights + self.bias
+        return found
+
+
+def fit_prompt_head(vectors: Floats | None, difficulty: Floats) -> tuple[PromptHead, Floats]:
+    """The head, and its prediction of each row by a fit on the others [n].
+
+    Without vectors, or where leave-one-out predictions err no less than the mean does, it is the mean.
+    """
+    mean = float(difficulty.mean())
+    plain = PromptHead(np.empty(0), mean), np.full(len(difficulty), mean)
+    if vectors is None:
+        return plain
+    ridge, left_out = fit_ridge(vectors, difficulty)
+    mean_left_out = (difficulty.sum() - difficulty) / max(len(difficulty) - 1, 1)
+    if ((left_out - difficulty) ** 2).mean() >= ((mean_left_out - difficulty) ** 2).mean():
+        return plain
+    return PromptHead(ridge.weights, ridge.bias), left_out
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """n queries, K models: raw `confidence` [n, K] (nan where unknown), `agree` [n, K, K] in {0, 1}, `cost_usd` [n, K],
+    `characters` of the prompt [n], and sentence `vectors` [n, d], None where no encoder is used.
+    """
+
+    confidence: Floats
+    agree: Floats
+    cost_usd: Floats
+    characters: Floats
+    vectors: Floats | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Some of the queries."""
+        vectors = None if self.vectors is None else self.vectors[rows]
+        return type(self)(self.confidence[rows], self.agree[rows], self.cost_usd[rows], self.characters[rows], vectors)
+
+
+def seen_in(recorded: Recorded, vectors: Floats | None = None, confidence: Floats | None = None) -> Seen:
+    """All that was recorded. `vectors` [n, d] as an encoder gives them for the prompts; `confidence` [n, K] in the
+    place of the recorded one. Costs are those of the answers, without further calls made to judge them.
+    """
+    agree = np.array([agreement([judged.text for judged in row]) for row in recorded.judged])
+    characters = np.array([len(prompt) for prompt in recorded.prompts], dtype=np.float64)
+    raw = recorded.confidence if confidence is None else confidence
+    return Seen(raw, agree, recorded.cost_usd, characters, vectors)
+
+
+def agreement(texts: Sequence[str]) -> Floats:
+    """Which answers say the same once normalised, [K, K] in {0, 1}; an empty one agrees with none but itself."""
+    said = [normalised(text) for text in texts]
+    found = np.array([[bool(a) and a == b for b in said] for a in said], dtype=np.float64)
+    np.fill_diagonal(found, 1.0)
+    return found
+
+
+MOST_MODELS = 8
+"""Estimates are kept for every set of models, 2 ** models of them."""
+
+
+def members(models: int, count: int) -> list[int]:
+    """The models in a set, of `count` there are, ascending."""
+    return [m for m in range(count) if models >> m & 1]
+
+
+def by_size(count: int) -> list[int]:
+    """All sets of `count` models, the smaller ones first."""
+    return sorted(range(2**count), key=lambda models: (models.bit_count(), models))
+
+
+def parents(models: int, kept: int | None = None) -> Iterator[int]:
+    """The sets with one model less, of those that keep the model `kept`."""
+    for m in range(models.bit_length()):
+        if models >> m & 1 and m != kept:
+            yield models & ~(1 << m)
+
+
+PRIOR = 1
+"""Column of the prompt's prior."""
+
+
+def evidence(log_odds: Floats, agree: Floats, prior: Floats) -> Floats:
+    """Rows [n, columns] from log-odds [n, K], agreement [n, K, K] in {0, 1}, and the prompt's prior [n]."""
+    models = log_odds.shape[1]
+    first, second = pairs(models)
+    one, other = ordered_pairs(models)
+    return np.concatenate(
+        [
+            np.ones((len(log_odds), 1)),
+            prior[:, None],
+            log_odds,
+            agree[:, first, second],
+            log_odds[:, one] * agree[:, one, other],
+        ],
+        axis=1,
+    )
+
+
+def columns_of(models: int) -> int:
+    """How many columns there are."""
+    return 2 + models + 3 * models * (models - 1) // 2
+
+
+def pairs(models: int) -> tuple[list[int], list[int]]:
+    """r and s of each pair r < s."""
+    found = list(combinations(range(models), 2))
+    return [r for r, _ in found], [s for _, s in found]
+
+
+def ordered_pairs(models: int) -> tuple[list[int], list[int]]:
+    """r and m of each ordered pair."""
+    found = list(permutations(range(models), 2))
+    return [r for r, _ in found], [m for _, m in found]
+
+
+def directions(asked: int, model: int, models: int) -> Floats:
+    """What the estimate of `model` may lean on once the set `asked` has answered: [columns, directions].
+
+    For a model that answered: its log-odds, and of each other one its log-odds, whether both agree, its log-odds where
+    they agree, and the sum over others of their log-odds for or against (one weight for the whole vote). For a model
+    to come: the log-odds of those that answered and which of them agree. No directions where none has answered.
+    """
+    at = {pair: 2 + models + i for i, pair in enumerate(zip(*pairs(models), strict=True))}
+    scaled = {pair: 2 + models + len(at) + i for i, pair in enumerate(zip(*ordered_pairs(models), strict=True))}
+    there = members(asked, models)
+    if not there:
+        return np.zeros((columns_of(models), 0))
+    found = [_unit(PRIOR, models), *(_unit(2 + r, models) for r in there)]
+    if not asked >> model & 1:
+        return np.stack([*found, *(_unit(at[r, s], models) for r, s in combinations(there, 2))], axis=1)
+    vote = np.zeros(columns_of(models))
+    for r in there:
+        if r != model:
+            found += [_unit(at[min(r, model), max(r, model)], models), _unit(scaled[r, model], models)]
+            vote[2 + r] -= 1.0
+            vote[scaled[r, model]] += 2.0
+    return np.stack([*found, vote] if vote.any() else found, axis=1)
+
+
+def _unit(column: int, models: int) -> Floats:
+    found = np.zeros(columns_of(models))
+    found[column] = 1.0
+    return found
+
+
 _ALONE = 2.0
 """Penalty of the estimates after one answer: few columns, the strongest evidence."""
 _FURTHER = 12.0

@@ -2,6 +2,8 @@
 
 Every figure that a choice rests on is of cross-fitted estimates. A router that is not better than the best single
 model of at most its mean cost is not served: that model is, or the best mixture of two, and `fell_back` tells.
+
+Estimates of rows by fits that did not see them: what a policy is fitted on, or it would trust them too much.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,24 +15,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.cascade.base import Signal
-from serve_app.cascade.combined import fit_combined
-from serve_app.cascade.fitting import check_held_out
-from serve_app.cascade.judging import JudgePlan, check_told, raw_values
-from serve_app.cascade.recorded import Recorded
-from serve_app.cascade.routing.crossfit import crossfitted, folds_by_text
-from serve_app.cascade.routing.estimates import fit_estimates
-from serve_app.cascade.routing.mixing import Mixture, expected, refined
-from serve_app.cascade.routing.router import CascadeRouter
-from serve_app.cascade.routing.saved import version_of
-from serve_app.cascade.routing.seen import seen_in
-from serve_app.cascade.routing.sets import MOST_MODELS
-from serve_app.cascade.routing.shapes import Shaped, choose_shape
-from serve_app.cascade.routing.singles import best_single_mix, pays
+from serve_app.cascade.fitting.confidence import JudgePlan, check_told, raw_values
+from serve_app.cascade.fitting.fit import check_held_out
+from serve_app.cascade.routing.estimates import MOST_MODELS, Estimates, Seen, fit_estimates, seen_in
+from serve_app.cascade.routing.mixing import Mixture, Shaped, best_single_mix, choose_shape, expected, pays, refined
+from serve_app.cascade.routing.router import CascadeRouter, version_of
 from serve_app.cascade.routing.supermodels import Form
-from serve_app.cascade.routing.walk import Tables, Walked
+from serve_app.cascade.routing.walk import Tables, Walked, fit_moves
+from serve_app.cascade.signals.combined import fit_combined
+from serve_app.data.recorded import Recorded
 from serve_app.errors import ConfigError, InsufficientData
+from serve_app.learning.logistic import folds_of
 
 Floats = NDArray[np.float64]
+FOLDS = 10
+
+
+def estimate_all(estimates: Estimates, seen: Seen) -> tuple[Floats, Floats]:
+    """Quality and cost [2 ** K, n, K] in every state."""
+    rows = estimates.evidence(seen)
+    sets = range(2**estimates.models)
+    quality = np.stack([estimates.qualities(asked, rows) for asked in sets])
+    return quality, np.stack([estimates.costs(asked, seen) for asked in sets])
+
+
+def crossfitted(seen: Seen, ok: Floats, difficulty: Floats, folds: NDArray[np.int64]) -> Tables:
+    """Tables of all rows, each estimated by a fit on the other folds; moves counted on the same estimates."""
+    n, models = ok.shape
+    quality, cost = np.empty((2**models, n, models)), np.empty((2**models, n, models))
+    for fold in np.unique(folds).tolist():
+        inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        fitted = fit_estimates(seen.take(outside), ok[outside], difficulty[outside])
+        quality[:, inside], cost[:, inside] = estimate_all(fitted, seen.take(inside))
+    return Tables(quality, cost, fit_moves(quality), ok, seen.cost_usd)
+
+
+def folds_by_text(prompts: tuple[str, ...], seed: int, folds: int = FOLDS) -> NDArray[np.int64]:
+    """The same prompt always falls into the same fold."""
+    return folds_of(prompts, folds, seed)
+
+
 Report = Callable[[str], None]
 FEWEST = 100
 """Queries that a router takes at least: with fewer its held-out figures say nothing."""

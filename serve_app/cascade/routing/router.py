@@ -2,21 +2,31 @@
 
 Plain arithmetic in numpy, no wait and no state: what has been answered is handed in at each call. Asking, deadlines and
 failures are the strategy's.
+
+A fitted cascade router as a folder: `routing.json` and `estimates.npz`, read strictly; no code travels in it.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
+from math import isfinite
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import read_arrays
 from serve_app.cascade.base import Signal
-from serve_app.cascade.routing.estimates import Estimates
+from serve_app.cascade.routing.estimates import MOST_MODELS, Estimates, PromptHead, Seen, agreement, columns_of
 from serve_app.cascade.routing.mixing import Mixture
-from serve_app.cascade.routing.seen import Seen, agreement
 from serve_app.cascade.routing.supermodels import STOP
-from serve_app.cascade.routing.walk import best_answer
+from serve_app.cascade.routing.walk import Policy, best_answer
+from serve_app.cascade.signals.calibration import ConfidenceCurve
+from serve_app.cascade.signals.specs import signal_of, spec_of
+from serve_app.errors import ConfigError
+from serve_app.routing.artefact import check_folder, read_json
 
 Floats = NDArray[np.float64]
 
@@ -124,3 +134,185 @@ class CascadeRouter:
                 raise ValueError(f"no pool {pool!r}: the router has {', '.join(self.pools)}")
             found |= 1 << self.pools.index(pool)
         return found
+
+
+FILE: Final = "routing.json"
+ARRAYS: Final = "estimates.npz"
+FORMAT: Final = 1
+KIND: Final = "cascade_routing"
+_AGAIN = "fit the cascade router again"
+
+
+def version_of(router: CascadeRouter) -> CascadeRouter:
+    """The same router under its version: `cascade-routing-` and a hash of all that decides."""
+    return replace(router, version=_version(_body(router), _arrays(router)))
+
+
+def save_routing(router: CascadeRouter, folder: Path) -> None:
+    """Write the folder; routing.json comes last, so that a cut is noticed. Raises ConfigError where it cannot."""
+    body = _body(router) | {
+        "version": router.version,
+        "expected": dict(router.expected),
+        "data": dict(router.data),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ARRAYS).open("wb") as out:
+            np.savez(out, **_arrays(router))
+        part = folder / f"{FILE}.part"
+        part.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        part.replace(folder / FILE)
+    except OSError as e:
+        raise ConfigError(f"{folder}: cannot be written ({e}); give a folder that can") from e
+
+
+def load_routing(folder: Path) -> CascadeRouter:
+    """The router saved there; an encoder's digest is checked where one is used. Raises ConfigError naming the mend."""
+    path = folder / FILE
+    body = read_json(path, kind=KIND, version=FORMAT)
+    check_folder(folder)
+    try:
+        arrays = read_arrays(folder / ARRAYS)
+        found = _router(body, arrays, path)
+    except FileNotFoundError:
+        raise ConfigError(f"{folder / ARRAYS}: no such file; {_AGAIN}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as e:
+        raise ConfigError(f"{folder}: cannot be read ({type(e).__name__}: {e}); {_AGAIN}") from e
+    if found.version != (right := _version(_body(found), _arrays(found))):
+        raise ConfigError(f"{path}: version is {found.version!r}, but the content is {right}: it was changed; {_AGAIN}")
+    _check_encoder(found, path)
+    return found
+
+
+def _body(router: CascadeRouter) -> dict[str, Any]:
+    """All that decides, but the arrays."""
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "pools": list(router.pools),
+        "models": list(router.models),
+        "signals": {p: None if (s := router.signals.get(p)) is None else spec_of(s) for p in router.pools},
+        "encoder": router.encoder,
+        "encoder_digest": router.encoder_digest,
+        "mixture": {
+            "cheap": _policy_spec(router.mixture.cheap),
+            "dear": _policy_spec(router.mixture.dear),
+            "share": router.mixture.share,
+        },
+        "prompt_bias": router.estimates.prompts.bias,
+    }
+
+
+def _arrays(router: CascadeRouter) -> dict[str, Any]:
+    estimates = router.estimates
+    found: dict[str, Any] = {
+        "quality": estimates.quality,
+        "cost": estimates.cost,
+        "mean_cost": estimates.mean_cost,
+        "move": router.move,
+        "prompt_weights": estimates.prompts.weights,
+    }
+    for m, curve in enumerate(estimates.curves):
+        found |= {f"values_{m}": curve.values, f"log_odds_{m}": curve.log_odds}
+    return found
+
+
+def _policy_spec(policy: Policy) -> dict[str, Any]:
+    """JSON has no infinity. Without a margin there is no word of it, as in artefacts from before there was one."""
+    spec = asdict(policy) | {key: _text(getattr(policy, key)) for key in ("price", "later")}
+    return spec if policy.margin else {key: value for key, value in spec.items() if key != "margin"}
+
+
+def _text(value: float) -> float | str:
+    return value if isfinite(value) else "inf"
+
+
+def _router(body: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], path: Path) -> CascadeRouter:
+    pools = tuple(str(p) for p in body["pools"])
+    _check_arrays(arrays, len(pools))
+    if (body["encoder"] is None) != (len(arrays["prompt_weights"]) == 0):
+        raise ValueError("prompts are read with an encoder, and with none they have no weights")
+    curves = tuple(ConfidenceCurve(arrays[f"values_{m}"], arrays[f"log_odds_{m}"]) for m in range(len(pools)))
+    estimates = Estimates(
+        curves=curves,
+        prompts=PromptHead(arrays["prompt_weights"], float(body["prompt_bias"])),
+        quality=arrays["quality"],
+        cost=arrays["cost"],
+        mean_cost=arrays["mean_cost"],
+    )
+    mixture = body["mixture"]
+    specs = body["signals"]
+    return CascadeRouter(
+        pools=pools,
+        estimates=estimates,
+        move=arrays["move"],
+        mixture=Mixture(_policy(mixture["cheap"]), _policy(mixture["dear"]), float(mixture["share"])),
+        signals={p: None if specs[p] is None else signal_of(specs[p], f"{path}: signals.{p}") for p in pools},
+        models=tuple(str(m) for m in body["models"]),
+        encoder=body["encoder"],
+        encoder_digest=body["encoder_digest"],
+        version=str(body["version"]),
+        expected={str(k): float(v) for k, v in body["expected"].items()},
+        data=dict(body["data"]),
+    )
+
+
+def _check_arrays(arrays: Mapping[str, NDArray[Any]], k: int) -> None:
+    """Raises ValueError naming the array."""
+    if not 2 <= k <= MOST_MODELS:
+        raise ValueError(f"pools are {k}, not 2 to {MOST_MODELS}")
+    shapes = {
+        "quality": (2**k, k, columns_of(k)),
+        "cost": (2**k, k, 2 + k),
+        "mean_cost": (k,),
+        "move": (2**k, k, k),
+    }
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape}, not {shape}")
+    for m in range(k):
+        values, odds = arrays[f"values_{m}"], arrays[f"log_odds_{m}"]
+        if values.ndim != 1 or values.shape != odds.shape or (np.diff(values) <= 0).any():
+            raise ValueError(f"values_{m} must rise, with one of log_odds_{m} each")
+    for name, array in arrays.items():
+        if array.dtype != np.float64 or not np.isfinite(array).all():
+            raise ValueError(f"{name} must hold finite 64-bit numbers")
+
+
+def _policy(spec: Mapping[str, Any]) -> Policy:
+    found = Policy(
+        price=float(spec["price"]),
+        later=float(spec["later"]),
+        spread=float(spec["spread"]),
+        form=spec["form"],
+        models=int(spec["models"]),
+        margin=float(spec.get("margin", 0.0)),
+    )
+    if found.form not in ("any", "prefix", "single") or not (found.price >= 0 and found.later >= 0):
+        raise ValueError(f"a policy of form {found.form!r}, price {found.price} and later {found.later}")
+    if not (isfinite(found.spread) and found.spread >= 0):
+        raise ValueError(f"spread is {found.spread}")
+    if not 0.0 <= found.margin <= 1.0:
+        raise ValueError(f"margin is {found.margin}")
+    return found
+
+
+def _version(body: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    digest = blake2b(json.dumps(body, sort_keys=True).encode("utf-8", "surrogatepass"), digest_size=5)
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return f"cascade-routing-{digest.hexdigest()}"
+
+
+def _check_encoder(router: CascadeRouter, path: Path) -> None:
+    if router.encoder is None:
+        return
+    from serve_app.learning.encoder import load_encoder
+
+    digest = load_encoder(router.encoder).digest
+    if digest != router.encoder_digest:
+        raise ConfigError(
+            f"{path}: fitted with encoder {router.encoder} of digest {router.encoder_digest}, here it is {digest}; "
+            f"install that one or {_AGAIN}"
+        )

@@ -5,8 +5,7 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
-from serve_app.engines.transformers.detokenizer import Decode, Detokenizer
-from serve_app.engines.transformers.stopping import StopScanner
+from serve_app.engines.transformers.text import Decode, Detokenizer, StopScanner
 from serve_app.errors import JethroError
 from serve_app.types import Chunk, FinishReason, Sampling, TokenLogprob, Usage
 

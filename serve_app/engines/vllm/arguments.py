@@ -8,7 +8,7 @@ from typing import Any
 
 from serve_app.config.engines import VllmEngine as VllmSettings
 
-LIFELINE = "serve_app.engines.vllm.lifeline.Lifeline"
+LIFELINE = "serve_app.engines.vllm.parent_watchdog.Lifeline"
 _GIB = 2**30
 _CPU_KV_CACHE_GIB = 1
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM accepts as a maximum

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from serve_app.config.engines import VllmEngine as VllmSettings
-from serve_app.config.export import export
+from serve_app.config.environment import export
 from serve_app.engines.base import EngineHealth
 from serve_app.engines.vllm.arguments import LIFELINE, engine_arguments, environment, is_cpu_build
 from serve_app.errors import (

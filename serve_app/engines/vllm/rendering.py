@@ -16,9 +16,9 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve_app.engines.vllm import failures
-from serve_app.engines.wire import query_to_openai
 from serve_app.errors import ContextLengthExceeded, RequestError, UnsupportedParameter
 from serve_app.types import Query
+from serve_app.wire.requests import query_to_openai
 
 # fmt: off
 _ANY_ENDPOINT = frozenset((

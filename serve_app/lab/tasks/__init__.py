@@ -1,15 +1,11 @@
 """The lab's task families, each with an exact grader and five known difficulties."""
 
-from serve_app.lab.tasks.arithmetic import Add, Multiply, Subtract
+from serve_app.lab.tasks.arithmetic import Add, Expression, Multiply, Steps, Subtract
 from serve_app.lab.tasks.base import LEVELS, Item, Task, grade
 from serve_app.lab.tasks.calendar import Calendar
-from serve_app.lab.tasks.expression import Expression
 from serve_app.lab.tasks.letters import Count, Reverse
 from serve_app.lab.tasks.lookup import Lookup
-from serve_app.lab.tasks.numbers import Largest, Sort
-from serve_app.lab.tasks.roman import Roman
-from serve_app.lab.tasks.steps import Steps
-from serve_app.lab.tasks.units import Units
+from serve_app.lab.tasks.numbers import Largest, Roman, Sort, Units
 
 TASKS: dict[str, Task] = {
     "add": Add(),

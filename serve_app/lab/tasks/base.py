@@ -1,7 +1,7 @@
 """What a lab task is: it makes queries of a known difficulty and grades answers exactly.
 
 A task decides neither how often it is asked (see `serve_app.lab.sample`) nor which of its
-queries are held out (see `serve_app.lab.split`).
+queries are held out (see `serve_app.lab.sample`).
 """
 
 from __future__ import annotations

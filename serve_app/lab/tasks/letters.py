@@ -1,12 +1,27 @@
-"""Tasks over the letters of one word: writing it backwards and counting in it."""
+"""Tasks over the letters of one word: writing it backwards and counting in it.
+
+The lab's own list of common English words, by length.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.resources import files
 from random import Random
 from string import ascii_lowercase
 
 from serve_app.lab.tasks.base import Task
-from serve_app.lab.tasks.words import words_of_length
+
+
+@cache
+def words_of_length(length: int) -> tuple[str, ...]:
+    """All listed words of that many letters, sorted. Raises ValueError if there is none."""
+    text = files("serve_app.lab.tasks").joinpath("words.txt").read_text(encoding="ascii")
+    words = tuple(sorted(word for word in text.split() if len(word) == length))
+    if not words:
+        raise ValueError(f"the word list has no word of length {length}: it has 3 to 10")
+    return words
+
 
 _REVERSE = (
     "reverse {w}",

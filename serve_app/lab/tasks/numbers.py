@@ -1,4 +1,9 @@
-"""Tasks over a list of numbers: putting it in order, and finding its largest or smallest."""
+"""Tasks over a list of numbers: putting it in order, and finding its largest or smallest.
+
+Roman numerals, read and written, up to 399.
+
+Conversion of whole amounts between units.
+"""
 
 from __future__ import annotations
 
@@ -68,3 +73,88 @@ class Largest(Task):
 
 def _spaced(numbers: list[int]) -> str:
     return " ".join(map(str, numbers))
+
+
+_RANGES = {1: (1, 10), 2: (11, 20), 3: (21, 49), 4: (50, 100), 5: (101, 399)}
+"""Bounds (inclusive) of the number, by difficulty."""
+
+_READ = ("what number is {r}?", "convert {r} to a number", "write {r} in digits", "roman numeral {r} in digits")
+_WRITE = ("write {n} in roman numerals", "convert {n} to roman", "what is {n} in roman numerals?")
+
+_SIGNS = (
+    (100, "c"),
+    (90, "xc"),
+    (50, "l"),
+    (40, "xl"),
+    (10, "x"),
+    (9, "ix"),
+    (5, "v"),
+    (4, "iv"),
+    (1, "i"),
+)
+
+
+class Roman(Task):
+    """`what number is xiv?` gives 14, `write 14 in roman numerals` gives xiv."""
+
+    name = "roman"
+    small = True
+
+    def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
+        """Reading and writing in equal shares."""
+        number = rng.randint(*_RANGES[difficulty])
+        numeral = to_roman(number)
+        if rng.random() < 0.5:
+            return rng.choice(_READ).format(r=numeral), str(number)
+        return rng.choice(_WRITE).format(n=number), numeral
+
+
+def to_roman(number: int) -> str:
+    """Lower-case Roman numeral of 1 to 399."""
+    numeral = ""
+    for value, sign in _SIGNS:
+        while number >= value:
+            numeral += sign
+            number -= value
+    return numeral
+
+
+_UNITS = {
+    1: (("cm", "mm", 10), ("m", "cm", 100), ("kg", "g", 1000), ("km", "m", 1000)),
+    2: (("weeks", "days", 7),),
+    3: (("feet", "inches", 12), ("years", "months", 12), ("dozen", "pieces", 12)),
+    4: (("hours", "minutes", 60), ("minutes", "seconds", 60), ("days", "hours", 24)),
+    5: (("weeks", "days", 7), ("feet", "inches", 12), ("years", "months", 12), ("hours", "minutes", 60)),
+}
+"""(large unit, small unit, how many of the small one make the large one), by difficulty."""
+
+_HIGHEST = {1: 99, 2: 20, 3: 20, 4: 20, 5: 9}
+"""The largest amount asked for, by difficulty."""
+
+_PHRASES = (
+    "how many {s} in {n} {b}?",
+    "how many {s} are {n} {b}?",
+    "convert {n} {b} to {s}",
+    "{n} {b} in {s}",
+)
+_MIXED = (
+    "how many {s} in {n} {b} and {r} {s}?",
+    "convert {n} {b} and {r} {s} to {s}",
+    "{n} {b} and {r} {s} in {s}",
+)
+
+
+class Units(Task):
+    """`how many minutes in 3 hours?` gives 180; the hardest level mixes two units."""
+
+    name = "units"
+    small = True
+
+    def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
+        """Amounts of at least 2; a mixed rest is always smaller than one large unit."""
+        big, small, factor = rng.choice(_UNITS[difficulty])
+        amount = rng.randint(2, _HIGHEST[difficulty])
+        if difficulty < 5:
+            return rng.choice(_PHRASES).format(b=big, s=small, n=amount), str(amount * factor)
+        rest = rng.randint(2, factor - 1)
+        return rng.choice(_MIXED).format(b=big, s=small, n=amount, r=rest), str(amount * factor + rest)

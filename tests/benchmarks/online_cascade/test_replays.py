@@ -10,7 +10,7 @@ from benchmarks.online_cascade.figures import measured, over_seeds
 from benchmarks.online_cascade.methods import CASCADE, LLM_ALONE, MARGIN_TWO, METHODS, UNLEARNED, Job, _taught
 from benchmarks.online_cascade.stream import Recorded
 from benchmarks.online_cascade.walks import LLM, Replayed
-from serve_app.cascade.online.base import StreamSpec
+from serve_app.streams.online.base import StreamSpec
 
 LABELS = ("sport", "food", "politics")
 

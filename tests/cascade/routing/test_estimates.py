@@ -1,14 +1,22 @@
 import numpy as np
 import pytest
 
-from serve_app.cascade.routing.confidence import fit_confidence
-from serve_app.cascade.routing.crossfit import crossfitted, estimate_all, folds_by_text
-from serve_app.cascade.routing.estimates import fit_estimates
-from serve_app.cascade.routing.evidence import columns_of, directions, evidence
-from serve_app.cascade.routing.prompts import fit_prompt_head
-from serve_app.cascade.routing.seen import Seen, agreement, seen_in
-from serve_app.cascade.routing.sets import by_size, members, parents
-from serve_app.cascade.routing.uncertainty import fit_moves
+from serve_app.cascade.routing.estimates import (
+    Seen,
+    agreement,
+    by_size,
+    columns_of,
+    directions,
+    evidence,
+    fit_estimates,
+    fit_prompt_head,
+    members,
+    parents,
+    seen_in,
+)
+from serve_app.cascade.routing.fitting import crossfitted, estimate_all, folds_by_text
+from serve_app.cascade.routing.walk import fit_moves
+from serve_app.cascade.signals.calibration import fit_confidence
 from tests.cascade.routing.worlds import made_up
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from serve_app.cascade.routing.expected_max import DRAWS, expected_max_of_two, standard_draws
+from serve_app.cascade.routing.supermodels import DRAWS, expected_max_of_two, standard_draws
 
 
 def test_the_maximum_of_two_is_clarks():

@@ -3,14 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from serve_app.cascade.agreement import Agreement
-from serve_app.cascade.judging import JudgePlan
+from serve_app.cascade.fitting.confidence import JudgePlan
 from serve_app.cascade.routing.fitting import RoutingPlan, fit_routing, within_budget
-from serve_app.cascade.routing.router import Answered, Prompt
-from serve_app.cascade.routing.saved import load_routing, save_routing
-from serve_app.cascade.routing.shapes import choose_shape, mean_quality
+from serve_app.cascade.routing.mixing import choose_shape, mean_quality
+from serve_app.cascade.routing.router import Answered, Prompt, load_routing, save_routing
 from serve_app.cascade.routing.walk import always
-from serve_app.cascade.signals import Prior
+from serve_app.cascade.signals.consistency import Agreement
+from serve_app.cascade.signals.tokens import Prior
 from serve_app.errors import ConfigError, DataError, InsufficientData
 from tests.cascade.routing.worlds import MODELS, fixed, made_up
 

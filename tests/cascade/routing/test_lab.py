@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 import serve_app
-from serve_app.cascade.routing.router import Answered, Prompt
-from serve_app.cascade.routing.saved import load_routing
+from serve_app.cascade.routing.router import Answered, Prompt, load_routing
 
 FOLDER = Path(serve_app.__file__).parent / "cascade" / "lab" / "routing"
 

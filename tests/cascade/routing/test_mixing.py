@@ -5,8 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.cascade.routing.mixing import expected, ladder, mix, prices, refined
-from serve_app.cascade.routing.singles import best_model, best_single, best_single_mix, pays
+from serve_app.cascade.routing.mixing import (
+    best_model,
+    best_single,
+    best_single_mix,
+    expected,
+    ladder,
+    mix,
+    pays,
+    prices,
+    refined,
+)
 from serve_app.cascade.routing.walk import Policy, walk
 from serve_app.errors import ConfigError
 from tests.cascade.routing.worlds import fixed

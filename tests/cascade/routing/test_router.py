@@ -6,8 +6,7 @@ import pytest
 
 from serve_app.cascade.routing.fitting import RoutingPlan, fit_routing
 from serve_app.cascade.routing.mixing import Mixture
-from serve_app.cascade.routing.router import Answered, Prompt
-from serve_app.cascade.routing.saved import ARRAYS, FILE, load_routing, save_routing, version_of
+from serve_app.cascade.routing.router import ARRAYS, FILE, Answered, Prompt, load_routing, save_routing, version_of
 from serve_app.errors import ConfigError
 from tests.cascade.routing.worlds import MODELS, made_up
 

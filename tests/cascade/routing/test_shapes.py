@@ -1,6 +1,6 @@
 import numpy as np
 
-from serve_app.cascade.routing.shapes import LATER, MARGIN, SPREAD, choose_shape, shapes
+from serve_app.cascade.routing.mixing import LATER, MARGIN, SPREAD, choose_shape, shapes
 from serve_app.cascade.routing.walk import Tables, best_answer
 
 

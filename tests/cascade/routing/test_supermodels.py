@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.cascade.routing.supermodels import STOP, View, best_supermodel, next_model
-from serve_app.cascade.routing.uncertainty import unit_of_moves
+from serve_app.cascade.routing.walk import unit_of_moves
 
 
 def view(quality, cost, asked=0, move=None, allowed=-1):

@@ -3,8 +3,8 @@
 import numpy as np
 
 from serve_app.cascade.base import Judged
-from serve_app.cascade.recorded import Recorded
 from serve_app.cascade.routing.walk import Tables
+from serve_app.data.recorded import Recorded
 from serve_app.types import Message, Query
 
 MODELS = ("weak", "middle", "strong")

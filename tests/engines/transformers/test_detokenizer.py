@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from serve_app.engines.transformers.detokenizer import Detokenizer, decoder
-from serve_app.lab.tokenizer import build_tokenizer
+from serve_app.engines.transformers.text import Detokenizer, decoder
+from serve_app.lab.model import build_tokenizer
 
 
 def byte_level() -> PreTrainedTokenizerFast:

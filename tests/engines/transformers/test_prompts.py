@@ -1,8 +1,8 @@
 import pytest
 
-from serve_app.engines.transformers.prompts import PromptEncoder
+from serve_app.engines.transformers.engine import PromptEncoder
 from serve_app.errors import ContextLengthExceeded, RequestError
-from serve_app.lab.tokenizer import build_tokenizer
+from serve_app.lab.model import build_tokenizer
 from serve_app.types import Message, Query, Sampling
 
 LAB = build_tokenizer()

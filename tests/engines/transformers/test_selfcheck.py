@@ -4,7 +4,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from serve_app.engines.transformers.batch import Batch
 from serve_app.engines.transformers.loading import LoadedModel
-from serve_app.engines.transformers.selfcheck import check_batching
+from serve_app.engines.transformers.worker import check_batching
 from serve_app.errors import ConfigError
 
 

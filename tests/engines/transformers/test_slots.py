@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from serve_app.engines.transformers.slots import POSITION_BLOCK, SlotCache
+from serve_app.engines.transformers.batch import POSITION_BLOCK, SlotCache
 
 LAYERS, HEADS, WIDTH = 2, 3, 4
 

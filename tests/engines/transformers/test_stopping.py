@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.engines.transformers.stopping import StopScanner
+from serve_app.engines.transformers.text import StopScanner
 
 LETTERS = st.text("ab", max_size=8)
 

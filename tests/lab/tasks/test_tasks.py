@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.lab.tasks import CELLS, LEVELS, TASKS, Item, grade
-from serve_app.lab.tasks.expression import evaluate
-from serve_app.lab.tasks.roman import to_roman
-from serve_app.lab.tasks.words import words_of_length
+from serve_app.lab.tasks.arithmetic import evaluate
+from serve_app.lab.tasks.letters import words_of_length
+from serve_app.lab.tasks.numbers import to_roman
 from tests.lab.oracle import answer_of
 
 PROMISED = {

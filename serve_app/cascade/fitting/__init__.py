@@ -1,0 +1,1 @@
+"""Fitting chains to recorded answers."""

@@ -1,0 +1,1 @@
+"""Cascades in service: run, stages, relay."""

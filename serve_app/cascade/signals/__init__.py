@@ -1,0 +1,1 @@
+"""Confidence signals of answers, and their calibration."""

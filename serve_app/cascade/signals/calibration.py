@@ -1,0 +1,308 @@
+"""Raw signals to probabilities of being right: isotonic, logistic (Platt), blended. Served without scikit-learn.
+
+Platt 1999 (with his smoothed targets); Zadrozny & Elkan 2002 for isotonic regression; blended is the curve of cascade
+routing (`routing/confidence`), the best of the three by cross-validation where one raw signal is all there is.
+
+A decision by bins of a raw signal, in the place of a calibrator: 1 where the answer is taken, 0 where it is not.
+
+AutoMix's double threshold and its POMDP take hopeless answers too, so that what is taken is not one side of a
+threshold. With a level's threshold at 0.5 such a decision is served like any other.
+
+A raw signal to calibrated log-odds of being right: a curve through knots, looked up at decision time.
+
+The curve is the mean of two logistic regressions, one on the signal's own log-odds and one on its rank among the
+answers it was fitted on: the first knows how sure the model says it is, the second bears any scale and ties at the top
+(a model that gives half of its answers with probability 1).
+
+Calibrators by kind, and as JSON-ready specs: `{"kind": "logistic", "slope": 1.2, "bias": 0.4}`.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from math import exp, isfinite, isnan
+from typing import Any, ClassVar, Final, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.cascade.base import Calibrator
+from serve_app.errors import ConfigError, DependencyError, InsufficientData
+from serve_app.learning.logistic import fit_ridge_logistic, log_odds, sigmoid
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedCalibrator:
+    """`takes[b]` for values in bin b; `edges`, rising, part the bins (a value on an edge is in the bin above)."""
+
+    edges: tuple[float, ...]
+    takes: tuple[bool, ...]
+    kind: ClassVar[str] = "decided"
+
+    def __post_init__(self) -> None:
+        rises = all(a < b for a, b in pairwise(self.edges)) and all(map(isfinite, self.edges))
+        if not rises or len(self.takes) != len(self.edges) + 1:
+            raise ValueError("edges must be finite and rise, and takes have one more")
+
+    def probability(self, value: float) -> float:
+        """1 where the answer is taken, otherwise 0; 0 for nan. Not monotone, and no probability of being right."""
+        return 0.0 if isnan(value) else float(self.takes[bisect_right(self.edges, value)])
+
+    def spec(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"kind": self.kind, "edges": list(self.edges), "takes": list(self.takes)}
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Self:
+        """From its spec. Raises KeyError, TypeError or ValueError."""
+        return cls(tuple(map(float, spec["edges"])), tuple(map(bool, spec["takes"])))
+
+
+Floats = NDArray[np.float64]
+_NEAREST = 1e-5
+"""A probability counts as no nearer to 0 or 1: recorded log-probabilities are rounded to so much."""
+_PENALTY = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceCurve:
+    """Log-odds at ascending values of the raw signal, linear between, constant beyond. nan counts as the least sure."""
+
+    values: Floats
+    log_odds: Floats
+
+    def __call__(self, raw: Floats) -> Floats:
+        """Log-odds, of the shape of `raw`."""
+        if len(self.values) == 0:
+            return np.zeros(np.shape(raw))
+        found: Floats = np.interp(np.where(np.isnan(raw), -np.inf, raw), self.values, self.log_odds)
+        return found
+
+
+def fit_confidence(raw: Floats, ok: Floats) -> ConfidenceCurve:
+    """The curve of raw signals [n] and qualities [n] in [0, 1]. Without any known signal it is 0 everywhere."""
+    known = np.isfinite(raw)
+    if not known.any():
+        return ConfidenceCurve(np.empty(0), np.empty(0))
+    filled = np.where(np.isnan(raw), raw[known].min(), np.clip(raw, raw[known].min(), raw[known].max()))
+    values = np.unique(filled)
+    ranked = np.sort(filled)
+    columns = (_own_log_odds, lambda x: _rank(x, ranked))
+    curves = [fit_ridge_logistic(of(filled)[:, None], ok, _PENALTY).log_odds(of(values)[:, None]) for of in columns]
+    return ConfidenceCurve(values, np.mean(curves, axis=0))
+
+
+def _own_log_odds(raw: Floats) -> Floats:
+    """Of a log-probability (never above 0) or a probability; any other signal stays as it is."""
+    if raw.max() <= 0.0:
+        return log_odds(np.exp(raw), _NEAREST)
+    if raw.min() >= 0.0 and raw.max() <= 1.0:
+        return log_odds(raw, _NEAREST)
+    return raw
+
+
+def _rank(raw: Floats, ranked: Floats) -> Floats:
+    """Share of `ranked` below, ties counted half."""
+    below, up_to = np.searchsorted(ranked, raw, "left"), np.searchsorted(ranked, raw, "right")
+    found: Floats = (below + up_to) / (2.0 * len(ranked))
+    return found
+
+
+FEWEST: Final = 20
+"""Answers that a calibration takes at least."""
+_KNOTS: Final = 200
+"""A blended curve is kept at so many quantiles of the signal."""
+_TILT: Final = 1e-3
+"""How much all steps together rise beyond what isotonic regression says."""
+
+
+class Fitted(Protocol):
+    """A calibrator that can be saved; `kind` names it."""
+
+    kind: ClassVar[str]
+
+    def probability(self, value: float) -> float:
+        """In [0, 1]; 0 for nan."""
+
+    def spec(self) -> dict[str, Any]:
+        """JSON-ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogisticCalibrator:
+    """1 / (1 + exp(-(slope * value + bias))), slope at least 0."""
+
+    slope: float
+    bias: float
+    kind: ClassVar[str] = "logistic"
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.slope) and isfinite(self.bias) and self.slope >= 0):
+            raise ValueError(f"slope {self.slope} must be at least 0 and bias {self.bias} finite")
+
+    def probability(self, value: float) -> float:
+        """In [0, 1], rising with the value; 0 for nan."""
+        if isnan(value):
+            return 0.0
+        x = self.slope * value + self.bias if self.slope else self.bias
+        if x >= 0:
+            return 1.0 / (1.0 + exp(-x))
+        e = exp(max(x, -700.0))
+        return e / (1.0 + e)
+
+    def spec(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"kind": self.kind, "slope": self.slope, "bias": self.bias}
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Self:
+        """From its spec. Raises KeyError, TypeError or ValueError."""
+        return cls(float(spec["slope"]), float(spec["bias"]))
+
+
+@dataclass(frozen=True, slots=True)
+class IsotonicCalibrator:
+    """Linear between knots, constant beyond; `values` rise, `probabilities` do not fall, and there is one for each."""
+
+    values: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    kind: ClassVar[str] = "isotonic"
+
+    def __post_init__(self) -> None:
+        x, p = self.values, self.probabilities
+        if not x or len(x) != len(p) or not all(map(isfinite, (*x, *p))):
+            raise ValueError("values and probabilities must be finite, as many of either, and at least one")
+        falls = any(a > b for a, b in pairwise(p)) or p[0] < 0.0 or p[-1] > 1.0
+        if falls or any(a >= b for a, b in pairwise(x)):
+            raise ValueError("values must rise, and probabilities must not fall and lie in [0, 1]")
+
+    def probability(self, value: float) -> float:
+        """In [0, 1], never falling with the value; 0 for nan."""
+        x, p = self.values, self.probabilities
+        if isnan(value):
+            return 0.0
+        at = bisect_right(x, value)
+        if at in (0, len(x)):
+            return p[min(at, len(x) - 1)]
+        share = (value - x[at - 1]) / (x[at] - x[at - 1])
+        return min(p[at - 1] + share * (p[at] - p[at - 1]), p[at])
+
+    def spec(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"kind": self.kind, "values": list(self.values), "probabilities": list(self.probabilities)}
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Self:
+        """From its spec. Raises KeyError, TypeError or ValueError."""
+        return cls(tuple(map(float, spec["values"])), tuple(map(float, spec["probabilities"])))
+
+
+def fit_logistic(values: Floats, ok: Floats) -> LogisticCalibrator:
+    """Platt scaling on raw values [n] and qualities [n] in [0, 1], rows of nan left out.
+
+    Platt's targets keep it from certainty: of k right ones (k + 1) / (k + 2) instead of 1. A signal that turns out to
+    point the wrong way gets slope 0: it says nothing. Raises InsufficientData, or DependencyError without scikit-learn.
+    """
+    x, y = _known(values, ok)
+    right, wrong = float(y.sum()), float(len(y) - y.sum())
+    target = y * (right + 1) / (right + 2) + (1 - y) / (wrong + 2)
+    mean, scale = float(x.mean()), float(x.std())
+    base = float(target.mean())
+    if scale < 1e-12:
+        return LogisticCalibrator(0.0, float(np.log(base / (1 - base))))
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        raise DependencyError('fitting a cascade needs scikit-learn: pip install "jethro[train]"') from None
+    column = np.concatenate([x, x])[:, None]
+    labels = np.concatenate([np.ones(len(x)), np.zeros(len(x))])
+    model = LogisticRegression(C=1e4, max_iter=1_000)
+    model.fit((column - mean) / scale, labels, sample_weight=np.concatenate([target, 1 - target]))
+    slope = float(model.coef_[0, 0]) / scale
+    if slope <= 0:
+        return LogisticCalibrator(0.0, float(np.log(base / (1 - base))))
+    return LogisticCalibrator(slope, float(model.intercept_[0]) - slope * mean)
+
+
+def fit_isotonic(values: Floats, ok: Floats) -> IsotonicCalibrator:
+    """Isotonic regression on raw values [n] and qualities [n] in [0, 1], rows of nan left out.
+
+    Its steps are tilted a little, so that a threshold can still tell apart what lies on one step. Raises
+    InsufficientData, or DependencyError without scikit-learn.
+    """
+    x, y = _known(values, ok)
+    try:
+        from sklearn.isotonic import IsotonicRegression
+    except ImportError:
+        raise DependencyError('fitting a cascade needs scikit-learn: pip install "jethro[train]"') from None
+    model = IsotonicRegression(y_min=0.0, y_max=1.0).fit(x, y)
+    knots, heights = model.X_thresholds_, np.maximum.accumulate(np.clip(model.y_thresholds_, 0.0, 1.0))
+    kept = np.append(np.diff(knots) > 0, True)
+    knots, heights = knots[kept], heights[kept]
+    heights = (1 - _TILT) * heights + _TILT * np.linspace(0.0, 1.0, len(knots))
+    return IsotonicCalibrator(tuple(knots.tolist()), tuple(np.minimum.accumulate(heights[::-1])[::-1].tolist()))
+
+
+def fit_blended(values: Floats, ok: Floats) -> IsotonicCalibrator:
+    """The mean of two logistic regressions, on the signal's own log-odds and on its rank, rows of nan left out.
+
+    Bears any scale, and a signal that half of the answers have at its top. One that points the wrong way says nothing.
+    Raises InsufficientData.
+    """
+    x, y = _known(values, ok)
+    curve = fit_confidence(x, y)
+    knots = np.unique(np.quantile(curve.values, np.linspace(0.0, 1.0, _KNOTS), method="nearest"))
+    heights = sigmoid(curve(knots))
+    if heights[-1] <= heights[0]:
+        return IsotonicCalibrator((float(x.mean()),), (float(y.mean()),))
+    return IsotonicCalibrator(tuple(knots.tolist()), tuple(np.maximum.accumulate(heights).tolist()))
+
+
+FITS: Final[Mapping[str, Callable[[Floats, Floats], Fitted]]] = {
+    "logistic": fit_logistic,
+    "isotonic": fit_isotonic,
+    "blended": fit_blended,
+}
+
+
+def fit_calibrator(kind: str, values: Floats, ok: Floats) -> Fitted:
+    """A calibrator of that kind. Raises ConfigError for an unknown one, InsufficientData for too few answers."""
+    if kind not in FITS:
+        raise ConfigError(f"calibrator {kind!r} is not known: give {' or '.join(FITS)}")
+    return FITS[kind](values, ok)
+
+
+def _known(values: Floats, ok: Floats) -> tuple[Floats, Floats]:
+    """Rows whose signal is known; infinite ones at the most extreme finite value."""
+    if len(values) != len(ok) or (ok.size and (ok.min() < 0 or ok.max() > 1)):
+        raise ValueError("one quality in [0, 1] for each value")
+    finite = values[np.isfinite(values)]
+    known = ~np.isnan(values)
+    if len(finite) < FEWEST:
+        raise InsufficientData(
+            f"a calibration takes at least {FEWEST} answers with a known signal, there are {len(finite)}: collect more"
+        )
+    return np.clip(values[known], finite.min(), finite.max()), ok[known]
+
+
+_CALIBRATORS: Final = {c.kind: c for c in (LogisticCalibrator, IsotonicCalibrator, DecidedCalibrator)}
+
+
+def calibrator_of(spec: Any, where: str) -> Calibrator:
+    """The calibrator of a spec. Raises ConfigError naming `where` it stands and what there is."""
+    kind = spec.get("kind") if isinstance(spec, dict) else None
+    if not isinstance(kind, str) or kind not in _CALIBRATORS:
+        raise ConfigError(f"{where}: kind is {kind!r}; the calibrators are {', '.join(_CALIBRATORS)}")
+    try:
+        found: Calibrator = _CALIBRATORS[kind].of(spec)
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
+        raise ConfigError(f"{where}: cannot be read ({e}); fit the cascade again") from e
+    return found
+
+
+def calibrator_spec(calibrator: Calibrator) -> dict[str, Any]:
+    """A calibrator as its spec; `calibrator_of` reads it."""
+    if not isinstance(calibrator, LogisticCalibrator | IsotonicCalibrator | DecidedCalibrator):
+        raise TypeError(f"{calibrator!r} is none of our calibrators")
+    return calibrator.spec()

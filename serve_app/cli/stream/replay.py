@@ -1,0 +1,176 @@
+"""`jethro stream replay`: a file through a running endpoint, or through a learner in this process."""
+
+import asyncio
+import random
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+import aiohttp
+import typer
+
+from serve_app.config import caller_key
+from serve_app.config.strategies import StreamsConfig
+from serve_app.errors import UpstreamError
+from serve_app.streams.base import PREFIX, OnlineCore
+from serve_app.streams.labels import parsed
+from serve_app.streams.online.base import StreamSpec
+from serve_app.streams.replay import Columns, Row, Score, read_rows, replay
+from serve_app.streams.spec import Bounds, check_spec
+
+_TRIES: Final = 5
+_TELL_S: Final = (0.2, 10.0)
+"""How often progress is shown, on a terminal and elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file, and which of its rows, in which order."""
+
+    file: Path
+    columns: Columns
+    limit: int | None = None
+    shuffle: int | None = None
+
+    def rows(self, labels: Sequence[str]) -> list[Row]:
+        """Raises DataError; see read_rows."""
+        rows = read_rows(self.file, self.columns, labels)
+        if self.shuffle is not None:
+            random.Random(self.shuffle).shuffle(rows)
+        return rows[: self.limit]
+
+
+def offline(source: Source, told: Mapping[str, Any]) -> Score:
+    """Learn in this process, with the column of the expert as the LLM.
+
+    Raises DataError, RequestError for a stream that the API would refuse, ConfigError for what only the learner knows.
+    """
+    rows = source.rows(told["labels"])
+    own = {**told, "labels": tuple(told["labels"]), "levels": tuple(told["levels"])}
+    if own.get("mu") is not None:
+        own.setdefault("llm_share", None)
+    spec = StreamSpec("replay", instruction="-", horizon=len(rows), **own)
+    check_spec(spec, Bounds(StreamsConfig().labels, (spec.llm_pool,)))
+    learner = OnlineCore().new(spec)
+    return replay(learner, rows, spec.levels, spec.seed, _Teller(len(rows)))
+
+
+def over_http(source: Source, stream: str, url: str, concurrency: int) -> Score:
+    """Send each text as a caller would. Raises UpstreamError if the stream cannot be asked at all."""
+    from serve_app.cli.stream.commands import asking, stream_path
+
+    with asking(url) as endpoint:
+        labels = endpoint.call("GET", stream_path(stream)).get("labels", [])
+        url = endpoint.url
+    rows = source.rows(labels)
+    return asyncio.run(_sent(rows, _Asking(url, PREFIX + stream, labels), concurrency))
+
+
+def summary(score: Score) -> str:
+    """The result in a few lines."""
+    told = [f"{score.done:,} answers"]
+    told += [f"{level} {score.share(level):.1%}" for level in sorted(score.levels, key=lambda x: x == "llm")]
+    line = ", ".join(told)
+    if score.accuracy is not None:
+        line += f"\naccuracy {score.accuracy:.4f} ({score.right:,} of {score.known:,})"
+    if score.unparsed:
+        line += f"\n{score.unparsed:,} answers named no label"
+    if score.failed:
+        line += f"\n{score.failed:,} requests failed"
+    return line
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    url: str
+    model: str
+    labels: Sequence[str]
+
+
+async def _sent(rows: Sequence[Row], asking: _Asking, concurrency: int) -> Score:
+    score, tell, work = Score(), _Teller(len(rows)), iter(rows)
+    key = caller_key()
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    connector = aiohttp.TCPConnector(limit=concurrency)
+    async with aiohttp.ClientSession(asking.url, connector=connector, headers=headers) as session:
+        workers = (_worker(session, asking, work, score, tell) for _ in range(concurrency))
+        await asyncio.gather(*workers)
+    return score
+
+
+async def _worker(
+    session: aiohttp.ClientSession, asking: _Asking, work: Iterator[Row], score: Score, tell: "_Teller"
+) -> None:
+    for row in work:
+        try:
+            level, text = await _ask(session, asking, row.text)
+        except (aiohttp.ClientError, TimeoutError, UpstreamError) as e:
+            score.failed += 1
+            tell.trouble = str(e) or type(e).__name__
+            tell(score)
+            continue
+        score.add(level, parsed(text, asking.labels), row)
+        tell(score)
+
+
+async def _ask(session: aiohttp.ClientSession, asking: _Asking, text: str) -> tuple[str, str]:
+    """The level that answered (`llm` for a pool) and the answer; a full or sleeping endpoint is asked again."""
+    body = {"model": asking.model, "messages": [{"role": "user", "content": text}]}
+    for left in reversed(range(_TRIES)):
+        async with session.post("/v1/chat/completions", json=body) as reply:
+            if reply.status in (429, 503) and left:
+                await asyncio.sleep(_retry_after_s(reply.headers.get("retry-after", "")))
+                continue
+            try:
+                return _answered(reply, await reply.json(), asking.model)
+            except (ValueError, KeyError, IndexError, TypeError) as e:  # of somebody on the way to the endpoint
+                raise UpstreamError(f"{reply.status}: no answer of a stream ({type(e).__name__}: {e})") from e
+    raise AssertionError("the last try returns or raises")
+
+
+def _answered(reply: aiohttp.ClientResponse, told: Any, model: str) -> tuple[str, str]:
+    """Raises UpstreamError for an error of the endpoint, KeyError and the like for what is not of an endpoint."""
+    if reply.status != 200:
+        raise UpstreamError(f"{reply.status}: {told['error']['message']}")
+    level = "llm" if reply.headers["x-jethro-model"] != model else reply.headers["x-jethro-pool"]
+    text = told["choices"][0]["message"]["content"]
+    if not isinstance(text, str):
+        raise TypeError("the answer has no text")
+    return level, text
+
+
+def _retry_after_s(told: str) -> float:
+    """A second where it is not told in seconds: a date, or nothing."""
+    return float(told) if told.isdecimal() else 1.0
+
+
+class _Teller:
+    """Progress on standard error: one line rewritten on a terminal, one now and then elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._terminal = sys.stderr.isatty()
+        self._started_s = monotonic()
+        self._shown_s = float("-inf")
+        self.trouble = ""
+
+    def __call__(self, score: Score) -> None:
+        now_s = monotonic()
+        last = score.done + score.failed >= self._total
+        if not last and now_s - self._shown_s < _TELL_S[not self._terminal]:
+            return
+        self._shown_s = now_s
+        line = self._line(score, max(now_s - self._started_s, 1e-9))
+        typer.echo(f"\r\033[K{line}" if self._terminal else line, nl=last or not self._terminal, err=True)
+
+    def _line(self, score: Score, elapsed_s: float) -> str:
+        parts = [f"{score.done:,} of {self._total:,}", f"{score.done / elapsed_s:,.0f} a second"]
+        parts.append(f"LLM {score.share('llm'):.1%}")
+        if score.accuracy is not None:
+            parts.append(f"accuracy {score.accuracy:.3f}")
+        if score.failed:
+            parts.append(f"{score.failed:,} failed: {self.trouble[:80]}")
+        return ", ".join(parts)

@@ -1,0 +1,1 @@
+"""The data that routers and cascades learn from: schema, readers, validation, splitting."""

@@ -1,0 +1,1 @@
+"""Collecting answers: pools are called, answers are graded and recorded."""

@@ -1,0 +1,209 @@
+"""What the `model` field may name, and the strategy that each name stands for."""
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from serve_app.config.strategies import CascadeConfig
+from serve_app.config.tree import Config, MultiPoolConfig
+from serve_app.decision.capacity import Relief
+from serve_app.decision.threshold import CalibratedOutlook
+from serve_app.errors import ConfigError, ModelNotFound, RequestError
+from serve_app.gateway.cascades import Offered, offered
+from serve_app.pools.base import Pool
+from serve_app.routing.serving.estimating import NAME as ROUTE_ALL
+from serve_app.routing.serving.estimating import route_all
+from serve_app.routing.serving.loading import Loader, RouterSet
+from serve_app.routing.serving.scoring import ScoringFailed
+from serve_app.routing.serving.served import Explained, Served
+from serve_app.routing.strategy import DirectStrategy, NoOutlook, NoWatch, Outlook, Policy, RouteStrategy, unexplained
+from serve_app.strategy import Strategy
+from serve_app.types import Query
+
+_ROUTER_FORM = re.compile(r"router-([a-z0-9_]+)-(.+)")
+_CACHED = 128
+"""Strategies of the form router-NAME-THRESHOLD that are kept; callers may invent any number of thresholds."""
+_EXPLAINED = {"asked": frozenset(), "inline": frozenset({"inline"}), "all": frozenset({"inline", "batched", "scorer"})}
+"""Setting `routing.explain` to the placements whose logged decisions carry an explanation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedModel:
+    """One entry of /v1/models."""
+
+    id: str
+    description: str
+    owned_by: str = "jethro"
+
+
+class Catalogue:
+    """Names to strategies, over the two pools that the router chooses between and any further ones.
+
+    `swap` puts other routers or versions in their place at once: who has resolved a name before goes on with what it
+    stood for then.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[str, Pool],
+        routers: RouterSet,
+        explain: str = "inline",
+        multi_pool: MultiPoolConfig | None = None,
+        relief: Relief | None = None,
+        cascade: CascadeConfig | None = None,
+    ) -> None:
+        """Raises KeyError unless `small` and `large` are among the pools.
+
+        Raises ConfigError if `multi_pool` or a cascade's chain cannot be.
+        """
+        self._multi_pool = multi_pool
+        self._relief = relief
+        self._pools = pools
+        self._weak, self._strong = pools["small"], pools["large"]
+        self._explained = _EXPLAINED[explain]
+        self._outlooks: dict[str, Outlook] = {}
+        self._cascades = Offered()
+        if cascade is not None:
+            self._cascades = offered(cascade, pools, self._prior, routers.routers)
+        self.swap(routers)
+        if multi_pool is not None and ROUTE_ALL not in self._now.named:
+            raise ConfigError(
+                f"routing.multi_pool: router {multi_pool.router!r} does not estimate the large pool: "
+                "train an estimator on these models' answers, or leave multi_pool out"
+            )
+
+    @classmethod
+    def from_config(cls, config: Config, pools: Mapping[str, Pool]) -> "Catalogue":
+        """The catalogue of a config, never to be swapped. Raises ConfigError if the default router cannot be had."""
+        routers = Loader.from_config(config).load()
+        relief = Relief.from_config(config)
+        return cls(pools, routers, config.routing.explain, config.routing.multi_pool, relief, config.cascade)
+
+    @property
+    def routers(self) -> RouterSet:
+        """What serves now."""
+        return self._now.routers
+
+    def swap(self, routers: RouterSet) -> None:
+        """Serve these from the next request on."""
+        served = {s.registered.version: self._outlook(s) for s in routers.routers.values()}
+        self._outlooks = served
+        route = self._route("route", routers.routers[routers.default], routers.threshold)
+        named: dict[str, Strategy] = {"jethro": route, "jethro-route": route}
+        every = self._route_all(routers)
+        if every is not None:
+            named[ROUTE_ALL] = every
+        named.update({name: strategy for name, (strategy, _) in self._cascades.strategies.items()})
+        named.update({pool.model: DirectStrategy(pool) for pool in self._pools.values()})
+        self._now = _Names(routers, named, OrderedDict())
+
+    def resolve(self, model: str) -> Strategy:
+        """The strategy for a `model` field.
+
+        Raises ModelNotFound for an unknown name, RequestError for a threshold that is no number in [0, 1].
+        """
+        now = self._now
+        strategy = now.named.get(model) or now.made.get(model)
+        if strategy is not None:
+            return strategy
+        if model in self._cascades.missing:
+            raise ModelNotFound(self._cascades.missing[model], param="model")
+        form = _ROUTER_FORM.fullmatch(model)
+        if form is None:
+            raise ModelNotFound(
+                f"The model {model[:100]!r} does not exist: give one of {', '.join(now.named)}, "
+                "or router-NAME-THRESHOLD",
+                param="model",
+            )
+        made = now.made[model] = self._from_form(now.routers, form[1], form[2])
+        if len(now.made) > _CACHED:
+            now.made.popitem(last=False)
+        return made
+
+    def models(self) -> list[ListedModel]:
+        """Every name that can be listed; of the router form one example per router, at its default threshold."""
+        listed = [
+            ListedModel("jethro", "the configured default strategy"),
+            ListedModel("jethro-route", "a router sends each query to the small or the large model"),
+        ]
+        if ROUTE_ALL in self._now.named:
+            listed.append(ListedModel(ROUTE_ALL, "the pool of all that is worth its cost most"))
+        listed += [ListedModel(name, line) for name, (_, line) in self._cascades.strategies.items()]
+        listed += [ListedModel(pool.model, f"the {pool.name} pool, no decision") for pool in self._pools.values()]
+        for name, served in self._now.routers.routers.items():
+            threshold = served.registered.threshold
+            listed.append(ListedModel(f"router-{name}-{threshold:.4g}", f"router {name} with a threshold of your own"))
+        return listed
+
+    def _from_form(self, routers: RouterSet, name: str, text: str) -> RouteStrategy:
+        served = routers.routers.get(name)
+        if served is None:
+            raise ModelNotFound(
+                f"The router {name[:64]!r} does not exist: there are {', '.join(routers.routers)}", param="model"
+            )
+        try:
+            threshold = float(text)
+        except ValueError:
+            threshold = -1.0
+        if not 0.0 <= threshold <= 1.0:
+            raise RequestError(
+                f"model: {text[:40]!r} is no threshold: give a number from 0 (always strong) to 1, "
+                f"as in router-{name}-0.5",
+                param="model",
+                code="invalid_threshold",
+            )
+        return self._route(f"router-{name}", served, threshold)
+
+    def _route(self, name: str, served: Served, threshold: float) -> RouteStrategy:
+        version = served.registered.version
+        policy = Policy(
+            served.scorer,
+            threshold,
+            f"{version}@{threshold:.6g}",
+            self._outlooks.get(version, NoOutlook()),
+            served.watch or NoWatch(),
+            self._explains(served),
+        )
+        return RouteStrategy(name, policy, self._weak, self._strong, self._relief)
+
+    def _route_all(self, routers: RouterSet) -> Strategy | None:
+        if self._multi_pool is None:
+            return None
+        served = routers.routers.get(self._multi_pool.router)
+        estimates, version = (served.estimates, served.registered.version) if served else (None, "")
+        return route_all(self._multi_pool, estimates, version, self._pools)
+
+    async def _prior(self, router: str, query: Query) -> float | None:
+        """The score by the version that serves now, for cascades."""
+        served = self._now.routers.routers.get(router)
+        if served is None:
+            return None
+        try:
+            return await served.scorer.score(query)
+        except ScoringFailed:
+            return None
+
+    def _explains(self, served: Served) -> Callable[[Query], Mapping[str, float]]:
+        router = served.registered.router
+        if router.placement not in self._explained:
+            return unexplained
+        return lambda query: Explained(router, query)
+
+    def _outlook(self, served: Served) -> Outlook:
+        registered = served.registered
+        known = self._outlooks.get(registered.version)
+        if known is not None:
+            return known
+        if registered.calibration is None or registered.models != (self._weak.model, self._strong.model):
+            return NoOutlook()
+        return CalibratedOutlook(registered.calibration, self._weak, self._strong)
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """One state of the catalogue: what each name stands for, and the strategies made on callers' demand."""
+
+    routers: RouterSet
+    named: Mapping[str, Strategy]
+    made: OrderedDict[str, RouteStrategy]

@@ -1,0 +1,166 @@
+"""Follows the registry while the endpoint serves: another version is loaded beside the old one, then swapped in.
+
+What is told of the routers, to operators and to Prometheus, is put together here as well.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+
+from serve_app.errors import JethroError
+from serve_app.gateway.catalogue import Catalogue
+from serve_app.routing.serving.loading import Loader, RouterSet
+from serve_app.routing.serving.served import Served
+
+_DIGEST_S: Final = 1.0
+"""How often live traffic is compared with the calibration data where the registry is not followed."""
+_RETRY_S: Final = 30.0
+"""A version that was refused is tried again this often: what it lacked may have come, such as a Scorer."""
+
+log = logging.getLogger("jethro.routing")
+
+
+@dataclass(frozen=True, slots=True)
+class RouterFigures:
+    """One router as it serves; `drift` by signal as RouterWatch tells it, counts since the start of this process."""
+
+    name: str
+    kind: str
+    version: str
+    threshold: float
+    placement: str
+    default: bool
+    swaps: int
+    refusals: int
+    refused: str | None
+    drift: Mapping[str, Mapping[str, Any]]
+
+
+class Reloader:
+    """Looks at the registry every `every_s` seconds (0: never). Loading is in a thread; requests go on meanwhile."""
+
+    def __init__(
+        self, loader: Loader, catalogue: Catalogue, every_s: float, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._loader = loader
+        self._catalogue = catalogue
+        self._every_s = every_s
+        self._clock = clock
+        self._seen: tuple[str, ...] | None = None
+        self._retry_s = float("inf")
+        self._following: asyncio.Task[None] | None = None
+        self._trouble = ""
+        self.swaps: Counter[str] = Counter()
+        """By router: versions or thresholds taken into service since the start."""
+        self.refusals: Counter[str] = Counter(catalogue.routers.refused.keys())
+        """By router: versions refused."""
+
+    def start(self) -> None:
+        """Follow from now on."""
+        if self._following is None:
+            self._following = asyncio.get_running_loop().create_task(self._follow())
+
+    async def aclose(self) -> None:
+        """Stop, and end what computes scores."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await asyncio.to_thread(self._loader.close)
+
+    async def look(self) -> bool:
+        """Take up what has changed; whether anything has."""
+        seen = await asyncio.to_thread(self._loader.fingerprint)
+        if seen == self._seen and self._clock() < self._retry_s:
+            return False
+        before = self._catalogue.routers
+        after = await asyncio.to_thread(self._loader.load, before)
+        self._seen = seen
+        self._retry_s = self._clock() + _RETRY_S if after.refused else float("inf")
+        self.refusals.update(after.refused.keys())
+        if _same(before, after):
+            if before.refused != after.refused:
+                self._catalogue.swap(after)  # to tell of it; what serves is the same
+            return False
+        self._catalogue.swap(after)
+        self._tell(before, after)
+        return True
+
+    def figures(self) -> list[RouterFigures]:
+        """All routers, by name."""
+        routers = self._catalogue.routers
+        return [self._figures(routers, served) for served in routers.routers.values()]
+
+    def judged(self, record: Mapping[str, Any], score: float) -> None:
+        """Feedback on a decision, as the store has it: compared with the quality that was expected of its pool.
+
+        Decisions of versions that serve no more are left out, as are pools of which nothing was expected.
+        """
+        served = self._catalogue.routers.routers.get(str(record.get("router")))
+        expected = (record.get("expected") or {}).get(record.get("pool"), {}).get("quality")
+        if served is None or served.watch is None or expected is None:
+            return
+        if str(record.get("policy_version")).partition("@")[0] == served.registered.version:
+            served.watch.judged(str(record["pool"]), float(expected), score)
+
+    def digest(self) -> None:
+        """Bring drift up to date; for a thread."""
+        for served in self._catalogue.routers.routers.values():
+            if served.watch is not None:
+                served.watch.digest()
+
+    def _figures(self, routers: RouterSet, served: Served) -> RouterFigures:
+        found, default = served.registered, served.name == routers.default
+        return RouterFigures(
+            name=served.name,
+            kind=found.router.name,
+            version=found.version,
+            threshold=routers.threshold if default else found.threshold,
+            placement=found.router.placement,
+            default=default,
+            swaps=self.swaps[served.name],
+            refusals=self.refusals[served.name],
+            refused=routers.refused.get(served.name),
+            drift=served.watch.state() if served.watch is not None else {},
+        )
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self.digest)
+                if self._every_s > 0:
+                    await self.look()
+                self._trouble = ""
+            except Exception as e:
+                self._complain(e)
+            await asyncio.sleep(self._every_s or _DIGEST_S)
+
+    def _complain(self, error: Exception) -> None:
+        """Once for the same trouble, however often it is met."""
+        if repr(error) != self._trouble:
+            trace = None if isinstance(error, JethroError) else error
+            log.error("the registry cannot be followed now: %s", error, exc_info=trace)
+            self._trouble = repr(error)
+
+    def _tell(self, before: RouterSet, after: RouterSet) -> None:
+        for name, served in after.routers.items():
+            was, now = before.routers.get(name), served.registered
+            if was is not served:
+                self.swaps[name] += 1
+                old = was.registered.version if was is not None else "nothing"
+                log.warning("router %s: %s serves after %s, threshold %.6g", name, now.version, old, now.threshold)
+        for name in before.routers.keys() - after.routers.keys():
+            log.warning("router %s serves no more", name)
+        if before.default != after.default:
+            log.warning("the default router is %s after %s", after.default, before.default)
+
+
+def _same(before: RouterSet, after: RouterSet) -> bool:
+    return (
+        before.routers.keys() == after.routers.keys()
+        and all(before.routers[name] is served for name, served in after.routers.items())
+        and (before.default, before.threshold) == (after.default, after.threshold)
+    )

@@ -1,0 +1,48 @@
+"""Metrics: what gives each sampled answer of a Dataset its quality.
+
+    metric = get_metric("exact")
+    scored = await metric.score(dataset, report=print)
+
+Each is a class in a module of its own, imported when it is asked for: some need an extra, none is needed to serve.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from serve_app.errors import ConfigError
+from serve_app.grading.base import Metric, Range, Report, silent
+
+METRICS = {
+    "exact": "exact:ExactMatch",
+    "number": "exact:LastNumber",
+    "choice": "exact:Choice",
+    "lab": "exact:LabGrader",
+    "rouge_l": "rouge:RougeL",
+    "token_f1": "rouge:TokenF1",
+    "bartscore": "bartscore:BartScore",
+    "judge": "judge:Judge",
+    "judge_pairwise": "judge:PairwiseJudge",
+}
+"""Name of a metric to its module and class.
+
+Options by keyword: `exact` normalise; `choice` letters; `rouge_l` and `token_f1` tokens; `bartscore` model (a folder),
+direction, batch_size, max_tokens, device; `judge` and `judge_pairwise` pool (a Pool, needed) and concurrency.
+"""
+
+__all__ = ["METRICS", "Metric", "Range", "Report", "get_metric", "silent"]
+
+
+def get_metric(name: str, **options: Any) -> Metric:
+    """The metric of that name.
+
+    Raises ConfigError for an unknown name or option, DependencyError for a missing extra.
+    """
+    if name not in METRICS:
+        raise ConfigError(f"metric {name!r} is unknown: it must be one of {', '.join(METRICS)}")
+    module, _, cls = METRICS[name].partition(":")
+    made = getattr(import_module(f"{__name__}.{module}"), cls)
+    try:
+        metric: Metric = made(**options)
+    except TypeError as e:
+        raise ConfigError(f"metric {name!r}: {e}; its options are told at {__name__}.METRICS") from e
+    return metric

@@ -1,0 +1,140 @@
+"""The contract of every metric, and the base of those that grade one answer at a time against the reference.
+
+Metrics do not collect answers and know no router; they fill the quality of a Dataset's answers.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.data.dataset import Dataset
+from serve_app.errors import DataError
+
+Floats = NDArray[np.float64]
+Report = Callable[[str], None]
+Range = tuple[float | None, float | None]
+"""Lowest and highest quality that a metric gives; None where it has no bound."""
+UNIT: Range = (0.0, 1.0)
+_REPORTED_EVERY = 1000
+"""Rows between two lines of progress."""
+
+
+def silent(line: str) -> None:
+    """Reports to nobody."""
+
+
+class Metric(Protocol):
+    """Gives each sampled answer of a Dataset its quality; higher is better."""
+
+    @property
+    def name(self) -> str:
+        """The metric as `get_metric` knows it."""
+
+    @property
+    def quality_range(self) -> Range:
+        """Bounds of the quality."""
+
+    async def score(self, dataset: Dataset, report: Report = silent) -> Dataset:
+        """The dataset with its quality filled; `about` names `metric`, its `metric_options` and `quality_range`.
+
+        A metric that cannot judge an answer says how many such there were, in `about` and to `report`; it never makes
+        a quality up. Raises DataError, with the row's id, for a row that lacks what the metric needs.
+        """
+
+
+class ReferenceMetric(ABC):
+    """Grades every answer by itself, in [0, 1], against the reference of its row."""
+
+    name: str
+    quality_range: Range = UNIT
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What the metric was made with, JSON-ready: kept beside the quality."""
+        return {}
+
+    @abstractmethod
+    def prepare(self, dataset: Dataset, row: int, reference: str) -> Any:
+        """What `grade` compares the row's answers with. Raises ValueError, saying why, if the row cannot be graded."""
+
+    @abstractmethod
+    def grade(self, prepared: Any, answer: str) -> float | None:
+        """Quality of one answer in [0, 1]; None if nothing could be read from it, which graders count as wrong."""
+
+    async def score(self, dataset: Dataset, report: Report = silent) -> Dataset:
+        """The dataset with its quality filled, off the event loop; see `Metric.score`."""
+        return await asyncio.to_thread(self._score, dataset, report)
+
+    def _score(self, dataset: Dataset, report: Report) -> Dataset:
+        quality = {name: np.zeros(pool.quality.shape) for name, pool in dataset.pools.items()}
+        unread: Counter[str] = Counter()
+        for row, reference in enumerate(references_of(dataset, self.name)):
+            try:
+                prepared = self.prepare(dataset, row, reference)
+            except ValueError as e:
+                raise DataError(f"row {dataset.ids[row]!r}: {e}") from e
+            for name, pool in dataset.pools.items():
+                for sample, text in enumerate(pool.texts[row]):
+                    graded = self.grade(prepared, text)
+                    unread[name] += graded is None
+                    quality[name][row, sample] = graded or 0.0
+            if (row + 1) % _REPORTED_EVERY == 0:
+                report(f"{self.name}: {row + 1:,} of {len(dataset):,} queries scored")
+        if unread.total():
+            counts = ", ".join(f"{count:,} of {name}" for name, count in unread.items() if count)
+            report(f"{self.name}: nothing could be read from {counts}; graded as wrong")
+        told = {"unread": dict(unread)} if unread.total() else {}
+        return with_quality(dataset, quality, self, told)
+
+
+class Described(Protocol):
+    """What is kept of a metric beside the quality that it gave."""
+
+    @property
+    def name(self) -> str:
+        """The metric's name."""
+
+    @property
+    def quality_range(self) -> Range:
+        """Bounds of the quality."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What the metric was made with, JSON-ready."""
+
+
+def references_of(dataset: Dataset, metric: str) -> tuple[str, ...]:
+    """The reference of every row. Raises DataError naming the first row without one."""
+    known = dataset.references or (None,) * len(dataset)
+    missing = [dataset.ids[row] for row, reference in enumerate(known) if reference is None]
+    if missing:
+        raise DataError(
+            f"row {missing[0]!r} has no reference ({len(missing):,} of {len(dataset):,} have none), but the metric "
+            f"{metric!r} compares with it: add a reference to each row, or take a metric that needs none, as judge"
+        )
+    return tuple(reference for reference in known if reference is not None)
+
+
+def with_quality(
+    dataset: Dataset, quality: Mapping[str, Floats], metric: Described, told: Mapping[str, Any] | None = None
+) -> Dataset:
+    """The dataset with these qualities by pool, each [n, k], and what is to be known of their metric.
+
+    What an earlier metric told of itself goes, so that `about` speaks of the quality that is there.
+    """
+    pools = {name: replace(pool, quality=quality[name]) for name, pool in dataset.pools.items()}
+    kept = {key: value for key, value in dataset.about.items() if not key.startswith("metric")}
+    about = {
+        **kept,
+        "metric": metric.name,
+        "metric_options": dict(metric.options),
+        "metric_told": dict(told or {}),
+        "quality_range": list(metric.quality_range),
+    }
+    return replace(dataset, pools=pools, about=about)

@@ -1,0 +1,195 @@
+"""Exact match of an answer with the reference, after the normalisation of SQuAD's evaluation.
+
+The letter that an answer to a multiple-choice question picks, as in MMLU (Hendrycks et al. 2021).
+
+The number that an answer ends with, as graders of GSM8K read it.
+
+The lab's own graders, by the task that a row's group names.
+"""
+
+import re
+import string
+import unicodedata
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from serve_app.data.dataset import Dataset
+from serve_app.errors import ConfigError
+from serve_app.grading.base import ReferenceMetric
+from serve_app.lab.tasks import TASKS, Item
+
+_ARTICLES = frozenset({"a", "an", "the"})
+
+
+class ExactMatch(ReferenceMetric):
+    """1 if answer and reference are equal once normalised (see `normalise`), else 0 (Rajpurkar et al. 2016, 6.1).
+
+    Where either is nothing but articles and punctuation ("A", "+"), both are compared as they stand, case and
+    surrounding white space aside. Punctuation goes, so that "-5" equals "5": take `number` for numbers, or
+    `normalise=False`, which leaves only Unicode's composed form and strips surrounding white space.
+    """
+
+    name = "exact"
+
+    def __init__(self, normalise: bool = True) -> None:
+        self.normalise = normalise
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Whether texts are normalised."""
+        return {"normalise": self.normalise}
+
+    def prepare(self, dataset: Dataset, row: int, reference: str) -> str:
+        """The reference itself."""
+        return reference
+
+    def grade(self, prepared: str, answer: str) -> float:
+        """1 or 0."""
+        if self.normalise:
+            return float(matches(prepared, answer))
+        return float(unicodedata.normalize("NFC", prepared).strip() == unicodedata.normalize("NFC", answer).strip())
+
+
+def normalise(text: str) -> str:
+    """SQuAD's normalisation: lower case, no punctuation, no articles (a, an, the), single spaces.
+
+    Beyond ASCII, where SQuAD says nothing: Unicode's composed form (NFC), and its punctuation (categories P) goes too.
+    """
+    lowered = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
+    kept = "".join(c for c in lowered if not _is_punctuation(c))
+    words = (word for word in unicodedata.normalize("NFC", kept).split() if word not in _ARTICLES)
+    return " ".join(words)
+
+
+def matches(a: str, b: str) -> bool:
+    """Whether two texts are equal once normalised; as they stand where nothing of one would be left."""
+    one, other = normalise(a), normalise(b)
+    if one and other:
+        return one == other
+    return a.strip().casefold() == b.strip().casefold()
+
+
+def _is_punctuation(character: str) -> bool:
+    return character in string.punctuation or unicodedata.category(character).startswith("P")
+
+
+_WORDS = re.compile(r"(?:^|[.!?:]\s+|\n\s*)A(?=\s+[a-z])|\bI(?=\s+[a-z])")
+"""Capitals that are words and pick nothing: the article that begins a sentence, and I."""
+
+
+class Choice(ReferenceMetric):
+    """1 if the answer picks the reference's letter, else 0. `letters` are those there are to pick from.
+
+    Read in this order: a letter alone or set off by punctuation where the answer begins ("B", "(B)", "**B.** Because");
+    the letter of the last "answer is ..." or "Answer: ..."; the only letter that stands alone in the text, in capitals.
+    """
+
+    name = "choice"
+
+    def __init__(self, letters: str = "ABCD") -> None:
+        if len(letters) < 2 or not letters.isascii() or not letters.isupper() or len(set(letters)) < len(letters):
+            raise ConfigError(f"choice: letters {letters!r} must be two or more different capitals, as 'ABCD'")
+        self.letters = letters
+        one = f"[{letters}]"
+        open_, close = r"[\s*_`\"'(\[{$]*", r"[*_`\"')\]}$]*"
+        self._whole = re.compile(rf"{open_}({one}){close}\s*\.?\s*", re.IGNORECASE)
+        self._start = re.compile(rf"{open_}({one})(?:[*_`\"')\]}}$]+|[.:,])(?=[\s.:,*]|$)|{open_}({one})\s*\n")
+        self._told = re.compile(
+            rf"\b(?i:answer\b(?:\s+(?:is|was|would\s+be|must\s+be))?(?:\s+(?:option|choice))?)\s*[:=]?{open_}"
+            rf"(?:({one})(?![\w'’])|((?i:{one}))(?=[)\]}}*.,;$]|\s*$))"
+        )
+        self._alone = re.compile(rf"(?<![\w'’.-])({one})(?![\w'’-])")
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The letters."""
+        return {"letters": self.letters}
+
+    def prepare(self, dataset: Dataset, row: int, reference: str) -> str:
+        """The reference's letter."""
+        letter = self.letter(reference)
+        if letter is None:
+            raise ValueError(f"the reference {reference[:80]!r} picks none of {self.letters}, as 'choice' needs")
+        return letter
+
+    def grade(self, prepared: str, answer: str) -> float | None:
+        """1 or 0; None if the answer picks no letter."""
+        letter = self.letter(answer)
+        return None if letter is None else float(letter == prepared)
+
+    def letter(self, text: str) -> str | None:
+        """The letter picked, None if none is, or several without saying which."""
+        if whole := self._whole.fullmatch(text):
+            return str(whole[1]).upper()
+        if start := self._start.match(text):
+            return str(start[1] or start[2])
+        if told := self._told.findall(text):
+            capital, small = told[-1]
+            return str(capital or small).upper()
+        alone = {str(letter) for letter in self._alone.findall(_WORDS.sub(" ", text))}
+        return alone.pop() if len(alone) == 1 else None
+
+
+_NUMBER = (
+    r"(?:(?<![\w)\]}%])(?P<minus>[-\u2212]))?"  # a minus, no hyphen and no subtraction
+    r"(?:[$€£¥](?P<inner>[-\u2212])?)?"
+    r"(?P<digits>(?>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<!\w)\.[0-9]+))"
+)
+_ANY = re.compile(_NUMBER)
+_MARKED = re.compile(r"####[ \t]*" + _NUMBER + r"(?![.):]\s*[^\W\d_])")
+"""GSM8K's own mark of the final answer; "#### 1. First step" is a heading, not an answer."""
+
+
+class LastNumber(ReferenceMetric):
+    """1 if the answer ends with the reference's number, else 0 (Cobbe et al. 2021; see `last_number`)."""
+
+    name = "number"
+
+    def prepare(self, dataset: Dataset, row: int, reference: str) -> Decimal:
+        """The reference's own last number: a whole GSM8K solution will do."""
+        number = last_number(reference)
+        if number is None:
+            raise ValueError(f"the reference {reference[:80]!r} holds no number, which the metric 'number' compares")
+        return number
+
+    def grade(self, prepared: Decimal, answer: str) -> float | None:
+        """1 or 0; None if the answer holds no number."""
+        number = last_number(answer)
+        return None if number is None else float(number == prepared)
+
+
+def last_number(text: str) -> Decimal | None:
+    """The number after the last `####` that one follows at once, otherwise the last in the text; None without any.
+
+    Reads thousands with commas, decimals, a leading minus and a currency sign; units and a final full stop may follow.
+    Values are compared, not their writing: 18, 18.00 and $18 are equal. No fraction, power or spelt number is read.
+    """
+    found = None
+    for found in _MARKED.finditer(text):  # noqa: B007 - the last one is wanted
+        pass
+    if found is None:
+        for found in _ANY.finditer(text):  # noqa: B007
+            pass
+    if found is None:
+        return None
+    number = Decimal(found["digits"].replace(",", ""))
+    return -number if (found["minus"] or found["inner"]) else number
+
+
+class LabGrader(ReferenceMetric):
+    """The quality that a lab task's grader gives: exact answers only. Groups are `task-difficulty`, as `add-3`."""
+
+    name = "lab"
+
+    def prepare(self, dataset: Dataset, row: int, reference: str) -> Item:
+        """The row as the lab's item."""
+        group = dataset.groups[row]
+        task, _, difficulty = group.rpartition("-")
+        if task not in TASKS or not difficulty.isdecimal():
+            raise ValueError(f"group {group!r} is no lab task and difficulty, as 'add-3': take another metric")
+        return Item(task, int(difficulty), dataset.queries[row].text, reference)
+
+    def grade(self, prepared: Item, answer: str) -> float:
+        """1 or 0."""
+        return TASKS[prepared.task].grade(prepared, answer)

@@ -1,0 +1,1 @@
+"""RouteLLM's causal LLM router."""

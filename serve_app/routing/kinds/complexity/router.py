@@ -1,0 +1,249 @@
+"""The complexity router: how hard a query looks, by what can be read off it, and how alike queries went before.
+
+Logistic regression or a small network over lengths, digits, operators, keywords, a guess at the task, their
+interactions, and the history of similar queries. The first router of the seed; scored in microseconds.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import exp
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.arrays import read_arrays
+from serve_app.data.dataset import Dataset
+from serve_app.errors import ConfigError
+from serve_app.learning.features import NUMERIC, Reading, number_shapes, read, word_shapes
+from serve_app.learning.history import LEVELS, History, common_words
+from serve_app.learning.logistic import fit_logistic, folds_of
+from serve_app.routing.artefact import read_json
+from serve_app.routing.base import Placement, Report, silent
+from serve_app.routing.kinds.complexity.small_network import SmallNetwork, fit_network
+from serve_app.types import Query
+
+FORMAT = 1
+_MIN_COUNT = 12
+"""Queries in which a named feature must occur to get a weight; fewer say more of chance than of the feature."""
+_MAX_FEATURES = 6_000
+_FOLDS = 5
+_HISTORY = tuple(f"history:{level}" for level in LEVELS[:-1])
+_DENSE = (*NUMERIC, *_HISTORY)
+Model = Literal["logistic", "network"]
+
+
+class ComplexityRouter:
+    """Strong win rate as a logistic regression of readable features, or a network of one hidden layer.
+
+    Learned: `weights_` (feature to log-odds per unit) and `bias_`, or `network_`; and `history_`. `explain` gives
+    the same terms that `score` adds up. `seed` draws the order in which history is made, the folds, and the network.
+    """
+
+    name = "complexity"
+    placement: Placement = "inline"
+
+    def __init__(self, seed: int = 0, model: Model = "logistic") -> None:
+        self.seed = seed
+        self.model = model
+        self.weights_: dict[str, float] = {}
+        self.bias_ = 0.0
+        self.history_: History | None = None
+        self.network_: SmallNetwork | None = None
+        self._sum = _Sum({}, frozenset())
+        self._place: Mapping[str, int] = {}
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The constructor's arguments."""
+        return {"seed": self.seed, "model": self.model}
+
+    def fit(self, dataset: Dataset, report: Report = silent) -> Self:
+        """Learn from queries with the quality of both pools' answers; needs the extra `train` (scikit-learn).
+
+        History features of a query come from the queries before it in a random order, never from its own outcome.
+        Raises ConfigError for an empty dataset or an unknown model, DependencyError without scikit-learn.
+        """
+        _check(self.model)
+        if len(dataset) == 0:
+            raise ConfigError("complexity: the dataset is empty; collect answers first")
+        readings = [read(q) for q in dataset.queries]
+        texts = [q.text for q in dataset.queries]
+        outcomes = dataset.strong_win_rate()
+        vocabulary = common_words(readings)
+        history = History.fit(readings, outcomes, vocabulary)
+        past = History(vocabulary).past_logits(readings, outcomes, texts, self.seed)
+        rows = [active(reading, history) for reading in readings]
+        for row, estimates in zip(rows, past, strict=True):
+            row.update(zip(_HISTORY, estimates, strict=True))
+        folds = folds_of(texts, _FOLDS, self.seed)
+        self.weights_, self.bias_, self.network_ = {}, 0.0, None
+        if self.model == "network":
+            self.network_ = fit_network(rows, _DENSE, _named(rows), outcomes, folds, self.seed)
+        else:
+            self.weights_, self.bias_ = fit_logistic(rows, _DENSE, _named(rows), outcomes, folds)
+        self._learned(history)
+        return self
+
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        """Strong win rates, shape [len(queries)], each in [0, 1]."""
+        if self.history_ is None:
+            raise ConfigError("complexity: the router is not fitted; fit or load it before scoring")
+        return np.array([_sigmoid(self._log_odds(q, self.history_)) for q in queries], dtype=np.float64)
+
+    def explain(self, query: Query) -> Mapping[str, float]:
+        """Signed contributions in log-odds, largest in size first; with `bias` they add up to the score's log-odds."""
+        if self.history_ is None:
+            raise ConfigError("complexity: the router is not fitted; fit or load it before explaining")
+        weights, features = self.weights_, active(read(query), self.history_)
+        if self.network_ is not None:
+            terms = self.network_.contributions(features, self._place)
+        else:
+            terms = {n: weights[n] * x for n, x in features.items() if n in weights and x}
+            terms["bias"] = self.bias_
+        return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
+
+    def save(self, directory: Path) -> None:
+        """Write `router.json` (weights, vocabulary) and `history.npz`; of a network also `network.npz`."""
+        if self.history_ is None:
+            raise ConfigError("complexity: the router is not fitted; fit it before saving")
+        directory.mkdir(parents=True, exist_ok=True)
+        body: dict[str, Any] = {
+            "format": FORMAT,
+            "kind": self.name,
+            "seed": self.seed,
+            "bias": self.bias_,
+            "vocabulary": sorted(self.history_.vocabulary_),
+            "weights": dict(sorted(self.weights_.items())),
+        }
+        if self.network_ is not None:
+            body |= {"model": self.model, "features": list(self.network_.names)}
+            with (directory / "network.npz").open("wb") as out:
+                layers: dict[str, Any] = dict(self.network_.arrays())
+                np.savez_compressed(out, **layers)
+        (directory / "router.json").write_text(json.dumps(body, indent=0, ensure_ascii=False) + "\n", "utf-8")
+        with (directory / "history.npz").open("wb") as out:
+            arrays: dict[str, Any] = dict(self.history_.arrays())
+            np.savez_compressed(out, **arrays)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """The router saved there. Raises ConfigError naming the file and the mend."""
+        path = directory / "router.json"
+        body = read_json(path, kind=cls.name, version=FORMAT)
+        try:
+            router = cls(int(body["seed"]), _check(body.get("model", "logistic")))
+            router.bias_ = float(body["bias"])
+            router.weights_ = {str(name): float(weight) for name, weight in body["weights"].items()}
+            if router.model == "network":
+                path = directory / "network.npz"
+                router.network_ = SmallNetwork.from_arrays(body["features"], read_arrays(path))
+            path = directory / "history.npz"
+            router._learned(History.from_arrays(path, body["vocabulary"]))
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
+            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
+        return router
+
+    def _learned(self, history: History) -> None:
+        self.history_ = history
+        self._sum = _Sum(self.weights_, history.vocabulary_)
+        self._place = self.network_.places() if self.network_ is not None else {}
+
+    def _log_odds(self, query: Query, history: History) -> float:
+        reading = read(query)
+        if self.network_ is not None:
+            return self.network_.log_odds(active(reading, history), self._place)
+        return self._sum.add(self.bias_, reading, history.logits(reading))
+
+
+class _Sum:
+    """Adds up the weights of a reading's features in the order of `active`, without making their names.
+
+    The weights are laid out as they are met: numbers by position, words by token, the task's crosses by task.
+    """
+
+    def __init__(self, weights: Mapping[str, float], known: Collection[str]) -> None:
+        self._dense = tuple(weights.get(name, 0.0) for name in _DENSE)
+        self._known = known
+        self._words = {w: weights[f"word:{w}"] for w in known if f"word:{w}" in weights}
+        self._tasks = {n.removeprefix("task:"): x for n, x in weights.items() if n.startswith("task:")}
+        self._crosses: dict[str, dict[str, float]] = {}
+        for name, weight in weights.items():
+            task, bar, cross = name.partition("|")
+            if bar:
+                self._crosses.setdefault(task, {})[cross] = weight
+
+    def add(self, bias: float, reading: Reading, past: tuple[float, ...]) -> float:
+        """`bias` and the weights of the reading's features; `past` are the logits of its history."""
+        total = bias
+        for weight, value in zip(self._dense, reading.numeric + past, strict=True):
+            total += weight * value
+        words, numbers, rare = _told_apart(reading, self._known)
+        of_words = self._words
+        for word in words:
+            if word in of_words:
+                total += of_words[word]
+        total += self._tasks.get(reading.task, 0.0)
+        of_crosses = self._crosses.get(reading.task)
+        if of_crosses is not None:
+            for cross in _crosses(reading, numbers, rare):
+                if cross in of_crosses:
+                    total += of_crosses[cross]
+        return total
+
+
+def active(reading: Reading, history: History) -> dict[str, float]:
+    """The features of a reading that are not zero by default: name to value."""
+    task = reading.task
+    words, numbers, rare = _told_apart(reading, history.vocabulary_)
+    features = dict(zip(NUMERIC, reading.numeric, strict=True))
+    features.update(zip(_HISTORY, history.logits(reading), strict=True))
+    for word in words:
+        features[f"word:{word}"] = 1.0
+    features[f"task:{task}"] = 1.0
+    for cross in _crosses(reading, numbers, rare):
+        features[f"{task}|{cross}"] = 1.0
+    return features
+
+
+def _told_apart(reading: Reading, known: Collection[str]) -> tuple[Iterable[str], list[str], str]:
+    """Known words (each once, in order), numbers, and the longest word that is not known."""
+    words: dict[str, None] = {}
+    numbers, rare = [], ""
+    for token in reading.tokens:
+        if token in known:
+            words[token] = None
+        elif token[0].isdecimal():
+            numbers.append(token)
+        elif len(token) > len(rare) and token[0].isalpha():
+            rare = token
+    return words, numbers, rare
+
+
+def _crosses(reading: Reading, numbers: Sequence[str], rare: str) -> list[str]:
+    """What is weighed for each task apart; every one different."""
+    crosses = [f"words:{min(len(reading.tokens), 60) // 3}", f"signs:{reading.operators}", *number_shapes(numbers)]
+    if rare:
+        crosses += word_shapes(rare, reading.tokens)
+    return crosses
+
+
+def _named(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """Indicators that occur often enough to get a weight, the most frequent first if there are too many."""
+    seen: Counter[str] = Counter(name for row in rows for name in row)
+    often = [name for name, n in seen.most_common(_MAX_FEATURES + len(_DENSE)) if n >= _MIN_COUNT]
+    return sorted(set(often) - set(_DENSE))
+
+
+def _check(model: str) -> Model:
+    if model == "logistic":
+        return "logistic"
+    if model == "network":
+        return "network"
+    raise ConfigError(f"complexity: model is {model!r}; give logistic or network")
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + exp(-x)) if x >= 0 else 1.0 - 1.0 / (1.0 + exp(x))

@@ -1,0 +1,313 @@
+"""What the routers on a fine-tuned encoder share: Hybrid LLM's three and RouteLLM's `bert` differ in labels alone.
+
+Scored in batches, a forward pass of the encoder each; see `learning.finetune` for how they are trained.
+
+Hybrid LLM's three routers: the chance that the small model's answer is good enough, read by a fine-tuned encoder.
+
+Ding et al. 2024, "Hybrid LLM: Cost-Efficient and Quality-Aware Query Routing" (arXiv 2404.14618), section 3. With the
+quality gap H(x) = q(S(x)) - q(L(x)) between a small and a large model's sampled answers, the labels are
+
+    r_det    1 if H(x) >= 0, by one answer of each                                    (section 3.1)
+    r_prob   Pr[H(x) >= 0], over all pairs of samples                                 (section 3.2)
+    r_trans  Pr[H(x) >= -t*], relaxed so that the labels are spread the most          (section 3.3)
+
+and the loss is cross-entropy against them. The paper's router scores high where the small model will do; `score` here
+is, as every router's, the strong win rate: 1 minus the paper's.
+
+RouteLLM's `bert`: a text classifier with three outcomes, strong wins, tie and weak wins.
+
+Ong et al. 2024, arXiv 2406.18665, section 4.2: an encoder is fine-tuned whole on preference data, and the strong win
+rate is what remains beside a tie or a win of the weak model.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.data.dataset import Dataset
+from serve_app.data.preferences import Preferences
+from serve_app.errors import ConfigError
+from serve_app.learning.encoder import DEFAULT
+from serve_app.routing.artefact import read_json
+from serve_app.routing.base import Placement, Report, silent
+from serve_app.routing.kinds.fine_tuned.finetune import Recipe
+from serve_app.routing.kinds.fine_tuned.text_classifier import Setting, TextClassifier
+from serve_app.types import Query
+
+FORMAT = 1
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What is learned: labels of shape [len(texts), classes], each row a distribution; class 0 is a strong win."""
+
+    texts: Sequence[str]
+    labels: Floats
+
+
+class FineTunedRouter:
+    """Strong win rate as the probability of class 0 that a fine-tuned encoder gives to the whole conversation.
+
+    `encoder` is `minilm`, the folder of any Hugging Face encoder, or `small-from-scratch` (a small BERT trained from
+    nothing on these queries; `scratch-3x64` for three layers of width 64). `train_layers` counts the layers that are
+    fine-tuned, from the encoder's end; None is all of it. Of a conversation beyond `max_tokens` the end is read.
+    Learned: `classifier_`. With `checkpoint`, a folder, a long `fit` goes on where it was killed.
+    """
+
+    name: ClassVar[str]
+    placement: Placement = "batched"
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        encoder: str = DEFAULT,
+        train_layers: int | None = 2,
+        epochs: int = 6,
+        learning_rate: float = 3e-4,
+        max_tokens: int = 256,
+    ) -> None:
+        if epochs < 1 or learning_rate <= 0 or max_tokens < 8:
+            raise ConfigError(
+                f"{self.name}: epochs is {epochs}, learning_rate {learning_rate}, max_tokens {max_tokens}; "
+                "give at least 1, more than 0 and at least 8"
+            )
+        self.setting = Setting(encoder, train_layers, max_tokens)
+        self.recipe = Recipe(epochs, learning_rate, seed)
+        self.checkpoint: Path | None = None
+        self.classifier_: TextClassifier | None = None
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The constructor's arguments."""
+        return {
+            "seed": self.recipe.seed,
+            "encoder": self.setting.encoder,
+            "train_layers": self.setting.train_layers,
+            "epochs": self.recipe.epochs,
+            "learning_rate": self.recipe.learning_rate,
+            "max_tokens": self.setting.max_tokens,
+        }
+
+    def targets(self, dataset: Dataset, report: Report) -> Targets:
+        """What this router learns from the dataset. Raises ConfigError if the dataset cannot teach it."""
+        raise NotImplementedError
+
+    def learned(self) -> Mapping[str, Any]:
+        """What is learned beside the classifier, JSON-ready."""
+        return {}
+
+    def recall(self, learned: Mapping[str, Any]) -> None:
+        """Take back what `learned` gave."""
+
+    def fit(self, dataset: Dataset, report: Report = silent) -> Self:
+        """Fine-tune on the dataset's labels; stops early on texts that it holds back.
+
+        Raises ConfigError for an empty dataset, or one whose answers are not scored.
+        """
+        if len(dataset) == 0:
+            raise ConfigError(f"{self.name}: the dataset is empty; collect answers first")
+        targets = self.targets(dataset, report)
+        self.classifier_ = TextClassifier.fit(
+            self.setting, targets.texts, targets.labels, self.recipe, report, self.checkpoint
+        )
+        return self
+
+    def score(self, queries: Sequence[Query]) -> Floats:
+        """Strong win rates, shape [len(queries)]."""
+        return self._fitted("scoring").probabilities([query.text for query in queries])[:, 0]
+
+    def explain(self, query: Query) -> Mapping[str, float]:
+        """How far each word moves the score's log-odds, by leaving it out; largest first."""
+        return self._fitted("explaining").explain(query.text, 0)
+
+    def save(self, directory: Path) -> None:
+        """Write `router.json` and the fine-tuned weights (half precision)."""
+        kept = self._fitted("saving").save(directory)
+        body = {
+            "format": FORMAT,
+            "kind": self.name,
+            "params": dict(self.params),
+            "learned": dict(self.learned()),
+            "classifier": dict(kept),
+        }
+        (directory / "router.json").write_text(json.dumps(body, indent=1) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """The router saved there. Raises ConfigError naming the file and the mend."""
+        path = directory / "router.json"
+        body = read_json(path, kind=cls.name, version=FORMAT)
+        try:
+            router = cls(**body["params"])
+            router.recall(body["learned"])
+            router.classifier_ = TextClassifier.load(directory, router.setting, body["classifier"])
+        except (KeyError, TypeError, ValueError) as e:
+            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
+        return router
+
+    def _fitted(self, before: str) -> TextClassifier:
+        if self.classifier_ is None:
+            raise ConfigError(f"{self.name}: the router is not fitted; fit or load it before {before}")
+        return self.classifier_
+
+
+_CANDIDATES = 200
+"""Relaxations tried at most: quantiles of the gaps that were seen, if these are more."""
+
+
+class HybridRouter(FineTunedRouter):
+    """One router of the paper; the subclass says by which labels.
+
+    Learned: `relaxation_` (t, 0 but for r_trans; in the unit of the quality metric). The paper fine-tunes all of
+    DeBERTa-v3-large; any encoder's folder can be given, with `train_layers=None` for all of it.
+    """
+
+    relaxation_ = 0.0
+
+    def labels(self, dataset: Dataset) -> tuple[Floats, float]:
+        """P(small is good enough) of each query, shape [n], and the relaxation t that it is relative to."""
+        raise NotImplementedError
+
+    def targets(self, dataset: Dataset, report: Report) -> Targets:
+        """Two classes: large is better, small is good enough."""
+        if np.isnan(dataset.weak.quality).any() or np.isnan(dataset.strong.quality).any():
+            raise ConfigError(f"{self.name}: the answers have no quality yet; score the dataset first")
+        good, self.relaxation_ = self.labels(dataset)
+        report(f"{self.name}: {len(dataset):,} queries, mean label {good.mean():.3f}, t {self.relaxation_:.4g}")
+        return Targets([query.text for query in dataset.queries], np.stack([1.0 - good, good], axis=1))
+
+    def learned(self) -> Mapping[str, Any]:
+        """The relaxation."""
+        return {"relaxation": self.relaxation_}
+
+    def recall(self, learned: Mapping[str, Any]) -> None:
+        """The relaxation."""
+        self.relaxation_ = float(learned["relaxation"])
+
+
+class HybridDet(HybridRouter):
+    """r_det: hard labels of one answer each (section 3.1)."""
+
+    name = "hybrid_det"
+
+    def labels(self, dataset: Dataset) -> tuple[Floats, float]:
+        """1 where the small model's first answer is no worse than the large one's."""
+        return (dataset.weak.quality[:, 0] >= dataset.strong.quality[:, 0]).astype(np.float64), 0.0
+
+
+class HybridProb(HybridRouter):
+    """r_prob: soft labels over all pairs of samples (section 3.2)."""
+
+    name = "hybrid_prob"
+
+    def labels(self, dataset: Dataset) -> tuple[Floats, float]:
+        """Share of sample pairs in which the small model's answer is no worse."""
+        return relaxed_labels(gaps(dataset), 0.0), 0.0
+
+
+class HybridTrans(HybridRouter):
+    """r_trans: soft labels, relaxed where the small model rarely wins (section 3.3)."""
+
+    name = "hybrid_trans"
+
+    def labels(self, dataset: Dataset) -> tuple[Floats, float]:
+        """Share of sample pairs in which the small model's answer is worse by no more than t*."""
+        gap = gaps(dataset)
+        relaxation = best_relaxation(gap)
+        return relaxed_labels(gap, relaxation), relaxation
+
+
+def gaps(dataset: Dataset) -> Floats:
+    """H = q(small) - q(large) of all pairs of samples, shape [n, pairs]."""
+    pairs = dataset.weak.quality[:, :, None] - dataset.strong.quality[:, None, :]
+    return pairs.reshape(len(pairs), -1)
+
+
+def relaxed_labels(gap: Floats, relaxation: float) -> Floats:
+    """Pr[H >= -t] of each query, shape [n]; t is `relaxation`."""
+    labels: Floats = (gap >= -relaxation).mean(axis=1)
+    return labels
+
+
+def best_relaxation(gap: Floats) -> float:
+    """t*: the relaxation whose labels differ the most between queries, the smallest of equals (section 3.3, eq. 3).
+
+    Labels change only where -t passes a gap, so the gaps below zero are the candidates, and no relaxation at all.
+    Many are thinned to their quantiles.
+    """
+    candidates = np.unique(np.concatenate([[0.0], -gap[gap < 0.0]]))
+    if len(candidates) > _CANDIDATES:
+        candidates = np.unique(np.quantile(candidates, np.linspace(0.0, 1.0, _CANDIDATES), method="nearest"))
+    spread = [mean_difference(relaxed_labels(gap, t)) for t in candidates]
+    return float(candidates[int(np.argmax(spread))])
+
+
+def mean_difference(labels: Floats) -> float:
+    """(1 / n^2) * sum over i, j of |y_i - y_j|, from the sorted labels in O(n log n)."""
+    n = len(labels)
+    ranks = 2.0 * np.arange(1, n + 1) - n - 1
+    return float(2.0 * (ranks * np.sort(labels)).sum() / (n * n))
+
+
+class BertRouter(FineTunedRouter):
+    """Score = 1 - P(tie or weak wins), from battles of the pair.
+
+    Battles are the pools' own answers, one a query by mean quality (a tie where both differ by at most `margin`), and
+    those of `dataset.preferences` that are fought between these two models; others say nothing of this pair to a
+    classifier that sees the query alone.
+    """
+
+    name = "bert"
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        encoder: str = DEFAULT,
+        train_layers: int | None = 2,
+        epochs: int = 6,
+        learning_rate: float = 3e-4,
+        max_tokens: int = 256,
+        margin: float = 0.0,
+    ) -> None:
+        super().__init__(
+            seed,
+            encoder=encoder,
+            train_layers=train_layers,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            max_tokens=max_tokens,
+        )
+        self.margin = margin
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The constructor's arguments."""
+        return {**super().params, "margin": self.margin}
+
+    def targets(self, dataset: Dataset, report: Report) -> Targets:
+        """Three classes: strong wins, tie, weak wins."""
+        weak, strong = dataset.weak.model, dataset.strong.model
+        battles = Preferences.of(dataset, self.margin).plus(dataset.preferences)
+        orientation = [
+            1 if (a, b) == (strong, weak) else -1 if (a, b) == (weak, strong) else 0
+            for a, b in zip(battles.model_a, battles.model_b, strict=True)
+        ]
+        rows = np.flatnonzero(orientation)
+        if len(rows) == 0:
+            raise ConfigError(f"bert: no battle of {strong!r} and {weak!r}; score the dataset, or give preferences")
+        # outcome 1 is a win of model a: of the strong one if the orientation is 1
+        won = 0.5 + (battles.outcome[rows] - 0.5) * np.array(orientation)[rows]
+        labels = np.stack([won == 1.0, won == 0.5, won == 0.0], axis=1).astype(np.float64)
+        report(
+            f"bert: {len(rows):,} battles, {len(battles) - len(rows):,} of other models left out; strong wins "
+            f"{100 * labels[:, 0].mean():.1f} %, ties {100 * labels[:, 1].mean():.1f} %"
+        )
+        return Targets([battles.queries[i].text for i in rows], labels)

@@ -1,0 +1,298 @@
+"""Texts to class probabilities by a fine-tuned encoder: what Hybrid LLM's routers and RouteLLM's `bert` share.
+
+Stored are the tensors that training changed and, for a pretrained encoder, its name and digest: the rest is its own.
+
+A small BERT trained from nothing on the user's own queries, with word pieces learned from them.
+
+For traffic unlike what sentence encoders have read (sums, codes, identifiers), and for artefacts of a few hundred
+kilobytes. Digits stand alone, so that a number's size shows in its length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import log
+from pathlib import Path
+from threading import Lock
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.errors import ConfigError
+from serve_app.learning.encoder import DEFAULT, load_encoder, narrowed, saved_encoder
+from serve_app.routing.kinds.fine_tuned.finetune import Recipe, Report, finetune
+from serve_app.routing.kinds.fine_tuned.text_network import TextNetwork
+
+SMALL = "small-from-scratch"
+"""The name that stands for the default shape."""
+_SHAPE = re.compile(r"scratch-(\d+)x(\d+)")
+_PIECES = 800
+"""Word pieces at most."""
+_MIN_TEXTS = 8
+"""Texts in which a word must come to be one piece: of fewer, little could be learned about it."""
+_HEAD_WIDTH = 32
+_ENDS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Layers and width of the encoder; `scratch-2x128` by name."""
+
+    layers: int = 2
+    width: int = 128
+
+    @classmethod
+    def named(cls, name: str) -> Shape | None:
+        """The shape that an encoder's name asks for; None if the name is not of this kind."""
+        if name == SMALL:
+            return cls()
+        found = _SHAPE.fullmatch(name)
+        if found is None:
+            return None
+        shape = cls(int(found[1]), int(found[2]))
+        if not (1 <= shape.layers <= 12 and shape.width % _HEAD_WIDTH == 0 and 32 <= shape.width <= 768):
+            raise ConfigError(f"encoder {name!r}: give 1 to 12 layers and a width of 32 to 768, a multiple of 32")
+        return shape
+
+
+def learned_tokenizer(texts: Sequence[str]) -> Any:
+    """Words that come often are one piece, all others are spelt; lower case; digits and signs stand alone.
+
+    The same texts give the same pieces, which the library's own trainers do not promise.
+    """
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    splitter = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"\d|[^\w\s]|_"), "isolated")]
+    )
+    seen: Counter[str] = Counter()
+    for text in texts:
+        readable = normalizer.normalize_str(text.encode("utf-8", "replace").decode())
+        seen.update({word for word, _ in splitter.pre_tokenize_str(readable)})
+    vocabulary = {piece: number for number, piece in enumerate(_pieces(seen))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=_ENDS["unk"], max_input_chars_per_word=1_000))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(_ENDS[end], vocabulary[_ENDS[end]]) for end in ("cls", "sep")]
+    )
+    return as_transformers(tokenizer, PreTrainedTokenizerFast)
+
+
+def _pieces(seen: Counter[str]) -> list[str]:
+    """Specials, printable ASCII and other frequent characters (alone, and within a word), and frequent words."""
+    ranked = sorted(seen, key=lambda word: (-seen[word], word))
+    often = [word for word in ranked if seen[word] >= _MIN_TEXTS]
+    ascii_signs = sorted({chr(code).lower() for code in range(33, 127)})
+    characters = list(dict.fromkeys([*ascii_signs, *(c for word in often for c in word)]))[:_PIECES]
+    within = [f"##{c}" for c in characters if c.isalpha()]
+    words = [word for word in often if len(word) > 1]
+    return [*_ENDS.values(), *characters, *within, *words[: max(0, _PIECES - len(characters) - len(within))]]
+
+
+def as_transformers(tokenizer: Any, kind: Any) -> Any:
+    """The tokenizer as transformers takes it; a long text keeps its end."""
+    return kind(
+        tokenizer_object=tokenizer, truncation_side="left", **{f"{end}_token": token for end, token in _ENDS.items()}
+    )
+
+
+def fresh_encoder(shape: Shape, pieces: int, max_tokens: int, seed: int) -> Any:
+    """A BERT of that shape with random weights: the same seed gives the same."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=pieces,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.width // _HEAD_WIDTH,
+        intermediate_size=2 * shape.width,
+        max_position_embeddings=max_tokens,
+        type_vocab_size=1,
+        pad_token_id=0,
+        initializer_range=shape.width**-0.5,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BertModel(config, add_pooling_layer=False)
+
+
+Floats = NDArray[np.float64]
+WEIGHTS = "weights.safetensors"
+TOKENIZER = "tokenizer.json"
+_ROWS = 32
+"""Texts in one pass; those of like length stand together."""
+_CACHED = 50_000
+"""Results kept by text."""
+_NAME = 60
+"""Characters of a part that name it in an explanation."""
+_PARTS = 24
+"""Pieces of a text that are left out in turn to explain its score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Which encoder, how much of it is trained (None: all; a fresh one always is), and how many tokens it reads."""
+
+    encoder: str = DEFAULT
+    train_layers: int | None = 2
+    max_tokens: int = 256
+
+
+class TextClassifier:
+    """Class probabilities of texts. Learned: `network_`, `weights_`.
+
+    A pretrained encoder's linear layers score in bfloat16 where the CPU has it (see `narrow`). Results are kept by
+    text. Safe to call from several threads; one computes, with as many threads as torch is
+    given.
+    """
+
+    def __init__(self, setting: Setting, classes: int, network: TextNetwork, encoder_digest: str | None) -> None:
+        self.setting = setting
+        self.classes = classes
+        self.network_ = network
+        self.encoder_digest = encoder_digest
+        """Of the pretrained encoder below; None for one trained from nothing."""
+        self.weights_ = {name: p.detach().half().contiguous() for name, p in network.trained().items()}
+        """What is stored; the network itself may compute in bfloat16 from here on."""
+        if encoder_digest is not None:
+            narrowed(network.body)
+        self._kept: OrderedDict[bytes, Floats] = OrderedDict()
+        self._lock = Lock()
+
+    @classmethod
+    def fit(
+        cls,
+        setting: Setting,
+        texts: Sequence[str],
+        labels: Floats,
+        recipe: Recipe,
+        report: Report,
+        checkpoint: Path | None = None,
+    ) -> Self:
+        """Fine-tune on `labels` of shape [n, classes], each row a distribution; see `finetune` for `checkpoint`."""
+        classes = labels.shape[1]
+        shape = Shape.named(setting.encoder)
+        if shape is None:
+            encoder = load_encoder(setting.encoder)
+            network = TextNetwork(encoder.folder, classes, setting.train_layers, setting.max_tokens)
+            digest = encoder.digest
+        else:
+            tokenizer = learned_tokenizer(texts)
+            body = fresh_encoder(shape, len(tokenizer), setting.max_tokens, recipe.seed)
+            network, digest = TextNetwork.of(body, tokenizer, classes, setting.max_tokens), None
+        finetune(network, texts, labels, recipe, report, checkpoint)
+        _round(network)
+        return cls(setting, classes, network, digest)
+
+    def probabilities(self, texts: Sequence[str]) -> Floats:
+        """Shape [len(texts), classes]; rows add up to 1."""
+        keys = [hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=16).digest() for t in texts]
+        with self._lock:
+            missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._kept}
+            found = dict(zip(missing, self._compute(list(missing.values())), strict=True)) if missing else {}
+            rows = [found[key] if key in found else self._kept[key] for key in keys]
+            self._kept.update(found)
+            while len(self._kept) > _CACHED:
+                self._kept.popitem(last=False)
+        return np.stack(rows) if rows else np.zeros((0, self.classes))
+
+    def explain(self, text: str, column: int) -> dict[str, float]:
+        """By how much each part of the text moves the log-odds of a class: with it, less without it; largest first.
+
+        Parts are words, or runs of words where there are many (occlusion: Zeiler & Fergus 2014, section 4.2).
+        """
+        words = text.split()[-self.setting.max_tokens :]
+        if not words:
+            return {}
+        edges = np.linspace(0, len(words), min(_PARTS, len(words)) + 1).round().astype(int)
+        spans = list(pairwise(edges.tolist()))
+        without = [" ".join(words[:start] + words[end:]) for start, end in spans]
+        odds = [_log_odds(float(row[column])) for row in self.probabilities([text, *without])]
+        names = [f"{' '.join(words[start:end])[:_NAME]} (word {start + 1})" for start, end in spans]
+        moved = {name: odds[0] - other for name, other in zip(names, odds[1:], strict=True)}
+        return dict(sorted(moved.items(), key=lambda term: -abs(term[1])))
+
+    def save(self, directory: Path) -> Mapping[str, Any]:
+        """Write the weights (and the tokenizer of a fresh encoder); gives what the router's JSON must keep."""
+        from safetensors.torch import save
+
+        directory.mkdir(parents=True, exist_ok=True)
+        # not save_file: it leaves a file that its owner alone may read
+        (directory / WEIGHTS).write_bytes(save(self.weights_))
+        if self.encoder_digest is None:
+            self.network_.tokenizer.backend_tokenizer.save(str(directory / TOKENIZER))
+        return {"classes": self.classes, "encoder_digest": self.encoder_digest}
+
+    @classmethod
+    def load(cls, directory: Path, setting: Setting, kept: Mapping[str, Any]) -> Self:
+        """What `save` wrote. Raises ConfigError naming the file, or an encoder that is not the one trained on."""
+        classes, digest = int(kept["classes"]), kept["encoder_digest"]
+        shape = Shape.named(setting.encoder)
+        if shape is None:
+            folder = saved_encoder(directory / "router.json", setting.encoder, str(digest)).folder
+            network = TextNetwork(folder, classes, setting.train_layers, setting.max_tokens)
+        else:
+            tokenizer = _read_tokenizer(directory / TOKENIZER)
+            body = fresh_encoder(shape, len(tokenizer), setting.max_tokens, 0)
+            network = TextNetwork.of(body, tokenizer, classes, setting.max_tokens)
+        _read_weights(directory / WEIGHTS, network)
+        return cls(setting, classes, network, digest)
+
+    def _compute(self, texts: list[str]) -> list[Floats]:
+        import torch
+
+        tokens = self.network_.tokens(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(tokens[i]))
+        rows: list[Floats] = [np.empty(0)] * len(texts)
+        for start in range(0, len(order), _ROWS):
+            picked = order[start : start + _ROWS]
+            with torch.inference_mode():
+                logits = self.network_.logits([tokens[i] for i in picked])
+            for i, row in zip(picked, torch.softmax(logits.double(), dim=1).numpy(), strict=True):
+                rows[i] = row
+        return rows
+
+
+def _round(network: TextNetwork) -> None:
+    """Weights as they are stored, in half precision: a loaded router scores as the fitted one did."""
+    for parameter in network.trained().values():
+        parameter.data = parameter.data.half().float()
+
+
+def _read_tokenizer(path: Path) -> Any:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        return as_transformers(Tokenizer.from_str(path.read_text("utf-8")), PreTrainedTokenizerFast)
+    except Exception as e:  # the library raises bare exceptions
+        raise ConfigError(f"{path}: cannot be read ({e}); train and save the router again") from e
+
+
+def _read_weights(path: Path, network: TextNetwork) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as e:
+        raise ConfigError(f"{path}: cannot be read ({e}); train and save the router again") from e
+    own = network.trained()
+    if {n: tuple(t.shape) for n, t in tensors.items()} != {n: tuple(p.shape) for n, p in own.items()}:
+        raise ConfigError(f"{path}: holds other tensors than this router has; train and save the router again")
+    for name, parameter in own.items():
+        parameter.data.copy_(tensors[name].float())
+
+
+def _log_odds(p: float) -> float:
+    kept = min(max(p, 1e-9), 1 - 1e-9)
+    return log(kept / (1 - kept))

@@ -1,0 +1,193 @@
+"""The knn router: how often the strong model won on the stored queries most like this one."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.arrays import read_arrays
+from serve_app.data.validation import PAIR, check_scored
+from serve_app.errors import ConfigError
+from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
+from serve_app.routing.artefact import read_json
+from serve_app.routing.base import Placement, Report, silent
+from serve_app.routing.kinds.knn.neighbours import Kernel, Neighbours, Positions, Vectors, choose_kernel, log_odds
+from serve_app.types import Query
+
+if TYPE_CHECKING:
+    from serve_app.data.dataset import Dataset
+
+FORMAT = 1
+_NAMED = 10
+"""Neighbours that an explanation names; the others are one term."""
+_SHOWN = 60
+"""Characters of a stored text that an explanation shows."""
+
+
+class KnnRouter:
+    """Strong win rate as the similarity-weighted mean over the k nearest stored queries, leaning on the prior.
+
+    Nadaraya-Watson regression on the k nearest (Hastie et al. 2009, section 6.1) over sentence vectors: neighbour i
+    weighs exp((s_i - s_1) / temperature), s the cosine similarities and s_1 the greatest, and the mean win rate of
+    all weighs `shrinkage`, in neighbours as near as the nearest. What of `k`, `temperature` and `shrinkage` is not
+    given is chosen by leave-one-out cross-validation (least log loss). Stored queries of equal text are one, with
+    their mean. Texts themselves are kept only with `keep_texts`, for `explain`: they are the callers' own words.
+    """
+
+    name = "knn"
+    placement: Placement = "batched"
+
+    def __init__(
+        self,
+        k: int | None = None,
+        temperature: float | None = None,
+        shrinkage: float | None = None,
+        encoder: str = DEFAULT,
+        keep_texts: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """`encoder` as `load_encoder` takes it; `seed` draws the index's cells and the queries of validation."""
+        self.k = k
+        self.temperature = temperature
+        self.shrinkage = shrinkage
+        self.encoder = encoder
+        self.keep_texts = keep_texts
+        self.seed = seed
+        self.kernel_: Kernel | None = None
+        self.prior_ = 0.5
+        self.outcomes_ = np.zeros(0)
+        self.names_: tuple[str, ...] = ()
+        self._index: Neighbours | None = None
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The constructor's arguments."""
+        names = ("k", "temperature", "shrinkage", "encoder", "keep_texts", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
+        """Store the queries with their strong win rates; needs the extra `train`.
+
+        Raises ConfigError for data that are empty or not scored, or a `k`, `temperature` or `shrinkage` that cannot be.
+        """
+        check_scored(dataset, self.name, PAIR)
+        first = _first_of_each([q.text for q in dataset.queries])
+        texts = list(first)
+        outcomes = _means(dataset.strong_win_rate(), list(first.values()))
+        # halves are as near as wholes (1e-4 in similarity) and take half the disk; rounded here, load gives the same
+        vectors = self._sentence_encoder().embed(texts).astype(np.float16).astype(np.float32)
+        self.prior_ = (float(outcomes.sum()) + 0.5) / (len(outcomes) + 1)
+        self.kernel_ = choose_kernel(
+            vectors, outcomes, Kernel(self.k, self.temperature, self.shrinkage), self.prior_, self.seed
+        )
+        self._index = Neighbours.fit(vectors, self.kernel_.nearest, self.seed)
+        self.outcomes_ = outcomes
+        self.names_ = tuple(_name(dataset.ids[rows[0]], text, self.keep_texts) for text, rows in first.items())
+        report(f"knn: {len(texts):,} distinct queries, {self.kernel_}, recall {self._index.recall_:.3f}")
+        return self
+
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        """Strong win rates, shape [len(queries)], each in [0, 1]."""
+        kernel, index = self._fitted("scoring")
+        vectors = self._sentence_encoder().embed([q.text for q in queries])
+        return np.array([self._estimate(v, kernel, index)[0] for v in vectors], dtype=np.float64)
+
+    def explain(self, query: Query) -> Mapping[str, float]:
+        """Signed contributions in log-odds of the neighbours, largest in size first.
+
+        A neighbour's is its weighted distance from the prior; with `bias`, the prior's log-odds, they add up to the
+        score's. Neighbours are named by id, or id and first words with `keep_texts`, and their own win rate.
+        """
+        kernel, index = self._fitted("explaining")
+        vector = self._sentence_encoder().embed([query.text])[0]
+        score, at, shares = self._estimate(vector, kernel, index)
+        moved = shares * (self.outcomes_[at] - self.prior_)
+        gap = score - self.prior_
+        per_point = (log_odds(score) - log_odds(self.prior_)) / gap if abs(gap) > 1e-9 else 1 / (score * (1 - score))
+        order = np.argsort(-np.abs(moved), kind="stable")
+        terms = {
+            f"{self.names_[at[i]]} (win rate {self.outcomes_[at[i]]:.2f})": float(moved[i] * per_point)
+            for i in order[:_NAMED]
+        }
+        terms["other neighbours"] = float(moved[order[_NAMED:]].sum() * per_point)
+        terms["bias"] = log_odds(self.prior_)
+        return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
+
+    def save(self, directory: Path) -> None:
+        """Write `router.json` (parameters, names) and `knn.npz` (vectors as float16, win rates, the index)."""
+        kernel, index = self._fitted("saving")
+        directory.mkdir(parents=True, exist_ok=True)
+        encoder = self._sentence_encoder()
+        body = {
+            "format": FORMAT,
+            "kind": self.name,
+            "params": dict(self.params),
+            "encoder_digest": encoder.digest,
+            "kernel": [kernel.k, kernel.temperature, kernel.shrinkage],
+            "prior": self.prior_,
+            "names": list(self.names_),
+        }
+        (directory / "router.json").write_text(json.dumps(body, indent=0, ensure_ascii=False) + "\n", "utf-8")
+        with (directory / "knn.npz").open("wb") as out:
+            arrays: dict[str, Any] = {
+                "vectors": index.vectors.astype(np.float16),
+                "outcomes": self.outcomes_,
+                **index.arrays(),
+            }
+            np.savez(out, **arrays)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """The router saved there. Raises ConfigError naming the file and the mend."""
+        path = directory / "router.json"
+        body = read_json(path, kind=cls.name, version=FORMAT)
+        try:
+            router = cls(**body["params"])
+            saved_encoder(path, router.encoder, body["encoder_digest"])
+            router.kernel_ = Kernel(*body["kernel"])
+            router.prior_ = float(body["prior"])
+            router.names_ = tuple(str(name) for name in body["names"])
+            path = directory / "knn.npz"
+            arrays = read_arrays(path)
+            router._index = Neighbours.from_arrays(arrays["vectors"].astype(np.float32), arrays)
+            router.outcomes_ = arrays["outcomes"].astype(np.float64)
+            if not len(router.names_) == len(router.outcomes_) == len(router._index):
+                raise ValueError("names, win rates and vectors differ in number")
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
+            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
+        return router
+
+    def _estimate(
+        self, vector: Vectors, kernel: Kernel, index: Neighbours
+    ) -> tuple[float, Positions, NDArray[np.float64]]:
+        """The score, the neighbours' positions and the share of each in it."""
+        at, similar = index.search(vector, kernel.nearest)
+        shares = kernel.shares(similar)
+        return self.prior_ + float(shares @ (self.outcomes_[at] - self.prior_)), at, shares
+
+    def _fitted(self, act: str) -> tuple[Kernel, Neighbours]:
+        if self.kernel_ is None or self._index is None:
+            raise ConfigError(f"knn: the router is not fitted; fit or load it before {act}")
+        return self.kernel_, self._index
+
+    def _sentence_encoder(self) -> SentenceEncoder:
+        return load_encoder(self.encoder)
+
+
+def _first_of_each(texts: Sequence[str]) -> dict[str, list[int]]:
+    """Rows of each distinct text, in the order of the first."""
+    rows: dict[str, list[int]] = {}
+    for row, text in enumerate(texts):
+        rows.setdefault(text, []).append(row)
+    return rows
+
+
+def _means(values: NDArray[np.float64], rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    return np.array([values[list(r)].mean() for r in rows])
+
+
+def _name(identifier: str, text: str, keep_texts: bool) -> str:
+    return f"{identifier}: {text[:_SHOWN]}" if keep_texts else identifier

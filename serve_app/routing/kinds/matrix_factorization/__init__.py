@@ -1,0 +1,1 @@
+"""RouteLLM's matrix factorization router."""

@@ -1,0 +1,1 @@
+"""RouteLLM's similarity-weighted ranking."""

@@ -1,0 +1,226 @@
+"""The stacked router: how much better the strong model's answer is, by three estimates that are weighed on the data."""
+
+import json
+from collections.abc import Mapping, Sequence
+from math import exp
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.arrays import read_arrays
+from serve_app.data.validation import PAIR, check_scored
+from serve_app.errors import ConfigError
+from serve_app.learning.encoder import DEFAULT, Vectors, load_encoder, saved_encoder
+from serve_app.learning.logistic import folds_of
+from serve_app.learning.ridge import Ridge, fit_ridge
+from serve_app.routing.artefact import read_json
+from serve_app.routing.base import Placement, Report, silent
+from serve_app.routing.kinds.complexity.router import ComplexityRouter
+from serve_app.routing.kinds.stacked.query_view import DEPTHS, END, LayerViews, QueryView, layer_views, surface
+from serve_app.routing.kinds.stacked.stacking import KernelRidge, Stack
+from serve_app.types import Query
+
+if TYPE_CHECKING:
+    from serve_app.data.dataset import Dataset
+
+FORMAT = 1
+_FOLDS = 5
+LINEAR, KERNEL, COMPLEXITY = "linear", "kernel", "complexity"
+_PRIOR = {LINEAR: 0.5, KERNEL: 0.3, COMPLEXITY: 0.2}
+"""Weights where the data say nothing: the more an estimate can bend, the less it is trusted."""
+_COMPLEXITY_FOLDER = "complexity"
+Floats = NDArray[np.float64]
+
+
+class StackedRouter:
+    """Strong win rate by ridge regression, kernel ridge regression and the complexity router, stacked.
+
+    The regressions estimate how much better the strong answer is (uplift), not whether it is: what routing gains
+    depends on that alone. `loss_weight` is what a loss of the strong model counts, as a share of a win: losses are
+    rare and mostly noise where the strong model is much better. They read the layers of an encoder (`LayerViews`) and
+    the surface of the text (`surface`). Learned: `view_`, `linear_`, `kernel_`, `complexity_`, `stack_`.
+    """
+
+    name = "stacked"
+    placement: Placement = "batched"
+
+    def __init__(self, encoder: str = DEFAULT, loss_weight: float = 0.75, seed: int = 0) -> None:
+        """`encoder` as `load_encoder` takes it; `seed` draws landmarks and folds."""
+        if not 0.0 <= loss_weight <= 1.0:
+            raise ConfigError(f"stacked: loss_weight is {loss_weight}; give a number in [0, 1]")
+        self.encoder = encoder
+        self.loss_weight = loss_weight
+        self.seed = seed
+        self.view_: QueryView | None = None
+        self.linear_ = Ridge(np.zeros(0), 0.0, 0.0)
+        self.kernel_: KernelRidge | None = None
+        self.complexity_ = ComplexityRouter(seed)
+        self.stack_ = Stack({}, 0.0, 0.0)
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The constructor's arguments."""
+        return {"encoder": self.encoder, "loss_weight": self.loss_weight, "seed": self.seed}
+
+    def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
+        """Learn from queries with the quality of both pools' answers; needs the extra `train`.
+
+        Queries of equal text count once, with their mean. Raises ConfigError for data that are empty or not
+        scored, DependencyError without scikit-learn.
+        """
+        check_scored(dataset, self.name, PAIR)
+        rows = _rows_by_text(dataset)
+        texts = list(rows)
+        target = _means(_uplift(dataset, self.loss_weight), rows)
+        wins = _means(dataset.strong_win_rate(), rows)
+        report(f"stacked: reading {len(texts):,} distinct queries")
+        layers, looks = self._views().embed(texts), surface(texts)
+        self.view_ = QueryView.fit(layers, looks)
+        matrix = self.view_.rows(layers, looks)
+        self.linear_, linear = fit_ridge(matrix, target)
+        self.kernel_, kernel = KernelRidge.fit(matrix, target, self.seed)
+        report(f"stacked: ridge penalty {self.linear_.penalty:g}; cross-fitting the complexity router")
+        complexity = _cross_fitted(dataset, rows, self.seed)
+        self.complexity_ = ComplexityRouter(self.seed).fit(dataset)
+        self.stack_ = Stack.fit({LINEAR: linear, KERNEL: kernel, COMPLEXITY: complexity}, _PRIOR, target, wins)
+        report("stacked: " + ", ".join(f"{name} weighs {w:.2f}" for name, w in self.stack_.weights.items()))
+        return self
+
+    def score(self, queries: Sequence[Query]) -> Floats:
+        """Strong win rates, shape [len(queries)], each in [0, 1]."""
+        found = []
+        for row, query in zip(self._rows(queries, "scoring"), queries, strict=True):
+            found.append(_sigmoid(self.stack_.log_odds(self._estimates(row, query))))
+        return np.array(found, dtype=np.float64)
+
+    def explain(self, query: Query) -> Mapping[str, float]:
+        """Signed contributions in log-odds, largest in size first; with `bias` they add up to the score's log-odds.
+
+        `whole` and `end` are what the encoder reads in the whole text and in its last tokens, each name of SURFACE
+        what can be counted; `like queries` is the kernel's term, `complexity` that of the complexity router.
+        """
+        row = self._rows((query,), "explaining")[0]
+        assert self.view_ is not None
+        estimates, slope = self._estimates(row, query), self.stack_.slope
+        of = {name: slope * weight for name, weight in self.stack_.weights.items()}
+        terms: dict[str, float] = {}
+        moved = row.astype(np.float64) * self.linear_.weights
+        for group, value in zip(self.view_.groups(self._views().views), moved.tolist(), strict=True):
+            terms[group] = terms.get(group, 0.0) + of[LINEAR] * value
+        terms["like queries"] = of[KERNEL] * estimates[KERNEL]
+        terms["complexity"] = of[COMPLEXITY] * estimates[COMPLEXITY]
+        terms["bias"] = self.stack_.log_odds(estimates) - sum(terms.values())
+        return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
+
+    def save(self, directory: Path) -> None:
+        """Write `router.json`, `stacked.npz`, and the complexity router in a folder of its own."""
+        if self.view_ is None or self.kernel_ is None:
+            raise ConfigError("stacked: the router is not fitted; fit it before saving")
+        directory.mkdir(parents=True, exist_ok=True)
+        body = {
+            "format": FORMAT,
+            "kind": self.name,
+            "params": dict(self.params),
+            "encoder_digest": load_encoder(self.encoder).digest,
+            "depths": list(DEPTHS),
+            "end": END,
+            "stack": {"weights": dict(self.stack_.weights), "slope": self.stack_.slope, "bias": self.stack_.bias},
+        }
+        (directory / "router.json").write_text(json.dumps(body, indent=0) + "\n", "utf-8")
+        arrays: dict[str, Any] = {
+            "linear_weights": self.linear_.weights,
+            "linear_bias": np.array(self.linear_.bias),
+            "linear_penalty": np.array(self.linear_.penalty),
+            **self.view_.arrays(),
+            **self.kernel_.arrays(),
+        }
+        with (directory / "stacked.npz").open("wb") as out:
+            np.savez(out, **arrays)
+        self.complexity_.save(directory / _COMPLEXITY_FOLDER)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """The router saved there. Raises ConfigError naming the file and the mend."""
+        path = directory / "router.json"
+        body = read_json(path, kind=cls.name, version=FORMAT)
+        try:
+            router = cls(**body["params"])
+            saved_encoder(path, router.encoder, body["encoder_digest"])
+            if (body["depths"], body["end"]) != (list(DEPTHS), END):
+                raise ValueError("the views are others than this version's")
+            weights = {str(name): float(weight) for name, weight in body["stack"]["weights"].items()}
+            if set(weights) != set(_PRIOR):
+                raise ValueError("the experts are others than this version's")
+            router.stack_ = Stack(weights, float(body["stack"]["slope"]), float(body["stack"]["bias"]))
+            path = directory / "stacked.npz"
+            router._take(read_arrays(path))
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
+            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
+        router.complexity_ = ComplexityRouter.load(directory / _COMPLEXITY_FOLDER)
+        return router
+
+    def _take(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.view_ = QueryView.from_arrays(arrays, self._views().columns)
+        columns = len(self.view_.mean)
+        self.kernel_ = KernelRidge.from_arrays(arrays, columns)
+        weights = arrays["linear_weights"].astype(np.float64)
+        if weights.shape != (columns,):
+            raise ValueError("the ridge has another number of columns")
+        self.linear_ = Ridge(weights, float(arrays["linear_bias"]), float(arrays["linear_penalty"]))
+
+    def _rows(self, queries: Sequence[Query], act: str) -> Vectors:
+        if self.view_ is None:
+            raise ConfigError(f"stacked: the router is not fitted; fit or load it before {act}")
+        texts = [q.text for q in queries]
+        return self.view_.rows(self._views().embed(texts), surface(texts))
+
+    def _estimates(self, row: Vectors, query: Query) -> dict[str, float]:
+        assert self.kernel_ is not None
+        return {
+            LINEAR: float(row.astype(np.float64) @ self.linear_.weights) + self.linear_.bias,
+            KERNEL: self.kernel_.predict(row),
+            COMPLEXITY: float(self.complexity_.score((query,))[0]),
+        }
+
+    def _views(self) -> LayerViews:
+        return layer_views(self.encoder)
+
+
+def _rows_by_text(dataset: "Dataset") -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, query in enumerate(dataset.queries):
+        rows.setdefault(query.text, []).append(row)
+    return rows
+
+
+def _means(values: Floats, rows: Mapping[str, Sequence[int]]) -> Floats:
+    return np.array([values[list(at)].mean() for at in rows.values()])
+
+
+def _uplift(dataset: "Dataset", loss_weight: float) -> Floats:
+    """Mean over pairs of samples of (strong - weak), losses weighed, in units of the largest difference; [n]."""
+    gap = dataset.strong.quality[:, :, None] - dataset.weak.quality[:, None, :]
+    counted = np.where(gap < 0, loss_weight * gap, gap).mean(axis=(1, 2))
+    widest = float(np.abs(gap).max())
+    uplift: Floats = counted / widest if widest > 0 else counted
+    return uplift
+
+
+def _cross_fitted(dataset: "Dataset", rows: Mapping[str, Sequence[int]], seed: int) -> Floats:
+    """The complexity router's score of each distinct text by a fit on the other folds, shape [texts]."""
+    texts, first = list(rows), [at[0] for at in rows.values()]
+    fold_of_text = folds_of(texts, _FOLDS, seed)
+    fold_of_row = folds_of([q.text for q in dataset.queries], _FOLDS, seed)
+    found = np.full(len(texts), float(dataset.strong_win_rate().mean()))
+    for fold in np.unique(fold_of_text):
+        inside, others = np.flatnonzero(fold_of_text == fold), np.flatnonzero(fold_of_row != fold)
+        if len(others):
+            router = ComplexityRouter(seed).fit(dataset.take(others))
+            found[inside] = router.score([dataset.queries[first[i]] for i in inside])
+    return found
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + exp(-x)) if x >= 0 else exp(x) / (1.0 + exp(x))

@@ -1,0 +1,147 @@
+"""Several estimates of one thing, weighed by what each adds on queries that it was not fitted on.
+
+Stacked regression with weights that are not negative (Wolpert 1992; Breiman 1996), with a Gaussian prior around
+weights given beforehand: few or noisy outcomes move them little. Then a logistic curve from the weighed sum to a
+probability (Platt 1999), which keeps the order of the sums: it calibrates, it does not rank.
+
+Kernel ridge regression on a few hundred landmarks: like queries have like outcomes, at a cost that stays the same.
+
+A Gaussian kernel by Nyström's method (Williams & Seeger 2001), with scikit-learn's landmarks; then ridge regression.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import log
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.errors import DependencyError
+from serve_app.learning.encoder import Vectors
+from serve_app.learning.ridge import fit_ridge
+
+Floats = NDArray[np.float64]
+
+_PRIOR_SD = 0.25
+"""Standard deviation of the prior of a weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Log-odds of a strong win = slope * sum of weight * estimate, plus bias; weights by expert."""
+
+    weights: Mapping[str, float]
+    slope: float
+    bias: float
+
+    @classmethod
+    def fit(cls, estimates: Mapping[str, Floats], prior: Mapping[str, float], target: Floats, wins: Floats) -> Self:
+        """From estimates out of fold by expert, the target that they estimate, and strong win rates; all [n].
+
+        `prior` are the weights where the data say nothing. Raises DependencyError without scikit-learn.
+        """
+        columns = np.stack([estimates[name] for name in prior], axis=1)
+        weights = _weights(columns - columns.mean(0), target - target.mean(), np.array(list(prior.values())))
+        slope, bias = _calibrated(columns @ weights, wins)
+        return cls(dict(zip(prior, weights.tolist(), strict=True)), slope, bias)
+
+    def log_odds(self, estimates: Mapping[str, float]) -> float:
+        """Of one query, from each expert's estimate."""
+        return self.bias + self.slope * sum(w * estimates[name] for name, w in self.weights.items())
+
+
+def _weights(columns: Floats, target: Floats, prior: Floats) -> Floats:
+    """The most likely weights that are not negative: least squares, the prior as further rows of the problem."""
+    from scipy.optimize import nnls  # type: ignore[import-untyped]
+
+    noise = max(float((target - columns @ prior).std()), 1e-9)
+    pull = np.eye(len(prior)) * noise / _PRIOR_SD
+    found, _ = nnls(np.concatenate([columns, pull]), np.concatenate([target, pull @ prior]))
+    weights: Floats = found
+    return weights
+
+
+def _calibrated(sums: Floats, wins: Floats) -> tuple[float, float]:
+    """Slope and bias of the log-odds of winning. The slope is not negative; 0 where nothing can be told apart."""
+    prior = (float(wins.sum()) + 0.5) / (len(wins) + 1)
+    flat = (0.0, log(prior / (1 - prior)))
+    mean, deviation = float(sums.mean()), float(sums.std())
+    if deviation < 1e-9 or (wins.min() == wins.max() and wins.min() in (0.0, 1.0)):
+        return flat
+    slope, bias = _logistic(((sums - mean) / deviation)[:, None], wins)
+    return (slope / deviation, bias - slope * mean / deviation) if slope > 0 else flat
+
+
+def _logistic(column: Floats, wins: Floats) -> tuple[float, float]:
+    """Logistic regression on labels in [0, 1]: a label between stands for either class, weighted."""
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        raise DependencyError('training a router needs scikit-learn: pip install "jethro[train]"') from None
+    some, none = wins > 0, wins < 1
+    model = LogisticRegression(C=10.0).fit(
+        np.concatenate([column[some], column[none]]),
+        np.concatenate([np.ones(some.sum()), np.zeros(none.sum())]),
+        sample_weight=np.concatenate([wins[some], 1 - wins[none]]),
+    )
+    return float(model.coef_[0, 0]), float(model.intercept_[0])
+
+
+GAMMA = 0.3
+"""Of exp(-gamma * squared distance), rows having mean squared length 1: wide, as the data are noisy."""
+LANDMARKS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRidge:
+    """Prediction = sum over landmarks of weight * exp(-gamma * squared distance), plus bias."""
+
+    landmarks: Vectors
+    weights: Floats
+    bias: float
+    gamma: float
+    lengths: Floats = field(init=False, repr=False)
+    """Squared lengths of the landmarks: distances then take one product."""
+
+    def __post_init__(self) -> None:
+        squares = np.einsum("ij,ij->i", self.landmarks, self.landmarks, dtype=np.float64)
+        object.__setattr__(self, "lengths", squares)
+
+    @classmethod
+    def fit(cls, rows: Vectors, target: Floats, seed: int) -> tuple[Self, Floats]:
+        """From rows [n, d] and targets [n]; also the leave-one-out predictions [n]. `seed` draws the landmarks.
+
+        Raises DependencyError without scikit-learn.
+        """
+        try:
+            from sklearn.kernel_approximation import Nystroem
+        except ImportError:
+            raise DependencyError('training a router needs scikit-learn: pip install "jethro[train]"') from None
+        count = min(LANDMARKS, len(rows))
+        mapping = Nystroem(kernel="rbf", gamma=GAMMA, n_components=count, random_state=seed)
+        ridge, left_out = fit_ridge(mapping.fit_transform(rows.astype(np.float64)), target)
+        weights = mapping.normalization_.T @ ridge.weights
+        return cls(mapping.components_.astype(np.float32), weights, ridge.bias, GAMMA), left_out
+
+    def predict(self, row: Vectors) -> float:
+        """Of one row, shape [d]."""
+        apart = self.lengths + float(row @ row) - 2.0 * (self.landmarks @ row)
+        return float(np.exp(-self.gamma * apart) @ self.weights) + self.bias
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """For saving."""
+        return {
+            "landmarks": self.landmarks,
+            "kernel_weights": self.weights,
+            "kernel_bias": np.array(self.bias),
+            "kernel_gamma": np.array(self.gamma),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], columns: int) -> Self:
+        """What `arrays` gave. Raises KeyError or ValueError."""
+        landmarks, weights = arrays["landmarks"], arrays["kernel_weights"]
+        if landmarks.ndim != 2 or landmarks.shape[1] != columns or weights.shape != (len(landmarks),):
+            raise ValueError("landmarks and weights do not fit together")
+        return cls(landmarks, weights, float(arrays["kernel_bias"]), float(arrays["kernel_gamma"]))

@@ -1,0 +1,1 @@
+"""Routers in service: loaded, batched, swapped, watched."""

@@ -1,0 +1,141 @@
+"""Watches the traffic of one router: scores, share, inputs and outcomes against what it was calibrated on.
+
+On the hot path a query is only put aside; the statistics are brought up to date now and then, by a thread.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from serve_app.decision.threshold import Calibration
+from serve_app.routing.drift import (
+    MIN_JUDGED,
+    MIN_QUERIES,
+    Alarm,
+    InputDrift,
+    Inputs,
+    OutcomeDrift,
+    Reading,
+    ScoreDrift,
+    ShareDrift,
+    VectorDrift,
+)
+from serve_app.types import Query
+
+_ASIDE: Final = 500
+"""Queries put aside between two digests; of more, the newest count."""
+_STEP: Final = 50
+"""New queries between two looks, so that looks are not of the same data."""
+_JUDGED_STEP: Final = 10
+_BUDGET_S: Final = 0.02
+"""Longest digest at a time: it holds the interpreter, and the event loop waits for it."""
+
+log = logging.getLogger("jethro.routing")
+
+Vector = Callable[[str], NDArray[Any] | None]
+"""The sentence vector of a text if it is at hand; never computes."""
+
+
+class RouterWatch:
+    """The signals of one router version at one threshold. `observe` is for the event loop, `digest` for a thread."""
+
+    def __init__(
+        self,
+        version: str,
+        calibration: Calibration,
+        threshold: float,
+        inputs: Inputs | None = None,
+        vector: Vector | None = None,
+    ) -> None:
+        self._version = version
+        self._scores = ScoreDrift(calibration.scores)
+        self._calibrated = calibration.scores
+        self._share = ShareDrift(calibration.scores, threshold)
+        self._inputs = InputDrift(inputs) if inputs is not None else None
+        with_vectors = inputs is not None and vector is not None and inputs.vector_variance > 0
+        self._vectors = VectorDrift(inputs) if inputs is not None and with_vectors else None
+        self._vector = vector
+        self._outcomes: dict[str, OutcomeDrift] = {}
+        self._aside: deque[tuple[Query, float]] = deque(maxlen=_ASIDE)
+        self._judged: deque[tuple[str, float, float]] = deque(maxlen=_ASIDE)
+        self._new = self._new_judged = 0
+        self.alarms: dict[str, Alarm] = {}
+
+    def aim(self, threshold: float) -> None:
+        """Watch the share of strong calls at this threshold; the same one changes nothing."""
+        if threshold != self._share.threshold:
+            self._share = ShareDrift(self._calibrated, threshold)
+            self.alarms.pop("share", None)
+
+    def observe(self, query: Query, score: float) -> None:
+        """A query was routed by this score."""
+        self._aside.append((query, score))
+
+    def judged(self, pool: str, expected: float, observed: float) -> None:
+        """Feedback on an answer of a pool, of which this quality was expected at its score; both in [0, 1]."""
+        self._judged.append((pool, expected, observed))
+
+    def digest(self) -> None:
+        """Bring the statistics up to date, and log alarms that are raised or end."""
+        until = perf_counter() + _BUDGET_S
+        while self._aside and perf_counter() < until:
+            query, score = self._aside.popleft()
+            self._scores.add(score)
+            self._share.add(score)
+            if self._inputs is not None:
+                self._inputs.add(query)
+            if self._vectors is not None and self._vector is not None:
+                vector = self._vector(query.text)
+                if vector is not None:
+                    self._vectors.add(vector)
+            self._new += 1
+        while self._judged:
+            pool, expected, observed = self._judged.popleft()
+            self._outcomes.setdefault(pool, OutcomeDrift()).add(expected, observed)
+            self._new_judged += 1
+        self._look()
+
+    def state(self) -> Mapping[str, Mapping[str, Any]]:
+        """By signal: whether it is drift, its statistic, limit and count; JSON-ready."""
+        told: dict[str, dict[str, Any]] = {}
+        for name, alarm in list(self.alarms.items()):
+            assert alarm.last is not None
+            last = alarm.last
+            told[name] = {"drift": alarm.raised, "statistic": last.statistic, "limit": last.limit, "queries": last.n}
+        if self._inputs is not None and "inputs" in told:
+            told["inputs"]["feature"] = self._inputs.furthest
+        return told
+
+    def _look(self) -> None:
+        if self._new >= _STEP:
+            self._new = 0
+            self._take("scores", self._scores.reading(), MIN_QUERIES)
+            self._take("share", self._share.reading(), MIN_QUERIES)
+            if self._inputs is not None:
+                self._take("inputs", self._inputs.reading(), MIN_QUERIES)
+            if self._vectors is not None:
+                self._take("vectors", self._vectors.reading(), MIN_QUERIES)
+        if self._new_judged >= _JUDGED_STEP:
+            self._new_judged = 0
+            for pool, outcomes in self._outcomes.items():
+                self._take(f"quality_{pool}", outcomes.reading(), MIN_JUDGED)
+
+    def _take(self, name: str, reading: Reading, least: int) -> None:
+        if reading.n < least:
+            return
+        alarm = self.alarms.setdefault(name, Alarm(name))
+        if alarm.look(reading):
+            log.warning(
+                "router %s: %s of live traffic %s (%.3g, limit %.3g, %d queries)%s",
+                self._version,
+                name,
+                "drifted away from the calibration data" if alarm.raised else "is back at the calibration data",
+                reading.statistic,
+                reading.limit,
+                reading.n,
+                "; refresh the router from the decision log" if alarm.raised else "",
+            )

@@ -1,0 +1,215 @@
+"""What passes between Gateways and the Learner, and what a core of online learning must give.
+
+A Gateway reports batches of events and takes up what is published; it never waits for either to answer a query.
+
+Batches of events as JSON lines: what crosses to the Learner is what its journal keeps. Arrays as safetensors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import numpy as np
+import orjson
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from serve_app.streams.online.base import Arrays, Labelled, Learner, Policy, StreamSpec, Walk
+
+PREFIX: Final = "jethro-stream-"
+"""What stands before a stream's name in the `model` field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saw:
+    """A query was acted on: answered by a level, or on its way to the LLM."""
+
+    walk: Walk
+
+
+Event = Saw | Labelled
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events of one stream from one Gateway, in order. `source` and `seq` make a repeated one known.
+
+    `uid` is the stream as it was created: events of one that was made anew in the meantime are not learned from.
+    `lost`: events that the Gateway had no room for; `failed`: queries that the LLM was asked and did not answer.
+    """
+
+    source: str
+    seq: int
+    stream: str
+    uid: str
+    events: tuple[Event, ...]
+    lost: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One stream as Gateways need it. `tag` names the policy with its spec; `policy` is None if the asker has it.
+
+    `error`: why the stream is not learned now, or None.
+    """
+
+    tag: str
+    uid: str
+    owner: str | None
+    figures: Mapping[str, Any]
+    error: str | None = None
+    spec: Mapping[str, Any] | None = None
+    policy: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """A stream as a Gateway acts on it: replaced as a whole when the Learner publishes. `note`: for the Decision."""
+
+    spec: StreamSpec
+    policy: Policy
+    uid: str
+    owner: str | None
+    tag: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A stream to be made. `reset`: what was learned under this name may be given up."""
+
+    spec: StreamSpec
+    owner: str | None = None
+    reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A new budget of a stream: exactly one of the two. `horizon` stays as it is where it is None."""
+
+    mu: float | None = None
+    llm_share: float | None = None
+    horizon: int | None = None
+
+
+class LearnerPort(Protocol):
+    """The Learner as Gateways know it. Every call may raise whatever a process that is away raises."""
+
+    async def report(self, batch: bytes) -> None:
+        """Events; when this returns no kill of the Learner can lose them. Repeating a batch changes nothing."""
+
+    async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:
+        """All streams by name; policies only of those whose tag differs from the one in `known`."""
+
+    async def create(self, wanted: Wanted) -> None:
+        """Make a stream. Raises Conflict if the name is taken by another one, Overloaded if there are too many."""
+
+    async def budget(self, name: str, budget: Budget, owner: str | None = None) -> None:
+        """Change a budget live. Raises NotFound, also where another tenant owns the stream."""
+
+    async def delete(self, name: str, owner: str | None = None) -> None:
+        """Forget a stream and what was learned. Raises NotFound, as above."""
+
+
+class Core(Protocol):
+    """The algorithm behind streams."""
+
+    def new(self, spec: StreamSpec) -> Learner:
+        """A learner that has seen nothing. Raises ConfigError for a spec that it cannot learn."""
+
+    def restored(self, spec: StreamSpec, arrays: Arrays, values: Mapping[str, Any]) -> Learner:
+        """The learner that `state()` was taken of."""
+
+    def policy(self, spec: StreamSpec, arrays: Arrays) -> Policy:
+        """The policy that `arrays()` was taken of."""
+
+
+class OnlineCore:
+    """Online cascade learning (cascade/online). Imported when a stream is first made or acted on."""
+
+    def new(self, spec: StreamSpec) -> Learner:
+        """See Core."""
+        from serve_app.streams.online.learner import OnlineCascade
+
+        return OnlineCascade(spec)
+
+    def restored(self, spec: StreamSpec, arrays: Arrays, values: Mapping[str, Any]) -> Learner:
+        """See Core."""
+        from serve_app.streams.online.learner import OnlineCascade
+
+        return OnlineCascade.restored(spec, arrays, dict(values))
+
+    def policy(self, spec: StreamSpec, arrays: Arrays) -> Policy:
+        """See Core."""
+        from serve_app.streams.online.policy import policy_from
+
+        return policy_from(spec, arrays)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of a stream's queries, over its whole life."""
+
+    queries: int = 0
+    llm_calls: int = 0
+    labelled: int = 0
+    unparsed: int = 0
+    lost: int = 0
+    failed: int = 0
+    refused: int = 0
+    """Events that the learner could not take: they were left out."""
+    levels: dict[str, int] = field(default_factory=dict)
+    """Answers by small level."""
+
+
+def batch_to_json(batch: Batch) -> bytes:
+    """One line without its end."""
+    told = {
+        "source": batch.source,
+        "seq": batch.seq,
+        "stream": batch.stream,
+        "uid": batch.uid,
+        "lost": batch.lost,
+        "failed": batch.failed,
+        "events": [_event(e) for e in batch.events],
+    }
+    return orjson.dumps(told)
+
+
+def batch_from_json(line: bytes) -> Batch:
+    """The batch that `batch_to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+    told = orjson.loads(line)
+    events = tuple(_event_of(e) for e in told.pop("events"))
+    return Batch(events=events, **told)
+
+
+def arrays_to_bytes(arrays: Arrays) -> bytes:
+    """The arrays in safetensors' format."""
+    return safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+
+
+def arrays_from_bytes(data: bytes) -> Mapping[str, NDArray[np.generic]]:
+    """The arrays; raises safetensors.SafetensorError for anything else."""
+    found: Mapping[str, NDArray[np.generic]] = safetensors.numpy.load(data)
+    return found
+
+
+def _event(event: Event) -> dict[str, Any]:
+    if isinstance(event, Saw):
+        return {"walk": _walk(event.walk)}
+    return {"walk": _walk(event.walk), "text": event.text, "label": event.label, "id": event.id}
+
+
+def _event_of(told: Mapping[str, Any]) -> Event:
+    walk = _walk_of(told["walk"])
+    return Labelled(told["text"], told["label"], walk, told["id"]) if "text" in told else Saw(walk)
+
+
+def _walk(walk: Walk) -> list[Any]:
+    return [walk.level, walk.label, walk.probabilities, walk.deferral, walk.why, walk.version]
+
+
+def _walk_of(told: list[Any]) -> Walk:
+    level, label, probabilities, deferral, why, version = told
+    return Walk(level, label, tuple(tuple(p) for p in probabilities), tuple(deferral), why, version)

@@ -1,0 +1,249 @@
+"""Whole states on disk: one file each, its checksum in its name, the newest two kept.
+
+`checkpoint-NNNNNNNN-DIGEST.safetensors` holds the arrays, and the JSON values in its header. A file whose content does
+not have the digest of its name is put aside as `.corrupt`, and the one before it is taken.
+
+Files that are there whole or not at all, and a folder that one process owns at a time.
+
+An append-only log of lines, each with its checksum: what was learned from since a checkpoint.
+
+A line is `CRC32 JSON`. A last line that was cut short was never acknowledged and is dropped; a broken line elsewhere
+is left out and counted.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, Final
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from serve_app.errors import ConfigError, UpstreamError
+from serve_app.streams.online.base import Arrays
+
+PART: Final = ".part"
+"""End of the name of a file that is not whole; one that a kill left is nobody's."""
+_LOOK_S: Final = 0.1
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a crash leaves it as it was, or whole. Raises OSError, and leaves no half of it behind."""
+    part = path.with_name(f".{path.name}{PART}")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's entries to the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def lock_folder(
+    folder: Path, wait_s: float, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = sleep
+) -> int:
+    """The open lock of a folder; the kernel frees it when its process ends, however it ends.
+
+    Waits for an owner that is about to leave. Raises ConfigError if it stays, or if the folder cannot be made.
+    """
+    try:
+        folder.mkdir(0o700, parents=True, exist_ok=True)  # callers' texts lie in it
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as e:
+        raise ConfigError(f"streams.folder: {folder} cannot be used ({e}); give a folder that can be written") from e
+    until = clock() + wait_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if clock() >= until:
+                os.close(file)
+                raise ConfigError(
+                    f"streams.folder: another Learner works in {folder}; stop it, or give each endpoint its own folder"
+                ) from None
+            pause(_LOOK_S)
+
+
+_KEPT: Final = 2
+_FORMAT: Final = 1
+_CORRUPT: Final = (ValueError, KeyError, safetensors.SafetensorError)
+log = logging.getLogger("jethro.streams")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A state: `number` counts the stream's checkpoints from 0."""
+
+    number: int
+    arrays: Arrays
+    values: Mapping[str, Any]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write it; the oldest ones beyond two go, with the journals that only they need. Raises OSError.
+
+    The file may be there even so: who then goes on with the journal before it loses nothing, since all journals are
+    read when a stream is opened.
+    """
+    values = {"format": _FORMAT, "values": checkpoint.values}
+    arrays = {name: np.ascontiguousarray(a) for name, a in checkpoint.arrays.items()}
+    content = safetensors.numpy.save(arrays, metadata={"values": json.dumps(values)})
+    written = folder / f"checkpoint-{checkpoint.number:08d}-{_digest(content)}.safetensors"
+    write_whole(written, content)
+    found = list(_found(folder))
+    kept = set(sorted({number for number, _ in found})[-_KEPT:])
+    for number, path in found:
+        # another one of this number is of an attempt that failed half-way: it knows less
+        if number not in kept or (number == checkpoint.number and path != written):
+            path.unlink()
+    for number, path in journals(folder).items():
+        if number < min(kept):
+            path.unlink()
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that can be read, for who does not own the folder: nothing is changed in it."""
+    for number, path in list(_found(folder)):
+        try:
+            return _load(number, path)
+        except (OSError, *_CORRUPT, ConfigError) as e:
+            log.warning("%s is not read: %s", path, e)
+    return None
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
+    """The newest checkpoint that can be read, and those that could not be, now named `.corrupt`.
+
+    Files that a kill left half-written are removed. Raises ConfigError for a checkpoint that is whole but of another
+    format: that one is left as it is.
+    """
+    for part in folder.glob(f".*{PART}"):
+        part.unlink(missing_ok=True)
+    corrupt: list[Path] = []
+    for number, path in list(_found(folder)):
+        try:
+            return _load(number, path), corrupt
+        except (OSError, *_CORRUPT) as e:
+            aside = path.with_name(path.name + ".corrupt")
+            path.replace(aside)
+            corrupt.append(aside)
+            log.error("%s is corrupt (%s) and is put aside as %s: the one before it is taken", path, e, aside.name)
+    return None, corrupt
+
+
+def journal_path(folder: Path, number: int) -> Path:
+    """Where events after checkpoint `number` are kept."""
+    return folder / f"journal-{number:08d}.jsonl"
+
+
+def journals(folder: Path) -> dict[int, Path]:
+    """The journals that there are, oldest first, by the number of the checkpoint that each follows."""
+    return {_number(path): path for path in sorted(folder.glob("journal-*.jsonl"))}
+
+
+def _found(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Newest first."""
+    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
+        yield _number(path), path
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split("-")[1].partition(".")[0])
+
+
+def _load(number: int, path: Path) -> Checkpoint:
+    content = path.read_bytes()
+    if path.name.split("-")[2].partition(".")[0] != _digest(content):
+        raise ValueError("its content does not have the checksum in its name")
+    with safetensors.safe_open(path, "numpy") as file:
+        told = json.loads(file.metadata()["values"])
+    if told.get("format") != _FORMAT:
+        raise ConfigError(
+            f"{path} has format {told.get('format')}, and this version reads {_FORMAT}: start the version that wrote "
+            "it, or begin anew: create the stream again with reset"
+        )
+    return Checkpoint(number, safetensors.numpy.load(content), told["values"])
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+_HEAD: Final = 9
+"""Eight digits and a blank."""
+
+
+class Journal:
+    """An open journal. `lines` are those found when it was opened; `broken` were left out. One owner."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`, or make it. Raises OSError, with nothing left open: it is tried again at each batch."""
+        self.path = path
+        new = not path.exists()
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._torn = False
+        try:
+            if new:
+                sync_folder(path.parent)
+            self.lines, self.broken, self._size = self._read()
+        except OSError:
+            self.close()
+            raise
+
+    def append(self, line: bytes) -> None:
+        """Keep a line (no line end in it). When this returns it is on the disk. Raises UpstreamError if it is not."""
+        whole = b"%08x " % zlib.crc32(line) + line + b"\n"
+        try:
+            if self._torn:  # half a line would spoil the next one
+                os.ftruncate(self._file, self._size)
+            self._torn = True
+            rest = whole
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+            os.fdatasync(self._file)
+        except OSError as e:
+            with suppress(OSError):  # then it is tried again before the next line
+                os.ftruncate(self._file, self._size)
+            raise UpstreamError(f"{self.path} cannot be written ({e}): make room on that disk") from e
+        self._torn = False
+        self._size += len(whole)
+
+    def close(self) -> None:
+        """Let go of the file; all is on the disk already."""
+        os.close(self._file)
+
+    def _read(self) -> tuple[list[bytes], int, int]:
+        content = self.path.read_bytes()
+        size = content.rfind(b"\n") + 1
+        if size < len(content):
+            os.ftruncate(self._file, size)
+        lines = content[:size].split(b"\n")[:-1]
+        good = [line[_HEAD:] for line in lines if _whole(line)]
+        return good, len(lines) - len(good), size
+
+
+def _whole(line: bytes) -> bool:
+    return line[:_HEAD] == b"%08x " % zlib.crc32(line[_HEAD:])

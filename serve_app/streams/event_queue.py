@@ -1,0 +1,157 @@
+"""Events on their way from a Gateway to the Learner: off the callers' path, bounded, sent again until it has them.
+
+How the Learner is asked: for so long, and by a task that outlives a call that is cancelled under it.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+from serve_app.replies import reply
+from serve_app.streams.base import Batch, Event, LearnerPort, batch_to_json
+from serve_app.streams.online.base import Labelled
+
+T = TypeVar("T")
+
+
+async def asked(call: Coroutine[Any, Any, T], limit_s: float) -> T:
+    """What a call of LearnerPort gives. Raises TimeoutError, or whatever a Learner that is away raises.
+
+    See `reply`: what follows the Learner and sends it events lives as long as its Gateway.
+    """
+    async with asyncio.timeout(limit_s):
+        return await reply(call)
+
+
+_BATCH: Final = 256
+"""Most events in a batch: a policy is published after each."""
+_GATHER_S: Final = 0.05
+"""A batch waits so long for more."""
+_RETRY_S: Final = (0.2, 0.5, 1.0, 2.0)
+_SEND_S: Final = 60.0
+"""Longest wait for the Learner to take a batch; learned or not, it may be sent again."""
+_CHARS: Final = 32_000_000
+"""Most characters of text that wait for one stream."""
+_LAST_S: Final = 5.0
+"""Longest time for what still waits when a Gateway stops."""
+log = logging.getLogger("jethro.streams")
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """What waits for one stream; `sending` is a batch that the Learner may have got or not: it is sent as it was."""
+
+    events: deque[Event] = field(default_factory=deque)
+    chars: int = 0
+    lost: int = 0
+    failed: int = 0
+    sending: tuple[int, bytes] | None = None
+    tries: int = 0
+    due_s: float = 0.0
+
+    @property
+    def empty(self) -> bool:
+        return not (self.events or self.lost or self.failed or self.sending)
+
+
+class Outbox:
+    """One Gateway's events. `source` is never used again by another process. Call from one event loop."""
+
+    def __init__(
+        self,
+        port: LearnerPort,
+        source: str,
+        most: int,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`most`: events that may wait for one stream."""
+        self._port, self._source, self._most, self._pause, self._clock = port, source, most, pause, clock
+        self._seq = 0
+        self._waiting: dict[tuple[str, str], _Waiting] = {}
+        """By stream and uid: one that was made anew is another."""
+        self._some = asyncio.Event()
+        self._trouble = ""
+
+    @property
+    def waiting(self) -> int:
+        """Events that the Learner does not have yet."""
+        return sum(len(w.events) + (w.sending[0] if w.sending else 0) for w in self._waiting.values())
+
+    def put(self, stream: str, uid: str, event: Event) -> bool:
+        """Keep an event to be sent; False: there is no room, and it is counted as lost. Never waits."""
+        waiting = self._of(stream, uid)
+        chars = len(event.text) if isinstance(event, Labelled) else 0
+        if len(waiting.events) >= self._most or waiting.chars + chars > _CHARS:
+            waiting.lost += 1
+            return False
+        waiting.events.append(event)
+        waiting.chars += chars
+        self._some.set()
+        return True
+
+    def failed(self, stream: str, uid: str) -> None:
+        """The LLM was asked and did not answer."""
+        self._of(stream, uid).failed += 1
+        self._some.set()
+
+    async def deliver(self) -> None:
+        """Send for ever; cancel it to stop."""
+        while True:
+            await self._some.wait()
+            now_s = self._clock()
+            if not any(w.due_s <= now_s and len(w.events) >= _BATCH for w in self._waiting.values()):
+                await self._pause(_GATHER_S)  # for more, or until a Learner that is away is asked again
+            await self.send()
+            if not self._waiting:
+                self._some.clear()
+
+    async def send(self) -> bool:
+        """One batch of each stream that has something and is due; False if any of them must be sent again."""
+        now_s = self._clock()
+        due = [(key, waiting) for key, waiting in self._waiting.items() if waiting.due_s <= now_s]
+        return all([await self._send(key, waiting) for key, waiting in due])
+
+    async def aclose(self) -> None:
+        """Send what still waits, as far as it goes in a short time."""
+        for waiting in self._waiting.values():
+            waiting.due_s = 0.0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_S):
+                while self._waiting and await self.send():
+                    pass
+        if self.waiting:
+            log.error("%d events of streams were not learned: the Learner is away", self.waiting)
+
+    def _of(self, stream: str, uid: str) -> _Waiting:
+        return self._waiting.setdefault((stream, uid), _Waiting())
+
+    async def _send(self, key: tuple[str, str], waiting: _Waiting) -> bool:
+        count, line = waiting.sending = waiting.sending or self._batch(key, waiting)
+        try:
+            await asked(self._port.report(line), _SEND_S)
+        except Exception as e:
+            # whatever a Learner that is away raises; the batch is kept and sent again as it is
+            waiting.due_s = self._clock() + _RETRY_S[min(waiting.tries, len(_RETRY_S) - 1)]
+            waiting.tries += 1
+            if type(e).__name__ != self._trouble:
+                log.warning("the Learner did not take %d events of stream %s; they are kept: %r", count, key[0], e)
+                self._trouble = type(e).__name__
+            return False
+        waiting.sending, waiting.tries, waiting.due_s, self._trouble = None, 0, 0.0, ""
+        if waiting.empty:
+            del self._waiting[key]
+        return True
+
+    def _batch(self, key: tuple[str, str], waiting: _Waiting) -> tuple[int, bytes]:
+        events = tuple(waiting.events.popleft() for _ in range(min(_BATCH, len(waiting.events))))
+        waiting.chars -= sum(len(e.text) for e in events if isinstance(e, Labelled))
+        self._seq += 1
+        batch = Batch(self._source, self._seq, *key, events, waiting.lost, waiting.failed)
+        waiting.lost = waiting.failed = 0
+        return len(events), batch_to_json(batch)

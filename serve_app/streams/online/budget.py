@@ -1,0 +1,100 @@
+"""Holds a stream's share of LLM calls by moving the price of a call: dual ascent on the budget constraint.
+
+Between two policies a Gateway itself keeps the share of LLM calls: the Learner may be away, or behind.
+
+It takes the same steps of dual ascent as the Learner's budget, from the price that the policy came with; the next
+policy brings the Learner's own price, which has seen the queries of all Gateways.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serve_app.streams.online.base import Walk
+
+
+@dataclass(slots=True)
+class Budget:
+    """At most `share` * `horizon` LLM calls in the first `horizon` queries, and `share` of all queries after them.
+
+    The price rises with each call and falls with each query that makes none, so that calls come at the rate that is
+    still to be spent: minimising loss + price * calls, it is the multiplier of the constraint (the paper's mu times
+    the LLM's cost), and the step is online gradient ascent on it. Prices are in units of the loss, in [0, `most`].
+    """
+
+    share: float
+    horizon: int
+    step: float
+    price: float = 0.3
+    most: float = 1.0
+    queries: int = 0
+    calls: int = 0
+
+    @property
+    def rate(self) -> float:
+        """LLM calls per query that keep the budget from here on."""
+        left = max(self.horizon - self.queries, self._payback)
+        owed = self.share * (self.queries + left) - self.calls
+        return min(1.0, max(0.0, owed / left))
+
+    def saw(self, called: bool, steer: bool = True) -> None:
+        """Count a query; move the price unless the call was not the price's to decide (a warm-up)."""
+        target = self.rate
+        self.queries += 1
+        self.calls += called
+        if steer:
+            self.price = min(self.most, max(0.0, self.price + self.step * (called - target)))
+
+    @property
+    def steady_rate(self) -> float:
+        """`rate` for somebody who will not count on: the horizon's end, where it is 0 or 1, may be passed meanwhile."""
+        return min(max(self.rate, self.share / 2), 2 * self.share, 1.0)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the horizon's calls are all made."""
+        return self.rate <= 0.0
+
+    @property
+    def _payback(self) -> int:
+        """Queries over which a debt is paid back once the horizon is past, or nearly."""
+        return max(1, self.horizon // 10) if self.queries >= self.horizon else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a price was when it was told, and how it moves in [0, most] so that `rate` calls are made per query.
+
+    `costs` by level: of the model after it, in LLM calls.
+    """
+
+    price: float
+    rate: float
+    step: float
+    most: float
+    costs: tuple[float, ...]
+
+
+class Holding:
+    """A price that goes on from its terms; not thread-safe, but a lost step does no harm."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._price = terms.price
+
+    def saw(self, walk: Walk) -> None:
+        """Move the price by one query. A warm-up is not the price's to decide."""
+        if walk.why == "warm-up":
+            return
+        terms = self._terms
+        moved = self._price + terms.step * ((walk.level is None) - terms.rate)
+        self._price = min(terms.most, max(0.0, moved))
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """By level, at the price as it is now."""
+        return thresholds([self._price * cost for cost in self._terms.costs])
+
+
+def thresholds(prices: Sequence[float]) -> tuple[float, ...]:
+    """Level j asks on where f_j is above this: `prices` c_j * mu by level, in units of the loss (see `deferral`)."""
+    return tuple(min((1.0 + float(price)) / 2, 1.0) for price in prices)

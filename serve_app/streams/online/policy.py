@@ -1,0 +1,133 @@
+"""What a Gateway acts by: the walk up the levels, with the paper's coin of exploration at each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.streams.online.base import Arrays, StreamSpec, Walk
+from serve_app.streams.online.budget import Holding, Terms
+from serve_app.streams.online.deferral import Weights, forward, inputs
+from serve_app.streams.online.levels import Predictor, pooled, predictor
+from serve_app.streams.online.settings import mended, settings_of
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """The numbers of a policy: `thresholds` and `beta` by level, and the audit's share.
+
+    `warm_up`: so many queries go to the LLM, whatever the levels say; not more, since the labels of the first may be
+    on their way while the Learner has not seen them. `terms`: of a price that is moved meanwhile, and the thresholds
+    with it; None for one that stays.
+    """
+
+    thresholds: tuple[float, ...]
+    beta: tuple[float, ...]
+    warm_up: int
+    audit_share: float
+    terms: Terms | None = None
+
+
+class CascadePolicy:
+    """Level j answers if f_j <= threshold_j and its coin is at least beta_j (section 1.2 of the paper's algorithm)."""
+
+    def __init__(
+        self, spec: StreamSpec, version: int, levels: Sequence[Predictor], networks: Sequence[Weights], act: Act
+    ) -> None:
+        self.version = version
+        self._levels = tuple(levels)
+        self._networks = tuple(networks)
+        self._numbers = act
+        self._warm_up = act.warm_up
+        self._holding = None if act.terms is None else Holding(act.terms)
+        self._kinds = spec.levels
+        self._prior = mended(spec, "prior")
+        self._pooling = settings_of(spec).pooling if mended(spec, "pooled") else 0.0
+        self._early_exit = mended(spec, "early_exit")
+
+    def act(self, text: str, coins: Sequence[float] | None) -> Walk:
+        """One query's walk; `coins` [1 + levels] in [0, 1), or None (see Policy). Raises ValueError for too few."""
+        if coins is None:
+            return self._walk(text, (1.0,) * len(self._levels))
+        if len(coins) < 1 + len(self._levels):
+            raise ValueError(f"{1 + len(self._levels)} coins are needed, not {len(coins)}")
+        if self._warm_up > 0:
+            return Walk(None, None, (), (), "warm-up", self.version)
+        if coins[0] < self._numbers.audit_share:
+            return Walk(None, None, (), (), "audit", self.version)
+        return self._walk(text, coins[1:])
+
+    def saw(self, walk: Walk) -> None:
+        """See Policy."""
+        if walk.why == "warm-up":
+            self._warm_up -= 1
+        if self._holding is not None:
+            self._holding.saw(walk)
+
+    def _walk(self, text: str, coins: Sequence[float]) -> Walk:
+        seen: list[tuple[float, ...]] = []
+        urges: list[float] = []
+        answer: tuple[int, int] | None = None
+        why = "deferred"
+        below: NDArray[np.float64] | None = None
+        thresholds = self._numbers.thresholds if self._holding is None else self._holding.thresholds
+        for j in range(len(self._levels)):
+            if answer is not None and self._early_exit:
+                break
+            probabilities, urge = self.level(j, text, below)
+            below = probabilities
+            seen.append(tuple(float(p) for p in probabilities))
+            urges.append(urge)
+            confident = urge <= thresholds[j]
+            if answer is None and confident and coins[j] >= self._numbers.beta[j]:
+                answer, why = (j, int(probabilities.argmax())), "confident"
+            elif answer is None:
+                why = "explored" if confident else "deferred"
+        level, label = answer if answer is not None else (None, None)
+        return Walk(level, label, tuple(seen), tuple(urges), why, self.version)
+
+    def level(self, j: int, text: str, below: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], float]:
+        """Class probabilities of level j, which take in those of the level below, and f_j of them."""
+        own = self._levels[j].of(self._levels[j].features(text))
+        probabilities = pooled(own, below, self._pooling)
+        return probabilities, float(forward(self._networks[j], inputs(probabilities[None], self._prior))[0])
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """See Policy; `policy_from` is the inverse."""
+        n = self._numbers
+        found: dict[str, NDArray[np.generic]] = {
+            "version": np.array([self.version], dtype=np.int64),
+            "thresholds": np.array(n.thresholds),
+            "beta": np.array(n.beta),
+            "act": np.array([float(n.warm_up), n.audit_share]),
+        }
+        if n.terms is not None:
+            found["terms"] = np.array([n.terms.price, n.terms.rate, n.terms.step, n.terms.most, *n.terms.costs])
+        for kind, level, network in zip(self._kinds, self._levels, self._networks, strict=True):
+            found |= {f"{kind}.{k}": v for k, v in level.arrays().items()}
+            found |= {f"{kind}.deferral.{k}": v for k, v in network.items()}
+        return found
+
+
+def policy_from(spec: StreamSpec, arrays: Arrays) -> CascadePolicy:
+    """The policy whose `arrays()` these are: it acts the same."""
+    warm_up, audit_share = (float(x) for x in arrays["act"])
+    terms = None
+    if "terms" in arrays:
+        price, rate, step, most, *costs = _floats(arrays["terms"])
+        terms = Terms(price, rate, step, most, tuple(costs))
+    act = Act(_floats(arrays["thresholds"]), _floats(arrays["beta"]), int(warm_up), audit_share, terms)
+    parts = {kind: under(arrays, kind) for kind in spec.levels}
+    networks = [{k: np.asarray(v, dtype=np.float64) for k, v in under(p, "deferral").items()} for p in parts.values()]
+    levels = [predictor(kind, part, len(spec.labels)) for kind, part in parts.items()]
+    return CascadePolicy(spec, int(arrays["version"][0]), levels, networks, act)
+
+
+def under(arrays: Arrays, prefix: str) -> Mapping[str, NDArray[np.generic]]:
+    """Those named `prefix.…`, without it."""
+    return {k.removeprefix(prefix + "."): v for k, v in arrays.items() if k.startswith(prefix + ".")}
+
+
+def _floats(values: NDArray[np.generic]) -> tuple[float, ...]:
+    return tuple(float(v) for v in values)

@@ -1,0 +1,301 @@
+"""One stream on the Learner: its state in memory, and on disk so that a kill at any point loses nothing.
+
+What is learned from goes to the journal first, is learned next and acknowledged last. On the disk lie the newest two
+checkpoints and the journals since the older one; to open a stream is to read a checkpoint and learn the journal again,
+event by event, from the same state: it resumes exactly.
+"""
+
+import logging
+import secrets
+import shutil
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import time
+from typing import Any, Final, Self
+
+import orjson
+
+from serve_app.errors import ConfigError
+from serve_app.streams.base import Batch, Budget, Core, Counts, Event, Saw, batch_from_json
+from serve_app.streams.checkpoint import (
+    Checkpoint,
+    Journal,
+    journal_path,
+    journals,
+    newest,
+    save,
+    sync_folder,
+    write_whole,
+)
+from serve_app.streams.online.base import Learner, StreamSpec
+from serve_app.streams.spec import spec_from_json, spec_to_json, with_budget
+
+_SOURCES: Final = 8192
+"""Gateways whose last batch is remembered: more than there are batches in the journals that are kept, lest one of them
+is learned again when they are read. A stream with few queries outlives thousands of Gateways between two checkpoints.
+"""
+_ABOUT: Final = "stream.json"
+"""Owner and spec as created: for people, and for a stream whose checkpoints cannot be read."""
+log = logging.getLogger("jethro.streams")
+
+
+@dataclass(slots=True)
+class State:
+    """Everything but the learner. `sources`: the last batch of each Gateway, oldest first."""
+
+    spec: StreamSpec
+    uid: str
+    owner: str | None
+    created_s: float
+    revision: int = 0
+    counts: Counts = field(default_factory=Counts)
+    sources: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    corrupt: int = 0
+    """Checkpoints that could not be read, and journal lines that were left out, over the stream's life."""
+
+
+class LearnedStream:
+    """An open stream; one owner, not thread-safe. Made by `create` or `open`, to be closed."""
+
+    def __init__(self, folder: Path, state: State, learner: Learner, checkpoint: int) -> None:
+        self.folder = folder
+        self.learner = learner
+        self.opened_s = time()
+        """Unix time; another one after the Learner was started again."""
+        self.restored_events = 0
+        """Events that were learned again when the stream was opened."""
+        self._state = state
+        self._checkpoint = checkpoint
+        self._since = 0
+        self._journal: Journal | None = None
+
+    @classmethod
+    def create(cls, among: Path, spec: StreamSpec, owner: str | None, learner: Learner) -> Self:
+        """A new stream, to be settled: till then its folder is a hidden one in `among`. `learner` has seen nothing."""
+        learner.policy()
+        learner.figures()  # what cannot tell of itself is not made
+        state = State(spec, secrets.token_hex(8), owner, time())
+        making = among / f".{spec.name}-{state.uid}"
+        made = cls(making, state, learner, -1)
+        try:
+            making.mkdir(parents=True)
+            write_whole(making / _ABOUT, orjson.dumps({"owner": owner, "spec": spec_to_json(spec)}))
+            made.checkpoint()
+        except Exception:
+            shutil.rmtree(making, ignore_errors=True)
+            raise
+        return made
+
+    def settle(self, folder: Path) -> None:
+        """Move to the folder where it is found again; there is none yet."""
+        self.folder.rename(folder)
+        self.folder = folder
+        sync_folder(folder.parent)
+
+    @classmethod
+    def open(cls, folder: Path, core: Core) -> Self:
+        """A stream as it was when its last event was acknowledged.
+
+        Raises ConfigError, naming folder and mend, if no checkpoint can be read.
+        """
+        found, corrupt = newest(folder)
+        if found is None:
+            names = ", ".join(path.name for path in corrupt) or "there is none"
+            raise ConfigError(
+                f"{folder}: no checkpoint can be read ({names}); put one back from a backup, or begin anew: "
+                "create the stream again with reset"
+            )
+        state = state_of(found.values["stream"])
+        state.corrupt += len(corrupt)
+        learner = core.restored(state.spec, found.arrays, found.values["learner"])
+        stream = cls(folder, state, learner, found.number)
+        stream._replay(core)
+        if corrupt or stream.restored_events:
+            try:
+                stream.checkpoint()  # not to learn the same again after the next kill
+            except OSError as e:  # a full disk: the journals are there still
+                log.error("stream %s: no checkpoint could be written (%s); its journal goes on", state.spec.name, e)
+        return stream
+
+    @property
+    def spec(self) -> StreamSpec:
+        """As it is now."""
+        return self._state.spec
+
+    @property
+    def uid(self) -> str:
+        """The stream as it was created: another one under the same name has another."""
+        return self._state.uid
+
+    @property
+    def owner(self) -> str | None:
+        """The tenant that created it."""
+        return self._state.owner
+
+    @property
+    def tag(self) -> str:
+        """Names the policy together with the spec."""
+        return f"{self.uid}.{self._state.revision}.{self.learner.policy().version}"
+
+    @property
+    def events(self) -> int:
+        """Events since the last checkpoint."""
+        return self._since
+
+    def report(self, batch: Batch, line: bytes) -> None:
+        """Learn from a batch; `line` is its JSON. One that was learned before, or is of another uid, changes nothing.
+
+        Raises UpstreamError if it cannot be kept; then nothing is learned.
+        """
+        if batch.uid != self.uid or batch.seq <= self._state.sources.get(batch.source, 0):
+            return
+        self._keep(line)
+        self._learn(batch)
+
+    def budget(self, budget: Budget, core: Core) -> None:
+        """Another budget from now on; what was learned stays. Raises ConfigError, and changes nothing, if it cannot."""
+        learner, spec = self._under(budget, core)
+        self._keep(orjson.dumps({"budget": asdict(budget), "revision": self._state.revision + 1}))
+        self._rebudget(learner, spec)
+
+    def checkpoint(self) -> None:
+        """Write the whole state and begin a new journal. Raises OSError; the journal then goes on."""
+        arrays, values = self.learner.state()
+        told = {"stream": _state_to_json(self._state), "learner": values}
+        save(self.folder, Checkpoint(self._checkpoint + 1, arrays, told))
+        self._checkpoint += 1
+        self._since = 0
+        self.close()
+
+    def figures(self) -> dict[str, Any]:
+        """For status and metrics, JSON-ready; shares are nan-free and sum to 1 once there are queries."""
+        counts = self._state.counts
+        answered = {level: counts.levels.get(level, 0) for level in self.spec.levels}
+        asked = max(counts.queries, 1)
+        return {
+            "version": self.learner.policy().version,
+            "created_s": self._state.created_s,
+            "opened_s": self.opened_s,
+            **{k: v for k, v in asdict(counts).items() if k != "levels"},
+            "share": {level: n / asked for level, n in answered.items()} | {"llm": counts.llm_calls / asked},
+            "corrupt": self._state.corrupt,
+            "restored_events": self.restored_events,
+            "learner": self.learner.figures(),
+        }
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _keep(self, line: bytes) -> None:
+        if self._journal is None:
+            self._journal = Journal(journal_path(self.folder, self._checkpoint))
+        self._journal.append(line)
+
+    def _replay(self, core: Core) -> None:
+        """Learn what the journals hold beyond the checkpoint; what it holds itself is known and left out."""
+        there = journals(self.folder)
+        last = max([self._checkpoint, *there])
+        if not there.keys() >= set(range(self._checkpoint, last)):
+            log.error("%s: a journal between %d and %d is missing", self.folder, self._checkpoint, last)
+            self._state.corrupt += 1
+        for path in there.values():
+            journal = Journal(path)
+            if journal.broken:
+                log.error("%s: %d broken lines are left out", path, journal.broken)
+                self._state.corrupt += journal.broken
+            try:
+                for line in journal.lines:
+                    self._again(line, core)
+            except (KeyError, TypeError, ValueError) as e:  # whole lines, by their checksum, that say something else
+                raise ConfigError(
+                    f"{path}: a line is of another format ({type(e).__name__}: {e}): start the version that wrote it, "
+                    "or begin anew: create the stream again with reset"
+                ) from e
+            finally:
+                journal.close()
+        self._checkpoint = last
+        self.restored_events = self._since
+
+    def _again(self, line: bytes, core: Core) -> None:
+        told = orjson.loads(line)
+        if "budget" in told:
+            if told["revision"] > self._state.revision:
+                self._rebudget(*self._under(Budget(**told["budget"]), core))
+            return
+        batch = batch_from_json(line)
+        if batch.seq > self._state.sources.get(batch.source, 0):
+            self._learn(batch)
+
+    def _learn(self, batch: Batch) -> None:
+        state = self._state
+        state.sources[batch.source] = batch.seq
+        state.sources.move_to_end(batch.source)
+        if len(state.sources) > _SOURCES:
+            state.sources.popitem(last=False)
+        state.counts.lost += batch.lost
+        state.counts.failed += batch.failed
+        for event in batch.events:
+            self._event(event)
+        self.learner.policy()  # its version counts what was asked for: the same when it is learned again
+
+    def _event(self, event: Event) -> None:
+        self._since += 1
+        self._count(event)
+        try:
+            if isinstance(event, Saw):
+                self.learner.saw(event.walk)
+            else:
+                self.learner.learn(event)
+        except Exception:  # one event that cannot be learned from must not stop all that follow
+            self._state.counts.refused += 1
+            log.exception("stream %s: an event was left out", self.spec.name)
+
+    def _count(self, event: Event) -> None:
+        counts = self._state.counts
+        if isinstance(event, Saw):
+            counts.queries += 1
+            if event.walk.level is None:
+                counts.llm_calls += 1
+            elif event.walk.level < len(self.spec.levels):
+                name = self.spec.levels[event.walk.level]
+                counts.levels[name] = counts.levels.get(name, 0) + 1
+        elif event.label is None:
+            counts.unparsed += 1
+        else:
+            counts.labelled += 1
+
+    def _under(self, budget: Budget, core: Core) -> tuple[Learner, StreamSpec]:
+        arrays, values = self.learner.state()
+        spec = with_budget(self.spec, budget)
+        # by the way of JSON, so that it is the same when it is done again from the disk
+        return core.restored(spec, arrays, orjson.loads(orjson.dumps(values))), spec
+
+    def _rebudget(self, learner: Learner, spec: StreamSpec) -> None:
+        self.learner = learner
+        self.learner.policy()
+        self._state.spec = spec
+        self._state.revision += 1
+
+
+def owner_of(folder: Path) -> str | None:
+    """The owner of a stream that cannot be opened, as far as that is known."""
+    try:
+        owner = orjson.loads((folder / _ABOUT).read_bytes())["owner"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return owner if isinstance(owner, str) else None
+
+
+def _state_to_json(state: State) -> dict[str, Any]:
+    return {**asdict(state), "spec": spec_to_json(state.spec), "sources": list(state.sources.items())}
+
+
+def state_of(told: Mapping[str, Any]) -> State:
+    """The state in a checkpoint's values."""
+    counts, sources = Counts(**told["counts"]), OrderedDict((source, seq) for source, seq in told["sources"])
+    return State(**{**told, "spec": spec_from_json(told["spec"]), "counts": counts, "sources": sources})

@@ -1,0 +1,1 @@
+"""Training, comparing, evaluating and refreshing routers."""

@@ -1,0 +1,140 @@
+"""Trains the routers that ship, on the lab pair's own answers: ask, grade, fit, calibrate, register."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.config import load
+from serve_app.config.tree import PriceConfig
+from serve_app.data.collection.lab import Half, unseen_queries
+from serve_app.data.dataset import Dataset, PoolAnswers
+from serve_app.decision.threshold import Calibration, Threshold
+from serve_app.learning.logistic import folds_of
+from serve_app.routing.base import Router
+from serve_app.routing.registered import save_registered
+from serve_app.training.evaluation import router_metrics
+from serve_app.training.training import new_router
+from serve_app.types import Message, Query
+
+_FOLDS = 4
+"""Each fold is scored by a router fitted on the others; equal texts lie in one fold."""
+TARGET_DROP = 0.01
+"""Default threshold: a mean quality drop of 1 % against always-large on the queries it is calibrated on ..."""
+MOST_STRONG = 0.58
+"""... but never more strong calls than this share, or a router would save little."""
+
+
+PARAMS: Mapping[str, Mapping[str, Any]] = {
+    "complexity": {},
+    "mf": {"ties": "weak", "noise": 0.02, "learning_rate": 1e-3},
+}
+"""Kinds that ship, and how they are made: the large lab model loses so rarely that a tie decides for the small one,
+and outcomes are so certain that less noise is better (AUC 0.89 for 0.86 with mf's own defaults)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to train: a kind of PARAMS, on how many queries, drawn and fitted by which seed.
+
+    With `data` the answers are kept in that file, or read from it if it is there.
+    """
+
+    kind: str = "complexity"
+    n: int = 20_000
+    seed: int = 0
+    data: Path | None = None
+
+    def router(self) -> Router:
+        """An unfitted one."""
+        return new_router(self.kind, PARAMS[self.kind], self.seed)
+
+
+def train(models_dir: Path, out: Path, plan: Plan, report: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train the router of a plan on balanced lab queries and register it in `out`; gives its metrics.
+
+    The queries are unseen by the models and of the half that is for learning (see `lab_queries`). Threshold and
+    figures come from cross-fitting: every query is scored by a router that was not fitted on it; the router that is
+    saved is fitted on all. Needs the extra `train`.
+    """
+    dataset = _answered(models_dir, plan, report)
+    started = perf_counter()
+    calibration = Calibration.of(cross_scores(dataset, plan), dataset)
+    router = plan.router().fit(dataset)
+    report(f"{plan.kind}: fitted on {len(dataset):,} queries in {perf_counter() - started:.1f} s")
+    threshold = default_threshold(calibration)
+    metrics = router_metrics(calibration, threshold.value, plan.seed)
+    models = (dataset.weak.model, dataset.strong.model)
+    save_registered(out, router, calibration, threshold, models, {"digest": dataset.digest(), **dataset.about}, metrics)
+    report(
+        f"{out}: threshold {threshold.value:.4f}, {100 * threshold.share:.1f} % strong calls, "
+        f"quality drop {100 * threshold.drop:.2f} % on queries not fitted on; AUC {metrics['auc']:.3f}"
+    )
+    return metrics
+
+
+def _answered(models_dir: Path, plan: Plan, report: Callable[[str], None]) -> Dataset:
+    if plan.data is not None and plan.data.exists():
+        return Dataset.load(plan.data)
+    dataset = ask(models_dir, plan.n, plan.seed, "learn", report)
+    if plan.data is not None:
+        dataset.save(plan.data)
+    return dataset
+
+
+def cross_scores(dataset: Dataset, plan: Plan) -> NDArray[np.float64]:
+    """Scores of all queries, shape [n], each by a router fitted on the other folds."""
+    folds = folds_of([q.text for q in dataset.queries], _FOLDS, plan.seed + 1)
+    scores = np.empty(len(dataset))
+    for fold in range(_FOLDS):
+        inside, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        if len(inside):
+            scores[inside] = plan.router().fit(dataset.take(others)).score(dataset.take(inside).queries)
+    return scores
+
+
+def default_threshold(calibration: Calibration) -> Threshold:
+    """The threshold for TARGET_DROP, or the one for MOST_STRONG where the first would take more strong calls."""
+    threshold = Threshold.for_drop(calibration, TARGET_DROP)
+    return threshold if threshold.share <= MOST_STRONG else Threshold.for_share(calibration, MOST_STRONG)
+
+
+def ask(models_dir: Path, n: int, seed: int, half: Half, report: Callable[[str], None] = print) -> Dataset:
+    """Both lab models' greedy answers to `n` unseen queries of a half, graded.
+
+    Greedy answers do not vary, so a query that is drawn again is not asked again. Raises FileNotFoundError without
+    weights.
+    """
+    from serve_app.lab.evaluate import greedy
+    from serve_app.lab.tasks import TASKS
+
+    items = unseen_queries(n, seed, half)
+    prompts = [item.prompt for item in items]
+    distinct = sorted(set(prompts))
+    config = load("lab", env={})
+    pools = {}
+    for name in ("small", "large"):
+        started = perf_counter()
+        answer = dict(zip(distinct, greedy(models_dir / name)[0](distinct), strict=True))
+        texts = [answer[prompt] for prompt in prompts]
+        quality = np.array([[TASKS[i.task].grade(i, text)] for i, text in zip(items, texts, strict=True)])
+        spent = perf_counter() - started
+        report(f"{name}: {len(distinct):,} distinct queries in {spent:.0f} s, {100 * quality.mean():.1f} % exact")
+        pools[name] = _answers(config.pools[name].model, prompts, texts, quality, config.pools[name].price)
+    queries = tuple(Query((Message("user", prompt),)) for prompt in prompts)
+    about = {"source": "lab", "split": f"unseen, {half} half", "seed": seed, "n": n, "distinct": len(distinct)}
+    return Dataset(queries, pools, tuple(f"{item.task}-{item.difficulty}" for item in items), about)
+
+
+def _answers(
+    model: str, prompts: Sequence[str], texts: Sequence[str], quality: np.ndarray, price: PriceConfig
+) -> PoolAnswers:
+    """A lab token is a character; the template adds three to a prompt, the end token one to an answer."""
+    read = np.array([[len(p) + 3.0] for p in prompts])
+    written = np.array([[len(t) + 1.0] for t in texts])
+    cost = (read * price.input_usd_per_million + written * price.output_usd_per_million) / 1e6
+    return PoolAnswers(model, tuple((t,) for t in texts), quality, cost, read, written)

@@ -1,0 +1,1 @@
+"""OpenAI's wire format both ways: requests, events, frames, answers."""

@@ -1,0 +1,176 @@
+"""What an answer says, read from OpenAI's bytes: text, log-probabilities, tool calls and finish of every choice.
+
+For whoever judges answers. Nothing on the way of an answer that only passes through calls this.
+
+OpenAI's stream events as Chunks. Pure: parsed JSON in, Chunks out, for both endpoints.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from serve_app.errors import UpstreamError
+from serve_app.pools.base import Answer, Call, Frame, usage_from_openai
+from serve_app.types import Chunk, Endpoint, FinishReason, Query, TokenLogprob, Usage
+from serve_app.wire.requests import encode_answer
+
+_FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+def choice_chunk(choice: Mapping[str, Any], endpoint: Endpoint) -> Chunk:
+    """One choice of an event, or of a whole answer, as a Chunk. Raises KeyError, TypeError or ValueError on others."""
+    return _chat_chunk(choice) if endpoint == "chat" else _text_chunk(choice)
+
+
+def _chat_chunk(choice: Mapping[str, Any]) -> Chunk:
+    delta = choice.get("delta") or choice.get("message") or {}
+    entries = (choice.get("logprobs") or {}).get("content") or ()
+    return Chunk(
+        index=choice["index"],
+        text=delta.get("content") or "",
+        logprobs=tuple(_entry(e) for e in entries),
+        finish_reason=_finish(choice),
+        tool_calls=tuple(delta.get("tool_calls") or ()),
+    )
+
+
+def _text_chunk(choice: Mapping[str, Any]) -> Chunk:
+    return Chunk(
+        index=choice["index"],
+        text=choice.get("text") or "",
+        logprobs=_text_logprobs(choice.get("logprobs") or {}),
+        finish_reason=_finish(choice),
+    )
+
+
+def _finish(choice: Mapping[str, Any]) -> FinishReason | None:
+    reason = choice.get("finish_reason")
+    return None if reason is None else _FINISH.get(reason, "stop")
+
+
+def _entry(entry: Mapping[str, Any]) -> TokenLogprob:
+    top = tuple((t["token"], float(t["logprob"])) for t in entry.get("top_logprobs") or ())
+    return TokenLogprob(entry["token"], float(entry["logprob"]), top)
+
+
+def _text_logprobs(logprobs: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
+    tokens = logprobs.get("tokens") or ()
+    values = logprobs.get("token_logprobs") or ()
+    tops = logprobs.get("top_logprobs") or [{}] * len(tokens)
+    return tuple(
+        TokenLogprob(token, float(value), tuple((t, float(v)) for t, v in (top or {}).items()))
+        for token, value, top in zip(tokens, values, tops, strict=True)
+    )
+
+
+@dataclass(slots=True)
+class Said:
+    """What one choice says so far. `pieces`: its text as it came, a token each where the engine sends them singly."""
+
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    """Tool calls by position: name, and arguments as far as they came."""
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(self.pieces)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens so far: as many as have a log-probability, or pieces where none has."""
+        return len(self.logprobs) or len(self.pieces)
+
+    def opening(self, tokens: int) -> str:
+        """The text of its first tokens."""
+        return "".join(t.token for t in self.logprobs[:tokens]) if self.logprobs else "".join(self.pieces[:tokens])
+
+    def add(self, chunk: Chunk) -> None:
+        """Take in the next piece."""
+        if chunk.text:
+            self.pieces.append(chunk.text)
+        self.logprobs += chunk.logprobs
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+        for position, piece in enumerate(chunk.tool_calls):
+            call = self.calls.setdefault(piece.get("index", position), {"name": "", "arguments": ""})
+            function = piece.get("function") or {}
+            call["name"] = function.get("name") or call["name"]
+            call["arguments"] += function.get("arguments") or ""
+
+
+class Reading:
+    """Reads an answer of `n` choices, frame by frame or at once; `usage` is the last that was told.
+
+    Every method raises UpstreamError for bytes that are not shaped as OpenAI's.
+    """
+
+    def __init__(self, query: Query) -> None:
+        self._endpoint: Endpoint = query.endpoint
+        self._n = query.sampling.n
+        self.choices: dict[int, Said] = {}
+        self.usage: Usage | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has its finish reason."""
+        return len(self.choices) >= self._n and all(s.finish_reason is not None for s in self.choices.values())
+
+    @property
+    def written(self) -> int:
+        """Tokens of all choices so far."""
+        return sum(said.tokens for said in self.choices.values())
+
+    def holds(self, tokens: int) -> bool:
+        """Whether every choice has so many tokens, or its end."""
+        enough = (s.tokens >= tokens or s.finish_reason is not None for s in self.choices.values())
+        return len(self.choices) >= self._n and all(enough)
+
+    def frame(self, frame: Frame) -> None:
+        """Take in the events of a frame."""
+        try:
+            for event in frame.events:
+                self._body(event)
+        except orjson.JSONDecodeError as e:
+            raise UpstreamError("the model sent an event that is not JSON") from e
+
+    def answer(self, answer: Answer) -> None:
+        """Take in a whole answer."""
+        try:
+            self._body(answer.parsed)
+        except orjson.JSONDecodeError as e:
+            raise UpstreamError("the model sent an answer that is not JSON") from e
+        if not self.finished:
+            raise UpstreamError(f"the model finished {len(self.choices)} of {self._n} choices")
+
+    def _body(self, body: Mapping[str, Any]) -> None:
+        try:
+            if body.get("usage"):
+                self.usage = usage_from_openai(body["usage"])
+            for choice in body.get("choices") or ():
+                chunk = choice_chunk(choice, self._endpoint)
+                self.choices.setdefault(chunk.index, Said()).add(chunk)
+        except (AttributeError, KeyError, TypeError, ValueError) as e:
+            raise UpstreamError(f"the model sent an answer of an unknown shape ({type(e).__name__})") from e
+
+
+def whole_answer(frames: Iterable[Frame], query: Query, call: Call, model: str) -> Answer:
+    """The answer that frames stream, as one. Raises UpstreamError if a choice has no finish."""
+    reading, chunks = Reading(query), []
+    for frame in frames:
+        reading.frame(frame)
+        for event in frame.events:
+            chunks += [choice_chunk(choice, query.endpoint) for choice in event.get("choices") or ()]
+    if not reading.finished:
+        raise UpstreamError(f"model {model} ended before all choices were finished")
+    chunks.append(Chunk(max(reading.choices), usage=reading.usage or Usage()))
+    return Answer(encode_answer(query, chunks, model=model, answer_id=call.id, created=call.created_s))

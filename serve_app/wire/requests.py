@@ -1,0 +1,180 @@
+"""A Query as OpenAI's request body and back: what crosses between a Gateway and a pool replica.
+
+The answer's side (chunks to bytes) is in `encoding` and is given here too, so that `wire` is the one import.
+`tenant` and `metadata` stay with the Gateway; `adapter` travels as a key of that name; `extra` travels as keys of its
+own. This module checks types only; bounds are the API's matter.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from serve_app.errors import RequestError, UnsupportedParameter
+from serve_app.types import Endpoint, Message, Query, Role, Sampling
+from serve_app.wire.encoding import StreamEncoder, answer_prefix, encode_answer
+
+__all__ = ["StreamEncoder", "answer_prefix", "encode_answer", "query_from_openai", "query_to_openai"]
+
+_DEFAULTS = Sampling()
+_ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
+_LENGTH_KEYS = frozenset(("max_tokens", "max_completion_tokens", "n", "stop"))
+_CHANCE_KEYS = frozenset(("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty"))
+_SAMPLING_KEYS = _LENGTH_KEYS | _CHANCE_KEYS | {"logprobs", "top_logprobs"}
+_QUERY_KEYS = frozenset(("tools", "tool_choice", "response_format", "user", "adapter"))
+_OTHER_KEYS = frozenset(("model", "messages", "prompt", "stream", "stream_options", "metadata"))
+_KNOWN_KEYS = _SAMPLING_KEYS | _QUERY_KEYS | _OTHER_KEYS
+_NUMBER = (int, float)
+
+
+def query_to_openai(query: Query, *, model: str, stream: bool) -> dict[str, Any]:
+    """The request body for `model`; a stream asks for the usage chunk. Defaults are left out."""
+    body: dict[str, Any] = {"model": model}
+    if query.endpoint == "chat":
+        body["messages"] = [m.to_openai() for m in query.messages]
+    else:
+        body["prompt"] = query.prompt
+    if stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    _write_sampling(body, query)
+    if query.tools:
+        body["tools"] = list(query.tools)
+    for key in ("tool_choice", "response_format", "user", "adapter"):
+        value = getattr(query, key)
+        if value is not None:
+            body[key] = value
+    if query.extra:
+        body.update(query.extra)
+    return body
+
+
+def query_from_openai(body: Mapping[str, Any], endpoint: Endpoint) -> Query:
+    """The Query of a request body; keys that OpenAI's API does not name land in `extra`.
+
+    Raises RequestError that names the field on a missing or wrongly typed one.
+    """
+    return Query(
+        messages=_messages(body) if endpoint == "chat" else _prompt(body),
+        sampling=_sampling(body, endpoint),
+        endpoint=endpoint,
+        tools=tuple(_typed(body, "tools", list, "an array") or ()),
+        tool_choice=_typed(body, "tool_choice", (str, dict), "a string or an object"),
+        response_format=_typed(body, "response_format", dict, "an object"),
+        user=_typed(body, "user", str, "a string"),
+        adapter=_typed(body, "adapter", str, "a string"),
+        extra={} if body.keys() <= _KNOWN_KEYS else {k: v for k, v in body.items() if k not in _KNOWN_KEYS},
+    )
+
+
+def _write_sampling(body: dict[str, Any], query: Query) -> None:
+    sampling = query.sampling
+    if sampling == _DEFAULTS:
+        return
+    for key in ("max_tokens", "temperature", "top_p", "n", "seed", "presence_penalty", "frequency_penalty"):
+        value = getattr(sampling, key)
+        if value != getattr(_DEFAULTS, key):
+            body[key] = value
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.logprobs and query.endpoint == "completions":
+        body["logprobs"] = sampling.top_logprobs
+    elif sampling.logprobs:
+        body["logprobs"] = True
+        body["top_logprobs"] = sampling.top_logprobs
+
+
+def _sampling(body: Mapping[str, Any], endpoint: Endpoint) -> Sampling:
+    if not body.keys() & _SAMPLING_KEYS:
+        return _DEFAULTS
+    max_tokens = _typed(body, "max_completion_tokens", int, "an integer")
+    if max_tokens is None:
+        max_tokens = _typed(body, "max_tokens", int, "an integer")
+    logprobs, top = _logprobs(body, endpoint)
+    return Sampling(
+        max_tokens=max_tokens,
+        temperature=_number(body, "temperature", 1.0),
+        top_p=_number(body, "top_p", 1.0),
+        n=_integer(body, "n", 1),
+        stop=_stop(body),
+        seed=_typed(body, "seed", int, "an integer"),
+        presence_penalty=_number(body, "presence_penalty", 0.0),
+        frequency_penalty=_number(body, "frequency_penalty", 0.0),
+        logprobs=logprobs,
+        top_logprobs=top,
+    )
+
+
+def _logprobs(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[bool, int]:
+    """Completions ask by number (0: the sampled token's alone), chat by a flag and a number."""
+    if endpoint == "completions":
+        number = _typed(body, "logprobs", int, "an integer")
+        return number is not None, number or 0
+    return bool(_typed(body, "logprobs", bool, "true or false")), _integer(body, "top_logprobs", 0)
+
+
+def _messages(body: Mapping[str, Any]) -> tuple[Message, ...]:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise RequestError("messages must be a non-empty array", param="messages")
+    return tuple(_message(m, i) for i, m in enumerate(messages))
+
+
+def _message(message: Any, index: int) -> Message:
+    param = f"messages[{index}]"
+    if not isinstance(message, dict):
+        raise RequestError(f"{param} must be an object", param=param)
+    role = message.get("role")
+    if role not in _ROLES:
+        raise RequestError(f"{param}.role is {role!r}; use one of {', '.join(sorted(_ROLES))}", param=f"{param}.role")
+    content = message.get("content")
+    text = content if isinstance(content, str) else _joined(content, f"{param}.content")
+    extra = {k: v for k, v in message.items() if k not in ("role", "content")} if len(message) > 2 else {}
+    return Message(cast(Role, role), text, extra)
+
+
+def _joined(content: Any, param: str) -> str:
+    """Content given as parts (or null, beside tool calls) as one string."""
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        raise RequestError(f"{param} must be a string or an array of parts", param=param)
+    texts = []
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise UnsupportedParameter(f"{param}: only parts of type text are supported", param=param)
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _prompt(body: Mapping[str, Any]) -> tuple[Message, ...]:
+    prompt = body.get("prompt")
+    if not isinstance(prompt, str):
+        raise RequestError("prompt must be a string", param="prompt")
+    return (Message("user", prompt),)
+
+
+def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
+    stop = body.get("stop")
+    if stop is None:
+        return ()
+    stops = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(stops, (list, tuple)) or not all(isinstance(s, str) for s in stops):
+        raise RequestError("stop must be a string or an array of strings", param="stop")
+    return tuple(s for s in stops if s)
+
+
+def _number(body: Mapping[str, Any], key: str, default: float) -> float:
+    value = _typed(body, key, _NUMBER, "a number")
+    return default if value is None else float(value)
+
+
+def _integer(body: Mapping[str, Any], key: str, default: int) -> int:
+    value = _typed(body, key, int, "an integer")
+    return default if value is None else int(value)
+
+
+def _typed(body: Mapping[str, Any], key: str, kind: type | tuple[type, ...], words: str) -> Any:
+    """The value of `key`, None if absent or null. A boolean is no number here."""
+    value = body.get(key)
+    if value is None or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
+        return value
+    raise RequestError(f"{key} must be {words}, got {type(value).__name__}", param=key)

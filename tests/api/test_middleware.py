@@ -1,0 +1,121 @@
+""""""
+
+import pytest
+
+from serve_app.api.app import build_app
+from serve_app.api.middleware import Edge
+from tests.api.fakes import config, services
+
+CHAT = "/v1/chat/completions"
+ASK = {"model": "jethro", "messages": [{"role": "user", "content": "hi"}]}
+KEYED = {"keys": {"acme": "k1", "umbrella": "k2"}}
+ROUTES = [("POST", CHAT), ("POST", "/v1/completions"), ("GET", "/v1/models"), ("POST", "/v1/route"), ("GET", "/none")]
+
+
+@pytest.mark.parametrize(("method", "path"), [*ROUTES, ("GET", CHAT), ("GET", "/health/live")])
+async def test_a_request_id_is_echoed_or_made(client, method, path):
+    http = client()
+    given = await http.request(method, path, json=ASK, headers={"x-request-id": "mine"})
+    assert given.headers.get_list("x-request-id") == ["mine"]
+    made = await http.request(method, path, json=ASK, headers={"x-request-id": "not sane\t"})
+    assert made.headers["x-request-id"].startswith("req-")
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_without_a_key_nothing_is_told(client, method, path):
+    parts = services(**KEYED)
+    response = await client(parts).request(method, path, json=ASK)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.json()["error"]["code"] == "missing_api_key"
+    assert b"jethro_unauthorized_total 1.0" in parts.recorder.text()
+    assert "x-request-id" in response.headers
+
+
+async def test_with_a_key(client):
+    http = client(services(**KEYED), authorization="Bearer k2")
+    assert (await http.post(CHAT, json=ASK)).status_code == 200
+    assert (await http.get("/v1/models")).status_code == 200
+    assert (await client(services(**KEYED), authorization="Bearer k3").get("/v1/models")).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/docs", "/openapi.json", "/metrics"])
+async def test_open_routes(client, path):
+    assert (await client(services(**KEYED)).get(path)).status_code == 200
+
+
+async def test_metrics_need_a_key_where_others_can_reach_them(client):
+    tree = config(server={"host": "0.0.0.0", "keys": [{"name": "acme", "env": "K"}]})
+    assert (await client(services(tree=tree, **KEYED)).get("/metrics")).status_code == 401
+    assert (await client(services(tree=tree, **KEYED), authorization="Bearer k1").get("/metrics")).status_code == 200
+
+
+async def test_docs_can_be_hidden(client):
+    http = client(services(tree=config(server={"expose_docs": False})))
+    assert [(await http.get(path)).status_code for path in ("/docs", "/openapi.json")] == [404, 404]
+
+
+async def test_unknown_routes_and_methods_have_error_objects(client):
+    http = client()
+    missing = await http.get("/v1/nothing?x=%ff&y[]=%00")
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "unknown_route")
+    for method in ("GET", "PUT", "DELETE", "PATCH", "BREW"):
+        wrong = await http.request(method, CHAT)
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+        assert wrong.json()["error"]["code"] == "method_not_allowed"
+
+
+async def test_head_and_options(client):
+    http = client()
+    assert (await http.head("/v1/models")).status_code == 200
+    options = await http.options(CHAT)
+    assert (options.status_code, options.headers["allow"], options.content) == (204, "POST", b"")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/", "/v1/models/%2e%2e/x", "/%00", "//v1/models", "/v1/decisions/%ff", "/" + "a" * 5000]
+)
+async def test_junk_in_paths_is_not_found(client, path):
+    response = await client().get(path)
+    assert response.status_code == 404
+    assert response.json()["error"]["message"]
+
+
+async def test_the_app_can_live_under_a_prefix():
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/ai/v1/models", "root_path": "/ai", "headers": []}
+    await build_app(services())(scope, receive, send)
+    assert sent[0]["status"] == 200
+
+
+async def test_internal_headers_of_callers_do_not_come_back(client):
+    response = await client().post(CHAT, json=ASK, headers={"x-jethro-pool": "large", "x-jethro-decision-id": "mine"})
+    assert response.headers.get_list("x-jethro-pool") == ["small"]
+    assert response.headers.get_list("x-jethro-decision-id") != ["mine"]
+
+
+async def test_an_error_of_ours_on_a_cold_route_is_a_500_and_logged_once(client, caplog):
+    def broken(parts):
+        parts["catalogue"].models = None
+
+    response = await client(services(change=broken)).get("/v1/models", headers={"x-request-id": "abc"})
+    assert (response.status_code, response.json()["error"]["type"]) == (500, "server_error")
+    assert response.headers["x-request-id"] == "abc"
+    assert caplog.text.count("request abc to '/v1/models' failed") == 1
+
+
+async def test_what_is_not_http_passes_through():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope["type"])
+
+    await Edge(app, services=services(), hot={}, open_paths=frozenset())({"type": "lifespan"}, None, None)
+    assert seen == ["lifespan"]

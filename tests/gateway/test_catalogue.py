@@ -1,0 +1,154 @@
+""""""
+
+from pathlib import Path
+
+import pytest
+
+from serve_app.config.tree import Config, RoutingConfig
+from serve_app.decision.threshold import Calibration, Threshold
+from serve_app.errors import ConfigError, ModelNotFound, RequestError
+from serve_app.gateway.catalogue import Catalogue
+from serve_app.routing.kinds.complexity.router import ComplexityRouter
+from serve_app.routing.kinds.random import RandomRouter
+from serve_app.routing.registered import Registered, save_registered
+from serve_app.routing.registry import load_router
+from serve_app.routing.serving.loading import default_threshold
+from serve_app.routing.serving.scoring import InlineScorer
+from serve_app.routing.strategy import DirectStrategy, RouteStrategy
+from tests.data.samples import sums
+from tests.routing.fakes import FakePool, query
+
+
+def pools() -> dict[str, FakePool]:
+    return {"small": FakePool("small"), "large": FakePool("large"), "other": FakePool("other")}
+
+
+def config(**routing: object) -> Config:
+    engine = {"kind": "openai", "urls": ["http://localhost/v1"]}
+    tree = {name: {"model": f"m-{name}", "engine": engine} for name in pools()}
+    return Config.model_validate({"pools": tree, "routing": routing})
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complexity router trained on the answers of m-small and m-large."""
+    folder = tmp_path_factory.mktemp("artefact") / "mine"
+    router = ComplexityRouter().fit(sums(400, seed=1))
+    held = sums(200, seed=2)
+    calibration = Calibration.of(router.score(held.queries), held)
+    threshold = Threshold.for_drop(calibration, 0.01)
+    save_registered(folder, router, calibration, threshold, ("m-small", "m-large"), {"n": 400}, {"auc": 1.0})
+    return folder
+
+
+@pytest.fixture
+def catalogue() -> Catalogue:
+    return Catalogue.from_config(config(router="random", threshold=0.3), pools())
+
+
+def test_jethro_is_the_configured_default(catalogue: Catalogue) -> None:
+    for name in ("jethro", "jethro-route"):
+        strategy = catalogue.resolve(name)
+        assert isinstance(strategy, RouteStrategy)
+        assert strategy.policy.threshold == 0.3 and strategy.policy.version == "random-0@0.3"
+
+
+def test_a_pools_model_id_bypasses_the_decision(catalogue: Catalogue) -> None:
+    for name in pools():
+        strategy = catalogue.resolve(f"m-{name}")
+        assert isinstance(strategy, DirectStrategy) and strategy.pool.name == name
+
+
+@pytest.mark.parametrize("text", ["0", "1", "0.11593", "1e-3"])
+async def test_routellms_form(catalogue: Catalogue, text: str) -> None:
+    strategy = catalogue.resolve(f"router-random-{text}")
+    assert isinstance(strategy, RouteStrategy)
+    assert strategy.policy.threshold == float(text) and isinstance(strategy.policy.scorer, InlineScorer)
+    assert catalogue.resolve(f"router-random-{text}") is strategy
+    assert (await strategy.decide(query(), "d")).pool == (
+        "large" if text in ("0", "1e-3") else (await strategy.decide(query(), "e")).pool
+    )
+
+
+@pytest.mark.parametrize("text", ["2", "-1", "nan", "inf", "half", "0.5x", "-0.1"])
+def test_a_bad_threshold_is_a_400_that_says_what_to_give(catalogue: Catalogue, text: str) -> None:
+    with pytest.raises(RequestError, match="no threshold") as raised:
+        catalogue.resolve(f"router-random-{text}")
+    assert raised.value.status == 400 and raised.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    "model", ["router-nobody-0.5", "gpt-4", "", "router-", "router-random", "router-random-", "x" * 9999]
+)
+def test_unknown_models_are_a_404(catalogue: Catalogue, model: str) -> None:
+    with pytest.raises(ModelNotFound) as raised:
+        catalogue.resolve(model)
+    assert raised.value.param == "model" and len(raised.value.message) < 500
+
+
+def test_cache_of_thresholds_is_bounded(catalogue: Catalogue) -> None:
+    for number in range(500):
+        catalogue.resolve(f"router-random-0.{number:04d}")
+    assert len(catalogue._now.made) == 128
+
+
+def test_listing_names_what_resolves(catalogue: Catalogue) -> None:
+    listed = [m.id for m in catalogue.models()]
+    assert listed[:5] == ["jethro", "jethro-route", "m-small", "m-large", "m-other"]
+    assert any(name.startswith("router-random-") for name in listed) and len(set(listed)) == len(listed)
+    for name in listed:
+        catalogue.resolve(name)
+
+
+async def test_an_artefacts_folder_serves_with_its_own_threshold_and_outlook(
+    artefact: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalogue = Catalogue.from_config(config(router=str(artefact)), pools())
+    assert not caplog.records
+    registered = load_router(str(artefact))
+    easy, hard = query("what is 3 + 4?"), query("what is 345 + 678?")
+    strategy = catalogue.resolve("jethro")
+    weak, strong = await strategy.decide(easy, "a"), await strategy.decide(hard, "b")
+    assert (weak.pool, strong.pool) == ("small", "large")
+    assert weak.policy_version == f"{registered.version}@{registered.threshold:.6g}"
+    assert weak.expected["small"]["quality"] == 1.0 and strong.expected["small"]["quality"] == 0.0
+    assert strong.expected["large"]["cost_usd"] == pytest.approx((10 * 1 + 2 * 10) / 1e6)
+    assert strong.features and "bias" in strong.features
+
+
+async def test_serving_other_models_than_it_was_trained_on_is_said_loudly(
+    artefact: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = pools()
+    served["large"].model = "m-new"
+    tree = config(router=str(artefact)).model_dump()
+    tree["pools"]["large"]["model"] = "m-new"
+    catalogue = Catalogue.from_config(Config.model_validate(tree), served)
+    assert "m-small and m-new" in caplog.text
+    assert (await catalogue.resolve("jethro").decide(query(), "d")).expected == {}
+
+
+def test_thresholds_of_the_config(artefact: Path) -> None:
+    registered = load_router(str(artefact))
+    assert registered.calibration is not None
+    curve = registered.calibration.curve()
+    for routing, wanted in (
+        (RoutingConfig(), registered.threshold),
+        (RoutingConfig(threshold=0.25), 0.25),
+        (RoutingConfig(strong_share=0.2), Threshold.for_share(registered.calibration, 0.2).value),
+        (RoutingConfig(max_quality_drop=0.1), Threshold.for_drop(registered.calibration, 0.1).value),
+    ):
+        assert default_threshold(routing, registered) == wanted
+    assert curve.weak < curve.strong
+
+
+def test_random_needs_no_data_for_a_share_but_for_a_quality() -> None:
+    registered = Registered(RandomRouter(), 0.5, "random-0", uniform=True)
+    assert default_threshold(RoutingConfig(router="random", strong_share=0.3), registered) == 0.7
+    with pytest.raises(ConfigError, match="no calibration data"):
+        default_threshold(RoutingConfig(router="random", max_quality_drop=0.1), registered)
+
+
+def test_unknown_router_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"'nope'.*random"):
+        Catalogue.from_config(config(router="nope"), pools())

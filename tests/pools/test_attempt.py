@@ -1,0 +1,58 @@
+"""What a caller is told when nobody answers, and who is asked after a prompt that is too long."""
+
+import pytest
+
+from serve_app.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    JethroError,
+    Overloaded,
+    PoolUnavailable,
+    RequestError,
+    UpstreamError,
+)
+from serve_app.pools.attempt import Attempt, most_telling
+from serve_app.types import Capabilities
+from tests.cascade.fakes import CALL, pool, query
+
+LATE, LONG, FULL, BAD = DeadlineExceeded("late"), ContextLengthExceeded("long"), Overloaded("full"), RequestError("bad")
+NONE, DEAD = PoolUnavailable("none"), UpstreamError("dead")
+
+
+@pytest.mark.parametrize(
+    ("failures", "told"),
+    [
+        ([(NONE, 8), (LATE, 64)], LATE),
+        ([(DEAD, 8), (BAD, 64)], BAD),
+        ([(FULL, 8), (DEAD, 64)], FULL),
+        ([(LONG, 8), (NONE, 64)], NONE),
+        ([(NONE, 8), (LONG, 64)], LONG),
+        ([(NONE, 64), (LONG, 8)], NONE),
+        ([(LONG, 8), (DEAD, 4), (FULL, 64)], FULL),
+        ([(LONG, 8), (LONG, 64)], LONG),
+    ],
+)
+def test_the_most_telling_of_several_errors(failures: list[tuple[JethroError, int]], told: JethroError) -> None:
+    assert most_telling([(e, Capabilities(max_context_tokens=limit)) for e, limit in failures]) is told
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_too_long_reaches_a_larger_context_behind_one_that_is_no_larger(stream: bool) -> None:
+    three = [pool("x", f"p{size}", capabilities=Capabilities(max_context_tokens=size)) for size in (16, 16, 4096)]
+    attempt = Attempt(three, query("y" * 40), CALL)
+    if stream:
+        assert [frame async for frame in attempt.stream()]
+    else:
+        await attempt.complete()
+    assert attempt.pool is three[2] and [s.failed for s in attempt.steps] == [True, True, False]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_deadline_that_passed_is_told_of_whoever_failed_before(stream: bool) -> None:
+    two = [pool("x", fail_after=0, error=NONE), pool("x", "large", fail_after=0, error=LATE)]
+    attempt = Attempt(two, query(), CALL)
+    with pytest.raises(DeadlineExceeded):
+        if stream:
+            [frame async for frame in attempt.stream()]
+        else:
+            await attempt.complete()

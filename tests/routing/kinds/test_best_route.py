@@ -1,0 +1,145 @@
+""""""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from serve_app.data.dataset import Dataset
+from serve_app.errors import ConfigError
+from serve_app.learning.encoder import load_encoder
+from serve_app.routing.best_route_curve import best_route_curve
+from serve_app.routing.kinds.best_route import BestRouteRouter, Candidate, best_of, cheapest
+from serve_app.types import Message, Price, Query
+from tests.data.samples import sums
+from tests.routing.kinds.test_estimator import chances
+
+PRICES = {"tiny": Price(0.1, 0.1), "small": Price(1.0, 1.0), "large": Price(20.0, 20.0)}
+
+
+def pair(n: int, seed: int) -> Dataset:
+    data, _ = chances(n, seed, samples=4)
+    return replace(data, pools={name: data.pools[name] for name in ("small", "large")})
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return pair(500, seed=1)
+
+
+@pytest.fixture(scope="module")
+def fitted(data: Dataset) -> BestRouteRouter:
+    return BestRouteRouter(samples=3).fit(data)
+
+
+def test_there_is_a_candidate_for_each_number_of_answers(fitted: BestRouteRouter, data: Dataset) -> None:
+    assert [str(c) for c in fitted.candidates_] == ["smallx1", "smallx2", "smallx3"]
+    assert len(BestRouteRouter(samples=9).fit(data.take(range(60))).candidates_) == 4  # as many as were sampled
+
+
+def test_more_answers_are_never_less_good(fitted: BestRouteRouter, data: Dataset) -> None:
+    good = fitted.good_enough(data.queries)
+    assert good.shape == (500, 3) and (np.diff(good, axis=1) >= 0).all()
+    assert ((good >= 0) & (good <= 1)).all() and (good[:, 2] > good[:, 0] + 0.05).any()
+
+
+def test_a_prompt_is_paid_once_and_every_answer(fitted: BestRouteRouter, data: Dataset) -> None:
+    cost = fitted.cost_usd(data.queries[:5], {"small": Price(1.0, 0.0), "large": Price(20.0, 0.0)})
+    np.testing.assert_allclose(cost[:, 0], cost[:, 2])
+    cost = fitted.cost_usd(data.queries[:5], {"small": Price(0.0, 1.0), "large": Price(0.0, 20.0)})
+    np.testing.assert_allclose(cost[:, 2], 3 * cost[:, 0])
+    np.testing.assert_allclose(cost[:, 3], 20 * cost[:, 0], rtol=1e-6)  # both pools write as much here
+
+
+def test_the_cheapest_good_enough_is_taken_else_the_reference() -> None:
+    good = np.array([[0.9, 0.95], [0.6, 0.9], [0.1, 0.2], [0.9, 0.9]])
+    cost = np.array([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0], [1.0, 2.0, 5.0], [9.0, 8.0, 5.0]])
+    assert cheapest(good, cost, 0.8).tolist() == [0, 1, 2, 2]
+    assert cheapest(np.array([[0.8, 0.9]]), np.array([[1.0, 1.0, 1.0]]), 0.8).tolist() == [
+        2
+    ]  # for the same price the best
+
+
+def test_thresholds_move_the_choice_from_one_end_to_the_other(fitted: BestRouteRouter, data: Dataset) -> None:
+    queries = data.queries[:100]
+    assert set(fitted.choose(queries, 0.0, PRICES)) == {Candidate("small", 1)}
+    assert set(fitted.choose(queries, 1.0, PRICES)) == {Candidate("large")}
+    assert len(set(fitted.choose(queries, 0.7, PRICES))) > 2
+
+
+def test_best_of_n_gives_more_quality_for_the_cost_than_one_answer_can(fitted: BestRouteRouter) -> None:
+    unseen = pair(400, seed=2)
+    many = best_route_curve(fitted, unseen, PRICES)
+    one = BestRouteRouter(samples=1).fit(pair(500, seed=1))
+    few = best_route_curve(one, unseen, PRICES)
+    cost = 2 * many.single[Candidate("small", 3)][1]
+    assert many.quality_at(cost) > few.quality_at(cost) + 0.02
+    assert np.isnan(many.quality_at(0.0))
+
+
+def test_the_curve_counts_what_was_recorded(fitted: BestRouteRouter, data: Dataset) -> None:
+    curve = best_route_curve(fitted, data, PRICES)
+    np.testing.assert_allclose(curve.share.sum(1), 1.0)
+    assert curve.single[Candidate("small", 2)][0] == pytest.approx(best_of(data.weak.quality, 2).mean())
+    tokens = data.weak.mean_tokens()
+    assert curve.single[Candidate("small", 2)][1] == pytest.approx((tokens[:, 0] + 2 * tokens[:, 1]).mean() / 1e6)
+    assert (curve.quality[-1], curve.cost_usd[-1]) == pytest.approx(curve.single[Candidate("large")])
+    with pytest.raises(ValueError, match="best of 2 of 1"):
+        best_route_curve(fitted, sums(10, seed=1), PRICES)
+
+
+def test_a_third_pool_brings_candidates_of_its_own() -> None:
+    data = chances(200, seed=3, samples=2)[0]
+    router = BestRouteRouter(samples=2).fit(data)
+    assert {c.pool for c in router.candidates_} == {"tiny", "small"}
+    assert any(c.pool == "tiny" for c in router.choose(data.queries, 0.6, PRICES))
+
+
+def test_the_score_is_the_win_rate_over_one_weak_answer(fitted: BestRouteRouter, data: Dataset) -> None:
+    np.testing.assert_allclose(fitted.score(data.queries), 1 - fitted.good_enough(data.queries)[:, 0], atol=1e-12)
+
+
+def test_an_explanation_adds_up_to_the_score(fitted: BestRouteRouter, data: Dataset) -> None:
+    score = fitted.score(data.queries[:1])[0]
+    assert sum(fitted.explain(data.queries[0]).values()) == pytest.approx(np.log(score / (1 - score)))
+
+
+def test_a_follow_up_is_scored_with_its_conversation(fitted: BestRouteRouter) -> None:
+    follow = Message("user", "and now the same with 345 + 678?")
+    before = (Message("user", "tell me a story of a fox"), Message("assistant", "A fox lived in a wood."))
+    alone, after = fitted.score([Query((follow,)), Query((*before, follow))])
+    assert alone != after
+
+
+def test_a_system_prompt_does_not_drown_the_question(fitted: BestRouteRouter) -> None:
+    system = Message("system", "You are a careful assistant. Answer briefly and say when you do not know. " * 40)
+    scores = fitted.score([Query((system, Message("user", t))) for t in ("what is 3 + 4?", "what is 3452 + 6781?")])
+    assert scores[1] > scores[0] + 0.1
+
+
+def test_bad_data_and_parameters_are_refused(data: Dataset) -> None:
+    with pytest.raises(ConfigError, match="samples"):
+        BestRouteRouter(samples=0).fit(data)
+    with pytest.raises(ConfigError, match="no pool 'large'"):
+        BestRouteRouter().fit(replace(data, pools={"small": data.weak}))
+    quality = np.full_like(data.weak.quality, np.nan)
+    with pytest.raises(ConfigError, match="'0' of pool small"):
+        BestRouteRouter().fit(replace(data, pools={**data.pools, "small": replace(data.weak, quality=quality)}))
+
+
+def test_another_encoder_is_refused(fitted: BestRouteRouter, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    path = tmp_path / "router.json"
+    body = json.loads(path.read_text())
+    assert body["encoder_digest"] == load_encoder().digest
+    path.write_text(json.dumps({**body, "encoder_digest": "0" * 16}))
+    with pytest.raises(ConfigError, match=r"router\.json: .*'minilm' .*0000"):
+        BestRouteRouter.load(tmp_path)
+
+
+def test_a_round_trip_keeps_the_choice(fitted: BestRouteRouter, data: Dataset, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    again = BestRouteRouter.load(tmp_path)
+    assert again.choose(data.queries[:50], 0.7, PRICES) == fitted.choose(data.queries[:50], 0.7, PRICES)

@@ -1,0 +1,137 @@
+""""""
+
+from pathlib import Path
+
+import pytest
+
+from serve_app.errors import ConfigError, DependencyError
+from serve_app.routing.registry import Registry
+from serve_app.routing.serving.loading import Loader, default_source
+from tests.routing.artefacts import config, register
+
+
+def loader(registry: Path, **routing: object) -> Loader:
+    return Loader.from_config(config(registry, **routing))
+
+
+def test_without_a_choice_the_shipped_router_serves_and_all_are_offered(tmp_path: Path) -> None:
+    register(Registry(tmp_path))
+    found = loader(tmp_path).load()
+    assert found.default == "complexity" and set(found.routers) >= {"complexity", "mine", "random"}
+    assert found.refused == {}
+
+
+def test_the_registrys_default_serves_unless_the_config_names_one(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    version = register(registry)
+    registry.use_default("mine")
+    found = loader(tmp_path).load()
+    assert found.default == "mine" and found.routers["mine"].registered.version == version
+    assert found.threshold == found.routers["mine"].registered.threshold
+    assert loader(tmp_path, router="random").load().default == "random"
+    assert default_source(config(tmp_path).routing, registry) == "mine"
+
+
+def test_only_what_is_offered_is_loaded(tmp_path: Path) -> None:
+    register(Registry(tmp_path))
+    assert set(loader(tmp_path, offered=[]).load().routers) == {"complexity"}
+    assert set(loader(tmp_path, offered=["mine"]).load().routers) == {"complexity", "mine"}
+
+
+def test_what_serves_already_is_taken_over_with_scorer_and_watch(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    register(registry, 1)
+    second = register(registry, 2)
+    load = loader(tmp_path, router="mine")
+    before = load.load()
+    assert all(load.load(before).routers[name] is served for name, served in before.routers.items())
+    registry.use("mine", threshold=0.125)
+    after = load.load(before)
+    assert after.threshold == 0.125 and after.routers["mine"].scorer is before.routers["mine"].scorer
+    registry.use("mine", second)
+    assert load.load(after).routers["mine"].registered.version == second
+    assert load.load(after).routers["complexity"] is before.routers["complexity"]
+
+
+def test_the_configs_threshold_holds_for_every_version(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    register(registry, 1)
+    load = loader(tmp_path, router="mine", strong_share=0.25)
+    before = load.load()
+    registry.use("mine", register(registry, 2))
+    after = load.load(before)
+    for found in (before, after):
+        calibration = found.routers["mine"].registered.calibration
+        assert calibration is not None and (calibration.scores >= found.threshold).mean() == pytest.approx(0.25)
+    assert before.threshold != after.threshold
+
+
+def test_a_folder_is_read_once_and_serves_under_its_kind(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "elsewhere")
+    folder = registry.path("mine", register(registry))
+    load = loader(tmp_path / "none", router=str(folder), offered=[])
+    before = load.load()
+    assert before.default == "random" and before.routers["random"].source == str(folder)
+    assert load.load(before).routers["random"] is before.routers["random"]
+
+
+def test_a_broken_version_is_refused_and_the_old_one_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    registry = Registry(tmp_path)
+    register(registry, 1)
+    second = register(registry, 2)
+    load = loader(tmp_path, router="mine")
+    before = load.load()
+    (registry.path("mine", second) / "router.json").write_text("{", "utf-8")
+    registry.use("mine", second)
+    after = load.load(before)
+    assert after.routers["mine"] is before.routers["mine"] and after.threshold == before.threshold
+    assert "router.json: cannot be read" in after.refused["mine"]
+    assert "mine is refused" in caplog.text
+
+
+def test_a_broken_router_beside_the_default_is_left_out(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    (registry.path("mine", register(registry)) / "router.json").unlink()
+    found = loader(tmp_path).load()
+    assert "mine" not in found.routers and "no such file" in found.refused["mine"]
+
+
+def test_what_ships_but_needs_an_extra_is_left_out_without_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_installed(*_: object) -> None:
+        raise DependencyError("the encoder 'minilm' is not installed: pip install 'jethro[encoders]'")
+
+    monkeypatch.setattr("serve_app.routing.kinds.matrix_factorization.router.saved_encoder", not_installed)
+    found = loader(tmp_path).load()
+    assert set(found.routers) == {"complexity", "random"} and found.refused == {}
+    with pytest.raises(DependencyError, match="not installed"):
+        loader(tmp_path, router="mf").load()
+
+
+def test_a_broken_or_unknown_default_stops_the_start(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    (registry.path("mine", register(registry)) / "calibration.npz").write_bytes(b"PK")
+    with pytest.raises(ConfigError, match=r"calibration\.npz: cannot be read"):
+        loader(tmp_path, router="mine").load()
+    with pytest.raises(ConfigError, match=r"'nope'.*random"):
+        loader(tmp_path, router="nope").load()
+
+
+def test_a_default_that_is_gone_keeps_the_one_before(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    register(registry)
+    load = loader(tmp_path)
+    before = load.load()
+    (tmp_path / "default").write_text("gone\n", "utf-8")
+    after = load.load(before)
+    assert after.default == before.default == "complexity" and "complexity" in after.refused
+
+
+@pytest.mark.parametrize("value", ["nan", "2", "x"])
+def test_a_threshold_put_there_by_hand_is_checked(tmp_path: Path, value: str) -> None:
+    registry = Registry(tmp_path)
+    version = register(registry)
+    (tmp_path / "mine" / "current").write_text(f"{version} {value}\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"current: no threshold"):
+        loader(tmp_path, router="mine").load()

@@ -1,0 +1,108 @@
+""""""
+
+import os
+
+import pytest
+
+from serve_app.errors import UpstreamError
+from serve_app.streams import checkpoint as module
+from serve_app.streams.checkpoint import Journal
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal-00000000.jsonl"
+
+
+def write(path, *lines):
+    journal = Journal(path)
+    for line in lines:
+        journal.append(line)
+    journal.close()
+
+
+def read(path):
+    journal = Journal(path)
+    journal.close()
+    return journal
+
+
+def test_lines_come_back_in_order(path):
+    write(path, b'{"a":1}', b'{"b":2}')
+    write(path, b'{"c":3}')
+    assert read(path).lines == [b'{"a":1}', b'{"b":2}', b'{"c":3}']
+
+
+@pytest.mark.parametrize("kept", range(1, 18))
+def test_a_last_line_cut_anywhere_is_dropped_and_the_next_one_is_whole(path, kept):
+    write(path, b'{"a":1}')
+    size = path.stat().st_size
+    write(path, b'{"second":2}')
+    os.truncate(path, size + kept)
+    write(path, b'{"c":3}')
+    assert read(path).lines == [b'{"a":1}', b'{"c":3}']
+
+
+def test_a_broken_line_is_left_out_and_counted(path):
+    write(path, b'{"a":1}', b'{"b":2}', b'{"c":3}')
+    path.write_bytes(path.read_bytes().replace(b'"b"', b'"x"'))
+    found = read(path)
+    assert (found.lines, found.broken) == ([b'{"a":1}', b'{"c":3}'], 1)
+
+
+@pytest.fixture
+def failing_disk(monkeypatch):
+    """A fake of a disk that takes five bytes of a line and then fails, until it is mended."""
+    whole = os.write
+
+    def turn(error):
+        def write(file, data):
+            whole(file, data[:5])
+            raise error
+
+        monkeypatch.setattr(module.os, "write", write)
+
+    return turn
+
+
+def test_what_cannot_be_written_leaves_no_half_line(path, monkeypatch, failing_disk):
+    journal = Journal(path)
+    journal.append(b'{"a":1}')
+    failing_disk(OSError(28, "No space left on device"))
+    with pytest.raises(UpstreamError, match="make room"):
+        journal.append(b'{"b":2}')
+    monkeypatch.undo()
+    journal.append(b'{"c":3}')
+    journal.close()
+    assert read(path).lines == [b'{"a":1}', b'{"c":3}']
+
+
+def test_a_journal_that_cannot_be_read_leaves_no_file_open(path, monkeypatch):
+    write(path, b'{"a":1}')
+
+    def broken(self):
+        raise OSError(5, "Input/output error")
+
+    before = len(os.listdir("/dev/fd"))
+    monkeypatch.setattr(module.Journal, "_read", broken)
+    for _ in range(3):
+        with pytest.raises(OSError, match="Input/output"):
+            Journal(path)
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_half_a_line_that_could_not_be_taken_back_is_before_the_next_one(path, monkeypatch, failing_disk):
+    journal = Journal(path)
+    journal.append(b'{"a":1}')
+
+    def stuck(file, size):
+        raise OSError(5, "Input/output error")
+
+    failing_disk(OSError(5, "Input/output error"))
+    monkeypatch.setattr(module.os, "ftruncate", stuck)
+    with pytest.raises(UpstreamError, match="Input/output error"):
+        journal.append(b'{"b":2}')
+    monkeypatch.undo()
+    journal.append(b'{"c":3}')
+    journal.close()
+    assert (read(path).lines, read(path).broken) == ([b'{"a":1}', b'{"c":3}'], 0)
