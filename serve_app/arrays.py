@@ -1,4 +1,4 @@
-"""Reads npz files whole, with one kind of error for whatever is wrong with them."""
+"""Array types, and npz files read whole with one kind of error for every fault."""
 
 import tokenize
 import zipfile
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
 
 _HEADER = (tokenize.TokenError, SyntaxError, RecursionError, MemoryError)
 """What numpy lets through of an array's header that is no Python literal, or of a shape beyond all memory."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from serve_app.autoscaling.signals import Demand
-from serve_app.pools.base import Answer, Call, Frame
 from serve_app.types import Decision, Query, Step, Usage
+from serve_app.wire.frames import Answer, Call, Frame
 
 
 def _no_steps() -> tuple[Step, ...]:

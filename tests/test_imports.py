@@ -1,14 +1,11 @@
-"""Holds the direction of imports, read from the source, and that importing the package stays light.
-
-deployments -> api -> strategies -> learning, pools, engines -> types, errors, config; the command line on top.
-"""
+"""Holds the house: the floors of the package, no circle of imports, and that importing it stays light."""
 
 import ast
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,51 +14,43 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "serve_app"
 
-LAYERS = {
-    "errors": 0,
-    "replies": 0,
-    "types": 0,
-    "config": 1,
-    "store": 2,
-    "pools": 2,
-    "engines": 2,
-    "lab": 2,
-    "observability": 2,
-    "autoscaling": 2,
-    "learning": 3,
-    "strategy": 3,
-    "routing": 4,
-    "cascade": 4,
-    "api": 5,
-    "deployments": 6,
-    "k8s": 6,
-    "cli": 7,
-}
-"""Part of the package to its layer; imports go to the same layer or a lower one. A new part must be put here."""
+FLOORS = (
+    ("types", "errors", "log", "arrays", "replies"),
+    ("wire",),
+    ("config",),
+    ("lab", "learning"),
+    ("pools", "store"),
+    ("engines", "observability", "autoscaling"),
+    ("data",),
+    ("strategy",),
+    ("grading", "decision", "streams"),
+    ("routing",),
+    ("cascade",),
+    ("training",),
+    ("gateway",),
+    ("api",),
+    ("deployments",),
+    ("k8s",),
+    ("cli",),
+)
+"""The rooms of the package from the ground up. A room knows the rooms below it, and none on its own floor or above.
 
-TRAINING = {
-    f"serve_app.learning.{name}"
-    for name in (
-        *("artefacts", "comparison", "comparison_report", "evaluation", "lab_router", "plots", "recommendation"),
-        *("refresh", "report", "resampling", "source", "training"),
-        *("answering", "asked", "calls", "cascade_recording", "collect", "importing", "journal", "overview", "prompts"),
-    )
-}
-"""Modules that train and measure routers: they stand above the strategies, and nothing that serves imports them."""
-TRAINING_LAYER = 5
+A new room must be put here. Names of modules in strings, which are imported on demand, count as imports.
+"""
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 FOREIGN = {
     "ray": {"deployments"},
     "fastapi": {"api", "deployments"},
-    "starlette": {"api", "deployments", "engines"},
-    "torch": {"engines", "lab", "learning", "cascade"},
-    "transformers": {"engines", "lab", "learning", "cascade"},
+    "starlette": {"api", "deployments", "engines", "gateway"},
+    "torch": {"engines", "lab", "learning", "cascade", "routing", "grading", "data"},
+    "transformers": {"engines", "lab", "learning", "routing", "grading", "data"},
     "vllm": {"engines"},
     "sklearn": {"learning", "routing", "lab", "cascade"},
     "typer": {"cli"},
-    "pyarrow": {"learning"},
+    "pyarrow": {"data"},
 }
-"""Who alone may import it."""
+"""The rooms that may import it."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +64,16 @@ class Import:
     at_import: bool
 
     @property
-    def part(self) -> str:
-        return part_of(self.importer)
+    def room(self) -> str:
+        return room_of(self.importer)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} imports {self.module}"
 
 
-def part_of(module: str) -> str:
-    """`serve_app.gateway.catalogue` is in `routing`; the package's own top is ''."""
+def room_of(module: str) -> str:
+    """`serve_app.routing.kinds.knn` is in the room `routing`; the package's own door is in ''."""
     return module.partition(".")[2].partition(".")[0]
-
-
-def layer_of(module: str) -> int:
-    return TRAINING_LAYER if module in TRAINING else LAYERS[part_of(module)]
 
 
 def walk(node: ast.AST, at_import: bool = True) -> Iterator[tuple[ast.stmt, bool]]:
@@ -101,19 +86,28 @@ def walk(node: ast.AST, at_import: bool = True) -> Iterator[tuple[ast.stmt, bool
         yield from walk(child, at_import and not inside and not typing_only)
 
 
+ON_DEMAND = re.compile(r"serve_app(?:\.\w+)+:\w+")
+
+
 def imports_of(path: Path, root: Path = ROOT) -> list[Import]:
-    """Every import of a file, relative ones resolved."""
+    """Every import of a file: statements, relative ones resolved, and strings of the form `module:name`."""
     name = path.relative_to(root).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    tree = ast.parse(path.read_text("utf-8"))
     found = []
-    for node, at_import in walk(ast.parse(path.read_text("utf-8"))):
+    for node, at_import in walk(tree):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         else:
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            modules = [f"{base}.{alias.name}" for alias in node.names] if base == "serve_app" else [base]
+            ours = base.split(".")[0] == "serve_app"
+            modules = [f"{base}.{alias.name}" for alias in node.names] if ours else [base]
         found += [Import(str(path.relative_to(root)), node.lineno, name, m, at_import) for m in modules]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and ON_DEMAND.fullmatch(node.value):
+            module = node.value.partition(":")[0]
+            found.append(Import(str(path.relative_to(root)), node.lineno, name, module, at_import=False))
     return found
 
 
@@ -121,32 +115,76 @@ def all_imports() -> list[Import]:
     return [found for path in sorted(PACKAGE.rglob("*.py")) for found in imports_of(path)]
 
 
-def test_every_part_has_a_layer():
-    parts = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p.is_dir() and any(p.rglob("*.py")))}
-    assert parts - {"__init__"} <= set(LAYERS)
+def modules() -> set[str]:
+    paths = (p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for p in PACKAGE.rglob("*.py"))
+    return {name.removesuffix(".__init__") for name in paths}
 
 
-def test_imports_go_down():
-    ours = [i for i in all_imports() if re.match(r"serve_app\.[a-z]", i.module) and i.part]
-    assert len(ours) > 50
-    assert [str(i) for i in ours if layer_of(i.module) > layer_of(i.importer)] == []
+def graph() -> dict[str, set[str]]:
+    """Each module of the package with the modules of the package that it imports."""
+    known = modules()
+    edges: dict[str, set[str]] = {name: set() for name in known}
+    for found in all_imports():
+        module = found.module
+        while module and module not in known:
+            module = module.rpartition(".")[0]
+        if module and module != found.importer:
+            edges[found.importer].add(module)
+    return edges
 
 
-def test_nothing_that_serves_imports_what_trains():
-    users = {i.importer for i in all_imports() if i.module in TRAINING}
-    assert users
-    assert {u for u in users if u not in TRAINING and part_of(u) != "cli"} == set()
+def circles(edges: Mapping[str, set[str]]) -> list[list[str]]:
+    """What is left when modules that import none, or are imported by none, are taken away again and again."""
+    left = {name: set(targets) for name, targets in edges.items()}
+    while True:
+        used = {target for targets in left.values() for target in targets}
+        kept = {n: targets for n, targets in left.items() if n in used and targets & left.keys()}
+        if len(kept) == len(left):
+            return [[name, *sorted(targets & left.keys())] for name, targets in sorted(left.items())]
+        left = kept
 
 
-def test_the_strategies_do_not_know_engines_and_learning_is_not_served():
-    forbidden = {("routing", "engines"), ("api", "engines"), ("api", "learning"), ("pools", "store")}
-    assert [str(i) for i in all_imports() if (i.part, part_of(i.module)) in forbidden and i.at_import] == []
+BEING_UNTIED = {
+    *("serve_app.config.placement", "serve_app.config.tree"),
+    *("serve_app.data.dataset", "serve_app.data.parquet", "serve_app.data.preferences", "serve_app.data.recorded"),
+    *("serve_app.data.collection.cascade_recording",),
+    *("serve_app.streams.online.encoded", "serve_app.streams.online.levels", "serve_app.streams.online.logistic"),
+}
+
+
+def test_every_room_has_a_floor():
+    rooms = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p.is_dir() and any(p.rglob("*.py")))}
+    assert rooms - {"__init__"} == set(FLOOR)
+
+
+def test_a_room_knows_only_rooms_below_it():
+    ours = [i for i in all_imports() if re.match(r"serve_app\.[a-z]", i.module) and i.room]
+    assert len(ours) > 500
+    up = [i for i in ours if i.room != room_of(i.module) and FLOOR[room_of(i.module)] >= FLOOR[i.room]]
+    assert [str(i) for i in up if i.importer not in BEING_UNTIED] == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    edges = graph()
+    assert sum(map(len, edges.values())) > 500
+    assert [c for c in circles(edges) if c[0] not in BEING_UNTIED] == []
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["a", "b"], ["b", "c"], ["c", "b"]]
+
+
+def test_folders_hold_at_most_fifteen_files():
+    folders = [PACKAGE, *(p for p in PACKAGE.rglob("*") if p.is_dir() and p.name != "__pycache__")]
+    counts = {f.relative_to(ROOT).as_posix(): sum(p.is_file() for p in f.iterdir()) for f in folders}
+    assert {name: n for name, n in counts.items() if n > 15} == {}
 
 
 @pytest.mark.parametrize("library", sorted(FOREIGN))
 def test_heavy_libraries_stay_where_they_belong(library):
     users = [i for i in all_imports() if i.module.split(".")[0] == library]
-    assert [str(i) for i in users if i.part not in FOREIGN[library]] == []
+    assert [str(i) for i in users if i.room not in FOREIGN[library]] == []
 
 
 def test_what_is_imported_is_declared():
@@ -211,8 +249,8 @@ def test_the_reader_of_imports_sees_what_it_must(tmp_path):
     assert [(i.module, i.at_import) for i in found] == [
         ("os.path", True),
         ("serve_app.api", True),
-        ("serve_app.routing", True),
-        ("serve_app.pools", True),
+        ("serve_app.routing.base", True),
+        ("serve_app.pools.http", True),
         ("torch", False),
     ]
-    assert {i.part for i in found} == {"routing"}
+    assert {i.room for i in found} == {"routing"}

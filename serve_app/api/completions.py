@@ -38,9 +38,9 @@ from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
 from serve_app.gateway.services import Services
 from serve_app.log import logger
 from serve_app.observability.outcome import Outcome
-from serve_app.pools.base import Answer, Call, Frame
 from serve_app.strategy import Context, Event, Spent
 from serve_app.types import Decision, Endpoint
+from serve_app.wire.frames import Answer, Call, Frame
 
 _WATCH_AFTER_S: Final = 0.005
 """A request that is over sooner needs no watch; a task for each would be a tenth of its cost."""

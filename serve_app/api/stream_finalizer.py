@@ -12,8 +12,8 @@ import orjson
 
 from serve_app.api.reply import spliced, with_usage
 from serve_app.errors import UpstreamError
-from serve_app.pools.base import Frame
 from serve_app.types import Usage
+from serve_app.wire.frames import Frame
 
 _SPECIAL = re.compile(rb'"(?:finish_reason": *"|usage": *\{|error": *\{)')
 """Text inside a JSON string has its quotes escaped, so it cannot look like this."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.autoscaling.comparison import Scenario
 from serve_app.autoscaling.policy import PoolLimits, limits_of
 from serve_app.autoscaling.simulator import Control, Outcome, PoolModel, Rule, simulate
@@ -19,7 +19,6 @@ from serve_app.autoscaling.traces import POOLS, Call, Trace, trace_of
 from serve_app.config import Config
 from serve_app.errors import DataError
 
-Floats = NDArray[np.float64]
 _CONTROL = Control()
 FEWEST = 20
 """Calls below which nothing is fitted."""

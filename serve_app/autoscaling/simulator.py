@@ -17,11 +17,9 @@ from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.autoscaling.traces import Trace
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
 
+from serve_app.arrays import Floats
 from serve_app.errors import DataError
 from serve_app.store.reading import reading
 from serve_app.store.schema import decisions
 
-Floats = NDArray[np.float64]
 Rate = Callable[[Floats], Floats]
 """A value at each time (seconds): queries a second, or the share wanted of the strong pool."""
 

@@ -1,23 +1,10 @@
-"""`jethro route`: the decision for a query, without an answer.
+"""`jethro route`: the decision for a query, without an answer."""
 
-A decision in this process: the configured router over pools that are known by their config alone.
-"""
-
-import asyncio
-from collections.abc import AsyncGenerator
-from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
 
 from serve_app.cli.options import DEFAULT_URL, UrlOption
-from serve_app.config import Config
-from serve_app.config.tree import PoolConfig
-from serve_app.errors import PoolUnavailable
-from serve_app.gateway.catalogue import Catalogue
-from serve_app.pools.base import Answer, Call, Frame, PoolLoad
-from serve_app.pools.factory import capabilities
-from serve_app.types import Capabilities, Message, Price, Query
 
 
 def route(
@@ -61,48 +48,6 @@ def _ask(question: str, model: str, url: str) -> dict[str, Any]:
 
 def _decide_here(question: str, model: str, source: str | None) -> dict[str, Any]:
     from serve_app.config import load
+    from serve_app.gateway.preview import decide
 
     return decide(load(source), model, question)
-
-
-@dataclass(slots=True)
-class DescribedPool:
-    """A pool that can be decided on and never answers: no engine stands behind it."""
-
-    name: str
-    model: str
-    price: Price
-    capabilities: Capabilities
-
-    def load(self) -> PoolLoad:
-        """Nobody is there."""
-        return PoolLoad(replicas=0, in_flight=0)
-
-    def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
-        """Raises PoolUnavailable."""
-        raise PoolUnavailable(f"pool {self.name} is only described here: start the endpoint with `jethro serve`")
-
-    async def complete(self, query: Query, call: Call) -> Answer:
-        """Raises PoolUnavailable."""
-        raise PoolUnavailable(f"pool {self.name} is only described here: start the endpoint with `jethro serve`")
-
-    async def aclose(self) -> None:
-        """Nothing to close."""
-
-
-def decide(config: Config, model: str, question: str) -> dict[str, Any]:
-    """The decision on a one-message query, as JSON-ready values.
-
-    Raises ModelNotFound for an unknown `model`, ConfigError if the router cannot be had.
-    """
-    pools = {name: _described(name, pool) for name, pool in config.pools.items()}
-    named = model.split("-")[1:2] if model.startswith("router-") else []
-    routing = config.routing.model_copy(update={"offered": tuple(named)})  # no other router need be loaded
-    config = config.model_copy(update={"routing": routing})
-    strategy = Catalogue.from_config(config, pools).resolve(model)
-    return asdict(asyncio.run(strategy.decide(Query(messages=(Message("user", question),)), "local")))
-
-
-def _described(name: str, pool: PoolConfig) -> DescribedPool:
-    price = Price(pool.price.input_usd_per_million, pool.price.output_usd_per_million)
-    return DescribedPool(name, pool.model, price, capabilities(pool))

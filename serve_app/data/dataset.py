@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.errors import ConfigError
 from serve_app.types import Query
 
 if TYPE_CHECKING:
     from serve_app.data.preferences import Preferences
 
-Floats = NDArray[np.float64]
 MEASURES = ("quality", "prompt_tokens", "completion_tokens", "cost_usd", "latency_ms")
 """What is known of every sample beside its text."""
 

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from serve_app.data.dataset import MEASURES, Dataset, Floats, PoolAnswers
+from serve_app.arrays import Floats
+from serve_app.data.dataset import MEASURES, Dataset, PoolAnswers
 from serve_app.data.preferences import Preferences
 from serve_app.data.records import Record, flag, messages_of, read_records
 from serve_app.errors import DataError

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from serve_app.data.dataset import Dataset, Floats, PoolAnswers
+from serve_app.arrays import Floats
+from serve_app.data.dataset import Dataset, PoolAnswers
 from serve_app.learning.metrics import bootstrap
 
 _BINS = 10

@@ -20,7 +20,8 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
-from serve_app.data.dataset import MEASURES, Dataset, Floats, PoolAnswers
+from serve_app.arrays import Floats
+from serve_app.data.dataset import MEASURES, Dataset, PoolAnswers
 from serve_app.data.preferences import Preferences
 from serve_app.errors import DataError, DependencyError
 from serve_app.types import Message, Query, Role

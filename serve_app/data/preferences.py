@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.types import Query
 
 if TYPE_CHECKING:
     from serve_app.data.dataset import Dataset
 
-Floats = NDArray[np.float64]
 Ties = Literal["drop", "half", "weak"]
 """What a tie counts as: nothing, half a win for either, or a win of the pair's weak model, whose answer was enough."""
 

@@ -22,12 +22,12 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.cascade.base import Judged
 from serve_app.data.records import Record, messages_of, read_records
 from serve_app.errors import DataError
 from serve_app.types import Query, TokenLogprob
 
-Floats = NDArray[np.float64]
 _ARRAYS: Final = ("ok", "cost_usd", "latency_ms", "confidence", "tokens_in", "tokens_out", "extra_cost_usd")
 _KEYS: Final = dict(zip(_ARRAYS, ("ok", "cost", "ms", "conf", "tin", "tout", "extra_cost"), strict=True))
 _NEEDED: Final = ("ok", "cost")

@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from serve_app.data.dataset import MEASURES, Dataset, Floats
+from serve_app.arrays import Floats
+from serve_app.data.dataset import MEASURES, Dataset
 from serve_app.data.near_duplicates import THRESHOLD, compared, similar_pairs
 from serve_app.data.preferences import Preferences
 from serve_app.errors import ConfigError, DataError

@@ -21,11 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.errors import ConfigError, DataError, InsufficientData
 
-Floats = NDArray[np.float64]
 UNIT = (0.0, 1.0)
 _BETS = np.geomspace(1 / 400, 0.999, 32)
 """Stakes of the betting test, as shares of the largest that cannot lose all; each is played with equal money."""

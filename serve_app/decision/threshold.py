@@ -16,10 +16,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays
+from serve_app.arrays import Floats, read_arrays
 from serve_app.data.dataset import Dataset
 from serve_app.errors import ConfigError
-from serve_app.learning.metrics import Curve, Floats, cost_quality_curve
+from serve_app.learning.metrics import Curve, cost_quality_curve
 from serve_app.pools.base import Pool
 from serve_app.types import Price
 

@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator
 from serve_app.engines.base import Engine
 from serve_app.engines.bursts import Bursts
 from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
-from serve_app.pools.base import Answer, Call, Frame, PoolLoad
+from serve_app.pools.base import PoolLoad
 from serve_app.types import Capabilities, Chunk, Price, Query, Usage
+from serve_app.wire.frames import Answer, Call, Frame
 from serve_app.wire.requests import StreamEncoder, encode_answer
 
 _LOG = logging.getLogger(__name__)

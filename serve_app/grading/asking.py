@@ -12,8 +12,9 @@ from time import time
 
 from serve_app.errors import ConfigError, ContextLengthExceeded, JethroError, UpstreamError
 from serve_app.grading.base import Report, silent
-from serve_app.pools.base import Answer, Call, Pool
+from serve_app.pools.base import Pool
 from serve_app.types import Message, Query, Sampling, Usage
+from serve_app.wire.frames import Answer, Call
 
 _ATTEMPTS = 5
 """Of one prompt, where the error says that a retry may help."""

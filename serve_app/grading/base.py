@@ -11,12 +11,11 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
 from serve_app.errors import DataError
 
-Floats = NDArray[np.float64]
 Report = Callable[[str], None]
 Range = tuple[float | None, float | None]
 """Lowest and highest quality that a metric gives; None where it has no bound."""

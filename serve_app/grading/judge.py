@@ -20,11 +20,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
 from serve_app.data.preferences import Preferences
 from serve_app.errors import DataError
 from serve_app.grading.asking import Asking
-from serve_app.grading.base import UNIT, Floats, Range, Report, silent, with_quality
+from serve_app.grading.base import UNIT, Range, Report, silent, with_quality
 from serve_app.pools.base import Pool
 from serve_app.types import Query
 

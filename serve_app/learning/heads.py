@@ -14,9 +14,8 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.errors import DependencyError
-
-Floats = NDArray[np.float64]
 
 _STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 """Inverse penalties that are tried, as scikit-learn's C; log loss out of fold chooses."""

@@ -15,10 +15,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays
+from serve_app.arrays import Floats, read_arrays
 from serve_app.learning.features import Reading
 
-Floats = NDArray[np.float64]
 LEVELS = ("content", "wording", "shape", "task")
 """Fine to coarse: the same content in any wording; the same wording over content of the same shape; the same shape
 of content; the same task."""

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.errors import DependencyError
 
-Floats = NDArray[np.float64]
 Rows = Sequence[Mapping[str, float]]
 
 _STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)

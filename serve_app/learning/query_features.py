@@ -8,12 +8,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.learning.encoder import SentenceEncoder
 from serve_app.learning.features import NUMERIC, Reading, read
 from serve_app.learning.history import LEVELS, History, common_words
 from serve_app.types import Query
-
-Floats = NDArray[np.float64]
 
 MEANING, HISTORY = "meaning", "history"
 _MEANING_SHARE = 5.0

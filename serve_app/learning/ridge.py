@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from serve_app.arrays import Floats
 
 PENALTIES = tuple(float(p) for p in np.logspace(-2, 3.5, 12).round(3))
 """For rows of mean squared length 1 or so; half a decade apart."""

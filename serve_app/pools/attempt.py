@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from serve_app.errors import ContextLengthExceeded, DeadlineExceeded, JethroError, UnsupportedParameter, UpstreamError
-from serve_app.pools.base import Answer, Call, Frame, Pool, usage_from_openai
+from serve_app.pools.base import Pool
 from serve_app.types import Capabilities, Query, Step, Usage
+from serve_app.wire.frames import Answer, Call, Frame, usage_from_openai
 
 Failure = tuple[JethroError, Capabilities]
 """A pool's error, and what the pool can do."""

@@ -1,69 +1,11 @@
-"""The contract of every pool, and the two forms in which an answer crosses it.
-
-Tokens cross as the bytes of OpenAI's own wire format, serialised once where the engine is; whoever needs to look
-inside (usage, finish, log-probabilities) asks the frame, which parses on first use.
-"""
+"""The contract of every pool."""
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
-import orjson
-
-from serve_app.types import Capabilities, Price, Query, Usage
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Who asks: the decision's id names the answer (`chatcmpl-<id>`), the deadline is on the monotonic clock.
-
-    `may_wait`: with no replica there, wait for one to come up rather than fail at once. A strategy that can turn to
-    another pool says no.
-    """
-
-    id: str
-    request_id: str
-    created_s: int
-    deadline_s: float | None = None
-    may_wait: bool = True
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One or more whole SSE events, as received (`data: {...}` and a blank line each)."""
-
-    data: bytes
-
-    @cached_property
-    def events(self) -> list[dict[str, Any]]:
-        """The events' JSON bodies, `[DONE]` left out. Raises orjson.JSONDecodeError on a broken event."""
-        bodies = (e[5:].strip() for e in self.data.split(b"\n\n") if e.startswith(b"data:"))
-        return [orjson.loads(b) for b in bodies if b != b"[DONE]"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A whole answer: the bytes of OpenAI's response object, as received."""
-
-    body: bytes
-
-    @cached_property
-    def parsed(self) -> dict[str, Any]:
-        """The response object. Raises orjson.JSONDecodeError if the upstream sent no JSON."""
-        parsed: dict[str, Any] = orjson.loads(self.body)
-        return parsed
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens read and written, zero where the upstream gave none."""
-        return usage_from_openai(self.parsed.get("usage"))
-
-
-def usage_from_openai(usage: dict[str, Any] | None) -> Usage:
-    """Usage from OpenAI's object."""
-    usage = usage or {}
-    return Usage(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+from serve_app.types import Capabilities, Price, Query
+from serve_app.wire.frames import Answer, Call, Frame
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import orjson
 
 from serve_app.errors import DeadlineExceeded, JethroError, Overloaded, PoolUnavailable
-from serve_app.pools.base import Answer, Call, Frame, PoolLoad
+from serve_app.pools.base import PoolLoad
 from serve_app.pools.directory import Directory, Member
 from serve_app.pools.event_stream import EventStream
 from serve_app.pools.replica_session import ReplicaSession
@@ -21,6 +21,7 @@ from serve_app.pools.retry import Backoff
 from serve_app.pools.upstream import BrokenUpstream, SlowUpstream, Timeouts, Upstream, client_session
 from serve_app.pools.upstream_errors import error_of_whole
 from serve_app.types import Capabilities, Price, Query
+from serve_app.wire.frames import Answer, Call, Frame
 from serve_app.wire.requests import query_to_openai
 
 _PATHS = {"chat": "/chat/completions", "completions": "/completions"}

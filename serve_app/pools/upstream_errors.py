@@ -21,7 +21,7 @@ from serve_app.errors import (
     UnsupportedParameter,
     UpstreamError,
 )
-from serve_app.pools.base import Answer
+from serve_app.wire.frames import Answer
 
 _BY_CODE: dict[str, type[JethroError]] = {
     cls.default_code: cls

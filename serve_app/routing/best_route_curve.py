@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.routing.frontier import upper_hull
 from serve_app.routing.kinds.best_route import REFERENCE, BestRouteRouter, Candidate, best_of, cheapest
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from serve_app.data.dataset import Dataset
     from serve_app.types import Price
 
-Floats = NDArray[np.float64]
 _POINTS = 101
 
 

@@ -25,12 +25,10 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays
+from serve_app.arrays import Floats, read_arrays
 from serve_app.errors import ConfigError
 from serve_app.learning.features import NUMERIC, read
 from serve_app.types import Query
-
-Floats = NDArray[np.float64]
 
 WINDOW: Final = 1000
 """Live queries that count; older ones are forgotten."""

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.routing.base import Router
 from serve_app.types import Price, Query
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

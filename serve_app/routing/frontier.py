@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.routing.multi_pool import Utility
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from serve_app.routing.estimate import Estimate
     from serve_app.types import Price
 
-Floats = NDArray[np.float64]
 _POINTS = 60
 
 

@@ -7,8 +7,8 @@ from time import perf_counter
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.pools.attempt import refusal, unmet
 from serve_app.pools.base import Pool
 from serve_app.routing.estimate import Estimate
@@ -17,7 +17,6 @@ from serve_app.routing.strategy import answer
 from serve_app.strategy import Context, Event
 from serve_app.types import Decision, Query
 
-Floats = NDArray[np.float64]
 _SAFE = "large"
 """The pool that answers where there is no estimate."""
 

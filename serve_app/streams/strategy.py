@@ -12,13 +12,14 @@ from typing import Any, Final, Protocol
 
 from serve_app.errors import JethroError, PoolUnavailable, RequestError, UnsupportedParameter, UpstreamError
 from serve_app.pools.attempt import Attempt
-from serve_app.pools.base import Answer, Frame, Pool
+from serve_app.pools.base import Pool
 from serve_app.strategy import Context, Spent
 from serve_app.strategy import Event as Told
 from serve_app.streams.base import PREFIX, Acting, Event, Saw
 from serve_app.streams.labels import parsed, question
 from serve_app.streams.online.base import Labelled, Walk
 from serve_app.types import Chunk, Decision, Query, Step, Usage
+from serve_app.wire.frames import Answer, Frame
 from serve_app.wire.requests import StreamEncoder, encode_answer
 
 _TELLS_NOTHING: Final = 1e-9

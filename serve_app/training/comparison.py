@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays
+from serve_app.arrays import Floats, read_arrays
 from serve_app.data.dataset import Dataset
 from serve_app.data.splitting import folds as near_duplicate_safe_folds
 from serve_app.decision.target import Target
@@ -29,7 +29,6 @@ from serve_app.training.evaluation import LEVEL, ROUNDS, Evaluation, Figures, ev
 from serve_app.training.training import data_digest, new_router, router_class
 from serve_app.types import Query
 
-Floats = NDArray[np.float64]
 BASELINE = "random"
 _TIMED, _WARMED = 24, 4
 """Queries that the time of one decision is measured on, and those before them that are not counted."""

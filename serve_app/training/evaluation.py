@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
 from serve_app.learning.metrics import Curve, Interval, average_pgr, cost_quality_curve, decile_curve, oracle_curve
 
 if TYPE_CHECKING:
     from serve_app.decision.threshold import Calibration
 
-Floats = NDArray[np.float64]
 ROUNDS = 1000
 LEVEL = 0.95
 ADVANTAGES = (0.1, 0.2, 0.4)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
 from serve_app.data.near_duplicates import text_hashes
 from serve_app.data.splitting import folds
@@ -24,7 +25,6 @@ from serve_app.routing.registry import RANDOM, Registry
 from serve_app.training.artefacts import Artefact, learned_from, open_router
 from serve_app.training.training import BESIDE, TrainingRun, data_digest, default_folds, read_run, register, train
 
-Floats = NDArray[np.float64]
 FEWEST_HELD_BACK: Final = 50
 """Fewer queries cannot show that anything is not worse."""
 

@@ -23,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
 from serve_app.data.near_duplicates import load_seen, save_seen
 from serve_app.data.splitting import folds as near_duplicate_safe_folds
@@ -140,7 +141,6 @@ def _fits(key: str, value: object) -> bool:
     return isinstance(value, str) or (key == "preferences" and value is None)
 
 
-Floats = NDArray[np.float64]
 CROSS_FITTED = "cross-fitted"
 HELD_OUT, FRESH = PROMISING
 """How the scores of a card's calibration were made; those of the first are not those of the router that serves."""

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 
 from serve_app.errors import UpstreamError
-from serve_app.pools.base import Answer, Call, Frame, usage_from_openai
 from serve_app.types import Chunk, Endpoint, FinishReason, Query, TokenLogprob, Usage
+from serve_app.wire.frames import Answer, Call, Frame, usage_from_openai
 from serve_app.wire.requests import encode_answer
 
 _FINISH: dict[str, FinishReason] = {

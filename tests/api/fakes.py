@@ -13,11 +13,12 @@ from serve_app.errors import ModelNotFound, NotFound
 from serve_app.gateway.services import Services
 from serve_app.observability.access_log import NoLog
 from serve_app.observability.metrics import Recorder
-from serve_app.pools.base import Answer, Call, Frame, PoolLoad
+from serve_app.pools.base import PoolLoad
 from serve_app.routing.serving.scoring import InlineScorer
 from serve_app.routing.strategy import DirectStrategy, NoOutlook, Policy, RouteStrategy
 from serve_app.store.base import DecisionRecord, Feedback
 from serve_app.types import Capabilities, Price, Query
+from serve_app.wire.frames import Answer, Call, Frame
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 

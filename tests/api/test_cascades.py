@@ -12,7 +12,7 @@ from serve_app.engines.local_pool import LocalPool
 from serve_app.errors import ModelNotFound, Overloaded
 from serve_app.gateway.services import Services
 from serve_app.observability.access_log import NoLog
-from serve_app.pools.base import Frame
+from serve_app.wire.frames import Frame
 from tests.api.fakes import Entry, config, services
 from tests.api.server import serving
 from tests.api.test_disconnect import head, until

@@ -8,8 +8,8 @@ import pytest
 
 from serve_app.api.app import build_app
 from serve_app.errors import ContextLengthExceeded, Overloaded, PoolUnavailable, UpstreamError
-from serve_app.pools.base import Frame
 from serve_app.strategy import Spent
+from serve_app.wire.frames import Frame
 from tests.api.fakes import USAGE, DictStore, FakePool, config, services
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"

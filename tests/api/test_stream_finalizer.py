@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from serve_app.api.stream_finalizer import DONE, Tail
 from serve_app.errors import UpstreamError
-from serve_app.pools.base import Frame
 from serve_app.types import Usage
+from serve_app.wire.frames import Frame
 from tests.api.fakes import USAGE, sse
 
 HEAD = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m"}

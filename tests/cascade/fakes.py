@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from serve_app.cascade.base import Chain, Judged, Level, Needs
 from serve_app.engines.local_pool import LocalPool
-from serve_app.pools.base import Answer, Call
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.types import Capabilities, Decision, Message, Price, Query, Sampling
+from serve_app.wire.frames import Answer, Call
 from tests.fakes import FakeEngine
 
 CALL = Call("d1", "r1", 1_700_000_000)

@@ -7,8 +7,8 @@ import pytest
 
 from serve_app.engines.local_pool import LocalPool
 from serve_app.errors import ContextLengthExceeded, DeadlineExceeded, UpstreamError
-from serve_app.pools.base import Call
 from serve_app.types import Message, Price, Query, Sampling, Usage
+from serve_app.wire.frames import Call
 from tests.fakes import FakeEngine
 
 CALL = Call("7", "r", 99)

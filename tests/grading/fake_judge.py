@@ -6,8 +6,9 @@ import re
 from collections.abc import AsyncGenerator, Callable
 
 from serve_app.errors import JethroError
-from serve_app.pools.base import Answer, Call, Frame, PoolLoad
+from serve_app.pools.base import PoolLoad
 from serve_app.types import Capabilities, Price, Query
+from serve_app.wire.frames import Answer, Call, Frame
 
 Parts = dict[str, str]
 PART = re.compile(

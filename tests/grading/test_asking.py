@@ -13,7 +13,7 @@ from serve_app.errors import (
     UpstreamError,
 )
 from serve_app.grading.asking import Asking
-from serve_app.pools.base import Answer
+from serve_app.wire.frames import Answer
 from tests.grading.fake_judge import FakeJudge
 
 PROMPTS = [f"p{i}" for i in range(20)]

@@ -11,13 +11,13 @@ import uvicorn
 
 from serve_app.engines.app import ReplicaApp, build_replica_app
 from serve_app.errors import ContextLengthExceeded, Overloaded, PoolUnavailable, UpstreamError
-from serve_app.pools.base import Call
 from serve_app.pools.directory import Directory, Report
 from serve_app.pools.http import HttpPool, Wire
 from serve_app.pools.retry import Backoff
 from serve_app.pools.scrape import scrape
 from serve_app.pools.upstream import Timeouts
 from serve_app.types import Capabilities, Message, Price, Query, Sampling, Usage
+from serve_app.wire.frames import Call
 from tests.fakes import FakeEngine
 
 CALL = Call(id="abc", request_id="r1", created_s=1_700_000_000)

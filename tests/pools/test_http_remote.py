@@ -9,12 +9,12 @@ from time import monotonic
 import pytest
 
 from serve_app.errors import ContextLengthExceeded, DeadlineExceeded, Overloaded, UpstreamError
-from serve_app.pools.base import Call
 from serve_app.pools.directory import Directory
 from serve_app.pools.http import HttpPool, Wire
 from serve_app.pools.retry import Backoff
 from serve_app.pools.upstream import Timeouts
 from serve_app.types import Capabilities, Message, Price, Query, Usage
+from serve_app.wire.frames import Call
 from tests.pools.upstream_server import END, Hold, Pause, Reset, answer, event, fake_upstream, head, piece
 
 CALL = Call(id="abc", request_id="r1", created_s=1_700_000_000)

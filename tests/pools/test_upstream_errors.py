@@ -7,8 +7,8 @@ import orjson
 import pytest
 
 from serve_app import errors
-from serve_app.pools.base import Answer
 from serve_app.pools.upstream_errors import error_of_answer, error_of_event, error_of_whole, redacted, retry_after
+from serve_app.wire.frames import Answer
 
 
 def body(message="bad", **more):

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import JethroError
-from serve_app.pools.base import Answer, Call, Frame, PoolLoad
+from serve_app.pools.base import PoolLoad
 from serve_app.types import Capabilities, Message, Price, Query
+from serve_app.wire.frames import Answer, Call, Frame
 
 CALL = Call("d1", "r1", 1_700_000_000)
 USAGE = b'{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}'

@@ -12,11 +12,11 @@ from serve_app.errors import (
     UnsupportedParameter,
     UpstreamError,
 )
-from serve_app.pools.base import Answer, Frame
 from serve_app.routing.serving.scoring import InlineScorer
 from serve_app.routing.strategy import DirectStrategy, Policy, RouteStrategy
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.types import Capabilities, Decision, Query, Sampling, Usage
+from serve_app.wire.frames import Answer, Frame
 from tests.routing.fakes import CALL, FakePool, FakeRouter, query
 
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from serve_app.config.strategies import StreamsConfig
-from serve_app.pools.base import Call
 from serve_app.strategy import Context
 from serve_app.streams.registry import Keeping, LocalLearner
 from serve_app.streams.service import Streams
 from serve_app.types import Message, Query
+from serve_app.wire.frames import Call
 from tests.streams.fakes import FakeCore
 
 MODEL = "jethro-stream-mood"

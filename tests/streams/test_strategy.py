@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from serve_app.errors import RequestError, UpstreamError
-from serve_app.pools.base import Answer, Frame
 from serve_app.strategy import Spent
 from serve_app.streams.base import Wanted
 from serve_app.streams.online.base import Walk
 from serve_app.types import Capabilities, Decision, Message, Sampling
+from serve_app.wire.frames import Answer, Frame
 from tests.streams.fakes import spec
 from tests.streams.gateways import MODEL, asked, gateway, learned, query, taught, text, until
 

@@ -5,9 +5,9 @@ import pytest
 
 from serve_app.engines.local_pool import LocalPool
 from serve_app.errors import UpstreamError
-from serve_app.pools.base import Answer, Call, Frame
 from serve_app.types import Message, Query, Sampling, Usage
 from serve_app.wire.answers import Reading, whole_answer
+from serve_app.wire.frames import Answer, Call, Frame
 from tests.fakes import FakeEngine
 
 CALL = Call("a1", "r1", 1_700_000_000)

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.cascade.artefact import Fitted, version_of
 from serve_app.cascade.base import Chain, Level, Signal
 from serve_app.cascade.fitting.confidence import check_told
@@ -31,7 +32,6 @@ from serve_app.decision.target import COST, STRONG_SHARE, Target
 from serve_app.errors import ConfigError, DataError, InsufficientData
 from serve_app.learning.logistic import folds_of
 
-Floats = NDArray[np.float64]
 NEEDY, GOOD, HOPELESS = 0, 1, 2
 BINS: Final = 9
 """Bins of p, centered on 0, 1/8, ..., 1: with 8 verdicts each of the nine fractions has its own."""

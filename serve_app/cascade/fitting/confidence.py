@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.cascade.base import Calibrator, Judged, Needs, Signal
 from serve_app.cascade.signals.answer_scorer import AnswerScorer, fit_answer_scorer
 from serve_app.cascade.signals.calibration import fit_calibrator
@@ -15,7 +15,6 @@ from serve_app.cascade.signals.tokens import Brevity, Entropy, Margin, MeanLogpr
 from serve_app.cascade.signals.tokens import SumLogprob as Sum
 from serve_app.errors import InsufficientData
 
-Floats = NDArray[np.float64]
 NOT_TAKEN: Final = -1.0
 """In the place of a probability where the signal cannot be told: below every threshold, so that the walk goes on."""
 LOGPROB_SIGNALS: Final[tuple[Signal, ...]] = (

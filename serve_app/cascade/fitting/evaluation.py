@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serve_app.cascade.base import Chain
 from serve_app.cascade.fitting.confidence import Judge, fit_judge, opening
@@ -14,8 +13,6 @@ from serve_app.data.recorded import Recorded
 from serve_app.decision.target import COST, Target
 from serve_app.errors import DataError
 from serve_app.learning.metrics import auc, calibration_error
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

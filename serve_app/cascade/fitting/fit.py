@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.cascade.artefact import Fitted, version_of
 from serve_app.cascade.base import Chain, Level
 from serve_app.cascade.fitting.confidence import Judge, JudgePlan, check_told, fit_judge, opening, raw_values
@@ -26,7 +27,6 @@ from serve_app.errors import ConfigError, DataError, InsufficientData
 from serve_app.learning.logistic import folds_of
 from serve_app.learning.metrics import Interval, bootstrap
 
-Floats = NDArray[np.float64]
 T = TypeVar("T")
 
 

@@ -19,10 +19,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.decision.target import COST, QUALITY_DROP, STRONG_SHARE, Target
 from serve_app.learning.logistic import fit_soft
 
-Floats = NDArray[np.float64]
 NEVER: Final = 2.0
 """A threshold above every probability: the level's answer is never taken."""
 _GRID: Final = 40

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.cascade.base import Signal
 from serve_app.cascade.fitting.confidence import JudgePlan, check_told, raw_values
 from serve_app.cascade.fitting.fit import check_held_out
@@ -27,7 +28,6 @@ from serve_app.data.recorded import Recorded
 from serve_app.errors import ConfigError, InsufficientData
 from serve_app.learning.logistic import folds_of
 
-Floats = NDArray[np.float64]
 FOLDS = 10
 
 

@@ -17,13 +17,12 @@ from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.cascade.routing.supermodels import Form
 from serve_app.cascade.routing.walk import Policy, Tables, Walked, always, walk
 from serve_app.errors import ConfigError
 
-Floats = NDArray[np.float64]
 PRICES = 40
 """Rungs of the ladder of λ."""
 _SLACK = 1e-9

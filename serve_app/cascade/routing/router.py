@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays
+from serve_app.arrays import Floats, read_arrays
 from serve_app.cascade.base import Signal
 from serve_app.cascade.routing.estimates import MOST_MODELS, Estimates, PromptHead, Seen, agreement, columns_of
 from serve_app.cascade.routing.mixing import Mixture
@@ -27,8 +27,6 @@ from serve_app.cascade.signals.calibration import ConfidenceCurve
 from serve_app.cascade.signals.specs import signal_of, spec_of
 from serve_app.errors import ConfigError
 from serve_app.routing.artefact import check_folder, read_json
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.cascade.routing.estimates import by_size, members, parents
 
-Floats = NDArray[np.float64]
 DRAWS = 128
 
 

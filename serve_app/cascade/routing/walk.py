@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.cascade.routing.estimates import members
 from serve_app.cascade.routing.supermodels import STOP, Form, View, next_model
 
-Floats = NDArray[np.float64]
 _LEAST_VARIANCE = 0.0025
 """Of q (1 - q): an estimate of 0.25 % or 99.75 % is not surer than that."""
 

@@ -12,9 +12,10 @@ from serve_app.cascade.serving.confidence import Further, Judgement, is_slow, ju
 from serve_app.cascade.serving.run import Visit
 from serve_app.cascade.signals.consistency import TEMPERATURE, parse_verdicts, verification_query
 from serve_app.errors import JethroError, RequestError, UpstreamError
-from serve_app.pools.base import Answer, Call, Pool
+from serve_app.pools.base import Pool
 from serve_app.types import Query, Usage
 from serve_app.wire.answers import Reading
+from serve_app.wire.frames import Answer, Call
 
 SAMPLE_TEMPERATURE: Final = TEMPERATURE
 """Of further samples where the caller's own would make them all the same."""

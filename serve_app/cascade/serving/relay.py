@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 from serve_app.cascade.serving.response_filter import AsAsked
 from serve_app.cascade.serving.run import Ascent, Visit
 from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
-from serve_app.pools.base import Call, Frame, Pool, usage_from_openai
+from serve_app.pools.base import Pool
 from serve_app.strategy import Event
 from serve_app.types import Query, Usage
 from serve_app.wire.answers import whole_answer
+from serve_app.wire.frames import Call, Frame, usage_from_openai
 
 T = TypeVar("T")
 

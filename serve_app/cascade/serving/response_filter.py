@@ -11,8 +11,8 @@ import orjson
 
 from serve_app.cascade.base import Needs
 from serve_app.errors import UpstreamError
-from serve_app.pools.base import Answer, Frame
 from serve_app.types import Query
+from serve_app.wire.frames import Answer, Frame
 
 _CHAT: Final = re.compile(rb'"logprobs":\{"content":\[.*?\],"refusal":null\}(?=[,}])')
 _TEXT: Final = re.compile(rb'"logprobs":\{"tokens":.*?"text_offset":\[[^\]]*\]\}(?=[,}])')

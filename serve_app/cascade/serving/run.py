@@ -12,10 +12,11 @@ from serve_app.cascade.base import Chain, Level, Needs
 from serve_app.cascade.serving.confidence import Judgement, features_of
 from serve_app.errors import JethroError
 from serve_app.pools.attempt import may_fall_back, most_telling, refusal, unmet
-from serve_app.pools.base import Answer, Frame, Pool
+from serve_app.pools.base import Pool
 from serve_app.strategy import Spent
 from serve_app.types import Decision, Query, Step, Usage
 from serve_app.wire.answers import Reading
+from serve_app.wire.frames import Answer, Frame
 
 NOTHING = Needs()
 

@@ -16,8 +16,8 @@ from time import monotonic
 from typing import Final
 
 from serve_app.cascade.base import Judged, Level
-from serve_app.pools.base import Call
 from serve_app.types import Message, Query, TokenLogprob
+from serve_app.wire.frames import Call
 
 _CERTAIN: Final = (1 - 1e-6, 0.9999, 0.999, 0.99, 0.95, 0.9, 0.75, 0.5)
 """Probabilities of every token of an answer that is shown; not only the surest, as weights of like signals may differ

@@ -18,9 +18,10 @@ from serve_app.cascade.serving.response_filter import with_needs
 from serve_app.cascade.serving.run import Ascent, Visit, Way, ways_up
 from serve_app.cascade.serving.skipping import Patience
 from serve_app.errors import DeadlineExceeded, JethroError
-from serve_app.pools.base import Call, Pool
+from serve_app.pools.base import Pool
 from serve_app.strategy import Context, Event
 from serve_app.types import Decision, Query
+from serve_app.wire.frames import Call
 
 PriorOf = Callable[[str, Query], Awaitable[float | None]]
 """The strong win rate of a query by the router of this name; None where it gives none."""

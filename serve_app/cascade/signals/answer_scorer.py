@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.cascade.base import Judged, Needs
 from serve_app.errors import ConfigError, InsufficientData
 from serve_app.learning.logistic import fit_soft, log_loss
@@ -19,7 +20,6 @@ from serve_app.learning.logistic import fit_soft, log_loss
 if TYPE_CHECKING:
     from serve_app.learning.encoder import SentenceEncoder
 
-Floats = NDArray[np.float64]
 _STRENGTHS: Final = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Inverse L2 penalties that are tried; log loss out of fold chooses."""
 _FOLDS: Final = 5

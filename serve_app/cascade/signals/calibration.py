@@ -25,8 +25,8 @@ from math import exp, isfinite, isnan
 from typing import Any, ClassVar, Final, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.cascade.base import Calibrator
 from serve_app.errors import ConfigError, DependencyError, InsufficientData
 from serve_app.learning.logistic import fit_ridge_logistic, log_odds, sigmoid
@@ -59,7 +59,6 @@ class DecidedCalibrator:
         return cls(tuple(map(float, spec["edges"])), tuple(map(bool, spec["takes"])))
 
 
-Floats = NDArray[np.float64]
 _NEAREST = 1e-5
 """A probability counts as no nearer to 0 or 1: recorded log-probabilities are rounded to so much."""
 _PENALTY = 2.0

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.cascade.base import Calibrator, Judged, Needs, Signal
 from serve_app.errors import ConfigError, InsufficientData
 from serve_app.learning.logistic import fit_soft, log_loss
 
-Floats = NDArray[np.float64]
 _FEWEST: Final = 40
 """Answers that a combination takes at least."""
 _STRENGTHS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)

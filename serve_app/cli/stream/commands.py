@@ -4,17 +4,17 @@ A stream's figures as lines for people.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from serve_app.cli.options import DEFAULT_URL, UrlOption, listed, new_group
+from serve_app.cli.stream.client import asking, stream_path
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
-    from serve_app.cli.endpoint import Endpoint
+    pass
 
 group = new_group(help="Streams of classification queries, learned online from the LLM's answers.")
 
@@ -150,28 +150,6 @@ def replay(
         typer.echo(replaying.summary(score))
     if score.failed:
         raise typer.Exit(1)
-
-
-@contextmanager
-def asking(url: str) -> "Iterator[Endpoint]":
-    """The endpoint, closed afterwards."""
-    from serve_app.cli.endpoint import Endpoint
-    from serve_app.config import caller_key
-
-    endpoint = Endpoint(url, caller_key())
-    try:
-        yield endpoint
-    finally:
-        endpoint.close()
-
-
-def stream_path(name: str) -> str:
-    """The route of a stream. Raises ConfigError for what cannot be a name: it might be another route."""
-    from serve_app.streams.spec import is_name
-
-    if not is_name(name):
-        raise ConfigError(f"No stream {name[:60]!r}: names are of a-z, 0-9, _ and -, 48 at most")
-    return f"/v1/streams/{name}"
 
 
 def budget_of(llm_share: float | None, mu: float | None, horizon: int | None) -> dict[str, Any]:

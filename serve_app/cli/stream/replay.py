@@ -60,7 +60,7 @@ def offline(source: Source, told: Mapping[str, Any]) -> Score:
 
 def over_http(source: Source, stream: str, url: str, concurrency: int) -> Score:
     """Send each text as a caller would. Raises UpstreamError if the stream cannot be asked at all."""
-    from serve_app.cli.stream.commands import asking, stream_path
+    from serve_app.cli.stream.client import asking, stream_path
 
     with asking(url) as endpoint:
         labels = endpoint.call("GET", stream_path(stream)).get("labels", [])

@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from serve_app.arrays import Floats
 from serve_app.data.collection.journal import Entry, Journal
 from serve_app.data.collection.plan import Asked, How, Progress, Tell
-from serve_app.data.dataset import Dataset, Floats, PoolAnswers
+from serve_app.data.dataset import Dataset, PoolAnswers
 from serve_app.errors import (
     AuthenticationFailed,
     ConfigError,
@@ -29,10 +30,11 @@ from serve_app.errors import (
     RequestError,
     UpstreamError,
 )
-from serve_app.pools.base import Answer, Call, Pool
+from serve_app.pools.base import Pool
 from serve_app.pools.retry import Backoff
 from serve_app.store.base import COLLECTED
 from serve_app.types import Query
+from serve_app.wire.frames import Answer, Call
 
 KEY_REFUSED = "upstream_refused_key"
 """The code of an upstream's error that no retry mends (see `pools.upstream_errors`)."""

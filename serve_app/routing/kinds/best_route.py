@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays
+from serve_app.arrays import Floats, read_arrays
 from serve_app.data.validation import check_scored
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, load_encoder, saved_encoder
@@ -28,8 +28,6 @@ from serve_app.types import Price, Query
 
 if TYPE_CHECKING:
     from serve_app.data.dataset import Dataset
-
-Floats = NDArray[np.float64]
 
 
 def best_of(quality: Floats, n: int) -> Floats:

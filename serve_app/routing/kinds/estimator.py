@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays
+from serve_app.arrays import Floats, read_arrays
 from serve_app.data.validation import check_scored
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 _FOLDS = 5
 _HEAD, _TOKENS = ("weights", "bias", "covariance", "low", "high"), tuple(TokenHead.__slots__)
-Floats = NDArray[np.float64]
 
 
 class EstimatorRouter:

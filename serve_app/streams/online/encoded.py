@@ -16,6 +16,7 @@ what has not changed stays. The result is the mean of the prior over the new wei
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.streams.online.base import Arrays, StreamSpec
 from serve_app.streams.online.levels import Probabilities, softmax
 from serve_app.streams.online.replay import Replay, Row, excess
@@ -27,8 +28,6 @@ CARRY_STEPS = 60
 """Of Böhning's method (see `encoded`), which needs no step size."""
 MOST = 1_000
 """Newest labels that the map is fitted on: it has few numbers."""
-
-Floats = NDArray[np.float64]
 
 
 def carried(before: Floats, rows: Floats, labels: NDArray[np.int64]) -> Floats:

@@ -8,9 +8,9 @@ from serve_app.errors import (
     Overloaded,
     RequestError,
 )
-from serve_app.pools.base import Answer, Call
 from serve_app.strategy import Context
 from serve_app.types import Query
+from serve_app.wire.frames import Answer, Call
 from tests.cascade.fakes import (
     CALL,
     SURE,

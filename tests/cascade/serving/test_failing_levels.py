@@ -17,9 +17,9 @@ from serve_app.errors import (
     RequestError,
     UpstreamError,
 )
-from serve_app.pools.base import Call
 from serve_app.strategy import Strategy
 from serve_app.types import Capabilities, Price, Query
+from serve_app.wire.frames import Call
 from tests.cascade.fakes import CALL, STRONG, SURE, UNSURE, WEAK, engine, engine_of, pool, pools, query, run, told
 from tests.cascade.serving.test_hopeless import ByPrior
 from tests.cascade.serving.test_routed import FakeRouter

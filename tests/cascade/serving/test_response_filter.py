@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from serve_app.cascade.base import Needs
 from serve_app.cascade.serving.response_filter import AsAsked, with_needs
 from serve_app.errors import UpstreamError
-from serve_app.pools.base import Answer, Frame
 from serve_app.types import Chunk, TokenLogprob
+from serve_app.wire.frames import Answer, Frame
 from serve_app.wire.requests import StreamEncoder
 from tests.cascade.fakes import query
 

@@ -13,9 +13,9 @@ from serve_app.errors import (
     UnsupportedParameter,
     UpstreamError,
 )
-from serve_app.pools.base import Answer
 from serve_app.strategy import Context, Spent
 from serve_app.types import Capabilities, Price, Query, Usage
+from serve_app.wire.frames import Answer
 from tests.cascade.fakes import (
     CALL,
     STRONG,

@@ -13,9 +13,9 @@ from serve_app.cascade.serving.skipping import Patience
 from serve_app.cascade.serving.streaming import Early, Race, StreamingCascade
 from serve_app.engines.local_pool import LocalPool
 from serve_app.errors import DeadlineExceeded, JethroError, Overloaded, PoolUnavailable, RequestError, UpstreamError
-from serve_app.pools.base import Answer, Frame
 from serve_app.strategy import Context, Spent
 from serve_app.types import Decision, Query, Usage
+from serve_app.wire.frames import Answer, Frame
 from tests.cascade.fakes import (
     CALL,
     STRONG,

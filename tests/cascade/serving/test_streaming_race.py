@@ -12,9 +12,9 @@ from serve_app.cascade.base import Judged, Needs
 from serve_app.cascade.serving.streaming import Race, RaceMeter
 from serve_app.engines.local_pool import LocalPool
 from serve_app.errors import DeadlineExceeded, Overloaded, UpstreamError
-from serve_app.pools.base import Frame
 from serve_app.strategy import Context
 from serve_app.types import Chunk, Decision, Price, Query
+from serve_app.wire.frames import Frame
 from tests.cascade.fakes import (
     CALL,
     STRONG,

@@ -15,8 +15,9 @@ from serve_app.data.recorded import read
 from serve_app.errors import ConfigError, ContextLengthExceeded, DataError
 from serve_app.lab import models_dir
 from serve_app.lab.tasks.base import grade as exact
-from serve_app.pools.base import Answer, Call, Frame, Pool, PoolLoad
+from serve_app.pools.base import Pool, PoolLoad
 from serve_app.types import Capabilities, Message, Price, Query, Sampling
+from serve_app.wire.frames import Answer, Call, Frame
 
 
 class SurePool:

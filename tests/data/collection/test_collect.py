@@ -23,10 +23,11 @@ from serve_app.errors import (
     Overloaded,
     UpstreamError,
 )
-from serve_app.pools.base import Answer, Call, Frame, PoolLoad
+from serve_app.pools.base import PoolLoad
 from serve_app.pools.retry import Backoff
 from serve_app.store.base import COLLECTED
 from serve_app.types import Capabilities, Message, Price, Query, Sampling
+from serve_app.wire.frames import Answer, Call, Frame
 
 Fault = Callable[[Query, int], Exception | None]
 """What a call raises, by its query and how many calls came before; None: it answers."""

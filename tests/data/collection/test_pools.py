@@ -5,8 +5,8 @@ import pytest
 from serve_app.config import load
 from serve_app.data.collection.pools import pools_at, pools_here
 from serve_app.errors import ConfigError
-from serve_app.pools.base import Call
 from serve_app.types import Message, Query, Sampling
+from serve_app.wire.frames import Call
 from tests.cli.counting_server import CountingServer, counting
 
 QUERY = Query((Message("user", "what is 1 + 1?"),), Sampling(temperature=0.0, max_tokens=8))

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.errors import ConfigError, DependencyError
-
-Floats = NDArray[np.float64]
 
 RATINGS = ("1", "2", "3", "4", "5")
 INSTRUCTION = "rate 1 (fails) to 5 (sure to be good) how well a small model answers this:\n{question}\nrating:"

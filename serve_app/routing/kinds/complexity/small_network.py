@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.errors import DependencyError
-from serve_app.learning.logistic import Floats, Rows, matrix_of
+from serve_app.learning.logistic import Rows, matrix_of
 
 _HIDDEN = 16
 _PENALTY = 0.1

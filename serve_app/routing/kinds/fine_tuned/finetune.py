@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.routing.kinds.fine_tuned.text_network import TextNetwork
 from serve_app.routing.kinds.fine_tuned.text_network import states as frozen_states
 
@@ -95,7 +96,6 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-Floats = NDArray[np.float64]
 Report = Callable[[str], None]
 """Takes a line of progress."""
 _WEIGHT_DECAY = 0.01

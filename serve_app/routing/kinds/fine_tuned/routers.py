@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
 from serve_app.data.preferences import Preferences
 from serve_app.errors import ConfigError
@@ -40,7 +40,6 @@ from serve_app.routing.kinds.fine_tuned.text_classifier import Setting, TextClas
 from serve_app.types import Query
 
 FORMAT = 1
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

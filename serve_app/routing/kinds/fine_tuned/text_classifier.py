@@ -22,8 +22,8 @@ from threading import Lock
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, load_encoder, narrowed, saved_encoder
 from serve_app.routing.kinds.fine_tuned.finetune import Recipe, Report, finetune
@@ -125,7 +125,6 @@ def fresh_encoder(shape: Shape, pieces: int, max_tokens: int, seed: int) -> Any:
         return BertModel(config, add_pooling_layer=False)
 
 
-Floats = NDArray[np.float64]
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
 _ROWS = 32

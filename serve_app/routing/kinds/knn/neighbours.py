@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.errors import ConfigError, DependencyError
 
 Vectors = NDArray[np.float32]
@@ -165,8 +166,6 @@ def _nearest_centre(vectors: Vectors, centres: Vectors, rows: int = 4096) -> Pos
     parts = [(vectors[i : i + rows] @ centres.T).argmax(1) for i in range(0, len(vectors), rows)]
     return np.concatenate(parts)
 
-
-Floats = NDArray[np.float64]
 
 _K = (4, 8, 16, 32, 64, 128)
 _TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 1.0)

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.errors import DependencyError
 
 if TYPE_CHECKING:
     import torch
 
 Vectors = NDArray[np.float32]
-Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 _FEWEST_HELD_BACK = 10

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.errors import DependencyError
 
 Vectors = NDArray[np.float32]
-Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 CLUSTERS = 1_024

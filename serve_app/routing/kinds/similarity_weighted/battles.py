@@ -17,10 +17,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.data.preferences import Preferences
 from serve_app.errors import ConfigError
-
-Floats = NDArray[np.float64]
 
 
 def tiers_of(ratings: Floats, count: int) -> NDArray[np.int64]:

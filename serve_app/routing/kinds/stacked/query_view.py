@@ -23,9 +23,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.learning.encoder import SentenceEncoder, Vectors, load_encoder
-
-Floats = NDArray[np.float64]
 
 SURFACE = (
     "chars", "words", "quantities", "sentences", "questions", "commas", "largest", "size", "distinct_words",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays
+from serve_app.arrays import Floats, read_arrays
 from serve_app.data.validation import PAIR, check_scored
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, Vectors, load_encoder, saved_encoder
@@ -31,7 +31,6 @@ LINEAR, KERNEL, COMPLEXITY = "linear", "kernel", "complexity"
 _PRIOR = {LINEAR: 0.5, KERNEL: 0.3, COMPLEXITY: 0.2}
 """Weights where the data say nothing: the more an estimate can bend, the less it is trusted."""
 _COMPLEXITY_FOLDER = "complexity"
-Floats = NDArray[np.float64]
 
 
 class StackedRouter:

@@ -17,11 +17,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.errors import DependencyError
 from serve_app.learning.encoder import Vectors
 from serve_app.learning.ridge import fit_ridge
-
-Floats = NDArray[np.float64]
 
 _PRIOR_SD = 0.25
 """Standard deviation of the prior of a weight."""
