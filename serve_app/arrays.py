@@ -1,4 +1,4 @@
-"""Array types, and npz files read whole with one kind of error for every fault."""
+"""Array types, the sigmoid and the softmax, and npz files read whole with one kind of error for every fault."""
 
 import tokenize
 import zipfile
@@ -13,6 +13,19 @@ Floats = NDArray[np.float64]
 
 _HEADER = (tokenize.TokenError, SyntaxError, RecursionError, MemoryError)
 """What numpy lets through of an array's header that is no Python literal, or of a shape beyond all memory."""
+
+
+def sigmoid(x: Floats | float) -> Floats:
+    """1 / (1 + exp(-x)), without overflow; the shape of `x`."""
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * np.asarray(x))), dtype=np.float64)
+
+
+def softmax(logits: NDArray[Any]) -> Floats:
+    """Along the last axis, in float64."""
+    shifted = np.asarray(logits, dtype=np.float64)
+    powers = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
+    total: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return total
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -72,6 +72,11 @@ class DependencyError(JethroError):
     """An optional dependency is missing; the message is the pip line that mends it."""
 
 
+def missing_extra(what: str, extra: str) -> DependencyError:
+    """The error for packages that are not installed; `what` says which, and what needs them."""
+    return DependencyError(f'{what}: pip install "jethro[{extra}]"')
+
+
 class RequestError(JethroError):
     """The caller's mistake."""
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from benchmarks.cascades.curves import area
 from benchmarks.cascades.methods import FORMS, Setting, ours
+from serve_app.arrays import sigmoid
 from serve_app.cascade.routing.estimates import members
 from serve_app.cascade.routing.walk import Tables, fit_moves
-from serve_app.learning.logistic import log_odds, sigmoid
+from serve_app.learning.logistic import log_odds
 
 Floats = NDArray[np.float64]
 LEVELS = {"low": (0.6, 0.3), "medium": (1.6, 0.8), "high": (2.4, 1.2)}

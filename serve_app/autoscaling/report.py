@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.autoscaling.comparison import DEFAULT, OURS, QUEUE, RAY_TARGET, Comparison, Figures, Saving, Scenario
-from serve_app.errors import DependencyError
+from serve_app.errors import missing_extra
 
 _HEAD = (
     "rule",
@@ -152,7 +152,7 @@ def plot(found: Sequence[Comparison], path: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise DependencyError('plots need matplotlib: pip install "jethro[train]"') from None
+        raise missing_extra("plots need matplotlib", "train") from None
     figure = Figure(figsize=(15, 2.7 * len(found)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(found), 3, squeeze=False)

@@ -27,6 +27,7 @@ from serve_app.cascade.signals.answer_scorer import AnswerScorer
 from serve_app.cascade.signals.calibration import calibrator_of, calibrator_spec
 from serve_app.cascade.signals.specs import parts_of, signal_of, spec_of
 from serve_app.errors import ConfigError
+from serve_app.files import write_whole
 
 FILE: Final = "chain.json"
 FORMAT: Final = 1
@@ -66,11 +67,9 @@ def save_chain(fitted: Fitted, folder: Path) -> None:
         "data": dict(fitted.data),
     }
     path = folder / FILE
-    part = path.with_suffix(".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-        part.replace(path)
+        write_whole(path, (json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
     except OSError as e:
         raise ConfigError(f"{path}: cannot be written ({e}); give a folder that can") from e
 

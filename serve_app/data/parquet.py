@@ -13,7 +13,6 @@ holds, as JSON under `jethro`, what it is, the version of this layout, the pools
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -23,7 +22,8 @@ import numpy as np
 from serve_app.arrays import Floats
 from serve_app.data.dataset import MEASURES, Dataset, PoolAnswers
 from serve_app.data.preferences import Preferences
-from serve_app.errors import DataError, DependencyError
+from serve_app.errors import DataError, missing_extra
+from serve_app.files import replacing
 from serve_app.types import Message, Query, Role
 
 FORMAT: Final = 2
@@ -221,7 +221,7 @@ def _pyarrow() -> Any:
     try:
         import pyarrow
     except ModuleNotFoundError as e:
-        raise DependencyError('data files need pyarrow, which is not installed; pip install "jethro[train]"') from e
+        raise missing_extra("data files need pyarrow", "train") from e
     return pyarrow
 
 
@@ -249,14 +249,8 @@ def _write(pa: Any, path: Path, columns: Mapping[str, Any], header: Mapping[str,
 
     table = pa.table(dict(columns)).replace_schema_metadata({_KEY: json.dumps(header, ensure_ascii=False).encode()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as part:
         pq.write_table(table, part, compression="zstd")
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read(pa: Any, path: Path) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from serve_app.errors import DataError, DependencyError
+from serve_app.errors import DataError, missing_extra
 from serve_app.types import Message, Role
 
 _ROLES: Final = frozenset(get_args(Role))
@@ -163,7 +163,7 @@ def _parquet(path: Path) -> Iterator[Record]:
         import pyarrow
         import pyarrow.parquet as pq
     except ModuleNotFoundError as e:
-        raise DependencyError('Parquet files need pyarrow, which is not installed; pip install "jethro[train]"') from e
+        raise missing_extra("Parquet files need pyarrow", "train") from e
     try:
         with pq.ParquetFile(path) as file:
             number = 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve_app.data.dataset import Dataset
-from serve_app.errors import ConfigError, DependencyError
+from serve_app.errors import ConfigError, missing_extra
 from serve_app.grading.base import ReferenceMetric
 
 _WORDS = re.compile(r"\w+")
@@ -53,7 +53,7 @@ def _library() -> Any:
     try:
         from rouge_score import rouge_scorer
     except ImportError as e:
-        raise DependencyError("ROUGE needs the library rouge-score: pip install 'jethro[train]'") from e
+        raise missing_extra("ROUGE needs the library rouge-score", "train") from e
     return rouge_scorer
 
 

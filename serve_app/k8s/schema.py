@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from serve_app.config.base import Node
 from serve_app.config.validation import sentence
-from serve_app.errors import DependencyError
+from serve_app.errors import missing_extra
 from serve_app.k8s.documents import Document
 
 Duration = Annotated[str, Field(pattern=r"^([0-9]+(ms|s|m|h|d|w|y))+$")]
@@ -193,7 +193,7 @@ def _against(schema: Any, body: Any) -> Iterator[str]:
     try:
         from jsonschema import Draft202012Validator
     except ImportError as e:
-        raise DependencyError('jsonschema is not installed: pip install "jethro[k8s]"') from e
+        raise missing_extra("checking manifests needs jsonschema", "k8s") from e
     for error in Draft202012Validator(schema).iter_errors(body):
         path = ".".join(str(part) for part in error.absolute_path) or "the object"
         if error.validator == "additionalProperties":
@@ -207,7 +207,7 @@ def _core(body: dict[str, Any]) -> Iterator[str]:
     try:
         import kubernetes_validate
     except ImportError as e:
-        raise DependencyError('kubernetes-validate is not installed: pip install "jethro[k8s]"') from e
+        raise missing_extra("checking manifests needs kubernetes-validate", "k8s") from e
     try:
         kubernetes_validate.validate(body, _KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as e:

@@ -11,7 +11,6 @@ Loaded with `weights_only=True`, so a checkpoint can hold no code.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
+from serve_app.files import replacing
 from serve_app.lab.batches import IGNORE, Batch, RoundShape, held_out_batches, round_of_batches
 from serve_app.lab.model import ModelSize, new_model
 from serve_app.lab.precision import mixed, use_float32_attention
@@ -50,9 +50,8 @@ def save_checkpoint(
         "seconds": progress.seconds,
         "accuracy": torch.from_numpy(progress.accuracy),
     }
-    part = folder / f"{FILE}.part"
-    torch.save(state, part)
-    os.replace(part, folder / FILE)
+    with replacing(folder / FILE) as part:
+        torch.save(state, part)
 
 
 def load_checkpoint(

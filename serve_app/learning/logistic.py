@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import Floats
-from serve_app.errors import DependencyError
+from serve_app.arrays import Floats, sigmoid
+from serve_app.errors import missing_extra
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -88,7 +88,7 @@ def _fit(matrix: Any, outcomes: Floats, strength: float) -> Any:
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError:
-        raise DependencyError('training a router needs scikit-learn: pip install "jethro[train]"') from None
+        raise missing_extra("training a router needs scikit-learn", "train") from None
     from scipy.sparse import vstack
 
     sure = np.concatenate([outcomes, 1 - outcomes])
@@ -116,7 +116,7 @@ def fit_soft(x: Floats, ok: Floats, strength: float) -> tuple[Floats, float]:
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError:
-        raise DependencyError('fitting a cascade needs scikit-learn: pip install "jethro[train]"') from None
+        raise missing_extra("fitting a cascade needs scikit-learn", "train") from None
     model = LogisticRegression(C=strength, max_iter=_SOLVER_ITERATIONS)
     model.fit(np.concatenate([x, x])[used], labels[used], sample_weight=sure[used])
     return model.coef_[0], float(model.intercept_[0])
@@ -163,12 +163,6 @@ def fit_ridge_logistic(
     w = _newton(rows, y, start, shrink)
     weights = np.where(flat, 0.0, w[1:] / scale)
     return RidgeLogistic(weights, float(w[0] - weights @ mean))
-
-
-def sigmoid(x: Floats) -> Floats:
-    """1 / (1 + exp(-x)), without overflow."""
-    found: Floats = 0.5 * (1.0 + np.tanh(0.5 * x))
-    return found
 
 
 def log_odds(p: Floats, nearest: float) -> Floats:

@@ -8,7 +8,6 @@ Routers that ship with the package are listed too, under a version of their own;
 """
 
 import json
-import os
 import re
 import shutil
 import time
@@ -23,6 +22,7 @@ import numpy as np
 
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
+from serve_app.files import write_whole
 from serve_app.learning.encoder import encoder_at_hand
 from serve_app.routing.artefact import check_folder
 from serve_app.routing.base import Placement, Router
@@ -179,13 +179,14 @@ class Registry:
         check_folder(self.path(name, version))
         class_of(self.path(name, version), read_card(self.path(name, version)), KINDS)
         (self.folder / name).mkdir(parents=True, exist_ok=True)
-        _replace(self.folder / name / "current", version if threshold is None else f"{version} {threshold!r}")
+        chosen = version if threshold is None else f"{version} {threshold!r}"
+        write_whole(self.folder / name / "current", f"{chosen}\n".encode())
 
     def use_default(self, name: str) -> None:
         """Serve this name where the config names no router. Raises ConfigError for an unknown name."""
         self.current(name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        _replace(self.folder / "default", name)
+        write_whole(self.folder / "default", f"{name}\n".encode())
 
     def fingerprint(self) -> tuple[str, ...]:
         """Changes whenever another version, threshold or default is to serve; cheap, to be asked every second."""
@@ -267,13 +268,3 @@ def _registered_s(folder: Path) -> float:
         return float(json.loads((folder / "run.json").read_text("utf-8"))["registered_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0  # put there by hand
-
-
-def _replace(file: Path, text: str) -> None:
-    """Readers see the old text or the new one, also after a crash."""
-    draft = file.with_name(f".{file.name}-{os.getpid()}-{time.monotonic_ns()}")
-    with draft.open("w", encoding="utf-8") as out:
-        out.write(text + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(file)

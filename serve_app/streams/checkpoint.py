@@ -29,36 +29,10 @@ import safetensors
 import safetensors.numpy
 
 from serve_app.errors import ConfigError, UpstreamError
+from serve_app.files import PART, sync_folder, write_whole
 from serve_app.streams.online.base import Arrays
 
-PART: Final = ".part"
-"""End of the name of a file that is not whole; one that a kill left is nobody's."""
 _LOOK_S: Final = 0.1
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves it as it was, or whole. Raises OSError, and leaves no half of it behind."""
-    part = path.with_name(f".{path.name}{PART}")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def lock_folder(

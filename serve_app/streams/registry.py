@@ -17,8 +17,9 @@ from time import monotonic
 from typing import Any, Final, ParamSpec, TypeVar
 
 from serve_app.errors import ConfigError, Conflict, NotFound, Overloaded, RequestError, UpstreamError
+from serve_app.files import sync_folder
 from serve_app.streams.base import Batch, Budget, Core, Published, Wanted, arrays_to_bytes, batch_from_json
-from serve_app.streams.checkpoint import lock_folder, sync_folder
+from serve_app.streams.checkpoint import lock_folder
 from serve_app.streams.online.base import Learner, Policy
 from serve_app.streams.spec import difference, is_name, spec_to_json
 from serve_app.streams.stream import LearnedStream, owner_of

@@ -18,17 +18,9 @@ from typing import Any, Final, Self
 import orjson
 
 from serve_app.errors import ConfigError
+from serve_app.files import sync_folder, write_whole
 from serve_app.streams.base import Batch, Budget, Core, Counts, Event, Saw, batch_from_json
-from serve_app.streams.checkpoint import (
-    Checkpoint,
-    Journal,
-    journal_path,
-    journals,
-    newest,
-    save,
-    sync_folder,
-    write_whole,
-)
+from serve_app.streams.checkpoint import Checkpoint, Journal, journal_path, journals, newest, save
 from serve_app.streams.online.base import Learner, StreamSpec
 from serve_app.streams.spec import spec_from_json, spec_to_json, with_budget
 

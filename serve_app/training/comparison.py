@@ -23,6 +23,7 @@ from serve_app.data.splitting import folds as near_duplicate_safe_folds
 from serve_app.decision.target import Target
 from serve_app.decision.threshold import Calibration
 from serve_app.errors import ConfigError, JethroError
+from serve_app.files import replacing
 from serve_app.learning.metrics import Interval
 from serve_app.routing.base import Report, Router, silent
 from serve_app.training.evaluation import LEVEL, ROUNDS, Evaluation, Figures, evaluate, resampled, scored
@@ -133,10 +134,8 @@ class _Kept:
     def write(self, path: Path, scores: Scores) -> None:
         """Whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.part")
-        with draft.open("wb") as out:
+        with replacing(path) as draft, draft.open("wb") as out:
             np.savez(out, scores=scores.scores, fit_s=scores.fit_s, decision_ms=scores.decision_ms)
-        draft.replace(path)
 
 
 def _cross_fitted(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from serve_app.data.dataset import Dataset
-from serve_app.errors import DependencyError
+from serve_app.errors import missing_extra
 from serve_app.learning.metrics import Interval
 from serve_app.training.comparison import BASELINE, Candidate, Plan, difference, recommend
 from serve_app.training.evaluation import ADVANTAGES, Evaluation, interval_json
@@ -207,7 +207,7 @@ def _new(panels: int) -> tuple[Any, Any]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise DependencyError('plots need matplotlib: pip install "jethro[train]"') from None
+        raise missing_extra("plots need matplotlib", "train") from None
     figure = Figure(figsize=(5.6 * panels, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, panels)

@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.cascade.artefact import load_fitted
-from serve_app.cascade.recorded import Recorded
-from serve_app.cascade.routing.router import Answered, Prompt
-from serve_app.cascade.routing.saved import load_routing
-from serve_app.cascade.streams.base import Batch, OnlineCore, Saw
-from serve_app.cascade.streams.kept import kept
-from serve_app.cascade.streams.registry import Keeping, StreamRegistry
-from serve_app.cascade.streams.spec import spec_from_json, spec_to_json
-from serve_app.cascade.streams.wire import arrays_from_bytes, batch_to_json
+from serve_app.cascade.routing.router import Answered, Prompt, load_routing
+from serve_app.data.recorded import Recorded
 from serve_app.learning.encoder import load_encoder
+from serve_app.streams.base import Batch, OnlineCore, Saw, arrays_from_bytes, batch_to_json
+from serve_app.streams.policy_sync import kept
+from serve_app.streams.registry import Keeping, StreamRegistry
+from serve_app.streams.spec import spec_from_json, spec_to_json
 from tests.compat.readings import digest, named, plain
 
 COINS = ((0.5, 0.9, 0.9), (0.01, 0.9, 0.9), (0.5, 0.05, 0.05), None)

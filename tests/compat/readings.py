@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from serve_app.cascade.recorded import read as read_recorded
-from serve_app.learning.dataset import Dataset
+from serve_app.data.dataset import Dataset
+from serve_app.data.near_duplicates import load_seen
+from serve_app.data.preferences import Preferences
+from serve_app.data.recorded import read as read_recorded
+from serve_app.decision.threshold import Threshold
 from serve_app.learning.encoder import load_encoder
-from serve_app.learning.preferences import Preferences
-from serve_app.learning.seen import load_seen
 from serve_app.routing.base import Router
 from serve_app.routing.registry import KINDS, Registry, load_router
-from serve_app.routing.threshold import Threshold
 from serve_app.types import Message, Price, Query
 
 ENCODER = "encoder"

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from serve_app.learning.logistic import fit_ridge_logistic, log_odds, sigmoid
+from serve_app.arrays import sigmoid
+from serve_app.learning.logistic import fit_ridge_logistic, log_odds
 
 
 def test_it_is_scikit_learns_where_both_can():

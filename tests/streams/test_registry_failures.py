@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from serve_app.errors import UpstreamError
+from serve_app.files import sync_folder
 from serve_app.streams.base import Batch, Budget, Wanted, batch_to_json
-from serve_app.streams.checkpoint import sync_folder
 from serve_app.streams.registry import Keeping, StreamRegistry
 from serve_app.streams.stream import LearnedStream
 from tests.streams.fakes import FakeCore, spec

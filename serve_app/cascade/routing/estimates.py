@@ -24,11 +24,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import Floats
+from serve_app.arrays import Floats, sigmoid
 from serve_app.cascade.signals.calibration import ConfidenceCurve, fit_confidence
 from serve_app.cascade.signals.consistency import normalised
 from serve_app.data.recorded import Recorded
-from serve_app.learning.logistic import fit_ridge_logistic, sigmoid
+from serve_app.learning.logistic import fit_ridge_logistic
 from serve_app.learning.ridge import fit_ridge
 
 

@@ -26,10 +26,10 @@ from typing import Any, ClassVar, Final, Protocol, Self
 
 import numpy as np
 
-from serve_app.arrays import Floats
+from serve_app.arrays import Floats, sigmoid
 from serve_app.cascade.base import Calibrator
-from serve_app.errors import ConfigError, DependencyError, InsufficientData
-from serve_app.learning.logistic import fit_ridge_logistic, log_odds, sigmoid
+from serve_app.errors import ConfigError, InsufficientData, missing_extra
+from serve_app.learning.logistic import fit_ridge_logistic, log_odds
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ def fit_logistic(values: Floats, ok: Floats) -> LogisticCalibrator:
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError:
-        raise DependencyError('fitting a cascade needs scikit-learn: pip install "jethro[train]"') from None
+        raise missing_extra("fitting a cascade needs scikit-learn", "train") from None
     column = np.concatenate([x, x])[:, None]
     labels = np.concatenate([np.ones(len(x)), np.zeros(len(x))])
     model = LogisticRegression(C=1e4, max_iter=1_000)
@@ -234,7 +234,7 @@ def fit_isotonic(values: Floats, ok: Floats) -> IsotonicCalibrator:
     try:
         from sklearn.isotonic import IsotonicRegression
     except ImportError:
-        raise DependencyError('fitting a cascade needs scikit-learn: pip install "jethro[train]"') from None
+        raise missing_extra("fitting a cascade needs scikit-learn", "train") from None
     model = IsotonicRegression(y_min=0.0, y_max=1.0).fit(x, y)
     knots, heights = model.X_thresholds_, np.maximum.accumulate(np.clip(model.y_thresholds_, 0.0, 1.0))
     kept = np.append(np.diff(knots) > 0, True)

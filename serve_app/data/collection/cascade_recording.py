@@ -19,6 +19,7 @@ from serve_app.data.collection.journal import Entry, Journal
 from serve_app.data.collection.plan import Asked, How, Tell
 from serve_app.data.dataset import Dataset
 from serve_app.errors import ConfigError, DataError
+from serve_app.files import replacing
 from serve_app.pools.base import Pool
 from serve_app.types import Query, Sampling
 
@@ -97,12 +98,10 @@ async def record(
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """JSON lines, whole or not at all. Raises ConfigError where they cannot be written."""
-    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as out:
+        with replacing(path) as part, part.open("w", encoding="utf-8") as out:
             out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        part.replace(path)
     except OSError as e:
         raise ConfigError(f"{path}: cannot be written ({e}); make room or give another --out") from e
 

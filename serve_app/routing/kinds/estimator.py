@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import Floats, read_arrays
+from serve_app.arrays import Floats, read_arrays, sigmoid
 from serve_app.data.validation import check_scored
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
-from serve_app.learning.heads import QualityHead, TokenHead, WinLink, fit_head, fit_tokens, sigmoid
+from serve_app.learning.heads import QualityHead, TokenHead, WinLink, fit_head, fit_tokens
 from serve_app.learning.history import History
 from serve_app.learning.logistic import folds_of
 from serve_app.learning.query_features import QueryFeatures

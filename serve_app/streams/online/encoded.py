@@ -16,9 +16,9 @@ what has not changed stays. The result is the mean of the prior over the new wei
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import Floats
+from serve_app.arrays import Floats, softmax
 from serve_app.streams.online.base import Arrays, StreamSpec
-from serve_app.streams.online.levels import Probabilities, softmax
+from serve_app.streams.online.levels import Probabilities
 from serve_app.streams.online.replay import Replay, Row, excess
 from serve_app.streams.online.settings import mended, settings_of
 

@@ -1,11 +1,12 @@
 """What a level is: a Predictor acts (immutable, in every Gateway), a Student learns (in the Learner alone)."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import softmax
 from serve_app.streams.online.base import Arrays, StreamSpec
 
 Row = NDArray[np.float32]
@@ -46,14 +47,6 @@ class Student(Protocol):
 
     def restore(self, arrays: Arrays) -> None:
         """Take up what `state` gave."""
-
-
-def softmax(logits: NDArray[Any]) -> Probabilities:
-    """Along the last axis, in float64."""
-    shifted = np.asarray(logits, dtype=np.float64)
-    powers = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
-    total: Probabilities = powers / powers.sum(axis=-1, keepdims=True)
-    return total
 
 
 def pooled(own: Probabilities, below: Probabilities | None, weight: float) -> Probabilities:

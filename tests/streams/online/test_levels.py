@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from serve_app.arrays import softmax
 from serve_app.streams.online.encoded import EncodedStudent, label_words
-from serve_app.streams.online.levels import pooled, predictor, softmax
+from serve_app.streams.online.levels import pooled, predictor
 from serve_app.streams.online.logistic import COLUMNS, HashedStudent, hashed
 from serve_app.streams.online.replay import Replay, excess
 

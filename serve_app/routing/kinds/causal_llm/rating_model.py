@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.errors import ConfigError, DependencyError
+from serve_app.errors import ConfigError, missing_extra
 
 RATINGS = ("1", "2", "3", "4", "5")
 INSTRUCTION = "rate 1 (fails) to 5 (sure to be good) how well a small model answers this:\n{question}\nrating:"
@@ -185,7 +185,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as e:
-        raise DependencyError("causal_llm needs transformers and torch: pip install 'jethro[transformers]'") from e
+        raise missing_extra("causal_llm needs transformers and torch", "transformers") from e
     return transformers
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.errors import DependencyError
+from serve_app.errors import missing_extra
 from serve_app.learning.logistic import Rows, matrix_of
 
 _HIDDEN = 16
@@ -135,7 +135,7 @@ def _trained(matrix: Any, outcomes: Floats, folds: NDArray[np.int64], seed: int)
     try:
         from sklearn.neural_network import MLPClassifier
     except ImportError:
-        raise DependencyError('training a router needs scikit-learn: pip install "jethro[train]"') from None
+        raise missing_extra("training a router needs scikit-learn", "train") from None
     from scipy.sparse import vstack  # type: ignore[import-untyped]
 
     held = folds == folds.max()

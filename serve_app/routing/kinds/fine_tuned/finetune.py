@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
+from serve_app.files import replacing
 from serve_app.routing.kinds.fine_tuned.text_network import TextNetwork
 from serve_app.routing.kinds.fine_tuned.text_network import states as frozen_states
 
@@ -69,9 +70,8 @@ class Checkpoint:
             "waited": course.waited,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".unfinished")
-        save_file({n: t.contiguous() for n, t in tensors.items()}, unfinished, metadata={"course": json.dumps(about)})
-        unfinished.replace(self.path)
+        with replacing(self.path) as part:
+            save_file({n: t.contiguous() for n, t in tensors.items()}, part, metadata={"course": json.dumps(about)})
 
     def resume(self, parameters: Mapping[str, Any], optimizer: Any) -> Course:
         """The course that the file holds, its weights and moments put back; a fresh one without a file of this key."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from serve_app.errors import ConfigError, DependencyError
+from serve_app.errors import ConfigError, missing_extra
 
 _CHARACTERS_A_TOKEN = 16
 """A text is cut to so many characters for each token that is kept, before it is split into tokens at all."""
@@ -182,7 +182,7 @@ def _libraries() -> tuple[Any, Any]:
         import torch
         import transformers
     except ImportError as e:
-        raise DependencyError("encoders need transformers and torch: pip install 'jethro[encoders]'") from e
+        raise missing_extra("encoders need transformers and torch", "encoders") from e
     transformers.utils.logging.disable_progress_bar()  # a bar for every load of a small model says nothing
     return torch, transformers
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.errors import DependencyError
+from serve_app.errors import missing_extra
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ def train_factors(
     try:
         import torch
     except ImportError:
-        raise DependencyError("training mf needs torch: pip install 'jethro[encoders]'") from None
+        raise missing_extra("training mf needs torch", "encoders") from None
 
     dice = torch.Generator().manual_seed(seed)
     net = _Net(embeddings.shape[1], models, recipe.dimensions, dice)

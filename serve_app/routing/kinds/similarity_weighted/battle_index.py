@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.errors import DependencyError
+from serve_app.errors import missing_extra
 
 Vectors = NDArray[np.float32]
 Positions = NDArray[np.int64]
@@ -115,7 +115,7 @@ def clusters_of(vectors: Vectors, seed: int) -> Positions:
     try:
         from sklearn.cluster import MiniBatchKMeans
     except ImportError:
-        raise DependencyError('an index of many battles needs scikit-learn: pip install "jethro[train]"') from None
+        raise missing_extra("an index of many battles needs scikit-learn", "train") from None
     rng = np.random.default_rng(seed)
     taught = vectors[rng.choice(len(vectors), min(len(vectors), _TAUGHT * CLUSTERS), replace=False)]
     model = MiniBatchKMeans(CLUSTERS, random_state=seed, batch_size=4096, n_init=1, max_iter=20, init="random")

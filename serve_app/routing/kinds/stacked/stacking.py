@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.errors import DependencyError
+from serve_app.errors import missing_extra
 from serve_app.learning.encoder import Vectors
 from serve_app.learning.ridge import fit_ridge
 
@@ -77,7 +77,7 @@ def _logistic(column: Floats, wins: Floats) -> tuple[float, float]:
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError:
-        raise DependencyError('training a router needs scikit-learn: pip install "jethro[train]"') from None
+        raise missing_extra("training a router needs scikit-learn", "train") from None
     some, none = wins > 0, wins < 1
     model = LogisticRegression(C=10.0).fit(
         np.concatenate([column[some], column[none]]),
@@ -116,7 +116,7 @@ class KernelRidge:
         try:
             from sklearn.kernel_approximation import Nystroem
         except ImportError:
-            raise DependencyError('training a router needs scikit-learn: pip install "jethro[train]"') from None
+            raise missing_extra("training a router needs scikit-learn", "train") from None
         count = min(LANDMARKS, len(rows))
         mapping = Nystroem(kernel="rbf", gamma=GAMMA, n_components=count, random_state=seed)
         ridge, left_out = fit_ridge(mapping.fit_transform(rows.astype(np.float64)), target)
