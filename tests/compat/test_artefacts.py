@@ -18,9 +18,9 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
+from serve_app.config.tree import StoreConfig
 from serve_app.data.recorded import Recorded
 from serve_app.data.recorded import read as read_recorded
-from serve_app.config.tree import StoreConfig
 from serve_app.routing.registry import KINDS
 from serve_app.store.sqlite import SqliteStore
 from serve_app.types import Query
