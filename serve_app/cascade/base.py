@@ -4,24 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from serve_app.types import Query, TokenLogprob
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A pool's answer as signals see it; the first tokens of one where `finished` is False.
-
-    `samples`: further answers of the same model to the same query; `verdicts`: what the model said of its own answer,
-    asked again (AutoMix), as fractions in [0, 1]; `prior`: the router's strong win rate, where one was asked.
-    """
-
-    query: Query
-    text: str
-    logprobs: tuple[TokenLogprob, ...] = ()
-    finished: bool = True
-    samples: tuple[str, ...] = ()
-    verdicts: tuple[float, ...] = ()
-    prior: float | None = None
+from serve_app.data.answers import AnswerEvidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +30,9 @@ class Signal(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """What Judged must hold."""
+        """What AnswerEvidence must hold."""
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         """The raw signal. Raises nothing for any text; a cascade goes on where it is nan."""
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.cascade.base import Judged
+from serve_app.data.answers import AnswerEvidence
 from serve_app.data.records import Record, messages_of, read_records
 from serve_app.errors import DataError
 from serve_app.types import Query, TokenLogprob
@@ -54,7 +54,7 @@ class Recorded:
     tokens_in: Floats
     tokens_out: Floats
     extra_cost_usd: Floats
-    judged: tuple[tuple[Judged, ...], ...]
+    judged: tuple[tuple[AnswerEvidence, ...], ...]
     served: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -193,12 +193,12 @@ def _finite(confidence: Floats) -> Floats:
     return np.where(known.any(0), np.clip(confidence, low, high), np.nan)
 
 
-def _judged(record: Record, query: Query, model: str) -> Judged:
+def _judged(record: Record, query: Query, model: str) -> AnswerEvidence:
     answer = _answers(record)[model]
     try:
         tokens = tuple(TokenLogprob(str(t[0]), float(t[1]), _top(t)) for t in answer.get("tokens") or ())
         prior = record.get("prior")
-        return Judged(
+        return AnswerEvidence(
             query=query,
             text=str(answer.get("ans") or ""),
             logprobs=tokens,

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from serve_app.cascade.base import Chain, Judged, Level, Needs
+from serve_app.cascade.base import Chain, Level, Needs
+from serve_app.data.answers import AnswerEvidence
 from serve_app.engines.local_pool import LocalPool
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.types import Capabilities, Decision, Message, Price, Query, Sampling
@@ -25,7 +26,7 @@ class Doubt:
     needs: Needs = LOGPROBS
     name: str = "doubt"
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         if not judged.text:
             return math.nan
         return 0.2 if "?" in judged.text else 1.0
@@ -37,10 +38,10 @@ class Seen:
 
     sure: float = 1.0
     needs: Needs = NOTHING
-    shown: list[Judged] = field(default_factory=list)
+    shown: list[AnswerEvidence] = field(default_factory=list)
     name: str = "seen"
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         self.shown.append(judged)
         return self.sure
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serve_app.cascade.base import Judged
+from serve_app.data.answers import AnswerEvidence
 from serve_app.data.recorded import Recorded
 from serve_app.types import Message, Query, TokenLogprob
 
@@ -21,7 +21,9 @@ def made_up(n: int = 400, seed: int = 0, models: tuple[str, ...] = ("small", "la
     queries = [Query((Message("user", f"query {i}"),)) for i in range(n)]
     judged = tuple(
         tuple(
-            Judged(q, f"answer {i}", (TokenLogprob("a", float(np.log(p[i, j])), (("a", float(np.log(p[i, j]))),)),))
+            AnswerEvidence(
+                q, f"answer {i}", (TokenLogprob("a", float(np.log(p[i, j])), (("a", float(np.log(p[i, j]))),)),)
+            )
             for j in range(m)
         )
         for i, q in enumerate(queries)

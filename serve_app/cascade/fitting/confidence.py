@@ -7,12 +7,13 @@ from typing import Final
 import numpy as np
 
 from serve_app.arrays import Floats
-from serve_app.cascade.base import Calibrator, Judged, Needs, Signal
+from serve_app.cascade.base import Calibrator, Needs, Signal
 from serve_app.cascade.signals.answer_scorer import AnswerScorer, fit_answer_scorer
 from serve_app.cascade.signals.calibration import fit_calibrator
 from serve_app.cascade.signals.combined import Combined, CostAware, fit_combined, fit_relative_cost
 from serve_app.cascade.signals.tokens import Brevity, Entropy, Margin, MeanLogprob, MinLogprob, Prior, QuantileLogprob
 from serve_app.cascade.signals.tokens import SumLogprob as Sum
+from serve_app.data.answers import AnswerEvidence
 from serve_app.errors import InsufficientData
 
 NOT_TAKEN: Final = -1.0
@@ -47,12 +48,12 @@ class Judge:
     signal: Signal
     calibrator: Calibrator
 
-    def probability(self, judged: Judged) -> float:
+    def probability(self, judged: AnswerEvidence) -> float:
         """That the answer is right; NOT_TAKEN where the signal cannot be told."""
         value = self.signal.value(judged)
         return NOT_TAKEN if np.isnan(value) else self.calibrator.probability(value)
 
-    def probabilities(self, raw: Floats, judged: Sequence[Judged]) -> Floats:
+    def probabilities(self, raw: Floats, judged: Sequence[AnswerEvidence]) -> Floats:
         """The same, shape [n], for raw values [n, signals] of the plan's signals, as `raw_values` gives them.
 
         `judged` are these answers, cut to the plan's prefix.
@@ -60,7 +61,7 @@ class Judge:
         return probabilities(self.calibrator, _values(self.signal, raw, judged))
 
 
-def opening(judged: Judged, tokens: int | None) -> Judged:
+def opening(judged: AnswerEvidence, tokens: int | None) -> AnswerEvidence:
     """The answer as it stands after its first `tokens`: unfinished if more would come. None: the whole answer."""
     if tokens is None or not judged.finished or len(judged.logprobs) < tokens:
         return judged
@@ -70,7 +71,7 @@ def opening(judged: Judged, tokens: int | None) -> Judged:
     return replace(judged, text="".join(token.token for token in first), logprobs=first, finished=False)
 
 
-def raw_values(signals: Sequence[Signal], judged: Sequence[Judged], prefix: int | None = None) -> Floats:
+def raw_values(signals: Sequence[Signal], judged: Sequence[AnswerEvidence], prefix: int | None = None) -> Floats:
     """Raw values [n, signals] of answers, or of their first tokens."""
     seen = [opening(j, prefix) for j in judged]
     values = [[signal.value(j) for signal in signals] for j in seen]
@@ -100,7 +101,7 @@ def _mend(needs: Needs) -> str:
 
 
 def fit_judge(
-    plan: JudgePlan, raw: Floats, ok: Floats, judged: Sequence[Judged], cost_usd: Floats
+    plan: JudgePlan, raw: Floats, ok: Floats, judged: Sequence[AnswerEvidence], cost_usd: Floats
 ) -> tuple[Judge, Floats]:
     """A judge from raw values [n, signals] and qualities [n] of answers, and its probabilities [n] of them.
 
@@ -129,7 +130,7 @@ def fit_judge(
     return Judge(signal, calibrator), probabilities(calibrator, known)
 
 
-def _values(signal: Signal, raw: Floats, judged: Sequence[Judged]) -> Floats:
+def _values(signal: Signal, raw: Floats, judged: Sequence[AnswerEvidence]) -> Floats:
     """Values [n] of a fitted signal."""
     if isinstance(signal, CostAware):
         inner = _values(signal.signal, raw, judged).tolist()
@@ -148,7 +149,7 @@ def probabilities(calibrator: Calibrator, values: Floats) -> Floats:
     return np.array([NOT_TAKEN if np.isnan(v) else calibrator.probability(v) for v in values.tolist()])
 
 
-def _scorer(plan: JudgePlan, judged: Sequence[Judged], ok: Floats) -> tuple[AnswerScorer, Floats]:
+def _scorer(plan: JudgePlan, judged: Sequence[AnswerEvidence], ok: Floats) -> tuple[AnswerScorer, Floats]:
     from serve_app.learning.encoder import load_encoder
 
     return fit_answer_scorer([opening(j, plan.prefix) for j in judged], ok, load_encoder(str(plan.scorer)), plan.seed)

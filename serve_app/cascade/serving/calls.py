@@ -10,7 +10,7 @@ from typing import Final
 
 from serve_app.cascade.serving.confidence import Further, Judgement, is_slow, judge, judged_of, text_of
 from serve_app.cascade.serving.run import Visit
-from serve_app.cascade.signals.consistency import TEMPERATURE, parse_verdicts, verification_query
+from serve_app.data.answers import TEMPERATURE, parse_verdicts, verification_query
 from serve_app.errors import JethroError, RequestError, UpstreamError
 from serve_app.pools.base import Pool
 from serve_app.types import Query, Usage

@@ -11,9 +11,10 @@ from time import perf_counter
 
 import orjson
 
-from serve_app.cascade.base import Judged, Level, Signal
+from serve_app.cascade.base import Level, Signal
 from serve_app.cascade.signals.answer_scorer import AnswerScorer
 from serve_app.cascade.signals.specs import parts_of
+from serve_app.data.answers import AnswerEvidence
 from serve_app.types import Query
 from serve_app.wire.answers import Reading, Said
 
@@ -119,12 +120,14 @@ def is_slow(signal: Signal) -> bool:
     return any(isinstance(part, AnswerScorer) for part in parts_of(signal))
 
 
-def judged_of(query: Query, said: Said, further: Further, index: int = 0, tokens: int | None = None) -> Judged:
+def judged_of(query: Query, said: Said, further: Further, index: int = 0, tokens: int | None = None) -> AnswerEvidence:
     """One choice as signals see it, its first `tokens` only where it has more."""
     text, logprobs, finished = text_of(said), tuple(said.logprobs), said.finish_reason is not None
     if tokens is not None and said.tokens > tokens:
         text, logprobs, finished = said.opening(tokens), logprobs[:tokens], False
-    return Judged(query, text, logprobs, finished, further.samples, further.verdicts.get(index, ()), further.prior)
+    return AnswerEvidence(
+        query, text, logprobs, finished, further.samples, further.verdicts.get(index, ()), further.prior
+    )
 
 
 def features_of(judgements: Sequence[Judgement], prior: float | None) -> dict[str, float]:

@@ -15,7 +15,8 @@ from math import exp, log
 from time import monotonic
 from typing import Final
 
-from serve_app.cascade.base import Judged, Level
+from serve_app.cascade.base import Level
+from serve_app.data.answers import AnswerEvidence
 from serve_app.types import Message, Query, TokenLogprob
 from serve_app.wire.frames import Call
 
@@ -57,7 +58,7 @@ def _best(level: Level, prior: float, shown: list[tuple[tuple[TokenLogprob, ...]
     found = []
     for tokens, finished in shown:
         text = "x" * len(tokens)
-        value = level.signal.value(Judged(_QUERY, text, tokens, finished, prior=prior))
+        value = level.signal.value(AnswerEvidence(_QUERY, text, tokens, finished, prior=prior))
         found.append(level.calibrator.probability(value))
     return max(found)
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.cascade.base import Judged, Needs
+from serve_app.cascade.base import Needs
+from serve_app.data.answers import AnswerEvidence
 from serve_app.errors import ConfigError, InsufficientData
 from serve_app.learning.logistic import fit_soft, log_loss
 
@@ -50,11 +51,11 @@ class AnswerScorer:
         """Nothing beside the texts."""
         return Needs()
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         """Log-odds; nan for an answer without text. Loads the encoder at first use."""
         return float(self.values([judged])[0])
 
-    def values(self, judged: Sequence[Judged]) -> Floats:
+    def values(self, judged: Sequence[AnswerEvidence]) -> Floats:
         """Of many answers at once, shape [n]."""
         from serve_app.learning.encoder import load_encoder
 
@@ -91,7 +92,7 @@ class AnswerScorer:
         return cls(str(spec["encoder"]), str(spec["digest"]), weights, float(spec["bias"]))
 
 
-def features(encoder: "SentenceEncoder", judged: Sequence[Judged]) -> Floats:
+def features(encoder: "SentenceEncoder", judged: Sequence[AnswerEvidence]) -> Floats:
     """Vectors of query, answer and their product, shape [n, 3 * dimensions]."""
     queries = encoder.embed([j.query.text for j in judged]).astype(np.float64)
     answers = encoder.embed([j.text for j in judged]).astype(np.float64)
@@ -99,7 +100,7 @@ def features(encoder: "SentenceEncoder", judged: Sequence[Judged]) -> Floats:
 
 
 def fit_answer_scorer(
-    judged: Sequence[Judged], ok: Floats, encoder: "SentenceEncoder", seed: int = 0
+    judged: Sequence[AnswerEvidence], ok: Floats, encoder: "SentenceEncoder", seed: int = 0
 ) -> tuple[AnswerScorer, Floats]:
     """A scorer, and the log-odds [n] that fits without the row gave each answer (to calibrate and combine on).
 

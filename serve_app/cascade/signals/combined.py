@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.cascade.base import Calibrator, Judged, Needs, Signal
+from serve_app.cascade.base import Calibrator, Needs, Signal
+from serve_app.data.answers import AnswerEvidence
 from serve_app.errors import ConfigError, InsufficientData
 from serve_app.learning.logistic import fit_soft, log_loss
 
@@ -58,7 +59,7 @@ class Combined:
         """All that any of the signals needs."""
         return joint_needs(self.signals)
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         """Log-odds; nan where no signal can be told."""
         return self.of_values([signal.value(judged) for signal in self.signals])
 
@@ -179,7 +180,7 @@ class CostAware:
         """What its signal needs."""
         return self.signal.needs
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         """At most 0; nan where the signal cannot be told."""
         return self.of_value(self.signal.value(judged), len(judged.query.text))
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from math import exp, floor, isnan, log, nan
 from typing import ClassVar, Final, Literal
 
-from serve_app.cascade.base import Judged, Needs
+from serve_app.cascade.base import Needs
+from serve_app.data.answers import AnswerEvidence
 from serve_app.errors import ConfigError
 from serve_app.types import TokenLogprob
 
@@ -30,7 +31,7 @@ class MeanLogprob:
         """Log-probabilities."""
         return Needs(logprobs=True)
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         """At most 0; nan without tokens."""
         values = _logprobs(judged)
         return sum(values) / len(values) if values else nan
@@ -47,7 +48,7 @@ class SumLogprob:
         """Log-probabilities."""
         return Needs(logprobs=True)
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         """At most 0; nan without tokens."""
         values = _logprobs(judged)
         return sum(values) if values else nan
@@ -64,7 +65,7 @@ class MinLogprob:
         """Log-probabilities."""
         return Needs(logprobs=True)
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         """At most 0; nan without tokens."""
         return min(_logprobs(judged), default=nan)
 
@@ -85,7 +86,7 @@ class QuantileLogprob:
         """Log-probabilities."""
         return Needs(logprobs=True)
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         """At most 0; nan without tokens."""
         values = sorted(_logprobs(judged))
         if not values:
@@ -114,7 +115,7 @@ class Margin:
         """Two alternatives a token, of which the sampled one may be neither."""
         return Needs(logprobs=True, top_logprobs=2)
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         """In [0, 1]; nan where no token has two alternatives."""
         return _reduced(self.reduce, [_margin(token) for token in judged.logprobs])
 
@@ -138,7 +139,7 @@ class Entropy:
         """Alternatives."""
         return Needs(logprobs=True, top_logprobs=_ALTERNATIVES)
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         """At most 0; nan where no token has alternatives."""
         return _reduced(self.reduce, [_negative_entropy(token) for token in judged.logprobs])
 
@@ -154,7 +155,7 @@ class Brevity:
         """Log-probabilities, one a token."""
         return Needs(logprobs=True)
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         """At most 0; nan without tokens."""
         return -log(1 + len(judged.logprobs)) if judged.logprobs else nan
 
@@ -171,7 +172,7 @@ class Prior:
         """The router's score."""
         return Needs(prior=self.router)
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         """Bounded by the log-odds of 1e-6; nan where no router was asked."""
         if judged.prior is None or isnan(judged.prior):
             return nan
@@ -179,7 +180,7 @@ class Prior:
         return log((1 - prior) / prior)
 
 
-def _logprobs(judged: Judged) -> list[float]:
+def _logprobs(judged: AnswerEvidence) -> list[float]:
     """Those that can be told; minus infinity stays what it is."""
     return [token.logprob for token in judged.logprobs if not isnan(token.logprob)]
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from serve_app.cascade.base import Judged
-from serve_app.cascade.signals.consistency import TEMPERATURE, parse_verdicts, verification_query
+from serve_app.data.answers import TEMPERATURE, AnswerEvidence, parse_verdicts, verification_query
 from serve_app.data.collection.collect import collect
 from serve_app.data.collection.journal import Entry, Journal
 from serve_app.data.collection.plan import Asked, How, Tell
@@ -167,7 +166,7 @@ async def _further(
 
 
 def _verification(query: Query, entry: Entry, verdicts: int) -> Query:
-    return verification_query(Judged(query, entry.texts[0]), verdicts)
+    return verification_query(AnswerEvidence(query, entry.texts[0]), verdicts)
 
 
 def _joined(rows: Sequence[Asked], datasets: Mapping[str, Dataset]) -> Dataset:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from serve_app.cascade.base import Judged
 from serve_app.cascade.routing.walk import Tables
+from serve_app.data.answers import AnswerEvidence
 from serve_app.data.recorded import Recorded
 from serve_app.types import Message, Query
 
@@ -28,7 +28,7 @@ def made_up(n: int = 400, seed: int = 0, models: tuple[str, ...] = MODELS) -> Re
     said = np.where(ok == 1, right[:, None], wrong)
     prompts = tuple(f"{i:05d}".ljust(int(size), "x") for i, size in enumerate(length))
     judged = tuple(
-        tuple(Judged(Query((Message("user", prompt),)), WORDS[word]) for word in row)
+        tuple(AnswerEvidence(Query((Message("user", prompt),)), WORDS[word]) for word in row)
         for prompt, row in zip(prompts, said, strict=True)
     )
     zero = np.zeros((n, k))

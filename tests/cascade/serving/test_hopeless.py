@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.cascade.artefact import load_chain
-from serve_app.cascade.base import Judged, Level, Needs
+from serve_app.cascade.base import Level, Needs
 from serve_app.cascade.serving.skipping import prior_limit
 from serve_app.cascade.serving.strategy import CascadeStrategy
 from serve_app.cascade.signals.calibration import LogisticCalibrator
 from serve_app.cascade.signals.tokens import MinLogprob, Prior
+from serve_app.data.answers import AnswerEvidence
 from serve_app.types import TokenLogprob
 from tests.cascade.fakes import Same, chain, engine_of, pools, query, run, told
 from tests.cascade.serving.test_streaming import cascade as streaming
@@ -57,7 +58,9 @@ def test_no_answer_of_the_labs_weak_level_convinces_above_its_limit(name, probe,
     shown = logprobs if probe is None else logprobs[:probe]
     said = tuple(TokenLogprob("x", lp, (("x", lp), ("y", min(-1.0, lp)))) for lp in shown)
     prior = min(1.0, limit + above)
-    judged = Judged(query(), "x" * len(said), said, finished=probe is None or len(logprobs) <= probe, prior=prior)
+    judged = AnswerEvidence(
+        query(), "x" * len(said), said, finished=probe is None or len(logprobs) <= probe, prior=prior
+    )
     assert level.calibrator.probability(level.signal.value(judged)) < level.threshold + 0.02
 
 

@@ -8,8 +8,9 @@ from time import monotonic
 
 import pytest
 
-from serve_app.cascade.base import Judged, Needs
+from serve_app.cascade.base import Needs
 from serve_app.cascade.serving.streaming import Race, RaceMeter
+from serve_app.data.answers import AnswerEvidence
 from serve_app.engines.local_pool import LocalPool
 from serve_app.errors import DeadlineExceeded, Overloaded, UpstreamError
 from serve_app.strategy import Context
@@ -46,7 +47,7 @@ class ByPrior:
     needs: Needs = PRIOR
     name: str = "by-prior"
 
-    def value(self, judged: Judged) -> float:
+    def value(self, judged: AnswerEvidence) -> float:
         return math.nan if judged.prior is None else 1 - judged.prior
 
 

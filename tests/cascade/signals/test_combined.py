@@ -5,11 +5,11 @@ from math import isnan, nan
 import numpy as np
 import pytest
 
-from serve_app.cascade.base import Judged
 from serve_app.cascade.signals.answer_scorer import AnswerScorer, fit_answer_scorer
 from serve_app.cascade.signals.combined import Combined, fit_combined, joint_needs
 from serve_app.cascade.signals.specs import parts_of, signal_of, spec_of
 from serve_app.cascade.signals.tokens import Entropy, Margin, MeanLogprob, Prior
+from serve_app.data.answers import AnswerEvidence
 from serve_app.errors import ConfigError, InsufficientData
 from serve_app.learning.encoder import SentenceEncoder
 from serve_app.learning.metrics import auc
@@ -100,7 +100,7 @@ def answers(n: int, seed: int):
     ok = (rng.random(n) < 0.5).astype(float)
     words = ["seven", "twelve"]
     judged = [
-        Judged(Query((Message("user", f"what is {i} plus {i}?"),)), words[int(right)])
+        AnswerEvidence(Query((Message("user", f"what is {i} plus {i}?"),)), words[int(right)])
         for i, right in enumerate(ok.tolist())
     ]
     return judged, ok
@@ -114,7 +114,7 @@ def test_an_answer_scorer_learns_from_texts_and_comes_back(encoder, monkeypatch)
     assert auc(scorer.values(fresh), right > 0) > 0.95 and auc(outside, ok > 0) > 0.95
     loaded = AnswerScorer.of(scorer.spec())
     assert loaded.value(fresh[0]) == pytest.approx(scorer.value(fresh[0]))
-    assert isnan(scorer.value(Judged(fresh[0].query, "  ")))
+    assert isnan(scorer.value(AnswerEvidence(fresh[0].query, "  ")))
     loaded.check("chain.json")
     with pytest.raises(ConfigError, match=r"chain\.json: answer_scorer .*encoder"):
         AnswerScorer(loaded.encoder, "other", loaded.weights, loaded.bias).check("chain.json")

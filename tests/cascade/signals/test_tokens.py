@@ -7,16 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.cascade.base import Judged
 from serve_app.cascade.fitting.confidence import opening
-from serve_app.cascade.signals.consistency import (
-    Agreement,
-    SelfVerification,
-    normalised,
-    parse_verdict,
-    parse_verdicts,
-    verification_query,
-)
+from serve_app.cascade.signals.consistency import Agreement, SelfVerification, normalised
 from serve_app.cascade.signals.specs import UNTRAINED, signal_of, spec_of
 from serve_app.cascade.signals.tokens import (
     Brevity,
@@ -28,18 +20,19 @@ from serve_app.cascade.signals.tokens import (
     QuantileLogprob,
     SumLogprob,
 )
+from serve_app.data.answers import AnswerEvidence, parse_verdict, parse_verdicts, verification_query
 from serve_app.errors import ConfigError
 from serve_app.types import Message, Query, TokenLogprob
 
 QUERY = Query((Message("user", "what is 2 + 2?"),))
 
 
-def judged(*values: float, tops: tuple = (), **more) -> Judged:
+def judged(*values: float, tops: tuple = (), **more) -> AnswerEvidence:
     tokens = tuple(
         TokenLogprob(chr(97 + i), v, tuple((str(k), p) for k, p in enumerate(tops[i])) if tops else ())
         for i, v in enumerate(values)
     )
-    return Judged(QUERY, "".join(t.token for t in tokens), tokens, **more)
+    return AnswerEvidence(QUERY, "".join(t.token for t in tokens), tokens, **more)
 
 
 def test_logprobs_by_hand():
@@ -112,7 +105,7 @@ def test_self_verification():
 SIGNALS = [make() for make in UNTRAINED.values()] + [Margin("first"), Entropy("worst")]
 logprobs = st.one_of(st.floats(-50, 0), st.just(nan), st.just(-inf))
 answers = st.builds(
-    lambda values, top, text, finished, samples, verdicts, prior: Judged(
+    lambda values, top, text, finished, samples, verdicts, prior: AnswerEvidence(
         QUERY,
         text,
         tuple(TokenLogprob("x", v, tuple(("y", p) for p in top)) for v in values),
@@ -141,7 +134,9 @@ def test_no_answer_makes_a_signal_raise(answer, tokens):
 
 @given(answers)
 def test_surer_tokens_never_lower_a_signal(answer):
-    surer = Judged(QUERY, answer.text, tuple(TokenLogprob(t.token, t.logprob / 2, t.top) for t in answer.logprobs))
+    surer = AnswerEvidence(
+        QUERY, answer.text, tuple(TokenLogprob(t.token, t.logprob / 2, t.top) for t in answer.logprobs)
+    )
     for signal in (MeanLogprob(), MinLogprob(), SumLogprob()):
         before, after = signal.value(answer), signal.value(surer)
         assert isnan(before) or after >= before - 1e-12
