@@ -1,12 +1,13 @@
 """The values that travel between the parts: query in, decision, chunks and usage out.
 
-Frozen and slotted; units stand in the names. Nothing here knows HTTP, Ray or an engine.
+Frozen and slotted; units are in the names. Nothing here knows HTTP, Ray or an engine.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -156,22 +157,76 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """What was chosen and why. The same record feeds headers, body, log, metrics, store and training."""
+class Shown:
+    """Where a Decision's field appears. Header, body, log line, stored column, and JSON schema are made from this."""
 
-    id: str
-    strategy: str
-    pool: str
-    model: str
-    reason: str
-    score: float | None = None
-    threshold: float | None = None
-    router: str | None = None
-    policy_version: str = ""
-    decision_ms: float = 0.0
-    expected: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Per action considered: expected quality, cost (USD) and latency (ms), as far as they are known."""
-    features: Mapping[str, float] = field(default_factory=dict)
-    """What moved the score, as the router tells it."""
+    description: str
+    """For the OpenAPI document."""
+    name: str = ""
+    """Key in JSON and column in the store, if other than the attribute's name."""
+    header: str = ""
+    """Response header, after `x-jethro-`; left out while the value is None or empty."""
+    logged: str = ""
+    """Key in the request log."""
+    detail: bool = False
+    """Shown with the whole decision (/v1/route, /v1/decisions), not in every answer's `jethro` object."""
+    decimals: int | None = None
+    """Rounds the value in answers and the log; the store keeps all digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was chosen and why. The same record feeds headers, body, log, metrics, store and training.
+
+    A field is declared here and nowhere else: its annotation says where it is shown. Without one it stays internal.
+    """
+
+    id: Annotated[str, Shown("Names the decision.", name="decision_id", header="decision-id", logged="decision_id")]
+    strategy: Annotated[str, Shown("The strategy that decided.", header="strategy", logged="strategy")]
+    pool: Annotated[str, Shown("The pool that answers.", header="pool", logged="pool")]
+    model: Annotated[str, Shown("The model of that pool.", header="model", logged="answered_by")]
+    reason: Annotated[str, Shown("Why this pool, in words.")]
+    score: Annotated[float | None, Shown("The router's score, in [0, 1].", header="score", logged="score")] = None
+    threshold: Annotated[float | None, Shown("The threshold in force.", header="threshold", logged="threshold")] = None
+    router: Annotated[str | None, Shown("The router that scored.")] = None
+    policy_version: Annotated[str, Shown("Version of router or cascade, and threshold.", header="policy")] = ""
+    decision_ms: Annotated[float, Shown("Time of the decision, in ms.", logged="decision_ms", decimals=3)] = 0.0
+    expected: Annotated[
+        Mapping[str, Mapping[str, float]],
+        Shown("Per action: expected quality, cost (USD) and latency (ms), as far as known.", detail=True),
+    ] = field(default_factory=dict)
+    features: Annotated[Mapping[str, float], Shown("Top feature contributions to the score.", detail=True)] = field(
+        default_factory=dict
+    )
     wanted: str | None = None
     """The pool that would have been chosen were it not so full; None: `pool` itself."""
+
+
+class DecisionField(NamedTuple):
+    """A shown field of Decision, resolved. `kind` is its type without None; `default` is None for a required field."""
+
+    attribute: str
+    name: str
+    kind: type
+    optional: bool
+    default: Any
+    shown: Shown
+
+
+def _decision_fields() -> Iterator[DecisionField]:
+    defaults = {
+        f.name: f.default_factory() if f.default_factory is not MISSING else None if f.default is MISSING else f.default
+        for f in fields(Decision)
+    }
+    for attribute, hint in get_type_hints(Decision, include_extras=True).items():
+        if get_origin(hint) is not Annotated:
+            continue
+        declared, shown = get_args(hint)
+        optional = NoneType in get_args(declared)
+        kind = next(t for t in get_args(declared) if t is not NoneType) if optional else declared
+        name, kind = shown.name or attribute, get_origin(kind) or kind
+        yield DecisionField(attribute, name, kind, optional, defaults[attribute], shown)
+
+
+DECISION_FIELDS: Final = tuple(_decision_fields())
+"""In the order of the JSON body."""

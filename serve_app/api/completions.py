@@ -37,7 +37,7 @@ from serve_app.config.tree import LimitsConfig
 from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
 from serve_app.gateway.services import Services
 from serve_app.log import logger
-from serve_app.observability.outcome import Outcome
+from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent
 from serve_app.types import Decision, Endpoint
 from serve_app.wire.frames import Answer, Call, Frame
@@ -133,29 +133,29 @@ class Exchange:
         """Answer one request. The Edge has put the Caller into the scope."""
         services, started = self._services, monotonic()
         caller: Caller = scope[CALLER]
-        outcome = Outcome(caller.request_id, self._endpoint, time(), tenant=caller.tenant)
-        answering = _Answering(services, outcome, started, send)
+        record = RequestRecord(caller.request_id, self._endpoint, time(), tenant=caller.tenant)
+        answering = _Answering(services, record, started, send)
         services.recorder.started()
         services.demand.arrived()
         try:
             await self._placed(scope, receive, answering)
         except (CallerGone, ClientDisconnect):
-            outcome.status, outcome.http_status = "cancelled", 499
+            record.status, record.http_status = "cancelled", 499
         except JethroError as error:
             await answering.fail(error, self._retry_after_s)
         except Exception:
-            logger.exception("request %s failed", outcome.request_id)
+            logger.exception("request %s failed", record.request_id)
             await answering.fail(JethroError(INTERNAL), 1)
         except BaseException:  # cancelled from outside
-            outcome.status, outcome.http_status = "cancelled", 499
+            record.status, record.http_status = "cancelled", 499
             raise
         finally:
-            outcome.latency_ms = (monotonic() - started) * 1e3
-            services.settle(outcome)
+            record.latency_ms = (monotonic() - started) * 1e3
+            services.settle(record)
 
     async def _placed(self, scope: Scope, receive: Receive, answering: "_Answering") -> None:
         """Answer within the tenant's share of this Gateway. Raises Overloaded."""
-        services, tenant = self._services, answering.outcome.tenant
+        services, tenant = self._services, answering.record.tenant
         try:
             services.places.enter(tenant)
         except JethroError:
@@ -167,17 +167,17 @@ class Exchange:
             services.places.leave(tenant)
 
     async def _answer(self, scope: Scope, receive: Receive, answering: "_Answering") -> None:
-        services, outcome = self._services, answering.outcome
+        services, record = self._services, answering.record
         limits = services.config.limits
         body = await read_body(scope, receive, limits.body_bytes)
-        asked = self._read(parse_object(body), limits, outcome.tenant)
-        outcome.model, outcome.stream = asked.model, asked.stream
+        asked = self._read(parse_object(body), limits, record.tenant)
+        record.model, record.stream = asked.model, asked.stream
         if services.config.store.keep_prompts:
-            outcome.prompt = asked.query.text
+            record.prompt = asked.query.text
         strategy = services.catalogue.resolve(asked.model)
         answering.parsed()
         call = Call(
-            self._ids.new(), outcome.request_id, int(outcome.created_s), answering.started + limits.request_timeout_s
+            self._ids.new(), record.request_id, int(record.created_s), answering.started + limits.request_timeout_s
         )
         context = Context(call, asked.stream, services.demand)
         try:
@@ -187,24 +187,24 @@ class Exchange:
         except DeadlinePassed:
             raise DeadlineExceeded(f"No whole answer within {limits.request_timeout_s:g} s.") from None
         finally:
-            outcome.steps = outcome.steps or context.ledger.standing()
+            record.steps = record.steps or context.ledger.standing()
 
 
 class _Answering:
     """What has been sent of one answer, and how to go on."""
 
-    def __init__(self, services: Services, outcome: Outcome, started: float, send: Send) -> None:
-        self.outcome = outcome
+    def __init__(self, services: Services, record: RequestRecord, started: float, send: Send) -> None:
+        self.record = record
         self.started = started
         self._send = send
-        self._headers: Headers = [(b"x-request-id", outcome.request_id.encode())]
+        self._headers: Headers = [(b"x-request-id", record.request_id.encode())]
         self._begun = False
         self._parsed_at = started
 
     def parsed(self) -> None:
         """The body is read and checked."""
         self._parsed_at = monotonic()
-        self.outcome.parse_ms = (self._parsed_at - self.started) * 1e3
+        self.record.parse_ms = (self._parsed_at - self.started) * 1e3
 
     async def relay(self, events: AsyncIterator[Event], asked: Asked) -> None:
         """Everything a strategy tells, to the caller."""
@@ -222,48 +222,48 @@ class _Answering:
             elif isinstance(event, Answer):
                 answer = event
             elif isinstance(event, Spent):
-                self.outcome.steps = event.steps
+                self.record.steps = event.steps
         if decision is None:
             raise UpstreamError("The strategy ended without a decision.")
         if asked.stream:
-            outcome = self.outcome
-            await self._end_stream(tail.end(jethro_object(decision, outcome), outcome.usage_to_show))
+            record = self.record
+            await self._end_stream(tail.end(jethro_object(decision, record), record.usage_to_show))
         elif answer is None:
             raise UpstreamError("The strategy ended without an answer.")
         else:
-            body = with_usage(answer.body, self.outcome.usage_to_show)
-            await self._whole(spliced(body, jethro_object(decision, self.outcome)))
+            body = with_usage(answer.body, self.record.usage_to_show)
+            await self._whole(spliced(body, jethro_object(decision, self.record)))
 
     async def fail(self, error: JethroError, retry_after_s: float) -> None:
         """An error: with its true status if nothing was sent yet, else as the stream's last event."""
-        self.outcome.status, self.outcome.error_code = "failed", error.code
+        self.record.status, self.record.error_code = "failed", error.code
         if self._begun:
             with suppress(TimeoutError):  # who does not read does not get it; the server then closes the connection
                 async with asyncio.timeout(_LAST_WORD_S):
                     await self._send({"type": "http.response.body", "body": error_event(error)})
         else:
-            self.outcome.http_status = error.status
+            self.record.http_status = error.status
             await send_error(self._send, error, self._headers, retry_after_s)
 
     def _decided(self, decision: Decision) -> None:
         elapsed_ms = (monotonic() - self._parsed_at) * 1e3
-        self.outcome.decision = decision
-        self.outcome.decide_ms = decision.decision_ms
-        self.outcome.first_byte_ms = max(0.0, elapsed_ms - decision.decision_ms)
+        self.record.decision = decision
+        self.record.decide_ms = decision.decision_ms
+        self.record.first_byte_ms = max(0.0, elapsed_ms - decision.decision_ms)
         self._headers += decision_headers(decision)
 
     def _elapsed_ms(self) -> float:
         return (monotonic() - self.started) * 1e3
 
     async def _begin_stream(self) -> None:
-        self._headers += timing_headers(self.outcome, self._elapsed_ms())
+        self._headers += timing_headers(self.record, self._elapsed_ms())
         self._begun = True
         headers = [*_EVENT_STREAM, *self._headers]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def _piece(self, data: bytes) -> None:
-        if self.outcome.ttft_ms is None:
-            self.outcome.ttft_ms = self._elapsed_ms()
+        if self.record.ttft_ms is None:
+            self.record.ttft_ms = self._elapsed_ms()
         if data:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
@@ -271,9 +271,9 @@ class _Answering:
         await self._send({"type": "http.response.body", "body": data})
 
     async def _whole(self, body: bytes) -> None:
-        outcome = self.outcome
-        outcome.ttft_ms = self._elapsed_ms()
-        self._headers += spent_headers(outcome)
-        self._headers += timing_headers(outcome, outcome.ttft_ms)
+        record = self.record
+        record.ttft_ms = self._elapsed_ms()
+        self._headers += spent_headers(record)
+        self._headers += timing_headers(record, record.ttft_ms)
         self._begun = True
         await send_json(self._send, 200, body, self._headers)

@@ -5,6 +5,7 @@ How a decision is shown to the caller: response headers, and the `jethro` object
 
 import math
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any, Final
 
 import orjson
@@ -12,8 +13,8 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from serve_app.errors import AuthenticationFailed, BodyTooLarge, JethroError
-from serve_app.observability.outcome import Outcome
-from serve_app.types import Decision, Usage
+from serve_app.store.base import RequestRecord
+from serve_app.types import DECISION_FIELDS, Decision, Usage
 
 Headers = list[tuple[bytes, bytes]]
 INTERNAL: Final = "Internal error; the log knows more under this request id."
@@ -21,8 +22,8 @@ JSON: Final = (b"content-type", b"application/json")
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """A JSON response."""
-    return Response(orjson.dumps(value), status, media_type="application/json")
+    """A JSON response; mappings of any type are objects."""
+    return Response(orjson.dumps(value, default=dict), status, media_type="application/json")
 
 
 async def send_json(send: Send, status: int, body: bytes, headers: Headers) -> None:
@@ -54,59 +55,56 @@ def error_event(error: JethroError) -> bytes:
     return b"data: " + orjson.dumps(error.body()) + b"\n\n"
 
 
-def header_text(value: Any) -> bytes:
-    """A value fit for a header: visible ASCII, everything else as a question mark."""
-    text = str(value)
-    if not (text.isascii() and text.isprintable()):
-        text = "".join(c if " " <= c <= "~" else "?" for c in text)
-    return text.encode()
+_HEADERS: Final = [
+    (b"x-jethro-" + f.shown.header.encode(), f.attribute, f.kind is float) for f in DECISION_FIELDS if f.shown.header
+]
 
 
 def decision_headers(decision: Decision) -> Headers:
-    """What is known when the first byte is."""
-    headers = [
-        (b"x-jethro-decision-id", header_text(decision.id)),
-        (b"x-jethro-strategy", header_text(decision.strategy)),
-        (b"x-jethro-pool", header_text(decision.pool)),
-        (b"x-jethro-model", header_text(decision.model)),
-    ]
-    if decision.score is not None:
-        headers.append((b"x-jethro-score", b"%.6g" % decision.score))
-    if decision.threshold is not None:
-        headers.append((b"x-jethro-threshold", b"%.6g" % decision.threshold))
-    if decision.policy_version:
-        headers.append((b"x-jethro-policy", header_text(decision.policy_version)))
+    """What is known at the first byte. Text is visible ASCII, any other character a question mark."""
+    headers = []
+    for name, attribute, number in _HEADERS:
+        value = getattr(decision, attribute)
+        if value is None or value == "":
+            continue
+        if number:
+            headers.append((name, b"%.6g" % value))
+            continue
+        text = str(value)
+        if not (text.isascii() and text.isprintable()):
+            text = "".join(c if " " <= c <= "~" else "?" for c in text)
+        headers.append((name, text.encode()))
     return headers
 
 
-def timing_headers(outcome: Outcome, elapsed_ms: float) -> Headers:
+def timing_headers(record: RequestRecord, elapsed_ms: float) -> Headers:
     """Milliseconds spent until now: in reading and checking, in the decision, in the pool, and altogether."""
     timing = b"parse;dur=%.3f, decide;dur=%.3f, pool;dur=%.3f, total;dur=%.3f" % (
-        outcome.parse_ms or 0.0,
-        outcome.decide_ms or 0.0,
-        outcome.first_byte_ms or 0.0,
+        record.parse_ms or 0.0,
+        record.decide_ms or 0.0,
+        record.first_byte_ms or 0.0,
         elapsed_ms,
     )
     return [(b"server-timing", timing), (b"openai-processing-ms", b"%d" % round(elapsed_ms))]
 
 
-def jethro_object(decision: Decision, outcome: Outcome) -> bytes:
+def jethro_object(decision: Decision, record: RequestRecord) -> bytes:
     """The `jethro` object, as JSON: the decision, what it cost, and every call made if there was more than one."""
-    body = _told(decision)
-    body["cost_usd"] = outcome.cost_usd
-    if len(outcome.steps) > 1:
-        body["steps"] = [asdict(step) for step in outcome.steps]
-        body["wasted"] = {**outcome.wasted.to_openai(), "cost_usd": outcome.wasted_usd}
-    return orjson.dumps(body)
+    body = shown_in_answers(decision)
+    body["cost_usd"] = record.cost_usd
+    if len(record.steps) > 1:
+        body["steps"] = [asdict(step) for step in record.steps]
+        body["wasted"] = {**record.wasted.to_openai(), "cost_usd": record.wasted_usd}
+    return orjson.dumps(body, default=dict)
 
 
-def spent_headers(outcome: Outcome) -> Headers:
+def spent_headers(record: RequestRecord) -> Headers:
     """What the answer cost, and what of it was wasted; known when it is whole."""
-    headers = [(b"x-jethro-cost-usd", b"%.6g" % outcome.cost_usd)]
-    wasted = outcome.wasted
+    headers = [(b"x-jethro-cost-usd", b"%.6g" % record.cost_usd)]
+    wasted = record.wasted
     if wasted.total_tokens:
         headers.append((b"x-jethro-wasted-tokens", b"%d" % wasted.total_tokens))
-        headers.append((b"x-jethro-wasted-usd", b"%.6g" % outcome.wasted_usd))
+        headers.append((b"x-jethro-wasted-usd", b"%.6g" % record.wasted_usd))
     return headers
 
 
@@ -120,26 +118,21 @@ def spliced(body: bytes, jethro: bytes) -> bytes:
     return body.rstrip()[:-1] + b',"jethro":' + jethro + b"}"
 
 
+_IN_ANSWERS: Final = [f for f in DECISION_FIELDS if not f.shown.detail]
+_NAMES: Final = [f.name for f in _IN_ANSWERS]
+_VALUES: Final = attrgetter(*(f.attribute for f in _IN_ANSWERS))
+_ROUNDED: Final = [(f.name, f.shown.decimals) for f in _IN_ANSWERS if f.shown.decimals is not None]
+_DETAILS: Final = [(f.name, f.attribute) for f in DECISION_FIELDS if f.shown.detail]
+
+
+def shown_in_answers(decision: Decision) -> dict[str, Any]:
+    """The part of a decision that every answer carries."""
+    shown = dict(zip(_NAMES, _VALUES(decision), strict=True))
+    for name, decimals in _ROUNDED:
+        shown[name] = round(shown[name], decimals)
+    return shown
+
+
 def decision_json(decision: Decision) -> dict[str, Any]:
-    """The whole decision, as /v1/route gives it."""
-    return {
-        **_told(decision),
-        "expected": {action: dict(figures) for action, figures in decision.expected.items()},
-        "features": dict(decision.features),
-    }
-
-
-def _told(decision: Decision) -> dict[str, Any]:
-    """What every caller is told of a decision."""
-    return {
-        "decision_id": decision.id,
-        "strategy": decision.strategy,
-        "pool": decision.pool,
-        "model": decision.model,
-        "reason": decision.reason,
-        "score": decision.score,
-        "threshold": decision.threshold,
-        "router": decision.router,
-        "policy_version": decision.policy_version,
-        "decision_ms": round(decision.decision_ms, 3),
-    }
+    """The whole decision, as returned by /v1/route."""
+    return shown_in_answers(decision) | {name: getattr(decision, attribute) for name, attribute in _DETAILS}

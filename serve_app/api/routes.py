@@ -21,8 +21,7 @@ from serve_app.api.reply import decision_json, json_response
 from serve_app.api.schemas import ChatRequest, FeedbackRequest
 from serve_app.errors import ModelNotFound, NotFound, RequestError
 from serve_app.gateway.services import ModelEntry, Services
-from serve_app.observability.outcome import Outcome
-from serve_app.store.base import TIE, Feedback
+from serve_app.store.base import TIE, Feedback, RequestRecord
 from serve_app.streams.base import PREFIX
 
 _COUNTERPART = {"small": "large", "large": "small"}
@@ -106,13 +105,15 @@ class Routes:
         services, caller, started = self._services, _caller(request), monotonic()
         body = await read_body(request.scope, request.receive, services.config.limits.body_bytes)
         asked = chat_request(parse_object(body), services.config.limits, caller.tenant)
-        outcome = Outcome(caller.request_id, "route", time(), asked.model, tenant=caller.tenant, status="route_only")
+        record = RequestRecord(
+            caller.request_id, "route", time(), asked.model, tenant=caller.tenant, status="route_only"
+        )
         if services.config.store.keep_prompts:
-            outcome.prompt = asked.query.text
-        outcome.decision = await services.catalogue.resolve(asked.model).decide(asked.query, self._ids.new())
-        outcome.latency_ms = (monotonic() - started) * 1e3
-        services.settle(outcome)
-        return json_response(decision_json(outcome.decision))
+            record.prompt = asked.query.text
+        record.decision = await services.catalogue.resolve(asked.model).decide(asked.query, self._ids.new())
+        record.latency_ms = (monotonic() - started) * 1e3
+        services.settle(record)
+        return json_response(decision_json(record.decision))
 
     async def feedback(self, request: Request) -> Response:
         """Store a caller's judgement; answers when it is durable."""

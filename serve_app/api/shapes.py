@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from serve_app.types import DECISION_FIELDS, DecisionField
+
 _STRING: dict[str, Any] = {"type": "string"}
 _INTEGER: dict[str, Any] = {"type": "integer"}
 _NUMBER: dict[str, Any] = {"type": "number"}
@@ -20,21 +22,16 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
 
 
 _USAGE = _object({"prompt_tokens": _INTEGER, "completion_tokens": _INTEGER, "total_tokens": _INTEGER})
-_JETHRO = _object(
-    {
-        "decision_id": _STRING,
-        "strategy": _STRING,
-        "pool": _STRING,
-        "model": _STRING,
-        "reason": _STRING,
-        "score": _MAYBE_NUMBER,
-        "threshold": _MAYBE_NUMBER,
-        "router": _MAYBE_STRING,
-        "policy_version": _STRING,
-        "cost_usd": _NUMBER,
-        "decision_ms": _NUMBER,
-    }
-)
+_JSON_TYPES: dict[type, str] = {str: "string", float: "number", int: "integer", bool: "boolean", tuple: "array"}
+
+
+def _decision_field(field: DecisionField) -> dict[str, Any]:
+    kind = _JSON_TYPES.get(field.kind, "object")
+    return {"type": [kind, "null"] if field.optional else kind, "description": field.shown.description}
+
+
+_DECISION = {f.name: _decision_field(f) for f in DECISION_FIELDS}
+_JETHRO = _object({**{f.name: _DECISION[f.name] for f in DECISION_FIELDS if not f.shown.detail}, "cost_usd": _NUMBER})
 _MESSAGE = _object({"role": _STRING, "content": _MAYBE_STRING})
 _HEAD = {"id": _STRING, "created": _INTEGER, "model": _STRING, "usage": _USAGE, "jethro": _JETHRO}
 
@@ -66,23 +63,8 @@ MODEL = _object(
     }
 )
 MODELS = _object({"object": {"const": "list"}, "data": _list(MODEL)})
-DECISION = _object(
-    {
-        "decision_id": _STRING,
-        "strategy": _STRING,
-        "pool": _STRING,
-        "model": _STRING,
-        "reason": _STRING,
-        "score": _MAYBE_NUMBER,
-        "threshold": _MAYBE_NUMBER,
-        "router": _MAYBE_STRING,
-        "policy_version": _STRING,
-        "decision_ms": _NUMBER,
-        "expected": {"type": "object"},
-        "features": {"type": "object"},
-    }
-)
-_JUDGEMENT = _object(
+DECISION = _object(_DECISION)
+_FEEDBACK = _object(
     {
         "score": _MAYBE_NUMBER,
         "preferred": _MAYBE_STRING,
@@ -93,7 +75,7 @@ _JUDGEMENT = _object(
 )
 RECORD = _object(
     {
-        **DECISION["properties"],
+        **_DECISION,
         "request_id": _STRING,
         "created_s": _NUMBER,
         "endpoint": _STRING,
@@ -104,7 +86,7 @@ RECORD = _object(
         "latency_ms": _NUMBER,
         "ttft_ms": _MAYBE_NUMBER,
         "error_code": _MAYBE_STRING,
-        "feedback": _list(_JUDGEMENT),
+        "feedback": _list(_FEEDBACK),
     }
 )
 _SIGNAL = _object(

@@ -17,11 +17,10 @@ from serve_app.gateway.reload import Reloader
 from serve_app.gateway.streams import WithStreams
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
 from serve_app.observability.metrics import Recorder
-from serve_app.observability.outcome import Outcome
 from serve_app.pools.base import Pool
 from serve_app.routing.serving.loading import Loader
 from serve_app.routing.serving.served import Remote
-from serve_app.store.base import Store
+from serve_app.store.base import RequestRecord, Store
 from serve_app.store.sqlite import SqliteStore
 from serve_app.strategy import Strategy
 from serve_app.streams.base import LearnerPort
@@ -121,14 +120,13 @@ class Services:
             await pool.aclose()
         await asyncio.to_thread(self.access_log.close)
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, record: RequestRecord) -> None:
         """Metrics, log line and stored decision of a request that is over; never waits."""
-        self.recorder.ended(outcome)
-        for step in outcome.steps:
+        self.recorder.ended(record)
+        for step in record.steps:
             self.demand.spent(step.pool, step.usage.prompt_tokens, step.usage.completion_tokens)
-        self.access_log.write(outcome)
-        record = outcome.record()
-        if record is not None:
+        self.access_log.write(record)
+        if record.decision is not None:
             self.store.record(record)
 
     def readiness(self) -> Readiness:

@@ -5,11 +5,12 @@ Never in it: prompts, answers, keys.
 
 import threading
 from collections import deque
-from typing import Any, Protocol, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 import orjson
 
-from serve_app.observability.outcome import Outcome
+from serve_app.store.base import RequestRecord
+from serve_app.types import DECISION_FIELDS
 
 _FLUSH_S = 0.2
 _QUEUE = 100_000
@@ -17,9 +18,9 @@ _QUEUE = 100_000
 
 
 class AccessLog(Protocol):
-    """Takes outcomes; never blocks."""
+    """Takes the records of requests; never blocks."""
 
-    def write(self, outcome: Outcome) -> None:
+    def write(self, record: RequestRecord) -> None:
         """Log one request."""
 
     def close(self) -> None:
@@ -29,7 +30,7 @@ class AccessLog(Protocol):
 class NoLog:
     """`log.access: false`."""
 
-    def write(self, outcome: Outcome) -> None:
+    def write(self, record: RequestRecord) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -46,18 +47,18 @@ class JsonLog:
         self._out = out if out is not None else open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - kept
         self._replica = replica
         self._flush_s = flush_s
-        self._lines: deque[Outcome] = deque(maxlen=queue)
+        self._lines: deque[RequestRecord] = deque(maxlen=queue)
         self._lost = 0
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._thread.start()
 
-    def write(self, outcome: Outcome) -> None:
+    def write(self, record: RequestRecord) -> None:
         """Queue one line."""
         if len(self._lines) == self._lines.maxlen:
             self._lost += 1
-        self._lines.append(outcome)
+        self._lines.append(record)
 
     def close(self) -> None:
         """Write what is queued and stop. Idempotent."""
@@ -74,7 +75,7 @@ class JsonLog:
     def _flush(self) -> None:
         batch = []
         while self._lines:
-            batch.append(orjson.dumps(line(self._lines.popleft(), self._replica)).decode())
+            batch.append(orjson.dumps(line(self._lines.popleft(), self._replica), default=dict).decode())
         if self._lost:
             batch.append(orjson.dumps({"event": "log_lines_lost", "lines": self._lost}).decode())
             self._lost = 0
@@ -86,40 +87,36 @@ class JsonLog:
                 self._closing = True
 
 
-def line(outcome: Outcome, replica: str) -> dict[str, Any]:
+_LOGGED: Final = [(f.shown.logged, f.attribute, f.shown.decimals) for f in DECISION_FIELDS if f.shown.logged]
+
+
+def line(record: RequestRecord, replica: str) -> dict[str, Any]:
     """The fields of one line."""
     fields: dict[str, Any] = {
         "event": "request",
-        "time": round(outcome.created_s, 3),
+        "time": round(record.created_s, 3),
         "replica": replica,
-        "request_id": outcome.request_id,
-        "endpoint": outcome.endpoint,
-        "model": outcome.model,
-        "stream": outcome.stream,
-        "tenant": outcome.tenant,
-        "status": outcome.status,
-        "code": outcome.http_status,
-        "error_code": outcome.error_code,
-        "parse_ms": _round(outcome.parse_ms),
-        "first_byte_ms": _round(outcome.first_byte_ms),
-        "ttft_ms": _round(outcome.ttft_ms),
-        "latency_ms": _round(outcome.latency_ms),
+        "request_id": record.request_id,
+        "endpoint": record.endpoint,
+        "model": record.model,
+        "stream": record.stream,
+        "tenant": record.tenant,
+        "status": record.status,
+        "code": record.http_status,
+        "error_code": record.error_code,
+        "parse_ms": _round(record.parse_ms),
+        "first_byte_ms": _round(record.first_byte_ms),
+        "ttft_ms": _round(record.ttft_ms),
+        "latency_ms": _round(record.latency_ms),
     }
-    d = outcome.decision
-    if d is not None:
-        usage = outcome.usage
-        fields |= {
-            "decision_id": d.id,
-            "strategy": d.strategy,
-            "pool": d.pool,
-            "answered_by": d.model,
-            "score": d.score,
-            "threshold": d.threshold,
-            "decision_ms": _round(d.decision_ms),
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "cost_usd": outcome.cost_usd,
-        }
+    if record.decision is not None:
+        for key, attribute, decimals in _LOGGED:
+            value = getattr(record.decision, attribute)
+            fields[key] = value if decimals is None else round(value, decimals)
+        usage = record.usage
+        fields["prompt_tokens"] = usage.prompt_tokens
+        fields["completion_tokens"] = usage.completion_tokens
+        fields["cost_usd"] = record.cost_usd
     return fields
 
 

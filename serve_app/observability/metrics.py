@@ -17,8 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from serve_app.observability.outcome import Outcome
-from serve_app.store.base import StoreFigures
+from serve_app.store.base import RequestRecord, StoreFigures
 
 _BY_STREAM: Final = ("stream",)
 _COUNTS: Final = {
@@ -198,27 +197,27 @@ class Recorder:
         """A request arrived."""
         self._in_flight.inc()
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, record: RequestRecord) -> None:
         """A request is over; one that was counted as `started` unless it is route_only."""
-        if outcome.status != "route_only":
+        if record.status != "route_only":
             self._in_flight.dec()
-        decision = outcome.decision
+        decision = record.decision
         strategy, pool = (decision.strategy, decision.pool) if decision else ("", "")
-        self._requests_of(outcome.endpoint, strategy, pool, str(outcome.http_status), outcome.status).inc()
-        if outcome.parse_ms is not None:
-            self._parse.observe(outcome.parse_ms / 1e3)
-        self._spent(outcome)  # also of a caller who left before there was a decision
+        self._requests_of(record.endpoint, strategy, pool, str(record.http_status), record.status).inc()
+        if record.parse_ms is not None:
+            self._parse.observe(record.parse_ms / 1e3)
+        self._spent(record)  # also of a caller who left before there was a decision
         if decision is None:
             return
-        self._decided(outcome)
-        if outcome.status == "completed":
-            self._latency_of(outcome.endpoint, strategy, pool).observe(outcome.latency_ms / 1e3)
-        if outcome.ttft_ms is not None:
-            self._ttft_of(outcome.endpoint, strategy, pool).observe(outcome.ttft_ms / 1e3)
-            if outcome.stream and outcome.status == "completed":
-                written = outcome.usage.completion_tokens
+        self._decided(record)
+        if record.status == "completed":
+            self._latency_of(record.endpoint, strategy, pool).observe(record.latency_ms / 1e3)
+        if record.ttft_ms is not None:
+            self._ttft_of(record.endpoint, strategy, pool).observe(record.ttft_ms / 1e3)
+            if record.stream and record.status == "completed":
+                written = record.usage.completion_tokens
                 if written > 1:
-                    self._tpot_of(pool).observe((outcome.latency_ms - outcome.ttft_ms) / 1e3 / (written - 1))
+                    self._tpot_of(pool).observe((record.latency_ms - record.ttft_ms) / 1e3 / (written - 1))
 
     def unauthorized(self) -> None:
         """A request was turned away for its key."""
@@ -232,24 +231,24 @@ class Recorder:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def _decided(self, outcome: Outcome) -> None:
-        decision = outcome.decision
+    def _decided(self, record: RequestRecord) -> None:
+        decision = record.decision
         assert decision is not None
         router = decision.router or ""
         self._decide_of(router).observe(decision.decision_ms / 1e3)
         self._decision.observe(decision.decision_ms / 1e3)
         if decision.score is None and router:
             self._unscored.labels(router).inc()
-        if outcome.status != "route_only":  # asked about, not traffic
+        if record.status != "route_only":  # asked about, not traffic
             self._decisions_of(router, decision.pool).inc()
-        if outcome.first_byte_ms is not None:
-            self._pool.observe(outcome.first_byte_ms / 1e3)
+        if record.first_byte_ms is not None:
+            self._pool.observe(record.first_byte_ms / 1e3)
 
-    def _spent(self, outcome: Outcome) -> None:
-        steps = outcome.steps
+    def _spent(self, record: RequestRecord) -> None:
+        steps = record.steps
         if len(steps) > 1 and steps[0].pool != steps[-1].pool and steps[0].failed:
             self._fallbacks.labels(steps[0].pool).inc()
-        decision = outcome.decision
+        decision = record.decision
         for pool in {step.pool for step in steps if step.wasted and not step.failed}:
             if decision is not None and pool != decision.pool:
                 self._escalations.labels(pool).inc()

@@ -2,38 +2,79 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
-from serve_app.types import Decision, Usage
+from serve_app.types import Decision, Step, Usage
 
+Status = Literal["completed", "failed", "cancelled", "route_only"]
 TIE: Final = "tie"
 """`Feedback.preferred` where neither answer was better."""
 COLLECTED: Final = "collect-"
-"""How the request ids of `jethro data collect` begin: what it asks is no traffic to learn from again."""
+"""Prefix of the request ids of `jethro data collect`: its queries are not traffic to learn from."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionRecord:
-    """A decision with what became of it. `status` is `completed`, `failed`, `cancelled` or `route_only`."""
+@dataclass(slots=True)
+class RequestRecord:
+    """What became of one request: metrics, log line, and stored decision are made from this.
 
-    decision: Decision
+    Filled in while the request runs, not changed after it has ended. Durations are in ms; None: not reached.
+
+    `parse_ms` is reading and checking the body, `decide_ms` the strategy's decision, `first_byte_ms` the wait for
+    the pool from the end of parsing to its first byte (without the decision), `ttft_ms` from the request's arrival
+    to the first byte sent, `latency_ms` to the last.
+    """
+
     request_id: str
-    created_s: float
     endpoint: str
-    status: str
-    usage: Usage
-    cost_usd: float
-    latency_ms: float
-    ttft_ms: float | None = None
-    error_code: str | None = None
+    created_s: float
+    model: str = ""
+    stream: bool = False
     tenant: str | None = None
+    status: Status = "completed"
+    http_status: int = 200
+    error_code: str | None = None
+    decision: Decision | None = None
+    steps: tuple[Step, ...] = ()
     prompt: str | None = None
     """Kept only if `store.keep_prompts` is set."""
+    parse_ms: float | None = None
+    decide_ms: float | None = None
+    first_byte_ms: float | None = None
+    ttft_ms: float | None = None
+    latency_ms: float = 0.0
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of all model calls together."""
+        if len(self.steps) == 1:
+            return self.steps[0].usage
+        return Usage(sum(s.usage.prompt_tokens for s in self.steps), sum(s.usage.completion_tokens for s in self.steps))
+
+    @property
+    def cost_usd(self) -> float:
+        """US dollars of all model calls together."""
+        return self.steps[0].cost_usd if len(self.steps) == 1 else sum(s.cost_usd for s in self.steps)
+
+    @property
+    def wasted(self) -> Usage:
+        """Tokens of the calls that are in no answer."""
+        lost = [s.usage for s in self.steps if s.wasted]
+        return Usage(sum(u.prompt_tokens for u in lost), sum(u.completion_tokens for u in lost))
+
+    @property
+    def wasted_usd(self) -> float:
+        """US dollars of those calls."""
+        return sum(s.cost_usd for s in self.steps if s.wasted)
+
+    @property
+    def usage_to_show(self) -> Usage | None:
+        """The usage of all calls, where more than one took tokens; None: that of the answer itself is all there is."""
+        return self.usage if sum(s.usage.total_tokens > 0 for s in self.steps) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """A caller's judgement of one answer: `score` in [0, 1], or how it compares with another pool's, or both.
+    """A caller's rating of one answer: `score` in [0, 1], or how it compares with another pool's, or both.
 
     `preferred` names the pool whose answer was the better one, of the answer's own pool and `against`, or is `TIE`.
     """
@@ -46,7 +87,7 @@ class Feedback:
 
 
 class StoreFigures(Protocol):
-    """What a store tells the metrics: records waiting, and lost by a full queue or a failed write, since the start."""
+    """For the metrics: records waiting, and records lost since the start of the process."""
 
     @property
     def queued(self) -> int:
@@ -67,8 +108,8 @@ class Store(StoreFigures, Protocol):
     async def start(self) -> None:
         """Open the database and start the writer."""
 
-    def record(self, record: DecisionRecord) -> None:
-        """Queue a decision for the next batch; never blocks. A full queue drops and counts it."""
+    def record(self, record: RequestRecord) -> None:
+        """Queue a request that has a decision for the next batch; never blocks. A full queue drops and counts it."""
 
     async def feedback(self, feedback: Feedback) -> None:
         """Durable when this returns. Raises NotFound if the decision is unknown."""

@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from serve_app.errors import ConfigError, NotFound
-from serve_app.store.base import DecisionRecord, Feedback
-from serve_app.store.schema import APPLICATION_ID, VERSION, as_json, decisions, feedback, metadata, row
+from serve_app.store.base import Feedback, RequestRecord
+from serve_app.store.schema import APPLICATION_ID, VERSION, decisions, feedback, metadata, missing_columns, row, to_json
 
 _BUSY_S: Final = 10.0
 """Longest wait for another Gateway's write."""
@@ -51,7 +51,7 @@ class Database:
             self._engine.dispose()
             raise
 
-    def write(self, records: Sequence[DecisionRecord]) -> None:
+    def write(self, records: Sequence[RequestRecord]) -> None:
         """All of them in one transaction. Raises OperationalError if the file is locked or the disk full."""
         with self._connection.begin():
             self._connection.execute(sqlite_insert(decisions).on_conflict_do_nothing(), [row(r) for r in records])
@@ -83,7 +83,7 @@ class Database:
                 raise unknown(decision_id)
             given = select(feedback).where(feedback.c.decision_id == decision_id).order_by(feedback.c.id)
             judgements = self._connection.execute(given).mappings().all()
-        return as_json(found._asdict(), [dict(j) for j in judgements])
+        return to_json(found._asdict(), [dict(j) for j in judgements])
 
     def prune(self, before_s: float) -> int:
         """Delete decisions older than `before_s`, with their feedback; returns how many went."""
@@ -110,7 +110,7 @@ class Database:
         return self._connection.execute(query).first() is not None
 
     def _check(self, connection: Connection) -> None:
-        """Create the tables in a new file; refuse a foreign file and one of another version."""
+        """Create the tables of a new file, add columns to an older one; refuse foreign files and other versions."""
         application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
         version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
         tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
@@ -118,9 +118,13 @@ class Database:
             metadata.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
+        elif application == APPLICATION_ID and version == VERSION:
+            present = {name for _, name, *_ in connection.exec_driver_sql("PRAGMA table_info(decisions)")}
+            for column in missing_columns(present):
+                connection.exec_driver_sql(f"ALTER TABLE decisions ADD COLUMN {column}")
         elif application != APPLICATION_ID:
             raise ConfigError(f"store.path: {self._path} is a database of another program: choose another path")
-        elif version != VERSION:
+        else:
             raise ConfigError(
                 f"store.path: {self._path} has schema version {version}, this program needs {VERSION}: "
                 "move the file away, or run the version of jethro that wrote it"

@@ -45,7 +45,7 @@ def reading(path: Path) -> Iterator[Connection]:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One piece of feedback with the decision that it is about; see `Feedback` and `DecisionRecord`."""
+    """One piece of feedback with the decision that it is about; see `Feedback` and `RequestRecord`."""
 
     decision_id: str
     status: str

@@ -1,20 +1,41 @@
-"""The tables of the decision log, and how a record becomes a row and a row becomes JSON again."""
+"""The tables of the decision log: rows from records, and JSON from rows.
 
-from collections.abc import Mapping, Sequence
+The columns of a decision come from its declaration (`DECISION_FIELDS`). A field declared later needs no new version:
+`Database` adds the column to existing files.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Column, Float, ForeignKey, Integer, MetaData, String, Table, Text
+from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, MetaData, String, Table, Text
 
-from serve_app.store.base import DecisionRecord
+from serve_app.store.base import RequestRecord
+from serve_app.types import DECISION_FIELDS, DecisionField
 
 VERSION: Final = 2
-"""In `PRAGMA user_version`; raised with every change of the tables."""
+"""In `PRAGMA user_version`; raised with every change of the tables but a new decision field."""
 APPLICATION_ID: Final = 0x4A455448
-"""In `PRAGMA application_id`: tells our files from other SQLite files ("JETH")."""
+"""In `PRAGMA application_id`: distinguishes our files from other SQLite files ("JETH")."""
 
-JUDGEMENT: Final = ("score", "preferred", "against", "comment", "created_s")
-"""What is shown of feedback."""
+FEEDBACK: Final = ("score", "preferred", "against", "comment", "created_s")
+"""The columns of feedback that are shown."""
+
+_TYPES: Final[Mapping[type, Any]] = {str: String, float: Float, int: Integer, bool: Boolean}
+"""Any other type is stored as JSON text."""
+_ORDER: Final = ("strategy", "pool", "model", "router", "score", "threshold", "reason")
+"""The order of the first columns in files of version 2, and so of the stored record's JSON; others follow."""
+
+
+def _columns() -> list[DecisionField]:
+    fields = {f.name: f for f in DECISION_FIELDS if f.attribute != "id"}
+    return [fields.pop(name) for name in _ORDER] + list(fields.values())
+
+
+_FIELDS: Final = _columns()
+_VALUES: Final = attrgetter(*(f.attribute for f in _FIELDS))
+_AS_JSON: Final = [f.name for f in _FIELDS if f.kind not in _TYPES]
 
 metadata = MetaData()
 decisions = Table(
@@ -26,17 +47,7 @@ decisions = Table(
     Column("tenant", String),
     Column("endpoint", String, nullable=False),
     Column("status", String, nullable=False),
-    Column("strategy", String, nullable=False),
-    Column("pool", String, nullable=False),
-    Column("model", String, nullable=False),
-    Column("router", String),
-    Column("score", Float),
-    Column("threshold", Float),
-    Column("reason", Text, nullable=False),
-    Column("policy_version", String, nullable=False),
-    Column("decision_ms", Float, nullable=False),
-    Column("expected", Text, nullable=False),
-    Column("features", Text, nullable=False),
+    *(Column(f.name, _TYPES.get(f.kind, Text), nullable=f.optional) for f in _FIELDS),
     Column("prompt_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
     Column("cost_usd", Float, nullable=False),
@@ -58,29 +69,34 @@ feedback = Table(
 )
 
 
-def row(record: DecisionRecord) -> dict[str, Any]:
-    """The row of a record."""
-    d = record.decision
+def missing_columns(present: Collection[str]) -> Iterator[str]:
+    """SQL of the decisions' columns not yet `present` in a file; its rows get the field's default."""
+    for field in _FIELDS:
+        if field.name in present:
+            continue
+        value = field.default if field.kind in _TYPES else orjson.dumps(field.default, default=dict).decode()
+        literal = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
+        rule = "" if field.optional else f" DEFAULT {literal} NOT NULL"
+        yield f"{field.name} {decisions.c[field.name].type.compile()}{rule}"
+
+
+def row(record: RequestRecord) -> dict[str, Any]:
+    """The row of a record that has a decision."""
+    decision, usage = record.decision, record.usage
+    assert decision is not None
+    values: dict[str, Any] = dict(zip((f.name for f in _FIELDS), _VALUES(decision), strict=True))
+    for name in _AS_JSON:
+        values[name] = orjson.dumps(values[name], default=dict).decode()
     return {
-        "decision_id": d.id,
+        "decision_id": decision.id,
         "created_s": record.created_s,
         "request_id": record.request_id,
         "tenant": record.tenant,
         "endpoint": record.endpoint,
         "status": record.status,
-        "strategy": d.strategy,
-        "pool": d.pool,
-        "model": d.model,
-        "router": d.router,
-        "score": d.score,
-        "threshold": d.threshold,
-        "reason": d.reason,
-        "policy_version": d.policy_version,
-        "decision_ms": d.decision_ms,
-        "expected": orjson.dumps({action: dict(figures) for action, figures in d.expected.items()}).decode(),
-        "features": orjson.dumps(dict(d.features)).decode(),
-        "prompt_tokens": record.usage.prompt_tokens,
-        "completion_tokens": record.usage.completion_tokens,
+        **values,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
         "cost_usd": record.cost_usd,
         "latency_ms": record.latency_ms,
         "ttft_ms": record.ttft_ms,
@@ -89,10 +105,10 @@ def row(record: DecisionRecord) -> dict[str, Any]:
     }
 
 
-def as_json(decision: Mapping[str, Any], judgements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def to_json(decision: Mapping[str, Any], given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A decision's row with its feedback, oldest first, as JSON-ready values."""
     value = {str(name): field for name, field in decision.items()}  # SQLAlchemy's names are a kind of their own
-    value["expected"] = orjson.loads(value["expected"])
-    value["features"] = orjson.loads(value["features"])
-    value["feedback"] = [{k: j[k] for k in JUDGEMENT} for j in judgements]
+    for name in _AS_JSON:
+        value[name] = orjson.loads(value[name])
+    value["feedback"] = [{k: f[k] for k in FEEDBACK} for f in given]
     return value

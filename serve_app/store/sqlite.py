@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from serve_app.config.tree import StoreConfig
 from serve_app.errors import JethroError, NotFound, PoolUnavailable
 from serve_app.log import logger
-from serve_app.store.base import DecisionRecord, Feedback
+from serve_app.store.base import Feedback, RequestRecord
 from serve_app.store.database import Database
 
 _OURS: Final = re.compile(r"[0-9a-f]{24}")
@@ -34,7 +34,7 @@ class SqliteStore:
     def __init__(self, config: StoreConfig, *, clock: Callable[[], float] = time.time) -> None:
         self._config = config
         self._clock = clock
-        self._records: deque[DecisionRecord] = deque()
+        self._records: deque[RequestRecord] = deque()
         self._judgements: deque[tuple[Feedback, float, Future[None]]] = deque()
         self._lookups: deque[tuple[str, Future[dict[str, Any]]]] = deque()
         self._wake = threading.Event()
@@ -64,7 +64,7 @@ class SqliteStore:
         self._thread.start()
         await asyncio.wrap_future(opened)
 
-    def record(self, record: DecisionRecord) -> None:
+    def record(self, record: RequestRecord) -> None:
         """Queue a decision; a full queue drops and counts it."""
         if len(self._records) >= self._config.queue:
             self._dropped += 1

@@ -16,7 +16,7 @@ from serve_app.observability.metrics import Recorder
 from serve_app.pools.base import PoolLoad
 from serve_app.routing.serving.scoring import InlineScorer
 from serve_app.routing.strategy import DirectStrategy, NoOutlook, Policy, RouteStrategy
-from serve_app.store.base import DecisionRecord, Feedback
+from serve_app.store.base import Feedback, RequestRecord
 from serve_app.types import Capabilities, Price, Query
 from serve_app.wire.frames import Answer, Call, Frame
 
@@ -200,14 +200,15 @@ class DictStore:
     """Keeps everything in this process."""
 
     def __init__(self) -> None:
-        self.records: dict[str, DecisionRecord] = {}
+        self.records: dict[str, RequestRecord] = {}
         self.judgements: list[Feedback] = []
         self.queued = self.dropped = self.failed = 0
 
     async def start(self) -> None:
         pass
 
-    def record(self, record: DecisionRecord) -> None:
+    def record(self, record: RequestRecord) -> None:
+        assert record.decision is not None
         self.records[record.decision.id] = record
 
     async def feedback(self, feedback: Feedback) -> None:
@@ -218,6 +219,7 @@ class DictStore:
         if decision_id not in self.records:
             raise NotFound(f"No decision {decision_id!r}.", param="decision_id")
         record = self.records[decision_id]
+        assert record.decision is not None
         told = {"decision_id": decision_id, "tenant": record.tenant, "pool": record.decision.pool}
         return told | {"status": record.status} | asdict(record.usage)
 

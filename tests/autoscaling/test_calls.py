@@ -8,27 +8,26 @@ import pytest
 
 from serve_app.autoscaling.traces import Call, logged, trace_of
 from serve_app.errors import ConfigError, DataError
-from serve_app.store.base import DecisionRecord
+from serve_app.store.base import RequestRecord
 from serve_app.store.sqlite import Database
-from serve_app.types import Decision, Usage
+from serve_app.types import Decision, Step, Usage
 
 
-def record(number: int, pool: str, created_s: float, **changes: Any) -> DecisionRecord:
+def record(number: int, pool: str, created_s: float, **changes: Any) -> RequestRecord:
     decision = Decision(id=f"d{number}", strategy="route", pool=pool, model=pool, reason="r", policy_version="v1")
     values: dict[str, Any] = {
         "request_id": f"r{number}",
         "created_s": created_s,
         "endpoint": "chat",
         "status": "completed",
-        "usage": Usage(5, 40),
-        "cost_usd": 0.0,
+        "steps": (Step(pool, "chosen", Usage(5, 40)),),
         "latency_ms": 900.0,
         "ttft_ms": 150.0,
     }
-    return DecisionRecord(decision=decision, **{**values, **changes})
+    return RequestRecord(decision=decision, **{**values, **changes})
 
 
-def log(path: Path, records: list[DecisionRecord]) -> Path:
+def log(path: Path, records: list[RequestRecord]) -> Path:
     database = Database(str(path))
     database.write(records)
     database.close()
@@ -38,10 +37,10 @@ def log(path: Path, records: list[DecisionRecord]) -> Path:
 def test_a_log_is_read_from_its_first_call(tmp_path: Path) -> None:
     records = [
         record(2, "large", 1012.0),
-        record(1, "small", 1010.0, usage=Usage(5, 3), latency_ms=200.0, ttft_ms=50.0),
+        record(1, "small", 1010.0, steps=(Step("p", "chosen", Usage(5, 3)),), latency_ms=200.0, ttft_ms=50.0),
         record(3, "middle", 1011.0),
         record(4, "large", 1011.5, status="route_only"),
-        record(5, "large", 1013.0, status="failed", ttft_ms=None, usage=Usage(5, 0)),
+        record(5, "large", 1013.0, status="failed", ttft_ms=None, steps=(Step("p", "chosen", Usage(5, 0)),)),
     ]
     found = logged(log(tmp_path / "log.sqlite3", records))
     assert found[:2] == [

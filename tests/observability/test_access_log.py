@@ -4,7 +4,7 @@ import json
 import pytest
 
 from serve_app.observability.access_log import JsonLog, NoLog
-from tests.observability.test_metrics import outcome
+from tests.observability.test_metrics import request_record
 
 
 def lines(out: io.StringIO) -> list[dict]:
@@ -14,8 +14,8 @@ def lines(out: io.StringIO) -> list[dict]:
 def test_one_line_a_request():
     out = io.StringIO()
     log = JsonLog(out, replica="g1")
-    log.write(outcome(tenant="acme"))
-    log.write(outcome(decision=None, steps=(), status="failed", http_status=400, error_code="invalid_value"))
+    log.write(request_record(tenant="acme"))
+    log.write(request_record(decision=None, steps=(), status="failed", http_status=400, error_code="invalid_value"))
     log.close()
     answered, refused = lines(out)
     assert answered.items() >= {
@@ -31,7 +31,7 @@ def test_one_line_a_request():
 def test_a_prompt_is_never_logged():
     out = io.StringIO()
     log = JsonLog(out)
-    log.write(outcome(prompt="a secret"))
+    log.write(request_record(prompt="a secret"))
     log.close()
     assert "a secret" not in out.getvalue()
 
@@ -39,7 +39,7 @@ def test_a_prompt_is_never_logged():
 def test_text_of_callers_cannot_break_a_line():
     out = io.StringIO()
     log = JsonLog(out)
-    one = outcome()
+    one = request_record()
     one.model = 'x\n{"event":"forged"}'
     log.write(one)
     log.close()
@@ -58,7 +58,7 @@ def test_what_a_slow_reader_loses_is_said():
     out = io.StringIO()
     log = JsonLog(out, queue=3, flush_s=60.0)
     for i in range(5):
-        log.write(outcome(latency_ms=float(i)))
+        log.write(request_record(latency_ms=float(i)))
     log.close()
     assert [line["latency_ms"] for line in lines(out)[:3]] == [2.0, 3.0, 4.0]
     assert lines(out)[3] == {"event": "log_lines_lost", "lines": 2}
@@ -68,7 +68,7 @@ def test_a_closed_stream_ends_the_log_quietly():
     out = io.StringIO()
     log = JsonLog(out)
     out.close()
-    log.write(outcome())
+    log.write(request_record())
     log.close()
 
 
@@ -76,5 +76,5 @@ def test_a_closed_stream_ends_the_log_quietly():
 def test_no_log(times):
     log = NoLog()
     for _ in range(times):
-        log.write(outcome())
+        log.write(request_record())
     log.close()

@@ -3,17 +3,17 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.observability.metrics import Recorder
-from serve_app.observability.outcome import Outcome
+from serve_app.store.base import RequestRecord
 from serve_app.types import Decision, Step, Usage
 
 
-def outcome(**changes) -> Outcome:
+def request_record(**changes) -> RequestRecord:
     decision = Decision("d", "route", "small", "lab-small", "easy", 0.2, 0.5, "complexity", decision_ms=0.3)
     values = {
         "http_status": 200, "status": "completed", "decision": decision, "parse_ms": 0.1, "first_byte_ms": 5.0,
         "steps": (Step("small", "chosen", Usage(5, 3), 1e-6, 9.0),), "ttft_ms": 6.0, "latency_ms": 10.0,
     }  # fmt: skip
-    return Outcome("r", "chat", 1000.0, "jethro", **{**values, **changes})
+    return RequestRecord("r", "chat", 1000.0, "jethro", **{**values, **changes})
 
 
 def samples(recorder: Recorder) -> dict[str, float]:
@@ -30,7 +30,7 @@ def test_an_answer():
     recorder = Recorder()
     recorder.started()
     assert samples(recorder)["jethro_requests_in_flight"] == 1
-    recorder.ended(outcome())
+    recorder.ended(request_record())
     seen = samples(recorder)
     assert seen["jethro_requests_in_flight"] == 0
     assert seen["jethro_requests_total|200|chat|small|completed|route"] == 1
@@ -49,20 +49,22 @@ def test_an_answer():
 
 def test_a_stream_has_a_tpot():
     recorder = Recorder()
-    recorder.ended(outcome(stream=True))
+    recorder.ended(request_record(stream=True))
     assert samples(recorder)["jethro_tpot_seconds_sum|small"] == pytest.approx((10 - 6) / 1e3 / 2)
 
 
 def test_a_stream_of_one_token_has_none():
     recorder = Recorder()
-    recorder.ended(outcome(stream=True, steps=(Step("small", "chosen", Usage(5, 1)),)))
+    recorder.ended(request_record(stream=True, steps=(Step("small", "chosen", Usage(5, 1)),)))
     assert "jethro_tpot_seconds_sum|small" not in samples(recorder)
 
 
 def test_a_refused_request_has_no_pool():
     recorder = Recorder()
     recorder.started()
-    recorder.ended(outcome(decision=None, steps=(), status="failed", http_status=400, parse_ms=None, ttft_ms=None))
+    recorder.ended(
+        request_record(decision=None, steps=(), status="failed", http_status=400, parse_ms=None, ttft_ms=None)
+    )
     seen = samples(recorder)
     assert seen["jethro_requests_total|400|chat||failed|"] == 1
     assert not any(name.startswith("jethro_e2e_seconds") for name in seen)
@@ -71,13 +73,13 @@ def test_a_refused_request_has_no_pool():
 
 def test_a_cancelled_request_does_not_count_as_a_latency():
     recorder = Recorder()
-    recorder.ended(outcome(status="cancelled", http_status=499))
+    recorder.ended(request_record(status="cancelled", http_status=499))
     assert not any(name.startswith("jethro_e2e_seconds") for name in samples(recorder))
 
 
 def test_a_decision_alone_was_never_in_flight_and_is_no_traffic():
     recorder = Recorder()
-    recorder.ended(outcome(status="route_only", steps=()))
+    recorder.ended(request_record(status="route_only", steps=()))
     assert not any(name.startswith("jethro_decisions_total") for name in samples(recorder))
     assert samples(recorder)["jethro_requests_in_flight"] == 0
 
@@ -85,7 +87,7 @@ def test_a_decision_alone_was_never_in_flight_and_is_no_traffic():
 def test_a_fallback_and_what_it_wasted():
     recorder = Recorder()
     failed = Step("small", "failed", Usage(4, 2), wasted=True, failed=True)
-    recorder.ended(outcome(steps=(failed, Step("large", "fallback", Usage(4, 6), 1e-5))))
+    recorder.ended(request_record(steps=(failed, Step("large", "fallback", Usage(4, 6), 1e-5))))
     seen = samples(recorder)
     assert "jethro_escalations_total|small" not in seen
     assert seen["jethro_fallbacks_total|small"] == 1
@@ -97,7 +99,7 @@ def test_an_answer_that_was_replaced_is_an_escalation_and_no_fallback():
     recorder = Recorder()
     judged = Step("large", "not sure", Usage(4, 2), 2e-6, wasted=True)
     verdict = Step("large", "verdict", Usage(9, 1), 1e-6, wasted=True)
-    recorder.ended(outcome(steps=(judged, verdict, Step("small", "taken", Usage(4, 6), 1e-5))))
+    recorder.ended(request_record(steps=(judged, verdict, Step("small", "taken", Usage(4, 6), 1e-5))))
     seen = samples(recorder)
     assert seen["jethro_escalations_total|large"] == 1
     assert "jethro_fallbacks_total|large" not in seen
@@ -132,7 +134,7 @@ def test_recorders_do_not_share_and_can_be_given_a_registry():
 
 def test_every_metric_is_ours_by_name():
     recorder = Recorder()
-    recorder.ended(outcome(stream=True))
+    recorder.ended(request_record(stream=True))
     names = {f.name for f in text_string_to_metric_families(recorder.text().decode())}
     assert all(name.startswith("jethro_") for name in names)
 

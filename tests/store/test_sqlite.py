@@ -9,12 +9,12 @@ import pytest
 
 from serve_app.config.tree import StoreConfig
 from serve_app.errors import ConfigError, NotFound, PoolUnavailable
-from serve_app.store.base import DecisionRecord, Feedback
+from serve_app.store.base import Feedback, RequestRecord
 from serve_app.store.sqlite import SqliteStore
-from serve_app.types import Decision, Usage
+from serve_app.types import Decision, Step, Usage
 
 
-def record(id_="d1", created_s=1000.0, **changes) -> DecisionRecord:
+def record(id_="d1", created_s=1000.0, **changes) -> RequestRecord:
     decision = Decision(
         id=id_,
         strategy="route",
@@ -30,10 +30,10 @@ def record(id_="d1", created_s=1000.0, **changes) -> DecisionRecord:
         features={"length": 0.1},
     )
     values = {
-        "request_id": "r1", "created_s": created_s, "endpoint": "chat", "status": "completed", "usage": Usage(5, 3),
-        "cost_usd": 1e-6, "latency_ms": 12.5, "ttft_ms": 3.5, "tenant": "acme",
+        "request_id": "r1", "created_s": created_s, "endpoint": "chat", "status": "completed",
+        "steps": (Step("small", "chosen", Usage(5, 3), 1e-6),), "latency_ms": 12.5, "ttft_ms": 3.5, "tenant": "acme",
     }  # fmt: skip
-    return DecisionRecord(decision=decision, **{**values, **changes})
+    return RequestRecord(decision=decision, **{**values, **changes})
 
 
 @pytest.fixture

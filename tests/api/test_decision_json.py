@@ -11,15 +11,15 @@ from serve_app.api.reply import (
     timing_headers,
     with_usage,
 )
-from serve_app.observability.outcome import Outcome
+from serve_app.store.base import RequestRecord
 from serve_app.types import Decision, Step, Usage
 
 DECISION = Decision("d", "route", "small", "org/größe", "easy", 0.123456789, 0.5, "complexity", "v1", 0.25)
 PLAIN = Decision("d", "direct", "small", "m", "asked for m")
 
 
-def outcome(*steps: Step) -> Outcome:
-    return Outcome("r", "chat", 0.0, steps=steps, parse_ms=0.1, decide_ms=0.25, first_byte_ms=7.0)
+def request_record(*steps: Step) -> RequestRecord:
+    return RequestRecord("r", "chat", 0.0, steps=steps, parse_ms=0.1, decide_ms=0.25, first_byte_ms=7.0)
 
 
 def test_headers_are_visible_ascii_and_numbers_are_short():
@@ -33,28 +33,28 @@ def test_without_a_score_there_is_no_header_for_it():
 
 
 def test_the_time_of_every_layer():
-    headers = dict(timing_headers(outcome(), 8.4))
+    headers = dict(timing_headers(request_record(), 8.4))
     assert headers[b"server-timing"] == b"parse;dur=0.100, decide;dur=0.250, pool;dur=7.000, total;dur=8.400"
     assert headers[b"openai-processing-ms"] == b"8"
 
 
 def test_the_object_counts_all_steps_and_lists_them_if_there_are_several():
-    one = json.loads(jethro_object(DECISION, outcome(Step("small", "chosen", Usage(1, 2), 0.5))))
+    one = json.loads(jethro_object(DECISION, request_record(Step("small", "chosen", Usage(1, 2), 0.5))))
     assert (one["cost_usd"], "steps" in one) == (0.5, False)
     steps = (Step("small", "not sure", Usage(3, 4), 0.25, wasted=True), Step("large", "taken", Usage(1, 2), 0.5))
-    both = json.loads(jethro_object(DECISION, outcome(*steps)))
+    both = json.loads(jethro_object(DECISION, request_record(*steps)))
     assert [s["wasted"] for s in both["steps"]] == [True, False] and both["cost_usd"] == 0.75
     assert both["wasted"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "cost_usd": 0.25}
 
 
 def test_what_was_wasted_has_headers_of_its_own():
     steps = (Step("small", "not sure", Usage(3, 4), 0.25, wasted=True), Step("large", "taken", Usage(1, 2), 0.5))
-    assert dict(spent_headers(outcome(*steps))) == {
+    assert dict(spent_headers(request_record(*steps))) == {
         b"x-jethro-cost-usd": b"0.75",
         b"x-jethro-wasted-tokens": b"7",
         b"x-jethro-wasted-usd": b"0.25",
     }
-    assert dict(spent_headers(outcome(steps[1]))) == {b"x-jethro-cost-usd": b"0.5"}
+    assert dict(spent_headers(request_record(steps[1]))) == {b"x-jethro-cost-usd": b"0.5"}
 
 
 def test_the_usage_of_all_calls_takes_the_place_of_one():
