@@ -7,6 +7,8 @@ PYTHON ?= python3
 # A profile name or a YAML file for `make serve`, and further arguments of `jethro serve`.
 CONFIG ?=
 ARGS ?=
+# Processes that share the fast tests, each file in one of them; ARGS="-n 0 ..." runs them in one, for a debugger.
+WORKERS ?= 2
 # `TORCH_BACKEND=cpu` takes PyTorch's CPU build from its own index where the default index has the CUDA build only.
 TORCH_BACKEND ?=
 
@@ -68,7 +70,7 @@ check: $(VENV)/.dev ## lint, format and types
 
 .PHONY: test
 test: check ## check, then the fast tests: no GPU, network or cluster
-	$(BIN)/pytest -m "not integration and not vllm" $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not integration and not vllm" $(ARGS)
 
 .PHONY: integration
 integration: $(VENV)/.dev ## the tests that start real Ray and real servers
