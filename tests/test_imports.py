@@ -146,7 +146,6 @@ def circles(edges: Mapping[str, set[str]]) -> list[list[str]]:
 
 BEING_UNTIED = {
     *("serve_app.config.placement", "serve_app.config.tree"),
-    *("serve_app.data.dataset", "serve_app.data.parquet", "serve_app.data.preferences"),
     *("serve_app.streams.online.encoded", "serve_app.streams.online.levels", "serve_app.streams.online.logistic"),
 }
 

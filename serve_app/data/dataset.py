@@ -5,20 +5,28 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
+from serve_app.data.parquet import (
+    Table,
+    messages_column,
+    samples_column,
+    text_column,
+    text_lists_column,
+    write_table,
+)
+from serve_app.data.preferences import Preferences
 from serve_app.errors import ConfigError
 from serve_app.types import Query
 
-if TYPE_CHECKING:
-    from serve_app.data.preferences import Preferences
-
 MEASURES = ("quality", "prompt_tokens", "completion_tokens", "cost_usd", "latency_ms")
-"""What is known of every sample beside its text."""
+"""What is known of every sample along with its text."""
+KIND: Final = "jethro-dataset"
+_MAY_BE_NULL: Final = ("quality", "latency_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,7 @@ class Dataset:
     """One for each query, unique; without them the position, as text."""
     references: tuple[str | None, ...] = ()
     """The right answer to each query where one is known; empty if to none."""
-    preferences: "Preferences | None" = None
+    preferences: Preferences | None = None
     """Battles beside the pools' own answers, for routers that learn from preferences (RouteLLM)."""
 
     def __post_init__(self) -> None:
@@ -149,19 +157,66 @@ class Dataset:
                 digest.update(b"none" if values is None else np.where(np.isnan(values), np.nan, values).tobytes())
         return digest.hexdigest()
 
+    def battles(self, margin: float = 0.0) -> Preferences:
+        """One battle (strong, weak) a query, by mean quality; a tie where both differ by at most `margin`.
+
+        Queries whose answers are not scored yield none.
+        """
+        gap = self.strong.quality.mean(1) - self.weak.quality.mean(1)
+        outcome = np.where(gap > margin, 1.0, np.where(gap < -margin, 0.0, 0.5))
+        strong, weak = ((pool.model,) * len(self) for pool in (self.strong, self.weak))
+        return Preferences(self.queries, strong, weak, outcome).take(np.flatnonzero(np.isfinite(gap)))
+
     def save(self, path: Path) -> None:
-        """Write a Parquet file (see `learning.parquet`), whole or not at all; the same data give the same bytes.
+        """Write a Parquet file, whole or not at all; the same data give the same bytes. Needs the extra `train`.
+
+        Its columns are `id`, `messages`, `group`, `reference` (or null), and for every pool P `P_text` and P with each
+        of MEASURES: lists with one element a sample, null where a sample is not scored or was not timed.
+
+            duckdb:  select "group", avg(list_avg(small_quality)) from 'answers.parquet' group by 1
+            pandas:  pandas.read_parquet("answers.parquet")["small_quality"].map(numpy.mean)
 
         Of a query its messages are kept. Raises ValueError if there are preferences: they have a file of their own
-        (`Preferences.save`). Needs the extra `train`.
+        (`Preferences.save`).
         """
-        from serve_app.data.parquet import save_dataset
-
-        save_dataset(self, path)
+        if self.preferences is not None:
+            raise ValueError("the dataset has preferences: save them in a file of their own, with Preferences.save")
+        columns: dict[str, Any] = {
+            "id": text_column(self.ids),
+            "messages": messages_column(self.queries),
+            "group": text_column(self.groups),
+            "reference": text_column(self.references or (None,) * len(self)),
+        }
+        for name, pool in self.pools.items():
+            columns[f"{name}_text"] = text_lists_column(pool.texts)
+            for measure in MEASURES:
+                columns[f"{name}_{measure}"] = samples_column(getattr(pool, measure), pool.quality.shape)
+        models = {name: pool.model for name, pool in self.pools.items()}
+        write_table(path, columns, {"kind": KIND, "models": models, "about": dict(self.about)})
 
     @classmethod
     def load(cls, path: Path) -> "Dataset":
         """The dataset in a Parquet file. Raises DataError naming file, row and column. Needs the extra `train`."""
-        from serve_app.data.parquet import load_dataset
+        table = Table(path, KIND)
+        ids = table.unique_texts("id")
+        pools = {str(name): _read_pool(table, str(name), str(model)) for name, model in table.header["models"].items()}
+        references = tuple(table.column("reference"))
+        return cls(
+            table.queries(),
+            pools,
+            table.texts("group"),
+            table.header["about"],
+            ids,
+            references if any(r is not None for r in references) else (),
+        )
 
-        return load_dataset(path)
+
+def _read_pool(table: Table, name: str, model: str) -> PoolAnswers:
+    texts = table.text_lists(f"{name}_text")
+    shape = (len(texts), table.lengths(f"{name}_text", [len(t) for t in texts]))
+    columns = {m: table.samples(f"{name}_{m}", nulls=m in _MAY_BE_NULL) for m in MEASURES}
+    for measure, values in columns.items():
+        if values.shape != shape:
+            raise table.fault(0, f"{name}_{measure}", f"holds {values.shape[1]} samples, {name}_text {shape[1]}")
+    latency = columns.pop("latency_ms")
+    return PoolAnswers(model, texts, **columns, latency_ms=None if np.isnan(latency).all() else latency)

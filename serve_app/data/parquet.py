@@ -1,15 +1,8 @@
-"""Datasets and preferences as Parquet files: one row a query, or a battle.
+"""Parquet tables with a header of our own: typed columns, errors that name file, row and column, an atomic write.
 
-A dataset has the columns `id`, `messages` (a list of {role, content, extra}; `extra` is JSON or null), `group`,
-`reference` (or null), and for every pool P the columns `P_text`, `P_quality`, `P_prompt_tokens`,
-`P_completion_tokens`, `P_cost_usd` and `P_latency_ms`: lists with one element a sample, null where a sample is not
-scored or was not timed. Flat columns, since pandas, duckdb and polars read those with the fewest words:
-
-    duckdb:  select "group", avg(list_avg(small_quality)) from 'answers.parquet' group by 1
-    pandas:  pandas.read_parquet("answers.parquet")["small_quality"].map(numpy.mean)
-
-Preferences have `id`, `messages`, `model_a`, `model_b` and `winner` (model_a, model_b or tie). The file's own metadata
-holds, as JSON under `jethro`, what it is, the version of this layout, the pools' model ids and `about`.
+Data sets and preferences say what their columns mean; this module knows how a column of queries, texts or samples is
+stored. Lists and flat columns alone, since pandas, duckdb and polars read those with the fewest words. The file's
+metadata holds the header as JSON under `jethro`: what the file is, the version of its layout, and more.
 """
 
 import json
@@ -20,88 +13,64 @@ from typing import Any, Final, get_args
 import numpy as np
 
 from serve_app.arrays import Floats
-from serve_app.data.dataset import MEASURES, Dataset, PoolAnswers
-from serve_app.data.preferences import Preferences
 from serve_app.errors import DataError, missing_extra
 from serve_app.files import replacing
 from serve_app.types import Message, Query, Role
 
 FORMAT: Final = 2
 """Version of the layout; another one is refused."""
-DATASET: Final = "jethro-dataset"
-PREFERENCES: Final = "jethro-preferences"
 _KEY: Final = b"jethro"
 _ROLES: Final = frozenset(get_args(Role))
-_WINNERS: Final = {"model_a": 1.0, "tie": 0.5, "model_b": 0.0}
-_MAY_BE_NULL: Final = ("quality", "latency_ms")
 
 
-def save_dataset(dataset: Dataset, path: Path) -> None:
-    """Write the file, whole or not at all. See `Dataset.save`."""
+def write_table(path: Path, columns: Mapping[str, Any], header: Mapping[str, Any]) -> None:
+    """Write Arrow arrays by name, whole or not at all; the same data give the same bytes. `header` is JSON-ready."""
     pa = _pyarrow()
-    if dataset.preferences is not None:
-        raise ValueError("the dataset has preferences: save them in a file of their own, with Preferences.save")
-    references = dataset.references or (None,) * len(dataset)
-    columns: dict[str, Any] = {
-        "id": pa.array(dataset.ids, pa.string()),
-        "messages": _messages_column(pa, dataset.queries),
-        "group": pa.array(dataset.groups, pa.string()),
-        "reference": pa.array(references, pa.string()),
-    }
-    for name, pool in dataset.pools.items():
-        columns[f"{name}_text"] = pa.array([list(t) for t in pool.texts], pa.list_(pa.string()))
-        for measure in MEASURES:
-            columns[f"{name}_{measure}"] = _lists(pa, getattr(pool, measure), pool.quality.shape)
-    models = {name: pool.model for name, pool in dataset.pools.items()}
-    _write(pa, path, columns, {"kind": DATASET, "format": FORMAT, "models": models, "about": dict(dataset.about)})
+    import pyarrow.parquet as pq
+
+    body = json.dumps({"kind": header["kind"], "format": FORMAT, **header}, ensure_ascii=False).encode()
+    table = pa.table(dict(columns)).replace_schema_metadata({_KEY: body})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        pq.write_table(table, part, compression="zstd")
 
 
-def load_dataset(path: Path) -> Dataset:
-    """Read and check the file. See `Dataset.load`."""
-    table = _Table(path, DATASET)
-    ids = table.texts("id")
-    _refuse_duplicates(table, ids)
-    queries = table.queries()
-    models = table.header["models"]
-    pools = {str(name): _pool(table, str(name), str(model)) for name, model in models.items()}
-    references = tuple(table.column("reference"))
-    return Dataset(
-        queries,
-        pools,
-        table.texts("group"),
-        table.header["about"],
-        ids,
-        references if any(r is not None for r in references) else (),
-    )
-
-
-def save_preferences(preferences: Preferences, path: Path) -> None:
-    """Write the file, whole or not at all. See `Preferences.save`."""
+def text_column(values: Sequence[str | None]) -> Any:
+    """One text, or null, a row."""
     pa = _pyarrow()
-    winner = {outcome: name for name, outcome in _WINNERS.items()}
-    columns = {
-        "id": pa.array([str(i) for i in range(len(preferences))], pa.string()),
-        "messages": _messages_column(pa, preferences.queries),
-        "model_a": pa.array(preferences.model_a, pa.string()),
-        "model_b": pa.array(preferences.model_b, pa.string()),
-        "winner": pa.array([winner[float(o)] for o in preferences.outcome], pa.string()),
-    }
-    _write(pa, path, columns, {"kind": PREFERENCES, "format": FORMAT})
+    return pa.array(values, pa.string())
 
 
-def load_preferences(path: Path) -> Preferences:
-    """Read and check the file. See `Preferences.load`."""
-    table = _Table(path, PREFERENCES)
-    winners = table.texts("winner")
-    for row, winner in enumerate(winners):
-        if winner not in _WINNERS:
-            raise table.fault(row, "winner", f"is {winner!r}, not one of {', '.join(_WINNERS)}")
-    outcome = np.array([_WINNERS[w] for w in winners], dtype=np.float64)
-    return Preferences(table.queries(), table.texts("model_a"), table.texts("model_b"), outcome)
+def text_lists_column(rows: Sequence[Sequence[str]]) -> Any:
+    """A list of texts a row."""
+    pa = _pyarrow()
+    return pa.array([list(row) for row in rows], pa.list_(pa.string()))
 
 
-class _Table:
-    """An open file of one kind: its header, and its columns with checks that name file, row and column."""
+def messages_column(queries: Sequence[Query]) -> Any:
+    """Each query's messages as {role, content, extra}; `extra` is JSON or null."""
+
+    def struct(message: Message) -> dict[str, str | None]:
+        extra = json.dumps(dict(message.extra), ensure_ascii=False) if message.extra else None
+        return {"role": message.role, "content": message.content, "extra": extra}
+
+    pa = _pyarrow()
+    return pa.array([[struct(m) for m in query.messages] for query in queries], _message_type(pa))
+
+
+def samples_column(values: Floats | None, shape: tuple[int, ...]) -> Any:
+    """Rows of a matrix as lists, nan as null; a matrix of nulls for None."""
+    pa = _pyarrow()
+    flat = np.full(shape, np.nan).ravel() if values is None else np.ascontiguousarray(values).ravel()
+    offsets = np.arange(0, flat.size + 1, shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(flat, pa.float64(), mask=np.isnan(flat)))
+
+
+class Table:
+    """An open file of one kind: its header, and its columns with checks that name file, row and column.
+
+    Raises DataError for a file that is missing, cut, of another kind or of another format.
+    """
 
     def __init__(self, path: Path, kind: str) -> None:
         self._pa = _pyarrow()
@@ -122,6 +91,24 @@ class _Table:
             if value is None:
                 raise self.fault(row, name, "is null")
         return tuple(values)
+
+    def unique_texts(self, name: str) -> tuple[str, ...]:
+        """A column of texts, each of them once."""
+        values, first = self.texts(name), dict[str, int]()
+        for row, value in enumerate(values):
+            if first.setdefault(value, row) != row:
+                raise self.fault(row, name, f"{value!r} is that of row {first[value]} too")
+        return values
+
+    def text_lists(self, name: str) -> tuple[tuple[str, ...], ...]:
+        """A column of lists of texts, none of them empty or null."""
+        rows = self.column(name)
+        for row, texts in enumerate(rows):
+            if not texts:
+                raise self.fault(row, name, "holds no sample")
+            if any(text is None for text in texts):
+                raise self.fault(row, name, "has a sample without a text")
+        return tuple(tuple(texts) for texts in rows)
 
     def queries(self) -> tuple[Query, ...]:
         """The column `messages`."""
@@ -151,7 +138,7 @@ class _Table:
     def fault(self, row: int, column: str, what: str) -> DataError:
         """The error for one value; rows count from 0, as in a data frame."""
         name = f" (id {self._ids[row]!r})" if column != "id" else ""
-        return DataError(f"{self._path}, row {row}{name}: {column} {what}; mend or drop the row, or collect it again")
+        return DataError(f"{self._path}, row {row}{name}: {column} {what}; fix or drop the row, or collect it again")
 
     def _header(self, kind: str) -> dict[str, Any]:
         raw = (self._table.schema.metadata or {}).get(_KEY)
@@ -195,28 +182,6 @@ class _Table:
             raise self.fault(row, "messages", f"has an extra that is not JSON ({e})") from e
 
 
-def _pool(table: _Table, name: str, model: str) -> PoolAnswers:
-    texts = table.column(f"{name}_text")
-    k = table.lengths(f"{name}_text", [None if t is None else len(t) for t in texts])
-    for row, samples in enumerate(texts):
-        if any(text is None for text in samples):
-            raise table.fault(row, f"{name}_text", "has a sample without a text")
-    columns = {m: table.samples(f"{name}_{m}", nulls=m in _MAY_BE_NULL) for m in MEASURES}
-    for measure, values in columns.items():
-        if values.shape != (len(texts), k):
-            raise table.fault(0, f"{name}_{measure}", f"holds {values.shape[1]} samples, {name}_text {k}")
-    latency = columns.pop("latency_ms")
-    timed = None if np.isnan(latency).all() else latency
-    return PoolAnswers(model, tuple(tuple(t) for t in texts), **columns, latency_ms=timed)
-
-
-def _refuse_duplicates(table: _Table, ids: Sequence[str]) -> None:
-    first: dict[str, int] = {}
-    for row, name in enumerate(ids):
-        if first.setdefault(name, row) != row:
-            raise table.fault(row, "id", f"{name!r} is that of row {first[name]} too")
-
-
 def _pyarrow() -> Any:
     try:
         import pyarrow
@@ -227,30 +192,6 @@ def _pyarrow() -> Any:
 
 def _message_type(pa: Any) -> Any:
     return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("extra", pa.string())]))
-
-
-def _messages_column(pa: Any, queries: Sequence[Query]) -> Any:
-    def struct(message: Message) -> dict[str, str | None]:
-        extra = json.dumps(dict(message.extra), ensure_ascii=False) if message.extra else None
-        return {"role": message.role, "content": message.content, "extra": extra}
-
-    return pa.array([[struct(m) for m in query.messages] for query in queries], _message_type(pa))
-
-
-def _lists(pa: Any, values: Floats | None, shape: tuple[int, ...]) -> Any:
-    """Rows of a matrix as lists, nan as null; a matrix of nulls for None."""
-    flat = np.full(shape, np.nan).ravel() if values is None else np.ascontiguousarray(values).ravel()
-    offsets = np.arange(0, flat.size + 1, shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, pa.array(flat, pa.float64(), mask=np.isnan(flat)))
-
-
-def _write(pa: Any, path: Path, columns: Mapping[str, Any], header: Mapping[str, Any]) -> None:
-    import pyarrow.parquet as pq
-
-    table = pa.table(dict(columns)).replace_schema_metadata({_KEY: json.dumps(header, ensure_ascii=False).encode()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        pq.write_table(table, part, compression="zstd")
 
 
 def _read(pa: Any, path: Path) -> Any:

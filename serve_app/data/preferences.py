@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
+from serve_app.data.parquet import Table, messages_column, text_column, write_table
 from serve_app.types import Query
-
-if TYPE_CHECKING:
-    from serve_app.data.dataset import Dataset
 
 Ties = Literal["drop", "half", "weak"]
 """What a tie counts as: nothing, half a win for either, or a win of the pair's weak model, whose answer was enough."""
+KIND: Final = "jethro-preferences"
+_WINNERS: Final = {"model_a": 1.0, "tie": 0.5, "model_b": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,6 @@ class Preferences:
 
     def __len__(self) -> int:
         return len(self.queries)
-
-    @classmethod
-    def of(cls, dataset: "Dataset", margin: float = 0.0) -> Self:
-        """One battle (strong, weak) a query, by mean quality; a tie where both differ by at most `margin`.
-
-        Queries whose answers are not scored give none.
-        """
-        strong, weak = dataset.strong, dataset.weak
-        gap = strong.quality.mean(1) - weak.quality.mean(1)
-        outcome = np.where(gap > margin, 1.0, np.where(gap < -margin, 0.0, 0.5))
-        n = len(dataset)
-        battles = cls(dataset.queries, (strong.model,) * n, (weak.model,) * n, outcome)
-        scored = np.isfinite(gap)
-        return battles if scored.all() else battles.take(np.flatnonzero(scored))
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self:
         """Some of the battles, in the order given."""
@@ -79,14 +65,24 @@ class Preferences:
         return type(self)(self.queries, self.model_a, self.model_b, outcome).take(np.flatnonzero(used))
 
     def save(self, path: Path) -> None:
-        """Write a Parquet file (see `learning.parquet`), whole or not at all. Needs the extra `train`."""
-        from serve_app.data.parquet import save_preferences
-
-        save_preferences(self, path)
+        """Write a Parquet file, whole or not at all: id, messages, model_a, model_b, winner. Needs extra `train`."""
+        winner = {outcome: name for name, outcome in _WINNERS.items()}
+        columns = {
+            "id": text_column([str(i) for i in range(len(self))]),
+            "messages": messages_column(self.queries),
+            "model_a": text_column(self.model_a),
+            "model_b": text_column(self.model_b),
+            "winner": text_column([winner[float(o)] for o in self.outcome]),
+        }
+        write_table(path, columns, {"kind": KIND})
 
     @classmethod
     def load(cls, path: Path) -> "Preferences":
         """The battles in a Parquet file. Raises DataError naming file, row and column. Needs the extra `train`."""
-        from serve_app.data.parquet import load_preferences
-
-        return load_preferences(path)
+        table = Table(path, KIND)
+        winners = table.texts("winner")
+        for row, winner in enumerate(winners):
+            if winner not in _WINNERS:
+                raise table.fault(row, "winner", f"is {winner!r}, not one of {', '.join(_WINNERS)}")
+        outcome = np.array([_WINNERS[w] for w in winners], dtype=np.float64)
+        return cls(table.queries(), table.texts("model_a"), table.texts("model_b"), outcome)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from serve_app.data.dataset import Dataset
-from serve_app.data.preferences import Preferences
 from serve_app.data.validation import Source
 from serve_app.errors import ConfigError, DataError
 from tests.data.samples import answers, sums
@@ -54,6 +53,6 @@ def test_one_class_alone_may_be_measured_and_not_learned_from(data: Dataset, tmp
 
 def test_battles_come_along(data: Dataset, tmp_path: Path) -> None:
     data.save(tmp_path / "d.parquet")
-    Preferences.of(data).save(tmp_path / "p.parquet")
+    data.battles().save(tmp_path / "p.parquet")
     found = Source(tmp_path / "d.parquet", preferences=tmp_path / "p.parquet").read()
     assert found.preferences is not None and len(found.preferences) == 60

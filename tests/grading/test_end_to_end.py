@@ -6,7 +6,6 @@ import pytest
 
 from serve_app.api.app import build_app
 from serve_app.data.dataset import Dataset
-from serve_app.data.preferences import Preferences
 from serve_app.gateway.services import build_services
 from serve_app.grading import get_metric
 from serve_app.grading.feedback import read_feedback
@@ -30,7 +29,7 @@ async def test_scored_datasets_are_read_as_they_were_written(tmp_path):
         assert again.about == scored.about and again.ids == scored.ids
         for name, pool in scored.pools.items():
             assert np.array_equal(again.pools[name].quality, pool.quality)
-        assert len(Preferences.of(again)) == 2
+        assert len(again.battles()) == 2
 
 
 async def ask(http: httpx.AsyncClient, model: str, text: str) -> str:

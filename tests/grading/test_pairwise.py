@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.data.preferences import Preferences
 from serve_app.errors import DataError
 from serve_app.grading import get_metric
 from serve_app.grading.judge import Judged, Match, PairwiseJudge
@@ -29,7 +28,7 @@ async def test_both_orders_are_asked_and_a_steady_judge_is_believed():
         "unparsable": 0,
         "dropped": 0,
     }
-    assert Preferences.of(after).outcome.tolist() == [1, 0, 0.5]
+    assert after.battles().outcome.tolist() == [1, 0, 0.5]
 
 
 async def test_a_judge_who_looks_at_the_order_makes_ties_and_is_told_of():

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from serve_app.data.dataset import Dataset
-from serve_app.data.preferences import Preferences
 from serve_app.errors import ConfigError, DataError
 from serve_app.routing.registry import Registry
 from serve_app.training.artefacts import open_router
@@ -109,7 +108,7 @@ def test_one_sided_data_are_refused(registry: Registry) -> None:
 def test_battles_about_what_is_held_back_are_not_learned_from(registry: Registry) -> None:
     registered(registry, sums(300, seed=1))
     fresh = sums(400, seed=2)
-    fresh = replace(fresh, preferences=Preferences.of(fresh))
+    fresh = replace(fresh, preferences=fresh.battles())
     learn, held = _split(open_router(registry, "mine"), fresh, PLAN)
     assert learn.preferences is not None and 0 < len(learn.preferences) < 400
     assert not {q.text for q in learn.preferences.queries} & {q.text for q in held.queries}

@@ -9,7 +9,6 @@ import pytest
 
 from serve_app.data.dataset import Dataset
 from serve_app.data.near_duplicates import load_seen
-from serve_app.data.preferences import Preferences
 from serve_app.decision.target import Guarantee, Target
 from serve_app.errors import ConfigError, DataError
 from serve_app.routing.registry import KINDS, Registry
@@ -162,10 +161,10 @@ def test_a_calibration_may_promise(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_battles_beside_the_data_count_as_learned_from(dataset: Dataset, tmp_path: Path) -> None:
     other = sums(20, seed=9)
-    both = replace(dataset, preferences=Preferences.of(other))
+    both = replace(dataset, preferences=other.battles())
     assert data_digest(dataset) == dataset.digest() != data_digest(both)
-    assert data_digest(both) == data_digest(replace(dataset, preferences=Preferences.of(sums(20, seed=9))))
-    assert data_digest(both) != data_digest(replace(dataset, preferences=Preferences.of(sums(20, seed=10))))
+    assert data_digest(both) == data_digest(replace(dataset, preferences=sums(20, seed=9).battles()))
+    assert data_digest(both) != data_digest(replace(dataset, preferences=sums(20, seed=10).battles()))
     registry = Registry(tmp_path)
     register(train(run("complexity", folds=2), both), both, registry, "mine")
     assert len(learned_from(open_router(registry, "mine"), other)) == 20

@@ -30,7 +30,6 @@ import numpy as np
 
 from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
-from serve_app.data.preferences import Preferences
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT
 from serve_app.routing.artefact import read_json
@@ -294,7 +293,7 @@ class BertRouter(FineTunedRouter):
     def targets(self, dataset: Dataset, report: Report) -> Targets:
         """Three classes: strong wins, tie, weak wins."""
         weak, strong = dataset.weak.model, dataset.strong.model
-        battles = Preferences.of(dataset, self.margin).plus(dataset.preferences)
+        battles = dataset.battles(self.margin).plus(dataset.preferences)
         orientation = [
             1 if (a, b) == (strong, weak) else -1 if (a, b) == (weak, strong) else 0
             for a, b in zip(battles.model_a, battles.model_b, strict=True)

@@ -91,7 +91,7 @@ class MatrixFactorizationRouter:
         if len(dataset) == 0:
             raise ConfigError("mf: the dataset is empty; collect answers first")
         pair = (dataset.weak.model, dataset.strong.model)
-        preferences = Preferences.of(dataset, self.margin).plus(dataset.preferences).settled(self.ties, *pair)
+        preferences = dataset.battles(self.margin).plus(dataset.preferences).settled(self.ties, *pair)
         names = sorted({*preferences.model_a, *preferences.model_b})
         if missing := [name for name in pair if name not in names]:
             raise ConfigError(f"mf: no battle of {missing[0]!r} is decided; collect more answers, or give ties='half'")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from serve_app.arrays import read_arrays
 from serve_app.data.dataset import Dataset
-from serve_app.data.preferences import Preferences, Ties
+from serve_app.data.preferences import Ties
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
 from serve_app.routing.artefact import read_json
@@ -95,7 +95,7 @@ class SimilarityWeightedRouter:
         if len(dataset) == 0:
             raise ConfigError("sw_ranking: the dataset is empty; collect answers first")
         weak, strong = dataset.weak.model, dataset.strong.model
-        battles = Preferences.of(dataset, self.margin).plus(dataset.preferences).settled(self.ties, weak, strong)
+        battles = dataset.battles(self.margin).plus(dataset.preferences).settled(self.ties, weak, strong)
         self.table_, used = BattleTable.of(battles, (weak, strong), self.tiers)
         texts = [battles.queries[i].text for i in used]
         encoder = load_encoder(self.encoder_name)
