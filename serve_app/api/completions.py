@@ -32,7 +32,7 @@ from serve_app.api.reply import (
     timing_headers,
     with_usage,
 )
-from serve_app.api.stream_finalizer import Tail
+from serve_app.api.stream_finalizer import StreamFinalizer
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
 from serve_app.gateway.services import Services
@@ -208,12 +208,12 @@ class _Answering:
 
     async def relay(self, events: AsyncIterator[Event], asked: Asked) -> None:
         """Everything a strategy tells, to the caller."""
-        tail = Tail(asked.include_usage)
+        finalizer = StreamFinalizer(asked.include_usage)
         decision: Decision | None = None
         answer: Answer | None = None
         async for event in events:
             if isinstance(event, Frame):
-                await self._piece(tail.passed(event))
+                await self._piece(finalizer.passed(event))
             elif isinstance(event, Decision):
                 decision = event
                 self._decided(event)
@@ -227,7 +227,7 @@ class _Answering:
             raise UpstreamError("The strategy ended without a decision.")
         if asked.stream:
             record = self.record
-            await self._end_stream(tail.end(jethro_object(decision, record), record.usage_to_show))
+            await self._end_stream(finalizer.end(jethro_object(decision, record), record.usage_to_show))
         elif answer is None:
             raise UpstreamError("The strategy ended without an answer.")
         else:

@@ -1,11 +1,10 @@
-"""The end of a stream: finds finish and usage events among frames that pass untouched, and rewrites only those.
+"""The end of a stream: frames pass untouched, but for those with a finish, a usage, or an error.
 
 The last chunk that the caller sees carries the `jethro` object, so the last event with a finish reason and the usage
-event are held back until the strategy says what was spent. Pools always send usage; a caller that did not ask for it
-does not get it.
+event are held back until the strategy reports what was spent. Pools always send usage; a caller that did not request
+it does not get it.
 """
 
-import re
 from typing import Any
 
 import orjson
@@ -13,15 +12,12 @@ import orjson
 from serve_app.api.reply import spliced, with_usage
 from serve_app.errors import UpstreamError
 from serve_app.types import Usage
+from serve_app.wire.encoding import DONE
 from serve_app.wire.frames import Frame
 
-_SPECIAL = re.compile(rb'"(?:finish_reason": *"|usage": *\{|error": *\{)')
-"""Text inside a JSON string has its quotes escaped, so it cannot look like this."""
-DONE = b"data: [DONE]\n\n"
 
-
-class Tail:
-    """Filters one stream. `include_usage`: the caller asked for the usage chunk."""
+class StreamFinalizer:
+    """Filters one stream. `include_usage`: the caller requested the usage chunk."""
 
     def __init__(self, include_usage: bool) -> None:
         self._include_usage = include_usage
@@ -29,66 +25,43 @@ class Tail:
         self._usage: bytes | None = None
 
     def passed(self, frame: Frame) -> bytes:
-        """What of a frame goes on at once: all of it, unless it holds a finish, a usage or an error.
+        """The part of a frame to send at once: all of it, unless it is marked.
 
         Raises UpstreamError for a broken event and for an error event.
         """
-        data = frame.data
-        if _SPECIAL.search(data) is None:
-            return data
-        out = []
-        for event in data.split(b"\n\n"):
-            body = event[5:].strip()
-            if event.startswith(b"data:") and body != b"[DONE]":
-                out.append(self._event(body))
-        return b"".join(out)
+        if not frame.marked:
+            return frame.data
+        return b"".join([self._event(body, event) for body, event in frame.parsed])
 
     def end(self, jethro: bytes, usage: Usage | None = None) -> bytes:
-        """The last bytes: what was held back, with the `jethro` object, and `[DONE]`.
+        """The last bytes: the events held back, with the `jethro` object, and `[DONE]`.
 
-        `usage` stands in the place of the pool's, which counts the one call that answered. Raises UpstreamError if the
-        stream ended without a finish reason.
+        `usage` replaces the pool's, which counts only the call that answered. Raises UpstreamError if the stream ended
+        without a finish reason.
         """
         if self._finish is None:
             raise UpstreamError("The model's stream ended without a finish reason.")
         if self._include_usage and self._usage is not None:
-            told = with_usage(self._usage, usage)
-            return _event_of(self._finish) + _event_of(spliced(told, jethro)) + DONE
+            last = spliced(with_usage(self._usage, usage), jethro)
+            return _event_of(self._finish) + _event_of(last) + DONE
         return _event_of(spliced(self._finish, jethro)) + DONE
 
-    def _event(self, body: bytes) -> bytes:
-        """One special event's bytes if they go on at once; empty if they are held back."""
-        event = _parsed(body)
-        if "error" in event:
+    def _event(self, body: bytes, event: dict[str, Any]) -> bytes:
+        """The bytes of an event to send at once; empty if it is held back."""
+        if event.get("error") is not None:
             raise _error(event["error"])
-        choices = event.get("choices")
-        if not choices:
-            if event.get("usage"):
+        choices, usage = event.get("choices"), event.get("usage")
+        if usage:
+            if not choices:
                 self._usage = body
                 return b""
-            return _event_of(body)
-        if event.get("usage"):
-            body = self._without_usage(event)
-        if not _finishes(choices):
+            # Some upstreams put the usage on a chunk with choices: it moves to a chunk of its own.
+            self._usage = orjson.dumps({**event, "choices": [], "usage": usage})
+            body = orjson.dumps({name: value for name, value in event.items() if name != "usage"})
+        if not choices or not _finishes(choices):
             return _event_of(body)
         before, self._finish = self._finish, body
         return _event_of(before) if before is not None else b""
-
-    def _without_usage(self, event: dict[str, Any]) -> bytes:
-        """Some upstreams put the usage on a chunk with choices; it moves to a chunk of its own."""
-        usage = event.pop("usage")
-        self._usage = orjson.dumps({**event, "choices": [], "usage": usage})
-        return orjson.dumps(event)
-
-
-def _parsed(body: bytes) -> dict[str, Any]:
-    try:
-        event = orjson.loads(body)
-    except orjson.JSONDecodeError as e:
-        raise UpstreamError("The model sent an event that is not JSON.") from e
-    if not isinstance(event, dict):
-        raise UpstreamError("The model sent an event that is not an object.")
-    return event
 
 
 def _finishes(choices: Any) -> bool:

@@ -48,13 +48,13 @@ class Attempt:
                     self._failed(position, error, failures)
                     continue
                 self.pool = pool
-                spoken = frame if b'"usage"' in frame.data else None
+                usage = frame.usage
                 yield frame
                 async for frame in frames:
-                    if b'"usage"' in frame.data:
-                        spoken = frame
+                    if frame.marked:
+                        usage = frame.usage or usage
                     yield frame
-                self._answered(pool, _usage(spoken))
+                self._answered(pool, usage_from_openai(usage))
                 return
 
     async def complete(self) -> Answer:
@@ -113,12 +113,6 @@ def most_telling(failures: Sequence[Failure]) -> JethroError:
         if error.retryable and all(may_fall_back(refusal, refused, can) for refusal, refused in too_long):
             return error
     return too_long[-1][0]
-
-
-def _usage(frame: Frame | None) -> Usage:
-    """Usage in the last frame that speaks of it; the frames before are never parsed."""
-    events = frame.events if frame else []
-    return usage_from_openai(next((e["usage"] for e in reversed(events) if e.get("usage")), None))
 
 
 _GUIDED = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")

@@ -80,8 +80,8 @@ class HttpPool:
         member, events = await self._first(open_at, call)
         seen = member.failures
         try:
-            async for data in events:
-                yield Frame(data)
+            async for frame in events:
+                yield frame
         except JethroError as error:
             if error.retryable:  # the caller's own mistake says nothing of the member
                 self._note(member, error, seen)

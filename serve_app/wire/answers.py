@@ -137,11 +137,8 @@ class Reading:
 
     def frame(self, frame: Frame) -> None:
         """Take in the events of a frame."""
-        try:
-            for event in frame.events:
-                self._body(event)
-        except orjson.JSONDecodeError as e:
-            raise UpstreamError("the model sent an event that is not JSON") from e
+        for event in frame.events:
+            self._body(event)
 
     def answer(self, answer: Answer) -> None:
         """Take in a whole answer."""

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.stream_finalizer import DONE, Tail
+from serve_app.api.stream_finalizer import StreamFinalizer
 from serve_app.errors import UpstreamError
 from serve_app.types import Usage
+from serve_app.wire.encoding import DONE
 from serve_app.wire.frames import Frame
 from tests.api.fakes import USAGE, sse
 
@@ -23,27 +24,27 @@ USAGE_EVENT = {**HEAD, "choices": [], "usage": USAGE}
 
 def run(*frames: bytes, include_usage=False) -> list[dict]:
     """The events that the caller sees."""
-    tail = Tail(include_usage)
-    data = b"".join([*(tail.passed(Frame(f)) for f in frames), tail.end(JETHRO)])
+    finalizer = StreamFinalizer(include_usage)
+    data = b"".join([*(finalizer.passed(Frame(f)) for f in frames), finalizer.end(JETHRO)])
     assert data.endswith(DONE)
     return Frame(data).events
 
 
 def test_ordinary_frames_pass_untouched():
     frame = Frame(sse(delta("a"), delta("b")))
-    assert Tail(False).passed(frame) is frame.data
+    assert StreamFinalizer(False).passed(frame) is frame.data
 
 
 def test_text_that_looks_like_a_finish_is_only_text():
     frame = Frame(sse(delta('"finish_reason":"stop" "usage":{ "error":{')))
-    assert Tail(False).passed(frame) is frame.data
+    assert StreamFinalizer(False).passed(frame) is frame.data
 
 
 @pytest.mark.parametrize("choices", [b"[null]", b"[1]", b"7"])
 def test_choices_of_an_unknown_shape_are_the_upstreams_fault(choices):
     broken = b'data: {"choices":%b,"usage":{"prompt_tokens":1}}\n\n' % choices
     with pytest.raises(UpstreamError, match="unknown shape"):
-        Tail(False).passed(Frame(broken))
+        StreamFinalizer(False).passed(Frame(broken))
 
 
 def test_the_last_finish_carries_the_decision_and_usage_is_taken_out():
@@ -57,19 +58,19 @@ def test_the_usage_chunk_is_the_last_where_it_was_asked_for():
 
 
 def test_the_usage_of_all_calls_is_shown_where_there_were_several():
-    tail = Tail(True)
-    data = tail.passed(Frame(sse(delta("", finish="stop"), USAGE_EVENT))) + tail.end(JETHRO, Usage(40, 2))
+    finalizer = StreamFinalizer(True)
+    data = finalizer.passed(Frame(sse(delta("", finish="stop"), USAGE_EVENT))) + finalizer.end(JETHRO, Usage(40, 2))
     assert Frame(data).events[-1]["usage"] == Usage(40, 2).to_openai()
 
 
 def test_of_several_choices_only_the_last_finish_waits():
-    tail = Tail(False)
-    assert tail.passed(Frame(sse(delta("", 0, "stop")))) == b""
-    assert Frame(tail.passed(Frame(sse(delta("x", 1), delta("", 1, "length"))))).events == [
+    finalizer = StreamFinalizer(False)
+    assert finalizer.passed(Frame(sse(delta("", 0, "stop")))) == b""
+    assert Frame(finalizer.passed(Frame(sse(delta("x", 1), delta("", 1, "length"))))).events == [
         delta("x", 1),
         delta("", 0, "stop"),
     ]
-    assert Frame(tail.end(JETHRO)).events == [{**delta("", 1, "length"), "jethro": {"decision_id": "d"}}]
+    assert Frame(finalizer.end(JETHRO)).events == [{**delta("", 1, "length"), "jethro": {"decision_id": "d"}}]
 
 
 def test_spaces_in_the_json_do_not_hide_the_end():
@@ -100,16 +101,16 @@ def test_done_and_comments_from_a_pool_are_dropped():
 
 
 def test_a_stream_without_a_finish_is_an_error():
-    tail = Tail(False)
-    tail.passed(Frame(sse(delta("a"))))
+    finalizer = StreamFinalizer(False)
+    finalizer.passed(Frame(sse(delta("a"))))
     with pytest.raises(UpstreamError, match="finish reason"):
-        tail.end(JETHRO)
+        finalizer.end(JETHRO)
 
 
 @pytest.mark.parametrize("error", [b'{"message":"broke","code":"x"}', b'{ "message": "broke" }'])
 def test_an_error_event_is_raised(error):
     with pytest.raises(UpstreamError, match="broke"):
-        Tail(False).passed(Frame(b'data: {"error": ' + error + b"}\n\n"))
+        StreamFinalizer(False).passed(Frame(b'data: {"error": ' + error + b"}\n\n"))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_an_error_event_is_raised(error):
 )
 def test_a_broken_event_is_an_error(body):
     with pytest.raises(UpstreamError, match="event"):
-        Tail(False).passed(Frame(b"data: " + body + b"\n\n"))
+        StreamFinalizer(False).passed(Frame(b"data: " + body + b"\n\n"))
 
 
 @given(

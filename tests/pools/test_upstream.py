@@ -57,7 +57,7 @@ def client(url, session, **timeouts) -> Upstream:
 async def read(upstream: Upstream) -> list[bytes]:
     events = await upstream.open_stream("/chat/completions", b"{}", {"x-request-id": "r1"})
     try:
-        return [data async for data in events]
+        return [frame.data async for frame in events]
     finally:
         await events.aclose()
 
@@ -110,7 +110,7 @@ def test_any_byte_boundaries(make, places, line_end):
 async def test_closing_drops_the_connection_at_once(session):
     async with fake_upstream([head(), piece(FIRST), Hold]) as server:
         events = await client(server.base_url, session).open_stream("/x", b"{}")
-        assert await anext(events) == FIRST
+        assert (await anext(events)).data == FIRST
         await events.aclose()
         await asyncio.wait_for(server.left.wait(), 5)
 
@@ -170,7 +170,7 @@ async def test_no_first_event_in_time(session, script):
 async def test_a_stream_that_goes_silent(session):
     async with fake_upstream([head(), piece(FIRST), piece(b'data: {"ha'), Hold]) as server:
         events = await client(server.base_url, session, idle_s=0.1).open_stream("/x", b"{}")
-        assert await anext(events) == FIRST
+        assert (await anext(events)).data == FIRST
         with pytest.raises(UpstreamError, match=r"0\.1 s"):
             await anext(events)
         await asyncio.wait_for(server.left.wait(), 5)
@@ -184,7 +184,7 @@ async def test_a_stream_that_goes_silent(session):
 async def test_a_cut_stream_is_told_from_a_whole_one(session, ending):
     async with fake_upstream([head(), piece(FIRST), *ending]) as server:
         events = await client(server.base_url, session).open_stream("/x", b"{}")
-        assert await anext(events) == FIRST
+        assert (await anext(events)).data == FIRST
         with pytest.raises(UpstreamError):
             await anext(events)
 
@@ -193,7 +193,7 @@ async def test_an_error_event_inside_a_stream(session):
     broken = event({"error": {"message": f"failed for {KEY}", "code": None}})
     async with fake_upstream(stream(FIRST, broken)) as server:
         events = await client(server.base_url, session).open_stream("/x", b"{}")
-        assert await anext(events) == FIRST
+        assert (await anext(events)).data == FIRST
         with pytest.raises(UpstreamError, match=r"\[hidden\]"):
             await anext(events)
 

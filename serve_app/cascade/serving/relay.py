@@ -17,7 +17,7 @@ from serve_app.cascade.serving.run import Ascent, Visit
 from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
 from serve_app.pools.base import Pool
 from serve_app.strategy import Event
-from serve_app.types import Query, Usage
+from serve_app.types import Query
 from serve_app.wire.answers import whole_answer
 from serve_app.wire.frames import Call, Frame, usage_from_openai
 
@@ -111,15 +111,14 @@ class Passing:
         if self.stream:
             yield self.ascent.decision(visit)
             yield as_asked.frame(Frame(b"".join(frame.data for frame in visit.frames)))
-        spoken = [frame for frame in visit.frames if b'"usage"' in frame.data][-1:]
+        usage = next((frame.usage for frame in reversed(visit.frames) if frame.usage), None)
         while (frame := await opening.next()) is not None:
-            if b'"usage"' in frame.data:
-                spoken = [frame]
+            usage = frame.usage or usage
             if self.stream:
                 yield as_asked.frame(frame)
             else:
                 visit.frames.append(frame)
-        visit.spent(reason, _usage(spoken))
+        visit.spent(reason, usage_from_openai(usage))
         if not self.stream:
             frames = [as_asked.frame(frame) for frame in visit.frames]
             answer = whole_answer(frames, self.query, self.call, visit.way.pool.model)
@@ -153,8 +152,3 @@ async def first_frame(visit: Visit, opening: Opening, within_s: float | None) ->
     if frame is None:
         raise UpstreamError(f"{model} ended its stream without an answer")
     visit.frames.append(frame)
-
-
-def _usage(spoken: list[Frame]) -> Usage:
-    events = spoken[0].events if spoken else []
-    return usage_from_openai(next((e["usage"] for e in reversed(events) if e.get("usage")), None))
