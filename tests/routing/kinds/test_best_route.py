@@ -1,22 +1,47 @@
-""""""
-
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import load_encoder
-from serve_app.routing.best_route_curve import best_route_curve
-from serve_app.routing.kinds.best_route import BestRouteRouter, Candidate, best_of, cheapest
+from serve_app.routing.kinds.best_route import BestRouteRouter, Candidate, best_of, cheapest, match_rate
 from serve_app.types import Message, Price, Query
-from tests.data.samples import sums
 from tests.routing.kinds.test_estimator import chances
 
 PRICES = {"tiny": Price(0.1, 0.1), "small": Price(1.0, 1.0), "large": Price(20.0, 20.0)}
+ROWS = st.lists(st.sampled_from([0.0, 0.3, 0.5, 1.0]), min_size=1, max_size=6)
+
+
+@given(ROWS, st.data())
+def test_best_of_is_the_mean_maximum_over_all_draws(row: list[float], data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, len(row)))
+    expected = np.mean([max(draw) for draw in combinations(row, n)])
+    assert best_of(np.array([row]), n)[0] == pytest.approx(expected)
+
+
+@given(ROWS, ROWS, st.sampled_from([0.0, 0.25]), st.data())
+def test_match_rate_counts_all_draws_and_all_references(
+    row: list[float], reference: list[float], margin: float, data: st.DataObject
+) -> None:
+    n = data.draw(st.integers(1, len(row)))
+    expected = np.mean([max(draw) >= r - margin for draw in combinations(row, n) for r in reference])
+    assert match_rate(np.array([row]), np.array([reference]), n, margin)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [0, 4])
+def test_more_answers_than_recorded_are_refused(n: int) -> None:
+    with pytest.raises(ValueError, match="between 1"):
+        best_of(np.zeros((2, 3)), n)
+    with pytest.raises(ValueError, match="between 1"):
+        match_rate(np.zeros((2, 3)), np.zeros((2, 3)), n)
 
 
 def pair(n: int, seed: int) -> Dataset:
@@ -69,25 +94,26 @@ def test_thresholds_move_the_choice_from_one_end_to_the_other(fitted: BestRouteR
     assert len(set(fitted.choose(queries, 0.7, PRICES))) > 2
 
 
+def recorded(router: BestRouteRouter, data: Dataset) -> tuple[Floats, Floats]:
+    """Mean recorded (quality, cost in USD) of the choices at 21 thresholds, and of each candidate alone."""
+    every = (*router.candidates_, Candidate("large"))
+    tokens = {c: data.pools[c.pool].mean_tokens() for c in every}
+    quality = np.stack([best_of(data.pools[c.pool].quality, c.samples) for c in every], axis=1)
+    price = [PRICES[c.pool].output_usd_per_million / 1e6 for c in every]
+    cost = np.stack([(tokens[c][:, 0] + c.samples * tokens[c][:, 1]) * p for c, p in zip(every, price, strict=True)], 1)
+    good, expected, rows = router.good_enough(data.queries), router.cost_usd(data.queries, PRICES), np.arange(len(data))
+    chosen = [cheapest(good, expected, threshold) for threshold in np.linspace(0, 1, 21)]
+    points = np.array([(quality[rows, c].mean(), cost[rows, c].mean()) for c in chosen])
+    return points, np.stack([quality.mean(0), cost.mean(0)], axis=1)
+
+
 def test_best_of_n_gives_more_quality_for_the_cost_than_one_answer_can(fitted: BestRouteRouter) -> None:
     unseen = pair(400, seed=2)
-    many = best_route_curve(fitted, unseen, PRICES)
-    one = BestRouteRouter(samples=1).fit(pair(500, seed=1))
-    few = best_route_curve(one, unseen, PRICES)
-    cost = 2 * many.single[Candidate("small", 3)][1]
-    assert many.quality_at(cost) > few.quality_at(cost) + 0.02
-    assert np.isnan(many.quality_at(0.0))
-
-
-def test_the_curve_counts_what_was_recorded(fitted: BestRouteRouter, data: Dataset) -> None:
-    curve = best_route_curve(fitted, data, PRICES)
-    np.testing.assert_allclose(curve.share.sum(1), 1.0)
-    assert curve.single[Candidate("small", 2)][0] == pytest.approx(best_of(data.weak.quality, 2).mean())
-    tokens = data.weak.mean_tokens()
-    assert curve.single[Candidate("small", 2)][1] == pytest.approx((tokens[:, 0] + 2 * tokens[:, 1]).mean() / 1e6)
-    assert (curve.quality[-1], curve.cost_usd[-1]) == pytest.approx(curve.single[Candidate("large")])
-    with pytest.raises(ValueError, match="best of 2 of 1"):
-        best_route_curve(fitted, sums(10, seed=1), PRICES)
+    many, alone = recorded(fitted, unseen)
+    few, _ = recorded(BestRouteRouter(samples=1).fit(pair(500, seed=1)), unseen)
+    budget = 2 * alone[2, 1]
+    assert many[many[:, 1] <= budget, 0].max() > few[few[:, 1] <= budget, 0].max() + 0.02
+    assert many[-1] == pytest.approx(alone[-1])  # nothing is good enough for certain: the reference answers all
 
 
 def test_a_third_pool_brings_candidates_of_its_own() -> None:
