@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "serve_app"
 
 FLOORS = (
-    ("types", "errors", "log", "arrays", "files", "replies"),
+    ("types", "errors", "arrays", "files", "replies"),
     ("wire",),
     ("config",),
     ("lab", "learning"),

@@ -127,3 +127,17 @@ def test_the_patterns_find_what_they_are_for(what, text):
 
 def test_the_patterns_let_routes_pass():
     assert not FORBIDDEN["a path of one machine"].search("https://host/home/page and /health/ready")
+
+
+def test_every_logger_is_named_after_its_part():
+    """`logger = logging.getLogger("jethro.<part>")`; the deployments use the logger that Ray Serve configures."""
+    wrong = []
+    for path in PYTHON:
+        if not name_of(path).startswith("serve_app/"):
+            continue
+        part = name_of(path).split("/")[1].removesuffix(".py")
+        name = "ray.serve" if part == "deployments" else f"jethro.{part}"
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("getLogger"):
+                wrong += [f"{name_of(path)}:{node.lineno}"] if ast.unparse(node.args[0]) != repr(name) else []
+    assert wrong == []

@@ -7,6 +7,7 @@ Cuts a request off when its caller goes away or its deadline passes.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from time import monotonic, time
@@ -36,11 +37,12 @@ from serve_app.api.stream_finalizer import StreamFinalizer
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
 from serve_app.gateway.services import Services
-from serve_app.log import logger
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent
 from serve_app.types import Decision, Endpoint
 from serve_app.wire.frames import Answer, Call, Frame
+
+logger = logging.getLogger("jethro.api")
 
 _WATCH_AFTER_S: Final = 0.005
 """A request that is over sooner needs no watch; a task for each would be a tenth of its cost."""

@@ -3,6 +3,7 @@
 Headers that begin with x-jethro- are ours alone: nothing here or below reads a caller's.
 """
 
+import logging
 from collections.abc import Mapping
 
 from starlette._utils import get_route_path
@@ -12,7 +13,8 @@ from serve_app.api.caller import CALLER, Caller, Ids, Keys, request_id
 from serve_app.api.reply import INTERNAL, Headers, send_error
 from serve_app.errors import JethroError
 from serve_app.gateway.services import Services
-from serve_app.log import logger
+
+logger = logging.getLogger("jethro.api")
 
 
 class Edge:

@@ -25,7 +25,7 @@ from serve_app.errors import (
 )
 from serve_app.types import Endpoint
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger("jethro.engines")
 _POSTS: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
 _GETS = ("/health", "/metrics")
 _JSON = (b"content-type", b"application/json")
@@ -58,7 +58,7 @@ class ReplicaApp:
         except JethroError as error:
             await _send_error(send, error)
         except Exception:
-            _LOG.exception("the engine of model %s failed", self._engine.model)
+            logger.exception("the engine of model %s failed", self._engine.model)
             await _send_error(send, UpstreamError(f"model {self._engine.model} failed; the replica's log says why"))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -25,7 +25,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger("jethro.engines")
 _SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 _JSON = (b"content-type", b"application/json")
 
@@ -153,7 +153,7 @@ async def _close(bursts: Bursts[Chunk]) -> None:
     try:
         await bursts.aclose()
     except Exception:
-        _LOG.exception("the engine failed while it closed a request")
+        logger.exception("the engine failed while it closed a request")
 
 
 def _check_whole(query: Query, chunks: list[Chunk]) -> None:
@@ -164,6 +164,6 @@ def _check_whole(query: Query, chunks: list[Chunk]) -> None:
 
 def _error_event(error: Exception, model: str) -> bytes:
     if not isinstance(error, JethroError):
-        _LOG.error("the engine of model %s failed inside a stream", model, exc_info=error)
+        logger.error("the engine of model %s failed inside a stream", model, exc_info=error)
         error = UpstreamError(f"model {model} failed; the replica's log says why")
     return b"data: " + orjson.dumps(error.body()) + b"\n\n"

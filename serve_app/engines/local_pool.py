@@ -13,7 +13,7 @@ from serve_app.types import Capabilities, Chunk, Price, Query, Usage
 from serve_app.wire.frames import Answer, Call, Frame
 from serve_app.wire.requests import StreamEncoder, encode_answer
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger("jethro.engines")
 
 
 class LocalPool:
@@ -84,5 +84,5 @@ class LocalPool:
         except JethroError:
             raise
         except Exception as e:
-            _LOG.exception("the engine of model %s failed", self.model)
+            logger.exception("the engine of model %s failed", self.model)
             raise UpstreamError(f"model {self.model} failed; the log says why") from e

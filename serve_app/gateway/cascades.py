@@ -24,7 +24,7 @@ STREAM: Final = "jethro-cascade-stream"
 ROUTE: Final = "jethro-cascade-route"
 _MEND: Final = "fit one on these models' answers with `jethro cascade fit` and name its folder in"
 
-log = logging.getLogger("jethro.cascade")
+logger = logging.getLogger("jethro.gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ def _probe_tokens(config: CascadeConfig, chain: Chain) -> int:
             "or set cascade.streaming.probe_tokens"
         )
     if asked is not None and fitted is not None and asked != fitted:
-        log.warning(
+        logger.warning(
             "cascade.streaming.probe_tokens is %d, but the chain was fitted on %d: probabilities are off", asked, fitted
         )
     return asked or fitted or 1

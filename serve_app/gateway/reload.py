@@ -21,7 +21,7 @@ _DIGEST_S: Final = 1.0
 _RETRY_S: Final = 30.0
 """A version that was refused is tried again this often: what it lacked may have come, such as a Scorer."""
 
-log = logging.getLogger("jethro.routing")
+logger = logging.getLogger("jethro.gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class Reloader:
         """Once for the same trouble, however often it is met."""
         if repr(error) != self._trouble:
             trace = None if isinstance(error, JethroError) else error
-            log.error("the registry cannot be followed now: %s", error, exc_info=trace)
+            logger.error("the registry cannot be followed now: %s", error, exc_info=trace)
             self._trouble = repr(error)
 
     def _tell(self, before: RouterSet, after: RouterSet) -> None:
@@ -151,11 +151,11 @@ class Reloader:
             if was is not served:
                 self.swaps[name] += 1
                 old = was.registered.version if was is not None else "nothing"
-                log.warning("router %s: %s serves after %s, threshold %.6g", name, now.version, old, now.threshold)
+                logger.warning("router %s: %s serves after %s, threshold %.6g", name, now.version, old, now.threshold)
         for name in before.routers.keys() - after.routers.keys():
-            log.warning("router %s serves no more", name)
+            logger.warning("router %s serves no more", name)
         if before.default != after.default:
-            log.warning("the default router is %s after %s", after.default, before.default)
+            logger.warning("the default router is %s after %s", after.default, before.default)
 
 
 def _same(before: RouterSet, after: RouterSet) -> bool:

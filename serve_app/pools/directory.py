@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from serve_app.errors import PoolUnavailable
 from serve_app.replies import reply
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("jethro.pools")
 
 _COOL_DOWN_S = 1.0  # a member that failed is left alone this long, doubled at each further failure
 _COOL_DOWN_MAX_S = 30.0

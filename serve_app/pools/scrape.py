@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.pools.http import HttpPool
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("jethro.pools")
 
 _TIMEOUT_S = 5.0  # half of Prometheus' own default: a replica that is busy starting has not failed
 _MOST_BYTES = 4 * 2**20

@@ -5,6 +5,7 @@ so they see every decision of this process; one that another Gateway still holds
 """
 
 import asyncio
+import logging
 import re
 import threading
 import time
@@ -17,9 +18,10 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from serve_app.config.tree import StoreConfig
 from serve_app.errors import JethroError, NotFound, PoolUnavailable
-from serve_app.log import logger
 from serve_app.store.base import Feedback, RequestRecord
 from serve_app.store.database import Database
+
+logger = logging.getLogger("jethro.store")
 
 _OURS: Final = re.compile(r"[0-9a-f]{24}")
 """Decision ids as the API makes them; only such a one may be on its way from another Gateway."""

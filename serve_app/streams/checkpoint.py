@@ -64,7 +64,7 @@ def lock_folder(
 _KEPT: Final = 2
 _FORMAT: Final = 1
 _CORRUPT: Final = (ValueError, KeyError, safetensors.SafetensorError)
-log = logging.getLogger("jethro.streams")
+logger = logging.getLogger("jethro.streams")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def latest(folder: Path) -> Checkpoint | None:
         try:
             return _load(number, path)
         except (OSError, *_CORRUPT, ConfigError) as e:
-            log.warning("%s is not read: %s", path, e)
+            logger.warning("%s is not read: %s", path, e)
     return None
 
 
@@ -124,7 +124,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
             aside = path.with_name(path.name + ".corrupt")
             path.replace(aside)
             corrupt.append(aside)
-            log.error("%s is corrupt (%s) and is put aside as %s: the one before it is taken", path, e, aside.name)
+            logger.error("%s is corrupt (%s) and is put aside as %s: the one before it is taken", path, e, aside.name)
     return None, corrupt
 
 

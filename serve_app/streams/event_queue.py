@@ -39,7 +39,7 @@ _CHARS: Final = 32_000_000
 """Most characters of text that wait for one stream."""
 _LAST_S: Final = 5.0
 """Longest time for what still waits when a Gateway stops."""
-log = logging.getLogger("jethro.streams")
+logger = logging.getLogger("jethro.streams")
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ class Outbox:
                 while self._waiting and await self.send():
                     pass
         if self.waiting:
-            log.error("%d events of streams were not learned: the Learner is away", self.waiting)
+            logger.error("%d events of streams were not learned: the Learner is away", self.waiting)
 
     def _of(self, stream: str, uid: str) -> _Waiting:
         return self._waiting.setdefault((stream, uid), _Waiting())
@@ -140,7 +140,7 @@ class Outbox:
             waiting.due_s = self._clock() + _RETRY_S[min(waiting.tries, len(_RETRY_S) - 1)]
             waiting.tries += 1
             if type(e).__name__ != self._trouble:
-                log.warning("the Learner did not take %d events of stream %s; they are kept: %r", count, key[0], e)
+                logger.warning("the Learner did not take %d events of stream %s; they are kept: %r", count, key[0], e)
                 self._trouble = type(e).__name__
             return False
         waiting.sending, waiting.tries, waiting.due_s, self._trouble = None, 0, 0.0, ""

@@ -20,7 +20,7 @@ from serve_app.streams.spec import is_name, spec_from_json
 from serve_app.streams.stream import state_of
 
 NOTE: Final = "the Learner is away: by its last checkpoint"
-log = logging.getLogger("jethro.streams")
+logger = logging.getLogger("jethro.streams")
 
 
 def kept(folder: Path, core: Core) -> dict[str, Acting]:
@@ -32,13 +32,13 @@ def kept(folder: Path, core: Core) -> dict[str, Acting]:
     try:
         paths = sorted(path for path in folder.iterdir() if is_name(path.name) and path.is_dir())
     except OSError as e:
-        log.warning("%s is out of reach: which streams there are, only the Learner knows (%s)", folder, e)
+        logger.warning("%s is out of reach: which streams there are, only the Learner knows (%s)", folder, e)
         return found
     for path in paths:
         try:
             acting = _kept(path, core)
         except Exception as e:  # whatever is wrong with one stream, the others are found
-            log.error("stream %s cannot be acted on before the Learner is back: %r", path.name, e)
+            logger.error("stream %s cannot be acted on before the Learner is back: %r", path.name, e)
             continue
         if acting is not None:
             found[path.name] = acting
@@ -104,13 +104,13 @@ class Following:
         except Exception as e:
             # whatever a Learner that is away raises
             if not self.away or not self._trouble:
-                log.warning("the Learner does not answer; the policies stay as they are: %r", e)
+                logger.warning("the Learner does not answer; the policies stay as they are: %r", e)
             self._trouble, self.away = repr(e), True
             if not self._begun:
                 await self._recall()
             return
         if self.away and self._trouble:
-            log.warning("the Learner answers again")
+            logger.warning("the Learner answers again")
         self._trouble, self.away, self._begun = "", False, True
         await self._take(told)
 
@@ -119,7 +119,7 @@ class Following:
         self.acting = await asyncio.to_thread(kept, self._folder, self._core)
         self.told = {name: Published("", acting.uid, acting.owner, {}) for name, acting in self.acting.items()}
         if self.acting:
-            log.warning("until the Learner answers, checkpoints are acted by: %s", ", ".join(self.acting))
+            logger.warning("until the Learner answers, checkpoints are acted by: %s", ", ".join(self.acting))
 
     async def _take(self, told: Mapping[str, Published]) -> None:
         acting: dict[str, Acting] = {}
@@ -134,7 +134,7 @@ class Following:
                 acting[name] = await asyncio.to_thread(self._acting, published, published.spec, published.policy)
             except Exception as e:  # of a Learner of another version, say: the other streams go on
                 if self._odd.get(name) != published.tag:
-                    log.error("the policy %s of stream %s cannot be used: %r", published.tag, name, e)
+                    logger.error("the policy %s of stream %s cannot be used: %r", published.tag, name, e)
                 self._odd[name] = published.tag
                 if known is not None:
                     acting[name] = known

@@ -30,7 +30,7 @@ _RETRY_S: Final = 30.0
 """A checkpoint that could not be written, or a stream that could not be read, is tried again no sooner."""
 _HIDDEN: Final = re.compile(r"\.(?P<name>.+)-([0-9a-f]{8}|(?P<uid>[0-9a-f]{16}))")
 """Folders of our own that are not found by name: with a uid one being made, else one being forgotten."""
-log = logging.getLogger("jethro.streams")
+logger = logging.getLogger("jethro.streams")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class StreamRegistry:
         with self._on_disk():
             self._settle(LearnedStream.create(self._keeping.folder, wanted.spec, wanted.owner, learner))
         self._publish(name)
-        log.warning("stream %s is made: %d labels", name, len(wanted.spec.labels))
+        logger.warning("stream %s is made: %d labels", name, len(wanted.spec.labels))
 
     def budget(self, name: str, budget: Budget, owner: str | None = None) -> None:
         """Change a budget. Raises NotFound, or UpstreamError if the stream cannot be read."""
@@ -135,11 +135,11 @@ class StreamRegistry:
             # whatever is wrong with one stream, the others go on
             self._let_go(path.name)
             self._retry_s[path.name] = self._clock() + _RETRY_S
-            log.error("stream %s is not learned: %s", path.name, e, exc_info=not isinstance(e, ConfigError))
+            logger.error("stream %s is not learned: %s", path.name, e, exc_info=not isinstance(e, ConfigError))
             told = str(e) if isinstance(e, ConfigError) else f"{path}: {type(e).__name__}: {e}; the log says where"
             self.published = {**self.published, path.name: Published("", "", owner_of(path), {}, error=told)}
             return
-        log.warning("stream %s goes on: %d events since its checkpoint", path.name, stream.restored_events)
+        logger.warning("stream %s goes on: %d events since its checkpoint", path.name, stream.restored_events)
 
     def _check_open(self) -> None:
         if self._lock < 0:  # the folder may be another Learner's by now
@@ -197,7 +197,7 @@ class StreamRegistry:
             stream.checkpoint()
         except Exception as e:  # a full disk, or a state that cannot be written: the events are in the journal
             self._retry_s[stream.spec.name] = self._clock() + _RETRY_S
-            log.error("stream %s: no checkpoint could be written (%r); its journal goes on", stream.spec.name, e)
+            logger.error("stream %s: no checkpoint could be written (%r); its journal goes on", stream.spec.name, e)
 
     def _settle(self, made: LearnedStream) -> None:
         """A new stream takes its name from an old one. Raises OSError, and leaves that one as it was."""

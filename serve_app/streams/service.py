@@ -23,7 +23,7 @@ _CHANGE_S: Final = 30.0
 """Longest wait for the Learner to make, change or forget a stream."""
 _INLINE: Final = ("logistic",)
 """Levels that take microseconds: they are computed where the query is."""
-log = logging.getLogger("jethro.streams")
+logger = logging.getLogger("jethro.streams")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class Streams:
         except JethroError:
             raise
         except Exception as e:
-            log.warning("the Learner did not take a change: %r", e)
+            logger.warning("the Learner did not take a change: %r", e)
             raise self._away() from e
         await self._following.changed()
 

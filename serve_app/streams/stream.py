@@ -30,7 +30,7 @@ is learned again when they are read. A stream with few queries outlives thousand
 """
 _ABOUT: Final = "stream.json"
 """Owner and spec as created: for people, and for a stream whose checkpoints cannot be read."""
-log = logging.getLogger("jethro.streams")
+logger = logging.getLogger("jethro.streams")
 
 
 @dataclass(slots=True)
@@ -108,7 +108,7 @@ class LearnedStream:
             try:
                 stream.checkpoint()  # not to learn the same again after the next kill
             except OSError as e:  # a full disk: the journals are there still
-                log.error("stream %s: no checkpoint could be written (%s); its journal goes on", state.spec.name, e)
+                logger.error("stream %s: no checkpoint could be written (%s); its journal goes on", state.spec.name, e)
         return stream
 
     @property
@@ -193,12 +193,12 @@ class LearnedStream:
         there = journals(self.folder)
         last = max([self._checkpoint, *there])
         if not there.keys() >= set(range(self._checkpoint, last)):
-            log.error("%s: a journal between %d and %d is missing", self.folder, self._checkpoint, last)
+            logger.error("%s: a journal between %d and %d is missing", self.folder, self._checkpoint, last)
             self._state.corrupt += 1
         for path in there.values():
             journal = Journal(path)
             if journal.broken:
-                log.error("%s: %d broken lines are left out", path, journal.broken)
+                logger.error("%s: %d broken lines are left out", path, journal.broken)
                 self._state.corrupt += journal.broken
             try:
                 for line in journal.lines:
@@ -245,7 +245,7 @@ class LearnedStream:
                 self.learner.learn(event)
         except Exception:  # one event that cannot be learned from must not stop all that follow
             self._state.counts.refused += 1
-            log.exception("stream %s: an event was left out", self.spec.name)
+            logger.exception("stream %s: an event was left out", self.spec.name)
 
     def _count(self, event: Event) -> None:
         counts = self._state.counts

@@ -18,7 +18,7 @@ from serve_app.data.answers import AnswerEvidence
 from serve_app.types import Query
 from serve_app.wire.answers import Reading, Said
 
-log = logging.getLogger("jethro.cascade")
+logger = logging.getLogger("jethro.cascade")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def judge(level: Level, query: Query, reading: Reading, further: Further, tokens
             chance = calibrator.probability(found)
             chance = 0.0 if math.isnan(chance) else chance
         except Exception:  # an answer must not be lost for a judge that fails; the level above answers
-            log.exception("signal %s of level %s failed", signal.name, level.pool)
+            logger.exception("signal %s of level %s failed", signal.name, level.pool)
             found, chance = math.nan, 0.0
         if chance < probability:
             value, probability = found, chance

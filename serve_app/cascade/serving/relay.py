@@ -40,7 +40,7 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     raise cancelled
 
 
-log = logging.getLogger("jethro.cascade")
+logger = logging.getLogger("jethro.cascade")
 
 
 class Opening:
@@ -89,7 +89,7 @@ class Opening:
         error = first.exception()
         if error is None:
             return first.result()
-        log.debug("a stream that was not wanted ended: %r", error)
+        logger.debug("a stream that was not wanted ended: %r", error)
         self.error = error if isinstance(error, JethroError) else None
         return None
 

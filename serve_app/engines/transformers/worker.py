@@ -66,7 +66,7 @@ def _difference(loaded: LoadedModel, prompt: list[int], said: list[tuple[int, fl
     return max(abs(a - b) for a, (_, b) in zip(plain, said, strict=True))
 
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger("jethro.engines")
 
 CACHE_BYTES = 4 << 30
 """Bound on the memory of keys and values. One sequence alone may always run, up to the model's context."""
@@ -162,7 +162,7 @@ class Worker:
                 self._decode()
             self._failures = 0
         except Exception:
-            _LOG.exception("a step of the model failed; its requests get an error")
+            logger.exception("a step of the model failed; its requests get an error")
             self._failures += 1
             self._figures.failed()
             self._fail(UpstreamError("the model failed while it answered; the replica's log says why"))
@@ -216,7 +216,7 @@ class Worker:
         try:
             self._loop.call_soon_threadsafe(call, *args)
         except RuntimeError:
-            _LOG.warning("the event loop is closed; what the model said is dropped")
+            logger.warning("the event loop is closed; what the model said is dropped")
 
 
 def _deliver(events: list[Event]) -> None:
@@ -231,7 +231,7 @@ def _set_ready(ready: "asyncio.Future[LoadedModel]", loaded: LoadedModel) -> Non
 
 def _fail_start(ready: "asyncio.Future[LoadedModel]", path: str, error: Exception) -> None:
     if not isinstance(error, ConfigError):
-        _LOG.error("model %s does not run", path, exc_info=error)
+        logger.error("model %s does not run", path, exc_info=error)
         error = ConfigError(f"model {path!r} does not run in this engine: {error}; try engine.kind vllm")
     if not ready.done():
         ready.set_exception(error)

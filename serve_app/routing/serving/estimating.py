@@ -14,7 +14,7 @@ from serve_app.types import Query
 NAME = "jethro-route-all"
 """What callers ask for."""
 
-log = logging.getLogger("jethro.routing")
+logger = logging.getLogger("jethro.routing")
 
 
 class AwaitedEstimates:
@@ -44,11 +44,11 @@ def route_all(
     """The strategy over the pools that serve the models which the estimates are of; None, and logged, if there is
     no such estimate or `large` is not among them."""
     if estimates is None:
-        log.error("routing.multi_pool: no router %r that estimates pools: train it or name another", config.router)
+        logger.error("routing.multi_pool: no router %r that estimates pools: train it or name another", config.router)
         return None
     known = {name: pool for name, pool in pools.items() if estimates.models.get(name) == pool.model}
     for name in sorted(set(pools) - set(known)):
-        log.warning(
+        logger.warning(
             "routing.multi_pool: %s takes no part: router %s learned of %s there, not of %s",
             name,
             config.router,
@@ -56,6 +56,6 @@ def route_all(
             pools[name].model,
         )
     if "large" not in known:
-        log.error("routing.multi_pool: router %s knows nothing of the large pool's model", config.router)
+        logger.error("routing.multi_pool: router %s knows nothing of the large pool's model", config.router)
         return None
     return MultiPoolStrategy("route-all", estimates, version, Utility(config.quality_usd, config.caution), known)

@@ -17,7 +17,7 @@ from serve_app.routing.serving.served import Placing, Remote, Served
 FALLBACK = "complexity"
 """Serves where neither the config nor the registry names a router; it ships with the package."""
 
-log = logging.getLogger("jethro.routing")
+logger = logging.getLogger("jethro.routing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Loader:
                 routers[name] = self._named(name, known.get(name), default=False)
             except DependencyError as e:
                 if self._registry.is_shipped(name):  # nobody asked for it: an installation may do without
-                    log.info("router %s, which ships, is not offered: %s", name, e)
+                    logger.info("router %s, which ships, is not offered: %s", name, e)
                 else:
                     refused[name] = str(e)
             except JethroError as e:
@@ -89,7 +89,7 @@ class Loader:
                 if name in known:
                     routers[name] = known[name]
         for name, why in refused.items():
-            log.error("router %s is refused%s: %s", name, " and the one before serves on" * (name in routers), why)
+            logger.error("router %s is refused%s: %s", name, " and the one before serves on" * (name in routers), why)
         return RouterSet(dict(sorted(routers.items())), default.name, threshold, refused)
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class Loader:
     def _say_foreign(self, found: Registered) -> None:
         """A router knows nothing of models whose answers it never saw."""
         if found.models is not None and found.models != self._models:
-            log.warning(
+            logger.warning(
                 "router %s was trained on the answers of %s and %s, but serves %s and %s: its scores are a guess "
                 "there; collect their answers and train it again",
                 found.name,

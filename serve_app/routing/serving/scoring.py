@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from serve_app.routing.base import Router
 from serve_app.types import Query
 
-log = logging.getLogger("jethro.routing")
+logger = logging.getLogger("jethro.routing")
 
 _COMPLAIN_S: Final = 30.0
 """A router that fails at every query is told of this often, not at every query."""
@@ -151,7 +151,7 @@ class Complaints:
         """The failure to raise."""
         now = self._clock()
         if now - self._last_s >= _COMPLAIN_S:
-            log.warning(
+            logger.warning(
                 "router %s gave no score, %d times more since the last such line: the strong pool answers",
                 self._name,
                 self._silent,

@@ -20,7 +20,7 @@ from serve_app.types import Message, Query
 _LOADED: Final = 4
 """Routers in memory at once; during a swap the old version still scores for those who began with it."""
 
-log = logging.getLogger("jethro.routing")
+logger = logging.getLogger("jethro.routing")
 
 
 class ScoringService:
@@ -42,7 +42,7 @@ class ScoringService:
             if source in self._registry.names() and placement_of(self._registry, source) in config.scorer.placements:
                 await self.prepare(source, self._registry.current(source))
         except JethroError as e:
-            log.error("router %s cannot be loaded: %s", source, e)
+            logger.error("router %s cannot be loaded: %s", source, e)
 
     async def score(self, source: str, version: str, text: str) -> float:
         """The strong win rate. Raises ScoringFailed, or ConfigError for a router that cannot be loaded."""

@@ -30,7 +30,7 @@ _TOLD: Final = 12
 _FIRST_S: Final = 60.0
 """How long the first query of a router waits that is warmed up by it: importing torch and loading an encoder."""
 
-log = logging.getLogger("jethro.routing")
+logger = logging.getLogger("jethro.routing")
 
 
 class Remote(Protocol):
@@ -160,7 +160,7 @@ class Explained(Mapping[str, float]):
                 told = list(router.explain(query).items())[:_TOLD]
                 self._found = {name: round(float(weight), 4) for name, weight in told}
             except Exception:
-                log.warning("router %s gave no explanation", router.name, exc_info=True)
+                logger.warning("router %s gave no explanation", router.name, exc_info=True)
             self._asked = None
         return self._found
 

@@ -34,7 +34,7 @@ _JUDGED_STEP: Final = 10
 _BUDGET_S: Final = 0.02
 """Longest digest at a time: it holds the interpreter, and the event loop waits for it."""
 
-log = logging.getLogger("jethro.routing")
+logger = logging.getLogger("jethro.routing")
 
 Vector = Callable[[str], NDArray[Any] | None]
 """The sentence vector of a text if it is at hand; never computes."""
@@ -129,7 +129,7 @@ class RouterWatch:
             return
         alarm = self.alarms.setdefault(name, Alarm(name))
         if alarm.look(reading):
-            log.warning(
+            logger.warning(
                 "router %s: %s of live traffic %s (%.3g, limit %.3g, %d queries)%s",
                 self._version,
                 name,
