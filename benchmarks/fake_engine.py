@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from time import monotonic
 
 from benchmarks.script import PROMPT_TOKENS, TOKEN, pace_s
-from serve_app.config.tree import PoolConfig
+from serve_app.config.pools import PoolConfig
 from serve_app.engines.base import EngineHealth
 from serve_app.types import Capabilities, Chunk, Query, Usage
 

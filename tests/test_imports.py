@@ -144,12 +144,6 @@ def circles(edges: Mapping[str, set[str]]) -> list[list[str]]:
         left = kept
 
 
-BEING_UNTIED = {
-    *("serve_app.config.placement", "serve_app.config.tree"),
-    *("serve_app.streams.online.encoded", "serve_app.streams.online.levels", "serve_app.streams.online.logistic"),
-}
-
-
 def test_every_room_has_a_floor():
     rooms = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p.is_dir() and any(p.rglob("*.py")))}
     assert rooms - {"__init__"} == set(FLOOR)
@@ -159,13 +153,13 @@ def test_a_room_knows_only_rooms_below_it():
     ours = [i for i in all_imports() if re.match(r"serve_app\.[a-z]", i.module) and i.room]
     assert len(ours) > 500
     up = [i for i in ours if i.room != room_of(i.module) and FLOOR[room_of(i.module)] >= FLOOR[i.room]]
-    assert [str(i) for i in up if i.importer not in BEING_UNTIED] == []
+    assert [str(i) for i in up] == []
 
 
 def test_no_modules_import_each_other_in_a_circle():
     edges = graph()
     assert sum(map(len, edges.values())) > 500
-    assert [c for c in circles(edges) if c[0] not in BEING_UNTIED] == []
+    assert circles(edges) == []
 
 
 def test_circles_are_found():

@@ -19,7 +19,7 @@ from benchmarks.process import BUILD
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from serve_app.config.engines import TransformersEngine
-from serve_app.config.tree import PoolConfig
+from serve_app.config.pools import PoolConfig
 
 BOUND = 6.0
 """32 requests at once must give so many times the tokens a second of one alone (long texts)."""

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.online_cascade.stream import Recorded
-from serve_app.streams.online.base import Labelled, StreamSpec
+from serve_app.streams.online.base import Labelled, StreamSpec, Student
 from serve_app.streams.online.budget import Budget
 from serve_app.streams.online.encoded import EncodedStudent
 from serve_app.streams.online.learner import OnlineCascade
-from serve_app.streams.online.levels import Student, pooled, student
+from serve_app.streams.online.levels import STUDENTS, pooled
 from serve_app.streams.online.settings import mended, settings_of
 
 LLM = -1
@@ -56,7 +56,7 @@ class Taught:
     """The students of `spec.levels` as one: pooled as the cascade's top level pools them, or their plain mean."""
 
     def __init__(self, spec: StreamSpec, averaged: bool = False) -> None:
-        self._students: list[Student] = [student(kind, spec) for kind in spec.levels]
+        self._students: list[Student] = [STUDENTS[kind](spec) for kind in spec.levels]
         self._weight = settings_of(spec).pooling if mended(spec, "pooled") else 0.0
         self._averaged = averaged
         self._age = 0

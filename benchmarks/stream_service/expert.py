@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.process import BUILD
-from serve_app.config.tree import PoolConfig
+from serve_app.config.pools import PoolConfig
 from serve_app.engines.base import EngineHealth
 from serve_app.types import Capabilities, Chunk, Query, Usage
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from serve_app.config.tree import ReplicasConfig
+from serve_app.config.pools import ReplicasConfig
 
 
 @dataclass(frozen=True, slots=True)

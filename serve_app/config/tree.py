@@ -4,14 +4,14 @@ Settings of what is kept of requests: the decision log and the request log.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from serve_app.config.base import Node
-from serve_app.config.cluster import ClusterConfig
-from serve_app.config.engines import EngineConfig, OpenAIEngine
-from serve_app.config.placement import refusal
+from serve_app.config.cluster import ClusterConfig, Demand, misfit
+from serve_app.config.pools import PoolConfig, ResourcesConfig
 from serve_app.config.strategies import CascadeConfig, StreamsConfig
 
 
@@ -94,90 +94,6 @@ class GatewayConfig(Node):
     max_queued_requests: Annotated[int, Field(ge=-1)] = Field(2048, description="Beyond it 503 with Retry-After.")
     retry_after_s: PositiveInt = 1
     drain_s: PositiveFloat = Field(20.0, description="Longest wait for open requests when a replica stops.")
-
-
-class ReplicasConfig(Node):
-    """Replicas between bounds; `replicas: 2` means exactly two.
-
-    `share` follows what the Gateways' decisions want of the pool, ahead of its queue; `in_flight` follows the requests
-    that its replicas hold.
-    """
-
-    min: Annotated[int, Field(ge=0)] = Field(1, description="0: an idle pool sleeps, and the first query wakes it.")
-    max: PositiveInt = 1
-    policy: Literal["share", "in_flight"] = "share"
-    concurrency: PositiveFloat = Field(8.0, description="share: calls that a replica serves at once without slowing.")
-    headroom: NonNegativeFloat = Field(
-        1.0, description="share: spare places, in square roots of the load (square-root staffing)."
-    )
-    warm_up_s: NonNegativeFloat = Field(10.0, description="share: from the wish for a replica to its first answer.")
-    hold_s: NonNegativeFloat = Field(60.0, description="share: how long a lower wish lasts before it is followed.")
-    idle_s: NonNegativeFloat = Field(120.0, description="share: without a call for so long a pool of min 0 sleeps.")
-    target_ongoing_requests: PositiveFloat = Field(8.0, description="in_flight: requests in a replica.")
-    upscale_delay_s: NonNegativeFloat = Field(10.0, description="in_flight: wait before replicas are added.")
-    downscale_delay_s: NonNegativeFloat = Field(120.0, description="in_flight: wait before replicas are removed.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}: lower min or raise max")
-        return self
-
-    @property
-    def fixed(self) -> bool:
-        """Whether there is nothing to scale."""
-        return self.min == self.max
-
-
-class ResourcesConfig(Node):
-    """What Ray reserves for one replica."""
-
-    num_cpus: NonNegativeFloat = 0.4
-    num_gpus: NonNegativeFloat = 0.0
-    accelerator_type: str | None = None
-    memory_gib: PositiveFloat | None = None
-
-
-class PriceConfig(Node):
-    """US dollars for a million tokens; for your own GPUs, what an hour costs by what an hour writes."""
-
-    input_usd_per_million: NonNegativeFloat = 0.0
-    output_usd_per_million: NonNegativeFloat = 0.0
-
-
-class PoolConfig(Node):
-    """Engines of one kind."""
-
-    model: str = Field(description="The id that callers see and may ask for.")
-    engine: EngineConfig
-    price: PriceConfig = PriceConfig()
-    replicas: ReplicasConfig = ReplicasConfig(min=1, max=1)
-    resources: ResourcesConfig = ResourcesConfig()
-    max_ongoing_requests: PositiveInt = Field(64, description="Requests open at once in one replica.")
-    max_queued_requests: Annotated[int, Field(ge=0)] = Field(256, description="Waiting in one replica; then 429.")
-    drain_s: PositiveFloat = 30.0
-    wait_s: NonNegativeFloat = Field(10.0, description="How long a request waits for a replica when there is none.")
-    required: bool = Field(True, description="Ready only when this pool has a healthy replica.")
-
-    @field_validator("replicas", mode="before")
-    @classmethod
-    def _fixed(cls, replicas: object) -> object:
-        return {"min": replicas, "max": replicas} if type(replicas) is int else replicas
-
-    @model_validator(mode="after")
-    def _within(self) -> Self:
-        bounds = self.replicas
-        if not bounds.fixed and bounds.policy == "share" and bounds.concurrency > self.max_ongoing_requests:
-            raise ValueError(
-                f"replicas.concurrency {bounds.concurrency:g} is above max_ongoing_requests "
-                f"{self.max_ongoing_requests}, which a replica never exceeds: lower it or raise that"
-            )
-        return self
-
-    @property
-    def remote(self) -> bool:
-        """Whether the pool is fixed addresses that somebody else runs."""
-        return isinstance(self.engine, OpenAIEngine)
 
 
 class MultiPoolConfig(Node):
@@ -299,7 +215,21 @@ class Config(Node):
         return pools
 
     @model_validator(mode="after")
-    def _placed(self) -> Self:
-        if (reason := refusal(self)) is not None:
-            raise ValueError(reason)
+    def _fits(self) -> Self:
+        """Device mismatches and missing machines are found before anything starts."""
+        errors = (pool.device_error(f"pools.{name}") for name, pool in self.pools.items())
+        error = next((e for e in errors if e is not None), None) or misfit(self.cluster.nodes, list(self.demands()))
+        if error is not None:
+            raise ValueError(error)
         return self
+
+    def demands(self) -> Iterator[Demand]:
+        """What Ray must place: Gateways, Scorer, Learner, then the pools that are not remote."""
+        yield Demand("gateway.num_cpus", self.gateway.num_cpus, replicas=self.gateway.replicas)
+        if self.scorer.replicas:
+            yield self.scorer.resources.demand("scorer.resources", self.scorer.replicas)
+        if self.streams.enabled:
+            yield Demand("streams.num_cpus", self.streams.num_cpus)
+        for name, pool in self.pools.items():
+            if not pool.remote:
+                yield pool.resources.demand(f"pools.{name}.resources", pool.replicas.min)

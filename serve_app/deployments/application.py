@@ -9,7 +9,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureC
 from ray.serve.schema import LoggingConfig
 
 from serve_app.config import Config, load
-from serve_app.config.tree import PoolConfig, ResourcesConfig
+from serve_app.config.pools import PoolConfig, ResourcesConfig
 from serve_app.deployments.gateway import GatewayReplica
 from serve_app.deployments.learner import LearnerReplica
 from serve_app.deployments.pool import PoolReplica

@@ -13,7 +13,7 @@ import ray
 import uvicorn
 
 from serve_app.autoscaling.signals import FINISHED, IN_FLIGHT, QUEUED, SERVICE
-from serve_app.config.tree import PoolConfig
+from serve_app.config.pools import PoolConfig
 from serve_app.deployments.secret import cluster_secret
 from serve_app.engines.app import build_replica_app
 from serve_app.engines.base import Engine

@@ -13,7 +13,7 @@ from typing import Any
 
 from serve_app.autoscaling.policy import Memory, Plan, PoolLimits, PoolSignals, Settings, limits_of, plan
 from serve_app.autoscaling.signals import IN_FLIGHT, Reports, pool_signals
-from serve_app.config.tree import PoolConfig
+from serve_app.config.pools import PoolConfig
 
 GATEWAY = "Gateway"
 SHARE_POLICY = "serve_app.deployments.scaling:SharePolicy"

@@ -5,7 +5,7 @@ import importlib.util
 from pathlib import Path
 from typing import cast
 
-from serve_app.config.tree import PoolConfig
+from serve_app.config.pools import PoolConfig
 from serve_app.engines.base import Engine
 from serve_app.errors import ConfigError, DependencyError
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from serve_app.config import Config
-from serve_app.config.tree import PoolConfig
+from serve_app.config.pools import PoolConfig
 from serve_app.errors import PoolUnavailable
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.pools.base import PoolLoad

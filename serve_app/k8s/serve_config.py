@@ -16,7 +16,6 @@ from serve_app.config import Config
 from serve_app.config.base import Node
 from serve_app.config.cluster import Demand, NodeConfig
 from serve_app.config.load import UniqueKeyLoader
-from serve_app.config.placement import demands
 from serve_app.config.validation import sentence
 from serve_app.k8s.pod_rules import pods_of, quantity, ray_drain_s, variables
 
@@ -222,7 +221,7 @@ def _places(body: dict[str, Any], config: Config) -> Iterator[str]:
     shapes = [(group, shape(group)) for group in groups]
     most = {f"pools.{n}.resources": p.replicas.max for n, p in config.pools.items()}
     pod_names = ", ".join(str(group["groupName"]) for group in groups)
-    for demand in demands(config):
+    for demand in config.demands():
         fitting = [(group, pod) for group, pod in shapes if demand.fits(pod)]
         if not fitting:
             yield f"{demand.who} asks for {demand} and no pod of the worker groups ({pod_names}) has that"

@@ -2,7 +2,7 @@
 
 from serve_app.config import secret
 from serve_app.config.engines import OpenAIEngine, TransformersEngine, VllmEngine
-from serve_app.config.tree import PoolConfig
+from serve_app.config.pools import PoolConfig
 from serve_app.pools.directory import Directory
 from serve_app.pools.http import HttpPool, Wire
 from serve_app.pools.retry import Backoff

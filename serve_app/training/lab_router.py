@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.config import load
-from serve_app.config.tree import PriceConfig
+from serve_app.config.pools import PriceConfig
 from serve_app.data.collection.lab import Half, unseen_queries
 from serve_app.data.dataset import Dataset, PoolAnswers
 from serve_app.decision.threshold import Calibration, Threshold

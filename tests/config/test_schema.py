@@ -2,7 +2,8 @@
 
 import pytest
 
-from serve_app.config.tree import Config, PoolConfig
+from serve_app.config.pools import PoolConfig
+from serve_app.config.tree import Config
 from serve_app.config.validation import known_keys
 
 

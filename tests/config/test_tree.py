@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from serve_app.config.tree import Config, KeyConfig, PoolConfig, ReplicasConfig, RoutingConfig, ServerConfig
+from serve_app.config.pools import PoolConfig, ReplicasConfig
+from serve_app.config.tree import Config, KeyConfig, RoutingConfig, ServerConfig
 
 ENGINE = {"kind": "transformers", "path": "lab:small"}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from serve_app.autoscaling.signals import FINISHED, IN_FLIGHT, QUEUED, SERVICE
 from serve_app.config import load
-from serve_app.config.tree import PoolConfig
+from serve_app.config.pools import PoolConfig
 from serve_app.deployments import scaling
 from serve_app.deployments.scaling import InFlightPolicy, SharePolicy, share_limits, wanted_replicas
 

@@ -1,6 +1,6 @@
 import pytest
 
-from serve_app.config.tree import PoolConfig
+from serve_app.config.pools import PoolConfig
 from serve_app.engines import factory
 from serve_app.engines.factory import build_engine
 from serve_app.errors import ConfigError, DependencyError

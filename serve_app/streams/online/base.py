@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[np.generic]]
 """State as named arrays: what safetensors stores. Everything else of a state is JSON-ready."""
+Row = NDArray[np.float32]
+"""Features of one text, as a level reads them."""
+Probabilities = NDArray[np.float64]
+"""[labels], summing to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +108,39 @@ class Learner(Protocol):
 
     def figures(self) -> dict[str, object]:
         """For status and metrics: queries, LLM calls, share by level, updates, beta, agreement in audits, drift."""
+
+
+class Predictor(Protocol):
+    """Class probabilities by a linear softmax over features of the text. Immutable and thread-safe."""
+
+    def features(self, text: str) -> Row:
+        """What it reads of a text; this is where a level's compute is spent."""
+
+    def of(self, row: Row) -> Probabilities:
+        """Class probabilities [labels] of such features."""
+
+    def arrays(self) -> Arrays:
+        """Its weights; `PREDICTORS[kind]` is the inverse."""
+
+
+class Student(Protocol):
+    """A level that learns from LLM labels."""
+
+    updates: int
+    """Times that its weights were updated since it began, or began again after a drift."""
+
+    @property
+    def predictor(self) -> Predictor:
+        """What it predicts by now; the same object until it was updated."""
+
+    def learn(self, row: Row, label: int, age: int) -> None:
+        """Take the `age`-th LLM label into the cache; a full cache updates the weights."""
+
+    def begin_again(self, age: int) -> None:
+        """Forget the weights and all labels before the `age`-th."""
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """All arrays that `restore` needs to go on exactly."""
+
+    def restore(self, arrays: Arrays) -> None:
+        """Take up what `state` gave."""

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, softmax
-from serve_app.streams.online.base import Arrays, StreamSpec
-from serve_app.streams.online.levels import Probabilities
-from serve_app.streams.online.replay import Replay, Row, excess
+from serve_app.streams.online.base import Arrays, Probabilities, Row, StreamSpec
+from serve_app.streams.online.replay import Replay, excess
 from serve_app.streams.online.settings import mended, settings_of
 
 CARRY_RIDGE = 2.0

@@ -17,7 +17,7 @@ from serve_app.streams.online.base import Arrays, Labelled, StreamSpec, Walk
 from serve_app.streams.online.budget import Budget, Terms
 from serve_app.streams.online.deferral import Deferral
 from serve_app.streams.online.drift import Watch, surprise
-from serve_app.streams.online.levels import pooled, student
+from serve_app.streams.online.levels import STUDENTS, pooled
 from serve_app.streams.online.policy import Act, CascadePolicy, under
 from serve_app.streams.online.settings import mended, settings_of
 
@@ -101,7 +101,7 @@ class OnlineCascade:
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
         self.settings = settings_of(spec)
-        self._students = [student(kind, spec) for kind in spec.levels]
+        self._students = [STUDENTS[kind](spec) for kind in spec.levels]
         self._deferral = Deferral(spec)
         share, most = spec.llm_share, 1.0 if mended(spec, "cost_to_go") else _MOST_CROSS_ENTROPY
         step = self.settings.price_step * most

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import softmax
-from serve_app.streams.online.base import Arrays, StreamSpec
-from serve_app.streams.online.levels import Probabilities
+from serve_app.streams.online.base import Arrays, Probabilities, StreamSpec
 from serve_app.streams.online.replay import Replay, excess
 from serve_app.streams.online.settings import mended, settings_of
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.streams.online.base import Arrays, StreamSpec, Walk
+from serve_app.streams.online.base import Arrays, Predictor, StreamSpec, Walk
 from serve_app.streams.online.budget import Holding, Terms
 from serve_app.streams.online.deferral import Weights, forward, inputs
-from serve_app.streams.online.levels import Predictor, pooled, predictor
+from serve_app.streams.online.levels import PREDICTORS, pooled
 from serve_app.streams.online.settings import mended, settings_of
 
 
@@ -120,7 +120,7 @@ def policy_from(spec: StreamSpec, arrays: Arrays) -> CascadePolicy:
     act = Act(_floats(arrays["thresholds"]), _floats(arrays["beta"]), int(warm_up), audit_share, terms)
     parts = {kind: under(arrays, kind) for kind in spec.levels}
     networks = [{k: np.asarray(v, dtype=np.float64) for k, v in under(p, "deferral").items()} for p in parts.values()]
-    levels = [predictor(kind, part, len(spec.labels)) for kind, part in parts.items()]
+    levels = [PREDICTORS[kind](part, len(spec.labels)) for kind, part in parts.items()]
     return CascadePolicy(spec, int(arrays["version"][0]), levels, networks, act)
 
 

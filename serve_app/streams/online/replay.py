@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.streams.online.base import Arrays
-
-Row = NDArray[np.float32]
+from serve_app.streams.online.base import Arrays, Row
 
 
 class Replay:

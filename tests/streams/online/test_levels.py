@@ -5,7 +5,7 @@ import pytest
 
 from serve_app.arrays import softmax
 from serve_app.streams.online.encoded import EncodedStudent, label_words
-from serve_app.streams.online.levels import pooled, predictor
+from serve_app.streams.online.levels import PREDICTORS, pooled
 from serve_app.streams.online.logistic import COLUMNS, HashedStudent, hashed
 from serve_app.streams.online.replay import Replay, excess
 
@@ -93,7 +93,7 @@ def test_a_predictor_comes_back_from_its_arrays(kind, spec, queries):
     made = {"logistic": HashedStudent, "encoder": EncodedStudent}[kind](spec(levels=(kind,)))
     for age, (text, label) in enumerate(queries(40, 0), 1):
         made.learn(made.predictor.features(text), label, age)
-    again = predictor(kind, made.predictor.arrays(), 3)
+    again = PREDICTORS[kind](made.predictor.arrays(), 3)
     row = made.predictor.features("redword1 noise3")
     assert np.array_equal(again.of(row), made.predictor.of(row))
 
