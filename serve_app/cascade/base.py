@@ -1,4 +1,4 @@
-"""The words of confidence cascades: what is judged of an answer, by which signal, at which level of which chain."""
+"""The contracts of cascades: a signal of an answer, its calibrator, a level, and the chain of levels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from serve_app.data.answers import AnswerEvidence
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a signal must be given: alternatives per token, further samples, self-verifications.
+    """What a signal requires: log-probabilities with alternatives, and how many further samples and verdicts.
 
-    `prior`: name of the router whose strong win rate is wanted; it must be at hand where the chain serves.
+    `prior`: name of the router whose strong win rate it reads; that router must be available where the chain serves.
     """
 
     logprobs: bool = False
@@ -22,7 +22,7 @@ class Needs:
 
 
 class Signal(Protocol):
-    """How sure an answer looks: a raw number, higher is surer; nan where it cannot be told."""
+    """How sure an answer looks: a raw number, higher is surer; nan where it is undefined."""
 
     @property
     def name(self) -> str:
@@ -30,38 +30,40 @@ class Signal(Protocol):
 
     @property
     def needs(self) -> Needs:
-        """What AnswerEvidence must hold."""
+        """What the evidence must hold."""
 
-    def value(self, judged: AnswerEvidence) -> float:
-        """The raw signal. Raises nothing for any text; a cascade goes on where it is nan."""
+    def value(self, evidence: AnswerEvidence) -> float:
+        """The raw signal. Raises nothing for any text; a cascade escalates where it is nan."""
 
 
 class Calibrator(Protocol):
-    """A raw signal to the probability that the answer is right (isotonic or logistic), monotone and cheap."""
+    """A raw signal to the probability that the answer is correct, monotone and cheap."""
 
     def probability(self, value: float) -> float:
-        """In [0, 1]; 0 for nan, of which nothing is known."""
+        """In [0, 1]; 0 for nan."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One model of a chain: its answer is taken if the probability of being right is at least `threshold`.
+    """One model of a chain: its answer is taken if the probability of being correct is at least `threshold`.
 
-    The last level of a chain has no judge: `signal` and `calibrator` are None, and its answer is always taken.
+    The last level of a chain has neither `signal` nor `calibrator`: its answer is always taken. Above `prior_limit`, a
+    router's strong win rate, no answer of the level could be taken.
     """
 
     pool: str
     signal: Signal | None = None
     calibrator: Calibrator | None = None
     threshold: float = 0.0
+    prior_limit: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
     """A fitted cascade: weakest first. `expected` holds quality, cost_usd and the share each level answers, as fitted.
 
-    `probe_tokens`: for a streaming chain, how many first tokens of a level are held and judged; None: whole answers.
-    `models`: the model of each level whose answers it was fitted on, as its pool names it; () where nobody knows.
+    `probe_tokens`: for a streaming chain, how many first tokens of a level are held and checked; None: whole answers.
+    `models`: the model of each level whose answers it was fitted on, as its pool names it; () if unknown.
     """
 
     levels: tuple[Level, ...]

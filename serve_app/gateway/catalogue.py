@@ -10,7 +10,7 @@ from serve_app.config.tree import Config, MultiPoolConfig
 from serve_app.decision.capacity import Relief
 from serve_app.decision.threshold import CalibratedOutlook
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
-from serve_app.gateway.cascades import Offered, offered
+from serve_app.gateway.cascades import AvailableCascades, load_cascades
 from serve_app.pools.base import Pool
 from serve_app.routing.serving.estimating import NAME as ROUTE_ALL
 from serve_app.routing.serving.estimating import route_all
@@ -63,9 +63,9 @@ class Catalogue:
         self._weak, self._strong = pools["small"], pools["large"]
         self._explained = _EXPLAINED[explain]
         self._outlooks: dict[str, Outlook] = {}
-        self._cascades = Offered()
+        self._cascades = AvailableCascades()
         if cascade is not None:
-            self._cascades = offered(cascade, pools, self._prior, routers.routers)
+            self._cascades = load_cascades(cascade, pools, self._prior, routers.routers)
         self.swap(routers)
         if multi_pool is not None and ROUTE_ALL not in self._now.named:
             raise ConfigError(

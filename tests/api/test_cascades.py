@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serve_app.cascade.serving.strategy import CascadeStrategy
-from serve_app.cascade.serving.streaming import Early, StreamingCascade
+from serve_app.cascade.serving.streaming import StreamingCascade
 from serve_app.engines.local_pool import LocalPool
 from serve_app.errors import ModelNotFound, Overloaded
 from serve_app.gateway.services import Services
@@ -31,7 +31,7 @@ class Cascades:
     def __init__(self, both: dict[str, LocalPool]) -> None:
         self.named: dict[str, Any] = {
             "jethro-cascade": CascadeStrategy("cascade", chain(), both),
-            "jethro-cascade-stream": StreamingCascade("cascade-stream", chain(probe_tokens=2), both, Early(2)),
+            "jethro-cascade-stream": StreamingCascade("cascade-stream", chain(probe_tokens=2), both),
         }
 
     def resolve(self, model: str) -> Any:

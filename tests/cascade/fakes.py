@@ -1,7 +1,7 @@
 """Engines that answer by script, a signal that reads doubt off the text, and a chain of both."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serve_app.cascade.base import Chain, Level, Needs
@@ -54,11 +54,14 @@ class Same:
 
 
 def chain(
-    signal: object | None = None, *, probe_tokens: int | None = None, levels: Sequence[str] = (WEAK, STRONG)
+    signal: object | None = None,
+    *,
+    probe_tokens: int | None = None,
+    levels: Sequence[str] = (WEAK, STRONG),
+    limits: Mapping[str, float] | None = None,
 ) -> Chain:
-    judge = signal or Doubt()
-    judged = [Level(name, judge, Same(), 0.5) for name in levels[:-1]]  # type: ignore[arg-type]
-    return Chain((*judged, Level(levels[-1])), "cascade-test", {"quality": 0.9}, probe_tokens)
+    checked = [Level(n, signal or Doubt(), Same(), 0.5, (limits or {}).get(n, 1.0)) for n in levels[:-1]]  # type: ignore[arg-type]
+    return Chain((*checked, Level(levels[-1])), "cascade-test", {"quality": 0.9}, probe_tokens)
 
 
 def engine(says: str | Sequence[str], name: str = WEAK, **options: object) -> FakeEngine:

@@ -12,7 +12,7 @@ from serve_app.config import load
 from serve_app.config.strategies import CascadeConfig
 from serve_app.config.tree import Config
 from serve_app.errors import ConfigError, ModelNotFound
-from serve_app.gateway.cascades import CASCADE, ROUTE, STREAM, Offered, offered
+from serve_app.gateway.cascades import CASCADE, ROUTE, STREAM, AvailableCascades, load_cascades
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.types import Capabilities
 from tests.routing.fakes import FakePool
@@ -37,8 +37,8 @@ async def no_prior(router: str, query: object) -> None:
 
 def offer(
     config: dict[str, Any], served: dict[str, FakePool] | None = None, routers: tuple[str, ...] = ("complexity",)
-) -> Offered:
-    return offered(CascadeConfig.model_validate(config), served or pools(), no_prior, routers)  # type: ignore[arg-type]
+) -> AvailableCascades:
+    return load_cascades(CascadeConfig.model_validate(config), served or pools(), no_prior, routers)  # type: ignore[arg-type]
 
 
 LAB = {"small": "jlab-small", "large": "jlab-large"}
@@ -48,7 +48,7 @@ def test_the_chains_that_ship_serve_the_labs_models() -> None:
     found = offer({}, pools(**LAB))
     assert set(found.strategies) == {CASCADE, STREAM, ROUTE} and not found.missing
     streaming = found.strategies[STREAM][0]
-    assert isinstance(streaming, StreamingCascade) and streaming.early.probe_tokens == streaming.chain.probe_tokens
+    assert isinstance(streaming, StreamingCascade) and streaming.chain.probe_tokens == 1
 
 
 @pytest.mark.parametrize("served", [pools(), pools(small="jlab-small")])
@@ -63,14 +63,14 @@ def test_levels_may_stand_in_the_config() -> None:
     found = offer({"levels": LEVELS, "streaming": {"levels": LEVELS, "probe_tokens": 3}})
     assert set(found.strategies) == {CASCADE, STREAM}
     streaming = found.strategies[STREAM][0]
-    assert isinstance(streaming, StreamingCascade) and streaming.early.probe_tokens == 3
+    assert isinstance(streaming, StreamingCascade) and streaming.chain.probe_tokens == 3
 
 
 def test_a_race_wants_a_router() -> None:
     streaming = {"levels": LEVELS, "probe_tokens": 3, "race": {"low": 0.2, "router": "mine"}}
     found = offer({"streaming": streaming}, routers=("mine",)).strategies[STREAM][0]
-    assert isinstance(found, StreamingCascade) and found.early.race is not None
-    assert (found.early.prior, found.early.race.low, found.early.race.high) == ("mine", 0.2, 0.7)
+    assert isinstance(found, StreamingCascade) and found.race is not None
+    assert (found.race.router, found.race.low, found.race.high) == ("mine", 0.2, 0.7)
     with pytest.raises(ConfigError, match=r"race.router: .*'mine'.*routing.offered"):
         offer({"streaming": streaming})
 
@@ -118,7 +118,7 @@ def test_whole_answers_are_no_first_tokens() -> None:
 
 @pytest.mark.parametrize("signal", ["agreement", "self_verification"])
 def test_a_stream_does_not_wait_for_further_calls(signal: str) -> None:
-    with pytest.raises(ConfigError, match=r"cascade.streaming: pool small .*further calls"):
+    with pytest.raises(ConfigError, match=r"cascade.streaming: .*pool small .*further calls"):
         offer({"streaming": {"levels": broken({"signal": {"name": signal}}), "probe_tokens": 2}})
 
 

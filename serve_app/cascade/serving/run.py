@@ -1,261 +1,330 @@
-"""One query's way up a chain: which levels can be asked, what became of each, and how that is told.
+"""The state machine of every cascade: one query's run from stage to stage until an answer is relayed.
 
-Asks nobody itself. Steps of a level whose answer was not taken are marked wasted, those of the taken one are not.
+A `Cascade` is a fitted chain over pools; a `CascadeRun` is one query's run. The subclasses of both are the policies:
+which stage is next, and how it is called. Everything else is here: what a failed stage means for those left, which
+stages are worth their time, what the run may still return, how its calls are counted, and that none is left open.
+Steps of a stage whose answer was not taken are marked wasted.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from math import isnan
 from time import perf_counter
+from typing import Any
 
-from serve_app.cascade.base import Chain, Level, Needs
-from serve_app.cascade.serving.confidence import Judgement, features_of
-from serve_app.errors import JethroError
-from serve_app.pools.attempt import may_fall_back, most_telling, refusal, unmet
+from serve_app.cascade.base import Chain
+from serve_app.cascade.serving.confidence import features_of
+from serve_app.cascade.serving.relay import run_shielded
+from serve_app.cascade.serving.response_filter import relay, with_needs
+from serve_app.cascade.serving.skipping import LatencyEstimate
+from serve_app.cascade.serving.stages import Stage, StageResult, plan_stages
+from serve_app.errors import DeadlineExceeded, JethroError
+from serve_app.pools.attempt import may_fall_back, most_telling
 from serve_app.pools.base import Pool
-from serve_app.strategy import Spent
+from serve_app.strategy import Context, Event, Spent
 from serve_app.types import Decision, Query, Step, Usage
-from serve_app.wire.answers import Reading
-from serve_app.wire.frames import Answer, Frame
+from serve_app.wire.frames import Call
 
-NOTHING = Needs()
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """A level that can be asked. `judged`: its answer must convince; otherwise it is taken as it comes.
-
-    `reserve`: it is asked only if nobody else has an answer.
-    """
-
-    level: Level
-    pool: Pool
-    judged: bool
-    reserve: bool = False
-    needs: Needs = NOTHING
-    """What its judge must be given."""
+PriorOf = Callable[[str, Query], Awaitable[float | None]]
+"""The strong win rate of a query by the router of this name; None if there is none."""
 
 
-@dataclass(slots=True)
-class Visit:
-    """A level that was asked: what it said so far, what was judged of it, and every call made for it."""
-
-    way: Way
-    sent: Query
-    reading: Reading
-    answer: Answer | None = None
-    frames: list[Frame] = field(default_factory=list)
-    judgement: Judgement | None = None
-    steps: list[Step] = field(default_factory=list)
-    noted: bool = False
-    """Whether the steps hold the call for the answer itself, not only those beside it."""
-    error: JethroError | None = None
-    cancelled: str = ""
-    ended_ms: float | None = None
-    started: float = field(default_factory=perf_counter)
-
-    @property
-    def whole(self) -> bool:
-        """Whether a whole answer is at hand."""
-        return self.error is None and (self.answer is not None or self.reading.finished)
-
-    @property
-    def accepted(self) -> bool:
-        """Whether this answer is the one: it convinced, or need not."""
-        if not self.way.judged:
-            return self.whole
-        return self.judgement is not None and self.judgement.accepted
-
-    @property
-    def probability(self) -> float:
-        """Of being right, as judged; 0 unjudged."""
-        return self.judgement.probability if self.judgement is not None else 0.0
-
-    def spent(self, reason: str, usage: Usage, *, beside: bool = False) -> None:
-        """Note a call that has ended: that for the answer, before all others, or one made `beside` it."""
-        pool = self.way.pool
-        ms = self.elapsed_ms if self.ended_ms is None else self.ended_ms
-        step = Step(pool.name, reason, usage, pool.price.cost_usd(usage), ms)
-        self.steps.insert(len(self.steps) if beside else 0, step)
-        self.noted = self.noted or not beside
-
-    @property
-    def elapsed_ms(self) -> float:
-        """Since it was asked."""
-        return (perf_counter() - self.started) * 1e3
+async def no_prior(router: str, query: Query) -> float | None:
+    """No router is available."""
+    return None
 
 
-def ways_up(chain: Chain, pools: Mapping[str, Pool], query: Query) -> tuple[list[Way], list[str]]:
-    """The levels in the order in which they are asked, and why others are not.
+class Cascade(ABC):
+    """A chain over pools, as a Strategy. `pools` has every pool of the chain by name."""
 
-    The last that can honour the query is never judged: nobody is left to ask instead. A level that cannot give what
-    its judge needs is asked last of all, should the others fail. Raises UnsupportedParameter if none can honour it.
-    """
-    able: list[tuple[Level, Pool]] = []
-    lacks: list[tuple[Pool, str]] = []
-    for level in chain.levels:
-        pool = pools[level.pool]
-        lacking = unmet(query, pool.capabilities)
-        if lacking:
-            lacks.append((pool, lacking))
-        else:
-            able.append((level, pool))
-    if not able:
-        raise refusal(lacks[-1][1], " or ".join(pool.model for pool, _ in lacks))
-    notes = [f"{pool.model} does not support {lacking}" for pool, lacking in lacks]
-    ways, reserve = [], []
-    for level, pool in able[:-1]:
-        needs = level.signal.needs if level.signal is not None else NOTHING
-        if level.signal is not None and (pool.capabilities.logprobs or not needs.logprobs):
-            ways.append(Way(level, pool, judged=True, needs=needs))
-        else:
-            notes.append(f"{pool.model} cannot be judged without log-probabilities")
-            reserve.append(Way(level, pool, judged=False, reserve=True))
-    return [*ways, Way(*able[-1], judged=False), *reserve], notes
-
-
-class Ascent:
-    """Keeps what happened. `prior`: the router's score, where a judge wanted it or the strategy did."""
+    router: str | None = None
+    """Whose score a run needs even if no signal does."""
 
     def __init__(
-        self, strategy: str, chain: Chain, decision_id: str, ways: Sequence[Way], notes: Sequence[str]
+        self,
+        name: str,
+        chain: Chain,
+        pools: Mapping[str, Pool],
+        prior: PriorOf = no_prior,
+        latency: LatencyEstimate | None = None,
     ) -> None:
-        self.ways = list(ways)
-        self.visits: list[Visit] = []
+        self.name = name
+        self.chain = chain
+        self.pools = pools
+        self.prior = prior
+        self.latency = latency or LatencyEstimate()
+
+    async def decide(self, query: Query, decision_id: str) -> Decision:
+        """The first stage and the plan; no pool is called. Raises UnsupportedParameter if no level can honour it."""
+        run = self.new_run(query, Context(Call(decision_id, "", 0), stream=False))
+        await run.prepare()
+        return run.planned()
+
+    def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
+        """Decision, then frames or the answer, then every call made; see the contract of Strategy."""
+        return self.new_run(query, context).events()
+
+    @abstractmethod
+    def new_run(self, query: Query, context: Context) -> "CascadeRun":
+        """A run of this cascade's policy."""
+
+
+class CascadeRun(ABC):
+    """One query's run. `stages` can be called, `results` were. `prior`: the router's score, None if none is read."""
+
+    def __init__(self, cascade: Cascade, query: Query, context: Context) -> None:
+        self.cascade, self.query, self.context = cascade, query, context
+        self.stages: list[Stage] = []
+        self.results: list[StageResult] = []
         self.prior: float | None = None
         self.prior_ms = 0.0
-        self._strategy, self._chain, self._id = strategy, chain, decision_id
-        self._notes = list(notes)
+        self.notes: list[str] = []
+        """What the Decision's reason adds to the confidences."""
+        self.called: list[Stage] = []
+        """Stages that had their turn; one that a race has begun may still get its own."""
 
-    def pass_over(self, limits: Mapping[str, float]) -> None:
-        """Ask levels that the prior rules out last of all, should the others fail; `limits` by pool."""
-        prior = self.prior
-        if prior is None:
+    # The policy.
+
+    async def prepare(self) -> None:
+        """Plan the stages; levels that the prior rules out become reserves. Raises UnsupportedParameter."""
+        self.stages, self.notes = plan_stages(self.cascade.chain, self.cascade.pools, self.query)
+        router = next((s.needs.prior for s in self.stages if s.needs.prior), self.cascade.router)
+        if router is None:
             return
+        started = perf_counter()
+        self.prior = await self.cascade.prior(router, self.query)
+        self.prior_ms = (perf_counter() - started) * 1e3
+        if self.prior is not None:
+            self._reserve_hopeless(self.prior)
+
+    def _reserve_hopeless(self, prior: float) -> None:
         kept, ruled_out = [], []
-        for way in self.ways:
-            limit = limits.get(way.pool.name, 1.0)
-            if way.judged and prior > limit:
-                self.note(f"no answer of {way.pool.model} could convince (prior {prior:.3f} > {limit:.3f})")
-                ruled_out.append(Way(way.level, way.pool, judged=False, reserve=True))
+        for stage in self.stages:
+            if stage.checked and prior > stage.level.prior_limit:
+                limit, model = stage.level.prior_limit, stage.pool.model
+                self.notes.append(f"no answer of {model} could convince (prior {prior:.3f} > {limit:.3f})")
+                ruled_out.append(Stage(stage.level, stage.pool, checked=False, reserve=True))
             else:
-                kept.append(way)
-        self.ways = [*kept, *ruled_out]
+                kept.append(stage)
+        self.stages = [*kept, *ruled_out]
 
-    def visit(self, way: Way, sent: Query) -> Visit:
-        """A level is asked now."""
-        visit = Visit(way, sent, Reading(sent))
-        self.visits.append(visit)
-        return visit
+    def next_stage(self) -> Stage | None:
+        """The stage to call now; by default the next one up the chain."""
+        return self.stages[len(self.called)] if len(self.called) < len(self.stages) else None
 
-    def note(self, text: str) -> None:
-        """Something that the Decision's reason tells."""
-        self._notes.append(text)
+    @abstractmethod
+    async def call(self, result: StageResult) -> None:
+        """Call a stage until it is known whether its answer is taken. Raises JethroError if there is none."""
+
+    def choice(self) -> StageResult | None:
+        """The answer to return once no further stage is called; by default the one most probably correct."""
+        return self.best
+
+    def settle(self, spent: Spent) -> None:  # noqa: B027 - a hook
+        """The run has ended with an answer."""
+
+    # The loop.
+
+    async def events(self) -> AsyncGenerator[Event]:
+        """Decision, then frames or one Answer, then Spent."""
+        await self.prepare()
+        self.context.ledger.standing = self.standing
+        try:
+            while (stage := self.next_stage()) is not None and self._is_worth(stage):
+                result, relayed = self.begin(stage), False
+                self.called.append(stage)
+                try:
+                    await self.call(result)
+                    if result.accepted:
+                        async with aclosing(self._take(result)) as events:
+                            async for event in events:
+                                relayed = True
+                                yield event
+                        return
+                except JethroError as error:
+                    if relayed:  # no other answer can continue what the caller has received of this one
+                        raise
+                    self._failed(result, error)
+                await self._close(result, "replaced" if result.confidence is None else f"replaced: {result.confidence}")
+            best = self.choice()
+            if best is None:
+                raise self._most_informative_error
+            async with aclosing(self._take(best)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            await run_shielded(self.aclose())
+
+    async def aclose(self) -> None:
+        """Cancel every call that is still open."""
+        for result in self.results:
+            await self._close(result, "cancelled")
+
+    def begin(self, stage: Stage) -> StageResult:
+        """The stage's result, to be filled in by `call`; the open one if a race has begun it."""
+        for result in self.results:
+            if result.stage is stage and result.stream is not None:
+                return result
+        self.context.demand.wanted(stage.pool.name)
+        last = not self._others(stage) and all(r.error is not None for r in self.results)
+        call = replace(self.context.call, may_wait=last)
+        self.results.append(StageResult(stage, with_needs(self.query, stage.needs), call))
+        return self.results[-1]
 
     @property
-    def best(self) -> Visit | None:
-        """The whole answer at hand that is likeliest to be right."""
-        return max((v for v in self.visits if v.whole), key=lambda v: v.probability, default=None)
+    def best(self) -> StageResult | None:
+        """The whole answer that is most probably correct."""
+        return max((r for r in self.results if r.whole), key=lambda r: r.probability, default=None)
 
-    def failed(self, visit: Visit, error: JethroError, rest: Sequence[Way]) -> None:
-        """A level gave no answer; `rest` can still be asked. Raises the most telling error if none of them may do
-        better, and nobody who was asked has begun an answer that could be given instead.
+    @property
+    def within_s(self) -> float | None:
+        """Seconds left for a stage if there is an answer to return instead; None: as long as the caller waits."""
+        return self.cascade.latency.left_s(self.context.call) if self.best is not None else None
+
+    def took(self, result: StageResult) -> None:
+        """Learn the latency of a call that gave a whole answer."""
+        self.cascade.latency.add(result.stage.pool.name, result.elapsed_ms / 1e3)
+
+    def _is_worth(self, stage: Stage) -> bool:
+        """Whether to call a stage; there may be an answer to return already."""
+        if self.best is None:
+            return True
+        if stage.reserve:
+            return False
+        if not self.cascade.latency.allows(stage.pool.name, self.context.call):
+            self.notes.append(f"no time for {stage.pool.model}")
+            return False
+        return True
+
+    async def _take(self, result: StageResult) -> AsyncGenerator[Event]:
+        """Relay this answer, once every other call is cancelled."""
+        for other in self.results:
+            if other is not result:
+                await self._close(other, "raced in vain")
+        opened, decided = result.stream is not None, False
+        async with aclosing(relay(result, self.query, stream=self.context.stream)) as pieces:
+            async for piece in pieces:
+                if not decided:
+                    decided = True
+                    yield self.decision(result)
+                yield piece
+        if opened and not self.context.stream:  # a relayed stream takes as long as its reader does
+            self.took(result)
+        spent = Spent(self._steps(result))
+        self.settle(spent)
+        yield spent
+
+    def _others(self, stage: Stage) -> list[Stage]:
+        """Stages that may still be called."""
+        return [s for s in self.stages if s is not stage and s not in self.called]
+
+    def _failed(self, result: StageResult, error: JethroError) -> None:
+        """Record that a stage gave no answer. Raises the most informative error if no other stage may do better and no
+        answer has begun that could be returned instead.
         """
-        visit.error = error
-        pool = visit.way.pool
-        step = Step(pool.name, f"failed: {error.code}", latency_ms=visit.elapsed_ms, wasted=True, failed=True)
-        visit.steps.append(step)
-        visit.noted = True
-        self.note(f"{pool.model} failed: {error.code}")
-        if not rest or any(v.error is None and (v.whole or v.judgement is not None) for v in self.visits):
+        self._record_failure(result, error)
+        others = self._others(result.stage)
+        if not others or any(r.error is None and (r.whole or r.confidence is not None) for r in self.results):
             return
-        if not any(may_fall_back(error, pool.capabilities, way.pool.capabilities) for way in rest):
-            raise self.telling_error
+        capabilities = result.stage.pool.capabilities
+        if not any(may_fall_back(error, capabilities, stage.pool.capabilities) for stage in others):
+            raise self._most_informative_error
+
+    def _record_failure(self, result: StageResult, error: JethroError) -> None:
+        result.fail(error)
+        self.notes.append(f"{result.stage.pool.model} failed: {error.code}")
+
+    async def _close(self, result: StageResult, why: str) -> None:
+        """Close the stage's stream if it is open."""
+        if result.stream is None:
+            return
+        stream, result.stream = result.stream, None
+        result.interrupted = why
+        frame = await stream.aclose()
+        if stream.error is not None and result.error is None:  # raced, and failed before its turn
+            self._record_failure(result, stream.error)
+        if frame is not None:
+            with suppress(JethroError):
+                result.reading.frame(frame)
+        result.ended_ms = result.elapsed_ms
 
     @property
-    def telling_error(self) -> JethroError:
-        """What the caller is told if nobody answers."""
-        return most_telling([(v.error, v.way.pool.capabilities) for v in self.visits if v.error is not None])
+    def _most_informative_error(self) -> JethroError:
+        """What the caller gets if no stage has an answer."""
+        return most_telling([(r.error, r.stage.pool.capabilities) for r in self.results if r.error is not None])
 
-    def decision(self, taken: Visit) -> Decision:
-        """The decision, once `taken` has given its first byte, or is held whole."""
-        judgements = [v.judgement for v in self.visits if v.judgement is not None]
-        last = judgements[-1] if judgements else None
-        told = [f"{j.pool}: {j}" for j in judgements]
-        said = "; ".join([*told, *self._notes, f"{taken.way.pool.model} answers"])
-        ms = self.prior_ms + sum(j.ms for j in judgements)
-        deciding = taken.judgement or last
-        return self._told(
-            taken.way.pool,
-            said,
+    # What is reported.
+
+    def decision(self, taken: StageResult) -> Decision:
+        """The decision, once `taken` has sent its first byte, or is held whole."""
+        found = [r.confidence for r in self.results if r.confidence is not None]
+        deciding = taken.confidence or (found[-1] if found else None)
+        return self._decision(
+            taken.stage.pool,
+            "; ".join([*(f"{c.pool}: {c}" for c in found), *self.notes, f"{taken.stage.pool.model} answers"]),
             score=None if deciding is None else deciding.probability,
             threshold=None if deciding is None or isnan(deciding.threshold) else deciding.threshold,
-            features=features_of(judgements, self.prior),
-            decision_ms=ms,
-            expected=self._expected({j.pool: j.probability for j in judgements}),
+            features=features_of(found, self.prior),
+            decision_ms=self.prior_ms + sum(c.ms for c in found),
+            expected={c.pool: {"quality": round(c.probability, 6)} for c in found},
         )
 
-    def outlook(self) -> Decision:
-        """What would be done, nobody asked."""
-        words = []
-        for way in self.ways:
-            signal = way.level.signal
-            if way.judged and signal is not None:
-                words.append(f"{way.pool.model}, if {signal.name} says right with {way.level.threshold:.3f} or more")
-            else:
-                words.append(way.pool.model)
-        reason = "; ".join(["asks " + ", then ".join(words), *self._notes])
-        first = self.ways[0]
-        threshold = first.level.threshold if first.judged else None
-        features = {} if self.prior is None else {"prior": round(self.prior, 6)}
-        return self._told(
+    def planned(self) -> Decision:
+        """What the run would do, with no pool called."""
+        steps = [
+            f"{s.pool.model} (taken if P(correct) by {s.level.signal.name} >= {s.level.threshold:.3f})"
+            if s.checked and s.level.signal is not None
+            else s.pool.model
+            for s in self.stages
+        ]
+        first = self.stages[0]
+        return self._decision(
             first.pool,
-            reason,
-            threshold=threshold,
-            features=features,
+            "; ".join(["calls " + ", then ".join(steps), *self.notes]),
+            threshold=first.level.threshold if first.checked else None,
+            features=features_of((), self.prior),
             decision_ms=self.prior_ms,
-            expected=self._expected({}),
+            expected={},
         )
 
-    def spent(self, taken: Visit) -> Spent:
-        """Every call, in the order in which the levels were asked.
-
-        A call that was cut off told no usage: its prompt counts as many tokens as in the taken one, and of its answer
-        those that came.
-        """
-        return Spent(self._steps(taken))
+    def _decision(self, pool: Pool, reason: str, expected: dict[str, dict[str, float]], **figures: Any) -> Decision:
+        """`expected`: of each answer that was checked; the chain's own, as fitted, is added."""
+        chain = self.cascade.chain
+        if chain.expected:
+            expected = {"chain": {name: float(value) for name, value in chain.expected.items()}} | expected
+        return Decision(
+            self.context.call.id,
+            self.cascade.name,
+            pool.name,
+            pool.model,
+            reason,
+            policy_version=chain.version,
+            expected=expected,
+            **figures,
+        )
 
     def standing(self) -> tuple[Step, ...]:
         """Every call so far, for a request that ends without an answer: all are wasted. No usage is guessed."""
         return self._steps(None)
 
-    def _steps(self, taken: Visit | None) -> tuple[Step, ...]:
-        prompt = _read(taken) if taken is not None else max(map(_read, self.visits), default=0)
+    def _steps(self, taken: StageResult | None) -> tuple[Step, ...]:
+        """Every call, in the order in which the stages were called.
+
+        A call that was cut off has reported no usage: its prompt counts as many tokens as in the taken one, and of its
+        answer those that were received.
+        """
+        prompt = taken.prompt_tokens if taken is not None else max((r.prompt_tokens for r in self.results), default=0)
         steps: list[Step] = []
-        for visit in self.visits:
-            if not visit.noted:
-                reason = visit.cancelled or (str(visit.judgement) if visit.judgement is not None else "cut off")
-                visit.spent(reason, visit.reading.usage or Usage(prompt, visit.reading.written))
-            steps += [s if visit is taken else replace(s, wasted=True) for s in visit.steps]
+        for result in self.results:
+            if not result.recorded:
+                reason = result.interrupted or str(result.confidence or "cut off")
+                result.record(reason, result.reading.usage or Usage(prompt, result.reading.written))
+            steps += [s if result is taken else replace(s, wasted=True) for s in result.steps]
         return tuple(steps)
 
-    def _told(self, pool: Pool, reason: str, **rest: object) -> Decision:
-        version = self._chain.version
-        return Decision(self._id, self._strategy, pool.name, pool.model, reason, policy_version=version, **rest)  # type: ignore[arg-type]
 
-    def _expected(self, right: Mapping[str, float]) -> dict[str, dict[str, float]]:
-        """The chain as it was fitted, and the probability of each answer that was judged."""
-        told = (
-            {"chain": {name: float(value) for name, value in self._chain.expected.items()}}
-            if self._chain.expected
-            else {}
-        )
-        told.update({pool: {"quality": round(value, 6)} for pool, value in right.items()})
-        return told
-
-
-def _read(visit: Visit) -> int:
-    """Tokens of a visit's prompt, as far as they were told."""
-    if visit.noted:
-        return visit.steps[0].usage.prompt_tokens
-    return visit.reading.usage.prompt_tokens if visit.reading.usage is not None else 0
+def late(result: StageResult) -> DeadlineExceeded:
+    """The error of a stage that has no answer at the deadline."""
+    return DeadlineExceeded(f"{result.stage.pool.model} did not finish before the deadline")

@@ -70,7 +70,7 @@ async def test_a_level_that_is_ruled_out_is_not_asked(prior: float | None, asked
         return prior
 
     both = pools()
-    strategy = CascadeStrategy("cascade", chain(ByPrior()), both, score, limits={"small": 0.5})
+    strategy = CascadeStrategy("cascade", chain(ByPrior(), limits={"small": 0.5}), both, score)
     decision, *_ = told(await run(strategy))
     assert len(engine_of(both["small"]).queries) == asked
     assert ("prior 0.600 > 0.500" in decision.reason) is not bool(asked)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.cascade.base import Needs
-from serve_app.cascade.serving.response_filter import AsAsked, with_needs
+from serve_app.cascade.serving.response_filter import ResponseFilter, with_needs
 from serve_app.errors import UpstreamError
 from serve_app.types import Chunk, TokenLogprob
 from serve_app.wire.frames import Answer, Frame
@@ -34,7 +34,7 @@ def test_a_stream_without_log_probabilities_again_is_the_one_that_never_had_any(
     rich = StreamEncoder(sent, model="m", answer_id="a", created=1)
     logprobs = tuple(TokenLogprob(w, -0.5, ((w, -0.5), ("text_offset", -2.0))) for w in words)
     chunks = [Chunk(0, w, logprobs=(t,)) for w, t in zip(words, logprobs, strict=True)]
-    shown = AsAsked(asked, sent).frame(Frame(rich.encode_all(chunks)))
+    shown = ResponseFilter(asked, sent).frame(Frame(rich.encode_all(chunks)))
     alone = Frame(plain.encode_all([Chunk(0, w) for w in words]))
     assert shown.events == alone.events
 
@@ -44,15 +44,15 @@ def test_what_another_upstream_writes_is_parsed() -> None:
         "choices": [{"index": 0, "logprobs": {"content": [{"token": "a", "logprob": -1}]}, "delta": {"content": "a"}}]
     }
     frame = Frame(b"data: " + orjson.dumps(event, option=orjson.OPT_INDENT_2).replace(b"\n", b" ") + b"\n\n")
-    shown = AsAsked(query(), with_needs(query(), Needs(logprobs=True))).frame(frame)
+    shown = ResponseFilter(query(), with_needs(query(), Needs(logprobs=True))).frame(frame)
     assert shown.events[0]["choices"][0]["logprobs"] is None
     with pytest.raises(UpstreamError):
-        AsAsked(query(), with_needs(query(), Needs(logprobs=True))).frame(Frame(b'data: {"logprobs": {\n\n'))
+        ResponseFilter(query(), with_needs(query(), Needs(logprobs=True))).frame(Frame(b'data: {"logprobs": {\n\n'))
 
 
 def test_frames_pass_untouched_where_nothing_was_added() -> None:
     frame = Frame(b'data: {"logprobs":{"content":[]}}\n\n')
-    assert AsAsked(query(), query()).frame(frame) is frame
+    assert ResponseFilter(query(), query()).frame(frame) is frame
 
 
 def test_alternatives_are_cut_to_the_number_asked_for() -> None:
@@ -60,8 +60,8 @@ def test_alternatives_are_cut_to_the_number_asked_for() -> None:
     sent = with_needs(asked, Needs(logprobs=True, top_logprobs=3))
     top = [{"token": t, "logprob": -1.0} for t in "abc"]
     body = {"choices": [{"logprobs": {"content": [{"token": "a", "logprob": -1.0, "top_logprobs": top}]}}]}
-    cut = AsAsked(asked, sent).answer(Answer(orjson.dumps(body))).parsed
+    cut = ResponseFilter(asked, sent).answer(Answer(orjson.dumps(body))).parsed
     assert cut["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == top[:1]
     text = {"choices": [{"logprobs": {"tokens": ["a"], "top_logprobs": [{"a": -1.0, "b": -2.0}]}}]}
-    cut = AsAsked(asked, sent).answer(Answer(orjson.dumps(text))).parsed
+    cut = ResponseFilter(asked, sent).answer(Answer(orjson.dumps(text))).parsed
     assert cut["choices"][0]["logprobs"]["top_logprobs"] == [{"a": -1.0}]

@@ -36,8 +36,14 @@ from tests.cascade.fakes import (
 BOTH = pytest.mark.parametrize("stream", [False, True])
 
 
-def cascade(all_pools: dict[str, LocalPool], signal: object | None = None, **rest: object) -> CascadeStrategy:
-    return CascadeStrategy("cascade", chain(signal, levels=tuple(all_pools)), all_pools, **rest)  # type: ignore[arg-type]
+def cascade(
+    all_pools: dict[str, LocalPool],
+    signal: object | None = None,
+    limits: dict[str, float] | None = None,
+    **options: object,
+) -> CascadeStrategy:
+    fitted = chain(signal, levels=tuple(all_pools), limits=limits)
+    return CascadeStrategy("cascade", fitted, all_pools, **options)  # type: ignore[arg-type]
 
 
 @BOTH
@@ -55,7 +61,7 @@ async def test_an_answer_in_doubt_is_replaced_and_counted_as_wasted(stream: bool
     both = pools(UNSURE)
     decision, said, spent = told(await run(cascade(both), stream=stream))
     assert (decision.pool, said) == (STRONG, "strong")
-    assert "doubt 0.2, right with 0.200 < 0.500" in decision.reason and "m-large answers" in decision.reason
+    assert "doubt 0.2, P(correct) 0.200 < 0.500" in decision.reason and "m-large answers" in decision.reason
     assert [(s.pool, s.wasted) for s in spent.steps] == [(WEAK, True), (STRONG, False)]
     read = len("what?") + 1
     assert spent.usage == Usage(2 * read, len(UNSURE) + len("strong"))
@@ -183,20 +189,20 @@ class Broken:
 
 async def test_a_judge_that_fails_loses_no_answer(caplog: pytest.LogCaptureFixture) -> None:
     decision, said, _ = told(await run(cascade(pools(SURE), Broken())))
-    assert (decision.pool, said) == (STRONG, "strong") and "broken tells nothing" in decision.reason
+    assert (decision.pool, said) == (STRONG, "strong") and "broken is undefined" in decision.reason
     assert "signal broken" in caplog.text
 
 
 async def test_a_signal_that_tells_nothing_escalates() -> None:
     decision, *_ = told(await run(cascade(pools(""))))
-    assert decision.pool == STRONG and "doubt tells nothing" in decision.reason
+    assert decision.pool == STRONG and "doubt is undefined" in decision.reason
 
 
 async def test_route_tells_the_first_level_and_the_chain() -> None:
     both = pools()
     decision = await cascade(both).decide(query(), "d9")
     assert (decision.pool, decision.threshold, decision.id) == (WEAK, 0.5, "d9")
-    assert decision.reason == "asks m-small, if doubt says right with 0.500 or more, then m-large"
+    assert decision.reason == "calls m-small (taken if P(correct) by doubt >= 0.500), then m-large"
     assert engine_of(both[WEAK]).queries == []
 
 

@@ -8,7 +8,7 @@ from time import monotonic
 import pytest
 
 from serve_app.cascade.base import Needs
-from serve_app.cascade.serving.skipping import Patience
+from serve_app.cascade.serving.skipping import LatencyEstimate
 from serve_app.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -117,7 +117,7 @@ async def test_no_further_level_without_the_time_for_it(stream: bool) -> None:
 async def test_a_level_that_is_late_is_cut_off_and_the_answer_at_hand_is_given(stream: bool) -> None:
     call = replace(CALL, deadline_s=monotonic() + 0.3)
     both = pools(UNSURE) | {STRONG: pool("x", STRONG, first_delay_s=5.0)}
-    strategy = cascade(both, patience=Patience(0.0))
+    strategy = cascade(both, latency=LatencyEstimate(0.0))
     decision, said, _ = told(await run(strategy, stream=stream, call=call))
     assert (decision.pool, said) == (WEAK, UNSURE) and "m-large failed: deadline_exceeded" in decision.reason
     assert engine_of(both[STRONG]).running == 0

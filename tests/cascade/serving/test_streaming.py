@@ -9,8 +9,8 @@ import pytest
 
 from serve_app.autoscaling.signals import Demand
 from serve_app.cascade.base import Needs
-from serve_app.cascade.serving.skipping import Patience
-from serve_app.cascade.serving.streaming import Early, Race, StreamingCascade
+from serve_app.cascade.serving.skipping import LatencyEstimate
+from serve_app.cascade.serving.streaming import Race, StreamingCascade
 from serve_app.engines.local_pool import LocalPool
 from serve_app.errors import DeadlineExceeded, JethroError, Overloaded, PoolUnavailable, RequestError, UpstreamError
 from serve_app.strategy import Context, Spent
@@ -55,10 +55,8 @@ def cascade(
     async def score(router: str, query: Query) -> float | None:
         return prior
 
-    fitted = chain(signal, probe_tokens=tokens, levels=tuple(all_pools))
-    return StreamingCascade(
-        "cascade-stream", fitted, all_pools, Early(tokens, "mine", race, limits or {}), score, **rest
-    )  # type: ignore[arg-type]
+    fitted = chain(signal, probe_tokens=tokens, levels=tuple(all_pools), limits=limits)
+    return StreamingCascade("cascade-stream", fitted, all_pools, score, race=race, **rest)  # type: ignore[arg-type]
 
 
 @BOTH
@@ -232,7 +230,7 @@ async def test_no_further_level_without_the_time_for_it(stream: bool) -> None:
 async def test_a_level_that_is_late_is_cut_off_and_the_answer_at_hand_is_given() -> None:
     call = replace(CALL, deadline_s=monotonic() + 0.3)
     both = {WEAK: pool("a?"), STRONG: pool("x", STRONG, first_delay_s=5.0)}
-    decision, said, _ = told(await run(cascade(both, tokens=5, patience=Patience(0.0)), stream=True, call=call))
+    decision, said, _ = told(await run(cascade(both, tokens=5, latency=LatencyEstimate(0.0)), stream=True, call=call))
     assert (decision.pool, said) == (WEAK, "a?") and engine_of(both[STRONG]).running == 0
 
 

@@ -53,7 +53,7 @@ class ByPrior:
 
 @BOTH
 async def test_a_borderline_query_races_and_the_loser_is_cancelled(stream: bool) -> None:
-    race = Race(0.3, 0.7, 0.5, full_meter())
+    race = Race("mine", 0.3, 0.7, 0.5, full_meter())
     both = {WEAK: pool(SURE, first_delay_s=0.03), STRONG: pool("strong", STRONG, delay_s=0.002)}
     decision, said, spent = told(await run(cascade(both, prior=0.4, race=race), stream=stream))
     assert (decision.pool, said) == (WEAK, SURE)
@@ -69,7 +69,7 @@ async def test_a_borderline_query_races_and_the_loser_is_cancelled(stream: bool)
 
 @BOTH
 async def test_a_race_that_the_strong_level_wins_wastes_no_prefill(stream: bool) -> None:
-    race = Race(0.3, 0.7, 0.5, full_meter())
+    race = Race("mine", 0.3, 0.7, 0.5, full_meter())
     both = {WEAK: pool(UNSURE, first_delay_s=0.05, delay_s=0.01), STRONG: pool("strong", STRONG, first_delay_s=0.05)}
     began = monotonic()
     decision, said, spent = told(await run(cascade(both, prior=0.5, race=race), stream=stream))
@@ -81,14 +81,14 @@ async def test_a_race_that_the_strong_level_wins_wastes_no_prefill(stream: bool)
 
 @pytest.mark.parametrize(("prior", "share"), [(0.1, 0.5), (0.9, 0.5), (None, 0.5), (0.5, 0.0)])
 async def test_no_race_where_it_is_not_borderline_or_over_the_cap(prior: float | None, share: float) -> None:
-    race = Race(0.3, 0.7, share, full_meter())
+    race = Race("mine", 0.3, 0.7, share, full_meter())
     both = pools(SURE)
     await run(cascade(both, prior=prior, race=race), stream=True)
     assert race.meter.races == 0 and engine_of(both[STRONG]).queries == []
 
 
 async def test_a_raced_level_that_fails_does_not_harm_the_one_that_answers() -> None:
-    race = Race(0.3, 0.7, 0.5, full_meter())
+    race = Race("mine", 0.3, 0.7, 0.5, full_meter())
     both = {WEAK: pool(SURE, first_delay_s=0.02), STRONG: pool("x", STRONG, fail_after=0, error=Overloaded("full"))}
     decision, said, spent = told(await run(cascade(both, prior=0.5, race=race), stream=True))
     assert (decision.pool, said) == (WEAK, SURE) and race.meter.reserved_tokens == 0
@@ -106,7 +106,7 @@ async def test_the_routers_score_is_asked_once_and_judged_with() -> None:
 @pytest.mark.parametrize("raced", [True, False])
 @pytest.mark.parametrize("slow", [WEAK, STRONG])
 async def test_a_cancelled_request_leaves_no_call_behind(slow: str, raced: bool, stream: bool) -> None:
-    race = Race(0.3, 0.7, 0.5, full_meter()) if raced else None
+    race = Race("mine", 0.3, 0.7, 0.5, full_meter()) if raced else None
     both = pools(UNSURE) | {slow: pool("y" * 1000, slow, first_delay_s=0.02, delay_s=0.01)}
     signal = Seen(sure=0.1) if slow == STRONG else Doubt()
     running = asyncio.create_task(run(cascade(both, signal, prior=0.5, race=race), stream=stream))
@@ -133,7 +133,7 @@ class SlowToStop(FakeEngine):
 
 @BOTH
 async def test_who_leaves_while_the_loser_of_a_race_is_being_cancelled_is_not_answered_on(stream: bool) -> None:
-    race = Race(0.3, 0.7, 0.5, full_meter())
+    race = Race("mine", 0.3, 0.7, 0.5, full_meter())
     weak = pool("ab" + "y" * 1000, delay_s=0.005)
     strong = SlowToStop("m-large", script=lambda query, index: ["x"], first_delay_s=1.0)
     both = {WEAK: weak, STRONG: LocalPool(STRONG, strong, Price(1.0, 1.0))}
@@ -149,7 +149,7 @@ async def test_who_leaves_while_the_loser_of_a_race_is_being_cancelled_is_not_an
 
 @BOTH
 async def test_a_deadline_in_the_middle_of_a_race_ends_both_calls(stream: bool) -> None:
-    race = Race(0.3, 0.7, 0.5, full_meter())
+    race = Race("mine", 0.3, 0.7, 0.5, full_meter())
     both = {WEAK: pool("ab", first_delay_s=5.0), STRONG: pool("strong", STRONG, first_delay_s=5.0)}
     call = replace(CALL, deadline_s=monotonic() + 0.15)
     with pytest.raises(DeadlineExceeded, match=r"m-small .*deadline"):
@@ -159,7 +159,7 @@ async def test_a_deadline_in_the_middle_of_a_race_ends_both_calls(stream: bool) 
 
 
 async def test_a_weak_answer_that_breaks_after_it_is_committed_leaves_no_reservation() -> None:
-    race = Race(0.3, 0.7, 0.5, full_meter())
+    race = Race("mine", 0.3, 0.7, 0.5, full_meter())
     weak = pool(SURE, first_delay_s=0.02, fail_after=6, error=UpstreamError("gone"))
     both = {WEAK: weak, STRONG: pool("strong", STRONG, first_delay_s=1.0)}
     context = Context(CALL, True)
@@ -209,7 +209,7 @@ async def test_a_strong_level_that_is_full_gives_way_to_the_weak_answer(stream: 
 async def test_route_tells_the_first_level_and_the_chain() -> None:
     decision = await cascade(pools(), ByPrior(), prior=0.25).decide(query(), "d9")
     assert (decision.pool, decision.features) == (WEAK, {"prior": 0.25})
-    assert decision.reason == "asks m-small, if by-prior says right with 0.500 or more, then m-large"
+    assert decision.reason == "calls m-small (taken if P(correct) by by-prior >= 0.500), then m-large"
 
 
 @BOTH
@@ -219,7 +219,7 @@ async def test_who_is_cancelled_again_and_again_leaves_neither_call_of_a_race_be
     kind: type[FakeEngine], again_after: int, stream: bool
 ) -> None:
     """The server and the request's own watch both cancel when a caller leaves, the second one amid the cleaning up."""
-    race = Race(0.3, 0.7, 0.5, full_meter())
+    race = Race("mine", 0.3, 0.7, 0.5, full_meter())
     weak, strong = (kind(f"m-{name}", script=lambda q, i: ["x"], first_delay_s=5.0) for name in ("small", "large"))
     both = {WEAK: LocalPool(WEAK, weak, Price(1.0, 1.0)), STRONG: LocalPool(STRONG, strong, Price(1.0, 1.0))}
     running = asyncio.create_task(run(cascade(both, prior=0.5, race=race), stream=stream))
