@@ -16,7 +16,7 @@ PACKAGE = ROOT / "serve_app"
 
 FLOORS = (
     ("types", "errors", "arrays", "files", "replies"),
-    ("wire",),
+    ("wire", "journal"),
     ("config",),
     ("lab", "learning"),
     ("pools", "store"),

@@ -14,7 +14,7 @@ from serve_app.cli.options import SetOption, listed
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
-    from serve_app.data.collection.journal import Journal
+    from serve_app.data.collection.journal import AnswerJournal
     from serve_app.data.collection.plan import Asked, How
     from serve_app.data.dataset import Dataset
     from serve_app.pools.base import Pool
@@ -129,15 +129,15 @@ def _lab(
 async def _pools(asked: "Sequence[Asked]", where: Where, asking: _Asking) -> list[dict[str, Any]]:
     from serve_app.cli.progress import Teller
     from serve_app.data.collection.cascade_recording import Means, RecordPlan, record
-    from serve_app.data.collection.journal import Journal
+    from serve_app.data.collection.journal import AnswerJournal
     from serve_app.data.collection.plan import How, asked_of
     from serve_app.grading import get_metric
     from serve_app.types import Sampling
 
     def journal(
         name: str, items: "Sequence[Asked]", pools: "Mapping[str, Pool]", how: "How"
-    ) -> "AbstractContextManager[Journal]":
-        return Journal(asking.out.with_name(f"{asking.out.name}.{name}.journal"), asked_of(items, pools, how))
+    ) -> "AbstractContextManager[AnswerJournal]":
+        return AnswerJournal(asking.out.with_name(f"{asking.out.name}.{name}.journal"), asked_of(items, pools, how))
 
     async def grade(dataset: "Dataset") -> "Dataset":
         return await get_metric(asking.metric).score(dataset, lambda line: typer.echo(line, err=True))

@@ -133,12 +133,12 @@ def _journal(out: Path) -> Path:
 async def _collect(asked: "list[Asked]", source: "dict[str, object]", where: Where, how: "How", out: Path) -> "Dataset":
     from serve_app.cli.progress import Teller
     from serve_app.data.collection.collect import collect
-    from serve_app.data.collection.journal import Journal
+    from serve_app.data.collection.journal import AnswerJournal
     from serve_app.data.collection.plan import asked_of
 
     path = _journal(out)
     async with where.opened() as pools:
-        with Journal(path, asked_of(asked, pools, how)) as journal:
+        with AnswerJournal(path, asked_of(asked, pools, how)) as journal:
             if journal.entries:
                 typer.echo(f"going on: {len(journal.entries):,} calls are in {path}", err=True)
             return await collect(asked, pools, how, journal=journal, tell=Teller(), about=source)

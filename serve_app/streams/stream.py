@@ -17,10 +17,11 @@ from typing import Any, Final, Self
 
 import orjson
 
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, UpstreamError
 from serve_app.files import sync_folder, write_whole
+from serve_app.journal import Journal
 from serve_app.streams.base import Batch, Budget, Core, Counts, Event, Saw, batch_from_json
-from serve_app.streams.checkpoint import Checkpoint, Journal, journal_path, journals, newest, save
+from serve_app.streams.checkpoint import Checkpoint, journal_path, journals, newest, save
 from serve_app.streams.online.base import Learner, StreamSpec
 from serve_app.streams.spec import spec_from_json, spec_to_json, with_budget
 
@@ -184,9 +185,14 @@ class LearnedStream:
             self._journal = None
 
     def _keep(self, line: bytes) -> None:
-        if self._journal is None:
-            self._journal = Journal(journal_path(self.folder, self._checkpoint))
-        self._journal.append(line)
+        """Append to the journal. Raises UpstreamError if the disk does not take the line."""
+        try:
+            if self._journal is None:
+                self._journal = Journal(journal_path(self.folder, self._checkpoint), checksums=True)
+            self._journal.append(line)
+        except OSError as e:
+            path = journal_path(self.folder, self._checkpoint)
+            raise UpstreamError(f"{path} cannot be written ({e}): make room on that disk") from e
 
     def _replay(self, core: Core) -> None:
         """Learn what the journals hold beyond the checkpoint; what it holds itself is known and left out."""
@@ -196,7 +202,7 @@ class LearnedStream:
             logger.error("%s: a journal between %d and %d is missing", self.folder, self._checkpoint, last)
             self._state.corrupt += 1
         for path in there.values():
-            journal = Journal(path)
+            journal = Journal(path, checksums=True)
             if journal.broken:
                 logger.error("%s: %d broken lines are left out", path, journal.broken)
                 self._state.corrupt += journal.broken

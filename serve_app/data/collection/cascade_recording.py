@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from serve_app.data.answers import TEMPERATURE, AnswerEvidence, parse_verdicts, verification_query
 from serve_app.data.collection.collect import collect
-from serve_app.data.collection.journal import Entry, Journal
+from serve_app.data.collection.journal import AnswerJournal, Entry
 from serve_app.data.collection.plan import Asked, How, Tell
 from serve_app.data.dataset import Dataset
 from serve_app.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ from serve_app.pools.base import Pool
 from serve_app.types import Query, Sampling
 
 Grade = Callable[[Dataset], Awaitable[Dataset]]
-OpenJournal = Callable[[str, Sequence[Asked], Mapping[str, Pool], How], AbstractContextManager[Journal]]
+OpenJournal = Callable[[str, Sequence[Asked], Mapping[str, Pool], How], AbstractContextManager[AnswerJournal]]
 """Opens the journal of that name for what is asked of pools."""
 _SAMPLE_TEMPERATURE: Final = 0.7
 TOP: Final = 5

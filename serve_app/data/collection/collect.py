@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from serve_app.arrays import Floats
-from serve_app.data.collection.journal import Entry, Journal
+from serve_app.data.collection.journal import AnswerJournal, Entry
 from serve_app.data.collection.plan import Asked, How, Progress, Tell
 from serve_app.data.dataset import Dataset, PoolAnswers
 from serve_app.errors import (
@@ -133,7 +133,7 @@ async def collect(
     pools: Mapping[str, Pool],
     how: How,
     *,
-    journal: Journal | None = None,
+    journal: AnswerJournal | None = None,
     tell: Tell = lambda _: None,
     about: Mapping[str, Any] | None = None,
 ) -> Dataset:
@@ -172,7 +172,7 @@ class _Run:
     """One run of `collect`; the journal's entries first, then calls by as many workers as `concurrency`."""
 
     def __init__(
-        self, asked: Sequence[Asked], pools: Mapping[str, Pool], how: How, journal: Journal | None, tell: Tell
+        self, asked: Sequence[Asked], pools: Mapping[str, Pool], how: How, journal: AnswerJournal | None, tell: Tell
     ) -> None:
         self._asked, self._pools, self._how, self._journal, self._tell = asked, pools, how, journal, tell
         self._kept: dict[tuple[str, str], _Kept] = defaultdict(_Kept)

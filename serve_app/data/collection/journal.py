@@ -4,9 +4,7 @@ The first line holds what was asked (queries, pools, sampling); a journal of any
 was cut short is dropped. The file is locked while it is open: two runs would ask the same things twice.
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from time import monotonic
 from typing import Any, Final, Self
 
 from serve_app.errors import ConfigError, DataError
+from serve_app.journal import Journal
 
 _KIND: Final = "jethro-journal"
 _FORMAT: Final = 1
@@ -40,7 +39,7 @@ class Entry:
     detail: Mapping[str, Any] | None = None
 
 
-class Journal:
+class AnswerJournal:
     """An open journal; `entries` are those found and those added, in order. To be closed, or used in a `with`."""
 
     def __init__(self, path: Path, asked: Mapping[str, Any]) -> None:
@@ -51,13 +50,15 @@ class Journal:
         self.path = path
         self.entries: list[Entry] = []
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            self._journal = Journal(path, exclusive=True)
+        except BlockingIOError:
+            raise ConfigError(f"{path}: another run is writing to it; wait for it, or give another --out") from None
         self._synced_s = monotonic()
         try:
-            self._lock()
             self._read(json.loads(json.dumps(asked)))
         except BaseException:
-            os.close(self._file)
+            self._journal.close()
             raise
 
     def __enter__(self) -> Self:
@@ -71,30 +72,16 @@ class Journal:
         self._write({key: value for key, value in asdict(entry).items() if value is not None})
         self.entries.append(entry)
         if monotonic() - self._synced_s > _SYNC_EVERY_S:
-            os.fsync(self._file)
+            self._journal.sync()
             self._synced_s = monotonic()
 
     def close(self) -> None:
         """Bring all to the disk and unlock."""
-        os.fsync(self._file)
-        os.close(self._file)
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{self.path}: another run is writing to it; wait for it, or give another --out"
-            ) from None
+        self._journal.sync()
+        self._journal.close()
 
     def _read(self, asked: dict[str, Any]) -> None:
-        with open(self._file, "rb", closefd=False) as file:
-            file.seek(0)
-            content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.ftruncate(self._file, len(whole))
-        lines = whole.splitlines()
+        lines = self._journal.lines
         if not lines:
             self._write({"kind": _KIND, "format": _FORMAT, "asked": asked})
             return
@@ -130,9 +117,7 @@ class Journal:
         return DataError(f"{self.path}, line {number}: {what}; delete that line, or the journal to begin anew")
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        line = json.dumps(value).encode() + b"\n"
         try:
-            while line:
-                line = line[os.write(self._file, line) :]
+            self._journal.append(json.dumps(value).encode(), sync=False)
         except OSError as e:
             raise ConfigError(f"{self.path}: cannot be written ({e}); make room, then run it again") from e

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from serve_app.data.collection.cascade_recording import Means, RecordPlan, record, write_rows
-from serve_app.data.collection.journal import Journal
+from serve_app.data.collection.journal import AnswerJournal
 from serve_app.data.collection.lab import LabPlan, even, lab_rows, regraded
 from serve_app.data.collection.plan import Asked, How, asked_of
 from serve_app.data.dataset import Dataset
@@ -58,8 +58,8 @@ ASKED = [Asked(Query((Message("user", f"say {w}"),)), f"id-{w}", "g", w if w != 
 
 
 def means(folder: Path) -> Means:
-    def journal(name: str, asked: Sequence[Asked], pools: Mapping[str, Pool], how: How) -> Journal:
-        return Journal(folder / f"{name}.journal", asked_of(asked, pools, how))
+    def journal(name: str, asked: Sequence[Asked], pools: Mapping[str, Pool], how: How) -> AnswerJournal:
+        return AnswerJournal(folder / f"{name}.journal", asked_of(asked, pools, how))
 
     async def grade(dataset: Dataset) -> Dataset:
         return regraded(dataset, exact, "exact")

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from serve_app.data.collection.collect import collect
-from serve_app.data.collection.journal import Journal
+from serve_app.data.collection.journal import AnswerJournal
 from serve_app.data.collection.plan import Asked, How, Progress, asked_of
 from serve_app.errors import (
     ConfigError,
@@ -126,12 +126,12 @@ async def test_an_engine_that_gives_one_choice_a_call_is_asked_until_there_are_e
 async def test_a_query_that_is_refused_is_left_out_and_told_with_its_reason(tmp_path: Path) -> None:
     pools = {"small": EchoPool("small"), "large": EchoPool("large", failing_on("b", ContextLengthExceeded("too long")))}
     items = asked("a", "b", "c")
-    with Journal(tmp_path / "j", asked_of(items, pools, how())) as journal:
+    with AnswerJournal(tmp_path / "j", asked_of(items, pools, how())) as journal:
         found = await collect(items, pools, how(), journal=journal)
     assert found.ids == ("id-a", "id-c") and found.about["failed"] == 1
     assert found.about["failures"] == [{"id": "id-b", "pool": "large", "reason": "400: too long"}]
     calls = len(pools["large"].queries)
-    with Journal(tmp_path / "j", asked_of(items, pools, how())) as journal:
+    with AnswerJournal(tmp_path / "j", asked_of(items, pools, how())) as journal:
         again = await collect(items, pools, how(), journal=journal)
     assert len(pools["large"].queries) == calls == 3, "what is refused for good is not asked again"
     assert again.digest() == found.digest() and again.about == found.about
@@ -154,12 +154,12 @@ async def test_what_fails_for_now_is_tried_again(error: Exception) -> None:
 async def test_one_query_that_never_comes_is_given_up_and_asked_by_the_next_run(tmp_path: Path) -> None:
     pool = EchoPool("small", failing_on("b", UpstreamError("poison")))
     items = asked("a", "b", "c")
-    with Journal(tmp_path / "j", asked_of(items, {"small": pool}, how())) as journal:
+    with AnswerJournal(tmp_path / "j", asked_of(items, {"small": pool}, how())) as journal:
         found = await collect(items, {"small": pool}, how(), journal=journal)
     assert found.ids == ("id-a", "id-c") and Counter(q.text for q in pool.queries) == {"a": 1, "b": 4, "c": 1}
     assert found.about["failures"] == [{"id": "id-b", "pool": "small", "reason": "502: poison"}]
     well = EchoPool("small")
-    with Journal(tmp_path / "j", asked_of(items, {"small": well}, how())) as journal:
+    with AnswerJournal(tmp_path / "j", asked_of(items, {"small": well}, how())) as journal:
         assert len(await collect(items, {"small": well}, how(), journal=journal)) == 3
     assert [q.text for q in well.queries] == ["b"]
 
@@ -168,13 +168,13 @@ async def test_a_pool_that_is_gone_ends_the_run_and_the_next_goes_on(tmp_path: P
     items = asked(*map(str, range(60)))
     dying = EchoPool("small", lambda query, calls: UpstreamError("gone") if calls >= 10 else None)
     with (
-        Journal(tmp_path / "j", asked_of(items, {"small": dying}, how())) as journal,
+        AnswerJournal(tmp_path / "j", asked_of(items, {"small": dying}, how())) as journal,
         pytest.raises(UpstreamError, match=r"pool small .*gone"),
     ):
         await collect(items, {"small": dying}, how(), journal=journal)
     assert len(journal.entries) == 10 and len(dying.queries) < 60
     well = EchoPool("small")
-    with Journal(tmp_path / "j", asked_of(items, {"small": well}, how())) as journal:
+    with AnswerJournal(tmp_path / "j", asked_of(items, {"small": well}, how())) as journal:
         found = await collect(items, {"small": well}, how(), journal=journal)
     assert len(found) == 60 and len(well.queries) == 50
 
@@ -226,14 +226,14 @@ async def test_a_run_cancelled_at_any_time_repeats_no_finished_call(tmp_path: Pa
     pools = {"small": EchoPool("small"), "large": EchoPool("large")}
     settings = how(3, per_call=2)
     for _ in range(8):
-        with Journal(tmp_path / "j", asked_of(items, pools, settings)) as journal:
+        with AnswerJournal(tmp_path / "j", asked_of(items, pools, settings)) as journal:
             task = asyncio.create_task(collect(items, pools, settings, journal=journal))
             for _ in range(rng.randrange(1, 12)):
                 await asyncio.sleep(0)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-    with Journal(tmp_path / "j", asked_of(items, pools, settings)) as journal:
+    with AnswerJournal(tmp_path / "j", asked_of(items, pools, settings)) as journal:
         found = await collect(items, pools, settings, journal=journal)
         entries = [(e.query, e.pool) for e in journal.entries]
     assert len(found) == 40 and set(Counter(entries).values()) == {2}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.data.collection.journal import Entry, Journal
+from serve_app.data.collection.journal import AnswerJournal, Entry
 from serve_app.errors import ConfigError, DataError
 
 ASKED = {"queries_digest": "d", "pools": {"small": "m"}, "temperature": 1.0}
@@ -16,13 +16,13 @@ REFUSED = Entry("q2", "large", failed="400: no")
 
 
 def kept(path: Path) -> list[Entry]:
-    with Journal(path, ASKED) as journal:
+    with AnswerJournal(path, ASKED) as journal:
         return journal.entries
 
 
 def test_entries_come_back_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "x.journal"
-    with Journal(path, ASKED) as journal:
+    with AnswerJournal(path, ASKED) as journal:
         journal.add(ONE)
         journal.add(REFUSED)
         assert journal.entries == [ONE, REFUSED]
@@ -31,16 +31,17 @@ def test_entries_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_every_entry_is_in_the_file_when_add_returns(tmp_path: Path) -> None:
-    with Journal(tmp_path / "j", ASKED) as journal:
+    with AnswerJournal(tmp_path / "j", ASKED) as journal:
         for n in range(1, 4):
             journal.add(ONE)
             assert (tmp_path / "j").read_bytes().count(b"\n") == n + 1
 
 
 def test_a_file_cut_anywhere_loses_the_cut_line_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # hundreds of them; a crash of the machine is not played here
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda _: None)  # hundreds of them; a crash of the machine is not played here
     path = tmp_path / "j"
-    with Journal(path, ASKED) as journal:
+    with AnswerJournal(path, ASKED) as journal:
         journal.add(ONE)
         journal.add(REFUSED)
     content = path.read_bytes()
@@ -49,7 +50,7 @@ def test_a_file_cut_anywhere_loses_the_cut_line_alone(tmp_path: Path, monkeypatc
         path.write_bytes(content[:cut])
         whole = max(sum(end <= cut for end in ends) - 1, 0)
         assert kept(path) == [ONE, REFUSED][:whole]
-        with Journal(path, ASKED) as journal:
+        with AnswerJournal(path, ASKED) as journal:
             journal.add(REFUSED)
         assert kept(path) == [*[ONE, REFUSED][:whole], REFUSED]
 
@@ -66,11 +67,11 @@ def test_a_journal_of_something_else_is_refused_and_left_alone(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "j"
-    with Journal(path, ASKED) as journal:
+    with AnswerJournal(path, ASKED) as journal:
         journal.add(ONE)
     before = path.read_bytes()
     with pytest.raises(ConfigError, match=message):
-        Journal(path, {**ASKED, **change})
+        AnswerJournal(path, {**ASKED, **change})
     assert path.read_bytes() == before and kept(path) == [ONE]
 
 
@@ -85,24 +86,24 @@ def test_a_journal_of_something_else_is_refused_and_left_alone(
 )
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path, line: bytes, message: str) -> None:
     path = tmp_path / "j"
-    with Journal(path, ASKED) as journal:
+    with AnswerJournal(path, ASKED) as journal:
         journal.add(ONE)
     head, entry = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(head + line + b"\n" + entry)
     with pytest.raises(DataError, match=message):
-        Journal(path, ASKED)
+        AnswerJournal(path, ASKED)
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "j").write_text(json.dumps({"prompt": "x"}) + "\n")
     with pytest.raises(DataError, match=r"line 1: .*journal"):
-        Journal(tmp_path / "j", ASKED)
+        AnswerJournal(tmp_path / "j", ASKED)
     assert (tmp_path / "j").read_text() == '{"prompt": "x"}\n'
 
 
 def test_two_runs_cannot_write_to_one(tmp_path: Path) -> None:
-    with Journal(tmp_path / "j", ASKED), pytest.raises(ConfigError, match="another run"):
-        Journal(tmp_path / "j", ASKED)
+    with AnswerJournal(tmp_path / "j", ASKED), pytest.raises(ConfigError, match="another run"):
+        AnswerJournal(tmp_path / "j", ASKED)
     assert kept(tmp_path / "j") == []
 
 
@@ -115,12 +116,12 @@ def test_a_full_disk_is_said_and_what_was_kept_stays(tmp_path: Path, monkeypatch
             return write(file, data[:5])
         raise OSError("No space left on device")
 
-    with Journal(tmp_path / "j", ASKED) as journal:
+    with AnswerJournal(tmp_path / "j", ASKED) as journal:
         journal.add(ONE)
         monkeypatch.setattr(os, "write", full)
         with pytest.raises(ConfigError, match=r"No space left"):
             journal.add(REFUSED)
         monkeypatch.undo()
         assert journal.entries == [ONE]
-    assert not (tmp_path / "j").read_bytes().endswith(b"\n")
+    assert (tmp_path / "j").read_bytes().endswith(b"\n")
     assert kept(tmp_path / "j") == [ONE]

@@ -1,12 +1,11 @@
-""""""
+"""Lines come back whole: torn and broken ones are dropped, and a failing disk leaves no half line."""
 
 import os
 
 import pytest
 
-from serve_app.errors import UpstreamError
-from serve_app.streams import checkpoint as module
-from serve_app.streams.checkpoint import Journal
+from serve_app import journal as module
+from serve_app.journal import Journal
 
 
 @pytest.fixture
@@ -15,14 +14,14 @@ def path(tmp_path):
 
 
 def write(path, *lines):
-    journal = Journal(path)
+    journal = Journal(path, checksums=True)
     for line in lines:
         journal.append(line)
     journal.close()
 
 
 def read(path):
-    journal = Journal(path)
+    journal = Journal(path, checksums=True)
     journal.close()
     return journal
 
@@ -52,7 +51,7 @@ def test_a_broken_line_is_left_out_and_counted(path):
 
 @pytest.fixture
 def failing_disk(monkeypatch):
-    """A fake of a disk that takes five bytes of a line and then fails, until it is mended."""
+    """A fake of a disk that takes five bytes of a line and then fails, until it is repaired."""
     whole = os.write
 
     def turn(error):
@@ -66,10 +65,10 @@ def failing_disk(monkeypatch):
 
 
 def test_what_cannot_be_written_leaves_no_half_line(path, monkeypatch, failing_disk):
-    journal = Journal(path)
+    journal = Journal(path, checksums=True)
     journal.append(b'{"a":1}')
     failing_disk(OSError(28, "No space left on device"))
-    with pytest.raises(UpstreamError, match="make room"):
+    with pytest.raises(OSError, match="No space"):
         journal.append(b'{"b":2}')
     monkeypatch.undo()
     journal.append(b'{"c":3}')
@@ -87,12 +86,12 @@ def test_a_journal_that_cannot_be_read_leaves_no_file_open(path, monkeypatch):
     monkeypatch.setattr(module.Journal, "_read", broken)
     for _ in range(3):
         with pytest.raises(OSError, match="Input/output"):
-            Journal(path)
+            Journal(path, checksums=True)
     assert len(os.listdir("/dev/fd")) == before
 
 
 def test_half_a_line_that_could_not_be_taken_back_is_before_the_next_one(path, monkeypatch, failing_disk):
-    journal = Journal(path)
+    journal = Journal(path, checksums=True)
     journal.append(b'{"a":1}')
 
     def stuck(file, size):
@@ -100,9 +99,28 @@ def test_half_a_line_that_could_not_be_taken_back_is_before_the_next_one(path, m
 
     failing_disk(OSError(5, "Input/output error"))
     monkeypatch.setattr(module.os, "ftruncate", stuck)
-    with pytest.raises(UpstreamError, match="Input/output error"):
+    with pytest.raises(OSError, match="Input/output error"):
         journal.append(b'{"b":2}')
     monkeypatch.undo()
     journal.append(b'{"c":3}')
     journal.close()
     assert (read(path).lines, read(path).broken) == ([b'{"a":1}', b'{"c":3}'], 0)
+
+
+def test_without_checksums_lines_are_as_given(path):
+    journal = Journal(path)
+    journal.append(b'{"a":1}', sync=False)
+    journal.sync()
+    journal.close()
+    assert path.read_bytes() == b'{"a":1}\n'
+    again = Journal(path)
+    again.close()
+    assert (again.lines, again.broken) == ([b'{"a":1}'], 0)
+
+
+def test_an_exclusive_journal_has_one_owner(path):
+    journal = Journal(path, exclusive=True)
+    with pytest.raises(BlockingIOError):
+        Journal(path, exclusive=True)
+    journal.close()
+    Journal(path, exclusive=True).close()
