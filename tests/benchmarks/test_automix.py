@@ -14,13 +14,13 @@ SMALL = {pair[0] for pair in automix.PAIRS}
 
 
 def _write(path: Path, *, knows: bool, n: int = 160) -> None:
-    """A small model's confidence tells whether it is right, or is a draw of its own."""
+    """A small model's confidence, one of nine, tells whether it is right, or is a draw of its own."""
     rng = np.random.default_rng(0)
     with gzip.open(path, "wt") as out:
         for i in range(n):
             models = {}
             for name in MODELS:
-                p = float(rng.uniform(0.05, 0.95))
+                p = float(rng.choice(np.linspace(0.05, 0.95, 9)))
                 right = rng.random() < (p if knows else 0.5) if name in SMALL else rng.random() < 0.95
                 cost = 1e-5 if name in SMALL else 1e-4
                 models[name] = {"ok": int(right), "conf": float(np.log(p)), "cost": cost, "ans": "x"}

@@ -71,7 +71,9 @@ def test_hindsight_is_the_upper_hull():
     assert [hull_at(points, cost) for cost in (0.5, 1.0, 2.0, 3.0, 4.0)] == pytest.approx([0.5, 0.5, 0.7, 0.9, 0.9])
 
 
-def test_with_noise_all_lose(setting):
+def test_with_noise_all_lose():
+    models = ("weak", "strong")
+    setting = prepare(made_up(240, models=models), list(models), None, 0)
     found = sweep(setting, {"low": (0.6, 0.3), "high": (2.4, 1.2)}, 0)
     for method in ("routing", "cascade", "cascade routing"):
         assert found["low"][method] > found["high"][method] + 0.02
@@ -86,7 +88,7 @@ def test_resamples_count_every_query_once_on_average():
 
 
 def test_the_command_writes_table_data_and_picture(tmp_path, monkeypatch, capsys):
-    recorded = made_up(400, models=("weak", "strong"))
+    recorded = made_up(240, models=("weak", "strong"))
 
     class Encoder:
         """A fake: vectors that say nothing."""

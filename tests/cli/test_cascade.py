@@ -45,7 +45,7 @@ def test_a_chain_is_fitted_shown_and_measured(run: Run, tmp_path: Path) -> None:
 
 
 def test_measuring_on_what_it_was_fitted_on_is_refused(run: Run, tmp_path: Path) -> None:
-    learn, out = saved(tmp_path / "a.jsonl"), str(tmp_path / "chain")
+    learn, out = saved(tmp_path / "a.jsonl", 200), str(tmp_path / "chain")
     assert run("cascade", "fit", "--data", learn, "--out", out, *FIT, "--no-cost-aware").exit_code == 0
     refused = run("cascade", "evaluate", out, "--data", learn)
     assert refused.exit_code == 2 and "fitted on these" in refused.stderr
@@ -70,12 +70,12 @@ def test_one_signal_is_calibrated_by_the_blended_curve_and_for_a_cost_by_doubt_p
 
 
 def test_a_split_and_a_probe(run: Run, tmp_path: Path) -> None:
-    learn, out = saved(tmp_path / "a.jsonl", 800), tmp_path / "chain"
+    learn, out = saved(tmp_path / "a.jsonl", 400), tmp_path / "chain"
     options = ("--split", "train", "--probe-tokens", "1", "--no-cost-aware", "--calibrator", "auto")
     done = run("cascade", "fit", "--data", learn, "--out", str(out), *FIT, *options)
     assert done.exit_code == 0, done.stderr
     body = json.loads((out / "chain.json").read_text())
-    assert body["probe_tokens"] == 1 and body["data"]["queries"] == 400
+    assert body["probe_tokens"] == 1 and body["data"]["queries"] == 200
     assert "first 1 tokens" in done.stdout
 
 
@@ -170,7 +170,7 @@ def _with_verdicts(path: Path) -> None:
 
 
 def test_figures_that_are_missing_are_told_of(run: Run, tmp_path: Path) -> None:
-    fitted = run("cascade", "fit", "--data", saved(tmp_path / "a.jsonl", 400), "--out", str(tmp_path / "c"), *FIT)
+    fitted = run("cascade", "fit", "--data", saved(tmp_path / "a.jsonl", 200), "--out", str(tmp_path / "c"), *FIT)
     assert fitted.exit_code == 0, fitted.stderr
     path = tmp_path / "c" / "chain.json"
     body = json.loads(path.read_text())

@@ -172,7 +172,9 @@ class Pomdp:
 
 def escalated(decider: Decider, p: Floats) -> NDArray[np.bool_]:
     """Which answers are not taken, shape [n]."""
-    return np.array([not decider.takes(x) for x in p.tolist()], dtype=bool)
+    values, at = np.unique(p, return_inverse=True)
+    asked: NDArray[np.bool_] = np.array([not decider.takes(x) for x in values.tolist()], dtype=bool)[at]
+    return asked
 
 
 def incremental_benefit(quality: float, cost: float, small: tuple[float, float]) -> float:
@@ -212,9 +214,10 @@ def fit_pomdp(labelled: Labelled, budget: float, bins: int = BINS) -> Pomdp:
 
     Quality is that of the model's own belief, so that 50 queries do not choose the policy twice over.
     """
-    found = [Pomdp.observed(labelled, price, bins) for price in _PRICES]
+    observed = Pomdp.observed(labelled, 0.0, bins)
+    found = [replace(observed, price=price) for price in _PRICES]
     inside = [d for d in found if labelled.means(escalated(d, labelled.p))[1] <= budget * (1 + 1e-9)]
-    return inside[0] if inside else Pomdp.observed(labelled, float("inf"), bins)
+    return inside[0] if inside else replace(observed, price=float("inf"))
 
 
 def _cuts(labelled: Labelled) -> list[float]:

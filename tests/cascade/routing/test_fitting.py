@@ -24,6 +24,16 @@ def router(train):
     return fit_routing(train, RoutingPlan(MODELS, 3e-4))
 
 
+@pytest.fixture(scope="module")
+def few():
+    """Of two models, for what needs a fit, but no good one."""
+    return made_up(240).split("train")
+
+
+def few_plan(**changed):
+    return replace(RoutingPlan(MODELS[:2], 5e-5), **changed)
+
+
 def replayed(router, recorded):
     """Every recorded query walked by the object that serves: quality and cost."""
     rng = np.random.default_rng(0)
@@ -54,10 +64,10 @@ def test_it_beats_the_best_single_models_at_the_same_cost(router, train):
     assert router.data["fell_back"] is False
 
 
-def test_the_same_data_give_the_same_router(router, train):
-    again = fit_routing(train, RoutingPlan(MODELS, 3e-4))
-    assert again.version == router.version
-    assert fit_routing(train, RoutingPlan(MODELS, 4e-4)).version != router.version
+def test_the_same_data_give_the_same_router(few):
+    once, again = (fit_routing(few, few_plan()).version for _ in range(2))
+    assert again == once
+    assert fit_routing(few, few_plan(budget_usd=6e-5)).version != once
 
 
 class FakeEncoder:
@@ -72,12 +82,12 @@ class FakeEncoder:
         return self._vectors[: len(texts)]
 
 
-def test_prompts_are_read_where_they_tell_something_and_left_alone_where_not(train, monkeypatch, tmp_path):
-    telling = np.random.default_rng(0).standard_normal((len(train), 3)) + 3 * train.ok.mean(1, keepdims=True)
-    for vectors, encoder in ((telling, "minilm"), (np.ones((len(train), 3)), None)):
+def test_prompts_are_read_where_they_tell_something_and_left_alone_where_not(few, monkeypatch, tmp_path):
+    telling = np.random.default_rng(0).standard_normal((len(few), 3)) + 3 * few.ok.mean(1, keepdims=True)
+    for vectors, encoder in ((telling, "minilm"), (np.ones((len(few), 3)), None)):
         fake = FakeEncoder(vectors)
         monkeypatch.setattr("serve_app.learning.encoder.load_encoder", lambda name, fake=fake: fake)
-        found = fit_routing(train, RoutingPlan(MODELS, 3e-4, encoder="minilm"))
+        found = fit_routing(few, few_plan(encoder="minilm"))
         assert found.encoder == encoder
         save_routing(found, tmp_path)
         assert load_routing(tmp_path).version == found.version
@@ -85,18 +95,18 @@ def test_prompts_are_read_where_they_tell_something_and_left_alone_where_not(tra
         assert (quality[1] > quality[0]) == (encoder is not None)
 
 
-def test_a_router_of_another_encoder_is_refused(train, monkeypatch, tmp_path):
-    fake = FakeEncoder(np.random.default_rng(0).standard_normal((len(train), 3)) + 3 * train.ok.mean(1, keepdims=True))
+def test_a_router_of_another_encoder_is_refused(few, monkeypatch, tmp_path):
+    fake = FakeEncoder(np.random.default_rng(0).standard_normal((len(few), 3)) + 3 * few.ok.mean(1, keepdims=True))
     monkeypatch.setattr("serve_app.learning.encoder.load_encoder", lambda name: fake)
-    save_routing(fit_routing(train, RoutingPlan(MODELS, 3e-4, encoder="minilm")), tmp_path)
+    save_routing(fit_routing(few, few_plan(encoder="minilm")), tmp_path)
     fake.digest = "another"
     with pytest.raises(ConfigError, match="made up"):
         load_routing(tmp_path)
 
 
-def test_pools_may_have_other_names(train):
-    plan = RoutingPlan(MODELS[:2], 5e-5, pools={"weak": "small", "middle": "large"})
-    assert fit_routing(train, plan).pools == ("small", "large")
+def test_pools_may_have_other_names(few):
+    plan = few_plan(pools={"weak": "small", "middle": "large"})
+    assert fit_routing(few, plan).pools == ("small", "large")
 
 
 def with_priors(recorded):
@@ -105,9 +115,9 @@ def with_priors(recorded):
     return replace(recorded, judged=judged)
 
 
-def test_answers_may_be_judged_by_a_signal(train):
-    plan = RoutingPlan(MODELS[:2], 5e-5, judge=JudgePlan(signals=(Prior(),)))
-    found = fit_routing(with_priors(train), plan)
+def test_answers_may_be_judged_by_a_signal(few):
+    plan = few_plan(judge=JudgePlan(signals=(Prior(),)))
+    found = fit_routing(with_priors(few), plan)
     assert found.signals == {"weak": Prior(), "middle": Prior()}
 
 
@@ -126,7 +136,7 @@ def test_several_signals_are_combined_for_each_pool(train):
         ({"models": ("weak", "absent")}, DataError, "absent"),
         ({"budget_usd": 0.0}, ConfigError, "above 0"),
         ({"budget_usd": float("nan")}, ConfigError, "budget"),
-        ({"budget_usd": 1e-9}, ConfigError, "kept"),
+        ({"models": MODELS[:2], "budget_usd": 1e-9}, ConfigError, "kept"),
         ({"pools": {"weak": "a", "middle": "a"}}, ConfigError, "one pool"),
     ],
 )
