@@ -203,5 +203,5 @@ def test_models_that_would_guess_or_break_are_refused(folders, tmp_path):
 
 def test_without_the_libraries_the_mend_is_told(folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(DependencyError, match=r"pip install 'jethro\[train\]'"):
+    with pytest.raises(DependencyError, match=r'pip install "jethro\[train\]"'):
         get_metric("bartscore", model=folders["t5"])

@@ -63,5 +63,5 @@ async def test_other_scripts_need_other_tokens():
 
 def test_without_the_library_the_mend_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "rouge_score", None)
-    with pytest.raises(DependencyError, match=r"pip install 'jethro\[train\]'"):
+    with pytest.raises(DependencyError, match=r'pip install "jethro\[train\]"'):
         get_metric("rouge_l")
