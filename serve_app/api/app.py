@@ -1,4 +1,4 @@
-"""The HTTP API as one ASGI app over Services: routes, edge, errors, description."""
+"""The HTTP API as one ASGI app over Services: routes, middleware, errors, description."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,8 +14,8 @@ from starlette.types import ASGIApp
 
 from serve_app.api import openapi as docs
 from serve_app.api import shapes
-from serve_app.api.completions import Exchange
-from serve_app.api.middleware import Edge
+from serve_app.api.completions import CompletionHandler
+from serve_app.api.middleware import GatewayMiddleware
 from serve_app.api.openapi import Content, Operation
 from serve_app.api.query import chat_request, completion_request
 from serve_app.api.reply import INTERNAL, error_headers
@@ -33,29 +33,29 @@ _ERRORS: Final = (400, 404, 413, 429, 500, 502, 503, 504)
 def build_app(services: Services) -> Starlette:
     """The whole API. The caller starts and closes the services; the app does neither."""
     hot: dict[str, ASGIApp] = {
-        CHAT: Exchange(services, "chat", chat_request),
-        COMPLETIONS: Exchange(services, "completions", completion_request),
+        CHAT: CompletionHandler(services, "chat", chat_request),
+        COMPLETIONS: CompletionHandler(services, "completions", completion_request),
     }
     operations = [*_answering(hot), *Routes(services).operations(), *StreamRoutes(services).operations()]
     if services.config.server.expose_docs:
         operations += docs.operations(operations, services.config.limits, keys=bool(services.keys))
     open_paths = frozenset(o.path for o in operations if o.open)
-    edge = partial(Edge, services=services, hot=hot, open_paths=open_paths)
-    return _Api([o.route() for o in operations], edge)
+    middleware = partial(GatewayMiddleware, services=services, hot=hot, open_paths=open_paths)
+    return _Api([o.route() for o in operations], middleware)
 
 
 class _Api(Starlette):
-    """Starlette with the Edge around everything, its own error layer too, which would wrap every `send` otherwise."""
+    """Starlette inside GatewayMiddleware, its error layer included, which would wrap every `send` otherwise."""
 
-    def __init__(self, routes: Sequence[Route], edge: Callable[[ASGIApp], ASGIApp]) -> None:
+    def __init__(self, routes: Sequence[Route], middleware: Callable[[ASGIApp], ASGIApp]) -> None:
         handlers = {JethroError: _jethro_error, HTTPException: _http_error, Exception: _internal_error}
         super().__init__(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
         self.router.redirect_slashes = False
-        self._edge = edge
+        self._outermost = middleware
 
     def build_middleware_stack(self) -> ASGIApp:
-        """The Edge, then Starlette's own."""
-        return self._edge(super().build_middleware_stack())
+        """GatewayMiddleware, then Starlette's own."""
+        return self._outermost(super().build_middleware_stack())
 
 
 def _answering(hot: dict[str, ASGIApp]) -> list[Operation]:
@@ -85,7 +85,7 @@ def _answering(hot: dict[str, ASGIApp]) -> list[Operation]:
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
-    """Starlette raises the error again afterwards, and the Edge logs it."""
+    """Starlette raises the error again afterwards, and GatewayMiddleware logs it."""
     return _error_response(JethroError(INTERNAL))
 
 

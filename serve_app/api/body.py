@@ -1,7 +1,7 @@
 """Reads a request's body within its limit, and reads JSON strictly.
 
-Strict: UTF-8 only, no duplicate keys at any level, no NaN or Infinity, no text that cannot be sent on as UTF-8, and
-the top is an object. Python's own parser does it, since it alone lets us see a key given twice.
+Strict: UTF-8 only, no duplicate keys at any level, no NaN or Infinity, no text that is not valid UTF-8, and the top
+is an object. Uses Python's own parser, the only one that shows duplicate keys.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from starlette.types import Receive, Scope
 from serve_app.errors import BodyTooLarge, RequestError
 
 _BODY_S: Final = 30.0
-"""Longest wait for a whole body; a caller that drips holds nothing but its connection for so long."""
+"""Longest wait for a whole body; a slow caller holds only its connection meanwhile."""
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The body, at most `limit` bytes, whatever its content-length says.
+    """The body, at most `limit` bytes, regardless of its content-length.
 
-    Raises BodyTooLarge (before reading on), RequestError for a body that is not plain JSON by its headers or comes
-    too slowly, ClientDisconnect if the caller goes away meanwhile.
+    Raises BodyTooLarge (before reading more), RequestError for a body that is not plain JSON by its headers or arrives
+    too slowly, ClientDisconnect if the caller disconnects.
     """
     _check_headers(scope, limit)
     try:
@@ -63,7 +63,7 @@ def _check_headers(scope: Scope, limit: int) -> None:
             raise RequestError("Compressed bodies are not supported: send the JSON as it is.", code="invalid_encoding")
     if length.isdigit() and (len(length) > 15 or int(length) > limit):
         raise _too_large(limit)
-    # Also keeps web pages out: a browser asks first before it sends this type across origins.
+    # Also keeps web pages out: a browser needs a preflight to send this type across origins.
     if content_type != b"application/json" and content_type.split(b";")[0].strip().lower() != b"application/json":
         raise RequestError("Set the header content-type: application/json.", code="invalid_content_type")
 
@@ -108,7 +108,7 @@ def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as e:
         raise RequestError(
-            "The body holds half of a surrogate pair (such as \\ud800): it stands for no character.",
+            "The body holds half of a surrogate pair (such as \\ud800): it encodes no character.",
             code="invalid_utf8",
         ) from e
     except RecursionError as e:
@@ -125,5 +125,5 @@ def _quoted(key: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """A caller's text for an error message: short, and sayable in UTF-8."""
+    """A caller's text for an error message: short, and valid UTF-8."""
     return text.encode("utf-8", "replace").decode()[:100]

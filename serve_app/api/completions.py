@@ -1,9 +1,7 @@
-"""One request to a strategy and its answer to the caller: the hot path, on raw ASGI.
+"""The two completion routes, on raw ASGI: one request to a strategy and its answer to the caller. The hot path.
 
-The response starts when the strategy's Decision is there, so errors before it have their true status. A caller who
-goes away, or a deadline, closes the strategy's iterator at once and with it every model call.
-
-Cuts a request off when its caller goes away or its deadline passes.
+The response starts with the strategy's Decision, so that errors before it have their true status. When the caller
+disconnects or the deadline passes, the strategy's iterator is closed at once, and with it every model call.
 """
 
 import asyncio
@@ -18,8 +16,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.body import parse_object, read_body
-from serve_app.api.caller import CALLER, Caller, Ids
-from serve_app.api.query import Asked
+from serve_app.api.middleware import CALLER, Caller, Ids
+from serve_app.api.query import ParsedRequest
 from serve_app.api.reply import (
     INTERNAL,
     Headers,
@@ -45,11 +43,11 @@ from serve_app.wire.frames import Answer, Call, Frame
 logger = logging.getLogger("jethro.api")
 
 _WATCH_AFTER_S: Final = 0.005
-"""A request that is over sooner needs no watch; a task for each would be a tenth of its cost."""
+"""A request that ends sooner needs no watch for the disconnect; a task for each would be a tenth of its cost."""
 
 
 class CallerGone(Exception):
-    """The caller closed the connection; nobody is left to answer."""
+    """The caller closed the connection."""
 
 
 class DeadlinePassed(Exception):
@@ -57,10 +55,10 @@ class DeadlinePassed(Exception):
 
 
 class Interrupt:
-    """Async context: its body is cancelled by a disconnect or at a deadline, and ends as CallerGone or DeadlinePassed.
+    """Async context that cancels its body on a disconnect or at a deadline, and raises CallerGone or DeadlinePassed.
 
-    The request's body must have been read before, since what `receive` gives next is taken as the disconnect. A
-    cancellation from elsewhere (the server stops, Ray Serve saw the disconnect first) passes through untouched.
+    Read the request's body before: the next message from `receive` counts as the disconnect. A cancellation from
+    outside (the server stops, or Ray Serve saw the disconnect first) passes through untouched.
     """
 
     def __init__(self, receive: Receive, timeout_s: float) -> None:
@@ -75,7 +73,7 @@ class Interrupt:
         loop = asyncio.get_running_loop()
         self._watch: asyncio.Task[None] | None = None
         self._deadline_s = loop.time() + self._timeout_s
-        # One timer at a time: most requests are over before the watch begins, and never need that of the deadline.
+        # One timer at a time: most requests end before the watch begins, and never need the one of the deadline.
         if self._timeout_s > _WATCH_AFTER_S:
             self._timer = loop.call_later(_WATCH_AFTER_S, self._start_watch, loop)
         else:
@@ -111,18 +109,18 @@ class Interrupt:
             self._task.cancel()
 
 
-Read = Callable[[dict[str, Any], LimitsConfig, str | None], Asked]
+Read = Callable[[dict[str, Any], LimitsConfig, str | None], ParsedRequest]
 _EVENT_STREAM: Final[Headers] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-_LAST_WORD_S: Final = 2.0
+_LAST_EVENT_S: Final = 2.0
 """Longest wait for a caller to take the error event of a stream that broke."""
 
 
-class Exchange:
-    """The ASGI app of one hot route. `read` turns a body into what is asked."""
+class CompletionHandler:
+    """The ASGI app of one hot route. `read` checks a body and parses it into a request."""
 
     def __init__(self, services: Services, endpoint: Endpoint, read: Read) -> None:
         self._services = services
@@ -132,22 +130,26 @@ class Exchange:
         self._retry_after_s = services.config.gateway.retry_after_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. The Edge has put the Caller into the scope."""
+        """Answer one request. GatewayMiddleware has put the Caller into the scope."""
         services, started = self._services, monotonic()
         caller: Caller = scope[CALLER]
         record = RequestRecord(caller.request_id, self._endpoint, time(), tenant=caller.tenant)
-        answering = _Answering(services, record, started, send)
+        response = _Response(record, started, send)
         services.recorder.started()
         services.demand.arrived()
         try:
-            await self._placed(scope, receive, answering)
+            self._enter(caller.tenant)
+            try:
+                await self._answer(scope, receive, response)
+            finally:
+                services.limiter.leave(caller.tenant)
         except (CallerGone, ClientDisconnect):
             record.status, record.http_status = "cancelled", 499
         except JethroError as error:
-            await answering.fail(error, self._retry_after_s)
+            await response.fail(error, self._retry_after_s)
         except Exception:
             logger.exception("request %s failed", record.request_id)
-            await answering.fail(JethroError(INTERNAL), 1)
+            await response.fail(JethroError(INTERNAL), 1)
         except BaseException:  # cancelled from outside
             record.status, record.http_status = "cancelled", 499
             raise
@@ -155,47 +157,41 @@ class Exchange:
             record.latency_ms = (monotonic() - started) * 1e3
             services.settle(record)
 
-    async def _placed(self, scope: Scope, receive: Receive, answering: "_Answering") -> None:
-        """Answer within the tenant's share of this Gateway. Raises Overloaded."""
-        services, tenant = self._services, answering.record.tenant
+    def _enter(self, tenant: str | None) -> None:
+        """Take a slot within the tenant's share of this Gateway. Raises Overloaded."""
         try:
-            services.places.enter(tenant)
+            self._services.limiter.enter(tenant)
         except JethroError:
-            services.demand.refused()
+            self._services.demand.refused()
             raise
-        try:
-            await self._answer(scope, receive, answering)
-        finally:
-            services.places.leave(tenant)
 
-    async def _answer(self, scope: Scope, receive: Receive, answering: "_Answering") -> None:
-        services, record = self._services, answering.record
+    async def _answer(self, scope: Scope, receive: Receive, response: "_Response") -> None:
+        services, record = self._services, response.record
         limits = services.config.limits
         body = await read_body(scope, receive, limits.body_bytes)
-        asked = self._read(parse_object(body), limits, record.tenant)
-        record.model, record.stream = asked.model, asked.stream
+        request = self._read(parse_object(body), limits, record.tenant)
+        record.model, record.stream = request.model, request.stream
         if services.config.store.keep_prompts:
-            record.prompt = asked.query.text
-        strategy = services.catalogue.resolve(asked.model)
-        answering.parsed()
-        call = Call(
-            self._ids.new(), record.request_id, int(record.created_s), answering.started + limits.request_timeout_s
-        )
-        context = Context(call, asked.stream, services.demand)
+            record.prompt = request.query.text
+        strategy = services.catalogue.resolve(request.model)
+        response.parsed()
+        deadline_s = response.started + limits.request_timeout_s
+        call = Call(self._ids.new(), record.request_id, int(record.created_s), deadline_s)
+        context = Context(call, request.stream, services.demand)
         try:
-            events = strategy.run(asked.query, context)
+            events = strategy.run(request.query, context)
             async with Interrupt(receive, limits.request_timeout_s), aclosing(events):
-                await answering.relay(events, asked)
+                await response.relay(events, request)
         except DeadlinePassed:
             raise DeadlineExceeded(f"No whole answer within {limits.request_timeout_s:g} s.") from None
         finally:
             record.steps = record.steps or context.ledger.standing()
 
 
-class _Answering:
-    """What has been sent of one answer, and how to go on."""
+class _Response:
+    """The response to one request, as far as it has been sent."""
 
-    def __init__(self, services: Services, record: RequestRecord, started: float, send: Send) -> None:
+    def __init__(self, record: RequestRecord, started: float, send: Send) -> None:
         self.record = record
         self.started = started
         self._send = send
@@ -208,40 +204,42 @@ class _Answering:
         self._parsed_at = monotonic()
         self.record.parse_ms = (self._parsed_at - self.started) * 1e3
 
-    async def relay(self, events: AsyncIterator[Event], asked: Asked) -> None:
-        """Everything a strategy tells, to the caller."""
-        finalizer = StreamFinalizer(asked.include_usage)
-        decision: Decision | None = None
+    async def relay(self, events: AsyncIterator[Event], request: ParsedRequest) -> None:
+        """Send the events of a strategy to the caller."""
+        record, finalizer = self.record, StreamFinalizer(request.include_usage)
         answer: Answer | None = None
         async for event in events:
             if isinstance(event, Frame):
-                await self._piece(finalizer.passed(event))
+                if record.ttft_ms is None:
+                    record.ttft_ms = self._elapsed_ms()
+                data = finalizer.passed(event)
+                if data:
+                    await self._send({"type": "http.response.body", "body": data, "more_body": True})
             elif isinstance(event, Decision):
-                decision = event
                 self._decided(event)
-                if asked.stream:
+                if request.stream:
                     await self._begin_stream()
             elif isinstance(event, Answer):
                 answer = event
             elif isinstance(event, Spent):
-                self.record.steps = event.steps
-        if decision is None:
+                record.steps = event.steps
+        if record.decision is None:
             raise UpstreamError("The strategy ended without a decision.")
-        if asked.stream:
-            record = self.record
-            await self._end_stream(finalizer.end(jethro_object(decision, record), record.usage_to_show))
+        if request.stream:
+            last = finalizer.end(jethro_object(record.decision, record), record.usage_to_show)
+            await self._send({"type": "http.response.body", "body": last})
         elif answer is None:
             raise UpstreamError("The strategy ended without an answer.")
         else:
-            body = with_usage(answer.body, self.record.usage_to_show)
-            await self._whole(spliced(body, jethro_object(decision, self.record)))
+            body = with_usage(answer.body, record.usage_to_show)
+            await self._send_whole(spliced(body, jethro_object(record.decision, record)))
 
     async def fail(self, error: JethroError, retry_after_s: float) -> None:
         """An error: with its true status if nothing was sent yet, else as the stream's last event."""
         self.record.status, self.record.error_code = "failed", error.code
         if self._begun:
-            with suppress(TimeoutError):  # who does not read does not get it; the server then closes the connection
-                async with asyncio.timeout(_LAST_WORD_S):
+            with suppress(TimeoutError):  # a caller who does not read misses it; the server then closes the connection
+                async with asyncio.timeout(_LAST_EVENT_S):
                     await self._send({"type": "http.response.body", "body": error_event(error)})
         else:
             self.record.http_status = error.status
@@ -263,16 +261,7 @@ class _Answering:
         headers = [*_EVENT_STREAM, *self._headers]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
-    async def _piece(self, data: bytes) -> None:
-        if self.record.ttft_ms is None:
-            self.record.ttft_ms = self._elapsed_ms()
-        if data:
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def _end_stream(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data})
-
-    async def _whole(self, body: bytes) -> None:
+    async def _send_whole(self, body: bytes) -> None:
         record = self.record
         record.ttft_ms = self._elapsed_ms()
         self._headers += spent_headers(record)

@@ -1,23 +1,107 @@
-"""The outermost layer, plain ASGI: request id, keys, the short way to the hot routes, and the last resort for errors.
+"""The outermost layer, plain ASGI: request id, bearer keys, the short way to the hot routes, and errors of last resort.
 
-Headers that begin with x-jethro- are ours alone: nothing here or below reads a caller's.
+Headers that begin with x-jethro- belong to the server: a caller's are never read.
 """
 
+import hashlib
+import hmac
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
 
 from starlette._utils import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.caller import CALLER, Caller, Ids, Keys, request_id
 from serve_app.api.reply import INTERNAL, Headers, send_error
-from serve_app.errors import JethroError
+from serve_app.errors import AuthenticationFailed, JethroError
 from serve_app.gateway.services import Services
 
 logger = logging.getLogger("jethro.api")
 
+CALLER: Final = "jethro.caller"
+_LONGEST_ID = 128
 
-class Edge:
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The sender of a request; `tenant` is None without keys or on an open route."""
+
+    request_id: str
+    tenant: str | None
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The caller's x-request-id if it is short visible ASCII."""
+    for name, value in headers:
+        if name == b"x-request-id":
+            if 0 < len(value) <= _LONGEST_ID and value.isascii():
+                text = value.decode("ascii")
+                if text.isprintable() and " " not in text:
+                    return text
+            break
+    return None
+
+
+_BYTES: Final = 12
+_AT_ONCE: Final = 256
+
+
+class Ids:
+    """Makes unguessable ids of 24 hexadecimal digits, a few hundred per system call. For one thread."""
+
+    def __init__(self) -> None:
+        self._digits = ""
+        self._at = 0
+
+    def new(self) -> str:
+        """An unguessable id."""
+        if self._at == len(self._digits):
+            self._digits, self._at = os.urandom(_BYTES * _AT_ONCE).hex(), 0
+        start, self._at = self._at, self._at + 2 * _BYTES
+        return self._digits[start : self._at]
+
+
+class Keys:
+    """Bearer keys, kept as digests. Every key is compared at every request, in constant time."""
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        """`keys` maps tenant to key."""
+        self._digests = [(tenant, _digest(key.encode())) for tenant, key in keys.items()]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def tenant(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        """The tenant of a request by its ASGI headers; None if there are no keys. Raises AuthenticationFailed."""
+        if not self._digests:
+            return None
+        given = _digest(_bearer(headers))
+        found: str | None = None
+        for tenant, digest in self._digests:
+            if hmac.compare_digest(digest, given):
+                found = tenant
+        if found is None:
+            raise AuthenticationFailed("Incorrect API key: send a valid one as `Authorization: Bearer <key>`.")
+        return found
+
+
+def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, key = value.partition(b" ")
+            if scheme.lower() == b"bearer" and key.strip():
+                return key.strip()
+    raise AuthenticationFailed("No API key given: send it as `Authorization: Bearer <key>`.", code="missing_api_key")
+
+
+def _digest(key: bytes) -> bytes:
+    """Of equal length for every key, so that a comparison reveals nothing about it."""
+    return hashlib.sha256(key).digest()
+
+
+class GatewayMiddleware:
     """Wraps `app`. `hot` maps paths of POST routes to their ASGI apps; paths in `open_paths` need no key."""
 
     def __init__(
@@ -31,7 +115,7 @@ class Edge:
         self._open = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request on, or refuse it."""
+        """Forward one request, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -51,7 +135,7 @@ class Edge:
             await self._cold(scope, receive, send, id_)
 
     async def _cold(self, scope: Scope, receive: Receive, send: Send, id_: str) -> None:
-        """The other routes; the id is added to their responses."""
+        """The other routes; adds the id to their responses."""
         begun = False
         ours: Headers = [(b"x-request-id", id_.encode())]
 

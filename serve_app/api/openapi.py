@@ -1,10 +1,6 @@
-"""Writes the OpenAPI 3.1 document from the operations and the request models.
+"""The OpenAPI 3.1 document, made from the operations (a route with its description) and the request models.
 
-One route with its description, so that what runs and what the OpenAPI document says cannot drift apart.
-
-Writes the operator's limits into the JSON schemas of the requests, so that the description says what holds here.
-
-/openapi.json and /docs: a page that needs nothing from the network but the document itself.
+The operator's limits are written into the requests' schemas. /docs is a page that loads only this document.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,19 +27,24 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a status without an error object carries: JSON schema, meaning and media type."""
+    """The content of a success status: JSON schema, meaning and media type."""
 
     schema: dict[str, Any]
     description: str = "OK"
     media_type: str = "application/json"
 
 
+def answers(schema: dict[str, Any]) -> dict[int, tuple[Content, ...]]:
+    """The one success of an operation: status 200 with JSON of this schema."""
+    return {200: (Content(schema),)}
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """A method on a path, run by a handler or, on the hot path, by an ASGI app (any object that is not a function).
 
-    `ok` maps statuses to what they carry, `errors` lists the statuses that carry the error object. `parameters`
-    describes the path's parameters. `open`: no key is needed.
+    `ok` maps statuses to their content, `errors` lists the statuses with the error object. `parameters` describes the
+    path's parameters. `open`: no key is needed.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]

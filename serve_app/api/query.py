@@ -1,10 +1,7 @@
-"""From a caller's JSON to a Query, with the operator's bounds checked: n, stop, tokens, messages, tools.
+"""From a caller's JSON to a Query, with the operator's limits checked: n, stop, tokens, messages, tools.
 
-Turns Pydantic's errors into OpenAI's: one sentence, the path of the parameter, a code.
-
-OpenAI's parameters that cannot be honoured here, each with the values that ask for nothing and may pass.
-
-A parameter that is not OpenAI's at all is left to the schema, which refuses it as unknown.
+Pydantic's errors become OpenAI's: one sentence, the path of the parameter, a code. A parameter of OpenAI's that is not
+supported passes only with a value that changes nothing; the schema refuses other parameters as unknown.
 """
 
 import difflib
@@ -29,10 +26,10 @@ _CODES = {
 
 
 def refused(error: ValidationError, body: Any, model: type[BaseModel]) -> RequestError:
-    """The caller's error for what `model` found wrong with `body`.
+    """The caller's error for the first of the faults that `model` found in `body`.
 
-    Of several it is a part that is no text, else the one deepest in the body, and an unknown key before one that is
-    missing (`Model` for `model`).
+    A part that is not text comes first, then the fault deepest in the body, and an unknown key before a missing one
+    (`Model` for `model`).
     """
     found = [(_path(e, body), e) for e in error.errors(include_url=False)]
     path, worst = max(found, key=_weight)
@@ -57,7 +54,7 @@ def _is_media(path: tuple[str | int, ...], error: ErrorDetails) -> bool:
 
 
 def _path(error: ErrorDetails, body: Any) -> tuple[str | int, ...]:
-    """The error's way through the body, without the names of union members that Pydantic puts between."""
+    """The error's path in the body, without the names of union members that Pydantic inserts."""
     at: Any = body
     path: list[str | int] = []
     for step in error["loc"]:
@@ -84,9 +81,7 @@ def _unknown(param: str | None, name: str, model: type[BaseModel]) -> str:
 
 
 def _sentence(param: str | None, error: ErrorDetails) -> str:
-    if error["type"] == "missing":
-        return f"Missing required parameter: {param}."
-    if error["type"] == "union_tag_not_found":
+    if error["type"] in ("missing", "union_tag_not_found"):
         return f"Missing required parameter: {param}."
     if error["type"] == "union_tag_invalid":
         return f"{param}: {_short(error['ctx']['tag'])} is not one of {error['ctx']['expected_tags']}."
@@ -129,7 +124,7 @@ UNSUPPORTED: Final[Mapping[str, Mapping[str, tuple[Any, ...]]]] = {"chat": _CHAT
 
 
 def drop_unsupported(body: dict[str, Any], endpoint: str) -> None:
-    """Take the harmless ones out of `body`. Raises UnsupportedParameter naming the first that asks for something."""
+    """Remove the harmless ones from `body`. Raises UnsupportedParameter for the first that would change the answer."""
     table = UNSUPPORTED[endpoint]
     for name in table.keys() & body.keys():
         value = body.pop(name)
@@ -143,8 +138,8 @@ _COMPLETION_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A checked request: what is asked of which model, and how the answer is to be sent."""
+class ParsedRequest:
+    """A checked request: the query, the model, and how to send the answer."""
 
     model: str
     query: Query
@@ -152,11 +147,12 @@ class Asked:
     include_usage: bool
 
 
-def chat_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None) -> Asked:
+def chat_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None) -> ParsedRequest:
     """A body of /v1/chat/completions. Raises RequestError naming the parameter."""
     drop_unsupported(body, "chat")
     r = check(ChatRequest, body)
-    _at_most(len(r.messages), limits.messages, "messages", "messages")
+    if len(r.messages) > limits.messages:
+        raise _too_many(len(r.messages), limits.messages, "messages", "messages")
     _check_tools(r, limits)
     if r.top_logprobs is not None and not r.logprobs:
         raise RequestError("top_logprobs: needs logprobs to be true.", param="top_logprobs", code="invalid_value")
@@ -175,10 +171,10 @@ def chat_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None)
         tenant=tenant,
         extra={"parallel_tool_calls": False} if r.parallel_tool_calls is False and tools else {},
     )
-    return _asked(r, query)
+    return _parsed(r, query)
 
 
-def completion_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None) -> Asked:
+def completion_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None) -> ParsedRequest:
     """A body of /v1/completions. Raises RequestError naming the parameter."""
     if isinstance(body.get("prompt"), list):
         _one_text_prompt(body["prompt"])
@@ -188,7 +184,7 @@ def completion_request(body: dict[str, Any], limits: LimitsConfig, tenant: str |
     max_tokens = r.max_tokens if r.max_tokens is not None else min(_COMPLETION_TOKENS, limits.max_tokens)
     sampling = _sampling(r, limits, max_tokens, r.logprobs is not None, r.logprobs or 0)
     query = Query((Message("user", prompt),), sampling, endpoint="completions", user=r.user, tenant=tenant)
-    return _asked(r, query)
+    return _parsed(r, query)
 
 
 def check(model: type[M], body: dict[str, Any]) -> M:
@@ -199,13 +195,13 @@ def check(model: type[M], body: dict[str, Any]) -> M:
         raise refused(e, body, model) from None
 
 
-def _asked(r: ChatRequest | CompletionRequest, query: Query) -> Asked:
+def _parsed(r: ChatRequest | CompletionRequest, query: Query) -> ParsedRequest:
     if r.stream_options is not None and not r.stream:
         raise RequestError(
             "stream_options: only allowed with stream set to true.", param="stream_options", code="invalid_value"
         )
     include_usage = r.stream_options is not None and bool(r.stream_options.include_usage)
-    return Asked(r.model, query, bool(r.stream), include_usage)
+    return ParsedRequest(r.model, query, bool(r.stream), include_usage)
 
 
 def _sampling(
@@ -213,12 +209,18 @@ def _sampling(
 ) -> Sampling:
     stop = () if r.stop is None else (r.stop,) if isinstance(r.stop, str) else tuple(r.stop)
     n = 1 if r.n is None else r.n
-    _at_most(n, limits.n, "n", "choices")
-    _at_most(max_tokens or 0, limits.max_tokens, "max_tokens", "tokens")
-    _at_most(len(stop), limits.stop, "stop", "sequences")
+    if n > limits.n:
+        raise _too_many(n, limits.n, "n", "choices")
+    if max_tokens is not None and max_tokens > limits.max_tokens:
+        raise _too_many(max_tokens, limits.max_tokens, "max_tokens", "tokens")
+    if len(stop) > limits.stop:
+        raise _too_many(len(stop), limits.stop, "stop", "sequences")
     for sequence in stop:
-        _at_most(len(sequence), limits.stop_chars, "stop", "characters in a sequence")
-    _at_most(top, limits.top_logprobs, "top_logprobs" if r.__class__ is ChatRequest else "logprobs", "alternatives")
+        if len(sequence) > limits.stop_chars:
+            raise _too_many(len(sequence), limits.stop_chars, "stop", "characters in a sequence")
+    if top > limits.top_logprobs:
+        param = "top_logprobs" if r.__class__ is ChatRequest else "logprobs"
+        raise _too_many(top, limits.top_logprobs, param, "alternatives")
     return Sampling(
         max_tokens=max_tokens,
         temperature=1.0 if r.temperature is None else float(r.temperature),
@@ -237,7 +239,7 @@ def _max_tokens(r: ChatRequest) -> int | None:
     old, new = r.max_tokens, r.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise RequestError(
-            f"max_tokens ({old}) and max_completion_tokens ({new}) differ: give one of them.",
+            f"max_tokens ({old}) and max_completion_tokens ({new}) differ: set one of them.",
             param="max_tokens",
             code="invalid_value",
         )
@@ -248,7 +250,8 @@ def _check_tools(r: ChatRequest, limits: LimitsConfig) -> None:
     tools = r.tools or []
     if not tools and r.tool_choice in (None, "none", "auto"):
         return
-    _at_most(len(tools), limits.tools, "tools", "tools")
+    if len(tools) > limits.tools:
+        raise _too_many(len(tools), limits.tools, "tools", "tools")
     names = [t.function.name for t in tools]
     if len(set(names)) < len(names):
         raise RequestError("tools: two functions have the same name.", param="tools", code="invalid_value")
@@ -264,12 +267,11 @@ def _one_text_prompt(prompt: list[Any]) -> None:
         raise RequestError("prompt: token ids are not supported, send text.", param="prompt", code="invalid_value")
     if len(prompt) > 1:
         raise RequestError(
-            "prompt: one prompt a request; send the others in requests of their own.",
+            "prompt: one prompt a request; send the others as separate requests.",
             param="prompt",
             code="invalid_value",
         )
 
 
-def _at_most(value: int, limit: int, param: str, what: str) -> None:
-    if value > limit:
-        raise RequestError(f"{param}: at most {limit} {what}, got {value}.", param=param, code="invalid_value")
+def _too_many(value: int, limit: int, param: str, what: str) -> RequestError:
+    return RequestError(f"{param}: at most {limit} {what}, got {value}.", param=param, code="invalid_value")

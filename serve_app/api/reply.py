@@ -1,6 +1,6 @@
-"""Sends responses as raw ASGI messages: JSON, OpenAI's error object, and the headers every response carries.
+"""Responses as raw ASGI messages: JSON, OpenAI's error object, and how a decision is shown to the caller.
 
-How a decision is shown to the caller: response headers, and the `jethro` object in the body.
+A decision is shown in response headers and in the body's `jethro` object, made from its declaration.
 """
 
 import math
@@ -17,7 +17,7 @@ from serve_app.store.base import RequestRecord
 from serve_app.types import DECISION_FIELDS, Decision, Usage
 
 Headers = list[tuple[bytes, bytes]]
-INTERNAL: Final = "Internal error; the log knows more under this request id."
+INTERNAL: Final = "Internal error; see the log for this request id."
 JSON: Final = (b"content-type", b"application/json")
 
 
@@ -46,12 +46,12 @@ def error_headers(error: JethroError, retry_after_s: float) -> Headers:
     if isinstance(error, AuthenticationFailed):
         return [(b"www-authenticate", b"Bearer")]
     if isinstance(error, BodyTooLarge):
-        return [(b"connection", b"close")]  # the rest of the body is not read
+        return [(b"connection", b"close")]  # the remaining body is not read
     return []
 
 
 def error_event(error: JethroError) -> bytes:
-    """The one SSE event that ends a stream which broke after its first byte."""
+    """The SSE event that ends a stream which broke after its first byte."""
     return b"data: " + orjson.dumps(error.body()) + b"\n\n"
 
 
@@ -78,7 +78,7 @@ def decision_headers(decision: Decision) -> Headers:
 
 
 def timing_headers(record: RequestRecord, elapsed_ms: float) -> Headers:
-    """Milliseconds spent until now: in reading and checking, in the decision, in the pool, and altogether."""
+    """Milliseconds until now: for parsing, for the decision, in the pool, and in total."""
     timing = b"parse;dur=%.3f, decide;dur=%.3f, pool;dur=%.3f, total;dur=%.3f" % (
         record.parse_ms or 0.0,
         record.decide_ms or 0.0,
@@ -99,7 +99,7 @@ def jethro_object(decision: Decision, record: RequestRecord) -> bytes:
 
 
 def spent_headers(record: RequestRecord) -> Headers:
-    """What the answer cost, and what of it was wasted; known when it is whole."""
+    """Cost of the whole answer, and the wasted part of it."""
     headers = [(b"x-jethro-cost-usd", b"%.6g" % record.cost_usd)]
     wasted = record.wasted
     if wasted.total_tokens:
@@ -109,7 +109,7 @@ def spent_headers(record: RequestRecord) -> Headers:
 
 
 def with_usage(body: bytes, usage: Usage | None) -> bytes:
-    """`body`, a JSON object with OpenAI's usage, counting `usage` instead of its own; None: as it is."""
+    """`body`, a JSON object with OpenAI's usage, with `usage` instead of its own; None: unchanged."""
     return body if usage is None else orjson.dumps({**orjson.loads(body), "usage": usage.to_openai()})
 
 

@@ -1,10 +1,7 @@
-"""The routes beside the two hot ones: models, decisions, feedback, health, metrics.
-
-What a caller's feedback says, checked against the decision that it is about.
-"""
+"""The routes other than completions and streams: models, decisions, feedback, health, metrics."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from ipaddress import ip_address
 from time import monotonic, time
 from typing import Any
@@ -14,24 +11,25 @@ from starlette.responses import Response
 
 from serve_app.api import shapes
 from serve_app.api.body import parse_object, read_body
-from serve_app.api.caller import CALLER, Caller, Ids
-from serve_app.api.openapi import Content, Operation
+from serve_app.api.middleware import CALLER, Caller, Ids
+from serve_app.api.openapi import Content, Operation, answers
 from serve_app.api.query import chat_request, check
 from serve_app.api.reply import decision_json, json_response
 from serve_app.api.schemas import ChatRequest, FeedbackRequest
 from serve_app.errors import ModelNotFound, NotFound, RequestError
-from serve_app.gateway.services import ModelEntry, Services
+from serve_app.gateway.catalogue import ModelEntry
+from serve_app.gateway.services import Services
 from serve_app.store.base import TIE, Feedback, RequestRecord
 from serve_app.streams.base import PREFIX
 
 _COUNTERPART = {"small": "large", "large": "small"}
-"""Whose answer is meant where the caller does not say: the two pools that must exist are compared with each other."""
+"""The pool compared with by default: the two required pools are compared with each other."""
 
 
-def judgement(given: FeedbackRequest, pool: str | None, pools: Collection[str]) -> Feedback:
-    """The feedback to store, with the pool compared with filled in.
+def checked_feedback(given: FeedbackRequest, pool: str | None, pools: Collection[str]) -> Feedback:
+    """The feedback to store, with the name of the pool compared with.
 
-    `pool` is the decision's, needed where `given` prefers one. Raises RequestError naming the parameter.
+    `pool` is the decision's, required where `given` prefers one. Raises RequestError naming the parameter.
     """
     if given.score is None and given.preferred is None:
         raise RequestError("Give score, preferred or both.", param="score", code="missing_required_parameter")
@@ -59,14 +57,6 @@ def _invalid(param: str, why: str) -> RequestError:
 _DECISION_ID = {"decision_id": "The id in x-jethro-decision-id or in the `jethro` object."}
 
 
-@dataclass(frozen=True, slots=True)
-class _Unlisted:
-    """A name that works but is not listed."""
-
-    id: str
-    description: str = "router with a threshold of your own"
-
-
 class Routes:
     """Handlers over the services."""
 
@@ -92,8 +82,8 @@ class Routes:
                 return json_response(self._model(entry))
         if name.startswith(PREFIX):
             raise ModelNotFound(f"The model {name[:100]!r} does not exist.", param="model")
-        self._services.catalogue.resolve(name)  # a name that need not be listed, such as router-NAME-THRESHOLD
-        return json_response(self._model(_Unlisted(name)))
+        self._services.catalogue.resolve(name)  # unlisted, such as router-NAME-THRESHOLD
+        return json_response(self._model(ModelEntry(name, "router with a threshold of your own")))
 
     def _listed(self, request: Request) -> list[ModelEntry]:
         """All names but those of other tenants' streams."""
@@ -101,39 +91,39 @@ class Routes:
         return [e for e in self._services.catalogue.models() if streams is None or streams.shown(e.id, tenant)]
 
     async def route(self, request: Request) -> Response:
-        """The decision that a chat request would get, no model asked."""
+        """The decision that a chat request would get, without calling a model."""
         services, caller, started = self._services, _caller(request), monotonic()
         body = await read_body(request.scope, request.receive, services.config.limits.body_bytes)
-        asked = chat_request(parse_object(body), services.config.limits, caller.tenant)
+        parsed = chat_request(parse_object(body), services.config.limits, caller.tenant)
         record = RequestRecord(
-            caller.request_id, "route", time(), asked.model, tenant=caller.tenant, status="route_only"
+            caller.request_id, "route", time(), parsed.model, tenant=caller.tenant, status="route_only"
         )
         if services.config.store.keep_prompts:
-            record.prompt = asked.query.text
-        record.decision = await services.catalogue.resolve(asked.model).decide(asked.query, self._ids.new())
+            record.prompt = parsed.query.text
+        record.decision = await services.catalogue.resolve(parsed.model).decide(parsed.query, self._ids.new())
         record.latency_ms = (monotonic() - started) * 1e3
         services.settle(record)
         return json_response(decision_json(record.decision))
 
     async def feedback(self, request: Request) -> Response:
-        """Store a caller's judgement; answers when it is durable."""
+        """Store a caller's feedback; answers when it is durable."""
         services = self._services
         body = await read_body(request.scope, request.receive, services.config.limits.body_bytes)
         given = check(FeedbackRequest, parse_object(body))
         record = await self._own_record(request, given.decision_id)
-        judged = judgement(given, record["pool"], services.pools)
-        await services.store.feedback(judged)
+        feedback = checked_feedback(given, record["pool"], services.pools)
+        await services.store.feedback(feedback)
         services.recorder.feedback()
-        if judged.score is not None:
-            services.routers.judged(record, judged.score)
+        if feedback.score is not None:
+            services.routers.observe_feedback(record, feedback.score)
         return json_response({"decision_id": given.decision_id, "stored": True})
 
     async def decision(self, request: Request) -> Response:
-        """A decision with what became of it and its feedback. Another tenant's does not exist for the caller."""
+        """A decision with its result and feedback. Another tenant's does not exist for the caller."""
         return json_response(await self._own_record(request, request.path_params["decision_id"]))
 
     async def routers(self, request: Request) -> Response:
-        """The routers as they serve: versions, thresholds, and whether live traffic has drifted."""
+        """The routers in service: versions, thresholds, and whether live traffic has drifted."""
         data = [{"id": f.name, "object": "router", **asdict(f)} for f in self._services.routers.figures()]
         return json_response({"object": "list", "data": data})
 
@@ -150,7 +140,7 @@ class Routes:
         return response
 
     async def metrics(self, request: Request) -> Response:
-        """Prometheus' text format: the Gateways' own, then what else there is to scrape."""
+        """Prometheus' text format: the Gateways' own metrics, then those of the replicas."""
         services = self._services
         own = (await services.gateways()).encode() if services.gateways is not None else services.recorder.text()
         text = own + (await services.scrape()).encode()
@@ -173,62 +163,24 @@ class Routes:
         }
 
     def _model_operations(self) -> list[Operation]:
+        one, id_ = "/v1/models/{model_id:path}", {"model_id": "The model's id; it may hold slashes."}
+        found = answers(shapes.MODEL)
         return [
-            Operation(
-                "GET", "/v1/models", "list_models", "List models.", self.models, {200: (Content(shapes.MODELS),)}
-            ),
-            Operation(
-                "GET",
-                "/v1/models/{model_id:path}",
-                "get_model",
-                "One model.",
-                self.model,
-                {200: (Content(shapes.MODEL),)},
-                (400, 404),
-                parameters={"model_id": "The model's id; it may hold slashes."},
-            ),
+            Operation("GET", "/v1/models", "list_models", "List models.", self.models, answers(shapes.MODELS)),
+            Operation("GET", one, "get_model", "One model.", self.model, found, (400, 404), parameters=id_),
         ]
 
     def _decision_operations(self) -> list[Operation]:
+        decide, judge = "The decision that a chat request would get, without an answer.", "Rate an answer."
+        get, routers = "A decision, its result, and its feedback.", "The routers in service."
+        decision, stored, record = answers(shapes.DECISION), answers(shapes.STORED), answers(shapes.RECORD)
+        one, id_ = "/v1/decisions/{decision_id}", _DECISION_ID
+        reads, writes = (400, 404, 413), (400, 404, 413, 503)
         return [
-            Operation(
-                "POST",
-                "/v1/route",
-                "route_query",
-                "The decision that a chat request would get, without an answer.",
-                self.route,
-                {200: (Content(shapes.DECISION),)},
-                (400, 404, 413),
-                ChatRequest,
-            ),
-            Operation(
-                "POST",
-                "/v1/feedback",
-                "give_feedback",
-                "Judge an answer; 200 once it is stored.",
-                self.feedback,
-                {200: (Content(shapes.STORED),)},
-                (400, 404, 413, 503),
-                FeedbackRequest,
-            ),
-            Operation(
-                "GET",
-                "/v1/decisions/{decision_id}",
-                "get_decision",
-                "A decision, what became of it, and its feedback.",
-                self.decision,
-                {200: (Content(shapes.RECORD),)},
-                (404, 503),
-                parameters=_DECISION_ID,
-            ),
-            Operation(
-                "GET",
-                "/v1/routers",
-                "list_routers",
-                "The routers as they serve: versions, thresholds, drift.",
-                self.routers,
-                {200: (Content(shapes.ROUTERS),)},
-            ),
+            Operation("POST", "/v1/route", "route_query", decide, self.route, decision, reads, ChatRequest),
+            Operation("POST", "/v1/feedback", "give_feedback", judge, self.feedback, stored, writes, FeedbackRequest),
+            Operation("GET", one, "get_decision", get, self.decision, record, (404, 503), parameters=id_),
+            Operation("GET", "/v1/routers", "list_routers", routers, self.routers, answers(shapes.ROUTERS)),
         ]
 
     def _operator_operations(self) -> list[Operation]:
@@ -237,7 +189,7 @@ class Routes:
         text = (Content(shapes.TEXT, media_type="text/plain"),)
         open_metrics = not self._services.keys or is_loopback(self._services.config.server.host)
         return [
-            Operation("GET", "/health/live", "live", "Alive.", self.live, {200: (Content(shapes.ALIVE),)}, open=True),
+            Operation("GET", "/health/live", "live", "Alive.", self.live, answers(shapes.ALIVE), open=True),
             Operation("GET", "/health/ready", "ready", "Ready.", self.ready, {200: ready, 503: not_ready}, open=True),
             Operation("GET", "/metrics", "metrics", "Metrics.", self.metrics, {200: text}, open=open_metrics),
         ]

@@ -1,7 +1,4 @@
-"""What callers may send, as Pydantic models. Bounds that an operator sets are checked in query.py, not here.
-
-The turns of a conversation, as OpenAI writes them: one model a role, text parts only.
-"""
+"""The request bodies as Pydantic models, text parts only. The operator's limits are checked in query.py, not here."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,24 +7,24 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from serve_app.types import Message
 
-_JSON_DEPTH_MEND = "must be plain JSON: nested at most 200 levels, integers within 64 bits"
+_JSON_DEPTH = "must be plain JSON: nested at most 200 levels, integers within 64 bits"
 
 
 def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
-    """Whatever goes on to an engine untouched must be writable as JSON again."""
+    """An object that is forwarded to an engine must be serializable as JSON again."""
     try:
         orjson.dumps(value)
     except (TypeError, orjson.JSONEncodeError) as e:
-        raise ValueError(_JSON_DEPTH_MEND) from e
+        raise ValueError(_JSON_DEPTH) from e
     return value
 
 
 JsonObject = Annotated[dict[str, Any], AfterValidator(_plain_json)]
-"""An object that is passed on as it is, such as a JSON schema."""
+"""An object that is forwarded unchanged, such as a JSON schema."""
 
 
 class Part(BaseModel):
-    """What all request objects share: strict types, no unknown keys, no NaN."""
+    """Base of all request objects: strict types, no unknown keys, no NaN."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -56,12 +53,12 @@ FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class _Turn(Part):
-    """What all turns share."""
+    """Base of the turns."""
 
     name: Name | None = None
 
     def message(self) -> Message:
-        """The turn in our own words."""
+        """The turn as a Message."""
         extra = {"name": self.name} if self.name is not None else {}
         return Message(self.role, _text(self.content), extra)  # type: ignore[attr-defined]
 
@@ -103,7 +100,7 @@ class ToolCall(Part):
 
 
 class AssistantTurn(_Turn):
-    """What the model said or called before. Content may be null only beside calls or a refusal."""
+    """What the model said or called before. Content may be null only with calls or a refusal."""
 
     role: Literal["assistant"]
     content: Content | None = None
@@ -167,7 +164,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 StreamName = Annotated[
     str,
     Field(
-        description="Asked for as jethro-stream-NAME.",
+        description="The model name is jethro-stream-NAME.",
         json_schema_extra={"pattern": r"^[a-z0-9][a-z0-9_-]{0,47}$"},  # checked with the rest of the stream
     ),
 ]
@@ -303,12 +300,12 @@ class FeedbackRequest(Part):
 
 
 class StreamRequest(Part):
-    """The body of POST /v1/streams. At most one of `llm_share` and `mu`; without either a fifth reaches the LLM."""
+    """The body of POST /v1/streams. At most one of `llm_share` (default: 0.2) and `mu`."""
 
     name: StreamName
     labels: Annotated[list[Label], Field(min_length=2, max_length=1000)]
-    instruction: Annotated[str, Field(min_length=1, max_length=4000, description="Tells the LLM the task.")]
-    llm_pool: PoolName = Field("large", description="The pool that is asked for labels.")
+    instruction: Annotated[str, Field(min_length=1, max_length=4000, description="The task, for the LLM.")]
+    llm_pool: PoolName = Field("large", description="The pool that labels.")
     llm_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="Share of the queries that reach the LLM."
     )
@@ -320,11 +317,11 @@ class StreamRequest(Part):
         ["logistic", "encoder"], description="Small models, weakest first."
     )
     explore_floor: Share = 0.0
-    audit_share: Share = Field(0.02, description="Queries that go to the LLM whatever the small models say.")
+    audit_share: Share = Field(0.02, description="Share of the queries that always go to the LLM.")
     mends: Annotated[dict[Annotated[str, Field(max_length=64)], bool], Field(max_length=32)] | None = None
     params: Annotated[dict[Annotated[str, Field(max_length=64)], float], Field(max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    reset: bool = Field(False, description="Begin anew where the name is taken, without what was learned.")
+    reset: bool = Field(False, description="Start over, without what was learned, if the name is taken.")
 
 
 class BudgetRequest(Part):

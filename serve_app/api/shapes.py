@@ -1,4 +1,4 @@
-"""JSON schemas of what we answer, for the OpenAPI document. The bytes themselves come from the engines."""
+"""JSON schemas of the responses, for the OpenAPI document. The bytes themselves come from the engines."""
 
 from typing import Any
 
@@ -121,7 +121,7 @@ ROUTERS = _object(
         ),
     }
 )
-_FIGURES = {"type": "object", "description": "Counts, shares by level, and what the learner tells of itself."}
+_FIGURES = {"type": "object", "description": "Counts, shares by level, and the learner's own figures."}
 STREAM = _object(
     {
         "id": _STRING,

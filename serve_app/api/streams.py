@@ -1,4 +1,4 @@
-"""The routes of streams: make, list, show, change the budget of and forget a stream that is learned online."""
+"""The routes of streams that are learned online: create, list, get, change the budget, delete."""
 
 from typing import Any, Final
 
@@ -7,8 +7,8 @@ from starlette.responses import Response
 
 from serve_app.api import shapes
 from serve_app.api.body import parse_object, read_body
-from serve_app.api.caller import CALLER, Caller
-from serve_app.api.openapi import Content, Operation
+from serve_app.api.middleware import CALLER, Caller
+from serve_app.api.openapi import Operation, answers
 from serve_app.api.query import check
 from serve_app.api.reply import json_response
 from serve_app.api.schemas import BudgetRequest, StreamRequest
@@ -19,12 +19,11 @@ from serve_app.streams.online.base import StreamSpec
 from serve_app.streams.service import Streams
 
 _NAME: Final = {"name": "The stream's name."}
-_STREAM: Final[tuple[Content, ...]] = (Content(shapes.STREAM),)
-_MADE: Final = (400, 404, 409, 413, 429, 502, 503)
+_CREATE_ERRORS: Final = (400, 404, 409, 413, 429, 502, 503)
 
 
 class StreamRoutes:
-    """Handlers over the streams of a Gateway. Where streams are not enabled each answers 404 and says how to."""
+    """Handlers over the streams of a Gateway. Without streams each answers 404 and says how to enable them."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -32,53 +31,26 @@ class StreamRoutes:
     def operations(self) -> list[Operation]:
         """All of them, described."""
         one, many = "/v1/streams/{name}", "/v1/streams"
-        summary = "Make a stream; the same one again changes its budget alone."
+        create, get = "Create a stream; if it exists, change its budget.", "A stream and its figures."
+        change, delete = "Change a stream's budget; it keeps what it learned.", "Delete a stream and what it learned."
+        found, listed, deleted = answers(shapes.STREAM), answers(shapes.STREAMS), answers(shapes.STREAM_DELETED)
+        absent, failed = (404, 503), (400, 404, 413, 502, 503)
         return [
-            Operation("POST", many, "create_stream", summary, self.create, {200: _STREAM}, _MADE, StreamRequest),
-            Operation(
-                "GET", many, "list_streams", "List your streams.", self.all, {200: (Content(shapes.STREAMS),)}, (404,)
-            ),
-            Operation(
-                "GET",
-                one,
-                "get_stream",
-                "A stream and its figures.",
-                self.one,
-                {200: _STREAM},
-                (404, 503),
-                parameters=_NAME,
-            ),
-            Operation(
-                "PATCH",
-                one,
-                "change_stream_budget",
-                "Give a stream another budget; what was learned stays.",
-                self.budget,
-                {200: _STREAM},
-                (400, 404, 413, 502, 503),
-                BudgetRequest,
-                _NAME,
-            ),
-            Operation(
-                "DELETE",
-                one,
-                "delete_stream",
-                "Forget a stream and all that was learned.",
-                self.delete,
-                {200: (Content(shapes.STREAM_DELETED),)},
-                (404, 503),
-                parameters=_NAME,
-            ),
+            Operation("POST", many, "create_stream", create, self.create, found, _CREATE_ERRORS, StreamRequest),
+            Operation("GET", many, "list_streams", "List your streams.", self.all, listed, (404,)),
+            Operation("GET", one, "get_stream", get, self.one, found, absent, parameters=_NAME),
+            Operation("PATCH", one, "change_stream_budget", change, self.budget, found, failed, BudgetRequest, _NAME),
+            Operation("DELETE", one, "delete_stream", delete, self.delete, deleted, absent, parameters=_NAME),
         ]
 
     async def create(self, request: Request) -> Response:
-        """Make a stream."""
+        """Create a stream."""
         streams = self._streams()
-        told = check(StreamRequest, await self._body(request)).model_dump()
-        reset = told.pop("reset")
-        unsaid = ["mends", "params", *(["llm_share"] if told["mu"] is None else [])]
-        told = {k: v for k, v in told.items() if v is not None or k not in unsaid}  # the spec has its own defaults
-        spec = StreamSpec(**{**told, "labels": tuple(told["labels"]), "levels": tuple(told["levels"])})
+        given = check(StreamRequest, await self._body(request)).model_dump()
+        reset = given.pop("reset")
+        optional = ["mends", "params", *(["llm_share"] if given["mu"] is None else [])]
+        given = {k: v for k, v in given.items() if v is not None or k not in optional}  # the spec has its own defaults
+        spec = StreamSpec(**{**given, "labels": tuple(given["labels"]), "levels": tuple(given["levels"])})
         return json_response(await streams.create(Wanted(spec, _tenant(request), reset)))
 
     async def all(self, request: Request) -> Response:
@@ -90,10 +62,10 @@ class StreamRoutes:
         return json_response(await self._streams().get(request.path_params["name"], _tenant(request)))
 
     async def budget(self, request: Request) -> Response:
-        """Another budget."""
+        """Change the budget."""
         streams = self._streams()
-        told = check(BudgetRequest, await self._body(request))
-        budget = Budget(told.mu, told.llm_share, told.horizon)
+        given = check(BudgetRequest, await self._body(request))
+        budget = Budget(given.mu, given.llm_share, given.horizon)
         return json_response(await streams.budget(request.path_params["name"], budget, _tenant(request)))
 
     async def delete(self, request: Request) -> Response:

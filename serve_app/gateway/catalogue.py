@@ -1,16 +1,15 @@
-"""What the `model` field may name, and the strategy that each name stands for."""
+"""The names that the `model` field may have, and the strategy behind each: the only place that knows all strategies."""
 
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from serve_app.config.strategies import CascadeConfig
-from serve_app.config.tree import Config, MultiPoolConfig
+from serve_app.config.tree import Config
 from serve_app.decision.capacity import Relief
 from serve_app.decision.threshold import CalibratedOutlook
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
-from serve_app.gateway.cascades import AvailableCascades, load_cascades
+from serve_app.gateway.cascades import load_cascades
 from serve_app.pools.base import Pool
 from serve_app.routing.serving.estimating import NAME as ROUTE_ALL
 from serve_app.routing.serving.estimating import route_all
@@ -19,76 +18,66 @@ from serve_app.routing.serving.scoring import ScoringFailed
 from serve_app.routing.serving.served import Explained, Served
 from serve_app.routing.strategy import DirectStrategy, NoOutlook, NoWatch, Outlook, Policy, RouteStrategy, unexplained
 from serve_app.strategy import Strategy
+from serve_app.streams.base import PREFIX
+from serve_app.streams.service import Streams
 from serve_app.types import Query
 
 _ROUTER_FORM = re.compile(r"router-([a-z0-9_]+)-(.+)")
 _CACHED = 128
-"""Strategies of the form router-NAME-THRESHOLD that are kept; callers may invent any number of thresholds."""
+"""Strategies of the form router-NAME-THRESHOLD that are kept; callers may request any number of thresholds."""
 _EXPLAINED = {"asked": frozenset(), "inline": frozenset({"inline"}), "all": frozenset({"inline", "batched", "scorer"})}
 """Setting `routing.explain` to the placements whose logged decisions carry an explanation."""
 
 
 @dataclass(frozen=True, slots=True)
-class ListedModel:
+class ModelEntry:
     """One entry of /v1/models."""
 
     id: str
     description: str
-    owned_by: str = "jethro"
 
 
 class Catalogue:
-    """Names to strategies, over the two pools that the router chooses between and any further ones.
+    """Names to strategies, over the two pools that the router chooses between, further pools, and streams.
 
-    `swap` puts other routers or versions in their place at once: who has resolved a name before goes on with what it
-    stood for then.
+    `swap` replaces routers or versions at once: whoever has resolved a name keeps the strategy resolved then.
     """
 
     def __init__(
-        self,
-        pools: Mapping[str, Pool],
-        routers: RouterSet,
-        explain: str = "inline",
-        multi_pool: MultiPoolConfig | None = None,
-        relief: Relief | None = None,
-        cascade: CascadeConfig | None = None,
+        self, config: Config, pools: Mapping[str, Pool], routers: RouterSet, streams: Streams | None = None
     ) -> None:
         """Raises KeyError unless `small` and `large` are among the pools.
 
-        Raises ConfigError if `multi_pool` or a cascade's chain cannot be.
+        Raises ConfigError if `routing.multi_pool` or a cascade's chain is invalid.
         """
-        self._multi_pool = multi_pool
-        self._relief = relief
+        self._multi_pool = config.routing.multi_pool
+        self._relief = Relief.from_config(config)
         self._pools = pools
+        self._streams = streams
         self._weak, self._strong = pools["small"], pools["large"]
-        self._explained = _EXPLAINED[explain]
+        self._explained = _EXPLAINED[config.routing.explain]
         self._outlooks: dict[str, Outlook] = {}
-        self._cascades = AvailableCascades()
-        if cascade is not None:
-            self._cascades = load_cascades(cascade, pools, self._prior, routers.routers)
+        self._cascades = load_cascades(config.cascade, pools, self._prior, routers.routers)
         self.swap(routers)
-        if multi_pool is not None and ROUTE_ALL not in self._now.named:
+        if self._multi_pool is not None and ROUTE_ALL not in self._now.named:
             raise ConfigError(
-                f"routing.multi_pool: router {multi_pool.router!r} does not estimate the large pool: "
+                f"routing.multi_pool: router {self._multi_pool.router!r} does not estimate the large pool: "
                 "train an estimator on these models' answers, or leave multi_pool out"
             )
 
     @classmethod
     def from_config(cls, config: Config, pools: Mapping[str, Pool]) -> "Catalogue":
-        """The catalogue of a config, never to be swapped. Raises ConfigError if the default router cannot be had."""
-        routers = Loader.from_config(config).load()
-        relief = Relief.from_config(config)
-        return cls(pools, routers, config.routing.explain, config.routing.multi_pool, relief, config.cascade)
+        """The catalogue of a config, never swapped. Raises ConfigError if the default router cannot be loaded."""
+        return cls(config, pools, Loader.from_config(config).load())
 
     @property
     def routers(self) -> RouterSet:
-        """What serves now."""
+        """The routers in service."""
         return self._now.routers
 
     def swap(self, routers: RouterSet) -> None:
         """Serve these from the next request on."""
-        served = {s.registered.version: self._outlook(s) for s in routers.routers.values()}
-        self._outlooks = served
+        self._outlooks = {s.registered.version: self._outlook(s) for s in routers.routers.values()}
         route = self._route("route", routers.routers[routers.default], routers.threshold)
         named: dict[str, Strategy] = {"jethro": route, "jethro-route": route}
         every = self._route_all(routers)
@@ -101,18 +90,20 @@ class Catalogue:
     def resolve(self, model: str) -> Strategy:
         """The strategy for a `model` field.
 
-        Raises ModelNotFound for an unknown name, RequestError for a threshold that is no number in [0, 1].
+        Raises ModelNotFound for an unknown name, RequestError for a threshold that is not a number in [0, 1].
         """
         now = self._now
         strategy = now.named.get(model) or now.made.get(model)
         if strategy is not None:
             return strategy
+        if self._streams is not None and model.startswith(PREFIX):
+            return self._streams.strategy(model)
         if model in self._cascades.missing:
             raise ModelNotFound(self._cascades.missing[model], param="model")
         form = _ROUTER_FORM.fullmatch(model)
         if form is None:
             raise ModelNotFound(
-                f"The model {model[:100]!r} does not exist: give one of {', '.join(now.named)}, "
+                f"The model {model[:100]!r} does not exist: use one of {', '.join(now.named)}, "
                 "or router-NAME-THRESHOLD",
                 param="model",
             )
@@ -121,19 +112,22 @@ class Catalogue:
             now.made.popitem(last=False)
         return made
 
-    def models(self) -> list[ListedModel]:
+    def models(self) -> list[ModelEntry]:
         """Every name that can be listed; of the router form one example per router, at its default threshold."""
         listed = [
-            ListedModel("jethro", "the configured default strategy"),
-            ListedModel("jethro-route", "a router sends each query to the small or the large model"),
+            ModelEntry("jethro", "the configured default strategy"),
+            ModelEntry("jethro-route", "a router sends each query to the small or the large model"),
         ]
         if ROUTE_ALL in self._now.named:
-            listed.append(ListedModel(ROUTE_ALL, "the pool of all that is worth its cost most"))
-        listed += [ListedModel(name, line) for name, (_, line) in self._cascades.strategies.items()]
-        listed += [ListedModel(pool.model, f"the {pool.name} pool, no decision") for pool in self._pools.values()]
+            listed.append(ModelEntry(ROUTE_ALL, "the pool of all that is worth its cost most"))
+        listed += [ModelEntry(name, line) for name, (_, line) in self._cascades.strategies.items()]
+        listed += [ModelEntry(pool.model, f"the {pool.name} pool, no decision") for pool in self._pools.values()]
         for name, served in self._now.routers.routers.items():
             threshold = served.registered.threshold
-            listed.append(ListedModel(f"router-{name}-{threshold:.4g}", f"router {name} with a threshold of your own"))
+            listed.append(ModelEntry(f"router-{name}-{threshold:.4g}", f"router {name} with a threshold of your own"))
+        if self._streams is not None:
+            line = "a stream: one label for one text, learned online"
+            listed += [ModelEntry(PREFIX + name, line) for name in self._streams.names()]
         return listed
 
     def _from_form(self, routers: RouterSet, name: str, text: str) -> RouteStrategy:
@@ -148,7 +142,7 @@ class Catalogue:
             threshold = -1.0
         if not 0.0 <= threshold <= 1.0:
             raise RequestError(
-                f"model: {text[:40]!r} is no threshold: give a number from 0 (always strong) to 1, "
+                f"model: {text[:40]!r} is not a threshold: use a number from 0 (always strong) to 1, "
                 f"as in router-{name}-0.5",
                 param="model",
                 code="invalid_threshold",
@@ -175,7 +169,7 @@ class Catalogue:
         return route_all(self._multi_pool, estimates, version, self._pools)
 
     async def _prior(self, router: str, query: Query) -> float | None:
-        """The score by the version that serves now, for cascades."""
+        """The score by the version in service, for cascades."""
         served = self._now.routers.routers.get(router)
         if served is None:
             return None
@@ -202,7 +196,7 @@ class Catalogue:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """One state of the catalogue: what each name stands for, and the strategies made on callers' demand."""
+    """One state of the catalogue: the strategy of each name, and those made on request."""
 
     routers: RouterSet
     named: Mapping[str, Strategy]

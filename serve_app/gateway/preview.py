@@ -1,4 +1,4 @@
-"""A decision without any model: the configured router over pools that are known by their config alone."""
+"""A decision without calling a model: the configured router over pools that are only described by their config."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -17,7 +17,7 @@ from serve_app.wire.frames import Answer, Call, Frame
 
 @dataclass(slots=True)
 class DescribedPool:
-    """A pool that can be decided on and never answers: no engine stands behind it."""
+    """A pool that a router can choose but that never answers: it has no engine."""
 
     name: str
     model: str
@@ -25,16 +25,16 @@ class DescribedPool:
     capabilities: Capabilities
 
     def load(self) -> PoolLoad:
-        """Nobody is there."""
+        """No replicas."""
         return PoolLoad(replicas=0, in_flight=0)
 
     def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """Raises PoolUnavailable."""
-        raise PoolUnavailable(f"pool {self.name} is only described here: start the endpoint with `jethro serve`")
+        raise PoolUnavailable(f"pool {self.name} has no engine here: start the endpoint with `jethro serve`")
 
     async def complete(self, query: Query, call: Call) -> Answer:
         """Raises PoolUnavailable."""
-        raise PoolUnavailable(f"pool {self.name} is only described here: start the endpoint with `jethro serve`")
+        raise PoolUnavailable(f"pool {self.name} has no engine here: start the endpoint with `jethro serve`")
 
     async def aclose(self) -> None:
         """Nothing to close."""
@@ -43,7 +43,7 @@ class DescribedPool:
 def decide(config: Config, model: str, question: str) -> dict[str, Any]:
     """The decision on a one-message query, as JSON-ready values.
 
-    Raises ModelNotFound for an unknown `model`, ConfigError if the router cannot be had.
+    Raises ModelNotFound for an unknown `model`, ConfigError if the router cannot be loaded.
     """
     pools = {name: _described(name, pool) for name, pool in config.pools.items()}
     named = model.split("-")[1:2] if model.startswith("router-") else []

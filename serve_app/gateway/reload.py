@@ -1,6 +1,6 @@
-"""Follows the registry while the endpoint serves: another version is loaded beside the old one, then swapped in.
+"""Follows the registry while the endpoint serves: a new version is loaded next to the old one, then swapped in.
 
-What is told of the routers, to operators and to Prometheus, is put together here as well.
+Also reports the routers in service, to operators and to Prometheus.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from serve_app.routing.serving.served import Served
 _DIGEST_S: Final = 1.0
 """How often live traffic is compared with the calibration data where the registry is not followed."""
 _RETRY_S: Final = 30.0
-"""A version that was refused is tried again this often: what it lacked may have come, such as a Scorer."""
+"""A rejected version is tried again this often: what it lacked, such as a Scorer, may be available by then."""
 
 logger = logging.getLogger("jethro.gateway")
 
 
 @dataclass(frozen=True, slots=True)
 class RouterFigures:
-    """One router as it serves; `drift` by signal as RouterWatch tells it, counts since the start of this process."""
+    """One router in service; `drift` by signal (see RouterWatch), counts since the start of this process."""
 
     name: str
     kind: str
@@ -41,7 +41,7 @@ class RouterFigures:
 
 
 class Reloader:
-    """Looks at the registry every `every_s` seconds (0: never). Loading is in a thread; requests go on meanwhile."""
+    """Checks the registry every `every_s` seconds (0: never). Loads in a thread, while requests are served."""
 
     def __init__(
         self, loader: Loader, catalogue: Catalogue, every_s: float, clock: Callable[[], float] = monotonic
@@ -53,11 +53,11 @@ class Reloader:
         self._seen: tuple[str, ...] | None = None
         self._retry_s = float("inf")
         self._following: asyncio.Task[None] | None = None
-        self._trouble = ""
+        self._last_error = ""
         self.swaps: Counter[str] = Counter()
         """By router: versions or thresholds taken into service since the start."""
         self.refusals: Counter[str] = Counter(catalogue.routers.refused.keys())
-        """By router: versions refused."""
+        """By router: versions rejected."""
 
     def start(self) -> None:
         """Follow from now on."""
@@ -65,14 +65,14 @@ class Reloader:
             self._following = asyncio.get_running_loop().create_task(self._follow())
 
     async def aclose(self) -> None:
-        """Stop, and end what computes scores."""
+        """Stop, and close the scorers."""
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
         await asyncio.to_thread(self._loader.close)
 
     async def look(self) -> bool:
-        """Take up what has changed; whether anything has."""
+        """Load and swap in what has changed; returns whether anything has."""
         seen = await asyncio.to_thread(self._loader.fingerprint)
         if seen == self._seen and self._clock() < self._retry_s:
             return False
@@ -83,10 +83,10 @@ class Reloader:
         self.refusals.update(after.refused.keys())
         if _same(before, after):
             if before.refused != after.refused:
-                self._catalogue.swap(after)  # to tell of it; what serves is the same
+                self._catalogue.swap(after)  # to report it; the routers in service are the same
             return False
         self._catalogue.swap(after)
-        self._tell(before, after)
+        self._log_changes(before, after)
         return True
 
     def figures(self) -> list[RouterFigures]:
@@ -94,10 +94,10 @@ class Reloader:
         routers = self._catalogue.routers
         return [self._figures(routers, served) for served in routers.routers.values()]
 
-    def judged(self, record: Mapping[str, Any], score: float) -> None:
-        """Feedback on a decision, as the store has it: compared with the quality that was expected of its pool.
+    def observe_feedback(self, record: Mapping[str, Any], score: float) -> None:
+        """Compare the feedback on a stored decision with the quality that was expected of its pool.
 
-        Decisions of versions that serve no more are left out, as are pools of which nothing was expected.
+        Skips decisions of versions no longer in service, and pools without an expected quality.
         """
         served = self._catalogue.routers.routers.get(str(record.get("router")))
         expected = (record.get("expected") or {}).get(record.get("pool"), {}).get("quality")
@@ -107,7 +107,7 @@ class Reloader:
             served.watch.judged(str(record["pool"]), float(expected), score)
 
     def digest(self) -> None:
-        """Bring drift up to date; for a thread."""
+        """Update the drift statistics; call it in a thread."""
         for served in self._catalogue.routers.routers.values():
             if served.watch is not None:
                 served.watch.digest()
@@ -133,29 +133,29 @@ class Reloader:
                 await asyncio.to_thread(self.digest)
                 if self._every_s > 0:
                     await self.look()
-                self._trouble = ""
+                self._last_error = ""
             except Exception as e:
-                self._complain(e)
+                self._log_once(e)
             await asyncio.sleep(self._every_s or _DIGEST_S)
 
-    def _complain(self, error: Exception) -> None:
-        """Once for the same trouble, however often it is met."""
-        if repr(error) != self._trouble:
+    def _log_once(self, error: Exception) -> None:
+        """Log an error once, however often it is repeated."""
+        if repr(error) != self._last_error:
             trace = None if isinstance(error, JethroError) else error
-            logger.error("the registry cannot be followed now: %s", error, exc_info=trace)
-            self._trouble = repr(error)
+            logger.error("the registry cannot be followed: %s", error, exc_info=trace)
+            self._last_error = repr(error)
 
-    def _tell(self, before: RouterSet, after: RouterSet) -> None:
+    def _log_changes(self, before: RouterSet, after: RouterSet) -> None:
         for name, served in after.routers.items():
             was, now = before.routers.get(name), served.registered
             if was is not served:
                 self.swaps[name] += 1
                 old = was.registered.version if was is not None else "nothing"
-                logger.warning("router %s: %s serves after %s, threshold %.6g", name, now.version, old, now.threshold)
+                logger.warning("router %s: %s replaces %s, threshold %.6g", name, now.version, old, now.threshold)
         for name in before.routers.keys() - after.routers.keys():
-            logger.warning("router %s serves no more", name)
+            logger.warning("router %s is no longer in service", name)
         if before.default != after.default:
-            logger.warning("the default router is %s after %s", after.default, before.default)
+            logger.warning("the default router is now %s instead of %s", after.default, before.default)
 
 
 def _same(before: RouterSet, after: RouterSet) -> bool:

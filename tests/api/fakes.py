@@ -17,6 +17,8 @@ from serve_app.pools.base import PoolLoad
 from serve_app.routing.serving.scoring import InlineScorer
 from serve_app.routing.strategy import DirectStrategy, NoOutlook, Policy, RouteStrategy
 from serve_app.store.base import Feedback, RequestRecord
+from serve_app.streams.base import PREFIX
+from serve_app.streams.service import Streams
 from serve_app.types import Capabilities, Price, Query
 from serve_app.wire.frames import Answer, Call, Frame
 
@@ -150,14 +152,18 @@ class FakeCatalogue:
         policy = Policy(InlineScorer(LengthRouter()), 0.5, "length@0.5", NoOutlook())  # type: ignore[arg-type]
         self._named: dict[str, Any] = {"jethro": RouteStrategy("route", policy, pools["small"], pools["large"])}
         self._named |= {pool.model: DirectStrategy(pool) for pool in pools.values()}
+        self.streams: Streams | None = None
 
     def resolve(self, model: str) -> Any:
+        if self.streams is not None and model.startswith(PREFIX):
+            return self.streams.strategy(model)
         if model not in self._named:
             raise ModelNotFound(f"The model {model!r} does not exist.", param="model")
         return self._named[model]
 
     def models(self) -> list[Entry]:
-        return [Entry(name) for name in self._named]
+        streams = self.streams.names() if self.streams is not None else ()
+        return [Entry(name) for name in (*self._named, *(PREFIX + name for name in streams))]
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ class FakeRouters:
     def figures(self) -> list[RouterFigures]:
         return [RouterFigures()]
 
-    def judged(self, record: Mapping[str, Any], score: float) -> None:
+    def observe_feedback(self, record: Mapping[str, Any], score: float) -> None:
         self.judgements.append((record, score))
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from serve_app.api.caller import Keys
+from serve_app.api.middleware import Keys
 from serve_app.errors import AuthenticationFailed
 
 KEYS = Keys({"acme": "k1", "umbrella": "k2"})

@@ -1,6 +1,6 @@
 import pytest
 
-from serve_app.api.caller import request_id
+from serve_app.api.middleware import request_id
 
 
 @pytest.mark.parametrize("value", [b"a", b"req_123-ABC/:;", b"x" * 128])

@@ -1,6 +1,6 @@
 import re
 
-from serve_app.api.caller import Ids
+from serve_app.api.middleware import Ids
 
 
 def test_ids_are_24_hexadecimal_digits_and_never_the_same():

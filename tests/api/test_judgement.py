@@ -1,6 +1,6 @@
 import pytest
 
-from serve_app.api.routes import judgement
+from serve_app.api.routes import checked_feedback
 from serve_app.api.schemas import FeedbackRequest
 from serve_app.errors import RequestError
 from serve_app.store.base import Feedback
@@ -9,7 +9,7 @@ POOLS = ("small", "large", "code")
 
 
 def judged(pool="small", **given):
-    return judgement(FeedbackRequest(decision_id="d", **given), pool, POOLS)
+    return checked_feedback(FeedbackRequest(decision_id="d", **given), pool, POOLS)
 
 
 def test_a_score_alone():

@@ -3,7 +3,7 @@
 import pytest
 
 from serve_app.api.app import build_app
-from serve_app.api.middleware import Edge
+from serve_app.api.middleware import GatewayMiddleware
 from tests.api.fakes import config, services
 
 CHAT = "/v1/chat/completions"
@@ -117,5 +117,5 @@ async def test_what_is_not_http_passes_through():
     async def app(scope, receive, send):
         seen.append(scope["type"])
 
-    await Edge(app, services=services(), hot={}, open_paths=frozenset())({"type": "lifespan"}, None, None)
+    await GatewayMiddleware(app, services=services(), hot={}, open_paths=frozenset())({"type": "lifespan"}, None, None)
     assert seen == ["lifespan"]

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.errors import Overloaded
-from serve_app.gateway.fairness import FairPlaces, unbounded
+from serve_app.gateway.fairness import FairLimiter
 from tests.api.conftest import Client
 from tests.api.fakes import services
 
 
-def fill(places: FairPlaces, *tenants: str, rounds: int = 1000) -> dict[str, int]:
+def fill(places: FairLimiter, *tenants: str, rounds: int = 1000) -> dict[str, int]:
     """Who holds how many when all ask again and again and nobody leaves."""
     held = dict.fromkeys(tenants, 0)
     for _ in range(rounds):
@@ -29,10 +29,10 @@ def fill(places: FairPlaces, *tenants: str, rounds: int = 1000) -> dict[str, int
 
 
 def test_alone_a_tenant_gets_its_share() -> None:
-    assert fill(FairPlaces(100, 0.75, {}, 2.0), "a") == {"a": 75}
+    assert fill(FairLimiter(100, 0.75, {}, 2.0), "a") == {"a": 75}
 
 
-def churn(places: FairPlaces, held: dict[str, int], rounds: int = 6000) -> dict[str, float]:
+def churn(places: FairLimiter, held: dict[str, int], rounds: int = 6000) -> dict[str, float]:
     """Mean places of each when all ask all the time and requests end at random."""
     rng = random.Random(0)
     mean = dict.fromkeys(held, 0.0)
@@ -51,7 +51,7 @@ def churn(places: FairPlaces, held: dict[str, int], rounds: int = 6000) -> dict[
 
 
 def test_who_comes_late_finds_a_place_and_in_the_end_all_are_equal() -> None:
-    places = FairPlaces(100, 0.75, {}, 2.0)
+    places = FairLimiter(100, 0.75, {}, 2.0)
     held = fill(places, "greedy")
     held |= fill(places, "late")
     assert held["greedy"] == 75 and held["late"] > 15
@@ -61,20 +61,20 @@ def test_who_comes_late_finds_a_place_and_in_the_end_all_are_equal() -> None:
 
 
 def test_weights_are_shares() -> None:
-    places = FairPlaces(100, 0.5, {"heavy": 2.0}, 2.0)
+    places = FairLimiter(100, 0.5, {"heavy": 2.0}, 2.0)
     mean = churn(places, fill(places, "heavy", "light"))
     assert mean["heavy"] == pytest.approx(2 * mean["light"], rel=0.1)
 
 
 def test_without_tenants_or_a_share_nobody_is_bounded() -> None:
-    for places, tenant in ((unbounded(), "a"), (FairPlaces(10, 0.5, {}, 2.0), None)):
+    for places, tenant in ((FairLimiter(), "a"), (FairLimiter(10, 0.5, {}, 2.0), None)):
         for _ in range(50):
             places.enter(tenant)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=200), st.floats(0.05, 0.95))
 def test_places_are_never_overdrawn_and_never_lost(steps: list[tuple[str, bool]], share: float) -> None:
-    places, held = FairPlaces(12, share, {}, 1.0), dict.fromkeys("abc", 0)
+    places, held = FairLimiter(12, share, {}, 1.0), dict.fromkeys("abc", 0)
     for tenant, coming in steps:
         if coming:
             try:
@@ -90,13 +90,13 @@ def test_places_are_never_overdrawn_and_never_lost(steps: list[tuple[str, bool]]
 
 
 async def test_a_refused_request_is_told_when_to_come_again_and_counts_as_wanted(client: Client) -> None:
-    parts = replace(services(keys={"team": "k"}), places=FairPlaces(2, 0.4, {}, 3.0))
-    parts.places.enter("team")
+    parts = replace(services(keys={"team": "k"}), limiter=FairLimiter(2, 0.4, {}, 3.0))
+    parts.limiter.enter("team")
     body = {"model": "jethro", "messages": [{"role": "user", "content": "hi"}]}
     asked = client(parts, authorization="Bearer k")
     refused = await asked.post("/v1/chat/completions", json=body)
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "3")
     assert refused.json()["error"]["code"] == "tenant_share"
     assert parts.demand.rates(())["refused_per_s"] > 0
-    parts.places.leave("team")
+    parts.limiter.leave("team")
     assert (await asked.post("/v1/chat/completions", json=body)).status_code == 200

@@ -29,7 +29,7 @@ class Clock:
 @asynccontextmanager
 async def following(tree: Config, clock: Clock | None = None) -> AsyncIterator[tuple[Catalogue, Reloader]]:
     loader = Loader.from_config(tree)
-    catalogue = Catalogue(pools(), loader.load())
+    catalogue = Catalogue(tree, pools(), loader.load())
     reloader = Reloader(loader, catalogue, tree.routing.reload_s, clock or Clock())
     yield catalogue, reloader
     await reloader.aclose()

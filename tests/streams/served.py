@@ -5,7 +5,6 @@ from typing import Any
 
 from serve_app.config.strategies import StreamsConfig
 from serve_app.gateway.services import Services
-from serve_app.gateway.streams import WithStreams
 from serve_app.streams.registry import Keeping, LocalLearner
 from serve_app.streams.service import Streams
 from tests.api.fakes import FakePool, services
@@ -28,7 +27,7 @@ def stream_services(folder: Path, keys: dict[str, str] | None = None, most: int 
         options = StreamsConfig(poll_s=0.02, folder=str(folder))
         # a coin that falls to no audit: one query in fifty would be one
         streams = Streams(learner, parts["pools"], options, "g1", FakeCore(), coin=lambda: 0.5)
-        parts["catalogue"] = WithStreams(parts["catalogue"], streams)
+        parts["catalogue"].streams = streams
         parts["streams"] = streams
         parts["recorder"].watch_streams(streams)
 
