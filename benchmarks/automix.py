@@ -41,7 +41,7 @@ def labelled(recorded: Recorded) -> Labelled:
     return Labelled(p, recorded.ok[:, 0], recorded.ok[:, 1], recorded.cost_usd[:, 0], recorded.cost_usd[:, 1])
 
 
-def asked(train: Labelled, test: Labelled, decider: str) -> list[NDArray[np.bool_]]:
+def escalations(train: Labelled, test: Labelled, decider: str) -> list[NDArray[np.bool_]]:
     """At each budget, fitted on train, the test queries that are escalated."""
     low, high = train.small_cost.mean(), train.large_cost.mean()
     return [escalated(DECIDERS[decider](train, float(low + x * (high - low))), test.p) for x in BUDGETS]
@@ -67,10 +67,10 @@ def measured(data: Path) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"set": name, "pair": f"{pair[0]} -> {pair[1]}"}
             row["hopeless"] = float(np.mean((test.small < 0.5) & (test.large < 0.5)))
             for decider in DECIDERS:
-                found = asked(train, test, decider)
+                found = escalations(train, test, decider)
                 interval = bootstrap(lambda at, f=found, t=test: mean_lift(t, f, at), len(test.p), rounds=_ROUNDS)
                 few = [train.take(rng.choice(len(train.p), FEW, replace=False)) for _ in range(DRAWS)]
-                lifts = [mean_lift(test, asked(part, test, decider)) for part in few]
+                lifts = [mean_lift(test, escalations(part, test, decider)) for part in few]
                 row[decider] = {"lift": interval.value, "low": interval.low, "high": interval.high}
                 row[decider] |= {"few": float(np.mean(lifts)), "few_sd": float(np.std(lifts))}
             rows.append(row)

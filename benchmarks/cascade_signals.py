@@ -198,7 +198,7 @@ def answers(half: Half, n: int, folder: Path) -> Recorded:
 
 
 def compared(learn: Recorded, measured: Recorded, target: Target) -> Iterator[Row]:
-    """Every mix at every prefix, told as it is measured."""
+    """Every mix at every prefix, reported as it is measured."""
     for prefix in PREFIXES:
         for name, plan in mixes():
             if prefix is not None and plan.scorer is not None:

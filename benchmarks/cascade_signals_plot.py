@@ -1,4 +1,4 @@
-"""The picture of `benchmarks.cascade_signals`: how well each signal tells right from wrong, and what it saves."""
+"""The picture of `benchmarks.cascade_signals`: how well each signal separates right from wrong, and what it saves."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,6 +1,6 @@
 """`python -m benchmarks.decision_latency`: how long a decision takes, by kind of router, alone and under concurrency.
 
-Each router is fitted on a few lab-like queries, registered, and loaded as a Gateway loads it; its scorer is then asked
+Each router is fitted on a few lab-like queries, registered, and loaded as a Gateway loads it; its scorer is then called
 as a Gateway asks it, every query a new one, so that no cache answers. Encoder routers run twice: with the real
 encoder on short and on long prompts, and with 100,000 stored examples beyond an encoder that costs nothing.
 """
@@ -55,7 +55,7 @@ BOUNDS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measurement; `words` is the length of a prompt, `cpu_ms` what a decision costs in processor time: it tells
+    """One measurement; `words` is the length of a prompt, `cpu_ms` what a decision costs in processor time: it shows
     what to expect where other programs do not take the cores away."""
 
     router: str

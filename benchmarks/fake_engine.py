@@ -11,7 +11,7 @@ from serve_app.types import Capabilities, Chunk, Query, Usage
 
 
 class FakeEngine:
-    """Writes max_tokens tokens (default 1), one Chunk each, at the pace that the prompt asks for.
+    """Writes max_tokens tokens (default 1), one Chunk each, at the pace that the prompt requests.
 
     It gives way to the event loop before every token, as an engine that runs a model does, so every token is a write
     of its own. A paced token is due at a fixed time from the start: a late one does not shift those after it.

@@ -2,7 +2,7 @@
 
 Starts the lab profile with a registry of its own, keeps 32 requests open at once (every other one a stream), and
 meanwhile has `Registry.use` choose between two versions, and once a broken one. No request may fail, and every
-decision must name a version that existed and stand in the decision log under the same name.
+decision must name a version that existed and be in the decision log under the same name.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Seen:
 
 
 def two_versions(registry: Registry) -> list[str]:
-    """The shipped router, and the same with all scores moved by half a log-odd; the first one serves."""
+    """The shipped router, and the same with all scores shifted by half a log-odd; the first one serves."""
     shipped = registry.load("complexity")
     calibration, models = shipped.calibration, shipped.models
     assert calibration is not None and models is not None and isinstance(shipped.router, ComplexityRouter)
@@ -102,12 +102,12 @@ async def ask(session: aiohttp.ClientSession, body: dict[str, Any], seen: Seen) 
     try:
         async with session.post("/v1/chat/completions", json=body) as reply:
             text = await reply.text()
-            told = reply.headers.get("x-jethro-policy", "")
+            version = reply.headers.get("x-jethro-policy", "")
             whole = text.rstrip().endswith("data: [DONE]") if body["stream"] else text.endswith("}")
-            if reply.status != 200 or not whole or f'"policy_version":"{told}"' not in text or not told:
+            if reply.status != 200 or not whole or f'"policy_version":"{version}"' not in text or not version:
                 seen.failures.append(f"{reply.status}: {text[-300:]}")
                 return
-            seen.decided[reply.headers["x-jethro-decision-id"]] = told
+            seen.decided[reply.headers["x-jethro-decision-id"]] = version
     except (aiohttp.ClientError, TimeoutError) as e:
         seen.failures.append(f"{type(e).__name__}: {e}")
     seen.seconds.append(perf_counter() - started)
@@ -138,7 +138,7 @@ async def swaps(url: str, registry: Registry, versions: Sequence[str], count: in
 
 
 async def until(session: aiohttp.ClientSession, served: Any) -> None:
-    """Until the router, as the endpoint lists it, is as wanted. Raises TimeoutError."""
+    """Until the router, as the endpoint lists it, is as requested. Raises TimeoutError."""
     async with asyncio.timeout(_PATIENCE_S):
         while not served((await routers(session))[NAME]):  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # another process has no event to wait for
@@ -160,11 +160,11 @@ async def run(url: str, registry: Registry, versions: Sequence[str], args: argpa
         if seen is steady:
             await asyncio.sleep(args.steady_s)
         else:
-            told = await swaps(url, registry, versions, args.swaps, args.dwell_s)
+            swapped = await swaps(url, registry, versions, args.swaps, args.dwell_s)
         over.set()
         await calling
         print(f"{len(seen.seconds):,} answers in {perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    return {"steady": steady, "swapping": swapping, **told}
+    return {"steady": steady, "swapping": swapping, **swapped}
 
 
 def figures(found: dict[str, Any], versions: Sequence[str], store: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """`python -m benchmarks.overload`: the real application at three times what it can bear, and a large pool that is full.
 
 The fake engine answers with a known time of service, so the most that the pools can answer is known. First 3 x that
-for `--seconds`: answers a second, what refusals say, what memory does. Then the large pool alone is wanted twice as
+for `--seconds`: answers a second, what refusals say, what memory does. Then demand for the large pool alone is twice as
 often as it can answer, with capacity in the decision and without: refusals by its replicas (the small pool then answers
-by fallback), waits, and what quality is to be expected of whoever answered.
+by fallback), waits, and what quality is to be expected of the pool that answered.
 """
 
 import argparse
@@ -81,11 +81,11 @@ async def ask(session: aiohttp.ClientSession, text: str, began: float, seen: See
     status = 599  # no answer at all
     with suppress(aiohttp.ClientError, TimeoutError):
         async with session.post("/v1/chat/completions", json=body) as reply:
-            status, told = reply.status, await reply.json()
+            status, reply_body = reply.status, await reply.json()
             if status in (429, 503):
                 seen.without_retry_after += int(reply.headers.get("retry-after", "0")) < 1
             if status == 200:
-                decided, took_s = told["jethro"], perf_counter() - started
+                decided, took_s = reply_body["jethro"], perf_counter() - started
                 seen.in_time += [perf_counter() - began] if took_s <= SLO_S else []
                 seen.seconds[decided["pool"]].append(took_s)
                 seen.answered.append((decided["score"], decided["pool"]))
@@ -110,12 +110,12 @@ async def drive(url: str, rate: float, hard_share: float, seconds: float, seed: 
     connections = aiohttp.TCPConnector(limit=0)
     started = perf_counter()
     async with aiohttp.ClientSession(url, connector=connections, timeout=aiohttp.ClientTimeout(60)) as session:
-        asked = []
+        requests = []
         for at_s in arrival_times_s(int(rate * seconds), rate, 1.0, seed):
             await asyncio.sleep(max(0.0, started + at_s - perf_counter()))
             text = next(hard if rng.random() < hard_share else easy)
-            asked.append(asyncio.create_task(ask(session, text, started, seen)))
-        await asyncio.gather(*asked)
+            requests.append(asyncio.create_task(ask(session, text, started, seen)))
+        await asyncio.gather(*requests)
     remembering.cancel()
     return seen
 
@@ -149,16 +149,16 @@ def storm(seen: Seen, seconds: float, rate: float) -> dict[str, Any]:
 def relief(seen: Seen, outlook: CalibratedOutlook) -> dict[str, Any]:
     """Figures of a run in which only the large pool is short."""
     quality = [outlook.at(score)[pool]["quality"] for score, pool in seen.answered]
-    wanted = [outlook.at(score)["large" if score >= THRESHOLD else "small"]["quality"] for score, _ in seen.answered]
+    with_room = [outlook.at(score)["large" if score >= THRESHOLD else "small"]["quality"] for score, _ in seen.answered]
     return {
         "statuses": dict(sorted(seen.statuses.items())),
         "refused_by_large_replicas": seen.fallbacks + seen.statuses[429],
-        "moved_by_decision": seen.moved,
+        "redirected_by_capacity": seen.moved,
         "answered_by_large": len(seen.seconds["large"]),
         "large_p50_s": float(np.quantile(seen.seconds["large"], 0.5)),
         "large_p95_s": float(np.quantile(seen.seconds["large"], 0.95)),
         "expected_quality": float(np.mean(quality)),
-        "expected_quality_with_room": float(np.mean(wanted)),
+        "expected_quality_with_room": float(np.mean(with_room)),
     }
 
 
@@ -201,7 +201,7 @@ def table(found: Mapping[str, Any]) -> str:
                  str(on[name]) if isinstance(on[name], dict) else on[name]) for name in on]  # fmt: skip
     return (
         f"Three times what the pools can answer:\n\n{markdown(('', 'value'), rows)}\n"
-        f"The large pool is wanted twice as often as it can answer, the small one has room:\n\n"
+        f"Demand for the large pool is twice what it can answer, the small one has room:\n\n"
         f"{markdown(('', 'capacity off', 'capacity in the decision'), compared)}\n"
         f"{found['setting']}\n\n{one_line(found['environment'])}\n"
     )
@@ -224,10 +224,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for capacity in (True, False):
         port = free_port()
         with application(config(port, capacity), f"overload_{capacity}", _ENGINE):
-            told = asyncio.run(run(f"http://127.0.0.1:{port}", capacity, args))
-        found |= {"storm": told["storm"]} if capacity else {}
-        found["capacity_on" if capacity else "capacity_off"] = told["relief"]
-        print(told, file=sys.stderr, flush=True)
+            measured = asyncio.run(run(f"http://127.0.0.1:{port}", capacity, args))
+        found |= {"storm": measured["storm"]} if capacity else {}
+        found["capacity_on" if capacity else "capacity_off"] = measured["relief"]
+        print(measured, file=sys.stderr, flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "overload.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     (args.out / "overload.md").write_text(table(found), "utf-8")

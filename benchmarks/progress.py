@@ -10,9 +10,9 @@ def progress(name: str, total: int) -> Callable[[int], None]:
     started = time.perf_counter()
     step = max(1, total // 10)
 
-    def told(done: int) -> None:
+    def report(done: int) -> None:
         if done % step == 0 or done == total:
             rate = done / (time.perf_counter() - started)
             print(f"{name}: {done:,} of {total:,} answered, {rate:.0f} a second", file=sys.stderr, flush=True)
 
-    return told
+    return report

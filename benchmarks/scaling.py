@@ -39,10 +39,10 @@ def main() -> None:
     scenario = reference()
     quick = replace(scenario, delays=QUICK[0], reports=QUICK[1], holds_s=())
     kinds = list(zip(*(standard_traces(args.duration, args.rate, seed) for seed in seeds), strict=True))
-    told = _Told((runs_of(scenario) + runs_of(quick)) * len(kinds) * len(seeds))
-    found = [compare(kind, scenario, told) for kind in kinds]
+    report = _Progress((runs_of(scenario) + runs_of(quick)) * len(kinds) * len(seeds))
+    found = [compare(kind, scenario, report) for kind in kinds]
     # ours is the same in both, and so are its longer holds
-    tuned = [replace(compare(kind, quick, told), holds=c.holds) for kind, c in zip(kinds, found, strict=True)]
+    tuned = [replace(compare(kind, quick, report), holds=c.holds) for kind, c in zip(kinds, found, strict=True)]
     args.out.mkdir(parents=True, exist_ok=True)
     body = {
         "environment": stamp,
@@ -93,7 +93,7 @@ def _quick(tuned: Sequence[Comparison]) -> str:
     )
 
 
-class _Told:
+class _Progress:
     """A line on standard error for each tenth run."""
 
     def __init__(self, total: int) -> None:

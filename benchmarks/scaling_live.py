@@ -39,7 +39,7 @@ POOLS = ("small", "large")
 PACE_MS, TOKENS = 60, 16
 SERVICE_S = PACE_MS * TOKENS / 1e3
 CONCURRENCY, TARGET_ONGOING = 4, 3
-"""Places of a replica; and Serve's target, which with these loads asks for as many replicas in the end as the share."""
+"""Places of a replica; and Serve's target, which with these loads requires as many replicas in the end as the share."""
 HEADROOM, HOLD_S, IDLE_S = 1.0, 15.0, 20.0
 DELAYS_S = {"share": (0.0, 0.0), "in_flight": (30.0, 600.0), "in_flight_quick": (10.0, HOLD_S)}
 """Serve's delays up and down by run: of its rule its defaults, then some as short as the share policy's patience."""
@@ -92,7 +92,7 @@ def config(policy: str, port: int, store: Path, threshold: float) -> dict[str, A
 
 
 def targets(rate: float, share: float) -> dict[str, int]:
-    """Replicas that the policy wants of each pool in the long run at this rate and share of hard queries."""
+    """The policy's target of each pool in the long run at this rate and share of hard queries."""
     loads = {"small": rate * (1 - share) * SERVICE_S, "large": rate * share * SERVICE_S}
     return {name: ceil(places(load, HEADROOM) / CONCURRENCY - 1e-9) for name, load in loads.items()}
 
@@ -134,7 +134,7 @@ async def running(session: aiohttp.ClientSession) -> dict[str, int]:
 
 
 async def drive(url: str, args: argparse.Namespace, threshold: float, seen: Seen) -> None:
-    """The step at a constant rate, in an open loop: nobody waits for anybody's answer."""
+    """The step at a constant rate, in an open loop: requests do not wait for answers."""
     easy, hard = queries(threshold)
     rng = np.random.default_rng(args.seed)
     due = arrival_times_s(ceil(args.rate * (args.before_s + args.after_s)), args.rate, 1.0, args.seed)
@@ -142,13 +142,13 @@ async def drive(url: str, args: argparse.Namespace, threshold: float, seen: Seen
     watching = asyncio.create_task(watch(url, started, seen))
     timeout = aiohttp.ClientTimeout(120)
     async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
-        asked = []
+        requests = []
         for at_s in due:
             pool = "large" if rng.random() < SHARES[int(at_s >= args.before_s)] else "small"
             await asyncio.sleep(max(0.0, started + at_s - perf_counter()))
             text = next(hard if pool == "large" else easy)
-            asked.append(asyncio.create_task(ask(session, text, pool, float(at_s), started, seen)))
-        await asyncio.gather(*asked)
+            requests.append(asyncio.create_task(ask(session, text, pool, float(at_s), started, seen)))
+        await asyncio.gather(*requests)
     watching.cancel()
 
 
@@ -166,7 +166,7 @@ async def sleep_and_wake(url: str, threshold: float) -> dict[str, Any]:
 
 
 def reached_s(seen: Seen, pool: str, goal: int, step_s: float) -> float | None:
-    """Seconds from the step until the pool has what the policy wants; None if it never came so far.
+    """Seconds from the step until the pool has the policy's target; None if it never came so far.
 
     Up: the first time that so many run. Down: the first time that no more do; None if fewer ran at the step already.
     """
@@ -254,8 +254,8 @@ def plot(found: Mapping[str, Any], step_s: float, path: Path) -> None:
             series, label = found[policy]["series"], LABELS[policy]
             axis.step(series["at_s"], series[pool], where="post", label=label)
         end_s = found["share"]["series"]["at_s"][-1]
-        wanted = [goal[pool] for goal in found["targets"]]
-        axis.step([0, step_s, end_s], [wanted[0], wanted[1], wanted[1]], "k:", where="post", label="target")
+        targets = [goal[pool] for goal in found["targets"]]
+        axis.step([0, step_s, end_s], [targets[0], targets[1], targets[1]], "k:", where="post", label="target")
         axis.axvline(step_s, color="grey", linewidth=0.5)
         axis.set_ylabel(f"replicas of {pool}")
     axes[0].legend(fontsize=8)

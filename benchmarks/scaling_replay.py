@@ -19,7 +19,7 @@ from serve_app.autoscaling.rules import ShareRule
 from serve_app.autoscaling.simulator import Control, PoolModel
 
 POLICY_WARM_UP_S = 5.0
-"""What the policy of `scaling_live` is told."""
+"""What the policy of `scaling_live` receives."""
 CONTROL = Control(every_s=0.5, window_s=5.0, delay_s=0.5)
 """The real policy plans twice a second, on Gateways' counts over five seconds that are reported every second: half a
 second old on average."""

@@ -19,6 +19,6 @@ def prompt(pace_ms: int = 0) -> str:
 
 
 def pace_s(text: str) -> float:
-    """Seconds between tokens that the prompt asks for; 0 means as fast as they can be sent."""
+    """Seconds between tokens that the prompt requests; 0 means as fast as they can be sent."""
     found = _PACE.search(text)
     return int(found[1]) / 1e3 if found else 0.0

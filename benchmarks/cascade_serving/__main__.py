@@ -1,4 +1,4 @@
-"""`python -m benchmarks.cascade_serving`: the lab's cascades over HTTP, on unseen queries, asked beside its pools.
+"""`python -m benchmarks.cascade_serving`: the lab's cascades over HTTP, on unseen queries, next to its pools.
 
 python -m benchmarks.cascade_serving                             starts the lab profile itself, three times
 python -m benchmarks.cascade_serving --url http://127.0.0.1:8000 --n 1500
@@ -69,14 +69,14 @@ def started(args: argparse.Namespace, items: list[Item], cascade: dict[str, Any]
 
 
 def measured(args: argparse.Namespace, items: list[Item], url: str, cascades: list[str]) -> Run:
-    """Every query of every model; a tenth of them first, uncounted, so that nothing is asked for the first time."""
+    """Every query of every model; a tenth of them first, uncounted, as a warm-up."""
     key = os.environ[args.api_key_env] if args.api_key_env else None
     endpoint = Endpoint(url, key, args.concurrency, probe_tokens=args.probe_tokens)
     models = [args.weak, args.strong, *cascades]
     warm = items[: max(20, len(items) // 10)]
     asyncio.run(ask_all(endpoint, models, warm, args.seed + 1, lambda done: None))
-    told = progress(", ".join(models), len(items) * len(models))
-    replies = asyncio.run(ask_all(endpoint, models, items, args.seed, told))
+    report = progress(", ".join(models), len(items) * len(models))
+    replies = asyncio.run(ask_all(endpoint, models, items, args.seed, report))
     return Run([item.prompt for item in items], args.weak, args.strong, replies)
 
 
@@ -113,7 +113,7 @@ def table(found: dict[str, dict[str, Any]], more: dict[str, Any], args: argparse
     kept = "all kept" if not more["missed"] else "not kept: " + "; ".join(more["missed"])
     return (
         f"{markdown(head, quality)}\n{markdown(heads, times)}\n"
-        f"{args.n:,} unseen lab queries, greedy, streamed over HTTP by {args.concurrency} callers, every model asked "
+        f"{args.n:,} unseen lab queries, greedy, streamed over HTTP by {args.concurrency} callers, every model called "
         "every query in one shuffled order. Quality drop = (always large - cascade) / always large. Accepted: held "
         "against the weak pool alone on the same queries; escalated: against the strong pool alone, plainly and less "
         f"the weak pool's probe. The ratio without the probe is limited to {MOST_RATIO:g} for {STREAM} ({CASCADE} "

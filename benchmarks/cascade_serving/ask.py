@@ -50,7 +50,7 @@ class Endpoint:
 async def ask_all(
     endpoint: Endpoint, models: Sequence[str], items: Sequence[Item], seed: int, progress: Callable[[int], None]
 ) -> dict[str, list[Reply]]:
-    """By model, the greedy answers in the order of the items; the order in which they are asked is drawn.
+    """By model, the greedy answers in the order of the items; the order of the requests is drawn.
 
     Raises RuntimeError with the server's words if one request fails.
     """

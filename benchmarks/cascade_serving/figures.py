@@ -1,7 +1,7 @@
 """From replies to figures: quality drop and strong calls of each cascade, times to first token, wasted tokens.
 
 Quality drop = (always-large - cascade) / always-large; intervals resample distinct queries. A cascade's time to first
-token is held against the pool's alone on the same queries, asked in the same run: accepted ones against the weak pool,
+token is held against the pool's alone on the same queries, called in the same run: accepted ones against the weak pool,
 escalated ones against the strong pool and the weak pool's probe.
 """
 
@@ -91,7 +91,7 @@ def _accepted(run: Run, name: str, seed: int) -> dict[str, Any] | None:
 def _escalated(run: Run, name: str, seed: int, probed: bool = False) -> dict[str, Any] | None:
     """Of queries that the strong pool answered: TTFT without the weak pool's probe, against the strong pool alone.
 
-    `probed`: only those that the weak pool was asked first, which its tokens tell; others are known to be hopeless.
+    `probed`: only those that went to the weak pool first, as its tokens show; the others were escalated by their score.
     """
     replies = run.replies[name]
     rows = [i for i, reply in enumerate(replies) if reply.pool == "large" and (reply.wasted_tokens > 0 or not probed)]

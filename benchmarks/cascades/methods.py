@@ -1,4 +1,4 @@
-"""The methods: each is fitted on train for every budget, and gives its curve on test.
+"""The methods: each is fitted on train for every budget, and returns its curve on test.
 
 threshold           one quantile of the raw confidence for all levels of the chain, swept; nothing else is fitted
 calibrated          the chain as `jethro cascade fit` does it: blended calibration, doubt per dollar unless doubt alone

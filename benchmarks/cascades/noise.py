@@ -42,18 +42,18 @@ def _tables(
 ) -> Tables:
     """Tables of what two noisy looks at the truth tell: the first alone, or both once the model has run."""
     ok = tables.ok
-    first = _told(ok + before * rng.standard_normal(ok.shape), before)
-    second = _told(ok + after * rng.standard_normal(ok.shape), after)
+    first = _estimates(ok + before * rng.standard_normal(ok.shape), before)
+    second = _estimates(ok + after * rng.standard_normal(ok.shape), after)
     sets, _, models = tables.quality.shape
     quality = np.empty_like(tables.quality)
-    for asked in range(sets):
-        there = np.isin(np.arange(models), members(asked, models))
-        quality[asked] = sigmoid(rates + first + np.where(there, second, 0.0))
+    for called in range(sets):
+        there = np.isin(np.arange(models), members(called, models))
+        quality[called] = sigmoid(rates + first + np.where(there, second, 0.0))
     cost = np.broadcast_to(tables.cost_usd, tables.cost.shape)
     return Tables(quality, cost, fit_moves(quality) if move is None else move, ok, tables.cost_usd)
 
 
-def _told(looked: Floats, noise: float) -> Floats:
+def _estimates(looked: Floats, noise: float) -> Floats:
     """Log-odds for being right (1 against 0) of a look with normal noise."""
     found: Floats = (looked - 0.5) / noise**2
     return found

@@ -18,7 +18,7 @@ blended calibration of the confidence and thresholds searched under a budget on 
 that is better on train by more than a standard error). routing, cascade, cascade routing: Dekoninck, Baader & Vechev
 (ICML 2025) on estimates of ours, `jethro cascade fit-routing`; `cascade` (`--in-order`) keeps the chain's order and
 weighs the calibrated chance that the next model is right where this one is not against its cost. Cascade routing keeps
-the order too where that did better on train: `shape` tells. linear: mixtures of single models, chosen on test.
+the order too where that did better on train, see `shape`. linear: mixtures of single models, chosen on test.
 
 How it was chosen: calibration, the prior of a prompt, the margin that another answer needs over the strongest model's,
 the usual shape and the guard by repeated cross-validation or halves of the train part, over all pairs of models that a
@@ -26,7 +26,7 @@ cascade makes sense for (23 and 24) and over 32 settings of two to five. The tes
 earlier versions, and once since the present constants were set; which of earlier forms were kept may flatter.
 
 Verdict: `below` means that the 95 % interval of the paired difference excludes 0. A row of the plain cascade is beaten
-by an accuracy strictly above it at the same mean cost; the interval beside it tells how sure that is.
+by an accuracy strictly above it at the same mean cost; the interval next to it shows how sure that is.
 """
 
 

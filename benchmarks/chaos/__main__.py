@@ -122,7 +122,7 @@ def marks(found: dict[str, Any]) -> dict[str, bool]:
     """What has to hold over all phases."""
     phases = found["phases"].values()
     return {
-        "every request was asked within the time limit": all(p["not_asked"] == 0 for p in phases),
+        "every request was sent within the time limit": all(p["not_asked"] == 0 for p in phases),
         "no request lost before its first byte": all(p["failures"]["before_first_byte"] == 0 for p in phases),
         "every answer cut after its first byte ended with an error event": all(
             silent_cuts(p["failures"]) == 0 for p in phases

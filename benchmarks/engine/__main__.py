@@ -1,6 +1,6 @@
 """`python -m benchmarks.engine`: tokens a second of the transformers engine at rising concurrency, in this process.
 
-Beside it transformers' own `generate`, one text alone and a whole batch at once: the limits from below and above.
+For comparison, transformers' own `generate`, one text alone and a whole batch at once: the limits from below and above.
 """
 
 import argparse

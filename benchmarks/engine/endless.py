@@ -1,4 +1,4 @@
-"""A model that never ends its text by itself, so that every answer has the length asked for (vLLM's `ignore_eos`)."""
+"""A model that never ends its text by itself, so that every answer has the requested length (vLLM's `ignore_eos`)."""
 
 import json
 import shutil

@@ -1,1 +1,1 @@
-"""What the gateway costs, beside the LiteLLM proxy and beside bare uvicorn, in one run."""
+"""What the gateway costs, compared with the LiteLLM proxy and bare uvicorn, in one run."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gateway`: what the gateway costs, beside LiteLLM's proxy and bare uvicorn, in one run.
+"""`python -m benchmarks.gateway`: what the gateway costs, compared with LiteLLM's proxy and bare uvicorn, in one run.
 
 All servers run at the same time and are measured in turn by wrk. Jethro is the real application on Ray Serve (HAProxy,
 Gateway, pool replicas) with parsing, decision, log, metrics and store on; only the models are fake.

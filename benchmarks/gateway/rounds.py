@@ -75,7 +75,7 @@ class Cell:
 
 
 def warm_up(targets: Sequence[Target]) -> dict[str, int]:
-    """Ask every target each case for two seconds and check its streams; gives the bytes of one stream by target."""
+    """Ask every target each case for two seconds and check its streams; returns the bytes of one stream by target."""
     sizes = {}
     for target in targets:
         address = Address.of(target.url)

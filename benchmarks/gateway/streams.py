@@ -1,7 +1,7 @@
-"""A lean client that holds many paced streams open and measures the gaps between their tokens.
+"""A minimal client that holds many paced streams open and measures the gaps between their tokens.
 
-It does per read only a clock, a count and an append, and tells how much of a core it used itself. It runs as a process
-of its own: `python -m benchmarks.gateway.streams HOST PORT STREAMS SECONDS TOKENS BODY`.
+It does per read only a clock, a count and an append, and reports how much of a core it used itself. It runs as a
+process of its own: `python -m benchmarks.gateway.streams HOST PORT STREAMS SECONDS TOKENS BODY`.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ class Stream(asyncio.Protocol):
     def _ask(self) -> None:
         self.events, self.received = 0, 0
         self._status_seen, self._tail, self._last_s = False, b"", 0.0
-        self._asked_s = perf_counter()
+        self._sent_s = perf_counter()
         self._transport.write(self._request)
 
     def _note(self, now: float, events: int) -> None:
@@ -93,7 +93,7 @@ class Stream(asyncio.Protocol):
             if self._last_s:
                 self._tally.gaps_s.append(now - self._last_s)
             else:
-                self._tally.first_s.append(now - self._asked_s)
+                self._tally.first_s.append(now - self._sent_s)
             self._tally.gaps_s.extend([0.0] * (tokens - 1))
         self._last_s = now
         self.events += events

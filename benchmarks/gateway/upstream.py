@@ -58,7 +58,7 @@ def _answer(tokens: int) -> bytes:
 
 
 async def _events(body: dict[str, Any], tokens: int) -> AsyncIterator[bytes]:
-    """One event a token, each a write of its own; usage only if it is asked for."""
+    """One event a token, each a write of its own; usage only on request."""
     gap_s, start_s = pace_s(body["messages"][-1]["content"]), monotonic()
     for token in range(1, tokens + 1):
         await asyncio.sleep(max(0.0, start_s + token * gap_s - monotonic()) if gap_s else 0)

@@ -1,4 +1,4 @@
-"""The published figures that ours stand beside.
+"""The published figures that ours are compared with.
 
 Ding et al. 2024 (arXiv 2404.14618), main table: performance drop in % of BART score against all-at-large, on
 MixInstruct. As recalled from the paper, not read from it again: treat them as such.

@@ -1,4 +1,4 @@
-"""What is asked: unseen lab queries, which can be graded, or prompts from a JSONL file."""
+"""The queries: unseen lab queries, which can be graded, or prompts from a JSONL file."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,8 @@ python -m benchmarks.online_cascade --data isear.jsonl.gz --expert gpt35 --names
 python -m benchmarks.online_cascade --data mine.jsonl --expert llm --shift
 
 Any file of rows with `text`, `label` and a column of recorded LLM labels. Half of it is the stream, in another order
-for each seed; the LLM labels of the other half teach the distilled students. Replays are kept as they come: the same
-command goes on after a kill.
+for each seed; the LLM labels of the other half teach the distilled students. Replays are kept as they arrive: the same
+command resumes after a kill.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--params", type=json.loads, default={}, help='hyper-parameters of the learner, {"NAME": VALUE}')
     p.add_argument("--half", choices=("stream", "other"), default="stream", help="other: the half for tuning")
     p.add_argument("--shift", action="store_true", help="also with all labels swapped half-way")
-    p.add_argument("--ablate", action="store_true", help="also with each mend off")
+    p.add_argument("--ablate", action="store_true", help="also with each change switched off")
     p.add_argument("--keep", type=Path, default=BUILD / "online_cascade", help="replays are kept here")
     p.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     return p.parse_args(argv)
@@ -162,7 +162,7 @@ def _bars(name: str, budgets: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _ablated(bench: Bench, share: float) -> dict[str, Any]:
-    """The cascade with each mend off, and all of them."""
+    """The cascade with each change switched off, and all of them."""
     whole = bench.runs(CASCADE, METHODS[CASCADE], share)
     rows = {name: bench.runs(name, replay, share) for name, replay in ABLATED.items()}
     rows["without any: the released algorithm"] = nearest(bench.released(), share)

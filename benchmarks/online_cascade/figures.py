@@ -21,7 +21,7 @@ def measured(stream: Recorded, run: Replayed) -> dict[str, Any]:
     recall = [float(right[stream.gold == c].mean()) if (stream.gold == c).any() else float("nan") for c in range(k)]
     who = {str(int(w)): [int((run.by == w).sum()), float(right[run.by == w].mean())] for w in np.unique(run.by)}
     windows = [float(right[t : t + WINDOW].mean()) for t in range(0, len(stream), WINDOW)]
-    asked = [float((run.by[t : t + WINDOW] == LLM).mean()) for t in range(0, len(stream), WINDOW)]
+    called = [float((run.by[t : t + WINDOW] == LLM).mean()) for t in range(0, len(stream), WINDOW)]
     kept = {name: run.figures[name] for name in ("alarms_at", "computed", "agreement_overall") if name in run.figures}
     return {
         "accuracy": float(right.mean()),
@@ -30,7 +30,7 @@ def measured(stream: Recorded, run: Replayed) -> dict[str, Any]:
         "recall": recall,
         "who": who,
         "windows": windows,
-        "asked": asked,
+        "asked": called,
         **kept,
     }
 

@@ -26,14 +26,14 @@ MARGIN, ENSEMBLE, FRONT, RANDOM = "margin sampling", "online ensemble", "front-l
 MARGIN_TWO = f"{MARGIN}, the cascade's students"
 LLM_ALONE = "LLM alone"
 NO_BASELINES = (CASCADE, UNLEARNED, PLAIN, LLM_ALONE)
-"""The cascade, what it is without a part of it or its mends, and what makes other numbers of calls."""
+"""The cascade, what it is without a part of it or our changes, and what makes other numbers of calls."""
 MARGIN_FIRST = 100
 """LLM labels that margin sampling begins with, as its authors' runs on ISEAR do."""
 PLAIN_PARAMS = {"encoder.decay": 0.9, "encoder.calibration": 0.45, "logistic.decay": 0.8, "logistic.calibration": 0.15}
 """The authors' values for ISEAR (LR + BERT-base)."""
 PLAIN_MU = (1.6e-3, 2e-3, 2.2e-3, 2.5e-3, 3e-3, 4e-3, 6e-3, 1e-2)
 """The released algorithm has no budget: its price is swept, and of each seed the replay whose calls come nearest to a
-budget stands for it, which nobody could have chosen beforehand."""
+budget stands for it, which could not have been chosen beforehand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def _llm(job: Job) -> Replayed:
 
 
 def _taught(job: Job, averaged: bool = False, kind: str | None = None) -> Taught:
-    """The students of a baseline: the cascade's, or that one of them; they learn the LLM's labels as they come."""
+    """The students of a baseline: the cascade's, or that one of them; they learn the LLM's labels as they arrive."""
     levels = job.spec.levels if kind is None else (kind,)
     return Taught(replace(job.spec, levels=levels, mends={**job.spec.mends, "balanced": False}), averaged)
 
@@ -132,13 +132,13 @@ one part: its levels, balanced, with the margin that deferral begins as.
 """
 
 
-def without(*mends: str) -> Callable[[Job], Replayed]:
-    """The cascade with mends off."""
-    return lambda job: cascade(job.stream, replace(job.spec, mends=dict.fromkeys(mends, False)))
+def without(*changes: str) -> Callable[[Job], Replayed]:
+    """The cascade with changes switched off."""
+    return lambda job: cascade(job.stream, replace(job.spec, mends=dict.fromkeys(changes, False)))
 
 
 ABLATED: Mapping[str, Callable[[Job], Replayed]] = {
-    **{f"without {mend}": without(mend) for mend in MENDS if mend not in ("single_softmax", "drift")},
+    **{f"without {name}": without(name) for name in MENDS if name not in ("single_softmax", "drift")},
     "without learned deferral": _unlearned,
     "without cost_to_go, single_softmax": without("cost_to_go", "single_softmax"),
     "with 2 % audits": lambda job: cascade(job.stream, replace(job.spec, audit_share=0.02)),

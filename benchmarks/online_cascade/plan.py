@@ -77,8 +77,9 @@ class Bench:
 
     def _key(self, name: str, spec: StreamSpec, shift: bool) -> str:
         """Whatever changes a replay changes its file."""
-        told = repr((SOURCES, name, spec, shift, self.stream.texts[:50], len(self.stream), self.stream.expert.tolist()))
-        return hashlib.blake2b(told.encode("utf-8", "replace"), digest_size=12).hexdigest()
+        stream = (self.stream.texts[:50], len(self.stream), self.stream.expert.tolist())
+        inputs = repr((SOURCES, name, spec, shift, *stream))
+        return hashlib.blake2b(inputs.encode("utf-8", "replace"), digest_size=12).hexdigest()
 
 
 def nearest(swept: Sequence[Sequence[dict[str, Any]]], share: float) -> list[dict[str, Any]]:

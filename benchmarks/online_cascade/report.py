@@ -137,9 +137,9 @@ def _shift(result: dict[str, Any]) -> str:
         for name, one in methods.items():
             windows = np.array(one["windows"])
             half = len(windows) // 2
-            told = [windows[half - 3 : half], windows[half + 1 : half + 3], windows[-3:]]
+            parts_shown = [windows[half - 3 : half], windows[half + 1 : half + 3], windows[-3:]]
             alarms = [a[0] - result["queries"] // 2 if a else None for a in one["alarms_at"]]
-            cells = [f"{100 * part.mean():.1f}" for part in told]
+            cells = [f"{100 * part.mean():.1f}" for part in parts_shown]
             heard = ", ".join("none" if a is None else f"{a:+d}" for a in alarms)
             cells += [f"{100 * one['accuracy']['mean']:.1f}", f"{100 * one['share']['mean']:.1f}"]
             rows.append([name, *cells, heard])

@@ -67,10 +67,10 @@ def load(path: Path, expert: str, names: tuple[str, ...] = ()) -> Recorded:
     for number, row in enumerate(rows, 1):
         if expert not in row:
             raise DataError(f"{path}: row {number} has no column {expert!r}; it has {', '.join(row)}")
-        told = row[expert]
-        if told not in place and told not in (-1, None, ""):
-            raise DataError(f"{path}: row {number}: {expert} {told!r} is none of the labels")
-        experts.append(place.get(told, -1))
+        expert_label = row[expert]
+        if expert_label not in place and expert_label not in (-1, None, ""):
+            raise DataError(f"{path}: row {number}: {expert} {expert_label!r} is none of the labels")
+        experts.append(place.get(expert_label, -1))
     texts = tuple(str(row["text"]) for row in rows)
     gold = np.array([place[row["label"]] for row in rows])
     return Recorded(path.name.split(".")[0], texts, gold, np.array(experts), labels)

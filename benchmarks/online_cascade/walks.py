@@ -39,8 +39,8 @@ def cascade(stream: Recorded, spec: StreamSpec) -> Replayed:
         learner.saw(walk)
         if walk.level is None:
             answers[t], by[t] = stream.expert[t], LLM
-            told = int(stream.expert[t])
-            learner.learn(Labelled(text, told if told >= 0 else None, walk))
+            label = int(stream.expert[t])
+            learner.learn(Labelled(text, label if label >= 0 else None, walk))
         else:
             answers[t], by[t] = walk.label, walk.level
         trace.append(learner.figures()["drift_alarms"])
@@ -63,12 +63,12 @@ class Taught:
 
     def of(self, text: str) -> NDArray[np.float64]:
         """Class probabilities."""
-        told = [s.predictor.of(s.predictor.features(text)) for s in self._students]
+        probabilities = [s.predictor.of(s.predictor.features(text)) for s in self._students]
         if self._averaged:
-            mean: NDArray[np.float64] = np.mean(told, axis=0)
+            mean: NDArray[np.float64] = np.mean(probabilities, axis=0)
             return mean
-        top = told[0]
-        for own in told[1:]:
+        top = probabilities[0]
+        for own in probabilities[1:]:
             top = pooled(own, top, self._weight)
         return top
 
@@ -93,9 +93,9 @@ def online(stream: Recorded, taught: Taught, asks: Asks, own: bool = False) -> R
     answers, by = np.empty(len(stream), dtype=np.int64), np.empty(len(stream), dtype=np.int64)
     calls = 0
     for t, text in enumerate(stream.texts):
-        told = taught.of(text)
-        answers[t], by[t] = int(told.argmax()), 0
-        if not asks(t, told):
+        probabilities = taught.of(text)
+        answers[t], by[t] = int(probabilities.argmax()), 0
+        if not asks(t, probabilities):
             continue
         calls += 1
         if not own:
@@ -128,15 +128,15 @@ class ByMargin:
         self._left, self._queries, self._first = calls, queries, first
         self._budget = Budget(calls / queries, queries, step)
 
-    def __call__(self, t: int, told: NDArray[np.float64]) -> bool:
+    def __call__(self, t: int, probabilities: NDArray[np.float64]) -> bool:
         """See Asks."""
-        second, likeliest = np.sort(told)[-2:]
+        second, likeliest = np.sort(probabilities)[-2:]
         unsure = 1.0 - (likeliest - second)
-        wanted = t < self._first or unsure > self._budget.price or self._queries - t <= self._left
-        asked = bool(wanted and self._left > 0)
-        self._budget.saw(asked, steer=t >= self._first)
-        self._left -= asked
-        return asked
+        due = t < self._first or unsure > self._budget.price or self._queries - t <= self._left
+        called = bool(due and self._left > 0)
+        self._budget.saw(called, steer=t >= self._first)
+        self._left -= called
+        return called
 
 
 def distilled(stream: Recorded, taught: Taught, other: Recorded, calls: int) -> Replayed:
@@ -144,5 +144,5 @@ def distilled(stream: Recorded, taught: Taught, other: Recorded, calls: int) -> 
     for text, label in zip(other.texts[:calls], other.expert[:calls], strict=True):
         taught.learn(text, int(label))
     taught.settle()
-    told = [int(taught.of(text).argmax()) for text in stream.texts]
-    return Replayed(np.array(told), np.zeros(len(stream), dtype=np.int64), calls)
+    labels = [int(taught.of(text).argmax()) for text in stream.texts]
+    return Replayed(np.array(labels), np.zeros(len(stream), dtype=np.int64), calls)

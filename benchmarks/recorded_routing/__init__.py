@@ -1,1 +1,1 @@
-"""Routers on recorded answers of real models: cross-validated, beside RouteLLM's published figures."""
+"""Routers on recorded answers of real models: cross-validated, compared with RouteLLM's published figures."""

@@ -4,7 +4,7 @@ python -m benchmarks.recorded_routing --data routellm/                    all fi
 python -m benchmarks.recorded_routing --data mine.jsonl --kinds stacked   one file of the same columns, one kind
 
 A row has `prompt` (or `turns`), `small_correct` and `large_correct` (or `_score`), and if it likes `subject`,
-`benchmark`, `contaminated`. Scores are kept as they come: the same command goes on after a kill.
+`benchmark`, `contaminated`. Scores are kept as they arrive: the same command resumes after a kill.
 """
 
 import argparse
@@ -55,17 +55,17 @@ def main(argv: list[str] | None = None) -> int:
     stamp["command"] = " ".join(Path(word).name for word in (sys.argv[1:] if argv is None else argv))
     try:
         sets = load_sets(args.data)
-        asked = {task.title: task for task in tasks(sets, args.folds, args.seed, args.least)}
-        if not asked:
+        planned = {task.title: task for task in tasks(sets, args.folds, args.seed, args.least)}
+        if not planned:
             raise ConfigError(f"no set has {args.least} queries to learn from; give more data or a smaller --least")
         bench = Bench(args.keep, sets, args.params, tell)
-        scores, found = _all(bench, asked, args)
+        scores, found = _all(bench, planned, args)
     except ConfigError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     described = {name: about(d) | {"inverted_groups": inverted_groups(d)} for name, d in sets.items()}
     result = {"environment": stamp, "seed": args.seed, "folds": args.folds, "sets": described, "tasks": found}
-    write(args.out, result, asked, scores)
+    write(args.out, result, planned, scores)
     return 0 if all(task["bar"]["reached"] for task in found if "bar" in task) else 1
 
 
@@ -74,23 +74,23 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def write(out: Path, result: dict[str, Any], asked: dict[str, Task], scores: dict[str, dict[str, Crossed]]) -> None:
+def write(out: Path, result: dict[str, Any], planned: dict[str, Task], scores: dict[str, dict[str, Crossed]]) -> None:
     """`recorded_routing.json`, `.md` and `.png`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "recorded_routing.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     (out / "recorded_routing.md").write_text(text(result), "utf-8")
     caption = f"{one_line(result['environment'])}, seed {result['seed']}"
-    draw(asked, scores, caption, out / "recorded_routing.png")
+    draw(planned, scores, caption, out / "recorded_routing.png")
     print(text(result))
 
 
 def _all(
-    bench: Bench, asked: dict[str, Task], args: argparse.Namespace
+    bench: Bench, planned: dict[str, Task], args: argparse.Namespace
 ) -> tuple[dict[str, dict[str, Crossed]], list[dict[str, Any]]]:
     """Each task's scores by kind, and its figures."""
     scores: dict[str, dict[str, Crossed]] = {}
     found = []
-    for title, task in asked.items():
+    for title, task in planned.items():
         scores[title] = {kind: bench.scores(task, kind) for kind in dict.fromkeys((*args.kinds, BASELINE))}
         kinds = {kind: measured(task, one, args.rounds) for kind, one in scores[title].items()}
         against_baseline(kinds)
@@ -101,7 +101,7 @@ def _all(
         found.append(entry)
     for entry in found:
         if args.repeats > 1:
-            entry["repeated"] = _repeated(bench, asked[entry["title"]], tuple(entry["kinds"]), args)
+            entry["repeated"] = _repeated(bench, planned[entry["title"]], tuple(entry["kinds"]), args)
         if bar := held_to_bar(entry):
             entry["bar"] = bar
     return scores, found

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LogisticBaseline:
-    """P(the strong model alone is right) by scikit-learn's logistic regression, as it comes, on unit vectors."""
+    """P(the strong model alone is right) by scikit-learn's logistic regression with its defaults, on unit vectors."""
 
     def __init__(self) -> None:
         self._model: Any = None

@@ -1,4 +1,4 @@
-"""Scores of queries by routers that never saw them, kept in files as they come: a run that was cut goes on."""
+"""Scores of queries by routers that never saw them, kept in files as they arrive: an interrupted run resumes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -96,7 +96,7 @@ class Bench:
         return self._folder / f"{task.name}-{kind.replace(' ', '_')}-{key}.npz"
 
     def _read_texts(self, task: Task) -> None:
-        """One pass of the encoder over all texts of a task, for all routers; told, as it takes minutes."""
+        """One pass of the encoder over all texts of a task, for all routers; reported, as it takes minutes."""
         for name in (*task.train, task.name):
             if name in self._has_read:
                 continue

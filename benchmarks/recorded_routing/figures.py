@@ -14,7 +14,7 @@ from serve_app.learning.metrics import average_pgr, decile_curve, oracle_curve
 from serve_app.training.evaluation import Figures, interval_json, intervals, resampled, scored
 
 Floats = NDArray[np.float64]
-TOLD = ("apgr", "cpt50", "cpt80", "auc", "calibration_error")
+WITH_INTERVALS = ("apgr", "cpt50", "cpt80", "auc", "calibration_error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ def measured(task: Task, crossed: Crossed, rounds: int) -> Measured:
     found = scored(crossed.scores, task.dataset)
     figures = Figures(found)
     drawn = resampled(figures, len(found), rounds, task.seed)
-    told = intervals(figures.of_data(), drawn)
+    intervals_found = intervals(figures.of_data(), drawn)
     curve = decile_curve(crossed.scores, found.weak_quality, found.strong_quality)
-    values: dict[str, Any] = {name: interval_json(told[name]) for name in TOLD}
+    values: dict[str, Any] = {name: interval_json(intervals_found[name]) for name in WITH_INTERVALS}
     values |= {"apgr_routellm_deciles": average_pgr(curve), "fit_s": round(crossed.fit_s, 1)}
     return Measured(values, drawn["apgr"])
 

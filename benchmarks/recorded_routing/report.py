@@ -108,10 +108,10 @@ def _groups(name: str, groups: list[dict[str, Any]]) -> str:
 def _interval(value: dict[str, Any], scale: float = 1.0, digits: int = 3) -> str:
     if value["value"] is None:
         return "–"
-    told = f"{scale * value['value']:.{digits}f}"
+    shown = f"{scale * value['value']:.{digits}f}"
     if value["low"] is None or value["high"] is None:
-        return told
-    return f"{told} [{scale * value['low']:.{digits}f}, {scale * value['high']:.{digits}f}]"
+        return shown
+    return f"{shown} [{scale * value['low']:.{digits}f}, {scale * value['high']:.{digits}f}]"
 
 
 def _mean(quality: float) -> str:

@@ -1,4 +1,4 @@
-"""The data sets, and what is asked of each: known kinds of query, unseen groups of them, or another set altogether."""
+"""The data sets, and the tasks on each: known kinds of query, unseen groups of them, or another set altogether."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from serve_app.data.importing import import_outcomes
 from serve_app.data.splitting import folds
 from serve_app.errors import DataError
 
-How = Literal["random folds", "unseen groups", "transfer"]
+TaskKind = Literal["random folds", "unseen groups", "transfer"]
 ENDINGS = (".jsonl.gz", ".jsonl", ".csv", ".csv.gz", ".parquet")
 LEAST = 400
 """Queries below which a set is too small to learn from: it is scored by routers of the other sets."""
@@ -28,7 +28,7 @@ class Task:
     """
 
     name: str
-    how: How
+    how: TaskKind
     dataset: Dataset
     folds: NDArray[np.int64]
     seed: int
@@ -59,7 +59,7 @@ def load_sets(paths: Sequence[Path]) -> dict[str, Dataset]:
 
 
 def tasks(sets: Mapping[str, Dataset], k: int, seed: int, least: int = LEAST) -> list[Task]:
-    """What is asked of each set: folds at random, by group where there are groups enough, transfer for small ones."""
+    """The tasks on each set: folds at random, by group where there are groups enough, transfer for small ones."""
     large = tuple(name for name, dataset in sets.items() if len(dataset) >= least)
     found = []
     for name, dataset in sets.items():

@@ -30,7 +30,7 @@ RUNS = ("undisturbed", "killed", "shifted", "shifted, plain")
 
 
 def plans(args: argparse.Namespace) -> list[Plan]:
-    """The streams of the runs that are asked for."""
+    """The streams of the requested runs."""
     labels, levels = args.labels.split(","), args.levels.split(",")
     stream = {"labels": labels, "instruction": "Name the feeling.", "levels": levels, "seed": args.seed}
     share = {**stream, "llm_share": args.llm_share, "horizon": args.queries}

@@ -1,6 +1,6 @@
 """FOR BENCHMARKS ONLY: an Engine that is no model: it looks its text up in recorded labels of an LLM.
 
-The labels lie in a file that the benchmark writes. While a second file is there every label is the next one of the set
+The labels are in a file that the benchmark writes. While a second file is there every label is the next one of the set
 (the last is the first): a change of what the LLM means by its labels, at a moment that the benchmark chooses.
 """
 
@@ -22,10 +22,10 @@ DELAY_S = 0.02
 _TOKENS = Usage(60, 2)
 
 
-def record(labels: list[str], told: dict[str, int | None]) -> None:
+def record(labels: list[str], answers: dict[str, int | None]) -> None:
     """Write what the expert says: text to index of its label; None: an answer that is no label."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    RECORDED.write_text(json.dumps({"labels": labels, "told": told}), "utf-8")
+    RECORDED.write_text(json.dumps({"labels": labels, "answers": answers}), "utf-8")
     shift(False)
 
 
@@ -45,17 +45,17 @@ class FakeExpert:
         self.capabilities = Capabilities(logprobs=False)
         self._path = path
         self._labels: list[str] = []
-        self._told: dict[str, int | None] = {}
+        self._answers: dict[str, int | None] = {}
         self._running = 0
 
     async def start(self) -> None:
         """Read the labels."""
-        told: dict[str, Any] = json.loads(self._path.read_text("utf-8"))
-        self._labels, self._told = told["labels"], told["told"]
+        recorded: dict[str, Any] = json.loads(self._path.read_text("utf-8"))
+        self._labels, self._answers = recorded["labels"], recorded["answers"]
 
     def label(self, text: str) -> str:
         """What it says of a text."""
-        index = self._told.get(text)
+        index = self._answers.get(text)
         if index is None:
             return "unknown"
         return self._labels[(index + SHIFTED.exists()) % len(self._labels)]

@@ -22,7 +22,7 @@ def figures(plan: Plan, seen: Seen) -> dict[str, Any]:
     right = np.array([r is True for r in seen.right], dtype=float)
     n = len(right)
     turn = n if plan.shift_at is None else int(plan.shift_at * n)
-    told = {
+    found = {
         "queries": n,
         "failed": len(seen.failures),
         "first_failures": seen.failures[:5],
@@ -38,10 +38,10 @@ def figures(plan: Plan, seen: Seen) -> dict[str, Any]:
         "curve": [float(part.mean()) for part in np.array_split(right, max(1, n // WINDOW))],
     }
     if turn < n:
-        told["before_shift"] = float(right[max(0, turn - 2 * WINDOW) : turn].mean())
-        told["at_shift"] = float(right[turn : turn + WINDOW // 2].mean())
-        told["at_end"] = float(right[-2 * WINDOW :].mean())
-    return told
+        found["before_shift"] = float(right[max(0, turn - 2 * WINDOW) : turn].mean())
+        found["at_shift"] = float(right[turn : turn + WINDOW // 2].mean())
+        found["at_end"] = float(right[-2 * WINDOW :].mean())
+    return found
 
 
 def passed(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:

@@ -33,7 +33,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Seen:
-    """What became of each query, by its position: right or not, asked of the LLM or not, seconds."""
+    """What became of each query, by its position: right or not, answered by the LLM or not, seconds."""
 
     right: list[bool | None]
     llm: list[bool]
@@ -104,10 +104,10 @@ class _Sending:
     async def _ask(self, text: str) -> tuple[str, bool]:
         body = {"model": f"jethro-stream-{self.stream}", "messages": [{"role": "user", "content": text}]}
         async with self.session.post("/v1/chat/completions", json=body) as reply:
-            told = await reply.json()
+            reply_json = await reply.json()
             if reply.status != 200:
-                raise ValueError(f"{reply.status}: {told}")
-            return told["choices"][0]["message"]["content"], reply.headers["x-jethro-pool"] == "large"
+                raise ValueError(f"{reply.status}: {reply_json}")
+            return reply_json["choices"][0]["message"]["content"], reply.headers["x-jethro-pool"] == "large"
 
 
 async def _kills(plan: Plan, seen: Seen, session: aiohttp.ClientSession) -> None:
@@ -119,7 +119,7 @@ async def _kills(plan: Plan, seen: Seen, session: aiohttp.ClientSession) -> None
         pid = replicas("Learner")[-1].pid
         os.kill(pid, signal.SIGKILL)
         at, started = _answered(seen), perf_counter()
-        told = await _back(session, plan.stream["name"], before["opened_s"])
+        learned = await _back(session, plan.stream["name"], before["opened_s"])
         seen.kills.append(
             {
                 "pid": pid,
@@ -127,8 +127,8 @@ async def _kills(plan: Plan, seen: Seen, session: aiohttp.ClientSession) -> None
                 "answered_meanwhile": _answered(seen) - at,
                 "away_s": perf_counter() - started,
                 "labels_before": before["labelled"],
-                "labels_after": told["labelled"],
-                "learned_again": told["restored_events"],
+                "labels_after": learned["labelled"],
+                "learned_again": learned["restored_events"],
             }
         )
 
@@ -156,8 +156,8 @@ async def _settled(session: aiohttp.ClientSession, name: str, queries: int) -> d
 async def _stream(session: aiohttp.ClientSession, name: str) -> dict[str, Any]:
     async with session.get(f"/v1/streams/{name}") as reply:
         reply.raise_for_status()
-        told: dict[str, Any] = await reply.json()
-        return told
+        stream: dict[str, Any] = await reply.json()
+        return stream
 
 
 async def _progress(plan: Plan, seen: Seen, session: aiohttp.ClientSession) -> None:

@@ -69,7 +69,7 @@ def test_the_table_says_it_all(back_s: float | None, word: str) -> None:
     assert word in text
     assert "50 + 51" in text
     assert "Kills: 1, one of small after 10 s" in text
-    assert "every request was asked within the time limit: NO" in text
+    assert "every request was sent within the time limit: NO" in text
     assert found["marks"]["no request lost before its first byte"]
 
 
