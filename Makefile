@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
 # uv does not read pip's settings (files or environment): where packages are, and whose certificate to trust.
 setting = $(shell $(BIN)/pip config list 2>/dev/null | sed -n "s/^[a-z:]*\.$(1)='\(.*\)'$$/\1/p" | head -n 1)
-INSTALL = $(addprefix SSL_CERT_FILE=,$(call setting,cert)) $(BIN)/uv pip install --quiet \
+INSTALL = $(addprefix SSL_CERT_FILE=,$(call setting,cert)) $(BIN)/uv pip install --quiet --compile-bytecode \
 	--python $(BIN)/python -c constraints.txt $(addprefix --find-links ,$(call setting,find-links)) \
 	$(addprefix --default-index ,$(call setting,index-url)) $(addprefix --torch-backend ,$(TORCH_BACKEND))
 
