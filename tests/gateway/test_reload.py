@@ -156,9 +156,9 @@ async def test_feedback_meets_the_watch_of_the_version_that_decided(tmp_path: Pa
             "router": "mine", "policy_version": f"{version}@0.5", "pool": "small", "expected": {"small": {"quality": 1}}
         }  # fmt: skip
         for _ in range(120):
-            reloader.judged(told, 0.0)
+            reloader.observe_feedback(told, 0.0)
         for other in ({"policy_version": "older@0.5"}, {"router": "gone"}, {"expected": {}}, {"router": None}):
-            reloader.judged({**told, **other}, 1.0)
+            reloader.observe_feedback({**told, **other}, 1.0)
         reloader.digest()
         (figures,) = (f for f in reloader.figures() if f.name == "mine")
         assert figures.drift["quality_small"]["statistic"] == 1.0 and figures.drift["quality_small"]["queries"] == 120
