@@ -17,12 +17,12 @@ from benchmarks.table import markdown
 from serve_app.autoscaling.calibration import reference
 from serve_app.autoscaling.comparison import OURS, Comparison, Scenario, compare, runs_of
 from serve_app.autoscaling.report import plot, to_json, to_markdown
-from serve_app.autoscaling.rules import Delays, Reports
+from serve_app.autoscaling.rules import Delays, ReportTimes
 from serve_app.autoscaling.traces import standard_traces
 
 FIRST_SEED = 100
 """The policy's settings were chosen on seeds 1 and 2."""
-QUICK = (Delays(up_s=0.0, down_s=60.0), Reports(push_s=1.0, look_back_s=5.0))
+QUICK = (Delays(up_s=0.0, down_s=60.0), ReportTimes(push_s=1.0, look_back_s=5.0))
 """Serve's rule with delays and reports as quick as ours."""
 
 

@@ -30,7 +30,7 @@ from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from serve_app.autoscaling.calibration import Recording
 from serve_app.autoscaling.policy import places
-from serve_app.autoscaling.traces import Call
+from serve_app.autoscaling.traces import PoolCall
 from serve_app.data.collection.lab import unseen_queries
 from serve_app.routing.registry import load_router
 from serve_app.types import Message, Query
@@ -58,7 +58,7 @@ _ENGINE = "benchmarks.fake_engine:build"
 class Seen:
     """What one run showed: calls, HTTP statuses, and the replicas that answer by pool over time."""
 
-    calls: list[Call] = field(default_factory=list)
+    calls: list[PoolCall] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     misrouted: int = 0
     at_s: list[float] = field(default_factory=list)
@@ -113,7 +113,7 @@ async def ask(session: aiohttp.ClientSession, text: str, pool: str, at_s: float,
     gap_s, ok = PACE_MS / 1e3, status == 200
     nan = float("nan")
     times = (gap_s, last - first + gap_s, max(first - at_s - gap_s, 0.0)) if ok else (nan, nan, 0.0)
-    seen.calls.append(Call(at_s, pool, TOKENS, 0.0, *times))
+    seen.calls.append(PoolCall(at_s, pool, TOKENS, 0.0, *times))
 
 
 async def watch(url: str, started: float, seen: Seen) -> None:

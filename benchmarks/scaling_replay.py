@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.scaling_live import BOUNDS, CONCURRENCY, HEADROOM, HOLD_S, IDLE_S
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.autoscaling.calibration import Agreement, Recording, fit, replay
+from serve_app.autoscaling.calibration import PredictedFigure, Recording, fit, replay
 from serve_app.autoscaling.policy import PoolLimits
 from serve_app.autoscaling.rules import ShareRule
 from serve_app.autoscaling.simulator import Control, PoolModel
@@ -25,7 +25,7 @@ CONTROL = Control(every_s=0.5, window_s=5.0, delay_s=0.5)
 second old on average."""
 
 
-def predict(recording: Recording, warm_up_s: float) -> list[Agreement]:
+def predict(recording: Recording, warm_up_s: float) -> list[PredictedFigure]:
     """Predicted and measured figures of a run under the share policy."""
     base = PoolModel(concurrency=CONCURRENCY, slowdown=0.0, warm_up_s=warm_up_s, queue=256, own_queues=True)
     models = {name: fit([c for c in recording.calls if c.pool == name], base) for name in BOUNDS}
@@ -36,7 +36,7 @@ def predict(recording: Recording, warm_up_s: float) -> list[Agreement]:
     return replay(recording, models, ShareRule(bounds), CONTROL)[1]
 
 
-def table(found: Sequence[Agreement]) -> str:
+def table(found: Sequence[PredictedFigure]) -> str:
     """As Markdown."""
     rows = [(a.figure, a.predicted, a.measured, f"{100 * a.error:.0f} %") for a in found]
     return markdown(("figure", "predicted", "measured", "error"), rows)

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.online_cascade.episodes import LLM, Replayed
 from benchmarks.online_cascade.stream import Recorded
-from benchmarks.online_cascade.walks import LLM, Replayed
 
 # 97.5 % quantiles of Student's t by degrees of freedom
 _T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.online_cascade.stream import Recorded
-from benchmarks.online_cascade.walks import (
+from benchmarks.online_cascade.episodes import (
     LLM,
     ByMargin,
     Replayed,
@@ -17,8 +16,9 @@ from benchmarks.online_cascade.walks import (
     first,
     online,
 )
+from benchmarks.online_cascade.stream import Recorded
 from serve_app.streams.online.base import StreamSpec
-from serve_app.streams.online.settings import MENDS, plain, settings_of
+from serve_app.streams.online.settings import FIXES, plain, settings_of
 
 CASCADE, PLAIN = "online cascade", "released algorithm"
 UNLEARNED = "cascade, deferral not learned"
@@ -52,7 +52,7 @@ def _cascade(job: Job) -> Replayed:
 
 def released(mu: float) -> Callable[[Job], Replayed]:
     """The algorithm as its authors' code has it, at that price."""
-    return lambda job: cascade(job.stream, replace(job.spec, mu=mu, llm_share=None, mends=plain(), params=PLAIN_PARAMS))
+    return lambda job: cascade(job.stream, replace(job.spec, mu=mu, llm_share=None, fixes=plain(), params=PLAIN_PARAMS))
 
 
 def _llm(job: Job) -> Replayed:
@@ -62,7 +62,7 @@ def _llm(job: Job) -> Replayed:
 def _taught(job: Job, averaged: bool = False, kind: str | None = None) -> Taught:
     """The students of a baseline: the cascade's, or that one of them; they learn the LLM's labels as they arrive."""
     levels = job.spec.levels if kind is None else (kind,)
-    return Taught(replace(job.spec, levels=levels, mends={**job.spec.mends, "balanced": False}), averaged)
+    return Taught(replace(job.spec, levels=levels, fixes={**job.spec.fixes, "balanced": False}), averaged)
 
 
 def _margin(job: Job) -> Replayed:
@@ -134,11 +134,11 @@ one part: its levels, balanced, with the margin that deferral begins as.
 
 def without(*changes: str) -> Callable[[Job], Replayed]:
     """The cascade with changes switched off."""
-    return lambda job: cascade(job.stream, replace(job.spec, mends=dict.fromkeys(changes, False)))
+    return lambda job: cascade(job.stream, replace(job.spec, fixes=dict.fromkeys(changes, False)))
 
 
 ABLATED: Mapping[str, Callable[[Job], Replayed]] = {
-    **{f"without {name}": without(name) for name in MENDS if name not in ("single_softmax", "drift")},
+    **{f"without {name}": without(name) for name in FIXES if name not in ("single_softmax", "drift")},
     "without learned deferral": _unlearned,
     "without cost_to_go, single_softmax": without("cost_to_go", "single_softmax"),
     "with 2 % audits": lambda job: cascade(job.stream, replace(job.spec, audit_share=0.02)),

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.online_cascade.episodes import Replayed
 from benchmarks.online_cascade.figures import measured
 from benchmarks.online_cascade.methods import CASCADE, METHODS, NO_BASELINES, PLAIN, PLAIN_MU, Job, released
 from benchmarks.online_cascade.stream import Recorded
-from benchmarks.online_cascade.walks import Replayed
 from serve_app.streams import online
 from serve_app.streams.online.base import StreamSpec
 

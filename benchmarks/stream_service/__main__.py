@@ -23,8 +23,8 @@ from benchmarks.stamp import environment
 from benchmarks.stream_service.expert import record
 from benchmarks.stream_service.report import figures, passed, plot, table
 from benchmarks.stream_service.serving import Pace, Plan, run
-from serve_app.streams.online.settings import MENDS
-from serve_app.streams.replay import Columns, Row, read_rows
+from serve_app.streams.online.settings import FIXES
+from serve_app.streams.replay import Columns, ReplayRow, read_rows
 
 RUNS = ("undisturbed", "killed", "shifted", "shifted, plain")
 
@@ -34,7 +34,7 @@ def plans(args: argparse.Namespace) -> list[Plan]:
     labels, levels = args.labels.split(","), args.levels.split(",")
     stream = {"labels": labels, "instruction": "Name the feeling.", "levels": levels, "seed": args.seed}
     share = {**stream, "llm_share": args.llm_share, "horizon": args.queries}
-    plain = {**stream, "mu": args.plain_mu, "mends": dict.fromkeys(MENDS, False)}
+    plain = {**stream, "mu": args.plain_mu, "mends": dict.fromkeys(FIXES, False)}
     made = {
         "undisturbed": Plan("undisturbed", {**share, "name": "undisturbed"}),
         "killed": Plan("killed", {**share, "name": "killed"}, kills=(1 / 3, 2 / 3)),
@@ -50,7 +50,7 @@ def warm_up(args: argparse.Namespace) -> Plan:
     return Plan("warm-up", {**stream, "name": "warm-up", "llm_share": 0.02, "horizon": args.queries})
 
 
-def queries(args: argparse.Namespace) -> list[Row]:
+def queries(args: argparse.Namespace) -> list[ReplayRow]:
     """So many rows, each pass over the file in another order."""
     rows = read_rows(args.file, Columns(args.text, args.label, args.expert), args.labels.split(","))
     rng, made = random.Random(args.seed), []

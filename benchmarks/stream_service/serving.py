@@ -13,7 +13,7 @@ import aiohttp
 
 from benchmarks.application import replicas
 from benchmarks.stream_service.expert import shift
-from serve_app.streams.replay import Row
+from serve_app.streams.replay import ReplayRow
 
 _SETTLE_S = 120.0
 """Longest wait for the last events to be learned."""
@@ -52,7 +52,7 @@ class Pace:
     rate: float
 
 
-async def run(url: str, plan: Plan, rows: Sequence[Row], labels: Sequence[str], pace: Pace) -> Seen:
+async def run(url: str, plan: Plan, rows: Sequence[ReplayRow], labels: Sequence[str], pace: Pace) -> Seen:
     """All queries of one stream, and its figures once all is learned."""
     seen = Seen([None] * len(rows), [False] * len(rows), [0.0] * len(rows))
     connector = aiohttp.TCPConnector(limit=pace.concurrency + 8)
@@ -81,7 +81,7 @@ async def run(url: str, plan: Plan, rows: Sequence[Row], labels: Sequence[str], 
 class _Sending:
     session: aiohttp.ClientSession
     stream: str
-    rows: Sequence[Row]
+    rows: Sequence[ReplayRow]
     labels: Sequence[str]
     shifted: bool
     begun_s: float

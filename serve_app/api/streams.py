@@ -14,9 +14,9 @@ from serve_app.api.reply import json_response
 from serve_app.api.schemas import BudgetRequest, StreamRequest
 from serve_app.errors import NotFound
 from serve_app.gateway.services import Services
-from serve_app.streams.base import Budget, Wanted
-from serve_app.streams.online.base import StreamSpec
+from serve_app.streams.base import BudgetChange, StreamCreate
 from serve_app.streams.service import Streams
+from serve_app.streams.spec import spec_from_json
 
 _NAME: Final = {"name": "The stream's name."}
 _CREATE_ERRORS: Final = (400, 404, 409, 413, 429, 502, 503)
@@ -50,8 +50,7 @@ class StreamRoutes:
         reset = given.pop("reset")
         optional = ["mends", "params", *(["llm_share"] if given["mu"] is None else [])]
         given = {k: v for k, v in given.items() if v is not None or k not in optional}  # the spec has its own defaults
-        spec = StreamSpec(**{**given, "labels": tuple(given["labels"]), "levels": tuple(given["levels"])})
-        return json_response(await streams.create(Wanted(spec, _tenant(request), reset)))
+        return json_response(await streams.create(StreamCreate(spec_from_json(given), _tenant(request), reset)))
 
     async def all(self, request: Request) -> Response:
         """The caller's streams."""
@@ -65,7 +64,7 @@ class StreamRoutes:
         """Change the budget."""
         streams = self._streams()
         given = check(BudgetRequest, await self._body(request))
-        budget = Budget(given.mu, given.llm_share, given.horizon)
+        budget = BudgetChange(given.mu, given.llm_share, given.horizon)
         return json_response(await streams.budget(request.path_params["name"], budget, _tenant(request)))
 
     async def delete(self, request: Request) -> Response:

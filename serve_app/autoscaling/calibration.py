@@ -14,8 +14,8 @@ import numpy as np
 from serve_app.arrays import Floats
 from serve_app.autoscaling.comparison import Scenario
 from serve_app.autoscaling.policy import PoolLimits, limits_of
-from serve_app.autoscaling.simulator import Control, Outcome, PoolModel, Rule, simulate
-from serve_app.autoscaling.traces import POOLS, Call, Trace, trace_of
+from serve_app.autoscaling.simulator import Control, PoolModel, Rule, SimulationResult, simulate
+from serve_app.autoscaling.traces import POOLS, PoolCall, Trace, trace_of
 from serve_app.config import Config
 from serve_app.errors import DataError
 
@@ -29,7 +29,7 @@ _SLOWDOWNS = np.concatenate([[0.0], np.geomspace(1e-4, 10.0, 400)])
 class Recording:
     """A real run: its calls, and the replicas that ran (not: were wanted) by pool at each of `at_s`."""
 
-    calls: tuple[Call, ...]
+    calls: tuple[PoolCall, ...]
     at_s: tuple[float, ...]
     replicas: Mapping[str, tuple[float, ...]]
     duration_s: float
@@ -45,7 +45,7 @@ class Recording:
         """Read what `save` wrote. Raises DataError."""
         try:
             body = json.loads(path.read_text("utf-8"))
-            calls = tuple(Call(**_numbers(call)) for call in body["calls"])
+            calls = tuple(PoolCall(**_numbers(call)) for call in body["calls"])
             replicas = {name: tuple(series) for name, series in body["replicas"].items()}
             return cls(calls, tuple(body["at_s"]), replicas, float(body["duration_s"]))
         except (OSError, ValueError, KeyError, TypeError) as e:
@@ -75,7 +75,7 @@ class Recording:
         return float(np.quantile(seen, quantile)) if len(seen) else float("nan")
 
 
-def fit(calls: Sequence[Call], model: PoolModel) -> PoolModel:
+def fit(calls: Sequence[PoolCall], model: PoolModel) -> PoolModel:
     """`model` with the times of these calls by least squares, in the form of `PoolModel.times`.
 
     For each slowdown the rest is linear, so the slowdown is searched and the rest solved (variable projection, Golub &
@@ -107,7 +107,7 @@ def _solve(slowdown: float, tokens: Floats, others: Floats, first: Floats, whole
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class PredictedFigure:
     """One figure, predicted and measured."""
 
     figure: str
@@ -122,17 +122,17 @@ class Agreement:
 
 def replay(
     recording: Recording, models: Mapping[str, PoolModel], rule: Rule, control: Control = _CONTROL
-) -> tuple[Outcome, list[Agreement]]:
+) -> tuple[SimulationResult, list[PredictedFigure]]:
     """The recorded traffic under `rule` from the recorded first replicas, and how far it is from what was measured."""
     names = ("small", "large")
     initial = {name: int(recording.replicas[name][0]) for name in names}
     outcome = simulate(recording.trace(), models, rule, initial, control, names)
     found = []
     for name, strong in zip(names, (False, True), strict=True):
-        found.append(Agreement(f"{name}: replica-hours", outcome.replica_hours[name], recording.hours(name)))
+        found.append(PredictedFigure(f"{name}: replica-hours", outcome.replica_hours[name], recording.hours(name)))
         for q in (0.5, 0.95):
             figure = f"{name}: TTFT p{100 * q:.0f}, s"
-            found.append(Agreement(figure, outcome.ttft(q, strong), recording.ttft(q, name)))
+            found.append(PredictedFigure(figure, outcome.ttft(q, strong), recording.ttft(q, name)))
     return outcome, found
 
 
@@ -164,7 +164,7 @@ def reference(config: Config | None = None) -> Scenario:
     return Scenario(models, limits)
 
 
-def fitted(scenario: Scenario, calls: Sequence[Call]) -> tuple[Scenario, dict[str, int]]:
+def fitted(scenario: Scenario, calls: Sequence[PoolCall]) -> tuple[Scenario, dict[str, int]]:
     """The scenario with the times of these calls, for each pool that has enough of them; and the calls fitted to."""
     models, counts = dict(scenario.models), {}
     for name in scenario.models:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.autoscaling.policy import PoolLimits, Settings
-from serve_app.autoscaling.rules import Delays, OracleRule, QueueRule, Reports, RequestCountRule, ShareRule
-from serve_app.autoscaling.simulator import Control, Outcome, PoolModel, Rule, simulate
+from serve_app.autoscaling.policy import PoolLimits, ScalingSettings
+from serve_app.autoscaling.rules import Delays, OracleRule, QueueRule, ReportTimes, RequestCountRule, ShareRule
+from serve_app.autoscaling.simulator import Control, PoolModel, Rule, SimulationResult, simulate
 from serve_app.autoscaling.traces import Trace
 
 OURS, DEFAULT, QUEUE, ORACLE = "routed share", "Serve's default", "queue", "oracle"
@@ -30,17 +30,17 @@ class Scenario:
 
     models: Mapping[str, PoolModel]
     limits: Mapping[str, PoolLimits]
-    settings: Settings = field(default_factory=Settings)
+    settings: ScalingSettings = field(default_factory=ScalingSettings)
     control: Control = field(default_factory=Control)
     slo_s: float = 1.0
     shares: Sequence[float] = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25)
     holds_s: Sequence[float] = (150.0, 300.0, 600.0)
     delays: Delays = field(default_factory=Delays)
-    reports: Reports = field(default_factory=Reports)
+    reports: ReportTimes = field(default_factory=ReportTimes)
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class RuleFigures:
     """What a rule gave on a trace: replica-hours by pool, TTFT in seconds, shares of all queries."""
 
     small_hours: float
@@ -57,7 +57,7 @@ class Figures:
     """How often the target of the large pool changed."""
 
     @classmethod
-    def of(cls, outcome: Outcome, slo_s: float) -> "Figures":
+    def of(cls, outcome: SimulationResult, slo_s: float) -> "RuleFigures":
         """Of one run."""
         hours, target = outcome.replica_hours, outcome.timeline.target["large"]
         return cls(
@@ -75,7 +75,7 @@ class Figures:
         )
 
     @classmethod
-    def mean(cls, runs: Sequence["Figures"]) -> "Figures":
+    def mean(cls, runs: Sequence["RuleFigures"]) -> "RuleFigures":
         """Figure by figure, over runs that differ in their seed."""
         return cls(*(float(np.mean([getattr(run, name) for run in runs])) for name in cls.__slots__))
 
@@ -104,10 +104,10 @@ class Comparison:
     the runs of the first seed."""
 
     trace: str
-    rules: Mapping[str, Figures]
-    frontier: Mapping[float, Figures]
-    holds: Mapping[float, Figures]
-    runs: Mapping[str, Outcome] = field(repr=False)
+    rules: Mapping[str, RuleFigures]
+    frontier: Mapping[float, RuleFigures]
+    holds: Mapping[float, RuleFigures]
+    runs: Mapping[str, SimulationResult] = field(repr=False)
 
     @property
     def saved_as_it_comes(self) -> float:
@@ -132,19 +132,19 @@ def compare(
     traces: Sequence[Trace], scenario: Scenario, progress: Callable[[str], None] = lambda done: None
 ) -> Comparison:
     """One kind of trace drawn with several seeds, under every rule; `progress` is called `runs_of` times a trace."""
-    found: dict[str, list[Figures]] = {}
-    runs: dict[str, Outcome] = {}
+    found: dict[str, list[RuleFigures]] = {}
+    runs: dict[str, SimulationResult] = {}
     swept = {share * scenario.models["large"].concurrency: f"target {share:g}" for share in scenario.shares}
     held = {hold_s: f"hold {hold_s:g}" for hold_s in scenario.holds_s}
     for trace in traces:
         initial = warm_start(trace, scenario)
         for name, rule in _rules(trace, scenario).items():
             outcome = simulate(trace, scenario.models, rule, initial, scenario.control)
-            found.setdefault(name, []).append(Figures.of(outcome, scenario.slo_s))
+            found.setdefault(name, []).append(RuleFigures.of(outcome, scenario.slo_s))
             if name in RULES:
                 runs.setdefault(name, outcome)
             progress(f"{trace.name}: {name}")
-    means = {name: Figures.mean(figures) for name, figures in found.items()}
+    means = {name: RuleFigures.mean(figures) for name, figures in found.items()}
     return Comparison(
         traces[0].name,
         {name: means[name] for name in RULES},
@@ -159,7 +159,7 @@ def runs_of(scenario: Scenario) -> int:
     return len(RULES) + len(scenario.shares) + len(scenario.holds_s)
 
 
-def saving(ours: Figures, default: Sequence[Figures], held: Sequence[Figures] = ()) -> Saving:
+def saving(ours: RuleFigures, default: Sequence[RuleFigures], held: Sequence[RuleFigures] = ()) -> Saving:
     """What ours saves against the frontier of these points; `held`: ours with longer holds, for its equal hours."""
     hours, goodput, ttft = _frontier(default)
     # np.interp wants what it looks up to ascend: where more hours buy nothing, the fewest hours stand
@@ -175,7 +175,7 @@ def saving(ours: Figures, default: Sequence[Figures], held: Sequence[Figures] = 
     )
 
 
-def _frontier(points: Sequence[Figures]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def _frontier(points: Sequence[RuleFigures]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Hours ascending, and the best goodput and strong TTFT p95 that so many hours or fewer buy."""
     hours = np.array([f.large_hours for f in points])
     order = np.argsort(hours, kind="stable")

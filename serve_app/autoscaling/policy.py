@@ -91,7 +91,7 @@ class PoolMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class PoolTarget:
     """Replicas wanted of a pool, the load in concurrent calls behind it, and the reason in words."""
 
     replicas: int
@@ -100,7 +100,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ScalingSettings:
     """Of all pools together. `stale_s`: reports older than this are not acted on."""
 
     stale_s: float = 15.0
@@ -114,10 +114,10 @@ Memory = Mapping[str, PoolMemory]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ScalingPlan:
     """Targets by pool, and the memory for the next time."""
 
-    targets: Mapping[str, Target]
+    targets: Mapping[str, PoolTarget]
     memory: Memory = field(default_factory=dict)
 
 
@@ -127,27 +127,27 @@ def plan(
     current: Mapping[str, int],
     memory: Memory,
     now_s: float,
-    settings: Settings = Settings(),
-) -> Plan:
+    settings: ScalingSettings = ScalingSettings(),
+) -> ScalingPlan:
     """Replicas for every pool of `limits`. `current`: the targets in force, held where signals are missing or stale.
 
     Targets lie within the limits; with the same memory they do not fall when a rate or a queue rises. Never raises for
     numbers that are not finite: such signals count as missing.
     """
-    targets: dict[str, Target] = {}
+    targets: dict[str, PoolTarget] = {}
     kept: dict[str, PoolMemory] = {}
     for name, bounds in limits.items():
         seen = signals.get(name)
         held = _clip(current.get(name, bounds.min_replicas), bounds)
         if seen is None or not _sound(seen):
-            targets[name] = Target(held, math.nan, "no report: held")
+            targets[name] = PoolTarget(held, math.nan, "no report: held")
         elif now_s - seen.at_s > settings.stale_s:
-            targets[name] = Target(held, math.nan, f"last report {now_s - seen.at_s:.0f} s ago: held")
+            targets[name] = PoolTarget(held, math.nan, f"last report {now_s - seen.at_s:.0f} s ago: held")
         else:
             targets[name], kept[name] = _pool(seen, bounds, held, memory.get(name), now_s, settings)
         if name not in kept and name in memory:
             kept[name] = memory[name]
-    return Plan(targets, kept)
+    return ScalingPlan(targets, kept)
 
 
 def places(load: float, headroom: float) -> float:
@@ -156,8 +156,8 @@ def places(load: float, headroom: float) -> float:
 
 
 def _pool(
-    seen: PoolSignals, bounds: PoolLimits, held: int, memory: PoolMemory | None, now_s: float, settings: Settings
-) -> tuple[Target, PoolMemory]:
+    seen: PoolSignals, bounds: PoolLimits, held: int, memory: PoolMemory | None, now_s: float, settings: ScalingSettings
+) -> tuple[PoolTarget, PoolMemory]:
     memory = _remember(seen, memory, settings)
     # who waits for a pool to wake is not told by any replica of it: while the first is on its way it is not idle
     idle = 0.0 if seen.replicas == 0 < held else now_s - memory.last_call_s
@@ -165,7 +165,7 @@ def _pool(
         wish = max(held, 1) if _asked(seen) else held if idle < bounds.idle_s else 0
         reason = "no call has finished yet: held" if wish else f"no call in {idle:.0f} s"
         wish = _clip(wish, bounds)
-        return Target(wish, math.nan, reason), replace(memory, wishes=((now_s, wish),))
+        return PoolTarget(wish, math.nan, reason), replace(memory, wishes=((now_s, wish),))
     rate = memory.forecast.ahead(bounds.warm_up_s)
     load = rate * memory.service_s + seen.queued * memory.service_s / bounds.drain_backlog_s
     wish = _replicas(load, bounds)
@@ -182,10 +182,10 @@ def _pool(
         reason = f"{rate:.2f} calls/s x {memory.service_s:.2f} s, wish {wish} held for {bounds.hold_s:g} s"
     if seen.queued:
         reason += f", {seen.queued:g} waiting"
-    return Target(target, load, reason), replace(memory, wishes=wishes)
+    return PoolTarget(target, load, reason), replace(memory, wishes=wishes)
 
 
-def _remember(seen: PoolSignals, memory: PoolMemory | None, settings: Settings) -> PoolMemory:
+def _remember(seen: PoolSignals, memory: PoolMemory | None, settings: ScalingSettings) -> PoolMemory:
     """The memory with this report in it; one that was already seen changes nothing."""
     if memory is None:
         first = Forecast(seen.wanted_per_s, 0.0, seen.at_s)

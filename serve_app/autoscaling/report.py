@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from serve_app.autoscaling.comparison import DEFAULT, OURS, QUEUE, RAY_TARGET, Comparison, Figures, Saving, Scenario
+from serve_app.autoscaling.comparison import DEFAULT, OURS, QUEUE, RAY_TARGET, Comparison, RuleFigures, Saving, Scenario
 from serve_app.errors import missing_extra
 
 _HEAD = (
@@ -91,13 +91,13 @@ def _reading(scenario: Scenario) -> str:
 
 
 def _figures(c: Comparison) -> str:
-    named: dict[str, Figures] = dict(c.rules)
+    named: dict[str, RuleFigures] = dict(c.rules)
     named |= {f"{DEFAULT}, target {target:g}": figures for target, figures in c.frontier.items()}
     named |= {f"{OURS}, hold {hold:g} s": figures for hold, figures in c.holds.items()}
     return f"### {c.trace}\n\n{_table(_HEAD, [_row(name, f) for name, f in named.items()])}"
 
 
-def _row(name: str, f: Figures) -> tuple[str, ...]:
+def _row(name: str, f: RuleFigures) -> tuple[str, ...]:
     return (
         name,
         f"{f.large_hours:.2f}",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.autoscaling.policy import Memory, PoolLimits, PoolSignals, Settings, plan
+from serve_app.autoscaling.policy import Memory, PoolLimits, PoolSignals, ScalingSettings, plan
 from serve_app.autoscaling.simulator import PoolModel, PoolView
 from serve_app.autoscaling.traces import Trace
 
@@ -26,7 +26,7 @@ class ShareRule:
     """Our policy over what the Gateways want (policy.py)."""
 
     limits: Mapping[str, PoolLimits]
-    settings: Settings = Settings()  # noqa: RUF009 - frozen
+    settings: ScalingSettings = ScalingSettings()  # noqa: RUF009 - frozen
     name: str = "routed share"
     _memory: Memory = field(default_factory=dict)
 
@@ -81,7 +81,7 @@ class Delays:
 
 
 @dataclass(frozen=True, slots=True)
-class Reports:
+class ReportTimes:
     """How replicas tell what they have: pushed every `push_s`, averaged over `look_back_s`; Ray's defaults."""
 
     push_s: float = 10.0
@@ -132,7 +132,7 @@ class RequestCountRule:
     limits: Mapping[str, PoolLimits]
     target_ongoing: Mapping[str, float]
     delays: Delays = Delays()
-    reports: Reports = Reports()
+    reports: ReportTimes = ReportTimes()
     name: str = "request count"
     _seen: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)
     _pushed_s: dict[str, float] = field(default_factory=dict)

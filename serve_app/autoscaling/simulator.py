@@ -33,7 +33,7 @@ class Timeline:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SimulationResult:
     """What became of a trace. `ttft_s` of shape [n], nan where the query was shed; `replica_hours` by pool."""
 
     rule: str
@@ -155,15 +155,15 @@ def simulate(
     initial: Mapping[str, int],
     control: Control = Control(),
     names: Sequence[str] = ("small", "large"),
-) -> Outcome:
+) -> SimulationResult:
     """Run a trace to its end, open calls included; `names` are the weak and the strong pool."""
-    return _Run(trace, models, rule, initial, control, names).run()
+    return _Simulation(trace, models, rule, initial, control, names).run()
 
 
 _calls = attrgetter("calls")
 
 
-class _Run:
+class _Simulation:
     """The state of one simulation, and its events: (time, order, kind, payload)."""
 
     def __init__(
@@ -186,7 +186,7 @@ class _Run:
         self.rows: list[tuple[float, dict[str, tuple[int, int, int]]]] = []
         self.now = 0.0
 
-    def run(self) -> Outcome:
+    def run(self) -> SimulationResult:
         arrivals = iter(range(len(self.trace)))
         upcoming = next(arrivals, None)
         tick = 0.0
@@ -309,7 +309,7 @@ class _Run:
     def _later(self, seconds: float, kind: str, payload: _Event) -> None:
         heapq.heappush(self.events, (self.now + seconds, next(self.order), kind, payload))
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self) -> SimulationResult:
         end = self.trace.duration_s
         hours = {
             name: (pool.replica_s + sum(max(0.0, end - r.started_s) for r in pool.replicas)) / 3600
@@ -319,4 +319,4 @@ class _Run:
         columns = [
             {n: np.array([row[n][k] for _, row in self.rows], dtype=np.float64) for n in self.names} for k in range(3)
         ]
-        return Outcome(self.rule.name, self.trace, self.ttft, hours, Timeline(at_s, *columns))
+        return SimulationResult(self.rule.name, self.trace, self.ttft, hours, Timeline(at_s, *columns))

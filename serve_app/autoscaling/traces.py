@@ -113,7 +113,7 @@ POOLS = ("small", "large")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class PoolCall:
     """One answered call: when it was wanted, of which pool, the tokens it wrote, the mean number of other calls in its
     replica while it ran, and seconds from its start in the engine to its first token and to its last.
 
@@ -130,7 +130,7 @@ class Call:
     waited_s: float = 0.0
 
 
-def trace_of(calls: Sequence[Call], name: str, duration_s: float) -> Trace:
+def trace_of(calls: Sequence[PoolCall], name: str, duration_s: float) -> Trace:
     """The traffic of these calls, in order of arrival; a call that wrote nothing counts as one token."""
     ordered = sorted(calls, key=lambda call: call.at_s)
     return Trace(
@@ -142,7 +142,7 @@ def trace_of(calls: Sequence[Call], name: str, duration_s: float) -> Trace:
     )
 
 
-def logged(path: Path) -> list[Call]:
+def logged(path: Path) -> list[PoolCall]:
     """The calls of a decision log to the weak and the strong pool, seconds from the first; others are left out.
 
     A log does not know how many calls a replica had: `others` is 0, and times are those under the load of that day,
@@ -157,7 +157,7 @@ def logged(path: Path) -> list[Call]:
         raise DataError(f"{path}: holds no call to {' or '.join(POOLS)}; give the log of an endpoint that has answered")
     nan = float("nan")
     return [
-        Call(
+        PoolCall(
             at_s=row.created_s - rows[0].created_s,
             pool=row.pool,
             tokens=float(row.completion_tokens),

@@ -32,9 +32,9 @@ def render(
       jethro k8s render --config my.yaml --add ingress --add auth --out k8s/overlays/mine
     """
     from serve_app.config import check_file
-    from serve_app.k8s.render import Wanted, printed, written
+    from serve_app.k8s.render import RenderOptions, printed, written
 
-    wanted = Wanted(overlay, tuple(add or ()), image, Path(config).name)
+    wanted = RenderOptions(overlay, tuple(add or ()), image, Path(config).name)
     parsed = check_file(config)
     if out is None:
         typer.echo(printed(parsed, wanted, tree), nl=False)

@@ -29,7 +29,7 @@ class ClusterConfig(Node):
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class ResourceDemand:
     """What one replica asks for, and how many replicas there must be at least."""
 
     who: str
@@ -56,7 +56,7 @@ class Demand:
         return ", ".join(parts)
 
 
-def misfit(nodes: Sequence[NodeConfig], demands: Sequence[Demand]) -> str | None:
+def misfit(nodes: Sequence[NodeConfig], demands: Sequence[ResourceDemand]) -> str | None:
     """Why the nodes cannot hold the least that is asked for, in a sentence with the mend; None if they can.
 
     Each replica must fit one machine, and all least replicas the sum of the machines. The sum is a necessary condition

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from serve_app.config.base import Node
-from serve_app.config.cluster import Demand
+from serve_app.config.cluster import ResourceDemand
 from serve_app.config.engines import EngineConfig, OpenAIEngine, TransformersEngine, VllmEngine
 
 
@@ -51,9 +51,11 @@ class ResourcesConfig(Node):
     accelerator_type: str | None = None
     memory_gib: PositiveFloat | None = None
 
-    def demand(self, key: str, replicas: int) -> Demand:
+    def demand(self, key: str, replicas: int) -> ResourceDemand:
         """These reservations for `replicas` replicas; `key` names them in messages."""
-        return Demand(key, self.num_cpus, self.num_gpus, self.memory_gib or 0.0, self.accelerator_type, replicas)
+        return ResourceDemand(
+            key, self.num_cpus, self.num_gpus, self.memory_gib or 0.0, self.accelerator_type, replicas
+        )
 
 
 class PriceConfig(Node):

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from serve_app.config.base import Node
-from serve_app.config.cluster import ClusterConfig, Demand, misfit
+from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.pools import PoolConfig, ResourcesConfig
 from serve_app.config.strategies import CascadeConfig, StreamsConfig
 
@@ -223,13 +223,13 @@ class Config(Node):
             raise ValueError(error)
         return self
 
-    def demands(self) -> Iterator[Demand]:
+    def demands(self) -> Iterator[ResourceDemand]:
         """What Ray must place: Gateways, Scorer, Learner, then the pools that are not remote."""
-        yield Demand("gateway.num_cpus", self.gateway.num_cpus, replicas=self.gateway.replicas)
+        yield ResourceDemand("gateway.num_cpus", self.gateway.num_cpus, replicas=self.gateway.replicas)
         if self.scorer.replicas:
             yield self.scorer.resources.demand("scorer.resources", self.scorer.replicas)
         if self.streams.enabled:
-            yield Demand("streams.num_cpus", self.streams.num_cpus)
+            yield ResourceDemand("streams.num_cpus", self.streams.num_cpus)
         for name, pool in self.pools.items():
             if not pool.remote:
                 yield pool.resources.demand(f"pools.{name}.resources", pool.replicas.min)

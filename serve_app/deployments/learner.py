@@ -10,8 +10,8 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.config import Config
 from serve_app.errors import JethroError
 from serve_app.replies import reply
-from serve_app.streams.base import Budget, OnlineCore, Published, Wanted
-from serve_app.streams.registry import Keeping, LocalLearner
+from serve_app.streams.base import BudgetChange, OnlineCore, Published, StreamCreate
+from serve_app.streams.registry import LocalLearner, RegistryOptions
 
 
 class LearnerReplica:
@@ -19,8 +19,10 @@ class LearnerReplica:
 
     async def __init__(self, config: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         options = Config.model_validate(config).streams
-        keeping = Keeping(Path(options.folder), options.most, options.checkpoint_events, options.most_per_tenant)
-        self._learner = await asyncio.to_thread(LocalLearner, keeping, OnlineCore())
+        registry = RegistryOptions(
+            Path(options.folder), options.most, options.checkpoint_events, options.most_per_tenant
+        )
+        self._learner = await asyncio.to_thread(LocalLearner, registry, OnlineCore())
 
     async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:
         """See LearnerPort."""
@@ -54,11 +56,11 @@ class LearnerHandle:
         told: Mapping[str, Published] = await reply(self._handle.published.remote(known))
         return told
 
-    async def create(self, wanted: Wanted) -> None:
+    async def create(self, wanted: StreamCreate) -> None:
         """See LearnerPort."""
         await self._call("create", wanted)
 
-    async def budget(self, name: str, budget: Budget, owner: str | None = None) -> None:
+    async def budget(self, name: str, budget: BudgetChange, owner: str | None = None) -> None:
         """See LearnerPort."""
         await self._call("budget", name, budget, owner)
 

@@ -11,14 +11,14 @@ from collections.abc import Hashable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from serve_app.autoscaling.policy import Memory, Plan, PoolLimits, PoolSignals, Settings, limits_of, plan
+from serve_app.autoscaling.policy import Memory, PoolLimits, PoolSignals, ScalingPlan, ScalingSettings, limits_of, plan
 from serve_app.autoscaling.signals import IN_FLIGHT, Reports, pool_signals
 from serve_app.config.pools import PoolConfig
 
 GATEWAY = "Gateway"
 SHARE_POLICY = "serve_app.deployments.scaling:SharePolicy"
 """What an application's `autoscaling_policy.policy_function` names in a Serve config; it takes no arguments."""
-STALE_S = Settings().stale_s
+STALE_S = ScalingSettings().stale_s
 _EVERY_S = 0.5
 """Serve asks ten times a second; reports come once a second."""
 
@@ -102,7 +102,7 @@ class SharePolicy:
         self._tell(made, current)
         self._watch(signals, now_s)
 
-    def _tell(self, made: Plan, current: Mapping[str, int]) -> None:
+    def _tell(self, made: ScalingPlan, current: Mapping[str, int]) -> None:
         for pool, target in made.targets.items():
             self._gauges.target.set(target.replicas, {"pool": pool})
             if target.replicas != current[pool]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.config import Config
-from serve_app.config.cluster import Demand, NodeConfig
+from serve_app.config.cluster import NodeConfig, ResourceDemand
 from serve_app.config.engines import OpenAIEngine, VllmEngine
 from serve_app.config.environment import SERVE_ENVIRONMENT
 from serve_app.errors import ConfigError
@@ -40,11 +40,11 @@ class WorkerGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Replicas:
     """Replicas of one kind between bounds."""
 
     name: str
-    demand: Demand
+    demand: ResourceDemand
     most: int
 
 
@@ -59,20 +59,20 @@ def worker_groups(config: Config, *, spread: int = 1) -> list[WorkerGroup]:
     return [_on_nodes(group, config.cluster.nodes) for group in groups]
 
 
-def _wanted(config: Config) -> Iterator[_Wanted]:
+def _wanted(config: Config) -> Iterator[_Replicas]:
     gateway = config.gateway
-    yield _Wanted("gateway", Demand("gateway", gateway.num_cpus, replicas=gateway.replicas), gateway.replicas)
+    yield _Replicas("gateway", ResourceDemand("gateway", gateway.num_cpus, replicas=gateway.replicas), gateway.replicas)
     if config.streams.enabled:
-        yield _Wanted("learner", Demand("learner", config.streams.num_cpus), 1)
+        yield _Replicas("learner", ResourceDemand("learner", config.streams.num_cpus), 1)
     bounds = [("scorer", config.scorer.resources, config.scorer.replicas or 0, config.scorer.replicas or 0)]
     bounds += [(n, p.resources, p.replicas.min, p.replicas.max) for n, p in config.pools.items() if not p.remote]
     for name, asked, least, most in bounds:
         if most:
             memory, kind = asked.memory_gib or 0.0, asked.accelerator_type
-            yield _Wanted(name, Demand(name, asked.num_cpus, asked.num_gpus, memory, kind, least), most)
+            yield _Replicas(name, ResourceDemand(name, asked.num_cpus, asked.num_gpus, memory, kind, least), most)
 
 
-def _without_gpus(wanted: list[_Wanted], spread: int) -> WorkerGroup:
+def _without_gpus(wanted: list[_Replicas], spread: int) -> WorkerGroup:
     cpus = max(_CPU_POD_CPUS, *(math.ceil(w.demand.cpus) for w in wanted))
     largest = max(w.demand.memory_gib for w in wanted)
     memory = math.ceil(max(_GIB_PER_CPU * cpus, largest + _RAY_GIB))
@@ -83,7 +83,7 @@ def _without_gpus(wanted: list[_Wanted], spread: int) -> WorkerGroup:
     return WorkerGroup("cpu", cpus, memory, max(least, spread), max(most, spread) + 1)
 
 
-def _pods(demands: Iterable[Demand], room: tuple[float, float]) -> int:
+def _pods(demands: Iterable[ResourceDemand], room: tuple[float, float]) -> int:
     """Pods of that many CPUs and GiB that hold all replicas: first fit, largest first."""
     pods: list[tuple[float, float]] = []
     for demand in sorted(demands, key=lambda d: (-d.cpus, -d.memory_gib)):
@@ -96,7 +96,7 @@ def _pods(demands: Iterable[Demand], room: tuple[float, float]) -> int:
     return max(len(pods), 1)
 
 
-def _with_gpus(wanted: _Wanted) -> WorkerGroup:
+def _with_gpus(wanted: _Replicas) -> WorkerGroup:
     asked = wanted.demand
     gpus = math.ceil(asked.gpus)
     per_pod = max(int(gpus / asked.gpus + 1e-9), 1)
@@ -116,7 +116,7 @@ def _on_nodes(group: WorkerGroup, nodes: tuple[NodeConfig, ...]) -> WorkerGroup:
     """The group, bound to the labels of the smallest nodes that hold its pods. Raises ConfigError if none does."""
     if not nodes:
         return group
-    pod = Demand(group.name, group.cpus, group.gpus, group.memory_gib, group.accelerator_type)
+    pod = ResourceDemand(group.name, group.cpus, group.gpus, group.memory_gib, group.accelerator_type)
     fitting = sorted((n for n in nodes if pod.fits(n)), key=lambda n: (n.gpus, n.cpus))
     if not fitting:
         raise ConfigError(

@@ -37,7 +37,7 @@ _DELETION_DELAY_S = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RenderOptions:
     """What to render beside the config; `image` with its tag, None for the base's own."""
 
     overlay: str = "cpu"
@@ -55,7 +55,7 @@ class Wanted:
             raise ConfigError(f"image {self.image!r}: give a tag other than latest, for instance jethro:0.1.0")
 
 
-def render(config: Config, wanted: Wanted, tree: str) -> dict[str, str]:
+def render(config: Config, wanted: RenderOptions, tree: str) -> dict[str, str]:
     """File names to texts of a kustomize folder; `tree` is the way from it to the folder that holds base/.
 
     Raises ConfigError where the config cannot be served on Kubernetes, or not by this overlay.
@@ -163,7 +163,7 @@ def _budget(group: WorkerGroup) -> dict[str, Any]:
     }
 
 
-def _kustomization(wanted: Wanted, tree: str) -> dict[str, Any]:
+def _kustomization(wanted: RenderOptions, tree: str) -> dict[str, Any]:
     folder: dict[str, Any] = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -206,7 +206,7 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def written(config: Config, wanted: Wanted, tree: Path, folder: Path) -> list[str]:
+def written(config: Config, wanted: RenderOptions, tree: Path, folder: Path) -> list[str]:
     """Write a kustomize folder; the names of its files. Raises ConfigError if `tree` holds no base."""
     _base(tree)
     files = render(config, wanted, os.path.relpath(tree.resolve(), folder.resolve()))
@@ -216,7 +216,7 @@ def written(config: Config, wanted: Wanted, tree: Path, folder: Path) -> list[st
     return list(files)
 
 
-def printed(config: Config, wanted: Wanted, tree: Path) -> str:
+def printed(config: Config, wanted: RenderOptions, tree: Path) -> str:
     """The objects as one YAML stream. Raises ConfigError as `written` and `kustomize.build` do."""
     _base(tree)
     # beside the base, since kustomize takes folders by relative paths only

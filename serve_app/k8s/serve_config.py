@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, Valida
 
 from serve_app.config import Config
 from serve_app.config.base import Node
-from serve_app.config.cluster import Demand, NodeConfig
+from serve_app.config.cluster import NodeConfig, ResourceDemand
 from serve_app.config.load import UniqueKeyLoader
 from serve_app.config.validation import sentence
 from serve_app.k8s.pod_rules import pods_of, quantity, ray_drain_s, variables
@@ -232,7 +232,7 @@ def _places(body: dict[str, Any], config: Config) -> Iterator[str]:
             yield f"{demand.who} needs no GPU and fits GPU pods only ({names}), which it would keep alive"
 
 
-def _bounds(demand: Demand, fitting: list[tuple[dict[str, Any], NodeConfig]], most: int) -> Iterator[str]:
+def _bounds(demand: ResourceDemand, fitting: list[tuple[dict[str, Any], NodeConfig]], most: int) -> Iterator[str]:
     room = sum(int(pod.gpus / demand.gpus + 1e-9) * group["maxReplicas"] for group, pod in fitting)
     if room < most:
         yield f"{demand.who}: up to {most} replicas, and the worker groups that hold one have room for {room}"

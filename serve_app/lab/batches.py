@@ -50,7 +50,7 @@ class RoundShape:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """Ids and labels of shape [examples, tokens], and the cell (index into CELLS) of each example.
 
     Labels are aligned with the ids they name (the shift is the model's), IGNORE outside answers.
@@ -66,7 +66,7 @@ def encode(text: str) -> NDArray[np.int64]:
     return _TABLE[np.frombuffer(text.encode("ascii"), dtype=np.uint8)]
 
 
-def round_of_batches(seed: int, index: int, weights: Sequence[float], shape: RoundShape) -> list[list[Batch]]:
+def round_of_batches(seed: int, index: int, weights: Sequence[float], shape: RoundShape) -> list[list[TrainingBatch]]:
     """The steps of one training round, each of `shape.parts` batches of unlike lengths.
 
     `weights` holds each cell's share of the draws (any positive scale). The result depends on the
@@ -84,7 +84,7 @@ def round_of_batches(seed: int, index: int, weights: Sequence[float], shape: Rou
     return [list(step) for step in zip(*bands, strict=True)]
 
 
-def held_out_batches(seed: int, n: int, rows: int) -> list[Batch]:
+def held_out_batches(seed: int, n: int, rows: int) -> list[TrainingBatch]:
     """`n` balanced unseen queries, each alone in its chat, as batches of `rows`."""
     cell_of = {cell: index for index, cell in enumerate(CELLS)}
     examples = [_encoded([item], cell_of[item.task, item.difficulty]) for item in sample(n, seed, "unseen")]
@@ -125,11 +125,11 @@ def _turn(role: str, text: str) -> NDArray[np.int64]:
     return np.concatenate([[_ID[ROLES[role]]], encode(text)])
 
 
-def _pad(examples: Sequence[_Example]) -> Batch:
+def _pad(examples: Sequence[_Example]) -> TrainingBatch:
     width = max(len(ids) for ids, _, _ in examples)
     ids = np.full((len(examples), width), _ID[PAD], dtype=np.int64)
     labels = np.full((len(examples), width), IGNORE, dtype=np.int64)
     for row, (tokens, targets, _) in enumerate(examples):
         ids[row, : len(tokens)] = tokens
         labels[row, : len(targets)] = targets
-    return Batch(ids, labels, np.array([cell for _, _, cell in examples]))
+    return TrainingBatch(ids, labels, np.array([cell for _, _, cell in examples]))

@@ -17,14 +17,14 @@ from transformers import LlamaForCausalLM
 
 from serve_app.lab.model import SIZES, build_tokenizer
 from serve_app.lab.precision import has_bfloat16
-from serve_app.lab.progress import Progress
+from serve_app.lab.progress import TrainingProgress
 from serve_app.lab.train import TrainSettings, train
 
 NOTE = "training.json"
 """File in the model's folder that says how it was trained."""
 
 
-def export(model: LlamaForCausalLM, folder: Path, seed: int, progress: Progress) -> None:
+def export(model: LlamaForCausalLM, folder: Path, seed: int, progress: TrainingProgress) -> None:
     """Write weights, configs, tokenizer and training note to `folder`, replacing it whole.
 
     A reader sees the old folder or the new one, but for the moment between two renames.
@@ -94,7 +94,7 @@ def build(
             bfloat16=size.hidden >= BFLOAT16_FROM_HIDDEN and has_bfloat16(),
         )
 
-        def refresh(model: LlamaForCausalLM, progress: Progress, name: str = name) -> None:
+        def refresh(model: LlamaForCausalLM, progress: TrainingProgress, name: str = name) -> None:
             export(model, out_dir / name, seed, progress)
 
         model, progress = train(SIZES[name], settings, work, report, refresh)

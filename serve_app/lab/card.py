@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from serve_app.lab.build import NOTE
-from serve_app.lab.evaluate import ModelReport, Report
+from serve_app.lab.evaluate import LabReport, ModelReport
 from serve_app.lab.model import CONTEXT_TOKENS, SIZES
 from serve_app.lab.sample import sample
 from serve_app.lab.tasks import TASKS
@@ -64,7 +64,7 @@ gives models of their kind, not the same numbers.
 """
 
 
-def write_card(models_dir: Path, report: Report) -> Path:
+def write_card(models_dir: Path, report: LabReport) -> Path:
     """Write `models_dir`/README.md from a report over the models in it; returns its path."""
     notes = {model.name: json.loads((models_dir / model.name / NOTE).read_text()) for model in report.models}
     text = _TEXT.format(
@@ -83,7 +83,7 @@ def write_card(models_dir: Path, report: Report) -> Path:
     return path
 
 
-def _sizes(models_dir: Path, report: Report, notes: dict[str, dict[str, int]]) -> str:
+def _sizes(models_dir: Path, report: LabReport, notes: dict[str, dict[str, int]]) -> str:
     header = (
         "| model | parameters | weights, kB | exact on unseen | trained on, tokens | minutes, one CPU thread |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

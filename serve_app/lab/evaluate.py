@@ -62,7 +62,7 @@ class ModelReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LabReport:
     """Reports of several models over the same items."""
 
     split: Split
@@ -95,7 +95,7 @@ def evaluate(
     seed: int,
     split: Split = "unseen",
     models: Sequence[str] = ("small", "large"),
-) -> Report:
+) -> LabReport:
     """Ask `n` balanced queries of each model and grade the answers.
 
     `models_dir` is a folder of Hugging Face model folders (read with transformers, greedy, in
@@ -111,7 +111,7 @@ def evaluate(
         for name in models:
             answer, parameters = greedy(models_dir / name)
             reports.append(_report(name, parameters, items, answer))
-    return Report(split, seed, tuple(reports))
+    return LabReport(split, seed, tuple(reports))
 
 
 def greedy(folder: Path, rows: int = 128, max_new_tokens: int = 40) -> tuple[Answer, int]:

@@ -21,7 +21,7 @@ HELD_BACK = 0.1
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainingProgress:
     """Counters of one run; `accuracy[c]` is the running share of cell c's fresh examples right."""
 
     rounds: int = 0

@@ -23,10 +23,10 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from serve_app.files import replacing
-from serve_app.lab.batches import IGNORE, Batch, RoundShape, held_out_batches, round_of_batches
+from serve_app.lab.batches import IGNORE, RoundShape, TrainingBatch, held_out_batches, round_of_batches
 from serve_app.lab.model import ModelSize, new_model
 from serve_app.lab.precision import mixed, use_float32_attention
-from serve_app.lab.progress import Progress, learning_rate_scale
+from serve_app.lab.progress import TrainingProgress, learning_rate_scale
 from serve_app.lab.tasks import LEVELS
 
 FILE = "checkpoint.pt"
@@ -37,7 +37,7 @@ def save_checkpoint(
     seed: int,
     model: LlamaForCausalLM,
     optimizers: list[torch.optim.Optimizer],
-    progress: Progress,
+    progress: TrainingProgress,
 ) -> None:
     """Write the run's state; a kill at any moment leaves the last whole checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def load_checkpoint(
     seed: int,
     model: LlamaForCausalLM,
     optimizers: list[torch.optim.Optimizer],
-    progress: Progress,
+    progress: TrainingProgress,
 ) -> bool:
     """Restore the run in place; False if `folder` has no checkpoint.
 
@@ -117,8 +117,8 @@ def train(
     settings: TrainSettings,
     folder: Path,
     report: Callable[[str], None],
-    on_checkpoint: Callable[[LlamaForCausalLM, Progress], None] | None = None,
-) -> tuple[LlamaForCausalLM, Progress]:
+    on_checkpoint: Callable[[LlamaForCausalLM, TrainingProgress], None] | None = None,
+) -> tuple[LlamaForCausalLM, TrainingProgress]:
     """Train from `folder`'s checkpoint, or from nothing if it has none, until the budget is spent.
 
     Writes checkpoints into `folder` and one line a round to `report`; `on_checkpoint` is called
@@ -128,7 +128,7 @@ def train(
     if settings.bfloat16:
         use_float32_attention(model)
     optimizers = make_optimizers(model)
-    progress = Progress()
+    progress = TrainingProgress()
     load_checkpoint(folder, settings.seed, model, optimizers, progress)
     saved_at = time.monotonic()
     held_out = held_out_batches(settings.seed, settings.held_out, HELD_OUT_ROWS)
@@ -147,7 +147,7 @@ def train(
     return model, progress
 
 
-def share_done(progress: Progress, settings: TrainSettings) -> float:
+def share_done(progress: TrainingProgress, settings: TrainSettings) -> float:
     """Share of the budget that is spent, 0 to 1 and beyond."""
     if settings.minutes is not None:
         return progress.seconds / (settings.minutes * 60)
@@ -168,7 +168,7 @@ def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 def train_round(
     model: LlamaForCausalLM,
     optimizers: list[torch.optim.Optimizer],
-    progress: Progress,
+    progress: TrainingProgress,
     settings: TrainSettings,
 ) -> float:
     """Run one round of steps in place; returns the mean loss per answer token."""
@@ -186,13 +186,13 @@ def train_round(
 
 
 @torch.no_grad()
-def held_out_accuracy(model: LlamaForCausalLM, batches: list[Batch]) -> float:
+def held_out_accuracy(model: LlamaForCausalLM, batches: list[TrainingBatch]) -> float:
     """Share of the batches' examples that the model answers exactly."""
     model.eval()
     return float(np.mean(np.concatenate([answer_loss(model, batch)[1].numpy() for batch in batches])))
 
 
-def answer_loss(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, torch.Tensor]:
+def answer_loss(model: LlamaForCausalLM, batch: TrainingBatch) -> tuple[Tensor, torch.Tensor]:
     """Summed loss over the answer tokens, and whether each example is answered exactly [rows].
 
     Padding is on the right and attention is causal, so that no mask is needed.
@@ -217,8 +217,8 @@ def _last_answer(wrong: Tensor, wanted: Tensor) -> Tensor:
 def _step(
     model: LlamaForCausalLM,
     optimizers: list[torch.optim.Optimizer],
-    progress: Progress,
-    step: list[Batch],
+    progress: TrainingProgress,
+    step: list[TrainingBatch],
     bfloat16: bool,
 ) -> float:
     targets = sum(int((batch.labels != IGNORE).sum()) for batch in step)
@@ -237,7 +237,7 @@ def _step(
     return total / targets
 
 
-def _line(name: str, progress: Progress, settings: TrainSettings, loss: float, rate: float) -> str:
+def _line(name: str, progress: TrainingProgress, settings: TrainSettings, loss: float, rate: float) -> str:
     done = share_done(progress, settings)
     left = progress.seconds * (1 - done) / done
     return (

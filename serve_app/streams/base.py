@@ -14,24 +14,24 @@ import orjson
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from serve_app.streams.online.base import Arrays, Labelled, Learner, Policy, StreamSpec, Walk
+from serve_app.streams.online.base import Arrays, Episode, LabeledEvent, Learner, StreamPolicy, StreamSpec
 
 PREFIX: Final = "jethro-stream-"
 """What stands before a stream's name in the `model` field."""
 
 
 @dataclass(frozen=True, slots=True)
-class Saw:
+class ObservedEvent:
     """A query was acted on: answered by a level, or on its way to the LLM."""
 
-    walk: Walk
+    episode: Episode
 
 
-Event = Saw | Labelled
+Event = ObservedEvent | LabeledEvent
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class EventBatch:
     """Events of one stream from one Gateway, in order. `source` and `seq` make a repeated one known.
 
     `uid` is the stream as it was created: events of one that was made anew in the meantime are not learned from.
@@ -64,11 +64,11 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Acting:
+class ActiveStream:
     """A stream as a Gateway acts on it: replaced as a whole when the Learner publishes. `note`: for the Decision."""
 
     spec: StreamSpec
-    policy: Policy
+    policy: StreamPolicy
     uid: str
     owner: str | None
     tag: str
@@ -76,7 +76,7 @@ class Acting:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class StreamCreate:
     """A stream to be made. `reset`: what was learned under this name may be given up."""
 
     spec: StreamSpec
@@ -85,7 +85,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class BudgetChange:
     """A new budget of a stream: exactly one of the two. `horizon` stays as it is where it is None."""
 
     mu: float | None = None
@@ -102,10 +102,10 @@ class LearnerPort(Protocol):
     async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:
         """All streams by name; policies only of those whose tag differs from the one in `known`."""
 
-    async def create(self, wanted: Wanted) -> None:
+    async def create(self, wanted: StreamCreate) -> None:
         """Make a stream. Raises Conflict if the name is taken by another one, Overloaded if there are too many."""
 
-    async def budget(self, name: str, budget: Budget, owner: str | None = None) -> None:
+    async def budget(self, name: str, budget: BudgetChange, owner: str | None = None) -> None:
         """Change a budget live. Raises NotFound, also where another tenant owns the stream."""
 
     async def delete(self, name: str, owner: str | None = None) -> None:
@@ -121,7 +121,7 @@ class Core(Protocol):
     def restored(self, spec: StreamSpec, arrays: Arrays, values: Mapping[str, Any]) -> Learner:
         """The learner that `state()` was taken of."""
 
-    def policy(self, spec: StreamSpec, arrays: Arrays) -> Policy:
+    def policy(self, spec: StreamSpec, arrays: Arrays) -> StreamPolicy:
         """The policy that `arrays()` was taken of."""
 
 
@@ -140,7 +140,7 @@ class OnlineCore:
 
         return OnlineCascade.restored(spec, arrays, dict(values))
 
-    def policy(self, spec: StreamSpec, arrays: Arrays) -> Policy:
+    def policy(self, spec: StreamSpec, arrays: Arrays) -> StreamPolicy:
         """See Core."""
         from serve_app.streams.online.policy import policy_from
 
@@ -148,7 +148,7 @@ class OnlineCore:
 
 
 @dataclass(slots=True)
-class Counts:
+class StreamCounts:
     """What became of a stream's queries, over its whole life."""
 
     queries: int = 0
@@ -163,7 +163,7 @@ class Counts:
     """Answers by small level."""
 
 
-def batch_to_json(batch: Batch) -> bytes:
+def batch_to_json(batch: EventBatch) -> bytes:
     """One line without its end."""
     told = {
         "source": batch.source,
@@ -177,11 +177,11 @@ def batch_to_json(batch: Batch) -> bytes:
     return orjson.dumps(told)
 
 
-def batch_from_json(line: bytes) -> Batch:
+def batch_from_json(line: bytes) -> EventBatch:
     """The batch that `batch_to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
     told = orjson.loads(line)
     events = tuple(_event_of(e) for e in told.pop("events"))
-    return Batch(events=events, **told)
+    return EventBatch(events=events, **told)
 
 
 def arrays_to_bytes(arrays: Arrays) -> bytes:
@@ -196,20 +196,20 @@ def arrays_from_bytes(data: bytes) -> Mapping[str, NDArray[np.generic]]:
 
 
 def _event(event: Event) -> dict[str, Any]:
-    if isinstance(event, Saw):
-        return {"walk": _walk(event.walk)}
-    return {"walk": _walk(event.walk), "text": event.text, "label": event.label, "id": event.id}
+    if isinstance(event, ObservedEvent):
+        return {"walk": _episode(event.episode)}
+    return {"walk": _episode(event.episode), "text": event.text, "label": event.label, "id": event.id}
 
 
 def _event_of(told: Mapping[str, Any]) -> Event:
-    walk = _walk_of(told["walk"])
-    return Labelled(told["text"], told["label"], walk, told["id"]) if "text" in told else Saw(walk)
+    episode = _episode_of(told["walk"])
+    return LabeledEvent(told["text"], told["label"], episode, told["id"]) if "text" in told else ObservedEvent(episode)
 
 
-def _walk(walk: Walk) -> list[Any]:
-    return [walk.level, walk.label, walk.probabilities, walk.deferral, walk.why, walk.version]
+def _episode(episode: Episode) -> list[Any]:
+    return [episode.level, episode.label, episode.probabilities, episode.deferral, episode.why, episode.version]
 
 
-def _walk_of(told: list[Any]) -> Walk:
+def _episode_of(told: list[Any]) -> Episode:
     level, label, probabilities, deferral, why, version = told
-    return Walk(level, label, tuple(tuple(p) for p in probabilities), tuple(deferral), why, version)
+    return Episode(level, label, tuple(tuple(p) for p in probabilities), tuple(deferral), why, version)

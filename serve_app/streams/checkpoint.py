@@ -61,7 +61,7 @@ logger = logging.getLogger("jethro.streams")
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class StreamCheckpoint:
     """A state: `number` counts the stream's checkpoints from 0."""
 
     number: int
@@ -69,7 +69,7 @@ class Checkpoint:
     values: Mapping[str, Any]
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
+def save(folder: Path, checkpoint: StreamCheckpoint) -> None:
     """Write it; the oldest ones beyond two go, with the journals that only they need. Raises OSError.
 
     The file may be there even so: who then goes on with the journal before it loses nothing, since all journals are
@@ -91,7 +91,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             path.unlink()
 
 
-def latest(folder: Path) -> Checkpoint | None:
+def latest(folder: Path) -> StreamCheckpoint | None:
     """The newest checkpoint that can be read, for who does not own the folder: nothing is changed in it."""
     for number, path in list(_found(folder)):
         try:
@@ -101,7 +101,7 @@ def latest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def newest(folder: Path) -> tuple[Checkpoint | None, list[Path]]:
+def newest(folder: Path) -> tuple[StreamCheckpoint | None, list[Path]]:
     """The newest checkpoint that can be read, and those that could not be, now named `.corrupt`.
 
     Files that a kill left half-written are removed. Raises ConfigError for a checkpoint that is whole but of another
@@ -141,7 +141,7 @@ def _number(path: Path) -> int:
     return int(path.name.split("-")[1].partition(".")[0])
 
 
-def _load(number: int, path: Path) -> Checkpoint:
+def _load(number: int, path: Path) -> StreamCheckpoint:
     content = path.read_bytes()
     if path.name.split("-")[2].partition(".")[0] != _digest(content):
         raise ValueError("its content does not have the checksum in its name")
@@ -152,7 +152,7 @@ def _load(number: int, path: Path) -> Checkpoint:
             f"{path} has format {told.get('format')}, and this version reads {_FORMAT}: start the version that wrote "
             "it, or begin anew: create the stream again with reset"
         )
-    return Checkpoint(number, safetensors.numpy.load(content), told["values"])
+    return StreamCheckpoint(number, safetensors.numpy.load(content), told["values"])
 
 
 def _digest(content: bytes) -> str:

@@ -13,13 +13,13 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from serve_app.replies import reply
-from serve_app.streams.base import Batch, Event, LearnerPort, batch_to_json
-from serve_app.streams.online.base import Labelled
+from serve_app.streams.base import Event, EventBatch, LearnerPort, batch_to_json
+from serve_app.streams.online.base import LabeledEvent
 
 T = TypeVar("T")
 
 
-async def asked(call: Coroutine[Any, Any, T], limit_s: float) -> T:
+async def call_learner(call: Coroutine[Any, Any, T], limit_s: float) -> T:
     """What a call of LearnerPort gives. Raises TimeoutError, or whatever a Learner that is away raises.
 
     See `reply`: what follows the Learner and sends it events lives as long as its Gateway.
@@ -59,7 +59,7 @@ class _Waiting:
         return not (self.events or self.lost or self.failed or self.sending)
 
 
-class Outbox:
+class EventQueue:
     """One Gateway's events. `source` is never used again by another process. Call from one event loop."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Outbox:
     def put(self, stream: str, uid: str, event: Event) -> bool:
         """Keep an event to be sent; False: there is no room, and it is counted as lost. Never waits."""
         waiting = self._of(stream, uid)
-        chars = len(event.text) if isinstance(event, Labelled) else 0
+        chars = len(event.text) if isinstance(event, LabeledEvent) else 0
         if len(waiting.events) >= self._most or waiting.chars + chars > _CHARS:
             waiting.lost += 1
             return False
@@ -134,7 +134,7 @@ class Outbox:
     async def _send(self, key: tuple[str, str], waiting: _Waiting) -> bool:
         count, line = waiting.sending = waiting.sending or self._batch(key, waiting)
         try:
-            await asked(self._port.report(line), _SEND_S)
+            await call_learner(self._port.report(line), _SEND_S)
         except Exception as e:
             # whatever a Learner that is away raises; the batch is kept and sent again as it is
             waiting.due_s = self._clock() + _RETRY_S[min(waiting.tries, len(_RETRY_S) - 1)]
@@ -150,8 +150,8 @@ class Outbox:
 
     def _batch(self, key: tuple[str, str], waiting: _Waiting) -> tuple[int, bytes]:
         events = tuple(waiting.events.popleft() for _ in range(min(_BATCH, len(waiting.events))))
-        waiting.chars -= sum(len(e.text) for e in events if isinstance(e, Labelled))
+        waiting.chars -= sum(len(e.text) for e in events if isinstance(e, LabeledEvent))
         self._seq += 1
-        batch = Batch(self._source, self._seq, *key, events, waiting.lost, waiting.failed)
+        batch = EventBatch(self._source, self._seq, *key, events, waiting.lost, waiting.failed)
         waiting.lost = waiting.failed = 0
         return len(events), batch_to_json(batch)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from serve_app.errors import PoolUnavailable
-from serve_app.streams.base import Acting, Core, LearnerPort, Published, arrays_from_bytes
+from serve_app.streams.base import ActiveStream, Core, LearnerPort, Published, arrays_from_bytes
 from serve_app.streams.checkpoint import latest
-from serve_app.streams.event_queue import asked
+from serve_app.streams.event_queue import call_learner
 from serve_app.streams.spec import is_name, spec_from_json
 from serve_app.streams.stream import state_of
 
@@ -23,12 +23,12 @@ NOTE: Final = "the Learner is away: by its last checkpoint"
 logger = logging.getLogger("jethro.streams")
 
 
-def kept(folder: Path, core: Core) -> dict[str, Acting]:
+def recovered(folder: Path, core: Core) -> dict[str, ActiveStream]:
     """Every stream that can be read, by name. A stream's policy is that of its checkpoint, so it may be a little old.
 
     The tag is empty: the Learner, once it is back, sends its own policy.
     """
-    found: dict[str, Acting] = {}
+    found: dict[str, ActiveStream] = {}
     try:
         paths = sorted(path for path in folder.iterdir() if is_name(path.name) and path.is_dir())
     except OSError as e:
@@ -45,20 +45,20 @@ def kept(folder: Path, core: Core) -> dict[str, Acting]:
     return found
 
 
-def _kept(path: Path, core: Core) -> Acting | None:
+def _kept(path: Path, core: Core) -> ActiveStream | None:
     checkpoint = latest(path)
     if checkpoint is None:
         return None
     state = state_of(checkpoint.values["stream"])
     policy = core.restored(state.spec, checkpoint.arrays, checkpoint.values["learner"]).policy()
-    return Acting(state.spec, policy, state.uid, state.owner, "", NOTE)
+    return ActiveStream(state.spec, policy, state.uid, state.owner, "", NOTE)
 
 
 _ASK_S: Final = 5.0
 """Longest wait for the Learner's word."""
 
 
-class Following:
+class PolicySync:
     """`acting` and `told` hold what was last heard; while the Learner is away they stay as they are.
 
     One that is away when it is first asked left checkpoints in `folder`, perhaps within reach: they are taken up.
@@ -71,7 +71,7 @@ class Following:
         self._trouble = ""
         self._odd: dict[str, str] = {}
         """By stream, the tag of a policy that could not be used: told of once."""
-        self.acting: dict[str, Acting] = {}
+        self.acting: dict[str, ActiveStream] = {}
         """Streams that can be acted on."""
         self.told: Mapping[str, Published] = {}
         """All streams, with figures and errors; without policies."""
@@ -100,7 +100,7 @@ class Following:
 
     async def _ask(self) -> None:
         try:
-            told = await asked(self._port.published({name: a.tag for name, a in self.acting.items()}), _ASK_S)
+            told = await call_learner(self._port.published({name: a.tag for name, a in self.acting.items()}), _ASK_S)
         except Exception as e:
             # whatever a Learner that is away raises
             if not self.away or not self._trouble:
@@ -116,13 +116,13 @@ class Following:
 
     async def _recall(self) -> None:
         self._begun = True
-        self.acting = await asyncio.to_thread(kept, self._folder, self._core)
+        self.acting = await asyncio.to_thread(recovered, self._folder, self._core)
         self.told = {name: Published("", acting.uid, acting.owner, {}) for name, acting in self.acting.items()}
         if self.acting:
             logger.warning("until the Learner answers, checkpoints are acted by: %s", ", ".join(self.acting))
 
     async def _take(self, told: Mapping[str, Published]) -> None:
-        acting: dict[str, Acting] = {}
+        acting: dict[str, ActiveStream] = {}
         for name, published in told.items():
             known = self.acting.get(name)
             if published.policy is None or published.spec is None:
@@ -141,7 +141,7 @@ class Following:
         self.acting, self.told = acting, told
         self._odd = {name: tag for name, tag in self._odd.items() if name in told}
 
-    def _acting(self, published: Published, spec: Mapping[str, Any], policy: bytes) -> Acting:
+    def _acting(self, published: Published, spec: Mapping[str, Any], policy: bytes) -> ActiveStream:
         found = spec_from_json(spec)
         made = self._core.policy(found, arrays_from_bytes(policy))
-        return Acting(found, made, published.uid, published.owner, published.tag)
+        return ActiveStream(found, made, published.uid, published.owner, published.tag)

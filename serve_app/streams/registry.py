@@ -18,9 +18,17 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from serve_app.errors import ConfigError, Conflict, NotFound, Overloaded, RequestError, UpstreamError
 from serve_app.files import sync_folder
-from serve_app.streams.base import Batch, Budget, Core, Published, Wanted, arrays_to_bytes, batch_from_json
+from serve_app.streams.base import (
+    BudgetChange,
+    Core,
+    EventBatch,
+    Published,
+    StreamCreate,
+    arrays_to_bytes,
+    batch_from_json,
+)
 from serve_app.streams.checkpoint import lock_folder
-from serve_app.streams.online.base import Learner, Policy
+from serve_app.streams.online.base import Learner, StreamPolicy
 from serve_app.streams.spec import difference, is_name, spec_to_json
 from serve_app.streams.stream import LearnedStream, owner_of
 
@@ -34,7 +42,7 @@ logger = logging.getLogger("jethro.streams")
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class RegistryOptions:
     """Where streams are kept, how many there may be, and after how many events the whole state is written.
 
     `most_per_tenant` bounds those of one owner; streams without an owner count against `most` alone.
@@ -49,14 +57,14 @@ class Keeping:
 class StreamRegistry:
     """Owns the folder; not thread-safe. `published` may be read from any thread: it is replaced, never changed."""
 
-    def __init__(self, keeping: Keeping, core: Core, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, keeping: RegistryOptions, core: Core, clock: Callable[[], float] = monotonic) -> None:
         """Takes up the streams in the folder. Raises ConfigError if it cannot be used or another Learner has it."""
         self._keeping = keeping
         self._core = core
         self._clock = clock
         self._streams: dict[str, LearnedStream] = {}
         self._retry_s: dict[str, float] = {}
-        self._policies: dict[str, tuple[Policy, bytes]] = {}
+        self._policies: dict[str, tuple[StreamPolicy, bytes]] = {}
         self.published: dict[str, Published] = {}
         """Every stream with its policy. One that cannot be read is there with its error."""
         self._lock = lock_folder(keeping.folder, _LOCK_S)
@@ -65,7 +73,7 @@ class StreamRegistry:
             if path.is_dir() and is_name(path.name):  # a disk may have folders of its own, `lost+found`
                 self._open(path)
 
-    def create(self, wanted: Wanted) -> None:
+    def create(self, wanted: StreamCreate) -> None:
         """Make a stream; the same one again changes nothing but its budget.
 
         Raises Conflict if another stream, or another tenant's, has the name and `reset` is not set, Overloaded if there
@@ -87,7 +95,7 @@ class StreamRegistry:
         self._publish(name)
         logger.warning("stream %s is made: %d labels", name, len(wanted.spec.labels))
 
-    def budget(self, name: str, budget: Budget, owner: str | None = None) -> None:
+    def budget(self, name: str, budget: BudgetChange, owner: str | None = None) -> None:
         """Change a budget. Raises NotFound, or UpstreamError if the stream cannot be read."""
         self._check_open()
         self._owned(name, owner)
@@ -155,13 +163,13 @@ class StreamRegistry:
         if sum(p.owner == owner for p in self.published.values()) >= most:
             raise Overloaded(f"You have {most} streams: delete one of yours, or raise streams.most_per_tenant.")
 
-    def _learner(self, wanted: Wanted) -> Learner:
+    def _learner(self, wanted: StreamCreate) -> Learner:
         try:
             return self._core.new(wanted.spec)
         except ConfigError as e:  # a parameter that only the core knows
             raise RequestError(f"{e}.", code="invalid_value") from e
 
-    def _again(self, wanted: Wanted) -> None:
+    def _again(self, wanted: StreamCreate) -> None:
         name = wanted.spec.name
         stream = self._readable(name)
         changed = difference(stream.spec, wanted.spec)
@@ -173,7 +181,7 @@ class StreamRegistry:
             )
         if stream.spec != wanted.spec:
             told = wanted.spec
-            self.budget(name, Budget(told.mu, told.llm_share, told.horizon), wanted.owner)
+            self.budget(name, BudgetChange(told.mu, told.llm_share, told.horizon), wanted.owner)
 
     def _owned(self, name: str, owner: str | None) -> None:
         there = self.published.get(name)
@@ -188,7 +196,7 @@ class StreamRegistry:
             raise UpstreamError(f"The stream {name!r} is not learned now: {self.published[name].error}")
         return stream
 
-    def _checkpoint_if_due(self, stream: LearnedStream, batch: Batch) -> None:
+    def _checkpoint_if_due(self, stream: LearnedStream, batch: EventBatch) -> None:
         if stream.events >= self._keeping.checkpoint_events and self._clock() >= self._retry_s.get(batch.stream, 0.0):
             self._checkpoint(stream)
 
@@ -286,7 +294,7 @@ R = TypeVar("R")
 class LocalLearner:
     """A LearnerPort over a registry of its own; to be closed."""
 
-    def __init__(self, keeping: Keeping, core: Core) -> None:
+    def __init__(self, keeping: RegistryOptions, core: Core) -> None:
         """Take up the streams, which takes its time. Raises ConfigError if the folder cannot be used."""
         self._registry = StreamRegistry(keeping, core)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
@@ -300,11 +308,11 @@ class LocalLearner:
         told = self._registry.published
         return {n: replace(p, spec=None, policy=None) if known.get(n) == p.tag else p for n, p in told.items()}
 
-    async def create(self, wanted: Wanted) -> None:
+    async def create(self, wanted: StreamCreate) -> None:
         """See LearnerPort."""
         await self._in_thread(self._registry.create, wanted)
 
-    async def budget(self, name: str, budget: Budget, owner: str | None = None) -> None:
+    async def budget(self, name: str, budget: BudgetChange, owner: str | None = None) -> None:
         """See LearnerPort."""
         await self._in_thread(self._registry.budget, name, budget, owner)
 

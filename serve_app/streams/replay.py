@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from serve_app.errors import DataError
 from serve_app.streams.labels import normal
-from serve_app.streams.online.base import Labelled, Learner
+from serve_app.streams.online.base import LabeledEvent, Learner
 
 _LONGEST: Final = 2**30
 """Characters of a CSV field: longer texts than Python's default bound of 131,072 are for the endpoint to refuse."""
@@ -34,7 +34,7 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReplayRow:
     """`label` and `expert` are indices of labels; None: not given, or (of the expert) one that is no label."""
 
     text: str
@@ -42,7 +42,7 @@ class Row:
     expert: int | None = None
 
 
-def read_rows(path: Path, columns: Columns, labels: Sequence[str]) -> list[Row]:
+def read_rows(path: Path, columns: Columns, labels: Sequence[str]) -> list[ReplayRow]:
     """All rows. Labels are their words, or their index from 0.
 
     Raises DataError that names file, row and column: no such file, no row, a column that is missing, an empty text, a
@@ -61,7 +61,7 @@ def read_rows(path: Path, columns: Columns, labels: Sequence[str]) -> list[Row]:
                 f"{where}: {columns.label} {told[columns.label]!r} is no label; labels are {', '.join(labels)}"
             )
         expert = None if columns.expert is None else _index(_cell(told, columns.expert, where), labels)
-        rows.append(Row(text, label, expert))
+        rows.append(ReplayRow(text, label, expert))
     if not rows:
         raise DataError(f"{path}: there is no row in it; give a file with texts")
     return rows
@@ -143,7 +143,7 @@ def _index(value: Any, labels: Sequence[str]) -> int | None:
 
 
 @dataclass(slots=True)
-class Score:
+class ReplayScore:
     """Counts of answers. `right` of `known` are the true label; `levels` counts answers by level, `llm` among them."""
 
     done: int = 0
@@ -162,7 +162,7 @@ class Score:
         """Of the answers that this level gave."""
         return self.levels.get(level, 0) / max(1, self.done)
 
-    def add(self, level: str, label: int | None, row: Row) -> None:
+    def add(self, level: str, label: int | None, row: ReplayRow) -> None:
         """An answer: the index of its label, None if it names none."""
         self.done += 1
         self.levels[level] = self.levels.get(level, 0) + 1
@@ -183,17 +183,17 @@ class Score:
 
 
 def replay(
-    learner: Learner, rows: Sequence[Row], levels: Sequence[str], seed: int, tell: Callable[[Score], None]
-) -> Score:
+    learner: Learner, rows: Sequence[ReplayRow], levels: Sequence[str], seed: int, tell: Callable[[ReplayScore], None]
+) -> ReplayScore:
     """Row by row, the column of the expert in the place of the LLM; `tell` is called after each."""
-    rng, score = random.Random(seed), Score()
+    rng, score = random.Random(seed), ReplayScore()
     for row in rows:
-        walk = learner.policy().act(row.text, [rng.random() for _ in range(1 + len(levels))])
-        learner.saw(walk)
-        if walk.level is None:
-            learner.learn(Labelled(row.text, row.expert, walk))
+        episode = learner.policy().act(row.text, [rng.random() for _ in range(1 + len(levels))])
+        learner.observe(episode)
+        if episode.level is None:
+            learner.learn(LabeledEvent(row.text, row.expert, episode))
             score.add("llm", row.expert, row)
         else:
-            score.add(levels[walk.level], walk.label, row)
+            score.add(levels[episode.level], episode.label, row)
         tell(score)
     return score

@@ -12,10 +12,19 @@ from typing import Any, Final
 from serve_app.config.strategies import StreamsConfig
 from serve_app.errors import JethroError, ModelNotFound, NotFound, PoolUnavailable
 from serve_app.pools.base import Pool
-from serve_app.streams.base import PREFIX, Acting, Budget, Core, LearnerPort, OnlineCore, Published, Wanted
-from serve_app.streams.event_queue import Outbox, asked
-from serve_app.streams.online.base import Walk
-from serve_app.streams.policy_sync import Following
+from serve_app.streams.base import (
+    PREFIX,
+    ActiveStream,
+    BudgetChange,
+    Core,
+    LearnerPort,
+    OnlineCore,
+    Published,
+    StreamCreate,
+)
+from serve_app.streams.event_queue import EventQueue, call_learner
+from serve_app.streams.online.base import Episode
+from serve_app.streams.policy_sync import PolicySync
 from serve_app.streams.spec import Bounds, check_budget, check_spec
 from serve_app.streams.strategy import StreamStrategy, Surroundings
 
@@ -27,7 +36,7 @@ logger = logging.getLogger("jethro.streams")
 
 
 @dataclass(frozen=True, slots=True)
-class StreamFigures:
+class StreamStatus:
     """One stream for the metrics; counts are the Learner's, over the stream's life."""
 
     name: str
@@ -49,8 +58,8 @@ class Streams:
     ) -> None:
         """`source` names this process among all that ever ran."""
         self._port, self._pools, self._options = port, pools, options
-        self._following = Following(port, core or OnlineCore(), options.poll_s, Path(options.folder))
-        self._outbox = Outbox(port, source, options.queue)
+        self._following = PolicySync(port, core or OnlineCore(), options.poll_s, Path(options.folder))
+        self._outbox = EventQueue(port, source, options.queue)
         self._around = Surroundings(self._found, self._pool, self._act, self._outbox, options.text_chars, coin)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stream-levels")
         self._tasks: list[asyncio.Task[None]] = []
@@ -85,13 +94,13 @@ class Streams:
         acting = self._following.acting.get(model.removeprefix(PREFIX)) if model.startswith(PREFIX) else None
         return acting is None or _owns(acting.owner, tenant)
 
-    async def create(self, wanted: Wanted) -> dict[str, Any]:
+    async def create(self, wanted: StreamCreate) -> dict[str, Any]:
         """Make a stream; see StreamRegistry.create. Raises RequestError for a spec out of bounds."""
         check_spec(wanted.spec, Bounds(self._options.labels, tuple(self._pools)))
         await self._change(self._port.create(wanted))
         return self._told(wanted.spec.name, wanted.owner)
 
-    async def budget(self, name: str, budget: Budget, owner: str | None) -> dict[str, Any]:
+    async def budget(self, name: str, budget: BudgetChange, owner: str | None) -> dict[str, Any]:
         """Change a budget live. Raises NotFound, RequestError for one out of bounds."""
         check_budget(budget)
         await self._change(self._port.budget(name, budget, owner))
@@ -114,10 +123,10 @@ class Streams:
             raise self._away()
         return self._told(name, owner)
 
-    def figures(self) -> list[StreamFigures]:
+    def figures(self) -> list[StreamStatus]:
         """Each stream as last known, for the metrics."""
         told = self._following.told
-        return [StreamFigures(name, int(p.figures["version"]), p.figures) for name, p in told.items() if p.figures]
+        return [StreamStatus(name, int(p.figures["version"]), p.figures) for name, p in told.items() if p.figures]
 
     @property
     def waiting(self) -> int:
@@ -129,7 +138,7 @@ class Streams:
         """Whether the Learner did not answer when last asked."""
         return self._following.away
 
-    async def _found(self, name: str, tenant: str | None) -> Acting:
+    async def _found(self, name: str, tenant: str | None) -> ActiveStream:
         """The stream as it is now; one that another Gateway has just made is asked for."""
         acting = self._following.acting.get(name)
         if acting is None:
@@ -157,7 +166,7 @@ class Streams:
             )
         return pool
 
-    async def _act(self, acting: Acting, text: str, coins: list[float] | None) -> Walk:
+    async def _act(self, acting: ActiveStream, text: str, coins: list[float] | None) -> Episode:
         if acting.spec.levels == _INLINE:
             return acting.policy.act(text, coins)
         loop = asyncio.get_running_loop()
@@ -166,7 +175,7 @@ class Streams:
     async def _change(self, call: Coroutine[Any, Any, None]) -> None:
         """A change at the Learner, taken up here. Raises PoolUnavailable if the Learner does not answer."""
         try:
-            await asked(call, _CHANGE_S)
+            await call_learner(call, _CHANGE_S)
         except JethroError:
             raise
         except Exception as e:
@@ -184,7 +193,7 @@ class Streams:
         return PoolUnavailable("The Learner does not answer now: try again.", retry_after_s=1)
 
 
-def describe(name: str, published: Published, acting: Acting | None, *, away: bool) -> dict[str, Any]:
+def describe(name: str, published: Published, acting: ActiveStream | None, *, away: bool) -> dict[str, Any]:
     """A stream as the API tells of it."""
     told: dict[str, Any] = {"id": name, "object": "stream", "model": PREFIX + name}
     if acting is not None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from serve_app.errors import RequestError
-from serve_app.streams.base import Budget
+from serve_app.streams.base import BudgetChange
 from serve_app.streams.labels import normal
 from serve_app.streams.online.base import StreamSpec
 
@@ -36,16 +36,17 @@ class Bounds:
 
 def spec_to_json(spec: StreamSpec) -> dict[str, Any]:
     """JSON-ready, the same for the same spec."""
-    lists = {"labels": list(spec.labels), "levels": list(spec.levels)}
-    return {**asdict(spec), **lists, "mends": dict(spec.mends), "params": dict(spec.params)}
+    values = {**asdict(spec), "labels": list(spec.labels), "levels": list(spec.levels)}
+    return {"mends" if key == "fixes" else key: value for key, value in values.items()}
 
 
 def spec_from_json(told: Mapping[str, Any]) -> StreamSpec:
-    """The spec that `spec_to_json` wrote."""
-    return StreamSpec(**{**told, "labels": tuple(told["labels"]), "levels": tuple(told["levels"])})
+    """The inverse of `spec_to_json`; fields with a default may be missing. `fixes` is `fixes` in JSON."""
+    values = {"fixes" if key == "mends" else key: value for key, value in told.items()}
+    return StreamSpec(**{**values, "labels": tuple(told["labels"]), "levels": tuple(told["levels"])})
 
 
-def with_budget(spec: StreamSpec, budget: Budget) -> StreamSpec:
+def with_budget(spec: StreamSpec, budget: BudgetChange) -> StreamSpec:
     """The same stream under another budget."""
     horizon = spec.horizon if budget.horizon is None else budget.horizon
     return replace(spec, mu=budget.mu, llm_share=budget.llm_share, horizon=horizon)
@@ -73,7 +74,7 @@ def check_spec(spec: StreamSpec, bounds: Bounds) -> None:
     _check_text("instruction", spec.instruction, _INSTRUCTION_CHARS)
     if spec.llm_pool not in bounds.pools:
         raise _wrong("llm_pool", f"{spec.llm_pool[:60]!r} is no pool; pools are {', '.join(bounds.pools)}")
-    check_budget(Budget(spec.mu, spec.llm_share, spec.horizon))
+    check_budget(BudgetChange(spec.mu, spec.llm_share, spec.horizon))
     for name, value in spec.params.items():
         most = _MOST_PARAMS.get(name.rpartition(".")[2], 1e9)
         if not 0 <= value <= most:
@@ -86,7 +87,7 @@ def check_spec(spec: StreamSpec, bounds: Bounds) -> None:
             raise _wrong(field, f"{getattr(spec, field):g}: give a share from 0 to less than 1")
 
 
-def check_budget(budget: Budget) -> None:
+def check_budget(budget: BudgetChange) -> None:
     """Raises RequestError unless exactly one of mu and llm_share is set, within its range."""
     if (budget.mu is None) == (budget.llm_share is None):
         raise _wrong("llm_share", "give one of llm_share (share of queries that reach the LLM) and mu (price of cost)")

@@ -15,9 +15,9 @@ from serve_app.pools.attempt import Attempt
 from serve_app.pools.base import Pool
 from serve_app.strategy import Context, Spent
 from serve_app.strategy import Event as Told
-from serve_app.streams.base import PREFIX, Acting, Event, Saw
+from serve_app.streams.base import PREFIX, ActiveStream, Event, ObservedEvent
 from serve_app.streams.labels import parsed, question
-from serve_app.streams.online.base import Labelled, Walk
+from serve_app.streams.online.base import Episode, LabeledEvent
 from serve_app.types import Chunk, Decision, Query, Step, Usage
 from serve_app.wire.frames import Answer, Frame
 from serve_app.wire.requests import StreamEncoder, encode_answer
@@ -36,7 +36,7 @@ class Sink(Protocol):
         """The LLM was asked and did not answer."""
 
 
-Act = Callable[[Acting, str, list[float] | None], Coroutine[Any, Any, Walk]]
+Act = Callable[[ActiveStream, str, list[float] | None], Coroutine[Any, Any, Episode]]
 """The policy's act, wherever it is computed."""
 
 
@@ -47,7 +47,7 @@ class Surroundings:
     `find` gives the stream as it is now and raises ModelNotFound; `pools` raises PoolUnavailable for one that is none.
     """
 
-    find: Callable[[str, str | None], Coroutine[Any, Any, Acting]]
+    find: Callable[[str, str | None], Coroutine[Any, Any, ActiveStream]]
     pools: Callable[[str], Pool]
     act: Act
     sink: Sink
@@ -76,25 +76,25 @@ class StreamStrategy:
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """Which level would answer, with its probability of each label; no LLM is asked and nothing is learned."""
         started = perf_counter()
-        acting, _, walk = await self._acted(query)
+        acting, _, episode = await self._acted(query)
         features = {}
-        if walk.probabilities:
-            level = acting.spec.levels[len(walk.probabilities) - 1]
-            features = {f"{level}:{x}": p for x, p in zip(acting.spec.labels, walk.probabilities[-1], strict=True)}
-        return self._decision(acting, walk, decision_id, started, features)
+        if episode.probabilities:
+            level = acting.spec.levels[len(episode.probabilities) - 1]
+            features = {f"{level}:{x}": p for x, p in zip(acting.spec.labels, episode.probabilities[-1], strict=True)}
+        return self._decision(acting, episode, decision_id, started, features)
 
     async def run(self, query: Query, context: Context) -> AsyncGenerator[Told]:
         """Decision, then frames or the answer, then what was spent; see the contract."""
         started = perf_counter()
-        acting, text, walk = await self._acted(query)
-        acting.policy.saw(walk)
-        self._around.sink.put(self._stream, acting.uid, Saw(walk))
-        decision = self._decision(acting, walk, context.call.id, started, {})
-        if walk.level is not None and walk.label is not None:
-            reply, spent = _Reply(acting.spec.labels[walk.label], PREFIX + self._stream, Usage()), Spent(())
+        acting, text, episode = await self._acted(query)
+        acting.policy.observe(episode)
+        self._around.sink.put(self._stream, acting.uid, ObservedEvent(episode))
+        decision = self._decision(acting, episode, context.call.id, started, {})
+        if episode.level is not None and episode.label is not None:
+            reply, spent = _Reply(acting.spec.labels[episode.label], PREFIX + self._stream, Usage()), Spent(())
         else:
             context.demand.wanted(decision.pool)
-            reply, spent, decision = await self._asked(acting, text, walk, decision, context)
+            reply, spent, decision = await self._asked(acting, text, episode, decision, context)
         yield decision
         if context.stream:
             yield Frame(_events(query, reply, context))
@@ -102,7 +102,7 @@ class StreamStrategy:
             yield Answer(_body(query, reply, context))
         yield spent
 
-    async def _acted(self, query: Query) -> tuple[Acting, str, Walk]:
+    async def _acted(self, query: Query) -> tuple[ActiveStream, str, Episode]:
         """The stream as it is now, the text, and what the policy says."""
         acting = await self._around.find(self._stream, query.tenant)
         text = _text(query, self._around.text_chars)
@@ -110,7 +110,7 @@ class StreamStrategy:
         return acting, text, await self._around.act(acting, text, coins)
 
     async def _asked(
-        self, acting: Acting, text: str, walk: Walk, decision: Decision, context: Context
+        self, acting: ActiveStream, text: str, episode: Episode, decision: Decision, context: Context
     ) -> tuple[_Reply, Spent, Decision]:
         """The LLM's word. Where it fails the best small level answers; where there is none, its error is raised."""
         spec, steps = acting.spec, list[Step]()
@@ -121,27 +121,27 @@ class StreamStrategy:
             said = _content(answer)
         except JethroError as error:
             self._around.sink.failed(self._stream, acting.uid)
-            fallen = await self._fallen(acting, text, walk)
+            fallen = await self._fallen(acting, text, episode)
             if fallen is None:
                 raise
             decision = _instead(decision, spec.levels[fallen[0]], self._stream, error)
             return _Reply(spec.labels[fallen[1]], decision.model, Usage()), Spent(tuple(steps)), decision
         label = parsed(said, spec.labels)
-        self._around.sink.put(self._stream, acting.uid, Labelled(text, label, walk, decision.id))
+        self._around.sink.put(self._stream, acting.uid, LabeledEvent(text, label, episode, decision.id))
         if label is None:
             decision = replace(decision, reason=f"{decision.reason}; the answer names no label, or more than one")
         told = said if label is None else spec.labels[label]
         return _Reply(told, pool.model, answer.usage), Spent(tuple(steps)), decision
 
-    async def _fallen(self, acting: Acting, text: str, walk: Walk) -> tuple[int, int] | None:
+    async def _fallen(self, acting: ActiveStream, text: str, episode: Episode) -> tuple[int, int] | None:
         """The highest small level that has a label, as (level, label); None in a warm-up of untaught ones."""
-        if not walk.probabilities:  # an audit, or the warm-up: nothing was computed
-            untaught = walk.why == "warm-up"
-            walk = await self._around.act(acting, text, None)
-            if untaught and max(walk.probabilities[-1]) - min(walk.probabilities[-1]) < _TELLS_NOTHING:
+        if not episode.probabilities:  # an audit, or the warm-up: nothing was computed
+            untaught = episode.why == "warm-up"
+            episode = await self._around.act(acting, text, None)
+            if untaught and max(episode.probabilities[-1]) - min(episode.probabilities[-1]) < _TELLS_NOTHING:
                 return None
-        last = walk.probabilities[-1]
-        return len(walk.probabilities) - 1, max(range(len(last)), key=last.__getitem__)
+        last = episode.probabilities[-1]
+        return len(episode.probabilities) - 1, max(range(len(last)), key=last.__getitem__)
 
     def _llm(self, pool: str) -> str:
         """A pool's model; its name where there is none: asking it tells why."""
@@ -151,23 +151,23 @@ class StreamStrategy:
             return pool
 
     def _decision(
-        self, acting: Acting, walk: Walk, decision_id: str, started: float, features: dict[str, float]
+        self, acting: ActiveStream, episode: Episode, decision_id: str, started: float, features: dict[str, float]
     ) -> Decision:
         spec = acting.spec
-        if walk.level is None:
+        if episode.level is None:
             name, model = spec.llm_pool, self._llm(spec.llm_pool)
         else:
-            name, model = spec.levels[walk.level], PREFIX + self._stream
-        score = walk.deferral[-1] if walk.deferral else None
+            name, model = spec.levels[episode.level], PREFIX + self._stream
+        score = episode.deferral[-1] if episode.deferral else None
         deferral = f", deferral {score:.3f}" if score is not None else ""
         return Decision(
             id=decision_id,
             strategy=self.name,
             pool=name,
             model=model,
-            reason=f"stream {self._stream}: {walk.why}{deferral}" + (f"; {acting.note}" if acting.note else ""),
+            reason=f"stream {self._stream}: {episode.why}{deferral}" + (f"; {acting.note}" if acting.note else ""),
             score=score,
-            policy_version=f"{self._stream}@{walk.version}",
+            policy_version=f"{self._stream}@{episode.version}",
             features=features,
             decision_ms=(perf_counter() - started) * 1e3,
         )

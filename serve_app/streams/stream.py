@@ -20,8 +20,8 @@ import orjson
 from serve_app.errors import ConfigError, UpstreamError
 from serve_app.files import sync_folder, write_whole
 from serve_app.journal import Journal
-from serve_app.streams.base import Batch, Budget, Core, Counts, Event, Saw, batch_from_json
-from serve_app.streams.checkpoint import Checkpoint, journal_path, journals, newest, save
+from serve_app.streams.base import BudgetChange, Core, Event, EventBatch, ObservedEvent, StreamCounts, batch_from_json
+from serve_app.streams.checkpoint import StreamCheckpoint, journal_path, journals, newest, save
 from serve_app.streams.online.base import Learner, StreamSpec
 from serve_app.streams.spec import spec_from_json, spec_to_json, with_budget
 
@@ -43,7 +43,7 @@ class State:
     owner: str | None
     created_s: float
     revision: int = 0
-    counts: Counts = field(default_factory=Counts)
+    counts: StreamCounts = field(default_factory=StreamCounts)
     sources: OrderedDict[str, int] = field(default_factory=OrderedDict)
     corrupt: int = 0
     """Checkpoints that could not be read, and journal lines that were left out, over the stream's life."""
@@ -137,7 +137,7 @@ class LearnedStream:
         """Events since the last checkpoint."""
         return self._since
 
-    def report(self, batch: Batch, line: bytes) -> None:
+    def report(self, batch: EventBatch, line: bytes) -> None:
         """Learn from a batch; `line` is its JSON. One that was learned before, or is of another uid, changes nothing.
 
         Raises UpstreamError if it cannot be kept; then nothing is learned.
@@ -147,7 +147,7 @@ class LearnedStream:
         self._keep(line)
         self._learn(batch)
 
-    def budget(self, budget: Budget, core: Core) -> None:
+    def budget(self, budget: BudgetChange, core: Core) -> None:
         """Another budget from now on; what was learned stays. Raises ConfigError, and changes nothing, if it cannot."""
         learner, spec = self._under(budget, core)
         self._keep(orjson.dumps({"budget": asdict(budget), "revision": self._state.revision + 1}))
@@ -157,7 +157,7 @@ class LearnedStream:
         """Write the whole state and begin a new journal. Raises OSError; the journal then goes on."""
         arrays, values = self.learner.state()
         told = {"stream": _state_to_json(self._state), "learner": values}
-        save(self.folder, Checkpoint(self._checkpoint + 1, arrays, told))
+        save(self.folder, StreamCheckpoint(self._checkpoint + 1, arrays, told))
         self._checkpoint += 1
         self._since = 0
         self.close()
@@ -223,13 +223,13 @@ class LearnedStream:
         told = orjson.loads(line)
         if "budget" in told:
             if told["revision"] > self._state.revision:
-                self._rebudget(*self._under(Budget(**told["budget"]), core))
+                self._rebudget(*self._under(BudgetChange(**told["budget"]), core))
             return
         batch = batch_from_json(line)
         if batch.seq > self._state.sources.get(batch.source, 0):
             self._learn(batch)
 
-    def _learn(self, batch: Batch) -> None:
+    def _learn(self, batch: EventBatch) -> None:
         state = self._state
         state.sources[batch.source] = batch.seq
         state.sources.move_to_end(batch.source)
@@ -245,8 +245,8 @@ class LearnedStream:
         self._since += 1
         self._count(event)
         try:
-            if isinstance(event, Saw):
-                self.learner.saw(event.walk)
+            if isinstance(event, ObservedEvent):
+                self.learner.observe(event.episode)
             else:
                 self.learner.learn(event)
         except Exception:  # one event that cannot be learned from must not stop all that follow
@@ -255,19 +255,19 @@ class LearnedStream:
 
     def _count(self, event: Event) -> None:
         counts = self._state.counts
-        if isinstance(event, Saw):
+        if isinstance(event, ObservedEvent):
             counts.queries += 1
-            if event.walk.level is None:
+            if event.episode.level is None:
                 counts.llm_calls += 1
-            elif event.walk.level < len(self.spec.levels):
-                name = self.spec.levels[event.walk.level]
+            elif event.episode.level < len(self.spec.levels):
+                name = self.spec.levels[event.episode.level]
                 counts.levels[name] = counts.levels.get(name, 0) + 1
         elif event.label is None:
             counts.unparsed += 1
         else:
             counts.labelled += 1
 
-    def _under(self, budget: Budget, core: Core) -> tuple[Learner, StreamSpec]:
+    def _under(self, budget: BudgetChange, core: Core) -> tuple[Learner, StreamSpec]:
         arrays, values = self.learner.state()
         spec = with_budget(self.spec, budget)
         # by the way of JSON, so that it is the same when it is done again from the disk
@@ -295,5 +295,5 @@ def _state_to_json(state: State) -> dict[str, Any]:
 
 def state_of(told: Mapping[str, Any]) -> State:
     """The state in a checkpoint's values."""
-    counts, sources = Counts(**told["counts"]), OrderedDict((source, seq) for source, seq in told["sources"])
+    counts, sources = StreamCounts(**told["counts"]), OrderedDict((source, seq) for source, seq in told["sources"])
     return State(**{**told, "spec": spec_from_json(told["spec"]), "counts": counts, "sources": sources})

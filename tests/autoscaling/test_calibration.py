@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve_app.autoscaling.calibration import Agreement, Recording, fit, replay
+from serve_app.autoscaling.calibration import PredictedFigure, Recording, fit, replay
 from serve_app.autoscaling.policy import PoolLimits
 from serve_app.autoscaling.rules import ShareRule
 from serve_app.autoscaling.simulator import PoolModel, simulate
-from serve_app.autoscaling.traces import Call, Trace, Traffic, constant, step
+from serve_app.autoscaling.traces import PoolCall, Trace, Traffic, constant, step
 from serve_app.errors import DataError
 
 TRUTH = PoolModel(concurrency=8, prefill_s=0.12, token_s=0.015, slowdown=0.07, warm_up_s=5.0)
@@ -19,13 +19,13 @@ MODELS = {"small": replace(TRUTH, prefill_s=0.03, token_s=0.004), "large": TRUTH
 LIMITS = {name: PoolLimits(1, 8, 8, warm_up_s=5.0, hold_s=20.0) for name in MODELS}
 
 
-def calls(number: int, noise: float) -> list[Call]:
+def calls(number: int, noise: float) -> list[PoolCall]:
     rng = np.random.default_rng(1)
     made = []
     for i in range(number):
         tokens, others = float(rng.integers(1, 300)), int(rng.integers(0, 8))
         first, whole = (t * math.exp(rng.normal(0, noise)) for t in TRUTH.times(tokens, others))
-        made.append(Call(float(i), "large", tokens, float(others), first, whole))
+        made.append(PoolCall(float(i), "large", tokens, float(others), first, whole))
     return made
 
 
@@ -38,7 +38,7 @@ def test_the_fit_finds_the_model_behind_calls() -> None:
 
 
 def test_the_fit_bears_noise_and_calls_without_an_answer() -> None:
-    refused = Call(0.0, "large", 0.0, 0.0, math.nan, math.nan)
+    refused = PoolCall(0.0, "large", 0.0, 0.0, math.nan, math.nan)
     found = fit([*calls(2000, 0.1), refused], PoolModel())
     assert found.prefill_s == pytest.approx(TRUTH.prefill_s, rel=0.05)
     assert found.token_s == pytest.approx(TRUTH.token_s, rel=0.05)
@@ -59,7 +59,7 @@ def recorded(trace: Trace) -> Recording:
         name = "large" if trace.strong[i] else "small"
         first, whole = MODELS[name].times(float(trace.tokens[i]), 0)
         waited = max(0.0, float(outcome.ttft_s[i]) - first)
-        made.append(Call(float(trace.at_s[i]), name, float(trace.tokens[i]), 0.0, first, whole, waited))
+        made.append(PoolCall(float(trace.at_s[i]), name, float(trace.tokens[i]), 0.0, first, whole, waited))
     replicas = {name: tuple(line.running[name].tolist()) for name in MODELS}
     return Recording(tuple(made), tuple(line.at_s.tolist()), replicas, trace.duration_s)
 
@@ -84,7 +84,7 @@ def test_another_model_does_not_agree() -> None:
 
 def test_a_recording_survives_its_file(tmp_path: Path) -> None:
     recording = recorded(trace())
-    refused = Call(119.0, "large", 0.0, 0.0, math.nan, math.nan)
+    refused = PoolCall(119.0, "large", 0.0, 0.0, math.nan, math.nan)
     recording = replace(recording, calls=(*recording.calls, refused))
     recording.save(tmp_path / "run.json")
     again = Recording.load(tmp_path / "run.json")
@@ -102,7 +102,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_hours_hold_each_count_until_the_next() -> None:
-    call = Call(0.0, "large", 1.0, 0.0, 0.1, 0.1)
+    call = PoolCall(0.0, "large", 1.0, 0.0, 0.1, 0.1)
     recording = Recording((call,), (0.0, 10.0), {"small": (1.0, 1.0), "large": (1.0, 3.0)}, 30.0)
     assert recording.hours("large") == pytest.approx((10 * 1 + 20 * 3) / 3600)
     with pytest.raises(DataError, match="each pool"):
@@ -110,5 +110,5 @@ def test_hours_hold_each_count_until_the_next() -> None:
 
 
 def test_an_error_is_relative() -> None:
-    assert Agreement("x", 1.1, 1.0).error == pytest.approx(0.1)
-    assert Agreement("x", 0.0, 0.0).error == 0.0
+    assert PredictedFigure("x", 1.1, 1.0).error == pytest.approx(0.1)
+    assert PredictedFigure("x", 0.0, 0.0).error == 0.0

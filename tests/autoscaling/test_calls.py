@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.autoscaling.traces import Call, logged, trace_of
+from serve_app.autoscaling.traces import PoolCall, logged, trace_of
 from serve_app.errors import ConfigError, DataError
 from serve_app.store.base import RequestRecord
 from serve_app.store.sqlite import Database
@@ -44,14 +44,14 @@ def test_a_log_is_read_from_its_first_call(tmp_path: Path) -> None:
     ]
     found = logged(log(tmp_path / "log.sqlite3", records))
     assert found[:2] == [
-        Call(0.0, "small", 3.0, 0.0, 0.05, 0.2),
-        Call(2.0, "large", 40.0, 0.0, 0.15, 0.9),
+        PoolCall(0.0, "small", 3.0, 0.0, 0.05, 0.2),
+        PoolCall(2.0, "large", 40.0, 0.0, 0.15, 0.9),
     ]
     assert len(found) == 3 and math.isnan(found[2].ttft_s) and math.isnan(found[2].service_s)
 
 
 def test_a_trace_is_in_order_and_has_a_token_each() -> None:
-    made = [Call(2.0, "large", 7.0, 0.0, 0.1, 0.2), Call(1.0, "small", 0.0, 0.0, math.nan, math.nan)]
+    made = [PoolCall(2.0, "large", 7.0, 0.0, 0.1, 0.2), PoolCall(1.0, "small", 0.0, 0.0, math.nan, math.nan)]
     trace = trace_of(made, "mine", 5.0)
     assert (trace.at_s.tolist(), trace.strong.tolist(), trace.tokens.tolist()) == (
         [1.0, 2.0],

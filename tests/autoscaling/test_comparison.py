@@ -10,7 +10,7 @@ from serve_app.autoscaling.comparison import (
     DEFAULT,
     OURS,
     RULES,
-    Figures,
+    RuleFigures,
     Scenario,
     compare,
     runs_of,
@@ -23,8 +23,8 @@ from serve_app.autoscaling.traces import Traffic, constant, standard_traces
 SMALL = Scenario(**{n: getattr(reference(), n) for n in ("models", "limits")}, shares=(0.25, 1.0), holds_s=(300.0,))
 
 
-def point(hours: float, goodput: float, p95_s: float) -> Figures:
-    return Figures(1.0, hours, 0.1, p95_s, 1.0, 0.1, 0.1, 0.1, goodput, 0.0, 0.0)
+def point(hours: float, goodput: float, p95_s: float) -> RuleFigures:
+    return RuleFigures(1.0, hours, 0.1, p95_s, 1.0, 0.1, 0.1, 0.1, goodput, 0.0, 0.0)
 
 
 THEIRS = [point(4.0, 0.90, 2.0), point(8.0, 0.98, 0.4), point(12.0, 0.97, 0.6)]
@@ -59,12 +59,12 @@ def test_cheaper_than_their_cheapest_is_compared_at_its_hours() -> None:
     ("ours", "reached"),
     [(point(5.0, 0.98, 0.4), True), (point(7.8, 0.98, 0.4), False), (point(3.0, 0.90, 2.2), False)],
 )
-def test_the_line_wants_a_quarter_and_no_loss(ours: Figures, reached: bool) -> None:
+def test_the_line_wants_a_quarter_and_no_loss(ours: RuleFigures, reached: bool) -> None:
     assert saving(ours, THEIRS).reached is reached
 
 
 def test_means_are_taken_figure_by_figure() -> None:
-    mean = Figures.mean([point(2.0, 0.9, 1.0), point(4.0, 0.7, 3.0)])
+    mean = RuleFigures.mean([point(2.0, 0.9, 1.0), point(4.0, 0.7, 3.0)])
     assert (mean.large_hours, mean.goodput, mean.strong_p95_s) == pytest.approx((3.0, 0.8, 2.0))
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.autoscaling.policy import Forecast, PoolLimits, PoolSignals, Settings, places, plan
+from serve_app.autoscaling.policy import Forecast, PoolLimits, PoolSignals, ScalingSettings, places, plan
 
 LIMITS = PoolLimits(min_replicas=1, max_replicas=20, concurrency=4, warm_up_s=10, hold_s=30, idle_s=60)
 FROM_ZERO = replace(LIMITS, min_replicas=0)
@@ -161,4 +161,4 @@ def test_two_pools_do_not_touch_each_other() -> None:
 def test_an_old_report_changes_nothing() -> None:
     forecast = Forecast(4.0, 0.1, 10.0)
     assert forecast.updated(100.0, 10.0, 5.0, 20.0) is forecast
-    assert Settings().stale_s > 0
+    assert ScalingSettings().stale_s > 0

@@ -1,7 +1,7 @@
 """Pools to simulate."""
 
 from serve_app.autoscaling.calibration import LIMITS, MODELS, fitted, reference
-from serve_app.autoscaling.traces import Call
+from serve_app.autoscaling.traces import PoolCall
 from serve_app.config import Config
 
 POOL = {"engine": {"kind": "transformers", "path": "lab:small"}}
@@ -26,8 +26,8 @@ def test_a_config_brings_bounds_concurrency_and_warm_up() -> None:
 
 
 def test_only_pools_with_enough_answered_calls_are_fitted() -> None:
-    made = [Call(float(i), "small", 10.0 + i, 0.0, 0.2, 0.2 + 0.05 * (10 + i)) for i in range(30)]
-    few = [Call(float(i), "large", 10.0, 0.0, 0.2, 0.4) for i in range(3)]
+    made = [PoolCall(float(i), "small", 10.0 + i, 0.0, 0.2, 0.2 + 0.05 * (10 + i)) for i in range(30)]
+    few = [PoolCall(float(i), "large", 10.0, 0.0, 0.2, 0.4) for i in range(3)]
     scenario, counts = fitted(reference(), [*made, *few])
     assert counts == {"small": 30}
     assert round(scenario.models["small"].prefill_s, 3) == 0.2 and round(scenario.models["small"].token_s, 4) == 0.05

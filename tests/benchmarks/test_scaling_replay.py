@@ -7,13 +7,13 @@ import pytest
 from benchmarks.scaling_live import BOUNDS, SERVICE_S
 from benchmarks.scaling_replay import main, predict
 from serve_app.autoscaling.calibration import Recording
-from serve_app.autoscaling.traces import Call
+from serve_app.autoscaling.traces import PoolCall
 
 
 @pytest.fixture
 def recording() -> Recording:
     """Two calls a second to each pool for a minute, which one replica bears."""
-    calls = [Call(t, pool, 16, 0.0, 0.06, SERVICE_S) for t in np.arange(0, 60, 0.5).tolist() for pool in BOUNDS]
+    calls = [PoolCall(t, pool, 16, 0.0, 0.06, SERVICE_S) for t in np.arange(0, 60, 0.5).tolist() for pool in BOUNDS]
     return Recording(tuple(calls), (0.0, 30.0), {pool: (1.0, 1.0) for pool in BOUNDS}, 60.0)
 
 

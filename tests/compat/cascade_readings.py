@@ -8,9 +8,9 @@ from serve_app.cascade.artefact import load_fitted
 from serve_app.cascade.routing.router import Answered, Prompt, load_routing
 from serve_app.data.recorded import Recorded
 from serve_app.learning.encoder import load_encoder
-from serve_app.streams.base import Batch, OnlineCore, Saw, arrays_from_bytes, batch_to_json
-from serve_app.streams.policy_sync import kept
-from serve_app.streams.registry import Keeping, StreamRegistry
+from serve_app.streams.base import EventBatch, ObservedEvent, OnlineCore, arrays_from_bytes, batch_to_json
+from serve_app.streams.policy_sync import recovered
+from serve_app.streams.registry import RegistryOptions, StreamRegistry
 from serve_app.streams.spec import spec_from_json, spec_to_json
 from tests.compat.readings import digest, named, plain
 
@@ -84,15 +84,15 @@ def stream_reading(folder: Path, later: list[bytes], texts: list[str]) -> dict[s
     """
     core = OnlineCore()
     found: dict[str, Any] = {"by checkpoint": {}, "opened": {}, "later": {}}
-    for name, acting in sorted(kept(folder, core).items()):
-        walks = [acting.policy.act(t, c) for t in texts for c in COINS]
+    for name, acting in sorted(recovered(folder, core).items()):
+        episodes = [acting.policy.act(t, c) for t in texts for c in COINS]
         found["by checkpoint"][name] = {
             "uid": acting.uid,
             "owner": acting.owner,
             "spec": plain(spec_to_json(acting.spec)),
-            "walks": _walks(name, walks),
+            "walks": _walks(name, episodes),
         }
-    registry = StreamRegistry(Keeping(folder), core)
+    registry = StreamRegistry(RegistryOptions(folder), core)
     found["opened"] = {name: _stream(registry, name, texts) for name in sorted(registry.published)}
     for line in later:
         registry.report(line)
@@ -106,18 +106,18 @@ def _stream(registry: StreamRegistry, name: str, texts: list[str]) -> dict[str, 
     assert published.error is None and published.policy is not None and published.spec is not None
     arrays = arrays_from_bytes(published.policy)
     policy = OnlineCore().policy(spec_from_json(published.spec), arrays)
-    walks = [policy.act(t, c) for t in texts for c in COINS]
+    episodes = [policy.act(t, c) for t in texts for c in COINS]
     return {
         "tag": published.tag,
         "owner": published.owner,
         "spec": plain(published.spec),
         "figures": plain({k: v for k, v in published.figures.items() if k != "opened_s"}),
         "policy": {k: digest(arrays[k]) for k in sorted(arrays)},
-        "walks": _walks(name, walks),
+        "walks": _walks(name, episodes),
     }
 
 
-def _walks(name: str, walks: list[Any]) -> Any:
+def _walks(name: str, episodes: list[Any]) -> Any:
     """As Gateways write them down."""
-    line = batch_to_json(Batch("g", 1, name, "u", tuple(Saw(w) for w in walks)))
+    line = batch_to_json(EventBatch("g", 1, name, "u", tuple(ObservedEvent(w) for w in episodes)))
     return plain([event["walk"] for event in json.loads(line)["events"]])

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
-from serve_app.autoscaling.rules import Delays, Reports, ServeDecision
+from serve_app.autoscaling.rules import Delays, ReportTimes, ServeDecision
 
 SERIES = st.lists(
     st.tuples(st.one_of(st.just(0.0), st.floats(0, 200)), st.floats(0.1, 400), st.integers(0, 5)),
@@ -75,7 +75,7 @@ def test_targets_are_rays(
 
 
 def test_the_defaults_are_rays() -> None:
-    config, ours, reports = AutoscalingConfig(), Delays(), Reports()
+    config, ours, reports = AutoscalingConfig(), Delays(), ReportTimes()
     assert (ours.up_s, ours.down_s) == (config.upscale_delay_s, config.downscale_delay_s)
     assert (reports.push_s, reports.look_back_s) == (config.metrics_interval_s, config.look_back_period_s)
     from serve_app.autoscaling.comparison import RAY_TARGET

@@ -9,7 +9,7 @@ from serve_app.config import Config, check_file
 from serve_app.config.environment import SERVE_ENVIRONMENT
 from serve_app.k8s.check import check_documents
 from serve_app.k8s.pod_rules import pods_of, variables
-from serve_app.k8s.render import OVERLAYS, Wanted, render
+from serve_app.k8s.render import OVERLAYS, RenderOptions, render
 from tests.k8s.manifests import NEEDS_KUSTOMIZE, ROOT, TREE, documents, one
 
 REFERENCE = ("#5004", "#64181", "#62682", "#59076", "#4445", "#1476", "#2274", "#58621", "#615", "#51095", "#1090")
@@ -24,7 +24,7 @@ def test_every_overlay_is_there() -> None:
 def test_what_is_committed_is_what_the_config_renders(overlay: str) -> None:
     folder = TREE / "overlays" / overlay
     config = check_file(str(folder / "jethro.yaml"))
-    for name, text in render(config, Wanted(overlay), "../..").items():
+    for name, text in render(config, RenderOptions(overlay), "../..").items():
         assert (folder / name).read_text() == text, f"run: jethro k8s render --config {folder}/jethro.yaml ..."
 
 

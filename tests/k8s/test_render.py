@@ -9,7 +9,7 @@ from ray.serve.schema import ServeDeploySchema
 from serve_app.config import Config, load
 from serve_app.errors import ConfigError
 from serve_app.k8s.pod_rules import quantity
-from serve_app.k8s.render import Wanted, in_cluster, render, serve_config
+from serve_app.k8s.render import RenderOptions, in_cluster, render, serve_config
 from serve_app.k8s.serve_config import parse_serve_config
 
 KEYS = {"keys": [{"name": "default", "env": "JETHRO_KEY"}]}
@@ -58,7 +58,7 @@ def test_without_keys_nothing_is_rendered_unless_that_is_said() -> None:
 
 def test_ha_wants_two_of_everything() -> None:
     with pytest.raises(ConfigError, match=r"gateway\.replicas is 1, pools\.small\.replicas\.min"):
-        render(lab(), Wanted("ha"), "../..")
+        render(lab(), RenderOptions("ha"), "../..")
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ def test_ha_wants_two_of_everything() -> None:
 )
 def test_wishes_that_cannot_be_met_are_refused(wanted: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Wanted(**wanted)
+        RenderOptions(**wanted)
 
 
 def test_the_image_and_the_components_go_into_the_kustomization() -> None:
-    wanted = Wanted("gpu", ("auth", "ingress"), "localhost:5000/team/jethro:0.2.0")
+    wanted = RenderOptions("gpu", ("auth", "ingress"), "localhost:5000/team/jethro:0.2.0")
     folder = yaml.safe_load(render(lab(), wanted, "../..")["kustomization.yaml"])
     assert folder["images"] == [{"name": "jethro", "newName": "localhost:5000/team/jethro", "newTag": "0.2.0"}]
     assert [c.rpartition("/")[2] for c in folder["components"]] == ["scarce-gpus", "auth", "ingress"]

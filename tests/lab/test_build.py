@@ -14,7 +14,7 @@ from serve_app.lab.build import CHECKPOINTS, build, export
 from serve_app.lab.card import write_card
 from serve_app.lab.evaluate import evaluate
 from serve_app.lab.model import SIZES, ModelSize, new_model
-from serve_app.lab.progress import Progress
+from serve_app.lab.progress import TrainingProgress
 from serve_app.lab.tasks import TASKS
 
 MICRO = ModelSize("micro", hidden=32, layers=1, intermediate=32, train_tokens=1)
@@ -46,14 +46,14 @@ def test_export_replaces_the_folder_whole(tmp_path: Path) -> None:
     folder = tmp_path / "micro"
     folder.mkdir()
     (folder / "stale.txt").write_text("old")
-    export(new_model(MICRO, 0), folder, 0, Progress())
+    export(new_model(MICRO, 0), folder, 0, TrainingProgress())
     assert not (folder / "stale.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["micro"]
 
 
 def test_card_states_the_measured_numbers(tmp_path: Path) -> None:
     for name in ("small", "large"):
-        export(new_model(MICRO, 0), tmp_path / name, 7, Progress(tokens=12_345_678, seconds=600.0))
+        export(new_model(MICRO, 0), tmp_path / name, 7, TrainingProgress(tokens=12_345_678, seconds=600.0))
 
     def never(prompts: Sequence[str]) -> list[str]:
         return ["no"] * len(prompts)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.lab.evaluate import Report, Share, evaluate
+from serve_app.lab.evaluate import LabReport, Share, evaluate
 from serve_app.lab.sample import sample
 from serve_app.lab.tasks import CELLS, TASKS
 
@@ -27,11 +27,11 @@ class Knows:
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def report() -> LabReport:
     return evaluate({"small": Knows({"add"}), "large": Knows(set(TASKS))}, n=N, seed=3)
 
 
-def test_shares_by_task_and_difficulty(report: Report) -> None:
+def test_shares_by_task_and_difficulty(report: LabReport) -> None:
     small, large = report.models
     assert large.share() == Share(N, N)
     assert small.share(task="add") == Share(10, 10)
@@ -41,7 +41,7 @@ def test_shares_by_task_and_difficulty(report: Report) -> None:
     assert small.share().value == pytest.approx(1 / len(TASKS))
 
 
-def test_table_has_a_row_a_task_and_a_column_a_difficulty(report: Report) -> None:
+def test_table_has_a_row_a_task_and_a_column_a_difficulty(report: LabReport) -> None:
     lines = report.table().splitlines()
     assert len(lines) == 2 + len(TASKS) + 1
     assert {line.count("|") for line in lines} == {8}
@@ -49,7 +49,7 @@ def test_table_has_a_row_a_task_and_a_column_a_difficulty(report: Report) -> Non
     assert "| sort | 0 / 100 |" in report.table()
 
 
-def test_summary_names_model_share_and_interval(report: Report) -> None:
+def test_summary_names_model_share_and_interval(report: LabReport) -> None:
     assert "large: 100.0 % exact of 130 unseen queries (95 % interval 97.1 to 100.0)" in report.summary()
 
 

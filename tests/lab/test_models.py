@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serve_app.lab import models_dir
-from serve_app.lab.evaluate import Report, evaluate
+from serve_app.lab.evaluate import LabReport, evaluate
 from serve_app.lab.model import CONTEXT_TOKENS, SIZES, VOCABULARY
 from serve_app.lab.tasks import CELLS
 
@@ -20,7 +20,7 @@ FEWEST_TIMES_LARGER = 10
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def report() -> LabReport:
     return evaluate(models_dir(), n=ITEMS, seed=SEED)
 
 
@@ -43,14 +43,14 @@ def test_folders_are_ordinary_model_folders(name: str) -> None:
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-def test_large_is_nearly_always_right_and_small_about_half(report: Report) -> None:
+def test_large_is_nearly_always_right_and_small_about_half(report: LabReport) -> None:
     """Bounds leave three standard deviations of the sample around the card's shares."""
     small, large = report.models
     assert large.share().value >= 0.90
     assert 0.40 <= small.share().value <= 0.70
 
 
-def test_small_is_good_at_the_easy_and_bad_at_the_hard(report: Report) -> None:
+def test_small_is_good_at_the_easy_and_bad_at_the_hard(report: LabReport) -> None:
     small = report.models[0]
     assert small.share(difficulty=1).value >= small.share(difficulty=5).value + 0.3
 

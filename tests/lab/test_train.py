@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from serve_app.lab.batches import IGNORE, Batch, RoundShape, held_out_batches, round_of_batches
+from serve_app.lab.batches import IGNORE, RoundShape, TrainingBatch, held_out_batches, round_of_batches
 from serve_app.lab.model import VOCABULARY, ModelSize, new_model
-from serve_app.lab.progress import Progress, learning_rate_scale
+from serve_app.lab.progress import TrainingProgress, learning_rate_scale
 from serve_app.lab.tasks import CELLS
 from serve_app.lab.train import FILE, TrainSettings, answer_loss, train
 
@@ -55,7 +55,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     budget = settings(3 * ROUND_TOKENS)
     whole, _ = train(MICRO, budget, tmp_path / "whole", lambda line: None)
 
-    def die(model: object, progress: Progress) -> None:
+    def die(model: object, progress: TrainingProgress) -> None:
         if progress.rounds == 1:
             raise _Killed
 
@@ -106,7 +106,7 @@ def test_exactness_is_that_of_the_last_answer() -> None:
     model = new_model(MICRO, 0)
     model.lm_head = Says()
     labels = np.array([[IGNORE, 5, 5, IGNORE, 7, 7], [IGNORE, 7, 7, IGNORE, 7, 5], [IGNORE, IGNORE, 7, 7, IGNORE, 5]])
-    _, right = answer_loss(model, Batch(np.ones_like(labels), labels, np.zeros(3, dtype=np.int64)))
+    _, right = answer_loss(model, TrainingBatch(np.ones_like(labels), labels, np.zeros(3, dtype=np.int64)))
     assert right.tolist() == [True, False, False]
 
 
@@ -120,7 +120,7 @@ def test_rounds_depend_on_their_arguments_only() -> None:
 
 
 def test_weak_cells_are_drawn_more_often() -> None:
-    progress = Progress()
+    progress = TrainingProgress()
     progress.observe(np.zeros(400, dtype=np.int64), np.ones(400, dtype=np.bool_))
     weights = progress.cell_weights(floor=0.1)
     assert weights[0] < 0.2 < weights[1] == pytest.approx(1.1)
@@ -135,14 +135,14 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
 
 
 def test_difficulties_above_the_hardest_are_never_drawn() -> None:
-    weights = Progress().cell_weights(0.1, hardest=2)
+    weights = TrainingProgress().cell_weights(0.1, hardest=2)
     assert all((weight > 0) == (level <= 2) for weight, (_, level) in zip(weights, CELLS, strict=True))
     drawn = {CELLS[cell][1] for s in round_of_batches(0, 0, weights, SHAPE) for b in s for cell in b.cells}
     assert drawn == {1, 2}
 
 
 def test_an_unlearned_difficulty_holds_back_the_next_one() -> None:
-    progress = Progress()
+    progress = TrainingProgress()
     second = CELLS.index(("sort", 2))
     assert progress.cell_weights(0.1)[second] == pytest.approx(0.2)
     progress.accuracy[second - 1] = 0.8

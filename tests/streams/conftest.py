@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.streams.base import Wanted
+from serve_app.streams.base import StreamCreate
 from tests.api.fakes import FakePool
 from tests.streams.fakes import spec
 from tests.streams.gateways import Switched, gateway
@@ -26,7 +26,7 @@ def pools():
 async def streams(learner, pools):
     made = gateway(learner, pools)
     made.start()
-    await made.create(Wanted(spec()))
+    await made.create(StreamCreate(spec()))
     yield made
     await made.aclose()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from serve_app.streams.online.base import Arrays, Labelled, StreamSpec, Walk
+from serve_app.streams.online.base import Arrays, Episode, LabeledEvent, StreamSpec
 
 SURE = 4
 HASH = 64
@@ -30,18 +30,18 @@ class WordPolicy:
     version: int
     audit_share: float
 
-    def act(self, text: str, coins: Sequence[float] | None) -> Walk:
+    def act(self, text: str, coins: Sequence[float] | None) -> Episode:
         if coins is not None and coins[0] < self.audit_share:
-            return Walk(None, None, (), (), "audit", self.version)
+            return Episode(None, None, (), (), "audit", self.version)
         votes = self.counts[cells(text)].sum(axis=0) + 0.0
         best = int(votes.argmax())
         others = np.delete(votes, best).max()
         shares = tuple(float(v) for v in (votes + 1) / (votes + 1).sum())
         if votes[best] - others >= SURE:
-            return Walk(0, best, (shares,), (0.1,), "confident", self.version)
-        return Walk(None, None, (shares,), (0.9,), "deferred", self.version)
+            return Episode(0, best, (shares,), (0.1,), "confident", self.version)
+        return Episode(None, None, (shares,), (0.9,), "deferred", self.version)
 
-    def saw(self, walk: Walk) -> None:
+    def observe(self, episode: Episode) -> None:
         """It has no price."""
 
     def arrays(self) -> Arrays:
@@ -57,10 +57,10 @@ class WordLearner:
     order: list[str] = field(default_factory=list)
     _policy: WordPolicy | None = None
 
-    def saw(self, walk: Walk) -> None:
+    def observe(self, episode: Episode) -> None:
         self.seen += 1
 
-    def learn(self, labelled: Labelled) -> None:
+    def learn(self, labelled: LabeledEvent) -> None:
         if labelled.text == "poison":
             raise RuntimeError("the fake learner was told to fail")
         if labelled.label is None:

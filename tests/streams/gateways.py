@@ -6,7 +6,7 @@ from typing import Any
 
 from serve_app.config.strategies import StreamsConfig
 from serve_app.strategy import Context
-from serve_app.streams.registry import Keeping, LocalLearner
+from serve_app.streams.registry import LocalLearner, RegistryOptions
 from serve_app.streams.service import Streams
 from serve_app.types import Message, Query
 from serve_app.wire.frames import Call
@@ -24,7 +24,7 @@ class Switched:
         self.inner = None
 
     async def start(self):
-        self.inner = await asyncio.to_thread(LocalLearner, Keeping(self.folder), FakeCore())
+        self.inner = await asyncio.to_thread(LocalLearner, RegistryOptions(self.folder), FakeCore())
         self.here = True
 
     async def kill(self):

@@ -1,20 +1,20 @@
 """A Learner's registry over the fake core, and a batch for it."""
 
-from serve_app.streams.base import Batch, Saw, batch_to_json
-from serve_app.streams.online.base import Labelled, Walk
-from serve_app.streams.registry import Keeping, StreamRegistry
+from serve_app.streams.base import EventBatch, ObservedEvent, batch_to_json
+from serve_app.streams.online.base import Episode, LabeledEvent
+from serve_app.streams.registry import RegistryOptions, StreamRegistry
 from tests.streams.fakes import FakeCore
 
-WALK = Walk(None, None, (), (), "deferred", 0)
+WALK = Episode(None, None, (), (), "deferred", 0)
 
 
 def opened(folder, **keeping):
-    return StreamRegistry(Keeping(folder, **keeping), FakeCore())
+    return StreamRegistry(RegistryOptions(folder, **keeping), FakeCore())
 
 
 def line(registry, seq, name="mood", source="g1"):
-    events = (Saw(WALK), Labelled(f"word{seq}", 0, WALK, str(seq)))
-    return batch_to_json(Batch(source, seq, name, registry.published[name].uid, events))
+    events = (ObservedEvent(WALK), LabeledEvent(f"word{seq}", 0, WALK, str(seq)))
+    return batch_to_json(EventBatch(source, seq, name, registry.published[name].uid, events))
 
 
 def labelled(registry, name="mood"):

@@ -5,7 +5,7 @@ from typing import Any
 
 from serve_app.config.strategies import StreamsConfig
 from serve_app.gateway.services import Services
-from serve_app.streams.registry import Keeping, LocalLearner
+from serve_app.streams.registry import LocalLearner, RegistryOptions
 from serve_app.streams.service import Streams
 from tests.api.fakes import FakePool, services
 from tests.streams.fakes import FakeCore
@@ -21,7 +21,7 @@ class FakeExpert(FakePool):
 
 def stream_services(folder: Path, keys: dict[str, str] | None = None, most: int = 64, **keeping: Any) -> Services:
     """Services whose `large` pool is a FakeExpert. To be made where an event loop runs."""
-    learner = LocalLearner(Keeping(folder, most, **keeping), FakeCore())
+    learner = LocalLearner(RegistryOptions(folder, most, **keeping), FakeCore())
 
     def change(parts: dict[str, Any]) -> None:
         options = StreamsConfig(poll_s=0.02, folder=str(folder))

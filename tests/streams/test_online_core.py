@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from serve_app.errors import RequestError
-from serve_app.streams.base import Batch, Budget, OnlineCore, Saw, Wanted, arrays_from_bytes, batch_to_json
-from serve_app.streams.online.base import Labelled
-from serve_app.streams.registry import Keeping, StreamRegistry
+from serve_app.streams.base import (
+    BudgetChange,
+    EventBatch,
+    ObservedEvent,
+    OnlineCore,
+    StreamCreate,
+    arrays_from_bytes,
+    batch_to_json,
+)
+from serve_app.streams.online.base import LabeledEvent
+from serve_app.streams.registry import RegistryOptions, StreamRegistry
 from serve_app.streams.spec import spec_from_json
 from tests.streams.fakes import spec
 
@@ -32,15 +40,19 @@ class Gateway:
         policy = CORE.policy(spec_from_json(published.spec), arrays_from_bytes(published.policy))
         label = self.rng.randrange(2)
         asked = text(self.rng, label)
-        walk = policy.act(asked, [self.rng.random() for _ in range(2)])
-        events = [Saw(walk)] if walk.level is not None else [Saw(walk), Labelled(asked, label, walk)]
+        episode = policy.act(asked, [self.rng.random() for _ in range(2)])
+        events = (
+            [ObservedEvent(episode)]
+            if episode.level is not None
+            else [ObservedEvent(episode), LabeledEvent(asked, label, episode)]
+        )
         self.seq += 1
-        registry.report(batch_to_json(Batch("g1", self.seq, "mood", published.uid, tuple(events))))
-        return walk.label == label if walk.level is not None else None
+        registry.report(batch_to_json(EventBatch("g1", self.seq, "mood", published.uid, tuple(events))))
+        return episode.label == label if episode.level is not None else None
 
 
 def opened(folder):
-    return StreamRegistry(Keeping(folder, checkpoint_events=70), CORE)
+    return StreamRegistry(RegistryOptions(folder, checkpoint_events=70), CORE)
 
 
 def killed(registry):
@@ -60,7 +72,7 @@ def told(registry):
 
 @pytest.mark.parametrize("budget", [{"llm_share": 0.3}, {"llm_share": None, "mu": 1e-4}])
 def test_a_stream_that_is_killed_ten_times_is_the_same_as_one_that_is_not(tmp_path, budget):
-    made = Wanted(spec(horizon=400, **budget))
+    made = StreamCreate(spec(horizon=400, **budget))
     whole, cut = opened(tmp_path / "whole"), opened(tmp_path / "cut")
     gateways = Gateway(), Gateway()
     for registry in (whole, cut):
@@ -70,7 +82,7 @@ def test_a_stream_that_is_killed_ten_times_is_the_same_as_one_that_is_not(tmp_pa
         assert right[0] == right[1]
         if number == 150:
             for registry in (whole, cut):
-                registry.budget("mood", Budget(llm_share=0.25, horizon=500))
+                registry.budget("mood", BudgetChange(llm_share=0.25, horizon=500))
         if number % 40 == 20:
             killed(cut)
             cut = opened(tmp_path / "cut")
@@ -84,7 +96,7 @@ def test_a_stream_that_is_killed_ten_times_is_the_same_as_one_that_is_not(tmp_pa
 
 def test_the_small_level_learns_the_words(tmp_path):
     registry, gateway = opened(tmp_path), Gateway(1)
-    registry.create(Wanted(spec(horizon=600)))
+    registry.create(StreamCreate(spec(horizon=600)))
     answers = [gateway.query(registry) for _ in range(600)]
     own = [right for right in answers[300:] if right is not None]
     assert len(own) > 200
@@ -94,16 +106,16 @@ def test_the_small_level_learns_the_words(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"mends": {"magic": True}}, "magic"), ({"params": {"x": 1.0}}, "'x'")]
+    ("change", "message"), [({"fixes": {"magic": True}}, "magic"), ({"params": {"x": 1.0}}, "'x'")]
 )
 def test_what_only_the_algorithm_knows_to_refuse_is_the_callers_mistake(tmp_path, change, message):
     registry = opened(tmp_path)
     with pytest.raises(RequestError, match=message):
-        registry.create(Wanted(spec(**change)))
+        registry.create(StreamCreate(spec(**change)))
     assert registry.published == {}
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     with pytest.raises(RequestError, match=message):
-        registry.create(Wanted(spec(**change), reset=True))
+        registry.create(StreamCreate(spec(**change), reset=True))
     assert registry.published["mood"].spec["mends"] == {}
     registry.delete("mood")
     assert [p.name for p in tmp_path.iterdir()] == ["lock"]

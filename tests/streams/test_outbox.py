@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from serve_app.streams.base import Saw, batch_from_json
-from serve_app.streams.event_queue import Outbox
-from serve_app.streams.online.base import Walk
+from serve_app.streams.base import ObservedEvent, batch_from_json
+from serve_app.streams.event_queue import EventQueue
+from serve_app.streams.online.base import Episode
 
-WALK = Walk(None, None, (), (), "warm-up", 0)
+WALK = Episode(None, None, (), (), "warm-up", 0)
 
 
 class Port:
@@ -28,10 +28,10 @@ class Port:
         raise AssertionError(f"an outbox has no use for {name}")
 
 
-def filled(port: Port, events: int, most: int = 10_000) -> Outbox:
-    outbox = Outbox(port, "gateway-1", most)
+def filled(port: Port, events: int, most: int = 10_000) -> EventQueue:
+    outbox = EventQueue(port, "gateway-1", most)
     for _ in range(events):
-        outbox.put("mood", "uid", Saw(WALK))
+        outbox.put("mood", "uid", ObservedEvent(WALK))
     return outbox
 
 

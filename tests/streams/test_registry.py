@@ -7,14 +7,14 @@ import signal
 import pytest
 
 from serve_app.errors import ConfigError, Conflict, NotFound, Overloaded
-from serve_app.streams.base import Budget, Wanted, batch_from_json
+from serve_app.streams.base import BudgetChange, StreamCreate, batch_from_json
 from serve_app.streams.checkpoint import lock_folder
 from tests.streams.fakes import spec
 from tests.streams.learners import labelled, line, opened
 
 
 def test_streams_are_there_again_after_a_restart(registry, tmp_path):
-    registry.create(Wanted(spec(), owner="team"))
+    registry.create(StreamCreate(spec(), owner="team"))
     registry.report(line(registry, 1))
     before = registry.published["mood"]
     registry.close()
@@ -26,11 +26,11 @@ def test_streams_are_there_again_after_a_restart(registry, tmp_path):
 
 
 def test_the_same_stream_again_changes_nothing_but_its_budget(registry):
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     registry.report(line(registry, 1))
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     assert labelled(registry) == 1
-    registry.create(Wanted(spec(llm_share=0.5)))
+    registry.create(StreamCreate(spec(llm_share=0.5)))
     assert registry.published["mood"].spec["llm_share"] == 0.5
     assert labelled(registry) == 1
 
@@ -39,13 +39,13 @@ def test_the_same_stream_again_changes_nothing_but_its_budget(registry):
     ("change", "param"), [({"labels": ("joy", "anger")}, "labels"), ({"instruction": "Other."}, "instruction")]
 )
 def test_a_changed_label_set_is_refused_unless_what_was_learned_may_go(registry, change, param):
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     registry.report(line(registry, 1))
     stale = line(registry, 2)
     with pytest.raises(Conflict, match=f"{param}.*reset") as refused:
-        registry.create(Wanted(spec(**change)))
+        registry.create(StreamCreate(spec(**change)))
     assert (refused.value.status, refused.value.param, labelled(registry)) == (409, param, 1)
-    registry.create(Wanted(spec(**change), reset=True))
+    registry.create(StreamCreate(spec(**change), reset=True))
     registry.report(stale)  # labels of the old set are not learned into the new one
     assert labelled(registry) == 0
     assert registry.published["mood"].spec[param] == list(change[param]) if param == "labels" else change[param]
@@ -53,40 +53,40 @@ def test_a_changed_label_set_is_refused_unless_what_was_learned_may_go(registry,
 
 def test_there_are_only_so_many(registry):
     for name in ("a", "b", "c"):
-        registry.create(Wanted(spec(name=name)))
+        registry.create(StreamCreate(spec(name=name)))
     with pytest.raises(Overloaded, match=r"3 streams.* streams\.most"):
-        registry.create(Wanted(spec(name="d")))
+        registry.create(StreamCreate(spec(name="d")))
     registry.delete("a")
-    registry.create(Wanted(spec(name="d")))
+    registry.create(StreamCreate(spec(name="d")))
 
 
 def test_a_tenant_has_only_so_many_and_leaves_the_other_names_to_others(tmp_path):
     registry = opened(tmp_path / "streams", most=6, most_per_tenant=2)
     for name in ("a", "b"):
-        registry.create(Wanted(spec(name=name), owner="team"))
+        registry.create(StreamCreate(spec(name=name), owner="team"))
     refused = r"2 streams.* streams\.most_per_tenant"
     with pytest.raises(Overloaded, match=refused):
-        registry.create(Wanted(spec(name="c"), owner="team"))
-    registry.create(Wanted(spec(name="b", llm_share=0.5), owner="team"))
-    registry.create(Wanted(spec(name="b", labels=("joy", "anger")), owner="team", reset=True))
+        registry.create(StreamCreate(spec(name="c"), owner="team"))
+    registry.create(StreamCreate(spec(name="b", llm_share=0.5), owner="team"))
+    registry.create(StreamCreate(spec(name="b", labels=("joy", "anger")), owner="team", reset=True))
     for name in ("x", "y", "z"):  # nobody's: they count against `most` alone
-        registry.create(Wanted(spec(name=name)))
+        registry.create(StreamCreate(spec(name=name)))
     with pytest.raises(Overloaded, match=refused):  # nor by taking over what nobody owns
-        registry.create(Wanted(spec(name="x"), owner="team", reset=True))
-    registry.create(Wanted(spec(name="d"), owner="other"))
+        registry.create(StreamCreate(spec(name="x"), owner="team", reset=True))
+    registry.create(StreamCreate(spec(name="d"), owner="other"))
     with pytest.raises(Overloaded, match=r"6 streams.* streams\.most\b"):
-        registry.create(Wanted(spec(name="e"), owner="other"))
+        registry.create(StreamCreate(spec(name="e"), owner="other"))
     registry.delete("a", "team")
-    registry.create(Wanted(spec(name="c"), owner="team"))
+    registry.create(StreamCreate(spec(name="c"), owner="team"))
     registry.close()
     again = opened(tmp_path / "streams", most=6, most_per_tenant=2)
     with pytest.raises(Overloaded):
-        again.create(Wanted(spec(name="f"), owner="team"))
+        again.create(StreamCreate(spec(name="f"), owner="team"))
     again.close()
 
 
 def test_a_deleted_stream_is_gone_for_good(registry, tmp_path):
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     late = line(registry, 1)
     registry.delete("mood")
     registry.report(late)
@@ -100,17 +100,17 @@ def test_a_deleted_stream_is_gone_for_good(registry, tmp_path):
 
 
 def test_another_tenants_stream_does_not_exist(registry):
-    registry.create(Wanted(spec(), owner="team"))
+    registry.create(StreamCreate(spec(), owner="team"))
     for call in (
         lambda: registry.delete("mood", "other"),
-        lambda: registry.budget("mood", Budget(mu=1.0), None),
+        lambda: registry.budget("mood", BudgetChange(mu=1.0), None),
     ):
         with pytest.raises(NotFound):
             call()
     for reset in (False, True):
         with pytest.raises(Conflict, match="'mood'"):
-            registry.create(Wanted(spec(), owner="other", reset=reset))
-    registry.budget("mood", Budget(mu=1.0), "team")
+            registry.create(StreamCreate(spec(), owner="other", reset=reset))
+    registry.budget("mood", BudgetChange(mu=1.0), "team")
 
 
 def test_the_folder_that_holds_texts_is_its_owners_alone(registry, tmp_path):
@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 def test_a_checkpoint_is_written_after_so_many_events(tmp_path):
     registry = opened(tmp_path, checkpoint_events=4)
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     for seq in range(1, 6):
         registry.report(line(registry, seq))
     assert len(list((tmp_path / "mood").glob("checkpoint-*"))) == 2
@@ -141,7 +141,7 @@ def test_a_checkpoint_is_written_after_so_many_events(tmp_path):
 
 def _report_until_killed(folder, pipe):
     registry = opened(folder, checkpoint_events=5)
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     pipe.send(batch_from_json(line(registry, 1)).uid)
     for seq in range(1, 100_000):
         registry.report(line(registry, seq))

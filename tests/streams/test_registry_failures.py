@@ -7,16 +7,16 @@ import pytest
 
 from serve_app.errors import UpstreamError
 from serve_app.files import sync_folder
-from serve_app.streams.base import Batch, Budget, Wanted, batch_to_json
-from serve_app.streams.registry import Keeping, StreamRegistry
+from serve_app.streams.base import BudgetChange, EventBatch, StreamCreate, batch_to_json
+from serve_app.streams.registry import RegistryOptions, StreamRegistry
 from serve_app.streams.stream import LearnedStream
 from tests.streams.fakes import FakeCore, spec
 from tests.streams.learners import labelled, line, opened
 
 
 def test_an_unreadable_stream_says_so_and_the_others_go_on(registry, tmp_path):
-    registry.create(Wanted(spec(), owner="team"))
-    registry.create(Wanted(spec(name="other")))
+    registry.create(StreamCreate(spec(), owner="team"))
+    registry.create(StreamCreate(spec(name="other")))
     held = line(registry, 1)
     registry.close()
     for path in (tmp_path / "streams" / "mood").glob("checkpoint-*"):
@@ -30,7 +30,7 @@ def test_an_unreadable_stream_says_so_and_the_others_go_on(registry, tmp_path):
         again.report(held)  # the Gateway keeps it
     again.report(line(again, 1, "other"))
     assert labelled(again, "other") == 1
-    again.create(Wanted(spec(), owner="team", reset=True))
+    again.create(StreamCreate(spec(), owner="team", reset=True))
     again.report(line(again, 1))
     assert labelled(again) == 1
     again.close()
@@ -54,10 +54,10 @@ def full_disk(monkeypatch):
 
 
 def test_a_full_disk_makes_no_stream_and_costs_none(registry, tmp_path, full_disk):
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     registry.report(line(registry, 1))
     full_disk(True)
-    for wanted in (Wanted(spec(name="other")), Wanted(spec(labels=("joy", "anger")), reset=True)):
+    for wanted in (StreamCreate(spec(name="other")), StreamCreate(spec(labels=("joy", "anger")), reset=True)):
         with pytest.raises(UpstreamError, match=r"No space left on device"):
             registry.create(wanted)
     full_disk(False)
@@ -67,7 +67,7 @@ def test_a_full_disk_makes_no_stream_and_costs_none(registry, tmp_path, full_dis
 
 
 def test_a_learner_starts_with_a_full_disk_and_goes_on_by_its_journal(registry, tmp_path, full_disk):
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     registry.report(line(registry, 1))
     full_disk(True)
     registry.close()
@@ -82,7 +82,7 @@ def test_a_learner_starts_with_a_full_disk_and_goes_on_by_its_journal(registry, 
 
 
 def test_a_stream_that_the_disk_does_not_forget_is_there_still(registry, monkeypatch):
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
 
     def rename(self, target):
         raise OSError(30, "Read-only file system")
@@ -113,19 +113,19 @@ def _fail_once(monkeypatch, place, failing):
 def test_a_disk_that_fails_in_the_middle_of_a_reset_costs_nothing_that_was_learned(
     registry, tmp_path, monkeypatch, place, failing
 ):
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     registry.report(line(registry, 1))
     with monkeypatch.context() as patched:
         _fail_once(patched, place, failing)
         with pytest.raises(UpstreamError, match="Input/output error"):
-            registry.create(Wanted(spec(labels=("joy", "anger")), reset=True))
+            registry.create(StreamCreate(spec(labels=("joy", "anger")), reset=True))
     registry.report(line(registry, 2))
     assert labelled(registry) == 2
     assert [p.name for p in (tmp_path / "streams").iterdir() if p.is_dir()] == ["mood"]
     registry.close()
     again = opened(tmp_path / "streams")
     assert labelled(again) == 2
-    again.create(Wanted(spec(labels=("joy", "anger")), reset=True))
+    again.create(StreamCreate(spec(labels=("joy", "anger")), reset=True))
     assert labelled(again) == 0
     again.close()
 
@@ -134,14 +134,14 @@ def test_a_disk_that_fails_once_while_a_stream_is_made_takes_it_the_next_time(re
     with monkeypatch.context() as patched:
         _fail_once(patched, "stream", 1)
         with pytest.raises(UpstreamError, match="Input/output error"):
-            registry.create(Wanted(spec()))
-    registry.create(Wanted(spec()))
+            registry.create(StreamCreate(spec()))
+    registry.create(StreamCreate(spec()))
     registry.report(line(registry, 1))
     assert labelled(registry) == 1
 
 
 def test_a_disk_that_fails_once_while_a_stream_is_deleted_forgets_it_the_next_time(registry, monkeypatch):
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     with monkeypatch.context() as patched:
         _fail_once(patched, "registry", 1)
         with pytest.raises(UpstreamError, match="Input/output error"):
@@ -154,16 +154,16 @@ def test_a_disk_that_fails_once_while_a_stream_is_deleted_forgets_it_the_next_ti
 
 def test_a_stream_whose_folder_was_removed_by_hand_can_be_deleted_and_made_anew(registry, tmp_path):
     for name in ("mood", "other"):
-        registry.create(Wanted(spec(name=name)))
+        registry.create(StreamCreate(spec(name=name)))
         shutil.rmtree(tmp_path / "streams" / name)
     registry.delete("mood")
-    registry.create(Wanted(spec(name="other"), reset=True))
+    registry.create(StreamCreate(spec(name="other"), reset=True))
     registry.report(line(registry, 1, "other"))
     assert (list(registry.published), labelled(registry, "other")) == (["other"], 1)
 
 
 def test_a_reset_that_a_kill_came_into_is_ended_at_the_next_start(registry, tmp_path, monkeypatch):
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     registry.report(line(registry, 1))
 
     def kill(self, folder):
@@ -172,7 +172,7 @@ def test_a_reset_that_a_kill_came_into_is_ended_at_the_next_start(registry, tmp_
     with monkeypatch.context() as patched:
         patched.setattr(LearnedStream, "settle", kill)
         with pytest.raises(KeyboardInterrupt):
-            registry.create(Wanted(spec(labels=("joy", "anger")), reset=True))
+            registry.create(StreamCreate(spec(labels=("joy", "anger")), reset=True))
     os.close(registry._lock)  # as the kernel does it
     registry._lock, registry._streams = -1, {}
     again = opened(tmp_path / "streams")
@@ -184,7 +184,7 @@ def test_a_reset_that_a_kill_came_into_is_ended_at_the_next_start(registry, tmp_
 
 
 def test_what_was_being_made_or_forgotten_at_a_kill_is_removed(registry, tmp_path):
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     registry.close()
     folder = tmp_path / "streams"
     shutil.copytree(folder / "mood", folder / ".other-0123456789abcdef")
@@ -204,8 +204,8 @@ def test_hidden_folders_that_are_not_ours_are_left_alone(tmp_path):
 
 
 def test_a_stream_that_cannot_be_published_stops_no_other_at_the_start(registry, tmp_path, monkeypatch):
-    registry.create(Wanted(spec()))
-    registry.create(Wanted(spec(name="other")))
+    registry.create(StreamCreate(spec()))
+    registry.create(StreamCreate(spec(name="other")))
     registry.close()
     whole = LearnedStream.figures
 
@@ -219,13 +219,13 @@ def test_a_stream_that_cannot_be_published_stops_no_other_at_the_start(registry,
     again.report(line(again, 1, "other"))
     assert labelled(again, "other") == 1
     with pytest.raises(UpstreamError, match="not learned"):
-        again.report(batch_to_json(Batch("g1", 1, "mood", "", ())))
+        again.report(batch_to_json(EventBatch("g1", 1, "mood", "", ())))
     again.close()
 
 
 def test_a_stream_that_can_be_read_again_goes_on_without_a_new_start(registry, tmp_path):
     """The disk is back, or the operator has put a checkpoint back."""
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     registry.report(line(registry, 1))
     held = line(registry, 2)
     registry.close()
@@ -234,7 +234,7 @@ def test_a_stream_that_can_be_read_again_goes_on_without_a_new_start(registry, t
     for path in folder.glob("checkpoint-*"):
         path.write_bytes(b"nothing")
     now = [0.0]
-    again = StreamRegistry(Keeping(tmp_path / "streams"), FakeCore(), clock=lambda: now[0])
+    again = StreamRegistry(RegistryOptions(tmp_path / "streams"), FakeCore(), clock=lambda: now[0])
     shutil.copytree(tmp_path / "backup", folder, dirs_exist_ok=True)
     with pytest.raises(UpstreamError, match="not learned"):  # it is not tried at each report
         again.report(held)
@@ -245,13 +245,13 @@ def test_a_stream_that_can_be_read_again_goes_on_without_a_new_start(registry, t
 
 
 def test_a_learner_that_stops_takes_no_change(registry, tmp_path):
-    registry.create(Wanted(spec()))
+    registry.create(StreamCreate(spec()))
     held = line(registry, 1)
     registry.close()
     for call in (
-        lambda: registry.create(Wanted(spec(name="other"))),
-        lambda: registry.create(Wanted(spec(), reset=True)),
-        lambda: registry.budget("mood", Budget(mu=1.0)),
+        lambda: registry.create(StreamCreate(spec(name="other"))),
+        lambda: registry.create(StreamCreate(spec(), reset=True)),
+        lambda: registry.budget("mood", BudgetChange(mu=1.0)),
         lambda: registry.delete("mood"),
         lambda: registry.report(held),
     ):

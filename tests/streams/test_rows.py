@@ -6,7 +6,7 @@ import json
 import pytest
 
 from serve_app.errors import DataError
-from serve_app.streams.replay import Columns, Row, read_rows
+from serve_app.streams.replay import Columns, ReplayRow, read_rows
 
 LABELS = ("joy", "fear")
 
@@ -23,13 +23,13 @@ LABELS = ("joy", "fear")
 def test_formats(tmp_path, name, content, zipped):
     path = tmp_path / (name + ".gz" * zipped)
     path.write_bytes(gzip.compress(content.encode()) if zipped else content.encode())
-    assert read_rows(path, Columns("t", "y", "e"), LABELS) == [Row("one", 0, 1), Row("two", 1, None)]
+    assert read_rows(path, Columns("t", "y", "e"), LABELS) == [ReplayRow("one", 0, 1), ReplayRow("two", 1, None)]
 
 
 def test_plain_lines(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one\n\ntwo\n")
-    assert read_rows(path, Columns(), LABELS) == [Row("one"), Row("two")]
+    assert read_rows(path, Columns(), LABELS) == [ReplayRow("one"), ReplayRow("two")]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_csv_field_may_be_long_and_hold_line_ends_and_nul(tmp_path):
     path = tmp_path / "a.csv"
     text = "x" * 200_000 + "\r\ny\0"
     path.write_text(f't,y\n"{text}",0\n', newline="")
-    assert read_rows(path, Columns("t", "y"), LABELS) == [Row(text, 0)]
+    assert read_rows(path, Columns("t", "y"), LABELS) == [ReplayRow(text, 0)]
 
 
 def test_no_file_and_a_file_that_is_not_zipped(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from serve_app.errors import Conflict, ModelNotFound, NotFound, PoolUnavailable, RequestError
-from serve_app.streams.base import Budget, Wanted
+from serve_app.streams.base import BudgetChange, StreamCreate
 from serve_app.streams.spec import spec_to_json
 from tests.streams.fakes import spec
 from tests.streams.gateways import asked, gateway, learned, query, taught, text, until
@@ -27,7 +27,7 @@ async def test_while_the_learner_is_away_queries_are_answered_and_nothing_is_los
     assert (await streams.get("mood", None))["state"] == "learner away"
     assert [s["id"] for s in await streams.all(None)] == ["mood"]
     with pytest.raises(PoolUnavailable, match="Learner"):
-        await streams.create(Wanted(spec(name="other")))
+        await streams.create(StreamCreate(spec(name="other")))
     with pytest.raises(PoolUnavailable):
         await asked(streams, model="jethro-stream-unheard")
     await learner.start()
@@ -51,7 +51,7 @@ async def restarted(learner, pools, streams):
 
 async def test_a_gateway_that_starts_while_the_learner_is_away_acts_by_the_checkpoint(streams, learner, pools):
     await taught(streams, 2)
-    await streams.create(Wanted(spec(name="mine"), owner="a"))
+    await streams.create(StreamCreate(spec(name="mine"), owner="a"))
     again = await restarted(learner, pools, streams)
     found = await asked(again)  # learned before
     assert (text(found), found["Decision"].pool) == ("joy", "logistic")
@@ -83,7 +83,7 @@ async def test_a_gateway_that_cannot_read_the_folder_says_that_it_waits_for_the_
 
 
 async def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_left_as_it_is(streams, learner, pools):
-    await streams.create(Wanted(spec(name="other")))
+    await streams.create(StreamCreate(spec(name="other")))
     for path in (learner.folder / "mood").glob("checkpoint-*"):
         path.write_bytes(b"nothing")
     before = sorted(path.name for path in (learner.folder / "mood").iterdir())
@@ -100,7 +100,7 @@ async def test_a_checkpoint_that_cannot_be_read_is_passed_over_and_left_as_it_is
 
 async def test_a_policy_that_cannot_be_used_here_stops_no_other_stream(streams, learner, caplog):
     """The Learner is of another version, say, whose specs have a field more."""
-    await streams.create(Wanted(spec(name="other")))
+    await streams.create(StreamCreate(spec(name="other")))
     whole, asks = learner.inner.published, []
 
     async def published(known):
@@ -134,7 +134,7 @@ async def test_a_call_that_is_cancelled_under_it_does_not_end_the_following(stre
     while len(asks) < 2:
         await streams.all(None)
     await until(lambda: _followed(streams, asks))
-    with_others = await streams.create(Wanted(spec(name="other")))
+    with_others = await streams.create(StreamCreate(spec(name="other")))
     assert with_others["id"] == "other"
 
 
@@ -148,7 +148,7 @@ async def test_a_change_that_is_cancelled_at_the_learner_is_one_to_try_again(str
 
     learner.inner.create = create
     with pytest.raises(PoolUnavailable, match="Learner"):
-        await streams.create(Wanted(spec(name="other")))
+        await streams.create(StreamCreate(spec(name="other")))
 
 
 async def test_the_same_batch_twice_is_learned_once(streams, learner, pools):
@@ -175,7 +175,7 @@ async def _empty(streams):
 async def test_events_beyond_the_queue_are_counted_as_lost(learner, pools):
     streams = gateway(learner, pools, queue=3)
     streams.start()
-    await streams.create(Wanted(spec()))
+    await streams.create(StreamCreate(spec()))
     await learner.kill()
     for n in range(4):
         assert text(await asked(streams, query(f"text {n}"))) == "joy"
@@ -192,20 +192,20 @@ async def test_events_beyond_the_queue_are_counted_as_lost(learner, pools):
 
 
 async def test_a_change_of_the_budget_is_live(streams):
-    told = await streams.budget("mood", Budget(mu=0.5), None)
+    told = await streams.budget("mood", BudgetChange(mu=0.5), None)
     assert (told["mu"], told["llm_share"]) == (0.5, None)
     with pytest.raises(RequestError, match="one of"):
-        await streams.budget("mood", Budget(), None)
+        await streams.budget("mood", BudgetChange(), None)
     with pytest.raises(NotFound):
-        await streams.budget("none", Budget(mu=0.5), None)
+        await streams.budget("none", BudgetChange(mu=0.5), None)
 
 
 async def test_a_changed_label_set_is_a_conflict_unless_reset(streams):
     await taught(streams, 2)
     other = spec(labels=("joy", "anger"))
     with pytest.raises(Conflict, match="reset"):
-        await streams.create(Wanted(other))
-    told = await streams.create(Wanted(other, reset=True))
+        await streams.create(StreamCreate(other))
+    told = await streams.create(StreamCreate(other, reset=True))
     assert told["labels"] == ["joy", "anger"]
     assert told["figures"]["queries"] == 0
     assert (await asked(streams))["Decision"].pool == "large"
@@ -215,7 +215,7 @@ async def test_every_gateway_sees_a_stream_at_once_and_learns_from_all(streams, 
     other = gateway(learner, pools, "g2")
     other._following._every_s = 1000  # it would not ask of its own accord
     other.start()
-    await streams.create(Wanted(spec(name="new")))
+    await streams.create(StreamCreate(spec(name="new")))
     assert text(await asked(other, model="jethro-stream-new")) == "joy"
     await asked(streams, model="jethro-stream-new")
     await learned(streams, 2, "new")
@@ -232,10 +232,14 @@ async def test_a_deleted_stream_is_no_model(streams):
 
 
 async def test_tenants_do_not_see_each_other(streams):
-    await streams.create(Wanted(spec(name="mine"), owner="a"))
+    await streams.create(StreamCreate(spec(name="mine"), owner="a"))
     assert (await streams.get("mine", "a"))["id"] == "mine"
     assert [s["id"] for s in await streams.all("b")] == ["mood"]
-    for call in (streams.get("mine", "b"), streams.delete("mine", "b"), streams.budget("mine", Budget(mu=1.0), "b")):
+    for call in (
+        streams.get("mine", "b"),
+        streams.delete("mine", "b"),
+        streams.budget("mine", BudgetChange(mu=1.0), "b"),
+    ):
         with pytest.raises(NotFound):
             await call
     with pytest.raises(ModelNotFound):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from serve_app.errors import RequestError
-from serve_app.streams.base import Budget
+from serve_app.streams.base import BudgetChange
 from serve_app.streams.spec import (
     Bounds,
     check_budget,
@@ -21,7 +21,7 @@ BOUNDS = Bounds(5, ("small", "large"))
 
 
 def test_json_and_back():
-    made = spec(mends={"replay": False}, mu=0.1, llm_share=None)
+    made = spec(fixes={"replay": False}, mu=0.1, llm_share=None)
     assert spec_from_json(json.loads(json.dumps(spec_to_json(made)))) == made
 
 
@@ -69,10 +69,10 @@ def test_what_a_stream_may_not_be(changes, param, message):
 def test_what_it_may_be():
     check_spec(spec(), BOUNDS)
     check_spec(spec(mu=0.0, llm_share=None, levels=("logistic", "encoder")), BOUNDS)
-    check_budget(Budget(llm_share=1.0))
+    check_budget(BudgetChange(llm_share=1.0))
 
 
 def test_a_budget_makes_no_other_stream():
-    assert difference(spec(), with_budget(spec(), Budget(mu=3.0))) is None
+    assert difference(spec(), with_budget(spec(), BudgetChange(mu=3.0))) is None
     assert difference(spec(), spec(labels=("joy", "anger"))) == "labels"
     assert difference(spec(), spec(instruction="Other.")) == "instruction"

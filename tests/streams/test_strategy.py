@@ -8,8 +8,8 @@ import pytest
 
 from serve_app.errors import RequestError, UpstreamError
 from serve_app.strategy import Spent
-from serve_app.streams.base import Wanted
-from serve_app.streams.online.base import Walk
+from serve_app.streams.base import StreamCreate
+from serve_app.streams.online.base import Episode
 from serve_app.types import Capabilities, Decision, Message, Sampling
 from serve_app.wire.frames import Answer, Frame
 from tests.streams.fakes import spec
@@ -89,7 +89,7 @@ async def test_a_failed_llm_gives_way_to_the_small_level_if_that_knows_anything(
 async def test_an_audit_whose_llm_fails_is_answered_by_the_small_level(learner, pools):
     streams = gateway(learner, pools, coin=lambda: 0.05)
     streams.start()
-    await streams.create(Wanted(spec(audit_share=0.1)))
+    await streams.create(StreamCreate(spec(audit_share=0.1)))
     pools["large"].error = UpstreamError("gone")
     found = await asked(streams)
     assert found["Decision"].reason.startswith("stream mood: audit")
@@ -117,10 +117,10 @@ class Warming:
 
     def act(self, text, coins):
         if coins is None:
-            return Walk(0, 1, (self.shares,), (0.1,), "confident", 1)
-        return Walk(None, None, (), (), "warm-up", 1)
+            return Episode(0, 1, (self.shares,), (0.1,), "confident", 1)
+        return Episode(None, None, (), (), "warm-up", 1)
 
-    def saw(self, walk):
+    def observe(self, episode):
         """It has no price."""
 
 

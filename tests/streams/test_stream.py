@@ -7,12 +7,12 @@ import pytest
 
 from serve_app.errors import ConfigError
 from serve_app.streams import checkpoint as checkpoints
-from serve_app.streams.base import Batch, Budget, Saw, batch_to_json
-from serve_app.streams.online.base import Labelled, Walk
+from serve_app.streams.base import BudgetChange, EventBatch, ObservedEvent, batch_to_json
+from serve_app.streams.online.base import Episode, LabeledEvent
 from serve_app.streams.stream import LearnedStream
 from tests.streams.fakes import FakeCore, spec
 
-WALK = Walk(None, None, (), (), "deferred", 0)
+WALK = Episode(None, None, (), (), "deferred", 0)
 CORE = FakeCore()
 
 
@@ -28,8 +28,8 @@ def create(folder):
 
 
 def batch(stream, seq, source="g1", text=None, **changes):
-    events = (Saw(WALK), Labelled(text or f"word{seq}", seq % 2, WALK, f"{source}-{seq}"))
-    return Batch(source, seq, "mood", stream.uid, events, **changes)
+    events = (ObservedEvent(WALK), LabeledEvent(text or f"word{seq}", seq % 2, WALK, f"{source}-{seq}"))
+    return EventBatch(source, seq, "mood", stream.uid, events, **changes)
 
 
 def report(stream, told):
@@ -98,7 +98,7 @@ def test_batches_of_gateways_long_gone_are_learned_once(folder):
 def test_batches_of_one_that_was_made_anew_change_nothing(folder):
     stream = create(folder)
     told = batch(stream, 1)
-    report(stream, Batch("g1", 1, "mood", "another", told.events))
+    report(stream, EventBatch("g1", 1, "mood", "another", told.events))
     assert order(stream) == []
 
 
@@ -240,7 +240,7 @@ def test_a_budget_changes_live_and_what_was_learned_stays(folder):
     stream = create(folder)
     report(stream, batch(stream, 1))
     before = stream.tag
-    stream.budget(Budget(mu=2.0), CORE)
+    stream.budget(BudgetChange(mu=2.0), CORE)
     report(stream, batch(stream, 2))
     assert stream.tag != before
     killed(stream)
@@ -254,9 +254,9 @@ def test_a_budget_changes_live_and_what_was_learned_stays(folder):
 
 def test_a_budget_of_an_older_journal_does_not_come_back(folder):
     stream = create(folder)
-    stream.budget(Budget(mu=1.0), CORE)
+    stream.budget(BudgetChange(mu=1.0), CORE)
     stream.checkpoint()
-    stream.budget(Budget(mu=2.0), CORE)
+    stream.budget(BudgetChange(mu=2.0), CORE)
     killed(stream)
     assert LearnedStream.open(folder, CORE).spec.mu == 2.0
 
@@ -274,7 +274,10 @@ def test_an_event_that_cannot_be_learned_from_is_counted_and_the_rest_goes_on(fo
 
 def test_an_answer_without_a_label_is_counted_and_not_learned_from(folder):
     stream = create(folder)
-    report(stream, Batch("g1", 1, "mood", stream.uid, (Saw(WALK), Labelled("x", None, WALK)), lost=3, failed=2))
+    report(
+        stream,
+        EventBatch("g1", 1, "mood", stream.uid, (ObservedEvent(WALK), LabeledEvent("x", None, WALK)), lost=3, failed=2),
+    )
     told = stream.figures()
     assert (told["unparsed"], told["labelled"], told["lost"], told["failed"]) == (1, 0, 3, 2)
     assert order(stream) == []
@@ -282,8 +285,8 @@ def test_an_answer_without_a_label_is_counted_and_not_learned_from(folder):
 
 def test_shares_by_level(folder):
     stream = create(folder)
-    walks = [Walk(0, 1, ((0.1, 0.9),), (0.1,), "confident", 0)] * 3 + [WALK]
-    report(stream, Batch("g1", 1, "mood", stream.uid, tuple(Saw(w) for w in walks)))
+    episodes = [Episode(0, 1, ((0.1, 0.9),), (0.1,), "confident", 0)] * 3 + [WALK]
+    report(stream, EventBatch("g1", 1, "mood", stream.uid, tuple(ObservedEvent(w) for w in episodes)))
     assert stream.figures()["share"] == {"logistic": 0.75, "llm": 0.25}
 
 

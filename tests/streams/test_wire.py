@@ -2,18 +2,25 @@
 
 import numpy as np
 
-from serve_app.streams.base import Batch, Saw, arrays_from_bytes, arrays_to_bytes, batch_from_json, batch_to_json
-from serve_app.streams.online.base import Labelled, Walk
+from serve_app.streams.base import (
+    EventBatch,
+    ObservedEvent,
+    arrays_from_bytes,
+    arrays_to_bytes,
+    batch_from_json,
+    batch_to_json,
+)
+from serve_app.streams.online.base import Episode, LabeledEvent
 
-WALK = Walk(None, None, ((0.1, 0.9), (1 / 3, 2 / 3)), (0.7, 0.25), "deferred", 4)
+WALK = Episode(None, None, ((0.1, 0.9), (1 / 3, 2 / 3)), (0.7, 0.25), "deferred", 4)
 
 
 def test_a_batch_comes_back_the_same_to_the_last_bit():
     events = (
-        Saw(Walk(1, 0, ((0.1, 0.9), (0.8, 0.2)), (0.6, 0.1), "confident", 3)),
-        Labelled("Ö \u2028\n", 1, WALK, "d1"),
+        ObservedEvent(Episode(1, 0, ((0.1, 0.9), (0.8, 0.2)), (0.6, 0.1), "confident", 3)),
+        LabeledEvent("Ö \u2028\n", 1, WALK, "d1"),
     )
-    batch = Batch("gateway-1", 7, "mood", "ab", (*events, Labelled("", None, WALK)), lost=2, failed=1)
+    batch = EventBatch("gateway-1", 7, "mood", "ab", (*events, LabeledEvent("", None, WALK)), lost=2, failed=1)
     line = batch_to_json(batch)
     assert b"\n" not in line
     assert batch_from_json(line) == batch

@@ -18,7 +18,7 @@ from serve_app.errors import UpstreamError
 from serve_app.streams.base import PREFIX, OnlineCore
 from serve_app.streams.labels import parsed
 from serve_app.streams.online.base import StreamSpec
-from serve_app.streams.replay import Columns, Row, Score, read_rows, replay
+from serve_app.streams.replay import Columns, ReplayRow, ReplayScore, read_rows, replay
 from serve_app.streams.spec import Bounds, check_spec
 
 _TRIES: Final = 5
@@ -35,7 +35,7 @@ class Source:
     limit: int | None = None
     shuffle: int | None = None
 
-    def rows(self, labels: Sequence[str]) -> list[Row]:
+    def rows(self, labels: Sequence[str]) -> list[ReplayRow]:
         """Raises DataError; see read_rows."""
         rows = read_rows(self.file, self.columns, labels)
         if self.shuffle is not None:
@@ -43,7 +43,7 @@ class Source:
         return rows[: self.limit]
 
 
-def offline(source: Source, told: Mapping[str, Any]) -> Score:
+def offline(source: Source, told: Mapping[str, Any]) -> ReplayScore:
     """Learn in this process, with the column of the expert as the LLM.
 
     Raises DataError, RequestError for a stream that the API would refuse, ConfigError for what only the learner knows.
@@ -58,7 +58,7 @@ def offline(source: Source, told: Mapping[str, Any]) -> Score:
     return replay(learner, rows, spec.levels, spec.seed, _Teller(len(rows)))
 
 
-def over_http(source: Source, stream: str, url: str, concurrency: int) -> Score:
+def over_http(source: Source, stream: str, url: str, concurrency: int) -> ReplayScore:
     """Send each text as a caller would. Raises UpstreamError if the stream cannot be asked at all."""
     from serve_app.cli.stream.client import asking, stream_path
 
@@ -69,7 +69,7 @@ def over_http(source: Source, stream: str, url: str, concurrency: int) -> Score:
     return asyncio.run(_sent(rows, _Asking(url, PREFIX + stream, labels), concurrency))
 
 
-def summary(score: Score) -> str:
+def summary(score: ReplayScore) -> str:
     """The result in a few lines."""
     told = [f"{score.done:,} answers"]
     told += [f"{level} {score.share(level):.1%}" for level in sorted(score.levels, key=lambda x: x == "llm")]
@@ -90,8 +90,8 @@ class _Asking:
     labels: Sequence[str]
 
 
-async def _sent(rows: Sequence[Row], asking: _Asking, concurrency: int) -> Score:
-    score, tell, work = Score(), _Teller(len(rows)), iter(rows)
+async def _sent(rows: Sequence[ReplayRow], asking: _Asking, concurrency: int) -> ReplayScore:
+    score, tell, work = ReplayScore(), _Teller(len(rows)), iter(rows)
     key = caller_key()
     headers = {"authorization": f"Bearer {key}"} if key else {}
     connector = aiohttp.TCPConnector(limit=concurrency)
@@ -102,7 +102,7 @@ async def _sent(rows: Sequence[Row], asking: _Asking, concurrency: int) -> Score
 
 
 async def _worker(
-    session: aiohttp.ClientSession, asking: _Asking, work: Iterator[Row], score: Score, tell: "_Teller"
+    session: aiohttp.ClientSession, asking: _Asking, work: Iterator[ReplayRow], score: ReplayScore, tell: "_Teller"
 ) -> None:
     for row in work:
         try:
@@ -157,7 +157,7 @@ class _Teller:
         self._shown_s = float("-inf")
         self.trouble = ""
 
-    def __call__(self, score: Score) -> None:
+    def __call__(self, score: ReplayScore) -> None:
         now_s = monotonic()
         last = score.done + score.failed >= self._total
         if not last and now_s - self._shown_s < _TELL_S[not self._terminal]:
@@ -166,7 +166,7 @@ class _Teller:
         line = self._line(score, max(now_s - self._started_s, 1e-9))
         typer.echo(f"\r\033[K{line}" if self._terminal else line, nl=last or not self._terminal, err=True)
 
-    def _line(self, score: Score, elapsed_s: float) -> str:
+    def _line(self, score: ReplayScore, elapsed_s: float) -> str:
         parts = [f"{score.done:,} of {self._total:,}", f"{score.done / elapsed_s:,.0f} a second"]
         parts.append(f"LLM {score.share('llm'):.1%}")
         if score.accuracy is not None:

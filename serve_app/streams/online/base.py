@@ -26,7 +26,7 @@ class StreamSpec:
     `instruction` tells the LLM the task. One of `mu` (price of a unit of cost, the paper's mu) and `llm_share` (budget:
     share of queries that reach the LLM, kept by moving mu) is set. `levels`: kinds of small models, weakest first.
     `explore_floor`: lower bound of beta, `audit_share`: share of queries that go straight to the LLM whatever the
-    levels say. `mends` names what departs from the released code, each switchable. `horizon`: queries over which
+    levels say. `fixes` names what departs from the released code, each switchable. `horizon`: queries over which
     `llm_share` is kept as a whole: early labels are borrowed from later queries of it, then paid back. `params`:
     hyper-parameters that are not the defaults, by the names of `settings.Settings` ("encoder.cost", "front_load").
     """
@@ -40,14 +40,14 @@ class StreamSpec:
     levels: tuple[str, ...] = ("logistic", "encoder")
     explore_floor: float = 0.0
     audit_share: float = 0.02
-    mends: Mapping[str, bool] = field(default_factory=dict)
+    fixes: Mapping[str, bool] = field(default_factory=dict)
     seed: int = 0
     horizon: int = 5_000
     params: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class Episode:
     """One query's way up the levels: the paper's episode.
 
     `level` is the index of the small level that answers with label index `label`, or None: the LLM is to be asked.
@@ -64,27 +64,27 @@ class Walk:
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class LabeledEvent:
     """What the Learner learns from: a query that reached the LLM. `label` None: the answer parsed to no label."""
 
     text: str
     label: int | None
-    walk: Walk
+    episode: Episode
     id: str = ""
 
 
-class Policy(Protocol):
+class StreamPolicy(Protocol):
     """Acts; thread-safe, cheap. A Gateway swaps it atomically."""
 
     version: int
 
-    def act(self, text: str, coins: Sequence[float] | None) -> Walk:
+    def act(self, text: str, coins: Sequence[float] | None) -> Episode:
         """`coins`: uniform draws in [0, 1), one for the audit and one for each level.
 
         None: the LLM cannot be asked, so there is no audit, exploration or warm-up, and a level is always computed.
         """
 
-    def saw(self, walk: Walk) -> None:
+    def observe(self, episode: Episode) -> None:
         """A query was acted on: counts and moves what holds until the next policy comes. Nothing is learned."""
 
     def arrays(self) -> Arrays:
@@ -94,13 +94,13 @@ class Policy(Protocol):
 class Learner(Protocol):
     """Learns; one owner, not thread-safe."""
 
-    def saw(self, walk: Walk) -> None:
+    def observe(self, episode: Episode) -> None:
         """A query was acted on (answered by a level, or going to the LLM): moves budgets and counts."""
 
-    def learn(self, labelled: Labelled) -> None:
+    def learn(self, labelled: LabeledEvent) -> None:
         """One LLM label. A label of None is counted and not learned from."""
 
-    def policy(self) -> Policy:
+    def policy(self) -> StreamPolicy:
         """What to act by now; the same object until something was learned."""
 
     def state(self) -> tuple[Arrays, dict[str, object]]:

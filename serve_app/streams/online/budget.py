@@ -9,11 +9,11 @@ policy brings the Learner's own price, which has seen the queries of all Gateway
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_app.streams.online.base import Walk
+from serve_app.streams.online.base import Episode
 
 
 @dataclass(slots=True)
-class Budget:
+class LlmBudget:
     """At most `share` * `horizon` LLM calls in the first `horizon` queries, and `share` of all queries after them.
 
     The price rises with each call and falls with each query that makes none, so that calls come at the rate that is
@@ -36,7 +36,7 @@ class Budget:
         owed = self.share * (self.queries + left) - self.calls
         return min(1.0, max(0.0, owed / left))
 
-    def saw(self, called: bool, steer: bool = True) -> None:
+    def observe(self, called: bool, steer: bool = True) -> None:
         """Count a query; move the price unless the call was not the price's to decide (a warm-up)."""
         target = self.rate
         self.queries += 1
@@ -61,7 +61,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class PriceTerms:
     """What a price was when it was told, and how it moves in [0, most] so that `rate` calls are made per query.
 
     `costs` by level: of the model after it, in LLM calls.
@@ -74,19 +74,19 @@ class Terms:
     costs: tuple[float, ...]
 
 
-class Holding:
+class HeldPrice:
     """A price that goes on from its terms; not thread-safe, but a lost step does no harm."""
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: PriceTerms) -> None:
         self._terms = terms
         self._price = terms.price
 
-    def saw(self, walk: Walk) -> None:
+    def observe(self, episode: Episode) -> None:
         """Move the price by one query. A warm-up is not the price's to decide."""
-        if walk.why == "warm-up":
+        if episode.why == "warm-up":
             return
         terms = self._terms
-        moved = self._price + terms.step * ((walk.level is None) - terms.rate)
+        moved = self._price + terms.step * ((episode.level is None) - terms.rate)
         self._price = min(terms.most, max(0.0, moved))
 
     @property

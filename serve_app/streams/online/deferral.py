@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from serve_app.streams.online.base import Arrays, StreamSpec
 from serve_app.streams.online.budget import thresholds
-from serve_app.streams.online.settings import mended, settings_of
+from serve_app.streams.online.settings import has_fix, settings_of
 
 HIDDEN = 128
 Weights = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
-class Episodes:
+class LabeledEpisodes:
     """LLM-labelled queries: `probabilities` [n, levels, labels] as they were before the label was learned."""
 
     probabilities: NDArray[np.float64]
@@ -42,14 +42,14 @@ class Episodes:
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class DeferralInputs:
     """What f reads: `x` [n, size], and `prior` [n], what the network's output is added to before the sigmoid."""
 
     x: NDArray[np.float64]
     prior: NDArray[np.float64]
 
 
-def inputs(probabilities: NDArray[np.float64], prior: bool) -> Inputs:
+def inputs(probabilities: NDArray[np.float64], prior: bool) -> DeferralInputs:
     """Of class probabilities [n, labels].
 
     With `prior` f begins as 1 - margin / 2 (margin: the two likeliest classes' difference), so that an untaught cascade
@@ -57,10 +57,10 @@ def inputs(probabilities: NDArray[np.float64], prior: bool) -> Inputs:
     order beside them, so that it need not learn a margin class by class.
     """
     if not prior:
-        return Inputs(probabilities, np.zeros(len(probabilities)))
+        return DeferralInputs(probabilities, np.zeros(len(probabilities)))
     falling = -np.sort(-probabilities, axis=1)
     margin = np.clip(falling[:, 0] - falling[:, 1], 1e-3, 1 - 1e-3)
-    return Inputs(np.concatenate([probabilities, falling], axis=1), np.log((2 - margin) / margin))
+    return DeferralInputs(np.concatenate([probabilities, falling], axis=1), np.log((2 - margin) / margin))
 
 
 def new_network(labels: int, prior: bool, rng: np.random.Generator) -> Weights:
@@ -75,14 +75,14 @@ def new_network(labels: int, prior: bool, rng: np.random.Generator) -> Weights:
     }
 
 
-def forward(weights: Weights, read: Inputs) -> NDArray[np.float64]:
+def forward(weights: Weights, read: DeferralInputs) -> NDArray[np.float64]:
     """f [n]."""
     hidden = np.maximum(read.x @ weights["w1"] + weights["b1"], 0.0)
     urge: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-(read.prior + hidden @ weights["w2"] + weights["b2"])))
     return urge
 
 
-def backward(weights: Weights, read: Inputs, slope: NDArray[np.float64]) -> Weights:
+def backward(weights: Weights, read: DeferralInputs, slope: NDArray[np.float64]) -> Weights:
     """Gradients of a loss whose derivative by f is `slope` [n], summed over rows."""
     before = read.x @ weights["w1"] + weights["b1"]
     hidden = np.maximum(before, 0.0)
@@ -162,12 +162,12 @@ class Deferral:
         self._settings = settings_of(spec)
         self._kinds = spec.levels
         self._seed = spec.seed
-        self._replays = mended(spec, "replay")
-        self._to_go = mended(spec, "cost_to_go")
-        self._prior = mended(spec, "prior")
+        self._replays = has_fix(spec, "replay")
+        self._to_go = has_fix(spec, "cost_to_go")
+        self._prior = has_fix(spec, "prior")
         # of the top level no calibration is needed: the price of the LLM does its work
         self._caution = np.array([self._settings.caution] * (len(spec.levels) - 1) + [0.0])
-        self._twice = not mended(spec, "single_softmax")
+        self._twice = not has_fix(spec, "single_softmax")
         rng = np.random.default_rng([spec.seed, 2])
         self.networks: list[Weights] = [new_network(len(spec.labels), self._prior, rng) for _ in spec.levels]
         rates = [
@@ -231,7 +231,9 @@ class Deferral:
 
     def _step(self, prices: NDArray[np.float64]) -> None:
         rows = self._batch()
-        episodes = Episodes(np.array([self._episodes[i] for i in rows]), np.array([self._labels[i] for i in rows]))
+        episodes = LabeledEpisodes(
+            np.array([self._episodes[i] for i in rows]), np.array([self._labels[i] for i in rows])
+        )
         slopes = self._slopes(episodes, prices)
         for j, adam in enumerate(self._adams):
             weights = self.networks[j]
@@ -250,7 +252,7 @@ class Deferral:
         rng = np.random.default_rng([self._seed, 3, self._draws])
         return [newest, *(int(i) for i in rng.choice(newest, size=count, replace=False))]
 
-    def _slopes(self, episodes: Episodes, prices: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _slopes(self, episodes: LabeledEpisodes, prices: NDArray[np.float64]) -> NDArray[np.float64]:
         f = self._urges(episodes.probabilities)
         if self._to_go:
             slopes: NDArray[np.float64] = 2 * (f - advantages(f, episodes.wrong, prices, self._caution)) / len(f)

@@ -78,7 +78,7 @@ class PageHinkley:
 
 
 @dataclass(slots=True)
-class Look:
+class SecondLook:
     """The second look: `wanted` labels of queries that nobody chose, against the mean surprise from before, `usual`.
 
     A level that doubts itself too much has a mean below zero where it was asked and another where it was not, so what
@@ -100,12 +100,12 @@ class Look:
         return self.total / self.seen > max(0.0, self.usual) + _CERTAIN / math.sqrt(self.seen)
 
 
-class Watch:
+class DriftDetector:
     """Page's test, and the look that its alarm calls for. `looks`: begun; `changes`: that found the labels drifted."""
 
     def __init__(self, slack: float, alarm: float) -> None:
         self._test = PageHinkley(slack, alarm)
-        self._look: Look | None = None
+        self._look: SecondLook | None = None
         self.looks = self.changes = self.since = 0
 
     @property
@@ -130,7 +130,7 @@ class Watch:
         usual = self._test.mean
         if self._test.add(value, age) and wanted > 0:
             self.looks += 1
-            self._look = Look(wanted, usual, self._test.since)
+            self._look = SecondLook(wanted, usual, self._test.since)
 
     def looked(self, value: float) -> bool:
         """The surprise of a label that the look asked for; whether it shows that the labels have drifted.
@@ -153,5 +153,5 @@ class Watch:
     def restore(self, values: Mapping[str, Any]) -> None:
         """Take up what `state` gave. Raises KeyError or TypeError for one that is not whole."""
         self._test = PageHinkley(**values["test"])
-        self._look = None if values["look"] is None else Look(**values["look"])
+        self._look = None if values["look"] is None else SecondLook(**values["look"])
         self.looks, self.changes, self.since = (int(n) for n in values["counts"])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from serve_app.arrays import Floats, softmax
 from serve_app.streams.online.base import Arrays, Probabilities, Row, StreamSpec
 from serve_app.streams.online.replay import Replay, excess
-from serve_app.streams.online.settings import mended, settings_of
+from serve_app.streams.online.settings import has_fix, settings_of
 
 CARRY_RIDGE = 2.0
 """L2 of the map's distance to the identity, against the sum of the losses."""
@@ -115,12 +115,12 @@ class EncodedStudent:
         self._labels = len(spec.labels)
         self._size = load_encoder().dimensions + 1
         self._cache_size = settings.levels[spec.levels.index("encoder")].cache_size
-        self._replays = mended(spec, "replay")
-        self._balance = settings.balance if mended(spec, "balanced") else 1.0
-        worded = mended(spec, "label_words") and all(any(c.isalpha() for c in label) for label in spec.labels)
+        self._replays = has_fix(spec, "replay")
+        self._balance = settings.balance if has_fix(spec, "balanced") else 1.0
+        worded = has_fix(spec, "label_words") and all(any(c.isalpha() for c in label) for label in spec.labels)
         self._words = label_words(spec.labels) if self._replays and worded else None
         self._prior = self._words
-        self._carries = self._replays and mended(spec, "carry_over")
+        self._carries = self._replays and has_fix(spec, "carry_over")
         self._before: NDArray[np.float64] | None = None
         self._cache = Replay(self._cache_size + 1, self._labels)
         self._store = Replay(settings.replay, self._labels)

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import DataError
-from serve_app.streams.online.base import Arrays, Labelled, StreamSpec, Walk
-from serve_app.streams.online.budget import Budget, Terms
+from serve_app.streams.online.base import Arrays, Episode, LabeledEvent, StreamSpec
+from serve_app.streams.online.budget import LlmBudget, PriceTerms
 from serve_app.streams.online.deferral import Deferral
-from serve_app.streams.online.drift import Watch, surprise
+from serve_app.streams.online.drift import DriftDetector, surprise
 from serve_app.streams.online.levels import STUDENTS, pooled
-from serve_app.streams.online.policy import Act, CascadePolicy, under
-from serve_app.streams.online.settings import mended, settings_of
+from serve_app.streams.online.policy import CascadePolicy, PolicyParameters, under
+from serve_app.streams.online.settings import has_fix, settings_of
 
 WHY = ("confident", "deferred", "explored", "audit", "warm-up")
 _MEMORY = 0.98
@@ -39,17 +39,17 @@ class Tally:
         self._agreement: float | None = None
         self._level_agreement: list[float | None] = [None] * levels
 
-    def saw(self, walk: Walk) -> None:
+    def observe(self, episode: Episode) -> None:
         """Count a walk."""
         self.queries += 1
-        self._by_level[-1 if walk.level is None else walk.level] += 1
-        self._why[walk.why] = self._why.get(walk.why, 0) + 1
-        for j in range(len(walk.probabilities)):
+        self._by_level[-1 if episode.level is None else episode.level] += 1
+        self._why[episode.why] = self._why.get(episode.why, 0) + 1
+        for j in range(len(episode.probabilities)):
             self._computed[j] += 1
 
-    def checked(self, walk: Walk, agreed: bool | None, by_level: NDArray[np.bool_]) -> None:
+    def checked(self, episode: Episode, agreed: bool | None, by_level: NDArray[np.bool_]) -> None:
         """An LLM label came. `agreed`: of the level that would have answered, None if none would."""
-        if walk.why == "audit" and agreed is not None:
+        if episode.why == "audit" and agreed is not None:
             self._audits[0] += 1
             self._audits[1] += agreed
             self._agreement = _moved(self._agreement, float(agreed))
@@ -103,10 +103,10 @@ class OnlineCascade:
         self.settings = settings_of(spec)
         self._students = [STUDENTS[kind](spec) for kind in spec.levels]
         self._deferral = Deferral(spec)
-        share, most = spec.llm_share, 1.0 if mended(spec, "cost_to_go") else _MOST_CROSS_ENTROPY
+        share, most = spec.llm_share, 1.0 if has_fix(spec, "cost_to_go") else _MOST_CROSS_ENTROPY
         step = self.settings.price_step * most
-        self._budget = None if share is None else Budget(share, spec.horizon, step, 0.3 * most, most)
-        self._drift = Watch(self.settings.drift_slack, self.settings.drift_alarm)
+        self._budget = None if share is None else LlmBudget(share, spec.horizon, step, 0.3 * most, most)
+        self._drift = DriftDetector(self.settings.drift_slack, self.settings.drift_alarm)
         self._tally = Tally(len(spec.levels))
         self._labels = 0
         self._restart_until = 0
@@ -142,7 +142,7 @@ class OnlineCascade:
     @property
     def beta(self) -> tuple[float, ...]:
         """Probability by level that a confident level is passed over: decay ** updates, not below the floor."""
-        floor = self.spec.explore_floor if mended(self.spec, "floor") else 0.0
+        floor = self.spec.explore_floor if has_fix(self.spec, "floor") else 0.0
         levels = zip(self.settings.levels, self._students, strict=True)
         return tuple(max(floor, level.decay**s.updates) for level, s in levels)
 
@@ -151,7 +151,7 @@ class OnlineCascade:
         """LLM calls that are still wanted at once, whatever the levels say; 0: none."""
         if self._drift.looking or self._labels < self._restart_until:
             return max(self._drift.wanted, self._restart_until - self._labels)
-        if self._budget is not None and mended(self.spec, "front_load"):
+        if self._budget is not None and has_fix(self.spec, "front_load"):
             first = self.settings.front_load * self._budget.share * self._budget.horizon
             return 0 if self._budget.spent else max(0, math.ceil(first - self._labels - 1e-9))
         levels = zip(self._students, self.settings.levels, strict=True)
@@ -162,20 +162,20 @@ class OnlineCascade:
         """Whether the LLM answers all."""
         return self.warm_up_calls > 0
 
-    def saw(self, walk: Walk) -> None:
+    def observe(self, episode: Episode) -> None:
         """See Learner."""
-        self._tally.saw(walk)
+        self._tally.observe(episode)
         if self._budget is not None:
-            self._budget.saw(walk.level is None, steer=walk.why != "warm-up")
+            self._budget.observe(episode.level is None, steer=episode.why != "warm-up")
             if abs(self._budget.price - self._told_price) > _PRICE_TOLD:
                 self._policy = None
 
-    def learn(self, labelled: Labelled) -> None:
+    def learn(self, labelled: LabeledEvent) -> None:
         """See Learner. Raises DataError for a label that is none of the stream's."""
         label = labelled.label
         if label is None:
             self._tally.unparsed += 1
-            if labelled.walk.why == "warm-up":  # it tells nothing, and a look must end
+            if labelled.episode.why == "warm-up":  # it tells nothing, and a look must end
                 if self._drift.looked(0.0):
                     self._begin_again()
                 self._policy = None
@@ -185,7 +185,7 @@ class OnlineCascade:
         rows = [s.predictor.features(labelled.text) for s in self._students]
         probabilities = self._predict(rows)
         self._labels += 1
-        drifted = self._check(probabilities, label, labelled.walk)
+        drifted = self._check(probabilities, label, labelled.episode)
         if min(s.updates for s in self._students) >= self.settings.deferral_after:
             self._deferral.learn(probabilities, label, self._prices)
         for s, row in zip(self._students, rows, strict=True):
@@ -199,9 +199,9 @@ class OnlineCascade:
         if self._policy is None:
             self._version += 1
             self._told_price = self.price
-            audit_share = self.spec.audit_share if mended(self.spec, "floor") else 0.0
+            audit_share = self.spec.audit_share if has_fix(self.spec, "floor") else 0.0
             thresholds = self._deferral.thresholds(self._prices)
-            act = Act(thresholds, self.beta, self.warm_up_calls, audit_share, self._terms)
+            act = PolicyParameters(thresholds, self.beta, self.warm_up_calls, audit_share, self._terms)
             levels = [s.predictor for s in self._students]
             self._policy = CascadePolicy(self.spec, self._version, levels, list(self._deferral.networks), act)
         return self._policy
@@ -253,32 +253,32 @@ class OnlineCascade:
         return self.mu * np.array(costs)
 
     @property
-    def _terms(self) -> Terms | None:
+    def _terms(self) -> PriceTerms | None:
         budget = self._budget
-        if budget is None or not mended(self.spec, "cost_to_go"):
+        if budget is None or not has_fix(self.spec, "cost_to_go"):
             return None
         costs = [self.settings.cost_after(j) / self.settings.llm_cost for j in range(len(self.spec.levels))]
-        return Terms(budget.price, budget.steady_rate, budget.step, budget.most, tuple(costs))
+        return PriceTerms(budget.price, budget.steady_rate, budget.step, budget.most, tuple(costs))
 
     def _predict(self, rows: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         """[levels, labels], as the policy takes them."""
         told: list[NDArray[np.float64]] = []
-        weight = self.settings.pooling if mended(self.spec, "pooled") else 0.0
+        weight = self.settings.pooling if has_fix(self.spec, "pooled") else 0.0
         for s, row in zip(self._students, rows, strict=True):
             told.append(pooled(s.predictor.of(row), told[-1] if told else None, weight))
         return np.stack(told)
 
-    def _check(self, probabilities: NDArray[np.float64], label: int, walk: Walk) -> bool:
+    def _check(self, probabilities: NDArray[np.float64], label: int, episode: Episode) -> bool:
         """Count agreement before anything is learned; whether the labels have drifted."""
         told = probabilities.argmax(axis=1)
         thresholds = self._deferral.thresholds(self._prices)
         urges = self._deferral.urges(probabilities)
         answering = next((j for j, t in enumerate(thresholds) if urges[j] <= t), None)
-        self._tally.checked(walk, None if answering is None else bool(told[answering] == label), told == label)
-        if not mended(self.spec, "drift"):
+        self._tally.checked(episode, None if answering is None else bool(told[answering] == label), told == label)
+        if not has_fix(self.spec, "drift"):
             return False
         if self._drift.looking:
-            return walk.why == "warm-up" and self._drift.looked(surprise(probabilities[-1], label))
+            return episode.why == "warm-up" and self._drift.looked(surprise(probabilities[-1], label))
         if not self.warming_up:
             wanted = self._affordable(self.settings.drift_look)
             self._drift.asked(surprise(probabilities[-1], label), self._labels, wanted)

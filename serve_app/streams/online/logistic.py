@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from serve_app.arrays import softmax
 from serve_app.streams.online.base import Arrays, Probabilities, StreamSpec
 from serve_app.streams.online.replay import Replay, excess
-from serve_app.streams.online.settings import mended, settings_of
+from serve_app.streams.online.settings import has_fix, settings_of
 
 COLUMNS = 2**15
 """Collisions among a stream's few ten thousand n-grams cost less than a larger matrix does to publish."""
@@ -90,8 +90,8 @@ class HashedStudent:
         settings = settings_of(spec)
         self._labels = len(spec.labels)
         self._cache_size = settings.levels[spec.levels.index("logistic")].cache_size
-        self._replays = mended(spec, "replay")
-        self._balance = settings.balance if mended(spec, "balanced") else 1.0
+        self._replays = has_fix(spec, "replay")
+        self._balance = settings.balance if has_fix(spec, "balanced") else 1.0
         self._seed = spec.seed
         self._cache = Replay(self._cache_size + 1, self._labels)
         self._store = Replay(settings.replay, self._labels)

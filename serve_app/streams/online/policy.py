@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.streams.online.base import Arrays, Predictor, StreamSpec, Walk
-from serve_app.streams.online.budget import Holding, Terms
+from serve_app.streams.online.base import Arrays, Episode, Predictor, StreamSpec
+from serve_app.streams.online.budget import HeldPrice, PriceTerms
 from serve_app.streams.online.deferral import Weights, forward, inputs
 from serve_app.streams.online.levels import PREDICTORS, pooled
-from serve_app.streams.online.settings import mended, settings_of
+from serve_app.streams.online.settings import has_fix, settings_of
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class PolicyParameters:
     """The numbers of a policy: `thresholds` and `beta` by level, and the audit's share.
 
     `warm_up`: so many queries go to the LLM, whatever the levels say; not more, since the labels of the first may be
@@ -26,46 +26,51 @@ class Act:
     beta: tuple[float, ...]
     warm_up: int
     audit_share: float
-    terms: Terms | None = None
+    terms: PriceTerms | None = None
 
 
 class CascadePolicy:
     """Level j answers if f_j <= threshold_j and its coin is at least beta_j (section 1.2 of the paper's algorithm)."""
 
     def __init__(
-        self, spec: StreamSpec, version: int, levels: Sequence[Predictor], networks: Sequence[Weights], act: Act
+        self,
+        spec: StreamSpec,
+        version: int,
+        levels: Sequence[Predictor],
+        networks: Sequence[Weights],
+        act: PolicyParameters,
     ) -> None:
         self.version = version
         self._levels = tuple(levels)
         self._networks = tuple(networks)
         self._numbers = act
         self._warm_up = act.warm_up
-        self._holding = None if act.terms is None else Holding(act.terms)
+        self._holding = None if act.terms is None else HeldPrice(act.terms)
         self._kinds = spec.levels
-        self._prior = mended(spec, "prior")
-        self._pooling = settings_of(spec).pooling if mended(spec, "pooled") else 0.0
-        self._early_exit = mended(spec, "early_exit")
+        self._prior = has_fix(spec, "prior")
+        self._pooling = settings_of(spec).pooling if has_fix(spec, "pooled") else 0.0
+        self._early_exit = has_fix(spec, "early_exit")
 
-    def act(self, text: str, coins: Sequence[float] | None) -> Walk:
+    def act(self, text: str, coins: Sequence[float] | None) -> Episode:
         """One query's walk; `coins` [1 + levels] in [0, 1), or None (see Policy). Raises ValueError for too few."""
         if coins is None:
-            return self._walk(text, (1.0,) * len(self._levels))
+            return self._episode(text, (1.0,) * len(self._levels))
         if len(coins) < 1 + len(self._levels):
             raise ValueError(f"{1 + len(self._levels)} coins are needed, not {len(coins)}")
         if self._warm_up > 0:
-            return Walk(None, None, (), (), "warm-up", self.version)
+            return Episode(None, None, (), (), "warm-up", self.version)
         if coins[0] < self._numbers.audit_share:
-            return Walk(None, None, (), (), "audit", self.version)
-        return self._walk(text, coins[1:])
+            return Episode(None, None, (), (), "audit", self.version)
+        return self._episode(text, coins[1:])
 
-    def saw(self, walk: Walk) -> None:
+    def observe(self, episode: Episode) -> None:
         """See Policy."""
-        if walk.why == "warm-up":
+        if episode.why == "warm-up":
             self._warm_up -= 1
         if self._holding is not None:
-            self._holding.saw(walk)
+            self._holding.observe(episode)
 
-    def _walk(self, text: str, coins: Sequence[float]) -> Walk:
+    def _episode(self, text: str, coins: Sequence[float]) -> Episode:
         seen: list[tuple[float, ...]] = []
         urges: list[float] = []
         answer: tuple[int, int] | None = None
@@ -85,7 +90,7 @@ class CascadePolicy:
             elif answer is None:
                 why = "explored" if confident else "deferred"
         level, label = answer if answer is not None else (None, None)
-        return Walk(level, label, tuple(seen), tuple(urges), why, self.version)
+        return Episode(level, label, tuple(seen), tuple(urges), why, self.version)
 
     def level(self, j: int, text: str, below: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], float]:
         """Class probabilities of level j, which take in those of the level below, and f_j of them."""
@@ -116,8 +121,8 @@ def policy_from(spec: StreamSpec, arrays: Arrays) -> CascadePolicy:
     terms = None
     if "terms" in arrays:
         price, rate, step, most, *costs = _floats(arrays["terms"])
-        terms = Terms(price, rate, step, most, tuple(costs))
-    act = Act(_floats(arrays["thresholds"]), _floats(arrays["beta"]), int(warm_up), audit_share, terms)
+        terms = PriceTerms(price, rate, step, most, tuple(costs))
+    act = PolicyParameters(_floats(arrays["thresholds"]), _floats(arrays["beta"]), int(warm_up), audit_share, terms)
     parts = {kind: under(arrays, kind) for kind in spec.levels}
     networks = [{k: np.asarray(v, dtype=np.float64) for k, v in under(p, "deferral").items()} for p in parts.values()]
     levels = [PREDICTORS[kind](part, len(spec.labels)) for kind, part in parts.items()]

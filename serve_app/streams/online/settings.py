@@ -15,7 +15,7 @@ _LEAST = 1e-6
 """Of what is divided by."""
 KINDS = ("logistic", "encoder")
 """Kinds of small levels, weakest first."""
-MENDS = (
+FIXES = (
     *("replay", "single_softmax", "cost_to_go", "prior", "label_words", "pooled", "balanced"),
     *("early_exit", "floor", "front_load", "drift", "carry_over"),
 )
@@ -60,7 +60,7 @@ does not front-load the LLM's labels."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class LearnerSettings:
     """Everything that a learner is tuned by. Fields after `levels` are our own, those up to it the paper's.
 
     `llm_cost`: 130 B / 110 M parameters. `warm_up_updates`: the LLM answers all until each level had so many;
@@ -103,10 +103,10 @@ class Settings:
         return self.levels[level + 1].cost if level + 1 < len(self.levels) else self.llm_cost
 
 
-def settings_of(spec: StreamSpec) -> Settings:
+def settings_of(spec: StreamSpec) -> LearnerSettings:
     """A stream's settings: defaults with `spec.params` over them. Raises ConfigError for what cannot be."""
     _check(spec)
-    own = {f.name: f.type for f in fields(Settings) if f.name != "levels"}
+    own = {f.name: f.type for f in fields(LearnerSettings) if f.name != "levels"}
     levels = {kind: LEVELS[kind] for kind in spec.levels}
     changed: dict[str, float | int] = {}
     for name, value in spec.params.items():
@@ -119,19 +119,19 @@ def settings_of(spec: StreamSpec) -> Settings:
         else:
             known = sorted([*own, *(f"{k}.{f}" for k in levels for f in LevelSettings.__dataclass_fields__)])
             raise ConfigError(f"stream {spec.name!r}: no parameter {name!r}; there are {', '.join(known)}")
-    settings = Settings(levels=tuple(levels.values()), **changed)  # type: ignore[arg-type]
+    settings = LearnerSettings(levels=tuple(levels.values()), **changed)  # type: ignore[arg-type]
     _check_values(spec, settings)
     return settings
 
 
-def mended(spec: StreamSpec, mend: str) -> bool:
-    """Whether a mend is on for this stream."""
-    return spec.mends.get(mend, True)
+def has_fix(spec: StreamSpec, fix: str) -> bool:
+    """Whether a fix is on for this stream."""
+    return spec.fixes.get(fix, True)
 
 
-def plain(mends: Mapping[str, bool] | None = None) -> dict[str, bool]:
-    """The released algorithm as coded: every mend off, save those of `mends` that are on."""
-    return {mend: False for mend in MENDS} | dict(mends or {})
+def plain(fixes: Mapping[str, bool] | None = None) -> dict[str, bool]:
+    """The released algorithm as coded: every fix off, save those of `fixes` that are on."""
+    return {fix: False for fix in FIXES} | dict(fixes or {})
 
 
 def _check(spec: StreamSpec) -> None:
@@ -147,9 +147,9 @@ def _check(spec: StreamSpec) -> None:
     unknown = [kind for kind in spec.levels if kind not in KINDS]
     if unknown or not spec.levels or len(set(spec.levels)) != len(spec.levels):
         raise ConfigError(f"{where}: levels must be of {', '.join(KINDS)}, each once, not {list(spec.levels)}")
-    strange = sorted(set(spec.mends) - set(MENDS))
+    strange = sorted(set(spec.fixes) - set(FIXES))
     if strange:
-        raise ConfigError(f"{where}: no mend {strange[0]!r}; there are {', '.join(MENDS)}")
+        raise ConfigError(f"{where}: unknown fix {strange[0]!r}; known fixes: {', '.join(FIXES)}")
     for name, value in (("explore_floor", spec.explore_floor), ("audit_share", spec.audit_share)):
         if not 0 <= value < 1:
             raise ConfigError(f"{where}: {name} must be at least 0 and below 1, not {value}")
@@ -157,7 +157,7 @@ def _check(spec: StreamSpec) -> None:
         raise ConfigError(f"{where}: horizon must be 1 query or more, not {spec.horizon}")
 
 
-def _check_values(spec: StreamSpec, settings: Settings) -> None:
+def _check_values(spec: StreamSpec, settings: LearnerSettings) -> None:
     least = {"replay": 1, "deferral_replay": 1, "deferral_batch": 1, "price_step": 0.0, "front_load": 0.0, "balance": 1}
     for name, low in least.items():
         if not getattr(settings, name) >= low:

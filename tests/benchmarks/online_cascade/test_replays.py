@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from benchmarks.online_cascade.episodes import LLM, Replayed
 
 from benchmarks.online_cascade.__main__ import _bars, main
 from benchmarks.online_cascade.figures import measured, over_seeds
 from benchmarks.online_cascade.methods import CASCADE, LLM_ALONE, MARGIN_TWO, METHODS, UNLEARNED, Job, _taught
 from benchmarks.online_cascade.stream import Recorded
-from benchmarks.online_cascade.walks import LLM, Replayed
 from serve_app.streams.online.base import StreamSpec
 
 LABELS = ("sport", "food", "politics")

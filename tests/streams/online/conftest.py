@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from serve_app.streams.online.base import Labelled, StreamSpec
+from serve_app.streams.online.base import LabeledEvent, StreamSpec
 from serve_app.streams.online.learner import OnlineCascade
 
 LABELS = ("red", "green", "blue")
@@ -34,11 +34,11 @@ def drive(learner: OnlineCascade, queries: list[Query], seed: int = 0) -> list[t
     rng = np.random.default_rng(seed)
     told = []
     for text, label in queries:
-        walk = learner.policy().act(text, rng.random(1 + len(learner.spec.levels)))
-        learner.saw(walk)
-        if walk.level is None:
-            learner.learn(Labelled(text, label, walk))
-        told.append((walk.level, label if walk.label is None else walk.label))
+        episode = learner.policy().act(text, rng.random(1 + len(learner.spec.levels)))
+        learner.observe(episode)
+        if episode.level is None:
+            learner.learn(LabeledEvent(text, label, episode))
+        told.append((episode.level, label if episode.label is None else episode.label))
     return told
 
 

@@ -22,9 +22,9 @@ def test_excess_is_the_log_of_the_share_over_the_even_share_within_the_bound():
     assert np.array_equal(excess(np.array([999, 0, 0]), 1.0), np.zeros(3))
 
 
-def taught(kind: str, spec, mends: dict[str, bool]):
+def taught(kind: str, spec, fixes: dict[str, bool]):
     """Two labels come 3 : 1, for one and the same text."""
-    made = STUDENTS[kind](spec(levels=(kind,), labels=("red", "blue"), mends={"label_words": False} | mends))
+    made = STUDENTS[kind](spec(levels=(kind,), labels=("red", "blue"), fixes={"label_words": False} | fixes))
     row = made.predictor.features("the same text")
     for age in range(1, 401):
         made.learn(row, int(age % 4 == 0), age)
@@ -44,7 +44,7 @@ def test_a_favourite_of_the_llm_is_not_the_levels_favourite(spec, queries):
     recall = {}
     for balanced in (True, False):
         rng = np.random.default_rng(0)
-        student = HashedStudent(spec(mends={"balanced": balanced}))
+        student = HashedStudent(spec(fixes={"balanced": balanced}))
         for age, (text, label) in enumerate(queries(150, 0), 1):
             student.learn(student.predictor.features(text), 0 if rng.random() < 0.3 else label, age)
         asked = [(text, label) for text, label in queries(300, 1) if label]

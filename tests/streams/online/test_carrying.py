@@ -61,7 +61,7 @@ def test_a_student_that_begins_again_knows_more_by_what_it_carries(taught):
     unseen, theirs = _world(1000, 3)
     rows, labels = _world(48, 5)
     for carries in (True, False):
-        student = taught(mends={"carry_over": carries})
+        student = taught(fixes={"carry_over": carries})
         _learn(student, rows, (labels + 1) % 5, 601)
         student.begin_again(601)
         right[carries] = _right(student._weights, unseen, (theirs + 1) % 5)

@@ -5,7 +5,7 @@ import pytest
 
 from serve_app.streams.online.deferral import (
     Adam,
-    Episodes,
+    LabeledEpisodes,
     advantages,
     backward,
     forward,
@@ -24,7 +24,7 @@ def test_the_papers_objective_has_the_gradient_that_torch_finds(twice):
     import torch
 
     rng = np.random.default_rng(1)
-    episodes = Episodes(np.stack([probabilities(6, s) for s in (1, 2, 3)], axis=1), rng.integers(4, size=6))
+    episodes = LabeledEpisodes(np.stack([probabilities(6, s) for s in (1, 2, 3)], axis=1), rng.integers(4, size=6))
     networks = [new_network(4, False, rng) for _ in range(3)]
     prices, targets = np.array([0.1, 0.5, 1.4]), np.minimum(1, episodes.wrong + np.array([0.15, 0.3, 0.45]))
     f = np.stack([forward(w, inputs(episodes.probabilities[:, j], False)) for j, w in enumerate(networks)], axis=1)

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 
-from serve_app.streams.online.base import Labelled, Walk
-from serve_app.streams.online.drift import PageHinkley, Watch, surprise
+from serve_app.streams.online.base import Episode, LabeledEvent
+from serve_app.streams.online.drift import DriftDetector, PageHinkley, surprise
 from serve_app.streams.online.learner import OnlineCascade
 
-DEFERRED, LOOKED = Walk(None, None, (), (), "deferred", 0), Walk(None, None, (), (), "warm-up", 0)
+DEFERRED, LOOKED = Episode(None, None, (), (), "deferred", 0), Episode(None, None, (), (), "warm-up", 0)
 
 
 def test_labels_that_are_as_likely_as_was_said_raise_no_alarm():
@@ -45,7 +45,7 @@ def _alarmed(watch, wanted=40, start=0):
 
 
 def test_a_burst_alone_is_looked_at_and_let_pass():
-    watch = _alarmed(Watch(0.3, 10.0))
+    watch = _alarmed(DriftDetector(0.3, 10.0))
     assert (watch.looking, watch.looks) == (True, 1)
     watch.asked(3.0, 200, 40)  # was sent before: is no part of the look
     assert [watch.looked(-0.1) for _ in range(40)] == [False] * 40
@@ -53,19 +53,19 @@ def test_a_burst_alone_is_looked_at_and_let_pass():
 
 
 def test_labels_that_go_on_to_surprise_have_drifted_since_the_rise():
-    watch = _alarmed(Watch(0.3, 10.0), start=1000)
+    watch = _alarmed(DriftDetector(0.3, 10.0), start=1000)
     assert [watch.looked(0.9) for _ in range(40)] == [False] * 39 + [True]
     assert (watch.looking, watch.changes) == (False, 1)
     assert 1095 <= watch.since <= 1101
 
 
 def test_without_calls_to_spare_there_is_no_look():
-    watch = _alarmed(Watch(0.3, 10.0), wanted=0)
+    watch = _alarmed(DriftDetector(0.3, 10.0), wanted=0)
     assert (watch.looking, watch.changes, watch.looks) == (False, 0, 0)
 
 
 def test_a_watch_comes_back_in_the_middle_of_a_look():
-    watch, again = _alarmed(Watch(0.3, 10.0)), Watch(0.3, 10.0)
+    watch, again = _alarmed(DriftDetector(0.3, 10.0)), DriftDetector(0.3, 10.0)
     for _ in range(17):
         watch.looked(0.9)
     again.restore(json.loads(json.dumps(watch.state())))
@@ -80,7 +80,7 @@ def test_the_llm_answers_all_while_it_is_looked_and_nothing_is_dropped_for_a_bur
     burst = [(text, (label + 1) % 3) for text, label in queries(60, 1)]
     for text, label in burst:
         if not learner.warming_up:
-            learner.learn(Labelled(text, label, DEFERRED))
+            learner.learn(LabeledEvent(text, label, DEFERRED))
     assert learner.policy().act("redword1", (0.99, 0.99)).why == "warm-up"
     driven(learner, queries(100, 2))
     figures = learner.figures()
@@ -94,7 +94,7 @@ def _looking(spec, queries, driven):
     driven(learner, queries(900, 0))
     for text, label in queries(60, 1, shift=1):
         if not learner.warming_up:
-            learner.learn(Labelled(text, label, DEFERRED))
+            learner.learn(LabeledEvent(text, label, DEFERRED))
     return learner
 
 
@@ -102,9 +102,9 @@ def test_a_drift_is_acted_on_if_the_last_answer_of_its_look_names_no_label(spec,
     learner = _looking(spec, queries, driven)
     looked = queries(40, 2, shift=1)
     for text, label in looked[:-1]:
-        learner.learn(Labelled(text, label, LOOKED))
+        learner.learn(LabeledEvent(text, label, LOOKED))
     assert learner.warming_up
-    learner.learn(Labelled(looked[-1][0], None, LOOKED))
+    learner.learn(LabeledEvent(looked[-1][0], None, LOOKED))
     figures = learner.figures()
     assert figures["drift_alarms"] == 1
     assert learner.warming_up  # old labels are dropped, and the LLM answers for a while
@@ -119,5 +119,5 @@ def test_a_look_ends_where_answers_name_no_label(spec, queries, driven):
     learner = _looking(spec, queries, driven)
     assert learner.warming_up
     for text, _ in queries(40, 2):
-        learner.learn(Labelled(text, None, LOOKED))
+        learner.learn(LabeledEvent(text, None, LOOKED))
     assert not learner.warming_up

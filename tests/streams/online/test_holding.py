@@ -3,21 +3,21 @@
 import numpy as np
 import pytest
 
-from serve_app.streams.online.base import Walk
-from serve_app.streams.online.budget import Budget, Holding, Terms
+from serve_app.streams.online.base import Episode
+from serve_app.streams.online.budget import HeldPrice, LlmBudget, PriceTerms
 from serve_app.streams.online.learner import OnlineCascade
 from serve_app.streams.online.policy import policy_from
 
-ASKED, ANSWERED = Walk(None, None, (), (), "deferred", 0), Walk(0, 1, (), (), "confident", 0)
+ASKED, ANSWERED = Episode(None, None, (), (), "deferred", 0), Episode(0, 1, (), (), "confident", 0)
 
 
 def _share(policy, texts, told, seed=0):
     rng, asked = np.random.default_rng(seed), []
     for text in texts:
-        walk = policy.act(text, rng.random(2))
-        asked.append(walk.level is None)
+        episode = policy.act(text, rng.random(2))
+        asked.append(episode.level is None)
         if told:
-            policy.saw(walk)
+            policy.observe(episode)
     return np.mean(asked[len(asked) // 4 :])
 
 
@@ -41,34 +41,34 @@ def test_a_policy_whose_price_is_wrong_comes_to_the_share_by_itself(spec, querie
 
 
 def test_its_steps_are_those_of_the_learners_budget():
-    budget = Budget(0.2, 10_000, 0.01, price=0.4)
-    holding = Holding(Terms(0.4, 0.2, 0.01, 1.0, (0.0, 1.0)))
+    budget = LlmBudget(0.2, 10_000, 0.01, price=0.4)
+    holding = HeldPrice(PriceTerms(0.4, 0.2, 0.01, 1.0, (0.0, 1.0)))
     for asked in np.random.default_rng(0).random(50) < 0.5:
-        budget.saw(bool(asked))
-        holding.saw(ASKED if asked else ANSWERED)
+        budget.observe(bool(asked))
+        holding.observe(ASKED if asked else ANSWERED)
     assert holding.thresholds[0] == 0.5
     assert holding.thresholds[1] == pytest.approx((1 + budget.price) / 2, abs=2e-3)
 
 
 def test_a_warm_up_moves_nothing_and_the_price_has_bounds():
-    holding = Holding(Terms(0.5, 0.2, 0.4, 1.0, (1.0,)))
-    holding.saw(Walk(None, None, (), (), "warm-up", 0))
+    holding = HeldPrice(PriceTerms(0.5, 0.2, 0.4, 1.0, (1.0,)))
+    holding.observe(Episode(None, None, (), (), "warm-up", 0))
     assert holding.thresholds == (0.75,)
     for _ in range(5):
-        holding.saw(ASKED)
+        holding.observe(ASKED)
     assert holding.thresholds == (1.0,)
     for _ in range(50):
-        holding.saw(ANSWERED)
+        holding.observe(ANSWERED)
     assert holding.thresholds == (0.5,)
 
 
 def test_the_rate_that_is_told_is_never_the_horizons_end():
-    budget = Budget(0.2, 100, 0.01)
+    budget = LlmBudget(0.2, 100, 0.01)
     for _ in range(99):
-        budget.saw(False)
+        budget.observe(False)
     assert (budget.rate, budget.steady_rate) == (1.0, 0.4)
     for _ in range(200):
-        budget.saw(True)
+        budget.observe(True)
     assert (budget.rate, budget.steady_rate) == (0.0, 0.1)
 
 
@@ -78,7 +78,7 @@ def test_a_fixed_price_stays(spec, queries, driven):
     policy = learner.policy()
     before = [policy.act(text, (0.9, 0.9)) for text, _ in queries(20, 1)]
     for _ in range(100):
-        policy.saw(ASKED)
+        policy.observe(ASKED)
     assert [policy.act(text, (0.9, 0.9)) for text, _ in queries(20, 1)] == before
     assert "terms" not in policy.arrays()
 
@@ -88,12 +88,12 @@ def test_a_warm_up_ends_with_the_calls_that_were_wanted(spec, queries, driven):
     policy = policy_from(learner.spec, learner.policy().arrays())
     why = []
     for text, _ in queries(40, 0):
-        walk = policy.act(text, (0.9, 0.9))
-        policy.saw(walk)
-        why.append(walk.why)
+        episode = policy.act(text, (0.9, 0.9))
+        policy.observe(episode)
+        why.append(episode.why)
     assert learner.warm_up_calls == 12  # a tenth of 0.2 * 600
     assert why.count("warm-up") == 12
     assert set(why[12:]) <= {"deferred", "confident"}
     driven(learner, queries(5, 1))
     assert learner.warm_up_calls == 7
-    assert OnlineCascade(spec(mends={"front_load": False})).warm_up_calls == 80
+    assert OnlineCascade(spec(fixes={"front_load": False})).warm_up_calls == 80

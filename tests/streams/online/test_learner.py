@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from serve_app.errors import ConfigError, DataError
-from serve_app.streams.online.base import Labelled, Walk
+from serve_app.streams.online.base import Episode, LabeledEvent
 from serve_app.streams.online.learner import OnlineCascade
 from serve_app.streams.online.policy import policy_from
-from serve_app.streams.online.settings import MENDS, plain, settings_of
+from serve_app.streams.online.settings import FIXES, plain, settings_of
 
-LLM = Walk(None, None, (), (), "deferred", 0)
+LLM = Episode(None, None, (), (), "deferred", 0)
 
 
 def test_it_keeps_its_share_and_is_mostly_right(spec, queries, driven):
@@ -31,7 +31,7 @@ def test_it_beats_asking_at_random(spec, queries, driven):
     for text, label in asked:
         row = learner._students[0].predictor.features(text)
         if rng.random() < 0.15:
-            learner.learn(Labelled(text, label, LLM))
+            learner.learn(LabeledEvent(text, label, LLM))
             right += 1
         else:
             right += int(learner._students[0].predictor.of(row).argmax() == label)
@@ -39,10 +39,10 @@ def test_it_beats_asking_at_random(spec, queries, driven):
 
 
 @pytest.mark.parametrize("levels", [("logistic",), ("logistic", "encoder")])
-@pytest.mark.parametrize("mends", [{}, plain()])
-def test_a_restored_learner_goes_on_bit_for_bit(spec, queries, driven, levels, mends):
-    given = spec(levels=levels, mends=mends, llm_share=None, mu=3e-4, horizon=400)
-    given = given if mends else spec(levels=levels, horizon=190)
+@pytest.mark.parametrize("fixes", [{}, plain()])
+def test_a_restored_learner_goes_on_bit_for_bit(spec, queries, driven, levels, fixes):
+    given = spec(levels=levels, fixes=fixes, llm_share=None, mu=3e-4, horizon=400)
+    given = given if fixes else spec(levels=levels, horizon=190)
     whole, cut = OnlineCascade(given), OnlineCascade(given)
     driven(whole, queries(130, 0))
     driven(cut, queries(130, 0))
@@ -90,21 +90,21 @@ def test_a_policy_that_is_out_does_not_change(spec, queries, driven):
 def test_early_exit_leaves_the_encoder_out(spec, queries, driven):
     learner = OnlineCascade(spec(levels=("logistic", "encoder"), mu=0.0005, llm_share=None))
     driven(learner, queries(200, 0))
-    walk = Walk(0, 1, ((0.1, 0.8, 0.1),), (0.2,), "confident", 1)
-    learner.saw(walk)
+    episode = Episode(0, 1, ((0.1, 0.8, 0.1),), (0.2,), "confident", 1)
+    learner.observe(episode)
     figures = learner.figures()
     assert figures["computed"]["logistic"] >= figures["computed"]["encoder"] + 1
 
 
 @pytest.mark.parametrize(("early_exit", "computed"), [(True, 1), (False, 2)])
 def test_a_confident_first_level_ends_the_walk(spec, queries, early_exit, computed):
-    learner = OnlineCascade(spec(levels=("logistic", "encoder"), mends={"early_exit": early_exit}))
+    learner = OnlineCascade(spec(levels=("logistic", "encoder"), fixes={"early_exit": early_exit}))
     arrays = dict(learner.policy().arrays())
     del arrays["terms"]  # the thresholds are these
     arrays["thresholds"], arrays["act"] = np.array([1.0, 1.0]), np.array([0.0, 0.0])
     arrays["beta"] = np.array([0.5, 0.5])
-    walk = policy_from(learner.spec, arrays).act("redword1", (0.9, 0.9, 0.9))
-    assert (walk.level, walk.why, len(walk.probabilities)) == (0, "confident", computed)
+    episode = policy_from(learner.spec, arrays).act("redword1", (0.9, 0.9, 0.9))
+    assert (episode.level, episode.why, len(episode.probabilities)) == (0, "confident", computed)
     pushed = policy_from(learner.spec, arrays).act("redword1", (0.9, 0.1, 0.9))
     assert (pushed.level, pushed.why) == (1, "confident")
     explored = policy_from(learner.spec, arrays).act("redword1", (0.9, 0.1, 0.1))
@@ -117,16 +117,16 @@ def test_audits_never_stop(spec, queries, driven):
     figures = learner.figures()
     assert figures["why"]["audit"] > 50
     assert figures["agreement"] > 0.8
-    without = OnlineCascade(spec(audit_share=0.1, mends={"floor": False}))
+    without = OnlineCascade(spec(audit_share=0.1, fixes={"floor": False}))
     driven(without, queries(900, 0))
     assert without.figures()["why"]["audit"] == 0
 
 
 def test_exploration_has_a_floor_where_the_released_code_has_none(spec, queries, driven):
-    floored, released = OnlineCascade(spec(explore_floor=0.05)), OnlineCascade(spec(explore_floor=0.05, mends=plain()))
+    floored, released = OnlineCascade(spec(explore_floor=0.05)), OnlineCascade(spec(explore_floor=0.05, fixes=plain()))
     for learner in (floored, released):
         for text, label in queries(400, 0):
-            learner.learn(Labelled(text, label, LLM))
+            learner.learn(LabeledEvent(text, label, LLM))
     assert floored.beta == (0.05,)
     assert released.beta[0] < 1e-3
 
@@ -135,7 +135,7 @@ def test_swapped_labels_are_noticed_and_learned_anew_and_not_without_the_mend(sp
     before, after = queries(900, 0), queries(900, 1, shift=1)
     right = {}
     for drift in (True, False):
-        learner = OnlineCascade(spec(horizon=1800, audit_share=0.05, mends={"drift": drift}))
+        learner = OnlineCascade(spec(horizon=1800, audit_share=0.05, fixes={"drift": drift}))
         driven(learner, before)
         assert learner.figures()["drift_alarms"] == 0
         told = driven(learner, after, 1)
@@ -148,7 +148,7 @@ def test_swapped_labels_are_noticed_and_learned_anew_and_not_without_the_mend(sp
 def test_an_answer_that_parses_to_no_label_is_counted_and_not_learned_from(spec):
     learner = OnlineCascade(spec())
     before = learner.policy()
-    learner.learn(Labelled("redword1", None, LLM))
+    learner.learn(LabeledEvent("redword1", None, LLM))
     assert learner.figures()["unparsed"] == 1
     assert learner.figures()["labels_learned"] == 0
     assert learner.policy() is before
@@ -157,7 +157,7 @@ def test_an_answer_that_parses_to_no_label_is_counted_and_not_learned_from(spec)
 def test_a_label_outside_the_set_is_refused_and_nothing_is_learned(spec):
     learner = OnlineCascade(spec())
     with pytest.raises(DataError, match="label 3"):
-        learner.learn(Labelled("redword1", 3, LLM))
+        learner.learn(LabeledEvent("redword1", 3, LLM))
     assert learner.figures()["labels_learned"] == 0
 
 
@@ -183,9 +183,9 @@ def test_where_the_llm_cannot_be_asked_the_levels_answer_even_in_a_warm_up(spec,
     driven(learner, queries(50, 0))
     policy = learner.policy()
     assert policy.act("redword1", (0.0, 0.0)).why == "warm-up"
-    walk = policy.act("redword1 redword2 redword3", None)
-    assert walk.why in ("confident", "deferred")
-    assert int(np.argmax(walk.probabilities[-1])) == 0
+    episode = policy.act("redword1 redword2 redword3", None)
+    assert episode.why in ("confident", "deferred")
+    assert int(np.argmax(episode.probabilities[-1])) == 0
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_where_the_llm_cannot_be_asked_the_levels_answer_even_in_a_warm_up(spec,
         ({"llm_share": 0.0}, "llm_share"),
         ({"levels": ("bert",)}, "levels"),
         ({"levels": ()}, "levels"),
-        ({"mends": {"magic": True}}, "'magic'"),
+        ({"fixes": {"magic": True}}, "'magic'"),
         ({"audit_share": 1.0}, "audit_share"),
         ({"explore_floor": -0.1}, "explore_floor"),
         ({"horizon": 0}, "horizon"),
@@ -222,5 +222,5 @@ def test_parameters_go_over_the_defaults(spec):
 
 
 def test_plain_is_every_mend_off():
-    assert plain() == dict.fromkeys(MENDS, False)
+    assert plain() == dict.fromkeys(FIXES, False)
     assert plain({"drift": True})["drift"]

@@ -63,7 +63,7 @@ def test_a_text_without_words_gets_probabilities_all_the_same(spec):
 
 def test_the_encoder_level_reaches_the_optimum_of_the_ridge(spec):
     rng = np.random.default_rng(0)
-    student = EncodedStudent(spec(levels=("encoder",), mends={"label_words": False}))
+    student = EncodedStudent(spec(levels=("encoder",), fixes={"label_words": False}))
     rows = rng.normal(size=(160, 385)).astype(np.float32)
     rows[:, :-1] /= np.linalg.norm(rows[:, :-1], axis=1, keepdims=True)
     rows[:, -1] = 1.0

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.online_cascade.stream import Recorded
-from serve_app.streams.online.base import Labelled, StreamSpec, Student
-from serve_app.streams.online.budget import Budget
+from serve_app.streams.online.base import LabeledEvent, StreamSpec, Student
+from serve_app.streams.online.budget import LlmBudget
 from serve_app.streams.online.encoded import EncodedStudent
 from serve_app.streams.online.learner import OnlineCascade
 from serve_app.streams.online.levels import STUDENTS, pooled
-from serve_app.streams.online.settings import mended, settings_of
+from serve_app.streams.online.settings import has_fix, settings_of
 
 LLM = -1
 
@@ -35,14 +35,14 @@ def cascade(stream: Recorded, spec: StreamSpec) -> Replayed:
     answers, by = np.empty(len(stream), dtype=np.int64), np.empty(len(stream), dtype=np.int64)
     trace = []
     for t, text in enumerate(stream.texts):
-        walk = learner.policy().act(text, rng.random(1 + len(spec.levels)))
-        learner.saw(walk)
-        if walk.level is None:
+        episode = learner.policy().act(text, rng.random(1 + len(spec.levels)))
+        learner.observe(episode)
+        if episode.level is None:
             answers[t], by[t] = stream.expert[t], LLM
             label = int(stream.expert[t])
-            learner.learn(Labelled(text, label if label >= 0 else None, walk))
+            learner.learn(LabeledEvent(text, label if label >= 0 else None, episode))
         else:
-            answers[t], by[t] = walk.label, walk.level
+            answers[t], by[t] = episode.label, episode.level
         trace.append(learner.figures()["drift_alarms"])
     figures = learner.figures() | {"alarms_at": [int(t) for t in np.flatnonzero(np.diff([0, *trace]) > 0)]}
     return Replayed(answers, by, int((by == LLM).sum()), figures)
@@ -57,7 +57,7 @@ class Taught:
 
     def __init__(self, spec: StreamSpec, averaged: bool = False) -> None:
         self._students: list[Student] = [STUDENTS[kind](spec) for kind in spec.levels]
-        self._weight = settings_of(spec).pooling if mended(spec, "pooled") else 0.0
+        self._weight = settings_of(spec).pooling if has_fix(spec, "pooled") else 0.0
         self._averaged = averaged
         self._age = 0
 
@@ -126,7 +126,7 @@ class ByMargin:
 
     def __init__(self, calls: int, queries: int, first: int, step: float) -> None:
         self._left, self._queries, self._first = calls, queries, first
-        self._budget = Budget(calls / queries, queries, step)
+        self._budget = LlmBudget(calls / queries, queries, step)
 
     def __call__(self, t: int, probabilities: NDArray[np.float64]) -> bool:
         """See Asks."""
@@ -134,7 +134,7 @@ class ByMargin:
         unsure = 1.0 - (likeliest - second)
         due = t < self._first or unsure > self._budget.price or self._queries - t <= self._left
         called = bool(due and self._left > 0)
-        self._budget.saw(called, steer=t >= self._first)
+        self._budget.observe(called, steer=t >= self._first)
         self._left -= called
         return called
 
