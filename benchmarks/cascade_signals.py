@@ -39,15 +39,12 @@ from serve_app.cascade.signals.tokens import (
     QuantileLogprob,
     SumLogprob,
 )
-from serve_app.data.collection.cascade_recording import write_rows
-from serve_app.data.collection.lab import Half, LabPlan, lab_rows, unseen_queries
-from serve_app.data.recorded import Recorded, read
-from serve_app.data.records import Record, messages_of
+from serve_app.data.collection.lab import Half, LabPlan, record_lab, unseen_queries
+from serve_app.data.recorded import Recorded, read, write_answers
 from serve_app.decision.target import COST, Target
 from serve_app.lab import models_dir
 from serve_app.learning.metrics import auc, calibration_error
 from serve_app.routing.registry import load_router
-from serve_app.types import Query
 
 NAME = "cascade_signals"
 RESULTS = Path(__file__).parent / "results"
@@ -97,10 +94,10 @@ def mixes() -> Iterator[tuple[str, JudgePlan]]:
 
 def measure(name: str, plan: JudgePlan, learn: Recorded, measured: Recorded, target: Target) -> Row:
     """A judge of the first model, fitted on one half, on the other."""
-    judged = [row[0] for row in learn.judged]
+    judged = [row[0] for row in learn.evidence]
     raw = raw_values(plan.signals, judged, plan.prefix)
     judge, own = fit_judge(plan, raw, learn.ok[:, 0], judged, learn.cost_usd[:, 1])
-    seen = [opening(row[0], plan.prefix) for row in measured.judged]
+    seen = [opening(row[0], plan.prefix) for row in measured.evidence]
     p = judge.probabilities(raw_values(plan.signals, seen), seen)
     sampled = any(signal.needs.samples for signal in plan.signals)
     walks = [
@@ -188,13 +185,13 @@ def answers(half: Half, n: int, folder: Path) -> Recorded:
     data = router.card["data"]
     known = unseen_queries(int(data["n"]), int(data["seed"]), "learn") if half == "learn" else []
     seed = _LEARN_SEED if half == "learn" else _MEASURE_SEED
-    plan = LabPlan(n, half, seed, samples=_SAMPLES, without=frozenset(item.prompt for item in known))
-    rows = lab_rows(models_dir(), plan, _say)
-    scores = router.router.score([Query(messages_of(Record(row, half))) for row in rows])
-    for row, score in zip(rows, scores.tolist(), strict=True):
-        row["prior"] = score
-    write_rows(rows, folder / f"{half}.jsonl")
-    return read(folder / f"{half}.jsonl")
+    without = frozenset(item.prompt for item in known)
+    found = record_lab(
+        models_dir(), LabPlan(n, half, seed, top_logprobs=5, extra_samples=_SAMPLES, without=without), _say
+    )
+    found = replace(found, prior=router.router.score(found.queries))
+    write_answers(found, folder / f"{half}.jsonl")
+    return Recorded.from_dataset(found)
 
 
 def compared(learn: Recorded, measured: Recorded, target: Target) -> Iterator[Row]:

@@ -7,6 +7,7 @@ python -m benchmarks.hybrid_llm --metric exact_match --train-layers 2    one met
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from benchmarks.hybrid_llm.plot import draw
 from benchmarks.hybrid_llm.runs import METRICS, PAIRS, Bench, answers, by_metric
 from benchmarks.process import BUILD
 from benchmarks.stamp import environment
-from serve_app.data.collection.lab import Draw
+from serve_app.data.collection.lab import LabPlan
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -48,9 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     stamp = environment()
     args.data.mkdir(parents=True, exist_ok=True)
-    draws = Draw(samples=args.samples, seed=args.seed)
-    learn = answers(args.data, "learn", args.n, draws, tell)
-    measure = answers(args.data, "measure", args.measure, draws, tell)
+    plan = LabPlan(args.n, "learn", args.seed, samples=args.samples, temperature=1.0)
+    learn = answers(args.data, plan, tell)
+    measure = answers(args.data, replace(plan, n=args.measure, half="measure"), tell)
     params = {
         "seed": args.seed,
         "encoder": args.encoder,

@@ -5,7 +5,7 @@ Both are kept in a folder, so that a run that is killed loses one training's las
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.hybrid_llm.edit_similarity import edit_similarity
-from serve_app.data.collection.lab import Draw, Half, lab_answers, regraded
-from serve_app.data.dataset import Dataset
+from serve_app.data.collection.lab import MODELS, LabPlan, record_lab
+from serve_app.data.dataset import Dataset, PoolAnswers
+from serve_app.errors import ConfigError
 from serve_app.lab import models_dir
 from serve_app.routing.kinds.complexity.router import ComplexityRouter
 from serve_app.routing.kinds.fine_tuned.routers import HybridDet, HybridProb, HybridRouter, HybridTrans
@@ -39,12 +40,27 @@ class Trained:
     note: str = ""
 
 
-def answers(folder: Path, half: Half, n: int, draw: Draw, report: Report) -> Dataset:
-    """The three models' answers to `n` queries of a half: from the folder, or drawn now and kept there."""
-    path = folder / f"{half}-{n}-{draw.samples}-{draw.seed}.parquet"
+def answers(folder: Path, plan: LabPlan, report: Report) -> Dataset:
+    """The three models' answers of the plan: from the folder, or drawn now and kept there."""
+    path = folder / f"{plan.half}-{plan.n}-{plan.samples}-{plan.seed}.parquet"
     if not path.exists():
-        lab_answers(models_dir(), n, half, draw, report=report).save(path)
+        record_lab(models_dir(), replace(plan, models=MODELS), report).save(path)
     return Dataset.load(path)
+
+
+def regraded(dataset: Dataset, grade: Callable[[str, str], float], metric: str) -> Dataset:
+    """The same answers by another metric: `grade(reference, text)`. Raises ConfigError where a reference is missing."""
+    if not dataset.references or any(reference is None for reference in dataset.references):
+        raise ConfigError(f"{metric}: every query needs a reference to grade against; collect the dataset again")
+    known: dict[tuple[str, str], float] = {}
+
+    def quality(pool: PoolAnswers) -> Floats:
+        pairs = [(str(r), text) for r, row in zip(dataset.references, pool.texts, strict=True) for text in row]
+        known.update({pair: grade(*pair) for pair in set(pairs) - known.keys()})
+        return np.array([known[pair] for pair in pairs]).reshape(pool.quality.shape)
+
+    pools = {name: replace(pool, quality=quality(pool)) for name, pool in dataset.pools.items()}
+    return replace(dataset, pools=pools, about={**dataset.about, "metric": metric})
 
 
 def by_metric(dataset: Dataset, metric: str) -> Dataset:

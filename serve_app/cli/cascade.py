@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from serve_app.cli.cascade_collect import collect
+from serve_app.cli.collect import collect_for_cascades
 from serve_app.cli.options import listed, new_group
 from serve_app.errors import ConfigError
 
@@ -151,7 +151,7 @@ def _routing_signals(text: str, prior_of: str) -> "tuple[Signal, ...]":
 
 
 group = new_group(help="Fit and measure cascades: ask the weak model first, go on where its answer looks wrong.")
-group.command("collect")(collect)
+group.command("collect")(collect_for_cascades)
 group.command("fit-routing")(fit_routing)
 group.command("fit-automix")(fit_automix)
 

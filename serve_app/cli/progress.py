@@ -1,40 +1,38 @@
-"""Progress of a long run on standard error: one line rewritten on a terminal, one now and then elsewhere."""
+"""Progress of a long run on standard error: one line rewritten on a terminal, one every ten seconds elsewhere."""
 
 import sys
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 import typer
 
 if TYPE_CHECKING:
-    from serve_app.data.collection.plan import Progress
+    from serve_app.data.collection.plan import CollectionProgress
 
 _TERMINAL_EVERY_S: Final = 0.2
 _PIPE_EVERY_S: Final = 10.0
 
 
-class Teller:
-    """Call it with each Progress; it shows some of them, and always the last."""
+class ProgressLine:
+    """Shows some of the lines it is given, and always the last."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
         self._shown_s = float("-inf")
 
-    def __call__(self, progress: "Progress") -> None:
-        """Show it, if it is time."""
+    def show(self, line: Callable[[], str], last: bool) -> None:
+        """Show the line if it is due; `line` is not called otherwise."""
         now_s = monotonic()
-        last = progress.done == progress.total
         if not last and now_s - self._shown_s < (_TERMINAL_EVERY_S if self._terminal else _PIPE_EVERY_S):
             return
         self._shown_s = now_s
-        if self._terminal:
-            typer.echo(f"\r\033[K{line(progress)}", nl=last, err=True)
-        else:
-            typer.echo(line(progress), err=True)
+        text = line()
+        typer.echo(f"\r\033[K{text}" if self._terminal else text, nl=last or not self._terminal, err=True)
 
 
-def line(progress: "Progress") -> str:
-    """Progress in one line."""
+def progress_text(progress: "CollectionProgress") -> str:
+    """A collection's progress in one line."""
     parts = [f"{progress.done:,} of {progress.total:,}"]
     if progress.fresh and progress.elapsed_s > 0:
         parts.append(f"{progress.fresh / progress.elapsed_s:.1f} a second")
@@ -44,7 +42,7 @@ def line(progress: "Progress") -> str:
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
     if progress.trouble and progress.done < progress.total:
-        parts.append(f"trying again: {progress.trouble[:80]}")
+        parts.append(f"retrying: {progress.trouble[:80]}")
     return ", ".join(parts)
 
 

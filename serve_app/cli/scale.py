@@ -1,13 +1,14 @@
 """`jethro scale`: scaling rules compared on traces of traffic, before any replica is paid for."""
 
-import sys
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serve_app.cli.options import new_group
+from serve_app.cli.progress import ProgressLine
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,8 +66,13 @@ def simulate(
         scenario, drawn = _from_log(log, scenario)
     else:
         drawn = _drawn(trace or [], rate, duration, range(seed, seed + seeds))
-    told = _Told(runs_of(scenario) * sum(len(kind) for kind in drawn))
-    found = [compare(kind, scenario, told) for kind in drawn]
+    line, total, done = ProgressLine(), runs_of(scenario) * sum(len(kind) for kind in drawn), count(1)
+
+    def report(what: str) -> None:
+        number = next(done)
+        line.show(lambda: f"{number} of {total} runs, {what}", last=number == total)
+
+    found = [compare(kind, scenario, report) for kind in drawn]
     typer.echo(to_markdown(found, scenario))
     if out is not None:
         _write(found, scenario, out)
@@ -112,20 +118,3 @@ def _write(found: "Sequence[Comparison]", scenario: "Scenario", out: Path) -> No
     (out / "scaling.md").write_text(to_markdown(found, scenario), "utf-8")
     plot(found, out / "scaling.png")
     typer.echo(f"written: {out / 'scaling.json'}, .md, .png")
-
-
-class _Told:
-    """Progress on standard error: one line rewritten on a terminal, a line for each trace elsewhere."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done, self._shown = total, 0, ""
-        self._terminal = sys.stderr.isatty()
-
-    def __call__(self, what: str) -> None:
-        self._done += 1
-        line = f"{self._done} of {self._total} runs, {what}"
-        if self._terminal:
-            typer.echo(f"\r\033[K{line}", nl=self._done == self._total, err=True)
-        elif what.partition(":")[0] != self._shown or self._done == self._total:
-            self._shown = what.partition(":")[0]
-            typer.echo(line, err=True)

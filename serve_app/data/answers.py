@@ -15,6 +15,8 @@ from serve_app.types import Message, Query, Sampling, TokenLogprob
 
 TEMPERATURE: Final = 0.7
 """AutoMix samples its verifications; at 0 all would be the same."""
+EXTRA_TEMPERATURE: Final = 0.7
+"""Of extra samples, drawn for agreement: at the answer's own 0 they would all be the same."""
 _MAX_TOKENS: Final = 16
 _SYSTEM: Final = (
     "You check answers. You are given a question and a proposed answer. Decide whether the proposed answer is correct "

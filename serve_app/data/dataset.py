@@ -1,11 +1,15 @@
-"""Queries with what each pool answered: quality, tokens and cost of every sampled answer. Stored as Parquet."""
+"""The one data set of answers: queries with what each pool answered, sampled, measured, and as far as known graded.
+
+Routers are fitted on the samples' quality, tokens and cost; cascades on the first sample with the evidence on it
+(`data.recorded`). Stored as Parquet.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +17,10 @@ from numpy.typing import NDArray
 from serve_app.arrays import Floats
 from serve_app.data.parquet import (
     Table,
+    logprobs_column,
     messages_column,
+    number_lists_column,
+    numbers_column,
     samples_column,
     text_column,
     text_lists_column,
@@ -21,12 +28,21 @@ from serve_app.data.parquet import (
 )
 from serve_app.data.preferences import Preferences
 from serve_app.errors import ConfigError
-from serve_app.types import Query
+from serve_app.types import Query, TokenLogprob
 
 MEASURES = ("quality", "prompt_tokens", "completion_tokens", "cost_usd", "latency_ms")
 """What is known of every sample along with its text."""
+EVIDENCE: Final[Mapping[str, tuple[Callable[[Any], Any], Callable[[Table, str], Any]]]] = {
+    "logprobs": (logprobs_column, Table.logprobs),
+    "verdicts": (number_lists_column, Table.number_lists),
+    "extra_samples": (text_lists_column, Table.text_lists),
+    "confidence": (numbers_column, Table.numbers),
+    "extra_cost_usd": (numbers_column, Table.numbers),
+}
+"""What may be known of the first sample, for cascades, with the writer and the reader of its Parquet column."""
 KIND: Final = "jethro-dataset"
 _MAY_BE_NULL: Final = ("quality", "latency_ms")
+_Values = TypeVar("_Values")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +50,13 @@ class PoolAnswers:
     """One pool's answers to n queries, k samples each; arrays of shape [n, k].
 
     Quality is in the unit of the metric that made it (in [0, 1] unless `about["quality_range"]` of the dataset says
-    otherwise), or nan throughout where the answers are not scored yet. `latency_ms` is None where nobody measured it.
+    otherwise), or nan throughout where the answers are not scored yet. `latency_ms` is None where it was not measured.
+    `model` is "" where a file of others does not name it.
+
+    The evidence is of each query's first sample, empty or None where none was recorded: the log-probabilities of its
+    tokens; the model's `verdicts` on it, fractions in [0, 1] or nan; `extra_samples`, answers drawn at a temperature of
+    their own, for agreement alone; `confidence`, a raw signal of shape [n], higher is surer, nan if unknown; and
+    `extra_cost_usd` of shape [n], the cost of the calls for verdicts and extra samples.
     """
 
     model: str
@@ -44,33 +66,34 @@ class PoolAnswers:
     prompt_tokens: Floats
     completion_tokens: Floats
     latency_ms: Floats | None = None
+    logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    verdicts: tuple[tuple[float, ...], ...] = ()
+    extra_samples: tuple[tuple[str, ...], ...] = ()
+    confidence: Floats | None = None
+    extra_cost_usd: Floats | None = None
 
     def __post_init__(self) -> None:
         shape = self.quality.shape
         if len(shape) != 2 or shape[1] == 0:
             raise ValueError(f"{self.model}: quality has shape {shape}, not [queries, samples]")
-        for name in ("cost_usd", "prompt_tokens", "completion_tokens"):
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"{self.model}: {name} has shape {getattr(self, name).shape}, quality has {shape}")
+        for name in MEASURES[1:]:
+            values = getattr(self, name)
+            if values is not None and values.shape != shape:
+                raise ValueError(f"{self.model}: {name} has shape {values.shape}, quality has {shape}")
         if len(self.texts) != shape[0] or any(len(t) != shape[1] for t in self.texts):
             raise ValueError(f"{self.model}: texts do not have the shape of quality, {shape}")
-        if self.latency_ms is not None and self.latency_ms.shape != shape:
-            raise ValueError(f"{self.model}: latency_ms has shape {self.latency_ms.shape}, quality has {shape}")
+        for name in EVIDENCE:
+            values = getattr(self, name)
+            if values is not None and len(values) != shape[0] and values != ():
+                raise ValueError(f"{self.model}: {name} of {len(values)} answers, quality of {shape[0]}")
         if np.isinf(self.quality).any():
             raise ValueError(f"{self.model}: quality must be finite")
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self:
         """The answers to some of the queries, in the order given."""
         at = np.asarray(rows, dtype=np.int64)
-        return type(self)(
-            self.model,
-            tuple(self.texts[i] for i in at),
-            self.quality[at],
-            self.cost_usd[at],
-            self.prompt_tokens[at],
-            self.completion_tokens[at],
-            None if self.latency_ms is None else self.latency_ms[at],
-        )
+        names = [f.name for f in fields(self) if f.name != "model"]
+        return replace(self, **{name: _taken(getattr(self, name), at) for name in names})
 
     def mean_tokens(self) -> Floats:
         """Mean prompt and completion tokens of each query, shape [n, 2]."""
@@ -91,7 +114,11 @@ class Dataset:
     references: tuple[str | None, ...] = ()
     """The right answer to each query where one is known; empty if to none."""
     preferences: Preferences | None = None
-    """Battles beside the pools' own answers, for routers that learn from preferences (RouteLLM)."""
+    """Battles in addition to the pools' own answers, for routers that learn from preferences (RouteLLM)."""
+    splits: tuple[str, ...] = ()
+    """The split of each query, `train` or `test` for instance; empty if the data are not split."""
+    prior: Floats | None = None
+    """A router's strong win rate for each query, shape [n], nan where unknown: the signal `prior` of cascades."""
 
     def __post_init__(self) -> None:
         n = len(self.queries)
@@ -103,8 +130,11 @@ class Dataset:
         object.__setattr__(self, "ids", self.ids or tuple(str(i) for i in range(n)))
         if len(self.ids) != n or len(set(self.ids)) != n:
             raise ValueError(f"{n} queries, but {len(set(self.ids))} different ids")
-        if self.references and len(self.references) != n:
-            raise ValueError(f"{n} queries, but {len(self.references)} references")
+        for name, column in (("references", self.references), ("splits", self.splits)):
+            if column and len(column) != n:
+                raise ValueError(f"{n} queries, but {len(column)} {name}")
+        if self.prior is not None and self.prior.shape != (n,):
+            raise ValueError(f"{n} queries, but a prior of shape {self.prior.shape}")
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -129,9 +159,8 @@ class Dataset:
         """Some of the queries, in the order given."""
         at = np.asarray(rows, dtype=np.int64)
         pools = {name: pool.take(at) for name, pool in self.pools.items()}
-        queries, groups, ids = (tuple(column[i] for i in at) for column in (self.queries, self.groups, self.ids))
-        references = tuple(self.references[i] for i in at) if self.references else ()
-        return replace(self, queries=queries, pools=pools, groups=groups, ids=ids, references=references)
+        names = ("queries", "groups", "ids", "references", "splits", "prior")
+        return replace(self, pools=pools, **{name: _taken(getattr(self, name), at) for name in names})
 
     def pair(self, weak: str, strong: str) -> Self:
         """The same queries with the pools `weak` and `strong` under the names `small` and `large`.
@@ -155,6 +184,13 @@ class Dataset:
             for field_name in MEASURES:
                 values = getattr(pool, field_name)
                 digest.update(b"none" if values is None else np.where(np.isnan(values), np.nan, values).tobytes())
+            for field_name in EVIDENCE:
+                found = getattr(pool, field_name)
+                if found is not None and len(found):
+                    plain = found.tolist() if isinstance(found, np.ndarray) else found
+                    digest.update(repr((field_name, plain)).encode("utf-8", "surrogatepass"))
+        if self.prior is not None:
+            digest.update(repr(("prior", self.prior.tolist())).encode())
         return digest.hexdigest()
 
     def battles(self, margin: float = 0.0) -> Preferences:
@@ -171,7 +207,8 @@ class Dataset:
         """Write a Parquet file, whole or not at all; the same data give the same bytes. Needs the extra `train`.
 
         Its columns are `id`, `messages`, `group`, `reference` (or null), and for every pool P `P_text` and P with each
-        of MEASURES: lists with one element a sample, null where a sample is not scored or was not timed.
+        of MEASURES: lists with one element a sample, null where a sample is not scored or was not timed. Where known
+        also `split`, `prior`, and P with each of EVIDENCE.
 
             duckdb:  select "group", avg(list_avg(small_quality)) from 'answers.parquet' group by 1
             pandas:  pandas.read_parquet("answers.parquet")["small_quality"].map(numpy.mean)
@@ -187,10 +224,18 @@ class Dataset:
             "group": text_column(self.groups),
             "reference": text_column(self.references or (None,) * len(self)),
         }
+        if self.splits:
+            columns["split"] = text_column(self.splits)
+        if self.prior is not None:
+            columns["prior"] = numbers_column(self.prior)
         for name, pool in self.pools.items():
             columns[f"{name}_text"] = text_lists_column(pool.texts)
             for measure in MEASURES:
                 columns[f"{name}_{measure}"] = samples_column(getattr(pool, measure), pool.quality.shape)
+            for what, (column, _) in EVIDENCE.items():
+                values = getattr(pool, what)
+                if values is not None and len(values):
+                    columns[f"{name}_{what}"] = column(values)
         models = {name: pool.model for name, pool in self.pools.items()}
         write_table(path, columns, {"kind": KIND, "models": models, "about": dict(self.about)})
 
@@ -208,15 +253,27 @@ class Dataset:
             table.header["about"],
             ids,
             references if any(r is not None for r in references) else (),
+            splits=table.texts("split") if "split" in table else (),
+            prior=table.numbers("prior") if "prior" in table else None,
         )
 
 
+def _taken(values: _Values, rows: NDArray[np.int64]) -> _Values:
+    """Some rows of a column: of an array or a tuple; None and an empty tuple stay."""
+    if isinstance(values, tuple):
+        return tuple(values[i] for i in rows) if values else values  # type: ignore[return-value]
+    return values[rows] if isinstance(values, np.ndarray) else values  # type: ignore[return-value]
+
+
 def _read_pool(table: Table, name: str, model: str) -> PoolAnswers:
-    texts = table.text_lists(f"{name}_text")
+    texts = table.text_lists(f"{name}_text", "sample")
     shape = (len(texts), table.lengths(f"{name}_text", [len(t) for t in texts]))
-    columns = {m: table.samples(f"{name}_{m}", nulls=m in _MAY_BE_NULL) for m in MEASURES}
+    columns: dict[str, Any] = {m: table.samples(f"{name}_{m}", nulls=m in _MAY_BE_NULL) for m in MEASURES}
     for measure, values in columns.items():
         if values.shape != shape:
             raise table.fault(0, f"{name}_{measure}", f"holds {values.shape[1]} samples, {name}_text {shape[1]}")
     latency = columns.pop("latency_ms")
-    return PoolAnswers(model, texts, **columns, latency_ms=None if np.isnan(latency).all() else latency)
+    known = [(what, f"{name}_{what}", read) for what, (_, read) in EVIDENCE.items() if f"{name}_{what}" in table]
+    evidence = {what: read(table, column) for what, column, read in known}
+    timed = None if np.isnan(latency).all() else latency
+    return PoolAnswers(model, texts, **columns, latency_ms=timed, **evidence)

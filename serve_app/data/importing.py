@@ -19,7 +19,7 @@ import numpy as np
 from serve_app.arrays import Floats
 from serve_app.data.dataset import MEASURES, Dataset, PoolAnswers
 from serve_app.data.preferences import Preferences
-from serve_app.data.records import Record, flag, messages_of, read_records
+from serve_app.data.records import Record, flag, messages_of, read_records, unique_ids
 from serve_app.errors import DataError
 from serve_app.types import Message, Query
 
@@ -78,7 +78,7 @@ def import_outcomes(path: Path, options: ImportOptions = ImportOptions()) -> Dat
         {name: readers[name].read(kept, model) for name, model in models.items()},
         tuple(record.text(*_GROUPS) or "" for record in kept),
         about,
-        _ids(path, kept),
+        unique_ids(kept, f"{path.name.split('.')[0]}-"),
         references if any(r is not None for r in references) else (),
     )
 
@@ -159,7 +159,7 @@ class _Reader:
                 raise record.fault(f"{self._text} has {len(samples)} samples, the first row {k}")
         quality = self._column(records, self._quality, k) if self._quality else np.full(shape, np.nan)
         self._check_scale(records, quality)
-        measured = {m: self._column(records, self._measures.get(m), k) for m in MEASURES[1:4]}
+        measured: dict[str, Any] = {m: self._column(records, self._measures.get(m), k) for m in MEASURES[1:4]}
         latency = self._column(records, self._measures["latency_ms"], k) if "latency_ms" in self._measures else None
         return PoolAnswers(model, tuple(texts), quality, **measured, latency_ms=latency)
 
@@ -216,13 +216,3 @@ def _number(record: Record, column: str, value: Any) -> float:
 def _known_range(records: Sequence[Record]) -> tuple[float, float] | None:
     ranges = {_RANGES.get(str(record.text("benchmark")).lower()) for record in records}
     return ranges.pop() if len(ranges) == 1 else None
-
-
-def _ids(path: Path, records: Sequence[Record]) -> tuple[str, ...]:
-    first: dict[str, str] = {}
-    for number, record in enumerate(records):
-        name = record.text("id") or f"{path.name.split('.')[0]}-{number}"
-        if name in first:
-            raise record.fault(f"id {name!r} is that of {first[name]} too; ids must differ")
-        first[name] = record.where
-    return tuple(first)

@@ -7,6 +7,7 @@ metadata holds the header as JSON under `jethro`: what the file is, the version 
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isnan, nan
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -15,7 +16,7 @@ import numpy as np
 from serve_app.arrays import Floats
 from serve_app.errors import DataError, missing_extra
 from serve_app.files import replacing
-from serve_app.types import Message, Query, Role
+from serve_app.types import Message, Query, Role, TokenLogprob
 
 FORMAT: Final = 2
 """Version of the layout; another one is refused."""
@@ -66,6 +67,29 @@ def samples_column(values: Floats | None, shape: tuple[int, ...]) -> Any:
     return pa.ListArray.from_arrays(offsets, pa.array(flat, pa.float64(), mask=np.isnan(flat)))
 
 
+def numbers_column(values: Floats) -> Any:
+    """One number a row, nan as null."""
+    pa = _pyarrow()
+    return pa.array(values, pa.float64(), mask=np.isnan(values))
+
+
+def number_lists_column(rows: Sequence[Sequence[float]]) -> Any:
+    """A list of numbers a row, of any length; nan as null."""
+    pa = _pyarrow()
+    return pa.array([[None if isnan(value) else value for value in row] for row in rows], pa.list_(pa.float64()))
+
+
+def logprobs_column(rows: Sequence[Sequence[TokenLogprob]]) -> Any:
+    """The tokens of an answer a row, as {token, logprob, top}; `top` holds the likeliest as {token, logprob}."""
+
+    def pair(token: str, logprob: float) -> dict[str, Any]:
+        return {"token": token, "logprob": logprob}
+
+    pa = _pyarrow()
+    tokens = [[{**pair(t.token, t.logprob), "top": [pair(*top) for top in t.top]} for t in row] for row in rows]
+    return pa.array(tokens, _logprobs_type(pa))
+
+
 class Table:
     """An open file of one kind: its header, and its columns with checks that name file, row and column.
 
@@ -79,9 +103,12 @@ class Table:
         self.header = self._header(kind)
         self._ids = [str(i) for i in self.column("id")]
 
-    def column(self, name: str) -> list[Any]:
-        """The values of a column, nulls as None."""
-        values: list[Any] = self._column(name, self._type(name)).to_pylist()
+    def __contains__(self, name: str) -> bool:
+        return name in self._table.column_names
+
+    def column(self, name: str, kind: Any = None) -> list[Any]:
+        """The values of a column of texts, or of another Arrow type; nulls as None."""
+        values: list[Any] = self._column(name, kind or self._pa.string()).to_pylist()
         return values
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -100,19 +127,42 @@ class Table:
                 raise self.fault(row, name, f"{value!r} is that of row {first[value]} too")
         return values
 
-    def text_lists(self, name: str) -> tuple[tuple[str, ...], ...]:
-        """A column of lists of texts, none of them empty or null."""
-        rows = self.column(name)
+    def text_lists(self, name: str, element: str | None = None) -> tuple[tuple[str, ...], ...]:
+        """A column of lists of texts, none of them null; with the name of their elements none of them empty either."""
+        rows = self.column(name, self._pa.list_(self._pa.string()))
         for row, texts in enumerate(rows):
-            if not texts:
-                raise self.fault(row, name, "holds no sample")
+            if texts is None or (element is not None and not texts):
+                raise self.fault(row, name, f"holds no {element or 'list'}")
             if any(text is None for text in texts):
-                raise self.fault(row, name, "has a sample without a text")
+                raise self.fault(row, name, f"has a {element or 'element'} without a text")
         return tuple(tuple(texts) for texts in rows)
+
+    def number_lists(self, name: str) -> tuple[tuple[float, ...], ...]:
+        """A column of lists of numbers of any length; nulls within a list as nan, no list as an empty one."""
+        rows = self.column(name, self._pa.list_(self._pa.float64()))
+        return tuple(tuple(nan if value is None else value for value in row or ()) for row in rows)
+
+    def numbers(self, name: str) -> Floats:
+        """A column of numbers, shape [n]; nulls as nan."""
+        values = self.column(name, self._pa.float64())
+        return np.array([nan if value is None else value for value in values], dtype=np.float64)
+
+    def logprobs(self, name: str) -> tuple[tuple[TokenLogprob, ...], ...]:
+        """A column of an answer's tokens with their log-probabilities."""
+
+        def token(row: int, value: Any) -> TokenLogprob:
+            values = [value, *((value or {}).get("top") or ())]
+            if any(v is None or v["token"] is None or v["logprob"] is None for v in values):
+                raise self.fault(row, name, "has a token without a text or a log-probability")
+            return TokenLogprob(value["token"], value["logprob"], tuple((v["token"], v["logprob"]) for v in values[1:]))
+
+        rows = self.column(name, _logprobs_type(self._pa))
+        return tuple(tuple(token(row, value) for value in values or ()) for row, values in enumerate(rows))
 
     def queries(self) -> tuple[Query, ...]:
         """The column `messages`."""
-        return tuple(Query(self._messages(row, value)) for row, value in enumerate(self.column("messages")))
+        rows = self.column("messages", _message_type(self._pa))
+        return tuple(Query(self._messages(row, value)) for row, value in enumerate(rows))
 
     def samples(self, name: str, nulls: bool = False) -> Floats:
         """A column of equally long lists of numbers, shape [n, k]; nulls are nan where they are allowed."""
@@ -164,12 +214,6 @@ class Table:
                 f"{self._path}: column {name} has type {column.type}, not {kind}; collect or import the data again"
             ) from e
 
-    def _type(self, name: str) -> Any:
-        pa = self._pa
-        if name == "messages":
-            return _message_type(pa)
-        return pa.list_(pa.string()) if name.endswith("_text") else pa.string()
-
     def _messages(self, row: int, values: list[dict[str, Any]] | None) -> tuple[Message, ...]:
         if not values:
             raise self.fault(row, "messages", "holds no message")
@@ -192,6 +236,11 @@ def _pyarrow() -> Any:
 
 def _message_type(pa: Any) -> Any:
     return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string()), ("extra", pa.string())]))
+
+
+def _logprobs_type(pa: Any) -> Any:
+    pair = [("token", pa.string()), ("logprob", pa.float64())]
+    return pa.list_(pa.struct([*pair, ("top", pa.list_(pa.struct(pair)))]))
 
 
 def _read(pa: Any, path: Path) -> Any:

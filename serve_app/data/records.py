@@ -7,7 +7,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -85,6 +85,17 @@ def messages_of(record: Record) -> tuple[Message, ...]:
     if not isinstance(prompt, str) or not prompt.strip():
         raise record.fault("there is no prompt: a row needs one of the columns prompt, messages, turns")
     return (Message("user", prompt),)
+
+
+def unique_ids(records: Sequence[Record], prefix: str = "") -> tuple[str, ...]:
+    """The column `id` of each row, or `prefix` and the position. Raises DataError for one that occurs twice."""
+    first: dict[str, str] = {}
+    for number, record in enumerate(records):
+        name = record.text("id") or f"{prefix}{number}"
+        if name in first:
+            raise record.fault(f"id {name!r} is that of {first[name]} too; ids must differ")
+        first[name] = record.where
+    return tuple(first)
 
 
 def flag(record: Record, column: str) -> bool:

@@ -1,14 +1,10 @@
-"""Whether data can be learned from and measured on; what cannot is refused with the row and the reason.
+"""Whether data can be learned from and measured on; data that cannot are refused with the row and the reason.
 
-What no Dataset can be (duplicate ids, unequal lengths) is refused where one is made: on reading a file.
-
-What a router asks of a dataset before it learns: queries, the pair of pools, and a score for every answer.
-
-Reads the data that a router is trained or measured on: checked, and with its two pools named small and large.
+Duplicate ids and columns of unequal length are refused where a data set is made, on reading a file.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +14,10 @@ from serve_app.arrays import Floats
 from serve_app.data.dataset import MEASURES, Dataset
 from serve_app.data.near_duplicates import THRESHOLD, compared, similar_pairs
 from serve_app.data.preferences import Preferences
+from serve_app.data.recorded import read_answers
 from serve_app.errors import ConfigError, DataError
 
+PAIR: Final = ("small", "large")
 _SHOWN_CHARS: Final = 80
 
 
@@ -79,13 +77,13 @@ def _check_pool(source: str, dataset: Dataset, name: str) -> None:
         raise _fault(source, dataset, row, what)
     for measure in MEASURES[1:]:
         values: Floats | None = getattr(pool, measure)
-        # a sample that nobody timed is nan, and no fault
-        wrong = (
-            None if values is None else (values < 0) | np.isinf(values) | (np.isnan(values) & (measure != MEASURES[-1]))
-        )
-        if values is not None and wrong is not None and wrong.any():
+        if values is None:
+            continue
+        # a sample that was not timed is nan, and no fault
+        wrong = (values < 0) | np.isinf(values) | (np.isnan(values) & (measure != "latency_ms"))
+        if wrong.any():
             row, sample = (int(i) for i in np.argwhere(wrong)[0])
-            what = f"{measure} of {name}, sample {sample}, is {values[row, sample]:g}; mend it, or drop the row"
+            what = f"{measure} of {name}, sample {sample}, is {values[row, sample]:g}; fix it, or drop the row"
             raise _fault(source, dataset, row, what)
 
 
@@ -95,7 +93,7 @@ def _check_classes(source: str, dataset: Dataset, weak: str, strong: str) -> Non
         verdict = "better" if better.all() else "no better"
         raise DataError(
             f"{source}: one class alone: {strong} is {verdict} than {weak} on all {len(dataset)} queries, from row 0 "
-            f"(id {dataset.ids[0]!r}) on, so there is nothing to tell apart; collect other queries, or use one pool"
+            f"(id {dataset.ids[0]!r}) on, so there is nothing to distinguish; collect other queries, or use one pool"
         )
 
 
@@ -105,9 +103,6 @@ def _fault(source: str, dataset: Dataset, row: int, what: str) -> DataError:
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "...")
-
-
-PAIR = ("small", "large")
 
 
 def check_scored(dataset: Dataset, router: str, pools: Collection[str] | None = None) -> None:
@@ -127,30 +122,23 @@ def check_scored(dataset: Dataset, router: str, pools: Collection[str] | None = 
             raise ConfigError(f"{router}: row {row!r} of pool {pool} is not scored; score the dataset")
 
 
-NAMES = ("small", "large")
+def load_pair(
+    path: Path,
+    weak: str = "small",
+    strong: str = "large",
+    preferences: Path | None = None,
+    *,
+    to_learn: bool = False,
+) -> Dataset:
+    """The data set of a file with the pools that a router chooses between named small and large.
 
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A dataset's file, its pools that a router chooses between, and a file of further battles if there is one."""
-
-    path: Path
-    weak: str = "small"
-    strong: str = "large"
-    preferences: Path | None = None
-
-    def read(self, *, to_learn: bool = False) -> Dataset:
-        """The dataset. Raises DataError, naming file and row, for what cannot be used (see `checking.check`).
-
-        Further pools stay, for routers of many pools, unless others than small and large are chosen.
-        `to_learn`: data in which one pool is better throughout are refused too.
-        """
-        dataset = Dataset.load(self.path)
-        own = (self.weak, self.strong) == NAMES
-        further = [name for name in dataset.pools if name not in NAMES] if own else []
-        pools = (self.weak, *further, self.strong)
-        check(dataset, pools=pools, needs_two_classes=to_learn, source=str(self.path))
-        found = dataset if own else dataset.pair(self.weak, self.strong)
-        if self.preferences is None:
-            return found
-        return replace(found, preferences=Preferences.load(self.preferences))
+    `preferences` is a file of further battles. Further pools stay, for routers of many pools, unless others than small
+    and large are chosen. `to_learn`: data in which one pool is better throughout are refused too. Raises DataError,
+    naming file and row, for what cannot be used (see `check`).
+    """
+    dataset = read_answers(path)
+    own = (weak, strong) == PAIR
+    further = [name for name in dataset.pools if name not in PAIR] if own else []
+    check(dataset, pools=(weak, *further, strong), needs_two_classes=to_learn, source=str(path))
+    found = dataset if own else dataset.pair(weak, strong)
+    return found if preferences is None else replace(found, preferences=Preferences.load(preferences))

@@ -1,6 +1,6 @@
 """Trains the routers that ship, on the lab pair's own answers: ask, grade, fit, calibrate, register."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -9,17 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.config import load
-from serve_app.config.pools import PriceConfig
-from serve_app.data.collection.lab import Half, unseen_queries
-from serve_app.data.dataset import Dataset, PoolAnswers
+from serve_app.data.collection.lab import LabPlan, record_lab
+from serve_app.data.dataset import Dataset
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.learning.logistic import folds_of
 from serve_app.routing.base import Router
 from serve_app.routing.registered import save_registered
 from serve_app.training.evaluation import router_metrics
 from serve_app.training.training import new_router
-from serve_app.types import Message, Query
 
 _FOLDS = 4
 """Each fold is scored by a router fitted on the others; equal texts lie in one fold."""
@@ -80,7 +77,7 @@ def train(models_dir: Path, out: Path, plan: Plan, report: Callable[[str], None]
 def _answered(models_dir: Path, plan: Plan, report: Callable[[str], None]) -> Dataset:
     if plan.data is not None and plan.data.exists():
         return Dataset.load(plan.data)
-    dataset = ask(models_dir, plan.n, plan.seed, "learn", report)
+    dataset = record_lab(models_dir, LabPlan(plan.n, "learn", plan.seed), report)
     if plan.data is not None:
         dataset.save(plan.data)
     return dataset
@@ -101,40 +98,3 @@ def default_threshold(calibration: Calibration) -> Threshold:
     """The threshold for TARGET_DROP, or the one for MOST_STRONG where the first would take more strong calls."""
     threshold = Threshold.for_drop(calibration, TARGET_DROP)
     return threshold if threshold.share <= MOST_STRONG else Threshold.for_share(calibration, MOST_STRONG)
-
-
-def ask(models_dir: Path, n: int, seed: int, half: Half, report: Callable[[str], None] = print) -> Dataset:
-    """Both lab models' greedy answers to `n` unseen queries of a half, graded.
-
-    Greedy answers do not vary, so a query that is drawn again is not asked again. Raises FileNotFoundError without
-    weights.
-    """
-    from serve_app.lab.evaluate import greedy
-    from serve_app.lab.tasks import TASKS
-
-    items = unseen_queries(n, seed, half)
-    prompts = [item.prompt for item in items]
-    distinct = sorted(set(prompts))
-    config = load("lab", env={})
-    pools = {}
-    for name in ("small", "large"):
-        started = perf_counter()
-        answer = dict(zip(distinct, greedy(models_dir / name)[0](distinct), strict=True))
-        texts = [answer[prompt] for prompt in prompts]
-        quality = np.array([[TASKS[i.task].grade(i, text)] for i, text in zip(items, texts, strict=True)])
-        spent = perf_counter() - started
-        report(f"{name}: {len(distinct):,} distinct queries in {spent:.0f} s, {100 * quality.mean():.1f} % exact")
-        pools[name] = _answers(config.pools[name].model, prompts, texts, quality, config.pools[name].price)
-    queries = tuple(Query((Message("user", prompt),)) for prompt in prompts)
-    about = {"source": "lab", "split": f"unseen, {half} half", "seed": seed, "n": n, "distinct": len(distinct)}
-    return Dataset(queries, pools, tuple(f"{item.task}-{item.difficulty}" for item in items), about)
-
-
-def _answers(
-    model: str, prompts: Sequence[str], texts: Sequence[str], quality: np.ndarray, price: PriceConfig
-) -> PoolAnswers:
-    """A lab token is a character; the template adds three to a prompt, the end token one to an answer."""
-    read = np.array([[len(p) + 3.0] for p in prompts])
-    written = np.array([[len(t) + 1.0] for t in texts])
-    cost = (read * price.input_usd_per_million + written * price.output_usd_per_million) / 1e6
-    return PoolAnswers(model, tuple((t,) for t in texts), quality, cost, read, written)

@@ -39,7 +39,7 @@ def made_up(n: int = 400, seed: int = 0, models: tuple[str, ...] = ("small", "la
         tokens_in=np.full((n, m), 10.0),
         tokens_out=np.ones((n, m)),
         extra_cost_usd=np.zeros((n, m)),
-        judged=judged,
+        evidence=judged,
     )
 
 

@@ -13,7 +13,7 @@ def saved(path: Path, n: int = 400, seed: int = 0, **more: object) -> str:
     """Made-up answers as a file."""
     recorded = made_up(n, seed)
     with path.open("w") as out:
-        for i, judged in enumerate(recorded.judged):
+        for i, judged in enumerate(recorded.evidence):
             models = {
                 name: {
                     "ok": recorded.ok[i, j],
@@ -122,7 +122,7 @@ def test_lab_answers_are_collected(run: Run, tmp_path: Path) -> None:
     assert len(rows) == 40 and list(rows[0]["m"]) == ["tiny", "small"] and 0 <= rows[0]["prior"] <= 1
     assert "jethro cascade fit" in done.stdout
     again = run("cascade", "collect", "--lab", "40", "--out", str(out))
-    assert again.exit_code == 2 and "is there already" in again.stderr
+    assert again.exit_code == 2 and "exists already" in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_lab_answers_are_collected(run: Run, tmp_path: Path) -> None:
     [
         ((), "give one of --prompts FILE and --lab N"),
         (("--lab", "5", "--prompts", "x.jsonl"), "give one of"),
-        (("--lab", "5", "--temperature", "1"), "--lab answers in here at temperature 0"),
+        (("--lab", "5", "--temperature", "1"), "--lab answers in this process at temperature 0"),
         (("--prompts", "x.jsonl"), "--metric is missing"),
         (("--prompts", "x.jsonl", "--metric", "exact"), "x.jsonl: no such file"),
         (("--prompts", "x.jsonl", "--metric", "zzz"), "metric 'zzz' is unknown"),
         (("--lab", "5", "--chain", "small,huge"), "the lab has no model 'huge'; there are large, small, tiny"),
-        (("--lab", "1"), "router complexity learned from; give a larger number"),
+        (("--lab", "1"), "give a larger number"),
     ],
 )
 def test_collecting_says_what_is_missing(run: Run, tmp_path: Path, options: tuple[str, ...], says: str) -> None:

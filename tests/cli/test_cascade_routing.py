@@ -20,8 +20,8 @@ def data(tmp_path_factory):
                     "ok": recorded.ok[row, m],
                     "cost": recorded.cost_usd[row, m],
                     "conf": recorded.confidence[row, m],
-                    "ans": recorded.judged[row][m].text,
-                    "tokens": [[recorded.judged[row][m].text, recorded.confidence[row, m], []]],
+                    "ans": recorded.evidence[row][m].text,
+                    "tokens": [[recorded.evidence[row][m].text, recorded.confidence[row, m], []]],
                 }
                 for m, model in enumerate(recorded.models)
             }

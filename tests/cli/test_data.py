@@ -16,7 +16,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from serve_app.data.collection.journal import Entry
+from serve_app.data.collection.journal import CollectedCall
 from serve_app.data.dataset import Dataset
 from serve_app.data.preferences import Preferences
 from serve_app.store.base import Feedback
@@ -115,7 +115,7 @@ def test_ten_kills_lose_nothing_and_repeat_no_finished_call(tmp_path, server, co
     server.delay_s = 0.005
     command = [sys.executable, "-m", "serve_app.cli.main", *collect_arguments(tmp_path, config, n)]
     journal = tmp_path / "a.parquet.journal"
-    finished: list[Entry] = []
+    finished: list[CollectedCall] = []
     for kill in range(10):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wanted = len(finished) + rng.randrange(1, 50)
@@ -152,11 +152,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, server, config):
     assert "Traceback" not in told and len(entries(tmp_path / "a.parquet.journal")) >= 16
 
 
-def entries(journal: Path) -> list[Entry]:
+def entries(journal: Path) -> list[CollectedCall]:
     """The whole lines of a journal after its head."""
     content = journal.read_bytes()
     rows = [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()[1:]]
-    return [Entry(**{**row, "texts": tuple(row["texts"])}) for row in rows]
+    return [CollectedCall(**{**row, "texts": tuple(row["texts"])}) for row in rows]
 
 
 def test_import_and_show(run, tmp_path):

@@ -36,7 +36,7 @@ def chain_reading(folder: Path, recorded: Recorded) -> dict[str, Any]:
         at = recorded.models.index(level.pool)
         assert level.signal is not None and level.calibrator is not None
         rows = []
-        for judged in (row[at] for row in recorded.judged[:40]):
+        for judged in (row[at] for row in recorded.evidence[:40]):
             value = float(level.signal.value(judged))
             probability = level.calibrator.probability(value)
             rows.append([plain(value), plain(probability), probability >= level.threshold])
@@ -65,7 +65,7 @@ def routing_reading(folder: Path, recorded: Recorded) -> dict[str, Any]:
         answers = []
         for pool in router.pools:
             m = recorded.models.index(pool)
-            judged, signal = recorded.judged[i][m], router.signals[pool]
+            judged, signal = recorded.evidence[i][m], router.signals[pool]
             value = recorded.confidence[i, m] if signal is None else signal.value(judged)
             answers.append(Answered(pool, float(value), judged.text, float(recorded.cost_usd[i, m])))
         found["advice"] += [_advice(router.after(prompt, answers[:n])) for n in range(len(answers) + 1)]

@@ -179,7 +179,7 @@ def data_reading(folder: Path) -> dict[str, Any]:
                 "prompts": blake2b(repr(recorded.prompts).encode(), digest_size=8).hexdigest(),
                 "splits": sorted({s: recorded.splits.count(s) for s in recorded.splits}.items()),
                 "arrays": {name: digest(getattr(recorded, name)) for name in _RECORDED},
-                "judged": [_judged(judged) for judged in recorded.judged[0]],
+                "judged": [_judged(judged) for judged in recorded.evidence[0]],
             }
         elif file.name == "dataset.parquet":
             dataset = Dataset.load(file)

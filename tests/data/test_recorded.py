@@ -18,7 +18,7 @@ def test_a_file_is_read_with_everything_it_tells(tmp_path):
     assert found.models == ("small", "large") and len(found) == 2
     assert found.ok.tolist() == [[1, 1], [0, 1]] and found.ok.dtype == np.float64
     assert found.cost_usd[0].tolist() == [1e-5, 1e-4] and found.latency_ms[0, 0] == 12
-    judged = found.judged[1][0]
+    judged = found.evidence[1][0]
     assert judged.logprobs[0].top == (("4", -0.3), ("5", -1.5)) and judged.samples == ("4",)
     assert judged.verdicts == (1.0, 0.0) and judged.prior == 0.25 and judged.query.text == "what is 1?"
 

@@ -1,10 +1,12 @@
 """The estimator over the lab's three models: real answers, real tokens, real quality."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from serve_app.config import load
-from serve_app.data.collection.lab import Draw, lab_answers
+from serve_app.data.collection.lab import MODELS, LabPlan, record_lab
 from serve_app.data.dataset import Dataset
 from serve_app.lab import models_dir
 from serve_app.routing.kinds.estimator import EstimatorRouter
@@ -17,8 +19,8 @@ TINY = Price(0.03, 0.03)
 
 @pytest.fixture(scope="module")
 def halves() -> tuple[Dataset, Dataset]:
-    draw = Draw(samples=2)
-    return lab_answers(models_dir(), 1_500, "learn", draw), lab_answers(models_dir(), 800, "measure", draw)
+    plan = LabPlan(1_500, "learn", models=MODELS, samples=2, temperature=1.0)
+    return record_lab(models_dir(), plan), record_lab(models_dir(), replace(plan, n=800, half="measure"))
 
 
 def test_three_models_chosen_by_estimate_beat_any_mixture_of_them(halves: tuple[Dataset, Dataset]) -> None:

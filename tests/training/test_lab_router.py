@@ -14,7 +14,6 @@ from serve_app.training.lab_router import (
     PARAMS,
     TARGET_DROP,
     Plan,
-    ask,
     cross_scores,
     default_threshold,
     train,
@@ -64,6 +63,6 @@ def test_the_default_threshold_is_the_drop_or_the_most_strong_calls() -> None:
     assert default_threshold(blunt).share == pytest.approx(MOST_STRONG, abs=1e-3)
 
 
-def test_missing_weights_are_said(tmp_path: Path) -> None:
+def test_missing_weights_are_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no model"):
-        ask(tmp_path, 10, 0, "learn")
+        train(tmp_path, tmp_path / "out", Plan(n=10))

@@ -293,7 +293,7 @@ def fit_automix(recorded: Recorded, plan: AutoMixPlan) -> Fitted:
 
 def labelled_of(recorded: Recorded, signal: Signal) -> Labelled:
     """Two models' answers as AutoMix sees them. Raises DataError for a signal that no answer has or no fraction is."""
-    p = np.array([signal.value(row[0]) for row in recorded.judged])
+    p = np.array([signal.value(row[0]) for row in recorded.evidence])
     check_told((signal,), p[:, None], recorded.models[0])
     known = p[~np.isnan(p)]
     if known.min() < 0.0 or known.max() > 1.0:

@@ -38,7 +38,7 @@ def walk_of(chain: Chain, recorded: Recorded) -> Walk:
     for at, level in enumerate(chain.levels[:-1]):
         assert level.signal is not None and level.calibrator is not None
         judge = Judge(level.signal, level.calibrator)
-        columns.append([judge.probability(opening(row[at], chain.probe_tokens)) for row in mine.judged])
+        columns.append([judge.probability(opening(row[at], chain.probe_tokens)) for row in mine.evidence])
         if level.signal.needs.samples or level.signal.needs.verdicts:
             cost[:, at] += mine.extra_cost_usd[:, at]
     probability = np.array(columns, dtype=np.float64).T if columns else np.empty((len(mine), 0))
@@ -72,10 +72,12 @@ def walks(train: Recorded, test: Recorded, plan: ChainPlan) -> tuple[Walk, Walk]
     own, outside = [], []
     for model in range(len(plan.models) - 1):
         raw, raw_other = (raw_of(r, model, plan) for r in (mine, other))
-        judged = [row[model] for row in mine.judged]
+        judged = [row[model] for row in mine.evidence]
         judge, known = fit_judge(plan.judge, raw, mine.ok[:, model], judged, mine.cost_usd.max(1))
         own.append(known)
-        outside.append(judge.probabilities(raw_other, [opening(row[model], plan.judge.prefix) for row in other.judged]))
+        outside.append(
+            judge.probabilities(raw_other, [opening(row[model], plan.judge.prefix) for row in other.evidence])
+        )
     fitted = Walk(np.column_stack(own), mine.ok, mine.cost_usd)
     return fitted, Walk(np.column_stack(outside), other.ok, other.cost_usd)
 

@@ -155,7 +155,7 @@ def check_worth(held_out: HeldOut, recorded: Recorded) -> None:
 
 def raw_of(recorded: Recorded, model: int, plan: ChainPlan) -> Floats:
     """Raw values [n, signals] of a model's answers, or of their first tokens."""
-    raw = raw_values(plan.judge.signals, [row[model] for row in recorded.judged], plan.judge.prefix)
+    raw = raw_values(plan.judge.signals, [row[model] for row in recorded.evidence], plan.judge.prefix)
     for column, signal in enumerate(plan.judge.signals):
         if signal.name == plan.confidence_is:
             raw[:, column] = recorded.confidence[:, model]
@@ -184,7 +184,7 @@ class _Judges:
         """The judge, its probabilities of the answers it was fitted on (out of fold), and of the fold left out."""
         key = (model, without)
         if key not in self._fitted:
-            raw, judged = self._raw_of(model), [row[model] for row in self.recorded.judged]
+            raw, judged = self._raw_of(model), [row[model] for row in self.recorded.evidence]
             inside = self.folds != without
             further = self.recorded.cost_usd[inside].max(1)
             taken = [j for j, keep in zip(judged, inside, strict=True) if keep]

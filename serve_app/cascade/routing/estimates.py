@@ -87,7 +87,7 @@ def seen_in(recorded: Recorded, vectors: Floats | None = None, confidence: Float
     """All that was recorded. `vectors` [n, d] as an encoder gives them for the prompts; `confidence` [n, K] in the
     place of the recorded one. Costs are those of the answers, without further calls made to judge them.
     """
-    agree = np.array([agreement([judged.text for judged in row]) for row in recorded.judged])
+    agree = np.array([agreement([judged.text for judged in row]) for row in recorded.evidence])
     characters = np.array([len(prompt) for prompt in recorded.prompts], dtype=np.float64)
     raw = recorded.confidence if confidence is None else confidence
     return Seen(raw, agree, recorded.cost_usd, characters, vectors)

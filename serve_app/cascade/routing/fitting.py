@@ -159,7 +159,7 @@ def _signals(recorded: Recorded, plan: RoutingPlan) -> tuple[dict[str, Signal | 
     signals: dict[str, Signal | None] = {}
     columns = []
     for m, pool in enumerate(pools):
-        raw = raw_values(plan.judge.signals, [row[m] for row in recorded.judged], plan.judge.prefix)
+        raw = raw_values(plan.judge.signals, [row[m] for row in recorded.evidence], plan.judge.prefix)
         check_told(plan.judge.signals, raw, plan.models[m])
         if len(plan.judge.signals) == 1:
             signals[pool], column = plan.judge.signals[0], raw[:, 0]

@@ -58,7 +58,7 @@ def train(
     from dataclasses import replace
 
     from serve_app.cli.router.report import say_trained
-    from serve_app.data.validation import Source, check_leak
+    from serve_app.data.validation import check_leak, load_pair
     from serve_app.routing.registry import Registry
     from serve_app.training.training import data_digest, register
     from serve_app.training.training import train as fit
@@ -66,11 +66,11 @@ def train(
     given = {"data": data, "seed": seed, "folds": folds, "target": target, "weak": weak, "strong": strong}
     spec = _training_run(kind, run, {**given, "preferences": preferences}, set_ or [])
     battles = None if spec.preferences is None else Path(spec.preferences)
-    dataset = Source(Path(spec.data), spec.weak, spec.strong, battles).read(to_learn=True)
+    dataset = load_pair(Path(spec.data), spec.weak, spec.strong, battles, to_learn=True)
     digest = data_digest(dataset)
     _note_changes(run, spec.digest, digest)
     if test is not None:
-        check_leak(dataset, Source(test, spec.weak, spec.strong).read())
+        check_leak(dataset, load_pair(test, spec.weak, spec.strong))
     trained = fit(replace(spec, digest=digest), dataset, typer.echo)
     folder = Registry(registry)
     with writing(registry):
@@ -129,14 +129,14 @@ def evaluate(
       jethro router evaluate mine@knn-1a2b3c4d --data test.parquet --threshold 0.3 --out report
     """
     from serve_app.cli.router.report import note_other_models, write_evaluation
-    from serve_app.data.validation import Source
+    from serve_app.data.validation import load_pair
     from serve_app.routing.registry import Registry
     from serve_app.training.artefacts import open_router, unlearned
     from serve_app.training.evaluation import evaluate as measure
     from serve_app.training.evaluation import scored
     from serve_app.training.report import evaluation_markdown
 
-    dataset = Source(data, weak, strong).read()
+    dataset = load_pair(data, weak, strong)
     found = open_router(Registry(registry), router)
     dataset = unlearned(found, dataset, str(data), skip_seen, typer.echo)
     registered = found.registered
@@ -170,7 +170,7 @@ def compare(
       jethro router compare --data answers.parquet --kinds knn --set knn.neighbours=40 --out report
     """
     from serve_app.cli.router.report import write_comparison
-    from serve_app.data.validation import Source
+    from serve_app.data.validation import load_pair
     from serve_app.decision.target import Target
     from serve_app.training.comparison import Plan
     from serve_app.training.comparison import compare as cross_validate
@@ -178,7 +178,7 @@ def compare(
 
     names = [kind.strip() for kind in kinds.split(",") if kind.strip()]
     plan = Plan(names, folds, seed, Target.parse(target), params_by_kind(set_ or [], names))
-    dataset = Source(data, weak, strong, preferences).read(to_learn=True)
+    dataset = load_pair(data, weak, strong, preferences, to_learn=True)
     folder = out or Path("var/compare") / dataset.digest()[:12]
     candidates, refused = cross_validate(dataset, plan, folder, typer.echo)
     typer.echo(comparison_markdown(candidates, refused, plan), nl=False)
@@ -209,14 +209,14 @@ def calibrate(
       jethro router calibrate mine --data fresh.parquet --target quality-drop=0.02 --guarantee ltt --delta 0.1
     """
     from serve_app.cli.router.report import note_other_models, say_calibrated
-    from serve_app.data.validation import Source
+    from serve_app.data.validation import load_pair
     from serve_app.decision.target import Guarantee, Target, quality_range
     from serve_app.routing.registry import Registry
     from serve_app.training.artefacts import open_router, unlearned
     from serve_app.training.training import recalibrate
 
     wanted = Target.parse(target)
-    dataset = Source(data, weak, strong).read()
+    dataset = load_pair(data, weak, strong)
     folder = Registry(registry)
     found = open_router(folder, router)
     note_other_models(found.registered.models, dataset)

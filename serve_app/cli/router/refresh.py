@@ -47,7 +47,7 @@ def refresh(
       jethro router refresh mine --log var/jethro.sqlite3 --feedback
       jethro router refresh mine --data fresh.parquet --no-swap
     """
-    from serve_app.data.validation import Source
+    from serve_app.data.validation import load_pair
     from serve_app.routing.registry import Registry
     from serve_app.training.refresh import Plan
     from serve_app.training.refresh import refresh as train_again
@@ -59,13 +59,13 @@ def refresh(
     folder = Registry(registry)
     folder.current(name)
     if data is not None:
-        source, dataset = str(data), Source(data, weak, strong).read(to_learn=True)
+        source, dataset = str(data), load_pair(data, weak, strong, to_learn=True)
     elif feedback:
         source, dataset = str(log), _judged(log or Path(), (weak, strong))
     else:
         out = out or Path("var/refresh") / f"{name}-{datetime.now(UTC):%Y%m%d}.parquet"
         _collect(out, log, config, set_, url, samples, limit, metric)
-        source, dataset = str(out), Source(out, weak, strong).read(to_learn=True)
+        source, dataset = str(out), load_pair(out, weak, strong, to_learn=True)
     with writing(registry):
         found = train_again(name, dataset, folder, Plan(source, margin, swap=swap, seed=seed), typer.echo)
     typer.secho(found.told(), fg="green" if found.not_worse else "yellow")
@@ -90,7 +90,7 @@ def _collect(
     limit: int, metric: str | None,
 ) -> None:  # fmt: skip
     """Both pools' scored answers to the log's newest queries, in `out`; goes on after a kill."""
-    from serve_app.cli.data import collect
+    from serve_app.cli.collect import collect
 
     if metric is None:
         raise ConfigError("give --metric: how the answers to the log's queries are scored; see `jethro data score`")

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from time import monotonic
 from typing import Any, Final
 
 import aiohttp
-import typer
 
+from serve_app.cli.progress import ProgressLine
 from serve_app.config import caller_key
 from serve_app.config.strategies import StreamsConfig
 from serve_app.errors import UpstreamError
@@ -22,8 +21,6 @@ from serve_app.streams.replay import Columns, ReplayRow, ReplayScore, read_rows,
 from serve_app.streams.spec import Bounds, check_spec
 
 _TRIES: Final = 5
-_TELL_S: Final = (0.2, 10.0)
-"""How often progress is shown, on a terminal and elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ def offline(source: Source, told: Mapping[str, Any]) -> ReplayScore:
     spec = StreamSpec("replay", instruction="-", horizon=len(rows), **own)
     check_spec(spec, Bounds(StreamsConfig().labels, (spec.llm_pool,)))
     learner = OnlineCore().new(spec)
-    return replay(learner, rows, spec.levels, spec.seed, _Teller(len(rows)))
+    return replay(learner, rows, spec.levels, spec.seed, _ReplayProgress(len(rows)))
 
 
 def over_http(source: Source, stream: str, url: str, concurrency: int) -> ReplayScore:
@@ -91,7 +88,7 @@ class _Asking:
 
 
 async def _sent(rows: Sequence[ReplayRow], asking: _Asking, concurrency: int) -> ReplayScore:
-    score, tell, work = ReplayScore(), _Teller(len(rows)), iter(rows)
+    score, tell, work = ReplayScore(), _ReplayProgress(len(rows)), iter(rows)
     key = caller_key()
     headers = {"authorization": f"Bearer {key}"} if key else {}
     connector = aiohttp.TCPConnector(limit=concurrency)
@@ -102,7 +99,11 @@ async def _sent(rows: Sequence[ReplayRow], asking: _Asking, concurrency: int) ->
 
 
 async def _worker(
-    session: aiohttp.ClientSession, asking: _Asking, work: Iterator[ReplayRow], score: ReplayScore, tell: "_Teller"
+    session: aiohttp.ClientSession,
+    asking: _Asking,
+    work: Iterator[ReplayRow],
+    score: ReplayScore,
+    tell: "_ReplayProgress",
 ) -> None:
     for row in work:
         try:
@@ -147,26 +148,20 @@ def _retry_after_s(told: str) -> float:
     return float(told) if told.isdecimal() else 1.0
 
 
-class _Teller:
-    """Progress on standard error: one line rewritten on a terminal, one now and then elsewhere."""
+class _ReplayProgress:
+    """Shows how far a replay is, its rate and its figures."""
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._terminal = sys.stderr.isatty()
+        self._line = ProgressLine()
         self._started_s = monotonic()
-        self._shown_s = float("-inf")
         self.trouble = ""
 
     def __call__(self, score: ReplayScore) -> None:
-        now_s = monotonic()
-        last = score.done + score.failed >= self._total
-        if not last and now_s - self._shown_s < _TELL_S[not self._terminal]:
-            return
-        self._shown_s = now_s
-        line = self._line(score, max(now_s - self._started_s, 1e-9))
-        typer.echo(f"\r\033[K{line}" if self._terminal else line, nl=last or not self._terminal, err=True)
+        self._line.show(lambda: self._text(score), last=score.done + score.failed >= self._total)
 
-    def _line(self, score: ReplayScore, elapsed_s: float) -> str:
+    def _text(self, score: ReplayScore) -> str:
+        elapsed_s = max(monotonic() - self._started_s, 1e-9)
         parts = [f"{score.done:,} of {self._total:,}", f"{score.done / elapsed_s:,.0f} a second"]
         parts.append(f"LLM {score.share('llm'):.1%}")
         if score.accuracy is not None:

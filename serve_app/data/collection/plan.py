@@ -1,17 +1,15 @@
-"""What is asked of pools to collect a dataset, and how; what a run tells of itself.
-
-The queries to collect answers to: from a file, from the decision log, or from the lab.
-"""
+"""What is collected: queries from a file, from the decision log or from the lab, and how pools are called with them."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from serve_app.data.collection.lab import Half, unseen_queries
-from serve_app.data.records import messages_of, read_records
+from serve_app.data.records import messages_of, read_records, unique_ids
 from serve_app.errors import DataError
 from serve_app.pools.base import Pool
 from serve_app.pools.retry import Backoff
@@ -19,8 +17,8 @@ from serve_app.types import Message, Query, Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A query to ask, its id, the group it counts in, and the right answer where one is known."""
+class LabeledQuery:
+    """A query with its id, the group it counts in, and the right answer where one is known."""
 
     query: Query
     id: str
@@ -29,21 +27,43 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class How:
-    """How to ask: `sampling.n` answers of each pool to each query, at most `per_call` in one call (engines bound it).
+class CollectionPlan:
+    """How pools are called: `sampling.n` answers of each pool to each query, at most `per_call` in one call.
 
-    With `sampling.seed` each call has a seed of its own, drawn from that one, the query and the pool. `concurrency`
-    counts calls. A Retry-After is honoured up to ten minutes.
+    With `sampling.seed` each call has a seed of its own, drawn from that one, the query and the pool. Log-probabilities
+    are requested of the pools that have them. `concurrency` counts calls. A Retry-After is honored up to ten minutes.
+    `extra_samples` and `verdicts` are further answers, and self-verifications, of every pool but the last.
     """
 
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0))
     concurrency: int = 16
     per_call: int = 8
     backoff: Backoff = field(default_factory=lambda: Backoff(8, base_s=0.5, cap_s=30.0, longest_retry_after_s=600.0))
+    extra_samples: int = 0
+    verdicts: int = 0
+
+    def header(self, queries: Sequence[LabeledQuery], pools: Mapping[str, Pool]) -> dict[str, Any]:
+        """What a journal's entries answer, as its first line keeps it."""
+        digest = blake2b(digest_size=16)
+        for item in queries:
+            messages = [m.to_openai() for m in item.query.messages]
+            digest.update(json.dumps([item.id, messages]).encode() + b"\n")
+        sampling = self.sampling
+        return {
+            "queries": len(queries),
+            "queries_digest": digest.hexdigest(),
+            "pools": {name: pool.model for name, pool in pools.items()},
+            "samples": sampling.n,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed,
+            **({"logprobs": sampling.top_logprobs} if sampling.logprobs else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class CollectionProgress:
     """How far a run is, counted in (query, pool): `fresh` of the `done` were answered by this run, in `elapsed_s`."""
 
     done: int
@@ -62,51 +82,24 @@ class Progress:
         return self.elapsed_s / self.fresh * (self.total - self.done) if self.fresh else None
 
 
-Tell = Callable[[Progress], None]
+ReportProgress = Callable[[CollectionProgress], None]
 
 
-def asked_of(asked: Sequence[Asked], pools: Mapping[str, Pool], how: How) -> dict[str, Any]:
-    """What a journal's entries answer, as its first line keeps it."""
-    digest = blake2b(digest_size=16)
-    for item in asked:
-        messages = [m.to_openai() for m in item.query.messages]
-        digest.update(json.dumps([item.id, messages]).encode() + b"\n")
-    sampling = how.sampling
-    return {
-        "queries": len(asked),
-        "queries_digest": digest.hexdigest(),
-        "pools": {name: pool.model for name, pool in pools.items()},
-        "samples": sampling.n,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
-        "seed": sampling.seed,
-        **({"logprobs": sampling.top_logprobs} if sampling.logprobs else {}),
-    }
-
-
-def asked_of_file(path: Path, limit: int | None = None) -> list[Asked]:
-    """The rows of a file: `prompt`, `messages` or `turns`, and if it likes `id`, `group` and `reference`.
+def queries_from_file(path: Path, limit: int | None = None) -> list[LabeledQuery]:
+    """The rows of a file: `prompt`, `messages` or `turns`, and optionally `id`, `group` and `reference`.
 
     Without an id the position is one. Raises DataError naming file, row and fault.
     """
-    found: list[Asked] = []
-    first: dict[str, str] = {}
-    for number, record in enumerate(read_records(path)):
-        if limit is not None and number >= limit:
-            break
-        name = record.text("id") or str(number)
-        if name in first:
-            raise record.fault(f"id {name!r} is that of {first[name]} too; ids must differ")
-        first[name] = record.where
-        query = Query(messages_of(record))
-        found.append(Asked(query, name, record.text("group") or "", record.text("reference", "answer")))
-    if not found:
+    records = list(islice(read_records(path), limit))
+    if not records:
         raise DataError(f"{path}: there is no row")
-    return found
+    return [
+        LabeledQuery(Query(messages_of(r)), name, r.text("group") or "", r.text("reference", "answer"))
+        for r, name in zip(records, unique_ids(records), strict=True)
+    ]
 
 
-def asked_of_log(path: Path, limit: int | None = None) -> list[Asked]:
+def queries_from_log(path: Path, limit: int | None = None) -> list[LabeledQuery]:
     """The newest different conversations of a decision log, each as one message of the user.
 
     Raises ConfigError for a file that is no log, DataError for one that kept no prompts.
@@ -116,13 +109,13 @@ def asked_of_log(path: Path, limit: int | None = None) -> list[Asked]:
     prompts = read_prompts(path, limit)
     if not prompts:
         raise DataError(f"{path}: no prompt was kept; serve with store.keep_prompts: true, or give --prompts")
-    return [Asked(Query((Message("user", text),)), decision_id) for decision_id, text in prompts]
+    return [LabeledQuery(Query((Message("user", text),)), decision_id) for decision_id, text in prompts]
 
 
-def asked_of_lab(n: int, seed: int, half: Half) -> list[Asked]:
-    """`n` lab queries unseen by the models and of one half, without those drawn again: at most `n` different ones."""
+def queries_from_lab(n: int, seed: int, half: Half) -> list[LabeledQuery]:
+    """`n` lab queries unseen by the models and of one half, each once: at most `n` different ones."""
     items = {item.prompt: item for item in unseen_queries(n, seed, half)}
     return [
-        Asked(Query((Message("user", i.prompt),)), f"lab-{number}", f"{i.task}-{i.difficulty}", i.answer)
+        LabeledQuery(Query((Message("user", i.prompt),)), f"lab-{number}", f"{i.task}-{i.difficulty}", i.answer)
         for number, i in enumerate(items.values())
     ]

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from benchmarks.online_cascade.episodes import LLM, Replayed
 
 from benchmarks.online_cascade.__main__ import _bars, main
+from benchmarks.online_cascade.episodes import LLM, Replayed
 from benchmarks.online_cascade.figures import measured, over_seeds
 from benchmarks.online_cascade.methods import CASCADE, LLM_ALONE, MARGIN_TWO, METHODS, UNLEARNED, Job, _taught
 from benchmarks.online_cascade.stream import Recorded

@@ -26,10 +26,11 @@ def three_kinds(n: int = 600, seed: int = 0) -> Recorded:
     ok = np.stack([state == 2, state >= 1], axis=1).astype(np.float64)
     yes = rng.random((n, 8)) < np.array([0.1, 0.5, 0.9])[state][:, None]
     judged = tuple(
-        (replace(row[0], verdicts=tuple(map(float, said))), row[1]) for row, said in zip(made.judged, yes, strict=True)
+        (replace(row[0], verdicts=tuple(map(float, said))), row[1])
+        for row, said in zip(made.evidence, yes, strict=True)
     )
     extra = np.tile([1e-6, 0.0], (n, 1))
-    return replace(made, ok=ok, judged=judged, extra_cost_usd=extra, cost_usd=np.tile([1e-5, 1e-4], (n, 1)))
+    return replace(made, ok=ok, evidence=judged, extra_cost_usd=extra, cost_usd=np.tile([1e-5, 1e-4], (n, 1)))
 
 
 def plan(**changed: object) -> AutoMixPlan:

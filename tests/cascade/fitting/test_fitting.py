@@ -52,7 +52,7 @@ def test_budgets_are_kept_on_the_data_themselves(target):
 
 def test_judging_one_by_one_is_judging_all_at_once():
     recorded = made_up(200)
-    judged = [row[0] for row in recorded.judged]
+    judged = [row[0] for row in recorded.evidence]
     for judge_plan in (ONE, TWO, replace(TWO, cost_aware=True)):
         raw = raw_values(judge_plan.signals, judged)
         judge, _ = fit_judge(judge_plan, raw, recorded.ok[:, 0], judged, recorded.cost_usd[:, 1])
@@ -78,10 +78,10 @@ def test_queries_of_one_text_are_refused_before_any_fit():
 def test_a_cost_that_unknown_signals_put_out_of_reach_is_not_blamed_on_the_cheapest_model():
     recorded = made_up(300)
     deaf = tuple(
-        (replace(row[0], logprobs=row[0].logprobs[: i % 3 == 0]), row[1]) for i, row in enumerate(recorded.judged)
+        (replace(row[0], logprobs=row[0].logprobs[: i % 3 == 0]), row[1]) for i, row in enumerate(recorded.evidence)
     )
     with pytest.raises(ConfigError, match="passed on"):
-        fit_chain(replace(recorded, judged=deaf), plan("cost=0.00003"))
+        fit_chain(replace(recorded, evidence=deaf), plan("cost=0.00003"))
 
 
 def test_a_useless_first_model_makes_no_chain():
@@ -116,7 +116,7 @@ def test_models_are_chosen_among_many():
 def test_held_out_figures_choose_the_judge():
     recorded = made_up(600)
     noise = JudgePlan((MinLogprob(),))
-    flat = replace(recorded, judged=recorded.judged)
+    flat = replace(recorded, evidence=recorded.evidence)
     fitted = fit_chain(flat, plan("strong-share=0.3", replace(noise, cost_aware=True), alternatives=(noise,)))
     assert fitted.chain.levels[0].signal is not None
 
@@ -131,7 +131,7 @@ def test_recorded_confidence_stands_for_a_signal():
     recorded = made_up(400)
     bare = replace(
         recorded,
-        judged=tuple(tuple(replace(j, logprobs=()) for j in row) for row in recorded.judged),
+        evidence=tuple(tuple(replace(j, logprobs=()) for j in row) for row in recorded.evidence),
         confidence=recorded.confidence,
     )
     fitted = fit_chain(bare, plan(confidence_is="mean_logprob"))
@@ -182,7 +182,7 @@ def test_relative_costs():
 
 def test_doubt_weighs_less_where_asking_further_is_dear():
     recorded = made_up(200)
-    judged = [row[0] for row in recorded.judged]
+    judged = [row[0] for row in recorded.evidence]
     judge, _ = fit_judge(ONE, raw_values(ONE.signals, judged), recorded.ok[:, 0], judged, recorded.cost_usd[:, 1])
     signal = CostAware(judge.signal, judge.calibrator, RelativeCost(0.0, 0.01))
     assert signal.of_value(-1.0, 500) > signal.of_value(-1.0, 100)
@@ -192,7 +192,7 @@ def test_doubt_weighs_less_where_asking_further_is_dear():
 
 def test_unknown_signals_are_not_taken():
     judge, _ = fit_judge(
-        ONE, raw_values(ONE.signals, j := [r[0] for r in made_up(60).judged]), made_up(60).ok[:, 0], j, np.ones(60)
+        ONE, raw_values(ONE.signals, j := [r[0] for r in made_up(60).evidence]), made_up(60).ok[:, 0], j, np.ones(60)
     )
     silent = replace(j[0], logprobs=())
     assert Judge(judge.signal, judge.calibrator).probability(silent) == NOT_TAKEN

@@ -43,7 +43,7 @@ def replayed(router, recorded):
         answers = []
         while (advice := router.after(asked, answers)).ask is not None:
             m = recorded.models.index(advice.ask)
-            text = recorded.judged[row][m].text
+            text = recorded.evidence[row][m].text
             answers.append(Answered(advice.ask, recorded.confidence[row, m], text, recorded.cost_usd[row, m]))
         quality.append(recorded.ok[row, recorded.models.index(advice.take)])
         cost.append(sum(a.cost_usd for a in answers))
@@ -111,8 +111,8 @@ def test_pools_may_have_other_names(few):
 
 def with_priors(recorded):
     rng = np.random.default_rng(0)
-    judged = tuple(tuple(replace(j, prior=float(rng.random())) for j in row) for row in recorded.judged)
-    return replace(recorded, judged=judged)
+    judged = tuple(tuple(replace(j, prior=float(rng.random())) for j in row) for row in recorded.evidence)
+    return replace(recorded, evidence=judged)
 
 
 def test_answers_may_be_judged_by_a_signal(few):
@@ -122,9 +122,9 @@ def test_answers_may_be_judged_by_a_signal(few):
 
 
 def test_several_signals_are_combined_for_each_pool(train):
-    samples = tuple(tuple(replace(j, samples=(j.text, "red")) for j in row) for row in with_priors(train).judged)
+    samples = tuple(tuple(replace(j, samples=(j.text, "red")) for j in row) for row in with_priors(train).evidence)
     plan = RoutingPlan(MODELS[:2], 5e-5, judge=JudgePlan(signals=(Prior(), Agreement(2))))
-    found = fit_routing(replace(train, judged=samples), plan)
+    found = fit_routing(replace(train, evidence=samples), plan)
     assert [s.name for s in found.signals.values()] == ["combined", "combined"]
     assert found.signals["weak"] != found.signals["middle"]
 
@@ -159,11 +159,11 @@ def test_queries_of_one_text_are_refused(train):
 @pytest.mark.parametrize("signals", [(Agreement(2),), (Prior(), Agreement(2))])
 def test_a_signal_that_no_answer_of_a_pool_can_tell_is_refused(train, signals):
     """Samples of the weak model alone are collected as a rule."""
-    samples = tuple((replace(row[0], samples=("red", "blue")), *row[1:]) for row in with_priors(train).judged)
+    samples = tuple((replace(row[0], samples=("red", "blue")), *row[1:]) for row in with_priors(train).evidence)
     plan = RoutingPlan(MODELS[:2], 5e-5, judge=JudgePlan(signals=signals))
     says = "agreement .*middle.*--samples 2"
     with pytest.raises(InsufficientData, match=says):
-        fit_routing(replace(train, judged=samples), plan)
+        fit_routing(replace(train, evidence=samples), plan)
 
 
 def test_a_policy_that_one_model_beats_is_not_served():

@@ -13,7 +13,7 @@ import pytest
 
 from serve_app.data.collection.collect import collect
 from serve_app.data.collection.journal import AnswerJournal
-from serve_app.data.collection.plan import Asked, How, Progress, asked_of
+from serve_app.data.collection.plan import CollectionPlan, CollectionProgress, LabeledQuery
 from serve_app.errors import (
     ConfigError,
     ContextLengthExceeded,
@@ -72,13 +72,13 @@ class EchoPool:
         return None
 
 
-def asked(*texts: str) -> list[Asked]:
-    return [Asked(Query((Message("user", t),)), f"id-{t}", "g", t.upper()) for t in texts]
+def asked(*texts: str) -> list[LabeledQuery]:
+    return [LabeledQuery(Query((Message("user", t),)), f"id-{t}", "g", t.upper()) for t in texts]
 
 
-def how(n: int = 1, per_call: int = 8, seed: int | None = None, concurrency: int = 4) -> How:
+def how(n: int = 1, per_call: int = 8, seed: int | None = None, concurrency: int = 4) -> CollectionPlan:
     quick = Backoff(retries=3, base_s=0.001, cap_s=0.002, longest_retry_after_s=1.0)
-    return How(Sampling(n=n, temperature=1.0, seed=seed), concurrency, per_call, quick)
+    return CollectionPlan(Sampling(n=n, temperature=1.0, seed=seed), concurrency, per_call, quick)
 
 
 def failing_on(text: str, error: Exception) -> Fault:
@@ -87,8 +87,8 @@ def failing_on(text: str, error: Exception) -> Fault:
 
 async def test_every_pool_answers_every_query_with_all_samples() -> None:
     pools = {"small": EchoPool("small"), "large": EchoPool("large")}
-    told: list[Progress] = []
-    found = await collect(asked("a", "b"), pools, how(2), tell=told.append, about={"source": "here"})
+    told: list[CollectionProgress] = []
+    found = await collect(asked("a", "b"), pools, how(2), report=told.append, about={"source": "here"})
     assert found.weak.texts == (("small-0", "small-1"),) * 2 and found.strong.model == "m-large"
     assert (found.ids, found.groups, found.references) == (("id-a", "id-b"), ("g", "g"), ("A", "B"))
     assert np.isnan(found.weak.quality).all() and found.weak.quality.shape == (2, 2)
@@ -126,13 +126,11 @@ async def test_an_engine_that_gives_one_choice_a_call_is_asked_until_there_are_e
 async def test_a_query_that_is_refused_is_left_out_and_told_with_its_reason(tmp_path: Path) -> None:
     pools = {"small": EchoPool("small"), "large": EchoPool("large", failing_on("b", ContextLengthExceeded("too long")))}
     items = asked("a", "b", "c")
-    with AnswerJournal(tmp_path / "j", asked_of(items, pools, how())) as journal:
-        found = await collect(items, pools, how(), journal=journal)
+    found = await collect(items, pools, how(), journal=tmp_path / "j")
     assert found.ids == ("id-a", "id-c") and found.about["failed"] == 1
     assert found.about["failures"] == [{"id": "id-b", "pool": "large", "reason": "400: too long"}]
     calls = len(pools["large"].queries)
-    with AnswerJournal(tmp_path / "j", asked_of(items, pools, how())) as journal:
-        again = await collect(items, pools, how(), journal=journal)
+    again = await collect(items, pools, how(), journal=tmp_path / "j")
     assert len(pools["large"].queries) == calls == 3, "what is refused for good is not asked again"
     assert again.digest() == found.digest() and again.about == found.about
 
@@ -142,9 +140,9 @@ async def test_a_query_that_is_refused_is_left_out_and_told_with_its_reason(tmp_
 )
 async def test_what_fails_for_now_is_tried_again(error: Exception) -> None:
     pool = EchoPool("small", lambda query, calls: error if calls < 2 else None)
-    told: list[Progress] = []
+    told: list[CollectionProgress] = []
     started = asyncio.get_running_loop().time()
-    found = await collect(asked("a"), {"small": pool}, how(), tell=told.append)
+    found = await collect(asked("a"), {"small": pool}, how(), report=told.append)
     assert len(pool.queries) == 3 and found.about["failed"] == 0
     assert any(t.trouble == f"small: {error}" for t in told)
     waited = asyncio.get_running_loop().time() - started
@@ -154,28 +152,24 @@ async def test_what_fails_for_now_is_tried_again(error: Exception) -> None:
 async def test_one_query_that_never_comes_is_given_up_and_asked_by_the_next_run(tmp_path: Path) -> None:
     pool = EchoPool("small", failing_on("b", UpstreamError("poison")))
     items = asked("a", "b", "c")
-    with AnswerJournal(tmp_path / "j", asked_of(items, {"small": pool}, how())) as journal:
-        found = await collect(items, {"small": pool}, how(), journal=journal)
+    found = await collect(items, {"small": pool}, how(), journal=tmp_path / "j")
     assert found.ids == ("id-a", "id-c") and Counter(q.text for q in pool.queries) == {"a": 1, "b": 4, "c": 1}
     assert found.about["failures"] == [{"id": "id-b", "pool": "small", "reason": "502: poison"}]
     well = EchoPool("small")
-    with AnswerJournal(tmp_path / "j", asked_of(items, {"small": well}, how())) as journal:
-        assert len(await collect(items, {"small": well}, how(), journal=journal)) == 3
+    assert len(await collect(items, {"small": well}, how(), journal=tmp_path / "j")) == 3
     assert [q.text for q in well.queries] == ["b"]
 
 
 async def test_a_pool_that_is_gone_ends_the_run_and_the_next_goes_on(tmp_path: Path) -> None:
     items = asked(*map(str, range(60)))
     dying = EchoPool("small", lambda query, calls: UpstreamError("gone") if calls >= 10 else None)
-    with (
-        AnswerJournal(tmp_path / "j", asked_of(items, {"small": dying}, how())) as journal,
-        pytest.raises(UpstreamError, match=r"pool small .*gone"),
-    ):
-        await collect(items, {"small": dying}, how(), journal=journal)
-    assert len(journal.entries) == 10 and len(dying.queries) < 60
+    with pytest.raises(UpstreamError, match=r"pool small .*gone"):
+        await collect(items, {"small": dying}, how(), journal=tmp_path / "j")
+    with AnswerJournal(tmp_path / "j", how().header(items, {"small": dying})) as journal:
+        assert len(journal.entries) == 10
+    assert len(dying.queries) < 60
     well = EchoPool("small")
-    with AnswerJournal(tmp_path / "j", asked_of(items, {"small": well}, how())) as journal:
-        found = await collect(items, {"small": well}, how(), journal=journal)
+    found = await collect(items, {"small": well}, how(), journal=tmp_path / "j")
     assert len(found) == 60 and len(well.queries) == 50
 
 
@@ -226,15 +220,14 @@ async def test_a_run_cancelled_at_any_time_repeats_no_finished_call(tmp_path: Pa
     pools = {"small": EchoPool("small"), "large": EchoPool("large")}
     settings = how(3, per_call=2)
     for _ in range(8):
-        with AnswerJournal(tmp_path / "j", asked_of(items, pools, settings)) as journal:
-            task = asyncio.create_task(collect(items, pools, settings, journal=journal))
-            for _ in range(rng.randrange(1, 12)):
-                await asyncio.sleep(0)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-    with AnswerJournal(tmp_path / "j", asked_of(items, pools, settings)) as journal:
-        found = await collect(items, pools, settings, journal=journal)
+        task = asyncio.create_task(collect(items, pools, settings, journal=tmp_path / "j"))
+        for _ in range(rng.randrange(1, 12)):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    found = await collect(items, pools, settings, journal=tmp_path / "j")
+    with AnswerJournal(tmp_path / "j", settings.header(items, pools)) as journal:
         entries = [(e.query, e.pool) for e in journal.entries]
     assert len(found) == 40 and set(Counter(entries).values()) == {2}
     calls = sum(len(pool.queries) for pool in pools.values())

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from serve_app.data.collection.journal import AnswerJournal, Entry
+from serve_app.data.collection.journal import AnswerJournal, CollectedCall
 from serve_app.errors import ConfigError, DataError
 
 ASKED = {"queries_digest": "d", "pools": {"small": "m"}, "temperature": 1.0}
-ONE = Entry("q1", "small", ("a\n", "\ud800"), 10, 4, 1e-6, 12.5)
-REFUSED = Entry("q2", "large", failed="400: no")
+ONE = CollectedCall("q1", "small", ("a\n", "\ud800"), 10, 4, 1e-6, 12.5)
+REFUSED = CollectedCall("q2", "large", failed="400: no")
 
 
-def kept(path: Path) -> list[Entry]:
+def kept(path: Path) -> list[CollectedCall]:
     with AnswerJournal(path, ASKED) as journal:
         return journal.entries
 

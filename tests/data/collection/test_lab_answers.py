@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from benchmarks.hybrid_llm.edit_similarity import edit_similarity
-from serve_app.data.collection.lab import Draw, lab_answers, regraded, unseen_queries
+from benchmarks.hybrid_llm.runs import regraded
+from serve_app.data.collection.lab import LabPlan, record_lab, unseen_queries
 from serve_app.data.dataset import Dataset
 from serve_app.errors import ConfigError
 from serve_app.lab import models_dir
 
-DRAW = Draw(samples=4, seed=3)
+PLAN = LabPlan(80, "learn", seed=3, models=("tiny", "small"), samples=4, temperature=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,11 @@ def lines() -> list[str]:
 
 @pytest.fixture(scope="module")
 def answered(lines: list[str]) -> Dataset:
-    return lab_answers(models_dir(), 80, "learn", DRAW, ("tiny", "small"), lines.append)
+    return record_lab(models_dir(), PLAN, lines.append)
 
 
 def test_every_query_has_its_samples_graded(answered: Dataset, lines: list[str]) -> None:
-    items = unseen_queries(80, DRAW.seed, "learn")
+    items = unseen_queries(80, PLAN.seed, "learn")
     assert [q.text for q in answered.queries] == [item.prompt for item in items]
     assert answered.references == tuple(item.answer for item in items)
     for name, pool in answered.pools.items():
@@ -44,9 +45,9 @@ def test_samples_vary_and_the_better_model_is_better(answered: Dataset) -> None:
 
 
 def test_the_same_draw_gives_the_same_answers_and_repeated_queries_share_theirs(answered: Dataset) -> None:
-    again = lab_answers(models_dir(), 80, "learn", DRAW, ("tiny",), lambda line: None)
+    again = record_lab(models_dir(), replace(PLAN, models=("tiny",)), lambda line: None)
     assert again.pools["tiny"].texts == answered.pools["tiny"].texts
-    other = lab_answers(models_dir(), 80, "learn", replace(DRAW, seed=4), ("tiny",), lambda line: None)
+    other = record_lab(models_dir(), replace(PLAN, seed=4, models=("tiny",)), lambda line: None)
     assert other.pools["tiny"].texts != answered.pools["tiny"].texts
     seen: dict[str, tuple[str, ...]] = {}
     for query, texts in zip(answered.queries, answered.pools["tiny"].texts, strict=True):
@@ -68,4 +69,19 @@ def test_partial_credit_needs_references(answered: Dataset) -> None:
 
 def test_a_model_that_is_not_there_is_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(FileNotFoundError, match="no model"):
-        lab_answers(tmp_path, 2, "learn", DRAW, ("tiny",))
+        record_lab(tmp_path, replace(PLAN, n=2))
+
+
+def test_greedy_answers_come_with_log_probabilities_and_extra_samples() -> None:
+    plan = LabPlan(60, "measure", seed=1, models=("tiny", "small"), top_logprobs=5, extra_samples=2)
+    found = record_lab(models_dir(), plan, lambda _: None)
+    tiny, small = found.pools["tiny"], found.pools["small"]
+    assert len(found) == 60 and set(found.splits) == {"measure"}
+    assert small.quality.mean() > tiny.quality.mean() and small.extra_samples == ()
+    for row, tokens in enumerate(small.logprobs):
+        assert "".join(token.token for token in tokens) == small.texts[row][0]
+        assert all(token.logprob == max(p for _, p in token.top) for token in tokens), "greedy"
+        assert len(tiny.extra_samples[row]) == 2
+        assert small.quality[row, 0] == float(small.texts[row][0].strip() == found.references[row])
+        assert small.completion_tokens[row, 0] == len(tokens) + 1
+    assert tiny.extra_cost_usd is not None and (tiny.extra_cost_usd > 0).all() and small.extra_cost_usd is None

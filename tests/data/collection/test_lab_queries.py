@@ -22,3 +22,9 @@ def test_halves_share_no_query_and_spelling_does_not_change_the_half() -> None:
     one = {i.prompt for i in unseen_queries(200, 0, "learn")}
     assert not one & {i.prompt for i in unseen_queries(200, 0, "measure")}
     assert half_of("What is  12 + 30?") == half_of("what is 12 + 30")
+
+
+def test_queries_that_a_router_learned_from_are_left_out() -> None:
+    known = frozenset(item.prompt for item in unseen_queries(300, 0, "learn"))
+    left = unseen_queries(300, 0, "learn", known)
+    assert len(left) > 200 and not known & {item.prompt for item in left}

@@ -1,0 +1,289 @@
+"""`jethro data collect` and `jethro cascade collect`: every pool's answers to every query; resumed after a kill."""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from serve_app.cli.options import SetOption, listed, parse_settings
+from serve_app.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from serve_app.config import Config
+    from serve_app.data.collection.lab import LabPlan
+    from serve_app.data.collection.plan import CollectionPlan, LabeledQuery
+    from serve_app.data.dataset import Dataset
+    from serve_app.pools.base import Pool
+
+_STOPPED = 130
+"""A shell's exit code of a program that Ctrl-C ended."""
+Half = Literal["learn", "measure"]
+OutOption = Annotated[Path, typer.Option("--out", help="The Parquet file to write.")]
+AnswersOption = Annotated[Path, typer.Option("--out", help="The file to write: .parquet, or .jsonl for one sample.")]
+PromptsOption = Annotated[
+    Path | None, typer.Option(help="JSON lines, CSV or Parquet with prompt or messages; optional id, reference.")
+]
+LabOption = Annotated[int | None, typer.Option(min=1, help="Number of lab queries, unseen by the models.")]
+HalfOption = Annotated[Half, typer.Option(help="Which half of the lab's queries.")]
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", help="Profile or YAML file with the pools and their prices; default lab.")
+]
+PoolUrlOption = Annotated[
+    str | None, typer.Option("--url", help="Endpoint whose pools to call. Default: run the engines in this process.")
+]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, max=2.0, help="Sampling temperature.")]
+MaxTokensOption = Annotated[int | None, typer.Option(min=1, help="Maximum tokens per answer.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of queries (the log's newest).")]
+ConcurrencyOption = Annotated[int, typer.Option(min=1, help="Maximum concurrent calls.")]
+VerdictsOption = Annotated[int, typer.Option(min=0, help="Self-verifications of every pool but the last.")]
+SplitOption = Annotated[str, typer.Option(help="Name of the split that these rows belong to.")]
+_BATCHES = "With --lab: its models answer in batches, without engines or a journal."
+_EXTRA = "Extra answers of every pool but the last, for agreement."
+
+
+def collect(
+    out: AnswersOption,
+    prompts: PromptsOption = None,
+    log: Annotated[Path | None, typer.Option(help="A decision log that kept prompts (store.path).")] = None,
+    lab: LabOption = None,
+    half: HalfOption = "learn",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    url: PoolUrlOption = None,
+    pool: Annotated[list[str] | None, typer.Option(help="A pool of the config, weakest first; default all.")] = None,
+    samples: Annotated[int, typer.Option("-n", min=1, help="Answers of each pool to each query.")] = 10,
+    temperature: TemperatureOption = 1.0,
+    max_tokens: MaxTokensOption = None,
+    seed: Annotated[int | None, typer.Option(help="Draws the lab's queries and, if given, seeds the sampling.")] = None,
+    limit: LimitOption = None,
+    concurrency: ConcurrencyOption = 16,
+    per_call: Annotated[int | None, typer.Option(min=1, help="Answers per call; default: limits.n.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Score by it at the end; default for --lab: lab.")] = None,
+    logprobs: Annotated[int, typer.Option(min=0, max=20, help="Alternatives per token to record; 0: none.")] = 0,
+    extra_samples: Annotated[int, typer.Option(min=0, help=_EXTRA)] = 0,
+    verdicts: VerdictsOption = 0,
+    prior: Annotated[str, typer.Option(help="Router whose score to record for each query.")] = "",
+    split: SplitOption = "",
+    batches: Annotated[bool, typer.Option("--batches", help=_BATCHES)] = False,
+) -> None:
+    """Collect several answers of every pool to every query; after a kill the same command resumes.
+
+    Every finished call is kept in OUT.journal, so that nothing is requested or paid twice; OUT is written at the end.
+    A query that a pool refuses is left out and reported. A sample's cost is that of an answer requested alone;
+    completion tokens of a call with several answers count in equal parts. The key of --url is read from JETHRO_API_KEY.
+    Cascades need --logprobs 5, and for some signals --extra-samples or --verdicts: see `jethro cascade collect`.
+
+    \b
+    Examples:
+      jethro data collect --lab 500 --out lab.parquet                       the lab's models, in this process
+      jethro data collect --prompts mine.jsonl --config my.yaml --out a.parquet
+      jethro data collect --log var/jethro.sqlite3 --limit 2000 --url http://127.0.0.1:8000 --out a.parquet
+    """
+    from serve_app.config import load
+    from serve_app.data.collection.plan import CollectionPlan
+    from serve_app.types import Sampling
+
+    if out.exists() and not _journal(out).exists():
+        raise ConfigError(f"{out}: exists already, without its journal; give another --out, or move it away")
+    if batches:
+        if lab is None:
+            raise ConfigError("--batches needs --lab N: only the lab's models answer in batches")
+        from serve_app.data.collection.lab import LabPlan
+
+        names = tuple(pool or ("small", "large"))
+        plan = LabPlan(lab, half, seed or 0, names, samples, temperature, logprobs, extra_samples)
+        found = _lab_answers(plan, prior)
+        _save(found.take(range(len(found))[:limit]), out, prior, split)
+        return
+    metric = metric or ("lab" if lab else None)
+    if metric:
+        from serve_app.grading import get_metric
+
+        get_metric(metric)  # an unknown one fails before any call
+    queries, source = _queries(prompts, log, lab, half, seed or 0, limit)
+    settings = load(config, settings=parse_settings(set_ or []))
+    sampling = Sampling(max_tokens, temperature, n=samples, seed=seed, logprobs=logprobs > 0, top_logprobs=logprobs)
+    calls = CollectionPlan(
+        sampling, concurrency, per_call or settings.limits.n, extra_samples=extra_samples, verdicts=verdicts
+    )
+    try:
+        found = asyncio.run(_collected(queries, source, calls, opened_pools(settings, url, pool or ()), out, metric))
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the same command resumes from here", err=True)
+        raise typer.Exit(_STOPPED) from None
+    _save(found, out, prior, split)
+
+
+def collect_for_cascades(
+    out: AnswersOption,
+    prompts: PromptsOption = None,
+    lab: LabOption = None,
+    half: HalfOption = "learn",
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    url: PoolUrlOption = None,
+    chain: Annotated[str | None, typer.Option(help="The config's pools, weakest first, comma-separated.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Grades answers against the reference: exact, number, ...")] = None,
+    samples: Annotated[int, typer.Option(min=0, help=_EXTRA)] = 0,
+    verdicts: VerdictsOption = 0,
+    router: Annotated[str, typer.Option(help="Router whose score is the prior; '' for none.")] = "complexity",
+    split: SplitOption = "",
+    temperature: TemperatureOption = 0.0,
+    max_tokens: MaxTokensOption = None,
+    seed: Annotated[int, typer.Option(help="Draws the lab's queries and the samples.")] = 0,
+    limit: LimitOption = None,
+    concurrency: ConcurrencyOption = 16,
+) -> None:
+    """Collect one graded answer of each pool to each query with log-probabilities: the data of `fit`.
+
+    Short for `jethro data collect -n 1 --temperature 0 --logprobs 5 --prior complexity`. With --lab the models answer
+    in batches in this process, and queries that the router learned from are left out.
+
+    \b
+    Examples:
+      jethro cascade collect --lab 6000 --out lab.jsonl
+      jethro cascade collect --prompts mine.jsonl --config my.yaml --chain small,large --metric exact --out a.jsonl
+    """
+    if out.exists():
+        raise ConfigError(f"{out}: exists already; give another --out, or move it away")
+    if (prompts is None) == (lab is None):
+        raise ConfigError("give one of --prompts FILE and --lab N: the queries to answer")
+    if lab is not None and (url is not None or config is not None or temperature or verdicts or metric):
+        raise ConfigError(
+            "--lab answers in this process at temperature 0: omit --url, --config, --metric, --verdicts, --temperature"
+        )
+    if prompts is not None and metric is None:
+        raise ConfigError("--metric is missing: exact, number, ... grades the answers (see `jethro data score`)")
+    collect(
+        out=out,
+        prompts=prompts,
+        lab=lab,
+        half=half,
+        config=config,
+        set_=set_,
+        url=url,
+        pool=list(listed(chain or "")),
+        samples=1,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        seed=seed,
+        limit=limit,
+        concurrency=concurrency,
+        metric=metric,
+        logprobs=5,
+        extra_samples=samples,
+        verdicts=verdicts,
+        prior=router,
+        split=split,
+        batches=lab is not None,
+    )
+
+
+def opened_pools(
+    config: "Config", url: str | None, names: "Sequence[str]"
+) -> "AbstractAsyncContextManager[dict[str, Pool]]":
+    """The config's pools of these names (all, without any), run in this process or behind an endpoint."""
+    from serve_app.config import caller_key
+    from serve_app.data.collection.pools import pools_at, pools_here
+
+    return pools_here(config, names) if url is None else pools_at(url, config, names, caller_key())
+
+
+def _queries(
+    prompts: Path | None, log: Path | None, lab: int | None, half: Half, seed: int, limit: int | None
+) -> "tuple[list[LabeledQuery], dict[str, object]]":
+    """The queries, and where they come from."""
+    from serve_app.data.collection.plan import queries_from_file, queries_from_lab, queries_from_log
+
+    if sum(source is not None for source in (prompts, log, lab)) != 1:
+        raise ConfigError("give one of --prompts FILE, --log FILE and --lab N: the queries to answer")
+    if prompts is not None:
+        return queries_from_file(prompts, limit), {"source": prompts.name}
+    if log is not None:
+        return queries_from_log(log, limit), {"source": log.name}
+    found = queries_from_lab(lab or 0, seed, half)[:limit]
+    return found, {"source": "lab", "split": f"unseen, {half} half", "lab": lab}
+
+
+def _journal(out: Path) -> Path:
+    return out.with_name(f"{out.name}.journal")
+
+
+async def _collected(
+    queries: "list[LabeledQuery]",
+    source: "dict[str, object]",
+    plan: "CollectionPlan",
+    opened: "AbstractAsyncContextManager[dict[str, Pool]]",
+    out: Path,
+    metric: str | None,
+) -> "Dataset":
+    from serve_app.cli.progress import ProgressLine, progress_text
+    from serve_app.data.collection.collect import collect as collect_answers
+    from serve_app.grading import get_metric
+
+    line, journal = ProgressLine(), _journal(out)
+    if journal.exists():
+        typer.echo(f"resuming from {journal}", err=True)
+    async with opened as pools:
+        found = await collect_answers(
+            queries,
+            pools,
+            plan,
+            journal=journal,
+            report=lambda now: line.show(lambda: progress_text(now), last=now.done == now.total),
+            about=source,
+        )
+    return found if metric is None else await get_metric(metric).score(found, _report)
+
+
+def _lab_answers(plan: "LabPlan", router: str) -> "Dataset":
+    """The lab models' answers to queries that the router has not learned from."""
+    from serve_app.data.collection.lab import record_lab, unseen_queries
+    from serve_app.lab import models_dir
+    from serve_app.routing.registry import load_router
+
+    there = sorted(path.name for path in models_dir().iterdir() if path.is_dir())
+    if unknown := [name for name in plan.models if name not in there]:
+        raise ConfigError(f"--chain: the lab has no model {unknown[0]!r}; there are {', '.join(there)}")
+    data = load_router(router).card.get("data", {}) if router else {}
+    known: frozenset[str] = frozenset()
+    if plan.half == "learn" and data.get("source") == "lab":
+        known = frozenset(i.prompt for i in unseen_queries(int(data["n"]), int(data["seed"]), "learn"))
+    if not unseen_queries(plan.n, plan.seed, plan.half, known):
+        raise ConfigError(f"--lab {plan.n}: router {router} learned from all of these queries; give a larger number")
+    return record_lab(models_dir(), replace(plan, without=known), _report)
+
+
+def _save(found: "Dataset", out: Path, router: str, split: str) -> None:
+    """Write the answers, with the router's scores and the split, and report what they are."""
+    from math import isnan
+
+    from serve_app.data.recorded import write_answers
+    from serve_app.routing.registry import load_router
+
+    if router:
+        found = replace(found, prior=load_router(router).router.score(found.queries))
+    write_answers(replace(found, splits=(split,) * len(found)) if split else found, out)
+    if failed := found.about.get("failed"):
+        typer.secho(f"{failed} queries are left out:", fg="yellow", err=True)
+        for failure in found.about["failures"]:
+            typer.echo(f"  {failure['id']} at {failure['pool']}: {failure['reason']}", err=True)
+    spent = found.about.get("spent_usd", 0.0)
+    typer.echo(f"{out}: {len(found):,} queries, {', '.join(found.pools)}, ${spent:.4f} spent")
+    scored = {name: pool.quality.mean() for name, pool in found.pools.items()}
+    if any(isnan(quality) for quality in scored.values()):
+        typer.echo(f"  next: jethro data score {out} --metric exact")
+        return
+    for name, pool in found.pools.items():
+        typer.echo(f"  {name}: quality {scored[name]:.4f}, {pool.cost_usd.mean():.3g} USD a query")
+    if any(pool.logprobs for pool in found.pools.values()):
+        typer.echo(f"  next: jethro cascade fit --data {out} --target quality-drop=0.01 --out var/cascades/mine")
+
+
+def _report(line: str) -> None:
+    typer.echo(line, err=True)
