@@ -11,7 +11,7 @@ from tests.cascade.routing.worlds import made_up
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Recorded answers in a file."""
-    recorded = made_up(400, models=("weak", "strong"))
+    recorded = made_up(240, models=("weak", "strong"))
     path = tmp_path_factory.mktemp("recorded") / "answers.jsonl"
     with path.open("w") as out:
         for row, prompt in enumerate(recorded.prompts):
@@ -42,7 +42,7 @@ def test_a_router_is_fitted_saved_and_described(data, tmp_path):
     assert router.version in done.output
     assert "asked: weak" in done.output
     assert [s.name for s in router.signals.values()] == ["sum_logprob", "sum_logprob"]
-    recorded = made_up(400, models=("weak", "strong")).split("train")
+    recorded = made_up(240, models=("weak", "strong")).split("train")
     assert router.data["budget_usd"] == pytest.approx(0.4 * recorded.cost_usd[:, 1].mean())
 
 

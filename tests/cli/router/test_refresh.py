@@ -1,5 +1,6 @@
 """`jethro router refresh`: on answers collected before, on callers' judgements, and what it refuses."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,20 @@ from tests.data.samples import sums
 from tests.grading.test_feedback import log
 
 
-@pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The version that serves, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    learned = sums(250, seed=1)
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A registry and the version in it."""
+    folder, learned = tmp_path_factory.mktemp("registry"), sums(250, seed=1)
     trained = train(TrainingRun("complexity", "old.parquet", folds=2), learned)
-    return register(trained, learned, Registry(Path("var/routers")), "mine")
+    return folder, register(trained, learned, Registry(folder), "mine")
+
+
+@pytest.fixture
+def served(registered: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The version that serves, in a copy of the registry of its own."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(registered[0], "var/routers")
+    return registered[1]
 
 
 def test_collected_answers_are_learned_and_swapped_in(run: Run, served: str) -> None:

@@ -24,7 +24,7 @@ def _share(policy, texts, told, seed=0):
 @pytest.mark.parametrize("wrong_price", [0.0, 0.9])
 def test_a_policy_whose_price_is_wrong_comes_to_the_share_by_itself(spec, queries, driven, wrong_price):
     learner = OnlineCascade(spec(llm_share=0.3, horizon=20_000))
-    driven(learner, queries(900, 0))
+    driven(learner, queries(600, 0))
     arrays = dict(learner.policy().arrays())
     arrays["terms"] = arrays["terms"].copy()
     arrays["terms"][0] = wrong_price
@@ -32,7 +32,7 @@ def test_a_policy_whose_price_is_wrong_comes_to_the_share_by_itself(spec, querie
     # letters that no level has learned: some are more surprising than others
     rng = np.random.default_rng(1)
     words = [w for text, _ in queries(200, 5) for w in text.split()]
-    texts = [" ".join(rng.choice(words, size=int(rng.integers(1, 9)))) for _ in range(2000)]
+    texts = [" ".join(rng.choice(words, size=int(rng.integers(1, 9)))) for _ in range(1000)]
     rate = arrays["terms"][1]
     held = _share(policy_from(learner.spec, arrays), texts, told=True)
     left = _share(policy_from(learner.spec, arrays), texts, told=False)
