@@ -194,7 +194,8 @@ def file_findings(path: Path) -> list[Finding]:
     confidence = name.startswith(("serve_app/cascade/", "serve_app/store/", "serve_app/api/", "docs/", "README"))
     text = path.read_text("utf-8")
     if path.suffix != ".py":
-        text = re.sub(r"https?://[^\s)>\"']+", lambda m: "\0" * len(m.group()), text)
+        data = r"https?://[^\s)>\"']+|`[a-z_0-9]+`"  # addresses, and keys of a format
+        text = re.sub(data, lambda m: "\0" * len(m.group()), text)
         return sorted(prose_findings(text, confidence=confidence))
     found = list(python_findings(text, confidence=confidence))
     if path.stem in MODULES and name.startswith("serve_app/"):

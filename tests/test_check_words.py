@@ -136,10 +136,10 @@ def test_home_made_module_names_are_found(tmp_path, monkeypatch):
     assert [(f.line, f.found) for f in file_findings(module)] == [(1, "hopeless.py")]
 
 
-def test_addresses_are_not_read(tmp_path):
+def test_addresses_and_keys_are_not_read(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("See [it](https://example.com/told/beside) there.\n")
-    assert file_findings(page) == []
+    page.write_text("See [it](https://example.com/told/beside) there: `asked` is a key, `is told` is not.\n")
+    assert [f.found for f in file_findings(page)] == ["told"]
 
 
 def test_the_command_prints_findings_and_counts(tmp_path, capsys):

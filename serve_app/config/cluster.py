@@ -1,4 +1,4 @@
-"""The machines that a config may count on, and whether what it asks for fits them. Nothing is looked up here."""
+"""The machines that a config may count on, and whether its demand fits them. Nothing is looked up here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from serve_app.config.base import Node
 class NodeConfig(Node):
     """Machines of one kind; what the operating system and Kubernetes keep for themselves is not counted."""
 
-    cpus: PositiveFloat
+    cpus: PositiveFloat = Field(description="CPUs of one machine.")
     memory_gib: PositiveFloat | None = Field(None, description="null: memory is not checked.")
-    gpus: Annotated[int, Field(ge=0)] = 0
+    gpus: Annotated[int, Field(ge=0)] = Field(0, description="GPUs of one machine.")
     accelerator_type: str | None = Field(None, description="As Ray calls it, for instance L4 or H100.")
     count: PositiveInt = Field(1, description="Most machines of this kind that there can be.")
     labels: dict[str, str] = Field(
@@ -25,12 +25,12 @@ class NodeConfig(Node):
 class ClusterConfig(Node):
     """Stated machines make `jethro config check` refuse what no machine can hold; without them nothing is assumed."""
 
-    nodes: tuple[NodeConfig, ...] = ()
+    nodes: tuple[NodeConfig, ...] = Field((), description="Kinds of machines.")
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceDemand:
-    """What one replica asks for, and how many replicas there must be at least."""
+    """What one replica requires, and how many replicas there must be at least."""
 
     who: str
     cpus: float
@@ -57,7 +57,7 @@ class ResourceDemand:
 
 
 def misfit(nodes: Sequence[NodeConfig], demands: Sequence[ResourceDemand]) -> str | None:
-    """Why the nodes cannot hold the least that is asked for, in a sentence with the mend; None if they can.
+    """Why the nodes cannot hold the smallest demand, with what to change; None if they can.
 
     Each replica must fit one machine, and all least replicas the sum of the machines. The sum is a necessary condition
     only: pieces that fit in sum may still not pack.
@@ -66,17 +66,17 @@ def misfit(nodes: Sequence[NodeConfig], demands: Sequence[ResourceDemand]) -> st
         return None
     for demand in demands:
         if demand.gpus and not any(node.gpus for node in nodes):
-            return f"{demand.who} asks for {demand.gpus:g} GPUs and no node of cluster.nodes has any: add one or set 0"
+            return f"{demand.who} requires {demand.gpus:g} GPUs and no node of cluster.nodes has any: add one or set 0"
         if not any(demand.fits(node) for node in nodes):
             return (
-                f"{demand.who} asks for {demand} in one replica and no single node of cluster.nodes has that: "
-                "ask for less, or add a larger node"
+                f"{demand.who} requires {demand} in one replica and no single node of cluster.nodes has that: "
+                "require less, or add a larger node"
             )
     for what, have in (("cpus", _total(nodes, "cpus")), ("gpus", _total(nodes, "gpus"))):
         need = sum(d.replicas * getattr(d, what) for d in demands)
         if need > have + 1e-9:
             return (
-                f"the least replicas ask for {need:g} {what} in sum and cluster.nodes have {have:g}: lower the least "
+                f"the least replicas require {need:g} {what} in sum and cluster.nodes have {have:g}: lower the least "
                 "replicas, or add nodes"
             )
     return None

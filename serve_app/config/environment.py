@@ -32,8 +32,8 @@ _LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 _INGRESS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
-"""Ports of Gateways, to which HAProxy sends. Serve tells HAProxy of a port before it has bound it: where two endpoints
-of one machine draw from the same ports, one's callers have reached the other's Gateway."""
+"""Ports of Gateways, to which HAProxy sends. Serve announces a port to HAProxy before it has bound it: where two
+endpoints of one machine draw from the same ports, one's callers have reached the other's Gateway."""
 _BLOCK = 100
 _BLOCKS = range(20_000, 30_000, _BLOCK)
 """Above the ports of Ray's workers (from 10,002) and below those that the kernel hands out (from 32,768)."""

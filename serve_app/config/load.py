@@ -1,4 +1,4 @@
-"""Reads the tree: profile or YAML file, then environment overrides, then validation with messages that mend.
+"""Reads the tree: profile or YAML file, then environment overrides, then validation that says what to change.
 
 Overrides: `JETHRO__SERVER__PORT=9000` sets `server.port`; values are read as YAML.
 """
@@ -33,7 +33,7 @@ def load(
     """The config of a profile name or a YAML file (default `lab`), with overrides from the environment.
 
     `settings` come last and win: dotted keys (`server.port`) to values in YAML, as the command line gives them.
-    Raises ConfigError with file, key, value and mend, all mistakes at once.
+    Raises ConfigError with file, key, value and what to write instead, all mistakes at once.
     """
     env = os.environ if env is None else env
     source = source or env.get("JETHRO_CONFIG") or "lab"
@@ -90,7 +90,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # `<<: *anchor`; keys written beside it override those merged in
+                continue  # `<<: *anchor`; keys written next to it override those merged in
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)

@@ -18,8 +18,8 @@ class ReplicasConfig(Node):
     """
 
     min: Annotated[int, Field(ge=0)] = Field(1, description="0: an idle pool sleeps, and the first query wakes it.")
-    max: PositiveInt = 1
-    policy: Literal["share", "in_flight"] = "share"
+    max: PositiveInt = Field(1, description="Most replicas.")
+    policy: Literal["share", "in_flight"] = Field("share", description="What the number of replicas follows.")
     concurrency: PositiveFloat = Field(8.0, description="share: calls that a replica serves at once without slowing.")
     headroom: NonNegativeFloat = Field(
         1.0, description="share: spare places, in square roots of the load (square-root staffing)."
@@ -46,10 +46,10 @@ class ReplicasConfig(Node):
 class ResourcesConfig(Node):
     """What Ray reserves for one replica."""
 
-    num_cpus: NonNegativeFloat = 0.4
-    num_gpus: NonNegativeFloat = 0.0
-    accelerator_type: str | None = None
-    memory_gib: PositiveFloat | None = None
+    num_cpus: NonNegativeFloat = Field(0.4, description="CPUs.")
+    num_gpus: NonNegativeFloat = Field(0.0, description="GPUs; a fraction shares one.")
+    accelerator_type: str | None = Field(None, description="As Ray names it, for instance L4 or H100; null: any.")
+    memory_gib: PositiveFloat | None = Field(None, description="Memory; null: not reserved.")
 
     def demand(self, key: str, replicas: int) -> ResourceDemand:
         """These reservations for `replicas` replicas; `key` names them in messages."""
@@ -61,8 +61,8 @@ class ResourcesConfig(Node):
 class PriceConfig(Node):
     """US dollars for a million tokens; for your own GPUs, what an hour costs by what an hour writes."""
 
-    input_usd_per_million: NonNegativeFloat = 0.0
-    output_usd_per_million: NonNegativeFloat = 0.0
+    input_usd_per_million: NonNegativeFloat = Field(0.0, description="Prompt tokens.")
+    output_usd_per_million: NonNegativeFloat = Field(0.0, description="Completion tokens.")
 
 
 class PoolConfig(Node):
@@ -75,7 +75,7 @@ class PoolConfig(Node):
     resources: ResourcesConfig = ResourcesConfig()
     max_ongoing_requests: PositiveInt = Field(64, description="Requests open at once in one replica.")
     max_queued_requests: Annotated[int, Field(ge=0)] = Field(256, description="Waiting in one replica; then 429.")
-    drain_s: PositiveFloat = 30.0
+    drain_s: PositiveFloat = Field(30.0, description="Longest wait for open requests when a replica stops.")
     wait_s: NonNegativeFloat = Field(10.0, description="How long a request waits for a replica when there is none.")
     required: bool = Field(True, description="Ready only when this pool has a healthy replica.")
 

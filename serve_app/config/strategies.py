@@ -15,7 +15,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class LevelConfig(Node):
     """One level of a chain, as `chain.json` of a fitted cascade writes it; the last one has its pool alone."""
 
-    pool: str
+    pool: str = Field(description="The pool of this level.")
     signal: dict[str, Any] | None = Field(None, description='As {"name": "min_logprob"}.')
     calibrator: dict[str, Any] | None = Field(None, description="From signal to probability of being right.")
     threshold: NonNegativeFloat | None = Field(None, description="Taken if right with at least this probability.")
@@ -54,12 +54,12 @@ class ChainConfig(Node):
 class StreamingConfig(ChainConfig):
     """The streaming cascade: an answer is held for its first tokens only."""
 
-    probe_tokens: PositiveInt | None = Field(None, description="Tokens held and judged; null: as the chain was fitted.")
+    probe_tokens: PositiveInt | None = Field(None, description="Tokens that are held; null: as the chain was fitted.")
     race: RaceConfig | None = Field(None, description="Begin the next level at once where it is borderline; null: no.")
 
 
 class CascadeConfig(ChainConfig):
-    """`jethro-cascade` judges whole answers, `-stream` their first tokens, and `-route` may skip any pool."""
+    """`jethro-cascade` holds whole answers, `-stream` their first tokens, and `-route` may skip any pool."""
 
     streaming: StreamingConfig = StreamingConfig()
     routing: str | None = Field(None, description="Folder of a fitted cascade router; null: the one that ships.")
@@ -67,7 +67,8 @@ class CascadeConfig(ChainConfig):
         True, description="Pass over a level where the router's score alone keeps every answer below the threshold."
     )
     min_remaining_s: NonNegativeFloat = Field(
-        1.0, description="With an answer at hand no further level is asked with less time to the deadline than this."
+        1.0,
+        description="With an answer available, no further level is called with less time to the deadline.",
     )
 
 

@@ -19,18 +19,18 @@ class StoreConfig(Node):
     """The decision log."""
 
     path: str = Field("var/jethro.sqlite3", description="SQLite file; relative to the working directory.")
-    batch: PositiveInt = 256
-    flush_s: PositiveFloat = 0.5
+    batch: PositiveInt = Field(256, description="Most decisions per write.")
+    flush_s: PositiveFloat = Field(0.5, description="Longest wait before a write.")
     queue: PositiveInt = Field(50_000, description="Decisions waiting for the writer; beyond it they are counted lost.")
-    keep_prompts: bool = False
-    keep_days: PositiveInt = 30
+    keep_prompts: bool = Field(False, description="Store prompts in the decision log.")
+    keep_days: PositiveInt = Field(30, description="Days after which a decision is deleted.")
 
 
 class LogConfig(Node):
     """The request log, one JSON line a request on stderr of the Gateway."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    access: bool = True
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
+    access: bool = Field(True, description="Log every request.")
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -38,10 +38,14 @@ _LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|localhost|::1)$")
 
 
 class KeyConfig(Node):
-    """A caller's key by reference: the environment variable `env` holds it, `name` is the tenant."""
+    """A caller's key: the environment variable `env` holds it, `name` is the tenant."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] = Field(
+        description="The tenant; decisions and streams belong to it."
+    )
+    env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
+        description="Environment variable that holds the key."
+    )
     weight: PositiveFloat = Field(1.0, description="Of the tenant's share of a Gateway's places under load.")
     min_quality: Probability | None = Field(
         None, description="Queries expected to be answered worse than this are not moved for want of capacity."
@@ -52,10 +56,10 @@ class ServerConfig(Node):
     """Where the endpoint listens and whom it answers."""
 
     host: str = Field("127.0.0.1", description="Address to bind; beyond localhost keys are required.")
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    keys: tuple[KeyConfig, ...] = ()
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(8000, description="Port to listen on.")
+    keys: tuple[KeyConfig, ...] = Field((), description="Callers' keys; empty: no key is required.")
     allow_unauthenticated: bool = Field(False, description="Listen beyond localhost without keys; say so explicitly.")
-    expose_docs: bool = True
+    expose_docs: bool = Field(True, description="Serve the API documentation at /docs.")
 
     @model_validator(mode="after")
     def _open_only_if_said(self) -> Self:
@@ -70,15 +74,15 @@ class ServerConfig(Node):
 class LimitsConfig(Node):
     """Bounds on what a caller may ask; checked before any model sees it."""
 
-    body_bytes: PositiveInt = 1_048_576
-    messages: PositiveInt = 512
-    n: PositiveInt = 8
-    stop: PositiveInt = 4
-    stop_chars: PositiveInt = 256
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 20
-    max_tokens: PositiveInt = 32_768
-    tools: PositiveInt = 128
-    request_timeout_s: PositiveFloat = 600.0
+    body_bytes: PositiveInt = Field(1_048_576, description="Largest request body.")
+    messages: PositiveInt = Field(512, description="Most messages of a conversation.")
+    n: PositiveInt = Field(8, description="Most choices of a request.")
+    stop: PositiveInt = Field(4, description="Most stop sequences.")
+    stop_chars: PositiveInt = Field(256, description="Longest stop sequence.")
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = Field(20, description="Most log-probabilities per token.")
+    max_tokens: PositiveInt = Field(32_768, description="Longest answer.")
+    tools: PositiveInt = Field(128, description="Most tools of a request.")
+    request_timeout_s: PositiveFloat = Field(600.0, description="Deadline of a request.")
     tenant_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         0.9,
         description="Most of a Gateway's places that one tenant may hold when alone, less as others come; null: all.",
@@ -88,11 +92,11 @@ class LimitsConfig(Node):
 class GatewayConfig(Node):
     """The router replicas."""
 
-    replicas: PositiveInt = 1
-    num_cpus: NonNegativeFloat = 0.2
+    replicas: PositiveInt = Field(1, description="Number of Gateways.")
+    num_cpus: NonNegativeFloat = Field(0.2, description="CPUs that Ray reserves for each.")
     max_ongoing_requests: PositiveInt = Field(1024, description="Requests open at once in one Gateway.")
     max_queued_requests: Annotated[int, Field(ge=-1)] = Field(2048, description="Beyond it 503 with Retry-After.")
-    retry_after_s: PositiveInt = 1
+    retry_after_s: PositiveInt = Field(1, description="Value of Retry-After.")
     drain_s: PositiveFloat = Field(20.0, description="Longest wait for open requests when a replica stops.")
 
 
@@ -107,7 +111,7 @@ class MultiPoolConfig(Node):
 class CapacityConfig(Node):
     """Borderline queries go to the small pool while the large one is full."""
 
-    enabled: bool = False
+    enabled: bool = Field(False, description="Let the load of the large pool raise the threshold.")
     from_utilisation: PositiveFloat = Field(0.8, description="Requests by places in the large pool: from here on.")
     to_utilisation: PositiveFloat = Field(1.5, description="Here the threshold has risen by all of the shift.")
     max_threshold_shift: Probability = Field(0.3, description="Most that is added to the threshold.")
@@ -132,7 +136,7 @@ class RoutingConfig(Node):
     )
     registry: str = Field("var/routers", description="Folder of registered routers; relative to the working directory.")
     offered: tuple[str, ...] | None = Field(
-        None, description="Routers that callers may name beside the default; null: all of the registry."
+        None, description="Routers that callers may name besides the default; null: all of the registry."
     )
     reload_s: NonNegativeFloat = Field(1.0, description="How often the registry is looked at; 0: never again.")
     threshold: Probability | None = Field(None, description="Strong if the win rate is at least this.")
@@ -144,14 +148,15 @@ class RoutingConfig(Node):
     delta: Probability = Field(0.1, description="With ltt (Learn then Test): the risk that the promise is broken.")
     multi_pool: MultiPoolConfig | None = Field(None, description="Routing over all pools; null: not offered.")
     capacity: CapacityConfig = CapacityConfig()
-    seed: int = 0
+    seed: int = Field(0, description="Seed of the router `random`.")
     score_timeout_ms: PositiveFloat = Field(2000.0, description="Without a score in this time the strong pool answers.")
     score_threads: PositiveInt = Field(1, description="Threads that compute scores of encoder routers in a Gateway.")
     score_batch: PositiveInt = Field(16, description="Most queries scored at once by an encoder router.")
     score_cache: PositiveInt = Field(20_000, description="Scores remembered by the hash of the text, for each router.")
     explain: Literal["asked", "inline", "all"] = Field(
         "inline",
-        description="Which decisions show what moved them: asked for by /v1/route, and logged ones of inline or all.",
+        description="Which decisions show feature contributions: those of /v1/route alone, also those of inline "
+        "routers, or all.",
     )
 
     @model_validator(mode="after")

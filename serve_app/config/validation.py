@@ -56,7 +56,7 @@ _SECRET = re.compile(r"(^|_)(key|token|secret|password|authorization)$", re.IGNO
 
 
 def sentence(where: str, err: Any, root: type[BaseModel] = Config) -> str:
-    """One error of pydantic's `ValidationError.errors()`, said for whoever wrote the file `where`, a `root`."""
+    """One error of pydantic's `ValidationError.errors()`, worded for the author of the file `where`, a `root`."""
     key = ".".join(_keys(err["loc"])) or "the file"
     message = str(err["msg"]).removeprefix("Value error, ")
     if err["type"] == "extra_forbidden":

@@ -129,7 +129,7 @@ class _Gauges:
     def __init__(self) -> None:
         from ray.util.metrics import Gauge
 
-        self.target = Gauge("jethro_autoscaling_target", "Replicas that the policy wants", tag_keys=("pool",))
+        self.target = Gauge("jethro_autoscaling_target", "Target of the policy", tag_keys=("pool",))
         self.held = Gauge("jethro_autoscaling_held", "1 while reports are missing or stale", tag_keys=("pool",))
 
 

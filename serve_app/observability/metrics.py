@@ -5,7 +5,7 @@ Nothing is observed per token; TPOT is taken once, at the end of a stream.
 
 Metrics of the streams, read when Prometheus asks.
 
-Every Gateway tells what the Learner told it: take one of them, not the sum. The label `stream` is bounded by
+Every Gateway reports what the Learner last reported: take one of them, not the sum. The label `stream` is bounded by
 `streams.most`.
 """
 
@@ -25,14 +25,14 @@ _COUNTS: Final = {
     "llm_calls": "Queries that went to the LLM",
     "unparsed": "LLM answers that parsed to no label",
     "lost": "Events that a Gateway had no room for",
-    "failed": "Queries that the LLM was asked and did not answer",
+    "failed": "Queries that went to the LLM and got no answer",
     "refused": "Events that could not be learned from",
     "corrupt": "Checkpoints and journal lines that could not be read",
 }
 
 
 class StreamFigures(Protocol):
-    """What the Learner told of one stream."""
+    """What the Learner reported of one stream."""
 
     @property
     def name(self) -> str:
@@ -56,7 +56,7 @@ class WatchedStreams(Protocol):
 
     @property
     def away(self) -> bool:
-        """Whether the Learner did not answer when last asked."""
+        """Whether the Learner did not answer the last request."""
 
     def figures(self) -> Sequence[StreamFigures]:
         """Each stream as last known."""
@@ -80,17 +80,17 @@ class StreamCollector(Collector):
         )
         version = GaugeMetricFamily("jethro_stream_version", "The policy that is acted by", labels=_BY_STREAM)
         for stream in self._streams.figures():
-            told, learner = stream.figures, stream.figures["learner"]
+            reported, learner = stream.figures, stream.figures["learner"]
             for key, counter in counts.items():
-                counter.add_metric((stream.name,), told[key])
-            for level, part in told["share"].items():
+                counter.add_metric((stream.name,), reported[key])
+            for level, part in reported["share"].items():
                 share.add_metric((stream.name, level), part)
             drift.add_metric((stream.name,), learner.get("drift_alarms", 0))
             if learner.get("agreement") is not None:
                 agreement.add_metric((stream.name,), learner["agreement"])
             version.add_metric((stream.name,), stream.version)
         waiting = GaugeMetricFamily("jethro_learner_waiting", "Events not yet learned", value=self._streams.waiting)
-        away = GaugeMetricFamily("jethro_learner_away", "1: no answer when last asked", value=self._streams.away)
+        away = GaugeMetricFamily("jethro_learner_away", "1: the last request got no answer", value=self._streams.away)
         return [*counts.values(), drift, share, agreement, version, waiting, away]
 
 
@@ -101,7 +101,7 @@ _TPOT_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 
 
 
 class RouterFigures(Protocol):
-    """What a router tells the metrics: what serves, how often it was swapped or refused, and its drift by signal."""
+    """What a router reports to the metrics: what serves, how often it was swapped or refused, drift by signal."""
 
     @property
     def name(self) -> str:
@@ -153,9 +153,9 @@ class Recorder:
         )
         self._decisions = Counter("jethro_decisions", "Decisions by the pool chosen", ("router", "pool"), registry=r)
         self._unscored = Counter(
-            "jethro_unscored", "Decisions without a score: the strong pool was asked", ("router",), registry=r
+            "jethro_unscored", "Decisions without a score: the strong pool was called", ("router",), registry=r
         )
-        self._fallbacks = Counter("jethro_fallbacks", "Answers by another pool than first asked", ("pool",), registry=r)
+        self._fallbacks = Counter("jethro_fallbacks", "Answers by another pool than the first", ("pool",), registry=r)
         self._escalations = Counter(
             "jethro_escalations", "Answers that did not convince, and were replaced", ("pool",), registry=r
         )
@@ -239,7 +239,7 @@ class Recorder:
         self._decision.observe(decision.decision_ms / 1e3)
         if decision.score is None and router:
             self._unscored.labels(router).inc()
-        if record.status != "route_only":  # asked about, not traffic
+        if record.status != "route_only":  # a question about a decision, not traffic
             self._decisions_of(router, decision.pool).inc()
         if record.first_byte_ms is not None:
             self._pool.observe(record.first_byte_ms / 1e3)
@@ -298,8 +298,8 @@ class _RouterCollector(Collector):
             threshold.add_metric((f.name,), f.threshold)
             swaps.add_metric((f.name,), f.swaps)
             refusals.add_metric((f.name,), f.refusals)
-            for signal, told in f.drift.items():
-                raised.add_metric((f.name, signal), float(told["drift"]))
-                moved.add_metric((f.name, signal), float(told["statistic"]))
-                limit.add_metric((f.name, signal), float(told["limit"]))
+            for signal, reported in f.drift.items():
+                raised.add_metric((f.name, signal), float(reported["drift"]))
+                moved.add_metric((f.name, signal), float(reported["statistic"]))
+                limit.add_metric((f.name, signal), float(reported["limit"]))
         return [serving, threshold, swaps, refusals, raised, moved, limit]
