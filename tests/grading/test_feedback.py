@@ -9,6 +9,7 @@ from serve_app.errors import DataError
 from serve_app.grading.feedback import read_feedback
 from serve_app.store.base import Feedback
 from serve_app.store.database import Database
+from serve_app.types import Step, Usage
 from tests.store.test_sqlite import record
 
 
@@ -22,7 +23,8 @@ def log(path, decisions, judgements) -> None:
     with closing(Database(str(path))) as database:
         records = []
         for at, (id_, pool, prompt) in enumerate(decisions):
-            one = record(id_, created_s=float(at), prompt=prompt, cost_usd=0.5 if pool == "large" else 0.25)
+            step = Step(pool, "chosen", Usage(5, 3), 0.5 if pool == "large" else 0.25)
+            one = record(id_, created_s=float(at), prompt=prompt, steps=(step,))
             model = {"old": "m-old"}.get(pool, f"m-{pool}")
             decision = replace(one.decision, pool=pool.replace("old", "small"), model=model)
             records.append(replace(one, decision=decision))
