@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.cascade.fitting.automix import DECIDERS, Labelled, escalated, lift
+from serve_app.cascade.fitting.automix import DECIDERS, LabelledQueries, escalated, lift
 from serve_app.data.recorded import Recorded, read
 from serve_app.learning.metrics import bootstrap
 
@@ -35,19 +35,21 @@ BUDGETS = np.linspace(0.1, 0.9, 9)
 _ROUNDS = 500
 
 
-def labelled(recorded: Recorded) -> Labelled:
+def labelled(recorded: Recorded) -> LabelledQueries:
     """Of two models: p of the first one's answers."""
     p = np.clip(np.exp(recorded.confidence[:, 0]), 0.0, 1.0)
-    return Labelled(p, recorded.ok[:, 0], recorded.ok[:, 1], recorded.cost_usd[:, 0], recorded.cost_usd[:, 1])
+    return LabelledQueries(p, recorded.ok[:, 0], recorded.ok[:, 1], recorded.cost_usd[:, 0], recorded.cost_usd[:, 1])
 
 
-def escalations(train: Labelled, test: Labelled, decider: str) -> list[NDArray[np.bool_]]:
+def escalations(train: LabelledQueries, test: LabelledQueries, decider: str) -> list[NDArray[np.bool_]]:
     """At each budget, fitted on train, the test queries that are escalated."""
     low, high = train.small_cost.mean(), train.large_cost.mean()
     return [escalated(DECIDERS[decider](train, float(low + x * (high - low))), test.p) for x in BUDGETS]
 
 
-def mean_lift(test: Labelled, found: Sequence[NDArray[np.bool_]], rows: NDArray[np.int64] | None = None) -> float:
+def mean_lift(
+    test: LabelledQueries, found: Sequence[NDArray[np.bool_]], rows: NDArray[np.int64] | None = None
+) -> float:
     """In percent, over the budgets at which anything is escalated: without cost there is no benefit per cost."""
     rows = np.arange(len(test.p)) if rows is None else rows
     small = (float(test.small[rows].mean()), float(test.small_cost[rows].mean()))

@@ -24,11 +24,11 @@ from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from serve_app.cascade.artefact import load_chain
 from serve_app.cascade.base import Signal
-from serve_app.cascade.fitting.confidence import LOGPROB_SIGNALS, JudgePlan, fit_judge, opening, raw_values
-from serve_app.cascade.fitting.evaluation import held_out_of, outcomes, walk_of
+from serve_app.cascade.fitting.confidence import LOGPROB_SIGNALS, ConfidencePlan, fit_confidence, opening, raw_values
+from serve_app.cascade.fitting.evaluation import held_out_of, outcomes, replay_of
 from serve_app.cascade.fitting.fit import ChainPlan, drop
-from serve_app.cascade.fitting.thresholds import Walk, fit_thresholds
-from serve_app.cascade.signals.consistency import Agreement
+from serve_app.cascade.fitting.thresholds import ChainReplay, fit_thresholds
+from serve_app.cascade.signals.consistency import AnswerAgreement
 from serve_app.cascade.signals.tokens import (
     Brevity,
     Entropy,
@@ -72,36 +72,36 @@ class Row:
     cost_share: float
 
 
-def mixes() -> Iterator[tuple[str, JudgePlan]]:
+def mixes() -> Iterator[tuple[str, ConfidencePlan]]:
     """What is compared."""
     alone: tuple[Signal, ...] = (
         *(MeanLogprob(), MinLogprob(), QuantileLogprob(0.25), SumLogprob(), Brevity()),
-        *(Margin("worst"), Margin("mean"), Entropy("worst"), Entropy("mean"), Agreement(_SAMPLES), Prior()),
+        *(Margin("worst"), Margin("mean"), Entropy("worst"), Entropy("mean"), AnswerAgreement(_SAMPLES), Prior()),
     )
     for signal in alone:
         reduce = getattr(signal, "reduce", "")
-        yield f"{signal.name} {reduce}".strip(), JudgePlan((signal,))
-    yield "all log-probs", JudgePlan(LOGPROB_SIGNALS)
-    yield "answer scorer", JudgePlan((), scorer="minilm")
-    yield "log-probs + agreement", JudgePlan((*LOGPROB_SIGNALS, Agreement(_SAMPLES)))
-    yield "log-probs + scorer", JudgePlan(LOGPROB_SIGNALS, scorer="minilm")
-    yield "log-probs + prior", JudgePlan()
-    yield "log-probs + prior, isotonic", JudgePlan(calibrator="isotonic")
-    yield "log-probs + prior, blended", JudgePlan(calibrator="blended")
-    yield "log-probs + prior, cost-aware", JudgePlan(cost_aware=True)
-    yield "log-probs + prior + agreement", JudgePlan((*LOGPROB_SIGNALS, Prior(), Agreement(_SAMPLES)))
+        yield f"{signal.name} {reduce}".strip(), ConfidencePlan((signal,))
+    yield "all log-probs", ConfidencePlan(LOGPROB_SIGNALS)
+    yield "answer scorer", ConfidencePlan((), scorer="minilm")
+    yield "log-probs + agreement", ConfidencePlan((*LOGPROB_SIGNALS, AnswerAgreement(_SAMPLES)))
+    yield "log-probs + scorer", ConfidencePlan(LOGPROB_SIGNALS, scorer="minilm")
+    yield "log-probs + prior", ConfidencePlan()
+    yield "log-probs + prior, isotonic", ConfidencePlan(calibrator="isotonic")
+    yield "log-probs + prior, blended", ConfidencePlan(calibrator="blended")
+    yield "log-probs + prior, cost-aware", ConfidencePlan(cost_aware=True)
+    yield "log-probs + prior + agreement", ConfidencePlan((*LOGPROB_SIGNALS, Prior(), AnswerAgreement(_SAMPLES)))
 
 
-def measure(name: str, plan: JudgePlan, learn: Recorded, measured: Recorded, target: Target) -> Row:
+def measure(name: str, plan: ConfidencePlan, learn: Recorded, measured: Recorded, target: Target) -> Row:
     """A judge of the first model, fitted on one half, on the other."""
     judged = [row[0] for row in learn.evidence]
     raw = raw_values(plan.signals, judged, plan.prefix)
-    judge, own = fit_judge(plan, raw, learn.ok[:, 0], judged, learn.cost_usd[:, 1])
+    fitted, own = fit_confidence(plan, raw, learn.ok[:, 0], judged, learn.cost_usd[:, 1])
     seen = [opening(row[0], plan.prefix) for row in measured.evidence]
-    p = judge.probabilities(raw_values(plan.signals, seen), seen)
+    p = fitted.probabilities(raw_values(plan.signals, seen), seen)
     sampled = any(signal.needs.samples for signal in plan.signals)
     walks = [
-        Walk(column[:, None], r.ok, r.cost_usd + (r.extra_cost_usd if sampled else 0.0))
+        ChainReplay(column[:, None], r.ok, r.cost_usd + (r.extra_cost_usd if sampled else 0.0))
         for column, r in ((own, learn), (p, measured))
     ]
     thresholds = fit_thresholds(walks[0], target)
@@ -129,7 +129,7 @@ def shipped(measured: Recorded) -> list[Row]:
     folder = Path(next(iter(serve_app.cascade.__path__))) / "lab"
     for name in ("whole", "stream"):
         chain = load_chain(folder / name)
-        walk = walk_of(chain, measured)
+        walk = replay_of(chain, measured)
         found = held_out_of(chain, walk)
         lost = drop(found.quality, measured.ok[:, 1])
         p, right = walk.probability[:, 0], walk.ok[:, 0]
@@ -162,8 +162,8 @@ def pair_rows(recorded: Recorded, weak: str, strong: str) -> list[PairRow]:
     budgets = np.linspace(lowest, highest, _BUDGETS).tolist()
     curves = []
     for aware in (False, True):
-        judge = JudgePlan((MeanLogprob(),), "blended", cost_aware=aware)
-        plan = ChainPlan((weak, strong), Target(COST, 1.0), judge, confidence_is="mean_logprob")
+        confidence = ConfidencePlan((MeanLogprob(),), "blended", cost_aware=aware)
+        plan = ChainPlan((weak, strong), Target(COST, 1.0), confidence, confidence_is="mean_logprob")
         found = sorted((o.cost_usd, o.quality) for o in outcomes(train, test, plan, budgets) if o is not None)
         curves.append(np.array(found))
     rows = []

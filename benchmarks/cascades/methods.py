@@ -17,18 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cascades.curves import Curve
-from serve_app.cascade.fitting.confidence import JudgePlan
-from serve_app.cascade.fitting.evaluation import walks
+from serve_app.cascade.fitting.confidence import ConfidencePlan
+from serve_app.cascade.fitting.evaluation import fit_replays
 from serve_app.cascade.fitting.fit import ChainPlan, surely_above, thresholds_of
-from serve_app.cascade.fitting.thresholds import Walk
-from serve_app.cascade.routing.estimates import fit_estimates, seen_in
-from serve_app.cascade.routing.fitting import crossfitted, estimate_all, folds_by_text, within_budget
+from serve_app.cascade.fitting.thresholds import ChainReplay
+from serve_app.cascade.routing.estimates import fit_estimates, observations_of
+from serve_app.cascade.routing.fitting import FOLDS, crossfitted, estimate_all, within_budget
 from serve_app.cascade.routing.mixing import Mixture, best_single_mix, choose_shape, pays
 from serve_app.cascade.routing.supermodels import Form
-from serve_app.cascade.routing.walk import Policy, Tables, Walked, walk
+from serve_app.cascade.routing.walk import CascadePolicy, Tables, Walked, walk
 from serve_app.cascade.signals.tokens import SumLogprob
 from serve_app.data.recorded import Recorded
 from serve_app.decision.target import COST, Target
+from serve_app.learning.logistic import folds_of
 
 Floats = NDArray[np.float64]
 METHODS = ("threshold", "calibrated", "routing", "cascade", "cascade routing", "linear")
@@ -67,9 +68,9 @@ def prepare(recorded: Recorded, models: list[str], vectors: Floats | None, seed:
     chosen = recorded.of(models)
     at = np.array([split == "train" for split in recorded.splits])
     train, test = np.flatnonzero(at), np.flatnonzero(~at)
-    seen = seen_in(chosen, vectors)
+    seen = observations_of(chosen, vectors)
     ok, difficulty = chosen.ok[train], recorded.ok[train].mean(1)
-    folds = folds_by_text(chosen.take(train).prompts, seed)
+    folds = folds_of(chosen.take(train).prompts, FOLDS, seed)
     fitted = crossfitted(seen.take(train), ok, difficulty, folds)
     estimates = fit_estimates(seen.take(train), ok, difficulty)
     quality, cost = estimate_all(estimates, seen.take(test))
@@ -83,16 +84,19 @@ def threshold(setting: Setting, points: int = 41) -> Curve:
     found = []
     for share in np.linspace(0.0, 1.0, points):
         cuts = np.quantile(train, share, axis=0) if share < 1.0 else np.full(train.shape[1], np.inf)
-        found.append(_chain(Walk(test[:, :-1], setting.test.ok, setting.test.cost_usd), cuts[:-1]))
+        found.append(_chain(ChainReplay(test[:, :-1], setting.test.ok, setting.test.cost_usd), cuts[:-1]))
     return _curve(found)
 
 
 def calibrated(setting: Setting) -> Curve:
     """Thresholds on doubt per dollar, or on doubt where that is surely better on train; guarded by single models."""
     plan = ChainPlan(setting.train.models, Target(COST, 1.0), confidence_is=SumLogprob.name)
-    judge = JudgePlan((SumLogprob(),), "blended", cost_aware=True)  # the recorded confidence stands for the signal
+    confidence = ConfidencePlan(
+        (SumLogprob(),), "blended", cost_aware=True
+    )  # the recorded confidence stands for the signal
     both = [
-        walks(setting.train, setting.test, replace(plan, judge=replace(judge, cost_aware=c))) for c in (True, False)
+        fit_replays(setting.train, setting.test, replace(plan, confidence=replace(confidence, cost_aware=c)))
+        for c in (True, False)
     ]
     found, guarded = [], []
     for budget in setting.budgets(_FEW_BUDGETS if len(setting.train.models) > 4 else BUDGETS):
@@ -111,7 +115,7 @@ def ours(setting: Setting, form: Form) -> Curve:
     shaped = choose_shape(setting.fitted, form)
     found, guarded = [], []
     shape = shaped.shape
-    walked: dict[Policy, Walked] = {}
+    walked: dict[CascadePolicy, Walked] = {}
     for budget in setting.budgets():
         mixture, fell_back = within_budget(setting.fitted, shaped, budget)
         found.append(_mixed(setting.tested, mixture, walked))
@@ -157,14 +161,14 @@ def _pays(setting: Setting, own: Walked) -> bool:
     return pays(own.quality, setting.train.ok, setting.train.cost_usd, float(own.cost_usd.mean()))
 
 
-def _chain(walk: Walk, thresholds: Floats) -> Walked:
+def _chain(walk: ChainReplay, thresholds: Floats) -> Walked:
     """Each query of a chain."""
     rows, level = np.arange(len(walk.ok)), walk.level(thresholds)
     spent = np.cumsum(walk.cost_usd, axis=1)[rows, level]
     return Walked(walk.ok[rows, level], spent, 2 ** (level + 1) - 1, level)
 
 
-def _mixed(tables: Tables, mixture: Mixture, walked: dict[Policy, Walked]) -> Walked:
+def _mixed(tables: Tables, mixture: Mixture, walked: dict[CascadePolicy, Walked]) -> Walked:
     """`mixing.expected`, each policy walked once."""
     for policy in (mixture.cheap, mixture.dear):
         if policy not in walked:
@@ -173,7 +177,7 @@ def _mixed(tables: Tables, mixture: Mixture, walked: dict[Policy, Walked]) -> Wa
     return Walked(
         (1 - share) * cheap.quality + share * dear.quality,
         (1 - share) * cheap.cost_usd + share * dear.cost_usd,
-        dear.asked,
+        dear.called,
         dear.answer,
     )
 

@@ -1,1 +1,1 @@
-"""Cascades: ask a weak model first, judge its answer, and go on only where that pays."""
+"""Cascades: call a weak model first, estimate the confidence in its answer, and escalate only where that pays."""

@@ -1,16 +1,16 @@
-"""A fitted chain as a folder: one `chain.json`, read strictly. `load_chain(folder)` gives the Chain that serves.
+"""A fitted chain as a folder: one `chain.json`, read strictly. `load_chain(folder)` returns the Chain to serve.
 
     {"kind": "cascade", "format": 1, "version": "cascade-<hash of levels and probe_tokens>",
      "target": "strong-share=0.5", "probe_tokens": null,
      "levels": [{"pool": "small", "model": "jlab-small",
-                 "signal": {"name": "min_logprob"},                               see `signal_specs`
+                 "signal": {"name": "min_logprob"},                               see `signals.specs`
                  "calibrator": {"kind": "logistic", "slope": 1.2, "bias": 0.4},   or "isotonic", "decided"
                  "threshold": 0.83},
-                {"pool": "large", "model": "jlab-large"}],                        the last one has no judge
+                {"pool": "large", "model": "jlab-large"}],                        the last one has no signal
      "expected": {"quality": 0.98, "cost_usd": 1e-5, "share:small": 0.6, "share:large": 0.4, ...},
      "data": {"digest": "...", "queries": 4000, ...}}
 
-Shares in `expected` are of the queries that each level answers; `reach:<pool>` of those that ask it.
+Shares in `expected` are of the queries that each level answers; `reach:<pool>` of those that call it.
 """
 
 import json
@@ -24,8 +24,7 @@ from typing import Any, Final
 
 from serve_app.cascade.base import Chain, Level
 from serve_app.cascade.signals.answer_scorer import AnswerScorer
-from serve_app.cascade.signals.calibration import calibrator_of, calibrator_spec
-from serve_app.cascade.signals.specs import parts_of, signal_of, spec_of
+from serve_app.cascade.signals.specs import calibrator_of, parts_of, signal_of, spec_of
 from serve_app.errors import ConfigError
 from serve_app.files import write_whole
 
@@ -39,8 +38,8 @@ _LEVEL_KEYS: Final = frozenset({"pool", "model", "signal", "calibrator", "thresh
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """A chain with where it comes from: the target as written, and what is known of the data (digest, queries, ...)."""
+class FittedChain:
+    """A chain and its origin: the target as written, and figures of the data (digest, queries, ...)."""
 
     chain: Chain
     target: str = ""
@@ -52,7 +51,7 @@ def version_of(levels: tuple[Level, ...], probe_tokens: int | None) -> str:
     return _version([_level_spec(level, "") for level in levels], probe_tokens)
 
 
-def save_chain(fitted: Fitted, folder: Path) -> None:
+def save_chain(fitted: FittedChain, folder: Path) -> None:
     """Write `chain.json`; a reader never sees half of it. Raises ConfigError where the folder cannot be written."""
     chain = fitted.chain
     models = chain.models or ("",) * len(chain.levels)
@@ -75,12 +74,12 @@ def save_chain(fitted: Fitted, folder: Path) -> None:
 
 
 def load_chain(folder: Path) -> Chain:
-    """The chain saved there, encoders checked. Raises ConfigError naming the file, the key and the mend."""
+    """The chain saved there, encoders checked. Raises ConfigError naming the file, the key and what to do."""
     return load_fitted(folder).chain
 
 
-def load_fitted(folder: Path) -> Fitted:
-    """The chain saved there, with its target and data. Raises ConfigError naming the file, the key and the mend."""
+def load_fitted(folder: Path) -> FittedChain:
+    """The chain saved there, with its target and data. Raises ConfigError naming the file, the key and what to do."""
     path = folder / FILE
     body = _read(path)
     unknown = set(body) - _KEYS
@@ -90,7 +89,7 @@ def load_fitted(folder: Path) -> Fitted:
     levels, models = _levels(path, body["levels"])
     probe_tokens = body.get("probe_tokens")
     if probe_tokens is not None and (type(probe_tokens) is not int or not 1 <= probe_tokens <= _MOST_TOKENS):
-        raise ConfigError(f"{path}: probe_tokens is not null or a whole number from 1 to {_MOST_TOKENS}; mend it")
+        raise ConfigError(f"{path}: probe_tokens is not null or a whole number from 1 to {_MOST_TOKENS}; fix it")
     version = _version(body["levels"], probe_tokens)
     if body.get("version") != version:
         raise ConfigError(
@@ -104,11 +103,11 @@ def load_fitted(folder: Path) -> Fitted:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: data must be an object; fit the cascade again")
     chain = Chain(levels, version, {str(k): float(v) for k, v in expected.items()}, probe_tokens, models)
-    return Fitted(chain, str(body.get("target", "")), dict(data))
+    return FittedChain(chain, str(body.get("target", "")), dict(data))
 
 
 def chain_of(levels: Any, where: str, probe_tokens: int | None = None) -> Chain:
-    """The chain of levels as they stand in a chain.json, unfitted as a whole. Raises ConfigError naming `where`."""
+    """The chain of levels written as in a chain.json, not fitted as a whole. Raises ConfigError naming `where`."""
     found, models = _levels(where, levels)
     return Chain(found, _version(levels, probe_tokens), {}, probe_tokens, models)
 
@@ -148,12 +147,14 @@ def _levels(path: Path | str, specs: Any) -> tuple[tuple[Level, ...], tuple[str,
 
 
 def _level(where: str, spec: Mapping[str, Any], last: bool) -> Level:
-    judge = {key for key in ("signal", "calibrator", "threshold") if spec.get(key) is not None}
+    present = {key for key in ("signal", "calibrator", "threshold") if spec.get(key) is not None}
     if last:
-        if judge:
-            raise ConfigError(f"{where}: the last level's answer is always taken; it has no {', '.join(sorted(judge))}")
+        if present:
+            raise ConfigError(
+                f"{where}: the last level's answer is always taken; it has no {', '.join(sorted(present))}"
+            )
         return Level(spec["pool"])
-    if len(judge) < 3:
+    if len(present) < 3:
         raise ConfigError(f"{where}: a level before the last needs signal, calibrator and threshold")
     threshold = spec["threshold"]
     if not _is_number(threshold) or threshold < 0:
@@ -170,7 +171,7 @@ def _level_spec(level: Level, model: str) -> dict[str, Any]:
     if model:
         spec["model"] = model
     if level.signal is not None and level.calibrator is not None:
-        spec |= {"signal": spec_of(level.signal), "calibrator": calibrator_spec(level.calibrator)}
+        spec |= {"signal": spec_of(level.signal), "calibrator": spec_of(level.calibrator)}
         spec["threshold"] = level.threshold
     return spec
 

@@ -87,7 +87,7 @@ def fit_routing(
       jethro cascade fit-routing --data lab.jsonl --budget 40% --signals logprobs,prior --out var/cascades/routing
       jethro cascade fit-routing --data a.jsonl --models small,large --budget 0.0002 --encoder minilm --out var/r
     """
-    from serve_app.cascade.fitting.confidence import JudgePlan
+    from serve_app.cascade.fitting.confidence import ConfidencePlan
     from serve_app.cascade.routing.fitting import RoutingPlan
     from serve_app.cascade.routing.fitting import fit_routing as fit
     from serve_app.cascade.routing.router import save_routing
@@ -97,9 +97,11 @@ def fit_routing(
     recorded = read(data)
     recorded = recorded if split is None else recorded.split(split)
     names = listed(models) if models else recorded.models
-    judge = None if signals.strip() == "recorded" else JudgePlan(_routing_signals(signals, prior_of), seed=seed)
+    confidence = (
+        None if signals.strip() == "recorded" else ConfidencePlan(_routing_signals(signals, prior_of), seed=seed)
+    )
     form: Form = "prefix" if in_order else "any"
-    plan = RoutingPlan(names, _budget(budget, recorded, names), form, judge, encoder, seed=seed)
+    plan = RoutingPlan(names, _budget(budget, recorded, names), form, confidence, encoder, seed=seed)
     router = fit(recorded, plan, lambda line: typer.echo(line, err=True))
     save_routing(router, out)
     typer.echo(f"{out}: {router.version}")
@@ -176,7 +178,9 @@ def fit(
     scorer: Annotated[str | None, typer.Option(help="Train an answer scorer: minilm, or a folder.")] = None,
     calibrator: Annotated[str | None, typer.Option(help=_CALIBRATOR)] = None,
     cost_aware: Annotated[bool | None, typer.Option("--cost-aware/--no-cost-aware", help=_AWARE)] = None,
-    probe_tokens: Annotated[int | None, typer.Option(min=1, help="Judge the first so many tokens (streaming).")] = None,
+    probe_tokens: Annotated[
+        int | None, typer.Option(min=1, help="ConfidenceModel the first so many tokens (streaming).")
+    ] = None,
     split: SplitOption = None,
     confidence_is: Annotated[str | None, typer.Option(help="The signal that recorded `conf` values are.")] = None,
     seed: Annotated[int, typer.Option(help="Draws folds.")] = 0,
@@ -192,7 +196,7 @@ def fit(
     from itertools import product
 
     from serve_app.cascade.artefact import save_chain
-    from serve_app.cascade.fitting.confidence import JudgePlan
+    from serve_app.cascade.fitting.confidence import ConfidencePlan
     from serve_app.cascade.fitting.fit import ChainPlan, fit_chain
     from serve_app.cascade.signals.calibration import FITS
     from serve_app.data.recorded import read
@@ -207,12 +211,12 @@ def fit(
     usual = "blended" if len(chosen) == 1 and scorer is None else "logistic"  # of several there are log-odds already
     calibrators = tuple(dict.fromkeys((usual, *FITS))) if calibrator == "auto" else (calibrator or usual,)
     aware = ((True, False) if aim.name == COST else (False, True)) if cost_aware is None else (cost_aware,)
-    judges = [JudgePlan(chosen, c, scorer, probe_tokens, a, seed) for c, a in product(calibrators, aware)]
+    plans = [ConfidencePlan(chosen, c, scorer, probe_tokens, a, seed) for c, a in product(calibrators, aware)]
     plan = ChainPlan(
         models=names,
         target=aim,
-        judge=judges[0],
-        alternatives=tuple(judges[1:]),
+        confidence=plans[0],
+        alternatives=tuple(plans[1:]),
         choose=choose,
         most_levels=levels,
         confidence_is=confidence_is,
@@ -238,7 +242,7 @@ def evaluate(
       jethro cascade evaluate var/cascades/mine --data measure.jsonl
     """
     from serve_app.cascade.artefact import load_fitted
-    from serve_app.cascade.fitting.evaluation import held_out_of, judgements, walk_of
+    from serve_app.cascade.fitting.evaluation import held_out_of, replay_of, signal_qualities
     from serve_app.cascade.fitting.fit import expected
     from serve_app.data.recorded import read
 
@@ -247,10 +251,10 @@ def evaluate(
     recorded = recorded if split is None else recorded.split(split)
     if fitted.data.get("digest") == recorded.digest() and not force:
         raise ConfigError(f"{data}: {folder} was fitted on these answers; give others, or --force")
-    walk = walk_of(fitted.chain, recorded)
+    walk = replay_of(fitted.chain, recorded)
     found = held_out_of(fitted.chain, walk)
     _say_figures(expected(found, recorded, found.models))
-    for judged in judgements(fitted.chain, walk):
+    for judged in signal_qualities(fitted.chain, walk):
         typer.echo(f"  {judged.pool}: AUC {judged.auc:.3f}, calibration error {judged.calibration_error:.3f}")
 
 
@@ -263,7 +267,7 @@ def show(folder: Annotated[Path, typer.Argument(help="The folder of a fitted cha
     fitted = load_fitted(folder)
     chain = fitted.chain
     what = "whole answers" if chain.probe_tokens is None else f"the first {chain.probe_tokens} tokens"
-    typer.echo(f"{chain.version}, judges {what}, fitted for {fitted.target or 'no target'}")
+    typer.echo(f"{chain.version}, checks {what}, fitted for {fitted.target or 'no target'}")
     for number, level in enumerate(chain.levels):
         model = f" ({chain.models[number]})" if chain.models else ""
         if level.signal is None:

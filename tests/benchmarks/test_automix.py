@@ -52,5 +52,5 @@ def test_who_knows_itself_is_lifted_and_who_does_not_is_not(data, tmp_path):
 
 def test_nothing_escalated_has_no_lift():
     n = 40
-    labelled = automix.Labelled(np.full(n, 0.5), np.ones(n), np.ones(n), np.full(n, 1.0), np.full(n, 2.0))
+    labelled = automix.LabelledQueries(np.full(n, 0.5), np.ones(n), np.ones(n), np.full(n, 1.0), np.full(n, 2.0))
     assert automix.mean_lift(labelled, [np.zeros(n, dtype=bool)]) == 0.0

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.cascade_signals import MOST_DROP, MOST_STRONG, Row, keeps, measure, mixes, pair_rows, report
 from benchmarks.cascade_signals_plot import draw
-from serve_app.cascade.fitting.confidence import JudgePlan
+from serve_app.cascade.fitting.confidence import ConfidencePlan
 from serve_app.cascade.signals.tokens import Brevity, MeanLogprob
 from serve_app.decision.target import Target
 from tests.cascade.recordings import made_up
@@ -14,12 +14,12 @@ TARGET = Target.parse("quality-drop=0.02")
 
 def test_a_signal_that_knows_is_worth_more_than_one_that_does_not():
     learn, other = made_up(600), made_up(600, seed=1)
-    knows = measure("knows", JudgePlan((MeanLogprob(),)), learn, other, TARGET)
-    blind = measure("blind", JudgePlan((Brevity(),)), learn, other, TARGET)
+    knows = measure("knows", ConfidencePlan((MeanLogprob(),)), learn, other, TARGET)
+    blind = measure("blind", ConfidencePlan((Brevity(),)), learn, other, TARGET)
     assert knows.auc > 0.7 > 0.55 > blind.auc
     assert knows.strong_share < blind.strong_share
     assert knows.drop_low <= knows.drop <= knows.drop_high
-    assert (knows.tokens, measure("one", JudgePlan((MeanLogprob(),), prefix=1), learn, other, TARGET).tokens) == (
+    assert (knows.tokens, measure("one", ConfidencePlan((MeanLogprob(),), prefix=1), learn, other, TARGET).tokens) == (
         "whole",
         "1",
     )

@@ -7,7 +7,7 @@ import pytest
 import serve_app.cascade
 from serve_app.cascade.artefact import FILE, load_chain, load_fitted, save_chain, version_of
 from serve_app.cascade.base import Level
-from serve_app.cascade.fitting.confidence import JudgePlan
+from serve_app.cascade.fitting.confidence import ConfidencePlan
 from serve_app.cascade.fitting.fit import ChainPlan, fit_chain
 from serve_app.cascade.signals.tokens import Brevity, MeanLogprob
 from serve_app.decision.target import Target
@@ -19,7 +19,9 @@ from tests.cascade.recordings import made_up
 def body(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("chain")
     plan = ChainPlan(
-        ("small", "large"), Target.parse("strong-share=0.4"), JudgePlan((MeanLogprob(), Brevity()), cost_aware=True)
+        ("small", "large"),
+        Target.parse("strong-share=0.4"),
+        ConfidencePlan((MeanLogprob(), Brevity()), cost_aware=True),
     )
     save_chain(fit_chain(made_up(), plan), folder)
     return (folder / FILE).read_text("utf-8")

@@ -1,31 +1,27 @@
-"""AutoMix: what to do about an answer, from the small model's own verdict p on it.
+"""AutoMix: what to do about the small model's answer, from p, its own verdict on it.
 
 Aggarwal, Madaan et al. 2024 (arXiv 2310.12963). A hidden state says what a query needs: NEEDY (the small model fails,
 the large one does not), GOOD (the small one is right), HOPELESS (both fail). Three deciders: one threshold; two, which
-ask the large model in the middle band only, so that hopeless queries are not passed on; and a POMDP, whose belief over
+call the large model in the middle band only, so that hopeless queries are not escalated; and a POMDP, whose belief over
 the states comes from how often each bin of p was seen in each state, and whose action has the most expected reward.
-
-Fits AutoMix to recorded answers of two models, as a chain that is served like any other.
-
-The first model's answer is judged by one signal that is a fraction in [0, 1] (its self-verifications, in the paper);
-`automix` has the three deciders. Held-out figures and the refusal are those of `fitting`.
+All are a `BinnedAcceptance`, and `fit_automix` makes one a chain that is served like any other.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import combinations_with_replacement
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.cascade.artefact import Fitted, version_of
+from serve_app.cascade.artefact import FittedChain, version_of
 from serve_app.cascade.base import Chain, Level, Signal
-from serve_app.cascade.fitting.confidence import check_told
+from serve_app.cascade.fitting.confidence import check_defined
 from serve_app.cascade.fitting.fit import HeldOut, check_held_out, check_worth, expected
-from serve_app.cascade.signals.calibration import DecidedCalibrator
+from serve_app.cascade.signals.calibration import BinnedAcceptance
 from serve_app.cascade.signals.consistency import SelfVerification
 from serve_app.data.recorded import Recorded
 from serve_app.decision.target import COST, STRONG_SHARE, Target
@@ -41,8 +37,8 @@ _PRICES: Final = tuple(np.linspace(0.0, 1.5, 61).tolist())
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """What is known of a few queries: p [n] in [0, 1] (nan: no verdict), quality and cost of either model [n] each.
+class LabelledQueries:
+    """A few labelled queries: p [n] in [0, 1] (nan: no verdict), quality and cost of either model [n] each.
 
     `small_cost` with its verification; an escalated query costs both.
     """
@@ -58,7 +54,7 @@ class Labelled:
         if any(len(a) != n for a in (self.small, self.large, self.small_cost, self.large_cost)):
             raise ValueError("one p, two qualities and two costs for each query")
         if n < _FEWEST:
-            raise InsufficientData(f"AutoMix takes at least {_FEWEST} labelled queries, there are {n}: collect more")
+            raise InsufficientData(f"AutoMix needs at least {_FEWEST} labelled queries, there are {n}: collect more")
 
     def take(self, rows: NDArray[Any]) -> Self:
         """Some of the queries, by index or by a mask."""
@@ -78,48 +74,14 @@ class Labelled:
         return found
 
 
-class Decider(Protocol):
-    """Whether an answer is taken or the large model asked."""
-
-    def takes(self, p: float) -> bool:
-        """Of a p in [0, 1]; an unknown one (nan) is never taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
+def accept_from(low: float) -> BinnedAcceptance:
     """Take the answer if p is at least `low`."""
-
-    low: float
-
-    def takes(self, p: float) -> bool:
-        """Whether the answer is taken."""
-        return p >= self.low
-
-    def calibrator(self) -> DecidedCalibrator:
-        """The same, for a level of a chain with threshold 0.5."""
-        return DecidedCalibrator((self.low,), (False, True))
+    return BinnedAcceptance((low,), (False, True))
 
 
-@dataclass(frozen=True, slots=True)
-class DoubleThreshold:
-    """Ask the large model only in the band low <= p < high: below it the query is hopeless."""
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        if not self.low <= self.high:
-            raise ValueError(f"low {self.low} is above high {self.high}")
-
-    def takes(self, p: float) -> bool:
-        """Whether the answer is taken."""
-        return p < self.low or p >= self.high
-
-    def calibrator(self) -> DecidedCalibrator:
-        """The same, for a level of a chain with threshold 0.5."""
-        if self.low == self.high:
-            return DecidedCalibrator((), (True,))
-        return DecidedCalibrator((self.low, self.high), (True, False, True))
+def accept_outside(low: float, high: float) -> BinnedAcceptance:
+    """Call the large model only if low <= p < high: below, the query is hopeless. Raises ValueError if low > high."""
+    return BinnedAcceptance((low, high), (True, False, True)) if low != high else BinnedAcceptance((), (True,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +97,13 @@ class Pomdp:
     gain: tuple[float, float, float]
     price: float
 
-    def expected_gain(self, p: float) -> float:
-        """Quality that the large model is expected to add."""
-        return sum(b * g for b, g in zip(self.belief[bisect_right(self.edges, p)], self.gain, strict=True))
-
-    def takes(self, p: float) -> bool:
-        """Whether the answer is taken."""
-        return p == p and self.expected_gain(p) <= self.price
-
-    def calibrator(self) -> DecidedCalibrator:
-        """The same, for a level of a chain with threshold 0.5."""
-        inside = [0.0, *self.edges]
-        return DecidedCalibrator(self.edges, tuple(self.takes(p) for p in inside))
+    def acceptance(self) -> BinnedAcceptance:
+        """The bins in which the large model's expected gain is not worth its price."""
+        gains = [sum(b * g for b, g in zip(belief, self.gain, strict=True)) for belief in self.belief]
+        return BinnedAcceptance(self.edges, tuple(gain <= self.price for gain in gains))
 
     @classmethod
-    def observed(cls, labelled: Labelled, price: float, bins: int = BINS) -> Self:
+    def observed(cls, labelled: LabelledQueries, price: float, bins: int = BINS) -> Self:
         """Counted on labelled queries, one imagined query added to each bin in proportion to how common the states are.
 
         Bins are centered on `bins` (at least 2) equally spaced points from 0 to 1, edges halfway between. Prior and
@@ -170,11 +124,11 @@ class Pomdp:
         return cls(edges, rows, (gain[0], gain[1], gain[2]), price)
 
 
-def escalated(decider: Decider, p: Floats) -> NDArray[np.bool_]:
-    """Which answers are not taken, shape [n]."""
+def escalated(accepts: BinnedAcceptance, p: Floats) -> NDArray[np.bool_]:
+    """Which answers are not taken, shape [n]; an unknown p (nan) never is."""
     values, at = np.unique(p, return_inverse=True)
-    asked: NDArray[np.bool_] = np.array([not decider.takes(x) for x in values.tolist()], dtype=bool)[at]
-    return asked
+    found: NDArray[np.bool_] = np.array([not accepts.probability(x) for x in values.tolist()], dtype=bool)[at]
+    return found
 
 
 def incremental_benefit(quality: float, cost: float, small: tuple[float, float]) -> float:
@@ -195,46 +149,43 @@ def lift(quality: float, cost: float, small: tuple[float, float], large: tuple[f
     return (incremental_benefit(quality, cost, small) - base) / base if base else float("nan")
 
 
-def fit_threshold(labelled: Labelled, budget: float) -> Threshold:
+def fit_threshold(labelled: LabelledQueries, budget: float) -> BinnedAcceptance:
     """The threshold of best quality within a mean cost; of equals the cheapest."""
-    cuts = [*_cuts(labelled), 2.0]
-    found = [Threshold(low) for low in cuts]
-    return found[_best(labelled, found, budget)]
+    return _best(labelled, [accept_from(low) for low in _cuts(labelled)], budget)
 
 
-def fit_double_threshold(labelled: Labelled, budget: float) -> DoubleThreshold:
+def fit_double_threshold(labelled: LabelledQueries, budget: float) -> BinnedAcceptance:
     """The band of best quality within a mean cost; of equals the cheapest."""
-    cuts = [*_cuts(labelled), 2.0]
-    found = [DoubleThreshold(low, high) for low, high in combinations_with_replacement(cuts, 2)]
-    return found[_best(labelled, found, budget)]
+    bands = combinations_with_replacement(_cuts(labelled), 2)
+    return _best(labelled, [accept_outside(low, high) for low, high in bands], budget)
 
 
-def fit_pomdp(labelled: Labelled, budget: float, bins: int = BINS) -> Pomdp:
+def fit_pomdp(labelled: LabelledQueries, budget: float, bins: int = BINS) -> BinnedAcceptance:
     """The price of best expected quality within a mean cost: each price of the sweep is one policy.
 
     Quality is that of the model's own belief, so that 50 queries do not choose the policy twice over.
     """
-    observed = Pomdp.observed(labelled, 0.0, bins)
-    found = [replace(observed, price=price) for price in _PRICES]
-    inside = [d for d in found if labelled.means(escalated(d, labelled.p))[1] <= budget * (1 + 1e-9)]
-    return inside[0] if inside else replace(observed, price=float("inf"))
+    seen = Pomdp.observed(labelled, float("inf"), bins)
+    found = [replace(seen, price=price).acceptance() for price in _PRICES]
+    inside = (one for one in found if labelled.means(escalated(one, labelled.p))[1] <= budget * (1 + 1e-9))
+    return next(inside, seen.acceptance())
 
 
-def _cuts(labelled: Labelled) -> list[float]:
-    return [float(p) for p in np.unique(labelled.p[~np.isnan(labelled.p)])]
+def _cuts(labelled: LabelledQueries) -> list[float]:
+    """Every threshold that differs, and one above all p."""
+    return [*(float(p) for p in np.unique(labelled.p[~np.isnan(labelled.p)])), 2.0]
 
 
-def _best(labelled: Labelled, deciders: Sequence[Decider], budget: float) -> int:
-    """Index of the best decider within the budget; the cheapest of all where none is."""
-    figures = [labelled.means(escalated(d, labelled.p)) for d in deciders]
+def _best(labelled: LabelledQueries, candidates: Sequence[BinnedAcceptance], budget: float) -> BinnedAcceptance:
+    """The best candidate within the budget; the cheapest of all where none is."""
+    figures = [labelled.means(escalated(one, labelled.p)) for one in candidates]
     inside = [i for i, (_, cost) in enumerate(figures) if cost <= budget * (1 + 1e-9)]
     if not inside:
-        return min(range(len(figures)), key=lambda i: figures[i][1])
-    return max(inside, key=lambda i: (round(figures[i][0], 12), -figures[i][1]))
+        return candidates[min(range(len(figures)), key=lambda i: figures[i][1])]
+    return candidates[max(inside, key=lambda i: (round(figures[i][0], 12), -figures[i][1]))]
 
 
-Fitting = Callable[[Labelled, float], Threshold | DoubleThreshold | Pomdp]
-DECIDERS: Final[Mapping[str, Fitting]] = {
+DECIDERS: Final[Mapping[str, Callable[[LabelledQueries, float], BinnedAcceptance]]] = {
     "threshold": fit_threshold,
     "double-threshold": fit_double_threshold,
     "pomdp": fit_pomdp,
@@ -255,31 +206,31 @@ class AutoMixPlan:
     seed: int = 0
 
 
-def fit_automix(recorded: Recorded, plan: AutoMixPlan) -> Fitted:
+def fit_automix(recorded: Recorded, plan: AutoMixPlan) -> FittedChain:
     """The chain, fitted on all queries, its figures measured by cross-fitting.
 
-    Raises ConfigError for a plan or target that cannot be, InsufficientData for too few queries, DataError for a
-    signal that is no fraction or a chain that is worse than a single model at the same cost.
+    Raises ConfigError for an invalid plan or a target out of reach, InsufficientData for too few queries, DataError for
+    a signal that is no fraction, or a chain that is worse than a single model at the same cost.
     """
     if len(plan.models) != 2:
-        raise ConfigError(f"AutoMix takes a small and a large model, not {', '.join(plan.models) or 'none'}: name two")
+        raise ConfigError(f"AutoMix needs a small and a large model, not {', '.join(plan.models) or 'none'}: name two")
     if plan.decider not in DECIDERS:
         raise ConfigError(f"decider {plan.decider!r} is not known: give {', '.join(DECIDERS)}")
     labelled = labelled_of(recorded.of(plan.models), plan.signal)
     folds = folds_of(recorded.prompts, plan.folds, plan.seed)
     check_held_out(folds)
-    asked = np.zeros(len(recorded), dtype=bool)
+    passed_on = np.zeros(len(recorded), dtype=bool)
     for fold in np.unique(folds).tolist():
         inside = folds != fold
-        asked[~inside] = escalated(_fit(labelled.take(inside), plan), labelled.p[~inside])
+        passed_on[~inside] = escalated(_fit(labelled.take(inside), plan), labelled.p[~inside])
     held_out = HeldOut(
         plan.models,
-        asked.astype(np.int64),
-        np.where(asked, labelled.large, labelled.small),
-        labelled.small_cost + np.where(asked, labelled.large_cost, 0.0),
+        passed_on.astype(np.int64),
+        np.where(passed_on, labelled.large, labelled.small),
+        labelled.small_cost + np.where(passed_on, labelled.large_cost, 0.0),
     )
     check_worth(held_out, recorded)
-    small = Level(plan.models[0], plan.signal, _fit(labelled, plan).calibrator(), 0.5)
+    small = Level(plan.models[0], plan.signal, _fit(labelled, plan), 0.5)
     levels = (small, Level(plan.models[1]))
     chain = Chain(
         levels=levels,
@@ -288,23 +239,25 @@ def fit_automix(recorded: Recorded, plan: AutoMixPlan) -> Fitted:
         models=recorded.of(plan.models).served,
     )
     data: dict[str, Any] = {"digest": recorded.digest(), "queries": len(recorded), "figures": "cross-fitted"}
-    return Fitted(chain, str(plan.target), {**data, "folds": plan.folds, "seed": plan.seed, "decider": plan.decider})
+    return FittedChain(
+        chain, str(plan.target), {**data, "folds": plan.folds, "seed": plan.seed, "decider": plan.decider}
+    )
 
 
-def labelled_of(recorded: Recorded, signal: Signal) -> Labelled:
-    """Two models' answers as AutoMix sees them. Raises DataError for a signal that no answer has or no fraction is."""
+def labelled_of(recorded: Recorded, signal: Signal) -> LabelledQueries:
+    """Two models' answers as AutoMix reads them. Raises DataError for a signal that is undefined or no fraction."""
     p = np.array([signal.value(row[0]) for row in recorded.evidence])
-    check_told((signal,), p[:, None], recorded.models[0])
+    check_defined((signal,), p[:, None], recorded.models[0])
     known = p[~np.isnan(p)]
     if known.min() < 0.0 or known.max() > 1.0:
-        raise DataError(f"{signal.name} is no fraction in [0, 1]: AutoMix takes self_verification or agreement")
+        raise DataError(f"{signal.name} is no fraction in [0, 1]: AutoMix needs self_verification or agreement")
     cost = recorded.cost_usd.copy()
     if signal.needs.samples or signal.needs.verdicts:
         cost[:, 0] += recorded.extra_cost_usd[:, 0]
-    return Labelled(p, recorded.ok[:, 0], recorded.ok[:, 1], cost[:, 0], cost[:, 1])
+    return LabelledQueries(p, recorded.ok[:, 0], recorded.ok[:, 1], cost[:, 0], cost[:, 1])
 
 
-def _fit(labelled: Labelled, plan: AutoMixPlan) -> Threshold | DoubleThreshold | Pomdp:
+def _fit(labelled: LabelledQueries, plan: AutoMixPlan) -> BinnedAcceptance:
     """The decider for the target: within its budget, or at the least budget that keeps the quality."""
     fit, target = DECIDERS[plan.decider], plan.target
     least, most = float(labelled.small_cost.mean()), float((labelled.small_cost + labelled.large_cost).mean())
@@ -314,9 +267,9 @@ def _fit(labelled: Labelled, plan: AutoMixPlan) -> Threshold | DoubleThreshold |
         return fit(labelled, target.value)
     if target.name == STRONG_SHARE:
         return fit(labelled, least + target.value * (most - least))
-    wanted = (1 - target.value) * float(labelled.large.mean())
+    least_quality = (1 - target.value) * float(labelled.large.mean())
     for budget in np.linspace(least, most, _BUDGETS).tolist():
         found = fit(labelled, budget)
-        if labelled.means(escalated(found, labelled.p))[0] >= wanted:
+        if labelled.means(escalated(found, labelled.p))[0] >= least_quality:
             return found
     raise ConfigError(f"{target} cannot be met with {' -> '.join(plan.models)}; loosen it or give other models")

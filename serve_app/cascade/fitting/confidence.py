@@ -1,4 +1,4 @@
-"""The judge of one level: signals of its answers, combined if there are several, and calibrated."""
+"""The confidence model of one level: signals of its answers, combined if there are several, and calibrated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,20 +17,20 @@ from serve_app.data.answers import AnswerEvidence
 from serve_app.errors import InsufficientData
 
 NOT_TAKEN: Final = -1.0
-"""In the place of a probability where the signal cannot be told: below every threshold, so that the walk goes on."""
+"""In place of a probability where the signal is undefined: below every threshold, so that the chain escalates."""
 LOGPROB_SIGNALS: Final[tuple[Signal, ...]] = (
     *(MeanLogprob(), MinLogprob(), QuantileLogprob(0.25), Sum(), Brevity()),
     *(Margin("worst"), Margin("mean"), Margin("first"), Entropy("worst"), Entropy("mean"), Entropy("first")),
 )
-"""All that tokens tell."""
+"""All signals of log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
-class JudgePlan:
-    """Which signals, none of which needs a fit; `scorer`: the encoder of a trained answer scorer beside them.
+class ConfidencePlan:
+    """Which signals, none of which needs a fit; several are combined. `scorer`: encoder of an answer scorer to add.
 
-    Several are combined. `prefix`: judge the first so many tokens only. `calibrator`: logistic or isotonic.
-    `cost_aware`: by doubt per dollar of asking further (see `cost_aware`), calibrated in its turn.
+    `prefix`: read only the first so many tokens. `calibrator`: logistic, isotonic or blended. `cost_aware`: doubt per
+    dollar of the next call (see CostAware), calibrated again.
     """
 
     signals: tuple[Signal, ...] = (*LOGPROB_SIGNALS, Prior())
@@ -42,53 +42,54 @@ class JudgePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class ConfidenceModel:
     """A level's fitted signal and calibrator."""
 
     signal: Signal
     calibrator: Calibrator
 
-    def probability(self, judged: AnswerEvidence) -> float:
-        """That the answer is right; NOT_TAKEN where the signal cannot be told."""
-        value = self.signal.value(judged)
+    def probability(self, evidence: AnswerEvidence) -> float:
+        """That the answer is correct; NOT_TAKEN where the signal is undefined."""
+        value = self.signal.value(evidence)
         return NOT_TAKEN if np.isnan(value) else self.calibrator.probability(value)
 
-    def probabilities(self, raw: Floats, judged: Sequence[AnswerEvidence]) -> Floats:
-        """The same, shape [n], for raw values [n, signals] of the plan's signals, as `raw_values` gives them.
+    def probabilities(self, raw: Floats, answers: Sequence[AnswerEvidence]) -> Floats:
+        """The same, shape [n], from `raw_values` [n, signals] of the plan's signals.
 
-        `judged` are these answers, cut to the plan's prefix.
+        `answers` are these answers, cut to the plan's prefix.
         """
-        return probabilities(self.calibrator, _values(self.signal, raw, judged))
+        return probabilities(self.calibrator, _values(self.signal, raw, answers))
 
 
-def opening(judged: AnswerEvidence, tokens: int | None) -> AnswerEvidence:
-    """The answer as it stands after its first `tokens`: unfinished if more would come. None: the whole answer."""
-    if tokens is None or not judged.finished or len(judged.logprobs) < tokens:
-        return judged
-    if not judged.logprobs:
-        return judged
-    first = judged.logprobs[:tokens]
-    return replace(judged, text="".join(token.token for token in first), logprobs=first, finished=False)
+def opening(evidence: AnswerEvidence, tokens: int | None) -> AnswerEvidence:
+    """The answer after its first `tokens`: unfinished if more would follow. None: the whole answer."""
+    if tokens is None or not evidence.finished or len(evidence.logprobs) < tokens:
+        return evidence
+    if not evidence.logprobs:
+        return evidence
+    first = evidence.logprobs[:tokens]
+    return replace(evidence, text="".join(token.token for token in first), logprobs=first, finished=False)
 
 
-def raw_values(signals: Sequence[Signal], judged: Sequence[AnswerEvidence], prefix: int | None = None) -> Floats:
+def raw_values(signals: Sequence[Signal], answers: Sequence[AnswerEvidence], prefix: int | None = None) -> Floats:
     """Raw values [n, signals] of answers, or of their first tokens."""
-    seen = [opening(j, prefix) for j in judged]
-    values = [[signal.value(j) for signal in signals] for j in seen]
-    return np.array(values, dtype=np.float64).reshape(len(seen), len(signals))
+    read = [opening(answer, prefix) for answer in answers]
+    values = [[signal.value(answer) for signal in signals] for answer in read]
+    return np.array(values, dtype=np.float64).reshape(len(read), len(signals))
 
 
-def check_told(signals: Sequence[Signal], raw: Floats, model: str) -> None:
-    """Raises InsufficientData if a signal can be told of none of the model's answers, raw values [n, signals]."""
+def check_defined(signals: Sequence[Signal], raw: Floats, model: str) -> None:
+    """Raises InsufficientData if a signal is undefined for every answer of the model, raw values [n, signals]."""
     for signal, column in zip(signals, raw.T, strict=True):
         if not np.isfinite(column).any():
             raise InsufficientData(
-                f"signal {signal.name} can be told of no answer of {model}: {_mend(signal.needs)}, or take another"
+                f"signal {signal.name} is undefined for every answer of {model}: {_remedy(signal.needs)}, or choose "
+                "another signal"
             )
 
 
-def _mend(needs: Needs) -> str:
-    """How answers are collected of which a signal with these needs can be told."""
+def _remedy(needs: Needs) -> str:
+    """How to collect answers for which a signal with these needs is defined."""
     if needs.samples:
         return f"collect answers with --samples {needs.samples}"
     if needs.verdicts:
@@ -96,50 +97,50 @@ def _mend(needs: Needs) -> str:
     if needs.prior is not None:
         return f"collect answers with --router {needs.prior}"
     if needs.logprobs:
-        return "collect answers of a pool that gives log-probabilities"
-    return "collect answers that say something"
+        return "collect answers of a pool that returns log-probabilities"
+    return "collect answers with a text"
 
 
-def fit_judge(
-    plan: JudgePlan, raw: Floats, ok: Floats, judged: Sequence[AnswerEvidence], cost_usd: Floats
-) -> tuple[Judge, Floats]:
-    """A judge from raw values [n, signals] and qualities [n] of answers, and its probabilities [n] of them.
+def fit_confidence(
+    plan: ConfidencePlan, raw: Floats, ok: Floats, answers: Sequence[AnswerEvidence], cost_usd: Floats
+) -> tuple[ConfidenceModel, Floats]:
+    """A model from raw values [n, signals] and qualities [n] of answers, and its probabilities [n] of them.
 
-    `cost_usd` [n]: of asking further, for a plan that is aware of it. What is trained is calibrated on its values out
-    of fold, and these are what the probabilities given are of: thresholds found on them are not flattered. Raises
-    InsufficientData and DependencyError.
+    `cost_usd` [n]: of the next call, for a cost-aware plan. Trained signals are calibrated on their values out of fold,
+    and the probabilities are of these, so that thresholds found on them are not optimistic. Raises InsufficientData and
+    DependencyError.
     """
     signals, values = plan.signals, raw
     if plan.scorer is not None:
-        scorer, outside = _scorer(plan, judged, ok)
+        scorer, outside = _scorer(plan, answers, ok)
         signals, values = (*signals, scorer), np.column_stack([raw, outside])
     if len(signals) == 1:
         signal, known = signals[0], values[:, 0]
         if not np.isfinite(known).any():
             raise InsufficientData(
-                f"signal {signal.name} can be told of no answer: collect what it needs, or take another"
+                f"signal {signal.name} is undefined for every answer: collect what it needs, or choose another"
             )
     else:
         signal, known = fit_combined(signals, values, ok, plan.seed)
     calibrator = fit_calibrator(plan.calibrator, known, ok)
     if plan.cost_aware:
-        prompts = [j.query.text for j in judged]
-        signal = CostAware(signal, calibrator, fit_relative_cost(prompts, cost_usd))
+        prompts = [answer.query.text for answer in answers]
+        signal = CostAware(signal, calibrator, *fit_relative_cost(prompts, cost_usd))
         known = np.array([signal.of_value(v, len(p)) for v, p in zip(known.tolist(), prompts, strict=True)])
         calibrator = fit_calibrator("logistic", known, ok)
-    return Judge(signal, calibrator), probabilities(calibrator, known)
+    return ConfidenceModel(signal, calibrator), probabilities(calibrator, known)
 
 
-def _values(signal: Signal, raw: Floats, judged: Sequence[AnswerEvidence]) -> Floats:
+def _values(signal: Signal, raw: Floats, answers: Sequence[AnswerEvidence]) -> Floats:
     """Values [n] of a fitted signal."""
     if isinstance(signal, CostAware):
-        inner = _values(signal.signal, raw, judged).tolist()
-        return np.array([signal.of_value(v, len(j.query.text)) for v, j in zip(inner, judged, strict=True)])
+        inner = _values(signal.signal, raw, answers).tolist()
+        return np.array([signal.of_value(v, len(a.query.text)) for v, a in zip(inner, answers, strict=True)])
     if isinstance(signal, AnswerScorer):
-        return signal.values(judged)
+        return signal.values(answers)
     if isinstance(signal, Combined):
         if isinstance(signal.signals[-1], AnswerScorer):
-            raw = np.column_stack([raw, signal.signals[-1].values(judged)])
+            raw = np.column_stack([raw, signal.signals[-1].values(answers)])
         return np.array([signal.of_values(row) for row in raw.tolist()], dtype=np.float64)
     return raw[:, 0]
 
@@ -149,7 +150,7 @@ def probabilities(calibrator: Calibrator, values: Floats) -> Floats:
     return np.array([NOT_TAKEN if np.isnan(v) else calibrator.probability(v) for v in values.tolist()])
 
 
-def _scorer(plan: JudgePlan, judged: Sequence[AnswerEvidence], ok: Floats) -> tuple[AnswerScorer, Floats]:
+def _scorer(plan: ConfidencePlan, answers: Sequence[AnswerEvidence], ok: Floats) -> tuple[AnswerScorer, Floats]:
     from serve_app.learning.encoder import load_encoder
 
-    return fit_answer_scorer([opening(j, plan.prefix) for j in judged], ok, load_encoder(str(plan.scorer)), plan.seed)
+    return fit_answer_scorer([opening(a, plan.prefix) for a in answers], ok, load_encoder(str(plan.scorer)), plan.seed)

@@ -1,10 +1,8 @@
-"""Fits a chain to recorded answers: judges, thresholds under a budget, the choice of models; and refuses a bad one.
+"""Fits a chain to recorded answers: confidence models, thresholds within a budget, the choice of models.
 
-What a chain promises (`expected`) is measured by cross-fitting: each query is answered by judges and thresholds that
-were fitted without it. A chain that falls below the best single model of at most its cost is refused: cascades may
+The promise of a chain (`expected`) is measured by cross-fitting: each query is answered by confidence models and
+thresholds that were fitted without it. A chain below the best single model of at most its cost is refused: cascades may
 cost more than the model they end with and add nothing (FrugalGPT's OVERRULING, recounted on models of 2024).
-
-Chains by their held-out figures: the best of several, and when a difference is more than luck.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.cascade.artefact import Fitted, version_of
+from serve_app.cascade.artefact import FittedChain, version_of
 from serve_app.cascade.base import Chain, Level
-from serve_app.cascade.fitting.confidence import Judge, JudgePlan, check_told, fit_judge, opening, raw_values
-from serve_app.cascade.fitting.thresholds import Walk, fit_thresholds, smoothed
+from serve_app.cascade.fitting.confidence import (
+    ConfidenceModel,
+    ConfidencePlan,
+    check_defined,
+    fit_confidence,
+    opening,
+    raw_values,
+)
+from serve_app.cascade.fitting.thresholds import ChainReplay, fit_thresholds, smoothed
 from serve_app.data.recorded import Recorded
 from serve_app.decision.target import COST, QUALITY_DROP, Target
 from serve_app.errors import ConfigError, DataError, InsufficientData
@@ -28,11 +33,15 @@ from serve_app.learning.logistic import folds_of
 from serve_app.learning.metrics import Interval, bootstrap
 
 T = TypeVar("T")
+Report = Callable[[str], None]
+_FEWEST: Final = 100
+"""Queries required for a chain: with fewer its held-out figures mean nothing."""
+_ROUNDS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What a chain does to queries it was not fitted on; arrays of shape [n]."""
+    """A chain's answers to queries it was not fitted on; arrays of shape [n]."""
 
     models: tuple[str, ...]
     level: NDArray[np.int64]
@@ -41,7 +50,7 @@ class HeldOut:
 
     @property
     def strong_share(self) -> float:
-        """Share of queries that ask the last model."""
+        """Share of queries that reach the last model."""
         return float((self.level == len(self.models) - 1).mean())
 
 
@@ -51,7 +60,7 @@ def surely_above(gain: Floats) -> bool:
 
 
 def first_unless_sure(found: Sequence[tuple[HeldOut, T]], target: Target, recorded: Recorded) -> tuple[HeldOut, T]:
-    """Of one chain by several judges the first, unless another is better by more than one standard error.
+    """Of one chain with several confidence plans the first, unless another is better by more than one standard error.
 
     The best of several held-out figures is partly the luckiest (the one-standard-error rule of Breiman et al. 1984).
     """
@@ -83,25 +92,19 @@ def _good(found: Sequence[tuple[HeldOut, T]], target: Target, recorded: Recorded
     return inside or [max(found, key=lambda f: f[0].quality.mean())]
 
 
-Report = Callable[[str], None]
-_FEWEST: Final = 100
-"""Queries that a chain takes at least: with fewer its held-out figures say nothing."""
-_ROUNDS: Final = 1_000
-
-
 @dataclass(frozen=True, slots=True)
 class ChainPlan:
     """What to fit. `models`: weakest first; with `choose` any of them in order of cost, at most `most_levels` of them.
 
-    `alternatives`: other judges, taken where held-out figures are surely better. `confidence_is`: name of the signal
-    that the recorded confidence is taken for, where answers have no tokens. `pools`: the pool of each model, by default
+    `alternatives`: other confidence plans, taken where held-out figures are surely better. `confidence_is`: the signal
+    whose values the recorded confidences are, where answers have no tokens. `pools`: the pool of each model, by default
     of the same name.
     """
 
     models: tuple[str, ...]
     target: Target
-    judge: JudgePlan = field(default_factory=JudgePlan)
-    alternatives: tuple[JudgePlan, ...] = ()
+    confidence: ConfidencePlan = field(default_factory=ConfidencePlan)
+    alternatives: tuple[ConfidencePlan, ...] = ()
     choose: bool = False
     most_levels: int = 3
     confidence_is: str | None = None
@@ -110,21 +113,21 @@ class ChainPlan:
     seed: int = 0
 
 
-def fit_chain(recorded: Recorded, plan: ChainPlan, report: Report = lambda _: None) -> Fitted:
+def fit_chain(recorded: Recorded, plan: ChainPlan, report: Report = lambda _: None) -> FittedChain:
     """The chain, fitted on all queries, with its held-out figures in `expected`.
 
     Raises ConfigError for a target that cannot be met, InsufficientData for too few queries, DataError for a chain
     that is worse than the best single model at the same cost.
     """
     if len(plan.models) < 2 or plan.most_levels < 2:
-        raise ConfigError(f"a chain takes at least two models, not {', '.join(plan.models) or 'none'}: name them")
+        raise ConfigError(f"a chain needs at least two models, not {', '.join(plan.models) or 'none'}: name them")
     if len(recorded) < _FEWEST:
-        raise InsufficientData(f"a chain takes at least {_FEWEST} queries, there are {len(recorded)}: collect more")
+        raise InsufficientData(f"a chain needs at least {_FEWEST} queries, there are {len(recorded)}: collect more")
     chosen = recorded.of(plan.models)
-    judges = [_Judges(chosen, replace(plan, judge=judge)) for judge in (plan.judge, *plan.alternatives)]
-    held_out, judge = _chosen(judges, report)
+    fits = [_CrossFit(chosen, replace(plan, confidence=one)) for one in (plan.confidence, *plan.alternatives)]
+    held_out, fit = _chosen(fits, report)
     check_worth(held_out, recorded)
-    return _final(judge, held_out, recorded)
+    return _final(fit, held_out, recorded)
 
 
 def check_held_out(folds: NDArray[np.int64]) -> None:
@@ -155,82 +158,85 @@ def check_worth(held_out: HeldOut, recorded: Recorded) -> None:
 
 def raw_of(recorded: Recorded, model: int, plan: ChainPlan) -> Floats:
     """Raw values [n, signals] of a model's answers, or of their first tokens."""
-    raw = raw_values(plan.judge.signals, [row[model] for row in recorded.evidence], plan.judge.prefix)
-    for column, signal in enumerate(plan.judge.signals):
+    raw = raw_values(plan.confidence.signals, [row[model] for row in recorded.evidence], plan.confidence.prefix)
+    for column, signal in enumerate(plan.confidence.signals):
         if signal.name == plan.confidence_is:
             raw[:, column] = recorded.confidence[:, model]
     return raw
 
 
-def thresholds_of(walk: Walk, target: Target) -> Floats | None:
+def thresholds_of(replay: ChainReplay, target: Target) -> Floats | None:
     """As `fit_thresholds`, on expected qualities where a budget is to be spent well.
 
     A quality target is held to the outcomes themselves.
     """
-    return fit_thresholds(walk if target.name == QUALITY_DROP else smoothed(walk), target)
+    return fit_thresholds(replay if target.name == QUALITY_DROP else smoothed(replay), target)
 
 
-class _Judges:
-    """Judges of each model, on all queries and without each fold; fitted when first asked for."""
+class _CrossFit:
+    """Confidence models of each model, on all queries and without each fold; fitted on first use."""
 
     def __init__(self, recorded: Recorded, plan: ChainPlan) -> None:
         self.recorded, self.plan = recorded, plan
         self.folds = folds_of(recorded.prompts, plan.folds, plan.seed)
         check_held_out(self.folds)
         self._raw: dict[int, Floats] = {}
-        self._fitted: dict[tuple[int, int], tuple[Judge, Floats, Floats]] = {}
+        self._fitted: dict[tuple[int, int], tuple[ConfidenceModel, Floats, Floats]] = {}
 
-    def judge(self, model: int, without: int = -1) -> tuple[Judge, Floats, Floats]:
-        """The judge, its probabilities of the answers it was fitted on (out of fold), and of the fold left out."""
+    def confidence(self, model: int, without: int = -1) -> tuple[ConfidenceModel, Floats, Floats]:
+        """The fitted one, its probabilities of the answers it was fitted on (out of fold), and of the fold left out."""
         key = (model, without)
         if key not in self._fitted:
-            raw, judged = self._raw_of(model), [row[model] for row in self.recorded.evidence]
+            raw, answers = self._raw_of(model), [row[model] for row in self.recorded.evidence]
             inside = self.folds != without
-            further = self.recorded.cost_usd[inside].max(1)
-            taken = [j for j, keep in zip(judged, inside, strict=True) if keep]
-            judge, own = fit_judge(self.plan.judge, raw[inside], self.recorded.ok[inside, model], taken, further)
-            rest = [opening(j, self.plan.judge.prefix) for j, keep in zip(judged, inside, strict=True) if not keep]
-            outside = judge.probabilities(raw[~inside], rest) if rest else np.empty(0)
-            self._fitted[key] = judge, own, outside
+            next_cost = self.recorded.cost_usd[inside].max(1)
+            own_answers = [a for a, keep in zip(answers, inside, strict=True) if keep]
+            ok = self.recorded.ok[inside, model]
+            fitted, own = fit_confidence(self.plan.confidence, raw[inside], ok, own_answers, next_cost)
+            others = [
+                opening(a, self.plan.confidence.prefix) for a, keep in zip(answers, inside, strict=True) if not keep
+            ]
+            outside = fitted.probabilities(raw[~inside], others) if others else np.empty(0)
+            self._fitted[key] = fitted, own, outside
         return self._fitted[key]
 
-    def walks(self, models: Sequence[int], without: int = -1) -> tuple[Walk, Walk | None]:
-        """The chain over the queries that its judges were fitted on, and over those left out."""
+    def replays(self, models: Sequence[int], without: int = -1) -> tuple[ChainReplay, ChainReplay | None]:
+        """The chain over the queries that it was fitted on, and over those left out."""
         inside = self.folds != without
-        found = [self.judge(model, without) for model in models[:-1]]
-        own = self._walk(models, inside, [probabilities for _, probabilities, _ in found])
+        found = [self.confidence(model, without) for model in models[:-1]]
+        own = self._replay(models, inside, [probabilities for _, probabilities, _ in found])
         if not (~inside).any():
             return own, None
-        return own, self._walk(models, ~inside, [probabilities for _, _, probabilities in found])
+        return own, self._replay(models, ~inside, [probabilities for _, _, probabilities in found])
 
-    def _walk(self, models: Sequence[int], rows: NDArray[np.bool_], probabilities: Sequence[Floats]) -> Walk:
+    def _replay(self, models: Sequence[int], rows: NDArray[np.bool_], probabilities: Sequence[Floats]) -> ChainReplay:
         at = list(models)
         cost = self.recorded.cost_usd[rows][:, at].copy()
-        if any(s.needs.samples or s.needs.verdicts for s in self.plan.judge.signals):
+        if any(s.needs.samples or s.needs.verdicts for s in self.plan.confidence.signals):
             cost[:, :-1] += self.recorded.extra_cost_usd[rows][:, at[:-1]]
         columns = np.column_stack(probabilities) if probabilities else np.empty((int(rows.sum()), 0))
-        return Walk(columns, self.recorded.ok[rows][:, at], cost)
+        return ChainReplay(columns, self.recorded.ok[rows][:, at], cost)
 
     def _raw_of(self, model: int) -> Floats:
         if model not in self._raw:
             self._raw[model] = raw_of(self.recorded, model, self.plan)
-            check_told(self.plan.judge.signals, self._raw[model], self.recorded.models[model])
+            check_defined(self.plan.confidence.signals, self._raw[model], self.recorded.models[model])
         return self._raw[model]
 
 
-def _chosen(judges: Sequence[_Judges], report: Report) -> tuple[HeldOut, _Judges]:
-    """The plan's chain, or the best of those it may choose, by held-out figures; and the judges of it."""
-    recorded, plan = judges[0].recorded, judges[0].plan
+def _chosen(fits: Sequence[_CrossFit], report: Report) -> tuple[HeldOut, _CrossFit]:
+    """The plan's chain, or the best of those it may choose, by held-out figures; and its fit."""
+    recorded, plan = fits[0].recorded, fits[0].plan
     candidates = [tuple(range(len(plan.models)))]
     if plan.choose:
         order = np.argsort(recorded.cost_usd.mean(0), kind="stable").tolist()
         sizes = range(2, min(plan.most_levels, len(order)) + 1)
         candidates = [c for size in sizes for c in combinations(order, size)]
-    found: list[tuple[HeldOut, _Judges]] = []
+    found: list[tuple[HeldOut, _CrossFit]] = []
     for models in candidates:
-        of = [(held_out, judge) for judge in judges if (held_out := _held_out(judge, models)) is not None]
-        for held_out, judge in of:
-            report(_told(held_out, judge.plan.judge))
+        of = [(held_out, fit) for fit in fits if (held_out := _held_out(fit, models)) is not None]
+        for held_out, fit in of:
+            report(_line(held_out, fit.plan.confidence))
         if of:
             found.append(first_unless_sure(of, plan.target, recorded))
     if not found:
@@ -238,13 +244,11 @@ def _chosen(judges: Sequence[_Judges], report: Report) -> tuple[HeldOut, _Judges
     return best_of(found, plan.target, recorded)
 
 
-def _told(held_out: HeldOut, judge: JudgePlan) -> str:
-    how = ", ".join(
-        [judge.calibrator, *(["cost-aware"] if judge.cost_aware else []), *(["scorer"] if judge.scorer else [])]
-    )
+def _line(held_out: HeldOut, plan: ConfidencePlan) -> str:
+    how = ", ".join([plan.calibrator, *["cost-aware"] * plan.cost_aware, *(["scorer"] if plan.scorer else [])])
     return (
         f"{' -> '.join(held_out.models)} ({how}): quality {held_out.quality.mean():.4f}, "
-        f"{held_out.cost_usd.mean():.3g} USD a query, {100 * held_out.strong_share:.1f} % ask the last (held out)"
+        f"{held_out.cost_usd.mean():.3g} USD a query, {100 * held_out.strong_share:.1f} % reach the last (held out)"
     )
 
 
@@ -253,54 +257,53 @@ def _out_of_reach(recorded: Recorded, plan: ChainPlan) -> str:
     if plan.target.name == COST and plan.target.value < cheapest:
         return f"{plan.target} USD cannot be met: the cheapest model alone costs {cheapest:.3g} USD a query; raise it"
     return (
-        f"{plan.target} cannot be met with {' -> '.join(plan.models)} (an answer of which no signal can be told is "
-        "passed on): loosen it, or give other models or signals"
+        f"{plan.target} cannot be met with {' -> '.join(plan.models)} (an answer whose signal is undefined is "
+        "escalated): loosen it, or give other models or signals"
     )
 
 
-def _held_out(judges: _Judges, models: Sequence[int]) -> HeldOut | None:
+def _held_out(fit: _CrossFit, models: Sequence[int]) -> HeldOut | None:
     """The chain over all queries, each by a fit without its fold; None if a fit cannot meet the target."""
-    n, target = len(judges.recorded), judges.plan.target
+    n, target = len(fit.recorded), fit.plan.target
     level, quality, cost = np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros(n)
-    for fold in np.unique(judges.folds).tolist():
-        own, outside = judges.walks(models, fold)
+    for fold in np.unique(fit.folds).tolist():
+        own, outside = fit.replays(models, fold)
         thresholds = thresholds_of(own, target)
         if thresholds is None:
             return None
         assert outside is not None  # there are several folds
-        rows = np.flatnonzero(judges.folds == fold)
+        rows = np.flatnonzero(fit.folds == fold)
         level[rows] = outside.level(thresholds)
         quality[rows] = outside.ok[np.arange(len(rows)), level[rows]]
         cost[rows] = np.cumsum(outside.cost_usd, axis=1)[np.arange(len(rows)), level[rows]]
-    return HeldOut(tuple(judges.recorded.models[i] for i in models), level, quality, cost)
+    return HeldOut(tuple(fit.recorded.models[i] for i in models), level, quality, cost)
 
 
-def _final(judges: _Judges, held_out: HeldOut, recorded: Recorded) -> Fitted:
-    plan = judges.plan
-    models = [judges.recorded.models.index(m) for m in held_out.models]
-    thresholds = thresholds_of(judges.walks(models)[0], plan.target)
+def _final(fit: _CrossFit, held_out: HeldOut, recorded: Recorded) -> FittedChain:
+    plan = fit.plan
+    models = [fit.recorded.models.index(m) for m in held_out.models]
+    thresholds = thresholds_of(fit.replays(models)[0], plan.target)
     if thresholds is None:
-        raise ConfigError(_out_of_reach(judges.recorded, plan))
+        raise ConfigError(_out_of_reach(fit.recorded, plan))
+    fitted = [fit.confidence(m)[0] for m in models[:-1]]
     levels = [
-        Level(plan.pools.get(name, name), judge.signal, judge.calibrator, float(threshold))
-        for name, (judge, _, _), threshold in zip(
-            held_out.models, [judges.judge(m) for m in models[:-1]], thresholds, strict=False
-        )
+        Level(plan.pools.get(name, name), one.signal, one.calibrator, float(threshold))
+        for name, one, threshold in zip(held_out.models, fitted, thresholds, strict=False)
     ]
     levels.append(Level(plan.pools.get(held_out.models[-1], held_out.models[-1])))
     chain = Chain(
         levels=tuple(levels),
-        version=version_of(tuple(levels), plan.judge.prefix),
-        expected=expected(held_out, judges.recorded, [level.pool for level in levels]),
-        probe_tokens=plan.judge.prefix,
-        models=judges.recorded.of(held_out.models).served,
+        version=version_of(tuple(levels), plan.confidence.prefix),
+        expected=expected(held_out, fit.recorded, [level.pool for level in levels]),
+        probe_tokens=plan.confidence.prefix,
+        models=fit.recorded.of(held_out.models).served,
     )
     data: dict[str, Any] = {"digest": recorded.digest(), "queries": len(recorded), "figures": "cross-fitted"}
-    return Fitted(chain, str(plan.target), {**data, "folds": plan.folds, "seed": plan.seed})
+    return FittedChain(chain, str(plan.target), {**data, "folds": plan.folds, "seed": plan.seed})
 
 
 def expected(held_out: HeldOut, recorded: Recorded, pools: Sequence[str]) -> dict[str, float]:
-    """Figures of a chain as an artefact keeps them: means, the drop against its last model with a 95 % interval.
+    """Figures of a chain for its artefact: means, and the drop against its last model with a 95 % interval.
 
     `recorded` has the models of the chain.
     """
@@ -323,7 +326,7 @@ def expected(held_out: HeldOut, recorded: Recorded, pools: Sequence[str]) -> dic
 
 
 def drop(quality: Floats, strong: Floats) -> Interval:
-    """Relative quality drop against always asking the strong model, (strong - quality) / |strong|, paired."""
+    """Relative quality drop against always calling the strong model, (strong - quality) / |strong|, paired."""
 
     def relative(rows: NDArray[np.int64]) -> float:
         base = float(strong[rows].mean())

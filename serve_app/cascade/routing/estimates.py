@@ -1,19 +1,12 @@
 """Quality and cost of each model for a query, before any has answered and after some have (Dekoninck et al. 2025).
 
-A set of models that have answered has its own weights: log-odds of quality linear in the evidence, cost linear in the
-prompt's length and the costs seen. Quality weights build on those of the sets with one answer less: what the last
-answer adds is shrunk towards nothing, so that a few hundred rows will do for 2 ** models sets.
+A set of models that have answered (a bit mask: bit m for model m) has its own weights: log-odds of quality linear in
+the evidence, cost linear in the prompt's length and the costs seen. Quality weights build on those of the sets with one
+answer less: what the last answer adds is shrunk towards nothing, so that a few hundred rows suffice for 2 ** K sets.
 
-The prior of a prompt: a ridge regression on its sentence vector, left out where it does not help.
-
-What may be seen of queries and their answers, as arrays: confidence, agreement, cost, prompt length and vector.
-
-Sets of models as bit masks: bit m is set where model m is in the set.
-
-What answers say of each model's quality, as one vector: log-odds of each, which agree, and the prompt's prior.
-
-Columns, for K models: 1; the prior; the log-odds z_r of each answer; agreement A_rs of each pair r < s; and z_r · A_rm
-for each ordered pair r, m. Those of models that were not asked are 0. Estimates are linear in it, in log-odds.
+The evidence of K models is one vector: 1; the prompt's prior, a ridge regression on its sentence vector, left out where
+it does not help; the log-odds z_r of each answer; agreement A_rs of each pair r < s; and z_r · A_rm for each ordered
+pair r, m. Entries of models that were not called are 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, sigmoid
-from serve_app.cascade.signals.calibration import ConfidenceCurve, fit_confidence
+from serve_app.cascade.signals.calibration import ConfidenceCurve, fit_curve
 from serve_app.cascade.signals.consistency import normalised
 from serve_app.data.recorded import Recorded
 from serve_app.learning.logistic import fit_ridge_logistic
@@ -66,7 +59,7 @@ def fit_prompt_head(vectors: Floats | None, difficulty: Floats) -> tuple[PromptH
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observations:
     """n queries, K models: raw `confidence` [n, K] (nan where unknown), `agree` [n, K, K] in {0, 1}, `cost_usd` [n, K],
     `characters` of the prompt [n], and sentence `vectors` [n, d], None where no encoder is used.
     """
@@ -83,14 +76,16 @@ class Seen:
         return type(self)(self.confidence[rows], self.agree[rows], self.cost_usd[rows], self.characters[rows], vectors)
 
 
-def seen_in(recorded: Recorded, vectors: Floats | None = None, confidence: Floats | None = None) -> Seen:
-    """All that was recorded. `vectors` [n, d] as an encoder gives them for the prompts; `confidence` [n, K] in the
-    place of the recorded one. Costs are those of the answers, without further calls made to judge them.
+def observations_of(
+    recorded: Recorded, vectors: Floats | None = None, confidence: Floats | None = None
+) -> Observations:
+    """All recorded answers. `vectors` [n, d] of the prompts, by an encoder; `confidence` [n, K] in place of
+    the recorded one. Costs are those of the answers, without further calls.
     """
-    agree = np.array([agreement([judged.text for judged in row]) for row in recorded.evidence])
+    agree = np.array([agreement([answer.text for answer in row]) for row in recorded.evidence])
     characters = np.array([len(prompt) for prompt in recorded.prompts], dtype=np.float64)
     raw = recorded.confidence if confidence is None else confidence
-    return Seen(raw, agree, recorded.cost_usd, characters, vectors)
+    return Observations(raw, agree, recorded.cost_usd, characters, vectors)
 
 
 def agreement(texts: Sequence[str]) -> Floats:
@@ -160,8 +155,8 @@ def ordered_pairs(models: int) -> tuple[list[int], list[int]]:
     return [r for r, _ in found], [m for _, m in found]
 
 
-def directions(asked: int, model: int, models: int) -> Floats:
-    """What the estimate of `model` may lean on once the set `asked` has answered: [columns, directions].
+def directions(called: int, model: int, models: int) -> Floats:
+    """What the estimate of `model` may use once the set `called` has answered: [columns, directions].
 
     For a model that answered: its log-odds, and of each other one its log-odds, whether both agree, its log-odds where
     they agree, and the sum over others of their log-odds for or against (one weight for the whole vote). For a model
@@ -169,11 +164,11 @@ def directions(asked: int, model: int, models: int) -> Floats:
     """
     at = {pair: 2 + models + i for i, pair in enumerate(zip(*pairs(models), strict=True))}
     scaled = {pair: 2 + models + len(at) + i for i, pair in enumerate(zip(*ordered_pairs(models), strict=True))}
-    there = members(asked, models)
+    there = members(called, models)
     if not there:
         return np.zeros((columns_of(models), 0))
     found = [_unit(PRIOR, models), *(_unit(2 + r, models) for r in there)]
-    if not asked >> model & 1:
+    if not called >> model & 1:
         return np.stack([*found, *(_unit(at[r, s], models) for r, s in combinations(there, 2))], axis=1)
     vote = np.zeros(columns_of(models))
     for r in there:
@@ -200,7 +195,7 @@ _LEAST_COST = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Estimates:
+class CascadeEstimates:
     """Fitted estimates of K models. `quality` [2 ** K, K, columns of evidence], `cost` [2 ** K, K, 2 + K] in USD:
     weights of 1, the prompt's characters and the cost of each model; `mean_cost` [K].
     """
@@ -216,54 +211,54 @@ class Estimates:
         """K."""
         return len(self.curves)
 
-    def evidence(self, seen: Seen) -> Floats:
-        """Rows [n, columns]; entries of models that were not asked are ignored by the estimates of `asked`."""
+    def evidence(self, seen: Observations) -> Floats:
+        """Rows [n, columns]; entries of models that were not called are ignored by the estimates of `called`."""
         z = np.stack([curve(seen.confidence[:, m]) for m, curve in enumerate(self.curves)], axis=1)
         return evidence(z, seen.agree, self.prompts.prior(seen.vectors, len(z)))
 
-    def qualities(self, asked: int, rows: Floats) -> Floats:
-        """Estimated quality [n, K] of every model once the set `asked` has answered, from rows of evidence."""
-        return sigmoid(rows @ self.quality[asked].T)
+    def qualities(self, called: int, rows: Floats) -> Floats:
+        """Estimated quality [n, K] of every model once the set `called` has answered, from rows of evidence."""
+        return sigmoid(rows @ self.quality[called].T)
 
-    def costs(self, asked: int, seen: Seen) -> Floats:
-        """Estimated cost [n, K] in US dollars of asking each model; of those asked, what they have cost."""
-        there = [bool(asked >> m & 1) for m in range(self.models)]
+    def costs(self, called: int, seen: Observations) -> Floats:
+        """Estimated cost [n, K] in US dollars of asking each model; of those called, what they have cost."""
+        there = [bool(called >> m & 1) for m in range(self.models)]
         spent = np.where(there, seen.cost_usd, 0.0)
         rows = np.column_stack([np.ones(len(spent)), seen.characters, spent])
-        found = np.maximum(rows @ self.cost[asked].T, _LEAST_COST * self.mean_cost)
+        found = np.maximum(rows @ self.cost[called].T, _LEAST_COST * self.mean_cost)
         return np.where(there, seen.cost_usd, found)
 
 
-def fit_estimates(seen: Seen, ok: Floats, difficulty: Floats) -> Estimates:
+def fit_estimates(seen: Observations, ok: Floats, difficulty: Floats) -> CascadeEstimates:
     """From n queries that every one of K models has answered, qualities `ok` [n, K] in [0, 1].
 
     `difficulty` [n]: what the prior of a prompt predicts, the mean quality over as many models as there are.
     """
     models = ok.shape[1]
-    curves = tuple(fit_confidence(seen.confidence[:, m], ok[:, m]) for m in range(models))
+    curves = tuple(fit_curve(seen.confidence[:, m], ok[:, m]) for m in range(models))
     prompts, left_out = fit_prompt_head(seen.vectors, difficulty)
     z = np.stack([curve(seen.confidence[:, m]) for m, curve in enumerate(curves)], axis=1)
     rows = evidence(z, seen.agree, left_out)
-    return Estimates(curves, prompts, _fit_quality(rows, ok), _fit_cost(seen), seen.cost_usd.mean(0))
+    return CascadeEstimates(curves, prompts, _fit_quality(rows, ok), _fit_cost(seen), seen.cost_usd.mean(0))
 
 
 def _fit_quality(rows: Floats, ok: Floats) -> Floats:
     models = ok.shape[1]
     found = np.zeros((2**models, models, columns_of(models)))
     found[:, :, PRIOR] = _shared_slope(rows[:, PRIOR], ok)
-    for asked in by_size(models):
+    for called in by_size(models):
         for m in range(models):
-            found[asked, m] = _fit_one(rows, ok[:, m], found, asked, m)
+            found[called, m] = _fit_one(rows, ok[:, m], found, called, m)
     return found
 
 
-def _fit_one(rows: Floats, ok: Floats, found: Floats, asked: int, model: int) -> Floats:
+def _fit_one(rows: Floats, ok: Floats, found: Floats, called: int, model: int) -> Floats:
     """Weights of evidence for one model and set, on top of the mean of the smaller sets' weights."""
-    turn = directions(asked, model, found.shape[1])
-    base = found[asked, model]
-    further = asked.bit_count() > 1
+    turn = directions(called, model, found.shape[1])
+    base = found[called, model]
+    further = called.bit_count() > 1
     if further:
-        base = np.mean([found[parent, model] for parent in parents(asked, kept=model)], axis=0)
+        base = np.mean([found[parent, model] for parent in parents(called, kept=model)], axis=0)
     penalties = (_FURTHER, 1.0) if further else (_ALONE, 1e-3)
     fitted = fit_ridge_logistic(rows @ turn, ok, penalties[0], rows @ base, bias_penalty=penalties[1])
     weights: Floats = base + turn @ fitted.weights
@@ -274,25 +269,25 @@ def _fit_one(rows: Floats, ok: Floats, found: Floats, asked: int, model: int) ->
 def _shared_slope(prior: Floats, ok: Floats) -> float:
     """Log-odds for a unit of the prior, whichever the model; each has its own level.
 
-    Before any answer decisions hang on differences between models, which a slope of each would blur more than it told.
-    After one the slope is fitted again: what an answer shows of a hard prompt would else count twice.
+    Before any answer decisions depend on differences between models, which separate slopes would blur. After one the
+    slope is fitted again: otherwise the evidence of a hard prompt would count twice.
     """
     n, models = ok.shape
     rows = np.column_stack([np.repeat(np.eye(models), n, axis=0), np.tile(prior, models)])
     return float(fit_ridge_logistic(rows, ok.T.ravel(), _ALONE).weights[-1])
 
 
-def _fit_cost(seen: Seen) -> Floats:
+def _fit_cost(seen: Observations) -> Floats:
     """Ridge regressions on standardised columns."""
     models = seen.cost_usd.shape[1]
     found = np.zeros((2**models, models, 2 + models))
-    for asked in range(2**models):
-        columns = [1, *(2 + r for r in members(asked, models))]
+    for called in range(2**models):
+        columns = [1, *(2 + r for r in members(called, models))]
         rows = np.column_stack([np.ones(len(seen.cost_usd)), seen.characters, seen.cost_usd])[:, columns]
         mean, scale = rows.mean(0), np.maximum(rows.std(0), 1e-12)
         x = (rows - mean) / scale
         y = seen.cost_usd - seen.cost_usd.mean(0)
         slopes = np.linalg.solve(x.T @ x + _COST_PENALTY * np.eye(len(columns)), x.T @ y) / scale[:, None]
-        found[asked][:, columns] = slopes.T
-        found[asked][:, 0] = seen.cost_usd.mean(0) - mean @ slopes
+        found[called][:, columns] = slopes.T
+        found[called][:, 0] = seen.cost_usd.mean(0) - mean @ slopes
     return found

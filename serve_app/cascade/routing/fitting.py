@@ -1,12 +1,11 @@
 """Fits a cascade router to recorded answers: estimates, shape and λ for a budget; falls back where it does not pay.
 
-Every figure that a choice rests on is of cross-fitted estimates. A router that is not better than the best single
-model of at most its mean cost is not served: that model is, or the best mixture of two, and `fell_back` tells.
-
-Estimates of rows by fits that did not see them: what a policy is fitted on, or it would trust them too much.
+Every figure that a choice depends on is of cross-fitted estimates, by fits that did not see the row: a policy would
+trust its own too much. If a router is not better than the best single model of at most its mean cost, that model is
+served instead, or the best mixture of two, and `fell_back` says so.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
@@ -16,9 +15,15 @@ from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
 from serve_app.cascade.base import Signal
-from serve_app.cascade.fitting.confidence import JudgePlan, check_told, raw_values
-from serve_app.cascade.fitting.fit import check_held_out
-from serve_app.cascade.routing.estimates import MOST_MODELS, Estimates, Seen, fit_estimates, seen_in
+from serve_app.cascade.fitting.confidence import ConfidencePlan, check_defined, raw_values
+from serve_app.cascade.fitting.fit import Report, check_held_out
+from serve_app.cascade.routing.estimates import (
+    MOST_MODELS,
+    CascadeEstimates,
+    Observations,
+    fit_estimates,
+    observations_of,
+)
 from serve_app.cascade.routing.mixing import Mixture, Shaped, best_single_mix, choose_shape, expected, pays, refined
 from serve_app.cascade.routing.router import CascadeRouter, version_of
 from serve_app.cascade.routing.supermodels import Form
@@ -31,15 +36,15 @@ from serve_app.learning.logistic import folds_of
 FOLDS = 10
 
 
-def estimate_all(estimates: Estimates, seen: Seen) -> tuple[Floats, Floats]:
+def estimate_all(estimates: CascadeEstimates, seen: Observations) -> tuple[Floats, Floats]:
     """Quality and cost [2 ** K, n, K] in every state."""
     rows = estimates.evidence(seen)
     sets = range(2**estimates.models)
-    quality = np.stack([estimates.qualities(asked, rows) for asked in sets])
-    return quality, np.stack([estimates.costs(asked, seen) for asked in sets])
+    quality = np.stack([estimates.qualities(called, rows) for called in sets])
+    return quality, np.stack([estimates.costs(called, seen) for called in sets])
 
 
-def crossfitted(seen: Seen, ok: Floats, difficulty: Floats, folds: NDArray[np.int64]) -> Tables:
+def crossfitted(seen: Observations, ok: Floats, difficulty: Floats, folds: NDArray[np.int64]) -> Tables:
     """Tables of all rows, each estimated by a fit on the other folds; moves counted on the same estimates."""
     n, models = ok.shape
     quality, cost = np.empty((2**models, n, models)), np.empty((2**models, n, models))
@@ -50,28 +55,22 @@ def crossfitted(seen: Seen, ok: Floats, difficulty: Floats, folds: NDArray[np.in
     return Tables(quality, cost, fit_moves(quality), ok, seen.cost_usd)
 
 
-def folds_by_text(prompts: tuple[str, ...], seed: int, folds: int = FOLDS) -> NDArray[np.int64]:
-    """The same prompt always falls into the same fold."""
-    return folds_of(prompts, folds, seed)
-
-
-Report = Callable[[str], None]
 FEWEST = 100
-"""Queries that a router takes at least: with fewer its held-out figures say nothing."""
+"""Queries required for a router: with fewer its held-out figures mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingPlan:
     """What to fit. `models` as recorded, in the order a cascade would ask them; `budget_usd`: mean cost a query.
 
-    `judge`: signals to judge answers by, combined for each model; None takes the recorded confidence. `encoder`: of
-    prompts, None reads but their length. `pools`: the pool of each model, by default of the same name.
+    `confidence`: signals of answers, combined for each model; None: the recorded confidence. `encoder`: of prompts;
+    None: only their length is read. `pools`: the pool of each model, by default of the same name.
     """
 
     models: tuple[str, ...]
     budget_usd: float
     form: Form = "any"
-    judge: JudgePlan | None = None
+    confidence: ConfidencePlan | None = None
     encoder: str | None = None
     pools: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
@@ -80,16 +79,16 @@ class RoutingPlan:
 def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _: None) -> CascadeRouter:
     """The router, estimates fitted on all queries.
 
-    Raises ConfigError for a budget below the cheapest model or models that cannot be, InsufficientData for too few
+    Raises ConfigError for a budget below the cheapest model or invalid models, InsufficientData for too few
     queries, DataError for an unknown model, DependencyError without the extra `train`.
     """
     _check(recorded, plan)
-    chosen = _with_judging(recorded.of(plan.models), plan.judge)
+    chosen = _with_further_costs(recorded.of(plan.models), plan.confidence)
     signals, confidence = _signals(chosen, plan)
     digest, vectors = _vectors(chosen, plan.encoder)
-    seen = seen_in(chosen, vectors, confidence)
+    seen = observations_of(chosen, vectors, confidence)
     difficulty = recorded.ok.mean(1)
-    folds = folds_by_text(chosen.prompts, plan.seed)
+    folds = folds_of(chosen.prompts, FOLDS, plan.seed)
     check_held_out(folds)
     tables = crossfitted(seen, chosen.ok, difficulty, folds)
     shaped = choose_shape(tables, plan.form, plan.seed)
@@ -103,7 +102,7 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
     how = "single models" if fell_back else shape.form
     report(f"{how}: quality {walked.quality.mean():.4f} at {walked.cost_usd.mean():.3g} USD a query")
     estimates = fit_estimates(seen, chosen.ok, difficulty)
-    reads = len(estimates.prompts.weights) > 0  # where prompts tell nothing no encoder is run for them
+    reads = len(estimates.prompts.weights) > 0  # where prompts do not help no encoder is run for them
     found = CascadeRouter(
         pools=tuple(plan.pools.get(model, model) for model in plan.models),
         estimates=estimates,
@@ -131,11 +130,11 @@ def within_budget(tables: Tables, shaped: Shaped, budget_usd: float) -> tuple[Mi
 def _check(recorded: Recorded, plan: RoutingPlan) -> None:
     if not 2 <= len(plan.models) <= MOST_MODELS:
         raise ConfigError(
-            f"cascade routing takes 2 to {MOST_MODELS} models, not {len(plan.models)}: name the ones that matter"
+            f"cascade routing needs 2 to {MOST_MODELS} models, not {len(plan.models)}: name the ones that matter"
         )
     if len(recorded) < FEWEST:
         raise InsufficientData(
-            f"cascade routing takes at least {FEWEST} queries, there are {len(recorded)}: collect more"
+            f"cascade routing needs at least {FEWEST} queries, there are {len(recorded)}: collect more"
         )
     if not isfinite(plan.budget_usd) or plan.budget_usd <= 0:
         raise ConfigError(f"budget is {plan.budget_usd!r}; give a mean cost a query in US dollars above 0")
@@ -144,9 +143,9 @@ def _check(recorded: Recorded, plan: RoutingPlan) -> None:
         raise ConfigError(f"two models are of one pool ({', '.join(pools)}); name a pool for each")
 
 
-def _with_judging(recorded: Recorded, judge: JudgePlan | None) -> Recorded:
-    """What an answer costs with the samples and self-verifications that its signals take."""
-    if judge is None or not any(s.needs.samples or s.needs.verdicts for s in judge.signals):
+def _with_further_costs(recorded: Recorded, plan: ConfidencePlan | None) -> Recorded:
+    """The answers at their cost with the samples and self-verifications that the signals need."""
+    if plan is None or not any(s.needs.samples or s.needs.verdicts for s in plan.signals):
         return recorded
     return replace(recorded, cost_usd=recorded.cost_usd + recorded.extra_cost_usd)
 
@@ -154,17 +153,17 @@ def _with_judging(recorded: Recorded, judge: JudgePlan | None) -> Recorded:
 def _signals(recorded: Recorded, plan: RoutingPlan) -> tuple[dict[str, Signal | None], Floats]:
     """Each pool's signal, and its values [n, K] of the answers by fits that did not see them."""
     pools = [plan.pools.get(model, model) for model in plan.models]
-    if plan.judge is None:
+    if plan.confidence is None:
         return dict.fromkeys(pools), recorded.confidence
     signals: dict[str, Signal | None] = {}
     columns = []
     for m, pool in enumerate(pools):
-        raw = raw_values(plan.judge.signals, [row[m] for row in recorded.evidence], plan.judge.prefix)
-        check_told(plan.judge.signals, raw, plan.models[m])
-        if len(plan.judge.signals) == 1:
-            signals[pool], column = plan.judge.signals[0], raw[:, 0]
+        raw = raw_values(plan.confidence.signals, [row[m] for row in recorded.evidence], plan.confidence.prefix)
+        check_defined(plan.confidence.signals, raw, plan.models[m])
+        if len(plan.confidence.signals) == 1:
+            signals[pool], column = plan.confidence.signals[0], raw[:, 0]
         else:
-            signals[pool], column = fit_combined(plan.judge.signals, raw, recorded.ok[:, m], plan.seed)
+            signals[pool], column = fit_combined(plan.confidence.signals, raw, recorded.ok[:, m], plan.seed)
         columns.append(column)
     return signals, np.column_stack(columns)
 
@@ -179,7 +178,7 @@ def _vectors(recorded: Recorded, encoder: str | None) -> tuple[str | None, Float
 
 
 def _figures(tables: Tables, walked: Walked, models: tuple[str, ...]) -> dict[str, float]:
-    """Cross-fitted means; the reach of a model is the share of queries that ask it on the dearer side."""
+    """Cross-fitted means; the reach of a model is the share of queries that call it on the dearer side."""
     found = {
         "quality": float(walked.quality.mean()),
         "cost_usd": float(walked.cost_usd.mean()),
@@ -187,7 +186,7 @@ def _figures(tables: Tables, walked: Walked, models: tuple[str, ...]) -> dict[st
     }
     for m, model in enumerate(models):
         found[f"share:{model}"] = float((walked.answer == m).mean())
-        found[f"reach:{model}"] = float((walked.asked >> m & 1).mean())
+        found[f"reach:{model}"] = float((walked.called >> m & 1).mean())
     return found
 
 

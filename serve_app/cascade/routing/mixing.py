@@ -1,16 +1,15 @@
-"""A budget met exactly: two policies of one shape, the cheaper and the dearer side of one λ, drawn with share γ.
+"""Meets a budget exactly, with two policies of one shape: the cheaper and the dearer side of one λ, drawn with share γ.
 
-As λ falls a policy spends more, in steps where estimates tie. Of the two limits of such a step the one breaks ties to
-the cheapest, the other to the dearest, and a coin between them spends any mean in between (Dekoninck et al. 2025,
-theorem 1): no single λ could.
+As λ falls a policy spends more, in steps where estimates tie. Of the two limits of such a step one breaks ties to the
+cheapest, the other to the dearest, and a coin between them spends any mean in between (Dekoninck et al. 2025, theorem
+1); no single λ could.
 
-The shape of a policy: what later decisions pay, how far estimates are taken to move, and how free the walk is.
+A shape is what later decisions pay, how far estimates are taken to move, and how free the order of models is. The paper
+gives every step its own λ and searches over all of them. A few hundred rows are too few for that: here the first
+decision has λ, later ones a multiple of it, and one factor scales the uncertainty. One such shape serves all; another
+replaces it where cross-fitted rows leave no doubt. Constants are from the train part of recorded answers.
 
-The paper gives every step its own λ and searches over all of them. A few hundred rows do not carry so many: here the
-first decision has λ, later ones a multiple of it, and one factor scales the uncertainty. One such shape serves all;
-another replaces it where cross-fitted rows leave no doubt. Constants are from the train part of recorded answers.
-
-What needs no estimate: each model alone, and mixtures of two of them. A policy that does worse is not worth it.
+The baselines need no estimate: each model alone, and mixtures of two. A policy that does worse is not served.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ import numpy as np
 
 from serve_app.arrays import Floats
 from serve_app.cascade.routing.supermodels import Form
-from serve_app.cascade.routing.walk import Policy, Tables, Walked, always, walk
+from serve_app.cascade.routing.walk import CascadePolicy, Tables, Walked, always, walk
 from serve_app.errors import ConfigError
 
 PRICES = 40
@@ -32,11 +31,11 @@ _SLACK = 1e-9
 class Mixture:
     """`dear` with probability `share`, else `cheap`."""
 
-    cheap: Policy
-    dear: Policy
+    cheap: CascadePolicy
+    dear: CascadePolicy
     share: float
 
-    def policy(self, coin: float) -> Policy:
+    def policy(self, coin: float) -> CascadePolicy:
         """The policy of a query whose uniform draw in [0, 1) is `coin`. Draw once for each query, not each decision."""
         return self.dear if coin < self.share else self.cheap
 
@@ -45,7 +44,7 @@ class Mixture:
 class Rung:
     """A policy and what it does."""
 
-    policy: Policy
+    policy: CascadePolicy
     walked: Walked
 
     @property
@@ -60,16 +59,16 @@ class Rung:
 
 
 def prices(cost_usd: Floats, rungs: int = PRICES) -> list[float]:
-    """λ from where nothing but the cheapest model pays down to 0, for costs [n, K] in US dollars.
+    """λ from where only the cheapest model pays down to 0, for costs [n, K] in US dollars.
 
-    No quality is worth more than 1, so that above 1 over the cheapest model's cost nobody is asked twice.
+    No quality is worth more than 1, so above 1 over the cheapest model's cost no second model is called.
     """
     cheapest = cost_usd.mean(0)
     unit = 1.0 / max(float(cheapest[cheapest > 0].min()) if (cheapest > 0).any() else 1.0, 1e-300)
     return [4.0 * unit, *(np.geomspace(2.0, 1e-4, rungs - 2) * unit).tolist(), 0.0]
 
 
-def ladder(tables: Tables, shape: Policy, at: list[float] | None = None) -> list[Rung]:
+def ladder(tables: Tables, shape: CascadePolicy, at: list[float] | None = None) -> list[Rung]:
     """The policies of one shape at falling λ, walked; before them the cheapest model alone, their limit."""
     found = [replace(shape, price=price) for price in (prices(tables.cost_usd) if at is None else at)]
     found = [always(int(tables.cost_usd.mean(0).argmin())), *found]
@@ -112,13 +111,13 @@ def refined(tables: Tables, rungs: list[Rung], budget_usd: float, steps: int = 1
 
 
 def expected(tables: Tables, mixture: Mixture) -> Walked:
-    """What the mixture does in expectation over its coin: quality and cost of each query; `asked` is the dear one's."""
+    """The mixture in expectation over its coin: quality and cost of each query; `called` is the dear one's."""
     cheap, dear = walk(tables, mixture.cheap), walk(tables, mixture.dear)
     share = mixture.share
     return Walked(
         (1 - share) * cheap.quality + share * dear.quality,
         (1 - share) * cheap.cost_usd + share * dear.cost_usd,
-        dear.asked,
+        dear.called,
         dear.answer,
     )
 
@@ -126,9 +125,9 @@ def expected(tables: Tables, mixture: Mixture) -> Walked:
 SPREAD = 0.5
 """Below 1: part of what moves in an estimate is its own error."""
 LATER = 0.7
-"""Below 1: the price of a set counts all its models, although a later one may never be asked."""
+"""Below 1: the price of a set counts all its models, although a later one may never be called."""
 MARGIN = 0.1
-"""How much better an answer must look than that of the strongest model asked."""
+"""How much better an answer must look than that of the strongest model called."""
 SPREADS = (0.25, 0.5, 1.0)
 LATERS = (0.4, 0.7, 1.0)
 NARROWER: dict[Form, tuple[Form, ...]] = {
@@ -144,16 +143,16 @@ ROUNDS = 200
 class Shaped:
     """A shape with its ladder, and the area under quality against cost on the rows it was walked on."""
 
-    shape: Policy
+    shape: CascadePolicy
     rungs: list[Rung]
     area: float
 
 
-def shapes(form: Form) -> list[Policy]:
+def shapes(form: Form) -> list[CascadePolicy]:
     """All that are tried, first the one that serves where nothing else is surely better; routing has one."""
     if form == "single":
-        return [Policy(price=0.0, spread=0.0, form=form)]
-    usual = Policy(price=0.0, later=LATER, spread=SPREAD, form=form, margin=MARGIN)
+        return [CascadePolicy(price=0.0, spread=0.0, form=form)]
+    usual = CascadePolicy(price=0.0, later=LATER, spread=SPREAD, form=form, margin=MARGIN)
     others = [replace(usual, later=later, spread=spread) for spread in SPREADS for later in LATERS]
     return [usual, *(shape for shape in others if shape != usual)]
 
@@ -171,7 +170,7 @@ def choose_shape(tables: Tables, form: Form, seed: int = 0) -> Shaped:
     return others[int(np.argmax(ahead))] if max(ahead, default=0.0) > 0 else first
 
 
-def _shaped(tables: Tables, shape: Policy) -> Shaped:
+def _shaped(tables: Tables, shape: CascadePolicy) -> Shaped:
     rungs = ladder(tables, shape)
     return Shaped(shape, rungs, _area(rungs, tables, np.ones(len(tables.ok))))
 
@@ -225,7 +224,7 @@ class SingleMix:
     cost_usd: float
 
     def mixture(self) -> Mixture:
-        """As a policy that asks for nobody's estimate."""
+        """As a policy that uses no estimates."""
         return Mixture(always(self.cheap), always(self.dear), self.share)
 
 

@@ -1,9 +1,7 @@
-"""The fitted cascade router as it serves: which model first, and after each answer which one next, or whose answer.
+"""The fitted cascade router as it serves: which model is first, and after each answer which is next, or whose answer.
 
-Plain arithmetic in numpy, no wait and no state: what has been answered is handed in at each call. Asking, deadlines and
-failures are the strategy's.
-
-A fitted cascade router as a folder: `routing.json` and `estimates.npz`, read strictly; no code travels in it.
+Plain arithmetic in numpy, no wait and no state: the answers so far are passed in at each call. Calls, deadlines and
+failures are the strategy's. Saved as a folder of `routing.json` and `estimates.npz`, read strictly; it holds no code.
 """
 
 import json
@@ -19,13 +17,21 @@ from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, read_arrays
 from serve_app.cascade.base import Signal
-from serve_app.cascade.routing.estimates import MOST_MODELS, Estimates, PromptHead, Seen, agreement, columns_of
+from serve_app.cascade.routing.estimates import (
+    MOST_MODELS,
+    CascadeEstimates,
+    Observations,
+    PromptHead,
+    agreement,
+    columns_of,
+)
 from serve_app.cascade.routing.mixing import Mixture
 from serve_app.cascade.routing.supermodels import STOP
-from serve_app.cascade.routing.walk import Policy, best_answer
+from serve_app.cascade.routing.walk import CascadePolicy, best_answer
 from serve_app.cascade.signals.calibration import ConfidenceCurve
 from serve_app.cascade.signals.specs import signal_of, spec_of
 from serve_app.errors import ConfigError
+from serve_app.files import replacing, write_whole
 from serve_app.routing.artefact import check_folder, read_json
 
 
@@ -43,7 +49,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An answer that was given: raw signal (nan where it cannot be told), text, and what it has cost in US dollars."""
+    """An answer that was given: raw signal (nan where undefined), text, and what it has cost in US dollars."""
 
     pool: str
     signal: float
@@ -53,10 +59,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Ask `ask` next; or, where that is None, stop and take the answer of `take` (None only if nobody can be asked).
+    """Ask `ask` next; or, where that is None, stop and take the answer of `take` (None only if no model can be called).
 
     `take` is the best answer so far in any case. `quality`: estimated probability of being right of every pool's
-    answer, `cost_usd`: of every pool not asked yet.
+    answer, `cost_usd`: of every pool not called yet.
     """
 
     ask: str | None
@@ -69,12 +75,12 @@ class Advice:
 class CascadeRouter:
     """Cascade routing (Dekoninck, Baader & Vechev 2025) over `pools`, fitted to a mean cost a query.
 
-    `signals[pool]` judges that pool's answers; None: the raw confidence it was fitted on. `move` as `fit_moves` gives
-    it. `encoder` with its digest, None where prompts are not read. `expected`: cross-fitted figures at the fit.
+    `signals[pool]` is of that pool's answers; None: the raw confidence it was fitted on. `move`: see `fit_moves`.
+    `encoder` with its digest, None where prompts are not read. `expected`: cross-fitted figures at the fit.
     """
 
     pools: tuple[str, ...]
-    estimates: Estimates
+    estimates: CascadeEstimates
     move: Floats
     mixture: Mixture
     signals: Mapping[str, Signal | None] = field(default_factory=dict)
@@ -86,44 +92,44 @@ class CascadeRouter:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def start(self, prompt: Prompt, without: Sequence[str] = ()) -> Advice:
-        """Before any answer. `without`: pools that cannot be asked."""
+        """Before any answer. `without`: pools that cannot be called."""
         return self.after(prompt, (), without)
 
     def after(self, prompt: Prompt, answers: Sequence[Answered], without: Sequence[str] = ()) -> Advice:
         """After the answers so far, in any order. Raises ValueError for an unknown pool or one that answers twice."""
-        asked, seen = self._seen(prompt, answers)
+        called, seen = self._seen(prompt, answers)
         rows = self.estimates.evidence(seen)
-        quality = self.estimates.qualities(asked, rows)
-        cost = self.estimates.costs(asked, seen)
+        quality = self.estimates.qualities(called, rows)
+        cost = self.estimates.costs(called, seen)
         policy = self.mixture.policy(prompt.coin)
         chosen = STOP
         allowed = (2 ** len(self.pools) - 1) & ~self._mask(without)
-        if usable := allowed & policy.models or (0 if asked else allowed):
-            chosen = int(policy.next(asked, quality, cost, self.move[asked], usable)[0])
+        if usable := allowed & policy.models or (0 if called else allowed):
+            chosen = int(policy.next(called, quality, cost, self.move[called], usable)[0])
         take = None
         if answers:
             before = self.estimates.qualities(0, rows)
-            take = self.pools[int(best_answer(np.array([asked]), quality, before, policy.margin)[0])]
+            take = self.pools[int(best_answer(np.array([called]), quality, before, policy.margin)[0])]
         return Advice(
             ask=None if chosen == STOP else self.pools[chosen],
             take=take,
             quality=dict(zip(self.pools, quality[0].tolist(), strict=True)),
             cost_usd={
-                p: c for m, (p, c) in enumerate(zip(self.pools, cost[0].tolist(), strict=True)) if not asked >> m & 1
+                p: c for m, (p, c) in enumerate(zip(self.pools, cost[0].tolist(), strict=True)) if not called >> m & 1
             },
         )
 
-    def _seen(self, prompt: Prompt, answers: Sequence[Answered]) -> tuple[int, Seen]:
+    def _seen(self, prompt: Prompt, answers: Sequence[Answered]) -> tuple[int, Observations]:
         k = len(self.pools)
-        asked = self._mask([answer.pool for answer in answers])
-        if asked.bit_count() < len(answers):
+        called = self._mask([answer.pool for answer in answers])
+        if called.bit_count() < len(answers):
             raise ValueError(f"a pool answers twice: {', '.join(answer.pool for answer in answers)}")
         signal, cost, texts = np.full((1, k), np.nan), np.zeros((1, k)), [""] * k
         for answer in answers:
             at = self.pools.index(answer.pool)
             signal[0, at], cost[0, at], texts[at] = answer.signal, answer.cost_usd, answer.text
         vectors = None if prompt.vector is None else np.asarray(prompt.vector, dtype=np.float64)[None]
-        return asked, Seen(signal, agreement(texts)[None], cost, np.array([float(prompt.characters)]), vectors)
+        return called, Observations(signal, agreement(texts)[None], cost, np.array([float(prompt.characters)]), vectors)
 
     def _mask(self, pools: Sequence[str]) -> int:
         found = 0
@@ -155,17 +161,15 @@ def save_routing(router: CascadeRouter, folder: Path) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ARRAYS).open("wb") as out:
+        with replacing(folder / ARRAYS) as part, part.open("wb") as out:
             np.savez(out, **_arrays(router))
-        part = folder / f"{FILE}.part"
-        part.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        part.replace(folder / FILE)
+        write_whole(folder / FILE, (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode())
     except OSError as e:
         raise ConfigError(f"{folder}: cannot be written ({e}); give a folder that can") from e
 
 
 def load_routing(folder: Path) -> CascadeRouter:
-    """The router saved there; an encoder's digest is checked where one is used. Raises ConfigError naming the mend."""
+    """The router saved there; an encoder's digest is checked where one is used. Raises ConfigError with what to do."""
     path = folder / FILE
     body = read_json(path, kind=KIND, version=FORMAT)
     check_folder(folder)
@@ -183,7 +187,7 @@ def load_routing(folder: Path) -> CascadeRouter:
 
 
 def _body(router: CascadeRouter) -> dict[str, Any]:
-    """All that decides, but the arrays."""
+    """All that decides, except the arrays."""
     return {
         "kind": KIND,
         "format": FORMAT,
@@ -215,8 +219,8 @@ def _arrays(router: CascadeRouter) -> dict[str, Any]:
     return found
 
 
-def _policy_spec(policy: Policy) -> dict[str, Any]:
-    """JSON has no infinity. Without a margin there is no word of it, as in artefacts from before there was one."""
+def _policy_spec(policy: CascadePolicy) -> dict[str, Any]:
+    """JSON has no infinity. A margin of 0 is left out, as in artefacts from before there was one."""
     spec = asdict(policy) | {key: _text(getattr(policy, key)) for key in ("price", "later")}
     return spec if policy.margin else {key: value for key, value in spec.items() if key != "margin"}
 
@@ -231,7 +235,7 @@ def _router(body: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], path: P
     if (body["encoder"] is None) != (len(arrays["prompt_weights"]) == 0):
         raise ValueError("prompts are read with an encoder, and with none they have no weights")
     curves = tuple(ConfidenceCurve(arrays[f"values_{m}"], arrays[f"log_odds_{m}"]) for m in range(len(pools)))
-    estimates = Estimates(
+    estimates = CascadeEstimates(
         curves=curves,
         prompts=PromptHead(arrays["prompt_weights"], float(body["prompt_bias"])),
         quality=arrays["quality"],
@@ -277,8 +281,8 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]], k: int) -> None:
             raise ValueError(f"{name} must hold finite 64-bit numbers")
 
 
-def _policy(spec: Mapping[str, Any]) -> Policy:
-    found = Policy(
+def _policy(spec: Mapping[str, Any]) -> CascadePolicy:
+    found = CascadePolicy(
         price=float(spec["price"]),
         later=float(spec["later"]),
         spread=float(spec["spread"]),

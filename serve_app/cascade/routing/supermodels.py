@@ -1,12 +1,11 @@
-"""Which set of models to ask for next: the best trade of expected best quality against summed cost.
+"""Which set of models to call next: the best trade of expected best quality against summed cost.
 
 A supermodel is a set of models, those that have answered among them: its quality is the expected maximum of theirs,
-its cost the sum of those still to ask (Dekoninck et al. 2025, section 3). Expected maxima are submodular, so a model
-that does not pay in a set does not pay in a larger one: such sets are never looked at, and none of them could win.
+its cost the sum of those still to call (Dekoninck et al. 2025, section 3). Expected maxima are submodular, so a model
+that does not pay in a set does not pay in a larger one: such sets are never tried, and none of them could win.
 
-Expected maximum of normal variables: exact for two (Clark 1961), by fixed draws for more.
-
-The draws are pseudo-random with their mirror images, scaled to unit variance: the same at every call.
+The expected maximum of normal variables is exact for two (Clark 1961), and by fixed draws for more: pseudo-random with
+their mirror images, scaled to unit variance, the same at every call.
 """
 
 from dataclasses import dataclass
@@ -63,10 +62,10 @@ STOP = -1
 class View:
     """n queries in one state: `quality` and `cost` [n, K] as estimated, `move` the factor [K, K] of how far the
     quality of models to come may still move, `unit` [n, K] its unit (see uncertainty). `allowed`: those that may be
-    asked at all.
+    called at all.
     """
 
-    asked: int
+    called: int
     quality: Floats
     cost: Floats
     move: Floats
@@ -75,13 +74,13 @@ class View:
 
     @property
     def new(self) -> list[int]:
-        """Models that may still be asked."""
-        return members(self.allowed & ~self.asked, self.quality.shape[1])
+        """Models that may still be called."""
+        return members(self.allowed & ~self.called, self.quality.shape[1])
 
     @property
     def best(self) -> Floats:
         """Estimated quality of the best answer so far [n]; 0 with none, which is below any answer's."""
-        there = members(self.asked, self.quality.shape[1])
+        there = members(self.called, self.quality.shape[1])
         return self.quality[:, there].max(1) if there else np.zeros(len(self.quality))
 
 
@@ -99,40 +98,40 @@ def best_supermodel(view: View, price: float, form: Form, prune: bool = True) ->
     Of sets of equal value the first, a smaller one, is taken. Pruning changes nothing but the time it takes.
     """
     n = len(view.quality)
-    value = view.best if view.asked else np.full(n, -np.inf)
+    value = view.best if view.called else np.full(n, -np.inf)
     models = np.zeros(n, dtype=np.int64)
-    if price == np.inf and view.asked:
+    if price == np.inf and view.called:
         return Best(models, value)
     net: dict[int, Floats] = {0: value}
     expected = _Expected(view)
     alive: dict[int, NDArray[np.bool_]] = {}
-    for wanted in _sets(view, form):
+    for added in _sets(view, form):
         wins = np.ones(n, dtype=bool)
-        smaller = [p for p in parents(wanted) if p in net]
+        smaller = [p for p in parents(added) if p in net]
         if prune and form == "any":
             for parent in smaller:
                 wins &= alive.get(parent, wins)
             if not wins.any():
-                alive[wanted] = wins
+                alive[added] = wins
                 continue
-        found = expected(wanted) - price * view.cost[:, members(wanted, view.quality.shape[1])].sum(1)
+        found = expected(added) - price * view.cost[:, members(added, view.quality.shape[1])].sum(1)
         for parent in smaller if form == "any" else ():
             wins &= found >= net[parent]
-        net[wanted], alive[wanted] = found, wins
+        net[added], alive[added] = found, wins
         better = found > value
-        value, models = np.where(better, found, value), np.where(better, wanted, models)
+        value, models = np.where(better, found, value), np.where(better, added, models)
     return Best(models, value)
 
 
 def next_model(view: View, price: float, form: Form) -> NDArray[np.int64]:
     """Model to ask next for each query [n], or STOP: of the best supermodel the cheapest (a prefix's: the next)."""
-    if form == "single" and view.asked:
+    if form == "single" and view.called:
         return np.full(len(view.quality), STOP)
     models = best_supermodel(view, price, form).models
     found = np.full(len(models), STOP)
-    for wanted in np.unique(models[models > 0]).tolist():
-        new = members(wanted, view.quality.shape[1])
-        rows = models == wanted
+    for added in np.unique(models[models > 0]).tolist():
+        new = members(added, view.quality.shape[1])
+        rows = models == added
         found[rows] = new[0] if form == "prefix" else np.array(new)[view.cost[np.ix_(rows, new)].argmin(1)]
     return found
 
@@ -142,7 +141,7 @@ def _sets(view: View, form: Form) -> list[int]:
     if form == "single":
         return [1 << m for m in view.new]
     if form == "prefix":
-        ahead = [m for m in view.new if m >= view.asked.bit_length()]
+        ahead = [m for m in view.new if m >= view.called.bit_length()]
         return [sum(1 << m for m in ahead[:end]) for end in range(1, len(ahead) + 1)]
     new = sum(1 << m for m in view.new)
     return [models for models in by_size(view.quality.shape[1]) if models and not models & ~new]
@@ -157,23 +156,23 @@ class _Expected:
     def __init__(self, view: View) -> None:
         self._view = view
         new = view.new
-        self._exact = len(new) + bool(view.asked) <= 2
+        self._exact = len(new) + bool(view.called) <= 2
         self._certain = not view.move.any()
         self._maxima: dict[int, Floats] = {}
         if not self._exact and not self._certain:
             draws = standard_draws(view.quality.shape[1]) @ view.move.T
             self._draws = view.quality[:, None, :] + view.unit[:, None, :] * draws[None]
 
-    def __call__(self, wanted: int) -> Floats:
+    def __call__(self, added: int) -> Floats:
         """[n]."""
         view = self._view
-        columns = members(wanted, view.quality.shape[1])
+        columns = members(added, view.quality.shape[1])
         if self._certain:
             found: Floats = np.maximum(view.quality[:, columns].max(1), view.best)
             return found
         if self._exact:
             return self._exactly(columns)
-        mean: Floats = np.maximum(self._best_of(wanted), view.best[:, None]).mean(1)
+        mean: Floats = np.maximum(self._best_of(added), view.best[:, None]).mean(1)
         return mean
 
     def _exactly(self, columns: list[int]) -> Floats:
@@ -183,16 +182,16 @@ class _Expected:
         if len(columns) == 2:
             apart = np.linalg.norm(moves[:, 0] - moves[:, 1], axis=1)
             return expected_max_of_two(first, view.quality[:, columns[1]], apart)
-        if not view.asked:
+        if not view.called:
             return first
         return expected_max_of_two(view.best, first, np.linalg.norm(moves[:, 0], axis=1))
 
-    def _best_of(self, wanted: int) -> Floats:
+    def _best_of(self, added: int) -> Floats:
         """Maxima over the set of each draw [n, draws]."""
-        found = self._maxima.get(wanted)
+        found = self._maxima.get(added)
         if found is None:
-            last = wanted.bit_length() - 1
-            rest = wanted & ~(1 << last)
+            last = added.bit_length() - 1
+            rest = added & ~(1 << last)
             alone = self._draws[:, :, last]
-            found = self._maxima[wanted] = np.maximum(self._best_of(rest), alone) if rest else alone
+            found = self._maxima[added] = np.maximum(self._best_of(rest), alone) if rest else alone
         return found

@@ -1,11 +1,9 @@
-"""A policy, and what comes of it on queries whose every estimate is known: the walk from answer to answer.
-
-How far an estimate of quality still moves once its model has answered: one normal distribution for each state.
+"""A policy, and its outcome on queries whose every estimate is known: the walk from answer to answer.
 
 The paper takes estimates to be normal around what will be known later. What will be known is the estimate after the
-answer, so its covariance is counted over the rows the estimates were cross-fitted on. A model's move is taken relative
-to that of the best answer so far, which the same answer makes more or less likely (they may agree): only the
-difference decides. Moves are in units of sqrt(q (1 - q)): a sure estimate moves little.
+answer, so the covariance of that move is counted over the rows that the estimates were cross-fitted on, for each state.
+A model's move is relative to that of the best answer so far, which the same answer makes more or less likely (they may
+agree): only the difference decides. Moves are in units of sqrt(q (1 - q)): a sure estimate moves little.
 """
 
 from dataclasses import dataclass
@@ -30,24 +28,24 @@ def unit_of_moves(quality: Floats) -> Floats:
 def fit_moves(quality: Floats) -> Floats:
     """Factors [2 ** K, K, K] from cross-fitted estimates [2 ** K, n, K].
 
-    `factor[asked] @ factor[asked].T` is the covariance of the moves; rows of models that have answered are 0.
+    `factor[called] @ factor[called].T` is the covariance of the moves; rows of models that have answered are 0.
     """
     sets, _, models = quality.shape
     found = np.zeros((sets, models, models))
-    for asked in range(sets):
-        new = [m for m in range(models) if not asked >> m & 1]
+    for called in range(sets):
+        new = [m for m in range(models) if not called >> m & 1]
         if not new:
             continue
-        moves = np.stack([_moves(quality, asked, m) for m in new], axis=1)
-        found[asked][np.ix_(new, new)] = _root(moves.T @ moves / len(moves))
+        moves = np.stack([_moves(quality, called, m) for m in new], axis=1)
+        found[called][np.ix_(new, new)] = _root(moves.T @ moves / len(moves))
     return found
 
 
-def _moves(quality: Floats, asked: int, model: int) -> Floats:
+def _moves(quality: Floats, called: int, model: int) -> Floats:
     """[n], in units of moves."""
-    now, then = quality[asked], quality[asked | 1 << model]
+    now, then = quality[called], quality[called | 1 << model]
     moved = then[:, model] - now[:, model]
-    there = members(asked, quality.shape[2])
+    there = members(called, quality.shape[2])
     if there:
         rows = np.arange(len(now))
         best = np.array(there)[now[:, there].argmax(1)]
@@ -63,11 +61,11 @@ def _root(covariance: Floats) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """λ of the first decision, in quality for a US dollar; later ones pay `later` times as much (inf: never go on).
+class CascadePolicy:
+    """λ of the first decision, in quality for a US dollar; later ones pay `later` times as much (inf: one model only).
 
     `spread` scales how far estimates are taken to move: 0 takes them as certain. `models` is the mask of those that
-    may be asked at all. `margin`: how much better an answer must look than that of the strongest model asked, to be
+    may be called at all. `margin`: how much better an answer must look than that of the strongest model called, to be
     taken instead.
     """
 
@@ -79,23 +77,23 @@ class Policy:
     margin: float = 0.0
 
     def next(
-        self, asked: int, quality: Floats, cost: Floats, move: Floats, allowed: int | None = None
+        self, called: int, quality: Floats, cost: Floats, move: Floats, allowed: int | None = None
     ) -> NDArray[np.int64]:
         """For queries [n, K] in one state the model to ask next, or STOP. `allowed` in the place of `models`."""
         factor = move * self.spread if self.spread else np.zeros_like(move)
-        view = View(asked, quality, cost, factor, unit_of_moves(quality), self.models if allowed is None else allowed)
-        return next_model(view, self.price * self.later if asked and self.price else self.price, self.form)
+        view = View(called, quality, cost, factor, unit_of_moves(quality), self.models if allowed is None else allowed)
+        return next_model(view, self.price * self.later if called and self.price else self.price, self.form)
 
 
-def always(model: int) -> Policy:
+def always(model: int) -> CascadePolicy:
     """Asks one model, whatever the query."""
-    return Policy(price=0.0, spread=0.0, form="single", models=1 << model)
+    return CascadePolicy(price=0.0, spread=0.0, form="single", models=1 << model)
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Estimates of n queries in every state, and what is true: `quality` and `cost` [2 ** K, n, K] as estimated, `move`
-    [2 ** K, K, K]; `ok` and `cost_usd` [n, K] as they are.
+    """Estimates of n queries in every state, and the truth: `quality` and `cost` [2 ** K, n, K] as estimated, `move`
+    [2 ** K, K, K]; `ok` and `cost_usd` [n, K] as recorded.
     """
 
     quality: Floats
@@ -113,38 +111,38 @@ class Walked:
 
     quality: Floats
     cost_usd: Floats
-    asked: NDArray[np.int64]
+    called: NDArray[np.int64]
     answer: NDArray[np.int64]
 
 
-def walk(tables: Tables, policy: Policy) -> Walked:
+def walk(tables: Tables, policy: CascadePolicy) -> Walked:
     """Every query to its end."""
     n, models = tables.ok.shape
-    asked = np.zeros(n, dtype=np.int64)
+    called = np.zeros(n, dtype=np.int64)
     going = np.ones(n, dtype=bool)
     spent = np.zeros(n)
     while going.any():
-        for state in np.unique(asked[going]).tolist():
-            rows = np.flatnonzero(going & (asked == state))
+        for state in np.unique(called[going]).tolist():
+            rows = np.flatnonzero(going & (called == state))
             quality, cost = tables.quality[state][rows], tables.cost[state][rows]
             chosen = policy.next(state, quality, cost, tables.move[state])
             going[rows[chosen == STOP]] = False
             rows, chosen = rows[chosen != STOP], chosen[chosen != STOP]
             spent[rows] += tables.cost_usd[rows, chosen]
-            asked[rows] |= 1 << chosen
-        going &= asked != 2**models - 1
-    answer = best_answer(asked, tables.quality[asked, np.arange(n)], tables.quality[0], policy.margin)
-    return Walked(tables.ok[np.arange(n), answer], spent, asked, answer)
+            called[rows] |= 1 << chosen
+        going &= called != 2**models - 1
+    answer = best_answer(called, tables.quality[called, np.arange(n)], tables.quality[0], policy.margin)
+    return Walked(tables.ok[np.arange(n), answer], spent, called, answer)
 
 
-def best_answer(asked: NDArray[np.int64], quality: Floats, before: Floats, margin: float) -> NDArray[np.int64]:
+def best_answer(called: NDArray[np.int64], quality: Floats, before: Floats, margin: float) -> NDArray[np.int64]:
     """Of the models that answered (masks [n]) the one whose answer is taken, by estimates [n, K].
 
     That is the strongest one, as estimated `before` any answer, unless another's answer looks better by `margin`. The
     difference of two answers' estimates is the least certain of all figures: a model's standing is known far better.
     """
-    there = np.array([[bool(s >> m & 1) for m in range(quality.shape[1])] for s in asked.tolist()])
-    rows = np.arange(len(asked))
+    there = np.array([[bool(s >> m & 1) for m in range(quality.shape[1])] for s in called.tolist()])
+    rows = np.arange(len(called))
     strongest: NDArray[np.int64] = np.where(there, before, -1.0).argmax(1)
     best: NDArray[np.int64] = np.where(there, quality, -1.0).argmax(1)
     ahead = quality[rows, best] > quality[rows, strongest] + margin

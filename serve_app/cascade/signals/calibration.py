@@ -1,20 +1,10 @@
-"""Raw signals to probabilities of being right: isotonic, logistic (Platt), blended. Served without scikit-learn.
+"""Calibrators: raw signals to probabilities of being correct, fitted on recorded answers, served without scikit-learn.
 
-Platt 1999 (with his smoothed targets); Zadrozny & Elkan 2002 for isotonic regression; blended is the curve of cascade
-routing (`routing/confidence`), the best of the three by cross-validation where one raw signal is all there is.
-
-A decision by bins of a raw signal, in the place of a calibrator: 1 where the answer is taken, 0 where it is not.
-
-AutoMix's double threshold and its POMDP take hopeless answers too, so that what is taken is not one side of a
-threshold. With a level's threshold at 0.5 such a decision is served like any other.
-
-A raw signal to calibrated log-odds of being right: a curve through knots, looked up at decision time.
-
-The curve is the mean of two logistic regressions, one on the signal's own log-odds and one on its rank among the
-answers it was fitted on: the first knows how sure the model says it is, the second bears any scale and ties at the top
-(a model that gives half of its answers with probability 1).
-
-Calibrators by kind, and as JSON-ready specs: `{"kind": "logistic", "slope": 1.2, "bias": 0.4}`.
+Logistic: Platt 1999, with his smoothed targets. Isotonic: Zadrozny & Elkan 2002. Blended: the `ConfidenceCurve` of
+cascade routing, the mean of two logistic regressions, one on the signal's own log-odds and one on its rank among the
+answers it was fitted on. The first knows how sure the model says it is; the second works with any scale and with ties
+at the top (a model that gives half of its answers with probability 1). By cross-validation the best of the three for a
+single raw signal.
 """
 
 from bisect import bisect_right
@@ -22,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, isfinite, isnan
-from typing import Any, ClassVar, Final, Protocol, Self
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -31,10 +21,75 @@ from serve_app.cascade.base import Calibrator
 from serve_app.errors import ConfigError, InsufficientData, missing_extra
 from serve_app.learning.logistic import fit_ridge_logistic, log_odds
 
+FEWEST: Final = 20
+"""Answers required for a calibration."""
+_KNOTS: Final = 200
+"""A blended curve is kept at so many quantiles of the signal."""
+_TILT: Final = 1e-3
+"""How much all steps together rise beyond isotonic regression."""
+_NEAREST = 1e-5
+"""A probability counts as no nearer to 0 or 1: recorded log-probabilities are rounded to so much."""
+_PENALTY = 2.0
+
 
 @dataclass(frozen=True, slots=True)
-class DecidedCalibrator:
-    """`takes[b]` for values in bin b; `edges`, rising, part the bins (a value on an edge is in the bin above)."""
+class LogisticCalibrator:
+    """1 / (1 + exp(-(slope * value + bias))), slope at least 0."""
+
+    slope: float
+    bias: float
+    kind: ClassVar[str] = "logistic"
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.slope) and isfinite(self.bias) and self.slope >= 0):
+            raise ValueError(f"slope {self.slope} must be at least 0 and bias {self.bias} finite")
+
+    def probability(self, value: float) -> float:
+        """In [0, 1], rising with the value; 0 for nan."""
+        if isnan(value):
+            return 0.0
+        x = self.slope * value + self.bias if self.slope else self.bias
+        if x >= 0:
+            return 1.0 / (1.0 + exp(-x))
+        e = exp(max(x, -700.0))
+        return e / (1.0 + e)
+
+
+@dataclass(frozen=True, slots=True)
+class IsotonicCalibrator:
+    """Linear between knots, constant beyond; `values` rise, `probabilities` do not fall, and there is one for each."""
+
+    values: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    kind: ClassVar[str] = "isotonic"
+
+    def __post_init__(self) -> None:
+        x, p = self.values, self.probabilities
+        if not x or len(x) != len(p) or not all(map(isfinite, (*x, *p))):
+            raise ValueError("values and probabilities must be finite, as many of either, and at least one")
+        falls = any(a > b for a, b in pairwise(p)) or p[0] < 0.0 or p[-1] > 1.0
+        if falls or any(a >= b for a, b in pairwise(x)):
+            raise ValueError("values must rise, and probabilities must not fall and must be in [0, 1]")
+
+    def probability(self, value: float) -> float:
+        """In [0, 1], never falling with the value; 0 for nan."""
+        x, p = self.values, self.probabilities
+        if isnan(value):
+            return 0.0
+        at = bisect_right(x, value)
+        if at in (0, len(x)):
+            return p[min(at, len(x) - 1)]
+        share = (value - x[at - 1]) / (x[at] - x[at - 1])
+        return min(p[at - 1] + share * (p[at] - p[at - 1]), p[at])
+
+
+@dataclass(frozen=True, slots=True)
+class BinnedAcceptance:
+    """Accepts by bins of the raw signal: `takes[b]` for values in bin b.
+
+    `edges`, rising, separate the bins; a value on an edge is in the bin above. For what one threshold cannot say, as
+    AutoMix's double threshold and POMDP; a level with threshold 0.5 serves it like any calibrator.
+    """
 
     edges: tuple[float, ...]
     takes: tuple[bool, ...]
@@ -46,27 +101,13 @@ class DecidedCalibrator:
             raise ValueError("edges must be finite and rise, and takes have one more")
 
     def probability(self, value: float) -> float:
-        """1 where the answer is taken, otherwise 0; 0 for nan. Not monotone, and no probability of being right."""
+        """1 where the answer is taken, otherwise 0; 0 for nan. Not monotone, and no probability of being correct."""
         return 0.0 if isnan(value) else float(self.takes[bisect_right(self.edges, value)])
-
-    def spec(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"kind": self.kind, "edges": list(self.edges), "takes": list(self.takes)}
-
-    @classmethod
-    def of(cls, spec: Mapping[str, Any]) -> Self:
-        """From its spec. Raises KeyError, TypeError or ValueError."""
-        return cls(tuple(map(float, spec["edges"])), tuple(map(bool, spec["takes"])))
-
-
-_NEAREST = 1e-5
-"""A probability counts as no nearer to 0 or 1: recorded log-probabilities are rounded to so much."""
-_PENALTY = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceCurve:
-    """Log-odds at ascending values of the raw signal, linear between, constant beyond. nan counts as the least sure."""
+    """Log-odds at ascending values of a raw signal, linear between, constant beyond; nan counts as the least sure."""
 
     values: Floats
     log_odds: Floats
@@ -79,7 +120,7 @@ class ConfidenceCurve:
         return found
 
 
-def fit_confidence(raw: Floats, ok: Floats) -> ConfidenceCurve:
+def fit_curve(raw: Floats, ok: Floats) -> ConfidenceCurve:
     """The curve of raw signals [n] and qualities [n] in [0, 1]. Without any known signal it is 0 everywhere."""
     known = np.isfinite(raw)
     if not known.any():
@@ -108,100 +149,11 @@ def _rank(raw: Floats, ranked: Floats) -> Floats:
     return found
 
 
-FEWEST: Final = 20
-"""Answers that a calibration takes at least."""
-_KNOTS: Final = 200
-"""A blended curve is kept at so many quantiles of the signal."""
-_TILT: Final = 1e-3
-"""How much all steps together rise beyond what isotonic regression says."""
-
-
-class Fitted(Protocol):
-    """A calibrator that can be saved; `kind` names it."""
-
-    kind: ClassVar[str]
-
-    def probability(self, value: float) -> float:
-        """In [0, 1]; 0 for nan."""
-
-    def spec(self) -> dict[str, Any]:
-        """JSON-ready."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogisticCalibrator:
-    """1 / (1 + exp(-(slope * value + bias))), slope at least 0."""
-
-    slope: float
-    bias: float
-    kind: ClassVar[str] = "logistic"
-
-    def __post_init__(self) -> None:
-        if not (isfinite(self.slope) and isfinite(self.bias) and self.slope >= 0):
-            raise ValueError(f"slope {self.slope} must be at least 0 and bias {self.bias} finite")
-
-    def probability(self, value: float) -> float:
-        """In [0, 1], rising with the value; 0 for nan."""
-        if isnan(value):
-            return 0.0
-        x = self.slope * value + self.bias if self.slope else self.bias
-        if x >= 0:
-            return 1.0 / (1.0 + exp(-x))
-        e = exp(max(x, -700.0))
-        return e / (1.0 + e)
-
-    def spec(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"kind": self.kind, "slope": self.slope, "bias": self.bias}
-
-    @classmethod
-    def of(cls, spec: Mapping[str, Any]) -> Self:
-        """From its spec. Raises KeyError, TypeError or ValueError."""
-        return cls(float(spec["slope"]), float(spec["bias"]))
-
-
-@dataclass(frozen=True, slots=True)
-class IsotonicCalibrator:
-    """Linear between knots, constant beyond; `values` rise, `probabilities` do not fall, and there is one for each."""
-
-    values: tuple[float, ...]
-    probabilities: tuple[float, ...]
-    kind: ClassVar[str] = "isotonic"
-
-    def __post_init__(self) -> None:
-        x, p = self.values, self.probabilities
-        if not x or len(x) != len(p) or not all(map(isfinite, (*x, *p))):
-            raise ValueError("values and probabilities must be finite, as many of either, and at least one")
-        falls = any(a > b for a, b in pairwise(p)) or p[0] < 0.0 or p[-1] > 1.0
-        if falls or any(a >= b for a, b in pairwise(x)):
-            raise ValueError("values must rise, and probabilities must not fall and lie in [0, 1]")
-
-    def probability(self, value: float) -> float:
-        """In [0, 1], never falling with the value; 0 for nan."""
-        x, p = self.values, self.probabilities
-        if isnan(value):
-            return 0.0
-        at = bisect_right(x, value)
-        if at in (0, len(x)):
-            return p[min(at, len(x) - 1)]
-        share = (value - x[at - 1]) / (x[at] - x[at - 1])
-        return min(p[at - 1] + share * (p[at] - p[at - 1]), p[at])
-
-    def spec(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"kind": self.kind, "values": list(self.values), "probabilities": list(self.probabilities)}
-
-    @classmethod
-    def of(cls, spec: Mapping[str, Any]) -> Self:
-        """From its spec. Raises KeyError, TypeError or ValueError."""
-        return cls(tuple(map(float, spec["values"])), tuple(map(float, spec["probabilities"])))
-
-
 def fit_logistic(values: Floats, ok: Floats) -> LogisticCalibrator:
     """Platt scaling on raw values [n] and qualities [n] in [0, 1], rows of nan left out.
 
-    Platt's targets keep it from certainty: of k right ones (k + 1) / (k + 2) instead of 1. A signal that turns out to
-    point the wrong way gets slope 0: it says nothing. Raises InsufficientData, or DependencyError without scikit-learn.
+    Platt's targets keep it from certainty: of k right ones (k + 1) / (k + 2) instead of 1. A signal that points the
+    wrong way gets slope 0. Raises InsufficientData, or DependencyError without scikit-learn.
     """
     x, y = _known(values, ok)
     right, wrong = float(y.sum()), float(len(y) - y.sum())
@@ -227,7 +179,7 @@ def fit_logistic(values: Floats, ok: Floats) -> LogisticCalibrator:
 def fit_isotonic(values: Floats, ok: Floats) -> IsotonicCalibrator:
     """Isotonic regression on raw values [n] and qualities [n] in [0, 1], rows of nan left out.
 
-    Its steps are tilted a little, so that a threshold can still tell apart what lies on one step. Raises
+    Its steps are tilted a little, so that a threshold can still separate the values on one step. Raises
     InsufficientData, or DependencyError without scikit-learn.
     """
     x, y = _known(values, ok)
@@ -246,11 +198,11 @@ def fit_isotonic(values: Floats, ok: Floats) -> IsotonicCalibrator:
 def fit_blended(values: Floats, ok: Floats) -> IsotonicCalibrator:
     """The mean of two logistic regressions, on the signal's own log-odds and on its rank, rows of nan left out.
 
-    Bears any scale, and a signal that half of the answers have at its top. One that points the wrong way says nothing.
+    A signal that points the wrong way gets the constant mean.
     Raises InsufficientData.
     """
     x, y = _known(values, ok)
-    curve = fit_confidence(x, y)
+    curve = fit_curve(x, y)
     knots = np.unique(np.quantile(curve.values, np.linspace(0.0, 1.0, _KNOTS), method="nearest"))
     heights = sigmoid(curve(knots))
     if heights[-1] <= heights[0]:
@@ -258,14 +210,14 @@ def fit_blended(values: Floats, ok: Floats) -> IsotonicCalibrator:
     return IsotonicCalibrator(tuple(knots.tolist()), tuple(np.maximum.accumulate(heights).tolist()))
 
 
-FITS: Final[Mapping[str, Callable[[Floats, Floats], Fitted]]] = {
+FITS: Final[Mapping[str, Callable[[Floats, Floats], Calibrator]]] = {
     "logistic": fit_logistic,
     "isotonic": fit_isotonic,
     "blended": fit_blended,
 }
 
 
-def fit_calibrator(kind: str, values: Floats, ok: Floats) -> Fitted:
+def fit_calibrator(kind: str, values: Floats, ok: Floats) -> Calibrator:
     """A calibrator of that kind. Raises ConfigError for an unknown one, InsufficientData for too few answers."""
     if kind not in FITS:
         raise ConfigError(f"calibrator {kind!r} is not known: give {' or '.join(FITS)}")
@@ -280,28 +232,6 @@ def _known(values: Floats, ok: Floats) -> tuple[Floats, Floats]:
     known = ~np.isnan(values)
     if len(finite) < FEWEST:
         raise InsufficientData(
-            f"a calibration takes at least {FEWEST} answers with a known signal, there are {len(finite)}: collect more"
+            f"a calibration needs at least {FEWEST} answers with a known signal, there are {len(finite)}: collect more"
         )
     return np.clip(values[known], finite.min(), finite.max()), ok[known]
-
-
-_CALIBRATORS: Final = {c.kind: c for c in (LogisticCalibrator, IsotonicCalibrator, DecidedCalibrator)}
-
-
-def calibrator_of(spec: Any, where: str) -> Calibrator:
-    """The calibrator of a spec. Raises ConfigError naming `where` it stands and what there is."""
-    kind = spec.get("kind") if isinstance(spec, dict) else None
-    if not isinstance(kind, str) or kind not in _CALIBRATORS:
-        raise ConfigError(f"{where}: kind is {kind!r}; the calibrators are {', '.join(_CALIBRATORS)}")
-    try:
-        found: Calibrator = _CALIBRATORS[kind].of(spec)
-    except (KeyError, TypeError, ValueError, OverflowError) as e:
-        raise ConfigError(f"{where}: cannot be read ({e}); fit the cascade again") from e
-    return found
-
-
-def calibrator_spec(calibrator: Calibrator) -> dict[str, Any]:
-    """A calibrator as its spec; `calibrator_of` reads it."""
-    if not isinstance(calibrator, LogisticCalibrator | IsotonicCalibrator | DecidedCalibrator):
-        raise TypeError(f"{calibrator!r} is none of our calibrators")
-    return calibrator.spec()

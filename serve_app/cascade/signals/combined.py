@@ -1,16 +1,14 @@
-"""Several signals as one: logistic regression of whether the answer is right on the raw signals.
+"""Signals made of others: several combined by logistic regression, and one weighed against the cost of the next call.
 
-Doubt about an answer per dollar that the next model would cost: long queries are passed on more reluctantly.
-
-Under a mean budget the best queries to pass on are those with the most to gain per dollar, not those with the most to
+Under a mean budget the best queries to escalate are those with the most to gain per dollar, not those with the most to
 gain: the threshold is a price (Dekoninck et al. 2025, section 2: quality less lambda times cost; Dantzig's greedy
-solution of the knapsack). What the next model would cost is told from the length of the query, before it is asked.
+solution of the knapsack). The cost of the next call is predicted from the length of the query.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan, nan
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +20,7 @@ from serve_app.errors import ConfigError, InsufficientData
 from serve_app.learning.logistic import fit_soft, log_loss
 
 _FEWEST: Final = 40
-"""Answers that a combination takes at least."""
+"""Answers required to fit a combination."""
 _STRENGTHS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Inverse L2 penalties that are tried; log loss out of fold chooses."""
 _FOLDS: Final = 5
@@ -34,7 +32,7 @@ _FARTHEST: Final = 6.0
 class Combined:
     """Log-odds that the answer is right: `bias` + sum of `weights` times the standardised signals.
 
-    A signal that cannot be told (nan) counts as its mean in training; if none can be told, neither can this one.
+    An undefined signal (nan) counts as its mean in training; if all are undefined, so is this one.
     """
 
     signals: tuple[Signal, ...]
@@ -59,9 +57,9 @@ class Combined:
         """All that any of the signals needs."""
         return joint_needs(self.signals)
 
-    def value(self, judged: AnswerEvidence) -> float:
-        """Log-odds; nan where no signal can be told."""
-        return self.of_values([signal.value(judged) for signal in self.signals])
+    def value(self, evidence: AnswerEvidence) -> float:
+        """Log-odds; nan where every signal is undefined."""
+        return self.of_values([signal.value(evidence) for signal in self.signals])
 
     def of_values(self, values: Sequence[float]) -> float:
         """The same from the signals' values."""
@@ -87,16 +85,16 @@ def joint_needs(signals: Sequence[Signal]) -> Needs:
 
 
 def fit_combined(signals: Sequence[Signal], values: Floats, ok: Floats, seed: int = 0) -> tuple[Combined, Floats]:
-    """A combination, and the log-odds [n] that fits without the row gave each answer (to calibrate on).
+    """A combination, and the out-of-fold log-odds [n] of the answers, to calibrate on.
 
-    `values` [n, signals], nan where a signal cannot be told; `ok` [n] in [0, 1], counted as soft labels. Raises
+    `values` [n, signals], nan where undefined; `ok` [n] in [0, 1], counted as soft labels. Raises
     InsufficientData for too few answers or signals that are nan throughout, DependencyError without scikit-learn.
     """
     if len(ok) < _FEWEST:
-        raise InsufficientData(f"a combined signal takes at least {_FEWEST} answers, there are {len(ok)}: collect more")
+        raise InsufficientData(f"a combined signal needs at least {_FEWEST} answers, there are {len(ok)}: collect more")
     unknown = [s.name for s, column in zip(signals, values.T, strict=True) if not np.isfinite(column).any()]
     if unknown:
-        raise InsufficientData(f"signal {unknown[0]} can be told of no answer: collect what it needs, or leave it out")
+        raise InsufficientData(f"signal {unknown[0]} is undefined for every answer: collect its input, or leave it out")
     folds = np.random.default_rng(seed).permutation(len(ok)) % _FOLDS
     outside = [_out_of_fold(values, ok, folds, strength) for strength in _STRENGTHS]
     best = int(np.argmin([log_loss(x, ok) for x in outside]))
@@ -134,79 +132,49 @@ def _standardised(values: Floats, means: Floats, scales: Floats) -> Floats:
     return scaled
 
 
-def combined_spec(combined: Combined, specs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """JSON-ready, with the specs of its signals."""
-    return {
-        "name": combined.name,
-        "signals": list(specs),
-        "means": list(combined.means),
-        "scales": list(combined.scales),
-        "weights": list(combined.weights),
-        "bias": combined.bias,
-    }
-
-
 _LEAST: Final = 0.2
 """The cheapest query counts as this part of the mean: a few short ones do not decide all."""
 
 
 @dataclass(frozen=True, slots=True)
-class RelativeCost:
-    """Cost of a query in units of the mean: `base` + `per_character` times its length, at least `_LEAST`."""
+class CostAware:
+    """Minus the probability of being wrong, by `signal` and `calibrator`, per relative cost of the next call.
 
+    The relative cost of a query is `base` + `per_character` times its length, in units of the mean, at least `_LEAST`.
+    """
+
+    signal: Signal
+    calibrator: Calibrator
     base: float
     per_character: float
+    name: ClassVar[str] = "cost_aware"
 
     def __post_init__(self) -> None:
         if not (isfinite(self.base) and isfinite(self.per_character) and self.per_character >= 0):
             raise ConfigError("cost_aware: base must be finite and per_character finite and at least 0")
-
-    def of(self, characters: int) -> float:
-        """Of a query of so many characters."""
-        return max(self.base + self.per_character * characters, _LEAST)
-
-
-@dataclass(frozen=True, slots=True)
-class CostAware:
-    """Minus the probability of being wrong, by `signal` and `calibrator`, per relative cost of asking further."""
-
-    signal: Signal
-    calibrator: Calibrator
-    cost: RelativeCost
-    name: ClassVar[str] = "cost_aware"
 
     @property
     def needs(self) -> Needs:
         """What its signal needs."""
         return self.signal.needs
 
-    def value(self, judged: AnswerEvidence) -> float:
-        """At most 0; nan where the signal cannot be told."""
-        return self.of_value(self.signal.value(judged), len(judged.query.text))
+    def value(self, evidence: AnswerEvidence) -> float:
+        """At most 0; nan where the signal is undefined."""
+        return self.of_value(self.signal.value(evidence), len(evidence.query.text))
 
     def of_value(self, value: float, characters: int) -> float:
         """The same from the signal's value and the query's length."""
         if isnan(value):
             return nan
-        return (self.calibrator.probability(value) - 1.0) / self.cost.of(characters)
+        cost = max(self.base + self.per_character * characters, _LEAST)
+        return (self.calibrator.probability(value) - 1.0) / cost
 
 
-def fit_relative_cost(prompts: Sequence[str], cost_usd: Floats) -> RelativeCost:
-    """By least squares on the length of the prompts; flat where longer queries do not cost more."""
+def fit_relative_cost(prompts: Sequence[str], cost_usd: Floats) -> tuple[float, float]:
+    """`base` and `per_character` by least squares on the prompts' lengths; flat if longer ones do not cost more."""
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.float64)
     mean = float(cost_usd.mean())
     if mean <= 0 or lengths.std() < 1e-9:
-        return RelativeCost(1.0, 0.0)
+        return 1.0, 0.0
     slope = float(np.cov(lengths, cost_usd / mean, ddof=0)[0, 1] / lengths.var())
-    return RelativeCost(1.0 - slope * float(lengths.mean()), slope) if slope > 0 else RelativeCost(1.0, 0.0)
-
-
-def cost_aware_spec(signal: CostAware, inner: dict[str, Any], calibrator: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON-ready."""
-    return {
-        "name": signal.name,
-        "signal": inner,
-        "calibrator": dict(calibrator),
-        "base": signal.cost.base,
-        "per_character": signal.cost.per_character,
-    }
+    return (1.0 - slope * float(lengths.mean()), slope) if slope > 0 else (1.0, 0.0)

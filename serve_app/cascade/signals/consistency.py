@@ -13,11 +13,11 @@ from serve_app.data.answers import AnswerEvidence
 from serve_app.errors import ConfigError
 
 _EDGES: Final = " \t\r\n.,;:!?\"'`*"
-"""What stands around an answer and says nothing; a sign or a bracket would say something."""
+"""What may surround an answer without meaning; a sign or a bracket has one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class AnswerAgreement:
     """Share of `samples` further answers that equal the answer once normalised (answer consistency; Yue et al. 2024).
 
     Of an unfinished answer: the share of samples that begin with it.
@@ -35,13 +35,13 @@ class Agreement:
         """Further samples, at a temperature above 0."""
         return Needs(samples=self.samples)
 
-    def value(self, judged: AnswerEvidence) -> float:
+    def value(self, evidence: AnswerEvidence) -> float:
         """In [0, 1]; nan without samples, or before the answer says anything."""
-        said = normalised(judged.text)
-        if not judged.samples or (not said and not judged.finished):
+        said = normalised(evidence.text)
+        if not evidence.samples or (not said and not evidence.finished):
             return nan
-        others = [normalised(sample) for sample in judged.samples]
-        same = [other == said if judged.finished else other.startswith(said) for other in others]
+        others = [normalised(sample) for sample in evidence.samples]
+        same = [other == said if evidence.finished else other.startswith(said) for other in others]
         return sum(same) / len(same)
 
 
@@ -66,7 +66,7 @@ class SelfVerification:
         """Self-verifications."""
         return Needs(verdicts=self.verdicts)
 
-    def value(self, judged: AnswerEvidence) -> float:
+    def value(self, evidence: AnswerEvidence) -> float:
         """In [0, 1]; nan where none could be read."""
-        known = [v for v in judged.verdicts if not isnan(v)]
+        known = [v for v in evidence.verdicts if not isnan(v)]
         return sum(known) / len(known) if known else nan

@@ -1,14 +1,20 @@
-"""Signals by name, and as JSON-ready specs: `{"name": "quantile_logprob", "quantile": 0.1}`."""
+"""Signals and calibrators as JSON-ready specs, such as `{"name": "quantile_logprob", "quantile": 0.1}`.
+
+A spec has the name of the signal, or the kind of the calibrator, and its fields; signals may hold others.
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, fields
 from typing import Any, Final
 
-from serve_app.cascade.base import Signal
+import numpy as np
+
+from serve_app.arrays import Floats
+from serve_app.cascade.base import Calibrator, Signal
 from serve_app.cascade.signals.answer_scorer import AnswerScorer
-from serve_app.cascade.signals.calibration import calibrator_of, calibrator_spec
-from serve_app.cascade.signals.combined import Combined, CostAware, RelativeCost, combined_spec, cost_aware_spec
-from serve_app.cascade.signals.consistency import Agreement, SelfVerification
+from serve_app.cascade.signals.calibration import BinnedAcceptance, IsotonicCalibrator, LogisticCalibrator
+from serve_app.cascade.signals.combined import Combined, CostAware
+from serve_app.cascade.signals.consistency import AnswerAgreement, SelfVerification
 from serve_app.cascade.signals.tokens import (
     Brevity,
     Entropy,
@@ -21,53 +27,35 @@ from serve_app.cascade.signals.tokens import (
 )
 from serve_app.errors import ConfigError
 
-UNTRAINED: Final[Mapping[str, Callable[..., Signal]]] = {
-    "mean_logprob": MeanLogprob,
-    "min_logprob": MinLogprob,
-    "quantile_logprob": QuantileLogprob,
-    "sum_logprob": SumLogprob,
-    "margin": Margin,
-    "entropy": Entropy,
-    "brevity": Brevity,
-    "prior": Prior,
-    "agreement": Agreement,
-    "self_verification": SelfVerification,
-}
+_TOKENS: Final = (MeanLogprob, MinLogprob, QuantileLogprob, SumLogprob, Margin, Entropy, Brevity)
+_OTHERS: Final = (Prior, AnswerAgreement, SelfVerification)
+UNTRAINED: Final[Mapping[str, Callable[..., Signal]]] = {kind.name: kind for kind in (*_TOKENS, *_OTHERS)}
 """Signals that need no fit, by name; their parameters are those of the classes."""
-TRAINED: Final = ("answer_scorer", "combined", "cost_aware")
+_SIGNALS: Final[Mapping[str, Any]] = {**UNTRAINED, **{kind.name: kind for kind in (AnswerScorer, Combined, CostAware)}}
+_CALIBRATORS: Final[Mapping[str, Any]] = {
+    kind.kind: kind for kind in (LogisticCalibrator, IsotonicCalibrator, BinnedAcceptance)
+}
 
 
-def signal_of(spec: Mapping[str, Any], where: str) -> Signal:
-    """The signal of a spec. Raises ConfigError naming `where` it stands, the key and what there is."""
-    name = spec.get("name") if isinstance(spec, Mapping) else None
-    if not isinstance(name, str) or (name not in UNTRAINED and name not in TRAINED):
-        raise ConfigError(f"{where}: name is {name!r}; the signals are {', '.join((*UNTRAINED, *TRAINED))}")
-    params = {key: value for key, value in spec.items() if key != "name"}
-    try:
-        if name == AnswerScorer.name:
-            return AnswerScorer.of(spec)
-        if name == Combined.name:
-            return _combined(params, where)
-        if name == CostAware.name:
-            return _cost_aware(params, where)
-        return UNTRAINED[str(name)](**params)
-    except (KeyError, TypeError, ValueError, OverflowError) as e:
-        raise ConfigError(f"{where}: {name} cannot be made of {sorted(params)} ({e}); fit the cascade again") from e
-    except ConfigError as e:
-        raise e if str(e).startswith(where) else ConfigError(f"{where}: {e}") from e
+def signal_of(spec: Any, where: str) -> Signal:
+    """The signal of a spec. Raises ConfigError naming `where` it is, the key and the signals known."""
+    found: Signal = _read(spec, "name", _SIGNALS, where)
+    return found
 
 
-def spec_of(signal: Signal) -> dict[str, Any]:
-    """A signal as its spec; `signal_of` reads it."""
-    if isinstance(signal, Combined):
-        return combined_spec(signal, [spec_of(s) for s in signal.signals])
-    if isinstance(signal, AnswerScorer):
-        return signal.spec()
-    if isinstance(signal, CostAware):
-        return cost_aware_spec(signal, spec_of(signal.signal), calibrator_spec(signal.calibrator))
-    if not is_dataclass(signal) or isinstance(signal, type):
-        raise TypeError(f"{signal!r} is none of our signals")
-    return {"name": signal.name, **asdict(signal)}
+def calibrator_of(spec: Any, where: str) -> Calibrator:
+    """The calibrator of a spec. Raises ConfigError naming `where` it is, the key and the calibrators known."""
+    found: Calibrator = _read(spec, "kind", _CALIBRATORS, where)
+    return found
+
+
+def spec_of(made: Signal | Calibrator) -> dict[str, Any]:
+    """A signal or calibrator as its spec."""
+    key, known = ("kind", _CALIBRATORS) if hasattr(made, "kind") else ("name", _SIGNALS)
+    name = getattr(made, key, "")
+    if known.get(name) is not type(made):
+        raise TypeError(f"{made!r} is none of our {key}s")
+    return {key: name, **{f.name: _written(getattr(made, f.name)) for f in fields(known[name])}}
 
 
 def parts_of(signal: Signal) -> tuple[Signal, ...]:
@@ -79,25 +67,43 @@ def parts_of(signal: Signal) -> tuple[Signal, ...]:
     return (signal,)
 
 
-def _cost_aware(params: Mapping[str, Any], where: str) -> CostAware:
-    known = {"signal", "calibrator", "base", "per_character"}
-    if set(params) != known:
-        raise ConfigError(f"{where}: a cost_aware signal has {', '.join(sorted(known))}; fit the cascade again")
-    return CostAware(
-        signal_of(params["signal"], f"{where}.signal"),
-        calibrator_of(params["calibrator"], f"{where}.calibrator"),
-        RelativeCost(float(params["base"]), float(params["per_character"])),
-    )
+def _written(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, tuple):
+        return [_written(one) for one in value]
+    return value if isinstance(value, int | float | str) else spec_of(value)
 
 
-def _combined(params: Mapping[str, Any], where: str) -> Combined:
-    known = {"signals", "means", "scales", "weights", "bias"}
-    if set(params) != known or not isinstance(params["signals"], list):
-        raise ConfigError(f"{where}: a combined signal has {', '.join(sorted(known))}; fit the cascade again")
-    return Combined(
-        signals=tuple(signal_of(s, f"{where}.signals[{i}]") for i, s in enumerate(params["signals"])),
-        means=tuple(map(float, params["means"])),
-        scales=tuple(map(float, params["scales"])),
-        weights=tuple(map(float, params["weights"])),
-        bias=float(params["bias"]),
-    )
+def _read(spec: Any, key: str, known: Mapping[str, Any], where: str) -> Any:
+    name = spec.get(key) if isinstance(spec, Mapping) else None
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(f"{where}: {key} is {name!r}; known are {', '.join(known)}")
+    types = {f.name: f.type for f in fields(known[name])}
+    required = {f.name for f in fields(known[name]) if f.default is MISSING}
+    given = {k: v for k, v in spec.items() if k != key}
+    if not required <= given.keys() <= types.keys():
+        keys = ", ".join(sorted(types)) or "no keys"
+        raise ConfigError(f"{where}: {name} has {keys}, not {sorted(given)}; fit the cascade again")
+    try:
+        return known[name](**{k: _value(v, types[k], f"{where}.{k}") for k, v in given.items()})
+    except (TypeError, ValueError, OverflowError) as e:
+        raise ConfigError(f"{where}: {name} cannot be read ({e}); fit the cascade again") from e
+    except ConfigError as e:
+        raise e if str(e).startswith(where) else ConfigError(f"{where}: {e}") from e
+
+
+def _value(value: Any, kind: Any, where: str) -> Any:
+    """A JSON value as the type of its field. Raises TypeError, ValueError, OverflowError or ConfigError."""
+    if kind is Signal:
+        return signal_of(value, where)
+    if kind is Calibrator:
+        return calibrator_of(value, where)
+    if kind == tuple[Signal, ...]:
+        return tuple(signal_of(one, f"{where}[{i}]") for i, one in enumerate(value))
+    if kind == Floats:
+        return np.array(value, dtype=np.float64)
+    for one in (float, bool):
+        if kind == tuple[one, ...]:  # type: ignore[valid-type]
+            return tuple(map(one, value))
+    return float(value) if kind is float and not isinstance(value, str) else value

@@ -16,8 +16,9 @@ from serve_app.types import TokenLogprob
 
 Reduce = Literal["mean", "worst", "first"]
 _ALTERNATIVES: Final = 5
-"""Top log-probs asked for: OpenAI and vLLM give 5 without further settings; the rest of the mass is one bucket."""
+"""Top log-probabilities requested: OpenAI and vLLM return 5 by default; the remaining mass is one bucket."""
 _EPSILON: Final = 1e-6
+_TOKENS: Final = Needs(logprobs=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +26,11 @@ class MeanLogprob:
     """Mean token log-probability: the log of the answer's geometric mean token probability."""
 
     name: ClassVar[str] = "mean_logprob"
+    needs: ClassVar[Needs] = _TOKENS
 
-    @property
-    def needs(self) -> Needs:
-        """Log-probabilities."""
-        return Needs(logprobs=True)
-
-    def value(self, judged: AnswerEvidence) -> float:
+    def value(self, evidence: AnswerEvidence) -> float:
         """At most 0; nan without tokens."""
-        values = _logprobs(judged)
+        values = _logprobs(evidence)
         return sum(values) / len(values) if values else nan
 
 
@@ -42,15 +39,11 @@ class SumLogprob:
     """Log-probability of the whole answer (or of its first tokens)."""
 
     name: ClassVar[str] = "sum_logprob"
+    needs: ClassVar[Needs] = _TOKENS
 
-    @property
-    def needs(self) -> Needs:
-        """Log-probabilities."""
-        return Needs(logprobs=True)
-
-    def value(self, judged: AnswerEvidence) -> float:
+    def value(self, evidence: AnswerEvidence) -> float:
         """At most 0; nan without tokens."""
-        values = _logprobs(judged)
+        values = _logprobs(evidence)
         return sum(values) if values else nan
 
 
@@ -59,15 +52,11 @@ class MinLogprob:
     """Log-probability of the least likely token."""
 
     name: ClassVar[str] = "min_logprob"
+    needs: ClassVar[Needs] = _TOKENS
 
-    @property
-    def needs(self) -> Needs:
-        """Log-probabilities."""
-        return Needs(logprobs=True)
-
-    def value(self, judged: AnswerEvidence) -> float:
+    def value(self, evidence: AnswerEvidence) -> float:
         """At most 0; nan without tokens."""
-        return min(_logprobs(judged), default=nan)
+        return min(_logprobs(evidence), default=nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +65,15 @@ class QuantileLogprob:
 
     quantile: float = 0.1
     name: ClassVar[str] = "quantile_logprob"
+    needs: ClassVar[Needs] = _TOKENS
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.quantile <= 1.0:
             raise ConfigError(f"quantile_logprob: quantile is {self.quantile}; give a number in [0, 1]")
 
-    @property
-    def needs(self) -> Needs:
-        """Log-probabilities."""
-        return Needs(logprobs=True)
-
-    def value(self, judged: AnswerEvidence) -> float:
+    def value(self, evidence: AnswerEvidence) -> float:
         """At most 0; nan without tokens."""
-        values = sorted(_logprobs(judged))
+        values = sorted(_logprobs(evidence))
         if not values:
             return nan
         at = self.quantile * (len(values) - 1)
@@ -106,18 +91,15 @@ class Margin:
 
     reduce: Reduce = "worst"
     name: ClassVar[str] = "margin"
+    needs: ClassVar[Needs] = Needs(logprobs=True, top_logprobs=2)
+    """Of two alternatives the sampled token may be neither."""
 
     def __post_init__(self) -> None:
         _check_reduce(self.name, self.reduce)
 
-    @property
-    def needs(self) -> Needs:
-        """Two alternatives a token, of which the sampled one may be neither."""
-        return Needs(logprobs=True, top_logprobs=2)
-
-    def value(self, judged: AnswerEvidence) -> float:
+    def value(self, evidence: AnswerEvidence) -> float:
         """In [0, 1]; nan where no token has two alternatives."""
-        return _reduced(self.reduce, [_margin(token) for token in judged.logprobs])
+        return _reduced(self.reduce, [_margin(token) for token in evidence.logprobs])
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,39 +112,31 @@ class Entropy:
 
     reduce: Reduce = "mean"
     name: ClassVar[str] = "entropy"
+    needs: ClassVar[Needs] = Needs(logprobs=True, top_logprobs=_ALTERNATIVES)
 
     def __post_init__(self) -> None:
         _check_reduce(self.name, self.reduce)
 
-    @property
-    def needs(self) -> Needs:
-        """Alternatives."""
-        return Needs(logprobs=True, top_logprobs=_ALTERNATIVES)
-
-    def value(self, judged: AnswerEvidence) -> float:
+    def value(self, evidence: AnswerEvidence) -> float:
         """At most 0; nan where no token has alternatives."""
-        return _reduced(self.reduce, [_negative_entropy(token) for token in judged.logprobs])
+        return _reduced(self.reduce, [_negative_entropy(token) for token in evidence.logprobs])
 
 
 @dataclass(frozen=True, slots=True)
 class Brevity:
-    """Minus the logarithm of one plus the number of tokens: alone hardly a signal, in a combination it mends sums."""
+    """Minus the logarithm of one plus the number of tokens: alone hardly a signal, combined it corrects sums."""
 
     name: ClassVar[str] = "brevity"
+    needs: ClassVar[Needs] = _TOKENS
 
-    @property
-    def needs(self) -> Needs:
-        """Log-probabilities, one a token."""
-        return Needs(logprobs=True)
-
-    def value(self, judged: AnswerEvidence) -> float:
+    def value(self, evidence: AnswerEvidence) -> float:
         """At most 0; nan without tokens."""
-        return -log(1 + len(judged.logprobs)) if judged.logprobs else nan
+        return -log(1 + len(evidence.logprobs)) if evidence.logprobs else nan
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What a router thinks of the query before any answer: minus the log-odds of its strong win rate."""
+    """A router's prediction before any answer: minus the log-odds of its strong win rate."""
 
     router: str = "complexity"
     name: ClassVar[str] = "prior"
@@ -172,17 +146,17 @@ class Prior:
         """The router's score."""
         return Needs(prior=self.router)
 
-    def value(self, judged: AnswerEvidence) -> float:
-        """Bounded by the log-odds of 1e-6; nan where no router was asked."""
-        if judged.prior is None or isnan(judged.prior):
+    def value(self, evidence: AnswerEvidence) -> float:
+        """Bounded by the log-odds of 1e-6; nan without a score."""
+        if evidence.prior is None or isnan(evidence.prior):
             return nan
-        prior = min(max(judged.prior, _EPSILON), 1 - _EPSILON)
+        prior = min(max(evidence.prior, _EPSILON), 1 - _EPSILON)
         return log((1 - prior) / prior)
 
 
-def _logprobs(judged: AnswerEvidence) -> list[float]:
-    """Those that can be told; minus infinity stays what it is."""
-    return [token.logprob for token in judged.logprobs if not isnan(token.logprob)]
+def _logprobs(evidence: AnswerEvidence) -> list[float]:
+    """Those that are known; minus infinity stays what it is."""
+    return [token.logprob for token in evidence.logprobs if not isnan(token.logprob)]
 
 
 def _margin(token: TokenLogprob) -> float:
@@ -194,8 +168,8 @@ def _negative_entropy(token: TokenLogprob) -> float:
     known = [exp(min(value, 0.0)) for _, value in token.top if not isnan(value)]
     if not known:
         return nan
-    rest = max(0.0, 1.0 - sum(known))
-    return sum(p * log(p) for p in (*known, rest) if p > 0.0)
+    others = max(0.0, 1.0 - sum(known))
+    return sum(p * log(p) for p in (*known, others) if p > 0.0)
 
 
 def _reduced(reduce: Reduce, values: Sequence[float]) -> float:

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from serve_app.cascade.artefact import Fitted, load_fitted, save_chain, version_of
+from serve_app.cascade.artefact import FittedChain, load_fitted, save_chain, version_of
 from serve_app.cascade.fitting.automix import AutoMixPlan, fit_automix, incremental_benefit
-from serve_app.cascade.fitting.evaluation import held_out_of, walk_of
-from serve_app.cascade.signals.calibration import DecidedCalibrator
+from serve_app.cascade.fitting.evaluation import held_out_of, replay_of
+from serve_app.cascade.signals.calibration import BinnedAcceptance
 from serve_app.cascade.signals.consistency import SelfVerification
 from serve_app.cascade.signals.tokens import MeanLogprob, Prior
 from serve_app.data.recorded import Recorded
@@ -45,7 +45,7 @@ def test_hopeless_queries_are_not_passed_on(decider):
     found = {}
     for name in ("threshold", decider):
         chain = fit_automix(three_kinds(), plan(decider=name)).chain
-        done = held_out_of(chain, walk_of(chain, unseen))
+        done = held_out_of(chain, replay_of(chain, unseen))
         found[name] = incremental_benefit(float(done.quality.mean()), float(done.cost_usd.mean()), small)
     assert found[decider] > 1.3 * found["threshold"]
 
@@ -64,7 +64,7 @@ def test_it_is_saved_and_decides_the_same(tmp_path):
     save_chain(fit_automix(three_kinds(), plan()), tmp_path / "chain")
     again = load_fitted(tmp_path / "chain").chain
     unseen = three_kinds(seed=2)
-    assert np.array_equal(walk_of(chain, unseen).probability, walk_of(again, unseen).probability)
+    assert np.array_equal(replay_of(chain, unseen).probability, replay_of(again, unseen).probability)
     assert again.version == chain.version
     assert again.levels[0].signal == SelfVerification()
 
@@ -74,10 +74,10 @@ def test_a_chain_fitted_with_eight_bins_still_loads(tmp_path):
     folder = tmp_path / "chain"
     save_chain(fit_automix(three_kinds(), plan()), folder)
     fitted = load_fitted(folder).chain
-    eight = DecidedCalibrator(tuple(k / 8 for k in range(1, 8)), (True, True, True, False, False, False, True, True))
+    eight = BinnedAcceptance(tuple(k / 8 for k in range(1, 8)), (True, True, True, False, False, False, True, True))
     levels = (replace(fitted.levels[0], calibrator=eight), fitted.levels[1])
     old = replace(fitted, levels=levels, version=version_of(levels, None))
-    save_chain(Fitted(old, "strong-share=0.35", {}), tmp_path / "old")
+    save_chain(FittedChain(old, "strong-share=0.35", {}), tmp_path / "old")
     again = load_fitted(tmp_path / "old").chain
     assert again.levels[0].calibrator == eight and again.version == old.version
     assert [eight.probability(p) for p in (0.3, 0.5, 7 / 8, 1.0)] == [1.0, 0.0, 1.0, 1.0]

@@ -6,36 +6,46 @@ import numpy as np
 import pytest
 
 from serve_app.cascade.artefact import load_fitted, save_chain
-from serve_app.cascade.fitting.confidence import NOT_TAKEN, Judge, JudgePlan, fit_judge, probabilities, raw_values
-from serve_app.cascade.fitting.evaluation import held_out_of, judgements, outcomes, walk_of
+from serve_app.cascade.fitting.confidence import (
+    NOT_TAKEN,
+    ConfidenceModel,
+    ConfidencePlan,
+    fit_confidence,
+    probabilities,
+    raw_values,
+)
+from serve_app.cascade.fitting.evaluation import held_out_of, outcomes, replay_of, signal_qualities
 from serve_app.cascade.fitting.fit import ChainPlan, HeldOut, check_worth, expected, fit_chain
-from serve_app.cascade.signals.combined import CostAware, RelativeCost, fit_relative_cost
+from serve_app.cascade.signals.calibration import LogisticCalibrator
+from serve_app.cascade.signals.combined import CostAware, fit_relative_cost
 from serve_app.cascade.signals.tokens import Brevity, MeanLogprob, MinLogprob
 from serve_app.decision.target import Target
 from serve_app.errors import ConfigError, DataError, InsufficientData
 from tests.cascade.recordings import made_up
 
-ONE = JudgePlan((MeanLogprob(),))
-TWO = JudgePlan((MeanLogprob(), Brevity()))
+ONE = ConfidencePlan((MeanLogprob(),))
+TWO = ConfidencePlan((MeanLogprob(), Brevity()))
 
 
-def plan(target: str = "quality-drop=0.02", judge: JudgePlan = ONE, models=("small", "large"), **more) -> ChainPlan:
-    return ChainPlan(tuple(models), Target.parse(target), judge, **more)
+def plan(
+    target: str = "quality-drop=0.02", confidence: ConfidencePlan = ONE, models=("small", "large"), **more
+) -> ChainPlan:
+    return ChainPlan(tuple(models), Target.parse(target), confidence, **more)
 
 
-@pytest.mark.parametrize("judge", [ONE, TWO, replace(ONE, calibrator="isotonic"), replace(ONE, cost_aware=True)])
-def test_a_chain_is_fitted_saved_and_keeps_its_word_elsewhere(tmp_path, judge):
-    fitted = fit_chain(made_up(1_500), plan(judge=judge))
+@pytest.mark.parametrize("confidence", [ONE, TWO, replace(ONE, calibrator="isotonic"), replace(ONE, cost_aware=True)])
+def test_a_chain_is_fitted_saved_and_keeps_its_word_elsewhere(tmp_path, confidence):
+    fitted = fit_chain(made_up(1_500), plan(confidence=confidence))
     save_chain(fitted, tmp_path)
     loaded = load_fitted(tmp_path)
     assert loaded == fitted
     other = made_up(1_500, seed=1)
-    walk = walk_of(loaded.chain, other)
+    walk = replay_of(loaded.chain, other)
     found = held_out_of(loaded.chain, walk)
     figures = expected(found, other, ["small", "large"])
     assert figures["quality_drop"] < 0.06
     assert figures["strong_share"] == pytest.approx(fitted.chain.expected["strong_share"], abs=0.08)
-    assert judgements(loaded.chain, walk)[0].auc > 0.7
+    assert signal_qualities(loaded.chain, walk)[0].auc > 0.7
 
 
 def test_the_same_data_give_the_same_chain():
@@ -46,18 +56,18 @@ def test_the_same_data_give_the_same_chain():
 def test_budgets_are_kept_on_the_data_themselves(target):
     recorded = made_up(800)
     fitted = fit_chain(recorded, plan(target))
-    found = held_out_of(fitted.chain, walk_of(fitted.chain, recorded))
+    found = held_out_of(fitted.chain, replay_of(fitted.chain, recorded))
     assert found.strong_share <= 0.3 + 1e-9 if "share" in target else found.cost_usd.mean() <= 5e-5 * (1 + 1e-9)
 
 
 def test_judging_one_by_one_is_judging_all_at_once():
     recorded = made_up(200)
     judged = [row[0] for row in recorded.evidence]
-    for judge_plan in (ONE, TWO, replace(TWO, cost_aware=True)):
-        raw = raw_values(judge_plan.signals, judged)
-        judge, _ = fit_judge(judge_plan, raw, recorded.ok[:, 0], judged, recorded.cost_usd[:, 1])
-        at_once = judge.probabilities(raw, judged)
-        assert at_once == pytest.approx([judge.probability(j) for j in judged])
+    for confidence_plan in (ONE, TWO, replace(TWO, cost_aware=True)):
+        raw = raw_values(confidence_plan.signals, judged)
+        fitted, _ = fit_confidence(confidence_plan, raw, recorded.ok[:, 0], judged, recorded.cost_usd[:, 1])
+        at_once = fitted.probabilities(raw, judged)
+        assert at_once == pytest.approx([fitted.probability(j) for j in judged])
 
 
 def test_what_is_worse_than_its_first_model_is_refused_with_figures():
@@ -80,7 +90,7 @@ def test_a_cost_that_unknown_signals_put_out_of_reach_is_not_blamed_on_the_cheap
     deaf = tuple(
         (replace(row[0], logprobs=row[0].logprobs[: i % 3 == 0]), row[1]) for i, row in enumerate(recorded.evidence)
     )
-    with pytest.raises(ConfigError, match="passed on"):
+    with pytest.raises(ConfigError, match="escalated"):
         fit_chain(replace(recorded, evidence=deaf), plan("cost=0.00003"))
 
 
@@ -115,14 +125,14 @@ def test_models_are_chosen_among_many():
 
 def test_held_out_figures_choose_the_judge():
     recorded = made_up(600)
-    noise = JudgePlan((MinLogprob(),))
+    noise = ConfidencePlan((MinLogprob(),))
     flat = replace(recorded, evidence=recorded.evidence)
     fitted = fit_chain(flat, plan("strong-share=0.3", replace(noise, cost_aware=True), alternatives=(noise,)))
     assert fitted.chain.levels[0].signal is not None
 
 
 def test_pools_are_named_and_the_probe_is_kept():
-    fitted = fit_chain(made_up(), plan(judge=replace(ONE, prefix=1), pools={"small": "weak"}))
+    fitted = fit_chain(made_up(), plan(confidence=replace(ONE, prefix=1), pools={"small": "weak"}))
     assert [level.pool for level in fitted.chain.levels] == ["weak", "large"]
     assert fitted.chain.probe_tokens == 1
 
@@ -156,7 +166,7 @@ def test_outcomes_rise_with_the_budget():
         (made_up(), plan(models=("small",)), ConfigError, "two models, .*small"),
         (made_up(), plan(models=("small", "huge")), DataError, "'huge'"),
         (made_up(), plan("cost=0.000001"), ConfigError, "cost=1e-06 .*cheapest model"),
-        (made_up(), plan(judge=replace(ONE, calibrator="x")), ConfigError, "calibrator 'x'"),
+        (made_up(), plan(confidence=replace(ONE, calibrator="x")), ConfigError, "calibrator 'x'"),
     ],
 )
 def test_what_cannot_be_fitted_says_why(recorded, made, error, says):
@@ -167,33 +177,34 @@ def test_what_cannot_be_fitted_says_why(recorded, made, error, says):
 def test_a_chain_over_answers_of_other_pools():
     chain = fit_chain(made_up(), plan()).chain
     with pytest.raises(DataError, match=r"small.* a, b"):
-        walk_of(chain, made_up(models=("a", "b")))
+        replay_of(chain, made_up(models=("a", "b")))
 
 
 def test_relative_costs():
     prompts = ["x" * k for k in range(1, 101)]
     found = fit_relative_cost(prompts, np.arange(1.0, 101.0) + 10)
-    assert found.of(50) == pytest.approx(60 / 60.5) and found.of(0) == 0.2
-    assert fit_relative_cost(prompts, np.arange(100.0, 0.0, -1)) == RelativeCost(1.0, 0.0)
-    assert fit_relative_cost(prompts, np.zeros(100)) == RelativeCost(1.0, 0.0)
+    signal = CostAware(MeanLogprob(), LogisticCalibrator(0.0, 0.0), *found)  # doubt of a half
+    assert signal.of_value(0.0, 50) == pytest.approx(-0.5 / (60 / 60.5)) and signal.of_value(0.0, 0) == -0.5 / 0.2
+    assert fit_relative_cost(prompts, np.arange(100.0, 0.0, -1)) == (1.0, 0.0)
+    assert fit_relative_cost(prompts, np.zeros(100)) == (1.0, 0.0)
     with pytest.raises(ConfigError, match="per_character"):
-        RelativeCost(1.0, -1.0)
+        CostAware(MeanLogprob(), LogisticCalibrator(1.0, 0.0), 1.0, -1.0)
 
 
 def test_doubt_weighs_less_where_asking_further_is_dear():
     recorded = made_up(200)
     judged = [row[0] for row in recorded.evidence]
-    judge, _ = fit_judge(ONE, raw_values(ONE.signals, judged), recorded.ok[:, 0], judged, recorded.cost_usd[:, 1])
-    signal = CostAware(judge.signal, judge.calibrator, RelativeCost(0.0, 0.01))
+    fitted, _ = fit_confidence(ONE, raw_values(ONE.signals, judged), recorded.ok[:, 0], judged, recorded.cost_usd[:, 1])
+    signal = CostAware(fitted.signal, fitted.calibrator, 0.0, 0.01)
     assert signal.of_value(-1.0, 500) > signal.of_value(-1.0, 100)
     assert signal.of_value(-0.1, 100) > signal.of_value(-1.0, 100)
     assert np.isnan(signal.of_value(float("nan"), 10))
 
 
 def test_unknown_signals_are_not_taken():
-    judge, _ = fit_judge(
+    fitted, _ = fit_confidence(
         ONE, raw_values(ONE.signals, j := [r[0] for r in made_up(60).evidence]), made_up(60).ok[:, 0], j, np.ones(60)
     )
     silent = replace(j[0], logprobs=())
-    assert Judge(judge.signal, judge.calibrator).probability(silent) == NOT_TAKEN
-    assert probabilities(judge.calibrator, np.array([np.nan])).tolist() == [NOT_TAKEN]
+    assert ConfidenceModel(fitted.signal, fitted.calibrator).probability(silent) == NOT_TAKEN
+    assert probabilities(fitted.calibrator, np.array([np.nan])).tolist() == [NOT_TAKEN]

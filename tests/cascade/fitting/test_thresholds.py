@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 
 from serve_app.cascade.fitting import thresholds as module
 from serve_app.cascade.fitting.confidence import NOT_TAKEN
-from serve_app.cascade.fitting.thresholds import NEVER, Walk, fit_thresholds, smoothed
+from serve_app.cascade.fitting.thresholds import NEVER, ChainReplay, fit_thresholds, smoothed
 from serve_app.decision.target import Target
 
 
-def walk(n: int, m: int, seed: int, levels: int = 6) -> Walk:
+def walk(n: int, m: int, seed: int, levels: int = 6) -> ChainReplay:
     """Few distinct probabilities, some unknown."""
     rng = np.random.default_rng(seed)
     p = rng.integers(0, levels, (n, m - 1)) / levels
     p[rng.random(p.shape) < 0.1] = NOT_TAKEN
     ok = (rng.random((n, m)) < np.linspace(0.5, 0.9, m)).astype(float)
     ok[:, :-1] = np.where(rng.random((n, m - 1)) < np.maximum(p, 0), 1.0, ok[:, :-1])
-    return Walk(p, ok, rng.uniform(0.5, 1.5, (n, m)) * 10.0 ** np.arange(m))
+    return ChainReplay(p, ok, rng.uniform(0.5, 1.5, (n, m)) * 10.0 ** np.arange(m))
 
 
-def naive(w: Walk, thresholds) -> tuple[float, float, float]:
+def naive(w: ChainReplay, thresholds) -> tuple[float, float, float]:
     """One query after the other."""
     quality = cost = strong = 0.0
     n, m = w.ok.shape
@@ -37,7 +37,7 @@ def naive(w: Walk, thresholds) -> tuple[float, float, float]:
     return quality / n, cost / n, strong / n
 
 
-def oracle(w: Walk, target: Target) -> tuple[float, float] | None:
+def oracle(w: ChainReplay, target: Target) -> tuple[float, float] | None:
     """Best (quality, cost) over all combinations of thresholds that differ in what they do."""
     cuts = [[NEVER, *np.unique(c[c >= 0]).tolist()] for c in w.probability.T]
     found = []
@@ -111,7 +111,7 @@ def test_five_levels_are_fitted_and_deterministic():
 
 
 def test_an_unknown_signal_is_never_taken():
-    w = Walk(np.full((30, 1), NOT_TAKEN), np.ones((30, 2)), np.ones((30, 2)))
+    w = ChainReplay(np.full((30, 1), NOT_TAKEN), np.ones((30, 2)), np.ones((30, 2)))
     found = fit_thresholds(w, Target("quality-drop", 1.0))
     assert w.outcome(found).strong_share == 1.0
 
@@ -121,7 +121,9 @@ def test_a_target_out_of_reach():
 
 
 def test_a_threshold_lies_between_the_probabilities_it_parts():
-    w = Walk(np.array([[0.2], [0.8]] * 20), np.array([[0.0, 1.0], [1.0, 1.0]] * 20), np.array([[1.0, 10.0]] * 40))
+    w = ChainReplay(
+        np.array([[0.2], [0.8]] * 20), np.array([[0.0, 1.0], [1.0, 1.0]] * 20), np.array([[1.0, 10.0]] * 40)
+    )
     assert fit_thresholds(w, Target("quality-drop", 0.0)).tolist() == [0.5]
 
 
@@ -134,4 +136,4 @@ def test_smoothing_keeps_the_means():
 
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match="levels"):
-        Walk(np.zeros((3, 2)), np.zeros((3, 2)), np.zeros((3, 2)))
+        ChainReplay(np.zeros((3, 2)), np.zeros((3, 2)), np.zeros((3, 2)))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from serve_app.cascade.routing.estimates import (
-    Seen,
+    Observations,
     agreement,
     by_size,
     columns_of,
@@ -11,12 +11,13 @@ from serve_app.cascade.routing.estimates import (
     fit_estimates,
     fit_prompt_head,
     members,
+    observations_of,
     parents,
-    seen_in,
 )
-from serve_app.cascade.routing.fitting import crossfitted, estimate_all, folds_by_text
+from serve_app.cascade.routing.fitting import crossfitted, estimate_all
 from serve_app.cascade.routing.walk import fit_moves
-from serve_app.cascade.signals.calibration import fit_confidence
+from serve_app.cascade.signals.calibration import fit_curve
+from serve_app.learning.logistic import folds_of
 from tests.cascade.routing.worlds import made_up
 
 
@@ -28,13 +29,13 @@ def world():
 @pytest.fixture(scope="module")
 def fitted(world):
     train = world.split("train")
-    return fit_estimates(seen_in(train), train.ok, train.ok.mean(1))
+    return fit_estimates(observations_of(train), train.ok, train.ok.mean(1))
 
 
 @pytest.fixture(scope="module")
 def told(world, fitted):
     """Quality and cost of the test part in every state."""
-    return estimate_all(fitted, seen_in(world.split("test")))
+    return estimate_all(fitted, observations_of(world.split("test")))
 
 
 def loss(p, y):
@@ -54,11 +55,11 @@ def test_each_answer_makes_estimates_better(world, told):
 def test_estimates_are_calibrated_on_rows_they_did_not_see(world, told):
     ok = world.split("test").ok
     quality, _ = told
-    for asked in range(8):
-        assert np.abs(quality[asked].mean(0) - ok.mean(0)).max() < 0.06
+    for called in range(8):
+        assert np.abs(quality[called].mean(0) - ok.mean(0)).max() < 0.06
         for m in range(3):
-            high = quality[asked][:, m] >= np.median(quality[asked][:, m])
-            assert abs(quality[asked][high, m].mean() - ok[high, m].mean()) < 0.08
+            high = quality[called][:, m] >= np.median(quality[called][:, m])
+            assert abs(quality[called][high, m].mean() - ok[high, m].mean()) < 0.08
 
 
 def test_costs_follow_the_prompt_and_become_known(world, told):
@@ -73,14 +74,14 @@ def test_costs_follow_the_prompt_and_become_known(world, told):
 
 def test_answers_that_agree_are_believed(world, told):
     quality, _ = told
-    agree = seen_in(world.split("test")).agree[:, 0, 1] == 1
+    agree = observations_of(world.split("test")).agree[:, 0, 1] == 1
     gained = quality[0b011][:, 0] - quality[0b001][:, 0]
     assert gained[agree].mean() > 0.02
     assert gained[~agree].mean() < -0.02
 
 
 def test_estimates_do_not_depend_on_models_that_were_not_asked(world, fitted):
-    seen = seen_in(world.split("test"))
+    seen = observations_of(world.split("test"))
     blind = type(seen)(
         np.where([True, False, False], seen.confidence, np.nan),
         np.broadcast_to(np.eye(3), seen.agree.shape),
@@ -104,7 +105,7 @@ def test_what_an_answer_shows_of_a_hard_prompt_does_not_count_twice():
         alone = np.broadcast_to(np.eye(2), (900, 2, 2))
         losses = []
         for vectors in (looks, None):
-            seen = Seen(-np.log1p(np.exp(-odds)), alone, np.ones(odds.shape), np.full(900, 50.0), vectors)
+            seen = Observations(-np.log1p(np.exp(-odds)), alone, np.ones(odds.shape), np.full(900, 50.0), vectors)
             train, test = np.arange(300), np.arange(300, 900)
             fitted = fit_estimates(seen.take(train), ok[train], ok[train].mean(1))
             quality, _ = estimate_all(fitted, seen.take(test))
@@ -115,7 +116,7 @@ def test_what_an_answer_shows_of_a_hard_prompt_does_not_count_twice():
 
 def test_moves_are_of_models_to_come_and_shrink_where_nothing_is_told(world):
     train = world.split("train")
-    tables = crossfitted(seen_in(train), train.ok, train.ok.mean(1), folds_by_text(train.prompts, 0, 5))
+    tables = crossfitted(observations_of(train), train.ok, train.ok.mean(1), folds_of(train.prompts, 5, 0))
     variance = np.einsum("sij,sij->si", tables.move, tables.move)
     assert (variance[0] > 0.01).all()
     assert variance[0b001][0] == 0.0
@@ -125,7 +126,7 @@ def test_moves_are_of_models_to_come_and_shrink_where_nothing_is_told(world):
 
 
 def test_folds_keep_equal_prompts_together():
-    folds = folds_by_text(("a", "b", "a", "c") * 5, 0)
+    folds = folds_of(("a", "b", "a", "c") * 5, 10, 0)
     assert len(set(folds[::2].tolist())) == 1
 
 
@@ -134,7 +135,7 @@ def test_confidence_rises_with_the_signal_and_bears_what_signals_are():
     raw = -rng.exponential(1.0, 400)
     raw[:150] = 0.0  # as sure as can be
     ok = (rng.random(400) < np.exp(raw)).astype(float)
-    curve = fit_confidence(np.append(raw, [np.nan, np.nan]), np.append(ok, [0.0, 0.0]))
+    curve = fit_curve(np.append(raw, [np.nan, np.nan]), np.append(ok, [0.0, 0.0]))
     found = curve(np.array([np.nan, -np.inf, -5.0, -1.0, -0.1, 0.0, np.inf]))
     assert found[0] == found[1]
     assert (np.diff(found[1:]) >= 0).all()
@@ -146,12 +147,12 @@ def test_any_scale_of_signal_will_do(scale):
     rng = np.random.default_rng(1)
     p = rng.uniform(0.02, 0.98, 600)
     ok = (rng.random(600) < p).astype(float)
-    z = fit_confidence(scale(p), ok)(scale(p))
+    z = fit_curve(scale(p), ok)(scale(p))
     assert np.corrcoef(z, np.log(p / (1 - p)))[0, 1] > 0.95
 
 
 def test_without_any_signal_confidence_says_nothing():
-    curve = fit_confidence(np.full(30, np.nan), np.ones(30))
+    curve = fit_curve(np.full(30, np.nan), np.ones(30))
     assert curve(np.array([np.nan, 0.5])).tolist() == [0.0, 0.0]
 
 
@@ -178,11 +179,11 @@ def test_directions_use_no_column_of_a_model_that_was_not_asked(models):
     agree = np.ones((4, models, models))
     rows = evidence(z, agree, np.zeros(4))
     assert rows.shape == (4, columns_of(models))
-    for asked in range(2**models):
-        hidden = np.array([not asked >> m & 1 for m in range(models)])
+    for called in range(2**models):
+        hidden = np.array([not called >> m & 1 for m in range(models)])
         other = evidence(np.where(hidden, 99.0, z), np.where(hidden[:, None] | hidden, 0.0, agree), np.zeros(4))
-        for m in members(asked, models):
-            assert rows @ directions(asked, m, models) == pytest.approx(other @ directions(asked, m, models))
+        for m in members(called, models):
+            assert rows @ directions(called, m, models) == pytest.approx(other @ directions(called, m, models))
 
 
 def test_sets_come_by_size_and_know_their_parents():

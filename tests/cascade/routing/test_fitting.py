@@ -3,12 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from serve_app.cascade.fitting.confidence import JudgePlan
+from serve_app.cascade.fitting.confidence import ConfidencePlan
 from serve_app.cascade.routing.fitting import RoutingPlan, fit_routing, within_budget
 from serve_app.cascade.routing.mixing import choose_shape, mean_quality
 from serve_app.cascade.routing.router import Answered, Prompt, load_routing, save_routing
 from serve_app.cascade.routing.walk import always
-from serve_app.cascade.signals.consistency import Agreement
+from serve_app.cascade.signals.consistency import AnswerAgreement
 from serve_app.cascade.signals.tokens import Prior
 from serve_app.errors import ConfigError, DataError, InsufficientData
 from tests.cascade.routing.worlds import MODELS, fixed, made_up
@@ -39,9 +39,9 @@ def replayed(router, recorded):
     rng = np.random.default_rng(0)
     quality, cost = [], []
     for row, prompt in enumerate(recorded.prompts):
-        asked = Prompt(len(prompt), rng.random())
+        called = Prompt(len(prompt), rng.random())
         answers = []
-        while (advice := router.after(asked, answers)).ask is not None:
+        while (advice := router.after(called, answers)).ask is not None:
             m = recorded.models.index(advice.ask)
             text = recorded.evidence[row][m].text
             answers.append(Answered(advice.ask, recorded.confidence[row, m], text, recorded.cost_usd[row, m]))
@@ -116,14 +116,14 @@ def with_priors(recorded):
 
 
 def test_answers_may_be_judged_by_a_signal(few):
-    plan = few_plan(judge=JudgePlan(signals=(Prior(),)))
+    plan = few_plan(confidence=ConfidencePlan(signals=(Prior(),)))
     found = fit_routing(with_priors(few), plan)
     assert found.signals == {"weak": Prior(), "middle": Prior()}
 
 
 def test_several_signals_are_combined_for_each_pool(train):
     samples = tuple(tuple(replace(j, samples=(j.text, "red")) for j in row) for row in with_priors(train).evidence)
-    plan = RoutingPlan(MODELS[:2], 5e-5, judge=JudgePlan(signals=(Prior(), Agreement(2))))
+    plan = RoutingPlan(MODELS[:2], 5e-5, confidence=ConfidencePlan(signals=(Prior(), AnswerAgreement(2))))
     found = fit_routing(replace(train, evidence=samples), plan)
     assert [s.name for s in found.signals.values()] == ["combined", "combined"]
     assert found.signals["weak"] != found.signals["middle"]
@@ -156,11 +156,11 @@ def test_queries_of_one_text_are_refused(train):
         fit_routing(replace(train, prompts=("same",) * len(train)), RoutingPlan(MODELS, 3e-4))
 
 
-@pytest.mark.parametrize("signals", [(Agreement(2),), (Prior(), Agreement(2))])
+@pytest.mark.parametrize("signals", [(AnswerAgreement(2),), (Prior(), AnswerAgreement(2))])
 def test_a_signal_that_no_answer_of_a_pool_can_tell_is_refused(train, signals):
     """Samples of the weak model alone are collected as a rule."""
     samples = tuple((replace(row[0], samples=("red", "blue")), *row[1:]) for row in with_priors(train).evidence)
-    plan = RoutingPlan(MODELS[:2], 5e-5, judge=JudgePlan(signals=signals))
+    plan = RoutingPlan(MODELS[:2], 5e-5, confidence=ConfidencePlan(signals=signals))
     says = "agreement .*middle.*--samples 2"
     with pytest.raises(InsufficientData, match=says):
         fit_routing(replace(train, evidence=samples), plan)

@@ -110,9 +110,9 @@ def test_the_strongest_models_answer_is_taken_unless_another_looks_better_by_the
     taken = set()
     for margin in (0.0, 1.0):
         sides = [replace(side, margin=margin) for side in (router.mixture.cheap, router.mixture.dear)]
-        asked = replace(router, mixture=Mixture(*sides, router.mixture.share))
+        called = replace(router, mixture=Mixture(*sides, router.mixture.share))
         answers = [Answered("weak", -0.001, "red", 1e-5), Answered("strong", -6.0, "blue", 1e-3)]
-        taken.add((margin, asked.after(Prompt(77, 0.5), answers).take))
+        taken.add((margin, called.after(Prompt(77, 0.5), answers).take))
     assert taken == {(0.0, "weak"), (1.0, "strong")}
 
 

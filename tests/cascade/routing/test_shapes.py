@@ -63,9 +63,9 @@ def test_a_shape_that_is_surely_better_is_taken():
 
 def test_the_margin_saves_quality_where_answers_are_hard_to_compare():
     tables = pair(4_000, 2, before=0.01, after=0.2)
-    asked, rows = np.full(4_000, 0b11), np.arange(4_000)
+    called, rows = np.full(4_000, 0b11), np.arange(4_000)
     quality = [
-        tables.ok[rows, best_answer(asked, tables.quality[3], np.tile([0.6, 0.9], (4_000, 1)), margin)].mean()
+        tables.ok[rows, best_answer(called, tables.quality[3], np.tile([0.6, 0.9], (4_000, 1)), margin)].mean()
         for margin in (0.0, MARGIN)
     ]
     assert quality[1] > quality[0] + 0.003

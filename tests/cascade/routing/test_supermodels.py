@@ -9,13 +9,13 @@ from serve_app.cascade.routing.supermodels import STOP, View, best_supermodel, n
 from serve_app.cascade.routing.walk import unit_of_moves
 
 
-def view(quality, cost, asked=0, move=None, allowed=-1):
+def view(quality, cost, called=0, move=None, allowed=-1):
     quality, cost = np.atleast_2d(np.array(quality, dtype=float)), np.atleast_2d(np.array(cost, dtype=float))
     k = quality.shape[1]
     factor = np.zeros((k, k)) if move is None else np.array(move, dtype=float)
-    there = [bool(asked >> m & 1) for m in range(k)]
+    there = [bool(called >> m & 1) for m in range(k)]
     factor = np.where(np.array(there)[:, None], 0.0, factor)
-    return View(asked, quality, cost, factor, unit_of_moves(quality), allowed)
+    return View(called, quality, cost, factor, unit_of_moves(quality), allowed)
 
 
 @st.composite
@@ -25,8 +25,8 @@ def situations(draw):
     quality = [draw(probability) for _ in range(k)]
     cost = [draw(price) for _ in range(k)]
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    asked = draw(st.integers(0, 2**k - 2))
-    return view(quality, cost, asked, 0.5 * rng.standard_normal((k, k))), draw(st.floats(0.0, 3.0))
+    called = draw(st.integers(0, 2**k - 2))
+    return view(quality, cost, called, 0.5 * rng.standard_normal((k, k))), draw(st.floats(0.0, 3.0))
 
 
 def test_routing_takes_the_model_of_the_best_quality_less_the_price_of_its_cost():
@@ -38,7 +38,7 @@ def test_routing_takes_the_model_of_the_best_quality_less_the_price_of_its_cost(
 
 
 def test_routing_asks_nobody_twice():
-    assert next_model(view([0.1, 0.9], [0.1, 0.1], asked=1), 0.0, "single")[0] == STOP
+    assert next_model(view([0.1, 0.9], [0.1, 0.1], called=1), 0.0, "single")[0] == STOP
 
 
 @settings(max_examples=60, deadline=None)
@@ -57,22 +57,22 @@ def test_no_model_of_the_chosen_set_costs_more_than_it_adds(situation):
     chosen = int(best_supermodel(seen, price, "any").models[0])
     for m in (m for m in range(seen.quality.shape[1]) if chosen >> m & 1):
         rest = chosen & ~(1 << m)
-        if not rest and not seen.asked:
+        if not rest and not seen.called:
             continue
-        without = View(seen.asked, seen.quality, seen.cost, seen.move, seen.unit, rest)
+        without = View(seen.called, seen.quality, seen.cost, seen.move, seen.unit, rest)
         value = best_supermodel(without, price, "any").value if rest else seen.best
         assert value <= best_supermodel(seen, price, "any").value + 1e-12
 
 
 def test_a_model_that_does_not_pay_is_never_asked():
-    strong_but_dear = view([[0.6, 0.7]], [[0.1, 1.0]], asked=1)
+    strong_but_dear = view([[0.6, 0.7]], [[0.1, 1.0]], called=1)
     assert next_model(strong_but_dear, 0.2, "any")[0] == STOP
     assert next_model(strong_but_dear, 0.05, "any")[0] == 1
 
 
 def test_what_may_still_move_makes_a_second_answer_worth_its_cost():
-    sure = view([[0.7, 0.7]], [[0.1, 0.1]], asked=1)
-    unsure = view([[0.7, 0.7]], [[0.1, 0.1]], asked=1, move=[[0, 0], [0, 0.8]])
+    sure = view([[0.7, 0.7]], [[0.1, 0.1]], called=1)
+    unsure = view([[0.7, 0.7]], [[0.1, 0.1]], called=1, move=[[0, 0], [0, 0.8]])
     assert next_model(sure, 0.5, "any")[0] == STOP
     assert next_model(unsure, 0.5, "any")[0] == 1
 
@@ -96,23 +96,23 @@ def test_only_those_allowed_are_asked():
 
 
 def test_an_endless_price_stops_as_soon_as_there_is_an_answer():
-    seen = view([[0.1, 0.9]], [[0.1, 0.1]], asked=1, move=np.eye(2))
+    seen = view([[0.1, 0.9]], [[0.1, 0.1]], called=1, move=np.eye(2))
     assert next_model(seen, np.inf, "any")[0] == STOP
 
 
-@pytest.mark.parametrize("asked", [0, 1])
-def test_the_value_of_a_set_is_that_of_simulated_moves(asked):
+@pytest.mark.parametrize("called", [0, 1])
+def test_the_value_of_a_set_is_that_of_simulated_moves(called):
     rng = np.random.default_rng(3)
     factor = 0.4 * rng.standard_normal((3, 3))
-    seen = view([[0.5, 0.6, 0.55]], [[0.0, 0.0, 0.0]], asked, factor)
+    seen = view([[0.5, 0.6, 0.55]], [[0.0, 0.0, 0.0]], called, factor)
     draws = rng.standard_normal((400_000, 3)) @ seen.move.T * seen.unit + seen.quality
     for size in (1, 2, 3):
         for models in combinations(range(3), size):
-            if asked and 0 in models:
+            if called and 0 in models:
                 continue
             mask = sum(1 << m for m in models)
-            only = View(asked, seen.quality, seen.cost, seen.move, seen.unit, mask)
-            columns = [*models, 0] if asked else list(models)
+            only = View(called, seen.quality, seen.cost, seen.move, seen.unit, mask)
+            columns = [*models, 0] if called else list(models)
             sets = [s for n in range(1, size + 1) for s in combinations(models, n)]
-            expected = max(draws[:, [*s, 0] if asked else list(s)].max(1).mean() for s in sets)
+            expected = max(draws[:, [*s, 0] if called else list(s)].max(1).mean() for s in sets)
             assert best_supermodel(only, 0.0, "any").value[0] == pytest.approx(expected, abs=0.02), columns

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from serve_app.cascade.routing.walk import Policy, Tables, always, best_answer, walk
+from serve_app.cascade.routing.walk import CascadePolicy, Tables, always, best_answer, walk
 from tests.cascade.routing.worlds import fixed
 
 
@@ -10,9 +10,9 @@ def test_without_post_hoc_information_cascade_routing_is_routing():
     tables = fixed(rng.random((300, 4)), rng.random((300, 4)))
     for price in (0.0, 0.2, 0.7, 2.0, 10.0):
         for spread in (0.0, 1.0):
-            found = walk(tables, Policy(price, spread=spread))
-            expected = walk(tables, Policy(price, form="single", spread=0.0))
-            assert found.asked.tolist() == expected.asked.tolist()
+            found = walk(tables, CascadePolicy(price, spread=spread))
+            expected = walk(tables, CascadePolicy(price, form="single", spread=0.0))
+            assert found.called.tolist() == expected.called.tolist()
             assert found.cost_usd == pytest.approx(expected.cost_usd)
 
 
@@ -30,8 +30,8 @@ def tiny() -> Tables:
 
 
 def test_the_strong_model_is_asked_where_the_weak_answer_turned_out_wrong():
-    found = walk(tiny(), Policy(0.02))
-    assert found.asked.tolist() == [0b01, 0b11]
+    found = walk(tiny(), CascadePolicy(0.02))
+    assert found.called.tolist() == [0b01, 0b11]
     assert found.answer.tolist() == [0, 1]
     assert found.quality.tolist() == [1.0, 1.0]
     assert found.cost_usd.tolist() == [1.0, 11.0]
@@ -52,20 +52,20 @@ def test_no_policy_of_the_tiny_world_is_better_at_its_cost():
                     cost += (tables.cost_usd[row, first] + (10.0 if second else 0.0)) / 2
                 points.append((quality, cost))
     for price in (0.0, 0.02, 0.05, 0.5):
-        found = walk(tables, Policy(price))
+        found = walk(tables, CascadePolicy(price))
         assert found.quality.mean() >= max(q for q, c in points if c <= found.cost_usd.mean() + 1e-12)
 
 
 def test_prices_of_later_decisions():
-    assert walk(tiny(), Policy(0.02, later=np.inf)).asked.tolist() == [0b01, 0b01]
-    assert walk(tiny(), Policy(0.02, later=0.0)).asked.tolist() == [0b11, 0b11]
+    assert walk(tiny(), CascadePolicy(0.02, later=np.inf)).called.tolist() == [0b01, 0b01]
+    assert walk(tiny(), CascadePolicy(0.02, later=0.0)).called.tolist() == [0b11, 0b11]
 
 
 def test_a_model_alone_is_asked_whatever_the_query():
     tables = fixed(np.random.default_rng(2).random((50, 3)), np.ones((50, 3)))
     for m in range(3):
         found = walk(tables, always(m))
-        assert set(found.asked.tolist()) == {1 << m}
+        assert set(found.called.tolist()) == {1 << m}
         assert found.quality.tolist() == tables.ok[:, m].tolist()
 
 
@@ -78,9 +78,9 @@ def test_the_answer_taken_is_the_best_of_those_that_were_asked():
 def test_another_answer_than_the_strongest_models_must_look_better_by_the_margin():
     before = np.array([[0.6, 0.5, 0.9]] * 4)
     quality = np.array([[0.7, 0.75, 0.0], [0.7, 0.81, 0.0], [0.5, 0.1, 0.55], [0.3, 0.9, 0.75]])
-    asked = np.array([0b011, 0b011, 0b101, 0b110])
-    assert best_answer(asked, quality, before, 0.1).tolist() == [0, 1, 2, 1]
-    assert best_answer(asked, quality, before, 1.0).tolist() == [0, 0, 2, 2]
+    called = np.array([0b011, 0b011, 0b101, 0b110])
+    assert best_answer(called, quality, before, 0.1).tolist() == [0, 1, 2, 1]
+    assert best_answer(called, quality, before, 1.0).tolist() == [0, 0, 2, 2]
 
 
 def test_every_walk_asks_somebody_and_ends():
@@ -91,8 +91,8 @@ def test_every_walk_asks_somebody_and_ends():
     tables = Tables(quality, np.stack([cost] * 8), move, quality[7], cost)
     for form in ("any", "prefix", "single"):
         for price in (0.0, 1.0, 100.0):
-            found = walk(tables, Policy(price, form=form))
-            assert (found.asked > 0).all()
+            found = walk(tables, CascadePolicy(price, form=form))
+            assert (found.called > 0).all()
             assert found.cost_usd == pytest.approx(
-                [sum(c for m, c in enumerate(row) if s >> m & 1) for s, row in zip(found.asked, cost, strict=True)]
+                [sum(c for m, c in enumerate(row) if s >> m & 1) for s, row in zip(found.called, cost, strict=True)]
             )

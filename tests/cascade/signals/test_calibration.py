@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.cascade.signals.calibration import (
-    DecidedCalibrator,
+    BinnedAcceptance,
     IsotonicCalibrator,
     LogisticCalibrator,
-    calibrator_of,
-    calibrator_spec,
+    fit_blended,
     fit_calibrator,
 )
+from serve_app.cascade.signals.specs import calibrator_of, spec_of
 from serve_app.errors import ConfigError, InsufficientData
 from serve_app.learning.metrics import calibration_error
 
@@ -45,7 +45,7 @@ def test_calibrators_are_monotone_and_probabilities(drawn_by, values):
 def test_they_come_back_from_their_specs(drawn_by):
     seed, kind = drawn_by
     calibrator = fit_calibrator(kind, *drawn(seed))
-    assert calibrator_of(calibrator_spec(calibrator), "x") == calibrator
+    assert calibrator_of(spec_of(calibrator), "x") == calibrator
 
 
 @pytest.mark.parametrize("kind", ["logistic", "isotonic", "blended"])
@@ -108,8 +108,8 @@ def test_too_few_and_unknown_kinds():
         lambda: IsotonicCalibrator((0.0, 1.0), (0.5, 0.4)),
         lambda: IsotonicCalibrator((1.0, 1.0), (0.4, 0.5)),
         lambda: IsotonicCalibrator((0.0,), (1.5,)),
-        lambda: DecidedCalibrator((0.5, 0.5), (True, False, True)),
-        lambda: DecidedCalibrator((0.5,), (True,)),
+        lambda: BinnedAcceptance((0.5, 0.5), (True, False, True)),
+        lambda: BinnedAcceptance((0.5,), (True,)),
     ],
 )
 def test_impossible_calibrators_are_refused(make):
@@ -120,12 +120,12 @@ def test_impossible_calibrators_are_refused(make):
 def test_specs_of_nothing_we_know():
     with pytest.raises(ConfigError, match=r"at: .*'x'.* logistic"):
         calibrator_of({"kind": "x"}, "at")
-    with pytest.raises(ConfigError, match=r"at: .*read"):
+    with pytest.raises(ConfigError, match=r"at: logistic has bias, slope"):
         calibrator_of({"kind": "logistic", "slope": 1}, "at")
 
 
 def test_decided():
-    band = DecidedCalibrator((0.2, 0.6), (True, False, True))
+    band = BinnedAcceptance((0.2, 0.6), (True, False, True))
     assert [band.probability(p) for p in (0.1, 0.2, 0.59, 0.6, nan)] == [1, 0, 0, 1, 0]
 
 
@@ -158,4 +158,4 @@ def test_a_blended_curve_of_a_signal_that_points_the_wrong_way_is_flat():
 
 def test_a_blended_curve_of_many_answers_is_kept_small():
     x = np.random.default_rng(0).normal(size=5_000)
-    assert len(fit_calibrator("blended", x, (x > 0).astype(float)).spec()["values"]) <= 200
+    assert len(fit_blended(x, (x > 0).astype(float)).values) <= 200

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.cascade.fitting.confidence import opening
-from serve_app.cascade.signals.consistency import Agreement, SelfVerification, normalised
+from serve_app.cascade.signals.consistency import AnswerAgreement, SelfVerification, normalised
 from serve_app.cascade.signals.specs import UNTRAINED, signal_of, spec_of
 from serve_app.cascade.signals.tokens import (
     Brevity,
@@ -73,10 +73,10 @@ def test_prior():
 
 def test_agreement():
     said = judged(-0.1, -0.1, samples=("AB.", " ab", "b"))
-    assert Agreement(3).value(said) == pytest.approx(2 / 3)
+    assert AnswerAgreement(3).value(said) == pytest.approx(2 / 3)
     unfinished = judged(-0.1, finished=False, samples=("abc", "ab", "b", "a"))
-    assert Agreement(4).value(unfinished) == pytest.approx(3 / 4)
-    assert isnan(Agreement().value(judged(-0.1)))
+    assert AnswerAgreement(4).value(unfinished) == pytest.approx(3 / 4)
+    assert isnan(AnswerAgreement().value(judged(-0.1)))
     assert normalised("-5") != normalised("5") and normalised(" The  Answer.") == "the answer"
 
 
