@@ -141,3 +141,69 @@ def test_every_logger_is_named_after_its_part():
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("getLogger"):
                 wrong += [f"{name_of(path)}:{node.lineno}"] if ast.unparse(node.args[0]) != repr(name) else []
     assert wrong == []
+
+
+OWN_ROOMS = {"benchmarks", "compat", "conformance", "deploy", "integration"}
+"""Folders of tests of what is no room of serve_app, or of many rooms at once."""
+
+
+def imported(path: Path) -> set[str]:
+    """Modules and names that a file imports, dotted."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def stray(path: Path) -> str | None:
+    """Why a test file is in the wrong folder, or None.
+
+    tests/a/b/test_x.py tests serve_app/a/b: x is a module or folder there, or the folder itself, or the test imports
+    from there, or from what tests/a/b has for its tests.
+    """
+    *rooms, file = path.relative_to(ROOT / "tests").parts
+    if not rooms or rooms[0] in OWN_ROOMS:
+        return None
+    folder, name = ROOT.joinpath("serve_app", *rooms), file.removeprefix("test_").removesuffix(".py")
+    if not folder.is_dir():
+        return f"no {name_of(folder)}"
+    if name == folder.name or (folder / name).is_dir() or (folder / f"{name}.py").is_file():
+        return None
+    own = tuple(f"{package}.{'.'.join(rooms)}." for package in ("serve_app", "tests"))
+    return None if any(module.startswith(own) for module in imported(path)) else f"nothing of {name_of(folder)}"
+
+
+def test_tests_mirror_the_source():
+    files = [p for p in PYTHON if p.name.startswith("test_")]
+    assert len(files) > 200
+    assert {name_of(p): why for p in files if (why := stray(p))} == {}
+
+
+def test_every_package_has_tests():
+    inits = [p for p in SERVED if name_of(p).startswith("serve_app/") and p.name == "__init__.py"]
+    packages = {p.parent.relative_to(ROOT / "serve_app") for p in inits}
+    tested = {p.parent.relative_to(ROOT / "tests") for p in PYTHON if p.name.startswith("test_")}
+    missing = {p.as_posix() for p in packages if not any(t == p or p in t.parents for t in tested)}
+    assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("where", "text", "why"),
+    [
+        ("nowhere/test_types.py", "", "no serve_app/nowhere"),
+        ("routing/test_magic.py", "import serve_app.wire.frames", "nothing of serve_app/routing"),
+        ("routing/test_magic.py", "from serve_app.routing.kinds import random", None),
+        ("routing/test_registry.py", "", None),
+        ("conformance/test_magic.py", "", None),
+    ],
+)
+def test_a_test_in_the_wrong_folder_is_found(tmp_path, monkeypatch, where, text, why):
+    path = tmp_path / "tests" / where
+    path.parent.mkdir(parents=True)
+    path.write_text(text, "utf-8")
+    (tmp_path / "serve_app").symlink_to(ROOT / "serve_app")
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    assert stray(path) == why

@@ -1,4 +1,4 @@
-"""What the rule makes of the reports of replicas; its decisions are held to Ray's in tests/deployments."""
+"""What the rule makes of the reports of replicas; its decisions are held to Ray's in test_serve_default.py."""
 
 from serve_app.autoscaling.policy import PoolLimits
 from serve_app.autoscaling.rules import Delays, ReportTimes, RequestCountRule
