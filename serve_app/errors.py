@@ -1,18 +1,18 @@
-"""The one error family. Each error knows its HTTP status, its OpenAI type and code, and whether a retry helps.
+"""The error hierarchy. Each error knows its HTTP status, its OpenAI type and code, and whether a retry helps.
 
     JethroError
-    ├── ConfigError                  an operator's mistake: stops the start            (500, never sent)
-    │   └── DataError                data that nothing can be learned from             (500, never sent)
-    │       └── InsufficientData     too few queries for what is to be promised        (500, never sent)
+    ├── ConfigError                  an operator's mistake: startup fails              (500, never sent)
+    │   └── DataError                data that cannot be used                          (500, never sent)
+    │       └── InsufficientData     too few queries for a guarantee                   (500, never sent)
     ├── DependencyError              an extra is not installed                         (500, never sent)
     ├── RequestError                 the caller's mistake                              400
-    │   ├── UnsupportedParameter     a parameter that this model cannot honour         400
+    │   ├── UnsupportedParameter     a parameter that this model does not support      400
     │   ├── ContextLengthExceeded    the prompt does not fit the model                 400
     │   ├── AuthenticationFailed     no key, or a wrong one                            401
     │   ├── NotFound                 unknown route or record                           404
     │   ├── ModelNotFound            unknown model                                     404
     │   ├── MethodNotAllowed         known route, wrong method                         405
-    │   ├── Conflict                 the name is taken by something else               409
+    │   ├── Conflict                 the name is taken                                 409
     │   └── BodyTooLarge             body over the limit                               413
     ├── Overloaded                   a full queue; retry after a while                 429
     ├── PoolUnavailable              no healthy replica now; retry after a while       503
@@ -22,7 +22,9 @@
 Errors are raised, never yielded. Foreign errors are mapped where they enter.
 """
 
-from typing import Any, ClassVar
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, ClassVar, TypeVar
 
 
 class JethroError(Exception):
@@ -57,23 +59,23 @@ class JethroError(Exception):
 
 
 class ConfigError(JethroError):
-    """An operator's mistake; the message names the file, the key, the value and the mend."""
+    """An operator's mistake; the message names the file, the key, the value and the remedy."""
 
 
 class DataError(ConfigError):
-    """Data that cannot be used as they are; the message names the file, the row and the mend."""
+    """Data that cannot be used; the message names the file, the row and the remedy."""
 
 
 class InsufficientData(DataError):
-    """Too little data for a promise; the message says about how many queries it would take."""
+    """Too little data for a guarantee; the message estimates how many queries it takes."""
 
 
 class DependencyError(JethroError):
-    """An optional dependency is missing; the message is the pip line that mends it."""
+    """An optional dependency is missing; the message is the pip command that installs it."""
 
 
 def missing_extra(what: str, extra: str) -> DependencyError:
-    """The error for packages that are not installed; `what` says which, and what needs them."""
+    """The error for missing packages; `what` names them and what needs them."""
     return DependencyError(f'{what}: pip install "jethro[{extra}]"')
 
 
@@ -85,13 +87,13 @@ class RequestError(JethroError):
 
 
 class UnsupportedParameter(RequestError):
-    """A parameter that is valid in OpenAI's API but cannot be honoured here; never ignored in silence."""
+    """A parameter that is valid in OpenAI's API but not supported here; never ignored silently."""
 
     default_code = "unsupported_parameter"
 
 
 class ContextLengthExceeded(RequestError):
-    """The prompt (with the answer asked for) does not fit the model's context."""
+    """The prompt (with the requested answer) does not fit the model's context."""
 
     default_code = "context_length_exceeded"
 
@@ -125,7 +127,7 @@ class MethodNotAllowed(RequestError):
 
 
 class Conflict(RequestError):
-    """The name is taken by something else."""
+    """The name is taken."""
 
     status = 409
     default_code = "conflict"
@@ -166,3 +168,21 @@ class DeadlineExceeded(JethroError):
 
     status = 504
     default_code = "deadline_exceeded"
+
+
+T = TypeVar("T")
+
+
+async def replica_reply(awaited: Awaitable[T]) -> T:
+    """The result of a call through a deployment's handle. Raises ConnectionError if its replica stopped meanwhile.
+
+    Ray reports a stopped replica as CancelledError, which would cancel the calling task. Only a cancellation of that
+    task itself is passed on.
+    """
+    try:
+        return await awaited
+    except asyncio.CancelledError as e:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionError("the replica stopped during the call") from e

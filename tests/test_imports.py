@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "serve_app"
 
 FLOORS = (
-    ("types", "errors", "arrays", "files", "replies"),
+    ("types", "errors", "arrays", "files"),
     ("wire", "journal"),
     ("config",),
     ("lab", "learning"),

@@ -17,15 +17,15 @@ from serve_app.config import Config
 from serve_app.deployments.learner import LearnerHandle
 from serve_app.deployments.scorer import ScorerHandle
 from serve_app.deployments.secret import cluster_secret
+from serve_app.errors import replica_reply
 from serve_app.gateway.services import build_services
-from serve_app.pools.directory import Discover, Report
+from serve_app.pools.directory import Discover, ReplicaReport
 from serve_app.pools.factory import build_pool
 from serve_app.pools.scrape import merged, scrape
-from serve_app.replies import reply
 
 logger = logging.getLogger("ray.serve")
 
-_METRICS_S = 3.0  # Prometheus gives a scrape 10 s, and those of the replicas are asked as well
+_METRICS_S = 3.0  # Prometheus allows a scrape 10 s, in which the replicas are scraped as well
 
 
 class GatewayReplica:
@@ -53,7 +53,7 @@ class GatewayReplica:
         self._replica, self._here = here.replica_id.unique_id, (here.deployment, here.app_name)
         remote = ScorerHandle(scorer, tree.scorer.start_timeout_s) if scorer is not None else None
         streams = LearnerHandle(learner) if learner is not None else None
-        # routers are loaded here, torch with them: before the first request, and not on the loop
+        # loads the routers, and torch with them: before the first request, and not on the loop
         services = await asyncio.to_thread(
             build_services, tree, pools, replica=self._replica, scorer=remote, learner=streams
         )
@@ -65,7 +65,7 @@ class GatewayReplica:
         return without_request_id(build_app(self._services))
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What this Gateway's decisions want of every pool, for the policy that scales them."""
+        """The demand of this Gateway's decisions on every pool, for the policy that scales them."""
         return self._services.demand.rates(self._services.pools)
 
     async def own_metrics(self) -> tuple[str, str]:
@@ -73,14 +73,15 @@ class GatewayReplica:
         return self._replica, self._services.recorder.text().decode()
 
     async def _gateways(self) -> str:
-        """Metrics of all Gateways: HAProxy gives a scrape to any one of them, and it answers for all."""
+        """Metrics of all Gateways: HAProxy sends a scrape to any one of them, and it answers for all."""
         try:
             async with asyncio.timeout(_METRICS_S):
-                told = await reply(serve.get_deployment_handle(*self._here).broadcast("own_metrics").results_async())
-        except Exception as e:  # a Gateway that just died, or hangs: better ours than none
+                handle = serve.get_deployment_handle(*self._here)
+                texts = await replica_reply(handle.broadcast("own_metrics").results_async())
+        except Exception as e:  # a Gateway just died or hangs: then this one's alone
             logger.warning("metrics of this Gateway only: %s: %s", type(e).__name__, e)
-            told = [await self.own_metrics()]
-        return merged({(("gateway", name),): text for name, text in told})
+            texts = [await self.own_metrics()]
+        return merged({(("gateway", name),): text for name, text in texts})
 
     async def __del__(self) -> None:
         """Stop following, write what is queued, close the connections."""
@@ -106,11 +107,11 @@ def without_request_id(app: ASGIApp) -> ASGIApp:
 def _discover(handle: DeploymentHandle) -> Discover:
     """Reports of all running replicas, by broadcast."""
 
-    async def discover() -> Sequence[Report]:
+    async def discover() -> Sequence[ReplicaReport]:
         try:
             described = await handle.broadcast("describe").results_async()
         except DeploymentUnavailableError:  # none runs: the pool sleeps, or starts
             return []
-        return [Report(**d) for d in described]
+        return [ReplicaReport(**d) for d in described]
 
     return discover

@@ -8,8 +8,7 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import Config
-from serve_app.errors import JethroError
-from serve_app.replies import reply
+from serve_app.errors import JethroError, replica_reply
 from serve_app.streams.base import BudgetChange, OnlineCore, Published, StreamCreate
 from serve_app.streams.registry import LocalLearner, RegistryOptions
 
@@ -53,7 +52,7 @@ class LearnerHandle:
 
     async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:
         """See LearnerPort."""
-        told: Mapping[str, Published] = await reply(self._handle.published.remote(known))
+        told: Mapping[str, Published] = await replica_reply(self._handle.published.remote(known))
         return told
 
     async def create(self, wanted: StreamCreate) -> None:
@@ -69,6 +68,6 @@ class LearnerHandle:
         await self._call("delete", name, owner)
 
     async def _call(self, name: str, *args: Any) -> None:
-        error: JethroError | None = await reply(self._handle.call.remote(name, *args))
+        error: JethroError | None = await replica_reply(self._handle.call.remote(name, *args))
         if error is not None:
             raise error

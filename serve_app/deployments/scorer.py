@@ -8,8 +8,7 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import Config
-from serve_app.errors import ConfigError
-from serve_app.replies import reply
+from serve_app.errors import ConfigError, replica_reply
 from serve_app.routing.registry import Registry
 from serve_app.routing.serving.scoring_service import ScoringService
 from serve_app.routing.serving.served import Placing
@@ -56,11 +55,11 @@ class ScorerHandle:
 
     async def score(self, source: str, version: str, text: str) -> float:
         """See Remote."""
-        return float(await reply(self._handle.score.remote(source, version, text)))
+        return float(await replica_reply(self._handle.score.remote(source, version, text)))
 
     async def explain(self, source: str, version: str, text: str) -> Mapping[str, float]:
         """See Remote."""
-        told: dict[str, float] = await reply(self._handle.explain.remote(source, version, text))
+        told: dict[str, float] = await replica_reply(self._handle.explain.remote(source, version, text))
         return told
 
     def prepare(self, source: str, version: str) -> None:
@@ -77,5 +76,5 @@ class ScorerHandle:
             raise ConfigError(f"router {source} {version}: {next(filter(None, refused))}")
 
     async def _prepare(self, source: str, version: str) -> list[str | None]:
-        first = await reply(self._handle.prepare.remote(source, version))  # waits until there is a replica
+        first = await replica_reply(self._handle.prepare.remote(source, version))  # waits until there is a replica
         return [first, *await self._handle.broadcast("prepare", source, version).results_async()]

@@ -1,9 +1,7 @@
-"""Asks pools in order until one gives a first byte; every call made is kept as a Step.
+"""Calls pools in order until one answers with a first byte; every call is recorded as a Step.
 
-Which parameters of a query a pool can honour, known before any model is asked.
-
-The length of a prompt in tokens is known to the engine alone; it answers ContextLengthExceeded, and the strategy
-then tries a pool with a larger context.
+Also checks which parameters of a query a pool supports, before any call. Only the engine knows the length of a prompt
+in tokens: it raises ContextLengthExceeded, and the strategy then tries a pool with a larger context.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -17,12 +15,12 @@ from serve_app.types import Capabilities, Query, Step, Usage
 from serve_app.wire.frames import Answer, Call, Frame, usage_from_openai
 
 Failure = tuple[JethroError, Capabilities]
-"""A pool's error, and what the pool can do."""
+"""A pool's error, and the pool's capabilities."""
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One query's way through `pools` (at least one). `pool` is the one that answers; `steps` grow as calls end."""
+    """One query over `pools` (at least one). `pool` is the one that answers; `steps` grow as calls end."""
 
     pools: Sequence[Pool]
     query: Query
@@ -32,7 +30,7 @@ class Attempt:
     _started: float = 0.0
 
     async def stream(self) -> AsyncGenerator[Frame]:
-        """Frames of the first pool that gives one; raises the most telling error if none does.
+        """Frames of the first pool that answers; raises the most relevant error if none does.
 
         Once a frame is out, an error of that pool is final. Closing this iterator closes the pool's.
         """
@@ -58,7 +56,7 @@ class Attempt:
                 return
 
     async def complete(self) -> Answer:
-        """The answer of the first pool that gives one; raises the most telling error if none does."""
+        """The answer of the first pool that answers; raises the most relevant error if none does."""
         failures: list[Failure] = []
         for position, pool in enumerate(self.pools):
             self._started = perf_counter()
@@ -73,14 +71,14 @@ class Attempt:
         raise AssertionError("an attempt has at least one pool")
 
     def _failed(self, position: int, error: JethroError, failures: list[Failure]) -> None:
-        """Note the wasted call; raise the most telling error unless another pool may do better."""
-        pool, rest = self.pools[position], self.pools[position + 1 :]
+        """Record the wasted call; raise the most relevant error unless another pool may succeed."""
+        pool, others = self.pools[position], self.pools[position + 1 :]
         latency_ms = (perf_counter() - self._started) * 1e3
         step = Step(pool.name, f"failed: {error.code}", latency_ms=latency_ms, wasted=True, failed=True)
         self.steps.append(step)
         failures.append((error, pool.capabilities))
-        if not any(may_fall_back(error, pool.capabilities, other.capabilities) for other in rest):
-            raise most_telling(failures)
+        if not any(may_fall_back(error, pool.capabilities, other.capabilities) for other in others):
+            raise most_relevant(failures)
 
     def _answered(self, pool: Pool, usage: Usage) -> None:
         reason = "fallback" if self.steps else "chosen"
@@ -89,18 +87,18 @@ class Attempt:
 
 
 def may_fall_back(error: JethroError, tried: Capabilities, other: Capabilities) -> bool:
-    """Whether another pool may do better: after a failed or full pool, or a context that the other's exceeds."""
+    """Whether another pool may succeed: after a failed or full pool, or if it has a larger context."""
     if isinstance(error, ContextLengthExceeded):
         limit = tried.max_context_tokens
         return limit is not None and (other.max_context_tokens is None or other.max_context_tokens > limit)
     return error.retryable
 
 
-def most_telling(failures: Sequence[Failure]) -> JethroError:
-    """Of the errors (at least one) of pools that were asked in turn, each with what its pool can do, the caller's.
+def most_relevant(failures: Sequence[Failure]) -> JethroError:
+    """The error to return to the caller, of those (at least one) of pools called in turn, with the pools' capabilities.
 
-    A deadline that has passed, whoever failed before; then what is wrong with the query itself; then the first that a
-    retry may mend. A prompt too long is wrong with the query, unless a pool with a larger context failed otherwise.
+    In this order: a passed deadline, a fault of the query, the first retryable error. A prompt that is too long is a
+    fault of the query, unless a pool with a larger context failed for another reason.
     """
     late = [error for error, _ in failures if isinstance(error, DeadlineExceeded)]
     if late:
@@ -116,11 +114,11 @@ def most_telling(failures: Sequence[Failure]) -> JethroError:
 
 
 _GUIDED = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
-"""Further parameters by which vLLM constrains the answer."""
+"""Parameters of vLLM that constrain the answer."""
 
 
 def unmet(query: Query, can: Capabilities) -> str | None:
-    """The first parameter of the query that needs more than `can`; None if all can be honoured."""
+    """The first parameter of the query that exceeds the capabilities `can`; None if all are supported."""
     if query.tools and not can.tools:
         return "tools"
     if query.response_format and not can.guided and query.response_format.get("type", "text") != "text":
@@ -133,16 +131,16 @@ def unmet(query: Query, can: Capabilities) -> str | None:
                 return key
     if query.adapter and not can.adapters:
         return "model"
-    limit, asked = can.max_context_tokens, query.sampling.max_tokens
-    if limit is not None and asked is not None and asked >= limit:
+    limit, max_tokens = can.max_context_tokens, query.sampling.max_tokens
+    if limit is not None and max_tokens is not None and max_tokens >= limit:
         return "max_tokens"
     return None
 
 
 def refusal(param: str, models: str) -> JethroError:
-    """The error for a parameter that none of `models` can honour."""
+    """The error for a parameter that none of `models` supports."""
     if param == "max_tokens":
         return ContextLengthExceeded(
-            f"max_tokens leaves no room for a prompt in the context of {models}: ask for fewer tokens", param=param
+            f"max_tokens leaves no room for a prompt in the context of {models}: request fewer tokens", param=param
         )
-    return UnsupportedParameter(f"{param} is not supported by {models}: leave it out or ask another model", param=param)
+    return UnsupportedParameter(f"{param} is not supported by {models}: leave it out or use another model", param=param)

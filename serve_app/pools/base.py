@@ -12,7 +12,7 @@ from serve_app.wire.frames import Answer, Call, Frame
 class PoolLoad:
     """Load as last known: replicas that answer, requests in flight from this Gateway, and queued in replicas.
 
-    `places`: requests that those replicas serve at once; 0 where that is not known.
+    `places`: requests that those replicas serve at once; 0: unknown.
     """
 
     replicas: int
@@ -22,10 +22,10 @@ class PoolLoad:
 
 
 class Pool(Protocol):
-    """Engines of one kind as one thing that answers.
+    """One or more engines with the same model, as one model that answers queries.
 
     Errors of `stream` and `complete`: RequestError family as the engine raised it; Overloaded or PoolUnavailable
-    (with retry_after_s) when nobody can take the query; UpstreamError when a replica died and, before the first
+    (with retry_after_s) when no replica can take the query; UpstreamError when a replica died and, before the first
     byte, no other could answer. Closing the iterator cancels the model.
     """
 
@@ -35,7 +35,7 @@ class Pool(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the pool's engine can honour."""
+        """The capabilities of the pool's engine."""
 
     def load(self) -> PoolLoad:
         """Never waits."""

@@ -1,9 +1,8 @@
-"""Who is in a pool, how loaded each one is, and whom to ask next.
+"""The members of a pool, their loads, and the choice of one for the next request.
 
-A Directory holds members by address and picks by power of two choices: two members drawn at random, the less loaded
-one taken (Mitzenmacher, "The power of two choices in randomized load balancing", 2001). Load is what this Gateway has
-in flight at the member plus what the member last reported beyond that (other Gateways' requests). The Directory knows
-nothing of Ray: somebody gives it a `discover` function, or fixed addresses.
+A Directory picks by power of two choices: of two members drawn at random, the less loaded one (Mitzenmacher, "The power
+of two choices in randomized load balancing", 2001). The load of a member is this Gateway's requests in flight there
+plus the other requests it last reported. Members come from a `discover` function or are fixed addresses.
 """
 
 import asyncio
@@ -14,20 +13,19 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from serve_app.errors import PoolUnavailable
-from serve_app.replies import reply
+from serve_app.errors import PoolUnavailable, replica_reply
 
 logger = logging.getLogger("jethro.pools")
 
-_COOL_DOWN_S = 1.0  # a member that failed is left alone this long, doubled at each further failure
-_COOL_DOWN_MAX_S = 30.0
-_MOST_DOUBLINGS = 5  # by then the longest rest is reached
-_DISCOVERY_S = 5.0  # a replica that hangs must not hide those that come and go
+_COOLDOWN_S = 1.0  # of a member that failed; doubled at each further failure
+_COOLDOWN_MAX_S = 30.0
+_MOST_DOUBLINGS = 5  # by then the longest cooldown is reached
+_DISCOVERY_S = 5.0  # a replica that hangs must not delay the discovery of others
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What a member says of itself."""
+class ReplicaReport:
+    """A member's address and state, as it reports them."""
 
     address: str
     running: int = 0
@@ -36,7 +34,7 @@ class Report:
     pid: int = 0
 
 
-Discover = Callable[[], Awaitable[Sequence[Report]]]
+Discover = Callable[[], Awaitable[Sequence[ReplicaReport]]]
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +42,7 @@ class Member:
     """One replica or upstream as this Gateway sees it; `in_flight` is this Gateway's own count."""
 
     address: str
-    report: Report
+    report: ReplicaReport
     in_flight: int = 0
     others: int = 0
     failures: int = 0
@@ -71,24 +69,24 @@ class Directory:
 
     @classmethod
     def fixed(cls, pool: str, addresses: Sequence[str], *, wait_s: float = 0.0) -> "Directory":
-        """A Directory of addresses that never change; a failing one rests for a while and is tried again."""
+        """A Directory of addresses that never change; one that fails is tried again after its cooldown."""
         directory = cls(pool, wait_s=wait_s)
-        directory.update([Report(a) for a in addresses])
+        directory.update([ReplicaReport(a) for a in addresses])
         return directory
 
     @property
     def members(self) -> list[Member]:
-        """All members that are known and not draining, down ones as well."""
+        """All known members that are not draining, those in cooldown included."""
         return [m for m in self._members.values() if not m.report.draining]
 
     @property
     def available(self) -> list[Member]:
-        """Members that may be asked now."""
+        """Members that can take a request now."""
         now = self.clock()
         return [m for m in self._members.values() if not m.report.draining and m.down_until <= now]
 
-    def update(self, reports: Sequence[Report]) -> None:
-        """Take what was discovered as the truth: who reported is up, who is missing is gone."""
+    def update(self, reports: Sequence[ReplicaReport]) -> None:
+        """Replace the members by those that reported; a missing one is gone."""
         fresh: dict[str, Member] = {}
         for report in reports:
             member = self._members.get(report.address) or Member(report.address, report)
@@ -96,12 +94,12 @@ class Directory:
             member.others = max(0, report.running + report.waiting - member.in_flight)
             fresh[report.address] = member
         self._members = fresh
-        self._notify()
+        self._changed.set()
 
     async def pick(self, exclude: Collection[str] = (), *, wait: bool = True) -> Member:
-        """A member to ask, none of `exclude`.
+        """A member for the next request, none of `exclude`.
 
-        Raises PoolUnavailable when none is there, after `wait_s` if `wait` and nobody was excluded yet.
+        Raises PoolUnavailable if there is none, after `wait_s` if `wait` and none is excluded yet.
         """
         deadline = self.clock() + (self.wait_s if wait and not exclude else 0.0)
         while not (candidates := self._candidates(exclude)):
@@ -113,18 +111,25 @@ class Directory:
                     retry_after_s=self.retry_after_s,
                 )
             self._changed.clear()
-            # a member that is down comes back by time alone, so the wait is in short pieces
+            # a cooldown ends by time alone, so the wait is in short pieces
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, 0.1)):  # `wait_for` may swallow a cancellation
                     await self._changed.wait()
-        if len(candidates) <= 2:
+        if len(candidates) == 1:
+            return candidates[0]
+        if len(candidates) == 2:
             return min(candidates, key=lambda m: (m.load, self.rng.random()))
         return min(self.rng.sample(candidates, 2), key=lambda m: m.load)
 
     def _candidates(self, exclude: Collection[str]) -> list[Member]:
-        """Who may be asked; when all rest, those who failed only once, since a slow machine drops connections too."""
-        rested = [m for m in self.available if m.address not in exclude]
-        return rested or [m for m in self.members if m.failures == 1 and m.address not in exclude]
+        """Members to pick from; if all are cooling down, those that failed once: a slow host drops connections too."""
+        now = self.clock()
+        ready = [
+            m
+            for m in self._members.values()
+            if m.down_until <= now and not m.report.draining and m.address not in exclude
+        ]
+        return ready or [m for m in self.members if m.failures == 1 and m.address not in exclude]
 
     def succeeded(self, member: Member) -> None:
         """The member gave its first byte."""
@@ -132,43 +137,40 @@ class Directory:
         member.down_until = 0.0
 
     def failed(self, member: Member, seen: int | None = None) -> None:
-        """The member refused the connection, broke it or did not answer: it rests, and a refresh is asked for.
+        """The member refused the connection, broke it, or did not answer: starts its cooldown and a refresh.
 
-        `seen`: its failures when the request was sent. All that were open when it failed count as one failure, or a
-        moment's fault would put a busy member to the longest rest.
+        `seen`: its failures when the request was sent. Requests that were open when it failed count as one failure;
+        otherwise a brief fault of a busy member would cause the longest cooldown.
         """
         self._refresh_now.set()
         if seen is not None and seen != member.failures:
             return
-        rest_s = _COOL_DOWN_S * 2 ** min(member.failures, _MOST_DOUBLINGS)
-        member.down_until = self.clock() + min(rest_s, _COOL_DOWN_MAX_S)
+        cooldown_s = _COOLDOWN_S * 2 ** min(member.failures, _MOST_DOUBLINGS)
+        member.down_until = self.clock() + min(cooldown_s, _COOLDOWN_MAX_S)
         member.failures += 1
 
     def draining(self, member: Member) -> None:
-        """The member said that it is stopping: nobody asks it again."""
+        """The member reported that it is stopping: it gets no further requests."""
         report = member.report
-        member.report = Report(report.address, report.running, report.waiting, draining=True, pid=report.pid)
+        member.report = ReplicaReport(report.address, report.running, report.waiting, draining=True, pid=report.pid)
         self._refresh_now.set()
 
     async def follow(self, discover: Discover, *, every_s: float = 1.0, discovery_s: float = _DISCOVERY_S) -> None:
         """Refresh from `discover` until cancelled: at once when a member failed, and every `every_s`.
 
-        A discovery that fails or hangs leaves the members as they are: those that answer go on answering.
+        A discovery that fails or hangs leaves the members unchanged.
         """
         while True:
             self._refresh_now.clear()
             try:
                 async with asyncio.timeout(discovery_s):
-                    found = await reply(discover())
+                    found = await replica_reply(discover())
                 self.update(found)
-            except Exception as e:  # whatever discovery does, serving goes on
+            except Exception as e:  # serving continues without it
                 logger.warning(
-                    "pool %s: discovery failed (%s: %s); members stay as known", self.pool, type(e).__name__, e
+                    "pool %s: discovery failed (%s: %s); the known members stay", self.pool, type(e).__name__, e
                 )
             with suppress(TimeoutError):
                 async with asyncio.timeout(every_s):
                     await self._refresh_now.wait()
-                await asyncio.sleep(0.1)  # a storm of failures asks for one refresh, not for thousands
-
-    def _notify(self) -> None:
-        self._changed.set()
+                await asyncio.sleep(0.1)  # many failures at once cause one refresh, not thousands

@@ -1,4 +1,4 @@
-"""The events of one streamed answer, checked for errors and for its true end, without parsing each event."""
+"""The events of one streamed answer as Frames, checked for errors and for a complete end."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from serve_app.wire.frames import EventCutter, Frame
 
 _DONE = b"[DONE]\n\n"
 _MOST_EVENT_BYTES = 16 * 2**20
-_END_S = 1.0  # how long after [DONE] the connection may stay open before it is given up instead of kept
+_END_S = 1.0  # longest wait for the end of the body after [DONE]; then the connection is closed, not reused
 
 
 class EventStream:

@@ -1,7 +1,7 @@
-"""HttpPool: a pool whose members are OpenAI-compatible addresses, ours or anybody's.
+"""HttpPool: a pool whose members are OpenAI-compatible addresses, replicas or other servers.
 
-Bytes pass through as received. A member that fails before the first byte is replaced by another; after it, the error
-is the caller's. A dropped iterator drops the connection, which is the member's sign to stop the model.
+Bytes pass through as received. A member that fails before the first byte is replaced by another; a later error goes to
+the caller. Closing the iterator closes the connection, which stops the model.
 """
 
 import asyncio
@@ -17,8 +17,7 @@ from serve_app.pools.base import PoolLoad
 from serve_app.pools.directory import Directory, Member
 from serve_app.pools.event_stream import EventStream
 from serve_app.pools.replica_session import ReplicaSession
-from serve_app.pools.retry import Backoff
-from serve_app.pools.upstream import BrokenUpstream, SlowUpstream, Timeouts, Upstream, client_session
+from serve_app.pools.upstream import Backoff, BrokenUpstream, SlowUpstream, Timeouts, Upstream, client_session
 from serve_app.pools.upstream_errors import error_of_whole
 from serve_app.types import Capabilities, Price, Query
 from serve_app.wire.frames import Answer, Call, Frame
@@ -31,47 +30,54 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Wire:
-    """How members are spoken to. `backoff` is for tries when nobody else is left to ask."""
+class UpstreamOptions:
+    """Options of the calls to members. `backoff` applies when every available member has been tried."""
 
     upstream_model: str
     headers: Mapping[str, str]
     timeouts: Timeouts
     backoff: Backoff = field(default_factory=Backoff)
     identify: bool = True
-    """The members are replicas of ours: they understand the answer's id and time, and a lean client will do."""
+    """The members are replicas: they accept the answer's id and time, and the minimal client is enough."""
     places: int = 0
-    """Requests that a member serves at once; 0: nobody knows."""
+    """Requests that a member serves at once; 0: unknown."""
 
 
 class HttpPool:
     """A pool over a Directory of addresses. Must be made inside the event loop that will use it."""
 
     def __init__(
-        self, name: str, model: str, directory: Directory, wire: Wire, *, price: Price, capabilities: Capabilities
+        self,
+        name: str,
+        model: str,
+        directory: Directory,
+        options: UpstreamOptions,
+        *,
+        price: Price,
+        capabilities: Capabilities,
     ) -> None:
         self.name = name
         self.model = model
         self.price = price
         self.capabilities = capabilities
         self.directory = directory
-        self._wire = wire
-        self._session = ReplicaSession() if wire.identify else client_session()
+        self._options = options
+        self._session = ReplicaSession() if options.identify else client_session()
         self._upstreams: dict[str, Upstream] = {}
 
     def load(self) -> PoolLoad:
-        """Members that may be asked, what this Gateway has open at them, and what else they last reported."""
+        """Available members, this Gateway's open requests there, and the others they last reported."""
         members = self.directory.available
         return PoolLoad(
             len(members),
             sum(m.in_flight for m in members),
             sum(m.others for m in members),
-            len(members) * self._wire.places,
+            len(members) * self._options.places,
         )
 
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """See `Pool.stream`."""
-        body = orjson.dumps(query_to_openai(query, model=self._wire.upstream_model, stream=True))
+        body = orjson.dumps(query_to_openai(query, model=self._options.upstream_model, stream=True))
         path, headers = _PATHS[query.endpoint], self._headers(call)
 
         async def open_at(upstream: Upstream) -> EventStream:
@@ -83,7 +89,7 @@ class HttpPool:
             async for frame in events:
                 yield frame
         except JethroError as error:
-            if error.retryable:  # the caller's own mistake says nothing of the member
+            if error.retryable:  # the caller's mistake is not the member's failure
                 self._note(member, error, seen)
             raise
         finally:
@@ -92,7 +98,7 @@ class HttpPool:
 
     async def complete(self, query: Query, call: Call) -> Answer:
         """See `Pool.complete`."""
-        body = orjson.dumps(query_to_openai(query, model=self._wire.upstream_model, stream=False))
+        body = orjson.dumps(query_to_openai(query, model=self._options.upstream_model, stream=False))
         path, headers = _PATHS[query.endpoint], self._headers(call)
 
         async def post_to(upstream: Upstream) -> Answer:
@@ -108,15 +114,15 @@ class HttpPool:
 
     @property
     def scraped(self) -> bool:
-        """Whether the members are replicas of ours, which tell their metrics."""
-        return self._wire.identify
+        """Whether the members are replicas, which export metrics."""
+        return self._options.identify
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._session.close()
 
-    async def _first(self, ask: Callable[[Upstream], Awaitable[T]], call: Call) -> tuple[Member, T]:
-        """Ask members in turn until one gives its first byte; that one stays counted in flight."""
+    async def _first(self, send: Callable[[Upstream], Awaitable[T]], call: Call) -> tuple[Member, T]:
+        """Try members until one answers with its first byte; that one stays counted in flight."""
         tried: dict[str, JethroError] = {}
         attempt = 0
         while True:
@@ -124,7 +130,7 @@ class HttpPool:
             member.in_flight += 1
             seen = member.failures
             try:
-                result = await ask(self._upstream(member))
+                result = await send(self._upstream(member))
             except JethroError as error:
                 member.in_flight -= 1
                 if not error.retryable:
@@ -132,7 +138,7 @@ class HttpPool:
                 if isinstance(error, SlowUpstream) and call.deadline_s is not None and monotonic() >= call.deadline_s:
                     raise DeadlineExceeded(f"{self.model} was not done before the deadline") from error
                 if isinstance(error, BrokenUpstream) or member.address not in tried:
-                    self._note(member, error, seen)  # else the request may be at fault: the others still come through
+                    self._note(member, error, seen)  # else the request may be at fault
                 tried[member.address] = error
                 await self._pause(attempt, tried, error)
                 attempt += 1
@@ -144,7 +150,7 @@ class HttpPool:
                 return member, result
 
     async def _next_member(self, tried: Mapping[str, JethroError], call: Call) -> Member:
-        """Somebody not tried yet; when all were, whoever can be had, since a restart may have mended it."""
+        """A member not tried yet; once all were, any available one, since it may have restarted."""
         try:
             return await self.directory.pick(tried, wait=call.may_wait)
         except PoolUnavailable:
@@ -158,19 +164,19 @@ class HttpPool:
             raise _worst(tried.values()) from None
 
     def _note(self, member: Member, error: JethroError, seen: int) -> None:
-        if isinstance(error, PoolUnavailable) and self._wire.identify:
+        if isinstance(error, PoolUnavailable) and self._options.identify:
             self.directory.draining(member)
-        elif not isinstance(error, Overloaded):  # a remote upstream that drains is one that fails: it comes back
+        elif not isinstance(error, Overloaded):  # a remote upstream that drains has failed: it may return
             self.directory.failed(member, seen)
 
     async def _pause(self, attempt: int, tried: Mapping[str, JethroError], error: JethroError) -> None:
-        """Wait before the next try, not at all if somebody else can be asked. Raises when tries are over."""
-        pause_s = self._wire.backoff.pause_s(attempt, error)
+        """Wait before the next try, not at all if another member is available. Raises after the last try."""
+        pause_s = self._options.backoff.pause_s(attempt, error)
         if pause_s is None:
             raise _worst(tried.values())
         if all(m.address in tried for m in self.directory.available):
             if _all_full(tried):
-                raise _worst(tried.values())  # nobody is asked again: the caller can wait better than we
+                raise _worst(tried.values())  # a full member is not tried again: the wait is left to the caller
             await asyncio.sleep(pause_s)
 
     def _upstream(self, member: Member) -> Upstream:
@@ -179,13 +185,13 @@ class HttpPool:
             known = {m.address for m in self.directory.members}
             self._upstreams = {a: u for a, u in self._upstreams.items() if a in known}
             upstream = self._upstreams[member.address] = Upstream(
-                member.address, session=self._session, headers=self._wire.headers, timeouts=self._wire.timeouts
+                member.address, session=self._session, headers=self._options.headers, timeouts=self._options.timeouts
             )
         return upstream
 
     def _headers(self, call: Call) -> dict[str, str]:
         headers = {"x-request-id": call.request_id}
-        if self._wire.identify:
+        if self._options.identify:
             headers["x-jethro-id"] = call.id
             headers["x-jethro-created"] = str(call.created_s)
         return headers
@@ -196,6 +202,6 @@ def _all_full(tried: Mapping[str, JethroError]) -> bool:
 
 
 def _worst(errors: Iterable[JethroError]) -> JethroError:
-    """The error to show when all failed: a full queue only if all were full, since that is the caller's to wait for."""
+    """The error to report when all failed: Overloaded only if all were full."""
     listed = list(errors)
     return next((e for e in reversed(listed) if not isinstance(e, Overloaded)), listed[-1])

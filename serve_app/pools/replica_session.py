@@ -1,8 +1,8 @@
-"""A lean HTTP/1.1 client for replicas of ours: plain TCP, kept-alive connections, one write per request.
+"""A minimal HTTP/1.1 client for replicas: plain TCP, keep-alive connections, one write per request.
 
-It offers the small part of aiohttp's session that `Upstream` uses, at about a third of the CPU, because the hop to the
-replica is the largest part of a Gateway's work. Parsing is httptools', the parser of uvicorn. Not for foreign servers:
-no TLS, no redirects, no proxies, no compression.
+It has the small part of aiohttp's session that `Upstream` uses, at about a third of the CPU, because the hop to the
+replica is the largest part of a Gateway's work. The parser is httptools', as in uvicorn. Not for other servers: no TLS,
+no redirects, no proxies, no compression.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class ReplicaSession:
             self._idle.pop(connection.address, None)
 
     def _take(self, address: tuple[str, int]) -> "_Connection | None":
-        """The connection used last, so that surplus ones grow old and are dropped."""
+        """The connection used last, so that surplus ones time out."""
         idle = self._idle.get(address)
         while idle:
             connection = idle.pop()
@@ -114,7 +114,7 @@ class _Connection(asyncio.Protocol):
         return self._response
 
     def end(self, *, reusable: bool) -> None:
-        """The response is over: read to its end, or given up."""
+        """The response is complete or abandoned."""
         if self._response is None:
             return
         self._response = None
@@ -124,7 +124,7 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transport has the same interface
 
     def data_received(self, data: bytes) -> None:
         if self._response is None:
@@ -167,7 +167,7 @@ class ReplicaResponse:
             await self._wait()
 
     async def readany(self) -> bytes:
-        """What has arrived of the body, waiting for the first byte; empty at its end. Raises OSError if cut."""
+        """The bytes of the body that have arrived, at least one; empty at its end. Raises OSError if cut."""
         while not self._pieces:
             if self._whole:
                 self.close()
@@ -184,9 +184,9 @@ class ReplicaResponse:
         return data
 
     def close(self) -> None:
-        """Give the connection back if the body is whole, else drop it. Idempotent."""
+        """Release the connection if the body is whole, else drop it. Idempotent."""
         connection, self._connection = self._connection, None
-        if connection is not None:  # one whose reading is paused would stay deaf to its next answer
+        if connection is not None:  # a connection with paused reading would miss its next answer
             connection.end(reusable=self._whole and self._error is None and not self._paused)
 
     def broke(self, error: BaseException) -> None:

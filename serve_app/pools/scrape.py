@@ -1,4 +1,4 @@
-"""The engines' own metrics, gathered from every replica of a pool and labelled with `pool` and `replica`."""
+"""The engines' own metrics, scraped from every replica of a pool and labelled with `pool` and `replica`."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ _MOST_BYTES = 4 * 2**20
 
 
 async def scrape(pools: Iterable[HttpPool]) -> str:
-    """Prometheus text of all replicas of ours, resting ones too; one that does not answer is left out and logged."""
+    """Prometheus text of all replicas, those in cooldown included; one that does not answer is skipped and logged."""
     members = [(p.name, m.address) for p in pools if p.scraped for m in p.directory.members]
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
         texts = await asyncio.gather(*(_fetch(session, address) for _, address in members))
@@ -27,7 +27,7 @@ async def scrape(pools: Iterable[HttpPool]) -> str:
 
 
 def merged(texts: Mapping[tuple[tuple[str, str], ...], str]) -> str:
-    """One text of many, each by the labels that tell it apart; a family of several is told once, with all samples."""
+    """One text of many, each with its own labels; a family appears once, with all samples."""
     families: dict[str, Metric] = {}
     for labels, text in texts.items():
         for family in text_string_to_metric_families(text):

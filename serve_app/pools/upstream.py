@@ -1,12 +1,12 @@
-"""A client of one OpenAI-compatible address: a replica of ours or somebody else's server.
+"""A client of one OpenAI-compatible address, of a replica or of another server; its timeouts and back-off.
 
-Bytes in, bytes out; nothing of an answer is parsed here. It does not retry and does not choose between addresses:
-whoever holds several of these does (see `serve_app.pools.retry`).
+Bytes in, bytes out: no answer is parsed here. HttpPool retries and chooses between addresses.
 """
 
 import asyncio
+import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import aiohttp
@@ -24,22 +24,48 @@ _MOST_ERROR_BYTES = 16 * 2**20  # some quote the whole request in their refusal
 
 
 class BrokenUpstream(UpstreamError):
-    """No answer came, or none that can be read; an upstream that answers with an error is alive."""
+    """No answer, or an unreadable one; an upstream that answers with an error is alive."""
 
 
 class SlowUpstream(BrokenUpstream):
-    """No first byte in time: a failure of the upstream, unless it was the caller who could not wait longer."""
+    """No first byte in time: a failure of the upstream, unless the caller's deadline has passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long an upstream may take: for the connection, from sending the request to the first event (or to the head
-    of a whole answer), and from one piece to the next.
+    """Limits for the connection, from the request to the first event (or the head of a whole answer), and between
+    pieces.
     """
 
     connect_s: float = 5.0
     first_byte_s: float = 120.0
     idle_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential back-off with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015).
+
+    `retries` are tries after the first. A Retry-After of the upstream is a lower bound on the wait; one longer than
+    `longest_retry_after_s` ends the tries: such a wait is left to the caller.
+    """
+
+    retries: int = 2
+    base_s: float = 0.05
+    cap_s: float = 2.0
+    longest_retry_after_s: float = 5.0
+    rng: random.Random = field(default_factory=random.Random, compare=False)
+
+    def pause_s(self, attempt: int, error: JethroError) -> float | None:
+        """Seconds to wait after the failure of try `attempt` (0 is the first); None: give up."""
+        if attempt >= self.retries or not error.retryable:
+            return None
+        wait_s = self.rng.uniform(0.0, min(self.cap_s, self.base_s * 2**attempt))
+        if error.retry_after_s is not None:
+            if error.retry_after_s > self.longest_retry_after_s:
+                return None
+            wait_s += error.retry_after_s
+        return wait_s
 
 
 def client_session() -> aiohttp.ClientSession:
@@ -61,9 +87,9 @@ Response = aiohttp.ClientResponse | ReplicaResponse
 
 
 class Upstream:
-    """One address. `base_url` stands before the paths, such as `http://10.0.0.7:4123/v1`.
+    """One address. `base_url` is the prefix of the paths, such as `http://10.0.0.7:4123/v1`.
 
-    `headers` go with every request (the key among them); they appear in no message and no repr.
+    `headers` are sent with every request (the key among them) and appear in no message and no repr.
 
     Errors of both calls, before the first byte: UpstreamError (no connection, reset, timeout, 5xx, key refused),
     Overloaded (429, with retry_after_s), PoolUnavailable (a replica that drains), RequestError family (4xx with
@@ -92,7 +118,7 @@ class Upstream:
     async def open_stream(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> EventStream:
         """Send `body` and wait for the first whole event. `path` begins with a slash.
 
-        Until this returns nothing of the answer has been given away, so a failed call may be tried elsewhere.
+        Until this returns no part of the answer has been used, so a failed call may be retried elsewhere.
         """
         try:
             async with asyncio.timeout(self._timeouts.first_byte_s):
@@ -111,7 +137,7 @@ class Upstream:
             self._raise_connection(e)
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
-        """Send `body` and give the body of the whole answer."""
+        """Send `body` and return the body of the whole answer."""
         try:
             async with asyncio.timeout(self._timeouts.first_byte_s) as limit:
                 response = await self._send(path, body, headers)
@@ -140,9 +166,7 @@ class Upstream:
         return error
 
     async def _send(self, path: str, body: bytes, headers: Mapping[str, str] | None) -> Response:
-        url = self._urls.get(path)
-        if url is None:
-            url = self._urls[path] = URL(self.base_url + path)
+        url = self._urls.get(path) or self._urls.setdefault(path, URL(self.base_url + path))
         return await self._session.post(
             url,
             data=body,
@@ -152,7 +176,7 @@ class Upstream:
         )
 
     async def _refusal(self, response: Response) -> JethroError:
-        """The error that an answer tells. A body that is cut or endless takes nothing from what the status says."""
+        """The error of an answer. Without a readable body the status decides."""
         try:
             body = await self._read(response, _MOST_ERROR_BYTES)
         except (UpstreamError, aiohttp.ClientError, OSError):
@@ -160,7 +184,7 @@ class Upstream:
         return self.refusal(error_of_answer(response.status, response.headers, body))
 
     async def _read(self, response: Response, most: int, limit: asyncio.Timeout | None = None) -> bytes:
-        """The body; `limit` is moved on at each piece, since some send blank lines while the model works."""
+        """The body; each piece extends `limit`, since some send blank lines while the model works."""
         body, now = bytearray(), asyncio.get_running_loop().time
         while True:
             if limit is not None:

@@ -1,4 +1,4 @@
-"""Turns what an upstream answers on failure into our error family. Pure: bytes and headers in, an exception out."""
+"""Maps an upstream's error answers to JethroErrors. Pure: bytes and headers in, an exception out."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -51,10 +51,10 @@ _MOST_RETRY_AFTER_S = 3600.0
 def error_of_answer(status: int, headers: Mapping[str, str], body: bytes) -> JethroError:
     """The error for an HTTP answer with a status of 400 or more.
 
-    4xx with OpenAI's error object keep the upstream's message, param and code. 413 and 422 are the caller's matter
-    without one as well (a proxy's page, FastAPI's `detail`): no other member would take such a request.
-    401 and 403 are the operator's (the upstream refused our key) and become a 502 without the upstream's words, which
-    may quote the key.
+    4xx with OpenAI's error object keep the upstream's message, param and code. 413 and 422 are the caller's fault even
+    without one (a proxy's page, FastAPI's `detail`): no other member would take such a request. 401 and 403 are the
+    operator's fault (the upstream refused our key) and become a 502 without the upstream's message, which may quote
+    the key.
     """
     retry_after_s = retry_after(headers.get("retry-after"))
     error = _error_object(body) or _detail(status, body)
@@ -86,7 +86,7 @@ def error_of_event(error: Any) -> JethroError:
 
 
 def error_of_whole(answer: Answer) -> JethroError | None:
-    """What is wrong with a whole answer that came with status 200; None if it has choices, as it should."""
+    """The error of a whole answer with status 200; None if it has choices."""
     try:
         parsed: Any = answer.parsed
     except orjson.JSONDecodeError:
@@ -103,7 +103,7 @@ def error_of_whole(answer: Answer) -> JethroError | None:
 
 
 def redacted(error: JethroError, secret: str) -> JethroError:
-    """The error, with a secret that the upstream quotes struck out of its message."""
+    """The error, with a secret that the upstream quotes hidden in its message."""
     if secret and secret in error.message:
         error.message = error.message.replace(secret, "[hidden]")
         error.args = (error.message,)
@@ -142,7 +142,7 @@ def _error_object(body: bytes) -> dict[str, Any]:
 
 
 def _detail(status: int, body: bytes) -> dict[str, Any]:
-    """FastAPI's words for a request that it could not read; empty if there are none. Its 404 means a wrong URL."""
+    """FastAPI's message for a request that it could not read; empty if there is none. Its 404 means a wrong URL."""
     if status not in (400, *_CALLERS):
         return {}
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from serve_app.replies import reply
+from serve_app.errors import replica_reply
 from serve_app.streams.base import Event, EventBatch, LearnerPort, batch_to_json
 from serve_app.streams.online.base import LabeledEvent
 
@@ -25,7 +25,7 @@ async def call_learner(call: Coroutine[Any, Any, T], limit_s: float) -> T:
     See `reply`: what follows the Learner and sends it events lives as long as its Gateway.
     """
     async with asyncio.timeout(limit_s):
-        return await reply(call)
+        return await replica_reply(call)
 
 
 _BATCH: Final = 256

@@ -11,7 +11,7 @@ from serve_app.errors import (
     RequestError,
     UpstreamError,
 )
-from serve_app.pools.attempt import Attempt, most_telling
+from serve_app.pools.attempt import Attempt, most_relevant
 from serve_app.types import Capabilities
 from tests.cascade.fakes import CALL, pool, query
 
@@ -32,8 +32,8 @@ NONE, DEAD = PoolUnavailable("none"), UpstreamError("dead")
         ([(LONG, 8), (LONG, 64)], LONG),
     ],
 )
-def test_the_most_telling_of_several_errors(failures: list[tuple[JethroError, int]], told: JethroError) -> None:
-    assert most_telling([(e, Capabilities(max_context_tokens=limit)) for e, limit in failures]) is told
+def test_the_most_relevant_of_several_errors(failures: list[tuple[JethroError, int]], told: JethroError) -> None:
+    assert most_relevant([(e, Capabilities(max_context_tokens=limit)) for e, limit in failures]) is told
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from serve_app.errors import PoolUnavailable
-from serve_app.pools.directory import Directory, Report
+from serve_app.pools.directory import Directory, ReplicaReport
 
 
 class Clock:
@@ -22,7 +22,7 @@ class Clock:
 
 def directory(*addresses: str, **options: object) -> Directory:
     made = Directory("small", rng=random.Random(0), **options)  # type: ignore[arg-type]
-    made.update([Report(a) for a in addresses])
+    made.update([ReplicaReport(a) for a in addresses])
     return made
 
 
@@ -44,7 +44,7 @@ async def test_power_of_two_never_picks_the_most_loaded_and_spreads_the_rest() -
 async def test_load_of_other_gateways_counts_and_our_own_is_not_counted_twice() -> None:
     d = directory("a", "b")
     d.members[0].in_flight = 2
-    d.update([Report("a", running=5, waiting=1), Report("b")])
+    d.update([ReplicaReport("a", running=5, waiting=1), ReplicaReport("b")])
     assert (d.members[0].in_flight, d.members[0].others, d.members[0].load) == (2, 4, 6)
 
 
@@ -75,7 +75,7 @@ async def test_draining_members_are_not_asked_again_and_missing_ones_are_gone() 
     d = directory("a", "b")
     d.draining(d.members[0])
     assert [m.address for m in d.available] == ["b"]
-    d.update([Report("c")])
+    d.update([ReplicaReport("c")])
     assert [m.address for m in d.members] == ["c"]
 
 
@@ -83,7 +83,7 @@ async def test_pick_waits_for_a_member_to_come_up() -> None:
     d = Directory("small", wait_s=5.0)
     picking = asyncio.create_task(d.pick())
     await asyncio.sleep(0.02)
-    d.update([Report("a")])
+    d.update([ReplicaReport("a")])
     assert (await picking).address == "a"
 
 
@@ -111,14 +111,14 @@ async def test_excluded_members_are_not_waited_for() -> None:
 
 async def test_following_goes_on_when_discovery_fails() -> None:
     d = Directory("small")
-    rounds = iter([[Report("a")], RuntimeError("replica died"), [Report("a"), Report("b")]])
+    rounds = iter([[ReplicaReport("a")], RuntimeError("replica died"), [ReplicaReport("a"), ReplicaReport("b")]])
     seen = asyncio.Event()
 
-    async def discover() -> list[Report]:
+    async def discover() -> list[ReplicaReport]:
         found = next(rounds, None)
         if found is None:
             seen.set()
-            return [Report("a"), Report("b")]
+            return [ReplicaReport("a"), ReplicaReport("b")]
         if isinstance(found, RuntimeError):
             assert [m.address for m in d.members] == ["a"]
             raise found
@@ -156,13 +156,13 @@ async def test_following_goes_on_when_discovery_hangs_or_is_cancelled_under_it()
     d = Directory("small")
     rounds = iter(["hang", "cancelled", "sound"])
 
-    async def discover() -> list[Report]:
+    async def discover() -> list[ReplicaReport]:
         match next(rounds, "sound"):
             case "hang":
                 await asyncio.Event().wait()
             case "cancelled":
                 raise asyncio.CancelledError  # as Ray does for a replica that was killed
-        return [Report("a")]
+        return [ReplicaReport("a")]
 
     following = asyncio.create_task(d.follow(discover, every_s=0.01, discovery_s=0.01))
     async with asyncio.timeout(5):

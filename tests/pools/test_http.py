@@ -11,11 +11,10 @@ import uvicorn
 
 from serve_app.engines.app import ReplicaApp, build_replica_app
 from serve_app.errors import ContextLengthExceeded, Overloaded, PoolUnavailable, UpstreamError
-from serve_app.pools.directory import Directory, Report
-from serve_app.pools.http import HttpPool, Wire
-from serve_app.pools.retry import Backoff
+from serve_app.pools.directory import Directory, ReplicaReport
+from serve_app.pools.http import HttpPool, UpstreamOptions
 from serve_app.pools.scrape import scrape
-from serve_app.pools.upstream import Timeouts
+from serve_app.pools.upstream import Backoff, Timeouts
 from serve_app.types import Capabilities, Message, Price, Query, Sampling, Usage
 from serve_app.wire.frames import Call
 from tests.fakes import FakeEngine
@@ -56,9 +55,11 @@ class _Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def running(*replicas: Replica, wait_s: float = 0.0) -> AsyncIterator[HttpPool]:
     directory = Directory("small", wait_s=wait_s)
-    directory.update([Report(r.address) for r in replicas])
-    wire = Wire("fake", {"authorization": "Bearer s3cret"}, Timeouts(1, 5, 5), Backoff(retries=4, base_s=0.01))
-    pool = HttpPool("small", "fake", directory, wire, price=Price(), capabilities=Capabilities())
+    directory.update([ReplicaReport(r.address) for r in replicas])
+    options = UpstreamOptions(
+        "fake", {"authorization": "Bearer s3cret"}, Timeouts(1, 5, 5), Backoff(retries=4, base_s=0.01)
+    )
+    pool = HttpPool("small", "fake", directory, options, price=Price(), capabilities=Capabilities())
     for replica in replicas:
         while not replica.server.started:
             await asyncio.sleep(0.005)
@@ -122,7 +123,7 @@ async def test_a_draining_replica_is_left_and_finishes_what_it_has() -> None:
         while not leaving.engine.running:
             await asyncio.sleep(0.005)
         draining = asyncio.create_task(leaving.app.drain(5.0))
-        pool.directory.update([Report(leaving.address), Report(staying.address)])
+        pool.directory.update([ReplicaReport(leaving.address), ReplicaReport(staying.address)])
         while not staying.server.started:
             await asyncio.sleep(0.005)
         assert [await told(pool, query("other")) for _ in range(4)] == ["other"] * 4
@@ -191,7 +192,7 @@ async def test_with_nobody_there_it_waits_only_if_it_may() -> None:
         await asyncio.sleep(0.05)
         while not late.server.started:
             await asyncio.sleep(0.005)
-        pool.directory.update([Report(late.address)])
+        pool.directory.update([ReplicaReport(late.address)])
         assert (await asking).usage.completion_tokens == 5
         await late.kill()
 

@@ -10,9 +10,8 @@ import pytest
 
 from serve_app.errors import ContextLengthExceeded, DeadlineExceeded, Overloaded, UpstreamError
 from serve_app.pools.directory import Directory
-from serve_app.pools.http import HttpPool, Wire
-from serve_app.pools.retry import Backoff
-from serve_app.pools.upstream import Timeouts
+from serve_app.pools.http import HttpPool, UpstreamOptions
+from serve_app.pools.upstream import Backoff, Timeouts
 from serve_app.types import Capabilities, Message, Price, Query, Usage
 from serve_app.wire.frames import Call
 from tests.pools.upstream_server import END, Hold, Pause, Reset, answer, event, fake_upstream, head, piece
@@ -26,7 +25,7 @@ def query() -> Query:
 
 @contextlib.asynccontextmanager
 async def remote(*urls: str, timeouts: Timeouts | None = None) -> AsyncIterator[HttpPool]:
-    wire = Wire("m", {}, timeouts or Timeouts(1, 5, 5), Backoff(retries=2, base_s=0.01), identify=False)
+    wire = UpstreamOptions("m", {}, timeouts or Timeouts(1, 5, 5), Backoff(retries=2, base_s=0.01), identify=False)
     pool = HttpPool("r", "m", Directory.fixed("r", urls), wire, price=Price(), capabilities=Capabilities())
     try:
         yield pool

@@ -21,7 +21,7 @@ from serve_app.cascade.serving.response_filter import relay, with_needs
 from serve_app.cascade.serving.skipping import LatencyEstimate
 from serve_app.cascade.serving.stages import Stage, StageResult, plan_stages
 from serve_app.errors import DeadlineExceeded, JethroError
-from serve_app.pools.attempt import may_fall_back, most_telling
+from serve_app.pools.attempt import may_fall_back, most_relevant
 from serve_app.pools.base import Pool
 from serve_app.strategy import Context, Event, Spent
 from serve_app.types import Decision, Query, Step, Usage
@@ -253,7 +253,7 @@ class CascadeRun(ABC):
     @property
     def _most_informative_error(self) -> JethroError:
         """What the caller gets if no stage has an answer."""
-        return most_telling([(r.error, r.stage.pool.capabilities) for r in self.results if r.error is not None])
+        return most_relevant([(r.error, r.stage.pool.capabilities) for r in self.results if r.error is not None])
 
     # What is reported.
 

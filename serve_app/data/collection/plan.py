@@ -12,7 +12,7 @@ from serve_app.data.collection.lab import Half, unseen_queries
 from serve_app.data.records import messages_of, read_records, unique_ids
 from serve_app.errors import DataError
 from serve_app.pools.base import Pool
-from serve_app.pools.retry import Backoff
+from serve_app.pools.upstream import Backoff
 from serve_app.types import Message, Query, Sampling
 
 

@@ -10,9 +10,8 @@ from serve_app.errors import ConfigError
 from serve_app.pools.base import Pool
 from serve_app.pools.directory import Directory
 from serve_app.pools.factory import build_pool, capabilities
-from serve_app.pools.http import HttpPool, Wire
-from serve_app.pools.retry import Backoff
-from serve_app.pools.upstream import Timeouts
+from serve_app.pools.http import HttpPool, UpstreamOptions
+from serve_app.pools.upstream import Backoff, Timeouts
 from serve_app.types import Price
 
 _NO_RETRIES = Backoff(retries=0)
@@ -54,7 +53,7 @@ async def pools_at(
         pools: dict[str, Pool] = {}
         for name in _chosen(config, names):
             settings = config.pools[name]
-            wire = Wire(
+            wire = UpstreamOptions(
                 upstream_model=settings.model,
                 headers={"authorization": f"Bearer {key}"} if key else {},
                 timeouts=Timeouts(first_byte_s=timeout_s, idle_s=timeout_s),

@@ -24,7 +24,7 @@ from serve_app.errors import (
     UpstreamError,
 )
 from serve_app.pools.base import PoolLoad
-from serve_app.pools.retry import Backoff
+from serve_app.pools.upstream import Backoff
 from serve_app.store.base import COLLECTED
 from serve_app.types import Capabilities, Message, Price, Query, Sampling
 from serve_app.wire.frames import Answer, Call, Frame

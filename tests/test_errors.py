@@ -6,7 +6,7 @@ import pytest
 
 from serve_app.deployments.learner import LearnerHandle
 from serve_app.deployments.scorer import ScorerHandle
-from serve_app.replies import reply
+from serve_app.errors import replica_reply
 
 
 async def stopped() -> float:
@@ -24,7 +24,7 @@ class StoppedHandle:
 
 
 async def test_an_answer_passes() -> None:
-    assert await reply(asyncio.sleep(0, "told")) == "told"
+    assert await replica_reply(asyncio.sleep(0, "told")) == "told"
 
 
 async def test_a_call_that_ends_with_its_replica_is_an_error() -> None:
@@ -41,7 +41,7 @@ async def test_a_call_that_ends_with_its_replica_is_an_error() -> None:
 
 
 async def test_who_is_cancelled_while_it_waits_is_cancelled() -> None:
-    asking = asyncio.create_task(reply(asyncio.Event().wait()))
+    asking = asyncio.create_task(replica_reply(asyncio.Event().wait()))
     await asyncio.sleep(0)
     asking.cancel()
     await asyncio.wait((asking,))
@@ -51,4 +51,4 @@ async def test_who_is_cancelled_while_it_waits_is_cancelled() -> None:
 async def test_a_time_limit_passes() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await reply(asyncio.Event().wait())
+            await replica_reply(asyncio.Event().wait())
