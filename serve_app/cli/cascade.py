@@ -1,9 +1,4 @@
-"""`jethro cascade`: record answers of your models, fit a chain of them under a budget, measure it, show it.
-
-`jethro cascade fit-automix`: a small and a large model, by the small one's own verdicts.
-
-`jethro cascade fit-routing`: fit a cascade router, which may ask any model next and skip any.
-"""
+"""`jethro cascade`: fit a chain of models, or a cascade router, on collected answers; measure it, show it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,19 +19,28 @@ if TYPE_CHECKING:
     from serve_app.cascade.base import Signal
 
 
+DataOption = Annotated[Path, typer.Option("--data", help="Answers of `jethro cascade collect` or `data collect`.")]
+ChainFolderOption = Annotated[Path, typer.Option("--out", help="Folder for the fitted chain; name it in the config.")]
+TargetOption = Annotated[
+    str, typer.Option("--target", help="quality-drop=0.01, strong-share=0.5 or cost=0.0002 (USD a query).")
+]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Draws folds.")]
+
+
 def fit_automix(
-    data: Annotated[Path, typer.Option("--data", help="Recorded answers, of `jethro cascade collect --verdicts 8`.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the fitted chain; name it in the config.")],
-    target: Annotated[str, typer.Option(help="quality-drop=0.01, strong-share=0.5 or cost=0.0002 (USD a query).")],
+    data: Annotated[Path, typer.Option("--data", help="Answers of `jethro cascade collect --verdicts 8`.")],
+    out: ChainFolderOption,
+    target: TargetOption,
     chain: Annotated[str | None, typer.Option(help="The small and the large pool; default as recorded.")] = None,
     decider: Annotated[
         Literal["threshold", "double-threshold", "pomdp"], typer.Option(help="How verdicts become a decision.")
     ] = "pomdp",
     signal: Annotated[str, typer.Option(help="self_verification or agreement: a fraction.")] = "self_verification",
-    split: Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws folds.")] = 0,
+    split: SplitOption = None,
+    seed: SeedOption = 0,
 ) -> None:
-    """Fit AutoMix: hopeless queries are not passed on, by the small model's verdicts on its own answers.
+    """Fit AutoMix: queries hopeless for both models are not escalated, by the small model's own verdicts.
 
     \b
     Examples:
@@ -47,13 +51,11 @@ def fit_automix(
     from serve_app.cascade.fitting.automix import AutoMixPlan
     from serve_app.cascade.fitting.automix import fit_automix as fit
     from serve_app.cascade.signals.specs import UNTRAINED
-    from serve_app.data.recorded import read
     from serve_app.decision.target import Target
 
     if signal not in UNTRAINED:
         raise ConfigError(f"signal {signal!r} is not known: give self_verification or agreement")
-    recorded = read(data)
-    recorded = recorded if split is None else recorded.split(split)
+    recorded = _recorded(data, split)
     names = listed(chain) if chain else recorded.models
     fitted = fit(recorded, AutoMixPlan(names, Target.parse(target), decider, UNTRAINED[signal](), seed=seed))
     save_chain(fitted, out)
@@ -61,26 +63,24 @@ def fit_automix(
     show(out)
 
 
-_ROUTING_SIGNALS = (
-    "Commas; several are combined: logprobs (all that tokens tell), prior, mean_logprob, ...; or recorded."
-)
+_ROUTING_SIGNALS = "Commas; several are combined: logprobs (all of tokens), prior, mean_logprob, ...; or recorded."
 
 
 def fit_routing(
-    data: Annotated[Path, typer.Option("--data", help="Recorded answers, of `jethro cascade collect`.")],
+    data: DataOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for the fitted router; name it in cascade.routing.")],
     budget: Annotated[str, typer.Option(help="Mean cost a query: 0.0002 (USD), or 40% of the dearest model's.")],
-    models: Annotated[str | None, typer.Option(help="Pools with commas; default all that are recorded.")] = None,
+    models: Annotated[str | None, typer.Option(help="Comma-separated pools; default all that are recorded.")] = None,
     signals: Annotated[str, typer.Option(help=_ROUTING_SIGNALS)] = "logprobs",
     prior_of: Annotated[
         str, typer.Option(help="The router whose recorded score the signal `prior` is.")
     ] = "complexity",
     encoder: Annotated[str | None, typer.Option(help="Read prompts before any answer: minilm, or a folder.")] = None,
     in_order: Annotated[bool, typer.Option("--in-order", help="A cascade: keep the order, skip none.")] = False,
-    split: Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws folds.")] = 0,
+    split: SplitOption = None,
+    seed: SeedOption = 0,
 ) -> None:
-    """Fit a cascade router: estimates before and after each answer, and the price of cost that keeps a budget.
+    """Fit a cascade router: estimates before and after each answer, and the price of cost that meets a budget.
 
     \b
     Examples:
@@ -92,14 +92,11 @@ def fit_routing(
     from serve_app.cascade.routing.fitting import fit_routing as fit
     from serve_app.cascade.routing.router import save_routing
     from serve_app.cascade.routing.supermodels import Form
-    from serve_app.data.recorded import read
 
-    recorded = read(data)
-    recorded = recorded if split is None else recorded.split(split)
+    recorded = _recorded(data, split)
     names = listed(models) if models else recorded.models
-    confidence = (
-        None if signals.strip() == "recorded" else ConfidencePlan(_routing_signals(signals, prior_of), seed=seed)
-    )
+    chosen = None if signals.strip() == "recorded" else _signals(signals, prior_of)
+    confidence = None if chosen is None else ConfidencePlan(chosen, seed=seed)
     form: Form = "prefix" if in_order else "any"
     plan = RoutingPlan(names, _budget(budget, recorded, names), form, confidence, encoder, seed=seed)
     router = fit(recorded, plan, lambda line: typer.echo(line, err=True))
@@ -111,11 +108,11 @@ def fit_routing(
 def _say(router: "CascadeRouter") -> None:
     found = router.expected
     if router.data["fell_back"]:
-        typer.echo("  a single model is better at this cost: the router asks single models, whatever they answer")
+        typer.echo("  a single model is better at this cost: the router calls single models, whatever they answer")
     typer.echo(f"  quality {found['quality']:.4f} (best model {found['strong_quality']:.4f}), held out")
     typer.echo(f"  {found['cost_usd']:.3g} USD a query of {router.data['budget_usd']:.3g}")
-    asked = {name.removeprefix("reach:"): value for name, value in found.items() if name.startswith("reach:")}
-    typer.echo("  asked: " + ", ".join(f"{pool} {100 * share:.1f} %" for pool, share in asked.items()))
+    calls = {name.removeprefix("reach:"): value for name, value in found.items() if name.startswith("reach:")}
+    typer.echo("  called: " + ", ".join(f"{pool} {100 * share:.1f} %" for pool, share in calls.items()))
 
 
 def _budget(text: str, recorded: "Recorded", models: tuple[str, ...]) -> float:
@@ -132,58 +129,38 @@ def _budget(text: str, recorded: "Recorded", models: tuple[str, ...]) -> float:
     return value / 100 * float(recorded.of(models).cost_usd.mean(0).max())
 
 
-def _routing_signals(text: str, prior_of: str) -> "tuple[Signal, ...]":
-    """Signals by name; `logprobs` stands for all that tokens tell. Raises ConfigError."""
-    from serve_app.cascade.fitting.confidence import LOGPROB_SIGNALS
-    from serve_app.cascade.signals.specs import UNTRAINED, signal_of
-
-    found: list[Signal] = []
-    for name in listed(text):
-        if name == "logprobs":
-            found += LOGPROB_SIGNALS
-        elif name == "prior":
-            found.append(signal_of({"name": name, "router": prior_of}, "--prior-of"))
-        elif name in UNTRAINED:
-            found.append(UNTRAINED[name]())
-        else:
-            raise ConfigError(f"signal {name!r} is not known: give logprobs, recorded, {', '.join(UNTRAINED)}")
-    if not found:
-        raise ConfigError("--signals: name at least one, or recorded")
-    return tuple(found)
-
-
-group = new_group(help="Fit and measure cascades: ask the weak model first, go on where its answer looks wrong.")
+group = new_group(help="Fit and measure cascades: call the weak model first, escalate where its answer looks wrong.")
 group.command("collect")(collect_for_cascades)
 group.command("fit-routing")(fit_routing)
 group.command("fit-automix")(fit_automix)
 
-DataOption = Annotated[Path, typer.Option("--data", help="Recorded answers, of `jethro cascade collect`.")]
-SplitOption = Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")]
 _CALIBRATOR = "logistic, isotonic, blended, or auto: held-out figures choose. Default: blended for one signal alone."
 _AWARE = (
     "Doubt per dollar. Default: for a cost target, unless held-out figures are surely better without; else reversed."
 )
-_SIGNALS = "Commas; several are combined: logprobs (all that tokens tell), prior, mean_logprob, agreement, ..."
+_SIGNALS = "Commas; several are combined: logprobs (all of tokens), prior, mean_logprob, agreement, ..."
 
 
 @group.command()
 def fit(
     data: DataOption,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the fitted chain; name it in the config.")],
-    target: Annotated[str, typer.Option(help="quality-drop=0.01, strong-share=0.5 or cost=0.0002 (USD a query).")],
-    chain: Annotated[str | None, typer.Option(help="Pools, weakest first, with commas; default as recorded.")] = None,
+    out: ChainFolderOption,
+    target: TargetOption,
+    chain: Annotated[
+        str | None, typer.Option(help="Comma-separated pools, weakest first; default as recorded.")
+    ] = None,
     choose: Annotated[bool, typer.Option("--choose", help="Take the best of these pools, in order of cost.")] = False,
-    levels: Annotated[int, typer.Option(min=2, help="With --choose: at most so many.")] = 3,
+    levels: Annotated[int, typer.Option(min=2, help="With --choose: maximum number of levels.")] = 3,
     signals: Annotated[str, typer.Option(help=_SIGNALS)] = "logprobs,prior",
     scorer: Annotated[str | None, typer.Option(help="Train an answer scorer: minilm, or a folder.")] = None,
     calibrator: Annotated[str | None, typer.Option(help=_CALIBRATOR)] = None,
     cost_aware: Annotated[bool | None, typer.Option("--cost-aware/--no-cost-aware", help=_AWARE)] = None,
     probe_tokens: Annotated[
-        int | None, typer.Option(min=1, help="ConfidenceModel the first so many tokens (streaming).")
+        int | None, typer.Option(min=1, help="Number of first tokens that signals read (streaming).")
     ] = None,
     split: SplitOption = None,
     confidence_is: Annotated[str | None, typer.Option(help="The signal that recorded `conf` values are.")] = None,
-    seed: Annotated[int, typer.Option(help="Draws folds.")] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Fit a chain: signals, calibration and thresholds, with held-out figures; refused if one model is better.
 
@@ -199,11 +176,9 @@ def fit(
     from serve_app.cascade.fitting.confidence import ConfidencePlan
     from serve_app.cascade.fitting.fit import ChainPlan, fit_chain
     from serve_app.cascade.signals.calibration import FITS
-    from serve_app.data.recorded import read
     from serve_app.decision.target import COST, Target
 
-    recorded = read(data)
-    recorded = recorded if split is None else recorded.split(split)
+    recorded = _recorded(data, split)
     names = listed(chain) if chain else recorded.models
     aim, chosen = Target.parse(target), _signals(signals)
     if confidence_is is not None and confidence_is not in (signal.name for signal in chosen):
@@ -244,11 +219,9 @@ def evaluate(
     from serve_app.cascade.artefact import load_fitted
     from serve_app.cascade.fitting.evaluation import held_out_of, replay_of, signal_qualities
     from serve_app.cascade.fitting.fit import expected
-    from serve_app.data.recorded import read
 
     fitted = load_fitted(folder)
-    recorded = read(data)
-    recorded = recorded if split is None else recorded.split(split)
+    recorded = _recorded(data, split)
     if fitted.data.get("digest") == recorded.digest() and not force:
         raise ConfigError(f"{data}: {folder} was fitted on these answers; give others, or --force")
     walk = replay_of(fitted.chain, recorded)
@@ -260,14 +233,14 @@ def evaluate(
 
 @group.command()
 def show(folder: Annotated[Path, typer.Argument(help="The folder of a fitted chain.")]) -> None:
-    """Tell what a fitted chain is: levels, signals, thresholds, and what to expect of it."""
+    """Show a fitted chain: levels, signals, thresholds, and expected figures."""
     from serve_app.cascade.artefact import load_fitted
     from serve_app.cascade.signals.specs import parts_of
 
     fitted = load_fitted(folder)
     chain = fitted.chain
     what = "whole answers" if chain.probe_tokens is None else f"the first {chain.probe_tokens} tokens"
-    typer.echo(f"{chain.version}, checks {what}, fitted for {fitted.target or 'no target'}")
+    typer.echo(f"{chain.version}, reads {what}, fitted for {fitted.target or 'no target'}")
     for number, level in enumerate(chain.levels):
         model = f" ({chain.models[number]})" if chain.models else ""
         if level.signal is None:
@@ -289,28 +262,40 @@ def _say_figures(found: Mapping[str, float]) -> None:
     if "quality_drop" in found:
         low, high = found["quality_drop_low"], found["quality_drop_high"]
         typer.echo(
-            f"  {100 * found['strong_share']:.1f} % ask the last level; quality drop against it "
+            f"  {100 * found['strong_share']:.1f} % call the last level; quality drop against it "
             f"{100 * found['quality_drop']:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
         )
     shares = {name.removeprefix("share:"): value for name, value in found.items() if name.startswith("share:")}
     typer.echo("  answered by " + ", ".join(f"{pool} {100 * share:.1f} %" for pool, share in shares.items()))
 
 
-def _signals(text: str) -> "tuple[Signal, ...]":
-    """Signals by name; `logprobs` stands for all that tokens tell. Raises ConfigError."""
+def _signals(text: str, prior_of: str | None = None) -> "tuple[Signal, ...]":
+    """Signals by name; `logprobs` stands for all log-probability signals, `prior` for the score of the router `prior_of`.
+
+    Raises ConfigError for an unknown name, or none.
+    """
     from serve_app.cascade.fitting.confidence import LOGPROB_SIGNALS
-    from serve_app.cascade.signals.specs import UNTRAINED
+    from serve_app.cascade.signals.specs import UNTRAINED, signal_of
 
     found: list[Signal] = []
     for name in listed(text):
         if name == "logprobs":
             found += LOGPROB_SIGNALS
+        elif name == "prior" and prior_of is not None:
+            found.append(signal_of({"name": name, "router": prior_of}, "--prior-of"))
         elif name in UNTRAINED:
             found.append(UNTRAINED[name]())
         else:
-            raise ConfigError(
-                f"signal {name!r} is not known: give logprobs, {', '.join(UNTRAINED)}, or --scorer minilm"
-            )
+            other = "recorded" if prior_of is not None else "or --scorer minilm"
+            raise ConfigError(f"signal {name!r} is not known: give logprobs, {', '.join(UNTRAINED)}, {other}")
     if not found:
         raise ConfigError("--signals: name at least one")
     return tuple(found)
+
+
+def _recorded(path: Path, split: str | None) -> "Recorded":
+    """The collected answers, or a split of them."""
+    from serve_app.data.recorded import read
+
+    found = read(path)
+    return found if split is None else found.split(split)

@@ -16,7 +16,7 @@ _COMMANDS = "/new starts over, /quit or Ctrl-D ends"
 
 @dataclass
 class Conversation:
-    """Turns so far and how to ask for the next; `messages` grows by each answered question."""
+    """Turns so far and the parameters of the next; `messages` grows by each answered question."""
 
     model: str
     max_tokens: int | None
@@ -24,7 +24,7 @@ class Conversation:
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def request(self, question: str) -> dict[str, Any]:
-        """The body that asks `question` after the turns so far."""
+        """The request body for `question` after the turns so far."""
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [*self.messages, {"role": "user", "content": question}],
@@ -88,10 +88,10 @@ def _converse(endpoint: "Endpoint", conversation: Conversation, start: list[dict
         elif question.startswith("/"):
             typer.echo(f"no command {question}: {_COMMANDS}", err=True)
         elif question:
-            _ask_and_go_on(endpoint, conversation, question)
+            _ask_once(endpoint, conversation, question)
 
 
-def _ask_and_go_on(endpoint: "Endpoint", conversation: Conversation, question: str) -> None:
+def _ask_once(endpoint: "Endpoint", conversation: Conversation, question: str) -> None:
     """One turn of a conversation: an error or Ctrl-C ends the turn, not the conversation."""
     try:
         _ask(endpoint, conversation, question)
@@ -104,16 +104,16 @@ def _ask_and_go_on(endpoint: "Endpoint", conversation: Conversation, question: s
 def _ask(endpoint: "Endpoint", conversation: Conversation, question: str) -> None:
     from serve_app.cli.endpoint import explain_answer, printable
 
-    told: dict[str, Any] = {}
+    decision: dict[str, Any] = {}
     pieces: list[str] = []
     for event in endpoint.stream(conversation.request(question)):
-        told.update(event.get("headers") or event.get("jethro") or {})
+        decision.update(event.get("headers") or event.get("jethro") or {})
         if event.get("usage"):
-            told["usage"] = event["usage"]
+            decision["usage"] = event["usage"]
         for choice in event.get("choices", ()):
             piece = choice.get("delta", {}).get("content") or ""
             pieces.append(piece)
             typer.echo(printable(piece), nl=False)
     typer.echo()
     conversation.remember(question, "".join(pieces))
-    typer.secho(explain_answer(told), dim=True, err=True)
+    typer.secho(explain_answer(decision), dim=True, err=True)

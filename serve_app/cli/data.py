@@ -10,7 +10,7 @@ from serve_app.cli.collect import ConfigOption, OutOption, PoolUrlOption, collec
 from serve_app.cli.options import SetOption, new_group, parse_settings
 from serve_app.errors import ConfigError, DataError
 
-group = new_group(help="Collect, bring in, score, split and look at the answers that routers learn from.")
+group = new_group(help="Collect, import, score, split and show the answers that routers and cascades are fitted on.")
 group.command("collect")(collect)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A Parquet file of `jethro data`.")]
@@ -22,27 +22,25 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, CSV (both may be gzipped) or Parquet.")],
     out: OutOption,
     pool: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=MODEL", help="A pool to take, and its model; default all found.")
+        list[str] | None, typer.Option(metavar="NAME=MODEL", help="A pool to import, and its model; default all found.")
     ] = None,
     keep_contaminated: Annotated[
-        bool, typer.Option("--keep-contaminated", help="Take rows marked as contaminated too.")
+        bool, typer.Option("--keep-contaminated", help="Import rows marked as contaminated too.")
     ] = False,
     quality_range: Annotated[
-        tuple[float, float] | None, typer.Option(help="The scale of the quality, where it is not 0 to 1.")
+        tuple[float, float] | None, typer.Option(help="Scale of the quality if not 0 to 1.")
     ] = None,
     preferences: Annotated[
         bool, typer.Option("--preferences", help="Battles: prompt, model_a, model_b, winner.")
     ] = False,
-    feedback: Annotated[
-        bool, typer.Option("--feedback", help="FILE is a decision log: what callers said of answers.")
-    ] = False,
+    feedback: Annotated[bool, typer.Option("--feedback", help="FILE is a decision log: import its feedback.")] = False,
 ) -> None:
-    """Bring in recorded outcomes, or battles, of other programs, or the feedback in a decision log.
+    """Import recorded outcomes, or battles, of other programs, or the feedback in a decision log.
 
     A row is a query (prompt, messages or turns) with NAME_correct, NAME_score or NAME_quality of each pool, and maybe
     NAME_response, NAME_cost_usd, NAME_prompt_tokens, NAME_completion_tokens, NAME_latency_ms; group (or subject,
     category), reference, id and contaminated if there are. Of several turns no answers between them are known: the
-    query is the user's side. Costs that nobody recorded are 0, and are told so.
+    query is the user's side. Costs that are not recorded are 0, which is reported.
 
     \b
     Examples:
@@ -66,18 +64,18 @@ def import_(
     dropped = found.about["contaminated_dropped"]
     typer.echo(f"{out}: {len(found):,} queries, {', '.join(found.pools)}; {dropped:,} contaminated rows dropped")
     if found.about["not_recorded"]:
-        typer.echo(f"  not recorded, and so 0: {', '.join(found.about['not_recorded'])}")
+        typer.echo(f"  not recorded, set to 0: {', '.join(found.about['not_recorded'])}")
 
 
 @group.command()
 def score(
     file: FileArgument,
     metric: Annotated[str, typer.Option(help="exact, number, choice, lab, rouge_l, token_f1, bartscore, judge, ...")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; without it the file itself.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output file. Default: FILE itself.")] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the metric; repeat it for more.")
     ] = None,
-    judge: Annotated[str | None, typer.Option(help="For judges: which of the config's pools judges.")] = None,
+    judge: Annotated[str | None, typer.Option(help="For judges: the config's pool that judges.")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
     url: PoolUrlOption = None,
@@ -127,8 +125,8 @@ def split(
 ) -> None:
     """Split into FILE.train.parquet and FILE.test.parquet; near-duplicates never straddle.
 
-    Near-duplicates are texts whose character 5-grams overlap by at least --threshold (Jaccard), case, punctuation and
-    spacing aside.
+    Near-duplicates are texts whose character 5-grams overlap by at least --threshold (Jaccard), ignoring case,
+    punctuation and spacing.
 
     \b
     Examples:
@@ -179,7 +177,7 @@ def _save_battles(file: Path, feedback: bool, out: Path) -> None:
 
         battles = import_preferences(file)
     if not len(battles):
-        raise DataError(f"{file}: nobody said which of two answers was better; there is no battle")
+        raise DataError(f"{file}: no feedback says which of two answers is better; there is no battle")
     battles.save(out)
     typer.echo(f"{out}: {len(battles):,} battles of {len({*battles.model_a, *battles.model_b}):,} models")
 
@@ -189,7 +187,7 @@ def _save_scores(file: Path, out: Path) -> None:
     from serve_app.grading.feedback import read_feedback
 
     log = read_feedback(file)
-    _say(log.told())
+    _say(log.summary())
     found = log.dataset()
     found.save(out)
     typer.echo(f"{out}: {len(found):,} prompts scored at {' and '.join(found.pools)}")

@@ -1,7 +1,4 @@
-"""The caller's side of a running endpoint over plain HTTP: what `jethro chat` and `jethro route` need of it.
-
-Decisions in words for people: pure text, no I/O.
-"""
+"""A client of a running endpoint over plain HTTP, and decisions as text for the terminal."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +12,11 @@ from serve_app.errors import ConfigError, UpstreamError
 
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 600.0
-"""As long as the endpoint's own default deadline: it ends a request that takes longer, not we."""
+"""As long as the endpoint's own default deadline: it ends a request that takes longer, not this client."""
 
 
 class Endpoint:
-    """Asks one endpoint. `url` may or may not end in /v1."""
+    """A client of one endpoint. `url` may or may not end in /v1."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
@@ -35,7 +32,7 @@ class Endpoint:
         self._client.close()
 
     def route(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The decision for a chat request, no model asked. Raises JethroError with the endpoint's own message."""
+        """The decision for a chat request; no model is called. Raises JethroError with the endpoint's own message."""
         with self._mapped():
             response = self._client.post("/v1/route", json=body)
             self._check(response)
@@ -47,8 +44,8 @@ class Endpoint:
         with self._mapped():
             response = self._client.request(method, path, json=body)
             self._check(response)
-            told: dict[str, Any] = response.json()
-            return told
+            body: dict[str, Any] = response.json()
+            return body
 
     def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Events of a streamed chat answer; first one `{"headers": {...}}`, the decision headers without `x-jethro-`.
@@ -65,7 +62,7 @@ class Endpoint:
                     return
                 if data:
                     yield _event(data)
-        raise UpstreamError("the answer was cut: the stream ended without [DONE]; ask again")
+        raise UpstreamError("the answer was cut: the stream ended without [DONE]; try again")
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
@@ -74,7 +71,7 @@ class Endpoint:
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as e:
             raise ConfigError(f"--url {self.url}: {e}; write it as {DEFAULT_URL}") from e
         except (httpx.ConnectError, httpx.ConnectTimeout) as e:
-            raise ConfigError(f"nobody answers at {self.url}: start it with `jethro serve`, or give --url") from e
+            raise ConfigError(f"no endpoint at {self.url}: start it with `jethro serve`, or give --url") from e
         except (httpx.HTTPError, ValueError) as e:
             raise UpstreamError(f"{self.url}: {e or type(e).__name__}") from e
 
@@ -106,19 +103,20 @@ def printable(text: str) -> str:
     return text.translate(_CONTROL)
 
 
-def explain_answer(told: Mapping[str, Any]) -> str:
-    """One line under an answer: who answered, why, at what cost. `told` is the `jethro` object or its headers."""
-    parts = [" ".join(str(told[k]) for k in ("pool", "model") if told.get(k)), str(told.get("reason") or _score(told))]
-    cost_usd = told.get("cost_usd", told.get("cost-usd"))
+def explain_answer(decision: Mapping[str, Any]) -> str:
+    """One line under an answer: the model, the reason, the cost. `decision` is the `jethro` object or its headers."""
+    names = " ".join(str(decision[k]) for k in ("pool", "model") if decision.get(k))
+    parts = [names, str(decision.get("reason") or _score(decision))]
+    cost_usd = decision.get("cost_usd", decision.get("cost-usd"))
     if cost_usd is not None:
         parts.append(f"${float(cost_usd):.3g}")
-    if told.get("usage"):
-        parts.append(f"{told['usage'].get('completion_tokens', 0)} tokens")
+    if decision.get("usage"):
+        parts.append(f"{decision['usage'].get('completion_tokens', 0)} tokens")
     return printable("[" + " · ".join(p for p in parts if p) + "]")
 
 
 def explain_decision(decision: Mapping[str, Any]) -> str:
-    """Several lines: the choice and its reason, what was expected of each action, what moved the score."""
+    """Several lines: the choice and its reason, the expected outcome of each action, top features."""
     rows = [("answers", f"{decision.get('pool', '?')} ({decision.get('model', '?')})")]
     rows += [("because", str(decision.get("reason") or _score(decision)))]
     rows += [(name, str(decision[name])) for name in ("strategy", "router") if decision.get(name)]
@@ -126,14 +124,14 @@ def explain_decision(decision: Mapping[str, Any]) -> str:
         rows.append((f"expects {action}", ", ".join(f"{k} {float(v):.3g}" for k, v in figures.items())))
     features = [f for f in (decision.get("features") or {}).items() if f[0] != "bias"][:_FEATURES_SHOWN]
     if features:
-        rows.append(("moved by", ", ".join(f"{name} {float(weight):+.2f}" for name, weight in features)))
+        rows.append(("features", ", ".join(f"{name} {float(weight):+.2f}" for name, weight in features)))
     width = max(len(name) for name, _ in rows) + 2
     return printable("\n".join(f"{name:<{width}}{text}" for name, text in rows))
 
 
-def _score(told: Mapping[str, Any]) -> str:
+def _score(decision: Mapping[str, Any]) -> str:
     """`0.031 < 0.42`: the strong win rate against the threshold; empty where nothing was scored."""
-    score, threshold = told.get("score"), told.get("threshold")
+    score, threshold = decision.get("score"), decision.get("threshold")
     if score in (None, "") or threshold in (None, ""):
         return ""
     sign = ">=" if float(score) >= float(threshold) else "<"

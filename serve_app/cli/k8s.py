@@ -34,12 +34,12 @@ def render(
     from serve_app.config import check_file
     from serve_app.k8s.render import RenderOptions, printed, written
 
-    wanted = RenderOptions(overlay, tuple(add or ()), image, Path(config).name)
+    options = RenderOptions(overlay, tuple(add or ()), image, Path(config).name)
     parsed = check_file(config)
     if out is None:
-        typer.echo(printed(parsed, wanted, tree), nl=False)
+        typer.echo(printed(parsed, options, tree), nl=False)
         return
-    for name in written(parsed, wanted, tree, out):
+    for name in written(parsed, options, tree, out):
         typer.echo(f"{out / name}")
     typer.echo(f"check them with: jethro k8s check {out}")
 

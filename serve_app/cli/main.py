@@ -1,4 +1,4 @@
-"""The `jethro` command: puts the groups together. What is heavy is imported when its command runs."""
+"""The `jethro` command and its groups. Heavy modules are imported when their command runs."""
 
 from typing import Annotated
 
@@ -35,8 +35,8 @@ app.add_typer(scale.group, name="scale")
 app.add_typer(k8s.group, name="k8s")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"jethro {version('jethro')}")

@@ -1,7 +1,4 @@
-"""Options that several commands share, and `--set key=value` as the dotted settings that config takes.
-
-The command group that turns our errors into one red sentence and exit code 2.
-"""
+"""What commands share: options, `--set key=value` as dotted settings, and groups that print errors in one line."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -12,7 +9,7 @@ from typer.core import TyperGroup
 from serve_app.errors import ConfigError, JethroError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-UrlOption = Annotated[str, typer.Option("--url", envvar="JETHRO_URL", help="The endpoint to ask.")]
+UrlOption = Annotated[str, typer.Option("--url", envvar="JETHRO_URL", help="URL of the endpoint.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set one key of the config, e.g. routing.strong_share=0.3."),
@@ -20,7 +17,7 @@ SetOption = Annotated[
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The names in a list with commas; empty ones count for nothing."""
+    """The names in a comma-separated list; empty ones are dropped."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -37,7 +34,7 @@ def parse_settings(pairs: Sequence[str], shorthands: Mapping[str, object | None]
 
 
 EXIT_MISTAKE = 2
-"""Exit code of a mistake that the message says how to mend; other failures keep Python's 1."""
+"""Exit code of an error that the message says how to fix; other failures keep Python's 1."""
 
 
 class JethroGroup(TyperGroup):

@@ -15,7 +15,7 @@ def route(
     config: Annotated[str | None, typer.Option(help="With --local: profile or YAML file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
 ) -> None:
-    """Show which model would answer a query, and why; no model is asked.
+    """Show which model would answer a query, and why; no model is called.
 
     \b
     Examples:

@@ -1,11 +1,11 @@
-"""`jethro router`: train, measure, compare and calibrate routers on data of one's own, and choose which one serves."""
+"""`jethro router`: train, measure, compare and calibrate routers on your own data, and choose which one serves."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from serve_app.cli.options import new_group
+from serve_app.cli.options import listed, new_group
 from serve_app.cli.router import refresh, registry
 from serve_app.cli.router.report import (
     REGISTRY,
@@ -38,8 +38,8 @@ def train(
     registry: RegistryOption = REGISTRY,
     set_: ParamOption = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same router. Default 0.")] = None,
-    folds: Annotated[int | None, typer.Option(min=1, help="Cross-fit over so many; 1 holds a fifth back.")] = None,
-    target: Annotated[str | None, typer.Option(help="Of the threshold. Default quality-drop=0.01.")] = None,
+    folds: Annotated[int | None, typer.Option(min=1, help="Number of folds; 1: a 20 % hold-out.")] = None,
+    target: Annotated[str | None, typer.Option(help="Target of the threshold. Default quality-drop=0.01.")] = None,
     weak: Annotated[str | None, typer.Option(help="The dataset's pool that is cheap. Default small.")] = None,
     strong: Annotated[str | None, typer.Option(help="The dataset's pool that is good. Default large.")] = None,
     preferences: Annotated[Path | None, typer.Option(help="Further battles, for mf, sw_ranking and the like.")] = None,
@@ -84,17 +84,17 @@ def _training_run(kind: str | None, run: Path | None, given: dict[str, Any], pai
 
     from serve_app.training.training import TrainingRun, default_folds
 
-    told: dict[str, Any] = {key: str(v) if isinstance(v, Path) else v for key, v in given.items() if v is not None}
+    chosen: dict[str, Any] = {k: str(v) if isinstance(v, Path) else v for k, v in given.items() if v is not None}
     set_params = params(pairs)
     if run is not None:
         if kind is not None:
             raise ConfigError(f"KIND ({kind}) and --run contradict each other: leave one out")
         spec = TrainingRun.read(run)
-        return replace(spec, params={**spec.params, **set_params}, **told)
-    if kind is None or "data" not in told:
+        return replace(spec, params={**spec.params, **set_params}, **chosen)
+    if kind is None or "data" not in chosen:
         raise ConfigError("give KIND and --data FILE, or --run FILE")
-    told.setdefault("folds", default_folds(kind))
-    return TrainingRun(kind, params=set_params, **told)
+    chosen.setdefault("folds", default_folds(kind))
+    return TrainingRun(kind, params=set_params, **chosen)
 
 
 def _note_changes(run: Path | None, before: str, now: str) -> None:
@@ -114,7 +114,7 @@ def evaluate(
     router: Annotated[str, typer.Argument(help="NAME, NAME@VERSION, or the folder of a saved router.")],
     data: DataOption,
     registry: RegistryOption = REGISTRY,
-    threshold: Annotated[list[float] | None, typer.Option(help="More thresholds to tell of; repeat it.")] = None,
+    threshold: Annotated[list[float] | None, typer.Option(help="Further thresholds to report; repeat it.")] = None,
     skip_seen: SkipOption = False,
     out: Annotated[Path | None, typer.Option(help="Folder for evaluation.json, .md and .png.")] = None,
     seed: Annotated[int, typer.Option(help="Draws the bootstrap resamples.")] = 0,
@@ -152,11 +152,11 @@ def evaluate(
 @group.command()
 def compare(
     data: DataOption,
-    kinds: Annotated[str, typer.Option(help="Kinds, with commas; random is always there.")] = "complexity,knn,mf",
+    kinds: Annotated[str, typer.Option(help="Comma-separated kinds; random is always included.")] = "complexity,knn,mf",
     folds: Annotated[int, typer.Option(min=2, help="Each query is scored by a router fitted on the others.")] = 5,
     set_: ParamOption = None,
-    target: Annotated[str, typer.Option(help="Also told: what each kind gives at this target.")] = "quality-drop=0.01",
-    out: Annotated[Path | None, typer.Option(help="Folder; a comparison that was cut goes on there.")] = None,
+    target: Annotated[str, typer.Option(help="Also report each kind at this target.")] = "quality-drop=0.01",
+    out: Annotated[Path | None, typer.Option(help="Output folder; an interrupted comparison resumes there.")] = None,
     seed: Annotated[int, typer.Option(help="Draws folds and resamples, and seeds the routers.")] = 0,
     weak: WeakOption = "small",
     strong: StrongOption = "large",
@@ -176,7 +176,7 @@ def compare(
     from serve_app.training.comparison import compare as cross_validate
     from serve_app.training.report import comparison_markdown
 
-    names = [kind.strip() for kind in kinds.split(",") if kind.strip()]
+    names = list(listed(kinds))
     plan = Plan(names, folds, seed, Target.parse(target), params_by_kind(set_ or [], names))
     dataset = load_pair(data, weak, strong, preferences, to_learn=True)
     folder = out or Path("var/compare") / dataset.digest()[:12]
@@ -215,7 +215,7 @@ def calibrate(
     from serve_app.training.artefacts import open_router, unlearned
     from serve_app.training.training import recalibrate
 
-    wanted = Target.parse(target)
+    aim = Target.parse(target)
     dataset = load_pair(data, weak, strong)
     folder = Registry(registry)
     found = open_router(folder, router)
@@ -223,7 +223,7 @@ def calibrate(
     dataset = unlearned(found, dataset, str(data), skip_seen, typer.echo)
     promise = None if guarantee is None else Guarantee(guarantee, delta, quality_range(dataset.about))
     with writing(registry):
-        version = recalibrate(found, dataset, wanted, promise, folder)
+        version = recalibrate(found, dataset, aim, promise, folder)
         if use:
             folder.use(found.name, version)
     say_calibrated(folder, found.name, version)

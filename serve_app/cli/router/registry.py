@@ -72,7 +72,7 @@ def use(
     threshold: Annotated[float | None, typer.Option(help="Serve it at this instead of its own threshold.")] = None,
     as_default: Annotated[bool, typer.Option("--as-default", help="And where the config names no router.")] = False,
 ) -> None:
-    """Serve a version of a router from now on; running endpoints take it up without losing a request.
+    """Serve a version of a router from now on; running endpoints load it without losing a request.
 
     \b
     Examples:
@@ -108,13 +108,13 @@ def _versions(registry: "Registry", name: str) -> list[dict[str, Any]]:
     for version in registry.versions(name):
         card: dict[str, Any] = {"kind": RANDOM} if name == RANDOM else read_card(registry.path(name, version))
         figures = card.get("metrics", {})
-        told = {key: figures.get(key) for key in ("strong_share", "quality", "quality_drop", "apgr", "auc")}
+        shown = {key: figures.get(key) for key in ("strong_share", "quality", "quality_drop", "apgr", "auc")}
         threshold, target = card.get("threshold"), card.get("target")
         if version == serving and override is not None:
             threshold, target = override, "given"
-            told |= dict.fromkeys(("strong_share", "quality", "quality_drop"))  # those are of the card's own threshold
+            shown |= dict.fromkeys(("strong_share", "quality", "quality_drop"))  # those are of the card's own threshold
         about = {"kind": card["kind"], "threshold": threshold, "target": target, "models": card.get("models")}
-        rows.append({"name": name, "version": version, "serves": version == serving, **about, **told})
+        rows.append({"name": name, "version": version, "serves": version == serving, **about, **shown})
     return rows
 
 

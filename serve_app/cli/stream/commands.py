@@ -1,11 +1,8 @@
-"""`jethro stream`: named streams of classification queries, learned online, on a running endpoint.
-
-A stream's figures as lines for people.
-"""
+"""`jethro stream`: named streams of classification queries, learned online, on a running endpoint."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,17 +10,14 @@ from serve_app.cli.options import DEFAULT_URL, UrlOption, listed, new_group
 from serve_app.cli.stream.client import asking, stream_path
 from serve_app.errors import ConfigError
 
-if TYPE_CHECKING:
-    pass
-
 group = new_group(help="Streams of classification queries, learned online from the LLM's answers.")
 
-NameArgument = Annotated[str, typer.Argument(help="The stream; it is asked for as jethro-stream-NAME.")]
-LabelsOption = Annotated[str, typer.Option(help="The labels, with commas between.")]
+NameArgument = Annotated[str, typer.Argument(help="The stream; requests name it as the model jethro-stream-NAME.")]
+LabelsOption = Annotated[str, typer.Option(help="Comma-separated labels.")]
 ShareOption = Annotated[float | None, typer.Option(help="Share of the queries that reach the LLM.")]
-MuOption = Annotated[float | None, typer.Option(help="Instead of a share: the price of a unit of cost.")]
-HorizonOption = Annotated[int | None, typer.Option(help="Queries over which the share is kept as a whole.")]
-LevelsOption = Annotated[str, typer.Option(help="Small models, weakest first.")]
+MuOption = Annotated[float | None, typer.Option(help="Price of a unit of cost, instead of a share.")]
+HorizonOption = Annotated[int | None, typer.Option(help="Number of queries over which the share is met.")]
+LevelsOption = Annotated[str, typer.Option(help="Comma-separated small models, weakest first.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -31,27 +25,27 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def create(
     name: NameArgument,
     labels: LabelsOption,
-    instruction: Annotated[str, typer.Option(help="Tells the LLM the task.")],
+    instruction: Annotated[str, typer.Option(help="The task, as the LLM is instructed.")],
     llm_share: ShareOption = None,
     mu: MuOption = None,
     horizon: HorizonOption = None,
     levels: LevelsOption = "logistic,encoder",
-    llm_pool: Annotated[str, typer.Option(help="The pool that is asked for labels.")] = "large",
-    reset: Annotated[bool, typer.Option("--reset", help="Begin anew, without what was learned.")] = False,
+    llm_pool: Annotated[str, typer.Option(help="The pool that labels queries.")] = "large",
+    reset: Annotated[bool, typer.Option("--reset", help="Start over, without what was learned.")] = False,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
-    """Make a stream; the same one again changes its budget alone.
+    """Create a stream; for an existing one, change its budget.
 
     \b
     Examples:
       jethro stream create mood --labels joy,fear,anger --instruction "Name the writer's feeling." --llm-share 0.2
       jethro stream create spam --labels spam,ham --instruction "Is this mail spam?" --levels logistic --mu 0.001
     """
-    told = {"name": name, "labels": list(listed(labels)), "instruction": instruction, "levels": list(listed(levels))}
-    body = told | {"llm_pool": llm_pool, "reset": reset} | budget_of(llm_share, mu, horizon)
+    given = {"name": name, "labels": list(listed(labels)), "instruction": instruction, "levels": list(listed(levels))}
+    body = given | {"llm_pool": llm_pool, "reset": reset} | budget_of(llm_share, mu, horizon)
     with asking(url) as endpoint:
         stream = endpoint.call("POST", "/v1/streams", body)
-    typer.echo(f"stream {name}: ask for the model {stream['model']}; {budget_line(stream)}")
+    typer.echo(f"stream {name}: request the model {stream['model']}; {budget_line(stream)}")
 
 
 @group.command("list")
@@ -62,7 +56,7 @@ def list_streams(url: UrlOption = DEFAULT_URL, json: JsonOption = False) -> None
     if json:
         show_json(streams)
     elif not streams:
-        typer.echo("no streams: make one with `jethro stream create`")
+        typer.echo("no streams: create one with `jethro stream create`")
     for stream in [] if json else streams:
         figures = stream["figures"]
         shares = ", ".join(f"{level} {part:.1%}" for level, part in figures.get("share", {}).items())
@@ -89,7 +83,7 @@ def budget(
     horizon: HorizonOption = None,
     url: UrlOption = DEFAULT_URL,
 ) -> None:
-    """Give a stream another budget; what was learned stays."""
+    """Change a stream's budget; what was learned stays."""
     with asking(url) as endpoint:
         stream = endpoint.call("PATCH", stream_path(name), budget_of(llm_share, mu, horizon))
     typer.echo(f"stream {name}: {budget_line(stream)}")
@@ -97,7 +91,7 @@ def budget(
 
 @group.command()
 def delete(name: NameArgument, url: UrlOption = DEFAULT_URL) -> None:
-    """Forget a stream and all that was learned."""
+    """Delete a stream and what it learned."""
     with asking(url) as endpoint:
         endpoint.call("DELETE", stream_path(name))
     typer.echo(f"stream {name} is deleted")
@@ -106,17 +100,17 @@ def delete(name: NameArgument, url: UrlOption = DEFAULT_URL) -> None:
 @group.command()
 def replay(
     file: Annotated[Path, typer.Argument(help="JSON lines, CSV, TSV or plain lines of text; gzipped or not.")],
-    stream: Annotated[str | None, typer.Option(metavar="NAME", help="The stream that is asked.")] = None,
+    stream: Annotated[str | None, typer.Option(metavar="NAME", help="The stream to query.")] = None,
     text: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the texts.")] = "text",
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the true labels.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows.")] = None,
     shuffle: Annotated[int | None, typer.Option(metavar="SEED", help="Shuffle the rows first.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=512, help="Requests at once.")] = 8,
+    concurrency: Annotated[int, typer.Option(min=1, max=512, help="Maximum concurrent requests.")] = 8,
     offline: Annotated[bool, typer.Option("--offline", help="Learn in this process; no endpoint, no LLM.")] = False,
     expert: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="With --offline: column of the LLM's labels.")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="With --offline: the labels, with commas between.")] = None,
+    labels: Annotated[str | None, typer.Option(help="With --offline: comma-separated labels.")] = None,
     llm_share: ShareOption = None,
     mu: MuOption = None,
     levels: LevelsOption = "logistic,encoder",
@@ -138,8 +132,8 @@ def replay(
     if offline:
         if expert is None or labels is None:
             raise ConfigError("--offline needs --expert COLUMN (the LLM's labels) and --labels a,b,c")
-        told = {"labels": list(listed(labels)), "levels": list(listed(levels)), **budget_of(llm_share, mu, None)}
-        score = replaying.offline(source, told)
+        given = {"labels": list(listed(labels)), "levels": list(listed(levels)), **budget_of(llm_share, mu, None)}
+        score = replaying.offline(source, given)
     else:
         if stream is None:
             raise ConfigError("give --stream NAME, or --offline")
@@ -153,15 +147,15 @@ def replay(
 
 
 def budget_of(llm_share: float | None, mu: float | None, horizon: int | None) -> dict[str, Any]:
-    """What is given of a budget."""
-    told = {"llm_share": llm_share, "mu": mu, "horizon": horizon}
-    return {key: value for key, value in told.items() if value is not None}
+    """The budget's fields that are given."""
+    given = {"llm_share": llm_share, "mu": mu, "horizon": horizon}
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def budget_line(stream: dict[str, Any]) -> str:
-    """A stream's budget in words."""
+    """A stream's budget in one line."""
     if "llm_share" not in stream:
-        return f"its policy is not taken up here yet ({stream['state']})"
+        return f"its policy is not loaded here yet ({stream['state']})"
     if stream.get("mu") is not None:
         return f"a unit of cost has the price mu = {stream['mu']:g}"
     return f"at most {stream['llm_share']:.1%} of {stream['horizon']:,} queries reach the LLM"
@@ -175,7 +169,7 @@ def show_json(value: object) -> None:
 
 
 def lines(stream: Mapping[str, Any]) -> Iterator[str]:
-    """What matters first; counts that are zero and mean trouble are left out."""
+    """A stream's figures, most important first; error counts that are zero are left out."""
     yield f"stream {stream['id']} ({stream['model']}): {stream['state']}"
     if stream["error"]:
         yield f"  error: {stream['error']}"
@@ -201,15 +195,15 @@ _TROUBLE: Mapping[str, str] = {
 }
 
 
-def _learner(told: Mapping[str, Any]) -> Iterator[str]:
-    if told.get("warming_up"):
+def _learner(figures: Mapping[str, Any]) -> Iterator[str]:
+    if figures.get("warming_up"):
         yield "  warming up: the LLM answers all"
-    if told.get("agreement") is not None:
-        yield f"  agreement with the LLM in audits, of late: {told['agreement']:.1%}"
-    for level, part in (told.get("level_agreement") or {}).items():
+    if figures.get("agreement") is not None:
+        yield f"  agreement with the LLM in recent audits: {figures['agreement']:.1%}"
+    for level, part in (figures.get("level_agreement") or {}).items():
         if part is not None:
-            yield f"  {level} agrees with the LLM, where that was asked: {part:.1%}"
-    if told.get("drift_alarms"):
-        yield f"  changes of the labels that were noticed: {told['drift_alarms']:,}"
-    if told.get("drift_looks"):
-        yield f"  alarms that were looked at twice: {told['drift_looks']:,}"
+            yield f"  {level} agrees with the LLM where both answered: {part:.1%}"
+    if figures.get("drift_alarms"):
+        yield f"  label drift detected: {figures['drift_alarms']:,}"
+    if figures.get("drift_looks"):
+        yield f"  drift alarms that were checked again: {figures['drift_looks']:,}"

@@ -40,13 +40,13 @@ class Source:
         return rows[: self.limit]
 
 
-def offline(source: Source, told: Mapping[str, Any]) -> ReplayScore:
+def offline(source: Source, given: Mapping[str, Any]) -> ReplayScore:
     """Learn in this process, with the column of the expert as the LLM.
 
     Raises DataError, RequestError for a stream that the API would refuse, ConfigError for what only the learner knows.
     """
-    rows = source.rows(told["labels"])
-    own = {**told, "labels": tuple(told["labels"]), "levels": tuple(told["levels"])}
+    rows = source.rows(given["labels"])
+    own = {**given, "labels": tuple(given["labels"]), "levels": tuple(given["levels"])}
     if own.get("mu") is not None:
         own.setdefault("llm_share", None)
     spec = StreamSpec("replay", instruction="-", horizon=len(rows), **own)
@@ -56,7 +56,7 @@ def offline(source: Source, told: Mapping[str, Any]) -> ReplayScore:
 
 
 def over_http(source: Source, stream: str, url: str, concurrency: int) -> ReplayScore:
-    """Send each text as a caller would. Raises UpstreamError if the stream cannot be asked at all."""
+    """Send each text as a caller would. Raises UpstreamError if the stream does not answer."""
     from serve_app.cli.stream.client import asking, stream_path
 
     with asking(url) as endpoint:
@@ -68,9 +68,9 @@ def over_http(source: Source, stream: str, url: str, concurrency: int) -> Replay
 
 def summary(score: ReplayScore) -> str:
     """The result in a few lines."""
-    told = [f"{score.done:,} answers"]
-    told += [f"{level} {score.share(level):.1%}" for level in sorted(score.levels, key=lambda x: x == "llm")]
-    line = ", ".join(told)
+    parts = [f"{score.done:,} answers"]
+    parts += [f"{level} {score.share(level):.1%}" for level in sorted(score.levels, key=lambda x: x == "llm")]
+    line = ", ".join(parts)
     if score.accuracy is not None:
         line += f"\naccuracy {score.accuracy:.4f} ({score.right:,} of {score.known:,})"
     if score.unparsed:
@@ -118,7 +118,7 @@ async def _worker(
 
 
 async def _ask(session: aiohttp.ClientSession, asking: _Asking, text: str) -> tuple[str, str]:
-    """The level that answered (`llm` for a pool) and the answer; a full or sleeping endpoint is asked again."""
+    """The level that answered (`llm` for a pool) and the answer; retried while the endpoint is full or sleeps."""
     body = {"model": asking.model, "messages": [{"role": "user", "content": text}]}
     for left in reversed(range(_TRIES)):
         async with session.post("/v1/chat/completions", json=body) as reply:
@@ -127,25 +127,25 @@ async def _ask(session: aiohttp.ClientSession, asking: _Asking, text: str) -> tu
                 continue
             try:
                 return _answered(reply, await reply.json(), asking.model)
-            except (ValueError, KeyError, IndexError, TypeError) as e:  # of somebody on the way to the endpoint
+            except (ValueError, KeyError, IndexError, TypeError) as e:  # of a proxy in front of the endpoint
                 raise UpstreamError(f"{reply.status}: no answer of a stream ({type(e).__name__}: {e})") from e
     raise AssertionError("the last try returns or raises")
 
 
-def _answered(reply: aiohttp.ClientResponse, told: Any, model: str) -> tuple[str, str]:
+def _answered(reply: aiohttp.ClientResponse, body: Any, model: str) -> tuple[str, str]:
     """Raises UpstreamError for an error of the endpoint, KeyError and the like for what is not of an endpoint."""
     if reply.status != 200:
-        raise UpstreamError(f"{reply.status}: {told['error']['message']}")
+        raise UpstreamError(f"{reply.status}: {body['error']['message']}")
     level = "llm" if reply.headers["x-jethro-model"] != model else reply.headers["x-jethro-pool"]
-    text = told["choices"][0]["message"]["content"]
+    text = body["choices"][0]["message"]["content"]
     if not isinstance(text, str):
         raise TypeError("the answer has no text")
     return level, text
 
 
-def _retry_after_s(told: str) -> float:
-    """A second where it is not told in seconds: a date, or nothing."""
-    return float(told) if told.isdecimal() else 1.0
+def _retry_after_s(header: str) -> float:
+    """One second where the header is not in seconds: a date, or nothing."""
+    return float(header) if header.isdecimal() else 1.0
 
 
 class _ReplayProgress:
