@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from serve_app.cascade.routing.router import CascadeRouter
     from serve_app.data.recorded import Recorded
 
-if TYPE_CHECKING:
-    from serve_app.cascade.base import Signal
-
-
 DataOption = Annotated[Path, typer.Option("--data", help="Answers of `jethro cascade collect` or `data collect`.")]
 ChainFolderOption = Annotated[Path, typer.Option("--out", help="Folder for the fitted chain; name it in the config.")]
 TargetOption = Annotated[
@@ -270,7 +266,7 @@ def _say_figures(found: Mapping[str, float]) -> None:
 
 
 def _signals(text: str, prior_of: str | None = None) -> "tuple[Signal, ...]":
-    """Signals by name; `logprobs` stands for all log-probability signals, `prior` for the score of the router `prior_of`.
+    """Signals by name; `logprobs` are all log-probability signals, `prior` is the score of the router `prior_of`.
 
     Raises ConfigError for an unknown name, or none.
     """

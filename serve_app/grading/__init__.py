@@ -1,9 +1,9 @@
-"""Metrics: what gives each sampled answer of a Dataset its quality.
+"""Metrics, which grade each sampled answer of a Dataset.
 
     metric = get_metric("exact")
     scored = await metric.score(dataset, report=print)
 
-Each is a class in a module of its own, imported when it is asked for: some need an extra, none is needed to serve.
+Each is a class in a module of its own, imported when it is requested: some need an extra, none is needed to serve.
 """
 
 from importlib import import_module
@@ -44,5 +44,5 @@ def get_metric(name: str, **options: Any) -> Metric:
     try:
         metric: Metric = made(**options)
     except TypeError as e:
-        raise ConfigError(f"metric {name!r}: {e}; its options are told at {__name__}.METRICS") from e
+        raise ConfigError(f"metric {name!r}: {e}; for its options see {__name__}.METRICS") from e
     return metric

@@ -1,6 +1,6 @@
-"""BARTScore: an answer is as good as a sequence-to-sequence model finds it likely, given the reference.
+"""BARTScore: the quality of an answer is its likelihood under a sequence-to-sequence model, given the reference.
 
-How likely a sequence-to-sequence model finds a text, given another: any Hugging Face folder, safetensors only.
+The model is any Hugging Face folder with safetensors.
 """
 
 import asyncio
@@ -190,8 +190,8 @@ class BartScore:
         ]
         forward: list[Pair] = [(references[row], text) for _, row, text in answers]
         backward = [(answer, given) for given, answer in forward]
-        wanted = {"recall": backward, "f": forward + backward}.get(self.direction, forward)
-        means = np.array(self._likelihood.mean_log_probability(wanted, lambda line: report(f"{self.name}: {line}")))
+        pairs = {"recall": backward, "f": forward + backward}.get(self.direction, forward)
+        means = np.array(self._likelihood.mean_log_probability(pairs, lambda line: report(f"{self.name}: {line}")))
         if self.direction == "f":
             means = means.reshape(2, -1).mean(0)
         cut = self._likelihood.truncated

@@ -1,6 +1,6 @@
 """The contract of every metric, and the base of those that grade one answer at a time against the reference.
 
-Metrics do not collect answers and know no router; they fill the quality of a Dataset's answers.
+Metrics fill the quality of a Dataset's answers; they collect no answers and know no router.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from serve_app.errors import DataError
 
 Report = Callable[[str], None]
 Range = tuple[float | None, float | None]
-"""Lowest and highest quality that a metric gives; None where it has no bound."""
+"""Lowest and highest quality of a metric; None where it has no bound."""
 UNIT: Range = (0.0, 1.0)
 _REPORTED_EVERY = 1000
 """Rows between two lines of progress."""
 
 
 def silent(line: str) -> None:
-    """Reports to nobody."""
+    """Report nothing."""
 
 
 class Metric(Protocol):
-    """Gives each sampled answer of a Dataset its quality; higher is better."""
+    """Grades each sampled answer of a Dataset; higher quality is better."""
 
     @property
     def name(self) -> str:
@@ -39,11 +39,15 @@ class Metric(Protocol):
     def quality_range(self) -> Range:
         """Bounds of the quality."""
 
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What the metric was made with, JSON-ready: kept along with the quality."""
+
     async def score(self, dataset: Dataset, report: Report = silent) -> Dataset:
         """The dataset with its quality filled; `about` names `metric`, its `metric_options` and `quality_range`.
 
-        A metric that cannot judge an answer says how many such there were, in `about` and to `report`; it never makes
-        a quality up. Raises DataError, with the row's id, for a row that lacks what the metric needs.
+        A metric that cannot grade an answer reports how many such there were, in `about` and to `report`; it never
+        invents a quality. Raises DataError, with the row's id, for a row that lacks what the metric needs.
         """
 
 
@@ -55,7 +59,7 @@ class ReferenceMetric(ABC):
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What the metric was made with, JSON-ready: kept beside the quality."""
+        """See `Metric.options`."""
         return {}
 
     @abstractmethod
@@ -88,24 +92,7 @@ class ReferenceMetric(ABC):
         if unread.total():
             counts = ", ".join(f"{count:,} of {name}" for name, count in unread.items() if count)
             report(f"{self.name}: nothing could be read from {counts}; graded as wrong")
-        told = {"unread": dict(unread)} if unread.total() else {}
-        return with_quality(dataset, quality, self, told)
-
-
-class Described(Protocol):
-    """What is kept of a metric beside the quality that it gave."""
-
-    @property
-    def name(self) -> str:
-        """The metric's name."""
-
-    @property
-    def quality_range(self) -> Range:
-        """Bounds of the quality."""
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """What the metric was made with, JSON-ready."""
+        return with_quality(dataset, quality, self, {"unread": dict(unread)} if unread.total() else {})
 
 
 def references_of(dataset: Dataset, metric: str) -> tuple[str, ...]:
@@ -121,11 +108,11 @@ def references_of(dataset: Dataset, metric: str) -> tuple[str, ...]:
 
 
 def with_quality(
-    dataset: Dataset, quality: Mapping[str, Floats], metric: Described, told: Mapping[str, Any] | None = None
+    dataset: Dataset, quality: Mapping[str, Floats], metric: Metric, facts: Mapping[str, Any] | None = None
 ) -> Dataset:
-    """The dataset with these qualities by pool, each [n, k], and what is to be known of their metric.
+    """The dataset with these qualities by pool, each [n, k], and the metric with `facts` about its run in `about`.
 
-    What an earlier metric told of itself goes, so that `about` speaks of the quality that is there.
+    Entries of an earlier metric are removed.
     """
     pools = {name: replace(pool, quality=quality[name]) for name, pool in dataset.pools.items()}
     kept = {key: value for key, value in dataset.about.items() if not key.startswith("metric")}
@@ -133,7 +120,7 @@ def with_quality(
         **kept,
         "metric": metric.name,
         "metric_options": dict(metric.options),
-        "metric_told": dict(told or {}),
+        "metric_told": dict(facts or {}),
         "quality_range": list(metric.quality_range),
     }
     return replace(dataset, pools=pools, about=about)

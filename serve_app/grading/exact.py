@@ -1,11 +1,4 @@
-"""Exact match of an answer with the reference, after the normalisation of SQuAD's evaluation.
-
-The letter that an answer to a multiple-choice question picks, as in MMLU (Hendrycks et al. 2021).
-
-The number that an answer ends with, as graders of GSM8K read it.
-
-The lab's own graders, by the task that a row's group names.
-"""
+"""Graders of short answers against a reference: exact match, the chosen letter, the last number, the lab's tasks."""
 
 import re
 import string
@@ -25,8 +18,8 @@ _ARTICLES = frozenset({"a", "an", "the"})
 class ExactMatch(ReferenceMetric):
     """1 if answer and reference are equal once normalised (see `normalise`), else 0 (Rajpurkar et al. 2016, 6.1).
 
-    Where either is nothing but articles and punctuation ("A", "+"), both are compared as they stand, case and
-    surrounding white space aside. Punctuation goes, so that "-5" equals "5": take `number` for numbers, or
+    Where either is nothing but articles and punctuation ("A", "+"), both are compared as they stand, ignoring case
+    and surrounding white space. Punctuation goes, so that "-5" equals "5": take `number` for numbers, or
     `normalise=False`, which leaves only Unicode's composed form and strips surrounding white space.
     """
 
@@ -79,7 +72,7 @@ _WORDS = re.compile(r"(?:^|[.!?:]\s+|\n\s*)A(?=\s+[a-z])|\bI(?=\s+[a-z])")
 
 
 class Choice(ReferenceMetric):
-    """1 if the answer picks the reference's letter, else 0. `letters` are those there are to pick from.
+    """1 if the answer picks the reference's letter, else 0, as in MMLU (Hendrycks et al. 2021), out of `letters`.
 
     Read in this order: a letter alone or set off by punctuation where the answer begins ("B", "(B)", "**B.** Because");
     the letter of the last "answer is ..." or "Answer: ..."; the only letter that stands alone in the text, in capitals.
@@ -95,7 +88,7 @@ class Choice(ReferenceMetric):
         open_, close = r"[\s*_`\"'(\[{$]*", r"[*_`\"')\]}$]*"
         self._whole = re.compile(rf"{open_}({one}){close}\s*\.?\s*", re.IGNORECASE)
         self._start = re.compile(rf"{open_}({one})(?:[*_`\"')\]}}$]+|[.:,])(?=[\s.:,*]|$)|{open_}({one})\s*\n")
-        self._told = re.compile(
+        self._stated = re.compile(
             rf"\b(?i:answer\b(?:\s+(?:is|was|would\s+be|must\s+be))?(?:\s+(?:option|choice))?)\s*[:=]?{open_}"
             rf"(?:({one})(?![\w'’])|((?i:{one}))(?=[)\]}}*.,;$]|\s*$))"
         )
@@ -124,8 +117,8 @@ class Choice(ReferenceMetric):
             return str(whole[1]).upper()
         if start := self._start.match(text):
             return str(start[1] or start[2])
-        if told := self._told.findall(text):
-            capital, small = told[-1]
+        if stated := self._stated.findall(text):
+            capital, small = stated[-1]
             return str(capital or small).upper()
         alone = {str(letter) for letter in self._alone.findall(_WORDS.sub(" ", text))}
         return alone.pop() if len(alone) == 1 else None
@@ -166,7 +159,7 @@ def last_number(text: str) -> Decimal | None:
     Values are compared, not their writing: 18, 18.00 and $18 are equal. No fraction, power or spelt number is read.
     """
     found = None
-    for found in _MARKED.finditer(text):  # noqa: B007 - the last one is wanted
+    for found in _MARKED.finditer(text):  # noqa: B007 - the last one counts
         pass
     if found is None:
         for found in _ANY.finditer(text):  # noqa: B007
@@ -178,7 +171,7 @@ def last_number(text: str) -> Decimal | None:
 
 
 class LabGrader(ReferenceMetric):
-    """The quality that a lab task's grader gives: exact answers only. Groups are `task-difficulty`, as `add-3`."""
+    """The grade of a lab task's own grader: exact answers only. Groups are `task-difficulty`, as `add-3`."""
 
     name = "lab"
 

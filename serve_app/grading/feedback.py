@@ -1,7 +1,7 @@
-"""Human preference: what callers said of answers, read from the decision log as data to learn from.
+"""Callers' feedback in the decision log as data to learn from.
 
-Scores become a Dataset where the same prompt was scored at every pool wanted; stated preferences become battles. The
-log keeps prompts only with `store.keep_prompts`, and never answers.
+Scores become a Dataset where the same prompt was scored at every requested pool; stated preferences become battles.
+The log keeps prompts only with `store.keep_prompts`, and never answers.
 """
 
 from collections import defaultdict
@@ -40,8 +40,8 @@ class FeedbackLog:
     without_prompt: int
     without_answer: int
 
-    def told(self) -> str:
-        """One line on what is here and what is not."""
+    def summary(self) -> str:
+        """One line: what is here and what was left out."""
         return (
             f"{len(self.scores):,} scores and {len(self.preferred):,} preferences; left out: {self.without_prompt:,} "
             f"without a prompt (store.keep_prompts keeps them), {self.without_answer:,} without an answer"
@@ -50,7 +50,7 @@ class FeedbackLog:
     def preferences(self) -> Preferences:
         """Every stated preference as a battle, then one for each prompt that two pools were scored at (mean scores).
 
-        Raises DataError for a pool compared with that never answered, since nobody knows its model.
+        Raises DataError for a pool compared with that never answered, since its model is unknown.
         """
         battles = [*self._stated(), *self._by_score()]
         return Preferences(
@@ -70,7 +70,7 @@ class FeedbackLog:
         prompts = [prompt for prompt, by_pool in scored.items() if all(pool in by_pool for pool in pools)]
         if not prompts:
             raise DataError(
-                f"no prompt was scored at all of {', '.join(pools)} ({self.told()}): one answer alone does not say "
+                f"no prompt was scored at all of {', '.join(pools)} ({self.summary()}): one answer alone does not say "
                 "which pool is better; send a share of the traffic to both, or learn from stated preferences"
             )
         about = {

@@ -40,8 +40,8 @@ class _Rouge(ReferenceMetric):
     def prepare(self, dataset: Dataset, row: int, reference: str) -> str:
         """The reference, which must hold a token."""
         if not self._tokenizer.tokenize(reference):
-            mend = "; take tokens='words'" if self.tokens == "rouge" and _WORDS.search(reference) else ""
-            raise ValueError(f"the reference {reference[:80]!r} holds no token of {self.tokens!r}{mend}")
+            fix = "; take tokens='words'" if self.tokens == "rouge" and _WORDS.search(reference) else ""
+            raise ValueError(f"the reference {reference[:80]!r} holds no token of {self.tokens!r}{fix}")
         return reference
 
     def grade(self, prepared: str, answer: str) -> float:

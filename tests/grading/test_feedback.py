@@ -88,7 +88,7 @@ def test_what_cannot_be_used_is_counted(path):
         database.judge([(Feedback("d", 0.0), 9.0), (Feedback("e", 1.0), 9.0), (Feedback("a", 0.5), 9.0)])
     found = read_feedback(path)
     assert (len(found.scores), found.without_prompt, found.without_answer) == (1, 2, 2)
-    assert found.told().startswith("1 scores and 0 preferences; left out: 2 without a prompt")
+    assert found.summary().startswith("1 scores and 0 preferences; left out: 2 without a prompt")
     with pytest.raises(DataError, match="small, large"):
         found.dataset()
     assert len(found.preferences()) == 0

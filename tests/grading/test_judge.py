@@ -43,7 +43,7 @@ async def test_an_answer_without_a_rating_is_counted_and_never_scored():
     assert after.ids == ("r1",) and after.references == ("4",)
     assert after.weak.quality.tolist() == [[1, 1]] and after.strong.quality.tolist() == [[0, 1]]
     assert (after.about["metric_told"]["unparsable"], after.about["metric_told"]["dropped"]) == (1, 1)
-    assert lines == ["judge: 4 of 4 replies", "judge: 1 replies hold no judgement; 1 rows are left out"]
+    assert lines == ["judge: 4 of 4 replies", "judge: 1 replies hold no verdict; 1 rows are left out"]
 
 
 async def test_a_judge_that_never_says_is_quoted():

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from serve_app.errors import DataError
 from serve_app.grading import get_metric
-from serve_app.grading.judge import Judged, Match, PairwiseJudge
+from serve_app.grading.judge import JudgedMatches, Match, PairwiseJudge
 from tests.grading.fake_judge import FakeJudge, always_first, by_length
 from tests.grading.rows import dataset
 
@@ -72,7 +72,7 @@ async def test_a_reply_without_a_verdict_is_no_tie():
     after = await metric.score(ROWS, lines.append)
     assert after.ids == ("r0", "r2")
     assert (after.about["metric_told"]["unparsable"], after.about["metric_told"]["dropped"]) == (1, 1)
-    assert lines[-1] == "judge_pairwise: 1 replies hold no judgement; 1 rows are left out"
+    assert lines[-1] == "judge_pairwise: 1 replies hold no verdict; 1 rows are left out"
     assert len((await metric.judge(ROWS)).preferences()) == 2
     with pytest.raises(DataError, match="no row"):
         await PairwiseJudge(FakeJudge(lambda _: "hm")).score(ROWS)
@@ -102,8 +102,8 @@ def test_outcomes_and_bias_hold_together(verdicts):
     rows = dataset({"small": [["a"]] * 12, "large": [["b"]] * 12})
     matches = tuple(Match(i, "small", 0, "large", 0) for i in range(len(verdicts)))
     forward, backward = tuple(f for f, _ in verdicts), tuple(b for _, b in verdicts)
-    judged = Judged(rows, matches, forward, backward, (False,) * len(verdicts), ())
-    swapped = Judged(rows, matches, backward, forward, (False,) * len(verdicts), ())
+    judged = JudgedMatches(rows, matches, forward, backward, (False,) * len(verdicts), ())
+    swapped = JudgedMatches(rows, matches, backward, forward, (False,) * len(verdicts), ())
     mirrored = [None if outcome is None else 1 - outcome for outcome in swapped.outcomes]
     assert judged.outcomes == mirrored, "who is called a changes nothing"
     bias = judged.bias()

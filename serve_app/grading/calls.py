@@ -1,7 +1,4 @@
-"""Puts many prompts to one model and gives its replies, several at once, each prompt once.
-
-What is asked, and what a reply means, is the judges' own.
-"""
+"""Calls one model with many prompts, several at once, each prompt once. What replies mean is up to the judges."""
 
 import asyncio
 import json
@@ -23,10 +20,10 @@ _REPORTED_EVERY = 100
 """Replies between two lines of progress."""
 
 
-class Asking:
+class JudgeCalls:
     """Greedy replies of a pool's model to single-turn prompts.
 
-    With `journal` every reply is kept in that file as it comes, so that a run that was cut off pays for none twice;
+    With `journal` every reply is kept in that file as it arrives, so that a run that was cut off pays for none twice;
     the file serves any number of runs with the same model. `usage` counts what was paid for.
     """
 
@@ -49,11 +46,11 @@ class Asking:
 
     @property
     def cost_usd(self) -> float:
-        """What all that was asked has cost, in US dollars, at the pool's price."""
+        """Cost of all calls in US dollars, at the pool's price."""
         return self.pool.price.cost_usd(self.usage)
 
     async def replies(self, prompts: Sequence[str], report: Report = silent) -> list[str]:
-        """The reply to each prompt; equal prompts are asked once. One too long for the model gets a note instead.
+        """The reply to each prompt; equal prompts are sent once. One too long for the model gets a note instead.
 
         Raises ConfigError for a journal that cannot be used, and what the pool raises once retries are of no help; what
         was answered until then is in the journal.
@@ -63,7 +60,7 @@ class Asking:
         queue = iter(waiting)
         before = len(known)
 
-        def tell() -> None:
+        def report_done() -> None:
             done = len(known) - before
             if done % _REPORTED_EVERY == 0 or done == len(waiting):
                 report(f"{done:,} of {len(waiting):,} replies")
@@ -71,22 +68,22 @@ class Asking:
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self._concurrency, len(waiting))):
-                    group.create_task(self._work(queue, known, tell))
+                    group.create_task(self._work(queue, known, report_done))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [known[self._key(prompt)] for prompt in prompts]
 
-    async def _work(self, queue: Iterator[str], known: dict[str, str], tell: Callable[[], None]) -> None:
+    async def _work(self, queue: Iterator[str], known: dict[str, str], report_done: Callable[[], None]) -> None:
         for prompt in queue:
             key = self._key(prompt)
             try:
-                known[key] = await self._ask(prompt, f"judge-{key[:16]}")
+                known[key] = await self._reply(prompt, f"judge-{key[:16]}")
                 self._write(key, known[key])
             except ContextLengthExceeded as e:
-                known[key] = f"(not asked: {e.message})"
-            tell()
+                known[key] = f"(not sent: {e.message})"
+            report_done()
 
-    async def _ask(self, prompt: str, name: str) -> str:
+    async def _reply(self, prompt: str, name: str) -> str:
         query = Query((Message("user", prompt),), self._sampling)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -103,8 +100,8 @@ class Asking:
 
     def _key(self, prompt: str) -> str:
         """Names prompt, model and bounds of the reply."""
-        asked = json.dumps([self.pool.model, self._sampling.max_tokens, prompt])
-        return blake2b(asked.encode(), digest_size=16).hexdigest()
+        key = json.dumps([self.pool.model, self._sampling.max_tokens, prompt])
+        return blake2b(key.encode(), digest_size=16).hexdigest()
 
     def _read(self) -> dict[str, str]:
         """Replies kept by key; a line that a kill cut short is as if it were not there."""

@@ -12,7 +12,7 @@ from serve_app.errors import (
     RequestError,
     UpstreamError,
 )
-from serve_app.grading.asking import Asking
+from serve_app.grading.calls import JudgeCalls
 from serve_app.wire.frames import Answer
 from tests.grading.fake_judge import FakeJudge
 
@@ -27,7 +27,7 @@ def counting() -> FakeJudge:
 
 async def test_replies_are_in_the_order_of_the_prompts_and_equal_prompts_are_asked_once():
     judge = counting()
-    asking = Asking(judge, concurrency=1)
+    asking = JudgeCalls(judge, concurrency=1)
     assert await asking.replies(["a", "b", "a", "c", "b"]) == ["1", "2", "1", "3", "2"]
     assert judge.prompts == ["a", "b", "c"]
     assert (asking.usage.prompt_tokens, asking.usage.completion_tokens) == (300, 30)
@@ -36,7 +36,7 @@ async def test_replies_are_in_the_order_of_the_prompts_and_equal_prompts_are_ask
 
 async def test_it_asks_greedily_and_no_more_at_once_than_it_may():
     judge = counting()
-    await Asking(judge, concurrency=3, max_tokens=77).replies(PROMPTS)
+    await JudgeCalls(judge, concurrency=3, max_tokens=77).replies(PROMPTS)
     assert judge.most == 3
     assert {(q.sampling.temperature, q.sampling.max_tokens, q.sampling.n) for q in judge.queries} == {(0.0, 77, 1)}
 
@@ -54,18 +54,18 @@ async def test_what_may_pass_is_tried_again_after_the_wait_that_is_asked_for():
         PoolUnavailable("x"),
     ]
     judge = FakeJudge(lambda _: "fine", errors)
-    assert await Asking(judge, sleep=sleep).replies(["a"]) == ["fine"]
+    assert await JudgeCalls(judge, sleep=sleep).replies(["a"]) == ["fine"]
     assert waits == [7.0, 4.0, 8.0, 16.0]
     judge.errors = [PoolUnavailable(str(i), retry_after_s=999.0) for i in range(5)]
     with pytest.raises(PoolUnavailable, match="4"):
-        await Asking(judge, sleep=sleep).replies(["a"])
+        await JudgeCalls(judge, sleep=sleep).replies(["a"])
     assert waits[4:] == [30.0] * 4
 
 
 async def test_what_will_not_pass_is_told_at_once():
     judge = FakeJudge(lambda _: "fine", [RequestError("too long")])
     with pytest.raises(RequestError, match="too long"):
-        await Asking(judge, concurrency=2).replies(PROMPTS)
+        await JudgeCalls(judge, concurrency=2).replies(PROMPTS)
     assert len(judge.queries) < 6
 
 
@@ -74,14 +74,14 @@ async def test_a_run_cut_short_pays_for_no_reply_twice(tmp_path):
     judge = counting()
     judge.script = lambda _: str(len(judge.queries)) if len(judge.queries) < 6 else 1 / 0
     with pytest.raises(ZeroDivisionError):
-        await Asking(judge, concurrency=1, journal=journal).replies(PROMPTS)
+        await JudgeCalls(judge, concurrency=1, journal=journal).replies(PROMPTS)
     with journal.open("a") as file:
         file.write('\n{"key": "cut sho')
     again = counting()
-    assert (await Asking(again, journal=journal).replies(PROMPTS))[:5] == ["1", "2", "3", "4", "5"]
+    assert (await JudgeCalls(again, journal=journal).replies(PROMPTS))[:5] == ["1", "2", "3", "4", "5"]
     assert again.prompts == PROMPTS[5:]
     third = counting()
-    await Asking(third, journal=journal).replies(PROMPTS)
+    await JudgeCalls(third, journal=journal).replies(PROMPTS)
     assert third.queries == []
 
 
@@ -90,7 +90,7 @@ async def test_the_journal_keeps_models_and_bounds_apart(tmp_path):
     for model, most in (("a", 5), ("b", 5), ("a", 6), ("a", 5)):
         judge = counting()
         judge.model = model
-        asking = Asking(judge, max_tokens=most, journal=journal)
+        asking = JudgeCalls(judge, max_tokens=most, journal=journal)
         assert await asking.replies(["p"]) == ["1"]
     assert len([line for line in journal.read_text().splitlines() if line and json.loads(line)]) == 3
 
@@ -98,25 +98,25 @@ async def test_the_journal_keeps_models_and_bounds_apart(tmp_path):
 async def test_a_prompt_that_is_too_long_stops_nobody_and_is_asked_again_next_time(tmp_path):
     journal = tmp_path / "journal.jsonl"
     judge = FakeJudge(lambda _: "fine", [ContextLengthExceeded("9 tokens too many")])
-    replies = await Asking(judge, concurrency=1, journal=journal).replies(["long", "short"])
-    assert replies == ["(not asked: 9 tokens too many)", "fine"]
-    assert await Asking(judge, journal=journal).replies(["long", "short"]) == ["fine", "fine"]
+    replies = await JudgeCalls(judge, concurrency=1, journal=journal).replies(["long", "short"])
+    assert replies == ["(not sent: 9 tokens too many)", "fine"]
+    assert await JudgeCalls(judge, journal=journal).replies(["long", "short"]) == ["fine", "fine"]
     assert judge.prompts == ["long", "short", "long"]
 
 
 async def test_a_journal_that_cannot_be_used_is_named(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
-        await Asking(counting(), journal=tmp_path).replies(["a"])
+        await JudgeCalls(counting(), journal=tmp_path).replies(["a"])
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
-        await Asking(counting(), journal=tmp_path / "file" / "journal").replies(["a"])
+        await JudgeCalls(counting(), journal=tmp_path / "file" / "journal").replies(["a"])
 
 
 async def test_progress_is_told():
     lines = []
-    await Asking(counting(), concurrency=1).replies([str(i) for i in range(150)], lines.append)
+    await JudgeCalls(counting(), concurrency=1).replies([str(i) for i in range(150)], lines.append)
     assert lines == ["100 of 150 replies", "150 of 150 replies"]
-    assert await Asking(counting()).replies([]) == []
+    assert await JudgeCalls(counting()).replies([]) == []
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"choices": []}', b"[1]"])
@@ -128,10 +128,10 @@ async def test_an_upstream_that_answers_something_else_is_told(body):
 
     judge.complete = complete
     with pytest.raises(UpstreamError, match=r"pool 'large' .*chat completion"):
-        await Asking(judge).replies(["a"])
+        await JudgeCalls(judge).replies(["a"])
 
 
 @pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"max_tokens": 0}])
 def test_bounds_are_checked(wrong):
     with pytest.raises(ConfigError, match="1 or more"):
-        Asking(counting(), **wrong)
+        JudgeCalls(counting(), **wrong)
