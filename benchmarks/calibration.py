@@ -125,9 +125,9 @@ def verdict(shares: list[dict[str, float]], promises: list[Promise]) -> dict[str
 
 def lab_pool(models: Path, train: int, pool: int, seed: int, kind: str) -> tuple[Calibration, dict[str, Any]]:
     """A router trained on lab queries, and its scores of a pool that neither it nor the models were trained on."""
-    from serve_app.training.lab_router import ask
+    from serve_app.data.collection.lab import LabPlan, record_lab
 
-    learn, measure = ask(models, train, seed, "learn"), ask(models, pool, seed, "measure")
+    learn, measure = (record_lab(models, LabPlan(*part, seed)) for part in ((train, "learn"), (pool, "measure")))
     measure = _distinct(measure)
     router = new_router(kind, {}, seed).fit(learn)
     about = {"router": kind, "trained_on": len(learn), "pool": len(measure), "seed": seed}

@@ -11,7 +11,7 @@ from benchmarks.recorded_routing.crossed import BASELINE, Crossed
 from benchmarks.recorded_routing.sets import Task
 from serve_app.data.dataset import Dataset
 from serve_app.learning.metrics import average_pgr, decile_curve, oracle_curve
-from serve_app.training.evaluation import Figures, interval_json, intervals, resampled, scored
+from serve_app.training.evaluation import WeightedFigures, interval_json, intervals, resampled, scored_queries
 
 Floats = NDArray[np.float64]
 WITH_INTERVALS = ("apgr", "cpt50", "cpt80", "auc", "calibration_error")
@@ -27,8 +27,8 @@ class Measured:
 
 def measured(task: Task, crossed: Crossed, rounds: int) -> Measured:
     """All figures of a kind's scores with 95 % bootstrap intervals over queries."""
-    found = scored(crossed.scores, task.dataset)
-    figures = Figures(found)
+    found = scored_queries(crossed.scores, task.dataset)
+    figures = WeightedFigures(found)
     drawn = resampled(figures, len(found), rounds, task.seed)
     intervals_found = intervals(figures.of_data(), drawn)
     curve = decile_curve(crossed.scores, found.weak_quality, found.strong_quality)

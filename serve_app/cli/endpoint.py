@@ -44,8 +44,8 @@ class Endpoint:
         with self._mapped():
             response = self._client.request(method, path, json=body)
             self._check(response)
-            body: dict[str, Any] = response.json()
-            return body
+            answer: dict[str, Any] = response.json()
+            return answer
 
     def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Events of a streamed chat answer; first one `{"headers": {...}}`, the decision headers without `x-jethro-`.

@@ -125,9 +125,9 @@ def router(
     """
     from serve_app.lab import models_dir
     from serve_app.routing.registry import artefacts_dir
-    from serve_app.training.lab_router import Plan, train
+    from serve_app.training.lab_router import LabRouterPlan, train
 
     try:
-        train(folder or models_dir(), out or artefacts_dir() / kind, Plan(kind, n, seed, data), typer.echo)
+        train(folder or models_dir(), out or artefacts_dir() / kind, LabRouterPlan(kind, n, seed, data), typer.echo)
     except FileNotFoundError as error:
         raise ConfigError(f"{error}") from error

@@ -1,4 +1,4 @@
-"""A registered router by name, version or folder, with what it learned from: nobody measures a router on that."""
+"""A registered router by name, version or folder, with what it learned from, on which it must not be measured."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ def learned_from(artefact: Artefact, dataset: Dataset) -> NDArray[np.int64]:
 
 
 def unlearned(artefact: Artefact, dataset: Dataset, source: str, skip: bool, report: Report) -> Dataset:
-    """The dataset without queries that the router was fitted on or calibrated with, if `skip`, telling how many.
+    """The dataset without queries that the router was fitted on or calibrated with, if `skip`, reporting how many.
 
     Raises DataError naming rows for such queries unless `skip`, and if none are left.
     """

@@ -1,9 +1,7 @@
-"""Cross-validates several kinds of router on the same folds of one's own data, and says which one to run.
+"""Cross-validates several kinds of router on the same folds of your own data, and recommends one.
 
-Every query is scored by a router fitted on the other folds. Each kind's scores of each fold are kept in a folder as
-they come, so that a comparison that was cut goes on where it was.
-
-Which of several compared routers to run: the best, or a cheaper one that cannot be told from it.
+Every query is scored by a router fitted on the other folds. Each kind's scores of each fold are kept in a folder, so
+that an interrupted comparison resumes. Recommended is the best kind, or a cheaper one that is not significantly worse.
 """
 
 import json
@@ -26,7 +24,15 @@ from serve_app.errors import ConfigError, JethroError
 from serve_app.files import replacing
 from serve_app.learning.metrics import Interval
 from serve_app.routing.base import Report, Router, silent
-from serve_app.training.evaluation import LEVEL, ROUNDS, Evaluation, Figures, evaluate, resampled, scored
+from serve_app.training.evaluation import (
+    LEVEL,
+    ROUNDS,
+    Evaluation,
+    WeightedFigures,
+    evaluate,
+    resampled,
+    scored_queries,
+)
 from serve_app.training.training import data_digest, new_router, router_class
 from serve_app.types import Query
 
@@ -36,7 +42,7 @@ _TIMED, _WARMED = 24, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ComparisonPlan:
     """What is compared, and how. `params` holds the constructor arguments of a kind, by kind."""
 
     kinds: Sequence[str]
@@ -48,7 +54,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ComparedRouter:
     """One kind's figures. `share`, `quality` and `drop` are those at thresholds calibrated on the other folds."""
 
     kind: str
@@ -70,7 +76,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class CrossFittedScores:
     """A kind's cross-fitted scores, shape [n], with what it took."""
 
     scores: Floats
@@ -79,8 +85,8 @@ class Scores:
 
 
 def compare(
-    dataset: Dataset, plan: Plan, folder: Path, report: Report = silent
-) -> tuple[list[Candidate], dict[str, str]]:
+    dataset: Dataset, plan: ComparisonPlan, folder: Path, report: Report = silent
+) -> tuple[list[ComparedRouter], dict[str, str]]:
     """The candidates, best APGR first, and why any kind could not take part; `random` is always among them.
 
     Raises ConfigError for an unknown kind or parameter, or where the pools are equally good; the error of a kind if
@@ -93,12 +99,12 @@ def compare(
         raise ConfigError("both pools are equally good on these data: there is nothing for a router to gain")
     folds = near_duplicate_safe_folds(dataset, plan.folds, plan.seed)
     digest = data_digest(dataset)
-    found: list[Candidate] = []
+    found: list[ComparedRouter] = []
     refused: dict[str, str] = {}
     error: JethroError | None = None
     for kind in kinds:
         try:
-            scores = _cross_fitted(kind, dataset, folds, plan, _Kept(folder, digest), report)
+            scores = _cross_fitted(kind, dataset, folds, plan, _ScoreFiles(folder, digest), report)
         except JethroError as e:
             refused[kind], error = str(e), e
             report(f"{kind}: cannot take part: {e}")
@@ -110,28 +116,28 @@ def compare(
     return sorted(found, key=lambda c: -c.apgr), refused
 
 
-class _Kept:
+class _ScoreFiles:
     """Scores of one kind and fold in files, named by all that determines them."""
 
     def __init__(self, folder: Path, digest: str) -> None:
         self._folder = folder
         self._digest = digest
 
-    def path(self, kind: str, plan: Plan, fold: int) -> Path:
+    def path(self, kind: str, plan: ComparisonPlan, fold: int) -> Path:
         """The file for a kind and fold."""
         what = [self._digest, kind, dict(plan.params.get(kind, {})), plan.folds, plan.seed, fold]
         key = blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=8).hexdigest()
         return self._folder / "scores" / f"{kind}-{fold}-{key}.npz"
 
-    def read(self, path: Path) -> Scores | None:
+    def read(self, path: Path) -> CrossFittedScores | None:
         """What is there; None if nothing is, or if it was cut."""
         try:
             data = read_arrays(path)
-            return Scores(data["scores"], float(data["fit_s"]), float(data["decision_ms"]))
+            return CrossFittedScores(data["scores"], float(data["fit_s"]), float(data["decision_ms"]))
         except (FileNotFoundError, ValueError, KeyError):
             return None
 
-    def write(self, path: Path, scores: Scores) -> None:
+    def write(self, path: Path, scores: CrossFittedScores) -> None:
         """Whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as draft, draft.open("wb") as out:
@@ -139,8 +145,8 @@ class _Kept:
 
 
 def _cross_fitted(
-    kind: str, dataset: Dataset, folds: NDArray[np.int64], plan: Plan, kept: _Kept, report: Report
-) -> Scores:
+    kind: str, dataset: Dataset, folds: NDArray[np.int64], plan: ComparisonPlan, kept: _ScoreFiles, report: Report
+) -> CrossFittedScores:
     scores = np.empty(len(dataset))
     parts = []
     for fold in range(plan.folds):
@@ -157,14 +163,14 @@ def _cross_fitted(
             report(f"{kind}: fold {fold + 1} of {plan.folds}: done before")
         scores[inside] = part.scores
         parts.append(part)
-    return Scores(scores, sum(p.fit_s for p in parts), float(np.median([p.decision_ms for p in parts])))
+    return CrossFittedScores(scores, sum(p.fit_s for p in parts), float(np.median([p.decision_ms for p in parts])))
 
 
-def _fit_and_score(router: Router, others: Dataset, inside: Dataset, report: Report) -> Scores:
+def _fit_and_score(router: Router, others: Dataset, inside: Dataset, report: Report) -> CrossFittedScores:
     started = perf_counter()
     router.fit(others, report)
     fit_s = perf_counter() - started
-    return Scores(router.score(inside.queries), fit_s, _decision_ms(router, inside.queries))
+    return CrossFittedScores(router.score(inside.queries), fit_s, _decision_ms(router, inside.queries))
 
 
 def _decision_ms(router: Router, queries: Sequence[Query]) -> float:
@@ -174,17 +180,19 @@ def _decision_ms(router: Router, queries: Sequence[Query]) -> float:
         query = queries[number % len(queries)]
         last = query.messages[-1]
         new = replace(last, content=f"{last.content} ({router.name} {number})")
-        asked = replace(query, messages=(*query.messages[:-1], new))
+        fresh = replace(query, messages=(*query.messages[:-1], new))
         started = perf_counter()
-        router.score([asked])
+        router.score([fresh])
         spent.append(1e3 * (perf_counter() - started))
     return float(np.median(spent[_WARMED:]))
 
 
-def _candidate(kind: str, scores: Scores, dataset: Dataset, folds: NDArray[np.int64], plan: Plan) -> Candidate:
-    found = scored(scores.scores, dataset)
+def _candidate(
+    kind: str, scores: CrossFittedScores, dataset: Dataset, folds: NDArray[np.int64], plan: ComparisonPlan
+) -> ComparedRouter:
+    found = scored_queries(scores.scores, dataset)
     evaluation = evaluate((kind, "cross-validated"), found, rounds=plan.rounds, seed=plan.seed)
-    rounds = resampled(Figures(found), len(found), plan.rounds, plan.seed)["apgr"]
+    rounds = resampled(WeightedFigures(found), len(found), plan.rounds, plan.seed)["apgr"]
     calibration = Calibration.of(scores.scores, dataset)
     chosen = np.empty(len(dataset), dtype=bool)
     for fold in range(plan.folds):
@@ -195,7 +203,7 @@ def _candidate(kind: str, scores: Scores, dataset: Dataset, folds: NDArray[np.in
     drop = (strong - quality) / abs(strong) if strong else 0.0
     share = float(chosen.mean())
     placement = router_class(kind).placement
-    return Candidate(kind, placement, evaluation, rounds, share, quality, drop, scores.fit_s, scores.decision_ms)
+    return ComparedRouter(kind, placement, evaluation, rounds, share, quality, drop, scores.fit_s, scores.decision_ms)
 
 
 _PLACES: Final = {"inline": 0, "batched": 1, "scorer": 2}
@@ -212,7 +220,7 @@ class Recommendation:
     reason: str
 
 
-def recommend(candidates: Sequence[Candidate]) -> Recommendation:
+def recommend(candidates: Sequence[ComparedRouter]) -> Recommendation:
     """From candidates sorted by APGR, best first; `random` is the one to beat."""
     chance = next(c for c in candidates if c.kind == BASELINE)
     rivals = [c for c in candidates if c.kind != BASELINE]
@@ -223,7 +231,7 @@ def recommend(candidates: Sequence[Candidate]) -> Recommendation:
     if lead.low <= 0:
         return Recommendation(
             None,
-            f"none: the best, {best.kind}, leads random by {told(lead)} APGR, which may be chance; collect more data, "
+            f"none: the best, {best.kind}, leads random by {_gap(lead)} APGR, which may be chance; collect more data, "
             "or other features than these kinds have",
         )
     near = [c for c in rivals[1:] if cheaper(c, best) and difference(best, c).low <= 0]
@@ -232,17 +240,17 @@ def recommend(candidates: Sequence[Candidate]) -> Recommendation:
         if chosen is best or cheaper(candidate, chosen):
             chosen = candidate
     if chosen is best:
-        others = [f"{c.kind} by {told(difference(best, c))}" for c in rivals[1:]]
+        others = [f"{c.kind} by {_gap(difference(best, c))}" for c in rivals[1:]]
         over = f"; it leads {', '.join(others)}" if others else ""
         return Recommendation(best.kind, f"{best.kind}: the best APGR, {best.apgr:.3f}{over}")
     return Recommendation(
         chosen.kind,
-        f"{chosen.kind}: {best.kind} leads it by {told(difference(best, chosen))} APGR, which may be chance, and "
+        f"{chosen.kind}: {best.kind} leads it by {_gap(difference(best, chosen))} APGR, which may be chance, and "
         f"{chosen.kind} is cheaper to run ({_cost(chosen)} against {_cost(best)})",
     )
 
 
-def difference(one: Candidate, other: Candidate) -> Interval:
+def difference(one: ComparedRouter, other: ComparedRouter) -> Interval:
     """APGR of one minus the other's, with its paired bootstrap interval."""
     gaps = one.resampled_apgr - other.resampled_apgr
     gaps = gaps[np.isfinite(gaps)]
@@ -250,7 +258,7 @@ def difference(one: Candidate, other: Candidate) -> Interval:
     return Interval(one.apgr - other.apgr, float(low), float(high))
 
 
-def cheaper(one: Candidate, other: Candidate) -> bool:
+def cheaper(one: ComparedRouter, other: ComparedRouter) -> bool:
     """Whether one costs less to run: by where it runs, then by the time of a decision."""
     places = _PLACES[one.placement], _PLACES[other.placement]
     if places[0] != places[1]:
@@ -258,10 +266,10 @@ def cheaper(one: Candidate, other: Candidate) -> bool:
     return one.decision_ms * _SAME < other.decision_ms
 
 
-def told(value: Interval) -> str:
+def _gap(value: Interval) -> str:
     """A difference with its interval."""
     return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
-def _cost(candidate: Candidate) -> str:
+def _cost(candidate: ComparedRouter) -> str:
     return f"{candidate.placement}, {candidate.decision_ms:.2g} ms a decision"

@@ -1,14 +1,11 @@
 """How good a router is on queries that it was not fitted on: every figure with its interval, ready for JSON.
 
 Cost advantage is the share of queries that the weak model answers (Hybrid LLM, arXiv 2404.14618, section 4.1); PGR,
-APGR and CPT are RouteLLM's (arXiv 2406.18665, section 2.3).
-
-All figures of a router at once, on the data and on bootstrap resamples of it.
-
-A resample is a weight for each query (how often it was drawn), so that scores are sorted once and many resamples go
-through one pass of sums. Definitions are those of `metrics`; two routers on the same queries get the same resamples
-for the same seed, so that differences between them are paired (Efron & Tibshirani 1993, chapters 6 and 13). The
-interval of the calibration error lies high: a resample's own noise counts as error in every bin.
+APGR and CPT are RouteLLM's (arXiv 2406.18665, section 2.3); definitions are those of `learning.metrics`. A resample is
+a weight for each query (how often it was drawn), so that scores are sorted once and many resamples go through one pass
+of sums. Two routers on the same queries get the same resamples for the same seed, so that their differences are paired
+(Efron & Tibshirani 1993, chapters 6 and 13). The interval of the calibration error lies high: a resample's own noise
+counts as error in every bin.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,15 +24,15 @@ if TYPE_CHECKING:
 ROUNDS = 1000
 LEVEL = 0.95
 ADVANTAGES = (0.1, 0.2, 0.4)
-"""Cost advantages at which Hybrid LLM's main table tells the quality drop."""
+"""Cost advantages at which Hybrid LLM's main table reports the quality drop."""
 BINS = 10
 _CELLS = 2_000_000
 """Weights held at once: 16 MB."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """Queries with a router's score and what both models' answers were worth and cost; arrays of shape [n]."""
+class ScoredQueries:
+    """Queries with a router's score, and the quality and cost of both models' answers; arrays of shape [n]."""
 
     scores: Floats
     win_rate: Floats
@@ -48,19 +45,19 @@ class Scored:
         return len(self.scores)
 
 
-class Figures:
+class WeightedFigures:
     """The figures of one router under weights; `names` are those of the columns of a table."""
 
-    def __init__(self, scored: Scored, thresholds: Sequence[float] = ()) -> None:
-        order = np.argsort(-scored.scores, kind="stable")
-        ranked = scored.scores[order]
+    def __init__(self, queries: ScoredQueries, thresholds: Sequence[float] = ()) -> None:
+        order = np.argsort(-queries.scores, kind="stable")
+        ranked = queries.scores[order]
         self._order = order
         self._n = len(order)
         self._last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), self._n - 1)
         self._scores = ranked
-        self._wins = scored.win_rate[order]
-        self._weak, self._strong = scored.weak_quality[order], scored.strong_quality[order]
-        self._weak_cost, self._strong_cost = scored.weak_cost_usd[order], scored.strong_cost_usd[order]
+        self._wins = queries.win_rate[order]
+        self._weak, self._strong = queries.weak_quality[order], queries.strong_quality[order]
+        self._weak_cost, self._strong_cost = queries.weak_cost_usd[order], queries.strong_cost_usd[order]
         parts = np.array_split(np.arange(self._n), min(BINS, self._n))
         self._bins = np.array([part[0] for part in parts])
         self._chosen = {f"{t:.10g}": (ranked >= t).astype(np.float64) for t in thresholds}
@@ -120,7 +117,7 @@ class Figures:
         return error
 
 
-def resampled(figures: Figures, n: int, rounds: int = ROUNDS, seed: int = 0) -> dict[str, Floats]:
+def resampled(figures: WeightedFigures, n: int, rounds: int = ROUNDS, seed: int = 0) -> dict[str, Floats]:
     """Each figure on `rounds` bootstrap resamples of n queries, shape [rounds]."""
     parts = [figures.under(weights) for weights in _weights(n, rounds, seed)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -155,14 +152,14 @@ def _gap_figures(share: Floats, quality: Floats, weak: Floats, strong: Floats) -
     }
 
 
-def _reached(share: Floats, pgr: Floats, wanted: float) -> Floats:
-    """Smallest share at which PGR reaches `wanted`, linear between points; nan where it never does."""
-    reached = pgr >= wanted
+def _reached(share: Floats, pgr: Floats, target: float) -> Floats:
+    """Smallest share at which PGR reaches `target`, linear between points; nan where it never does."""
+    reached = pgr >= target
     i = reached.argmax(axis=1)
     rows = np.arange(len(pgr))
     before = np.maximum(i - 1, 0)
     low, high = pgr[rows, before], pgr[rows, i]
-    part = np.divide(wanted - low, high - low, out=np.zeros_like(low), where=high > low)
+    part = np.divide(target - low, high - low, out=np.zeros_like(low), where=high > low)
     at = share[rows, before] + part * (share[rows, i] - share[rows, before])
     return np.where(reached.any(axis=1), np.where(i == 0, share[:, 0], at), np.nan)
 
@@ -184,7 +181,7 @@ _CARD = ("weak_quality", "strong_quality", "auc", "calibration_error", "apgr", "
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A router's figures on one dataset. `figures` are named as in `resampling.Figures`."""
+    """A router's figures on one dataset. `figures` are named as in `WeightedFigures`."""
 
     router: str
     version: str
@@ -223,20 +220,20 @@ class Evaluation:
         }
 
 
-def scored(scores: Floats, dataset: Dataset) -> Scored:
-    """A router's scores of the dataset's queries beside what both models' answers were worth and cost."""
+def scored_queries(scores: Floats, dataset: Dataset) -> ScoredQueries:
+    """A router's scores of the dataset's queries, with the quality and cost of both models' answers."""
     weak, strong = dataset.weak, dataset.strong
     qualities = (weak.quality.mean(1), strong.quality.mean(1))
-    return Scored(scores, dataset.strong_win_rate(), *qualities, weak.cost_usd.mean(1), strong.cost_usd.mean(1))
+    return ScoredQueries(scores, dataset.strong_win_rate(), *qualities, weak.cost_usd.mean(1), strong.cost_usd.mean(1))
 
 
 def evaluate(
-    of: tuple[str, str], found: Scored, thresholds: Sequence[float] = (), rounds: int = ROUNDS, seed: int = 0
+    of: tuple[str, str], found: ScoredQueries, thresholds: Sequence[float] = (), rounds: int = ROUNDS, seed: int = 0
 ) -> Evaluation:
     """All figures of the router `of` = (name, version), with 95 % intervals from `rounds` bootstrap resamples."""
     qualities = (found.weak_quality, found.strong_quality)
-    figures = Figures(found, thresholds)
-    told = intervals(figures.of_data(), resampled(figures, len(found), rounds, seed))
+    figures = WeightedFigures(found, thresholds)
+    found_intervals = intervals(figures.of_data(), resampled(figures, len(found), rounds, seed))
     curve = cost_quality_curve(found.scores, *qualities, found.weak_cost_usd, found.strong_cost_usd)
     oracle = oracle_curve(*qualities)
     gap = curve.weak != curve.strong
@@ -244,7 +241,7 @@ def evaluate(
         *of,
         len(found),
         tuple(thresholds),
-        told,
+        found_intervals,
         average_pgr(oracle) if gap else float("nan"),
         average_pgr(decile_curve(found.scores, *qualities)) if gap else float("nan"),
         curve,
@@ -275,13 +272,13 @@ def router_metrics(calibration: "Calibration", threshold: float, seed: int = 0) 
     weak, strong = calibration.weak_quality, calibration.strong_quality
     zero = np.zeros(len(weak))
     costs = (zero if c is None else c for c in (calibration.weak_cost_usd, calibration.strong_cost_usd))
-    found = Scored(calibration.scores, (strong > weak).astype(np.float64), weak, strong, *costs)
+    found = ScoredQueries(calibration.scores, (strong > weak).astype(np.float64), weak, strong, *costs)
     evaluation = evaluate(("", ""), found, (threshold,), seed=seed)
     at = evaluation.at(threshold)
-    told = {name: evaluation.figures[name] for name in _CARD}
-    told |= {"strong_share": at["share"], "quality": at["quality"], "quality_drop": at["drop"]}
+    chosen = {name: evaluation.figures[name] for name in _CARD}
+    chosen |= {"strong_share": at["share"], "quality": at["quality"], "quality_drop": at["drop"]}
     figures: dict[str, float | list[float]] = {"queries": float(len(weak))}
-    for name, value in told.items():
+    for name, value in chosen.items():
         if np.isfinite(value.value):
             figures[name] = value.value
             if name in ("apgr", "quality_drop"):

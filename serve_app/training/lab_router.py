@@ -19,7 +19,7 @@ from serve_app.training.evaluation import router_metrics
 from serve_app.training.training import new_router
 
 _FOLDS = 4
-"""Each fold is scored by a router fitted on the others; equal texts lie in one fold."""
+"""Each fold is scored by a router fitted on the others; equal texts are in one fold."""
 TARGET_DROP = 0.01
 """Default threshold: a mean quality drop of 1 % against always-large on the queries it is calibrated on ..."""
 MOST_STRONG = 0.58
@@ -35,7 +35,7 @@ and outcomes are so certain that less noise is better (AUC 0.89 for 0.86 with mf
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LabRouterPlan:
     """What to train: a kind of PARAMS, on how many queries, drawn and fitted by which seed.
 
     With `data` the answers are kept in that file, or read from it if it is there.
@@ -51,8 +51,8 @@ class Plan:
         return new_router(self.kind, PARAMS[self.kind], self.seed)
 
 
-def train(models_dir: Path, out: Path, plan: Plan, report: Callable[[str], None] = print) -> dict[str, Any]:
-    """Train the router of a plan on balanced lab queries and register it in `out`; gives its metrics.
+def train(models_dir: Path, out: Path, plan: LabRouterPlan, report: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train the router of a plan on balanced lab queries and register it in `out`; returns its metrics.
 
     The queries are unseen by the models and of the half that is for learning (see `lab_queries`). Threshold and
     figures come from cross-fitting: every query is scored by a router that was not fitted on it; the router that is
@@ -74,7 +74,7 @@ def train(models_dir: Path, out: Path, plan: Plan, report: Callable[[str], None]
     return metrics
 
 
-def _answered(models_dir: Path, plan: Plan, report: Callable[[str], None]) -> Dataset:
+def _answered(models_dir: Path, plan: LabRouterPlan, report: Callable[[str], None]) -> Dataset:
     if plan.data is not None and plan.data.exists():
         return Dataset.load(plan.data)
     dataset = record_lab(models_dir, LabPlan(plan.n, "learn", plan.seed), report)
@@ -83,7 +83,7 @@ def _answered(models_dir: Path, plan: Plan, report: Callable[[str], None]) -> Da
     return dataset
 
 
-def cross_scores(dataset: Dataset, plan: Plan) -> NDArray[np.float64]:
+def cross_scores(dataset: Dataset, plan: LabRouterPlan) -> NDArray[np.float64]:
     """Scores of all queries, shape [n], each by a router fitted on the other folds."""
     folds = folds_of([q.text for q in dataset.queries], _FOLDS, plan.seed + 1)
     scores = np.empty(len(dataset))

@@ -1,9 +1,9 @@
-"""Trains a router again on fresh traffic, and lets the new version serve only where it is not worse than the old one.
+"""Retrains a router on fresh traffic, and lets the new version serve only where it is not worse than the old one.
 
 Both are measured on queries of the fresh data that neither has learned from, each sending the same number of them to
 the strong pool: as many as the version in service does. The difference of their mean quality has a paired bootstrap
 interval over queries; the new version is not worse if the interval's lower end is above minus the margin
-(non-inferiority). With few queries the interval is wide and the old version stays: nothing is taken on trust.
+(non-inferiority). With few queries the interval is wide and the old version stays.
 """
 
 from collections.abc import Mapping
@@ -23,27 +23,35 @@ from serve_app.learning.metrics import Interval, average_pgr, bootstrap, cost_qu
 from serve_app.routing.base import Report, silent
 from serve_app.routing.registry import RANDOM, Registry
 from serve_app.training.artefacts import Artefact, learned_from, open_router
-from serve_app.training.training import BESIDE, TrainingRun, data_digest, default_folds, read_run, register, train
+from serve_app.training.training import (
+    ARTEFACT_KEYS,
+    TrainingRun,
+    data_digest,
+    default_folds,
+    read_run,
+    register,
+    train,
+)
 
-FEWEST_HELD_BACK: Final = 50
+FEWEST_HELD_OUT: Final = 50
 """Fewer queries cannot show that anything is not worse."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How to refresh. `margin` is a part of the strong pool's mean quality; `source` names the data in run.json."""
+class RefreshPlan:
+    """How to refresh. `margin` is a share of the strong pool's mean quality; `source` names the data in run.json."""
 
     source: str
     margin: float = 0.01
-    held_back_of: int = 4
-    """One of so many folds is held back, near-duplicates never apart."""
+    held_out_of: int = 4
+    """One of this many folds is held out, near-duplicates never apart."""
     swap: bool = True
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """The new version beside the one in service, on `queries` held back; quality at `share` strong calls of both."""
+    """The new version against the one in service on `queries` held out; quality of both at `share` strong calls."""
 
     name: str
     served: str
@@ -64,11 +72,11 @@ class Refreshed:
         """Whether the interval leaves no room for a loss beyond what is allowed."""
         return self.difference.low >= -self.allowed
 
-    def told(self) -> str:
-        """What was found and done, in sentences."""
+    def summary(self) -> str:
+        """The comparison and what was done, in sentences."""
         d = self.difference
         found = (
-            f"{self.fresh} against {self.served} on {self.queries:,} queries held back, "
+            f"{self.fresh} against {self.served} on {self.queries:,} held-out queries, "
             f"{100 * self.share:.1f} % strong calls each: quality {self.fresh_quality:.4f} against "
             f"{self.served_quality:.4f}, difference {d.value:+.4f} (95 %: {d.low:+.4f} to {d.high:+.4f})"
         )
@@ -78,15 +86,15 @@ class Refreshed:
             done = f"{self.name} serves it from now on" if self.swapped else "it may serve: jethro router use"
             return f"{found}. Not worse (at most {self.allowed:.4f} may be lost): {done}."
         why = "it is worse" if d.high < 0 else "that it is not worse cannot be shown with so few queries"
-        return f"{found}. {self.served} goes on serving: {why} (at most {self.allowed:.4f} may be lost)."
+        return f"{found}. {self.served} continues to serve: {why} (at most {self.allowed:.4f} may be lost)."
 
     def to_json(self) -> dict[str, Any]:
         """For reports and scripts."""
         return {**asdict(self), "not_worse": self.not_worse}
 
 
-def refresh(name: str, dataset: Dataset, registry: Registry, plan: Plan, report: Report = silent) -> Refreshed:
-    """Train the router `name` again as it was trained, register it, compare, and swap if it is not worse.
+def refresh(name: str, dataset: Dataset, registry: Registry, plan: RefreshPlan, report: Report = silent) -> Refreshed:
+    """Retrain the router `name` as it was trained, register it, compare, and swap if it is not worse.
 
     `dataset` has the scored answers of the pools `small` and `large` to fresh queries. Raises DataError if it cannot
     teach, or too few of its queries are new to the version in service; ConfigError for an unknown name.
@@ -97,7 +105,7 @@ def refresh(name: str, dataset: Dataset, registry: Registry, plan: Plan, report:
     learn, held = _split(served, dataset, plan)
     check(learn, pools=("small", "large"), needs_two_classes=True, source=plan.source)
     run = replace(_run_of(served, plan), digest=data_digest(learn))
-    report(f"{name}: {run.kind} again on {len(learn):,} queries; {len(held):,} held back")
+    report(f"{name}: {run.kind} again on {len(learn):,} queries; {len(held):,} held out")
     trained = train(run, learn, report)
     fresh = register(trained, learn, registry, name, use=False)
     found = compared(served, trained.router.score(held.queries), held, plan)
@@ -108,7 +116,7 @@ def refresh(name: str, dataset: Dataset, registry: Registry, plan: Plan, report:
     return found
 
 
-def compared(served: Artefact, fresh_scores: Floats, held: Dataset, plan: Plan) -> Refreshed:
+def compared(served: Artefact, fresh_scores: Floats, held: Dataset, plan: RefreshPlan) -> Refreshed:
     """Quality of both at the share of strong calls that the version in service takes; name and fresh left empty."""
     served_scores = served.registered.router.score(held.queries)
     weak, strong = held.weak.quality.mean(1), held.strong.quality.mean(1)
@@ -144,44 +152,44 @@ def highest(scores: Floats, share: float) -> Floats:
     Shape [n]; sums to share * n. Equal scores are treated alike, so that neither order nor luck favours a router.
     """
     order = -np.sort(-scores)
-    wanted = share * len(scores)
-    if wanted <= 0:
+    target = share * len(scores)
+    if target <= 0:
         return np.zeros(len(scores))
-    cutoff = order[min(len(scores) - 1, int(np.ceil(wanted - 1e-9)) - 1)]
+    cutoff = order[min(len(scores) - 1, int(np.ceil(target - 1e-9)) - 1)]
     above, tied = scores > cutoff, scores == cutoff
-    parts: Floats = above + tied * ((wanted - above.sum()) / tied.sum())
+    parts: Floats = above + tied * ((target - above.sum()) / tied.sum())
     return parts
 
 
-def _split(served: Artefact, dataset: Dataset, plan: Plan) -> tuple[Dataset, Dataset]:
-    """What is learned from, and what is held back: new to the version in service and unlike what is learned from."""
-    fold = folds(dataset, plan.held_back_of, plan.seed)
+def _split(served: Artefact, dataset: Dataset, plan: RefreshPlan) -> tuple[Dataset, Dataset]:
+    """What is learned from, and a hold-out: new to the version in service and unlike what is learned from."""
+    fold = folds(dataset, plan.held_out_of, plan.seed)
     known = learned_from(served, dataset)
     held = np.setdiff1d(np.flatnonzero(fold == 0), known)
-    if len(held) < FEWEST_HELD_BACK:
+    if len(held) < FEWEST_HELD_OUT:
         raise DataError(
-            f"{plan.source}: {len(held)} of {len(dataset):,} queries can be held back ({len(known):,} were known to "
-            f"{served.registered.version} before); at least {FEWEST_HELD_BACK} are needed to compare: collect more"
+            f"{plan.source}: {len(held)} of {len(dataset):,} queries can be held out ({len(known):,} were known to "
+            f"{served.registered.version} before); at least {FEWEST_HELD_OUT} are needed to compare: collect more"
         )
     return _without_battles_of(dataset.take(np.flatnonzero(fold != 0)), dataset.take(held)), dataset.take(held)
 
 
 def _without_battles_of(learn: Dataset, held: Dataset) -> Dataset:
-    """Battles beside the answers may be about queries that are held back: those teach nothing."""
+    """Drops further battles about held-out queries, which must not be learned from."""
     if learn.preferences is None:
         return learn
-    told = np.flatnonzero(~np.isin(text_hashes(learn.preferences.queries), text_hashes(held.queries)))
-    return replace(learn, preferences=learn.preferences.take(told) if len(told) else None)
+    rows = np.flatnonzero(~np.isin(text_hashes(learn.preferences.queries), text_hashes(held.queries)))
+    return replace(learn, preferences=learn.preferences.take(rows) if len(rows) else None)
 
 
-def _run_of(served: Artefact, plan: Plan) -> TrainingRun:
+def _run_of(served: Artefact, plan: RefreshPlan) -> TrainingRun:
     """The training of the version in service, on other data; of one that ships, its kind and parameters."""
     assert served.folder is not None
-    told: Mapping[str, Any] = read_run(served.folder)
+    run: Mapping[str, Any] = read_run(served.folder)
     router = served.registered.router
-    if told:
+    if run:
         known = {f.name for f in fields(TrainingRun)}
-        kept = {key: value for key, value in told.items() if key in known and key not in BESIDE}
+        kept = {key: value for key, value in run.items() if key in known and key not in ARTEFACT_KEYS}
         return replace(TrainingRun(**kept), data=plan.source, preferences=None)
     params = {key: value for key, value in router.params.items() if key != "seed"}
     return TrainingRun(router.name, plan.source, params=params, seed=plan.seed, folds=default_folds(router.name))

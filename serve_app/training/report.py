@@ -1,9 +1,4 @@
-"""Evaluations as Markdown: one table of figures, one of thresholds, each value with its interval.
-
-A comparison as Markdown and JSON: one row a kind, best APGR first, and the recommendation.
-
-Pictures of an evaluation or a comparison: the cost-quality curve, and the reliability of the scores.
-"""
+"""Evaluations and comparisons of routers as Markdown, JSON and plots, each figure with its interval."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +9,7 @@ import numpy as np
 from serve_app.data.dataset import Dataset
 from serve_app.errors import missing_extra
 from serve_app.learning.metrics import Interval
-from serve_app.training.comparison import BASELINE, Candidate, Plan, difference, recommend
+from serve_app.training.comparison import BASELINE, ComparedRouter, ComparisonPlan, difference, recommend
 from serve_app.training.evaluation import ADVANTAGES, Evaluation, interval_json
 
 _PLAIN = {
@@ -29,12 +24,12 @@ _PLAIN = {
 
 
 def evaluation_markdown(evaluation: Evaluation) -> str:
-    """The report of one router, with the random router and the oracle beside it where they have a figure."""
-    rows = [[name, _told(evaluation.figures[key]), *_bounds(evaluation, key)] for key, name in _PLAIN.items()]
+    """The report of one router, with the figures of the random router and of the oracle where they have one."""
+    rows = [[name, _with_interval(evaluation.figures[key]), *_bounds(evaluation, key)] for key, name in _PLAIN.items()]
     rows += [
         [
             f"quality drop at {advantage:.0%} cost advantage",
-            _told(evaluation.figures[f"drop_at_{advantage:.0%}"], percent=True),
+            _with_interval(evaluation.figures[f"drop_at_{advantage:.0%}"], percent=True),
             *_drops(evaluation, advantage),
         ]
         for advantage in ADVANTAGES
@@ -58,20 +53,18 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in width) + "|", *lines[1:]])
 
 
-def told(value: Interval, percent: bool = False) -> str:
-    """A figure with its interval, `-` where it does not exist."""
-    return _told(value, percent)
-
-
 def _thresholds(evaluation: Evaluation) -> str:
     if not evaluation.thresholds:
         return ""
     rows = []
     for threshold in evaluation.thresholds:
         at = evaluation.at(threshold)
-        costs = [f"{at['cost_usd'].value:.3g}" if at["cost_usd"].value else "-", _told(at["cost_share"], percent=True)]
-        share, drop = (_told(at[name], percent=True) for name in ("share", "drop"))
-        rows.append([f"{threshold:.6g}", share, _told(at["quality"]), drop, _told(at["pgr"]), *costs])
+        costs = [
+            f"{at['cost_usd'].value:.3g}" if at["cost_usd"].value else "-",
+            _with_interval(at["cost_share"], percent=True),
+        ]
+        share, drop = (_with_interval(at[name], percent=True) for name in ("share", "drop"))
+        rows.append([f"{threshold:.6g}", share, _with_interval(at["quality"]), drop, _with_interval(at["pgr"]), *costs])
     head = ["threshold", "strong calls", "quality", "drop", "PGR", "USD a query", "cost of always strong"]
     return markdown_table(head, rows)
 
@@ -93,7 +86,7 @@ def _drops(evaluation: Evaluation, advantage: float) -> list[str]:
     return [f"{100 * advantage * (strong - weak) / size:.2f} %", f"{100 * (strong - oracle) / size:.2f} %"]
 
 
-def _told(value: Interval, percent: bool = False) -> str:
+def _with_interval(value: Interval, percent: bool = False) -> str:
     if not np.isfinite(value.value):
         return "-"
     if percent:
@@ -105,7 +98,7 @@ def _plain(value: float) -> str:
     return f"{value:.3f}" if np.isfinite(value) else "-"
 
 
-def comparison_markdown(candidates: Sequence[Candidate], refused: Mapping[str, str], plan: Plan) -> str:
+def comparison_markdown(candidates: Sequence[ComparedRouter], refused: Mapping[str, str], plan: ComparisonPlan) -> str:
     """The report of a comparison."""
     rows = [_row(c) for c in candidates]
     head = ["router", "APGR", "CPT(50)", "CPT(80)", "AUC", "drop at 20% advantage", f"strong calls at {plan.target}"]
@@ -124,7 +117,7 @@ def comparison_markdown(candidates: Sequence[Candidate], refused: Mapping[str, s
 
 
 def comparison_json(
-    candidates: Sequence[Candidate], refused: Mapping[str, str], plan: Plan, dataset: Dataset
+    candidates: Sequence[ComparedRouter], refused: Mapping[str, str], plan: ComparisonPlan, dataset: Dataset
 ) -> dict[str, Any]:
     """JSON-ready, with the curves."""
     found = recommend(candidates)
@@ -142,7 +135,7 @@ def comparison_json(
     }
 
 
-def _json(candidate: Candidate, candidates: Sequence[Candidate]) -> dict[str, Any]:
+def _json(candidate: ComparedRouter, candidates: Sequence[ComparedRouter]) -> dict[str, Any]:
     chance = next(c for c in candidates if c.kind == BASELINE)
     return {
         "kind": candidate.kind,
@@ -156,14 +149,14 @@ def _json(candidate: Candidate, candidates: Sequence[Candidate]) -> dict[str, An
     }
 
 
-def _row(candidate: Candidate) -> list[str]:
+def _row(candidate: ComparedRouter) -> list[str]:
     figures = candidate.evaluation.figures
     plain = [f"{figures[name].value:.3f}" for name in ("cpt50", "cpt80", "auc")]
     return [
         candidate.kind,
-        told(figures["apgr"]),
+        _with_interval(figures["apgr"]),
         *plain,
-        told(figures["drop_at_20%"], percent=True),
+        _with_interval(figures["drop_at_20%"], percent=True),
         f"{100 * candidate.share:.1f} %",
         f"{100 * candidate.drop:.2f} %",
         candidate.placement,

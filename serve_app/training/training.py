@@ -1,13 +1,10 @@
-"""Trains a router of any kind: scores that are honest first, for threshold and figures, then the router that serves.
+"""Trains a router of any kind, calibrates it on held-out scores, and registers it with the run that repeats it.
 
 A router's scores of the queries it was fitted on flatter it. Either every query is scored by a router fitted on the
-other folds (cross-fitting; the one that serves is then fitted on all), or a fifth is held back and the one router
-fitted on the rest serves (for kinds that take long). Equal and nearly equal queries lie in one fold.
-
-All that determines a trained router: kind, parameters, data, seed, folds, target. Written beside every artefact.
-
-Training again from the file gives the same router, and so the same version; where the data or the libraries are not
-those of the first time, it says so.
+other folds (cross-fitting; the one that serves is then fitted on all), or 20 % are held out and the one router fitted
+on the others serves (for kinds that take long). Equal and nearly equal queries are in one fold. A run (kind,
+parameters, data, seed, folds, target) is kept with every artefact: training from it returns the same router, and so the
+same version; other data or other library versions are reported.
 """
 
 import json
@@ -37,8 +34,8 @@ from serve_app.training.artefacts import Artefact
 from serve_app.training.evaluation import router_metrics
 
 FILE = "run.json"
-BESIDE = ("libraries", "calibrated")
-"""Keys of a run.json that tell of the artefact and take no part in training."""
+ARTEFACT_KEYS = ("libraries", "calibrated")
+"""Keys of a run.json that describe the artefact and take no part in training."""
 _LIBRARIES = ("jethro", "numpy", "scikit-learn", "torch", "transformers")
 """Those whose version may change what is learned."""
 
@@ -60,7 +57,7 @@ class TrainingRun:
     seed: int = 0
     """Draws the folds."""
     folds: int = 5
-    """Scores for threshold and figures: cross-fitted over so many folds, or of one fifth that is held back (1)."""
+    """Scores for threshold and figures: cross-fitted over this many folds, or of a 20 % hold-out (1)."""
     target: str = "quality-drop=0.01"
     """What the threshold is calibrated to."""
     digest: str = ""
@@ -68,7 +65,7 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         if self.folds < 1:
-            raise ConfigError(f"folds is {self.folds}: give 2 or more to cross-fit, or 1 to hold a fifth back")
+            raise ConfigError(f"folds is {self.folds}: give 2 or more to cross-fit, or 1 for a 20 % hold-out")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -86,7 +83,7 @@ class TrainingRun:
         return cls(**body)
 
     def to_json(self) -> dict[str, Any]:
-        """What an artefact's run.json keeps: the run, and the versions of the libraries at hand."""
+        """What an artefact's run.json keeps: the run, and the versions of the installed libraries."""
         return {**asdict(self), "libraries": libraries()}
 
 
@@ -109,7 +106,7 @@ def libraries() -> dict[str, str]:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What an artefact's run.json tells; empty for one that ships without."""
+    """The content of an artefact's run.json; empty for one that ships without."""
     path = folder / FILE
     return _read(path) if path.is_file() else {}
 
@@ -129,8 +126,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _body(path: Path) -> dict[str, Any]:
-    """The run's own keys: what is told beside them (libraries, a later calibration) makes no router."""
-    return {key: value for key, value in _read(path).items() if key not in BESIDE}
+    """The run's own keys, without those that describe the artefact."""
+    return {key: value for key, value in _read(path).items() if key not in ARTEFACT_KEYS}
 
 
 def _fits(key: str, value: object) -> bool:
@@ -145,7 +142,7 @@ CROSS_FITTED = "cross-fitted"
 HELD_OUT, FRESH = PROMISING
 """How the scores of a card's calibration were made; those of the first are not those of the router that serves."""
 HELD_OUT_OF = 5
-"""One of so many folds is held back where there is no cross-fitting."""
+"""One of this many folds is held out where there is no cross-fitting."""
 FINE_TUNED = frozenset({"bert", "causal_llm", "hybrid_det", "hybrid_prob", "hybrid_trans", "best_route"})
 """Kinds that train a whole encoder or language model: five fits more would be hours."""
 
@@ -155,7 +152,7 @@ class Trained:
     """A fitted router with what it promises on queries that it was not fitted on."""
 
     run: TrainingRun
-    """As it was asked for, with every parameter written out: defaults may be others in a later version."""
+    """As requested, with every parameter written out: defaults may differ in a later version."""
     router: Router
     calibration: Calibration
     threshold: Threshold
@@ -164,7 +161,7 @@ class Trained:
 
 
 def data_digest(dataset: Dataset) -> str:
-    """Hash of all that a router may learn from: the dataset, and battles beside it."""
+    """Hash of all that a router may learn from: the dataset, and battles in addition to it."""
     battles = dataset.preferences
     if battles is None:
         return dataset.digest()
@@ -184,7 +181,7 @@ def router_class(kind: str) -> type[Router]:
 
 
 def new_router(kind: str, params: Mapping[str, Any], seed: int | None = None) -> Router:
-    """An unfitted router. `seed` is given to kinds that take one, unless `params` do.
+    """An unfitted router. `seed` is passed to kinds that take one, unless `params` do.
 
     Raises ConfigError for an unknown kind or parameter, or a value that the kind refuses.
     """
@@ -201,12 +198,12 @@ def new_router(kind: str, params: Mapping[str, Any], seed: int | None = None) ->
 
 
 def default_folds(kind: str) -> int:
-    """Five to cross-fit; 1 (hold back) for kinds that are fine-tuned or too heavy for the Gateway."""
+    """Five to cross-fit; 1 (a hold-out) for kinds that are fine-tuned or too heavy for the Gateway."""
     return 1 if kind in FINE_TUNED or router_class(kind).placement == "scorer" else 5
 
 
 def train(run: TrainingRun, dataset: Dataset, report: Report = silent) -> Trained:
-    """Fit and calibrate what the run asks for. The dataset has the pools `small` and `large`, scored.
+    """Fit and calibrate the router of a run. The dataset has the pools `small` and `large`, scored.
 
     Raises ConfigError if the data cannot teach the router or cannot be split.
     """
@@ -226,7 +223,7 @@ def register(
 ) -> str:
     """Save the router as a version of `name` (default: its kind) with card, calibration, figures and run.
 
-    Gives the version; see `Registry.register` for `use`. Raises ConfigError for a bad name.
+    Returns the version; see `Registry.register` for `use`. Raises ConfigError for a bad name.
     """
     version = registry.register(
         trained.router,
@@ -255,7 +252,7 @@ def recalibrate(
 ) -> str:
     """Register the same router with a threshold calibrated on the dataset, as a new version that does not serve yet.
 
-    Gives the version. The dataset holds queries that the router has not learned from. Raises ConfigError where the
+    Returns the version. The dataset holds queries that the router has not learned from. Raises ConfigError where the
     target cannot be reached (InsufficientData where it cannot be promised).
     """
     found = artefact.registered
@@ -265,7 +262,7 @@ def recalibrate(
     threshold = target.threshold(calibration, guarantee)
     run = read_run(artefact.folder)
     card = artefact.card()
-    told = {"target": str(target), "guarantee": None if guarantee is None else str(guarantee), "of": found.version}
+    facts = {"target": str(target), "guarantee": None if guarantee is None else str(guarantee), "of": found.version}
     about = {"calibration_digest": dataset.digest(), "quality_range": list(quality_range(dataset.about))}
     data = {**card["data"], "calibration": FRESH, **about}
     version = registry.register(
@@ -276,7 +273,7 @@ def recalibrate(
         models=(dataset.weak.model, dataset.strong.model),
         data=data,
         metrics=router_metrics(calibration, threshold.value),
-        run={**run, "calibrated": {**told, "queries": len(dataset)}},
+        run={**run, "calibrated": {**facts, "queries": len(dataset)}},
         queries=dataset.queries,
         use=False,
     )
@@ -291,8 +288,8 @@ def honest_scores(
 ) -> tuple[Floats, NDArray[np.int64], Router | None]:
     """Scores by routers that were not fitted on what they score, and the positions of the queries scored.
 
-    With `run.folds` of 2 or more all queries are scored and the third is None; with 1 a fifth is, and the third is
-    the router fitted on the rest.
+    With `run.folds` of 2 or more all queries are scored and the third is None; with 1 a hold-out of 20 % is, and the
+    third is the router fitted on the others.
     """
     held = run.folds == 1
     folds = split_folds(dataset, HELD_OUT_OF if held else run.folds, run.seed)
@@ -301,7 +298,7 @@ def honest_scores(
     for fold in range(1 if held else run.folds):
         inside, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         _check_sides(inside, others, run.folds)
-        of = "held back" if held else f"fold {fold + 1} of {run.folds}"
+        of = "held out" if held else f"fold {fold + 1} of {run.folds}"
         report(f"{run.kind}: {of}: fitting on {len(others):,} queries, scoring {len(inside):,}")
         router = new_router(run.kind, run.params, run.seed)
         router.fit(dataset.take(others), lambda line: report(f"  {line}"))

@@ -10,8 +10,8 @@ from serve_app.data.dataset import Dataset
 from serve_app.decision.target import Target
 from serve_app.errors import ConfigError
 from serve_app.routing.registry import KINDS
-from serve_app.training.comparison import Candidate, Plan, cheaper, compare, difference, recommend
-from serve_app.training.evaluation import Figures, evaluate, resampled, scored
+from serve_app.training.comparison import ComparedRouter, ComparisonPlan, cheaper, compare, difference, recommend
+from serve_app.training.evaluation import WeightedFigures, evaluate, resampled, scored_queries
 from serve_app.training.report import comparison_json, comparison_markdown
 from tests.data.samples import answers, sums
 from tests.training.fake_routers import FailingRouter, LengthRouter, ScorerRouter
@@ -30,8 +30,8 @@ def dataset() -> Dataset:
     return sums(300, seed=1)
 
 
-def plan(*kinds: str, **given: object) -> Plan:
-    return Plan(kinds, folds=3, rounds=100, **given)  # type: ignore[arg-type]
+def plan(*kinds: str, **given: object) -> ComparisonPlan:
+    return ComparisonPlan(kinds, folds=3, rounds=100, **given)  # type: ignore[arg-type]
 
 
 def test_the_better_router_comes_first_and_random_is_there(dataset: Dataset, tmp_path: Path) -> None:
@@ -104,11 +104,13 @@ def test_thresholds_come_from_the_other_folds(dataset: Dataset, tmp_path: Path) 
     assert found[0].share == pytest.approx(0.3, abs=0.06)
 
 
-def candidate(kind: str, scores: np.ndarray, data: Dataset, placement: str = "inline", ms: float = 1.0) -> Candidate:
-    found = scored(scores, data)
+def candidate(
+    kind: str, scores: np.ndarray, data: Dataset, placement: str = "inline", ms: float = 1.0
+) -> ComparedRouter:
+    found = scored_queries(scores, data)
     evaluation = evaluate((kind, "v"), found, rounds=200)
-    apgr = resampled(Figures(found), len(data), 200)["apgr"]
-    return Candidate(kind, placement, evaluation, apgr, 0.5, 0.9, 0.0, 1.0, ms)
+    apgr = resampled(WeightedFigures(found), len(data), 200)["apgr"]
+    return ComparedRouter(kind, placement, evaluation, apgr, 0.5, 0.9, 0.0, 1.0, ms)
 
 
 def world(n: int = 400) -> tuple[Dataset, np.ndarray, np.random.Generator]:

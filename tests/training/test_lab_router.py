@@ -13,7 +13,7 @@ from serve_app.training.lab_router import (
     MOST_STRONG,
     PARAMS,
     TARGET_DROP,
-    Plan,
+    LabRouterPlan,
     cross_scores,
     default_threshold,
     train,
@@ -26,7 +26,7 @@ def test_trains_calibrates_and_registers_from_kept_answers(tmp_path: Path) -> No
     answers = sums(400, seed=4)
     answers.save(data)
     said: list[str] = []
-    metrics = train(tmp_path / "no-models-needed", out, Plan(n=400, data=data), said.append)
+    metrics = train(tmp_path / "no-models-needed", out, LabRouterPlan(n=400, data=data), said.append)
     found = load_router(str(out))
     assert found.models == ("m-small", "m-large") and found.card["data"]["digest"] == answers.digest()
     assert found.calibration is not None and len(found.calibration.scores) == 400
@@ -38,7 +38,7 @@ def test_trains_calibrates_and_registers_from_kept_answers(tmp_path: Path) -> No
 
 
 def test_every_kind_that_ships_can_be_made_and_lies_in_the_package() -> None:
-    assert [Plan(kind, seed=3).router().params["seed"] for kind in PARAMS] == [3] * len(PARAMS)
+    assert [LabRouterPlan(kind, seed=3).router().params["seed"] for kind in PARAMS] == [3] * len(PARAMS)
     assert {name for name in router_names() if name != "random"} == set(PARAMS)
 
 
@@ -47,7 +47,7 @@ def test_cross_scores_come_from_routers_that_did_not_see_the_query() -> None:
     data = sums(400, seed=6)
     coins = np.random.default_rng(0).random(400) < 0.5
     data.pools["small"].quality[:, 0] = coins
-    scores = cross_scores(data, Plan())
+    scores = cross_scores(data, LabRouterPlan())
     assert scores.shape == (400,) and abs(auc(scores, ~coins) - 0.5) < 0.1
     assert abs(auc(ComplexityRouter(0).fit(data).score(data.queries), ~coins) - 0.5) > 0.2
 
@@ -65,4 +65,4 @@ def test_the_default_threshold_is_the_drop_or_the_most_strong_calls() -> None:
 
 def test_missing_weights_are_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no model"):
-        train(tmp_path, tmp_path / "out", Plan(n=10))
+        train(tmp_path, tmp_path / "out", LabRouterPlan(n=10))

@@ -10,11 +10,11 @@ from serve_app.data.dataset import Dataset
 from serve_app.errors import ConfigError, DataError
 from serve_app.routing.registry import Registry
 from serve_app.training.artefacts import open_router
-from serve_app.training.refresh import Plan, _split, compared, highest, refresh
+from serve_app.training.refresh import RefreshPlan, _split, compared, highest, refresh
 from serve_app.training.training import TrainingRun, register, train
 from tests.data.samples import sums
 
-PLAN = Plan("fresh.parquet")
+PLAN = RefreshPlan("fresh.parquet")
 
 
 def registered(registry: Registry, dataset: Dataset) -> str:
@@ -34,7 +34,7 @@ def test_traffic_that_turned_round_is_learned_and_served(registry: Registry) -> 
     assert found.not_worse and found.swapped and found.difference.low > 0.2
     assert registry.current("mine") == found.fresh != old == found.served
     assert found.served_apgr is not None and found.fresh_apgr is not None and found.fresh_apgr > found.served_apgr
-    assert "mine serves it" in found.told() and "complexity" in said[0]
+    assert "mine serves it" in found.summary() and "complexity" in said[0]
     run = open_router(registry, "mine").folder
     assert run is not None and '"data": "fresh.parquet"' in (run / "run.json").read_text("utf-8")
     assert '"seed": 5' in (run / "run.json").read_text("utf-8")
@@ -51,14 +51,14 @@ def test_data_that_teach_nothing_do_not_take_the_place_of_what_was_learned(regis
     truth = sums(400, seed=3)
     new = open_router(registry, f"mine@{fresh.fresh}").registered.router
     found = compared(open_router(registry, f"mine@{old}"), new.score(truth.queries), truth, PLAN)
-    assert not found.not_worse and found.difference.high < 0 and "it is worse" in replace(found, fresh="x").told()
+    assert not found.not_worse and found.difference.high < 0 and "it is worse" in replace(found, fresh="x").summary()
 
 
 def test_as_good_as_before_may_serve_but_not_against_the_operators_word(registry: Registry) -> None:
     old = registered(registry, sums(300, seed=1))
     found = refresh("mine", sums(400, seed=2), registry, replace(PLAN, swap=False))
     assert found.not_worse and not found.swapped and registry.current("mine") == old
-    assert "jethro router use" in found.told()
+    assert "jethro router use" in found.summary()
     assert found.to_json()["not_worse"] is True
 
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_shown_is_not_taken_on_trust(registry: Registry) -> None:
     found = compared(served, scores, held, PLAN)
     assert found.difference.low < 0 and not found.not_worse
     if found.difference.high >= 0:
-        assert "few queries" in found.told()
+        assert "few queries" in found.summary()
 
 
 def test_queries_that_the_old_version_knows_are_not_held_against_the_new_one(registry: Registry) -> None:

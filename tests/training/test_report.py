@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve_app.training.evaluation import Evaluation, Scored, evaluate, reliability
+from serve_app.training.evaluation import Evaluation, ScoredQueries, evaluate, reliability
 from serve_app.training.report import evaluation_markdown, markdown_table, plot_comparison, plot_evaluation
 
 
@@ -15,7 +15,9 @@ def evaluation(gap: bool = True) -> Evaluation:
     strong = np.ones(20) if gap else weak
     scores = np.array([0.1, 0.2, 0.8, 0.9] * 5)
     cost = np.full(20, 1e-6)
-    return evaluate(("mine", "v1"), Scored(scores, (strong > weak) * 1.0, weak, strong, cost, cost * 10), (0.5, 0.85))
+    return evaluate(
+        ("mine", "v1"), ScoredQueries(scores, (strong > weak) * 1.0, weak, strong, cost, cost * 10), (0.5, 0.85)
+    )
 
 
 def test_figures_stand_beside_random_and_oracle() -> None:

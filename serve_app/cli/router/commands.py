@@ -133,7 +133,7 @@ def evaluate(
     from serve_app.routing.registry import Registry
     from serve_app.training.artefacts import open_router, unlearned
     from serve_app.training.evaluation import evaluate as measure
-    from serve_app.training.evaluation import scored
+    from serve_app.training.evaluation import scored_queries
     from serve_app.training.report import evaluation_markdown
 
     dataset = load_pair(data, weak, strong)
@@ -143,7 +143,7 @@ def evaluate(
     note_other_models(registered.models, dataset)
     thresholds = [registered.threshold, *(threshold or [])]
     scores = registered.router.score(dataset.queries)
-    evaluation = measure((registered.name, registered.version), scored(scores, dataset), thresholds, seed=seed)
+    evaluation = measure((registered.name, registered.version), scored_queries(scores, dataset), thresholds, seed=seed)
     typer.echo(evaluation_markdown(evaluation), nl=False)
     if out is not None:
         write_evaluation(evaluation, dataset, out)
@@ -172,12 +172,12 @@ def compare(
     from serve_app.cli.router.report import write_comparison
     from serve_app.data.validation import load_pair
     from serve_app.decision.target import Target
-    from serve_app.training.comparison import Plan
+    from serve_app.training.comparison import ComparisonPlan
     from serve_app.training.comparison import compare as cross_validate
     from serve_app.training.report import comparison_markdown
 
     names = list(listed(kinds))
-    plan = Plan(names, folds, seed, Target.parse(target), params_by_kind(set_ or [], names))
+    plan = ComparisonPlan(names, folds, seed, Target.parse(target), params_by_kind(set_ or [], names))
     dataset = load_pair(data, weak, strong, preferences, to_learn=True)
     folder = out or Path("var/compare") / dataset.digest()[:12]
     candidates, refused = cross_validate(dataset, plan, folder, typer.echo)

@@ -49,7 +49,7 @@ def refresh(
     """
     from serve_app.data.validation import load_pair
     from serve_app.routing.registry import Registry
-    from serve_app.training.refresh import Plan
+    from serve_app.training.refresh import RefreshPlan
     from serve_app.training.refresh import refresh as train_again
 
     if (log is None) == (data is None):
@@ -67,7 +67,7 @@ def refresh(
         _collect(out, log, config, set_, url, samples, limit, metric)
         source, dataset = str(out), load_pair(out, weak, strong, to_learn=True)
     with writing(registry):
-        found = train_again(name, dataset, folder, Plan(source, margin, swap=swap, seed=seed), typer.echo)
+        found = train_again(name, dataset, folder, RefreshPlan(source, margin, swap=swap, seed=seed), typer.echo)
     typer.secho(found.summary(), fg="green" if found.not_worse else "yellow")
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from serve_app.data.dataset import Dataset
     from serve_app.routing.registry import Registry
-    from serve_app.training.comparison import Candidate, Plan
+    from serve_app.training.comparison import ComparedRouter, ComparisonPlan
     from serve_app.training.evaluation import Evaluation
 
 
@@ -83,7 +83,11 @@ def write_evaluation(evaluation: "Evaluation", dataset: "Dataset", out: Path) ->
 
 
 def write_comparison(
-    candidates: "Sequence[Candidate]", refused: "Mapping[str, str]", plan: "Plan", dataset: "Dataset", out: Path
+    candidates: "Sequence[ComparedRouter]",
+    refused: "Mapping[str, str]",
+    plan: "ComparisonPlan",
+    dataset: "Dataset",
+    out: Path,
 ) -> None:
     """Write comparison.json, comparison.md and comparison.png."""
     import json
