@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from serve_app.arrays import Floats
+from serve_app.arrays import Floats, sigmoid
 from serve_app.errors import ConfigError, DataError, InsufficientData
 
 UNIT = (0.0, 1.0)
@@ -35,7 +35,7 @@ _MOST = 1024
 def _sequence() -> Floats:
     """Thresholds from always strong on: even in score and in log-odds, so that crowded ends are resolved too."""
     logits = np.linspace(-12.0, 12.0, 481)
-    return np.unique(np.concatenate([np.linspace(0.0, 1.0, 1001), 1 / (1 + np.exp(-logits))]))
+    return np.unique(np.concatenate([np.linspace(0.0, 1.0, 1001), sigmoid(logits)]))
 
 
 SEQUENCE = _sequence()

@@ -9,13 +9,13 @@ From two heads to one score: P(strong better than weak), calibrated on predictio
 """
 
 from dataclasses import dataclass
-from math import log
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, sigmoid
 from serve_app.errors import missing_extra
+from serve_app.learning.logistic import fit_soft, log_loss
 
 _STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 """Inverse penalties that are tried, as scikit-learn's C; log loss out of fold chooses."""
@@ -62,35 +62,14 @@ def fit_head(
     low, high = limits
     share = (quality - low) / (high - low)
     tried = [_out_of_fold(matrix, share, folds, strength) for strength in _STRENGTHS]
-    best = int(np.argmin([_log_loss(found, share) for found in tried]))
+    best = int(np.argmin([log_loss(found, share) for found in tried]))
     strength, out_of_fold = _STRENGTHS[best], tried[best]
-    weights, bias = fit_weights(matrix, share, strength)
+    weights, bias = fit_soft(matrix, share, strength)
     covariance = _covariance(matrix, sigmoid(matrix @ weights + bias), strength)
     covariance *= _widening(matrix, covariance, out_of_fold, share)
     # single precision halves the file; rounded here, a loaded head gives the same
     rounded = covariance.astype(np.float32).astype(np.float64)
     return QualityHead(weights, bias, rounded, low, high), out_of_fold
-
-
-def fit_weights(matrix: Floats, share: Floats, strength: float) -> tuple[Floats, float]:
-    """Penalised logistic regression on labels in [0, 1]; weights [d] and bias.
-
-    A label between stands once for either class, weighted. One class alone gives no weights and a smoothed bias.
-    """
-    if len(share) == 0 or (share.min() == share.max() and share.min() in (0.0, 1.0)):
-        prior = (float(share.sum()) + 0.5) / (len(share) + 1)
-        return np.zeros(matrix.shape[1]), log(prior / (1 - prior))
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise missing_extra("training a router needs scikit-learn", "train") from None
-    right, wrong = share > 0, share < 1
-    model = LogisticRegression(C=strength, max_iter=1_000).fit(
-        np.concatenate([matrix[right], matrix[wrong]]),
-        np.concatenate([np.ones(right.sum()), np.zeros(wrong.sum())]),
-        sample_weight=np.concatenate([share[right], 1 - share[wrong]]),
-    )
-    return model.coef_[0].astype(np.float64), float(model.intercept_[0])
 
 
 def _covariance(matrix: Floats, p: Floats, strength: float) -> Floats:
@@ -125,13 +104,9 @@ def _out_of_fold(matrix: Floats, share: Floats, folds: NDArray[np.int64], streng
     found = np.empty(len(share))
     for fold in np.unique(folds):
         inside = folds == fold
-        weights, bias = fit_weights(matrix[~inside], share[~inside], strength)
+        weights, bias = fit_soft(matrix[~inside], share[~inside], strength)
         found[inside] = np.clip(matrix[inside] @ weights + bias, -_FAR, _FAR)
     return found
-
-
-def _log_loss(log_odds: Floats, share: Floats) -> float:
-    return float(np.mean(np.logaddexp(0.0, log_odds) - share * log_odds))
 
 
 _PENALTY = 30.0
@@ -212,7 +187,7 @@ class WinLink:
     def fit(cls, weak: Floats, strong: Floats, wins: Floats) -> "WinLink":
         """From log-odds of both heads on queries that they were not fitted on, and strong win rates; all [n]."""
         inputs = np.stack([weak, strong, sigmoid(strong) - sigmoid(weak)], axis=1)
-        weights, bias = fit_weights(inputs, wins, _STRENGTH)
+        weights, bias = fit_soft(inputs, wins, _STRENGTH)
         return cls(float(weights[0]), float(weights[1]), float(weights[2]), bias)
 
     def log_odds(self, weak: float, strong: float) -> float:

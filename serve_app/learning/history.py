@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, read_arrays
 from serve_app.learning.features import Reading
+from serve_app.learning.logistic import smoothed_mean
 
 LEVELS = ("content", "wording", "shape", "task")
 """Fine to coarse: the same content in any wording; the same wording over content of the same shape; the same shape
@@ -43,7 +44,7 @@ class History:
     def fit(cls, readings: Sequence[Reading], outcomes: Floats, vocabulary: Iterable[str]) -> Self:
         """From readings and their outcomes in [0, 1], shape [n]. `vocabulary`: words that are wording, not content."""
         history = cls(vocabulary)
-        history.prior_ = _prior(outcomes)
+        history.prior_ = smoothed_mean(outcomes)
         sums: tuple[Counter[int], ...] = tuple(Counter() for _ in LEVELS)
         counts: tuple[Counter[int], ...] = tuple(Counter() for _ in LEVELS)
         for reading, outcome in zip(readings, outcomes.tolist(), strict=True):
@@ -65,7 +66,7 @@ class History:
         turned; one over the past does not (ordered target statistics; Prokhorenkova et al. 2018, CatBoost). Equal
         texts come at once and do not see each other.
         """
-        self.prior_ = _prior(outcomes)
+        self.prior_ = smoothed_mean(outcomes)
         self.tables_ = tuple({} for _ in LEVELS)
         rows: dict[str, list[int]] = {}
         for row, text in enumerate(texts):
@@ -156,11 +157,6 @@ def _key(text: str) -> int:
 def _leaned(seen: tuple[float, float] | None, coarser: float, strength: float) -> float:
     """The mean of what was seen, leaning on the coarser estimate; that one itself if nothing was."""
     return coarser if seen is None else (seen[0] + strength * coarser) / (seen[1] + strength)
-
-
-def _prior(outcomes: Floats) -> float:
-    """Mean outcome, kept inside (0, 1)."""
-    return (float(np.sum(outcomes)) + 0.5) / (len(outcomes) + 1)
 
 
 def common_words(readings: Sequence[Reading], min_share: float = 0.002) -> tuple[str, ...]:

@@ -1,10 +1,7 @@
-"""Logistic regression over named features, for labels that are probabilities. scikit-learn does the work.
+"""Logistic regression on labels that are probabilities, with an L2 penalty.
 
-Logistic regression on soft labels in [0, 1]; scikit-learn does the work.
-
-Logistic regression with an L2 penalty on standardised columns, soft labels and an offset, by Newton's method.
-
-scikit-learn's takes no offset, and the estimates are built on those of smaller sets of models.
+`fit_soft` lets scikit-learn fit dense or sparse rows; `fit_logistic` names its features and chooses the penalty.
+`fit_ridge_logistic` uses Newton's method instead, for what scikit-learn lacks: an offset, and a penalty on the bias.
 """
 
 import zlib
@@ -22,10 +19,70 @@ from serve_app.errors import missing_extra
 Rows = Sequence[Mapping[str, float]]
 
 _STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
-"""Inverse L2 penalties that are tried; log loss out of fold chooses."""
-_ITERATIONS = 1_000
+"""Inverse L2 penalties that `fit_logistic` tries; log loss out of fold chooses."""
+_ITERATIONS = 2_000
 _TINY = 1e-4
 """Log-odds below which a weight is left out: no score moves by more than 1e-4 for it."""
+
+
+def smoothed_mean(ok: Floats) -> float:
+    """Mean of labels in [0, 1] with half a count added to each class, so that it is inside (0, 1)."""
+    return (float(np.sum(ok)) + 0.5) / (len(ok) + 1)
+
+
+def smoothed_log_odds(ok: Floats) -> float:
+    """Log-odds of `smoothed_mean`: the bias of a model without weights."""
+    mean = smoothed_mean(ok)
+    return log(mean / (1 - mean))
+
+
+def one_class(ok: Floats) -> bool:
+    """Whether labels are all 0, all 1, or none at all: there is nothing to learn from them."""
+    return len(ok) == 0 or (ok.min() == ok.max() and ok.min() in (0.0, 1.0))
+
+
+def soft_rows(x: Any, ok: Floats) -> tuple[Any, Floats, Floats]:
+    """Rows, hard labels and weights that equal soft labels `ok` [n]: each row once per class, by its probability.
+
+    `x` is an array [n, k] or a sparse matrix of that shape.
+    """
+    weights = np.concatenate([ok, 1 - ok])
+    used = weights > 0
+    labels = np.concatenate([np.ones(len(ok)), np.zeros(len(ok))])[used]
+    if isinstance(x, np.ndarray):
+        return np.concatenate([x, x])[used], labels, weights[used]
+    from scipy.sparse import vstack
+
+    return vstack([x, x], format="csr")[used], labels, weights[used]
+
+
+def fit_soft(x: Any, ok: Floats, strength: float) -> tuple[Floats, float]:
+    """Weights [k] and bias from rows `x` [n, k] (dense or sparse) and labels [n] in [0, 1].
+
+    `strength` is the inverse L2 penalty. One class alone gives no weights and a smoothed bias. Raises DependencyError
+    without scikit-learn.
+    """
+    if one_class(ok):
+        return np.zeros(x.shape[1]), smoothed_log_odds(ok)
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        raise missing_extra("training needs scikit-learn", "train") from None
+    rows, labels, weights = soft_rows(x, ok)
+    model = LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(rows, labels, sample_weight=weights)
+    return model.coef_[0].astype(np.float64), float(model.intercept_[0])
+
+
+def log_loss(log_odds: Floats, ok: Floats) -> float:
+    """Mean cross-entropy of soft labels, in nats."""
+    return float(np.mean(np.logaddexp(0.0, log_odds) - ok * log_odds))
+
+
+def log_odds(p: Floats, nearest: float) -> Floats:
+    """log(p / (1 - p)), p kept `nearest` away from 0 and 1."""
+    clipped = np.clip(p, nearest, 1.0 - nearest)
+    found: Floats = np.log(clipped / (1.0 - clipped))
+    return found
 
 
 def fit_logistic(
@@ -33,19 +90,17 @@ def fit_logistic(
 ) -> tuple[dict[str, float], float]:
     """Weights by name, in log-odds per unit of the feature as given, and the bias.
 
-    `dense` features are in every row and are standardised for the fit; `named` ones are absent where zero.
+    `dense` features are in every row and are standardized for the fit; `named` ones are absent where zero.
     `outcomes` in [0, 1], shape [n], count as soft labels. One class alone gives no weights and a smoothed bias.
     Raises DependencyError without scikit-learn.
     """
-    if outcomes.min() == outcomes.max() and outcomes.min() in (0.0, 1.0):
-        prior = (float(outcomes.sum()) + 0.5) / (len(outcomes) + 1)
-        return {}, log(prior / (1 - prior))
+    if one_class(outcomes):
+        return {}, smoothed_log_odds(outcomes)
     matrix, mean, scale = matrix_of(rows, dense, named)
     losses = [_loss_out_of_fold(matrix, outcomes, folds, strength) for strength in _STRENGTHS]
-    model = _fit(matrix, outcomes, _STRENGTHS[int(np.argmin(losses))])
-    slopes = model.coef_[0]
+    slopes, bias = fit_soft(matrix, outcomes, _STRENGTHS[int(np.argmin(losses))])
     slopes[: len(dense)] /= scale
-    bias = float(model.intercept_[0] - slopes[: len(dense)] @ mean)
+    bias -= float(slopes[: len(dense)] @ mean)
     names = [*dense, *named]
     return {n: round(float(w), 6) for n, w in zip(names, slopes, strict=True) if abs(w) > _TINY}, bias
 
@@ -75,56 +130,10 @@ def matrix_of(rows: Rows, dense: Sequence[str], named: Sequence[str]) -> tuple[A
 def _loss_out_of_fold(matrix: Any, outcomes: Floats, folds: NDArray[np.int64], strength: float) -> float:
     """Mean log loss on one fold of a fit on the others; one split is enough to rank a few penalties."""
     inside = folds == folds.max()
-    rest = outcomes[~inside]
-    if not inside.any() or len(rest) == 0 or (rest.min() == rest.max() and rest.min() in (0.0, 1.0)):
+    if inside.all():
         return 0.0
-    p = np.clip(_fit(matrix[~inside], rest, strength).predict_proba(matrix[inside])[:, 1], 1e-9, 1 - 1e-9)
-    y = outcomes[inside]
-    return float(-np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)))
-
-
-def _fit(matrix: Any, outcomes: Floats, strength: float) -> Any:
-    """Fit on soft labels: each row stands once for either class, weighted by its probability."""
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise missing_extra("training a router needs scikit-learn", "train") from None
-    from scipy.sparse import vstack
-
-    sure = np.concatenate([outcomes, 1 - outcomes])
-    labels = np.concatenate([np.ones(len(outcomes)), np.zeros(len(outcomes))])
-    used = sure > 0
-    model = LogisticRegression(C=strength, max_iter=_ITERATIONS)
-    return model.fit(vstack([matrix, matrix], format="csr")[used], labels[used], sample_weight=sure[used])
-
-
-_SOLVER_ITERATIONS = 2_000
-
-
-def fit_soft(x: Floats, ok: Floats, strength: float) -> tuple[Floats, float]:
-    """Weights [k] and bias from x [n, k]; `strength` is the inverse L2 penalty.
-
-    Each row stands once for either class, weighted by its quality. One class alone gives no weights and a smoothed
-    bias. Raises DependencyError without scikit-learn.
-    """
-    sure = np.concatenate([ok, 1 - ok])
-    labels = np.concatenate([np.ones(len(ok)), np.zeros(len(ok))])
-    used = sure > 0
-    if len(np.unique(labels[used])) == 1:
-        share = (float(ok.sum()) + 0.5) / (len(ok) + 1)
-        return np.zeros(x.shape[1]), float(np.log(share / (1 - share)))
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise missing_extra("fitting a cascade needs scikit-learn", "train") from None
-    model = LogisticRegression(C=strength, max_iter=_SOLVER_ITERATIONS)
-    model.fit(np.concatenate([x, x])[used], labels[used], sample_weight=sure[used])
-    return model.coef_[0], float(model.intercept_[0])
-
-
-def log_loss(log_odds: Floats, ok: Floats) -> float:
-    """Mean cross-entropy of soft labels, in nats."""
-    return float(np.mean(np.logaddexp(0.0, log_odds) - ok * log_odds))
+    weights, bias = fit_soft(matrix[~inside], outcomes[~inside], strength)
+    return log_loss(matrix[inside] @ weights + bias, outcomes[inside])
 
 
 _STEPS = 50
@@ -163,13 +172,6 @@ def fit_ridge_logistic(
     w = _newton(rows, y, start, shrink)
     weights = np.where(flat, 0.0, w[1:] / scale)
     return RidgeLogistic(weights, float(w[0] - weights @ mean))
-
-
-def log_odds(p: Floats, nearest: float) -> Floats:
-    """log(p / (1 - p)), p kept `nearest` away from 0 and 1."""
-    clipped = np.clip(p, nearest, 1.0 - nearest)
-    found: Floats = np.log(clipped / (1.0 - clipped))
-    return found
 
 
 def _newton(rows: Floats, y: Floats, start: Floats, shrink: Floats) -> Floats:

@@ -19,7 +19,7 @@ import numpy as np
 from serve_app.arrays import Floats, sigmoid
 from serve_app.cascade.base import Calibrator
 from serve_app.errors import ConfigError, InsufficientData, missing_extra
-from serve_app.learning.logistic import fit_ridge_logistic, log_odds
+from serve_app.learning.logistic import fit_ridge_logistic, fit_soft, log_odds
 
 FEWEST: Final = 20
 """Answers required for a calibration."""
@@ -27,6 +27,8 @@ _KNOTS: Final = 200
 """A blended curve is kept at so many quantiles of the signal."""
 _TILT: Final = 1e-3
 """How much all steps together rise beyond isotonic regression."""
+_PLATT_STRENGTH = 1e4
+"""Inverse L2 penalty of Platt scaling: next to none, as its targets already keep it from certainty."""
 _NEAREST = 1e-5
 """A probability counts as no nearer to 0 or 1: recorded log-probabilities are rounded to so much."""
 _PENALTY = 2.0
@@ -162,18 +164,11 @@ def fit_logistic(values: Floats, ok: Floats) -> LogisticCalibrator:
     base = float(target.mean())
     if scale < 1e-12:
         return LogisticCalibrator(0.0, float(np.log(base / (1 - base))))
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise missing_extra("fitting a cascade needs scikit-learn", "train") from None
-    column = np.concatenate([x, x])[:, None]
-    labels = np.concatenate([np.ones(len(x)), np.zeros(len(x))])
-    model = LogisticRegression(C=1e4, max_iter=1_000)
-    model.fit((column - mean) / scale, labels, sample_weight=np.concatenate([target, 1 - target]))
-    slope = float(model.coef_[0, 0]) / scale
+    weights, bias = fit_soft(((x - mean) / scale)[:, None], target, _PLATT_STRENGTH)
+    slope = float(weights[0]) / scale
     if slope <= 0:
         return LogisticCalibrator(0.0, float(np.log(base / (1 - base))))
-    return LogisticCalibrator(slope, float(model.intercept_[0]) - slope * mean)
+    return LogisticCalibrator(slope, bias - slope * mean)
 
 
 def fit_isotonic(values: Floats, ok: Floats) -> IsotonicCalibrator:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
 from serve_app.errors import missing_extra
-from serve_app.learning.logistic import Rows, matrix_of
+from serve_app.learning.logistic import Rows, log_loss, matrix_of, one_class, smoothed_log_odds, soft_rows
 
 _HIDDEN = 16
 _PENALTY = 0.1
@@ -95,9 +94,8 @@ def fit_network(
     One class alone gives no weights and a smoothed bias. Raises DependencyError without scikit-learn.
     """
     names = (*dense, *named)
-    if outcomes.min() == outcomes.max() and outcomes.min() in (0.0, 1.0):
-        prior = (float(outcomes.sum()) + 0.5) / (len(outcomes) + 1)
-        return SmallNetwork(names, np.zeros((len(names), 1)), np.zeros(1), np.zeros(1), log(prior / (1 - prior)))
+    if one_class(outcomes):
+        return SmallNetwork(names, np.zeros((len(names), 1)), np.zeros(1), np.zeros(1), smoothed_log_odds(outcomes))
     matrix, mean, scale = matrix_of(rows, dense, named)
     layers = _trained(matrix, outcomes, folds, seed)
     hidden = layers.hidden.copy()
@@ -124,33 +122,25 @@ class _Layers:
     def loss(self, matrix: Any, outcomes: Floats) -> float:
         """Mean log loss."""
         log_odds = np.maximum(matrix @ self.hidden + self.hidden_bias, 0.0) @ self.output + self.bias
-        return float(np.mean(np.logaddexp(0.0, log_odds) - outcomes * log_odds))
+        return log_loss(log_odds, outcomes)
 
 
 def _trained(matrix: Any, outcomes: Floats, folds: NDArray[np.int64], seed: int) -> _Layers:
-    """Layers with the least log loss on one fold that is held back, on soft labels.
-
-    Each row stands once for either class, weighted by its probability.
-    """
+    """Layers with the least log loss on one fold that is held back."""
     try:
         from sklearn.neural_network import MLPClassifier
     except ImportError:
         raise missing_extra("training a router needs scikit-learn", "train") from None
-    from scipy.sparse import vstack  # type: ignore[import-untyped]
 
     held = folds == folds.max()
     if held.all():
         held = np.zeros_like(held)
-    inside, kept = matrix[~held], outcomes[~held]
-    sure = np.concatenate([kept, 1 - kept])
-    labels = np.concatenate([np.ones(len(kept)), np.zeros(len(kept))])
-    used = sure > 0
-    rows = vstack([inside, inside], format="csr")[used]
+    rows, labels, weights = soft_rows(matrix[~held], outcomes[~held])
     model = MLPClassifier((_HIDDEN,), alpha=_PENALTY, learning_rate_init=_RATE, random_state=seed)
     best: _Layers | None = None
     least, waited = np.inf, 0
     for _ in range(_EPOCHS):
-        model.partial_fit(rows, labels[used], classes=(0.0, 1.0), sample_weight=sure[used])
+        model.partial_fit(rows, labels, classes=(0.0, 1.0), sample_weight=weights)
         found = _Layers.of(model)
         loss = found.loss(matrix[held], outcomes[held]) if held.any() else model.loss_
         waited += 1

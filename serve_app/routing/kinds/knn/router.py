@@ -12,6 +12,7 @@ from serve_app.arrays import read_arrays
 from serve_app.data.validation import PAIR, check_scored
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
+from serve_app.learning.logistic import smoothed_mean
 from serve_app.routing.artefact import read_json
 from serve_app.routing.base import Placement, Report, silent
 from serve_app.routing.kinds.knn.neighbours import Kernel, Neighbours, Positions, Vectors, choose_kernel, log_odds
@@ -79,7 +80,7 @@ class KnnRouter:
         outcomes = _means(dataset.strong_win_rate(), list(first.values()))
         # halves are as near as wholes (1e-4 in similarity) and take half the disk; rounded here, load gives the same
         vectors = self._sentence_encoder().embed(texts).astype(np.float16).astype(np.float32)
-        self.prior_ = (float(outcomes.sum()) + 0.5) / (len(outcomes) + 1)
+        self.prior_ = smoothed_mean(outcomes)
         self.kernel_ = choose_kernel(
             vectors, outcomes, Kernel(self.k, self.temperature, self.shrinkage), self.prior_, self.seed
         )

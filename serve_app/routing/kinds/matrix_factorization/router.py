@@ -12,7 +12,7 @@ from typing import Any, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays
+from serve_app.arrays import read_arrays, sigmoid
 from serve_app.data.dataset import Dataset
 from serve_app.data.preferences import Preferences, Ties
 from serve_app.errors import ConfigError
@@ -113,8 +113,7 @@ class MatrixFactorizationRouter:
         embedded = self._encoder.embed([q.text for q in queries]).astype(np.float64)
         # row by row, so that a query's score does not depend on its batch
         log_odds = np.array([row @ self._direction for row in embedded], dtype=np.float64)
-        rates: NDArray[np.float64] = 0.5 * (1.0 + np.tanh(log_odds / 2))
-        return rates
+        return sigmoid(log_odds)
 
     def explain(self, query: Query) -> Mapping[str, float]:
         """d(strong, q) and -d(weak, q) by model name, larger first: together they are the score's log-odds."""

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import Floats
+from serve_app.arrays import Floats, sigmoid
 from serve_app.data.preferences import Preferences
 from serve_app.errors import ConfigError
 
@@ -105,7 +105,7 @@ def linked(wins: Floats, member: int) -> NDArray[np.bool_]:
 
 def curvature(wins: Floats, theta: Floats) -> Floats:
     """Minus the Hessian of the log-likelihood, shape [k, k]; its null space is the common level of all strengths."""
-    chance = _chance(theta)
+    chance = sigmoid(theta[:, None] - theta[None, :])
     between = (wins + wins.T) * chance * (1 - chance)
     laplacian: Floats = np.diag(between.sum(1)) - between
     return laplacian
@@ -118,7 +118,7 @@ def _newton(wins: Floats, theta: Floats) -> Floats:
     if value < level:  # a start that is worse than none
         theta, value = np.zeros_like(theta), level
     for _ in range(_ROUNDS):
-        gradient = won - (games * _chance(theta)).sum(1)
+        gradient = won - (games * sigmoid(theta[:, None] - theta[None, :])).sum(1)
         # the last one's strength is held while the others move: theta is known up to a constant
         step = np.append(np.linalg.solve(curvature(wins, theta)[:-1, :-1], gradient[:-1]), 0.0)
         size = 1.0
@@ -129,11 +129,6 @@ def _newton(wins: Floats, theta: Floats) -> Floats:
             break
     centred: Floats = theta - theta.mean()
     return centred
-
-
-def _chance(theta: Floats) -> Floats:
-    chance: Floats = 0.5 * (1 + np.tanh((theta[:, None] - theta[None, :]) / 2))
-    return chance
 
 
 def _likelihood(wins: Floats, theta: Floats) -> float:

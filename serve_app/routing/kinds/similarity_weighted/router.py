@@ -8,7 +8,7 @@ from typing import Any, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays
+from serve_app.arrays import read_arrays, sigmoid
 from serve_app.data.dataset import Dataset
 from serve_app.data.preferences import Ties
 from serve_app.errors import ConfigError
@@ -113,8 +113,7 @@ class SimilarityWeightedRouter:
         encoder, table, index = self._fitted("scoring")
         vectors = encoder.embed([q.text for q in queries])
         gaps = np.array([self._fit_one(table, index.weigh(v).totals)[1] for v in vectors], dtype=np.float64)
-        rates: NDArray[np.float64] = 0.5 * (1.0 + np.tanh(gaps / 2))
-        return rates
+        return sigmoid(gaps)
 
     def explain(self, query: Query) -> Mapping[str, float]:
         """How the heaviest battles pulled, signed and in log-odds, largest in size first.
@@ -131,7 +130,7 @@ class SimilarityWeightedRouter:
         heaviest = np.argsort(-near.weights, kind="stable")[:_NAMED]
         rows = near.rows[heaviest]
         a, b, won = table.battles(rows)
-        surprise = won - 1 / (1 + np.exp(theta[b] - theta[a]))
+        surprise = won - sigmoid(theta[a] - theta[b])
         pulls = near.weights[heaviest] * surprise * (reach[a] - reach[b])
         terms = {self._name(int(i)): float(p) for i, p in zip(rows, pulls, strict=True)}
         terms["bias"] = self.base_

@@ -11,7 +11,6 @@ A Gaussian kernel by Nyström's method (Williams & Seeger 2001), with scikit-lea
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import log
 from typing import Any, Self
 
 import numpy as np
@@ -20,10 +19,13 @@ from numpy.typing import NDArray
 from serve_app.arrays import Floats
 from serve_app.errors import missing_extra
 from serve_app.learning.encoder import Vectors
+from serve_app.learning.logistic import fit_soft, smoothed_log_odds
 from serve_app.learning.ridge import fit_ridge
 
 _PRIOR_SD = 0.25
 """Standard deviation of the prior of a weight."""
+_STRENGTH = 10.0
+"""Inverse penalty of the logistic curve, which has one weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +65,13 @@ def _weights(columns: Floats, target: Floats, prior: Floats) -> Floats:
 
 def _calibrated(sums: Floats, wins: Floats) -> tuple[float, float]:
     """Slope and bias of the log-odds of winning. The slope is not negative; 0 where nothing can be told apart."""
-    prior = (float(wins.sum()) + 0.5) / (len(wins) + 1)
-    flat = (0.0, log(prior / (1 - prior)))
+    flat = (0.0, smoothed_log_odds(wins))
     mean, deviation = float(sums.mean()), float(sums.std())
-    if deviation < 1e-9 or (wins.min() == wins.max() and wins.min() in (0.0, 1.0)):
+    if deviation < 1e-9:
         return flat
-    slope, bias = _logistic(((sums - mean) / deviation)[:, None], wins)
+    weights, bias = fit_soft(((sums - mean) / deviation)[:, None], wins, _STRENGTH)
+    slope = float(weights[0])
     return (slope / deviation, bias - slope * mean / deviation) if slope > 0 else flat
-
-
-def _logistic(column: Floats, wins: Floats) -> tuple[float, float]:
-    """Logistic regression on labels in [0, 1]: a label between stands for either class, weighted."""
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise missing_extra("training a router needs scikit-learn", "train") from None
-    some, none = wins > 0, wins < 1
-    model = LogisticRegression(C=10.0).fit(
-        np.concatenate([column[some], column[none]]),
-        np.concatenate([np.ones(some.sum()), np.zeros(none.sum())]),
-        sample_weight=np.concatenate([wins[some], 1 - wins[none]]),
-    )
-    return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
 GAMMA = 0.3
