@@ -30,8 +30,8 @@ from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.learning import encoder as encoders
 from serve_app.routing.base import Router
 from serve_app.routing.registry import Registry
-from serve_app.routing.serving.scoring import Scorer
-from serve_app.routing.serving.served import Placing
+from serve_app.routing.serving.loading import RouterFactory
+from serve_app.routing.serving.served import ServedRouter
 from serve_app.training.training import new_router
 from serve_app.types import Message, Query
 
@@ -129,8 +129,8 @@ def fitted(kind: str, n: int, **params: Any) -> Router:
     return router
 
 
-def served(router: Router, folder: Path, threads: int, batch: int) -> tuple[Scorer, Callable[[], None]]:
-    """The router's scorer as a Gateway has it, and what ends its thread."""
+def served(router: Router, folder: Path, threads: int, batch: int) -> tuple[ServedRouter, Callable[[], None]]:
+    """The router as a Gateway serves it, and a function that ends its thread."""
     registry, held = Registry(folder), dataset(200, 2)
     calibration = Calibration.of(router.score(held.queries), held)
     registry.register(
@@ -144,8 +144,8 @@ def served(router: Router, folder: Path, threads: int, batch: int) -> tuple[Scor
         use=True,
     )
     routing = RoutingConfig(registry=str(folder), score_threads=threads, score_batch=batch, score_timeout_ms=60_000)
-    placing = Placing(routing, registry)
-    return placing.load(f"bench_{router.name}").scorer, placing.close
+    factory = RouterFactory(routing, registry)
+    return factory.load(f"bench_{router.name}"), factory.close
 
 
 async def alone(score: Callable[[Query], Awaitable[Any]], prompts: Iterator[str], seconds: float) -> list[float]:
@@ -166,7 +166,7 @@ async def concurrent(score: Callable[[Query], Awaitable[Any]], prompts: Iterator
     return [taken for part in found for taken in part]
 
 
-def measured(scorer: Scorer, router: str, scenario: str, sentences: int, seconds: float) -> Row:
+def measured(scorer: ServedRouter, router: str, scenario: str, sentences: int, seconds: float) -> Row:
     """One row; a short run before it warms up."""
     run = concurrent if scenario.endswith("concurrent") else alone
     prompts = texts(hash(scenario) % 1000, sentences)

@@ -28,7 +28,7 @@ from benchmarks.process import BUILD, free_port, stop_in_order_on_sigterm
 from benchmarks.scaling_live import PACE_MS, queries
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.decision.threshold import CalibratedOutlook
+from serve_app.decision.threshold import ExpectedOutcome
 from serve_app.engines.local_pool import LocalPool
 from serve_app.routing.registry import load_router
 
@@ -146,7 +146,7 @@ def storm(seen: Seen, seconds: float, rate: float) -> dict[str, Any]:
     }
 
 
-def relief(seen: Seen, outlook: CalibratedOutlook) -> dict[str, Any]:
+def relief(seen: Seen, outlook: ExpectedOutcome) -> dict[str, Any]:
     """Figures of a run in which only the large pool is short."""
     quality = [outlook.at(score)[pool]["quality"] for score, pool in seen.answered]
     with_room = [outlook.at(score)["large" if score >= THRESHOLD else "small"]["quality"] for score, _ in seen.answered]
@@ -162,12 +162,12 @@ def relief(seen: Seen, outlook: CalibratedOutlook) -> dict[str, Any]:
     }
 
 
-def known_outlook() -> CalibratedOutlook:
+def known_outlook() -> ExpectedOutcome:
     """What the router's calibration data let expect of both pools."""
     weak, strong = (LocalPool(name, FakeEngine(name)) for name in PLACES)
     calibration = load_router("complexity", seed=0).calibration
     assert calibration is not None
-    return CalibratedOutlook(calibration, weak, strong)
+    return ExpectedOutcome(calibration, weak, strong)
 
 
 async def run(url: str, capacity: bool, args: argparse.Namespace) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Capacity in the decision: as the strong pool fills, borderline queries go weak before anybody is refused.
+"""Capacity in the decision: as the strong pool fills, borderline queries go weak before any request is rejected.
 
 The threshold rises with the utilisation of the strong pool: not at all up to `from_utilisation`, then in a straight
-line, up to `max_threshold_shift` at `to_utilisation`. It never rises past the quality floor that the config, the tenant
-or the request states: who would get less than that from the weak pool waits for the strong one. A pure function of
-loads; the calls so moved still count as wanted of the strong pool, so that the scaling sees them.
+line, up to `max_threshold_shift` at `to_utilisation`. It never rises past the quality floor of the config, the tenant,
+or the request: a query that the weak pool would answer below the floor waits for the strong one. A pure function of
+loads; calls moved this way still count as demand on the strong pool, so that autoscaling sees them.
 """
 
 import math
@@ -20,14 +20,14 @@ FLOOR = "jethro_min_quality"
 
 
 @dataclass(frozen=True, slots=True)
-class Relief:
-    """The rule of a config. `tenants`: the floors of those who have one of their own."""
+class OverloadPolicy:
+    """The rule of a config; `tenants` holds the floors of tenants that have one of their own."""
 
     rule: CapacityConfig
     tenants: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def from_config(cls, config: Config) -> "Relief | None":
+    def from_config(cls, config: Config) -> "OverloadPolicy | None":
         """None unless it is enabled."""
         if not config.routing.capacity.enabled:
             return None
@@ -37,7 +37,7 @@ class Relief:
     def threshold(self, threshold: float, weak: PoolLoad, strong: PoolLoad) -> float:
         """The threshold in force under these loads: at least `threshold`, at most 1.
 
-        It stays where the weak pool is as full as the strong one, and where a pool's places are not known.
+        It stays if the weak pool is as full as the strong one, or if a pool's number of places is unknown.
         """
         full = utilisation(strong)
         if full <= self.rule.from_utilisation or utilisation(weak) >= full:
@@ -47,25 +47,25 @@ class Relief:
         return max(threshold, min(1.0, threshold + part * self.rule.max_threshold_shift))
 
     def allows(self, query: Query, weak_quality: float | None) -> bool:
-        """Whether the weak pool's expected quality is enough for this query; None: nothing is known of it.
+        """Whether the weak pool's expected quality is enough for this query; None if it is unknown.
 
-        Raises RequestError for a floor in the metadata that is no number in [0, 1].
+        Raises RequestError for a floor in the metadata that is not a number in [0, 1].
         """
         floor = self.floor(query)
         return floor is None or (weak_quality is not None and weak_quality >= floor)
 
     def floor(self, query: Query) -> float | None:
-        """The highest floor stated for a query; None where nobody states one."""
-        stated = [self.rule.quality_floor, self.tenants.get(query.tenant or ""), _asked(query)]
+        """The highest floor stated for a query, None without one."""
+        stated = [self.rule.quality_floor, self.tenants.get(query.tenant or ""), _requested(query)]
         return max((floor for floor in stated if floor is not None), default=None)
 
 
 def utilisation(load: PoolLoad) -> float:
-    """Requests by places: above 1 somebody waits. 0 where no replica or no bound is known."""
+    """Requests per place: above 1 some wait. 0 where no replica or no bound is known."""
     return (load.in_flight + load.waiting) / load.places if load.places else 0.0
 
 
-def _asked(query: Query) -> float | None:
+def _requested(query: Query) -> float | None:
     text = query.metadata.get(FLOOR)
     if text is None:
         return None
@@ -75,6 +75,6 @@ def _asked(query: Query) -> float | None:
         floor = math.nan
     if not 0.0 <= floor <= 1.0:
         raise RequestError(
-            f"metadata.{FLOOR}: {text[:40]!r} is no quality: give a number from 0 to 1", param=f"metadata.{FLOOR}"
+            f"metadata.{FLOOR}: {text[:40]!r} is not a quality: give a number from 0 to 1", param=f"metadata.{FLOOR}"
         )
     return floor

@@ -180,7 +180,7 @@ _BINS = 20
 """Bins of equal mass; 4,000 calibration queries leave 200 for each, a standard error of 0.035 at worst."""
 
 
-class CalibratedOutlook:
+class ExpectedOutcome:
     """Mean quality and cost of both pools' answers among calibration queries of a similar score."""
 
     def __init__(self, calibration: Calibration, weak: Pool, strong: Pool) -> None:

@@ -15,7 +15,7 @@ from serve_app.deployments.learner import LearnerReplica
 from serve_app.deployments.pool import PoolReplica
 from serve_app.deployments.scaling import InFlightPolicy, share_limits
 from serve_app.deployments.scorer import ScorerReplica
-from serve_app.routing.serving.scoring_service import replicas_wanted
+from serve_app.routing.serving.scoring_service import required_replicas
 
 _REPORT_S = 1.0
 """How often Gateways and replicas report to the controller."""
@@ -118,7 +118,7 @@ def _scaling(**options: Any) -> AutoscalingConfig:
 
 def _scorer(config: Config) -> serve.Application | None:
     """The Scorer, if anybody needs it."""
-    replicas = replicas_wanted(config)
+    replicas = required_replicas(config)
     if replicas == 0:
         return None
     deployment = serve.deployment(

@@ -15,7 +15,7 @@ from serve_app.deployments.scaling import SHARE_POLICY, share_limits
 from serve_app.engines.factory import preflight
 from serve_app.errors import ConfigError
 from serve_app.routing.registry import Registry
-from serve_app.routing.serving.scoring_service import replicas_wanted
+from serve_app.routing.serving.scoring_service import required_replicas
 
 _APP = "jethro"
 _ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): (.+)")
@@ -156,7 +156,7 @@ def _check_resources(config: Config, cluster: dict[str, float]) -> None:
         field = f"num_{resource.lower()}s"
         need = config.gateway.replicas * config.gateway.num_cpus if resource == "CPU" else 0.0
         need += sum(p.replicas.min * getattr(p.resources, field) for p in config.pools.values() if not p.remote)
-        need += replicas_wanted(config) * getattr(config.scorer.resources, field)
+        need += required_replicas(config) * getattr(config.scorer.resources, field)
         need += config.streams.num_cpus if resource == "CPU" and config.streams.enabled else 0.0
         have = cluster.get(resource, 0.0)
         if need > have + 1e-9:

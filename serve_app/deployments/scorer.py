@@ -10,8 +10,8 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.config import Config
 from serve_app.errors import ConfigError, replica_reply
 from serve_app.routing.registry import Registry
+from serve_app.routing.serving.loading import RouterFactory
 from serve_app.routing.serving.scoring_service import ScoringService
-from serve_app.routing.serving.served import Placing
 
 
 class ScorerReplica:
@@ -21,7 +21,7 @@ class ScorerReplica:
         tree = Config.model_validate(config)
         registry = Registry(Path(tree.routing.registry), tree.routing.seed)
         here = {"score_threads": tree.scorer.threads, "score_batch": tree.scorer.batch}
-        self._service = ScoringService(registry, Placing(tree.routing.model_copy(update=here), registry))
+        self._service = ScoringService(registry, RouterFactory(tree.routing.model_copy(update=here), registry))
         await self._service.start(tree)
 
     async def score(self, source: str, version: str, text: str) -> float:
@@ -46,7 +46,7 @@ class ScorerReplica:
 
 
 class ScorerHandle:
-    """The Scorer as the Gateway's routers know it (`Remote`). Made in the event loop that the handle is used from."""
+    """The `RemoteScorer` of a Gateway. Made in the event loop that the handle is used from."""
 
     def __init__(self, handle: DeploymentHandle, timeout_s: float) -> None:
         self._handle = handle
@@ -54,16 +54,16 @@ class ScorerHandle:
         self._loop = asyncio.get_running_loop()
 
     async def score(self, source: str, version: str, text: str) -> float:
-        """See Remote."""
+        """See RemoteScorer."""
         return float(await replica_reply(self._handle.score.remote(source, version, text)))
 
     async def explain(self, source: str, version: str, text: str) -> Mapping[str, float]:
-        """See Remote."""
+        """See RemoteScorer."""
         told: dict[str, float] = await replica_reply(self._handle.explain.remote(source, version, text))
         return told
 
     def prepare(self, source: str, version: str) -> None:
-        """See Remote: every replica loads the router, one at least must be there."""
+        """See RemoteScorer: every replica loads the router, one at least must be there."""
         preparing = asyncio.run_coroutine_threadsafe(self._prepare(source, version), self._loop)
         try:
             refused = preparing.result(self._timeout_s)

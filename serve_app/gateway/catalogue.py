@@ -2,21 +2,20 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serve_app.config.tree import Config
-from serve_app.decision.capacity import Relief
-from serve_app.decision.threshold import CalibratedOutlook
+from serve_app.decision.capacity import OverloadPolicy
+from serve_app.decision.threshold import ExpectedOutcome
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.gateway.cascades import load_cascades
 from serve_app.pools.base import Pool
-from serve_app.routing.serving.estimating import NAME as ROUTE_ALL
-from serve_app.routing.serving.estimating import route_all
+from serve_app.routing.multi_pool import NAME as ROUTE_ALL
+from serve_app.routing.multi_pool import route_all
 from serve_app.routing.serving.loading import Loader, RouterSet
-from serve_app.routing.serving.scoring import ScoringFailed
-from serve_app.routing.serving.served import Explained, Served
-from serve_app.routing.strategy import DirectStrategy, NoOutlook, NoWatch, Outlook, Policy, RouteStrategy, unexplained
+from serve_app.routing.serving.served import ScoringFailed, ServedRouter
+from serve_app.routing.strategy import DirectStrategy, RouteStrategy
 from serve_app.strategy import Strategy
 from serve_app.streams.base import PREFIX
 from serve_app.streams.service import Streams
@@ -51,12 +50,12 @@ class Catalogue:
         Raises ConfigError if `routing.multi_pool` or a cascade's chain is invalid.
         """
         self._multi_pool = config.routing.multi_pool
-        self._relief = Relief.from_config(config)
+        self._overload = OverloadPolicy.from_config(config)
         self._pools = pools
         self._streams = streams
         self._weak, self._strong = pools["small"], pools["large"]
         self._explained = _EXPLAINED[config.routing.explain]
-        self._outlooks: dict[str, Outlook] = {}
+        self._expected: dict[str, ExpectedOutcome | None] = {}
         self._cascades = load_cascades(config.cascade, pools, self._prior, routers.routers)
         self.swap(routers)
         if self._multi_pool is not None and ROUTE_ALL not in self._now.named:
@@ -77,7 +76,7 @@ class Catalogue:
 
     def swap(self, routers: RouterSet) -> None:
         """Serve these from the next request on."""
-        self._outlooks = {s.registered.version: self._outlook(s) for s in routers.routers.values()}
+        self._expected = {router.version: self._expects(router) for router in routers.routers.values()}
         route = self._route("route", routers.routers[routers.default], routers.threshold)
         named: dict[str, Strategy] = {"jethro": route, "jethro-route": route}
         every = self._route_all(routers)
@@ -123,8 +122,8 @@ class Catalogue:
         listed += [ModelEntry(name, line) for name, (_, line) in self._cascades.strategies.items()]
         listed += [ModelEntry(pool.model, f"the {pool.name} pool, no decision") for pool in self._pools.values()]
         for name, served in self._now.routers.routers.items():
-            threshold = served.registered.threshold
-            listed.append(ModelEntry(f"router-{name}-{threshold:.4g}", f"router {name} with a threshold of your own"))
+            form = f"router-{name}-{served.threshold:.4g}"
+            listed.append(ModelEntry(form, f"router {name} with a threshold of your own"))
         if self._streams is not None:
             line = "a stream: one label for one text, learned online"
             listed += [ModelEntry(PREFIX + name, line) for name in self._streams.names()]
@@ -149,24 +148,21 @@ class Catalogue:
             )
         return self._route(f"router-{name}", served, threshold)
 
-    def _route(self, name: str, served: Served, threshold: float) -> RouteStrategy:
-        version = served.registered.version
-        policy = Policy(
-            served.scorer,
+    def _route(self, name: str, served: ServedRouter, threshold: float) -> RouteStrategy:
+        return RouteStrategy(
+            name,
+            served,
             threshold,
-            f"{version}@{threshold:.6g}",
-            self._outlooks.get(version, NoOutlook()),
-            served.watch or NoWatch(),
-            self._explains(served),
+            (self._weak, self._strong),
+            expected=self._expected.get(served.version),
+            overload=self._overload,
+            explained=served.registered.loaded.placement in self._explained,
         )
-        return RouteStrategy(name, policy, self._weak, self._strong, self._relief)
 
     def _route_all(self, routers: RouterSet) -> Strategy | None:
         if self._multi_pool is None:
             return None
-        served = routers.routers.get(self._multi_pool.router)
-        estimates, version = (served.estimates, served.registered.version) if served else (None, "")
-        return route_all(self._multi_pool, estimates, version, self._pools)
+        return route_all(self._multi_pool, routers.routers.get(self._multi_pool.router), self._pools)
 
     async def _prior(self, router: str, query: Query) -> float | None:
         """The score by the version in service, for cascades."""
@@ -174,24 +170,18 @@ class Catalogue:
         if served is None:
             return None
         try:
-            return await served.scorer.score(query)
+            return await served.score(query)
         except ScoringFailed:
             return None
 
-    def _explains(self, served: Served) -> Callable[[Query], Mapping[str, float]]:
-        router = served.registered.router
-        if router.placement not in self._explained:
-            return unexplained
-        return lambda query: Explained(router, query)
-
-    def _outlook(self, served: Served) -> Outlook:
+    def _expects(self, served: ServedRouter) -> ExpectedOutcome | None:
+        """Of these pools, at a router's score; None where it was calibrated on other models, or not at all."""
         registered = served.registered
-        known = self._outlooks.get(registered.version)
-        if known is not None:
-            return known
+        if served.version in self._expected:
+            return self._expected[served.version]
         if registered.calibration is None or registered.models != (self._weak.model, self._strong.model):
-            return NoOutlook()
-        return CalibratedOutlook(registered.calibration, self._weak, self._strong)
+            return None
+        return ExpectedOutcome(registered.calibration, self._weak, self._strong)
 
 
 @dataclass(frozen=True, slots=True)

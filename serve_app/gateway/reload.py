@@ -14,7 +14,7 @@ from typing import Any, Final
 from serve_app.errors import JethroError
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.routing.serving.loading import Loader, RouterSet
-from serve_app.routing.serving.served import Served
+from serve_app.routing.serving.served import ServedRouter
 
 _DIGEST_S: Final = 1.0
 """How often live traffic is compared with the calibration data where the registry is not followed."""
@@ -103,7 +103,7 @@ class Reloader:
         expected = (record.get("expected") or {}).get(record.get("pool"), {}).get("quality")
         if served is None or served.watch is None or expected is None:
             return
-        if str(record.get("policy_version")).partition("@")[0] == served.registered.version:
+        if str(record.get("policy_version")).partition("@")[0] == served.version:
             served.watch.judged(str(record["pool"]), float(expected), score)
 
     def digest(self) -> None:
@@ -112,14 +112,14 @@ class Reloader:
             if served.watch is not None:
                 served.watch.digest()
 
-    def _figures(self, routers: RouterSet, served: Served) -> RouterFigures:
-        found, default = served.registered, served.name == routers.default
+    def _figures(self, routers: RouterSet, served: ServedRouter) -> RouterFigures:
+        default, loaded = served.name == routers.default, served.registered.loaded
         return RouterFigures(
             name=served.name,
-            kind=found.router.name,
-            version=found.version,
-            threshold=routers.threshold if default else found.threshold,
-            placement=found.router.placement,
+            kind=loaded.name,
+            version=served.version,
+            threshold=routers.threshold if default else served.threshold,
+            placement=loaded.placement,
             default=default,
             swaps=self.swaps[served.name],
             refusals=self.refusals[served.name],
@@ -147,11 +147,11 @@ class Reloader:
 
     def _log_changes(self, before: RouterSet, after: RouterSet) -> None:
         for name, served in after.routers.items():
-            was, now = before.routers.get(name), served.registered
+            was = before.routers.get(name)
             if was is not served:
                 self.swaps[name] += 1
-                old = was.registered.version if was is not None else "nothing"
-                logger.warning("router %s: %s replaces %s, threshold %.6g", name, now.version, old, now.threshold)
+                old = was.version if was is not None else "nothing"
+                logger.warning("router %s: %s replaces %s, threshold %.6g", name, served.version, old, served.threshold)
         for name in before.routers.keys() - after.routers.keys():
             logger.warning("router %s is no longer in service", name)
         if before.default != after.default:

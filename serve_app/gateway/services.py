@@ -16,8 +16,7 @@ from serve_app.gateway.reload import Reloader
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
 from serve_app.observability.metrics import Recorder
 from serve_app.pools.base import Pool
-from serve_app.routing.serving.loading import Loader
-from serve_app.routing.serving.served import Remote
+from serve_app.routing.serving.loading import Loader, RemoteScorer
 from serve_app.store.base import RequestRecord, Store
 from serve_app.store.sqlite import SqliteStore
 from serve_app.streams.base import LearnerPort
@@ -98,7 +97,7 @@ def build_services(
     pools: Mapping[str, Pool],
     *,
     replica: str = "",
-    scorer: Remote | None = None,
+    scorer: RemoteScorer | None = None,
     learner: LearnerPort | None = None,
 ) -> Services:
     """The services of a config over given pools; `replica` names this process in the request log.

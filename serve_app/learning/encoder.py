@@ -211,7 +211,7 @@ def saved_encoder(path: Path, name: str, digest: str) -> SentenceEncoder:
     return encoder
 
 
-def encoder_at_hand(name: object) -> SentenceEncoder | None:
+def loaded_encoder(name: object) -> SentenceEncoder | None:
     """The encoder of that name if this process has loaded it; never loads one."""
     return _loaded.get(name) if isinstance(name, str) else None
 

@@ -51,7 +51,7 @@ def soft_rows(x: Any, ok: Floats) -> tuple[Any, Floats, Floats]:
     labels = np.concatenate([np.ones(len(ok)), np.zeros(len(ok))])[used]
     if isinstance(x, np.ndarray):
         return np.concatenate([x, x])[used], labels, weights[used]
-    from scipy.sparse import vstack
+    from scipy.sparse import vstack  # type: ignore[import-untyped]
 
     return vstack([x, x], format="csr")[used], labels, weights[used]
 
@@ -113,7 +113,7 @@ def folds_of(texts: Sequence[str], folds: int, seed: int) -> NDArray[np.int64]:
 
 def matrix_of(rows: Rows, dense: Sequence[str], named: Sequence[str]) -> tuple[Any, Floats, Floats]:
     """Sparse matrix [n, dense + named] with the dense columns standardised, and their means and scales."""
-    from scipy.sparse import csr_matrix, hstack  # type: ignore[import-untyped]
+    from scipy.sparse import csr_matrix, hstack
 
     columns = np.array([[row[name] for name in dense] for row in rows])
     mean, scale = columns.mean(0), columns.std(0)

@@ -1,17 +1,29 @@
-"""Reads the files of a saved router, and refuses what this version cannot read with a sentence that mends.
+"""The folder of a saved router: what the router wrote, its card, its calibration; read with checks, written whole.
 
 An artefact is data from elsewhere: before any file of it is read, `check_folder` refuses links that lead out of the
-folder, what is no plain file, and sizes that no router of ours has.
+folder, special files, and sizes that no router of ours has.
 """
 
 import json
 import stat
 import zipfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from serve_app.decision.target import Guarantee, Method, quality_range
+from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
+from serve_app.routing.base import Placement, Router
+from serve_app.routing.drift import Inputs
 
+CARD_FORMAT = 1
+PROMISING = ("held out", "fresh")
+"""How a calibration's scores were made, in a card's data, if they are those of the router that serves."""
+INPUTS = "inputs.npz"
 MAX_FILES = 200
 MAX_JSON_BYTES = 256 * 2**20
 """The largest router.json of ours (6,000 named weights) is under 1 MiB."""
@@ -21,8 +33,165 @@ MAX_ARRAYS_BYTES = 8 * 2**30
 """Arrays of one npz file, unpacked: 100,000 stored vectors of 384 dimensions have 0.15 GiB."""
 
 
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A saved router, loaded. `models` are the (weak, strong) model ids whose answers it was trained on."""
+
+    loaded: Router | type[Router]
+    """The router; its class where only the Scorer loads the weights."""
+    threshold: float
+    version: str
+    models: tuple[str, str] | None = None
+    calibration: Calibration | None = None
+    uniform: bool = False
+    """Whether scores are uniform on [0, 1] whatever the traffic, so that a share needs no calibration data."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Inputs | None = None
+    """What the calibration queries look like; None where the artefact does not say."""
+    name: str = ""
+    """Its name in requests and decisions; the kind where it was loaded from a folder."""
+
+    @property
+    def router(self) -> Router:
+        """The router. Raises ConfigError where only the Scorer loads the weights."""
+        if isinstance(self.loaded, type):
+            raise ConfigError(f"router {self.name} is loaded by the Scorer, not in this process")
+        return self.loaded
+
+    @property
+    def remote(self) -> bool:
+        """Whether only the Scorer loads the weights."""
+        return isinstance(self.loaded, type)
+
+    def calibrated(
+        self,
+        *,
+        strong_share: float | None = None,
+        max_quality_drop: float | None = None,
+        guarantee: Method | None = None,
+        delta: float = 0.1,
+    ) -> float:
+        """The threshold for either a share of strong calls or a quality target, with a guarantee or without.
+
+        Raises ConfigError without data for it, or where the data support no guarantee.
+        """
+        if self.uniform and strong_share is not None:
+            return 1.0 - strong_share
+        if self.calibration is None:
+            raise ConfigError(
+                f"routing: router {self.name} has no calibration data for this target: "
+                "set routing.threshold, or train and calibrate the router"
+            )
+        if strong_share is not None:
+            return Threshold.for_share(self.calibration, strong_share).value
+        if max_quality_drop is not None:
+            if guarantee is None:
+                return Threshold.for_drop(self.calibration, max_quality_drop).value
+            return self._guarantee(guarantee, delta).threshold(self.calibration, max_quality_drop)
+        raise ValueError("one of strong_share and max_quality_drop must be given")
+
+    def _guarantee(self, method: Method, delta: float) -> Guarantee:
+        """Scores of other routers than the one that serves (cross-fitting) support no guarantee."""
+        data = self.card.get("data", {})
+        if data.get("calibration") not in PROMISING:
+            raise ConfigError(
+                f"routing.guarantee: the calibration of {self.name} ({self.version}) is "
+                f"{data.get('calibration', 'of unknown origin')}, which supports no guarantee: calibrate it on "
+                "queries that it has not learned from, with `jethro router calibrate`"
+            )
+        return Guarantee(method, delta, quality_range(data))
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of an artefact, its format checked. Raises ConfigError naming the file and what to do."""
+    return read_json(folder / "card.json", version=CARD_FORMAT)
+
+
+def load_artefact(
+    folder: Path, kinds: Mapping[str, str], name: str = "", *, remote: Collection[Placement] = ()
+) -> Registered:
+    """The router saved in `folder`; `kinds` maps kind to `module:class`. The Scorer loads those placed in `remote`.
+
+    Raises ConfigError naming the file and what to do.
+    """
+    check_folder(folder)
+    card = read_card(folder)
+    router_class = class_of(folder, card, kinds)
+    router = router_class if router_class.placement in remote else router_class.load(folder)
+    try:
+        threshold = float(card["threshold"])
+        if not 0.0 <= threshold <= 1.0:
+            raise ValueError(f"threshold {threshold} is not in [0, 1]")
+        return Registered(
+            loaded=router,
+            threshold=threshold,
+            version=str(card["version"]),
+            models=(str(card["models"]["weak"]), str(card["models"]["strong"])),
+            calibration=Calibration.load(folder / "calibration.npz"),
+            card=card,
+            inputs=Inputs.load(folder / INPUTS) if (folder / INPUTS).is_file() else None,
+            name=name or router.name,
+        )
+    except (KeyError, TypeError, ValueError) as e:
+        raise ConfigError(f"{folder / 'card.json'}: incomplete or malformed ({e!r}); register the router again") from e
+
+
+def class_of(folder: Path, card: Mapping[str, Any], kinds: Mapping[str, str]) -> type[Router]:
+    """The class of an artefact's router. Raises ConfigError for a kind that is not known."""
+    kind = card.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ConfigError(f"{folder / 'card.json'}: kind is {kind!r}; this version knows {', '.join(kinds)}")
+    module, _, name = kinds[kind].partition(":")
+    found: type[Router] = getattr(import_module(module), name)
+    return found
+
+
+def save_registered(
+    folder: Path,
+    router: Router,
+    calibration: Calibration,
+    threshold: Threshold,
+    models: tuple[str, str],
+    data: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> str:
+    """Write an artefact that `load_artefact` reads. Returns its version, a hash of all that was written."""
+    router.save(folder)
+    calibration.save(folder / "calibration.npz")
+    card = {
+        "format": CARD_FORMAT,
+        "kind": router.name,
+        "version": "",
+        "models": {"weak": models[0], "strong": models[1]},
+        "threshold": threshold.value,
+        "target": threshold.target,
+        "data": dict(data),
+        "metrics": {name: _rounded(value) for name, value in metrics.items()},
+    }
+    digest = blake2b(json.dumps(card).encode(), digest_size=4)
+    for file in sorted(f for f in folder.rglob("*") if f.is_file() and f.name not in ("card.json", "run.json")):
+        digest.update(file.relative_to(folder).as_posix().encode())
+        with file.open("rb") as content:
+            while block := content.read(2**20):
+                digest.update(block)
+    card["version"] = f"{router.name}-{digest.hexdigest()}"
+    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", "utf-8")
+    return str(card["version"])
+
+
+def _rounded(value: Any) -> Any:
+    """Floats with six decimals; other values unchanged."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, Mapping):
+        return {str(name): _rounded(v) for name, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_rounded(v) for v in value]
+    return value
+
+
 def read_json(path: Path, *, kind: str | None = None, version: int | None = None) -> dict[str, Any]:
-    """The JSON object in `path`, its `kind` and `format` checked. Raises ConfigError naming the file and the mend."""
+    """The JSON object in `path`, its `kind` and `format` checked. Raises ConfigError naming the file and what to do."""
     try:
         body = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -41,7 +210,7 @@ def read_json(path: Path, *, kind: str | None = None, version: int | None = None
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that no router of ours would have saved. Raises ConfigError naming the file and the mend."""
+    """Refuse a folder that no router of ours would have saved. Raises ConfigError naming the file and what to do."""
     root = folder.resolve()
     files = sorted(folder.rglob("*"))
     if len(files) > MAX_FILES:
@@ -60,7 +229,7 @@ def check_folder(folder: Path) -> None:
 
 def _check_file(file: Path, status: Any) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{file}: is no plain file; save the router again")
+        raise ConfigError(f"{file}: is not a regular file; save the router again")
     limit = MAX_JSON_BYTES if file.suffix == ".json" else MAX_FILE_BYTES
     if status.st_size > limit:
         raise ConfigError(f"{file}: has {status.st_size:,} bytes, more than {limit:,}; save the router again")

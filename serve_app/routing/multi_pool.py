@@ -1,33 +1,29 @@
 """Routing over any number of pools: the one of highest utility, quality less what it costs."""
 
+import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 
 from serve_app.arrays import Floats
+from serve_app.config.tree import MultiPoolConfig
 from serve_app.pools.attempt import refusal, unmet
 from serve_app.pools.base import Pool
 from serve_app.routing.estimate import Estimate
-from serve_app.routing.serving.scoring import ScoringFailed
+from serve_app.routing.serving.served import ScoringFailed, ServedRouter
 from serve_app.routing.strategy import answer
 from serve_app.strategy import Context, Event
 from serve_app.types import Decision, Query
 
+NAME = "jethro-route-all"
+"""The strategy's name in requests."""
 _SAFE = "large"
 """The pool that answers where there is no estimate."""
 
-
-class Estimates(Protocol):
-    """Estimates of single queries, in one version of one router."""
-
-    name: str
-
-    async def estimate(self, query: Query) -> Estimate:
-        """The estimate of one query, arrays of shape [1, p]. Raises ScoringFailed."""
+logger = logging.getLogger("jethro.routing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +48,22 @@ class Utility:
 
 
 class MultiPoolStrategy:
-    """Asks the pool of highest utility among those that can honour the query; the others follow by utility.
+    """Calls the pool of highest utility among those that support the query; the others follow by utility.
 
-    Only pools that the estimates speak of take part. Where no estimate comes, `large` is asked first, to be safe.
-    `expected` of the Decision holds quality, its standard error, cost and utility of every pool.
+    Only pools with an estimate take part. Without an estimate `large` is called first, to be safe. `expected` of the
+    Decision holds quality, its standard error, cost, and utility of every pool.
     """
 
-    def __init__(
-        self, name: str, estimates: Estimates, version: str, utility: Utility, pools: Mapping[str, Pool]
-    ) -> None:
-        """`version` names the estimates for replay; `pools` by name, `large` among them."""
+    def __init__(self, name: str, router: ServedRouter, utility: Utility, pools: Mapping[str, Pool]) -> None:
+        """`router` estimates pools; `pools` by name, `large` among them."""
         self.name = name
-        self._estimates = estimates
-        self._version = f"{version}@{utility.quality_usd:g}usd"
+        self._router = router
+        self._version = f"{router.version}@{utility.quality_usd:g}usd"
         self._utility = utility
         self._pools = pools
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
-        """The decision alone. Raises UnsupportedParameter if no pool can honour the query."""
+        """The decision alone. Raises UnsupportedParameter if no pool supports the query."""
         return (await self._choose(query, decision_id))[0]
 
     def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
@@ -79,13 +73,13 @@ class MultiPoolStrategy:
     async def _choose(self, query: Query, decision_id: str) -> tuple[Decision, list[Pool]]:
         started = perf_counter()
         try:
-            expected = self._expected(await self._estimates.estimate(query))
+            expected = self._expected(await self._router.estimate(query))
             order = sorted(expected, key=lambda name: -expected[name]["utility"])
             reason = _reason(order, expected, self._utility)
         except ScoringFailed as failure:
             expected = {}
             order = sorted(self._pools, key=lambda name: name != _SAFE)
-            reason = f"router {self._estimates.name} gave no estimate ({failure}): {_SAFE} to be safe"
+            reason = f"router {self._router.name} gave no estimate ({failure}): {_SAFE} to be safe"
         able, lacking = self._able(query, order)
         if able[0].name != order[0]:
             reason = f"{reason}, but {self._pools[order[0]].model} does not support {lacking}"
@@ -95,7 +89,7 @@ class MultiPoolStrategy:
             pool=able[0].name,
             model=able[0].model,
             reason=reason,
-            router=self._estimates.name,
+            router=self._router.name,
             policy_version=self._version,
             expected=expected,
             decision_ms=(perf_counter() - started) * 1e3,
@@ -103,7 +97,7 @@ class MultiPoolStrategy:
         return decision, able
 
     def _expected(self, estimate: Estimate) -> dict[str, dict[str, float]]:
-        """What is expected of each pool that is both known and served."""
+        """Quality, cost, and utility of each pool that is both estimated and served."""
         estimate = estimate.only(self._pools)
         cost = estimate.cost_usd({name: self._pools[name].price for name in estimate.pools})
         utility = self._utility.of(estimate.quality, estimate.std, cost)
@@ -118,7 +112,7 @@ class MultiPoolStrategy:
         }
 
     def _able(self, query: Query, order: Sequence[str]) -> tuple[list[Pool], str | None]:
-        """Pools that can honour the query, in order, and what the first of all lacks."""
+        """Pools that support the query, in order, and what the first of all lacks."""
         lacking = {name: unmet(query, self._pools[name].capabilities) for name in order}
         able = [self._pools[name] for name in order if lacking[name] is None]
         if not able:
@@ -128,7 +122,33 @@ class MultiPoolStrategy:
 
 def _reason(order: Sequence[str], expected: Mapping[str, Mapping[str, float]], utility: Utility) -> str:
     first = expected[order[0]]
-    said = f"utility {first['utility']:.3f}: quality {first['quality']:.3f} at {first['cost_usd']:.3g} USD"
+    text = f"utility {first['utility']:.3f}: quality {first['quality']:.3f} at {first['cost_usd']:.3g} USD"
     if len(order) > 1:
-        said += f"; next {order[1]} {expected[order[1]]['utility']:.3f}"
-    return f"{said} (a unit of quality is worth {utility.quality_usd:g} USD)"
+        text += f"; next {order[1]} {expected[order[1]]['utility']:.3f}"
+    return f"{text} (a unit of quality is worth {utility.quality_usd:g} USD)"
+
+
+def route_all(
+    config: MultiPoolConfig, router: ServedRouter | None, pools: Mapping[str, Pool]
+) -> MultiPoolStrategy | None:
+    """The strategy over the pools that serve the models which `router` estimates.
+
+    None, and logged, without such a router or if `large` is not among the pools.
+    """
+    models = router.estimated_models if router is not None else {}
+    if router is None or not models:
+        logger.error("routing.multi_pool: no router %r that estimates pools: train it or name another", config.router)
+        return None
+    known = {name: pool for name, pool in pools.items() if models.get(name) == pool.model}
+    for name in sorted(set(pools) - set(known)):
+        logger.warning(
+            "routing.multi_pool: %s takes no part: router %s learned of %s there, not of %s",
+            name,
+            config.router,
+            models.get(name, "no model"),
+            pools[name].model,
+        )
+    if "large" not in known:
+        logger.error("routing.multi_pool: router %s has no estimate of the large pool's model", config.router)
+        return None
+    return MultiPoolStrategy("route-all", router, Utility(config.quality_usd, config.caution), known)

@@ -1,6 +1,6 @@
 """Routers by name and version: a folder that training writes to and serving reads while it is written to.
 
-    <folder>/<name>/<version>/   an artefact (see `registered`) and run.json; never changed once it is there
+    <folder>/<name>/<version>/   an artefact (see `artefact`) and run.json; never changed once it is there
     <folder>/<name>/current      the version that serves, and if one was given its threshold; replaced whole
     <folder>/default             the name that serves where the config names no router; replaced whole
 
@@ -23,11 +23,18 @@ import numpy as np
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
 from serve_app.files import write_whole
-from serve_app.learning.encoder import encoder_at_hand
-from serve_app.routing.artefact import check_folder
+from serve_app.learning.encoder import loaded_encoder
+from serve_app.routing.artefact import (
+    INPUTS,
+    Registered,
+    check_folder,
+    class_of,
+    load_artefact,
+    read_card,
+    save_registered,
+)
 from serve_app.routing.base import Placement, Router
 from serve_app.routing.drift import Inputs
-from serve_app.routing.registered import INPUTS, Registered, class_of, load_artefact, read_card, save_registered
 from serve_app.types import Query
 
 KINDS: Mapping[str, str] = {
@@ -99,16 +106,16 @@ class Registry:
         """The name that serves where the config names none; None if nobody chose one."""
         return _read(self.folder / "default")
 
-    def load(self, name: str, version: str | None = None, *, elsewhere: Collection[Placement] = ()) -> Registered:
+    def load(self, name: str, version: str | None = None, *, remote: Collection[Placement] = ()) -> Registered:
         """A router, in its current version unless another is named.
 
-        The weights of routers of the placements `elsewhere` stay on the disk: the Scorer loads them. Raises
+        The weights of routers of the placements `remote` stay on the disk: the Scorer loads them. Raises
         ConfigError naming what there is, or the file and the mend.
         """
         if name == RANDOM:
             return load_router(RANDOM, seed=self._seed)
         serving, threshold = self.serving(name)
-        found = load_artefact(self.path(name, version or serving), KINDS, name, elsewhere=elsewhere)
+        found = load_artefact(self.path(name, version or serving), KINDS, name, remote=remote)
         return found if version is not None or threshold is None else replace(found, threshold=threshold)
 
     def path(self, name: str, version: str) -> Path:
@@ -200,7 +207,7 @@ class Registry:
 
 def _inputs(router: Router, queries: Sequence[Query]) -> Inputs:
     """The reference for drift; with sentence vectors where training has left them all in the encoder."""
-    encoder = encoder_at_hand(router.params.get("encoder"))
+    encoder = loaded_encoder(router.params.get("encoder"))
     vectors = [encoder.cached(q.text) for q in queries] if encoder is not None else []
     known = [v for v in vectors if v is not None]
     return Inputs.of(queries, np.stack(known) if len(known) == len(queries) else None)
@@ -217,7 +224,7 @@ def router_names() -> list[str]:
     return sorted(shipped | {RANDOM})
 
 
-def load_router(name_or_folder: str, *, seed: int = 0, elsewhere: Collection[Placement] = ()) -> Registered:
+def load_router(name_or_folder: str, *, seed: int = 0, remote: Collection[Placement] = ()) -> Registered:
     """A router that ships with the package by name, or the one in a folder. `seed` is that of `random` by name.
 
     Raises ConfigError naming what there is, or the file and the mend.
@@ -233,7 +240,7 @@ def load_router(name_or_folder: str, *, seed: int = 0, elsewhere: Collection[Pla
             f"routing.router: no router {name_or_folder!r}: give one of {', '.join(router_names())} "
             "or the folder of a saved router"
         )
-    return load_artefact(folder, KINDS, elsewhere=elsewhere)
+    return load_artefact(folder, KINDS, remote=remote)
 
 
 def _shipped(name: str) -> str | None:

@@ -11,8 +11,8 @@ from serve_app.data.dataset import Dataset
 from serve_app.data.near_duplicates import load_seen, seen_rows
 from serve_app.decision.threshold import Calibration
 from serve_app.errors import DataError
+from serve_app.routing.artefact import Registered, read_card
 from serve_app.routing.base import Report
-from serve_app.routing.registered import Registered, read_card
 from serve_app.routing.registry import Registry, load_router
 
 _NAMED = 3

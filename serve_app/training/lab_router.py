@@ -13,8 +13,8 @@ from serve_app.data.collection.lab import LabPlan, record_lab
 from serve_app.data.dataset import Dataset
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.learning.logistic import folds_of
+from serve_app.routing.artefact import save_registered
 from serve_app.routing.base import Router
-from serve_app.routing.registered import save_registered
 from serve_app.training.evaluation import router_metrics
 from serve_app.training.training import new_router
 

@@ -27,8 +27,8 @@ from serve_app.data.splitting import folds as near_duplicate_safe_folds
 from serve_app.decision.target import Guarantee, Target, quality_range
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
+from serve_app.routing.artefact import PROMISING
 from serve_app.routing.base import Report, Router, silent
-from serve_app.routing.registered import PROMISING
 from serve_app.routing.registry import KINDS, Registry
 from serve_app.training.artefacts import Artefact
 from serve_app.training.evaluation import router_metrics

@@ -14,8 +14,9 @@ from serve_app.gateway.services import Services
 from serve_app.observability.access_log import NoLog
 from serve_app.observability.metrics import Recorder
 from serve_app.pools.base import PoolLoad
-from serve_app.routing.serving.scoring import InlineScorer
-from serve_app.routing.strategy import DirectStrategy, NoOutlook, Policy, RouteStrategy
+from serve_app.routing.artefact import Registered
+from serve_app.routing.serving.served import ServedRouter
+from serve_app.routing.strategy import DirectStrategy, RouteStrategy
 from serve_app.store.base import Feedback, RequestRecord
 from serve_app.streams.base import PREFIX
 from serve_app.streams.service import Streams
@@ -149,8 +150,8 @@ class FakeCatalogue:
     """`jethro` routes between small and large by length; a pool's model id goes to it."""
 
     def __init__(self, pools: Mapping[str, FakePool]) -> None:
-        policy = Policy(InlineScorer(LengthRouter()), 0.5, "length@0.5", NoOutlook())  # type: ignore[arg-type]
-        self._named: dict[str, Any] = {"jethro": RouteStrategy("route", policy, pools["small"], pools["large"])}
+        router = ServedRouter(Registered(LengthRouter(), 0.5, "length", name="length"))  # type: ignore[arg-type]
+        self._named: dict[str, Any] = {"jethro": RouteStrategy("route", router, 0.5, (pools["small"], pools["large"]))}
         self._named |= {pool.model: DirectStrategy(pool) for pool in pools.values()}
         self.streams: Streams | None = None
 

@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 from serve_app.autoscaling.signals import Demand
 from serve_app.config import Config, load
 from serve_app.config.tree import CapacityConfig
-from serve_app.decision.capacity import FLOOR, Relief, utilisation
+from serve_app.decision.capacity import FLOOR, OverloadPolicy, utilisation
 from serve_app.errors import Overloaded, RequestError
 from serve_app.pools.base import PoolLoad
-from serve_app.routing.serving.scoring import InlineScorer
-from serve_app.routing.strategy import Policy, RouteStrategy
+from serve_app.routing.strategy import RouteStrategy
 from serve_app.strategy import Context
 from serve_app.types import Capabilities, Decision, Sampling
-from tests.routing.fakes import CALL, FakePool, FakeRouter, query
+from tests.routing.fakes import CALL, FakePool, FakeRouter, query, served
 
 RULE = CapacityConfig(enabled=True, from_utilisation=0.8, to_utilisation=1.8, max_threshold_shift=0.4)
 IDLE = PoolLoad(2, 0, 0, 20)
@@ -29,14 +28,14 @@ def full(part: float) -> PoolLoad:
 
 @pytest.mark.parametrize(("part", "threshold"), [(0, 0.5), (0.8, 0.5), (1.3, 0.7), (1.8, 0.9), (5, 0.9)])
 def test_the_threshold_rises_in_a_straight_line(part: float, threshold: float) -> None:
-    assert Relief(RULE).threshold(0.5, IDLE, full(part)) == pytest.approx(threshold)
+    assert OverloadPolicy(RULE).threshold(0.5, IDLE, full(part)) == pytest.approx(threshold)
 
 
 @given(unit, loads, loads, st.integers(0, 100))
 def test_it_is_monotone_in_the_load_and_within_bounds(t: float, weak: PoolLoad, strong: PoolLoad, more: int) -> None:
-    relief = Relief(RULE)
+    overload = OverloadPolicy(RULE)
     fuller = PoolLoad(strong.replicas, strong.in_flight + more, strong.waiting, strong.places)
-    now, later = relief.threshold(t, weak, strong), relief.threshold(t, weak, fuller)
+    now, later = overload.threshold(t, weak, strong), overload.threshold(t, weak, fuller)
     assert t <= now <= later <= max(t, min(1.0, t + RULE.max_threshold_shift))
 
 
@@ -45,11 +44,11 @@ def test_it_does_nothing_while_there_is_room_or_the_weak_pool_is_as_full(
     t: float, weak: PoolLoad, strong: PoolLoad
 ) -> None:
     if utilisation(strong) <= RULE.from_utilisation or utilisation(weak) >= utilisation(strong):
-        assert Relief(RULE).threshold(t, weak, strong) == t
+        assert OverloadPolicy(RULE).threshold(t, weak, strong) == t
 
 
 def test_of_unknown_places_nothing_is_concluded() -> None:
-    assert Relief(RULE).threshold(0.5, IDLE, PoolLoad(0, 50)) == 0.5
+    assert OverloadPolicy(RULE).threshold(0.5, IDLE, PoolLoad(0, 50)) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -65,17 +64,19 @@ def test_of_unknown_places_nothing_is_concluded() -> None:
 def test_the_highest_floor_counts(
     config: float | None, tenant: float | None, asked: str | None, floor: float | None
 ) -> None:
-    relief = Relief(RULE.model_copy(update={"quality_floor": config}), {} if tenant is None else {"team": tenant})
+    overload = OverloadPolicy(
+        RULE.model_copy(update={"quality_floor": config}), {} if tenant is None else {"team": tenant}
+    )
     made = query(tenant="team", metadata={} if asked is None else {FLOOR: asked})
-    assert relief.floor(made) == floor
-    assert relief.allows(made, None) is (floor is None)
-    assert relief.allows(made, 0.65) is (floor is None or floor <= 0.65)
+    assert overload.floor(made) == floor
+    assert overload.allows(made, None) is (floor is None)
+    assert overload.allows(made, 0.65) is (floor is None or floor <= 0.65)
 
 
 @pytest.mark.parametrize("text", ["high", "1.5", "-0.1", "nan", ""])
 def test_a_floor_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="from 0 to 1"):
-        Relief(RULE).floor(query(metadata={FLOOR: text}))
+        OverloadPolicy(RULE).floor(query(metadata={FLOOR: text}))
 
 
 class Loaded(FakePool):
@@ -97,8 +98,8 @@ class Known:
 
 
 def route(score: float, strong: PoolLoad, can: Capabilities | None = None) -> RouteStrategy:
-    policy = Policy(InlineScorer(FakeRouter(score)), 0.5, "fake@0.5", Known())  # type: ignore[arg-type]
-    return RouteStrategy("route", policy, Loaded("small", IDLE, can), Loaded("large", strong), Relief(RULE))
+    both = (Loaded("small", IDLE, can), Loaded("large", strong))
+    return RouteStrategy("route", served(FakeRouter(score)), 0.5, both, expected=Known(), overload=OverloadPolicy(RULE))  # type: ignore[arg-type]
 
 
 async def test_a_borderline_query_goes_weak_counts_as_wanted_and_says_why() -> None:
@@ -147,12 +148,12 @@ async def test_weak_queries_are_as_ever() -> None:
 
 
 def test_the_config_turns_it_on_with_tenants_floors() -> None:
-    assert Relief.from_config(load("lab")) is None
+    assert OverloadPolicy.from_config(load("lab")) is None
     tree = load("lab").model_dump()
     tree["server"]["keys"] = [{"name": "team", "env": "K", "min_quality": 0.8}, {"name": "other", "env": "L"}]
     tree["routing"]["capacity"] = {"enabled": True}
-    relief = Relief.from_config(Config.model_validate(tree))
-    assert relief is not None and relief.tenants == {"team": 0.8}
+    overload = OverloadPolicy.from_config(Config.model_validate(tree))
+    assert overload is not None and overload.tenants == {"team": 0.8}
 
 
 def test_a_rule_that_falls_is_refused() -> None:

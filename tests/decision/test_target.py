@@ -7,8 +7,8 @@ from serve_app.config.tree import RoutingConfig
 from serve_app.decision.target import Guarantee, Target, quality_range
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError, InsufficientData
+from serve_app.routing.artefact import Registered
 from serve_app.routing.kinds.random import RandomRouter
-from serve_app.routing.registered import Registered
 from serve_app.routing.serving.loading import default_threshold
 
 

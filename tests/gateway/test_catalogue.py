@@ -8,12 +8,11 @@ from serve_app.config.tree import Config, RoutingConfig
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.gateway.catalogue import Catalogue
+from serve_app.routing.artefact import Registered, save_registered
 from serve_app.routing.kinds.complexity.router import ComplexityRouter
 from serve_app.routing.kinds.random import RandomRouter
-from serve_app.routing.registered import Registered, save_registered
 from serve_app.routing.registry import load_router
 from serve_app.routing.serving.loading import default_threshold
-from serve_app.routing.serving.scoring import InlineScorer
 from serve_app.routing.strategy import DirectStrategy, RouteStrategy
 from tests.data.samples import sums
 from tests.routing.fakes import FakePool, query
@@ -50,7 +49,7 @@ def test_jethro_is_the_configured_default(catalogue: Catalogue) -> None:
     for name in ("jethro", "jethro-route"):
         strategy = catalogue.resolve(name)
         assert isinstance(strategy, RouteStrategy)
-        assert strategy.policy.threshold == 0.3 and strategy.policy.version == "random-0@0.3"
+        assert strategy.threshold == 0.3 and strategy.version == "random-0@0.3"
 
 
 def test_a_pools_model_id_bypasses_the_decision(catalogue: Catalogue) -> None:
@@ -63,7 +62,7 @@ def test_a_pools_model_id_bypasses_the_decision(catalogue: Catalogue) -> None:
 async def test_routellms_form(catalogue: Catalogue, text: str) -> None:
     strategy = catalogue.resolve(f"router-random-{text}")
     assert isinstance(strategy, RouteStrategy)
-    assert strategy.policy.threshold == float(text) and isinstance(strategy.policy.scorer, InlineScorer)
+    assert strategy.threshold == float(text) and strategy.router.name == "random"
     assert catalogue.resolve(f"router-random-{text}") is strategy
     assert (await strategy.decide(query(), "d")).pool == (
         "large" if text in ("0", "1e-3") else (await strategy.decide(query(), "e")).pool

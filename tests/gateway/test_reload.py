@@ -71,7 +71,7 @@ async def test_it_follows_by_itself_until_closed(tmp_path: Path) -> None:
         reloader.start()
         registry.use("mine", second)
         async with asyncio.timeout(20):
-            while catalogue.routers.routers["mine"].registered.version != second:
+            while catalogue.routers.routers["mine"].version != second:
                 await asyncio.sleep(0.01)
 
 
@@ -90,7 +90,7 @@ async def test_a_registry_that_cannot_be_read_does_not_end_the_following(
             await asyncio.sleep(0.1)
             assert caplog.text.count("followed") == 1
             registry.use("mine", second)
-            while catalogue.routers.routers["mine"].registered.version != second:
+            while catalogue.routers.routers["mine"].version != second:
                 await asyncio.sleep(0.01)
 
 

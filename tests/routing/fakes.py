@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from serve_app.errors import JethroError
 from serve_app.pools.base import PoolLoad
+from serve_app.routing.artefact import Registered
+from serve_app.routing.serving.served import ServedRouter
 from serve_app.types import Capabilities, Message, Price, Query
 from serve_app.wire.frames import Answer, Call, Frame
 
@@ -81,6 +83,11 @@ class FakePool:
 
     async def aclose(self) -> None:
         return None
+
+
+def served(router: object, threshold: float = 0.5) -> ServedRouter:
+    """A router with no artefact that scores inline, as version and name `fake`."""
+    return ServedRouter(Registered(router, threshold, "fake", name="fake"))  # type: ignore[arg-type]
 
 
 class FakeRouter:

@@ -4,7 +4,7 @@ import pytest
 from serve_app.errors import UnsupportedParameter, UpstreamError
 from serve_app.routing.estimate import Estimate
 from serve_app.routing.multi_pool import MultiPoolStrategy, Utility
-from serve_app.routing.serving.scoring import ScoringFailed
+from serve_app.routing.serving.served import ScoringFailed
 from serve_app.strategy import Context, Event, Spent
 from serve_app.types import Capabilities, Decision, Price, Query
 from tests.routing.fakes import CALL, FakePool, query
@@ -15,7 +15,7 @@ PRICES = {"tiny": Price(0.1, 1.0), "small": Price(1.0, 10.0), "large": Price(20.
 class FakeEstimates:
     """The same estimate for every query: 100 tokens in, 10 out."""
 
-    name = "fake"
+    name, version = "fake", "fake-1"
 
     def __init__(self, quality: dict[str, float], std: float = 0.0, failure: ScoringFailed | None = None) -> None:
         self._quality, self._std, self._failure = quality, std, failure
@@ -36,7 +36,7 @@ def strategy(
     made = pools or {name: FakePool(name) for name in PRICES}
     for name, pool in made.items():
         pool.price = PRICES[name]
-    return MultiPoolStrategy("route-all", estimates or FakeEstimates(QUALITY), "fake-1", Utility(quality_usd), made)
+    return MultiPoolStrategy("route-all", estimates or FakeEstimates(QUALITY), Utility(quality_usd), made)  # type: ignore[arg-type]
 
 
 async def events(made: MultiPoolStrategy, asked: Query | None = None, stream: bool = True) -> list[Event]:

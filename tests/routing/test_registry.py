@@ -11,9 +11,8 @@ import pytest
 
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
-from serve_app.routing.artefact import MAX_FILES, MAX_JSON_BYTES
+from serve_app.routing.artefact import MAX_FILES, MAX_JSON_BYTES, save_registered
 from serve_app.routing.kinds.random import RandomRouter
-from serve_app.routing.registered import save_registered
 from serve_app.routing.registry import KINDS, Registry, artefacts_dir, load_router, router_names
 from tests.data.samples import sums
 
@@ -74,7 +73,7 @@ def test_serving_never_imports_training_libraries(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from serve_app.gateway.catalogue import Catalogue\n"
-        "from serve_app.routing.registered import class_of\n"
+        "from serve_app.routing.artefact import class_of\n"
         "from serve_app.routing.registry import KINDS, load_router, router_names\n"
         "from serve_app.types import Message, Query\n"
         "for name in router_names():\n"

@@ -12,17 +12,17 @@ from serve_app.errors import (
     UnsupportedParameter,
     UpstreamError,
 )
-from serve_app.routing.serving.scoring import InlineScorer
-from serve_app.routing.strategy import DirectStrategy, Policy, RouteStrategy
+from serve_app.routing.strategy import DirectStrategy, RouteStrategy
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.types import Capabilities, Decision, Query, Sampling, Usage
 from serve_app.wire.frames import Answer, Frame
-from tests.routing.fakes import CALL, FakePool, FakeRouter, query
+from tests.routing.fakes import CALL, FakePool, FakeRouter, query, served
 
 
 def route(score: float = 0.9, weak: FakePool | None = None, strong: FakePool | None = None) -> RouteStrategy:
-    policy = Policy(InlineScorer(FakeRouter(score)), 0.5, "fake@0.5")  # type: ignore[arg-type]
-    return RouteStrategy("route", policy, weak or FakePool("small"), strong or FakePool("large"))
+    return RouteStrategy(
+        "route", served(FakeRouter(score)), 0.5, (weak or FakePool("small"), strong or FakePool("large"))
+    )
 
 
 async def events(strategy: Strategy, asked: Query | None = None, *, stream: bool = True) -> list[Event]:
@@ -225,15 +225,10 @@ async def test_traffic_is_watched_and_explained_but_not_what_is_only_asked_about
         def observe(self, query: Query, score: float) -> None:
             self.seen.append(score)
 
-    policy = Policy(
-        InlineScorer(FakeRouter(0.75)),  # type: ignore[arg-type]
-        0.5,
-        "fake@0.5",
-        watch=Watching(),
-        explained=lambda query: {"asked": float(len(query.text))},
-    )
-    strategy = RouteStrategy("route", policy, FakePool("small"), FakePool("large"))
+    router = served(FakeRouter(0.75))
+    router.watch = Watching()  # type: ignore[assignment]
+    strategy = RouteStrategy("route", router, 0.5, (FakePool("small"), FakePool("large")), explained=True)
     await strategy.decide(query(), "d")
     assert Watching.seen == []
     decision = (await events(strategy, query("abc")))[0]
-    assert isinstance(decision, Decision) and decision.features == {"asked": 3.0} and Watching.seen == [0.75]
+    assert isinstance(decision, Decision) and decision.features == {"bias": 1.5} and Watching.seen == [0.75]

@@ -51,7 +51,7 @@ def show(
     """
     import orjson
 
-    from serve_app.routing.registered import read_card
+    from serve_app.routing.artefact import read_card
     from serve_app.routing.registry import RANDOM, Registry
     from serve_app.training.training import read_run
 
@@ -100,7 +100,7 @@ def _which(registry: "Registry", router: str) -> tuple[str, str]:
 
 
 def _versions(registry: "Registry", name: str) -> list[dict[str, Any]]:
-    from serve_app.routing.registered import read_card
+    from serve_app.routing.artefact import read_card
     from serve_app.routing.registry import RANDOM
 
     serving, override = registry.serving(name)

@@ -31,7 +31,7 @@ def note_other_models(models: tuple[str, str] | None, dataset: "Dataset") -> Non
 
 def say_trained(registry: "Registry", name: str, version: str) -> None:
     """Where the router is, what it promises, and what to do next."""
-    from serve_app.routing.registered import read_card
+    from serve_app.routing.artefact import read_card
 
     folder = registry.path(name, version)
     card = read_card(folder)
@@ -47,7 +47,7 @@ def say_trained(registry: "Registry", name: str, version: str) -> None:
 
 def say_calibrated(registry: "Registry", name: str, version: str) -> None:
     """The new threshold, what it gives on the calibration data, and how to serve it."""
-    from serve_app.routing.registered import read_card
+    from serve_app.routing.artefact import read_card
 
     folder = registry.path(name, version)
     card = read_card(folder)

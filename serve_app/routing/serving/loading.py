@@ -1,33 +1,137 @@
-"""Which routers serve: all of the registry, one of them by default, each in its current version; and again when told.
+"""The routers in service: all of the registry, one of them by default, each in its current version.
 
-A version that cannot be loaded takes nothing away: the one before goes on serving, and the refusal is told.
+A version that fails to load takes nothing away: the previous one keeps serving and the error is reported.
 """
 
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, Final, Protocol
 
 from serve_app.config.tree import Config, RoutingConfig
-from serve_app.errors import DependencyError, JethroError
-from serve_app.routing.registered import Registered
-from serve_app.routing.registry import RANDOM, Registry
-from serve_app.routing.serving.served import Placing, Remote, Served
+from serve_app.errors import ConfigError, DependencyError, JethroError
+from serve_app.routing.artefact import Registered
+from serve_app.routing.base import Placement
+from serve_app.routing.registry import RANDOM, Registry, load_router
+from serve_app.routing.serving.batching import Act, ScoringThread
+from serve_app.routing.serving.served import ServedRouter, checked
+from serve_app.types import Message, Query
 
 FALLBACK = "complexity"
 """Serves where neither the config nor the registry names a router; it ships with the package."""
+_WARM_UP = Query((Message("user", "What is 12 + 30? Give the bare result."),))
+_FIRST_S: Final = 60.0
+"""Limit of the first query that warms a router up: it imports torch and loads an encoder."""
 
 logger = logging.getLogger("jethro.routing")
 
 
+class RemoteScorer(Protocol):
+    """The Scorer, in another process: routers by their source (a name or a folder) and version."""
+
+    async def score(self, source: str, version: str, text: str) -> float:
+        """The strong win rate of a text."""
+
+    async def explain(self, source: str, version: str, text: str) -> Mapping[str, float]:
+        """Feature contributions to its score."""
+
+    def prepare(self, source: str, version: str) -> None:
+        """Load a router there; waits, so call it in a thread. Raises ConfigError if loading fails."""
+
+
+class RouterFactory:
+    """Loads routers for service. Those placed in `placements` score in `remote`, if there is one."""
+
+    def __init__(
+        self,
+        routing: RoutingConfig,
+        registry: Registry,
+        remote: RemoteScorer | None = None,
+        placements: Collection[Placement] = ("scorer",),
+    ) -> None:
+        self._routing = routing
+        self._registry = registry
+        self._remote = remote
+        self._placements = placements if remote is not None else ()
+        self._thread = ScoringThread(routing.score_batch, partial(limit_torch_threads, routing.score_threads))
+
+    def load(self, source: str, version: str | None = None, *, eager: bool = True) -> ServedRouter:
+        """The router of a name or a folder, in a version or the current one, loaded and warmed up; takes seconds.
+
+        Without `eager` a router that scores on the thread is warmed up by its first query, which waits for it: an
+        encoder without traffic then costs neither memory nor startup time. Raises ConfigError for a router that fails
+        to load or to score.
+        """
+        try:
+            source, found = self._read(source, version)
+        except JethroError:
+            raise
+        except Exception as e:
+            raise ConfigError(f"router {source} cannot be loaded ({e!r}); train and register it again") from e
+        placement, timeout_s, kept = (
+            found.loaded.placement,
+            self._routing.score_timeout_ms / 1e3,
+            self._routing.score_cache,
+        )
+        if found.remote and self._remote is not None:
+            self._remote.prepare(source, found.version)
+            call = partial(_call_remote, self._remote, source, found.version)
+            return ServedRouter(found, source, call, timeout_s=timeout_s, kept=kept)
+        late = not eager and placement == "batched"
+        if not late:
+            limit_torch_threads(self._routing.score_threads)  # other routers serve meanwhile
+            warm_up(found)
+        if placement == "inline":
+            return ServedRouter(found, source)
+        first_s = max(_FIRST_S, timeout_s) if late else None
+        call = partial(self._thread.call, found.router)
+        return ServedRouter(found, source, call, timeout_s=timeout_s, kept=kept, first_s=first_s)
+
+    def close(self) -> None:
+        """End the scoring thread."""
+        self._thread.close()
+
+    def _read(self, source: str, version: str | None) -> tuple[str, Registered]:
+        if source in self._registry.names():
+            return source, self._registry.load(source, version, remote=self._placements)
+        folder = str(Path(source).absolute()) if Path(source).is_dir() else source
+        return folder, load_router(folder, seed=self._routing.seed, remote=self._placements)
+
+
+async def _call_remote(remote: RemoteScorer, source: str, version: str, query: Query, act: Act) -> Any:
+    if act == "score":
+        return await remote.score(source, version, query.text)
+    return await remote.explain(source, version, query.text)
+
+
+def warm_up(found: Registered) -> None:
+    """Score once, so that no query waits for lazy loading. Raises ConfigError if that fails."""
+    try:
+        checked(float(found.router.score((_WARM_UP,))[0]))
+    except JethroError:
+        raise
+    except Exception as e:
+        raise ConfigError(f"router {found.name} {found.version} does not score ({e!r}); train it again") from e
+
+
+def limit_torch_threads(threads: int) -> None:
+    """Limit the calling thread's share of the cores, if torch is in use at all; other threads keep theirs."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
 @dataclass(frozen=True, slots=True)
 class RouterSet:
-    """All routers that serve, by name; `default` with `threshold` is what `jethro` stands for.
+    """All routers in service, by name; the model `jethro` means `default` at `threshold`.
 
-    `refused` says, by name, why a version that should serve does not.
+    `refused` holds, by name, why a version that should serve does not.
     """
 
-    routers: Mapping[str, Served]
+    routers: Mapping[str, ServedRouter]
     default: str
     threshold: float
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -36,28 +140,30 @@ class RouterSet:
 class Loader:
     """Loads RouterSets; not for the event loop. `models` are the ids of the weak and the strong pool."""
 
-    def __init__(self, routing: RoutingConfig, registry: Registry, placing: Placing, models: tuple[str, str]) -> None:
+    def __init__(
+        self, routing: RoutingConfig, registry: Registry, factory: RouterFactory, models: tuple[str, str]
+    ) -> None:
         self._routing = routing
         self._registry = registry
-        self._placing = placing
+        self._factory = factory
         self._models = models
 
     @classmethod
-    def from_config(cls, config: Config, remote: Remote | None = None) -> "Loader":
+    def from_config(cls, config: Config, remote: RemoteScorer | None = None) -> "Loader":
         """The loader of a config."""
         registry = Registry(Path(config.routing.registry), config.routing.seed)
         models = (config.pools["small"].model, config.pools["large"].model)
-        placing = Placing(config.routing, registry, remote, config.scorer.placements)
-        return cls(config.routing, registry, placing, models)
+        factory = RouterFactory(config.routing, registry, remote, config.scorer.placements)
+        return cls(config.routing, registry, factory, models)
 
     def fingerprint(self) -> tuple[str, ...]:
         """See Registry.fingerprint."""
         return self._registry.fingerprint()
 
     def load(self, before: RouterSet | None = None) -> RouterSet:
-        """What is to serve now; what serves already in the right version is taken over as it is.
+        """The routers to serve now; those that serve already in the right version are kept as they are.
 
-        Raises ConfigError if the default router cannot be had and there is none before it.
+        Raises ConfigError if the default router fails to load and no previous one serves.
         """
         refused: dict[str, str] = {}
         known = before.routers if before is not None else {}
@@ -65,9 +171,9 @@ class Loader:
             default = self._chosen(default_source(self._routing, self._registry), known)
             threshold = default_threshold(self._routing, default.registered)
             if default.watch is not None:
-                default.watch.aim(threshold)
+                default.watch.set_threshold(threshold)
             if default not in known.values():
-                self._say_foreign(default.registered)
+                self._warn_of_other_models(default.registered)
         except JethroError as e:
             if before is None:
                 raise
@@ -80,8 +186,8 @@ class Loader:
             try:
                 routers[name] = self._named(name, known.get(name), default=False)
             except DependencyError as e:
-                if self._registry.is_shipped(name):  # nobody asked for it: an installation may do without
-                    logger.info("router %s, which ships, is not offered: %s", name, e)
+                if self._registry.is_shipped(name):  # no config names it: an installation may do without
+                    logger.info("the shipped router %s is not available: %s", name, e)
                 else:
                     refused[name] = str(e)
             except JethroError as e:
@@ -89,40 +195,42 @@ class Loader:
                 if name in known:
                     routers[name] = known[name]
         for name, why in refused.items():
-            logger.error("router %s is refused%s: %s", name, " and the one before serves on" * (name in routers), why)
+            logger.error(
+                "router %s is refused%s: %s", name, ", the previous version keeps serving" * (name in routers), why
+            )
         return RouterSet(dict(sorted(routers.items())), default.name, threshold, refused)
 
     def close(self) -> None:
-        """End what computes."""
-        self._placing.close()
+        """End the scoring thread."""
+        self._factory.close()
 
     def _names(self) -> list[str]:
         names, offered = self._registry.names(), self._routing.offered
         return names if offered is None else [name for name in names if name in offered]
 
-    def _chosen(self, source: str, known: Mapping[str, Served]) -> Served:
+    def _chosen(self, source: str, known: Mapping[str, ServedRouter]) -> ServedRouter:
         """The default router: of the registry, or in a folder, which is read once."""
         if source in self._registry.names():
             return self._named(source, known.get(source))
         same = [served for served in known.values() if served.source == str(Path(source).absolute())]
-        return same[0] if same else self._placing.load(source)
+        return same[0] if same else self._factory.load(source)
 
-    def _named(self, name: str, known: Served | None, default: bool = True) -> Served:
+    def _named(self, name: str, known: ServedRouter | None, default: bool = True) -> ServedRouter:
         version, threshold = self._registry.serving(name)
-        if known is None or known.source != name or known.registered.version != version:
-            # what only ships may never be asked for
-            return self._placing.load(name, eager=default or not self._registry.is_shipped(name))
+        if known is None or known.source != name or known.version != version:
+            # a shipped router may never get a query
+            return self._factory.load(name, eager=default or not self._registry.is_shipped(name))
         if name == RANDOM:
             return known
-        wanted = threshold if threshold is not None else float(known.registered.card["threshold"])
-        return known if wanted == known.registered.threshold else known.at(wanted)
+        chosen = threshold if threshold is not None else float(known.registered.card["threshold"])
+        return known if chosen == known.threshold else known.at(chosen)
 
-    def _say_foreign(self, found: Registered) -> None:
-        """A router knows nothing of models whose answers it never saw."""
+    def _warn_of_other_models(self, found: Registered) -> None:
+        """A router has learned nothing about models whose answers it never saw."""
         if found.models is not None and found.models != self._models:
             logger.warning(
                 "router %s was trained on the answers of %s and %s, but serves %s and %s: its scores are a guess "
-                "there; collect their answers and train it again",
+                "for them; collect their answers and train it again",
                 found.name,
                 *found.models,
                 *self._models,
@@ -130,12 +238,12 @@ class Loader:
 
 
 def default_source(routing: RoutingConfig, registry: Registry) -> str:
-    """Name or folder of the router that `jethro` stands for: the config's, the registry's, or the one that ships."""
+    """Name or folder of the default router: the config's, the registry's, or the shipped one."""
     return routing.router or registry.default() or FALLBACK
 
 
 def default_threshold(routing: RoutingConfig, registered: Registered) -> float:
-    """The threshold that the config asks for: given, calibrated to a share or a quality target, or the artefact's."""
+    """The config's threshold: given, or calibrated to a share or a quality target; else the artefact's."""
     if routing.threshold is not None:
         return routing.threshold
     if routing.strong_share is not None:

@@ -1,147 +1,199 @@
-"""A router as it serves: the scorer that its placement asks for, warm, and the watch over its traffic."""
+"""A router in service: one version at one threshold, its scores under a time limit, the watch over its traffic.
 
+A score that is late or fails raises ScoringFailed; the strategy then calls the strong pool, as RouteLLM does with a
+score that it cannot parse. No caller waits longer than the time limit.
+"""
+
+import asyncio
 import logging
-import sys
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Final, Protocol
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from copy import copy
+from dataclasses import replace
+from hashlib import blake2b
+from time import monotonic
+from typing import Any, Final
 
-from serve_app.config.tree import RoutingConfig
-from serve_app.errors import ConfigError, JethroError
-from serve_app.learning.encoder import encoder_at_hand
-from serve_app.routing.base import Placement, Router
-from serve_app.routing.estimate import EstimatingRouter
-from serve_app.routing.registered import Elsewhere, Registered
-from serve_app.routing.registry import Registry, load_router
-from serve_app.routing.serving.batching import ScoringThread
-from serve_app.routing.serving.estimating import AwaitedEstimates
-from serve_app.routing.serving.scoring import AwaitedScorer, InlineScorer, Scorer, checked
+from serve_app.learning.encoder import loaded_encoder
+from serve_app.routing.artefact import Registered
+from serve_app.routing.base import Router
+from serve_app.routing.estimate import Estimate, EstimatingRouter
+from serve_app.routing.serving.batching import Act
 from serve_app.routing.serving.watching import RouterWatch
-from serve_app.types import Message, Query
-
-_WARM_UP = Query((Message("user", "What is 12 + 30? Give the bare result."),))
-
-HEAVY: Final[tuple[Placement, ...]] = ("scorer",)
-_TOLD: Final = 12
-"""Features that a logged decision shows, the largest: more would make the log ten times as large."""
-
-_FIRST_S: Final = 60.0
-"""How long the first query of a router waits that is warmed up by it: importing torch and loading an encoder."""
+from serve_app.types import Query
 
 logger = logging.getLogger("jethro.routing")
 
+Call = Callable[[Query, Act], Awaitable[Any]]
+"""Computes a score, an estimate, or an explanation of a query outside of the event loop."""
 
-class Remote(Protocol):
-    """The Scorer, wherever it runs: routers by their source (a name or a folder) and version."""
-
-    async def score(self, source: str, version: str, text: str) -> float:
-        """The strong win rate of a text."""
-
-    async def explain(self, source: str, version: str, text: str) -> Mapping[str, float]:
-        """What moved it."""
-
-    def prepare(self, source: str, version: str) -> None:
-        """Load a router there; waits, so it is for a thread. Raises ConfigError if it cannot be loaded there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A registered router and what gives its scores; `source` is what it is loaded by again."""
-
-    registered: Registered
-    scorer: Scorer
-    source: str
-    watch: RouterWatch | None = None
-    """None without calibration data: there is nothing to compare with."""
-    estimates: AwaitedEstimates | None = None
-    """None of routers that do not estimate pools one by one."""
-
-    @property
-    def name(self) -> str:
-        """What callers and decisions call it."""
-        return self.registered.name
-
-    def at(self, threshold: float) -> "Served":
-        """The same router, scorer and all, at another threshold."""
-        if self.watch is not None:
-            self.watch.aim(threshold)
-        return replace(self, registered=replace(self.registered, threshold=threshold))
+_WARN_EVERY_S: Final = 30.0
+"""A router that fails at every query is logged this often, not at every query."""
+_LATE: Final = 5
+_COOLDOWN_S: Final = 2.0
+"""After so many consecutive late scores the router is not called for a while: callers do not wait in vain, and an
+overloaded thread or Scorer can catch up."""
+_LOGGED: Final = 12
+"""Features that a logged decision shows, the largest: more would make the log ten times as large."""
 
 
-class Placing:
-    """Loads routers and gives each the scorer of its placement. Those of the placements `there` go to `remote`."""
+class ScoringFailed(Exception):
+    """There is no score; the text is a few words for a Decision's reason."""
+
+
+class ServedRouter:
+    """One router version at one threshold. `source` is the name or folder that it is loaded by.
+
+    Without `call` it scores inline, in the event loop, with no hop to a thread: for routers that take microseconds.
+    With it, scores have a limit of `timeout_s` (`first_s` until the first one, for a router that loads on first use)
+    and `kept` of them are remembered by the hash of the text, 100 bytes each.
+    """
 
     def __init__(
         self,
-        routing: RoutingConfig,
-        registry: Registry,
-        remote: Remote | None = None,
-        there: Collection[Placement] = HEAVY,
+        registered: Registered,
+        source: str = "",
+        call: Call | None = None,
+        *,
+        timeout_s: float = 1.0,
+        kept: int = 0,
+        first_s: float | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._routing = routing
-        self._registry = registry
-        self._remote = remote
-        self._there = there if remote is not None else ()
-        self._thread = ScoringThread(routing.score_batch, partial(limit_torch_threads, routing.score_threads))
+        self.registered = registered
+        self.source = source
+        self.name = registered.name
+        self.version = registered.version
+        self.watch = _watch(registered)
+        """None without calibration data: there is nothing to compare with."""
+        self._call = call
+        self._usual_s = timeout_s
+        self._timeout_s = timeout_s if first_s is None else first_s
+        self._most = kept
+        self._kept: OrderedDict[bytes, float] = OrderedDict()
+        self._clock = clock
+        self._late = 0
+        self._cooldown_until_s = float("-inf")
+        self._warning = ThrottledWarning(self.name)
 
-    def load(self, source: str, version: str | None = None, *, eager: bool = True) -> Served:
-        """The router of a name or a folder, in a version or the current one, loaded and warmed up; takes its time.
+    @property
+    def threshold(self) -> float:
+        """The query goes to the strong pool from this score on, unless the caller or the config sets another."""
+        return self.registered.threshold
 
-        Without `eager` one that scores on the thread is warmed up by its first query, which waits for it: an encoder
-        that nobody asks for takes neither memory nor a longer start. Raises ConfigError if it cannot be loaded or does
-        not score.
+    @property
+    def estimated_models(self) -> Mapping[str, str]:
+        """Model ids by pool that `estimate` covers; empty for a router that does not estimate pools one by one."""
+        router = self.registered.loaded
+        return router.models_ if isinstance(router, EstimatingRouter) else {}
+
+    def at(self, threshold: float) -> "ServedRouter":
+        """The same router at another threshold, with the same remembered scores and watch."""
+        if self.watch is not None:
+            self.watch.set_threshold(threshold)
+        found = copy(self)
+        found.registered = replace(self.registered, threshold=threshold)
+        return found
+
+    async def score(self, query: Query) -> float:
+        """The strong win rate, in [0, 1]. Raises ScoringFailed."""
+        if self._call is not None:
+            return await self._awaited(query, self._call)
+        try:
+            return checked(float(self.registered.router.score((query,))[0]))
+        except Exception as e:
+            raise self._warning.failure(e) from e
+
+    async def explain(self, query: Query) -> Mapping[str, float]:
+        """Feature contributions to the score, see Router.explain; empty on failure.
+
+        Takes up to ten times the limit of a score.
         """
         try:
-            source, found = self._found(source, version)
-        except JethroError:
-            raise
+            if self._call is None:
+                return self.registered.router.explain(query)
+            async with asyncio.timeout(10 * self._timeout_s):
+                found: Mapping[str, float] = await self._call(query, "explain")
+                return found
         except Exception as e:
-            raise ConfigError(f"router {source} cannot be loaded ({e!r}); train and register it again") from e
-        late = not eager and found.router.placement == "batched" and not isinstance(found.router, Elsewhere)
-        if isinstance(found.router, Elsewhere) and self._remote is not None:
-            self._remote.prepare(source, found.version)
-        elif not late:
-            limit_torch_threads(self._routing.score_threads)  # others are served meanwhile
-            warm_up(found)
-        return Served(found, self._scorer(found, source, late), source, watch_of(found), self._estimates(found))
+            self._warning.failure(e)
+            return {}
 
-    def close(self) -> None:
-        """End the scoring thread."""
-        self._thread.close()
+    async def estimate(self, query: Query) -> Estimate:
+        """Estimates of each pool, arrays of shape [1, p]; only where there are `estimated_models`.
 
-    def _found(self, source: str, version: str | None) -> tuple[str, Registered]:
-        if source in self._registry.names():
-            return source, self._registry.load(source, version, elsewhere=self._there)
-        folder = str(Path(source).absolute()) if Path(source).is_dir() else source
-        return folder, load_router(folder, seed=self._routing.seed, elsewhere=self._there)
+        Raises ScoringFailed.
+        """
+        try:
+            assert self._call is not None
+            async with asyncio.timeout(self._usual_s):
+                found: Estimate = await self._call(query, "estimate")
+                return found
+        except Exception as e:
+            raise self._warning.failure(e) from e
 
-    def _estimates(self, found: Registered) -> AwaitedEstimates | None:
-        router = found.router
-        if not isinstance(router, EstimatingRouter):
-            return None
-        ask = partial(self._thread.estimate, router)
-        return AwaitedEstimates(found.name, router.models_, ask, self._routing.score_timeout_ms / 1e3)
+    def logged_features(self, query: Query) -> Mapping[str, float]:
+        """The largest feature contributions, computed when they are read; empty where the Scorer has the weights."""
+        router = self.registered.loaded
+        return {} if isinstance(router, type) else LazyFeatures(router, query)
 
-    def _scorer(self, found: Registered, source: str, late: bool) -> Scorer:
-        router = found.router
-        if router.placement == "inline":
-            return InlineScorer(router, found.name)
-        timeout_s, kept = self._routing.score_timeout_ms / 1e3, self._routing.score_cache
-        if isinstance(router, Elsewhere) and self._remote is not None:
-            far = _Far(self._remote, source, found.version)
-            return AwaitedScorer(found.name, far.score, far.explain, timeout_s=timeout_s, kept=kept)
-        ask, tell = partial(self._thread.score, router), partial(self._thread.explain, router)
-        first_s = max(_FIRST_S, timeout_s) if late else None
-        return AwaitedScorer(found.name, ask, tell, timeout_s=timeout_s, kept=kept, first_s=first_s)
+    async def _awaited(self, query: Query, call: Call) -> float:
+        key = blake2b(query.text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        known = self._kept.get(key)
+        if known is not None:
+            self._kept.move_to_end(key)
+            return known
+        if self._clock() < self._cooldown_until_s:
+            raise ScoringFailed("no score in time, many times before")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                score = checked(float(await call(query, "score")))
+        except Exception as e:
+            self._late = self._late + 1 if isinstance(e, TimeoutError) else 0
+            if self._late >= _LATE:
+                self._late = _LATE - 1  # one more late score after the cooldown starts the next one
+                self._cooldown_until_s = self._clock() + _COOLDOWN_S
+            raise self._warning.failure(e) from e
+        self._late = 0
+        self._timeout_s = self._usual_s
+        self._kept[key] = score
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return score
 
 
-class Explained(Mapping[str, float]):
-    """Features that moved a score; the router is asked when somebody reads them. Empty if it cannot tell."""
+class ThrottledWarning:
+    """Turns any error into a ScoringFailed, and logs one in a while."""
+
+    def __init__(self, name: str, clock: Callable[[], float] = monotonic) -> None:
+        self._name = name
+        self._clock = clock
+        self._last_s = float("-inf")
+        self._silent = 0
+
+    def failure(self, error: Exception) -> ScoringFailed:
+        """The failure to raise."""
+        now = self._clock()
+        if now - self._last_s >= _WARN_EVERY_S:
+            logger.warning(
+                "router %s gave no score, %d times more since the last such line: the strong pool answers",
+                self._name,
+                self._silent,
+                exc_info=error,
+            )
+            self._last_s, self._silent = now, 0
+        else:
+            self._silent += 1
+        if isinstance(error, TimeoutError):
+            return ScoringFailed("no score in time")
+        return ScoringFailed(str(error) if isinstance(error, ScoringFailed) else f"{type(error).__name__}")
+
+
+class LazyFeatures(Mapping[str, float]):
+    """Feature contributions that the router computes on first read; empty if it fails to."""
 
     def __init__(self, router: Router, query: Query) -> None:
-        self._asked: tuple[Router, Query] | None = (router, query)
+        self._pending: tuple[Router, Query] | None = (router, query)
         self._found: Mapping[str, float] = {}
 
     def __getitem__(self, name: str) -> float:
@@ -154,53 +206,28 @@ class Explained(Mapping[str, float]):
         return len(self._features())
 
     def _features(self) -> Mapping[str, float]:
-        if self._asked is not None:
-            router, query = self._asked
+        if self._pending is not None:
+            router, query = self._pending
             try:
-                told = list(router.explain(query).items())[:_TOLD]
-                self._found = {name: round(float(weight), 4) for name, weight in told}
+                largest = list(router.explain(query).items())[:_LOGGED]
+                self._found = {name: round(float(weight), 4) for name, weight in largest}
             except Exception:
                 logger.warning("router %s gave no explanation", router.name, exc_info=True)
-            self._asked = None
+            self._pending = None
         return self._found
 
 
-@dataclass(frozen=True, slots=True)
-class _Far:
-    """One router of the Scorer."""
-
-    remote: Remote
-    source: str
-    version: str
-
-    async def score(self, query: Query) -> float:
-        return await self.remote.score(self.source, self.version, query.text)
-
-    async def explain(self, query: Query) -> Mapping[str, float]:
-        return await self.remote.explain(self.source, self.version, query.text)
+def checked(score: float) -> float:
+    """The score. Raises ScoringFailed unless it is in [0, 1]."""
+    if not 0.0 <= score <= 1.0:
+        raise ScoringFailed(f"score {score:g} is not in [0, 1]")
+    return score
 
 
-def watch_of(found: Registered) -> RouterWatch | None:
-    """The watch over a router's traffic, as far as its artefact tells what to expect."""
-    if found.calibration is None:
+def _watch(registered: Registered) -> RouterWatch | None:
+    """The watch over a router's traffic, as far as its artefact says what to expect."""
+    if registered.calibration is None:
         return None
-    encoder = encoder_at_hand(found.router.params.get("encoder"))
+    encoder = None if registered.remote else loaded_encoder(registered.router.params.get("encoder"))
     vector = encoder.cached if encoder is not None else None
-    return RouterWatch(found.version, found.calibration, found.threshold, found.inputs, vector)
-
-
-def warm_up(found: Registered) -> None:
-    """Score once, so that nobody's query waits for what is loaded late. Raises ConfigError if that fails."""
-    try:
-        checked(float(found.router.score((_WARM_UP,))[0]))
-    except JethroError:
-        raise
-    except Exception as e:
-        raise ConfigError(f"router {found.name} {found.version} does not score ({e!r}); train it again") from e
-
-
-def limit_torch_threads(threads: int) -> None:
-    """The calling thread's share of the cores, if torch is in use at all; other threads keep theirs."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(threads)
+    return RouterWatch(registered.version, registered.calibration, registered.threshold, registered.inputs, vector)

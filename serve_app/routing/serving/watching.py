@@ -65,7 +65,7 @@ class RouterWatch:
         self._new = self._new_judged = 0
         self.alarms: dict[str, Alarm] = {}
 
-    def aim(self, threshold: float) -> None:
+    def set_threshold(self, threshold: float) -> None:
         """Watch the share of strong calls at this threshold; the same one changes nothing."""
         if threshold != self._share.threshold:
             self._share = ShareDrift(self._calibrated, threshold)

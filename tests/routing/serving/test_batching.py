@@ -50,15 +50,15 @@ async def under_way(router: SlowRouter) -> None:
 
 async def test_a_lone_query_waits_for_nobody(thread: ScoringThread) -> None:
     router = SlowRouter()
-    assert await thread.score(router, query("abc")) == 0.03  # type: ignore[arg-type]
+    assert await thread.call(router, query("abc"), "score") == 0.03  # type: ignore[arg-type]
     assert router.batches == [["abc"]] and router.threads == {"scoring"}
-    assert await thread.explain(router, query()) == {"bias": 1.5}  # type: ignore[arg-type]
+    assert await thread.call(router, query(), "explain") == {"bias": 1.5}  # type: ignore[arg-type]
 
 
 async def test_what_waits_is_scored_together_up_to_a_batch(thread: ScoringThread) -> None:
     router = SlowRouter(closed=True)
     texts = ["x" * n for n in range(1, 11)]
-    scoring = [asyncio.ensure_future(thread.score(router, query(t))) for t in texts]  # type: ignore[arg-type]
+    scoring = [asyncio.ensure_future(thread.call(router, query(t), "score")) for t in texts]  # type: ignore[arg-type]
     await under_way(router)
     router.gate.set()
     assert await asyncio.gather(*scoring) == [len(t) / 100 for t in texts]
@@ -68,10 +68,10 @@ async def test_what_waits_is_scored_together_up_to_a_batch(thread: ScoringThread
 
 async def test_batches_hold_one_router_each_in_order(thread: ScoringThread) -> None:
     first, second = SlowRouter(closed=True), SlowRouter()
-    ahead = asyncio.ensure_future(thread.score(first, query("ahead")))  # type: ignore[arg-type]
+    ahead = asyncio.ensure_future(thread.call(first, query("ahead"), "score"))  # type: ignore[arg-type]
     await under_way(first)
     scoring = [
-        asyncio.ensure_future(thread.score(router, query(f"{turn}")))  # type: ignore[arg-type]
+        asyncio.ensure_future(thread.call(router, query(f"{turn}"), "score"))  # type: ignore[arg-type]
         for turn in range(3)
         for router in (second, first)
     ]
@@ -83,10 +83,10 @@ async def test_batches_hold_one_router_each_in_order(thread: ScoringThread) -> N
 
 async def test_a_query_that_breaks_the_router_takes_no_other_with_it(thread: ScoringThread) -> None:
     router = SlowRouter(closed=True)
-    ahead = asyncio.ensure_future(thread.score(router, query("ahead")))  # type: ignore[arg-type]
+    ahead = asyncio.ensure_future(thread.call(router, query("ahead"), "score"))  # type: ignore[arg-type]
     await under_way(router)
     texts = ["a", "poison", "b"]
-    scoring = [asyncio.ensure_future(thread.score(router, query(t))) for t in texts]  # type: ignore[arg-type]
+    scoring = [asyncio.ensure_future(thread.call(router, query(t), "score")) for t in texts]  # type: ignore[arg-type]
     await asyncio.sleep(0)
     router.gate.set()
     await ahead
@@ -96,10 +96,10 @@ async def test_a_query_that_breaks_the_router_takes_no_other_with_it(thread: Sco
 
 async def test_who_has_left_is_not_scored(thread: ScoringThread) -> None:
     router = SlowRouter(closed=True)
-    ahead = asyncio.ensure_future(thread.score(router, query("ahead")))  # type: ignore[arg-type]
+    ahead = asyncio.ensure_future(thread.call(router, query("ahead"), "score"))  # type: ignore[arg-type]
     await under_way(router)
-    leaving = asyncio.ensure_future(thread.score(router, query("leaving")))  # type: ignore[arg-type]
-    staying = asyncio.ensure_future(thread.score(router, query("staying")))  # type: ignore[arg-type]
+    leaving = asyncio.ensure_future(thread.call(router, query("leaving"), "score"))  # type: ignore[arg-type]
+    staying = asyncio.ensure_future(thread.call(router, query("staying"), "score"))  # type: ignore[arg-type]
     await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.sleep(0)
@@ -110,9 +110,9 @@ async def test_who_has_left_is_not_scored(thread: ScoringThread) -> None:
 
 async def test_close_tells_who_waits_and_refuses_who_comes_later() -> None:
     thread, router = ScoringThread(), SlowRouter(closed=True)
-    ahead = asyncio.ensure_future(thread.score(router, query("ahead")))  # type: ignore[arg-type]
+    ahead = asyncio.ensure_future(thread.call(router, query("ahead"), "score"))  # type: ignore[arg-type]
     await under_way(router)
-    waiting = asyncio.ensure_future(thread.score(router, query("waiting")))  # type: ignore[arg-type]
+    waiting = asyncio.ensure_future(thread.call(router, query("waiting"), "score"))  # type: ignore[arg-type]
     await asyncio.sleep(0)
     closing = asyncio.ensure_future(asyncio.to_thread(thread.close))
     await asyncio.sleep(0.05)
@@ -122,7 +122,7 @@ async def test_close_tells_who_waits_and_refuses_who_comes_later() -> None:
     with pytest.raises(RuntimeError, match="closed"):
         await waiting
     with pytest.raises(RuntimeError, match="closed"):
-        await thread.score(router, query())  # type: ignore[arg-type]
+        await thread.call(router, query(), "score")  # type: ignore[arg-type]
     await asyncio.to_thread(ScoringThread().close)
 
 
@@ -131,6 +131,6 @@ def test_one_thread_serves_several_loops_and_begins_once() -> None:
     thread = ScoringThread(begin=lambda: begun.append(threading.current_thread().name))
     router = SlowRouter()
     for _ in range(2):
-        assert asyncio.run(thread.score(router, query("ab"))) == 0.02  # type: ignore[arg-type]
+        assert asyncio.run(thread.call(router, query("ab"), "score")) == 0.02  # type: ignore[arg-type]
     thread.close()
     assert begun == ["scoring"]

@@ -26,8 +26,8 @@ def test_the_registrys_default_serves_unless_the_config_names_one(tmp_path: Path
     version = register(registry)
     registry.use_default("mine")
     found = loader(tmp_path).load()
-    assert found.default == "mine" and found.routers["mine"].registered.version == version
-    assert found.threshold == found.routers["mine"].registered.threshold
+    assert found.default == "mine" and found.routers["mine"].version == version
+    assert found.threshold == found.routers["mine"].threshold
     assert loader(tmp_path, router="random").load().default == "random"
     assert default_source(config(tmp_path).routing, registry) == "mine"
 
@@ -47,9 +47,11 @@ def test_what_serves_already_is_taken_over_with_scorer_and_watch(tmp_path: Path)
     assert all(load.load(before).routers[name] is served for name, served in before.routers.items())
     registry.use("mine", threshold=0.125)
     after = load.load(before)
-    assert after.threshold == 0.125 and after.routers["mine"].scorer is before.routers["mine"].scorer
+    assert after.threshold == 0.125 and after.routers["mine"].threshold == 0.125
+    assert after.routers["mine"]._kept is before.routers["mine"]._kept
+    assert after.routers["mine"].watch is before.routers["mine"].watch
     registry.use("mine", second)
-    assert load.load(after).routers["mine"].registered.version == second
+    assert load.load(after).routers["mine"].version == second
     assert load.load(after).routers["complexity"] is before.routers["complexity"]
 
 

@@ -1,220 +1,157 @@
-"""Each placement gets its scorer; the Scorer's side of it is ScoringService."""
+""""""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from pathlib import Path
+import logging
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from serve_app.errors import ConfigError
-from serve_app.routing.base import Placement
-from serve_app.routing.kinds.random import RandomRouter
-from serve_app.routing.registry import KINDS, Registry
-from serve_app.routing.serving.loading import Loader
-from serve_app.routing.serving.scoring import AwaitedScorer, InlineScorer, ScoringFailed
-from serve_app.routing.serving.scoring_service import ScoringService, placement_of, replicas_wanted
-from serve_app.routing.serving.served import Explained, Placing
+from serve_app.routing.artefact import Registered
+from serve_app.routing.serving.batching import Act
+from serve_app.routing.serving.served import ScoringFailed, ServedRouter, ThrottledWarning
 from serve_app.types import Query
-from tests.routing.artefacts import config, register
-from tests.routing.fakes import query
+from tests.routing.fakes import FakeRouter, query, served
 
 
-class BatchedRouter(RandomRouter):
-    """A random router that asks to be scored in batches."""
+class BrokenRouter(FakeRouter):
+    """Raises at every query."""
 
-    name = "fake_batched"
-    placement: Placement = "batched"
+    def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
+        raise RuntimeError("no weights")
 
-
-class HeavyRouter(RandomRouter):
-    """A random router that belongs into the Scorer; `broken` makes every score nan."""
-
-    name = "fake_heavy"
-    placement: Placement = "scorer"
-    broken = False
-    loaded = 0
-
-    def score(self, queries: Any) -> Any:
-        return np.full(len(queries), np.nan) if self.broken else super().score(queries)
-
-    @classmethod
-    def load(cls, directory: Path) -> "HeavyRouter":
-        HeavyRouter.loaded += 1
-        return super().load(directory)
+    def explain(self, query: Query) -> dict[str, float]:
+        raise RuntimeError("no weights")
 
 
-@pytest.fixture(autouse=True)
-def _kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    more = {cls.name: f"{__name__}:{cls.__name__}" for cls in (BatchedRouter, HeavyRouter)}
-    monkeypatch.setattr("serve_app.routing.registry.KINDS", {**KINDS, **more})
-    monkeypatch.setattr("serve_app.routing.serving.scoring_service.KINDS", {**KINDS, **more})
-    monkeypatch.setattr(HeavyRouter, "loaded", 0)
+class FarRouter:
+    """Answers after `wait_s`; counts what it is asked."""
+
+    def __init__(self, wait_s: float = 0.0) -> None:
+        self.wait_s, self.asked = wait_s, 0
+
+    async def score(self, query: Query) -> float:
+        self.asked += 1
+        await asyncio.sleep(self.wait_s)
+        return min(1.0, len(query.text) / 100)
+
+    async def call(self, query: Query, act: Act) -> float | Mapping[str, float]:
+        return await self.score(query) if act == "score" else {"length": 1.0}
 
 
-class Local:
-    """The Scorer in this process, as `Remote`."""
-
-    def __init__(self, service: ScoringService, loop: asyncio.AbstractEventLoop) -> None:
-        self.service, self.loop = service, loop
-
-    async def score(self, source: str, version: str, text: str) -> float:
-        return await self.service.score(source, version, text)
-
-    async def explain(self, source: str, version: str, text: str) -> Mapping[str, float]:
-        return await self.service.explain(source, version, text)
-
-    def prepare(self, source: str, version: str) -> None:
-        asyncio.run_coroutine_threadsafe(self.service.prepare(source, version), self.loop).result(30)
+def awaited(far: FarRouter, timeout_s: float = 5.0, kept: int = 2, **options: Any) -> ServedRouter:
+    registered = Registered(FakeRouter(0.5), 0.5, "far", name="far")  # type: ignore[arg-type]
+    return ServedRouter(registered, "far", far.call, timeout_s=timeout_s, kept=kept, **options)
 
 
-def placing(registry: Registry) -> Placing:
-    return Placing(config(registry.folder).routing, registry)
+async def test_inline_scores_and_explains_without_waiting() -> None:
+    scorer = served(FakeRouter(0.25))
+    assert scorer.name == "fake" and await scorer.score(query()) == 0.25
+    assert await scorer.explain(query()) == {"bias": 1.5}
+    with pytest.raises(StopIteration, match=r"0\.25"):
+        scorer.score(query()).send(None)
 
 
-@asynccontextmanager
-async def scorer(registry: Registry) -> AsyncIterator[ScoringService]:
-    service = ScoringService(registry, placing(registry))
-    yield service
-    await service.aclose()
+@pytest.mark.parametrize("value", [math.nan, 1.5, -0.1, math.inf])
+async def test_a_score_outside_its_range_is_no_score(value: float) -> None:
+    with pytest.raises(ScoringFailed, match=r"\[0, 1\]"):
+        await served(FakeRouter(value)).score(query())
 
 
-async def test_each_placement_has_its_scorer(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    for router in (RandomRouter(5), BatchedRouter(5), HeavyRouter(5)):
-        register(registry, name=f"my_{router.name}", router=router)
-    place = placing(registry)
-    expected = RandomRouter(5).score([query()])[0]
-    for name, kind in (("random", InlineScorer), ("fake_batched", AwaitedScorer), ("fake_heavy", AwaitedScorer)):
-        served = await asyncio.to_thread(place.load, f"my_{name}")
-        assert type(served.scorer) is kind and served.scorer.name == f"my_{name}"
-        assert await served.scorer.score(query()) == expected and await served.scorer.explain(query()) == {}
-        assert served.watch is not None
-    place.close()
-    assert (await asyncio.to_thread(placing(registry).load, "random")).watch is None
+async def test_a_broken_router_is_no_score_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    scorer = served(BrokenRouter(0.5))
+    for _ in range(5):
+        with pytest.raises(ScoringFailed, match="RuntimeError"):
+            await scorer.score(query())
+    assert await scorer.explain(query()) == {}
+    assert caplog.text.count("gave no score") == 1 and "no weights" in caplog.text
 
 
-async def test_heavy_routers_score_in_the_scorer_and_are_not_loaded_here(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    version = register(registry, router=HeavyRouter(5))
-    async with scorer(registry) as service:
-        place = Placing(config(tmp_path).routing, registry, Local(service, asyncio.get_running_loop()))
-        served = await asyncio.to_thread(place.load, "mine")
-        assert HeavyRouter.loaded == 1 and served.registered.version == version  # by the service alone
-        assert await served.scorer.score(query()) == RandomRouter(5).score([query()])[0]
-        assert await served.scorer.explain(query()) == {} and HeavyRouter.loaded == 1
-        with pytest.raises(ConfigError, match="Scorer"):
-            served.registered.router.score([query()])
+def test_warnings_come_back_after_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    warning = ThrottledWarning("r", clock=lambda: now[0])
+    with caplog.at_level(logging.WARNING):
+        for second in (0, 1, 2, 29, 30, 31):
+            now[0] = float(second)
+            assert str(warning.failure(ValueError("x"))) == "ValueError"
+    assert caplog.text.count("gave no score") == 2 and "3 times more" in caplog.text
 
 
-async def test_encoder_routers_score_there_too_if_told_so(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    register(registry, router=BatchedRouter(5))
-    tree = config(tmp_path, router="mine").model_dump()
-    tree["scorer"]["encoders"] = True
-    told = type(config(tmp_path)).model_validate(tree)
-    assert replicas_wanted(told) == 1 and replicas_wanted(config(tmp_path, router="mine")) == 0
-    async with scorer(registry) as service:
-        loader = Loader.from_config(told, Local(service, asyncio.get_running_loop()))
-        served = (await asyncio.to_thread(loader.load)).routers["mine"]
-        assert ("mine", served.registered.version) in service._loaded
-        assert served.registered.router.placement == "batched"
-        assert await served.scorer.score(query()) == RandomRouter(5).score([query()])[0]
+async def test_scores_are_kept_by_text_and_the_oldest_is_forgotten() -> None:
+    far = FarRouter()
+    scorer = awaited(far)
+    for text in ("a", "bb", "a", "ccc", "a", "bb"):
+        assert await scorer.score(query(text)) == len(text) / 100
+    assert far.asked == 4  # a, bb, ccc, and bb again, which made place for ccc
 
 
-async def test_the_service_loads_once_and_forgets_the_oldest(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    versions = [register(registry, router=HeavyRouter(seed)) for seed in range(6)]
-    async with scorer(registry) as service:
-        await asyncio.gather(*(service.score("mine", versions[0], f"q{i}") for i in range(20)))
-        assert HeavyRouter.loaded == 1
-        for version in versions:
-            await service.prepare("mine", version)
-        assert HeavyRouter.loaded == 6 and len(service._loaded) == 4
-        with pytest.raises(ConfigError, match="no version"):
-            await service.score("mine", "nope", "q")
+async def test_too_late_is_no_score_and_nothing_is_kept() -> None:
+    far = FarRouter(wait_s=30.0)
+    scorer = awaited(far, timeout_s=0.01)
+    with pytest.raises(ScoringFailed, match="in time"):
+        await scorer.score(query())
+    far.wait_s = 0.0
+    assert await scorer.score(query("x")) == 0.01 and far.asked == 2
 
 
-async def test_a_replica_starts_with_the_default_router_and_without_a_broken_one(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    register(registry, router=HeavyRouter(5))
-    async with scorer(registry) as service:
-        await service.start(config(tmp_path))
-        assert HeavyRouter.loaded == 0
-        await service.start(config(tmp_path, router="mine"))
-        assert HeavyRouter.loaded == 1
-        (registry.path("mine", registry.current("mine")) / "card.json").write_text("{", "utf-8")
-        await service.start(config(tmp_path, router="mine"))
+async def test_the_first_score_alone_may_take_longer() -> None:
+    far = FarRouter(wait_s=0.2)
+    scorer = awaited(far, 0.02, first_s=30.0)
+    assert await scorer.score(query("x")) == 0.01
+    with pytest.raises(ScoringFailed, match="in time"):
+        await scorer.score(query("xx"))
 
 
-async def test_a_scorer_that_is_away_is_no_score(tmp_path: Path) -> None:
-    class Away:
-        async def score(self, source: str, version: str, text: str) -> float:
-            raise ConnectionError("no replica")
-
-        async def explain(self, source: str, version: str, text: str) -> Mapping[str, float]:
-            raise ConnectionError("no replica")
-
-        def prepare(self, source: str, version: str) -> None:
-            return None
-
-    registry = Registry(tmp_path)
-    register(registry, router=HeavyRouter(5))
-    served = Placing(config(tmp_path).routing, registry, Away()).load("mine")
-    with pytest.raises(ScoringFailed, match="ConnectionError"):
-        await served.scorer.score(query())
-    assert await served.scorer.explain(query()) == {}
+async def test_a_caller_who_leaves_is_not_a_failure() -> None:
+    scoring = asyncio.ensure_future(awaited(FarRouter(wait_s=30.0)).score(query()))
+    await asyncio.sleep(0)
+    scoring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await scoring
 
 
-def test_a_router_that_does_not_score_never_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = Registry(tmp_path)
-    register(registry, router=HeavyRouter(5))
-    monkeypatch.setattr(HeavyRouter, "broken", True)
-    with pytest.raises(ConfigError, match=r"mine .*nan"):
-        placing(registry).load("mine")
+async def test_texts_that_are_no_utf8_have_a_key() -> None:
+    assert await awaited(FarRouter()).score(query("\ud800")) == 0.01
 
 
-def test_a_loading_error_of_any_kind_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = Registry(tmp_path)
-    register(registry, router=HeavyRouter(5))
-
-    def fail(directory: Path) -> None:
-        raise KeyError("weights")
-
-    monkeypatch.setattr(HeavyRouter, "load", fail)
-    with pytest.raises(ConfigError, match=r"router mine .*\(KeyError"):
-        placing(registry).load("mine")
-
-
-def test_the_scorer_is_started_where_it_is_needed(tmp_path: Path) -> None:
-    registry = Registry(tmp_path)
-    register(registry, router=HeavyRouter(5))
-    folder = str(registry.path("mine", registry.current("mine")))
-    found = [placement_of(registry, source) for source in ("mine", folder, "random", "complexity")]
-    assert found == ["scorer", "scorer", "inline", "inline"]
-    assert replicas_wanted(config(tmp_path)) == 0 and replicas_wanted(config(tmp_path, router="mine")) == 1
-    tree = config(tmp_path, router="mine").model_dump()
-    for replicas in (0, 2):
-        tree["scorer"]["replicas"] = replicas
-        assert replicas_wanted(type(config(tmp_path)).model_validate(tree)) == replicas
-    registry.use_default("mine")
-    assert replicas_wanted(config(tmp_path)) == 1
-    assert Loader.from_config(config(tmp_path)).load().default == "mine"
+async def test_after_many_late_scores_nobody_waits_for_a_while() -> None:
+    now, far = [0.0], FarRouter(wait_s=30.0)
+    scorer = awaited(far, 0.001, clock=lambda: now[0])
+    for number in range(8):
+        with pytest.raises(ScoringFailed):
+            await scorer.score(query(f"{number}"))
+    assert far.asked == 5
+    now[0] = 2.5
+    for number in range(3):
+        with pytest.raises(ScoringFailed):
+            await scorer.score(query(f"again {number}"))
+    assert far.asked == 6  # one more was late: it rests again
+    now[0], far.wait_s = 5.0, 0.0
+    assert [await scorer.score(query("x" * n)) for n in (1, 2, 3)] == [0.01, 0.02, 0.03]
 
 
-def test_logged_explanations_are_computed_when_read_short_and_never_raise() -> None:
-    class Telling(RandomRouter):
-        asked = 0
+async def test_failures_that_come_at_once_are_asked_again_at_once() -> None:
+    class Failing(FarRouter):
+        async def score(self, query: Query) -> float:
+            self.asked += 1
+            raise ConnectionError("away")
 
-        def explain(self, query: Query) -> Mapping[str, float]:
-            Telling.asked += 1
-            if query.text == "broken":
-                raise RuntimeError("no")
-            return {f"f{i}": 1 / (i + 3) for i in range(30)}
+    far = Failing()
+    scorer = awaited(far)
+    for number in range(20):
+        with pytest.raises(ScoringFailed, match="ConnectionError"):
+            await scorer.score(query(f"{number}"))
+    assert far.asked == 20
 
-    told = Explained(Telling(), query())
-    assert Telling.asked == 0
-    assert len(told) == 12 and told["f0"] == 0.3333 and dict(told) and Telling.asked == 1
-    assert dict(Explained(Telling(), query("broken"))) == {}
+
+async def test_another_threshold_keeps_the_remembered_scores() -> None:
+    far = FarRouter()
+    scorer = awaited(far)
+    assert await scorer.score(query("x")) == 0.01
+    moved = scorer.at(0.25)
+    assert (scorer.threshold, moved.threshold, moved.registered.threshold) == (0.5, 0.25, 0.25)
+    assert await moved.score(query("x")) == 0.01 and far.asked == 1
+    assert await moved.explain(query("x")) == {"length": 1.0}

@@ -73,9 +73,9 @@ def test_another_threshold_is_another_share() -> None:
     watched = watch(rng)
     run(watched, np.full(500, 0.4), prompts(500, 2))
     assert watched.state()["share"]["drift"]
-    watched.aim(0.3)
+    watched.set_threshold(0.3)
     assert "share" in watched.state()
-    watched.aim(0.9)
+    watched.set_threshold(0.9)
     assert "share" not in watched.state()
 
 

@@ -130,7 +130,7 @@ class SimilarityWeightedRouter:
         heaviest = np.argsort(-near.weights, kind="stable")[:_NAMED]
         rows = near.rows[heaviest]
         a, b, won = table.battles(rows)
-        surprise = won - sigmoid(theta[a] - theta[b])
+        surprise = won - 1 / (1 + np.exp(theta[b] - theta[a]))
         pulls = near.weights[heaviest] * surprise * (reach[a] - reach[b])
         terms = {self._name(int(i)): float(p) for i, p in zip(rows, pulls, strict=True)}
         terms["bias"] = self.base_

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ from serve_app.config.tree import Config, MultiPoolConfig
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
 from serve_app.gateway.catalogue import Catalogue
+from serve_app.routing.artefact import Registered, save_registered
 from serve_app.routing.estimate import Estimate
 from serve_app.routing.kinds.estimator import EstimatorRouter
-from serve_app.routing.registered import save_registered
-from serve_app.routing.serving.batching import ScoringThread
-from serve_app.routing.serving.estimating import AwaitedEstimates, route_all
-from serve_app.routing.serving.scoring import ScoringFailed
+from serve_app.routing.multi_pool import route_all
+from serve_app.routing.serving.batching import Act, ScoringThread
+from serve_app.routing.serving.served import ScoringFailed, ServedRouter
 from serve_app.types import Price, Query
 from tests.data.samples import sums
 from tests.routing.fakes import FakePool, query
@@ -25,11 +26,13 @@ CONFIG = MultiPoolConfig(quality_usd=0.01)
 MODELS = ("m-small", "m-large")
 
 
-def estimates(models: dict[str, str]) -> AwaitedEstimates:
-    async def ask(query: Query) -> Estimate:
+def estimates(models: dict[str, str], call: Any = None, timeout_s: float = 1.0) -> ServedRouter:
+    async def estimated(query: Query, act: Act) -> Estimate:
         return one(tuple(models))
 
-    return AwaitedEstimates("estimator", models, ask, 1.0)
+    router = EstimatorRouter()
+    router.models_ = models
+    return ServedRouter(Registered(router, 0.5, "v1"), call=call or estimated, timeout_s=timeout_s)
 
 
 def one(pools: tuple[str, ...], rows: int = 1) -> Estimate:
@@ -38,28 +41,28 @@ def one(pools: tuple[str, ...], rows: int = 1) -> Estimate:
 
 
 async def test_an_estimate_that_is_late_or_fails_is_a_failure_in_few_words() -> None:
-    async def late(query: Query) -> Estimate:
+    async def late(query: Query, act: Act) -> Estimate:
         await asyncio.sleep(60)
         raise AssertionError
 
-    async def broken(query: Query) -> Estimate:
+    async def broken(query: Query, act: Act) -> Estimate:
         raise ValueError("broken")
 
-    for ask, said in ((late, "in time"), (broken, "ValueError")):
-        with pytest.raises(ScoringFailed, match=said):
-            await AwaitedEstimates("estimator", {}, ask, 0.01).estimate(query())
+    for call, message in ((late, "in time"), (broken, "ValueError")):
+        with pytest.raises(ScoringFailed, match=message):
+            await estimates({}, call, 0.01).estimate(query())
 
 
 def test_only_pools_with_the_models_learned_of_take_part(caplog: pytest.LogCaptureFixture) -> None:
     pools = {name: FakePool(name) for name in ("small", "middle", "large")}
     with caplog.at_level(logging.WARNING, "jethro.routing"):
-        made = route_all(CONFIG, estimates({"small": "m-small", "middle": "old", "large": "m-large"}), "v1", pools)
+        made = route_all(CONFIG, estimates({"small": "m-small", "middle": "old", "large": "m-large"}), pools)
     assert made is not None and "m-middle" in caplog.text
 
 
-@pytest.mark.parametrize("found", [None, estimates({"small": "m-small"})])
-def test_without_an_estimate_of_large_there_is_no_strategy(found: AwaitedEstimates | None) -> None:
-    assert route_all(CONFIG, found, "v1", {n: FakePool(n) for n in ("small", "large")}) is None
+@pytest.mark.parametrize("found", [None, estimates({}), estimates({"small": "m-small"})])
+def test_without_an_estimate_of_large_there_is_no_strategy(found: ServedRouter | None) -> None:
+    assert route_all(CONFIG, found, {n: FakePool(n) for n in ("small", "large")}) is None
 
 
 class Estimator:
@@ -84,7 +87,8 @@ async def test_the_scoring_thread_estimates_in_batches_and_gives_each_its_own() 
     thread, router = ScoringThread(max_batch=8), Estimator()
     try:
         asked = [query("x" * n) for n in range(1, 20)]
-        found = await asyncio.gather(*(thread.estimate(router, q) for q in asked), thread.score(router, asked[0]))  # type: ignore[arg-type]
+        estimating = [thread.call(router, q, "estimate") for q in asked]  # type: ignore[arg-type]
+        found = await asyncio.gather(*estimating, thread.call(router, asked[0], "score"))  # type: ignore[arg-type]
     finally:
         thread.close()
     assert [e.quality.tolist() for e in found[:-1]] == [[[float(n)]] for n in range(1, 20)]
