@@ -22,6 +22,8 @@ from serve_app.types import Message, Query
 
 FALLBACK = "complexity"
 """Serves where neither the config nor the registry names a router; it ships with the package."""
+HEAVY: Final[tuple[Placement, ...]] = ("scorer",)
+"""Placements of routers that score in the Scorer, where there is one."""
 _WARM_UP = Query((Message("user", "What is 12 + 30? Give the bare result."),))
 _FIRST_S: Final = 60.0
 """Limit of the first query that warms a router up: it imports torch and loads an encoder."""
@@ -50,7 +52,7 @@ class RouterFactory:
         routing: RoutingConfig,
         registry: Registry,
         remote: RemoteScorer | None = None,
-        placements: Collection[Placement] = ("scorer",),
+        placements: Collection[Placement] = HEAVY,
     ) -> None:
         self._routing = routing
         self._registry = registry
