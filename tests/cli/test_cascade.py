@@ -90,7 +90,7 @@ def test_a_split_and_a_probe(run: Run, tmp_path: Path) -> None:
         (("--chain", "small,huge"), "no model 'huge'"),
         (("--split", "dev"), "no split 'dev'"),
         (("--calibrator", "magic"), "calibrator 'magic' is not known"),
-        (("--signals", "agreement"), "signal agreement can be told of no answer"),
+        (("--signals", "agreement"), "signal agreement is undefined for every answer"),
     ],
 )
 def test_mistakes_end_with_one_sentence(run: Run, tmp_path: Path, options: tuple[str, ...], says: str) -> None:
