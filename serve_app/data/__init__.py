@@ -1,1 +1,1 @@
-"""The data that routers and cascades learn from: schema, readers, validation, splitting."""
+"""The data that routers and cascades are fitted on: schema, readers, validation, splitting, collection."""

@@ -1,8 +1,8 @@
-"""Recorded outcomes of others as a Dataset, and recorded battles as Preferences.
+"""Imports recorded outcomes of other programs as a Dataset, and recorded battles as Preferences.
 
-A file of outcomes has one row a query: `prompt`, `messages` or `turns`; if it likes `id`, a group (`group`, `subject`,
+A file of outcomes has one row a query: `prompt`, `messages` or `turns`; optionally `id`, a group (`group`, `subject`,
 `category` or `benchmark`, the first there is), `reference` (or `answer`) and `contaminated`; and for any number of
-pools P how well P answered (`P_correct`, `P_score` or `P_quality`), and maybe `P_response`, `P_cost_usd`,
+pools P the quality of P's answer (`P_correct`, `P_score` or `P_quality`), and optionally `P_response`, `P_cost_usd`,
 `P_prompt_tokens`, `P_completion_tokens`, `P_latency_ms`. A list holds several samples.
 """
 
@@ -102,14 +102,14 @@ def import_preferences(path: Path) -> Preferences:
             raise record.fault(f"winner is {record.get('winner')!r}, not one of {', '.join(_OUTCOMES)}")
         outcomes.append(_OUTCOMES[winner])
     return Preferences(
-        tuple(Query(_asked(record)) for record in records),
+        tuple(Query(_user_turns(record)) for record in records),
         tuple(str(record.text("model_a")) for record in records),
         tuple(str(record.text("model_b")) for record in records),
         np.array(outcomes, dtype=np.float64),
     )
 
 
-def _asked(record: Record) -> tuple[Message, ...]:
+def _user_turns(record: Record) -> tuple[Message, ...]:
     """The user's side of a battle."""
     if record.get("conversation_a") is not None:
         values = {"messages": record.get("conversation_a")}

@@ -5,12 +5,10 @@ joins"; Bayardo et al. 2007, "Scaling up all pairs similarity search"). With a t
 texts of overlap t share one among the first n - ceil(t n) + 1 of each, so only texts that share a rare gram are
 compared. That a split never separates near-duplicates is then certain, which sketches such as MinHash cannot promise.
 
-Which queries a router has learned from: hashes of their texts in the artefact, so that nobody measures on them.
-
-Not for near-duplicates: a hash knows texts that are equal when normalised.
+Also fingerprints of the queries that a router has learned from: hashes of their normalised texts, kept in the artefact,
+so that it is never measured on them. They find equal texts, not near-duplicates.
 """
 
-import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 
 from serve_app.arrays import read_arrays
 from serve_app.errors import ConfigError
+from serve_app.files import replacing
 from serve_app.types import Query
 
 THRESHOLD: Final = 0.8
@@ -52,7 +51,7 @@ def normalise(text: str) -> str:
 
 
 class _Signs(dict[int, str]):
-    """What stands for each character in a normalised text, filled as characters are met."""
+    """The replacement of each character in a normalised text, filled as characters are met."""
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
@@ -87,8 +86,8 @@ def connected(pairs: Ints, n: int) -> Ints:
 def similar_pairs(texts: Sequence[str], threshold: float = THRESHOLD) -> Iterator[Ints]:
     """Pairs (i, j) of near-duplicates, in pieces of shape [m, 2].
 
-    Texts that are equal when normalised are given as a chain, each with the one before it, and only the first of them
-    is compared with others; so the pairs join what belongs together, and are not all that there are.
+    Texts that are equal when normalised form a chain, each with the one before it, and only the first of them is
+    compared with others; so the pairs join what belongs together, and are not all that there are.
     """
     if not 0.0 < threshold <= 1.0:
         raise ValueError(f"the threshold of near-duplicates is {threshold}, not in (0, 1]")
@@ -213,7 +212,7 @@ def _candidates(grams: _Grams, threshold: float) -> Iterator[Ints]:
         yield np.unique(np.concatenate(waiting), axis=0)
 
 
-FILE = "seen.npz"
+FINGERPRINTS: Final = "seen.npz"
 Hashes = NDArray[np.uint64]
 
 
@@ -224,25 +223,23 @@ def text_hashes(queries: Sequence[Query]) -> Hashes:
     return np.frombuffer(b"".join(found), dtype=">u8").astype(np.uint64)
 
 
-def save_seen(folder: Path, queries: Sequence[Query], before: Hashes | None = None) -> None:
+def save_fingerprints(folder: Path, queries: Sequence[Query], before: Hashes | None = None) -> None:
     """Write the hashes of the queries that a router was fitted on or calibrated with; `before` are added to them."""
     hashes = text_hashes(queries) if before is None else np.concatenate([before, text_hashes(queries)])
-    draft = folder / f".{FILE}-{os.getpid()}"
-    with draft.open("wb") as out:
+    with replacing(folder / FINGERPRINTS) as part, part.open("wb") as out:
         np.savez_compressed(out, hashes=np.unique(hashes))
-    draft.replace(folder / FILE)
 
 
-def load_seen(folder: Path) -> Hashes | None:
+def load_fingerprints(folder: Path) -> Hashes | None:
     """The hashes saved in a folder; None if there are none. Raises ConfigError for a file that cannot be read."""
     try:
-        return np.asarray(read_arrays(folder / FILE)["hashes"], dtype=np.uint64)
+        return np.asarray(read_arrays(folder / FINGERPRINTS)["hashes"], dtype=np.uint64)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError) as e:
-        raise ConfigError(f"{folder / FILE}: cannot be read ({e}); train the router again") from e
+        raise ConfigError(f"{folder / FINGERPRINTS}: cannot be read ({e}); train the router again") from e
 
 
-def seen_rows(seen: Hashes, queries: Sequence[Query]) -> NDArray[np.int64]:
+def known_rows(known: Hashes, queries: Sequence[Query]) -> NDArray[np.int64]:
     """Positions of the queries whose text is among the hashes."""
-    return np.flatnonzero(np.isin(text_hashes(queries), seen))
+    return np.flatnonzero(np.isin(text_hashes(queries), known))

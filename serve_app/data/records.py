@@ -1,6 +1,6 @@
-"""Rows of a file of records, each with its place for messages: JSON lines (gzipped or not), CSV, Parquet.
+"""Rows of a file of records, each with its place for error messages: JSON lines (gzipped or not), CSV, Parquet.
 
-What the columns mean is for others to say; here only the messages of a row are read, in any of their forms.
+Of a row only the id and the messages are read here, in any of their forms.
 """
 
 import csv
@@ -21,7 +21,7 @@ _SUFFIXES: Final = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row: its values by column, and where it stands (`answers.csv, line 3`)."""
+    """One row: its values by column, and its place (`answers.csv, line 3`)."""
 
     values: Mapping[str, Any]
     where: str
@@ -45,7 +45,7 @@ class Record:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The rows of a file in order; the kind is told by the name's end.
+    """The rows of a file in order; the kind follows from the name's end.
 
     Raises DataError naming file, line (or Parquet row, from 0) and fault.
     """

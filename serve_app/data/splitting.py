@@ -1,4 +1,4 @@
-"""Splits and folds that no near-duplicate straddles: what is measured was not met in training, nor nearly.
+"""Splits and folds that no near-duplicate straddles: no measured query was met in training, nor nearly.
 
 Whole components of near-duplicates (`near_duplicates.components`) are dealt to the parts, largest first, each to the
 part that is furthest below its share; equal ones in an order drawn by the seed.
@@ -31,9 +31,9 @@ def split_dataset(
     """
     if not shares or min(shares.values()) <= 0 or sum(shares.values()) > 1 + 1e-9:
         raise ValueError(f"shares must be positive and sum to at most 1, not {dict(shares)}")
-    rest = 1 - sum(shares.values())
-    wanted = [*shares.values(), *([rest] if rest > 1e-9 else [])]
-    at = _dealt(_units(dataset, threshold, by_group), wanted, seed)
+    left = 1 - sum(shares.values())
+    sizes = [*shares.values(), *([left] if left > 1e-9 else [])]
+    at = _dealt(_units(dataset, threshold, by_group), sizes, seed)
     how = {"seed": seed, "threshold": threshold, "by_group": by_group}
     parts = {
         name: replace(part, about={**part.about, "part": {"name": name, "share": share, **how}})
@@ -85,10 +85,10 @@ def _dealt(units: Ints, shares: Sequence[float], seed: int) -> Ints:
     sizes = np.bincount(units)
     drawn = np.random.default_rng(seed).permutation(len(sizes))
     order = drawn[np.argsort(-sizes[drawn], kind="stable")]
-    wanted = np.array(shares) * len(units)
+    targets = np.array(shares) * len(units)
     filled = np.zeros(len(shares))
     part = np.empty(len(sizes), dtype=np.int64)
     for unit in order:
-        part[unit] = np.argmax((wanted - filled) / wanted)
+        part[unit] = np.argmax((targets - filled) / targets)
         filled[part[unit]] += sizes[unit]
     return part[units]

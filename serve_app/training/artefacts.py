@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.data.dataset import Dataset
-from serve_app.data.near_duplicates import load_seen, seen_rows
+from serve_app.data.near_duplicates import known_rows, load_fingerprints
 from serve_app.decision.threshold import Calibration
 from serve_app.errors import DataError
 from serve_app.routing.artefact import Registered, read_card
@@ -59,8 +59,8 @@ def learned_from(artefact: Artefact, dataset: Dataset) -> NDArray[np.int64]:
         return np.empty(0, dtype=np.int64)
     if artefact.card().get("data", {}).get("digest") == dataset.digest():
         return np.arange(len(dataset))
-    seen = load_seen(artefact.folder)
-    return np.empty(0, dtype=np.int64) if seen is None else seen_rows(seen, dataset.queries)
+    seen = load_fingerprints(artefact.folder)
+    return np.empty(0, dtype=np.int64) if seen is None else known_rows(seen, dataset.queries)
 
 
 def unlearned(artefact: Artefact, dataset: Dataset, source: str, skip: bool, report: Report) -> Dataset:

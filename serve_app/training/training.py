@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
-from serve_app.data.near_duplicates import load_seen, save_seen
+from serve_app.data.near_duplicates import load_fingerprints, save_fingerprints
 from serve_app.data.splitting import folds as near_duplicate_safe_folds
 from serve_app.decision.target import Guarantee, Target, quality_range
 from serve_app.decision.threshold import Calibration, Threshold
@@ -243,7 +243,7 @@ def register(
         use=use,
     )
     battles = () if dataset.preferences is None else dataset.preferences.queries
-    save_seen(registry.path(name or trained.run.kind, version), dataset.queries + battles)
+    save_fingerprints(registry.path(name or trained.run.kind, version), dataset.queries + battles)
     return version
 
 
@@ -277,9 +277,9 @@ def recalibrate(
         queries=dataset.queries,
         use=False,
     )
-    seen = load_seen(artefact.folder)
+    seen = load_fingerprints(artefact.folder)
     folder = registry.path(artefact.name, version)
-    save_seen(folder, dataset.queries, seen)
+    save_fingerprints(folder, dataset.queries, seen)
     return version
 
 

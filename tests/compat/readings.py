@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from serve_app.data.dataset import Dataset
-from serve_app.data.near_duplicates import load_seen
+from serve_app.data.near_duplicates import load_fingerprints
 from serve_app.data.preferences import Preferences
 from serve_app.data.recorded import read as read_recorded
 from serve_app.decision.threshold import Threshold
@@ -160,7 +160,7 @@ def _version_reading(registry: Registry, name: str, version: str, queries: list[
         "shares": [plain(Threshold.for_share(calibration, share).value) for share in (0.2, 0.5)],
         "drop": plain(Threshold.for_drop(calibration, 0.05).value),
         "inputs": None if inputs is None else named(inputs, "size", "means", "sds", "words", "vector_mean"),
-        "seen": plain(load_seen(registry.path(name, version))),
+        "seen": plain(load_fingerprints(registry.path(name, version))),
         "scores": [plain(registered.router.score([q])[0]) for q in queries],
         "parts": parts_of(registry.path(name, version)),
     }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.data.near_duplicates import FILE, load_seen, save_seen, seen_rows, text_hashes
+from serve_app.data.near_duplicates import FINGERPRINTS, known_rows, load_fingerprints, save_fingerprints, text_hashes
 from serve_app.errors import ConfigError, DataError
 from serve_app.routing.registry import Registry
 from serve_app.training.artefacts import learned_from, open_router, unlearned
@@ -63,18 +63,18 @@ def test_single_queries_are_refused_by_row_or_left_out(registry: Registry) -> No
 
 
 def test_case_space_and_punctuation_do_not_make_a_new_query(tmp_path: Path) -> None:
-    save_seen(tmp_path, queries("What is 3 + 4?", "add 1"))
-    seen = load_seen(tmp_path)
+    save_fingerprints(tmp_path, queries("What is 3 + 4?", "add 1"))
+    seen = load_fingerprints(tmp_path)
     assert seen is not None
-    assert seen_rows(seen, queries("what is  3 + 4", "what is 3 - 4?", "ADD 1.")).tolist() == [0, 2]
+    assert known_rows(seen, queries("what is  3 + 4", "what is 3 - 4?", "ADD 1.")).tolist() == [0, 2]
 
 
 def test_hashes_add_up_and_broken_files_are_named(tmp_path: Path) -> None:
-    assert load_seen(tmp_path) is None
-    save_seen(tmp_path, queries("a"))
-    save_seen(tmp_path, queries("b", "\ud800"), load_seen(tmp_path))
-    seen = load_seen(tmp_path)
+    assert load_fingerprints(tmp_path) is None
+    save_fingerprints(tmp_path, queries("a"))
+    save_fingerprints(tmp_path, queries("b", "\ud800"), load_fingerprints(tmp_path))
+    seen = load_fingerprints(tmp_path)
     assert seen is not None and len(seen) == 3
-    (tmp_path / FILE).write_bytes(b"PK\x03\x04")
-    with pytest.raises(ConfigError, match=FILE):
-        load_seen(tmp_path)
+    (tmp_path / FINGERPRINTS).write_bytes(b"PK\x03\x04")
+    with pytest.raises(ConfigError, match=FINGERPRINTS):
+        load_fingerprints(tmp_path)

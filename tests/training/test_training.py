@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from serve_app.data.dataset import Dataset
-from serve_app.data.near_duplicates import load_seen
+from serve_app.data.near_duplicates import load_fingerprints
 from serve_app.decision.target import Guarantee, Target
 from serve_app.errors import ConfigError, DataError
 from serve_app.routing.registry import KINDS, Registry
@@ -116,7 +116,7 @@ def test_an_artefact_tells_how_it_came_about_and_what_it_learned_from(dataset: D
     assert card["models"] == {"weak": "m-small", "strong": "m-large"}
     kept = TrainingRun.read(folder / "run.json")
     assert replace(kept, params={}) == spec and kept.params == {k: v for k, v in params.items() if k != "seed"}
-    seen = load_seen(folder)
+    seen = load_fingerprints(folder)
     assert seen is not None and len(seen) == len({q.text.replace("?", "") for q in dataset.queries})
 
 

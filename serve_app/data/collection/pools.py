@@ -1,4 +1,4 @@
-"""The pools that are asked to collect answers: a config's, run in this process or behind a running endpoint."""
+"""The pools whose answers are collected: a config's, run in this process or behind a running endpoint."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +15,7 @@ from serve_app.pools.upstream import Backoff, Timeouts
 from serve_app.types import Price
 
 _NO_RETRIES = Backoff(retries=0)
-"""Who collects tries again by itself, and knows of it."""
+"""The collection retries by itself, and reports it."""
 
 
 @asynccontextmanager
@@ -44,7 +44,7 @@ async def pools_here(config: Config, names: Sequence[str] = ()) -> AsyncIterator
 async def pools_at(
     url: str, config: Config, names: Sequence[str] = (), key: str | None = None
 ) -> AsyncIterator[dict[str, Pool]]:
-    """The same pools behind the OpenAI-compatible endpoint at `url`, asked by their model ids: no router decides.
+    """The same pools behind the OpenAI-compatible endpoint at `url`, called by their model ids: no router decides.
 
     Prices are the config's. Raises ConfigError for an unknown name.
     """

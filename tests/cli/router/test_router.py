@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.data.dataset import Dataset
-from serve_app.data.near_duplicates import seen_rows, text_hashes
+from serve_app.data.near_duplicates import known_rows, text_hashes
 from tests.cli.conftest import Run
 from tests.data.samples import sums
 
@@ -17,7 +17,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     train, test = sums(300, seed=1), sums(400, seed=2)
     test.save(folder / "overlapping.parquet")
-    seen = set(seen_rows(text_hashes(train.queries), test.queries).tolist())
+    seen = set(known_rows(text_hashes(train.queries), test.queries).tolist())
     train.save(folder / "train.parquet")
     test.take([i for i in range(400) if i not in seen]).save(folder / "test.parquet")
     return folder
