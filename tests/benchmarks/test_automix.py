@@ -14,7 +14,7 @@ SMALL = {pair[0] for pair in automix.PAIRS}
 
 
 def _write(path: Path, *, knows: bool, n: int = 160) -> None:
-    """A small model's confidence, one of nine, tells whether it is right, or is a draw of its own."""
+    """A small model's confidence, one of nine, shows whether it is right, or is a draw of its own."""
     rng = np.random.default_rng(0)
     with gzip.open(path, "wt") as out:
         for i in range(n):

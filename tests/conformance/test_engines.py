@@ -35,8 +35,8 @@ def query(prompt: str = PROMPT, **sampling) -> Query:
     return Query((Message("user", prompt),), Sampling(**{"max_tokens": 12, "temperature": 0.0, **sampling}))
 
 
-async def ask(engine: Engine, asked: Query) -> list[Chunk]:
-    return [chunk async for chunk in engine.stream(asked)]
+async def ask(engine: Engine, sent: Query) -> list[Chunk]:
+    return [chunk async for chunk in engine.stream(sent)]
 
 
 def texts(chunks: list[Chunk]) -> dict[int, str]:
@@ -108,18 +108,18 @@ async def test_greedy_does_not_depend_on_seed_or_top_p(engine):
 
 
 async def test_concurrent_requests_answer_as_if_alone(engine):
-    asked = [query(f"what is {i} + {i * i}?" + " please" * (i % 5), max_tokens=4 + i % 9) for i in range(20)]
-    alone = [texts(await ask(engine, q)) for q in asked]
-    together = await asyncio.gather(*(ask(engine, q) for q in asked))
+    sent = [query(f"what is {i} + {i * i}?" + " please" * (i % 5), max_tokens=4 + i % 9) for i in range(20)]
+    alone = [texts(await ask(engine, q)) for q in sent]
+    together = await asyncio.gather(*(ask(engine, q) for q in sent))
     assert [texts(chunks) for chunks in together] == alone
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
 async def test_a_seed_gives_the_same_text_alone_and_among_others(engine, top_p):
-    asked = query(temperature=0.9, top_p=top_p, seed=11, n=2, max_tokens=20)
-    alone = texts(await ask(engine, asked))
+    sent = query(temperature=0.9, top_p=top_p, seed=11, n=2, max_tokens=20)
+    alone = texts(await ask(engine, sent))
     others = [query(f"count to {i}", temperature=1.0) for i in range(6)]
-    among, *_ = await asyncio.gather(ask(engine, asked), *(ask(engine, q) for q in others))
+    among, *_ = await asyncio.gather(ask(engine, sent), *(ask(engine, q) for q in others))
     assert texts(among) == alone
 
 
@@ -157,7 +157,7 @@ async def test_logprobs_are_probabilities_with_the_best_first(engine):
         assert math.isclose(values[0], token.logprob, abs_tol=1e-4), "greedy takes the most likely token"
 
 
-async def test_logprobs_come_only_when_asked_for(engine):
+async def test_logprobs_come_only_on_request(engine):
     assert not any(c.logprobs for c in await ask(engine, query()))
 
 
