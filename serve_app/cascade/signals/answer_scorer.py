@@ -5,25 +5,24 @@ is on top of the frozen sentence encoder that the routers share: a few hundred l
 fine-tune on, the head is fitted in a second on CPU, and a router may have computed a served query's vector already.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
 from serve_app.cascade.base import Needs
+from serve_app.cascade.signals.combined import choose_strength
 from serve_app.data.answers import AnswerEvidence
 from serve_app.errors import ConfigError, InsufficientData
-from serve_app.learning.logistic import fit_soft, log_loss
+from serve_app.learning.logistic import fit_soft
 
 if TYPE_CHECKING:
     from serve_app.learning.encoder import SentenceEncoder
 
 _STRENGTHS: Final = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Inverse L2 penalties that are tried; log loss out of fold chooses."""
-_FOLDS: Final = 5
 _FEWEST: Final = 100
 """Answers required to fit several hundred weights."""
 _DIGITS: Final = 6
@@ -91,19 +90,13 @@ def fit_answer_scorer(
             f"{100 * float(ok.mean()) if len(ok) else 0:.0f} % right: collect more"
         )
     x = features(encoder, answers)
-    folds = np.random.default_rng(seed).permutation(len(ok)) % _FOLDS
-    outside = [_out_of_fold(x, ok, folds, strength) for strength in _STRENGTHS]
-    best = int(np.argmin([log_loss(z, ok) for z in outside]))
-    weights, bias = fit_soft(x, ok, _STRENGTHS[best])
-    silent = np.array([not j.text.strip() for j in answers])
+    strength, outside = choose_strength(_log_odds, x, ok, _STRENGTHS, seed)
+    weights, bias = fit_soft(x, ok, strength)
+    silent = np.array([not answer.text.strip() for answer in answers])
     scorer = AnswerScorer(encoder.name, encoder.digest, np.round(weights, _DIGITS), bias)
-    return scorer, np.where(silent, np.nan, outside[best])
+    return scorer, np.where(silent, np.nan, outside)
 
 
-def _out_of_fold(x: Floats, ok: Floats, folds: NDArray[np.int64], strength: float) -> Floats:
-    found = np.zeros(len(ok))
-    for fold in range(_FOLDS):
-        inside = folds == fold
-        weights, bias = fit_soft(x[~inside], ok[~inside], strength)
-        found[inside] = x[inside] @ weights + bias
-    return found
+def _log_odds(x: Floats, ok: Floats, strength: float) -> Callable[[Floats], Floats]:
+    weights, bias = fit_soft(x, ok, strength)
+    return lambda others: others @ weights + bias

@@ -5,13 +5,12 @@ gain: the threshold is a price (Dekoninck et al. 2025, section 2: quality less l
 solution of the knapsack). The cost of the next call is predicted from the length of the query.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan, nan
 from typing import ClassVar, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
 from serve_app.cascade.base import Calibrator, Needs, Signal
@@ -26,6 +25,8 @@ _STRENGTHS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _FOLDS: Final = 5
 _FARTHEST: Final = 6.0
 """Standard deviations beyond which a signal counts no more: one odd token does not decide all."""
+_LEAST: Final = 0.2
+"""The cheapest query counts as this part of the mean: a few short ones do not decide all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,45 +96,53 @@ def fit_combined(signals: Sequence[Signal], values: Floats, ok: Floats, seed: in
     unknown = [s.name for s, column in zip(signals, values.T, strict=True) if not np.isfinite(column).any()]
     if unknown:
         raise InsufficientData(f"signal {unknown[0]} is undefined for every answer: collect its input, or leave it out")
+    strength, outside = choose_strength(_log_odds, values, ok, _STRENGTHS, seed)
+    means, scales, weights, bias = _fit(values, ok, strength)
+    columns = [tuple(column.tolist()) for column in (means, scales, weights)]
+    combined = Combined(tuple(signals), columns[0], columns[1], columns[2], bias)
+    return combined, np.where(np.isnan(values).all(1), np.nan, outside)
+
+
+def choose_strength(
+    fit: Callable[[Floats, Floats, float], Callable[[Floats], Floats]],
+    x: Floats,
+    ok: Floats,
+    strengths: Sequence[float],
+    seed: int,
+) -> tuple[float, Floats]:
+    """The inverse L2 penalty of the least log loss out of fold, and the log-odds [n] out of fold at it.
+
+    `fit(x, ok, strength)` returns the function from rows to log-odds.
+    """
     folds = np.random.default_rng(seed).permutation(len(ok)) % _FOLDS
-    outside = [_out_of_fold(values, ok, folds, strength) for strength in _STRENGTHS]
-    best = int(np.argmin([log_loss(x, ok) for x in outside]))
-    combined = Combined(tuple(signals), *_fit(values, ok, _STRENGTHS[best]))
-    unknown_rows = np.isnan(values).all(1)
-    return combined, np.where(unknown_rows, np.nan, outside[best])
+    found = np.zeros((len(strengths), len(ok)))
+    for outside, strength in zip(found, strengths, strict=True):
+        for fold in range(_FOLDS):
+            inside = folds == fold
+            outside[inside] = fit(x[~inside], ok[~inside], strength)(x[inside])
+    best = int(np.argmin([log_loss(one, ok) for one in found]))
+    return strengths[best], found[best]
 
 
-def _out_of_fold(values: Floats, ok: Floats, folds: NDArray[np.int64], strength: float) -> Floats:
-    found = np.zeros(len(ok))
-    for fold in range(_FOLDS):
-        inside = folds == fold
-        means, scales, weights, bias = _fit(values[~inside], ok[~inside], strength)
-        found[inside] = _standardised(values[inside], np.array(means), np.array(scales)) @ np.array(weights) + bias
-    return found
+def _log_odds(values: Floats, ok: Floats, strength: float) -> Callable[[Floats], Floats]:
+    means, scales, weights, bias = _fit(values, ok, strength)
+    return lambda others: _standardised(others, means, scales) @ weights + bias
 
 
-_Fit = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float]
-
-
-def _fit(values: Floats, ok: Floats, strength: float) -> _Fit:
+def _fit(values: Floats, ok: Floats, strength: float) -> tuple[Floats, Floats, Floats, float]:
     """Means, scales, weights and bias."""
     finite = np.where(np.isfinite(values), values, np.nan)
     known = np.maximum(np.isfinite(finite).sum(0), 1)
     means = np.nansum(finite, 0) / known
     scales = np.sqrt(np.nansum((finite - means) ** 2, 0) / known)
     scales[scales < 1e-9] = 1.0
-    weights, bias = fit_soft(_standardised(values, means, scales), ok, strength)
-    return tuple(means.tolist()), tuple(scales.tolist()), tuple(weights.tolist()), bias
+    return means, scales, *fit_soft(_standardised(values, means, scales), ok, strength)
 
 
 def _standardised(values: Floats, means: Floats, scales: Floats) -> Floats:
     """As `of_values` does it: nan is the mean, and nothing counts beyond a few deviations."""
     scaled: Floats = np.where(np.isnan(values), 0.0, np.clip((values - means) / scales, -_FARTHEST, _FARTHEST))
     return scaled
-
-
-_LEAST: Final = 0.2
-"""The cheapest query counts as this part of the mean: a few short ones do not decide all."""
 
 
 @dataclass(frozen=True, slots=True)

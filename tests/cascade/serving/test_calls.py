@@ -1,5 +1,3 @@
-""""""
-
 import asyncio
 
 from serve_app.cascade.base import Needs

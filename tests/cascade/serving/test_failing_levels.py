@@ -21,10 +21,10 @@ from serve_app.strategy import Strategy
 from serve_app.types import Capabilities, Price, Query
 from serve_app.wire.frames import Call
 from tests.cascade.fakes import CALL, STRONG, SURE, UNSURE, WEAK, engine, engine_of, pool, pools, query, run, told
-from tests.cascade.serving.test_hopeless import ByPrior
 from tests.cascade.serving.test_routed import FakeRouter
 from tests.cascade.serving.test_strategy import cascade as whole
 from tests.cascade.serving.test_streaming import cascade as early
+from tests.cascade.serving.test_streaming_race import ByPrior
 
 BOTH = pytest.mark.parametrize("stream", [True, False])
 MIDDLE = "middle"

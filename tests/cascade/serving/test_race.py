@@ -1,5 +1,3 @@
-""""""
-
 import pytest
 
 from serve_app.cascade.serving.streaming import Race, RaceMeter

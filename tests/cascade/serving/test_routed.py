@@ -1,5 +1,3 @@
-""""""
-
 import asyncio
 import random
 from collections.abc import Callable, Sequence

@@ -1,5 +1,3 @@
-""""""
-
 from contextlib import aclosing
 from dataclasses import replace
 

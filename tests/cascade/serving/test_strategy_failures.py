@@ -1,5 +1,3 @@
-""""""
-
 import asyncio
 from contextlib import aclosing
 from dataclasses import replace

@@ -1,5 +1,3 @@
-""""""
-
 import asyncio
 import math
 from collections.abc import AsyncGenerator

@@ -1,5 +1,6 @@
-""""""
+"""Levels that are skipped: by a router's prior, and by the time they take."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,13 +10,13 @@ from hypothesis import strategies as st
 
 from serve_app.cascade.artefact import load_chain
 from serve_app.cascade.base import Level, Needs
-from serve_app.cascade.serving.skipping import prior_limit
+from serve_app.cascade.serving.skipping import RESERVE_S, LatencyEstimate, prior_limit
 from serve_app.cascade.serving.strategy import CascadeStrategy
 from serve_app.cascade.signals.calibration import LogisticCalibrator
 from serve_app.cascade.signals.tokens import MinLogprob, Prior
 from serve_app.data.answers import AnswerEvidence
 from serve_app.types import TokenLogprob
-from tests.cascade.fakes import Same, chain, engine_of, pools, query, run, told
+from tests.cascade.fakes import CALL, Same, chain, engine_of, pools, query, run, told
 from tests.cascade.serving.test_streaming import cascade as streaming
 from tests.cascade.serving.test_streaming_race import ByPrior
 
@@ -86,3 +87,40 @@ async def test_its_first_tokens_are_not_asked_for_either(prior: float, asked: in
     assert len(engine_of(both["small"]).queries) == asked
     assert not any(step.wasted for step in spent.steps)
     assert decision.pool == ("small" if asked else "large")
+
+
+def at(now: float, least_s: float = 0.0) -> LatencyEstimate:
+    return LatencyEstimate(least_s, clock=lambda: now)
+
+
+def test_without_a_deadline_everything_is_allowed() -> None:
+    latency = at(0.0, 5.0)
+    assert latency.left_s(CALL) is None and latency.allows("large", CALL)
+
+
+def test_a_call_needs_what_calls_usually_take() -> None:
+    latency = at(100.0)
+    for _ in range(100):
+        latency.add("large", 2.0)
+    assert 2.0 <= latency.usual_s("large") < 2.01
+    soon, later = replace(CALL, deadline_s=101.9), replace(CALL, deadline_s=102.5)
+    assert not latency.allows("large", soon) and latency.allows("large", later)
+    assert latency.allows("never-asked", soon)
+
+
+def test_unsteady_calls_need_more_than_their_mean() -> None:
+    latency = at(0.0)
+    for i in range(200):
+        latency.add("large", 1.0 + i % 2)
+    assert latency.usual_s("large") > 2.5
+
+
+def test_the_least_is_wanted_of_all() -> None:
+    latency = at(0.0, 1.0)
+    assert not latency.allows("large", replace(CALL, deadline_s=1.0 + RESERVE_S / 2))
+    assert latency.allows("large", replace(CALL, deadline_s=1.0 + 2 * RESERVE_S))
+
+
+def test_time_that_is_over_is_negative() -> None:
+    left = at(10.0).left_s(replace(CALL, deadline_s=9.0))
+    assert left is not None and left < 0
