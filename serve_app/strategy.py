@@ -1,11 +1,11 @@
-"""The contract of every strategy: how an answer is got from the pools, and what it tells on the way."""
+"""The contract of every strategy: its answer from the pools, as a sequence of events."""
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from serve_app.autoscaling.signals import Demand
-from serve_app.types import Decision, Query, Step, Usage
+from serve_app.types import Decision, Query, Step, Usage, total_usage
 from serve_app.wire.frames import Answer, Call, Frame
 
 
@@ -15,17 +15,17 @@ def _no_steps() -> tuple[Step, ...]:
 
 @dataclass(slots=True)
 class Ledger:
-    """`standing` tells the calls made so far; of a request that ends without Spent they are what it took."""
+    """`standing` returns the calls made so far; they are the record of a request that ends without Spent."""
 
     standing: Callable[[], tuple[Step, ...]] = _no_steps
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a strategy knows beside the query. `stream`: frames are wanted; otherwise one Answer.
+    """What a strategy receives with the query. `stream`: yield frames; otherwise one Answer.
 
-    `demand`: is told of every model call that a decision wants, before it is known whether it can be made. `ledger`: a
-    strategy that may make several calls says there how they stand, for callers who leave and requests that fail.
+    `demand` counts every model call that a decision requires, before it is known whether it can be made. `ledger`: a
+    strategy of several calls records them there, for requests that are cancelled or fail.
     """
 
     call: Call
@@ -43,7 +43,7 @@ class Spent:
     @property
     def usage(self) -> Usage:
         """Tokens of all steps together."""
-        return Usage(sum(s.usage.prompt_tokens for s in self.steps), sum(s.usage.completion_tokens for s in self.steps))
+        return total_usage(self.steps)
 
     @property
     def cost_usd(self) -> float:
@@ -60,10 +60,13 @@ class Strategy(Protocol):
     name: str
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
-        """The decision and what moved it, no model asked. Raises UnsupportedParameter if no pool can honour it."""
+        """The decision with its top feature contributions, without a model call.
+
+        Raises UnsupportedParameter if no pool supports the query.
+        """
 
     def run(self, query: Query, context: Context) -> AsyncGenerator[Event, None]:
-        """One Decision, once the first byte is there (so that it is true); then Frames, or one Answer; then Spent.
+        """One Decision, once the first byte has arrived; then Frames, or one Answer; then Spent.
 
         Before the first byte another pool may be tried; the Decision's reason says so. Closing the iterator cancels
         every call under it. Errors before the Decision are the caller's true HTTP status; later ones cut the stream.

@@ -3,7 +3,7 @@
 Frozen and slotted; units are in the names. Nothing here knows HTTP, Ray or an engine.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from types import NoneType
@@ -45,7 +45,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Query:
-    """What a caller asks. For `completions` the prompt is the one user message and no chat template applies."""
+    """A caller's request. For `completions` the prompt is the one user message and no chat template applies."""
 
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
@@ -58,11 +58,11 @@ class Query:
     tenant: str | None = None
     adapter: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further parameters passed through to engines that take them (guided decoding, template arguments)."""
+    """Further parameters for engines that support them (guided decoding, template arguments)."""
 
     @cached_property
     def text(self) -> str:
-        """The view that routers read: the whole conversation, one turn a line."""
+        """The text that routers read: the whole conversation, one turn per line."""
         return "\n".join(m.content for m in self.messages)
 
     @property
@@ -103,7 +103,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of one choice as an engine gives it. The last chunk of each choice carries `finish_reason`.
+    """A piece of one choice, from an engine. The last chunk of each choice carries `finish_reason`.
 
     The very last chunk of a stream (over all choices) carries `usage` for the whole request.
     """
@@ -119,13 +119,13 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars for a million tokens."""
+    """US dollars per million tokens."""
 
     input_usd_per_million: float = 0.0
     output_usd_per_million: float = 0.0
 
     def cost_usd(self, usage: Usage) -> float:
-        """What this usage costs, in US dollars."""
+        """The cost of this usage, in US dollars."""
         return (
             usage.prompt_tokens * self.input_usd_per_million + usage.completion_tokens * self.output_usd_per_million
         ) / 1e6
@@ -133,7 +133,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can honour; a request that needs more is refused with a clear 400."""
+    """What an engine supports; a request that needs more is refused with status 400."""
 
     logprobs: bool = True
     guided: bool = False
@@ -145,7 +145,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One model call made for a decision, in order. `wasted`: its tokens are in no answer; `failed`: it gave none."""
+    """One model call made for a decision. `wasted`: its tokens are in no answer; `failed`: there is no answer."""
 
     pool: str
     reason: str
@@ -154,6 +154,13 @@ class Step:
     latency_ms: float = 0.0
     wasted: bool = False
     failed: bool = False
+
+
+def total_usage(steps: Sequence[Step]) -> Usage:
+    """Tokens of all steps together."""
+    if len(steps) == 1:
+        return steps[0].usage
+    return Usage(sum(s.usage.prompt_tokens for s in steps), sum(s.usage.completion_tokens for s in steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +205,8 @@ class Decision:
     features: Annotated[Mapping[str, float], Shown("Top feature contributions to the score.", detail=True)] = field(
         default_factory=dict
     )
-    wanted: str | None = None
-    """The pool that would have been chosen were it not so full; None: `pool` itself."""
+    preferred_pool: str | None = None
+    """The pool preferred without regard to load, if other than `pool`: its demand counts for scaling."""
 
 
 class DecisionField(NamedTuple):

@@ -56,7 +56,7 @@ def shown(tmp_path_factory):
     database.write([record("old")])
     database.close()
     source = (ROOT / "serve_app" / "types.py").read_text("utf-8")
-    before = "    wanted: str | None = None\n"
+    before = "    preferred_pool: str | None = None\n"
     assert source.count(before) == 1
     (folder / "types.py").write_text(source.replace(before, DECLARED + before))
     command = [sys.executable, "-c", PROGRAM, str(folder / "types.py"), str(folder / "x.sqlite3")]

@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from serve_app.arrays import Floats
 from serve_app.errors import DataError
-from serve_app.store.reading import reading
+from serve_app.store.reading import open_readonly
 from serve_app.store.schema import decisions
 
 Rate = Callable[[Floats], Floats]
@@ -151,7 +151,7 @@ def logged(path: Path) -> list[PoolCall]:
     d = decisions.c
     columns = (d.created_s, d.pool, d.completion_tokens, d.ttft_ms, d.latency_ms, d.status)
     wanted = select(*columns).where(d.pool.in_(POOLS), d.status != "route_only").order_by(d.created_s)
-    with reading(path) as connection:
+    with open_readonly(path) as connection:
         rows = connection.execute(wanted).all()
     if not rows:
         raise DataError(f"{path}: holds no call to {' or '.join(POOLS)}; give the log of an endpoint that has answered")

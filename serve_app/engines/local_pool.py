@@ -10,8 +10,8 @@ from serve_app.engines.bursts import Bursts
 from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
 from serve_app.pools.base import PoolLoad
 from serve_app.types import Capabilities, Chunk, Price, Query, Usage
+from serve_app.wire.encoding import StreamEncoder, encode_answer
 from serve_app.wire.frames import Answer, Call, Frame
-from serve_app.wire.requests import StreamEncoder, encode_answer
 
 logger = logging.getLogger("jethro.engines")
 

@@ -7,12 +7,12 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
 from serve_app.errors import JethroError
 from serve_app.gateway.catalogue import Catalogue
+from serve_app.observability.metrics import RouterFigures
 from serve_app.routing.serving.loading import Loader, RouterSet
 from serve_app.routing.serving.served import ServedRouter
 
@@ -22,22 +22,6 @@ _RETRY_S: Final = 30.0
 """A rejected version is tried again this often: what it lacked, such as a Scorer, may be available by then."""
 
 logger = logging.getLogger("jethro.gateway")
-
-
-@dataclass(frozen=True, slots=True)
-class RouterFigures:
-    """One router in service; `drift` by signal (see RouterWatch), counts since the start of this process."""
-
-    name: str
-    kind: str
-    version: str
-    threshold: float
-    placement: str
-    default: bool
-    swaps: int
-    refusals: int
-    refused: str | None
-    drift: Mapping[str, Mapping[str, Any]]
 
 
 class Reloader:

@@ -18,7 +18,7 @@ from serve_app.data.preferences import Preferences
 from serve_app.errors import DataError
 from serve_app.grading.base import UNIT
 from serve_app.store.base import TIE
-from serve_app.store.reading import Judgement, read_judgements
+from serve_app.store.reading import FeedbackRow, feedback_rows
 from serve_app.types import Message, Query
 
 _ANSWERED = "completed"
@@ -34,8 +34,8 @@ class FeedbackLog:
     their minds. `models` says what each pool last answered with.
     """
 
-    scores: tuple[Judgement, ...]
-    preferred: tuple[Judgement, ...]
+    scores: tuple[FeedbackRow, ...]
+    preferred: tuple[FeedbackRow, ...]
     models: Mapping[str, str]
     without_prompt: int
     without_answer: int
@@ -88,7 +88,7 @@ class FeedbackLog:
             ids=tuple(scored[prompt][pools[0]][0].decision_id for prompt in prompts),
         )
 
-    def _answers(self, pool: str, rows: Sequence[Sequence[Judgement]]) -> PoolAnswers:
+    def _answers(self, pool: str, rows: Sequence[Sequence[FeedbackRow]]) -> PoolAnswers:
         def column(name: str) -> np.ndarray:
             return np.array([[fmean(getattr(j, name) for j in row)] for row in rows], dtype=np.float64)
 
@@ -127,7 +127,7 @@ class FeedbackLog:
 
 def read_feedback(path: Path) -> FeedbackLog:
     """The feedback in a store's file. Raises ConfigError if it cannot be read."""
-    judgements, models = read_judgements(path)
+    judgements, models = feedback_rows(path)
     answered = [j for j in judgements if j.status == _ANSWERED]
     usable = [j for j in answered if j.prompt is not None]
     scores = {j.decision_id: j for j in usable if j.score is not None}
@@ -141,9 +141,9 @@ def read_feedback(path: Path) -> FeedbackLog:
     )
 
 
-def _scored(scores: Sequence[Judgement]) -> dict[str, dict[str, list[Judgement]]]:
+def _scored(scores: Sequence[FeedbackRow]) -> dict[str, dict[str, list[FeedbackRow]]]:
     """Scores by prompt and pool."""
-    found: dict[str, dict[str, list[Judgement]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[str, list[FeedbackRow]]] = defaultdict(lambda: defaultdict(list))
     for judgement in scores:
         found[judgement.prompt or ""][judgement.pool].append(judgement)
     return found

@@ -1,6 +1,6 @@
-"""The request log: one JSON line a request, written by a thread of its own so that no request waits for it.
+"""The request log: one JSON line per request, written by its own thread so that no request waits for it.
 
-Never in it: prompts, answers, keys.
+Never logged: prompts, answers, keys.
 """
 
 import threading
@@ -14,7 +14,7 @@ from serve_app.types import DECISION_FIELDS
 
 _FLUSH_S = 0.2
 _QUEUE = 100_000
-"""Lines that may wait for a slow stderr; beyond it the oldest are lost and counted."""
+"""Lines that may wait for a slow stderr; beyond that the oldest are lost and counted."""
 
 
 class AccessLog(Protocol):
@@ -43,7 +43,7 @@ class JsonLog:
     def __init__(
         self, out: TextIO | None = None, *, replica: str = "", queue: int = _QUEUE, flush_s: float = _FLUSH_S
     ) -> None:
-        # Not sys.stderr: a framework that puts a logger there, as Ray Serve does, costs more than the line itself.
+        # Not sys.stderr: Ray Serve redirects it to a logger that costs more than the line itself.
         self._out = out if out is not None else open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - kept
         self._replica = replica
         self._flush_s = flush_s
@@ -83,7 +83,7 @@ class JsonLog:
             try:
                 self._out.write("\n".join(batch) + "\n")
                 self._out.flush()
-            except (OSError, ValueError):  # stderr is gone: there is nowhere left to say so
+            except (OSError, ValueError):  # stderr is closed: there is nowhere left to report it
                 self._closing = True
 
 

@@ -3,13 +3,12 @@
 Label values are bounded: endpoints, strategies, pools and routers come from the config, status codes from HTTP.
 Nothing is observed per token; TPOT is taken once, at the end of a stream.
 
-Metrics of the streams, read when Prometheus asks.
-
-Every Gateway reports what the Learner last reported: take one of them, not the sum. The label `stream` is bounded by
-`streams.most`.
+Metrics of streams, routers, and the store are read at every scrape. Every Gateway reports the Learner's figures of the
+streams: take one of them, not the sum. The label `stream` is bounded by `streams.most`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Protocol
 
@@ -63,7 +62,7 @@ class WatchedStreams(Protocol):
 
 
 class StreamCollector(Collector):
-    """Reads the streams' figures when Prometheus asks."""
+    """Reads the streams' figures at every scrape."""
 
     def __init__(self, streams: WatchedStreams) -> None:
         self._streams = streams
@@ -78,7 +77,7 @@ class StreamCollector(Collector):
         agreement = GaugeMetricFamily(
             "jethro_stream_agreement", "Audited answers that were the LLM's, of late", labels=_BY_STREAM
         )
-        version = GaugeMetricFamily("jethro_stream_version", "The policy that is acted by", labels=_BY_STREAM)
+        version = GaugeMetricFamily("jethro_stream_version", "Version of the policy in use", labels=_BY_STREAM)
         for stream in self._streams.figures():
             reported, learner = stream.figures, stream.figures["learner"]
             for key, counter in counts.items():
@@ -100,36 +99,27 @@ _LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 _TPOT_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
 
 
-class RouterFigures(Protocol):
-    """What a router reports to the metrics: what serves, how often it was swapped or refused, drift by signal."""
+@dataclass(frozen=True, slots=True)
+class RouterFigures:
+    """One router in service; counts since the start of this process.
 
-    @property
-    def name(self) -> str:
-        """As decisions call it."""
+    `drift`: by signal, `drift` (whether), `statistic`, `limit`, `queries`.
+    """
 
-    @property
-    def version(self) -> str:
-        """The version that serves."""
-
-    @property
-    def threshold(self) -> float:
-        """Its threshold."""
-
-    @property
-    def swaps(self) -> int:
-        """Versions or thresholds taken into service since the start."""
-
-    @property
-    def refusals(self) -> int:
-        """Versions refused since the start."""
-
-    @property
-    def drift(self) -> Mapping[str, Mapping[str, Any]]:
-        """By signal: `drift` (whether), `statistic`, `limit`, `queries`."""
+    name: str
+    kind: str
+    version: str
+    threshold: float
+    placement: str
+    default: bool
+    swaps: int
+    refusals: int
+    refused: str | None
+    drift: Mapping[str, Mapping[str, Any]]
 
 
 class Recorder:
-    """Counts what happened. One per Gateway process; `registry` is its own, so that tests do not share it."""
+    """Counts requests and their results. One per Gateway process, with its own registry."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = r = registry if registry is not None else CollectorRegistry()
@@ -157,7 +147,7 @@ class Recorder:
         )
         self._fallbacks = Counter("jethro_fallbacks", "Answers by another pool than the first", ("pool",), registry=r)
         self._escalations = Counter(
-            "jethro_escalations", "Answers that did not convince, and were replaced", ("pool",), registry=r
+            "jethro_escalations", "Answers rejected for low confidence and replaced", ("pool",), registry=r
         )
         self._tokens = Counter("jethro_tokens", "Tokens read and written", ("pool", "direction"), registry=r)
         self._wasted = Counter("jethro_wasted_tokens", "Tokens of calls that are in no answer", ("pool",), registry=r)
@@ -220,7 +210,7 @@ class Recorder:
                     self._tpot_of(pool).observe((record.latency_ms - record.ttft_ms) / 1e3 / (written - 1))
 
     def unauthorized(self) -> None:
-        """A request was turned away for its key."""
+        """A request was refused for its key."""
         self._unauthorized.inc()
 
     def feedback(self) -> None:
@@ -249,8 +239,8 @@ class Recorder:
         if len(steps) > 1 and steps[0].pool != steps[-1].pool and steps[0].failed:
             self._fallbacks.labels(steps[0].pool).inc()
         decision = record.decision
-        for pool in {step.pool for step in steps if step.wasted and not step.failed}:
-            if decision is not None and pool != decision.pool:
+        if decision is not None and (len(steps) > 1 or (steps and steps[0].wasted)):
+            for pool in {step.pool for step in steps if step.wasted and not step.failed} - {decision.pool}:
                 self._escalations.labels(pool).inc()
         for step in steps:
             self._tokens_of(step.pool, "in").inc(step.usage.prompt_tokens)
@@ -262,7 +252,7 @@ class Recorder:
 
 
 class _StoreCollector(Collector):
-    """Reads the store's figures when Prometheus asks."""
+    """Reads the store's figures at every scrape."""
 
     def __init__(self, figures: StoreFigures) -> None:
         self._figures = figures
@@ -286,7 +276,7 @@ class _RouterCollector(Collector):
     def collect(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
         """Versions, swaps and refusals; of each drift signal whether it is raised, its statistic and its limit."""
         by_router, by_signal = ("router",), ("router", "signal")
-        serving = GaugeMetricFamily("jethro_router", "1 for the version that serves", labels=("router", "version"))
+        serving = GaugeMetricFamily("jethro_router", "1 for the version in service", labels=("router", "version"))
         threshold = GaugeMetricFamily("jethro_router_threshold", "Strong if the score is at least", labels=by_router)
         swaps = CounterMetricFamily("jethro_router_swaps", "Versions taken into service", labels=by_router)
         refusals = CounterMetricFamily("jethro_router_refusals", "Versions that could not be loaded", labels=by_router)

@@ -105,7 +105,7 @@ class RouteStrategy:
             expected=expected,
             features=features or {},
             decision_ms=(perf_counter() - started) * 1e3,
-            wanted=chosen,
+            preferred_pool=chosen,
         )
         kept = first is self.strong and not movable
         return decision, [first] if other_lacking or kept else [first, second]
@@ -155,7 +155,7 @@ async def answer(
     `choose` is called with the first `anext`: its errors are raised before the Decision.
     """
     decision, pools = await choose()
-    context.demand.wanted(decision.wanted or decision.pool)
+    context.demand.wanted(decision.preferred_pool or decision.pool)
     attempt = Attempt(pools, query, context.call)
     if context.stream:
         async with aclosing(attempt.stream()) as frames:

@@ -1,10 +1,10 @@
-"""The contract of a store. Serving never waits for it: decisions are queued, feedback alone is awaited."""
+"""The record of a request and the contract of a store. Serving never waits for it: only feedback is awaited."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-from serve_app.types import Decision, Step, Usage
+from serve_app.types import Decision, Step, Usage, total_usage
 
 Status = Literal["completed", "failed", "cancelled", "route_only"]
 TIE: Final = "tie"
@@ -46,9 +46,7 @@ class RequestRecord:
     @property
     def usage(self) -> Usage:
         """Tokens of all model calls together."""
-        if len(self.steps) == 1:
-            return self.steps[0].usage
-        return Usage(sum(s.usage.prompt_tokens for s in self.steps), sum(s.usage.completion_tokens for s in self.steps))
+        return total_usage(self.steps)
 
     @property
     def cost_usd(self) -> float:
@@ -58,18 +56,19 @@ class RequestRecord:
     @property
     def wasted(self) -> Usage:
         """Tokens of the calls that are in no answer."""
-        lost = [s.usage for s in self.steps if s.wasted]
-        return Usage(sum(u.prompt_tokens for u in lost), sum(u.completion_tokens for u in lost))
+        return total_usage([step for step in self.steps if step.wasted])
 
     @property
     def wasted_usd(self) -> float:
-        """US dollars of those calls."""
+        """US dollars of the calls that are in no answer."""
         return sum(s.cost_usd for s in self.steps if s.wasted)
 
     @property
     def usage_to_show(self) -> Usage | None:
-        """The usage of all calls, where more than one took tokens; None: that of the answer itself is all there is."""
-        return self.usage if sum(s.usage.total_tokens > 0 for s in self.steps) > 1 else None
+        """The usage of all calls if several took tokens; None: the answer's own usage is complete."""
+        if len(self.steps) < 2 or sum(s.usage.total_tokens > 0 for s in self.steps) < 2:
+            return None
+        return self.usage
 
 
 @dataclass(frozen=True, slots=True)

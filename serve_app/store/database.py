@@ -7,6 +7,7 @@ WAL, so that several Gateways may share the file; synchronous=FULL, so that a co
 import sqlite3
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ _PRUNED_AT_ONCE: Final = 5000
 
 
 class Database:
-    """An open file. Raises ConfigError, with the path and the mend, if it cannot be used."""
+    """An open file. Raises ConfigError, with the path and the remedy, if it cannot be used."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -56,23 +57,15 @@ class Database:
         with self._connection.begin():
             self._connection.execute(sqlite_insert(decisions).on_conflict_do_nothing(), [row(r) for r in records])
 
-    def judge(self, given: Sequence[tuple[Feedback, float]]) -> list[NotFound | None]:
+    def add_feedback(self, given: Sequence[tuple[Feedback, float]]) -> list[NotFound | None]:
         """Feedback with its time, in one transaction; for each, NotFound if its decision is unknown."""
         refused: list[NotFound | None] = []
         with self._connection.begin():
-            for judgement, created_s in given:
-                error = None if self._known(judgement.decision_id) else unknown(judgement.decision_id)
+            for one, created_s in given:
+                error = None if self._known(one.decision_id) else unknown(one.decision_id)
                 refused.append(error)
                 if error is None:
-                    values = {
-                        "decision_id": judgement.decision_id,
-                        "score": judgement.score,
-                        "preferred": judgement.preferred,
-                        "against": judgement.against,
-                        "comment": judgement.comment,
-                        "created_s": created_s,
-                    }
-                    self._connection.execute(insert(feedback).values(values))
+                    self._connection.execute(insert(feedback).values(**asdict(one), created_s=created_s))
         return refused
 
     def find(self, decision_id: str) -> dict[str, Any]:
@@ -82,8 +75,8 @@ class Database:
             if found is None:
                 raise unknown(decision_id)
             given = select(feedback).where(feedback.c.decision_id == decision_id).order_by(feedback.c.id)
-            judgements = self._connection.execute(given).mappings().all()
-        return to_json(found._asdict(), [dict(j) for j in judgements])
+            rows = self._connection.execute(given).mappings().all()
+        return to_json(found._asdict(), [dict(row) for row in rows])
 
     def prune(self, before_s: float) -> int:
         """Delete decisions older than `before_s`, with their feedback; returns how many went."""
@@ -132,7 +125,7 @@ class Database:
 
 
 def unknown(decision_id: str) -> NotFound:
-    """The error for a decision that is not there."""
+    """The error for an unknown decision."""
     return NotFound(f"No decision {decision_id[:100]!r}.", param="decision_id")
 
 
@@ -156,7 +149,7 @@ def _engine(path: str) -> Engine:
 
 
 def _to_wal(connection: sqlite3.Connection) -> None:
-    """Change the journal's mode, trying again while another process does: SQLite's busy timeout does not cover it."""
+    """Change the journal's mode, retrying while another process does: SQLite's busy timeout does not cover it."""
     deadline_s = time.monotonic() + _BUSY_S
     while True:
         try:

@@ -1,9 +1,4 @@
-"""Opens a store's file to read from it alone: a server may be using it.
-
-Reads what callers said of answers from a store's file, without writing to it: a server may be using it.
-
-Reads the prompts that a store kept: what was asked, each once.
-"""
+"""Reads feedback and prompts from a store's file, without writing to it: a server may be using it."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -22,10 +17,10 @@ from serve_app.store.schema import APPLICATION_ID, VERSION, decisions, feedback
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Connection]:
-    """A connection to the file that cannot write. Raises ConfigError if it is missing or no store of this version."""
+def open_readonly(path: Path) -> Iterator[Connection]:
+    """A read-only connection. Raises ConfigError if the file is missing or not a store of this version."""
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; give the file that `store.path` names")
+        raise ConfigError(f"{path}: no such file; use the file named in `store.path`")
     uri = f"file:{quote(str(path.resolve()))}?mode=ro"
     engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True), poolclass=NullPool)
     try:
@@ -33,19 +28,19 @@ def reading(path: Path) -> Iterator[Connection]:
             application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
             if application != APPLICATION_ID:
-                raise ConfigError(f"{path}: is no decision log; give the file that `store.path` names")
+                raise ConfigError(f"{path}: is not a decision log; use the file named in `store.path`")
             if version != VERSION:
                 raise ConfigError(f"{path}: has schema version {version}, this program reads {VERSION}")
             yield connection
     except DBAPIError as e:
-        raise ConfigError(f"{path}: cannot be read ({e.orig}); give the file that `store.path` names") from e
+        raise ConfigError(f"{path}: cannot be read ({e.orig}); use the file named in `store.path`") from e
     finally:
         engine.dispose()
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """One piece of feedback with the decision that it is about; see `Feedback` and `RequestRecord`."""
+class FeedbackRow:
+    """One piece of feedback with its decision; see `Feedback` and `RequestRecord`."""
 
     decision_id: str
     status: str
@@ -61,7 +56,7 @@ class Judgement:
     latency_ms: float
 
 
-def read_judgements(path: Path) -> tuple[list[Judgement], dict[str, str]]:
+def feedback_rows(path: Path) -> tuple[list[FeedbackRow], dict[str, str]]:
     """All feedback in the file, oldest first, and the model that each pool last answered with.
 
     Raises ConfigError if there is no such file, or it is not a store of this version.
@@ -71,28 +66,29 @@ def read_judgements(path: Path) -> tuple[list[Judgement], dict[str, str]]:
         *(feedback.c[name] for name in ("score", "preferred", "against")),
         *(decisions.c[name] for name in ("prompt_tokens", "completion_tokens", "cost_usd", "latency_ms")),
     ]
-    given = select(*columns).join(feedback, feedback.c.decision_id == decisions.c.decision_id).order_by(feedback.c.id)
+    of_decision = feedback.c.decision_id == decisions.c.decision_id
+    query = select(*columns).join(feedback, of_decision).order_by(feedback.c.id)
     newest = select(decisions.c.pool, decisions.c.model, func.max(decisions.c.created_s)).group_by(decisions.c.pool)
-    with reading(path) as connection:
-        judgements = [Judgement(*row) for row in connection.execute(given)]
+    with open_readonly(path) as connection:
+        rows = [FeedbackRow(*row) for row in connection.execute(query)]
         models = {pool: model for pool, model, _ in connection.execute(newest)}  # SQLite: the row of the maximum
-    return judgements, models
+    return rows, models
 
 
-_ASKED = ("chat", "route")
-"""Endpoints whose prompts are conversations; a raw completion's prompt is another thing."""
+_CONVERSATIONS = ("chat", "route")
+"""Endpoints whose prompts are conversations; a raw completion's prompt is none."""
 
 
 def read_prompts(path: Path, newest: int | None = None) -> list[tuple[str, str]]:
     """(id of its last decision, text) of each different conversation, in the order they last came up.
 
-    `newest` bounds their number. What was asked to collect answers is left out. The log keeps the whole conversation
-    as one text. Raises ConfigError if there is no such file, or it is not a store of this version.
+    `newest` limits their number. Queries of `jethro data collect` are skipped. The log keeps the whole conversation as
+    one text. Raises ConfigError if there is no such file, or it is not a store of this version.
     """
     last = func.max(decisions.c.created_s).label("last_s")
     ours = decisions.c.request_id.startswith(COLLECTED, autoescape=True)
-    kept = decisions.c.prompt.is_not(None) & decisions.c.endpoint.in_(_ASKED) & ~ours
-    asked = select(decisions.c.decision_id, decisions.c.prompt, last).where(kept).group_by(decisions.c.prompt)
-    with reading(path) as connection:
-        rows = connection.execute(asked.order_by(last.desc(), decisions.c.decision_id).limit(newest)).all()
+    kept = decisions.c.prompt.is_not(None) & decisions.c.endpoint.in_(_CONVERSATIONS) & ~ours
+    prompts = select(decisions.c.decision_id, decisions.c.prompt, last).where(kept).group_by(decisions.c.prompt)
+    with open_readonly(path) as connection:
+        rows = connection.execute(prompts.order_by(last.desc(), decisions.c.decision_id).limit(newest)).all()
     return [(decision_id, prompt) for decision_id, prompt, _ in reversed(rows)]

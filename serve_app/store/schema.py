@@ -107,7 +107,7 @@ def row(record: RequestRecord) -> dict[str, Any]:
 
 def to_json(decision: Mapping[str, Any], given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A decision's row with its feedback, oldest first, as JSON-ready values."""
-    value = {str(name): field for name, field in decision.items()}  # SQLAlchemy's names are a kind of their own
+    value = {str(name): field for name, field in decision.items()}  # SQLAlchemy's names are not plain str
     for name in _AS_JSON:
         value[name] = orjson.loads(value[name])
     value["feedback"] = [{k: f[k] for k in FEEDBACK} for f in given]

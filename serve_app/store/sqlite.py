@@ -1,7 +1,7 @@
-"""The store on SQLite: a thread of its own writes decisions in batches and answers what must be awaited.
+"""The store on SQLite: its own thread writes decisions in batches and answers look-ups and feedback.
 
 Serving never waits for it: `record` appends to a bounded queue. Feedback and look-ups run after the queue is written,
-so they see every decision of this process; one that another Gateway still holds in its queue is looked for again.
+so they see every decision of this process; one still queued at another Gateway is looked up again.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from serve_app.store.database import Database
 logger = logging.getLogger("jethro.store")
 
 _OURS: Final = re.compile(r"[0-9a-f]{24}")
-"""Decision ids as the API makes them; only such a one may be on its way from another Gateway."""
+"""Decision ids as the API makes them; only these may still be queued at another Gateway."""
 _PRUNE_EVERY_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class SqliteStore:
         self._config = config
         self._clock = clock
         self._records: deque[RequestRecord] = deque()
-        self._judgements: deque[tuple[Feedback, float, Future[None]]] = deque()
+        self._feedback: deque[tuple[Feedback, float, Future[None]]] = deque()
         self._lookups: deque[tuple[str, Future[dict[str, Any]]]] = deque()
         self._wake = threading.Event()
         self._closing = False
@@ -77,7 +77,7 @@ class SqliteStore:
 
     async def feedback(self, feedback: Feedback) -> None:
         """Durable when this returns. Raises NotFound, or PoolUnavailable if the file cannot be written now."""
-        await self._twice(feedback.decision_id, lambda: self._judge(feedback))
+        await self._twice(feedback.decision_id, lambda: self._queue_feedback(feedback))
 
     async def decision(self, decision_id: str) -> Mapping[str, Any]:
         """The record with its feedback. Raises NotFound, or PoolUnavailable if the file cannot be read now."""
@@ -90,9 +90,9 @@ class SqliteStore:
             self._wake.set()
             await asyncio.to_thread(self._thread.join)
 
-    def _judge(self, feedback: Feedback) -> Future[None]:
+    def _queue_feedback(self, feedback: Feedback) -> Future[None]:
         done: Future[None] = Future()
-        self._judgements.append((feedback, self._clock(), done))
+        self._feedback.append((feedback, self._clock(), done))
         return done
 
     def _look_up(self, decision_id: str) -> Future[dict[str, Any]]:
@@ -100,20 +100,20 @@ class SqliteStore:
         self._lookups.append((decision_id, done))
         return done
 
-    async def _twice(self, decision_id: str, ask: Callable[[], Future[T]]) -> T:
-        """Ask; if the decision is unknown, once more when the other Gateways have written their queues."""
+    async def _twice(self, decision_id: str, send: Callable[[], Future[T]]) -> T:
+        """Queue it; for an unknown decision once more, after the other Gateways have written their queues."""
         try:
-            return await self._asked(ask)
+            return await self._queued(send)
         except NotFound:
             if not _OURS.fullmatch(decision_id):
                 raise
         await asyncio.sleep(self._config.flush_s * 1.5)
-        return await self._asked(ask)
+        return await self._queued(send)
 
-    async def _asked(self, ask: Callable[[], Future[T]]) -> T:
+    async def _queued(self, send: Callable[[], Future[T]]) -> T:
         if self._thread is None or self._closing:
             raise _unavailable()
-        done = ask()
+        done = send()
         self._wake.set()
         return await asyncio.wrap_future(done)
 
@@ -138,16 +138,16 @@ class SqliteStore:
         database.close()
 
     def _serve(self, database: Database) -> None:
-        """Write what is queued, then answer what was awaited before: it may ask for a decision just queued."""
-        judgements, lookups = _taken(self._judgements), _taken(self._lookups)
+        """Write what is queued, then answer what is awaited: it may concern a decision just queued."""
+        feedback, lookups = _taken(self._feedback), _taken(self._lookups)
         while self._records:
             if not self._write(database):
-                waiting: list[Future[Any]] = [*(j[-1] for j in judgements), *(lookup[-1] for lookup in lookups)]
+                waiting: list[Future[Any]] = [*(f[-1] for f in feedback), *(lookup[-1] for lookup in lookups)]
                 for done in waiting:
                     _settle(done, None, _unavailable())
                 return
-        if judgements:
-            _judge_all(database, judgements)
+        if feedback:
+            _add_feedback(database, feedback)
         for decision_id, found in lookups:
             _find(database, decision_id, found)
 
@@ -179,11 +179,11 @@ def _taken(queue: deque[T]) -> list[T]:
     return [queue.popleft() for _ in range(len(queue))]
 
 
-def _judge_all(database: Database, given: Sequence[tuple[Feedback, float, Future[None]]]) -> None:
+def _add_feedback(database: Database, given: Sequence[tuple[Feedback, float, Future[None]]]) -> None:
     """All feedback in one transaction."""
     refused: Sequence[JethroError | None]
     try:
-        refused = database.judge([(feedback, created_s) for feedback, created_s, _ in given])
+        refused = database.add_feedback([(feedback, created_s) for feedback, created_s, _ in given])
     except Exception:
         logger.exception("store: feedback could not be written")
         refused = [_unavailable() for _ in given]
@@ -202,7 +202,7 @@ def _find(database: Database, decision_id: str, found: Future[dict[str, Any]]) -
 
 
 def _settle(done: Future[Any], value: Any, error: Exception | None) -> None:
-    """Tell the one who waits, if anybody still does."""
+    """Set the result or error, unless the future is cancelled."""
     if not done.set_running_or_notify_cancel():
         return
     if error is not None:
@@ -212,4 +212,4 @@ def _settle(done: Future[Any], value: Any, error: Exception | None) -> None:
 
 
 def _unavailable() -> PoolUnavailable:
-    return PoolUnavailable("The store cannot be reached now: try again.", code="store_unavailable", retry_after_s=1)
+    return PoolUnavailable("The store is not available now: try again.", code="store_unavailable", retry_after_s=1)

@@ -19,8 +19,8 @@ from serve_app.streams.base import PREFIX, ActiveStream, Event, ObservedEvent
 from serve_app.streams.labels import parsed, question
 from serve_app.streams.online.base import Episode, LabeledEvent
 from serve_app.types import Chunk, Decision, Query, Step, Usage
+from serve_app.wire.encoding import StreamEncoder, encode_answer
 from serve_app.wire.frames import Answer, Frame
-from serve_app.wire.requests import StreamEncoder, encode_answer
 
 _TELLS_NOTHING: Final = 1e-9
 """Levels whose labels are as likely as each other to this have learned nothing."""

@@ -1,8 +1,6 @@
-"""What an answer says, read from OpenAI's bytes: text, log-probabilities, tool calls and finish of every choice.
+"""The content of an answer, read from OpenAI's bytes: text, log-probabilities, tool calls and finish of every choice.
 
-For whoever judges answers. Nothing on the way of an answer that only passes through calls this.
-
-OpenAI's stream events as Chunks. Pure: parsed JSON in, Chunks out, for both endpoints.
+For code that grades answers; answers that only pass through are not read. Pure: parsed JSON in, Chunks out.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,8 +11,8 @@ import orjson
 
 from serve_app.errors import UpstreamError
 from serve_app.types import Chunk, Endpoint, FinishReason, Query, TokenLogprob, Usage
+from serve_app.wire.encoding import encode_answer
 from serve_app.wire.frames import Answer, Call, Frame, usage_from_openai
-from serve_app.wire.requests import encode_answer
 
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
@@ -72,8 +70,8 @@ def _text_logprobs(logprobs: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
 
 
 @dataclass(slots=True)
-class Said:
-    """What one choice says so far. `pieces`: its text as it came, a token each where the engine sends them singly."""
+class ChoiceText:
+    """One choice so far. `pieces`: its text as received, a token each where the engine sends them singly."""
 
     pieces: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -108,8 +106,8 @@ class Said:
             call["arguments"] += function.get("arguments") or ""
 
 
-class Reading:
-    """Reads an answer of `n` choices, frame by frame or at once; `usage` is the last that was told.
+class AnswerReader:
+    """Reads an answer of `n` choices, frame by frame or whole; `usage` is the last one received.
 
     Every method raises UpstreamError for bytes that are not shaped as OpenAI's.
     """
@@ -117,7 +115,7 @@ class Reading:
     def __init__(self, query: Query) -> None:
         self._endpoint: Endpoint = query.endpoint
         self._n = query.sampling.n
-        self.choices: dict[int, Said] = {}
+        self.choices: dict[int, ChoiceText] = {}
         self.usage: Usage | None = None
 
     @property
@@ -131,7 +129,7 @@ class Reading:
         return sum(said.tokens for said in self.choices.values())
 
     def holds(self, tokens: int) -> bool:
-        """Whether every choice has so many tokens, or its end."""
+        """Whether every choice has that many tokens, or has finished."""
         enough = (s.tokens >= tokens or s.finish_reason is not None for s in self.choices.values())
         return len(self.choices) >= self._n and all(enough)
 
@@ -155,19 +153,19 @@ class Reading:
                 self.usage = usage_from_openai(body["usage"])
             for choice in body.get("choices") or ():
                 chunk = choice_chunk(choice, self._endpoint)
-                self.choices.setdefault(chunk.index, Said()).add(chunk)
+                self.choices.setdefault(chunk.index, ChoiceText()).add(chunk)
         except (AttributeError, KeyError, TypeError, ValueError) as e:
             raise UpstreamError(f"the model sent an answer of an unknown shape ({type(e).__name__})") from e
 
 
 def whole_answer(frames: Iterable[Frame], query: Query, call: Call, model: str) -> Answer:
     """The answer that frames stream, as one. Raises UpstreamError if a choice has no finish."""
-    reading, chunks = Reading(query), []
+    reader, chunks = AnswerReader(query), []
     for frame in frames:
-        reading.frame(frame)
+        reader.frame(frame)
         for event in frame.events:
             chunks += [choice_chunk(choice, query.endpoint) for choice in event.get("choices") or ()]
-    if not reading.finished:
+    if not reader.finished:
         raise UpstreamError(f"model {model} ended before all choices were finished")
-    chunks.append(Chunk(max(reading.choices), usage=reading.usage or Usage()))
+    chunks.append(Chunk(max(reader.choices), usage=reader.usage or Usage()))
     return Answer(encode_answer(query, chunks, model=model, answer_id=call.id, created=call.created_s))

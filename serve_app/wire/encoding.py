@@ -16,7 +16,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def answer_prefix(endpoint: Endpoint) -> str:
-    """What stands before an answer's id."""
+    """The prefix of an answer's id."""
     return "chatcmpl-" if endpoint == "chat" else "cmpl-"
 
 
@@ -24,7 +24,7 @@ class StreamEncoder:
     """Encodes one answer's chunks as SSE events; the first event of each choice carries the role.
 
     Args:
-        query: gives the endpoint and whether log-probabilities are asked for.
+        query: gives the endpoint and whether log-probabilities are requested.
         model: the id that the caller sees.
         answer_id: without prefix; `chatcmpl-` or `cmpl-` is put before it.
         created: Unix time in seconds.
@@ -44,7 +44,7 @@ class StreamEncoder:
 
     @property
     def complete(self) -> bool:
-        """Whether all that a whole answer has has passed."""
+        """Whether every finish reason and the usage have passed."""
         return self.unfinished == 0 and self.last_usage is not None
 
     def encode_all(self, chunks: Iterable[Chunk]) -> bytes:
@@ -141,9 +141,9 @@ def _finish(chunks: Sequence[Chunk]) -> str | None:
 
 
 def _text_choice(
-    index: int, text: str, logprobs: Sequence[TokenLogprob], finish: str | None, start: int, wanted: bool = False
+    index: int, text: str, logprobs: Sequence[TokenLogprob], finish: str | None, start: int, requested: bool = False
 ) -> dict[str, Any]:
-    found = _text_logprobs(logprobs, start) if logprobs or wanted else None
+    found = _text_logprobs(logprobs, start) if logprobs or requested else None
     return {"index": index, "text": text, "logprobs": found, "finish_reason": finish}
 
 

@@ -21,10 +21,10 @@ from serve_app.types import Usage
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Who asks: the decision's id names the answer (`chatcmpl-<id>`), the deadline is on the monotonic clock.
+    """Context of a model call. The decision's id names the answer (`chatcmpl-<id>`); the deadline is monotonic.
 
-    `may_wait`: with no replica there, wait for one to come up rather than fail at once. A strategy that can turn to
-    another pool says no.
+    `may_wait`: without a replica, wait for one to start rather than fail at once. False if the strategy can use
+    another pool.
     """
 
     id: str

@@ -1,8 +1,7 @@
-"""A Query as OpenAI's request body and back: what crosses between a Gateway and a pool replica.
+"""A Query as OpenAI's request body and back, between a Gateway and a pool replica.
 
-The answer's side (chunks to bytes) is in `encoding` and is given here too, so that `wire` is the one import.
 `tenant` and `metadata` stay with the Gateway; `adapter` travels as a key of that name; `extra` travels as keys of its
-own. This module checks types only; bounds are the API's matter.
+own. This module checks types only; the API checks limits.
 """
 
 from collections.abc import Mapping
@@ -10,9 +9,6 @@ from typing import Any, cast
 
 from serve_app.errors import RequestError, UnsupportedParameter
 from serve_app.types import Endpoint, Message, Query, Role, Sampling
-from serve_app.wire.encoding import StreamEncoder, answer_prefix, encode_answer
-
-__all__ = ["StreamEncoder", "answer_prefix", "encode_answer", "query_from_openai", "query_to_openai"]
 
 _DEFAULTS = Sampling()
 _ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
@@ -26,7 +22,7 @@ _NUMBER = (int, float)
 
 
 def query_to_openai(query: Query, *, model: str, stream: bool) -> dict[str, Any]:
-    """The request body for `model`; a stream asks for the usage chunk. Defaults are left out."""
+    """The request body for `model`; a stream requests the usage chunk. Defaults are left out."""
     body: dict[str, Any] = {"model": model}
     if query.endpoint == "chat":
         body["messages"] = [m.to_openai() for m in query.messages]
@@ -104,7 +100,7 @@ def _sampling(body: Mapping[str, Any], endpoint: Endpoint) -> Sampling:
 
 
 def _logprobs(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[bool, int]:
-    """Completions ask by number (0: the sampled token's alone), chat by a flag and a number."""
+    """Completions have a number (0: only the sampled token's), chat a flag and a number."""
     if endpoint == "completions":
         number = _typed(body, "logprobs", int, "an integer")
         return number is not None, number or 0
@@ -132,7 +128,7 @@ def _message(message: Any, index: int) -> Message:
 
 
 def _joined(content: Any, param: str) -> str:
-    """Content given as parts (or null, beside tool calls) as one string."""
+    """Content given as parts (or null, with tool calls) as one string."""
     if content is None:
         return ""
     if not isinstance(content, list):

@@ -12,7 +12,7 @@ from serve_app.config.tree import Config
 from serve_app.errors import ModelNotFound, NotFound
 from serve_app.gateway.services import Services
 from serve_app.observability.access_log import NoLog
-from serve_app.observability.metrics import Recorder
+from serve_app.observability.metrics import Recorder, RouterFigures
 from serve_app.pools.base import PoolLoad
 from serve_app.routing.artefact import Registered
 from serve_app.routing.serving.served import ServedRouter
@@ -167,22 +167,6 @@ class FakeCatalogue:
         return [Entry(name) for name in (*self._named, *(PREFIX + name for name in streams))]
 
 
-@dataclass(frozen=True)
-class RouterFigures:
-    name: str = "length"
-    kind: str = "length"
-    version: str = "length"
-    threshold: float = 0.5
-    placement: str = "inline"
-    default: bool = True
-    swaps: int = 0
-    refusals: int = 0
-    refused: str | None = None
-    drift: Mapping[str, Any] = field(
-        default_factory=lambda: {"scores": {"drift": False, "statistic": 0.01, "limit": 0.1, "queries": 200}}
-    )
-
-
 class FakeRouters:
     """One router that never changes; keeps what it is told of judgements."""
 
@@ -197,7 +181,8 @@ class FakeRouters:
         self.closed = True
 
     def figures(self) -> list[RouterFigures]:
-        return [RouterFigures()]
+        drift = {"scores": {"drift": False, "statistic": 0.01, "limit": 0.1, "queries": 200}}
+        return [RouterFigures("length", "length", "length", 0.5, "inline", True, 0, 0, None, drift)]
 
     def observe_feedback(self, record: Mapping[str, Any], score: float) -> None:
         self.judgements.append((record, score))

@@ -199,12 +199,12 @@ def test_import_of_feedback(run, tmp_path):
         weak, strong = record("a", prompt="hi"), record("b", prompt="hi")
         decision = replace(strong.decision, pool="large", model="lab-large")
         database.write([weak, replace(strong, decision=decision)])
-        database.judge([(Feedback("a", 0.5), 1.0)])
+        database.add_feedback([(Feedback("a", 0.5), 1.0)])
         result = run("data", "import", str(log), "--feedback", "--out", str(out))
         assert result.exit_code == 2 and "small, large" in result.stderr
         result = run("data", "import", str(log), "--feedback", "--preferences", "--out", str(out))
         assert result.exit_code == 2 and "which of two answers" in result.stderr
-        database.judge([(Feedback("b", 1.0), 1.0)])
+        database.add_feedback([(Feedback("b", 1.0), 1.0)])
     result = run("data", "import", str(log), "--feedback", "--out", str(out))
     assert result.exit_code == 0 and "1 prompts" in result.stdout, result.output
     assert Dataset.load(out).strong.quality.tolist() == [[1.0]]

@@ -106,7 +106,7 @@ async def test_a_borderline_query_goes_weak_counts_as_wanted_and_says_why() -> N
     demand = Demand()
     decision = await anext(route(0.6, full(1.3)).run(query(), Context(CALL, True, demand)))
     assert isinstance(decision, Decision)
-    assert (decision.pool, decision.wanted, decision.threshold) == ("small", "large", pytest.approx(0.7))
+    assert (decision.pool, decision.preferred_pool, decision.threshold) == ("small", "large", pytest.approx(0.7))
     assert decision.reason == "win rate 0.600 >= threshold 0.500, but m-large is full: 0.700 until it has room"
     told = demand.rates(("small", "large"))
     assert told["wanted_per_s:large"] > 0 and told["wanted_per_s:small"] == 0
@@ -126,7 +126,7 @@ async def test_others_stay_strong(
 ) -> None:
     asked = query(metadata=metadata, sampling=Sampling(logprobs=can is not None))
     decision = await route(score, strong, can).decide(asked, "d")
-    assert (decision.pool, decision.wanted, decision.threshold) == ("large", None, 0.5)
+    assert (decision.pool, decision.preferred_pool, decision.threshold) == ("large", None, 0.5)
 
 
 @pytest.mark.parametrize(("floor", "answered"), [("0.5", True), ("0.7", False)])
@@ -144,7 +144,7 @@ async def test_a_full_strong_pool_is_replaced_only_within_the_floor(floor: str, 
 
 async def test_weak_queries_are_as_ever() -> None:
     decision = await route(0.3, full(3)).decide(query(), "d")
-    assert (decision.pool, decision.wanted, decision.threshold) == ("small", None, 0.5)
+    assert (decision.pool, decision.preferred_pool, decision.threshold) == ("small", None, 0.5)
 
 
 def test_the_config_turns_it_on_with_tenants_floors() -> None:

@@ -29,7 +29,7 @@ def log(path, decisions, judgements) -> None:
             decision = replace(one.decision, pool=pool.replace("old", "small"), model=model)
             records.append(replace(one, decision=decision))
         database.write(records)
-        assert database.judge([(j, float(i)) for i, j in enumerate(judgements)]) == [None] * len(judgements)
+        assert database.add_feedback([(j, float(i)) for i, j in enumerate(judgements)]) == [None] * len(judgements)
 
 
 def test_scores_of_both_pools_become_a_dataset(path):
@@ -85,7 +85,7 @@ def test_what_cannot_be_used_is_counted(path):
     )
     with closing(Database(str(path))) as database:
         database.write([record("d", prompt="z", status="failed"), record("e", prompt="z", status="route_only")])
-        database.judge([(Feedback("d", 0.0), 9.0), (Feedback("e", 1.0), 9.0), (Feedback("a", 0.5), 9.0)])
+        database.add_feedback([(Feedback("d", 0.0), 9.0), (Feedback("e", 1.0), 9.0), (Feedback("a", 0.5), 9.0)])
     found = read_feedback(path)
     assert (len(found.scores), found.without_prompt, found.without_answer) == (1, 2, 2)
     assert found.summary().startswith("1 scores and 0 preferences; left out: 2 without a prompt")

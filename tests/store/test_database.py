@@ -29,12 +29,12 @@ def test_a_batch_is_written_as_one(database):
 
 def test_judgements_are_told_apart(database):
     database.write([record("a")])
-    refused = database.judge([(Feedback("a", 1), 5.0), (Feedback("b", 1), 6.0)])
+    refused = database.add_feedback([(Feedback("a", 1), 5.0), (Feedback("b", 1), 6.0)])
     assert refused[0] is None
     assert isinstance(refused[1], NotFound)
     told = {"preferred": None, "against": None, "comment": None, "created_s": 5.0}
     assert database.find("a")["feedback"] == [{"score": 1.0, **told}]
-    database.judge([(Feedback("a", preferred="large", against="large"), 7.0)])
+    database.add_feedback([(Feedback("a", preferred="large", against="large"), 7.0)])
     assert database.find("a")["feedback"][1] == {
         **told, "score": None, "preferred": "large", "against": "large", "created_s": 7.0
     }  # fmt: skip
@@ -43,7 +43,7 @@ def test_judgements_are_told_apart(database):
 def test_pruning_takes_several_rounds_if_it_must(database, monkeypatch):
     monkeypatch.setattr(module, "_PRUNED_AT_ONCE", 3)
     database.write([record(f"d{i}", created_s=float(i)) for i in range(10)])
-    database.judge([(Feedback(f"d{i}", 1), 0.0) for i in range(10)])
+    database.add_feedback([(Feedback(f"d{i}", 1), 0.0) for i in range(10)])
     assert database.prune(8.0) == 8
     assert database.prune(8.0) == 0
     assert [database.find(f"d{i}")["feedback"][0]["score"] for i in (8, 9)] == [1.0, 1.0]

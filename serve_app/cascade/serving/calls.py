@@ -14,7 +14,7 @@ from serve_app.data.answers import TEMPERATURE, parse_verdicts, verification_que
 from serve_app.errors import JethroError, RequestError, UpstreamError
 from serve_app.pools.base import Pool
 from serve_app.types import Query, Usage
-from serve_app.wire.answers import Reading
+from serve_app.wire.answers import AnswerReader
 from serve_app.wire.frames import Answer, Call
 
 SAMPLE_TEMPERATURE: Final = TEMPERATURE
@@ -82,7 +82,7 @@ async def _verdicts(result: StageResult, count: int) -> dict[int, tuple[float, .
     return found
 
 
-async def _choices(result: StageResult, query: Query, what: str) -> list[Reading]:
+async def _choices(result: StageResult, query: Query, what: str) -> list[AnswerReader]:
     """`query.sampling.n` answers in one call, or in as many calls where the pool takes no n; none where it fails."""
     pool, call = result.stage.pool, result.call
     try:
@@ -94,7 +94,9 @@ async def _choices(result: StageResult, query: Query, what: str) -> list[Reading
             answers = await _one_by_one(pool, query, call, what)
         readings = []
         for answer in answers:
-            reading = Reading(query if len(answers) == 1 else replace(query, sampling=replace(query.sampling, n=1)))
+            reading = AnswerReader(
+                query if len(answers) == 1 else replace(query, sampling=replace(query.sampling, n=1))
+            )
             reading.answer(answer)
             readings.append(reading)
     except JethroError as error:

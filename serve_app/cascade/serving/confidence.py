@@ -17,7 +17,7 @@ from serve_app.cascade.signals.answer_scorer import AnswerScorer
 from serve_app.cascade.signals.specs import parts_of
 from serve_app.data.answers import AnswerEvidence
 from serve_app.types import Query
-from serve_app.wire.answers import Said
+from serve_app.wire.answers import ChoiceText
 
 logger = logging.getLogger("jethro.cascade")
 
@@ -69,13 +69,13 @@ def evidence_of(
     return AnswerEvidence(result.sent, text, logprobs, finished, result.samples, verdicts, prior)
 
 
-def text_of(said: Said) -> str:
+def text_of(said: ChoiceText) -> str:
     """A choice as text, followed by each tool call as `name(arguments)`."""
     calls = [f"{call['name']}({call['arguments']})" for _, call in sorted(said.calls.items())]
     return "\n".join([*([said.text] if said.text or not calls else []), *calls])
 
 
-def invalid_call(said: Said, query: Query) -> str:
+def invalid_call(said: ChoiceText, query: Query) -> str:
     """Why a finished choice's tool calls are invalid: no such tool, or arguments that are no JSON object; else ""."""
     if not said.calls or said.finish_reason is None:
         return ""

@@ -11,7 +11,7 @@ from serve_app.errors import JethroError
 from serve_app.pools.attempt import refusal, unmet
 from serve_app.pools.base import Pool
 from serve_app.types import Query, Step, Usage
-from serve_app.wire.answers import Reading
+from serve_app.wire.answers import AnswerReader
 from serve_app.wire.frames import Answer, Call, Frame
 
 NO_NEEDS = Needs()
@@ -74,7 +74,7 @@ class StageResult:
     sent: Query
     call: Call
     stream: PendingStream | None = None
-    reading: Reading = field(init=False)
+    reading: AnswerReader = field(init=False)
     answer: Answer | None = None
     frames: list[Frame] = field(default_factory=list)
     samples: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class StageResult:
     started: float = field(default_factory=perf_counter)
 
     def __post_init__(self) -> None:
-        self.reading = Reading(self.sent)
+        self.reading = AnswerReader(self.sent)
 
     @property
     def whole(self) -> bool:

@@ -8,7 +8,7 @@ from serve_app.cascade.serving.confidence import confidence_in, is_slow, text_of
 from serve_app.cascade.serving.stages import LevelConfidence, Stage, StageResult
 from serve_app.cascade.signals.answer_scorer import AnswerScorer
 from serve_app.types import Chunk
-from serve_app.wire.answers import Reading
+from serve_app.wire.answers import AnswerReader
 from tests.cascade.fakes import CALL, Doubt, Same, Seen, pool, query
 
 CALLED = Chunk(0, tool_calls=({"index": 0, "id": "c", "function": {"name": "add", "arguments": '{"a":'}},))
@@ -16,23 +16,23 @@ MORE = Chunk(0, tool_calls=({"index": 0, "function": {"arguments": "1}"}},), fin
 REQUEST = replace(query(), tools=({"type": "function", "function": {"name": "add"}},))
 
 
-def reading(*chunks: Chunk) -> Reading:
-    found = Reading(REQUEST)
-    from serve_app.wire.answers import Said
+def reading(*chunks: Chunk) -> AnswerReader:
+    found = AnswerReader(REQUEST)
+    from serve_app.wire.answers import ChoiceText
 
     for chunk in chunks:
-        found.choices.setdefault(chunk.index, Said()).add(chunk)
+        found.choices.setdefault(chunk.index, ChoiceText()).add(chunk)
     return found
 
 
-def result_of(signal: object, said: Reading, threshold: float = 0.5) -> StageResult:
+def result_of(signal: object, said: AnswerReader, threshold: float = 0.5) -> StageResult:
     level = Level("small", signal, Same(), threshold)  # type: ignore[arg-type]
     result = StageResult(Stage(level, pool(""), checked=True), REQUEST, CALL)
     result.reading = said
     return result
 
 
-def confidence(signal: object, said: Reading, threshold: float = 0.5) -> LevelConfidence:
+def confidence(signal: object, said: AnswerReader, threshold: float = 0.5) -> LevelConfidence:
     return confidence_in(result_of(signal, said, threshold), None)
 
 

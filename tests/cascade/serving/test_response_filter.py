@@ -9,8 +9,8 @@ from serve_app.cascade.base import Needs
 from serve_app.cascade.serving.response_filter import ResponseFilter, with_needs
 from serve_app.errors import UpstreamError
 from serve_app.types import Chunk, TokenLogprob
+from serve_app.wire.encoding import StreamEncoder
 from serve_app.wire.frames import Answer, Frame
-from serve_app.wire.requests import StreamEncoder
 from tests.cascade.fakes import query
 
 NASTY = '"logprobs":{"content":[],"refusal":null},"text_offset":[1]}\\ ü'

@@ -6,7 +6,7 @@ import pytest
 from serve_app.engines.local_pool import LocalPool
 from serve_app.errors import UpstreamError
 from serve_app.types import Message, Query, Sampling, Usage
-from serve_app.wire.answers import Reading, whole_answer
+from serve_app.wire.answers import AnswerReader, whole_answer
 from serve_app.wire.frames import Answer, Call, Frame
 from tests.fakes import FakeEngine
 
@@ -26,7 +26,7 @@ def pool() -> LocalPool:
 @pytest.mark.parametrize("logprobs", [True, False])
 async def test_a_stream_and_a_whole_answer_say_the_same(endpoint: str, n: int, logprobs: bool) -> None:
     asked = query(endpoint, n=n, logprobs=logprobs, top_logprobs=2 * logprobs)
-    streamed, whole = Reading(asked), Reading(asked)
+    streamed, whole = AnswerReader(asked), AnswerReader(asked)
     frames = [frame async for frame in pool().stream(asked, CALL)]
     for frame in frames:
         streamed.frame(frame)
@@ -43,7 +43,7 @@ async def test_a_stream_and_a_whole_answer_say_the_same(endpoint: str, n: int, l
 
 async def test_it_holds_so_many_tokens_of_every_choice_or_its_end() -> None:
     asked = query()
-    reading, held = Reading(asked), []
+    reading, held = AnswerReader(asked), []
     async for frame in pool().stream(asked, CALL):
         reading.frame(frame)
         held.append([reading.holds(k) for k in (1, 3, 9)])
@@ -52,7 +52,7 @@ async def test_it_holds_so_many_tokens_of_every_choice_or_its_end() -> None:
 
 
 def test_of_two_choices_one_is_not_enough() -> None:
-    reading = Reading(query(n=2))
+    reading = AnswerReader(query(n=2))
     event = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}
     reading.frame(Frame(b"data: " + orjson.dumps(event) + b"\n\n"))
     assert not reading.holds(1) and not reading.finished
@@ -63,7 +63,7 @@ def test_tool_calls_are_put_together() -> None:
         {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "add", "arguments": '{"a"'}}]},
         {"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]},
     ]
-    reading = Reading(query())
+    reading = AnswerReader(query())
     for piece in pieces:
         body = {"choices": [{"index": 0, "delta": piece}]}
         reading.frame(Frame(b"data: " + orjson.dumps(body) + b"\n\n"))
@@ -81,15 +81,15 @@ def test_tool_calls_are_put_together() -> None:
 )
 def test_what_is_not_shaped_as_openais_is_the_models_fault(body: bytes) -> None:
     with pytest.raises(UpstreamError):
-        Reading(query()).frame(Frame(b"data: " + body + b"\n\n"))
+        AnswerReader(query()).frame(Frame(b"data: " + body + b"\n\n"))
     with pytest.raises(UpstreamError):
-        Reading(query()).answer(Answer(body))
+        AnswerReader(query()).answer(Answer(body))
 
 
 def test_an_answer_with_too_few_choices_is_none() -> None:
     body = {"choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}]}
-    Reading(query()).answer(Answer(orjson.dumps(body)))
+    AnswerReader(query()).answer(Answer(orjson.dumps(body)))
     with pytest.raises(UpstreamError, match="1 of 2"):
-        Reading(query(n=2)).answer(Answer(orjson.dumps(body)))
+        AnswerReader(query(n=2)).answer(Answer(orjson.dumps(body)))
     with pytest.raises(UpstreamError, match="before all choices"):
         whole_answer([], query(), CALL, "m")
