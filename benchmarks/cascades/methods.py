@@ -25,7 +25,7 @@ from serve_app.cascade.routing.estimates import fit_estimates, observations_of
 from serve_app.cascade.routing.fitting import FOLDS, crossfitted, estimate_all, within_budget
 from serve_app.cascade.routing.mixing import Mixture, best_single_mix, choose_shape, pays
 from serve_app.cascade.routing.supermodels import Form
-from serve_app.cascade.routing.walk import CascadePolicy, Tables, Walked, walk
+from serve_app.cascade.routing.walk import NextModelPolicy, Tables, Walked, walk
 from serve_app.cascade.signals.tokens import SumLogprob
 from serve_app.data.recorded import Recorded
 from serve_app.decision.target import COST, Target
@@ -115,7 +115,7 @@ def ours(setting: Setting, form: Form) -> Curve:
     shaped = choose_shape(setting.fitted, form)
     found, guarded = [], []
     shape = shaped.shape
-    walked: dict[CascadePolicy, Walked] = {}
+    walked: dict[NextModelPolicy, Walked] = {}
     for budget in setting.budgets():
         mixture, fell_back = within_budget(setting.fitted, shaped, budget)
         found.append(_mixed(setting.tested, mixture, walked))
@@ -168,7 +168,7 @@ def _chain(walk: ChainReplay, thresholds: Floats) -> Walked:
     return Walked(walk.ok[rows, level], spent, 2 ** (level + 1) - 1, level)
 
 
-def _mixed(tables: Tables, mixture: Mixture, walked: dict[CascadePolicy, Walked]) -> Walked:
+def _mixed(tables: Tables, mixture: Mixture, walked: dict[NextModelPolicy, Walked]) -> Walked:
     """`mixing.expected`, each policy walked once."""
     for policy in (mixture.cheap, mixture.dear):
         if policy not in walked:

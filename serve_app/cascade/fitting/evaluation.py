@@ -47,10 +47,8 @@ def replay_of(chain: Chain, recorded: Recorded) -> ChainReplay:
 
 def held_out_of(chain: Chain, replay: ChainReplay) -> HeldOut:
     """The answers that the chain's thresholds take."""
-    level = replay.level(np.array([level.threshold for level in chain.levels[:-1]]))
-    rows = np.arange(len(level))
-    pools = tuple(level.pool for level in chain.levels)
-    return HeldOut(pools, level, replay.ok[rows, level], np.cumsum(replay.cost_usd, axis=1)[rows, level])
+    thresholds = np.array([level.threshold for level in chain.levels[:-1]])
+    return HeldOut(tuple(level.pool for level in chain.levels), *replay.taken(thresholds))
 
 
 def signal_qualities(chain: Chain, replay: ChainReplay) -> list[SignalQuality]:

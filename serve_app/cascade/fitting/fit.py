@@ -273,9 +273,7 @@ def _held_out(fit: _CrossFit, models: Sequence[int]) -> HeldOut | None:
             return None
         assert outside is not None  # there are several folds
         rows = np.flatnonzero(fit.folds == fold)
-        level[rows] = outside.level(thresholds)
-        quality[rows] = outside.ok[np.arange(len(rows)), level[rows]]
-        cost[rows] = np.cumsum(outside.cost_usd, axis=1)[np.arange(len(rows)), level[rows]]
+        level[rows], quality[rows], cost[rows] = outside.taken(thresholds)
     return HeldOut(tuple(fit.recorded.models[i] for i in models), level, quality, cost)
 
 

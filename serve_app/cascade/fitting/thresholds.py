@@ -60,12 +60,16 @@ class ChainReplay:
         found: NDArray[np.int64] = np.argmax(np.concatenate([taken, last], axis=1), axis=1)
         return found
 
-    def outcome(self, thresholds: Floats) -> "ChainOutcome":
-        """Mean figures at these thresholds."""
+    def taken(self, thresholds: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+        """Level, quality and summed cost of each query's answer, shape [n] each."""
         level = self.level(thresholds)
         rows = np.arange(len(level))
-        spent = np.cumsum(self.cost_usd, axis=1)[rows, level]
-        return ChainOutcome(float(self.ok[rows, level].mean()), float(spent.mean()), float((level == self.last).mean()))
+        return level, self.ok[rows, level], np.cumsum(self.cost_usd, axis=1)[rows, level]
+
+    def outcome(self, thresholds: Floats) -> "ChainOutcome":
+        """Mean figures at these thresholds."""
+        level, quality, cost = self.taken(thresholds)
+        return ChainOutcome(float(quality.mean()), float(cost.mean()), float((level == self.last).mean()))
 
     @property
     def last(self) -> int:

@@ -221,7 +221,7 @@ class CascadeEstimates:
         return sigmoid(rows @ self.quality[called].T)
 
     def costs(self, called: int, seen: Observations) -> Floats:
-        """Estimated cost [n, K] in US dollars of asking each model; of those called, what they have cost."""
+        """Estimated cost [n, K] in US dollars of calling each model; of those called, what they have cost."""
         there = [bool(called >> m & 1) for m in range(self.models)]
         spent = np.where(there, seen.cost_usd, 0.0)
         rows = np.column_stack([np.ones(len(spent)), seen.characters, spent])

@@ -61,7 +61,7 @@ FEWEST = 100
 
 @dataclass(frozen=True, slots=True)
 class RoutingPlan:
-    """What to fit. `models` as recorded, in the order a cascade would ask them; `budget_usd`: mean cost a query.
+    """What to fit. `models` as recorded, in the order a cascade would call them; `budget_usd`: mean cost a query.
 
     `confidence`: signals of answers, combined for each model; None: the recorded confidence. `encoder`: of prompts;
     None: only their length is read. `pools`: the pool of each model, by default of the same name.

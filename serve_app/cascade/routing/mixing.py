@@ -19,7 +19,7 @@ import numpy as np
 
 from serve_app.arrays import Floats
 from serve_app.cascade.routing.supermodels import Form
-from serve_app.cascade.routing.walk import CascadePolicy, Tables, Walked, always, walk
+from serve_app.cascade.routing.walk import NextModelPolicy, Tables, Walked, always, walk
 from serve_app.errors import ConfigError
 
 PRICES = 40
@@ -31,11 +31,11 @@ _SLACK = 1e-9
 class Mixture:
     """`dear` with probability `share`, else `cheap`."""
 
-    cheap: CascadePolicy
-    dear: CascadePolicy
+    cheap: NextModelPolicy
+    dear: NextModelPolicy
     share: float
 
-    def policy(self, coin: float) -> CascadePolicy:
+    def policy(self, coin: float) -> NextModelPolicy:
         """The policy of a query whose uniform draw in [0, 1) is `coin`. Draw once for each query, not each decision."""
         return self.dear if coin < self.share else self.cheap
 
@@ -44,7 +44,7 @@ class Mixture:
 class Rung:
     """A policy and what it does."""
 
-    policy: CascadePolicy
+    policy: NextModelPolicy
     walked: Walked
 
     @property
@@ -68,7 +68,7 @@ def prices(cost_usd: Floats, rungs: int = PRICES) -> list[float]:
     return [4.0 * unit, *(np.geomspace(2.0, 1e-4, rungs - 2) * unit).tolist(), 0.0]
 
 
-def ladder(tables: Tables, shape: CascadePolicy, at: list[float] | None = None) -> list[Rung]:
+def ladder(tables: Tables, shape: NextModelPolicy, at: list[float] | None = None) -> list[Rung]:
     """The policies of one shape at falling λ, walked; before them the cheapest model alone, their limit."""
     found = [replace(shape, price=price) for price in (prices(tables.cost_usd) if at is None else at)]
     found = [always(int(tables.cost_usd.mean(0).argmin())), *found]
@@ -135,7 +135,7 @@ NARROWER: dict[Form, tuple[Form, ...]] = {
     "prefix": ("prefix",),
     "single": ("single",),
 }
-"""What a form may be narrowed to: a walk that may ask any model next may also keep the order, or ask one only."""
+"""What a form may be narrowed to: if any model may be next, the order may also be kept, or only one model be called."""
 ROUNDS = 200
 
 
@@ -143,16 +143,16 @@ ROUNDS = 200
 class Shaped:
     """A shape with its ladder, and the area under quality against cost on the rows it was walked on."""
 
-    shape: CascadePolicy
+    shape: NextModelPolicy
     rungs: list[Rung]
     area: float
 
 
-def shapes(form: Form) -> list[CascadePolicy]:
+def shapes(form: Form) -> list[NextModelPolicy]:
     """All that are tried, first the one that serves where nothing else is surely better; routing has one."""
     if form == "single":
-        return [CascadePolicy(price=0.0, spread=0.0, form=form)]
-    usual = CascadePolicy(price=0.0, later=LATER, spread=SPREAD, form=form, margin=MARGIN)
+        return [NextModelPolicy(price=0.0, spread=0.0, form=form)]
+    usual = NextModelPolicy(price=0.0, later=LATER, spread=SPREAD, form=form, margin=MARGIN)
     others = [replace(usual, later=later, spread=spread) for spread in SPREADS for later in LATERS]
     return [usual, *(shape for shape in others if shape != usual)]
 
@@ -170,7 +170,7 @@ def choose_shape(tables: Tables, form: Form, seed: int = 0) -> Shaped:
     return others[int(np.argmax(ahead))] if max(ahead, default=0.0) > 0 else first
 
 
-def _shaped(tables: Tables, shape: CascadePolicy) -> Shaped:
+def _shaped(tables: Tables, shape: NextModelPolicy) -> Shaped:
     rungs = ladder(tables, shape)
     return Shaped(shape, rungs, _area(rungs, tables, np.ones(len(tables.ok))))
 

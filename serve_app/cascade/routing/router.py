@@ -27,7 +27,7 @@ from serve_app.cascade.routing.estimates import (
 )
 from serve_app.cascade.routing.mixing import Mixture
 from serve_app.cascade.routing.supermodels import STOP
-from serve_app.cascade.routing.walk import CascadePolicy, best_answer
+from serve_app.cascade.routing.walk import NextModelPolicy, best_answer
 from serve_app.cascade.signals.calibration import ConfidenceCurve
 from serve_app.cascade.signals.specs import signal_of, spec_of
 from serve_app.errors import ConfigError
@@ -59,7 +59,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Ask `ask` next; or, where that is None, stop and take the answer of `take` (None only if no model can be called).
+    """Call `ask` next; or, if that is None, stop and take the answer of `take` (None only if no model can be called).
 
     `take` is the best answer so far in any case. `quality`: estimated probability of being right of every pool's
     answer, `cost_usd`: of every pool not called yet.
@@ -219,7 +219,7 @@ def _arrays(router: CascadeRouter) -> dict[str, Any]:
     return found
 
 
-def _policy_spec(policy: CascadePolicy) -> dict[str, Any]:
+def _policy_spec(policy: NextModelPolicy) -> dict[str, Any]:
     """JSON has no infinity. A margin of 0 is left out, as in artefacts from before there was one."""
     spec = asdict(policy) | {key: _text(getattr(policy, key)) for key in ("price", "later")}
     return spec if policy.margin else {key: value for key, value in spec.items() if key != "margin"}
@@ -281,8 +281,8 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]], k: int) -> None:
             raise ValueError(f"{name} must hold finite 64-bit numbers")
 
 
-def _policy(spec: Mapping[str, Any]) -> CascadePolicy:
-    found = CascadePolicy(
+def _policy(spec: Mapping[str, Any]) -> NextModelPolicy:
+    found = NextModelPolicy(
         price=float(spec["price"]),
         later=float(spec["later"]),
         spread=float(spec["spread"]),

@@ -124,7 +124,7 @@ def best_supermodel(view: View, price: float, form: Form, prune: bool = True) ->
 
 
 def next_model(view: View, price: float, form: Form) -> NDArray[np.int64]:
-    """Model to ask next for each query [n], or STOP: of the best supermodel the cheapest (a prefix's: the next)."""
+    """Model to call next for each query [n], or STOP: of the best supermodel the cheapest (a prefix's: the next)."""
     if form == "single" and view.called:
         return np.full(len(view.quality), STOP)
     models = best_supermodel(view, price, form).models

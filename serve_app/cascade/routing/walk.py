@@ -61,7 +61,7 @@ def _root(covariance: Floats) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class CascadePolicy:
+class NextModelPolicy:
     """λ of the first decision, in quality for a US dollar; later ones pay `later` times as much (inf: one model only).
 
     `spread` scales how far estimates are taken to move: 0 takes them as certain. `models` is the mask of those that
@@ -79,15 +79,15 @@ class CascadePolicy:
     def next(
         self, called: int, quality: Floats, cost: Floats, move: Floats, allowed: int | None = None
     ) -> NDArray[np.int64]:
-        """For queries [n, K] in one state the model to ask next, or STOP. `allowed` in the place of `models`."""
+        """For queries [n, K] in one state the model to call next, or STOP. `allowed` replaces `models`."""
         factor = move * self.spread if self.spread else np.zeros_like(move)
         view = View(called, quality, cost, factor, unit_of_moves(quality), self.models if allowed is None else allowed)
         return next_model(view, self.price * self.later if called and self.price else self.price, self.form)
 
 
-def always(model: int) -> CascadePolicy:
-    """Asks one model, whatever the query."""
-    return CascadePolicy(price=0.0, spread=0.0, form="single", models=1 << model)
+def always(model: int) -> NextModelPolicy:
+    """Calls one model, whatever the query."""
+    return NextModelPolicy(price=0.0, spread=0.0, form="single", models=1 << model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Walked:
     answer: NDArray[np.int64]
 
 
-def walk(tables: Tables, policy: CascadePolicy) -> Walked:
+def walk(tables: Tables, policy: NextModelPolicy) -> Walked:
     """Every query to its end."""
     n, models = tables.ok.shape
     called = np.zeros(n, dtype=np.int64)

@@ -137,6 +137,6 @@ class _RoutedRun(CascadeRun):
 
 
 def _needs(signal: Signal, pool: Pool) -> Needs:
-    """What the pool is called for: nothing that it would refuse; the signal then knows less."""
+    """What the pool is called for: nothing that it would refuse; the signal then reads less."""
     needs, can = signal.needs, pool.capabilities
     return needs if can.logprobs or not needs.logprobs else replace(needs, logprobs=False, top_logprobs=0)

@@ -3,7 +3,7 @@
 Logistic: Platt 1999, with his smoothed targets. Isotonic: Zadrozny & Elkan 2002. Blended: the `ConfidenceCurve` of
 cascade routing, the mean of two logistic regressions, one on the signal's own log-odds and one on its rank among the
 answers it was fitted on. The first knows how sure the model says it is; the second works with any scale and with ties
-at the top (a model that gives half of its answers with probability 1). By cross-validation the best of the three for a
+at the top (a model that writes half of its answers with probability 1). By cross-validation the best of the three for a
 single raw signal.
 """
 

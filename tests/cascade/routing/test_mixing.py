@@ -16,11 +16,11 @@ from serve_app.cascade.routing.mixing import (
     prices,
     refined,
 )
-from serve_app.cascade.routing.walk import CascadePolicy, walk
+from serve_app.cascade.routing.walk import NextModelPolicy, walk
 from serve_app.errors import ConfigError
 from tests.cascade.routing.worlds import fixed
 
-ROUTING = CascadePolicy(0.0, form="single", spread=0.0)
+ROUTING = NextModelPolicy(0.0, form="single", spread=0.0)
 
 
 def world(n=300, k=3, seed=0):
@@ -33,7 +33,7 @@ def world(n=300, k=3, seed=0):
 @given(share=st.floats(0.0, 1.0), form=st.sampled_from(["any", "single", "prefix"]))
 def test_the_budget_is_met_exactly(share, form):
     tables = world(60)
-    rungs = ladder(tables, CascadePolicy(0.0, form=form, spread=0.0))
+    rungs = ladder(tables, NextModelPolicy(0.0, form=form, spread=0.0))
     low, high = rungs[0].cost_usd, rungs[-1].cost_usd
     budget = (1 - share) * low + share * high
     for found in (mix(rungs, budget), refined(tables, rungs, budget)):
@@ -43,7 +43,7 @@ def test_the_budget_is_met_exactly(share, form):
 def test_where_all_queries_tie_one_price_spends_all_or_nothing_and_the_mix_what_it_should():
     tables = fixed([[0.5, 0.9]] * 10, [[1.0, 3.0]] * 10)
     assert {
-        float(walk(tables, CascadePolicy(p, form="single", spread=0.0)).cost_usd.mean()) for p in (0.0, 0.19, 0.21)
+        float(walk(tables, NextModelPolicy(p, form="single", spread=0.0)).cost_usd.mean()) for p in (0.0, 0.19, 0.21)
     } == {
         1.0,
         3.0,

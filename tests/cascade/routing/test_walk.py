@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from serve_app.cascade.routing.walk import CascadePolicy, Tables, always, best_answer, walk
+from serve_app.cascade.routing.walk import NextModelPolicy, Tables, always, best_answer, walk
 from tests.cascade.routing.worlds import fixed
 
 
@@ -10,8 +10,8 @@ def test_without_post_hoc_information_cascade_routing_is_routing():
     tables = fixed(rng.random((300, 4)), rng.random((300, 4)))
     for price in (0.0, 0.2, 0.7, 2.0, 10.0):
         for spread in (0.0, 1.0):
-            found = walk(tables, CascadePolicy(price, spread=spread))
-            expected = walk(tables, CascadePolicy(price, form="single", spread=0.0))
+            found = walk(tables, NextModelPolicy(price, spread=spread))
+            expected = walk(tables, NextModelPolicy(price, form="single", spread=0.0))
             assert found.called.tolist() == expected.called.tolist()
             assert found.cost_usd == pytest.approx(expected.cost_usd)
 
@@ -30,7 +30,7 @@ def tiny() -> Tables:
 
 
 def test_the_strong_model_is_asked_where_the_weak_answer_turned_out_wrong():
-    found = walk(tiny(), CascadePolicy(0.02))
+    found = walk(tiny(), NextModelPolicy(0.02))
     assert found.called.tolist() == [0b01, 0b11]
     assert found.answer.tolist() == [0, 1]
     assert found.quality.tolist() == [1.0, 1.0]
@@ -52,13 +52,13 @@ def test_no_policy_of_the_tiny_world_is_better_at_its_cost():
                     cost += (tables.cost_usd[row, first] + (10.0 if second else 0.0)) / 2
                 points.append((quality, cost))
     for price in (0.0, 0.02, 0.05, 0.5):
-        found = walk(tables, CascadePolicy(price))
+        found = walk(tables, NextModelPolicy(price))
         assert found.quality.mean() >= max(q for q, c in points if c <= found.cost_usd.mean() + 1e-12)
 
 
 def test_prices_of_later_decisions():
-    assert walk(tiny(), CascadePolicy(0.02, later=np.inf)).called.tolist() == [0b01, 0b01]
-    assert walk(tiny(), CascadePolicy(0.02, later=0.0)).called.tolist() == [0b11, 0b11]
+    assert walk(tiny(), NextModelPolicy(0.02, later=np.inf)).called.tolist() == [0b01, 0b01]
+    assert walk(tiny(), NextModelPolicy(0.02, later=0.0)).called.tolist() == [0b11, 0b11]
 
 
 def test_a_model_alone_is_asked_whatever_the_query():
@@ -91,7 +91,7 @@ def test_every_walk_asks_somebody_and_ends():
     tables = Tables(quality, np.stack([cost] * 8), move, quality[7], cost)
     for form in ("any", "prefix", "single"):
         for price in (0.0, 1.0, 100.0):
-            found = walk(tables, CascadePolicy(price, form=form))
+            found = walk(tables, NextModelPolicy(price, form=form))
             assert (found.called > 0).all()
             assert found.cost_usd == pytest.approx(
                 [sum(c for m, c in enumerate(row) if s >> m & 1) for s, row in zip(found.called, cost, strict=True)]
