@@ -13,7 +13,7 @@ __all__ = ["build"]
 
 def __getattr__(name: str) -> Any:
     if name == "build":
-        # Serve's flags must stand in the environment before ray.serve is imported
+        # Serve's flags must be in the environment before ray.serve is imported
         from serve_app.config.environment import prepare_serve_environment
 
         prepare_serve_environment()

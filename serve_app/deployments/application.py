@@ -20,7 +20,7 @@ from serve_app.routing.serving.scoring_service import required_replicas
 _REPORT_S = 1.0
 """How often Gateways and replicas report to the controller."""
 _LOOK_BACK_S = 3.0
-"""What Serve averages over for the policy on requests in flight; it wants more than one report."""
+"""Window that Serve averages over for the policy on requests in flight; it needs more than one report."""
 
 
 class BuildArgs(BaseModel):

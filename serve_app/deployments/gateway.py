@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.api.app import build_app
 from serve_app.config import Config
 from serve_app.deployments.learner import LearnerHandle
+from serve_app.deployments.pool import cluster_secret
 from serve_app.deployments.scorer import ScorerHandle
-from serve_app.deployments.secret import cluster_secret
 from serve_app.errors import replica_reply
 from serve_app.gateway.services import build_services
 from serve_app.pools.directory import Discover, ReplicaReport

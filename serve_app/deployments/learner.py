@@ -1,4 +1,4 @@
-"""LearnerReplica: the one owner of all streams. A thin shell: the work is cascade/streams/local.py."""
+"""LearnerReplica: the one owner of all streams. A thin shell: the work is in streams/registry.py."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from serve_app.streams.registry import LocalLearner, RegistryOptions
 
 
 class LearnerReplica:
-    """Takes up the streams of its folder, learns, and publishes."""
+    """Loads the streams of its folder, learns, and publishes."""
 
     async def __init__(self, config: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         options = Config.model_validate(config).streams
@@ -28,7 +28,7 @@ class LearnerReplica:
         return await self._learner.published(known)
 
     async def call(self, name: str, *args: Any) -> JethroError | None:
-        """A call of LearnerPort that gives nothing back; its error as a value, since Ray would wrap it."""
+        """A call of LearnerPort without a result; its error as a value, since Ray would wrap it."""
         try:
             await getattr(self._learner, name)(*args)
         except JethroError as e:
@@ -52,12 +52,12 @@ class LearnerHandle:
 
     async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:
         """See LearnerPort."""
-        told: Mapping[str, Published] = await replica_reply(self._handle.published.remote(known))
-        return told
+        published: Mapping[str, Published] = await replica_reply(self._handle.published.remote(known))
+        return published
 
-    async def create(self, wanted: StreamCreate) -> None:
+    async def create(self, stream: StreamCreate) -> None:
         """See LearnerPort."""
-        await self._call("create", wanted)
+        await self._call("create", stream)
 
     async def budget(self, name: str, budget: BudgetChange, owner: str | None = None) -> None:
         """See LearnerPort."""

@@ -5,22 +5,35 @@ import contextlib
 import importlib
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
 import uvicorn
+from ray.experimental import internal_kv
 
 from serve_app.autoscaling.signals import FINISHED, IN_FLIGHT, QUEUED, SERVICE
 from serve_app.config.pools import PoolConfig
-from serve_app.deployments.secret import cluster_secret
 from serve_app.engines.app import build_replica_app
 from serve_app.engines.base import Engine
 
 logger = logging.getLogger("ray.serve")
 
+_SECRET_KEY = b"jethro:cluster-secret"
 EngineFactory = Callable[[str, PoolConfig], Engine]
+
+
+def cluster_secret() -> str:
+    """The secret between Gateways and replicas: made once per Ray cluster and kept in its key-value store.
+
+    It is not an argument of the application, so that redeploying the same config restarts nothing and no dashboard
+    shows it.
+    """
+    internal_kv._internal_kv_put(_SECRET_KEY, secrets.token_urlsafe(32).encode(), overwrite=False)
+    value: bytes = internal_kv._internal_kv_get(_SECRET_KEY)
+    return value.decode()
 
 
 class PoolReplica:
@@ -55,7 +68,7 @@ class PoolReplica:
         logger.info("pool %s: replica answers at %s", name, self._address)
 
     async def describe(self) -> dict[str, Any]:
-        """Where the replica answers and how loaded it is: the fields of pools.directory.Report."""
+        """Where the replica answers and how loaded it is: the fields of pools.directory.ReplicaReport."""
         admission = self._app.admission
         return {
             "address": self._address,
@@ -66,23 +79,23 @@ class PoolReplica:
         }
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Requests here, those of them that wait, and how long the ones before took: what the policies read."""
+        """Requests here, those of them that wait, and the service time of earlier ones, for the policies."""
         admission = self._app.admission
-        told = {IN_FLIGHT: float(admission.open + admission.queued), QUEUED: float(admission.queued)}
+        figures = {IN_FLIGHT: float(admission.open + admission.queued), QUEUED: float(admission.queued)}
         if admission.finished:
-            told |= {SERVICE: admission.service_s, FINISHED: float(admission.finished)}
-        return told
+            figures |= {SERVICE: admission.service_s, FINISHED: float(admission.finished)}
+        return figures
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
         health = self._engine.health()
         if not health.ok:
-            raise RuntimeError(f"engine is not well: {health.detail}")
+            raise RuntimeError(f"engine is not healthy: {health.detail}")
         if self._serving.done():
             raise RuntimeError("the replica's HTTP server has stopped")
 
     async def __del__(self) -> None:
-        """Drain: say so to Gateways, finish what is open, then stop."""
+        """Drain: report it to Gateways, finish open requests, then stop."""
         await self._app.drain(self._drain_s)
         self._server.should_exit = True
         with contextlib.suppress(asyncio.CancelledError):

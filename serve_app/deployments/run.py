@@ -22,7 +22,7 @@ _ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): (.+)")
 
 
 def start(config: Config, *, engine_factory: str | None = None) -> None:
-    """Serve the config; returns when the application answers. Raises ConfigError when it can't run as told."""
+    """Serve the config; returns when the application answers. Raises ConfigError if it cannot run."""
     check_secrets(config)
     if cluster_address() is None:
         check_port(config)
@@ -47,7 +47,7 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
     )
     tree = config.model_dump(mode="json")
     if not cluster_address():
-        # relative to where the operator stands, not to where Ray starts its workers
+        # relative to the operator's working directory, not to the one of Ray's workers
         tree["store"]["path"] = str(Path(config.store.path).absolute())
         tree["streams"]["folder"] = str(Path(config.streams.folder).absolute())
         tree["routing"]["registry"] = str(Path(config.routing.registry).absolute())
@@ -66,8 +66,8 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
         else:
             serve.run(build(BuildArgs.model_validate(args)), name=_APP, route_prefix="/")
     except RuntimeError as e:
-        told = {n: d.message for n, d in serve.status().applications[_APP].deployments.items()}
-        raise ConfigError(why_failed(told) or str(e)) from e
+        messages = {n: d.message for n, d in serve.status().applications[_APP].deployments.items()}
+        raise ConfigError(why_failed(messages) or str(e)) from e
 
 
 def _deploy(args: Mapping[str, Any]) -> None:
@@ -117,7 +117,7 @@ def run(config: Config, *, ready: Callable[[], None] = lambda: None) -> None:
 
 
 def why_failed(messages: Mapping[str, str]) -> str:
-    """Of each failed deployment's message, a traceback as text, the sentence that ends it: what to mend."""
+    """The last sentence of each failed deployment's message, a traceback as text: it says what to fix."""
     found = []
     for deployment, message in messages.items():
         errors = [m for line in message.splitlines() if (m := _ERROR_LINE.match(line.strip()))]
@@ -151,7 +151,7 @@ def check_secrets(config: Config) -> None:
 
 
 def _check_resources(config: Config, cluster: dict[str, float]) -> None:
-    """Refuse at once what would wait for ever: more CPUs or GPUs than the cluster has."""
+    """Refuse at once a config that needs more CPUs or GPUs than the cluster has: it would wait forever."""
     for resource in ("CPU", "GPU"):
         field = f"num_{resource.lower()}s"
         need = config.gateway.replicas * config.gateway.num_cpus if resource == "CPU" else 0.0
@@ -161,6 +161,6 @@ def _check_resources(config: Config, cluster: dict[str, float]) -> None:
         have = cluster.get(resource, 0.0)
         if need > have + 1e-9:
             raise ConfigError(
-                f"the config asks for {need:g} {resource}s (gateway.num_cpus, pools.*.replicas × resources.{field}, "
+                f"the config requires {need:g} {resource}s (gateway.num_cpus, pools.*.replicas × resources.{field}, "
                 f"scorer, streams) and the Ray cluster has {have:g}: lower {field} or the replicas, or add nodes"
             )

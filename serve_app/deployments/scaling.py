@@ -1,4 +1,4 @@
-"""Serve's policies: replicas by the share of traffic that is wanted of a pool, or by requests in flight.
+"""Serve's policies: replicas by a pool's share of the demand, or by requests in flight.
 
 Serve's own rule counts requests that pass its handles; ours go straight to the replicas, so every figure comes from
 `record_autoscaling_stats` of Gateways and replicas. Serve applies the bounds and delays of each deployment to what a
@@ -20,7 +20,7 @@ SHARE_POLICY = "serve_app.deployments.scaling:SharePolicy"
 """What an application's `autoscaling_policy.policy_function` names in a Serve config; it takes no arguments."""
 STALE_S = ScalingSettings().stale_s
 _EVERY_S = 0.5
-"""Serve asks ten times a second; reports come once a second."""
+"""Serve calls ten times a second; reports arrive once a second."""
 
 
 def share_limits(pool: PoolConfig) -> dict[str, float] | None:
@@ -32,13 +32,13 @@ def share_limits(pool: PoolConfig) -> dict[str, float] | None:
     return asdict(limits)
 
 
-def wanted_replicas(in_flight: float, queued: float, target: float) -> int:
-    """Replicas for this many requests at `target` each; at least one while anybody waits."""
+def required_replicas(in_flight: float, queued: float, target: float) -> int:
+    """Replicas for this many requests at `target` each; at least one while a request waits."""
     return max(math.ceil((in_flight + queued) / target), 1 if in_flight + queued > 0 else 0)
 
 
 class InFlightPolicy:
-    """Serve's policy of one deployment over `wanted_replicas`. Holds while a running replica has not reported.
+    """Serve's policy of one deployment over `required_replicas`. Holds while a running replica has not reported.
 
     `pool` and `share` are not its own: SharePolicy reads them where the application has one, and this policy is what
     acts where it has none.
@@ -50,16 +50,16 @@ class InFlightPolicy:
         self.target_ongoing_requests = target_ongoing_requests
 
     def __call__(self, ctx: Any) -> tuple[int, dict[str, Any]]:
-        """Replicas wanted now, and no state."""
+        """Required replicas, and no state."""
         reported: Mapping[Any, float] = (ctx.aggregated_metrics or {}).get(IN_FLIGHT, {})
         if len(reported) < len(ctx.running_replicas):
             return ctx.target_num_replicas, {}
         queued = ctx.total_queued_requests or 0.0
-        return wanted_replicas(sum(reported.values()), queued, self.target_ongoing_requests), {}
+        return required_replicas(sum(reported.values()), queued, self.target_ongoing_requests), {}
 
 
 class SharePolicy:
-    """Serve's policy of the whole application over autoscaling/policy.py; pools that ask for `in_flight` get that.
+    """Serve's policy of the whole application over autoscaling/policy.py; pools with `in_flight` get that.
 
     What it remembers (forecast, times of service, wishes) lives in this object, in the controller: after a restart of
     the controller it holds the replicas in force until Gateways report again, and forecasts afresh.
@@ -99,17 +99,17 @@ class SharePolicy:
         made = plan(signals, limits, current, self._memory, now_s)
         self._memory, self._planned_s = made.memory, now_s
         self._targets = {id_: made.targets[name].replicas for id_, name in names.items()}
-        self._tell(made, current)
+        self._report(made, current)
         self._watch(signals, now_s)
 
-    def _tell(self, made: ScalingPlan, current: Mapping[str, int]) -> None:
+    def _report(self, made: ScalingPlan, current: Mapping[str, int]) -> None:
         for pool, target in made.targets.items():
             self._gauges.target.set(target.replicas, {"pool": pool})
             if target.replicas != current[pool]:
                 _log().info("pool %s: %d -> %d replicas: %s", pool, current[pool], target.replicas, target.reason)
 
     def _watch(self, signals: Mapping[str, PoolSignals | None], now_s: float) -> None:
-        """Say once, when it has lasted, that a pool is held for want of reports; a start takes a moment, too."""
+        """Log once that a pool is held without reports, after `STALE_S`: startup takes a moment, too."""
         for pool, seen in signals.items():
             unheard = seen is None or now_s - seen.at_s > STALE_S
             self._gauges.held.set(float(unheard), {"pool": pool})
@@ -120,7 +120,7 @@ class SharePolicy:
             since = self._unheard_since.setdefault(pool, now_s)
             if since < math.inf and now_s - since > STALE_S:
                 self._unheard_since[pool] = math.inf
-                _log().warning("pool %s: no fresh report of every Gateway; its replicas are held as they are", pool)
+                _log().warning("pool %s: no fresh report of every Gateway; its replicas are held", pool)
 
 
 class _Gauges:

@@ -1,4 +1,4 @@
-"""ScorerReplica: routers too heavy for the Gateway. A thin shell: the work is routing/scoring_service.py."""
+"""ScorerReplica: routers too heavy for the Gateway. A thin shell: the work is in routing/serving/scoring_service.py."""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from serve_app.routing.serving.scoring_service import ScoringService
 
 
 class ScorerReplica:
-    """Loads the routers that it is asked for and scores with them."""
+    """Loads requested routers and scores with them."""
 
     async def __init__(self, config: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         tree = Config.model_validate(config)
@@ -33,7 +33,7 @@ class ScorerReplica:
         return dict(await self._service.explain(source, version, text))
 
     async def prepare(self, source: str, version: str) -> str | None:
-        """Load a router; the sentence that says why it cannot be, or None."""
+        """Load a router; returns None, or the reason why it cannot be loaded."""
         try:
             await self._service.prepare(source, version)
         except ConfigError as e:
@@ -59,8 +59,8 @@ class ScorerHandle:
 
     async def explain(self, source: str, version: str, text: str) -> Mapping[str, float]:
         """See RemoteScorer."""
-        told: dict[str, float] = await replica_reply(self._handle.explain.remote(source, version, text))
-        return told
+        explanation: dict[str, float] = await replica_reply(self._handle.explain.remote(source, version, text))
+        return explanation
 
     def prepare(self, source: str, version: str) -> None:
         """See RemoteScorer: every replica loads the router, one at least must be there."""

@@ -24,7 +24,7 @@ class Admission:
     Args:
         max_open: requests open at once.
         max_queued: requests that may wait for a place.
-        retry_after_s: what refused callers are told.
+        retry_after_s: the Retry-After of refused requests.
     """
 
     def __init__(self, *, max_open: int, max_queued: int, retry_after_s: float) -> None:
@@ -68,18 +68,18 @@ class Admission:
             if place.done() and not place.cancelled():
                 self.leave()
             else:
-                if place in self._queue:  # not if `leave` passed over it, in the turn in which it was cancelled
+                if place in self._queue:  # unless `leave` has already removed it
                     self._queue.remove(place)
                 self._note_idle()
             raise
 
     def note(self, held_s: float) -> None:
-        """A request held its place for so long."""
+        """Record how long a request held its place."""
         self.finished += 1
         self.service_s += max(1 / self.finished, _NEWEST) * (held_s - self.service_s)
 
     def leave(self) -> None:
-        """Gives the place back, or on to the longest waiting request."""
+        """Frees the place, or passes it to the longest waiting request."""
         while self._queue:
             place = self._queue.popleft()
             if not place.done():

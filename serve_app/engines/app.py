@@ -1,8 +1,8 @@
 """An Engine as a small OpenAI-compatible ASGI application: what a pool replica serves to the Gateways.
 
-POST /v1/chat/completions and /v1/completions (cluster secret as bearer key), GET /health and /metrics (open). Raw ASGI:
-nothing stands between the server and the engine but this file. Requests were validated by a Gateway; what is wrong
-nevertheless gets OpenAI's error object. It neither starts nor closes the engine.
+POST /v1/chat/completions and /v1/completions (cluster secret as bearer key), GET /health and /metrics (open). Raw ASGI,
+without a framework. Requests were validated by a Gateway; errors are OpenAI's error object. It neither starts nor
+closes the engine.
 """
 
 import hmac
@@ -13,7 +13,7 @@ import orjson
 
 from serve_app.engines.admission import Admission, Draining
 from serve_app.engines.base import Engine
-from serve_app.engines.exchange import Exchange, Receive, Scope, Send
+from serve_app.engines.replica_request import Receive, ReplicaRequest, Scope, Send
 from serve_app.errors import (
     AuthenticationFailed,
     BodyTooLarge,
@@ -68,8 +68,8 @@ class ReplicaApp:
         body = await self._read(receive)
         if body is None:
             return
-        exchange = Exchange(self._engine, self.admission, _POSTS[scope["path"]], headers, body)
-        await exchange.run(receive, send)
+        request = ReplicaRequest(self._engine, self.admission, _POSTS[scope["path"]], headers, body)
+        await request.run(receive, send)
 
     async def _read(self, receive: Receive) -> dict[str, Any] | None:
         """The request's JSON object; None if the caller left before it was whole."""
@@ -136,7 +136,7 @@ def build_replica_app(
         body_bytes: bound on a request's body.
         max_ongoing: requests open at once in the engine.
         max_queued: requests that wait for it; beyond, 429 with Retry-After.
-        retry_after_s: what refused callers are told.
+        retry_after_s: the Retry-After of refused requests.
     """
     admission = Admission(max_open=max_ongoing, max_queued=max_queued, retry_after_s=retry_after_s)
     return ReplicaApp(engine, secret=secret, body_bytes=body_bytes, admission=admission)

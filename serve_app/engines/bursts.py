@@ -17,9 +17,9 @@ MAX_BURST = 64
 
 
 class Bursts(Generic[T]):
-    """`await next()` gives at least one item, or an empty list at the end; `ended` then is True.
+    """`await next()` returns at least one item, or an empty list at the end; `ended` is then True.
 
-    An error of the generator is raised by the call after the one that gave the items before it. Cancelling a call
+    An error of the generator is raised by the call after the one that returned the items before it. Cancelling a call
     cancels the step that waits, as it would without Bursts.
     """
 

@@ -1,4 +1,4 @@
-"""The engine of a pool, by its kind. Engines are imported when asked for: each needs heavy packages of its own."""
+"""The engine of a pool, by its kind. Engines are imported on demand: each needs its own heavy packages."""
 
 import importlib
 import importlib.util
@@ -42,9 +42,9 @@ def build_engine(name: str, pool: PoolConfig) -> Engine:
 
 
 def preflight(name: str, pool: PoolConfig) -> None:
-    """Find on this machine, without loading anything, what would stop the engine's start.
+    """Check on this machine, without loading anything, that the engine can start.
 
-    Raises ConfigError for a model folder that is not there, DependencyError for an extra that is not installed.
+    Raises ConfigError for a missing model folder, DependencyError for an extra that is not installed.
     """
     settings = pool.engine
     path = getattr(settings, "path", None)
@@ -52,7 +52,7 @@ def preflight(name: str, pool: PoolConfig) -> None:
         _lab_folder(name, path)
     elif path is not None and path.startswith(("/", "./", "../", "~")) and not Path(path).expanduser().is_dir():
         raise ConfigError(
-            f"pools.{name}.engine.path: {path}: no such folder; give a folder in Hugging Face format or an id"
+            f"pools.{name}.engine.path: {path}: no such folder; use a folder in Hugging Face format or a model id"
         )
     module = _MODULES.get(settings.kind)
     if module is not None and importlib.util.find_spec(module) is None:
@@ -60,8 +60,8 @@ def preflight(name: str, pool: PoolConfig) -> None:
 
 
 def _missing(name: str, module: str, kind: str) -> DependencyError:
-    wanted = f"jethro[{_EXTRAS[kind]}]" if kind in _EXTRAS else "jethro"
-    return DependencyError(f'pool {name}: {module} is not installed; pip install "{wanted}"')
+    package = f"jethro[{_EXTRAS[kind]}]" if kind in _EXTRAS else "jethro"
+    return DependencyError(f'pool {name}: {module} is not installed; pip install "{package}"')
 
 
 def _lab_folder(name: str, path: str) -> Path:

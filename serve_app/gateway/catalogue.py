@@ -39,7 +39,7 @@ class ModelEntry:
 class Catalogue:
     """Names to strategies, over the two pools that the router chooses between, further pools, and streams.
 
-    `swap` replaces routers or versions at once: whoever has resolved a name keeps the strategy resolved then.
+    `swap` replaces routers or versions at once: a strategy resolved before stays in use by its request.
     """
 
     def __init__(

@@ -140,7 +140,7 @@ def _streams(config: Config, pools: Mapping[str, Pool], replica: str, learner: L
 
 
 def _keys(references: Sequence[KeyConfig]) -> dict[str, str]:
-    """Tenant to key. Two tenants with the same key could not be told apart."""
+    """Tenant to key. Two tenants with the same key would be indistinguishable."""
     keys: dict[str, str] = {}
     for reference in references:
         value = secret(reference.env, used_by=f"server.keys.{reference.name}")

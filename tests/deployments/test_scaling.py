@@ -12,7 +12,7 @@ from serve_app.autoscaling.signals import FINISHED, IN_FLIGHT, QUEUED, SERVICE
 from serve_app.config import load
 from serve_app.config.pools import PoolConfig
 from serve_app.deployments import scaling
-from serve_app.deployments.scaling import InFlightPolicy, SharePolicy, share_limits, wanted_replicas
+from serve_app.deployments.scaling import InFlightPolicy, SharePolicy, required_replicas, share_limits
 
 
 @pytest.mark.parametrize(
@@ -20,13 +20,13 @@ from serve_app.deployments.scaling import InFlightPolicy, SharePolicy, share_lim
     [(0, 0, 8, 0), (1, 0, 8, 1), (8, 0, 8, 1), (9, 0, 8, 2), (0, 1, 8, 1), (80, 16, 8, 12)],
 )
 def test_wanted(in_flight: float, queued: float, target: float, wanted: int) -> None:
-    assert wanted_replicas(in_flight, queued, target) == wanted
+    assert required_replicas(in_flight, queued, target) == wanted
 
 
 @given(st.floats(0, 1e4), st.floats(0, 1e4), st.floats(0.5, 100))
 def test_wanted_is_monotone_and_enough(load: float, more: float, target: float) -> None:
-    wanted = wanted_replicas(load, 0, target)
-    assert wanted <= wanted_replicas(load + more, 0, target)
+    wanted = required_replicas(load, 0, target)
+    assert wanted <= required_replicas(load + more, 0, target)
     assert wanted * target >= load - 1e-6
 
 

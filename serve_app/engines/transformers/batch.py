@@ -100,7 +100,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
             layer.values[target, :, :positions] = layer.values[source, :, :positions]
 
     def clear(self) -> None:
-        """Gives the memory back."""
+        """Frees the memory."""
         self.capacity_rows = self.capacity_positions = 0
         for layer in self.layers:
             layer.keys = layer.values = None

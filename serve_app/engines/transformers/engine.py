@@ -1,4 +1,4 @@
-"""The Engine over the worker: checks a query, hands it over, and gives its chunks as they come.
+"""The Engine over the worker: checks a query, submits it, and yields its chunks as they arrive.
 
 Turns a Query into the model's token ids: chat template, tokenizer, and whether prompt and answer fit the context.
 """
@@ -32,7 +32,7 @@ class PromptEncoder:
 
         Raises:
             RequestError: the chat template refuses the messages, or an empty prompt has no token to start from.
-            ContextLengthExceeded: no room for the answer that is asked for.
+            ContextLengthExceeded: no room for the requested answer.
         """
         ids = self._chat(query) if query.endpoint == "chat" else self._raw(query)
         self._check_room(len(ids), query.sampling.max_tokens)
@@ -77,9 +77,9 @@ class PromptEncoder:
     def _check_room(self, prompt_tokens: int, max_tokens: int | None) -> None:
         if prompt_tokens + (max_tokens or 1) <= self._context_tokens:
             return
-        asked = f" and {max_tokens} tokens are asked for" if max_tokens else ""
+        requested = f" and {max_tokens} tokens are requested" if max_tokens else ""
         raise ContextLengthExceeded(
-            f"the model's context is {self._context_tokens} tokens, but the prompt has {prompt_tokens}{asked}; "
+            f"the model's context is {self._context_tokens} tokens, but the prompt has {prompt_tokens}{requested}; "
             f"shorten the prompt{' or lower max_tokens' if max_tokens else ''}",
             param="messages",
         )
@@ -176,13 +176,13 @@ class HFEngine:
 
 def _check_supported(query: Query, model: str) -> None:
     """Refuses what would otherwise be ignored."""
-    asked: dict[str, object] = {
+    requested: dict[str, object] = {
         "response_format": query.response_format is not None and query.response_format.get("type") != "text",
         "tools": query.tools,
         "adapter": query.adapter,
         **{key: True for key in query.extra if key != _TEMPLATE_OPTIONS},
     }
-    for name, value in asked.items():
+    for name, value in requested.items():
         if value:
             raise UnsupportedParameter(f"{name} is not supported by model {model}; leave it out", param=name)
     if query.sampling.n < 1:

@@ -107,6 +107,6 @@ def _likely(logits: Tensor, tokens: Tensor, plan: SamplingPlan) -> dict[int, Lik
     values, ids = top.values.tolist(), top.indices.tolist()
     found = {}
     for at, row in enumerate(plan.logprobs):
-        wanted = plan.sequences[row].sampling.top_logprobs
-        found[row] = Likely(own[at], tuple(zip(ids[at][:wanted], values[at][:wanted], strict=True)))
+        count = plan.sequences[row].sampling.top_logprobs
+        found[row] = Likely(own[at], tuple(zip(ids[at][:count], values[at][:count], strict=True)))
     return found

@@ -1,4 +1,4 @@
-"""Who joins the batch next: first come, first served, within rows, prefill tokens and cache memory. Pure Python.
+"""Which sequence joins the batch next: first come, first served, within rows, prefill tokens and cache memory.
 
 Continuous batching at every step: Yu et al., Orca: A Distributed Serving System for Transformer-Based Generative
 Models, OSDI 2022, section 3.1.
@@ -11,11 +11,11 @@ from serve_app.engines.transformers.sequence import Request, Sequence
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a step may hold.
+class BatchLimits:
+    """Limits of one step.
 
     `rows`: sequences in the batch. `prefill_rows` and `prefill_tokens`: prompts read in one pass and their tokens,
-    padding included, so that those who run wait only shortly. `cells`: rows times the longest sequence that may
+    padding included, so that running sequences wait only briefly. `cells`: rows times the longest sequence that may
     come, which bounds the cache's memory.
     """
 
@@ -28,8 +28,8 @@ class Bounds:
 class Scheduler:
     """The queue before the batch. A request's choices may join one after another."""
 
-    def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
+    def __init__(self, limits: BatchLimits) -> None:
+        self._limits = limits
         self._waiting: deque[Sequence] = deque()
 
     @property
@@ -42,7 +42,7 @@ class Scheduler:
         self._waiting.extend(request.sequences)
 
     def clear(self) -> list[Sequence]:
-        """Empties the queue and gives what was in it."""
+        """Empties the queue and returns its sequences."""
         waiting, self._waiting = list(self._waiting), deque()
         return waiting
 
@@ -68,10 +68,10 @@ class Scheduler:
         return joiners
 
     def _fits(self, rows: int, reading: int, tokens: int, cells: int) -> bool:
-        bounds = self._bounds
+        limits = self._limits
         return (
-            rows <= bounds.rows
-            and reading <= bounds.prefill_rows
-            and (tokens <= bounds.prefill_tokens or reading == 1)
-            and cells <= bounds.cells
+            rows <= limits.rows
+            and reading <= limits.prefill_rows
+            and (tokens <= limits.prefill_tokens or reading == 1)
+            and cells <= limits.cells
         )

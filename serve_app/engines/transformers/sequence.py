@@ -112,7 +112,7 @@ class Sequence:
         return self.request.sampling
 
     def accept(self, token_id: int, likely: Likely | None) -> Chunk | None:
-        """Takes the sampled token; gives the chunk that leaves now, None while text is kept back."""
+        """Takes the sampled token; returns the chunk to send now, None while text is held back."""
         self.said += 1
         self.request.completion_tokens += 1
         self._ids.append(token_id)

@@ -27,7 +27,7 @@ def decoder(tokenizer: Any) -> Decode:
 
 
 class Detokenizer:
-    """One sequence's text. Feed every token once with `add`; `flush` gives what was kept back."""
+    """One sequence's text. Feed every token once with `add`; `flush` returns the text held back."""
 
     __slots__ = ("_decode", "_ids", "_seen")
 

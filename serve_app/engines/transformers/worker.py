@@ -1,12 +1,9 @@
 """The thread that owns the model: takes requests in, steps the batch, and posts chunks to the event loop.
 
-One hand-over to the loop per forward pass, however many rows it had. The loop tells the worker of a cancellation by a
-flag on the request, which is looked at in every step.
+One call into the loop per forward pass, for all rows. A cancelled request carries a flag that every step checks.
 
-Tries a freshly loaded model: does it say in a batch, with the slot cache, what it says alone and without a cache?
-
-Models differ in how they count positions and read masks. One that ignores what `batch` gives it would not fail but talk
-nonsense, so it is found out here, before the first caller.
+A freshly loaded model is tried first: its output in a batch with the slot cache must match its output alone without a
+cache. Models differ in positions and masks; one that ignores those of `batch` would not fail but write nonsense.
 """
 
 import asyncio
@@ -22,7 +19,7 @@ from serve_app.config.engines import TransformersEngine
 from serve_app.engines.transformers.batch import Batch, Sampled
 from serve_app.engines.transformers.loading import LoadedModel, load_model
 from serve_app.engines.transformers.metrics import EngineFigures
-from serve_app.engines.transformers.scheduler import Bounds, Scheduler
+from serve_app.engines.transformers.scheduler import BatchLimits, Scheduler
 from serve_app.engines.transformers.sequence import Mailbox, Request, Sequence
 from serve_app.errors import ConfigError, JethroError, PoolUnavailable, UpstreamError
 from serve_app.types import Chunk, Sampling
@@ -75,7 +72,7 @@ PREFILL_LOGITS = 1 << 25
 """Logits of a prefill at most (128 MiB as float32): with n prompts up to n x n x vocabulary are worked out."""
 
 FAILURES_UNTIL_BROKEN = 3
-"""Failed steps in a row after which the engine calls itself broken, so that its replica gets replaced."""
+"""Consecutive failed steps after which the engine reports itself broken, so that its replica is replaced."""
 
 Event = tuple[Mailbox, Chunk | JethroError]
 
@@ -183,7 +180,7 @@ class Worker:
         self._accept(sampled, first_row=0)
 
     def _accept(self, sampled: Sampled, first_row: int) -> None:
-        """Gives each row its token, sends what leaves, and takes the finished and the cancelled out."""
+        """Adds each row's token, sends chunks, and removes finished and cancelled rows."""
         events: list[Event] = []
         leaving = []
         for row, (sequence, token, likely) in enumerate(sampled, first_row):
@@ -237,12 +234,12 @@ def _fail_start(ready: "asyncio.Future[LoadedModel]", path: str, error: Exceptio
         ready.set_exception(error)
 
 
-def _bounds(settings: TransformersEngine, loaded: LoadedModel) -> Bounds:
+def _bounds(settings: TransformersEngine, loaded: LoadedModel) -> BatchLimits:
     config = loaded.model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cell_bytes = 2 * config.num_hidden_layers * heads * width * loaded.model.dtype.itemsize
-    return Bounds(
+    return BatchLimits(
         rows=settings.max_batch,
         prefill_rows=max(1, int((PREFILL_LOGITS / config.vocab_size) ** 0.5)),
         cells=CACHE_BYTES // cell_bytes,

@@ -8,7 +8,7 @@ from typing import Any
 
 from serve_app.config.engines import VllmEngine as VllmSettings
 
-LIFELINE = "serve_app.engines.vllm.parent_watchdog.Lifeline"
+WATCHDOG = "serve_app.engines.vllm.parent_watchdog.ParentWatchdog"
 _GIB = 2**30
 _CPU_KV_CACHE_GIB = 1
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM accepts as a maximum
@@ -53,7 +53,7 @@ def engine_arguments(model: str, settings: VllmSettings, *, cpu: bool) -> dict[s
         "enable_prefix_caching": settings.prefix_caching,
     }
     if sys.platform == "linux":
-        arguments["worker_extension_cls"] = LIFELINE
+        arguments["worker_extension_cls"] = WATCHDOG
     if settings.max_context_tokens is not None:
         arguments["max_model_len"] = settings.max_context_tokens
     if settings.adapters:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from serve_app.config.engines import VllmEngine as VllmSettings
 from serve_app.config.environment import export
 from serve_app.engines.base import EngineHealth
-from serve_app.engines.vllm.arguments import LIFELINE, engine_arguments, environment, is_cpu_build
+from serve_app.engines.vllm.arguments import WATCHDOG, engine_arguments, environment, is_cpu_build
 from serve_app.errors import (
     ConfigError,
     DependencyError,
@@ -81,7 +81,7 @@ class VllmEngine:
             max_context_tokens=config.model_config.max_model_len,
         )
         parallel = config.parallel_config
-        if parallel.worker_extension_cls == LIFELINE and parallel.distributed_executor_backend in ("uni", "mp"):
+        if parallel.worker_extension_cls == WATCHDOG and parallel.distributed_executor_backend in ("uni", "mp"):
             await engine.collective_rpc("end_with_process", args=(os.getpid(),))
         await self._warm_up()
 
@@ -89,8 +89,8 @@ class VllmEngine:
         """See Engine.stream. Adapters by the name they have in the settings, else ModelNotFound."""
         if self._engine is None or self._renderer is None:
             raise PoolUnavailable(f"model {self.model} is not running", retry_after_s=_RETRY_AFTER_S)
-        from serve_app.engines.vllm import failures
         from serve_app.engines.vllm.chunks import ChunkWriter
+        from serve_app.engines.vllm.rendering import error_of
 
         adapter = self._adapter(query)
         with self._admitted(query.sampling.n) as started:
@@ -109,7 +109,7 @@ class VllmEngine:
                     for chunk in writer.chunks(output):
                         yield chunk
             except Exception as e:
-                raise failures.of_request(e) from e
+                raise error_of(e) from e
             finally:
                 # Closing vLLM's generator aborts the request; a finished one has nothing left to abort.
                 await outputs.aclose()
@@ -164,7 +164,7 @@ class VllmEngine:
 
     @contextmanager
     def _admitted(self, choices: int) -> Iterator[Any]:
-        """Count a request in and out; gives the function that marks its first output. Raises Overloaded when full."""
+        """Count a request in and out; returns the function that marks its first output. Raises Overloaded when full."""
         if self._open_choices + choices > self._capacity:
             raise Overloaded(f"model {self.model} has its queue full", retry_after_s=_RETRY_AFTER_S)
         self._open_choices += choices

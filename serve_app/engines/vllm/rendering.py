@@ -1,22 +1,30 @@
-"""From a Query to what AsyncLLM.generate takes: prompt tokens by vLLM's own renderer, and sampling parameters.
+"""From a Query to the arguments of AsyncLLM.generate: prompt tokens by vLLM's renderer, and sampling parameters.
 
-vLLM's OpenAI request models do the reading, so guided decoding, chat template arguments and tools mean here what they
-mean to vLLM's users. A key that vLLM knows but this engine cannot honour is refused by name.
+vLLM's OpenAI request models parse the query, so guided decoding, chat template arguments and tools mean the same here
+as in vLLM. A key that vLLM knows but this engine does not support is refused by name. vLLM's exceptions become ours.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMValidationError
 from vllm.parser import Parser
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve_app.engines.vllm import failures
-from serve_app.errors import ContextLengthExceeded, RequestError, UnsupportedParameter
+from serve_app.errors import (
+    ContextLengthExceeded,
+    JethroError,
+    Overloaded,
+    RequestError,
+    UnsupportedParameter,
+    UpstreamError,
+)
 from serve_app.types import Query
 from serve_app.wire.requests import query_to_openai
 
@@ -79,7 +87,7 @@ class QueryRenderer:
         try:
             return await (self._chat(query) if query.endpoint == "chat" else self._completion(query))
         except Exception as e:
-            raise failures.of_request(e, prompt=_PROMPT[query.endpoint]) from e
+            raise error_of(e, prompt=_PROMPT[query.endpoint]) from e
 
     def _refuse(self, query: Query) -> None:
         for key in query.extra:
@@ -96,7 +104,7 @@ class QueryRenderer:
             body.pop(key, None)
         for key in ("temperature", "top_p", "presence_penalty", "frequency_penalty"):
             body[key] = getattr(sampling, key)
-        # Greedy choices are all the same, and vLLM wants them computed once; the chunks are multiplied later.
+        # Greedy choices are all the same, and vLLM requires n=1 for them; the chunks are multiplied later.
         body["n"] = 1 if sampling.temperature == 0 else sampling.n
         return body
 
@@ -139,15 +147,45 @@ class QueryRenderer:
         return params
 
     def _room(self, query: Query, prompt_tokens: int) -> int:
-        """Tokens that the context leaves for the answer. Raises when it is less than what is asked for."""
-        wanted, field = query.sampling.max_tokens, _PROMPT[query.endpoint]
+        """Tokens that the context leaves for the answer. Raises if they are fewer than requested."""
+        requested, field = query.sampling.max_tokens, _PROMPT[query.endpoint]
         context: int = self._model_config.max_model_len
         if prompt_tokens == 0:
             raise RequestError("an empty prompt has no token to start from", param=field)
-        if prompt_tokens + (wanted or 1) > context:
+        if prompt_tokens + (requested or 1) > context:
             raise ContextLengthExceeded(
-                f"this model's context is {context} tokens, but the prompt has {prompt_tokens} and {wanted or 1} are "
-                "asked for: shorten the prompt or lower max_tokens",
+                f"this model's context is {context} tokens, but the prompt has {prompt_tokens} and {requested or 1} "
+                "are requested: shorten the prompt or lower max_tokens",
                 param=field,
             )
         return context - prompt_tokens
+
+
+_RETRY_AFTER_S = 1.0
+_LENGTH_PARAMETERS = ("input_text", "input_tokens")
+_PARAMETERS = {"max_completion_tokens": "max_tokens", "structured_outputs": "response_format"}
+_INNER_MESSAGE_CHARS = 500
+
+
+def error_of(error: Exception, *, prompt: str = "messages") -> JethroError:
+    """The error for an exception of rendering or of the engine; `prompt` names the prompt's field."""
+    if isinstance(error, JethroError):
+        return error
+    if isinstance(error, VLLMValidationError):
+        return _validation_error(error, prompt)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else None
+        return RequestError(f"{key or 'the request'}: {first['msg']}", param=_PARAMETERS.get(key or "", key))
+    if isinstance(error, VLLMClientError | ValueError | TypeError):
+        return RequestError(str(error)[:_INNER_MESSAGE_CHARS] or type(error).__name__)
+    if isinstance(error, GracefulHTTPError):
+        return Overloaded(error.message, retry_after_s=_RETRY_AFTER_S)
+    return UpstreamError(f"the model's engine failed ({type(error).__name__})")
+
+
+def _validation_error(error: VLLMValidationError, prompt: str) -> RequestError:
+    message = str(error.args[0])[:_INNER_MESSAGE_CHARS] if error.args else "invalid request"
+    if error.parameter in _LENGTH_PARAMETERS:
+        return ContextLengthExceeded(message, param=prompt)
+    return RequestError(message, param=_PARAMETERS.get(error.parameter or "", error.parameter))

@@ -1,12 +1,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.engines.transformers.scheduler import Bounds, Scheduler
+from serve_app.engines.transformers.scheduler import BatchLimits, Scheduler
 from tests.engines.transformers.sequences import request
 
 
 def scheduler(*requests, **bounds) -> Scheduler:
-    made = Scheduler(Bounds(**{"rows": 4, **bounds}))
+    made = Scheduler(BatchLimits(**{"rows": 4, **bounds}))
     for each in requests:
         made.add(each)
     return made

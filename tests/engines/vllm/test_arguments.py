@@ -33,7 +33,7 @@ def test_settings_become_arguments_and_args_has_the_last_word():
         "tensor_parallel_size": 4,
         "gpu_memory_utilization": 0.9,
         "enable_prefix_caching": True,
-        "worker_extension_cls": "serve_app.engines.vllm.parent_watchdog.Lifeline",
+        "worker_extension_cls": "serve_app.engines.vllm.parent_watchdog.ParentWatchdog",
         "max_model_len": 2048,
         "seed": 7,
     }

@@ -6,8 +6,8 @@ import sys
 
 WORKER = """
 import sys, time
-from serve_app.engines.vllm.parent_watchdog import Lifeline
-Lifeline().end_with_process(int(sys.argv[1]))
+from serve_app.engines.vllm.parent_watchdog import ParentWatchdog
+ParentWatchdog().end_with_process(int(sys.argv[1]))
 print("tied", flush=True)
 time.sleep(600)
 """

@@ -1,7 +1,7 @@
-"""One request to a replica and its answer, streamed or at once; gone the moment the caller is gone.
+"""One request to a replica and its answer, streamed or whole; cancelled when the caller disconnects.
 
-The status line waits for the first chunk, so that an error before it has its true HTTP status. After it an error is one
-event, and `[DONE]` does not come. Events that are ready together leave in one write.
+The status line waits for the first chunk, so that an error before it has its true HTTP status. Later an error is one
+event, without `[DONE]`. Events that are ready together are sent in one write.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ _SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache
 _JSON = (b"content-type", b"application/json")
 
 
-class Exchange:
-    """Runs one query through the engine. Raises JethroError, or what the engine raised, before the first byte only."""
+class ReplicaRequest:
+    """Runs one query through the engine. Raises JethroError or the engine's error, only before the first byte."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Exchange:
         self._created = int(created) if created.isdigit() else int(time.time())
 
     async def run(self, receive: Receive, send: Send) -> None:
-        """Answers; returns without a word when the caller leaves."""
+        """Answers; returns silently when the caller disconnects."""
         watch = _Disconnect(receive)
         try:
             await self._admission.enter()
@@ -97,7 +97,7 @@ class Exchange:
         await send({"type": "http.response.body", "body": last})
 
     async def _send_events(self, bursts: Bursts[Chunk], burst: list[Chunk], send: Send) -> bytes:
-        """Sends all events but the last write, which it gives: finish, usage and `[DONE]`, or the error."""
+        """Sends all events but the last write, which it returns: finish, usage and `[DONE]`, or the error."""
         encoder = StreamEncoder(self._query, model=self._engine.model, answer_id=self._id, created=self._created)
         held = b""
         try:
@@ -117,7 +117,7 @@ class Exchange:
 
 
 class _Disconnect:
-    """Cancels the current task when the caller leaves. Costs next to nothing if the task ends without waiting."""
+    """Cancels the current task when the caller disconnects. Starts no task if this one ends without waiting."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -127,7 +127,7 @@ class _Disconnect:
         self._start = asyncio.get_running_loop().call_soon(self._watch)
 
     def seen(self) -> bool:
-        """Whether the caller left; takes back the cancellation that it caused."""
+        """Whether the caller disconnected; undoes the cancellation that this caused."""
         if self._seen and self._task is not None:
             self._task.uncancel()
         return self._seen
@@ -149,7 +149,7 @@ class _Disconnect:
 
 
 async def _close(bursts: Bursts[Chunk]) -> None:
-    """Closes the engine's iterator; its errors are logged, for the answer is already decided."""
+    """Closes the engine's iterator; its errors are only logged."""
     try:
         await bursts.aclose()
     except Exception:
