@@ -1,1 +1,1 @@
-"""What a decision is made of: thresholds, targets, risk, capacity."""
+"""Thresholds, targets, guarantees, and capacity of a decision."""

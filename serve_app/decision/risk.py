@@ -1,17 +1,17 @@
-"""Thresholds that keep a promise: the mean quality drop against always-strong is at most epsilon, on like traffic.
+"""Thresholds with a guarantee: the mean quality drop against always-strong is at most epsilon, on similar traffic.
 
 The drop is relative, as everywhere: E[q_strong - q_routed] <= epsilon |E q_strong|. Where qualities have one sign this
 is the mean of a bounded loss of each query, with tau the threshold:
 
     D(tau) = (q_strong - q_weak) [score < tau] - epsilon |q_strong|        to be at most 0 in the mean.
 
-Two promises, for queries that are exchangeable with the calibration queries (none of which the router was fitted on):
+Two guarantees, for queries that are exchangeable with the calibration queries (none of which the router was fitted on):
 
 - in expectation over calibration sets: conformal risk control (Angelopoulos et al., "Conformal Risk Control", 2024,
-  theorem 1). Its loss must not fall as tau rises, and D does where the weak answer is the better one; so the gain is
-  given away: (q_strong - q_weak)^+ replaces the difference, which bounds the drop from above.
+  theorem 1). Its loss must not fall as tau rises, and D does where the weak answer is the better one; so
+  gains are ignored: (q_strong - q_weak)^+ replaces the difference, which bounds the drop from above.
 - with confidence 1 - delta: Learn then Test (Angelopoulos et al., 2021) by testing a fixed sequence of thresholds from
-  always-strong on and stopping at the first that is not shown to be safe. The sequence is fixed before the data are
+  always-strong on, up to the first that is not shown to be safe. The sequence is fixed before the data are
   seen, and may be dense: fixed-sequence testing pays nothing for its length.
 
 This module does not watch whether traffic still resembles the calibration queries.
@@ -29,7 +29,7 @@ UNIT = (0.0, 1.0)
 _BETS = np.geomspace(1 / 400, 0.999, 32)
 """Stakes of the betting test, as shares of the largest that cannot lose all; each is played with equal money."""
 _MOST = 1024
-"""Times the data that are tried to say how much would be enough."""
+"""Largest multiple of the data that is tried to estimate how much would be enough."""
 
 
 def _sequence() -> Floats:
@@ -45,8 +45,8 @@ SEQUENCE = _sequence()
 class Sample:
     """Calibration queries: the router's score and the mean quality of both answers, arrays of shape [n].
 
-    `quality_range` are the least and the greatest quality that the metric can give; `copies` stand for each query, to
-    ask what more data like these would show. Raises ConfigError where no promise is possible: qualities without
+    `quality_range` are the least and the greatest quality that the metric can give; `copies` count each query so
+    often, to estimate what more data would show. Raises ConfigError where no guarantee is possible: qualities without
     bounds, of both signs, or outside of the range.
     """
 
@@ -59,7 +59,7 @@ class Sample:
     def __post_init__(self) -> None:
         low, high = self.quality_range
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            raise ConfigError(f"quality has the range {low:g} to {high:g}: a promise needs a quality with two bounds")
+            raise ConfigError(f"quality has the range {low:g} to {high:g}: a guarantee needs a quality with two bounds")
         if low < 0 < high:
             raise ConfigError(
                 f"quality goes from {low:g} to {high:g}: a relative drop means nothing where the sign can change; "
@@ -78,7 +78,7 @@ class Sample:
 
     @property
     def binary(self) -> bool:
-        """Whether every answer is simply right or wrong."""
+        """Whether every quality is 0 or 1."""
         values = np.concatenate([self.weak_quality, self.strong_quality])
         return self.quality_range == UNIT and bool(np.isin(values, (0.0, 1.0)).all())
 
@@ -104,7 +104,7 @@ def conformal_threshold(sample: Sample, max_drop: float) -> float:
     """The threshold with the fewest strong calls whose expected drop is at most `max_drop`.
 
     The expectation is over calibration sets and the next query. Raises InsufficientData, with about the number of
-    queries it would take, where only always-strong can be promised.
+    queries it would take, where only always-strong is safe.
     """
     return _enough(sample, max_drop, _conformal, f"a quality drop of at most {max_drop:g} in expectation")
 
@@ -115,7 +115,9 @@ def confident_threshold(sample: Sample, max_drop: float, delta: float = 0.1) -> 
     Raises InsufficientData as `conformal_threshold` does, ConfigError for a `delta` outside of (0, 1).
     """
     if not 0.0 < delta < 1.0:
-        raise ConfigError(f"delta is {delta:g}: give the risk of a broken promise, between 0 and 1, for instance 0.1")
+        raise ConfigError(
+            f"delta is {delta:g}: give the risk that the guarantee fails, between 0 and 1, for instance 0.1"
+        )
     promise = f"a quality drop of at most {max_drop:g} with confidence {1 - delta:g}"
     return _enough(sample, max_drop, lambda s, e: _tested(s, e, delta), promise)
 
@@ -124,7 +126,7 @@ def p_values(sample: Sample, max_drop: float, thresholds: Floats) -> Floats:
     """For each threshold a p-value of "the mean drop is more than `max_drop`", shape [thresholds].
 
     The betting test holds for any bounded quality and counts what the weak model wins; where answers are right or
-    wrong an exact binomial test, which does not count it, is often sharper. Both are made then, at half the level each.
+    wrong an exact binomial test, which does not count it, is often sharper. Both are used then, at half the level each.
     """
     betting = betting_p_values(sample, max_drop, thresholds)
     if not sample.binary:
@@ -152,7 +154,7 @@ def betting_p_values(sample: Sample, max_drop: float, thresholds: Floats) -> Flo
 
 def binomial_p_values(sample: Sample, max_drop: float, thresholds: Floats) -> Floats:
     """Exact p-values where answers are right or wrong: of the m queries that the strong model answers right, the lost
-    ones (weak asked, and wrong) are binomial, and the drop is at most their probability, since gains only help.
+    ones (weak called, and wrong) are binomial, and the drop is at most their probability, since gains only help.
     """
     from scipy.stats import binom  # type: ignore[import-untyped]
 
@@ -191,9 +193,11 @@ def _enough(sample: Sample, max_drop: float, find: Callable[[Sample, float], flo
     while copies <= _MOST and not (sample.scores < find(replace(sample, copies=copies), max_drop)).any():
         copies *= 2
     if copies > _MOST:
-        mend = f"even {_MOST * len(sample):,} like these would not do: allow a larger drop, or train a better router"
+        remedy = (
+            f"even {_MOST * len(sample):,} like these are not enough: allow a larger drop, or train a better router"
+        )
     else:
-        mend = f"it would take about {copies * len(sample):,} like these, or allow a larger drop"
+        remedy = f"it would take about {copies * len(sample):,} like these, or allow a larger drop"
     raise InsufficientData(
-        f"{promise}: {len(sample):,} calibration queries can promise it of nothing but always-strong; {mend}"
+        f"{promise}: {len(sample):,} calibration queries guarantee it for nothing but always-strong; {remedy}"
     )

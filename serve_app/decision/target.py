@@ -1,4 +1,4 @@
-"""What a threshold is asked to reach, as an operator writes it: strong-share=0.4, cost=0.0002 or quality-drop=0.01."""
+"""Targets of a threshold, as an operator writes them: strong-share=0.4, cost=0.0002 or quality-drop=0.01."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Method = Literal["expectation", "ltt"]
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """A promise beyond the calibration data: in expectation, or (ltt) with confidence 1 - `delta`; see `risk`.
+    """A guarantee beyond the calibration data: in expectation, or (ltt) with confidence 1 - `delta`; see `risk`.
 
     `quality_range` is that of the metric, None for an end that is not bounded.
     """
@@ -29,9 +29,9 @@ class Guarantee:
         return "in expectation" if self.method == "expectation" else f"with confidence {1 - self.delta:g}"
 
     def threshold(self, calibration: Calibration, max_drop: float) -> float:
-        """The threshold that keeps the promise with the fewest strong calls.
+        """The threshold that meets the guarantee with the fewest strong calls.
 
-        Raises InsufficientData where the data can promise nothing, ConfigError where the metric cannot.
+        Raises InsufficientData where the data support none, ConfigError where the metric does not.
         """
         low, high = self.quality_range
         bounds = (-inf if low is None else low, inf if high is None else high)
@@ -65,9 +65,9 @@ class Target:
         return f"{self.name}={self.value:g}"
 
     def threshold(self, calibration: Calibration, guarantee: Guarantee | None = None) -> Threshold:
-        """The threshold that reaches the target on the calibration data, or with a guarantee on like traffic.
+        """The threshold that reaches the target on the calibration data, or with a guarantee on similar traffic.
 
-        Raises ConfigError where it cannot be reached, or for a guarantee of anything but a quality drop.
+        Raises ConfigError where it is out of reach, or for a guarantee of anything but a quality drop.
         """
         if guarantee is not None:
             if self.name != QUALITY_DROP:
@@ -82,6 +82,6 @@ class Target:
 
 
 def quality_range(about: Any) -> Sequence[float | None]:
-    """The metric's range as a dataset's `about` or a card's `data` tells it; [0, 1] where it says nothing."""
+    """The metric's range from a dataset's `about` or a card's `data`; [0, 1] by default."""
     low, high = about.get("quality_range", UNIT)
     return low, high

@@ -1,10 +1,8 @@
-"""From scores to a choice: a threshold calibrated on data to a share of strong calls, a quality or a cost.
+"""Thresholds calibrated to a share of strong calls, a quality, or a cost; and the expected outcome at a score.
 
 Ties: a threshold cannot split queries of equal score. Of the points that a threshold can reach, each target takes the
-nearest that keeps its promise: at most the share, at most the cost, at most the drop (at the smallest share that
-does). A router with few distinct scores may therefore stay below a share, never above it; `share` says what it got.
-
-What to expect of each pool at a score, read from the calibration data: the Decision's `expected`.
+nearest one within its bound: at most the share, at most the cost, at most the drop (at the smallest such share). A
+router with few distinct scores may therefore stay below a share, never above it; `share` holds the one reached.
 """
 
 from bisect import bisect_right
@@ -30,10 +28,10 @@ _COSTS = ("weak_cost_usd", "strong_cost_usd")
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a threshold is calibrated on: for each query its score, and the mean quality and tokens of both answers.
+    """For each calibration query its score, and the mean quality and tokens of both answers.
 
-    Shapes [n], tokens [n, 2] (prompt, completion). The queries are none that the router was fitted on. Recorded
-    costs, shape [n], are None where nobody recorded them.
+    Shapes [n], tokens [n, 2] (prompt, completion). The router was fitted on none of these queries. Costs, shape [n],
+    are None where none were recorded.
     """
 
     scores: Floats
@@ -91,7 +89,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The calibration saved there. Raises ConfigError naming the file and the mend."""
+        """The calibration saved there. Raises ConfigError naming the file and what to do."""
         try:
             data = read_arrays(path)
             version = int(data["format"])
@@ -112,7 +110,7 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Strong if score >= `value`. The rest is what the calibration data promise of it, and the curve they came from."""
+    """Strong if score >= `value`. The other fields are read from the calibration data's curve at that point."""
 
     value: float
     target: str
@@ -156,7 +154,7 @@ class Threshold:
 
     @classmethod
     def of_value(cls, calibration: Calibration, value: float, target: str) -> Self:
-        """A threshold that was found elsewhere, with what the calibration data say of it."""
+        """A given threshold, with its figures on the calibration data."""
         curve = calibration.curve()
         strong = int(np.sum(calibration.scores >= value))
         at = int(np.searchsorted(curve.share, strong / len(calibration) - 0.5 / len(calibration)))

@@ -1,1 +1,1 @@
-"""Datasets, features, metrics and calibration: what routers are trained and judged with."""
+"""Features, encoders, regressions, and metrics that several parts learn with."""

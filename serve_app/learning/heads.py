@@ -1,11 +1,7 @@
-"""A head: one pool's mean quality on a query, with the standard error of that estimate.
+"""Heads over query features: one pool's mean quality, its expected tokens, and the win rate from two quality heads.
 
-Fractional logistic regression (Papke & Wooldridge 1996) with a Gaussian prior on the weights; the uncertainty is
-Laplace's: the posterior is taken as a Gaussian around its mode, with the inverse Hessian as covariance (MacKay 1992).
-
-Expected tokens of one pool's answers: read ones by the length of the text, written ones from the features.
-
-From two heads to one score: P(strong better than weak), calibrated on predictions out of fold.
+Quality is fractional logistic regression (Papke & Wooldridge 1996) with a Gaussian prior on the weights. Its standard
+error is Laplace's: the posterior is a Gaussian around its mode, with the inverse Hessian as covariance (MacKay 1992).
 """
 
 from dataclasses import dataclass
@@ -84,8 +80,8 @@ def _covariance(matrix: Floats, p: Floats, strength: float) -> Floats:
 def _widening(matrix: Floats, covariance: Floats, log_odds: Floats, share: Floats) -> float:
     """Factor, at least 1, for variances to agree with the errors of the mean seen in groups of like predictions.
 
-    A linear model is never quite right, and Laplace's error knows nothing of that. By moments: the squared error of
-    a group's mean, less what sampling explains, is set against the variance that the head states.
+    Laplace's error ignores the misfit of a linear model. By moments: the squared error of a group's mean, less what
+    sampling explains, is compared with the variance that the head states.
     """
     p = sigmoid(log_odds)
     ones = np.concatenate([matrix, np.ones((len(matrix), 1))], axis=1)
@@ -140,7 +136,7 @@ class TokenHead:
 def fit_tokens(matrix: Floats, characters: Floats, prompt: Floats, completion: Floats) -> TokenHead:
     """From features [n, d], characters [n] and mean tokens [n].
 
-    The mean of what a logarithm predicts is mended by the mean of e^residual (smearing; Duan 1983). Raises
+    The retransformation bias of the logarithm is corrected by the mean of e^residual (smearing; Duan 1983). Raises
     DependencyError without scikit-learn.
     """
     try:
@@ -196,9 +192,9 @@ class WinLink:
         return self.bias + self.weak * weak + self.strong * strong + self.gap * gap
 
     def slopes(self, start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
-        """Mean derivatives by the weak and the strong head's log-odds on the straight way from start to end.
+        """Mean derivatives by the weak and the strong head's log-odds on the straight line from start to end.
 
-        They share out the difference in log-odds among what moved the heads, whole: integrated gradients
+        They divide the difference in log-odds completely among the heads' features: integrated gradients
         (Sundararajan et al. 2017, section 3).
         """
         t = (np.arange(_STEPS) + 0.5) / _STEPS

@@ -1,8 +1,7 @@
-"""History of similar queries: the mean outcome of past queries that looked the same, at several depths of likeness.
+"""History of similar queries: the mean outcome of past queries with the same signature, at four levels.
 
-A query's signatures run from fine to coarse. Where a fine one has been seen seldom, its mean leans on the coarser
-one's (additive smoothing towards the back-off estimate, as in Katz back-off's relatives). Memory is bounded: each
-level keeps its most frequent signatures.
+A query's signatures run from fine to coarse. A rare one's mean is smoothed towards that of the coarser one (additive
+smoothing with back-off). Memory is bounded: each level keeps its most frequent signatures.
 """
 
 import zlib
@@ -33,7 +32,7 @@ _VOCABULARY = 2_048
 
 
 class History:
-    """Learned in `fit`; `logits` gives the estimates, finest first."""
+    """Learned in `fit`; `logits` returns the estimates, finest first."""
 
     def __init__(self, vocabulary: Iterable[str] = ()) -> None:
         self.vocabulary_ = frozenset(vocabulary)
@@ -62,9 +61,9 @@ class History:
     ) -> list[tuple[float, ...]]:
         """`logits` of each reading from those before it in a random order; forgets the tables. In the order given.
 
-        For training: a mean over the others, or over other folds, would carry the query's own outcome with its sign
-        turned; one over the past does not (ordered target statistics; Prokhorenkova et al. 2018, CatBoost). Equal
-        texts come at once and do not see each other.
+        For training: a mean over the other queries, or over other folds, would leak the query's own outcome with its
+        sign reversed; a mean over the past does not (ordered target statistics; Prokhorenkova et al. 2018, CatBoost).
+        Equal texts are added together.
         """
         self.prior_ = smoothed_mean(outcomes)
         self.tables_ = tuple({} for _ in LEVELS)
@@ -85,7 +84,7 @@ class History:
         return found
 
     def signatures(self, reading: Reading) -> tuple[int, ...]:
-        """One key a level, finest first: crc32 of the text that alike queries share."""
+        """One key per level, finest first: crc32 of the text that similar queries share."""
         wording, content, shape = [], [], []
         known = self.vocabulary_
         for token in reading.tokens:
@@ -115,13 +114,13 @@ class History:
     def logits(self, reading: Reading) -> tuple[float, ...]:
         """Smoothed mean outcomes as log-odds, finest level first; each backs off to the next coarser.
 
-        The coarsest, the task, is backed off to but not given: what it knows, a weight of the task knows.
+        The coarsest, the task, is used for back-off only: the task has a weight of its own.
         """
         tables, keys = self.tables_, self.signatures(reading)
-        task = _leaned(tables[3].get(keys[3]), self.prior_, _STRENGTH[3])
-        shape = _leaned(tables[2].get(keys[2]), task, _STRENGTH[2])
-        wording = _leaned(tables[1].get(keys[1]), shape, _STRENGTH[1])
-        content = _leaned(tables[0].get(keys[0]), wording, _STRENGTH[0])
+        task = _smoothed(tables[3].get(keys[3]), self.prior_, _STRENGTH[3])
+        shape = _smoothed(tables[2].get(keys[2]), task, _STRENGTH[2])
+        wording = _smoothed(tables[1].get(keys[1]), shape, _STRENGTH[1])
+        content = _smoothed(tables[0].get(keys[0]), wording, _STRENGTH[0])
         return log(content / (1.0 - content)), log(wording / (1.0 - wording)), log(shape / (1.0 - shape))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
@@ -154,8 +153,8 @@ def _key(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", "surrogatepass"))
 
 
-def _leaned(seen: tuple[float, float] | None, coarser: float, strength: float) -> float:
-    """The mean of what was seen, leaning on the coarser estimate; that one itself if nothing was."""
+def _smoothed(seen: tuple[float, float] | None, coarser: float, strength: float) -> float:
+    """The mean of past outcomes, smoothed towards the coarser estimate."""
     return coarser if seen is None else (seen[0] + strength * coarser) / (seen[1] + strength)
 
 

@@ -1,8 +1,8 @@
-"""How good a router is: the cost-quality curve and the figures read from it, as RouteLLM defines them.
+"""Metrics of a router: the cost-quality curve and its figures, as RouteLLM defines them; bootstrap intervals.
 
 Definitions follow RouteLLM (arXiv 2406.18665, section 2.3) and its evaluation: PGR is the share of the gap between
 weak and strong that a router recovers, APGR its mean over the share of strong calls, CPT(x) the share of strong calls
-at which PGR reaches x. Qualities lie in any unit, one value per query and pool.
+at which PGR reaches x. Qualities have any unit, one value per query and pool.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from serve_app.arrays import Floats
 class Curve:
     """Mean quality and cost at each share of strong calls that a threshold can reach, share ascending.
 
-    Equal scores cannot be told apart by a threshold, so there is one point for each distinct score and one for "none
+    A threshold cannot split equal scores, so there is one point for each distinct score and one for "none
     strong" (index 0). `thresholds[i]` reaches point i: strong if score >= threshold.
     """
 
@@ -81,7 +81,7 @@ def decile_curve(scores: Floats, weak_quality: Floats, strong_quality: Floats, r
     """RouteLLM's points: thresholds at the quantiles of the scores (deciles for `results` 10), equal ones once.
 
     As in its evaluation, a query is strong if its score reaches the threshold, save for the topmost one, the highest
-    score, which must be exceeded: the curve begins with no strong call and ends with nothing else.
+    score, which must be exceeded: the curve begins with no strong call and ends with all strong.
     """
     full = cost_quality_curve(scores, weak_quality, strong_quality)
     edges = np.unique(np.quantile(scores, np.arange(results) / results))[::-1]
@@ -92,7 +92,7 @@ def decile_curve(scores: Floats, weak_quality: Floats, strong_quality: Floats, r
 
 
 def oracle_curve(weak_quality: Floats, strong_quality: Floats) -> Curve:
-    """The curve of a router that knows both answers: no router's lies above it."""
+    """The curve of a router that knows both answers' quality: an upper bound."""
     gain = strong_quality - weak_quality
     return cost_quality_curve(gain, weak_quality, strong_quality)
 
@@ -132,7 +132,7 @@ def area(curve: Curve) -> float:
 def quality_drop(quality: Floats, strong: float) -> Floats:
     """(strong - quality) / |strong|, the relative drop against always-strong; 0 where strong is 0.
 
-    The size of `strong` divides, so that a drop is positive also where qualities are negative (BARTScore).
+    The divisor is the absolute value, so that drops of negative qualities (BARTScore) are positive.
     """
     return (strong - np.asarray(quality)) / abs(strong) if strong else np.zeros_like(quality)
 

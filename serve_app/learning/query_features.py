@@ -1,4 +1,4 @@
-"""A query as numbers for linear models: what it means (sentence vector), how it looks, how queries like it went."""
+"""Query features for linear models: sentence vector, readable features, and past quality on similar queries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

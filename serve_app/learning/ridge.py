@@ -1,7 +1,7 @@
 """Ridge regression whose penalty leave-one-out cross-validation chooses, with the leave-one-out predictions.
 
 One eigendecomposition serves all penalties, and leaving one row out needs no refit: its residual is the ordinary one
-over 1 - h, h its leverage (Hastie et al. 2009, equation 7.64). The predictions are what a stack learns from.
+over 1 - h, h its leverage (Hastie et al. 2009, equation 7.64). A stack is fitted on these predictions.
 """
 
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ Report = Callable[[str], None]
 
 
 def silent(line: str) -> None:
-    """Reports to nobody."""
+    """Drops the line."""
 
 
 class Router(Protocol):
@@ -47,11 +47,11 @@ class Router(Protocol):
         """Strong win rates, shape [len(queries)], each in [0, 1]."""
 
     def explain(self, query: Query) -> Mapping[str, float]:
-        """What moved this query's score: signed contributions in log-odds by feature, largest first."""
+        """Signed contributions to this query's score in log-odds, by feature, largest in size first."""
 
     def save(self, directory: Path) -> None:
         """JSON and safetensors or npz, with a format version."""
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The router saved there. Raises ConfigError naming the file and the mend."""
+        """The router saved there. Raises ConfigError naming the file and what to do."""

@@ -1,16 +1,12 @@
-"""Has live traffic moved away from the data that a router was calibrated on? Cheap statistics with honest limits.
+"""Drift: whether live traffic has moved away from the data that a router was calibrated on.
 
-Each signal is a statistic with a limit: the larger of a size that matters and what chance alone reaches once in ten
-thousand looks, given how many live and how many calibration queries there are. Memory is bounded by a window.
+Each signal is a statistic with a limit: the larger of a size that matters and the value that chance alone reaches once
+in ten thousand looks, given the numbers of live and of calibration queries. Memory is bounded by a window.
 
 Scores: population stability index over bins of equal calibration mass (PSI; without drift it is distributed as
 (1/n + 1/N) times chi-squared with bins - 1 degrees of freedom: Yurdakul 2018, section 3.2). Share of strong calls:
-difference of two proportions. Inputs: see inputs.py. Outcomes: mean feedback against the expected quality.
-
-What queries look like on average: the reference that live inputs are compared with, saved with a router.
-
-Means of the readable features, the share of words never seen before, and where an encoder is at hand the mean of the
-sentence vectors. A shift of inputs says that a router's promises are of other traffic, before any outcome is known.
+difference of two proportions. Inputs: means of readable features, share of unknown words and, with an encoder, mean
+sentence vector, against a reference saved with the router. Outcomes: mean feedback against the expected quality.
 """
 
 from bisect import bisect_right
@@ -34,7 +30,7 @@ WINDOW: Final = 1000
 """Live queries that count; older ones are forgotten."""
 MIN_QUERIES: Final = 200
 MIN_JUDGED: Final = 100
-"""Below these counts nothing is said."""
+"""Below these counts no alarm is raised."""
 PSI_LEVEL: Final = 0.1
 """Below 0.1 a shift is held to be small, above 0.25 large: the usual rule for the index."""
 SHARE_LEVEL: Final = 0.05
@@ -45,7 +41,7 @@ _Z: Final = 3.72
 _CALM: Final = 0.7
 """An alarm ends when the statistic is below this part of its limit ..."""
 _PATIENCE: Final = 3
-"""... and it begins and ends only after this many looks in a row, each with new queries."""
+"""... and it begins and ends only after this many consecutive looks, each with new queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ class Alarm:
     _streak: int = 0
 
     def look(self, reading: Reading) -> bool:
-        """Take a reading; whether the alarm was raised or ended by it."""
+        """Take a reading. Returns whether the alarm begins or ends with it."""
         self.last = reading
         beyond = reading.statistic > reading.limit
         turning = reading.statistic < _CALM * reading.limit if self.raised else beyond
@@ -142,7 +138,7 @@ class OutcomeDrift:
         self._misses: deque[float] = deque(maxlen=window)
 
     def add(self, expected: float, observed: float) -> None:
-        """A judged answer: what was expected of it, and what was said of it, both in [0, 1]."""
+        """An answer with feedback: expected and observed quality, both in [0, 1]."""
         self._misses.append(observed - expected)
 
     def reading(self) -> Reading:
@@ -174,7 +170,7 @@ def bonferroni_z(tests: int, z: float = _Z) -> float:
 FORMAT: Final = 1
 FEATURES: Final = (*NUMERIC, "unknown_words")
 MEAN_LEVEL: Final = 0.25
-"""A mean that moved by a quarter of a standard deviation: between Cohen's small (0.2) and medium (0.5) effect."""
+"""A shift of a mean by a quarter of a standard deviation: between Cohen's small (0.2) and medium (0.5) effect."""
 VECTOR_LEVEL: Final = 0.0625
 """The same size for vectors, as squared distance in units of the total variance."""
 _LEAST_SD: Final = 0.05
@@ -239,7 +235,7 @@ class Inputs:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The reference saved there. Raises ConfigError naming the file and the mend."""
+        """The reference saved there. Raises ConfigError naming the file and what to do."""
         try:
             data = read_arrays(path)
             shapes = {data["means"].shape, data["sds"].shape}
@@ -267,7 +263,7 @@ class InputDrift:
         self._known = set(inputs.words.tolist())
         self._rows: deque[tuple[float, ...]] = deque(maxlen=window)
         self.furthest = ""
-        """The feature that moved most, of the last reading."""
+        """The feature with the largest shift in the last reading."""
 
     def add(self, query: Query) -> None:
         """A live query; about 50 µs."""
@@ -311,7 +307,7 @@ class VectorDrift:
 
 
 def word_hash(word: str) -> int:
-    """64 bits that stand for a word, so that a reference holds no text of anybody's prompt."""
+    """A 64-bit hash of a word, so that a reference holds no text of a prompt."""
     return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 

@@ -1,4 +1,4 @@
-"""What is expected of several pools' answers before any is asked: quality with its uncertainty, tokens, cost."""
+"""Estimates of several pools' answers before any call: quality with its uncertainty, tokens, cost."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

@@ -52,7 +52,7 @@ KINDS: Mapping[str, str] = {
     "stacked": "serve_app.routing.kinds.stacked.router:StackedRouter",
     "best_route": "serve_app.routing.kinds.best_route:BestRouteRouter",
 }
-"""Kind to class; imported when asked for, so that a heavy router costs nobody else its imports."""
+"""Kind to class; imported on first use, so that a process imports the libraries of its own routers only."""
 
 RANDOM = "random"
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
@@ -91,26 +91,26 @@ class Registry:
     def serving(self, name: str) -> tuple[str, float | None]:
         """The version of a name that serves, and the threshold if one was chosen. Raises ConfigError."""
         versions = self.versions(name)
-        told = (_read(self.folder / name / "current") or "").split()
-        if not told:
+        text = (_read(self.folder / name / "current") or "").split()
+        if not text:
             return versions[0], None
         try:
-            threshold = float(told[1]) if len(told) > 1 else None
+            threshold = float(text[1]) if len(text) > 1 else None
             if threshold is not None and not 0.0 <= threshold <= 1.0:
                 raise ValueError(f"{threshold:g} is not in [0, 1]")
         except ValueError as e:
             raise ConfigError(f"{self.folder / name / 'current'}: no threshold ({e}); choose the version again") from e
-        return told[0], threshold
+        return text[0], threshold
 
     def default(self) -> str | None:
-        """The name that serves where the config names none; None if nobody chose one."""
+        """The name that serves where the config names none; None by default."""
         return _read(self.folder / "default")
 
     def load(self, name: str, version: str | None = None, *, remote: Collection[Placement] = ()) -> Registered:
         """A router, in its current version unless another is named.
 
-        The weights of routers of the placements `remote` stay on the disk: the Scorer loads them. Raises
-        ConfigError naming what there is, or the file and the mend.
+        Routers placed in `remote` stay on the disk: the Scorer loads them. Raises
+        ConfigError naming what there is, or the file and what to do.
         """
         if name == RANDOM:
             return load_router(RANDOM, seed=self._seed)
@@ -143,13 +143,13 @@ class Registry:
         queries: Sequence[Query] = (),
         use: bool | None = None,
     ) -> str:
-        """Save a fitted router as a new version; gives the version. `run` is what would make it again.
+        """Save a fitted router as a new version. Returns the version. `run` holds the arguments that reproduce it.
 
         With the `queries` that it was trained and calibrated on, live inputs are watched for drift from them.
 
         The version appears whole or not at all. It serves at once if `use` is true, or if it is the first of its
         name and `use` is not false. The same router saved again is the same version. Raises ConfigError for a name
-        that no caller could write, OSError if the folder cannot be written.
+        that is invalid in requests, OSError if the folder cannot be written.
         """
         first = _valid(name) not in self.names()
         home = self.folder / name
@@ -176,7 +176,7 @@ class Registry:
     def use(self, name: str, version: str | None = None, threshold: float | None = None) -> None:
         """Serve a version from now on (default: the current one), at `threshold` instead of its own if given.
 
-        Endpoints that run take it up within their `routing.reload_s`. Raises ConfigError for what does not exist.
+        Running endpoints load it within their `routing.reload_s`. Raises ConfigError for what does not exist.
         """
         if name == RANDOM:
             raise ConfigError("random has one version; set its threshold with routing.threshold")
@@ -196,9 +196,9 @@ class Registry:
         write_whole(self.folder / "default", f"{name}\n".encode())
 
     def fingerprint(self) -> tuple[str, ...]:
-        """Changes whenever another version, threshold or default is to serve; cheap, to be asked every second."""
-        told = [f"{f.name}={_read(f / 'current') or ''}" for f in _folders(self.folder)]
-        return (self.default() or "", *sorted(told))
+        """Changes with the version, threshold, or default that is to serve; cheap enough to read every second."""
+        current = [f"{f.name}={_read(f / 'current') or ''}" for f in _folders(self.folder)]
+        return (self.default() or "", *sorted(current))
 
     def _versions(self, name: str) -> list[str]:
         found = [f for f in _folders(self.folder / name) if _VERSION.fullmatch(f.name) and (f / "card.json").is_file()]
@@ -227,7 +227,7 @@ def router_names() -> list[str]:
 def load_router(name_or_folder: str, *, seed: int = 0, remote: Collection[Placement] = ()) -> Registered:
     """A router that ships with the package by name, or the one in a folder. `seed` is that of `random` by name.
 
-    Raises ConfigError naming what there is, or the file and the mend.
+    Raises ConfigError naming what there is, or the file and what to do.
     """
     if name_or_folder == RANDOM:
         from serve_app.routing.kinds.random import RandomRouter
@@ -274,4 +274,4 @@ def _registered_s(folder: Path) -> float:
     try:
         return float(json.loads((folder / "run.json").read_text("utf-8"))["registered_s"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0.0  # put there by hand
+        return 0.0  # copied there by hand

@@ -106,7 +106,7 @@ class BestRouteRouter:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The constructor's arguments."""
+        """See Router."""
         return {"samples": self.samples, "margin": self.margin, "encoder": self.encoder, "seed": self.seed}
 
     def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
@@ -219,7 +219,7 @@ class BestRouteRouter:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The router saved there. Raises ConfigError naming the file and the mend."""
+        """See Router."""
         path = directory / "router.json"
         body = read_json(path, kind=cls.name, version=FORMAT)
         try:

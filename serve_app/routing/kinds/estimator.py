@@ -52,7 +52,7 @@ class EstimatorRouter:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The constructor's arguments."""
+        """See Router."""
         return {"encoder": self.encoder, "seed": self.seed}
 
     def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
@@ -146,7 +146,7 @@ class EstimatorRouter:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The router saved there. Raises ConfigError naming the file and the mend."""
+        """See Router."""
         path = directory / "router.json"
         body = read_json(path, kind=cls.name, version=FORMAT)
         try:

@@ -36,7 +36,7 @@ class RandomRouter:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The constructor's arguments."""
+        """See Router."""
         return {"seed": self.seed}
 
     def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
@@ -59,7 +59,7 @@ class RandomRouter:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The router saved there. Raises ConfigError naming the file and the mend."""
+        """See Router."""
         return cls(seed=int(read_json(directory / "router.json", kind=cls.name, version=FORMAT)["seed"]))
 
     def _uniform(self, text: str) -> float:

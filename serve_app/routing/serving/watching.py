@@ -1,6 +1,6 @@
 """Watches the traffic of one router: scores, share, inputs and outcomes against what it was calibrated on.
 
-On the hot path a query is only put aside; the statistics are brought up to date now and then, by a thread.
+On the hot path a query is only queued; a thread updates the statistics.
 """
 
 import logging
@@ -26,18 +26,18 @@ from serve_app.routing.drift import (
 )
 from serve_app.types import Query
 
-_ASIDE: Final = 500
-"""Queries put aside between two digests; of more, the newest count."""
+_QUEUED: Final = 500
+"""Queries queued between two digests; of more, the newest count."""
 _STEP: Final = 50
 """New queries between two looks, so that looks are not of the same data."""
 _JUDGED_STEP: Final = 10
 _BUDGET_S: Final = 0.02
-"""Longest digest at a time: it holds the interpreter, and the event loop waits for it."""
+"""Longest digest at a time: it holds the interpreter lock, which the event loop needs."""
 
 logger = logging.getLogger("jethro.routing")
 
 Vector = Callable[[str], NDArray[Any] | None]
-"""The sentence vector of a text if it is at hand; never computes."""
+"""The sentence vector of a text if it is cached; never computes."""
 
 
 class RouterWatch:
@@ -60,30 +60,30 @@ class RouterWatch:
         self._vectors = VectorDrift(inputs) if inputs is not None and with_vectors else None
         self._vector = vector
         self._outcomes: dict[str, OutcomeDrift] = {}
-        self._aside: deque[tuple[Query, float]] = deque(maxlen=_ASIDE)
-        self._judged: deque[tuple[str, float, float]] = deque(maxlen=_ASIDE)
+        self._queued: deque[tuple[Query, float]] = deque(maxlen=_QUEUED)
+        self._judged: deque[tuple[str, float, float]] = deque(maxlen=_QUEUED)
         self._new = self._new_judged = 0
         self.alarms: dict[str, Alarm] = {}
 
     def set_threshold(self, threshold: float) -> None:
-        """Watch the share of strong calls at this threshold; the same one changes nothing."""
+        """Watch the share of strong calls at this threshold. The current one changes nothing."""
         if threshold != self._share.threshold:
             self._share = ShareDrift(self._calibrated, threshold)
             self.alarms.pop("share", None)
 
     def observe(self, query: Query, score: float) -> None:
         """A query was routed by this score."""
-        self._aside.append((query, score))
+        self._queued.append((query, score))
 
     def judged(self, pool: str, expected: float, observed: float) -> None:
-        """Feedback on an answer of a pool, of which this quality was expected at its score; both in [0, 1]."""
+        """Feedback on a pool's answer, with the quality expected at its score; both in [0, 1]."""
         self._judged.append((pool, expected, observed))
 
     def digest(self) -> None:
-        """Bring the statistics up to date, and log alarms that are raised or end."""
+        """Update the statistics, and log alarms that begin or end."""
         until = perf_counter() + _BUDGET_S
-        while self._aside and perf_counter() < until:
-            query, score = self._aside.popleft()
+        while self._queued and perf_counter() < until:
+            query, score = self._queued.popleft()
             self._scores.add(score)
             self._share.add(score)
             if self._inputs is not None:
@@ -101,14 +101,14 @@ class RouterWatch:
 
     def state(self) -> Mapping[str, Mapping[str, Any]]:
         """By signal: whether it is drift, its statistic, limit and count; JSON-ready."""
-        told: dict[str, dict[str, Any]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for name, alarm in list(self.alarms.items()):
             assert alarm.last is not None
             last = alarm.last
-            told[name] = {"drift": alarm.raised, "statistic": last.statistic, "limit": last.limit, "queries": last.n}
-        if self._inputs is not None and "inputs" in told:
-            told["inputs"]["feature"] = self._inputs.furthest
-        return told
+            found[name] = {"drift": alarm.raised, "statistic": last.statistic, "limit": last.limit, "queries": last.n}
+        if self._inputs is not None and "inputs" in found:
+            found["inputs"]["feature"] = self._inputs.furthest
+        return found
 
     def _look(self) -> None:
         if self._new >= _STEP:

@@ -1,8 +1,7 @@
-"""A causal language model that rates a question: the chances of the tokens 1 to 5 as the next after an instruction.
+"""A causal language model that rates a question: probabilities of the tokens 1 to 5 after an instruction.
 
-Fine-tunes a causal language model to answer with a rating: cross-entropy on the token after the instruction.
-
-All weights are trained, as RouteLLM does with Llama-3-8B (Ong et al. 2024, section 4.2); for models that fit.
+It is fine-tuned by cross-entropy on that token. All weights are trained, as RouteLLM does with Llama-3-8B (Ong et al.
+2024, section 4.2), so the model must fit in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ RATINGS = ("1", "2", "3", "4", "5")
 INSTRUCTION = "rate 1 (fails) to 5 (sure to be good) how well a small model answers this:\n{question}\nrating:"
 """Short, as a model whose tokens are characters reads every letter of it."""
 _ROWS = 16
-"""Prompts in one forward pass, those of like length together."""
+"""Prompts in one forward pass, those of similar length together."""
 _HASHED_BYTES = 256 * 2**20
 """Files up to this size are hashed when a folder is read; of larger ones the size is compared."""
 
@@ -133,7 +132,7 @@ class RatingModel:
         self.next_logits([self.tokens("?")])
 
     def save(self, directory: Path) -> dict[str, list[Any]]:
-        """Write model and tokenizer; gives name to size and hash, for `check_files`."""
+        """Write model and tokenizer. Returns size and hash by file name, for `check_files`."""
         directory.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=directory) as fresh:
             self.model.save_pretrained(fresh)
@@ -166,9 +165,9 @@ class RatingModel:
         return ids
 
 
-def check_files(directory: Path, told: Mapping[str, Sequence[Any]]) -> None:
-    """Compare a folder's files with what `save` gave. Raises ConfigError naming the one that differs."""
-    for name, stamp in told.items():
+def check_files(directory: Path, files: Mapping[str, Sequence[Any]]) -> None:
+    """Compare a folder's files with what `save` returned. Raises ConfigError naming the one that differs."""
+    for name, stamp in files.items():
         path = directory / name
         if Path(name).name != name or not path.is_file() or _stamp(path) != list(stamp):
             raise ConfigError(f"{path}: is not what was saved; train and save the router again")
@@ -190,7 +189,7 @@ def _transformers() -> Any:
 
 
 _HELD_BACK = 10
-"""One distinct question in so many tells which epoch was the best."""
+"""One distinct question in so many is held back to choose the best epoch."""
 _PATIENCE = 2
 """Epochs without a better loss after which training stops."""
 _WARM_UP = 0.1
@@ -214,7 +213,7 @@ def train_ratings(
     recipe: RatingRecipe,
     report: Callable[[str], None],
 ) -> int:
-    """Train the model in place on ratings 1 to 5 of shape [n]; gives the epoch that it is left at.
+    """Train the model in place on ratings 1 to 5 of shape [n]; returns the epoch of its final weights.
 
     That is the one with the least loss on questions held back by their hash, or the last where none is.
     """
@@ -253,13 +252,13 @@ def train_ratings(
 
 
 def _pace(step: int, steps: int) -> float:
-    """Up in a straight line, then down to nothing."""
+    """Share of the learning rate: linear warm-up, then linear decay to 0."""
     rising = max(1, round(_WARM_UP * steps))
     return min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising)))
 
 
 def _batches(inside: NDArray[np.int64], rows: list[list[int]], recipe: RatingRecipe, epoch: int) -> list[Any]:
-    """Questions of like length together; which of them, and the order of the batches, by chance."""
+    """Questions of similar length together, in random batches and order."""
     rng = np.random.default_rng([recipe.seed, epoch])
     lengths = np.array([len(rows[i]) for i in inside])
     order = inside[np.argsort(lengths + rng.random(len(inside)) * 8, kind="stable")]

@@ -26,16 +26,16 @@ from serve_app.types import Query
 
 FORMAT = 1
 GOOD = 4
-"""The rating from which on the weak model's answer will do."""
+"""The lowest rating at which the weak model's answer is good enough."""
 LAB = "lab:"
 """Before the name of a lab model."""
 
 
 class CausalLlmRouter:
-    """1 - P(rating >= 4), the chances being those of the five rating tokens among themselves, after an instruction.
+    """1 - P(rating >= 4), with the probabilities of the five rating tokens among themselves, after an instruction.
 
-    The rating is of the weak model's answer: 5, it is sure to be good. Where the model's likeliest token is no rating,
-    the query goes to the strong model: score 1. The model is fine-tuned in whole on ratings of the dataset's queries:
+    The rating is of the weak model's answer; 5 means surely good. If the model's likeliest token is not a rating, the
+    score is 1. The model is fine-tuned in whole on ratings of the dataset's queries:
     the strong win rate over all pairs of samples in fifths, 5 where it is below 0.2 down to 1 from 0.8 on (with one
     sample each: 1 where the strong model is better, else 5), and of the pair's further preferences 1 where the strong
     model won, 4 for a tie, 5 where the weak model won. `model` is a Hugging Face folder, or `lab:large` and the like.
@@ -68,7 +68,7 @@ class CausalLlmRouter:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The constructor's arguments."""
+        """See Router."""
         recipe = {name: getattr(self.recipe, name) for name in ("epochs", "learning_rate", "batch", "seed")}
         own = {"model": self.model, "instruction": self.instruction, "max_tokens": self.max_tokens}
         return own | recipe
@@ -96,21 +96,21 @@ class CausalLlmRouter:
         return np.clip(scores, 0.0, 1.0)
 
     def explain(self, query: Query) -> Mapping[str, float]:
-        """The chances of the five ratings, and `unparsable` 1 where the model's likeliest answer is none of them."""
+        """Probabilities of the five ratings, and `unparsable` 1 if the model's likeliest token is none of them."""
         found = self._fitted("explaining").rate([query.text])
         terms = {f"rating {r}": float(p) for r, p in zip(RATINGS, found.chances[0], strict=True)}
         terms["unparsable"] = float(not found.parsable[0])
         return dict(sorted(terms.items(), key=lambda term: -term[1]))
 
     def save(self, directory: Path) -> None:
-        """Write the model's own files beside `router.json`, which names them with their hashes."""
+        """Write the model's own files next to `router.json`, which holds their hashes."""
         files = self._fitted("saving").save(directory)
         body = {"format": FORMAT, "kind": self.name, "params": dict(self.params), "files": files}
         (directory / "router.json").write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The router saved there. Raises ConfigError naming the file and the mend."""
+        """See Router."""
         path = directory / "router.json"
         body = read_json(path, kind=cls.name, version=FORMAT)
         try:

@@ -1,7 +1,7 @@
-"""The complexity router: how hard a query looks, by what can be read off it, and how alike queries went before.
+"""The complexity router: how hard a query looks by its readable features and the history of similar queries.
 
 Logistic regression or a small network over lengths, digits, operators, keywords, a guess at the task, their
-interactions, and the history of similar queries. The first router of the seed; scored in microseconds.
+interactions, and the history. It scores in microseconds.
 """
 
 import json
@@ -27,7 +27,7 @@ from serve_app.types import Query
 
 FORMAT = 1
 _MIN_COUNT = 12
-"""Queries in which a named feature must occur to get a weight; fewer say more of chance than of the feature."""
+"""Queries in which a named feature must occur to get a weight; fewer show chance more than the feature."""
 _MAX_FEATURES = 6_000
 _FOLDS = 5
 _HISTORY = tuple(f"history:{level}" for level in LEVELS[:-1])
@@ -57,7 +57,7 @@ class ComplexityRouter:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The constructor's arguments."""
+        """See Router."""
         return {"seed": self.seed, "model": self.model}
 
     def fit(self, dataset: Dataset, report: Report = silent) -> Self:
@@ -130,7 +130,7 @@ class ComplexityRouter:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The router saved there. Raises ConfigError naming the file and the mend."""
+        """See Router."""
         path = directory / "router.json"
         body = read_json(path, kind=cls.name, version=FORMAT)
         try:
@@ -180,7 +180,7 @@ class _Sum:
         total = bias
         for weight, value in zip(self._dense, reading.numeric + past, strict=True):
             total += weight * value
-        words, numbers, rare = _told_apart(reading, self._known)
+        words, numbers, rare = _split_tokens(reading, self._known)
         of_words = self._words
         for word in words:
             if word in of_words:
@@ -197,7 +197,7 @@ class _Sum:
 def active(reading: Reading, history: History) -> dict[str, float]:
     """The features of a reading that are not zero by default: name to value."""
     task = reading.task
-    words, numbers, rare = _told_apart(reading, history.vocabulary_)
+    words, numbers, rare = _split_tokens(reading, history.vocabulary_)
     features = dict(zip(NUMERIC, reading.numeric, strict=True))
     features.update(zip(_HISTORY, history.logits(reading), strict=True))
     for word in words:
@@ -208,7 +208,7 @@ def active(reading: Reading, history: History) -> dict[str, float]:
     return features
 
 
-def _told_apart(reading: Reading, known: Collection[str]) -> tuple[Iterable[str], list[str], str]:
+def _split_tokens(reading: Reading, known: Collection[str]) -> tuple[Iterable[str], list[str], str]:
     """Known words (each once, in order), numbers, and the longest word that is not known."""
     words: dict[str, None] = {}
     numbers, rare = [], ""
@@ -223,7 +223,7 @@ def _told_apart(reading: Reading, known: Collection[str]) -> tuple[Iterable[str]
 
 
 def _crosses(reading: Reading, numbers: Sequence[str], rare: str) -> list[str]:
-    """What is weighed for each task apart; every one different."""
+    """Features that have a weight for each task; all distinct."""
     crosses = [f"words:{min(len(reading.tokens), 60) // 3}", f"signs:{reading.operators}", *number_shapes(numbers)]
     if rare:
         crosses += word_shapes(rare, reading.tokens)

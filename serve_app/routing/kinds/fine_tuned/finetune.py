@@ -2,9 +2,8 @@
 
 Cross-entropy against soft labels, as Hybrid LLM (arXiv 2404.14618, section 3) and RouteLLM's BERT classifier
 (arXiv 2406.18665, section 4.2) train. Reproducible: the order of batches and the dropout of an epoch follow from the
-seed and the epoch's number, whatever ran before. Another kind of CPU rounds otherwise (see `half_precision`).
-
-Keeps a fine-tuning run after every epoch, so that one that is killed goes on where it was, with the same result.
+seed and the epoch's number, whatever ran before. Another kind of CPU rounds differently (see `half_precision`).
+A checkpoint after every epoch lets a killed run resume with the same result.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One file in a folder; `key` names the data and the recipe, and another run's file is passed over."""
+    """One file in a folder; `key` names the data and the recipe; another run's file is ignored."""
 
     folder: Path
     key: str
@@ -82,7 +81,7 @@ class Checkpoint:
                 about = json.loads(kept.metadata()["course"])
                 tensors = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118 - no mapping
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-            return Course()  # none, or one that is not whole: the run begins anew
+            return Course()  # no file, or a broken one: start from the beginning
         if about.get("format") != _FORMAT or about.get("key") != self.key:
             return Course()
         for name, parameter in parameters.items():
@@ -92,7 +91,7 @@ class Checkpoint:
         return Course(about["epochs"], about["best_loss"], about["waited"], best)
 
     def remove(self) -> None:
-        """The run is through."""
+        """Delete the file; the run has ended."""
         self.path.unlink(missing_ok=True)
 
 
@@ -100,7 +99,7 @@ Report = Callable[[str], None]
 """Takes a line of progress."""
 _WEIGHT_DECAY = 0.01
 _WARM_UP = 0.1
-"""Share of the steps in which the learning rate rises; it then falls to nothing at the last planned step."""
+"""Share of the steps in which the learning rate rises; it then falls to 0 at the last planned step."""
 _CLIP = 1.0
 """Largest norm of a step's gradient."""
 _HELD_BACK = 10
@@ -122,7 +121,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Distinct texts as tokens, with the mean label of each and how often it came."""
+    """Distinct texts as tokens, with the mean label and the count of each."""
 
     rows: list[list[int]]
     labels: Floats
@@ -140,7 +139,7 @@ class Examples:
         return cls(network.tokens(list(distinct)), means, counts, held_back)
 
     def prior(self) -> Floats:
-        """How often each class comes, shape [classes], none of them never."""
+        """Smoothed class frequencies, shape [classes], all above 0."""
         totals = (self.labels * self.weights[:, None]).sum(0) + 0.5
         shares: Floats = totals / totals.sum()
         return shares
@@ -162,11 +161,11 @@ def finetune(
     report: Report,
     checkpoint: Path | None = None,
 ) -> None:
-    """Train the network's own part in place and leave it at the epoch with the least loss on the texts held back.
+    """Train the network's own part in place, up to the epoch with the least loss on the texts held back.
 
     `labels` has shape [n, classes], each row a distribution. Without anything held back (few texts) all epochs run.
-    With `checkpoint`, a folder, every epoch is kept there until the run is through, and a run of the same data and
-    recipe that was killed goes on.
+    With `checkpoint`, a folder, every epoch is kept there until the run ends, and a killed run of the same data
+    and recipe resumes.
     """
     examples = Examples.of(network, texts, labels, recipe.seed)
     _start_at_prior(network, examples.prior())
@@ -174,7 +173,7 @@ def finetune(
     kept = None if checkpoint is None else Checkpoint(checkpoint, examples.key(network, recipe))
     course = Course() if kept is None else kept.resume(network.trained(), training.optimizer)
     if course.epochs:
-        report(f"goes on after epoch {course.epochs}")
+        report(f"resumes after epoch {course.epochs}")
     started = perf_counter()
     while course.epochs < recipe.epochs and course.waited < _PATIENCE:
         trained_loss = training.epoch(course.epochs)
@@ -236,13 +235,13 @@ class _Training:
         return total / max(1, len(self._inside))
 
     def _set_rate(self, step: int) -> None:
-        """Up in a straight line, then down to nothing at the last planned step."""
+        """Linear warm-up, then linear decay to 0 at the last planned step."""
         share = min((step + 1) / self._rising, (self._steps - step) / max(1, self._steps - self._rising))
         for group in self.optimizer.param_groups:
             group["lr"] = self._recipe.learning_rate * share
 
     def held_back_loss(self) -> float:
-        """Mean loss over what is held back, weighted as the texts came; nan if nothing is."""
+        """Mean loss over the held-back texts, weighted by their counts; nan without any."""
         import torch
 
         if len(self._outside) == 0:
@@ -269,7 +268,7 @@ class _Training:
         return (losses * weights).sum() / weights.sum()
 
     def _batches(self, number: int) -> list[Any]:
-        """Rows of like length together; which of them, and the order of the batches, by chance."""
+        """Rows of similar length together, in random batches and order."""
         rng = np.random.default_rng([self._recipe.seed, number])
         lengths = np.array([len(self._examples.rows[i]) for i in self._inside])
         order = self._inside[np.argsort(lengths + rng.random(len(lengths)) * 2, kind="stable")]

@@ -1,23 +1,18 @@
-"""What the routers on a fine-tuned encoder share: Hybrid LLM's three and RouteLLM's `bert` differ in labels alone.
+"""Routers on a fine-tuned encoder, which differ in their labels alone: Hybrid LLM's three and RouteLLM's `bert`.
 
-Scored in batches, a forward pass of the encoder each; see `learning.finetune` for how they are trained.
-
-Hybrid LLM's three routers: the chance that the small model's answer is good enough, read by a fine-tuned encoder.
-
-Ding et al. 2024, "Hybrid LLM: Cost-Efficient and Quality-Aware Query Routing" (arXiv 2404.14618), section 3. With the
-quality gap H(x) = q(S(x)) - q(L(x)) between a small and a large model's sampled answers, the labels are
+Hybrid LLM (Ding et al. 2024, arXiv 2404.14618, section 3) estimates the probability that the small model's answer is
+good enough. With the quality gap H(x) = q(S(x)) - q(L(x)) between a small and a large model's sampled answers, the
+labels are
 
     r_det    1 if H(x) >= 0, by one answer of each                                    (section 3.1)
     r_prob   Pr[H(x) >= 0], over all pairs of samples                                 (section 3.2)
     r_trans  Pr[H(x) >= -t*], relaxed so that the labels are spread the most          (section 3.3)
 
-and the loss is cross-entropy against them. The paper's router scores high where the small model will do; `score` here
+and the loss is cross-entropy against them. The paper's router scores high where the small model suffices; `score` here
 is, as every router's, the strong win rate: 1 minus the paper's.
 
-RouteLLM's `bert`: a text classifier with three outcomes, strong wins, tie and weak wins.
-
-Ong et al. 2024, arXiv 2406.18665, section 4.2: an encoder is fine-tuned whole on preference data, and the strong win
-rate is what remains beside a tie or a win of the weak model.
+RouteLLM's `bert` (Ong et al. 2024, arXiv 2406.18665, section 4.2) classifies preference data into strong wins, tie, and
+weak wins; the strong win rate is 1 minus the probabilities of the other two.
 """
 
 import json
@@ -55,7 +50,7 @@ class FineTunedRouter:
     `encoder` is `minilm`, the folder of any Hugging Face encoder, or `small-from-scratch` (a small BERT trained from
     nothing on these queries; `scratch-3x64` for three layers of width 64). `train_layers` counts the layers that are
     fine-tuned, from the encoder's end; None is all of it. Of a conversation beyond `max_tokens` the end is read.
-    Learned: `classifier_`. With `checkpoint`, a folder, a long `fit` goes on where it was killed.
+    Learned: `classifier_`. With `checkpoint`, a folder, a killed `fit` resumes.
     """
 
     name: ClassVar[str]
@@ -83,7 +78,7 @@ class FineTunedRouter:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The constructor's arguments."""
+        """See Router."""
         return {
             "seed": self.recipe.seed,
             "encoder": self.setting.encoder,
@@ -94,15 +89,15 @@ class FineTunedRouter:
         }
 
     def targets(self, dataset: Dataset, report: Report) -> Targets:
-        """What this router learns from the dataset. Raises ConfigError if the dataset cannot teach it."""
+        """Texts and labels to learn from. Raises ConfigError if the dataset has none."""
         raise NotImplementedError
 
     def learned(self) -> Mapping[str, Any]:
-        """What is learned beside the classifier, JSON-ready."""
+        """Learned values other than the classifier, JSON-ready."""
         return {}
 
     def recall(self, learned: Mapping[str, Any]) -> None:
-        """Take back what `learned` gave."""
+        """Restore the values that `learned` returned."""
 
     def fit(self, dataset: Dataset, report: Report = silent) -> Self:
         """Fine-tune on the dataset's labels; stops early on texts that it holds back.
@@ -139,7 +134,7 @@ class FineTunedRouter:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The router saved there. Raises ConfigError naming the file and the mend."""
+        """See Router."""
         path = directory / "router.json"
         body = read_json(path, kind=cls.name, version=FORMAT)
         try:
@@ -157,7 +152,7 @@ class FineTunedRouter:
 
 
 _CANDIDATES = 200
-"""Relaxations tried at most: quantiles of the gaps that were seen, if these are more."""
+"""Most relaxations to try: quantiles of the observed gaps, if there are more."""
 
 
 class HybridRouter(FineTunedRouter):
@@ -287,7 +282,7 @@ class BertRouter(FineTunedRouter):
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The constructor's arguments."""
+        """See Router."""
         return {**super().params, "margin": self.margin}
 
     def targets(self, dataset: Dataset, report: Report) -> Targets:

@@ -1,11 +1,9 @@
-"""Texts to class probabilities by a fine-tuned encoder: what Hybrid LLM's routers and RouteLLM's `bert` share.
+"""Texts to class probabilities by a fine-tuned encoder, for Hybrid LLM's routers and RouteLLM's `bert`.
 
-Stored are the tensors that training changed and, for a pretrained encoder, its name and digest: the rest is its own.
-
-A small BERT trained from nothing on the user's own queries, with word pieces learned from them.
-
-For traffic unlike what sentence encoders have read (sums, codes, identifiers), and for artefacts of a few hundred
-kilobytes. Digits stand alone, so that a number's size shows in its length.
+The encoder is a pretrained one, of which only the changed tensors are stored with its name and digest; or a small BERT
+trained from scratch on the queries, with word pieces learned from them. That one is for traffic unlike the data of
+sentence encoders (sums, codes, identifiers), and for artefacts of a few hundred kilobytes. Its digits are separate
+tokens, so that a number's size shows in its length.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from serve_app.routing.kinds.fine_tuned.finetune import Recipe, Report, finetune
 from serve_app.routing.kinds.fine_tuned.text_network import TextNetwork
 
 SMALL = "small-from-scratch"
-"""The name that stands for the default shape."""
+"""The name of the default shape."""
 _SHAPE = re.compile(r"scratch-(\d+)x(\d+)")
 _PIECES = 800
 """Word pieces at most."""
@@ -49,7 +47,7 @@ class Shape:
 
     @classmethod
     def named(cls, name: str) -> Shape | None:
-        """The shape that an encoder's name asks for; None if the name is not of this kind."""
+        """The shape in an encoder's name; None for other names."""
         if name == SMALL:
             return cls()
         found = _SHAPE.fullmatch(name)
@@ -62,9 +60,9 @@ class Shape:
 
 
 def learned_tokenizer(texts: Sequence[str]) -> Any:
-    """Words that come often are one piece, all others are spelt; lower case; digits and signs stand alone.
+    """Frequent words are one piece, others are spelled; lower case; digits and signs are separate.
 
-    The same texts give the same pieces, which the library's own trainers do not promise.
+    Deterministic, unlike the library's own trainers.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -128,7 +126,7 @@ def fresh_encoder(shape: Shape, pieces: int, max_tokens: int, seed: int) -> Any:
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
 _ROWS = 32
-"""Texts in one pass; those of like length stand together."""
+"""Texts in one pass; those of similar length together."""
 _CACHED = 50_000
 """Results kept by text."""
 _NAME = 60
@@ -150,8 +148,7 @@ class TextClassifier:
     """Class probabilities of texts. Learned: `network_`, `weights_`.
 
     A pretrained encoder's linear layers score in bfloat16 where the CPU has it (see `narrow`). Results are kept by
-    text. Safe to call from several threads; one computes, with as many threads as torch is
-    given.
+    text. Safe to call from several threads; one computes, with torch's number of threads.
     """
 
     def __init__(self, setting: Setting, classes: int, network: TextNetwork, encoder_digest: str | None) -> None:
@@ -221,7 +218,7 @@ class TextClassifier:
         return dict(sorted(moved.items(), key=lambda term: -abs(term[1])))
 
     def save(self, directory: Path) -> Mapping[str, Any]:
-        """Write the weights (and the tokenizer of a fresh encoder); gives what the router's JSON must keep."""
+        """Write the weights (and the tokenizer of a fresh encoder). Returns the fields for the router's JSON."""
         from safetensors.torch import save
 
         directory.mkdir(parents=True, exist_ok=True)

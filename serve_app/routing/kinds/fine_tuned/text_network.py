@@ -1,11 +1,7 @@
 """An encoder with a linear head over its mean token vector: any Hugging Face encoder, trained whole or in part.
 
-Holds the network and its tokens; `finetune` trains it and `text_classifier` serves and stores it.
-
-Keeps what the frozen part of an encoder gives for a text, so that several fine-tunings compute it once.
-
-Routers that are compared, and the folds of one, train on the same texts above the same frozen layers. One frozen part
-at a time is kept, up to a size; what goes beyond is not kept, and computed anew for every batch.
+`finetune` trains it and `text_classifier` serves and stores it. `FrozenStates` caches the output of the frozen layers,
+because compared routers, and the folds of one, train on the same texts above the same frozen layers.
 """
 
 from __future__ import annotations
@@ -164,17 +160,17 @@ class TextNetwork:
 
 
 class _Caught(Exception):
-    """The states that were wanted are there."""
+    """Ends a forward pass once the states are caught."""
 
 
 def _layers_of(torch: Any, body: Any) -> tuple[Any, str, list[Any]]:
     """The list of the encoder's layers: its owner, its name there, and the layers."""
-    wanted = getattr(body.config, "num_hidden_layers", None)
+    count = getattr(body.config, "num_hidden_layers", None)
     for owner in body.modules():
         for name, part in owner.named_children():
-            if isinstance(part, torch.nn.ModuleList) and len(part) == wanted:
+            if isinstance(part, torch.nn.ModuleList) and len(part) == count:
                 return owner, name, list(part)
-    raise ConfigError(f"{type(body).__name__} has no list of {wanted} layers: train all of it (train_layers: null)")
+    raise ConfigError(f"{type(body).__name__} has no list of {count} layers: train all of it (train_layers: null)")
 
 
 def _libraries() -> tuple[Any, Any]:
@@ -183,7 +179,7 @@ def _libraries() -> tuple[Any, Any]:
         import transformers
     except ImportError as e:
         raise missing_extra("encoders need transformers and torch", "encoders") from e
-    transformers.utils.logging.disable_progress_bar()  # a bar for every load of a small model says nothing
+    transformers.utils.logging.disable_progress_bar()  # no bar for every load of a small model
     return torch, transformers
 
 
@@ -193,7 +189,7 @@ _ROWS = 128
 
 
 class FrozenStates:
-    """States by token ids, of the frozen part that was asked for last. Safe to call from several threads."""
+    """States by token ids, of the most recent frozen part, up to BYTES. Safe to call from several threads."""
 
     def __init__(self) -> None:
         self._part: object = None
@@ -219,4 +215,4 @@ class FrozenStates:
 
 
 states = FrozenStates()
-"""Of the whole process."""
+"""Shared by the whole process."""

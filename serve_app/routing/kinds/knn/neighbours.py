@@ -1,11 +1,10 @@
-"""Nearest stored vectors by inner product: exact for few, by an inverted file of cells for many.
+"""Nearest stored vectors by inner product (exact for few, by an inverted file for many), and their weights in a mean.
 
 An exact scan of 100,000 vectors of 384 dimensions reads 154 MB for one query. The inverted file (Sivic & Zisserman
 2003; Jégou et al. 2011, section IV) sorts the vectors into cells around k-means centres and scans the cells whose
 centres are nearest to the query; what it scans it compares exactly. How many cells, `fit` finds by measuring recall.
-One query at a time in numpy takes as long as in a library of indexes, which would weigh 64 MB.
-
-The weights of nearest neighbours in a mean, and their choice by leave-one-out cross-validation.
+For one query at a time numpy is as fast as an index library, which would add 64 MB. The weights' parameters are chosen
+by leave-one-out cross-validation.
 """
 
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ EXACT_UP_TO = 8_000
 RECALL = 0.98
 """Mean share of the true nearest that a search must find, on stored vectors as queries; tests hold 0.97 on others."""
 MOST_SCANNED = 16_000
-"""Vectors that a search may scan, about 1.5 ms on a busy core; `recall_` says what they give."""
+"""Vectors that a search may scan, about 1.5 ms on a busy core; `recall_` is then lower."""
 _CELLS_PER_ROOT = 4
 """Cells per square root of the number of vectors, as is usual; 1,264 cells of 79 for 100,000."""
 _PER_CELL = 50
@@ -86,7 +85,7 @@ class Neighbours:
         return self._scan(largest(self._centres @ query, self.visited), query, nearest)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All parts but the vectors, to be saved beside them."""
+        """All parts but the vectors, to be saved with them."""
         return {
             "order": self._order.astype(np.int32),
             "starts": np.array(self._starts, dtype=np.int32),

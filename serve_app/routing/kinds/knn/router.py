@@ -1,4 +1,4 @@
-"""The knn router: how often the strong model won on the stored queries most like this one."""
+"""The knn router: how often the strong model won on the most similar stored queries."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -65,20 +65,20 @@ class KnnRouter:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The constructor's arguments."""
+        """See Router."""
         names = ("k", "temperature", "shrinkage", "encoder", "keep_texts", "seed")
         return {name: getattr(self, name) for name in names}
 
     def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
         """Store the queries with their strong win rates; needs the extra `train`.
 
-        Raises ConfigError for data that are empty or not scored, or a `k`, `temperature` or `shrinkage` that cannot be.
+        Raises ConfigError for data that are empty or not scored, or an invalid `k`, `temperature` or `shrinkage`.
         """
         check_scored(dataset, self.name, PAIR)
         first = _first_of_each([q.text for q in dataset.queries])
         texts = list(first)
         outcomes = _means(dataset.strong_win_rate(), list(first.values()))
-        # halves are as near as wholes (1e-4 in similarity) and take half the disk; rounded here, load gives the same
+        # float16 is within 1e-4 in similarity at half the size; rounded here, a loaded router scores the same
         vectors = self._sentence_encoder().embed(texts).astype(np.float16).astype(np.float32)
         self.prior_ = smoothed_mean(outcomes)
         self.kernel_ = choose_kernel(
@@ -142,7 +142,7 @@ class KnnRouter:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The router saved there. Raises ConfigError naming the file and the mend."""
+        """See Router."""
         path = directory / "router.json"
         body = read_json(path, kind=cls.name, version=FORMAT)
         try:

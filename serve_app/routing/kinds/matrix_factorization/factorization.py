@@ -24,7 +24,7 @@ Vectors = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
 _FEWEST_HELD_BACK = 10
-"""Battles; the loss on fewer says nothing of when to stop, and all epochs are run."""
+"""Battles; with fewer, all epochs run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Recipe:
     0.1 in the script, whose embeddings have 1,536 numbers.
     """
     held_back: float = 0.05
-    """Share of the prompts that only tell which epoch was the best."""
+    """Share of the prompts that are held back to choose the best epoch."""
     patience: float = 0.1
     """Share of the epochs after which training stops if none of them was better; the script runs all."""
 
@@ -140,7 +140,7 @@ def _one_epoch(
     battles: list["torch.Tensor"],
     how: tuple[Recipe, "torch.Generator"],
 ) -> float:
-    """Each battle once, in random order; gives the mean loss."""
+    """One pass over the battles, in random order. Returns the mean loss."""
     import torch
 
     recipe, dice = how
@@ -195,7 +195,7 @@ class _Net:
 
 
 def _split(battles: Battles, share: float, seed: int) -> tuple[Battles, Battles]:
-    """Battles to learn from and to judge by; all battles of a prompt lie on one side."""
+    """Battles to learn from and battles held back; all battles of a prompt are in one part."""
     prompts = np.unique(battles.prompt)
     picked = np.random.default_rng(seed).permutation(prompts)[: round(share * len(prompts))]
     judge = np.isin(battles.prompt, picked)

@@ -27,7 +27,7 @@ _ARRAYS = ("models", "projection", "weights")
 
 
 class MatrixFactorizationRouter:
-    """Strong win rate as sigmoid(d(strong, q) - d(weak, q)) of a bilinear model; see `learning.factorization`.
+    """Strong win rate as sigmoid(d(strong, q) - d(weak, q)) of a bilinear model; see `factorization`.
 
     Learned: `factors_`, `models_` (names in the order of the factors), `pair_` (weak, strong), `epochs_`. Which pair is
     routed does not change the factors. At scoring the difference of the two logits is one dot product with the
@@ -79,7 +79,7 @@ class MatrixFactorizationRouter:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The constructor's arguments."""
+        """See Router."""
         own = {"encoder": self.encoder_name, "ties": self.ties, "margin": self.margin, "seed": self.seed}
         return own | asdict(self.recipe)
 
@@ -144,7 +144,7 @@ class MatrixFactorizationRouter:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The router saved there. Raises ConfigError naming the file and the mend."""
+        """See Router."""
         path = directory / "router.json"
         body = read_json(path, kind=cls.name, version=FORMAT)
         try:

@@ -1,4 +1,4 @@
-"""Sums of RouteLLM's similarity weights over stored battles, in less time than it takes to read them all.
+"""Sums of RouteLLM's similarity weights over stored battles, faster than reading them all.
 
 A battle whose prompt has cosine s to the query weighs 10 * 10^(s / s_max), s_max being the greatest (RouteLLM's code;
 the paper's section 4.2 with gamma = 10). All battles count, and 100,000 vectors of 384 numbers are 154 MB: 20 ms and
@@ -26,7 +26,7 @@ NEAR = 4_096
 GROUPS = 4_096
 """Groups of one cluster and one cell that the others are summed in, at most about so many: 6 MB of mean vectors."""
 _LEAST = 0.01
-"""Stands for a greatest similarity below it: where nothing is similar, the paper's quotient turns weights around."""
+"""Lower bound of the greatest similarity: where nothing is similar, the paper's quotient would reverse the weights."""
 _TAUGHT = 50
 """Vectors per cluster that k-means learns from."""
 
@@ -43,8 +43,8 @@ class Near:
 class BattleIndex:
     """n battles with unit vectors [n, d] and a cell each: what the weights are summed by.
 
-    `cluster` [n] is what `clusters_of` gives, or None where all are compared one by one. Positions that come back are
-    those of the arrays given.
+    `cluster` [n] comes from `clusters_of`, or is None where all are compared one by one. Positions are those of the
+    arrays given.
     """
 
     def __init__(self, vectors: Vectors, cells: Positions, cell_count: int, cluster: Positions | None) -> None:
@@ -52,22 +52,22 @@ class BattleIndex:
         self._order = np.arange(len(cells)) if cluster is None else np.argsort(cluster, kind="stable")
         self._vectors = vectors if cluster is None else np.ascontiguousarray(vectors[self._order])
         self._cells = cells[self._order]
-        self._far = None if cluster is None else _Far(self._vectors, self._cells, cluster[self._order])
+        self._clusters = None if cluster is None else _Clusters(self._vectors, self._cells, cluster[self._order])
 
     def weigh(self, query: Vectors) -> Near:
         """Weights of the battles near to a query's unit vector, and the sums of all weights by cell."""
-        if self._far is None:
+        if self._clusters is None:
             similar = self._vectors @ query
             top = max(float(similar.max()), _LEAST)
             weights = _weights(similar, top)
             return Near(self._order, weights, self._sums(self._cells, weights))
-        at = self._far.nearest_rows(query)
+        at = self._clusters.nearest_rows(query)
         similar = np.concatenate([self._vectors[a:b] @ query for a, b in at])
         rows = np.concatenate([np.arange(a, b) for a, b in at])
         top = max(float(similar.max()), _LEAST)
         weights = _weights(similar, top)
         totals = self._sums(self._cells[rows], weights)
-        cells, rest = self._far.rest(query, rows, similar, log(10) / top)
+        cells, rest = self._clusters.rest(query, rows, similar, log(10) / top)
         return Near(self._order[rows], weights, totals + self._sums(cells, rest))
 
     def _sums(self, cells: Positions, weights: Floats) -> Floats:
@@ -75,7 +75,7 @@ class BattleIndex:
         return sums
 
 
-class _Far:
+class _Clusters:
     """Clusters and groups of battles sorted by cluster."""
 
     def __init__(self, vectors: Vectors, cells: Positions, cluster: Positions) -> None:
@@ -127,10 +127,10 @@ def clusters_of(vectors: Vectors, seed: int) -> Positions:
 
 
 def _coarse(centres: Vectors, cluster: Positions, cells: Positions) -> Positions:
-    """Clusters joined until GROUPS hold them all: of each pair of halves of the widest direction, again and again."""
-    wanted = max(1, GROUPS // len(np.unique(cells)))
+    """Clusters joined until GROUPS hold them all: the widest one is halved repeatedly."""
+    count = max(1, GROUPS // len(np.unique(cells)))
     parts = [np.arange(len(centres))]
-    while len(parts) < min(wanted, len(centres)):
+    while len(parts) < min(count, len(centres)):
         widest = max(range(len(parts)), key=lambda i: _scatter(centres[parts[i]]))
         members = parts.pop(widest)
         around = centres[members] - centres[members].mean(0)

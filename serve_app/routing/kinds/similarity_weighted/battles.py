@@ -1,11 +1,9 @@
-"""Battles as a table: who met whom in which tier, and the cell that a battle's weight is summed in.
+"""Battles between tiers of models as a table of cells, and Bradley-Terry strengths from weighted wins.
 
-Models of like strength in tiers, as RouteLLM groups them (Ong et al. 2024, section 4.2 and its released code).
-
-Bradley-Terry strengths from weighted wins (Bradley & Terry 1952): P(a beats b) = sigmoid(theta_a - theta_b).
-
-The same as a logistic regression without penalty on +1 for one model and -1 for the other, a tie being half a win for
-either, but from a table of wins instead of a row for each battle: the table is all that the likelihood depends on.
+Models of similar strength form a tier, as in RouteLLM (Ong et al. 2024, section 4.2 and its released code). Strengths
+(Bradley & Terry 1952): P(a beats b) = sigmoid(theta_a - theta_b). This equals logistic regression without penalty on +1
+for one model and -1 for the other, a tie being half a win for either, but reads a table of wins, on which alone the
+likelihood depends, instead of a row for each battle.
 """
 
 from collections.abc import Mapping
@@ -157,7 +155,7 @@ class BattleTable:
     def of(cls, battles: Preferences, models: tuple[str, str], tiers: int) -> tuple[Self, Positions]:
         """The table, and the rows of `battles` that are in it: those of models linked to the pair, across tiers.
 
-        Raises ConfigError if the two are not linked by a chain of battles, or lie in one tier.
+        Raises ConfigError if the two are not linked by a chain of battles, or are in one tier.
         """
         names = sorted({*battles.model_a, *battles.model_b})
         for name in models:
@@ -173,7 +171,7 @@ class BattleTable:
         elo = ELO * strengths(table + _missing(table, 0.5))
         tier = dict(zip((names[i] for i in among), tiers_of(elo, tiers).tolist(), strict=True))
         if tier[models[0]] == tier[models[1]]:
-            raise ConfigError(f"sw_ranking: {models[0]!r} and {models[1]!r} lie in one tier of {tiers}; raise tiers")
+            raise ConfigError(f"sw_ranking: {models[0]!r} and {models[1]!r} are in one tier of {tiers}; raise tiers")
         level = np.array([tier.get(name, -1) for name in names])
         used = np.flatnonzero((level[a] != level[b]) & inside[a] & inside[b])
         return cls(tuple(names), tier, models, a[used], b[used], battles.outcome[used]), used
@@ -217,8 +215,8 @@ class BattleTable:
         """Tiers of both sides, and how much of the win is the first's, of some battles."""
         return self._level[self.first[rows]], self._level[self.second[rows]], self.won[rows]
 
-    def told(self, row: int) -> str:
-        """Who beat whom."""
+    def described(self, row: int) -> str:
+        """The result in words."""
         a, b = self.names[self.first[row]], self.names[self.second[row]]
         if self.won[row] == 0.5:
             return f"{a} and {b} tied"

@@ -40,7 +40,7 @@ class SimilarityWeightedRouter:
     similarity to the query. Deviations: battles within a tier are left out (in the code they pull on the tier's level
     through a half-empty row); where a fit has no maximum, as one side never lost, every pairing of tiers that met is
     won and lost half a battle more; similarities count as at least 0.01 at the greatest. More than `exact` battles
-    are summed by groups but for the nearest, see `learning.battle_index`.
+    are summed by groups but for the nearest, see `battle_index`.
 
     Learned: `table_`, `base_` (log-odds with all battles alike). Texts are kept only with `keep_texts`, for `explain`.
     """
@@ -83,14 +83,14 @@ class SimilarityWeightedRouter:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The constructor's arguments."""
+        """See Router."""
         names = ("tiers", "ties", "margin", "exact", "keep_texts", "seed")
         return {name: getattr(self, name) for name in names} | {"encoder": self.encoder_name}
 
     def fit(self, dataset: Dataset, report: Report = silent) -> Self:
         """Store the battles; more than `exact` need scikit-learn.
 
-        Raises ConfigError for an empty dataset, or a pair that no chain of battles links or that lies in one tier.
+        Raises ConfigError for an empty dataset, or a pair that no chain of battles links or that is in one tier.
         """
         if len(dataset) == 0:
             raise ConfigError("sw_ranking: the dataset is empty; collect answers first")
@@ -99,7 +99,7 @@ class SimilarityWeightedRouter:
         self.table_, used = BattleTable.of(battles, (weak, strong), self.tiers)
         texts = [battles.queries[i].text for i in used]
         encoder = load_encoder(self.encoder_name)
-        # halves are as near as wholes (1e-4 in similarity) and take half the disk; rounded here, load gives the same
+        # float16 is within 1e-4 in similarity at half the size; rounded here, a loaded router scores the same
         self._vectors = encoder.embed(texts).astype(np.float16).astype(np.float32)
         self._cluster = clusters_of(self._vectors, self.seed) if len(used) > self.exact else None
         self.texts_ = tuple(text[:_SHOWN] for text in texts) if self.keep_texts else ()
@@ -158,7 +158,7 @@ class SimilarityWeightedRouter:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The router saved there. Raises ConfigError naming the file and the mend."""
+        """See Router."""
         path = directory / "router.json"
         body = read_json(path, kind=cls.name, version=FORMAT)
         try:
@@ -196,8 +196,8 @@ class SimilarityWeightedRouter:
         return theta, float(theta[strong] - theta[weak])
 
     def _name(self, row: int) -> str:
-        told = f"{self.table_.told(row)} in battle {row}" if self.table_ is not None else ""
-        return f"{told}, {self.texts_[row]!r}" if self.texts_ else told
+        text = f"{self.table_.described(row)} in battle {row}" if self.table_ is not None else ""
+        return f"{text}, {self.texts_[row]!r}" if self.texts_ else text
 
     def _fitted(self, doing: str) -> tuple[SentenceEncoder, BattleTable, BattleIndex]:
         if self._encoder is None or self.table_ is None or self._index is None:

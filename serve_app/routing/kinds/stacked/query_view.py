@@ -1,15 +1,9 @@
-"""A query as one row of numbers of like weight: what an encoder's middle layers know of it, and its surface.
+"""A query as one standardized row: token vectors of an encoder's middle layers, and surface features of the text.
 
-Numbers that tell how hard a question is to reason through, read off its text in microseconds.
-
-Where `features` guesses the task, these say how much there is to keep apart within one: how many quantities and how
-large, relations between them, new words, names. Nothing is learned here.
-
-What the layers in the middle of an encoder know of a text: means of their token vectors, whole and at its end.
-
-The last layer of a sentence encoder is trained to say what a text is about. How hard it is, its kind and its wording,
-are read better from the layers below (Jawahar et al. 2019: surface and syntax there, meaning at the top); and the end
-of a prompt is mostly what is asked.
+The last layer of a sentence encoder is trained for the topic. Difficulty, kind, and wording are read better from the
+layers below (Jawahar et al. 2019: surface and syntax there, meaning at the top), over the whole text and over its end,
+which mostly holds the question. The surface features count what a question holds: quantities and their size, relations
+between them, new words, names.
 """
 
 import re
@@ -74,13 +68,13 @@ def _read(text: str) -> tuple[float, ...]:
 
 
 def _value(quantity: str) -> float:
-    """What the digits say; dots beyond the first and commas only part them."""
+    """The value of the digits; commas and dots beyond the first are separators."""
     whole, _, rest = quantity.replace(",", "").partition(".")
     return min(float(f"{whole[:16] or 0}.{rest.replace('.', '')[:6] or 0}"), _LARGEST)
 
 
 _MOST = 5.0
-"""Standard deviations that a column may lie from its mean: an absurdly long prompt is long, and that is all."""
+"""Standard deviations that a column may lie from its mean: so that an outlier such as a huge prompt is bounded."""
 
 _SHARES = np.array([0.8, 0.2])
 """Of a row's variance: layers, surface. Few columns that are read off rank well within one kind of task, and mislead
@@ -142,7 +136,7 @@ _CACHED = 20_000
 
 
 class LayerViews:
-    """Mean token vectors of some layers, over the whole text and over its last tokens, beside one another.
+    """Mean token vectors of some layers, over the whole text and over its last tokens, concatenated.
 
     One pass gives the sentence vector too, and the encoder keeps it: routers that read that pay nothing more.
     Safe to call from several threads; one computes.

@@ -60,7 +60,7 @@ class StackedRouter:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The constructor's arguments."""
+        """See Router."""
         return {"encoder": self.encoder, "loss_weight": self.loss_weight, "seed": self.seed}
 
     def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
@@ -141,7 +141,7 @@ class StackedRouter:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The router saved there. Raises ConfigError naming the file and the mend."""
+        """See Router."""
         path = directory / "router.json"
         body = read_json(path, kind=cls.name, version=FORMAT)
         try:

@@ -1,12 +1,11 @@
-"""Several estimates of one thing, weighed by what each adds on queries that it was not fitted on.
+"""Stacking of several estimates, and kernel ridge regression on landmarks, which is one of them.
 
 Stacked regression with weights that are not negative (Wolpert 1992; Breiman 1996), with a Gaussian prior around
 weights given beforehand: few or noisy outcomes move them little. Then a logistic curve from the weighed sum to a
 probability (Platt 1999), which keeps the order of the sums: it calibrates, it does not rank.
 
-Kernel ridge regression on a few hundred landmarks: like queries have like outcomes, at a cost that stays the same.
-
-A Gaussian kernel by Nyström's method (Williams & Seeger 2001), with scikit-learn's landmarks; then ridge regression.
+The kernel is Gaussian, by Nyström's method (Williams & Seeger 2001), with scikit-learn's landmarks, so that the cost of
+a prediction does not grow with the data; then ridge regression.
 """
 
 from collections.abc import Mapping
@@ -64,7 +63,7 @@ def _weights(columns: Floats, target: Floats, prior: Floats) -> Floats:
 
 
 def _calibrated(sums: Floats, wins: Floats) -> tuple[float, float]:
-    """Slope and bias of the log-odds of winning. The slope is not negative; 0 where nothing can be told apart."""
+    """Slope and bias of the log-odds of winning. The slope is at least 0; 0 for constant sums."""
     flat = (0.0, smoothed_log_odds(wins))
     mean, deviation = float(sums.mean()), float(sums.std())
     if deviation < 1e-9:

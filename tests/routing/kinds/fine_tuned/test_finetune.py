@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_to_the_same_end(after: int, tmp_path: Path) -> Non
         finetune(fresh(), TEXTS, LABELS, recipe, kill, tmp_path)
     lines, resumed = list[str](), fresh()
     finetune(resumed, TEXTS, LABELS, recipe, lines.append, tmp_path)
-    assert lines[0] == f"goes on after epoch {after}" and len(lines) == 1 + 4 - after
+    assert lines[0] == f"resumes after epoch {after}" and len(lines) == 1 + 4 - after
     assert equal(tensors(resumed), tensors(whole))
     assert not list(tmp_path.iterdir())
 

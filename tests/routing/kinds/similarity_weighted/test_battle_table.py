@@ -51,7 +51,7 @@ def test_saved_and_read_it_is_the_same() -> None:
     rows = np.arange(len(table.won))
     for one, other in zip(table.battles(rows), again.battles(rows), strict=True):
         assert np.array_equal(one, other)
-    assert [again.told(i) for i in rows] == [table.told(i) for i in rows]
+    assert [again.described(i) for i in rows] == [table.described(i) for i in rows]
     assert all(np.array_equal(x, again.arrays()[name]) for name, x in table.arrays().items())
 
 
@@ -59,7 +59,7 @@ def test_who_is_not_linked_to_the_pair_is_left_out() -> None:
     given = battles(("s", "w", 1.0), ("w", "s", 1.0), ("x", "y", 1.0), ("w", "s", 0.5))
     table, used = BattleTable.of(given, ("w", "s"), 10)
     assert used.tolist() == [0, 1, 3] and dict(table.tier_of).keys() == {"s", "w"}
-    assert [table.told(i) for i in range(3)] == ["s beat w", "w beat s", "w and s tied"]
+    assert [table.described(i) for i in range(3)] == ["s beat w", "w beat s", "w and s tied"]
 
 
 def test_a_side_that_never_lost_loses_half_a_battle() -> None:
