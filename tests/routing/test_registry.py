@@ -221,7 +221,7 @@ def test_artefacts_that_none_of_ours_would_be_are_refused(tmp_path: Path) -> Non
     refused(r"router\.json: links")
     (folder / "router.json").unlink()
     os.mkfifo(folder / "router.json")
-    refused(r"router\.json: .*plain file")
+    refused(r"router\.json: .*regular file")
     (folder / "router.json").unlink()
     with (folder / "router.json").open("wb") as big:
         big.truncate(MAX_JSON_BYTES + 1)

@@ -84,7 +84,7 @@ def test_many_cells_are_grouped_more_widely(
     vectors, outcome, cluster = many
     cells = np.random.default_rng(4).integers(0, 20, len(vectors)) * 3 + outcome
     index = BattleIndex(vectors, cells, 60, cluster)
-    assert index._far is not None and len(index._far._count) <= 900
+    assert index._clusters is not None and len(index._clusters._count) <= 900
     for query in topics(20, seed=5):
         expected = by_the_formula(vectors, cells, 60, query)
         found = index.weigh(query).totals
