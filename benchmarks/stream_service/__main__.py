@@ -24,7 +24,7 @@ from benchmarks.stream_service.expert import record
 from benchmarks.stream_service.report import figures, passed, plot, table
 from benchmarks.stream_service.serving import Pace, Plan, run
 from serve_app.streams.online.settings import FIXES
-from serve_app.streams.replay import Columns, ReplayRow, read_rows
+from serve_app.streams.replay import ReplayRow, read_rows
 
 RUNS = ("undisturbed", "killed", "shifted", "shifted, plain")
 
@@ -52,7 +52,7 @@ def warm_up(args: argparse.Namespace) -> Plan:
 
 def queries(args: argparse.Namespace) -> list[ReplayRow]:
     """So many rows, each pass over the file in another order."""
-    rows = read_rows(args.file, Columns(args.text, args.label, args.expert), args.labels.split(","))
+    rows = read_rows(args.file, args.labels.split(","), args.text, args.label, args.expert)
     rng, made = random.Random(args.seed), []
     while len(made) < args.queries:
         made += rng.sample(rows, len(rows))

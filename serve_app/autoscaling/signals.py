@@ -46,7 +46,7 @@ class Demand:
         """A request was turned away before it was decided which pool it wants."""
         self._add(REFUSED, 1)
 
-    def wanted(self, pool: str) -> None:
+    def requested(self, pool: str) -> None:
         """A model call is to be made at a pool, whether or not it can be."""
         self._add(_WANTED + pool, 1)
 

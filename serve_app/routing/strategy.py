@@ -155,7 +155,7 @@ async def answer(
     `choose` is called with the first `anext`: its errors are raised before the Decision.
     """
     decision, pools = await choose()
-    context.demand.wanted(decision.preferred_pool or decision.pool)
+    context.demand.requested(decision.preferred_pool or decision.pool)
     attempt = Attempt(pools, query, context.call)
     if context.stream:
         async with aclosing(attempt.stream()) as frames:

@@ -1,8 +1,7 @@
-"""What passes between Gateways and the Learner, and what a core of online learning must give.
+"""The contract between Gateways and the Learner, and that of the online learning algorithm.
 
-A Gateway reports batches of events and takes up what is published; it never waits for either to answer a query.
-
-Batches of events as JSON lines: what crosses to the Learner is what its journal keeps. Arrays as safetensors.
+A Gateway reports batches of events and takes up published policies; no query waits for either. Batches are JSON lines,
+both on the way to the Learner and in its journal; arrays are in safetensors' format.
 """
 
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from serve_app.streams.online.base import Arrays, Episode, LabeledEvent, Learner, StreamPolicy, StreamSpec
 
 PREFIX: Final = "jethro-stream-"
-"""What stands before a stream's name in the `model` field."""
+"""Prefix of a stream's name in the `model` field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +31,10 @@ Event = ObservedEvent | LabeledEvent
 
 @dataclass(frozen=True, slots=True)
 class EventBatch:
-    """Events of one stream from one Gateway, in order. `source` and `seq` make a repeated one known.
+    """Events of one stream from one Gateway, in order. `source` and `seq` identify a repeated one.
 
-    `uid` is the stream as it was created: events of one that was made anew in the meantime are not learned from.
-    `lost`: events that the Gateway had no room for; `failed`: queries that the LLM was asked and did not answer.
+    `uid` identifies the stream as created: events from before a reset are not learned from. `lost`: events that the
+    Gateway had no room for; `failed`: queries that the LLM did not answer.
     """
 
     source: str
@@ -49,7 +48,7 @@ class EventBatch:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One stream as Gateways need it. `tag` names the policy with its spec; `policy` is None if the asker has it.
+    """One stream as Gateways need it. `tag` names the policy with its spec; `policy` is None if the caller has it.
 
     `error`: why the stream is not learned now, or None.
     """
@@ -65,7 +64,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class ActiveStream:
-    """A stream as a Gateway acts on it: replaced as a whole when the Learner publishes. `note`: for the Decision."""
+    """A stream as a Gateway serves it: replaced as a whole when the Learner publishes. `note`: for the Decision."""
 
     spec: StreamSpec
     policy: StreamPolicy
@@ -77,7 +76,7 @@ class ActiveStream:
 
 @dataclass(frozen=True, slots=True)
 class StreamCreate:
-    """A stream to be made. `reset`: what was learned under this name may be given up."""
+    """A requested stream. `reset`: discard what was learned under this name."""
 
     spec: StreamSpec
     owner: str | None = None
@@ -94,7 +93,7 @@ class BudgetChange:
 
 
 class LearnerPort(Protocol):
-    """The Learner as Gateways know it. Every call may raise whatever a process that is away raises."""
+    """The Learner as Gateways know it. Every call may raise any error of a process that is away."""
 
     async def report(self, batch: bytes) -> None:
         """Events; when this returns no kill of the Learner can lose them. Repeating a batch changes nothing."""
@@ -102,21 +101,21 @@ class LearnerPort(Protocol):
     async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:
         """All streams by name; policies only of those whose tag differs from the one in `known`."""
 
-    async def create(self, wanted: StreamCreate) -> None:
-        """Make a stream. Raises Conflict if the name is taken by another one, Overloaded if there are too many."""
+    async def create(self, request: StreamCreate) -> None:
+        """Create a stream. Raises Conflict if another one has the name, Overloaded if there are too many."""
 
     async def budget(self, name: str, budget: BudgetChange, owner: str | None = None) -> None:
         """Change a budget live. Raises NotFound, also where another tenant owns the stream."""
 
     async def delete(self, name: str, owner: str | None = None) -> None:
-        """Forget a stream and what was learned. Raises NotFound, as above."""
+        """Delete a stream and what was learned. Raises NotFound, as above."""
 
 
 class Core(Protocol):
     """The algorithm behind streams."""
 
     def new(self, spec: StreamSpec) -> Learner:
-        """A learner that has seen nothing. Raises ConfigError for a spec that it cannot learn."""
+        """A learner that has learned nothing. Raises ConfigError for a spec that it cannot learn."""
 
     def restored(self, spec: StreamSpec, arrays: Arrays, values: Mapping[str, Any]) -> Learner:
         """The learner that `state()` was taken of."""
@@ -126,7 +125,7 @@ class Core(Protocol):
 
 
 class OnlineCore:
-    """Online cascade learning (cascade/online). Imported when a stream is first made or acted on."""
+    """Online cascade learning (`streams.online`), imported when a stream is first created or served."""
 
     def new(self, spec: StreamSpec) -> Learner:
         """See Core."""
@@ -149,7 +148,7 @@ class OnlineCore:
 
 @dataclass(slots=True)
 class StreamCounts:
-    """What became of a stream's queries, over its whole life."""
+    """Counts of a stream's queries by outcome, over its whole life."""
 
     queries: int = 0
     llm_calls: int = 0
@@ -165,23 +164,15 @@ class StreamCounts:
 
 def batch_to_json(batch: EventBatch) -> bytes:
     """One line without its end."""
-    told = {
-        "source": batch.source,
-        "seq": batch.seq,
-        "stream": batch.stream,
-        "uid": batch.uid,
-        "lost": batch.lost,
-        "failed": batch.failed,
-        "events": [_event(e) for e in batch.events],
-    }
-    return orjson.dumps(told)
+    values = {field: getattr(batch, field) for field in ("source", "seq", "stream", "uid", "lost", "failed")}
+    return orjson.dumps({**values, "events": [_event(e) for e in batch.events]})
 
 
 def batch_from_json(line: bytes) -> EventBatch:
     """The batch that `batch_to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-    told = orjson.loads(line)
-    events = tuple(_event_of(e) for e in told.pop("events"))
-    return EventBatch(events=events, **told)
+    values = orjson.loads(line)
+    events = tuple(_event_of(e) for e in values.pop("events"))
+    return EventBatch(events=events, **values)
 
 
 def arrays_to_bytes(arrays: Arrays) -> bytes:
@@ -196,20 +187,18 @@ def arrays_from_bytes(data: bytes) -> Mapping[str, NDArray[np.generic]]:
 
 
 def _event(event: Event) -> dict[str, Any]:
-    if isinstance(event, ObservedEvent):
-        return {"walk": _episode(event.episode)}
-    return {"walk": _episode(event.episode), "text": event.text, "label": event.label, "id": event.id}
+    e = event.episode
+    values = {"walk": [e.level, e.label, e.probabilities, e.deferral, e.why, e.version]}
+    return (
+        values
+        if isinstance(event, ObservedEvent)
+        else values | {"text": event.text, "label": event.label, "id": event.id}
+    )
 
 
-def _event_of(told: Mapping[str, Any]) -> Event:
-    episode = _episode_of(told["walk"])
-    return LabeledEvent(told["text"], told["label"], episode, told["id"]) if "text" in told else ObservedEvent(episode)
-
-
-def _episode(episode: Episode) -> list[Any]:
-    return [episode.level, episode.label, episode.probabilities, episode.deferral, episode.why, episode.version]
-
-
-def _episode_of(told: list[Any]) -> Episode:
-    level, label, probabilities, deferral, why, version = told
-    return Episode(level, label, tuple(tuple(p) for p in probabilities), tuple(deferral), why, version)
+def _event_of(event: Mapping[str, Any]) -> Event:
+    level, label, probabilities, deferral, why, version = event["walk"]
+    episode = Episode(level, label, tuple(tuple(p) for p in probabilities), tuple(deferral), why, version)
+    return (
+        LabeledEvent(event["text"], event["label"], episode, event["id"]) if "text" in event else ObservedEvent(episode)
+    )

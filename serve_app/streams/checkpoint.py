@@ -1,9 +1,8 @@
-"""Whole states on disk: one file each, its checksum in its name, the newest two kept.
+"""Checkpoints of a stream: one file each, its checksum in its name, the newest two kept; and the folder's lock.
 
 `checkpoint-NNNNNNNN-DIGEST.safetensors` holds the arrays, and the JSON values in its header. A file whose content does
-not have the digest of its name is put aside as `.corrupt`, and the one before it is taken.
-
-Files that are there whole or not at all, and a folder that one process owns at a time.
+not match the digest in its name is renamed to `.corrupt`, and the checkpoint before it is used. Events after checkpoint
+NNNNNNNN are in `journal-NNNNNNNN.jsonl`.
 """
 
 import fcntl
@@ -25,21 +24,21 @@ from serve_app.errors import ConfigError
 from serve_app.files import PART, write_whole
 from serve_app.streams.online.base import Arrays
 
-_LOOK_S: Final = 0.1
+_RETRY_S: Final = 0.1
 
 
 def lock_folder(
     folder: Path, wait_s: float, clock: Callable[[], float] = monotonic, pause: Callable[[float], None] = sleep
 ) -> int:
-    """The open lock of a folder; the kernel frees it when its process ends, however it ends.
+    """Lock a folder; returns the open lock file, which the kernel releases when the process ends.
 
-    Waits for an owner that is about to leave. Raises ConfigError if it stays, or if the folder cannot be made.
+    Waits `wait_s` for another owner to stop. Raises ConfigError if it does not, or if the folder cannot be created.
     """
     try:
-        folder.mkdir(0o700, parents=True, exist_ok=True)  # callers' texts lie in it
+        folder.mkdir(0o700, parents=True, exist_ok=True)  # it holds callers' texts
         file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as e:
-        raise ConfigError(f"streams.folder: {folder} cannot be used ({e}); give a folder that can be written") from e
+        raise ConfigError(f"streams.folder: {folder} cannot be used ({e}); give a writable folder") from e
     until = clock() + wait_s
     while True:
         try:
@@ -49,9 +48,9 @@ def lock_folder(
             if clock() >= until:
                 os.close(file)
                 raise ConfigError(
-                    f"streams.folder: another Learner works in {folder}; stop it, or give each endpoint its own folder"
+                    f"streams.folder: another Learner uses {folder}; stop it, or give each endpoint its own folder"
                 ) from None
-            pause(_LOOK_S)
+            pause(_RETRY_S)
 
 
 _KEPT: Final = 2
@@ -70,10 +69,10 @@ class StreamCheckpoint:
 
 
 def save(folder: Path, checkpoint: StreamCheckpoint) -> None:
-    """Write it; the oldest ones beyond two go, with the journals that only they need. Raises OSError.
+    """Write it; the oldest ones beyond two are deleted, with the journals that only they need. Raises OSError.
 
-    The file may be there even so: who then goes on with the journal before it loses nothing, since all journals are
-    read when a stream is opened.
+    The file may exist even after an error: a caller that continues the journal before it loses nothing, since all
+    journals are read when a stream is opened.
     """
     values = {"format": _FORMAT, "values": checkpoint.values}
     arrays = {name: np.ascontiguousarray(a) for name, a in checkpoint.arrays.items()}
@@ -83,7 +82,7 @@ def save(folder: Path, checkpoint: StreamCheckpoint) -> None:
     found = list(_found(folder))
     kept = set(sorted({number for number, _ in found})[-_KEPT:])
     for number, path in found:
-        # another one of this number is of an attempt that failed half-way: it knows less
+        # another file of this number is of an attempt that failed half-way: it holds less
         if number not in kept or (number == checkpoint.number and path != written):
             path.unlink()
     for number, path in journals(folder).items():
@@ -92,7 +91,7 @@ def save(folder: Path, checkpoint: StreamCheckpoint) -> None:
 
 
 def latest(folder: Path) -> StreamCheckpoint | None:
-    """The newest checkpoint that can be read, for who does not own the folder: nothing is changed in it."""
+    """The newest readable checkpoint, for a process that does not own the folder: nothing is changed in it."""
     for number, path in list(_found(folder)):
         try:
             return _load(number, path)
@@ -102,10 +101,10 @@ def latest(folder: Path) -> StreamCheckpoint | None:
 
 
 def newest(folder: Path) -> tuple[StreamCheckpoint | None, list[Path]]:
-    """The newest checkpoint that can be read, and those that could not be, now named `.corrupt`.
+    """The newest readable checkpoint, and the unreadable ones, now named `.corrupt`.
 
-    Files that a kill left half-written are removed. Raises ConfigError for a checkpoint that is whole but of another
-    format: that one is left as it is.
+    Files that a kill left half-written are removed. Raises ConfigError for a whole checkpoint of another format, which
+    is left unchanged.
     """
     for part in folder.glob(f".*{PART}"):
         part.unlink(missing_ok=True)
@@ -114,20 +113,18 @@ def newest(folder: Path) -> tuple[StreamCheckpoint | None, list[Path]]:
         try:
             return _load(number, path), corrupt
         except (OSError, *_CORRUPT) as e:
-            aside = path.with_name(path.name + ".corrupt")
-            path.replace(aside)
-            corrupt.append(aside)
-            logger.error("%s is corrupt (%s) and is put aside as %s: the one before it is taken", path, e, aside.name)
+            corrupt.append(path.replace(path.with_name(path.name + ".corrupt")))
+            logger.error("%s is corrupt (%s) and renamed to %s: the one before it is used", path, e, corrupt[-1].name)
     return None, corrupt
 
 
 def journal_path(folder: Path, number: int) -> Path:
-    """Where events after checkpoint `number` are kept."""
+    """The file of events after checkpoint `number`."""
     return folder / f"journal-{number:08d}.jsonl"
 
 
 def journals(folder: Path) -> dict[int, Path]:
-    """The journals that there are, oldest first, by the number of the checkpoint that each follows."""
+    """The existing journals, oldest first, by the number of the checkpoint that each follows."""
     return {_number(path): path for path in sorted(folder.glob("journal-*.jsonl"))}
 
 
@@ -144,15 +141,15 @@ def _number(path: Path) -> int:
 def _load(number: int, path: Path) -> StreamCheckpoint:
     content = path.read_bytes()
     if path.name.split("-")[2].partition(".")[0] != _digest(content):
-        raise ValueError("its content does not have the checksum in its name")
+        raise ValueError("its content does not match the checksum in its name")
     with safetensors.safe_open(path, "numpy") as file:
-        told = json.loads(file.metadata()["values"])
-    if told.get("format") != _FORMAT:
+        header = json.loads(file.metadata()["values"])
+    if header.get("format") != _FORMAT:
         raise ConfigError(
-            f"{path} has format {told.get('format')}, and this version reads {_FORMAT}: start the version that wrote "
-            "it, or begin anew: create the stream again with reset"
+            f"{path} has format {header.get('format')}, and this version reads {_FORMAT}: start the version that wrote "
+            "it, or create the stream again with reset"
         )
-    return StreamCheckpoint(number, safetensors.numpy.load(content), told["values"])
+    return StreamCheckpoint(number, safetensors.numpy.load(content), header["values"])
 
 
 def _digest(content: bytes) -> str:

@@ -1,7 +1,4 @@
-"""Events on their way from a Gateway to the Learner: off the callers' path, bounded, sent again until it has them.
-
-How the Learner is asked: for so long, and by a task that outlives a call that is cancelled under it.
-"""
+"""Events on their way from a Gateway to the Learner: off the callers' path, bounded, resent until it has them."""
 
 import asyncio
 import logging
@@ -20,9 +17,9 @@ T = TypeVar("T")
 
 
 async def call_learner(call: Coroutine[Any, Any, T], limit_s: float) -> T:
-    """What a call of LearnerPort gives. Raises TimeoutError, or whatever a Learner that is away raises.
+    """The result of a call of LearnerPort. Raises TimeoutError, or any error of a Learner that is away.
 
-    See `reply`: what follows the Learner and sends it events lives as long as its Gateway.
+    A cancelled caller does not cancel the task that waits for the Learner (see `reply`).
     """
     async with asyncio.timeout(limit_s):
         return await replica_reply(call)
@@ -34,17 +31,17 @@ _GATHER_S: Final = 0.05
 """A batch waits so long for more."""
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0)
 _SEND_S: Final = 60.0
-"""Longest wait for the Learner to take a batch; learned or not, it may be sent again."""
+"""Longest wait for the Learner to take a batch; learned or not, it may be resent."""
 _CHARS: Final = 32_000_000
 """Most characters of text that wait for one stream."""
 _LAST_S: Final = 5.0
-"""Longest time for what still waits when a Gateway stops."""
+"""Longest time to send pending events when a Gateway stops."""
 logger = logging.getLogger("jethro.streams")
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """What waits for one stream; `sending` is a batch that the Learner may have got or not: it is sent as it was."""
+class _Pending:
+    """Events of one stream; `sending` is a batch that the Learner may have received: it is resent unchanged."""
 
     events: deque[Event] = field(default_factory=deque)
     chars: int = 0
@@ -73,8 +70,8 @@ class EventQueue:
         """`most`: events that may wait for one stream."""
         self._port, self._source, self._most, self._pause, self._clock = port, source, most, pause, clock
         self._seq = 0
-        self._waiting: dict[tuple[str, str], _Waiting] = {}
-        """By stream and uid: one that was made anew is another."""
+        self._waiting: dict[tuple[str, str], _Pending] = {}
+        """By stream and uid: a stream that was reset is another one."""
         self._some = asyncio.Event()
         self._trouble = ""
 
@@ -96,7 +93,7 @@ class EventQueue:
         return True
 
     def failed(self, stream: str, uid: str) -> None:
-        """The LLM was asked and did not answer."""
+        """Count a failed LLM call."""
         self._of(stream, uid).failed += 1
         self._some.set()
 
@@ -106,7 +103,7 @@ class EventQueue:
             await self._some.wait()
             now_s = self._clock()
             if not any(w.due_s <= now_s and len(w.events) >= _BATCH for w in self._waiting.values()):
-                await self._pause(_GATHER_S)  # for more, or until a Learner that is away is asked again
+                await self._pause(_GATHER_S)  # for more, or until a Learner that is away is retried
             await self.send()
             if not self._waiting:
                 self._some.clear()
@@ -118,7 +115,7 @@ class EventQueue:
         return all([await self._send(key, waiting) for key, waiting in due])
 
     async def aclose(self) -> None:
-        """Send what still waits, as far as it goes in a short time."""
+        """Send pending events, within a short time."""
         for waiting in self._waiting.values():
             waiting.due_s = 0.0
         with suppress(TimeoutError):
@@ -128,15 +125,15 @@ class EventQueue:
         if self.waiting:
             logger.error("%d events of streams were not learned: the Learner is away", self.waiting)
 
-    def _of(self, stream: str, uid: str) -> _Waiting:
-        return self._waiting.setdefault((stream, uid), _Waiting())
+    def _of(self, stream: str, uid: str) -> _Pending:
+        return self._waiting.setdefault((stream, uid), _Pending())
 
-    async def _send(self, key: tuple[str, str], waiting: _Waiting) -> bool:
+    async def _send(self, key: tuple[str, str], waiting: _Pending) -> bool:
         count, line = waiting.sending = waiting.sending or self._batch(key, waiting)
         try:
             await call_learner(self._port.report(line), _SEND_S)
         except Exception as e:
-            # whatever a Learner that is away raises; the batch is kept and sent again as it is
+            # any error of a Learner that is away; the batch is kept and resent unchanged
             waiting.due_s = self._clock() + _RETRY_S[min(waiting.tries, len(_RETRY_S) - 1)]
             waiting.tries += 1
             if type(e).__name__ != self._trouble:
@@ -148,7 +145,7 @@ class EventQueue:
             del self._waiting[key]
         return True
 
-    def _batch(self, key: tuple[str, str], waiting: _Waiting) -> tuple[int, bytes]:
+    def _batch(self, key: tuple[str, str], waiting: _Pending) -> tuple[int, bytes]:
         events = tuple(waiting.events.popleft() for _ in range(min(_BATCH, len(waiting.events))))
         waiting.chars -= sum(len(e.text) for e in events if isinstance(e, LabeledEvent))
         self._seq += 1

@@ -1,4 +1,4 @@
-"""How the LLM is asked for a label, and which label its answer names.
+"""The LLM's prompt for a label, and the label that its answer names.
 
 An answer that names none, or more than one, parses to no label: nothing is learned from it.
 """
@@ -16,9 +16,9 @@ _WORD = re.compile(r"\w+")
 _NEGATIONS: Final = frozenset(("not", "no", "non", "never", "neither", "nor", "isn", "without"))
 """A label right after one of these is not what the answer says."""
 _SPARE_TOKENS: Final = 8
-"""Beside the longest label: a quote, a full stop, the end."""
+"""In addition to the longest label: a quote, a full stop, the end."""
 _JSON_TOKENS: Final = 16
-"""Beside the longest label in `{"label": "..."}`."""
+"""In addition to the longest label, for `{"label": "..."}`."""
 
 
 def question(spec: StreamSpec, text: str, *, guided: bool) -> Query:
@@ -41,13 +41,13 @@ def parsed(answer: str, labels: Sequence[str]) -> int | None:
     In this order: the label itself; the value of a JSON answer; the same but for case, punctuation and Unicode form;
     the only label whose words occur in the answer, unless they are negated.
     """
-    said = _of_json(answer.strip())
-    if said in labels:
-        return labels.index(said)
+    named = _of_json(answer.strip())
+    if named in labels:
+        return labels.index(named)
     keys = [normal(label) for label in labels]
-    if normal(said) in keys:
-        return keys.index(normal(said))
-    return _only_named(_folded(said), keys)
+    if normal(named) in keys:
+        return keys.index(normal(named))
+    return _only_named(_folded(named), keys)
 
 
 def normal(text: str) -> str:
@@ -94,7 +94,7 @@ def _negated(before: str) -> bool:
 
 
 def _inside_words(key: str) -> bool:
-    """Whether a label may stand in a run of letters: scripts without blanks between words, and signs."""
+    """Whether a label may be part of a run of letters: scripts without blanks between words, and signs."""
     return all(unicodedata.category(c) not in ("Ll", "Lu", "Lt", "Nd") for c in key)
 
 

@@ -1,9 +1,7 @@
-"""What a Gateway knows of the streams: each one's spec and policy, taken up from the Learner about once a second.
+"""What a Gateway knows of the streams: each one's spec and policy, refreshed from the Learner about once a second.
 
-Streams as their newest checkpoints have them, for a Gateway that starts while the Learner is away.
-
-It only reads: the folder is the Learner's. Where that is out of reach (a node without the shared storage) nothing is
-found, and the Gateway waits for the Learner.
+A Gateway that starts while the Learner is away reads the newest checkpoints instead. It only reads: the folder is the
+Learner's. Where that is out of reach (a node without the shared storage) nothing is found, and the Gateway waits.
 """
 
 import asyncio
@@ -20,128 +18,114 @@ from serve_app.streams.spec import is_name, spec_from_json
 from serve_app.streams.stream import state_of
 
 NOTE: Final = "the Learner is away: by its last checkpoint"
+_POLL_S: Final = 5.0
+"""Longest wait for the Learner's answer."""
 logger = logging.getLogger("jethro.streams")
 
 
 def recovered(folder: Path, core: Core) -> dict[str, ActiveStream]:
-    """Every stream that can be read, by name. A stream's policy is that of its checkpoint, so it may be a little old.
+    """Every stream with a readable checkpoint, by name. Its policy is that of the checkpoint, so it may be a bit old.
 
-    The tag is empty: the Learner, once it is back, sends its own policy.
+    The tag is empty: the Learner sends its own policy once it is back.
     """
     found: dict[str, ActiveStream] = {}
     try:
         paths = sorted(path for path in folder.iterdir() if is_name(path.name) and path.is_dir())
     except OSError as e:
-        logger.warning("%s is out of reach: which streams there are, only the Learner knows (%s)", folder, e)
+        logger.warning("%s is out of reach: streams are unknown until the Learner answers (%s)", folder, e)
         return found
     for path in paths:
         try:
-            acting = _kept(path, core)
-        except Exception as e:  # whatever is wrong with one stream, the others are found
-            logger.error("stream %s cannot be acted on before the Learner is back: %r", path.name, e)
-            continue
-        if acting is not None:
-            found[path.name] = acting
+            checkpoint = latest(path)
+            if checkpoint is not None:
+                state = state_of(checkpoint.values["stream"])
+                policy = core.restored(state.spec, checkpoint.arrays, checkpoint.values["learner"]).policy()
+                found[path.name] = ActiveStream(state.spec, policy, state.uid, state.owner, "", NOTE)
+        except Exception as e:  # a fault of one stream does not hide the others
+            logger.error("stream %s cannot be served before the Learner is back: %r", path.name, e)
     return found
 
 
-def _kept(path: Path, core: Core) -> ActiveStream | None:
-    checkpoint = latest(path)
-    if checkpoint is None:
-        return None
-    state = state_of(checkpoint.values["stream"])
-    policy = core.restored(state.spec, checkpoint.arrays, checkpoint.values["learner"]).policy()
-    return ActiveStream(state.spec, policy, state.uid, state.owner, "", NOTE)
-
-
-_ASK_S: Final = 5.0
-"""Longest wait for the Learner's word."""
-
-
 class PolicySync:
-    """`acting` and `told` hold what was last heard; while the Learner is away they stay as they are.
+    """`active` and `published` hold the Learner's last answer; while it is away they stay as they are.
 
-    One that is away when it is first asked left checkpoints in `folder`, perhaps within reach: they are taken up.
+    If it is away at the first call, streams are recovered from the checkpoints in `folder`.
     """
 
     def __init__(self, port: LearnerPort, core: Core, every_s: float, folder: Path) -> None:
         self._port, self._core, self._every_s, self._folder = port, core, every_s, folder
         self._begun = False
-        self._asking: asyncio.Task[None] | None = None
-        self._trouble = ""
-        self._odd: dict[str, str] = {}
-        """By stream, the tag of a policy that could not be used: told of once."""
-        self.acting: dict[str, ActiveStream] = {}
-        """Streams that can be acted on."""
-        self.told: Mapping[str, Published] = {}
+        self._polling: asyncio.Task[None] | None = None
+        self._last_error = ""
+        self._unusable: dict[str, str] = {}
+        """By stream, the tag of a policy that could not be used: logged once."""
+        self.active: dict[str, ActiveStream] = {}
+        """Streams with a policy."""
+        self.published: Mapping[str, Published] = {}
         """All streams, with figures and errors; without policies."""
         self.away = True
-        """Whether the Learner did not answer when last asked."""
+        """Whether the Learner did not answer when last called."""
 
     async def follow(self) -> None:
-        """Ask for ever; cancel it to stop."""
+        """Poll for ever; cancel it to stop."""
         while True:
-            await self.look()
+            await self.refresh()
             await asyncio.sleep(self._every_s)
 
-    async def look(self) -> None:
-        """Ask now, or wait for the answer that is on its way. Raises nothing: see `away`."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.get_running_loop().create_task(self._ask())
-        await asyncio.shield(self._asking)
+    async def refresh(self) -> None:
+        """Poll now, or wait for the poll in progress. Raises nothing: see `away`."""
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.get_running_loop().create_task(self._poll())
+        await asyncio.shield(self._polling)
 
-    async def changed(self) -> None:
+    async def refresh_after_change(self) -> None:
         """Take up a change that was just made. Raises PoolUnavailable if the Learner does not answer."""
-        if self._asking is not None:
-            await asyncio.shield(self._asking)  # it may have been asked before the change
-        await self.look()
+        if self._polling is not None:
+            await asyncio.shield(self._polling)  # it may have been sent before the change
+        await self.refresh()
         if self.away:
             raise PoolUnavailable("The Learner does not answer now: try again.", retry_after_s=1)
 
-    async def _ask(self) -> None:
+    async def _poll(self) -> None:
         try:
-            told = await call_learner(self._port.published({name: a.tag for name, a in self.acting.items()}), _ASK_S)
-        except Exception as e:
-            # whatever a Learner that is away raises
-            if not self.away or not self._trouble:
+            known = {name: stream.tag for name, stream in self.active.items()}
+            published = await call_learner(self._port.published(known), _POLL_S)
+        except Exception as e:  # any error of a Learner that is away
+            if not self.away or not self._last_error:
                 logger.warning("the Learner does not answer; the policies stay as they are: %r", e)
-            self._trouble, self.away = repr(e), True
+            self._last_error, self.away = repr(e), True
             if not self._begun:
-                await self._recall()
+                await self._recover()
             return
-        if self.away and self._trouble:
+        if self.away and self._last_error:
             logger.warning("the Learner answers again")
-        self._trouble, self.away, self._begun = "", False, True
-        await self._take(told)
+        self._last_error, self.away, self._begun = "", False, True
+        await self._take(published)
 
-    async def _recall(self) -> None:
+    async def _recover(self) -> None:
         self._begun = True
-        self.acting = await asyncio.to_thread(recovered, self._folder, self._core)
-        self.told = {name: Published("", acting.uid, acting.owner, {}) for name, acting in self.acting.items()}
-        if self.acting:
-            logger.warning("until the Learner answers, checkpoints are acted by: %s", ", ".join(self.acting))
+        self.active = await asyncio.to_thread(recovered, self._folder, self._core)
+        self.published = {name: Published("", a.uid, a.owner, {}) for name, a in self.active.items()}
+        if self.active:
+            logger.warning("until the Learner answers, checkpoints are served: %s", ", ".join(self.active))
 
-    async def _take(self, told: Mapping[str, Published]) -> None:
-        acting: dict[str, ActiveStream] = {}
-        for name, published in told.items():
-            known = self.acting.get(name)
-            if published.policy is None or published.spec is None:
-                # the same as before, or one that cannot be read now: what is known of it goes on
-                if known is not None:
-                    acting[name] = known
-                continue
-            try:
-                acting[name] = await asyncio.to_thread(self._acting, published, published.spec, published.policy)
-            except Exception as e:  # of a Learner of another version, say: the other streams go on
-                if self._odd.get(name) != published.tag:
-                    logger.error("the policy %s of stream %s cannot be used: %r", published.tag, name, e)
-                self._odd[name] = published.tag
-                if known is not None:
-                    acting[name] = known
-        self.acting, self.told = acting, told
-        self._odd = {name: tag for name, tag in self._odd.items() if name in told}
+    async def _take(self, published: Mapping[str, Published]) -> None:
+        """Replace what is known; a stream without a new policy, or with an unusable one, keeps its last."""
+        active: dict[str, ActiveStream] = {}
+        for name, new in published.items():
+            known = self.active.get(name)
+            if new.policy is not None and new.spec is not None:
+                try:
+                    known = await asyncio.to_thread(self._activated, new, new.spec, new.policy)
+                except Exception as e:  # of a Learner of another version, say: the other streams are served
+                    if self._unusable.get(name) != new.tag:
+                        logger.error("the policy %s of stream %s cannot be used: %r", new.tag, name, e)
+                    self._unusable[name] = new.tag
+            if known is not None:
+                active[name] = known
+        self.active, self.published = active, published
+        self._unusable = {name: tag for name, tag in self._unusable.items() if name in published}
 
-    def _acting(self, published: Published, spec: Mapping[str, Any], policy: bytes) -> ActiveStream:
+    def _activated(self, new: Published, spec: Mapping[str, Any], policy: bytes) -> ActiveStream:
         found = spec_from_json(spec)
-        made = self._core.policy(found, arrays_from_bytes(policy))
-        return ActiveStream(found, made, published.uid, published.owner, published.tag)
+        return ActiveStream(found, self._core.policy(found, arrays_from_bytes(policy)), new.uid, new.owner, new.tag)

@@ -1,8 +1,7 @@
 """A file replayed through a learner in this process: what a stream would have answered, and at how many LLM calls.
 
-A stream from a file: texts, and for each the true label and the LLM's, where columns name them.
-
-JSON lines, CSV, TSV, or plain text with one text a line; each may be gzipped.
+The file holds texts, and optionally the true label and the LLM's label of each: JSON lines, CSV, TSV, or plain text
+with one text a line; each may be gzipped.
 """
 
 import csv
@@ -21,16 +20,7 @@ from serve_app.streams.labels import normal
 from serve_app.streams.online.base import LabeledEvent, Learner
 
 _LONGEST: Final = 2**30
-"""Characters of a CSV field: longer texts than Python's default bound of 131,072 are for the endpoint to refuse."""
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Names of columns; None: there is none."""
-
-    text: str = "text"
-    label: str | None = None
-    expert: str | None = None
+"""Characters of a CSV field: texts beyond Python's default bound of 131,072 are left to the endpoint to refuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +32,32 @@ class ReplayRow:
     expert: int | None = None
 
 
-def read_rows(path: Path, columns: Columns, labels: Sequence[str]) -> list[ReplayRow]:
-    """All rows. Labels are their words, or their index from 0.
+def read_rows(
+    path: Path, labels: Sequence[str], text: str = "text", label: str | None = None, expert: str | None = None
+) -> list[ReplayRow]:
+    """All rows; `text`, `label` and `expert` name columns. Labels are their words, or their index from 0.
 
-    Raises DataError that names file, row and column: no such file, no row, a column that is missing, an empty text, a
-    true label outside the set.
+    Raises DataError that names file, row and column: no such file, no row, a missing column, an empty text, a true
+    label outside the set.
     """
     read = _FORMATS.get(path.name.removesuffix(".gz").rpartition(".")[2], _json_lines)
     rows = []
-    for number, told in enumerate(read(path, _content(path)), 1):
+    for number, row in enumerate(read(path, _content(path)), 1):
         where = f"{path}, row {number}"
-        text = _cell(told, columns.text, where)
-        if not isinstance(text, str) or not text.strip() or not _is_unicode(text):
-            raise DataError(f"{where}: {columns.text} is no text; leave the row out, or name another column")
-        label = None if columns.label is None else _index(_cell(told, columns.label, where), labels)
-        if columns.label is not None and label is None:
-            raise DataError(
-                f"{where}: {columns.label} {told[columns.label]!r} is no label; labels are {', '.join(labels)}"
-            )
-        expert = None if columns.expert is None else _index(_cell(told, columns.expert, where), labels)
-        rows.append(ReplayRow(text, label, expert))
+        value = _cell(row, text, where)
+        if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
+            raise DataError(f"{where}: {text} is no text; remove the row, or name another column")
+        true = None if label is None else _index(_cell(row, label, where), labels)
+        if label is not None and true is None:
+            raise DataError(f"{where}: {label} {row[label]!r} is no label; labels are {', '.join(labels)}")
+        rows.append(ReplayRow(value, true, None if expert is None else _index(_cell(row, expert, where), labels)))
     if not rows:
         raise DataError(f"{path}: there is no row in it; give a file with texts")
     return rows
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether UTF-8 can hold it: JSON may spell half a character, which no model reads."""
+    """Whether UTF-8 can encode it: JSON may hold half a surrogate pair, which no model reads."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -91,15 +80,15 @@ def _json_lines(path: Path, content: str) -> Iterator[Mapping[str, Any]]:
         if not line.strip():
             continue
         try:
-            told = json.loads(line)
+            row = json.loads(line)
         except (ValueError, RecursionError) as e:
             raise DataError(
                 f"{path}, line {number}: not JSON ({e}); write one JSON object a line, or name the file .csv, .tsv "
                 "or .txt"
             ) from e
-        if not isinstance(told, dict):
+        if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: no JSON object; write one a line")
-        yield told
+        yield row
 
 
 def _separated(by: str) -> "Callable[[Path, str], Iterator[Mapping[str, Any]]]":
@@ -109,7 +98,9 @@ def _separated(by: str) -> "Callable[[Path, str], Iterator[Mapping[str, Any]]]":
         try:
             yield from rows
         except csv.Error as e:
-            raise DataError(f"{path}, line {rows.line_num}: cannot be read ({e}); quote it as CSV wants it") from e
+            raise DataError(
+                f"{path}, line {rows.line_num}: cannot be read ({e}); quote the field as CSV requires"
+            ) from e
 
     return read
 
@@ -125,10 +116,10 @@ _FORMATS: Mapping[str, Callable[[Path, str], Iterator[Mapping[str, Any]]]] = {
 }
 
 
-def _cell(told: Mapping[str, Any], column: str, where: str) -> Any:
-    if column not in told:
-        raise DataError(f"{where}: no column {column!r}; there are {', '.join(map(str, told))}")
-    return told[column]
+def _cell(row: Mapping[str, Any], column: str, where: str) -> Any:
+    if column not in row:
+        raise DataError(f"{where}: no column {column!r}; there are {', '.join(map(str, row))}")
+    return row[column]
 
 
 def _index(value: Any, labels: Sequence[str]) -> int | None:
@@ -155,11 +146,11 @@ class ReplayScore:
 
     @property
     def accuracy(self) -> float | None:
-        """Of the answers whose true label is known; None if there are none."""
+        """Of the answers whose true label is known; None without such answers."""
         return self.right / self.known if self.known else None
 
     def share(self, level: str) -> float:
-        """Of the answers that this level gave."""
+        """Share of the answers that are of this level."""
         return self.levels.get(level, 0) / max(1, self.done)
 
     def add(self, level: str, label: int | None, row: ReplayRow) -> None:
@@ -183,9 +174,9 @@ class ReplayScore:
 
 
 def replay(
-    learner: Learner, rows: Sequence[ReplayRow], levels: Sequence[str], seed: int, tell: Callable[[ReplayScore], None]
+    learner: Learner, rows: Sequence[ReplayRow], levels: Sequence[str], seed: int, report: Callable[[ReplayScore], None]
 ) -> ReplayScore:
-    """Row by row, the column of the expert in the place of the LLM; `tell` is called after each."""
+    """Row by row, with the expert's column as the LLM; `report` is called after each."""
     rng, score = random.Random(seed), ReplayScore()
     for row in rows:
         episode = learner.policy().act(row.text, [rng.random() for _ in range(1 + len(levels))])
@@ -195,5 +186,5 @@ def replay(
             score.add("llm", row.expert, row)
         else:
             score.add(levels[episode.level], episode.label, row)
-        tell(score)
+        report(score)
     return score

@@ -1,4 +1,4 @@
-"""Streams in one Gateway: their names and strategies, what callers change, and what is told of them."""
+"""Streams in one Gateway: their names and strategies, changes requested by callers, and their figures."""
 
 import asyncio
 import logging
@@ -12,26 +12,22 @@ from typing import Any, Final
 from serve_app.config.strategies import StreamsConfig
 from serve_app.errors import JethroError, ModelNotFound, NotFound, PoolUnavailable
 from serve_app.pools.base import Pool
-from serve_app.streams.base import (
-    PREFIX,
-    ActiveStream,
-    BudgetChange,
-    Core,
-    LearnerPort,
-    OnlineCore,
-    Published,
-    StreamCreate,
-)
+from serve_app.streams.base import PREFIX, ActiveStream, BudgetChange, Core, LearnerPort, OnlineCore, StreamCreate
 from serve_app.streams.event_queue import EventQueue, call_learner
 from serve_app.streams.online.base import Episode
 from serve_app.streams.policy_sync import PolicySync
-from serve_app.streams.spec import Bounds, check_budget, check_spec
-from serve_app.streams.strategy import StreamStrategy, Surroundings
+from serve_app.streams.spec import check_budget, check_spec
+from serve_app.streams.strategy import StreamStrategy
 
 _CHANGE_S: Final = 30.0
-"""Longest wait for the Learner to make, change or forget a stream."""
+"""Longest wait for the Learner to create, change or delete a stream."""
 _INLINE: Final = ("logistic",)
-"""Levels that take microseconds: they are computed where the query is."""
+"""Levels that take microseconds: they are computed on the event loop."""
+_SPEC_FIELDS: Final = (
+    *("labels", "instruction", "llm_pool", "mu", "llm_share", "horizon"),
+    *("levels", "explore_floor", "audit_share", "seed"),
+)
+"""Fields of a spec that the API shows."""
 logger = logging.getLogger("jethro.streams")
 
 
@@ -56,11 +52,10 @@ class Streams:
         core: Core | None = None,
         coin: Callable[[], float] = random.random,
     ) -> None:
-        """`source` names this process among all that ever ran."""
-        self._port, self._pools, self._options = port, pools, options
-        self._following = PolicySync(port, core or OnlineCore(), options.poll_s, Path(options.folder))
-        self._outbox = EventQueue(port, source, options.queue)
-        self._around = Surroundings(self._found, self._pool, self._act, self._outbox, options.text_chars, coin)
+        """`source` identifies this process among all that ever ran."""
+        self._port, self._pools, self._options, self._coin = port, pools, options, coin
+        self._sync = PolicySync(port, core or OnlineCore(), options.poll_s, Path(options.folder))
+        self._events = EventQueue(port, source, options.queue)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stream-levels")
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -68,97 +63,98 @@ class Streams:
         """Follow the Learner and send it events from now on."""
         if not self._tasks:
             loop = asyncio.get_running_loop()
-            self._tasks = [loop.create_task(self._following.follow()), loop.create_task(self._outbox.deliver())]
+            self._tasks = [loop.create_task(self._sync.follow()), loop.create_task(self._events.deliver())]
 
     async def aclose(self) -> None:
-        """Send what waits, then stop. Idempotent."""
+        """Send pending events, then stop. Idempotent."""
         if not self._tasks:
             return
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        await self._outbox.aclose()
+        await self._events.aclose()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def strategy(self, model: str) -> StreamStrategy:
-        """The strategy of a name that begins with the prefix; whether there is such a stream shows when it runs."""
-        return StreamStrategy(model.removeprefix(PREFIX), self._around)
+        """The strategy of a name that begins with the prefix; an unknown stream is reported when it runs."""
+        stream, text_chars = model.removeprefix(PREFIX), self._options.text_chars
+        return StreamStrategy(stream, self._find, self._pool, self._act, self._events, text_chars, self._coin)
 
     def names(self) -> Sequence[str]:
-        """Streams that can be asked now."""
-        return sorted(self._following.acting)
+        """Streams that can be queried now."""
+        return sorted(self._sync.active)
 
     def shown(self, model: str, tenant: str | None) -> bool:
         """Whether a tenant may see a model's name: any but that of another tenant's stream."""
-        acting = self._following.acting.get(model.removeprefix(PREFIX)) if model.startswith(PREFIX) else None
-        return acting is None or _owns(acting.owner, tenant)
+        active = self._sync.active.get(model.removeprefix(PREFIX)) if model.startswith(PREFIX) else None
+        return active is None or _owns(active.owner, tenant)
 
-    async def create(self, wanted: StreamCreate) -> dict[str, Any]:
-        """Make a stream; see StreamRegistry.create. Raises RequestError for a spec out of bounds."""
-        check_spec(wanted.spec, Bounds(self._options.labels, tuple(self._pools)))
-        await self._change(self._port.create(wanted))
-        return self._told(wanted.spec.name, wanted.owner)
+    async def create(self, request: StreamCreate) -> dict[str, Any]:
+        """Create a stream; see StreamRegistry.create. Raises RequestError for a spec out of bounds."""
+        check_spec(request.spec, self._options.labels, tuple(self._pools))
+        await self._change(self._port.create(request))
+        return self._described(request.spec.name, request.owner)
 
     async def budget(self, name: str, budget: BudgetChange, owner: str | None) -> dict[str, Any]:
         """Change a budget live. Raises NotFound, RequestError for one out of bounds."""
         check_budget(budget)
         await self._change(self._port.budget(name, budget, owner))
-        return self._told(name, owner)
+        return self._described(name, owner)
 
     async def delete(self, name: str, owner: str | None) -> None:
-        """Forget a stream. Raises NotFound."""
+        """Delete a stream and what was learned. Raises NotFound."""
         await self._change(self._port.delete(name, owner))
 
     async def all(self, owner: str | None) -> list[dict[str, Any]]:
-        """All streams of a caller, by name; while the Learner is away, as they were last known."""
-        await self._following.look()
-        told = self._following.told
-        return [self._told(name, owner) for name in sorted(told) if _owns(told[name].owner, owner)]
+        """All streams of a caller, by name; while the Learner is away, as last known."""
+        await self._sync.refresh()
+        published = self._sync.published
+        return [self._described(name, owner) for name in sorted(published) if _owns(published[name].owner, owner)]
 
     async def get(self, name: str, owner: str | None) -> dict[str, Any]:
         """One stream. Raises NotFound, or PoolUnavailable if it is unknown and the Learner is away."""
-        await self._following.look()
-        if name not in self._following.told and self._following.away:
+        await self._sync.refresh()
+        if name not in self._sync.published and self._sync.away:
             raise self._away()
-        return self._told(name, owner)
+        return self._described(name, owner)
 
     def figures(self) -> list[StreamStatus]:
         """Each stream as last known, for the metrics."""
-        told = self._following.told
-        return [StreamStatus(name, int(p.figures["version"]), p.figures) for name, p in told.items() if p.figures]
+        published = self._sync.published.items()
+        return [StreamStatus(name, int(p.figures["version"]), p.figures) for name, p in published if p.figures]
 
     @property
     def waiting(self) -> int:
         """Events that the Learner does not have yet."""
-        return self._outbox.waiting
+        return self._events.waiting
 
     @property
     def away(self) -> bool:
-        """Whether the Learner did not answer when last asked."""
-        return self._following.away
+        """Whether the Learner did not answer when last called."""
+        return self._sync.away
 
-    async def _found(self, name: str, tenant: str | None) -> ActiveStream:
-        """The stream as it is now; one that another Gateway has just made is asked for."""
-        acting = self._following.acting.get(name)
-        if acting is None:
-            await self._following.look()
-            acting = self._following.acting.get(name)
-        if acting is not None and _owns(acting.owner, tenant):
-            return acting
-        if acting is None and self._following.away:
+    async def _find(self, name: str, tenant: str | None) -> ActiveStream:
+        """The current stream; for an unknown one the Learner is queried, since another Gateway may have created it."""
+        active = self._sync.active.get(name)
+        if active is None:
+            await self._sync.refresh()
+            active = self._sync.active.get(name)
+        if active is not None and _owns(active.owner, tenant):
+            return active
+        if active is None and self._sync.away:
             raise self._away()
-        told = self._following.told.get(name)
-        if told is not None and told.error and _owns(told.owner, tenant):
-            raise PoolUnavailable(f"The stream {name!r} cannot be read: {told.error}", retry_after_s=30)
+        published = self._sync.published.get(name)
+        if published is not None and published.error and _owns(published.owner, tenant):
+            raise PoolUnavailable(f"The stream {name!r} cannot be read: {published.error}", retry_after_s=30)
         raise ModelNotFound(
-            f"The model {PREFIX + name[:60]!r} does not exist: make the stream by POST /v1/streams first.",
+            f"The model {PREFIX + name[:60]!r} does not exist: create the stream with POST /v1/streams first.",
             param="model",
         )
 
     def _pool(self, name: str) -> Pool:
         pool = self._pools.get(name)
-        if pool is None:  # it was one when the stream was made
+        if pool is None:  # it was one when the stream was created
             raise PoolUnavailable(
                 f"The stream's LLM pool {name!r} is none of the pools now ({', '.join(self._pools)}): configure it, or "
                 "create the stream again with reset.",
@@ -166,14 +162,14 @@ class Streams:
             )
         return pool
 
-    async def _act(self, acting: ActiveStream, text: str, coins: list[float] | None) -> Episode:
-        if acting.spec.levels == _INLINE:
-            return acting.policy.act(text, coins)
+    async def _act(self, stream: ActiveStream, text: str, coins: list[float] | None) -> Episode:
+        if stream.spec.levels == _INLINE:
+            return stream.policy.act(text, coins)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, acting.policy.act, text, coins)
+        return await loop.run_in_executor(self._thread, stream.policy.act, text, coins)
 
     async def _change(self, call: Coroutine[Any, Any, None]) -> None:
-        """A change at the Learner, taken up here. Raises PoolUnavailable if the Learner does not answer."""
+        """A change at the Learner, then taken up here. Raises PoolUnavailable if the Learner does not answer."""
         try:
             await call_learner(call, _CHANGE_S)
         except JethroError:
@@ -181,37 +177,22 @@ class Streams:
         except Exception as e:
             logger.warning("the Learner did not take a change: %r", e)
             raise self._away() from e
-        await self._following.changed()
+        await self._sync.refresh_after_change()
 
-    def _told(self, name: str, owner: str | None) -> dict[str, Any]:
-        published = self._following.told.get(name)
+    def _described(self, name: str, owner: str | None) -> dict[str, Any]:
+        """A stream as the API shows it. Raises NotFound, also for another tenant's."""
+        published, active = self._sync.published.get(name), self._sync.active.get(name)
         if published is None or not _owns(published.owner, owner):
             raise NotFound(f"No stream {name[:60]!r}.", param="name")
-        return describe(name, published, self._following.acting.get(name), away=self._following.away)
+        shown: dict[str, Any] = {"id": name, "object": "stream", "model": PREFIX + name}
+        if active is not None:
+            values = ((field, getattr(active.spec, field)) for field in _SPEC_FIELDS)
+            shown |= {field: list(value) if isinstance(value, tuple) else value for field, value in values}
+        state = "unreadable" if published.error else "learner away" if self._sync.away else "learning"
+        return {**shown, "state": state, "error": published.error, "figures": dict(published.figures)}
 
     def _away(self) -> PoolUnavailable:
         return PoolUnavailable("The Learner does not answer now: try again.", retry_after_s=1)
-
-
-def describe(name: str, published: Published, acting: ActiveStream | None, *, away: bool) -> dict[str, Any]:
-    """A stream as the API tells of it."""
-    told: dict[str, Any] = {"id": name, "object": "stream", "model": PREFIX + name}
-    if acting is not None:
-        spec = acting.spec
-        told |= {
-            "labels": list(spec.labels),
-            "instruction": spec.instruction,
-            "llm_pool": spec.llm_pool,
-            "mu": spec.mu,
-            "llm_share": spec.llm_share,
-            "horizon": spec.horizon,
-            "levels": list(spec.levels),
-            "explore_floor": spec.explore_floor,
-            "audit_share": spec.audit_share,
-            "seed": spec.seed,
-        }
-    state = "unreadable" if published.error else "learner away" if away else "learning"
-    return {**told, "state": state, "error": published.error, "figures": dict(published.figures)}
 
 
 def _owns(owner: str | None, tenant: str | None) -> bool:

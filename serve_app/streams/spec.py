@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from serve_app.errors import RequestError
@@ -26,24 +26,16 @@ _MOST_PARAMS: Final = {
 """What would hold the Learner up, or fill its memory, for all streams; any other parameter is at most a billion."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What an operator allows: labels of one stream, and the pools that may be its LLM."""
-
-    labels: int
-    pools: Collection[str]
-
-
 def spec_to_json(spec: StreamSpec) -> dict[str, Any]:
     """JSON-ready, the same for the same spec."""
     values = {**asdict(spec), "labels": list(spec.labels), "levels": list(spec.levels)}
     return {"mends" if key == "fixes" else key: value for key, value in values.items()}
 
 
-def spec_from_json(told: Mapping[str, Any]) -> StreamSpec:
+def spec_from_json(spec: Mapping[str, Any]) -> StreamSpec:
     """The inverse of `spec_to_json`; fields with a default may be missing. `fixes` is `fixes` in JSON."""
-    values = {"fixes" if key == "mends" else key: value for key, value in told.items()}
-    return StreamSpec(**{**values, "labels": tuple(told["labels"]), "levels": tuple(told["levels"])})
+    values = {"fixes" if key == "mends" else key: value for key, value in spec.items()}
+    return StreamSpec(**{**values, "labels": tuple(spec["labels"]), "levels": tuple(spec["levels"])})
 
 
 def with_budget(spec: StreamSpec, budget: BudgetChange) -> StreamSpec:
@@ -54,10 +46,8 @@ def with_budget(spec: StreamSpec, budget: BudgetChange) -> StreamSpec:
 
 def difference(old: StreamSpec, new: StreamSpec) -> str | None:
     """The first field that differs, the budget left out; None if there is none."""
-    return next(
-        (key for key, value in spec_to_json(old).items() if key not in _BUDGET and value != spec_to_json(new)[key]),
-        None,
-    )
+    values = spec_to_json(new)
+    return next((k for k, v in spec_to_json(old).items() if k not in _BUDGET and v != values[k]), None)
 
 
 def is_name(name: str) -> bool:
@@ -65,15 +55,15 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def check_spec(spec: StreamSpec, bounds: Bounds) -> None:
-    """Raises RequestError that names the field, its value and the mend."""
+def check_spec(spec: StreamSpec, most_labels: int, pools: Collection[str]) -> None:
+    """Raises RequestError that names the field, its value and the fix. `pools`: those that may be its LLM."""
     if not is_name(spec.name):
         allowed = "use up to 48 of a-z, 0-9, _ and -, beginning with a letter or digit, and not `lock`"
         raise _wrong("name", f"{spec.name[:60]!r}: {allowed}")
-    _check_labels(spec.labels, bounds.labels)
+    _check_labels(spec.labels, most_labels)
     _check_text("instruction", spec.instruction, _INSTRUCTION_CHARS)
-    if spec.llm_pool not in bounds.pools:
-        raise _wrong("llm_pool", f"{spec.llm_pool[:60]!r} is no pool; pools are {', '.join(bounds.pools)}")
+    if spec.llm_pool not in pools:
+        raise _wrong("llm_pool", f"{spec.llm_pool[:60]!r} is no pool; pools are {', '.join(pools)}")
     check_budget(BudgetChange(spec.mu, spec.llm_share, spec.horizon))
     for name, value in spec.params.items():
         most = _MOST_PARAMS.get(name.rpartition(".")[2], 1e9)

@@ -1,8 +1,8 @@
 """One stream on the Learner: its state in memory, and on disk so that a kill at any point loses nothing.
 
-What is learned from goes to the journal first, is learned next and acknowledged last. On the disk lie the newest two
-checkpoints and the journals since the older one; to open a stream is to read a checkpoint and learn the journal again,
-event by event, from the same state: it resumes exactly.
+An event is written to the journal first, then learned, then acknowledged. The folder holds the newest two checkpoints
+and the journals since the older one. To open a stream is to read a checkpoint and learn the journal again, event by
+event, from the same state: it resumes exactly.
 """
 
 import logging
@@ -26,8 +26,8 @@ from serve_app.streams.online.base import Learner, StreamSpec
 from serve_app.streams.spec import spec_from_json, spec_to_json, with_budget
 
 _SOURCES: Final = 8192
-"""Gateways whose last batch is remembered: more than there are batches in the journals that are kept, lest one of them
-is learned again when they are read. A stream with few queries outlives thousands of Gateways between two checkpoints.
+"""Gateways whose last batch is remembered: more than the kept journals have batches, so that none is learned twice when
+they are read. A stream with few queries outlives thousands of Gateways between two checkpoints.
 """
 _ABOUT: Final = "stream.json"
 """Owner and spec as created: for people, and for a stream whose checkpoints cannot be read."""
@@ -46,19 +46,19 @@ class State:
     counts: StreamCounts = field(default_factory=StreamCounts)
     sources: OrderedDict[str, int] = field(default_factory=OrderedDict)
     corrupt: int = 0
-    """Checkpoints that could not be read, and journal lines that were left out, over the stream's life."""
+    """Unreadable checkpoints and journal lines, over the stream's life."""
 
 
 class LearnedStream:
-    """An open stream; one owner, not thread-safe. Made by `create` or `open`, to be closed."""
+    """An open stream; one owner, not thread-safe. From `create` or `open`, to be closed."""
 
     def __init__(self, folder: Path, state: State, learner: Learner, checkpoint: int) -> None:
         self.folder = folder
         self.learner = learner
         self.opened_s = time()
-        """Unix time; another one after the Learner was started again."""
+        """Unix time; a later one after a restart of the Learner."""
         self.restored_events = 0
-        """Events that were learned again when the stream was opened."""
+        """Events learned again when the stream was opened."""
         self._state = state
         self._checkpoint = checkpoint
         self._since = 0
@@ -66,23 +66,23 @@ class LearnedStream:
 
     @classmethod
     def create(cls, among: Path, spec: StreamSpec, owner: str | None, learner: Learner) -> Self:
-        """A new stream, to be settled: till then its folder is a hidden one in `among`. `learner` has seen nothing."""
+        """A new stream, in a hidden folder in `among` until it is settled. `learner` has learned nothing."""
         learner.policy()
-        learner.figures()  # what cannot tell of itself is not made
+        learner.figures()  # a learner that fails here is refused
         state = State(spec, secrets.token_hex(8), owner, time())
-        making = among / f".{spec.name}-{state.uid}"
-        made = cls(making, state, learner, -1)
+        folder = among / f".{spec.name}-{state.uid}"
+        stream = cls(folder, state, learner, -1)
         try:
-            making.mkdir(parents=True)
-            write_whole(making / _ABOUT, orjson.dumps({"owner": owner, "spec": spec_to_json(spec)}))
-            made.checkpoint()
+            folder.mkdir(parents=True)
+            write_whole(folder / _ABOUT, orjson.dumps({"owner": owner, "spec": spec_to_json(spec)}))
+            stream.checkpoint()
         except Exception:
-            shutil.rmtree(making, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
-        return made
+        return stream
 
     def settle(self, folder: Path) -> None:
-        """Move to the folder where it is found again; there is none yet."""
+        """Move to its final folder, which does not exist yet."""
         self.folder.rename(folder)
         self.folder = folder
         sync_folder(folder.parent)
@@ -91,14 +91,14 @@ class LearnedStream:
     def open(cls, folder: Path, core: Core) -> Self:
         """A stream as it was when its last event was acknowledged.
 
-        Raises ConfigError, naming folder and mend, if no checkpoint can be read.
+        Raises ConfigError, naming folder and fix, if no checkpoint can be read.
         """
         found, corrupt = newest(folder)
         if found is None:
             names = ", ".join(path.name for path in corrupt) or "there is none"
             raise ConfigError(
-                f"{folder}: no checkpoint can be read ({names}); put one back from a backup, or begin anew: "
-                "create the stream again with reset"
+                f"{folder}: no checkpoint can be read ({names}); restore one from a backup, or create the stream again "
+                "with reset"
             )
         state = state_of(found.values["stream"])
         state.corrupt += len(corrupt)
@@ -108,18 +108,18 @@ class LearnedStream:
         if corrupt or stream.restored_events:
             try:
                 stream.checkpoint()  # not to learn the same again after the next kill
-            except OSError as e:  # a full disk: the journals are there still
-                logger.error("stream %s: no checkpoint could be written (%s); its journal goes on", state.spec.name, e)
+            except OSError as e:  # a full disk: the journals remain
+                logger.error("stream %s: no checkpoint could be written (%s)", state.spec.name, e)
         return stream
 
     @property
     def spec(self) -> StreamSpec:
-        """As it is now."""
+        """The current spec."""
         return self._state.spec
 
     @property
     def uid(self) -> str:
-        """The stream as it was created: another one under the same name has another."""
+        """Identifies the stream as created: one created later under the same name has another."""
         return self._state.uid
 
     @property
@@ -138,9 +138,9 @@ class LearnedStream:
         return self._since
 
     def report(self, batch: EventBatch, line: bytes) -> None:
-        """Learn from a batch; `line` is its JSON. One that was learned before, or is of another uid, changes nothing.
+        """Learn from a batch; `line` is its JSON. A batch learned before, or of another uid, changes nothing.
 
-        Raises UpstreamError if it cannot be kept; then nothing is learned.
+        Raises UpstreamError if it cannot be stored; then nothing is learned.
         """
         if batch.uid != self.uid or batch.seq <= self._state.sources.get(batch.source, 0):
             return
@@ -148,16 +148,17 @@ class LearnedStream:
         self._learn(batch)
 
     def budget(self, budget: BudgetChange, core: Core) -> None:
-        """Another budget from now on; what was learned stays. Raises ConfigError, and changes nothing, if it cannot."""
-        learner, spec = self._under(budget, core)
+        """Set another budget; what was learned stays. Raises ConfigError, and changes nothing, for an invalid one."""
+        learner, spec = self._rebudgeted(budget, core)
         self._keep(orjson.dumps({"budget": asdict(budget), "revision": self._state.revision + 1}))
-        self._rebudget(learner, spec)
+        self._set_budget(learner, spec)
 
     def checkpoint(self) -> None:
-        """Write the whole state and begin a new journal. Raises OSError; the journal then goes on."""
+        """Write the whole state and begin a new journal. Raises OSError; the journal then continues."""
         arrays, values = self.learner.state()
-        told = {"stream": _state_to_json(self._state), "learner": values}
-        save(self.folder, StreamCheckpoint(self._checkpoint + 1, arrays, told))
+        state = asdict(self._state)
+        state |= {"spec": spec_to_json(self._state.spec), "sources": list(self._state.sources.items())}
+        save(self.folder, StreamCheckpoint(self._checkpoint + 1, arrays, {"stream": state, "learner": values}))
         self._checkpoint += 1
         self._since = 0
         self.close()
@@ -166,20 +167,20 @@ class LearnedStream:
         """For status and metrics, JSON-ready; shares are nan-free and sum to 1 once there are queries."""
         counts = self._state.counts
         answered = {level: counts.levels.get(level, 0) for level in self.spec.levels}
-        asked = max(counts.queries, 1)
+        queries = max(counts.queries, 1)
         return {
             "version": self.learner.policy().version,
             "created_s": self._state.created_s,
             "opened_s": self.opened_s,
             **{k: v for k, v in asdict(counts).items() if k != "levels"},
-            "share": {level: n / asked for level, n in answered.items()} | {"llm": counts.llm_calls / asked},
+            "share": {level: n / queries for level, n in answered.items()} | {"llm": counts.llm_calls / queries},
             "corrupt": self._state.corrupt,
             "restored_events": self.restored_events,
             "learner": self.learner.figures(),
         }
 
     def close(self) -> None:
-        """Let go of the journal."""
+        """Close the journal."""
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -195,35 +196,35 @@ class LearnedStream:
             raise UpstreamError(f"{path} cannot be written ({e}): make room on that disk") from e
 
     def _replay(self, core: Core) -> None:
-        """Learn what the journals hold beyond the checkpoint; what it holds itself is known and left out."""
-        there = journals(self.folder)
-        last = max([self._checkpoint, *there])
-        if not there.keys() >= set(range(self._checkpoint, last)):
+        """Learn the journals' events; those that the checkpoint already holds are skipped."""
+        found = journals(self.folder)
+        last = max([self._checkpoint, *found])
+        if not found.keys() >= set(range(self._checkpoint, last)):
             logger.error("%s: a journal between %d and %d is missing", self.folder, self._checkpoint, last)
             self._state.corrupt += 1
-        for path in there.values():
+        for path in found.values():
             journal = Journal(path, checksums=True)
             if journal.broken:
-                logger.error("%s: %d broken lines are left out", path, journal.broken)
+                logger.error("%s: %d broken lines are skipped", path, journal.broken)
                 self._state.corrupt += journal.broken
             try:
                 for line in journal.lines:
-                    self._again(line, core)
-            except (KeyError, TypeError, ValueError) as e:  # whole lines, by their checksum, that say something else
+                    self._learn_again(line, core)
+            except (KeyError, TypeError, ValueError) as e:  # whole lines, by their checksum, of another format
                 raise ConfigError(
                     f"{path}: a line is of another format ({type(e).__name__}: {e}): start the version that wrote it, "
-                    "or begin anew: create the stream again with reset"
+                    "or create the stream again with reset"
                 ) from e
             finally:
                 journal.close()
         self._checkpoint = last
         self.restored_events = self._since
 
-    def _again(self, line: bytes, core: Core) -> None:
-        told = orjson.loads(line)
-        if "budget" in told:
-            if told["revision"] > self._state.revision:
-                self._rebudget(*self._under(BudgetChange(**told["budget"]), core))
+    def _learn_again(self, line: bytes, core: Core) -> None:
+        values = orjson.loads(line)
+        if "budget" in values:
+            if values["revision"] > self._state.revision:
+                self._set_budget(*self._rebudgeted(BudgetChange(**values["budget"]), core))
             return
         batch = batch_from_json(line)
         if batch.seq > self._state.sources.get(batch.source, 0):
@@ -239,7 +240,7 @@ class LearnedStream:
         state.counts.failed += batch.failed
         for event in batch.events:
             self._event(event)
-        self.learner.policy()  # its version counts what was asked for: the same when it is learned again
+        self.learner.policy()  # its version counts calls: the same when it is learned again
 
     def _event(self, event: Event) -> None:
         self._since += 1
@@ -249,9 +250,9 @@ class LearnedStream:
                 self.learner.observe(event.episode)
             else:
                 self.learner.learn(event)
-        except Exception:  # one event that cannot be learned from must not stop all that follow
+        except Exception:  # one event that fails must not stop all that follow
             self._state.counts.refused += 1
-            logger.exception("stream %s: an event was left out", self.spec.name)
+            logger.exception("stream %s: an event was skipped", self.spec.name)
 
     def _count(self, event: Event) -> None:
         counts = self._state.counts
@@ -267,13 +268,13 @@ class LearnedStream:
         else:
             counts.labelled += 1
 
-    def _under(self, budget: BudgetChange, core: Core) -> tuple[Learner, StreamSpec]:
+    def _rebudgeted(self, budget: BudgetChange, core: Core) -> tuple[Learner, StreamSpec]:
         arrays, values = self.learner.state()
         spec = with_budget(self.spec, budget)
-        # by the way of JSON, so that it is the same when it is done again from the disk
+        # through JSON, so that it is the same when repeated from the disk
         return core.restored(spec, arrays, orjson.loads(orjson.dumps(values))), spec
 
-    def _rebudget(self, learner: Learner, spec: StreamSpec) -> None:
+    def _set_budget(self, learner: Learner, spec: StreamSpec) -> None:
         self.learner = learner
         self.learner.policy()
         self._state.spec = spec
@@ -281,7 +282,7 @@ class LearnedStream:
 
 
 def owner_of(folder: Path) -> str | None:
-    """The owner of a stream that cannot be opened, as far as that is known."""
+    """The owner of a stream that cannot be opened, if known."""
     try:
         owner = orjson.loads((folder / _ABOUT).read_bytes())["owner"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -289,11 +290,8 @@ def owner_of(folder: Path) -> str | None:
     return owner if isinstance(owner, str) else None
 
 
-def _state_to_json(state: State) -> dict[str, Any]:
-    return {**asdict(state), "spec": spec_to_json(state.spec), "sources": list(state.sources.items())}
-
-
-def state_of(told: Mapping[str, Any]) -> State:
+def state_of(values: Mapping[str, Any]) -> State:
     """The state in a checkpoint's values."""
-    counts, sources = StreamCounts(**told["counts"]), OrderedDict((source, seq) for source, seq in told["sources"])
-    return State(**{**told, "spec": spec_from_json(told["spec"]), "counts": counts, "sources": sources})
+    spec, counts = spec_from_json(values["spec"]), StreamCounts(**values["counts"])
+    sources = OrderedDict((source, seq) for source, seq in values["sources"])
+    return State(**{**values, "spec": spec, "counts": counts, "sources": sources})

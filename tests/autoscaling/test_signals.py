@@ -23,7 +23,7 @@ def steady(demand: Demand, clock: Clock, seconds: float, **per_s: int) -> None:
         for pool, rate in per_s.items():
             for _ in range(rate // 10):
                 demand.arrived()
-                demand.wanted(pool)
+                demand.requested(pool)
 
 
 def test_rates_are_those_of_the_last_seconds() -> None:
@@ -46,7 +46,7 @@ def test_the_first_call_is_no_storm() -> None:
     clock = Clock()
     demand = Demand(clock=clock)
     clock.now += 0.01
-    demand.wanted("large")
+    demand.requested("large")
     assert demand.rates(POOLS)["wanted_per_s:large"] == 1.0
 
 
@@ -54,9 +54,9 @@ def test_who_is_refused_undecided_counts_by_the_shares_of_the_others() -> None:
     clock = Clock()
     demand = Demand(clock=clock)
     for _ in range(30):
-        demand.wanted("small")
+        demand.requested("small")
     for _ in range(10):
-        demand.wanted("large")
+        demand.requested("large")
     for _ in range(40):
         demand.refused()
     clock.now += 4
@@ -81,7 +81,7 @@ def test_memory_is_bounded_if_nobody_reads() -> None:
     demand = Demand(clock=clock)
     for _ in range(1000):
         clock.now += 1
-        demand.wanted("small")
+        demand.requested("small")
     assert len(demand._counts) <= 21
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from serve_app.errors import DataError
-from serve_app.streams.replay import Columns, ReplayRow, read_rows
+from serve_app.streams.replay import ReplayRow, read_rows
 
 LABELS = ("joy", "fear")
 
@@ -23,13 +23,13 @@ LABELS = ("joy", "fear")
 def test_formats(tmp_path, name, content, zipped):
     path = tmp_path / (name + ".gz" * zipped)
     path.write_bytes(gzip.compress(content.encode()) if zipped else content.encode())
-    assert read_rows(path, Columns("t", "y", "e"), LABELS) == [ReplayRow("one", 0, 1), ReplayRow("two", 1, None)]
+    assert read_rows(path, LABELS, "t", "y", "e") == [ReplayRow("one", 0, 1), ReplayRow("two", 1, None)]
 
 
 def test_plain_lines(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one\n\ntwo\n")
-    assert read_rows(path, Columns(), LABELS) == [ReplayRow("one"), ReplayRow("two")]
+    assert read_rows(path, LABELS) == [ReplayRow("one"), ReplayRow("two")]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_what_is_wrong_is_named(tmp_path, content, message):
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
-        read_rows(path, Columns("t", "y"), LABELS)
+        read_rows(path, LABELS, "t", "y")
 
 
 @pytest.mark.parametrize(
@@ -74,25 +74,25 @@ def test_files_that_are_something_else(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
-        read_rows(path, Columns("t", "y"), LABELS)
+        read_rows(path, LABELS, "t", "y")
 
 
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(DataError, match=r"Is a directory"):
-        read_rows(tmp_path, Columns(), LABELS)
+        read_rows(tmp_path, LABELS)
 
 
 def test_a_csv_field_may_be_long_and_hold_line_ends_and_nul(tmp_path):
     path = tmp_path / "a.csv"
     text = "x" * 200_000 + "\r\ny\0"
     path.write_text(f't,y\n"{text}",0\n', newline="")
-    assert read_rows(path, Columns("t", "y"), LABELS) == [ReplayRow(text, 0)]
+    assert read_rows(path, LABELS, "t", "y") == [ReplayRow(text, 0)]
 
 
 def test_no_file_and_a_file_that_is_not_zipped(tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        read_rows(tmp_path / "none.jsonl", Columns(), LABELS)
+        read_rows(tmp_path / "none.jsonl", LABELS)
     path = tmp_path / "a.jsonl.gz"
     path.write_text(json.dumps({"text": "x"}))
     with pytest.raises(DataError, match="cannot be read"):
-        read_rows(path, Columns(), LABELS)
+        read_rows(path, LABELS)

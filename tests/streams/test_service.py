@@ -213,7 +213,7 @@ async def test_a_changed_label_set_is_a_conflict_unless_reset(streams):
 
 async def test_every_gateway_sees_a_stream_at_once_and_learns_from_all(streams, learner, pools):
     other = gateway(learner, pools, "g2")
-    other._following._every_s = 1000  # it would not ask of its own accord
+    other._sync._every_s = 1000  # it would not poll on its own
     other.start()
     await streams.create(StreamCreate(spec(name="new")))
     assert text(await asked(other, model="jethro-stream-new")) == "joy"

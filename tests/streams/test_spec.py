@@ -7,7 +7,6 @@ import pytest
 from serve_app.errors import RequestError
 from serve_app.streams.base import BudgetChange
 from serve_app.streams.spec import (
-    Bounds,
     check_budget,
     check_spec,
     difference,
@@ -17,7 +16,7 @@ from serve_app.streams.spec import (
 )
 from tests.streams.fakes import spec
 
-BOUNDS = Bounds(5, ("small", "large"))
+BOUNDS = (5, ("small", "large"))
 
 
 def test_json_and_back():
@@ -62,13 +61,13 @@ def test_json_and_back():
 )
 def test_what_a_stream_may_not_be(changes, param, message):
     with pytest.raises(RequestError, match=message) as refused:
-        check_spec(spec(**changes), BOUNDS)
+        check_spec(spec(**changes), *BOUNDS)
     assert (refused.value.status, refused.value.param) == (400, param)
 
 
 def test_what_it_may_be():
-    check_spec(spec(), BOUNDS)
-    check_spec(spec(mu=0.0, llm_share=None, levels=("logistic", "encoder")), BOUNDS)
+    check_spec(spec(), *BOUNDS)
+    check_spec(spec(mu=0.0, llm_share=None, levels=("logistic", "encoder")), *BOUNDS)
     check_budget(BudgetChange(llm_share=1.0))
 
 

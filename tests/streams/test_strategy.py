@@ -127,12 +127,12 @@ class Warming:
 async def test_in_a_warm_up_the_small_levels_answer_for_a_failed_llm_if_they_know_anything(streams, pools):
     """As in the second look at a drift, or after one."""
     pools["large"].error = UpstreamError("gone")
-    acting = streams._following.acting["mood"]
-    streams._following._every_s = 1000
-    streams._following.acting = {"mood": replace(acting, policy=Warming((0.4, 0.6)))}
+    acting = streams._sync.active["mood"]
+    streams._sync._every_s = 1000
+    streams._sync.active = {"mood": replace(acting, policy=Warming((0.4, 0.6)))}
     found = await asked(streams)
     assert (text(found), found["Decision"].pool) == ("fear", "logistic")
-    streams._following.acting = {"mood": replace(acting, policy=Warming((0.5, 0.5)))}
+    streams._sync.active = {"mood": replace(acting, policy=Warming((0.5, 0.5)))}
     with pytest.raises(UpstreamError, match="gone"):
         await asked(streams)
 

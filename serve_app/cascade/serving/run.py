@@ -167,7 +167,7 @@ class CascadeRun(ABC):
         for result in self.results:
             if result.stage is stage and result.stream is not None:
                 return result
-        self.context.demand.wanted(stage.pool.name)
+        self.context.demand.requested(stage.pool.name)
         last = not self._others(stage) and all(r.error is not None for r in self.results)
         call = replace(self.context.call, may_wait=last)
         self.results.append(StageResult(stage, with_needs(self.query, stage.needs), call))

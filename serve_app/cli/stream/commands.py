@@ -126,9 +126,8 @@ def replay(
           --labels joy,sadness,anger,guilt,shame,fear,disgust
     """
     from serve_app.cli.stream import replay as replaying
-    from serve_app.streams.replay import Columns
 
-    source = replaying.Source(file, Columns(text, label, expert if offline else None), limit, shuffle)
+    source = replaying.Source(file, (text, label, expert if offline else None), limit, shuffle)
     if offline:
         if expert is None or labels is None:
             raise ConfigError("--offline needs --expert COLUMN (the LLM's labels) and --labels a,b,c")

@@ -17,24 +17,24 @@ from serve_app.errors import UpstreamError
 from serve_app.streams.base import PREFIX, OnlineCore
 from serve_app.streams.labels import parsed
 from serve_app.streams.online.base import StreamSpec
-from serve_app.streams.replay import Columns, ReplayRow, ReplayScore, read_rows, replay
-from serve_app.streams.spec import Bounds, check_spec
+from serve_app.streams.replay import ReplayRow, ReplayScore, read_rows, replay
+from serve_app.streams.spec import check_spec
 
 _TRIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file, and which of its rows, in which order."""
+    """A file, its columns (text, label, expert), and which of its rows, in which order."""
 
     file: Path
-    columns: Columns
+    columns: tuple[str, str | None, str | None]
     limit: int | None = None
     shuffle: int | None = None
 
     def rows(self, labels: Sequence[str]) -> list[ReplayRow]:
         """Raises DataError; see read_rows."""
-        rows = read_rows(self.file, self.columns, labels)
+        rows = read_rows(self.file, labels, *self.columns)
         if self.shuffle is not None:
             random.Random(self.shuffle).shuffle(rows)
         return rows[: self.limit]
@@ -50,7 +50,7 @@ def offline(source: Source, given: Mapping[str, Any]) -> ReplayScore:
     if own.get("mu") is not None:
         own.setdefault("llm_share", None)
     spec = StreamSpec("replay", instruction="-", horizon=len(rows), **own)
-    check_spec(spec, Bounds(StreamsConfig().labels, (spec.llm_pool,)))
+    check_spec(spec, StreamsConfig().labels, (spec.llm_pool,))
     learner = OnlineCore().new(spec)
     return replay(learner, rows, spec.levels, spec.seed, _ReplayProgress(len(rows)))
 

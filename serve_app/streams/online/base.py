@@ -1,7 +1,7 @@
-"""The words of a stream: what it is, what a Gateway does with a query of it, and what the Learner learns from.
+"""The contracts of a stream: its spec, what a Gateway does with a query of it, and what the Learner learns from.
 
-A Gateway acts by a Policy whose levels never change; the Learner owns the state, learns from the LLM's labels alone,
-and publishes a new Policy when it has changed. Both are plain Python; offline replays join them in one process.
+A Gateway acts by a StreamPolicy whose levels never change; the Learner owns the state, learns from the LLM's labels
+alone, and publishes a new one when it has changed. Both are plain Python; offline replays join them in one process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ Probabilities = NDArray[np.float64]
 class StreamSpec:
     """A named stream of queries that are answered with one label each.
 
-    `instruction` tells the LLM the task. One of `mu` (price of a unit of cost, the paper's mu) and `llm_share` (budget:
+    `instruction` is the LLM's task. One of `mu` (price of a unit of cost, the paper's mu) and `llm_share` (budget:
     share of queries that reach the LLM, kept by moving mu) is set. `levels`: kinds of small models, weakest first.
     `explore_floor`: lower bound of beta, `audit_share`: share of queries that go straight to the LLM whatever the
-    levels say. `fixes` names what departs from the released code, each switchable. `horizon`: queries over which
+    levels decide. `fixes` names what departs from the released code, each switchable. `horizon`: queries over which
     `llm_share` is kept as a whole: early labels are borrowed from later queries of it, then paid back. `params`:
     hyper-parameters that are not the defaults, by the names of `settings.Settings` ("encoder.cost", "front_load").
     """
@@ -50,7 +50,7 @@ class StreamSpec:
 class Episode:
     """One query's way up the levels: the paper's episode.
 
-    `level` is the index of the small level that answers with label index `label`, or None: the LLM is to be asked.
+    `level` is the index of the small level that answers with label index `label`, or None: the LLM is to be called.
     `probabilities` and `deferral` have an entry for each level that was computed (early exit leaves out those above).
     `why`: "confident", "deferred", "explored" (the coin with beta), "audit", "warm-up".
     """
@@ -81,11 +81,11 @@ class StreamPolicy(Protocol):
     def act(self, text: str, coins: Sequence[float] | None) -> Episode:
         """`coins`: uniform draws in [0, 1), one for the audit and one for each level.
 
-        None: the LLM cannot be asked, so there is no audit, exploration or warm-up, and a level is always computed.
+        None: the LLM cannot be called, so there is no audit, exploration or warm-up, and a level is always computed.
         """
 
     def observe(self, episode: Episode) -> None:
-        """A query was acted on: counts and moves what holds until the next policy comes. Nothing is learned."""
+        """A query was acted on: update counts and price until the next policy comes. Nothing is learned."""
 
     def arrays(self) -> Arrays:
         """Everything it needs, to be sent to Gateways; `policy_from(spec, arrays)` is its inverse."""
@@ -95,19 +95,24 @@ class Learner(Protocol):
     """Learns; one owner, not thread-safe."""
 
     def observe(self, episode: Episode) -> None:
-        """A query was acted on (answered by a level, or going to the LLM): moves budgets and counts."""
+        """A query was acted on (answered by a level, or sent to the LLM): update budgets and counts."""
 
     def learn(self, labelled: LabeledEvent) -> None:
         """One LLM label. A label of None is counted and not learned from."""
 
     def policy(self) -> StreamPolicy:
-        """What to act by now; the same object until something was learned."""
+        """The current policy; the same object until something was learned."""
 
     def state(self) -> tuple[Arrays, dict[str, object]]:
         """All that a restart needs: arrays and JSON-ready values (optimizer moments, replay, random state, counts)."""
 
     def figures(self) -> dict[str, object]:
         """For status and metrics: queries, LLM calls, share by level, updates, beta, agreement in audits, drift."""
+
+
+def under(arrays: Arrays, prefix: str) -> dict[str, NDArray[np.generic]]:
+    """Those named `prefix.…`, without the prefix."""
+    return {k.removeprefix(prefix + "."): v for k, v in arrays.items() if k.startswith(prefix + ".")}
 
 
 class Predictor(Protocol):
@@ -140,7 +145,7 @@ class Student(Protocol):
         """Forget the weights and all labels before the `age`-th."""
 
     def state(self) -> dict[str, NDArray[np.generic]]:
-        """All arrays that `restore` needs to go on exactly."""
+        """All arrays that `restore` needs to resume exactly."""
 
     def restore(self, arrays: Arrays) -> None:
-        """Take up what `state` gave."""
+        """The inverse of `state`."""

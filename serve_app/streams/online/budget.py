@@ -1,9 +1,7 @@
-"""Holds a stream's share of LLM calls by moving the price of a call: dual ascent on the budget constraint.
+"""Keeps a stream's share of LLM calls by adjusting the price of a call: dual ascent on the budget constraint.
 
-Between two policies a Gateway itself keeps the share of LLM calls: the Learner may be away, or behind.
-
-It takes the same steps of dual ascent as the Learner's budget, from the price that the policy came with; the next
-policy brings the Learner's own price, which has seen the queries of all Gateways.
+The Learner owns the budget. Between two policies each Gateway takes the same steps from the policy's price, since the
+Learner may be away or behind; the next policy brings the Learner's own price, which covers the queries of all Gateways.
 """
 
 from collections.abc import Sequence
@@ -46,7 +44,7 @@ class LlmBudget:
 
     @property
     def steady_rate(self) -> float:
-        """`rate` for somebody who will not count on: the horizon's end, where it is 0 or 1, may be passed meanwhile."""
+        """`rate` for a Gateway, bounded: the horizon's end, where `rate` is 0 or 1, may be passed meanwhile."""
         return min(max(self.rate, self.share / 2), 2 * self.share, 1.0)
 
     @property
@@ -62,7 +60,7 @@ class LlmBudget:
 
 @dataclass(frozen=True, slots=True)
 class PriceTerms:
-    """What a price was when it was told, and how it moves in [0, most] so that `rate` calls are made per query.
+    """A published price, and how it moves in [0, most] so that `rate` calls are made per query.
 
     `costs` by level: of the model after it, in LLM calls.
     """
@@ -75,7 +73,7 @@ class PriceTerms:
 
 
 class HeldPrice:
-    """A price that goes on from its terms; not thread-safe, but a lost step does no harm."""
+    """A price that is adjusted from its terms on; not thread-safe, but a lost step does no harm."""
 
     def __init__(self, terms: PriceTerms) -> None:
         self._terms = terms
@@ -91,10 +89,10 @@ class HeldPrice:
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """By level, at the price as it is now."""
+        """By level, at the current price."""
         return thresholds([self._price * cost for cost in self._terms.costs])
 
 
 def thresholds(prices: Sequence[float]) -> tuple[float, ...]:
-    """Level j asks on where f_j is above this: `prices` c_j * mu by level, in units of the loss (see `deferral`)."""
+    """Level j defers where f_j is above this: `prices` c_j * mu by level, in units of the loss (see `deferral`)."""
     return tuple(min((1.0 + float(price)) / 2, 1.0) for price in prices)

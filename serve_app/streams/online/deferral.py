@@ -1,9 +1,8 @@
-"""The deferral functions f_j: from a level's class probabilities alone to the urge to ask the next model.
+"""The deferral functions f_j: from a level's class probabilities alone to the urge to defer to the next model.
 
 Nie et al. 2024: an MLP of 128 ReLU units and one sigmoid output for each level, and no gradient into the levels. Two
-objectives: the paper's (calibration plus the cost J of the whole cascade), and the advantage of asking on.
-
-How the deferral functions are learned: one store of episodes, one network and one optimiser for each level.
+objectives: the paper's (calibration plus the cost J of the whole cascade), and the advantage of deferring.
+All levels learn from one store of episodes, with a network and an optimizer each.
 """
 
 from dataclasses import dataclass
@@ -53,8 +52,8 @@ def inputs(probabilities: NDArray[np.float64], prior: bool) -> DeferralInputs:
     """Of class probabilities [n, labels].
 
     With `prior` f begins as 1 - margin / 2 (margin: the two likeliest classes' difference), so that an untaught cascade
-    samples by margin and what is learned is the departure from it; and the network reads the probabilities in falling
-    order beside them, so that it need not learn a margin class by class.
+    samples by margin and what is learned is the departure from it; and the network also reads the probabilities in
+    falling order, so that it need not learn a margin class by class.
     """
     if not prior:
         return DeferralInputs(probabilities, np.zeros(len(probabilities)))
@@ -118,7 +117,7 @@ def advantages(
 
     The cost to go is that of the cascade as it acts now (cost-to-go imitation: Ross & Bagnell 2014, "AggreVaTe", after
     DAgger), the LLM being right by definition. `prices` [levels] = c_j * mu is left out of j's own target, as it is not
-    learned but known: level j asks on where f_j > (1 + prices_j) / 2, so a moved price acts at once. That is also where
+    learned but known: level j defers where f_j > (1 + prices_j) / 2, so a moved price acts at once. That is also where
     the paper's objective has its minimum, whose term in mu is linear in f_j and whose calibration is quadratic.
     """
     targets = np.empty_like(f)
@@ -184,7 +183,7 @@ class Deferral:
         return row
 
     def thresholds(self, prices: NDArray[np.float64]) -> tuple[float, ...]:
-        """Level j asks on where f_j is above its threshold."""
+        """Level j defers where f_j is above its threshold."""
         if not self._to_go:
             return (0.5,) * len(self._kinds)
         return thresholds(prices.tolist())
@@ -217,7 +216,7 @@ class Deferral:
         return kept
 
     def restore(self, arrays: Arrays) -> None:
-        """Take up what `state` gave."""
+        """The inverse of `state`."""
         self._episodes = [np.array(e, dtype=np.float64) for e in arrays["episodes"]]
         self._labels = [int(x) for x in arrays["labels"]]
         self._draws, *steps = (int(n) for n in arrays["counts"])

@@ -2,12 +2,12 @@
 
 E. S. Page, "Continuous inspection schemes" (Biometrika 1954); as a change detector of streams: Gama, Medas, Castillo,
 Rodrigues (SBIA 2004). Every query that reached the LLM counts, audited or deferred: given the probabilities its label
-should surprise by nothing on average, whatever made it be asked. So a shift is seen within tens of labels, where the
-agreement of rare audits would need hundreds of queries.
+should surprise by nothing on average, for whatever reason it was requested. So a shift is seen within tens of labels,
+where the agreement of rare audits would need hundreds of queries.
 
-An alarm alone costs nothing that was learned: asked labels come in bursts that are odd by chance or by what is asked.
-It calls for a second look, some tens of queries that all go to the LLM, whatever the levels say; only if these labels
-surprise as well the labels have drifted.
+An alarm alone discards nothing: requested labels come in bursts that are odd by chance or by the choice of queries. It
+triggers a second look, some tens of queries that all go to the LLM; only if their labels surprise as well, the labels
+have drifted.
 """
 
 import math
@@ -40,7 +40,7 @@ def surprise(probabilities: NDArray[np.float64], label: int) -> float:
 
 @dataclass(slots=True)
 class PageHinkley:
-    """One-sided: alarms when surprises rise. `slack`: rise per label that is let pass; `alarm`: sum that alarms.
+    """One-sided: alarms when surprises rise. `slack`: tolerated rise per label; `alarm`: sum that alarms.
 
     `since` is the age of the label after which the sum began to rise: labels before it are from before the change.
     """
@@ -67,7 +67,7 @@ class PageHinkley:
         return True
 
     def begin_again(self) -> None:
-        """What comes is another stream: its mean is unknown."""
+        """Forget everything: what follows is another stream, whose mean is unknown."""
         self.total = self.least = self.mean = 0.0
         self.count = 0
 
@@ -79,29 +79,29 @@ class PageHinkley:
 
 @dataclass(slots=True)
 class SecondLook:
-    """The second look: `wanted` labels of queries that nobody chose, against the mean surprise from before, `usual`.
+    """The second look: `needed` labels of unselected queries, against the mean surprise from before, `usual`.
 
-    A level that doubts itself too much has a mean below zero where it was asked and another where it was not, so what
-    counts is the rise above zero or above `usual`, whichever is higher.
+    An underconfident level has a mean below zero on the queries it defers and another on the rest, so the rise above
+    zero or above `usual` counts, whichever is higher.
     """
 
-    wanted: int
+    needed: int
     usual: float
     since: int
     seen: int = 0
     total: float = 0.0
 
     def add(self, value: float) -> bool | None:
-        """Whether the labels have drifted; None while more are wanted."""
+        """Whether the labels have drifted; None while more are needed."""
         self.seen += 1
         self.total += value
-        if self.seen < self.wanted:
+        if self.seen < self.needed:
             return None
         return self.total / self.seen > max(0.0, self.usual) + _CERTAIN / math.sqrt(self.seen)
 
 
 class DriftDetector:
-    """Page's test, and the look that its alarm calls for. `looks`: begun; `changes`: that found the labels drifted."""
+    """Page's test, and the second look after its alarm. `looks`: begun; `changes`: those that confirmed a drift."""
 
     def __init__(self, slack: float, alarm: float) -> None:
         self._test = PageHinkley(slack, alarm)
@@ -114,26 +114,26 @@ class DriftDetector:
         return self._look is not None
 
     @property
-    def wanted(self) -> int:
-        """Labels that a look still waits for."""
-        return 0 if self._look is None else self._look.wanted - self._look.seen
+    def needed(self) -> int:
+        """Labels that the current look still needs."""
+        return 0 if self._look is None else self._look.needed - self._look.seen
 
     @property
     def level(self) -> float:
         """How near an alarm is, in [0, 1]."""
         return self._test.level
 
-    def asked(self, value: float, age: int, wanted: int) -> None:
-        """The surprise of the `age`-th label, sent by a level or an audit: an alarm looks at `wanted`."""
+    def observe(self, value: float, age: int, needed: int) -> None:
+        """The surprise of the `age`-th label, from a deferral or an audit: an alarm looks at `needed` more."""
         if self._look is not None:  # sent before the look began
             return
         usual = self._test.mean
-        if self._test.add(value, age) and wanted > 0:
+        if self._test.add(value, age) and needed > 0:
             self.looks += 1
-            self._look = SecondLook(wanted, usual, self._test.since)
+            self._look = SecondLook(needed, usual, self._test.since)
 
     def looked(self, value: float) -> bool:
-        """The surprise of a label that the look asked for; whether it shows that the labels have drifted.
+        """The surprise of a label of the look; whether it confirms that the labels have drifted.
 
         If so `since` is the age of the label after which they did.
         """
@@ -148,10 +148,14 @@ class DriftDetector:
     def state(self) -> dict[str, Any]:
         """JSON-ready; `restore` is the inverse."""
         look = None if self._look is None else asdict(self._look)
+        if look is not None:
+            look["wanted"] = look.pop("needed")
         return {"test": asdict(self._test), "look": look, "counts": [self.looks, self.changes, self.since]}
 
     def restore(self, values: Mapping[str, Any]) -> None:
-        """Take up what `state` gave. Raises KeyError or TypeError for one that is not whole."""
-        self._test = PageHinkley(**values["test"])
-        self._look = None if values["look"] is None else SecondLook(**values["look"])
+        """The inverse of `state`. Raises KeyError or TypeError for a damaged one."""
+        self._test, look = PageHinkley(**values["test"]), values["look"]
+        if look is not None:
+            look = SecondLook(needed=look["wanted"], **{k: v for k, v in look.items() if k != "wanted"})
+        self._look = look
         self.looks, self.changes, self.since = (int(n) for n in values["counts"])

@@ -5,43 +5,42 @@ algorithm", Ann. Inst. Stat. Math. 44) over the whole store: Newton's with the H
 1/2 X'X + ridge, which rises as labels come and needs no step size. Without, it learns the cache alone, five times over,
 as the released code does.
 
-What a level knew before the labels changed, mapped to the labels since.
-
-Labels change by being renamed, merged or split more often than by losing all meaning, and then the old classifier still
-tells the texts apart. So its logits are taken for features of the new labels: matrix scaling (Guo, Pleiss, Sun,
-Weinberger, ICML 2017, section 4.2), fitted on the few labels since the change and shrunk to the identity, by which
-what has not changed stays. The result is the mean of the prior over the new weights, which more labels correct.
+After a drift the level may carry over what it knew. Labels are renamed, merged or split more often than they lose all
+meaning, and then the old classifier still separates the texts. So its logits become features of the new labels: matrix
+scaling (Guo, Pleiss, Sun, Weinberger, ICML 2017, section 4.2), fitted on the few labels since the change and shrunk to
+the identity, so that unchanged labels stay. The result is the mean of the prior over the new weights, which more labels
+correct.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, softmax
-from serve_app.streams.online.base import Arrays, Probabilities, Row, StreamSpec
+from serve_app.streams.online.base import Arrays, Probabilities, Row, StreamSpec, under
 from serve_app.streams.online.replay import Replay, excess
 from serve_app.streams.online.settings import has_fix, settings_of
 
 CARRY_RIDGE = 2.0
 """L2 of the map's distance to the identity, against the sum of the losses."""
 CARRY_STEPS = 60
-"""Of Böhning's method (see `encoded`), which needs no step size."""
+"""Of Böhning's method."""
 MOST = 1_000
 """Newest labels that the map is fitted on: it has few numbers."""
 
 
 def carried(before: Floats, rows: Floats, labels: NDArray[np.int64]) -> Floats:
-    """Weights [dimensions + 1, labels] from those of `before` the change and `rows` [n, dimensions + 1] since it."""
+    """Weights [dimensions + 1, labels] from those `before` the change and the `rows` [n, dimensions + 1] since it."""
     rows, labels = rows[-MOST:], labels[-MOST:]
-    told = before - before.mean(axis=1, keepdims=True)
-    features = np.column_stack([rows @ told, np.ones(len(rows))])
-    wanted = np.eye(before.shape[1])[labels]
+    centred = before - before.mean(axis=1, keepdims=True)
+    features = np.column_stack([rows @ centred, np.ones(len(rows))])
+    targets = np.eye(before.shape[1])[labels]
     start = np.eye(features.shape[1], before.shape[1])
     mapping = start.copy()
     inverse = np.linalg.inv(features.T @ features / 2 + CARRY_RIDGE * np.eye(len(start)))
     for _ in range(CARRY_STEPS):
-        gradient = features.T @ (softmax(features @ mapping) - wanted) + CARRY_RIDGE * (mapping - start)
+        gradient = features.T @ (softmax(features @ mapping) - targets) + CARRY_RIDGE * (mapping - start)
         mapping = mapping - inverse @ gradient
-    found: Floats = told @ mapping[:-1]
+    found: Floats = centred @ mapping[:-1]
     found[-1] += mapping[-1]
     return found
 
@@ -62,7 +61,7 @@ RATE = 0.3
 
 
 class EncodedPredictor:
-    """Weights [dimensions + 1, labels], the bias last; the encoder is loaded when first asked."""
+    """Weights [dimensions + 1, labels], the bias last; the encoder is loaded at the first call."""
 
     def __init__(self, weights: NDArray[np.float64]) -> None:
         self._weights = weights
@@ -106,7 +105,7 @@ def label_words(labels: tuple[str, ...]) -> NDArray[np.float64]:
 
 
 class EncodedStudent:
-    """Keeps vectors, not texts: nothing is encoded twice, and a restored learner goes on from the very same numbers."""
+    """Keeps vectors, not texts: nothing is encoded twice, and a restored learner resumes from the very same numbers."""
 
     def __init__(self, spec: StreamSpec) -> None:
         from serve_app.learning.encoder import load_encoder
@@ -185,8 +184,8 @@ class EncodedStudent:
         self._gram = np.array(arrays["gram"], dtype=np.float64)
         self._squares = np.array(arrays["squares"], dtype=np.float64)
         self._before = np.array(arrays["before"], dtype=np.float64) if "before" in arrays else None
-        for name, store in (("cache", self._cache), ("store", self._store)):
-            store.restore({k.removeprefix(name + "."): v for k, v in arrays.items() if k.startswith(name + ".")})
+        self._cache.restore(under(arrays, "cache"))
+        self._store.restore(under(arrays, "store"))
 
     def _forget(self) -> None:
         self._weights = np.zeros((self._size, self._labels)) if self._prior is None else self._prior.copy()
@@ -208,22 +207,22 @@ class EncodedStudent:
     def _ascend(self, steps: int) -> None:
         """Böhning's steps over the whole store."""
         rows = np.stack(self._store.rows).astype(np.float64)
-        wanted = np.eye(self._labels)[self._store.labels]
+        targets = np.eye(self._labels)[self._store.labels]
         inverse = np.linalg.inv(self._gram + np.diag(self._ridge))
         centre = self._centre(rows)
         favour = excess(self._store.counts, self._balance)
         for _ in range(steps):
             shrink = self._ridge[:, None] * (self._weights - centre)
-            gradient = rows.T @ (softmax(rows @ self._weights + favour) - wanted) + shrink
+            gradient = rows.T @ (softmax(rows @ self._weights + favour) - targets) + shrink
             self._weights = self._weights - inverse @ gradient
         self._frozen = None
 
     def _words_fit(self) -> bool:
-        """Whether labels still mean their words: on the stored rows they tell more than chance does."""
+        """Whether labels still mean their words: whether these predict the stored labels better than chance."""
         if self._words is None or not len(self._store):
             return self._words is not None
-        told = (np.stack(self._store.rows) @ self._words).argmax(axis=1)
-        return float(np.mean(told == np.array(self._store.labels))) > WORDS_FIT / self._labels
+        predicted = (np.stack(self._store.rows) @ self._words).argmax(axis=1)
+        return float(np.mean(predicted == np.array(self._store.labels))) > WORDS_FIT / self._labels
 
     def _centre(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """What the weights shrink to: the label words, so that the mean text is as likely to be of any label."""
@@ -237,8 +236,8 @@ class EncodedStudent:
 
     def _descend(self, rows: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
         """AdaGrad over the cache."""
-        wanted = np.eye(self._labels)[labels]
+        targets = np.eye(self._labels)[labels]
         for _ in range(EPOCHS):
-            gradient = rows.T @ (softmax(rows @ self._weights) - wanted) / len(rows)
+            gradient = rows.T @ (softmax(rows @ self._weights) - targets) / len(rows)
             self._squares += gradient**2
             self._weights = self._weights - RATE * gradient / (np.sqrt(self._squares) + 1e-8)

@@ -1,9 +1,7 @@
-"""The learner of a stream: owns the levels, the deferral functions, the budget and the watch for drift.
+"""The learner of a stream: owns the levels, the deferral functions, the budget and the drift detector.
 
-Online cascade learning, Nie et al. 2024 (arXiv 2402.04513), learned from the LLM's labels alone, with the mends that
-`settings.MENDS` names. Plain Python: who publishes its policies and keeps its state is not its business.
-
-What a stream's learner counts for status and metrics.
+Online cascade learning, Nie et al. 2024 (arXiv 2402.04513), learned from the LLM's labels alone, with the changes that
+`settings.FIXES` names. Plain Python: publishing policies and storing state are left to the caller.
 """
 
 import math
@@ -13,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import DataError
-from serve_app.streams.online.base import Arrays, Episode, LabeledEvent, StreamSpec
+from serve_app.streams.online.base import Arrays, Episode, LabeledEvent, StreamSpec, under
 from serve_app.streams.online.budget import LlmBudget, PriceTerms
 from serve_app.streams.online.deferral import Deferral
 from serve_app.streams.online.drift import DriftDetector, surprise
 from serve_app.streams.online.levels import STUDENTS, pooled
-from serve_app.streams.online.policy import CascadePolicy, PolicyParameters, under
+from serve_app.streams.online.policy import CascadePolicy, PolicyParameters
 from serve_app.streams.online.settings import has_fix, settings_of
 
 WHY = ("confident", "deferred", "explored", "audit", "warm-up")
@@ -77,7 +75,7 @@ class Tally:
         return {k.lstrip("_"): v if not isinstance(v, dict | list) else v.copy() for k, v in vars(self).items()}
 
     def restore(self, values: dict[str, Any]) -> None:
-        """Take up what `state` gave. Raises KeyError for one that is not whole."""
+        """The inverse of `state`. Raises KeyError for a damaged one."""
         for name in vars(self):
             value = values[name.lstrip("_")]
             setattr(self, name, value.copy() if isinstance(value, dict | list) else value)
@@ -91,12 +89,12 @@ FORMAT = 2
 """Of the state; another is refused."""
 _MOST_CROSS_ENTROPY = 5.0
 """Above any price that matters where the loss is a cross entropy; errors cost at most 1."""
-_PRICE_TOLD = 0.01
-"""A price that moved less is not worth a new policy."""
+_PRICE_STEP = 0.01
+"""A smaller change of the price is not worth a new policy."""
 
 
 class OnlineCascade:
-    """A Learner. Raises ConfigError for a spec that cannot be."""
+    """A Learner. Raises ConfigError if the spec is invalid."""
 
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
@@ -112,11 +110,11 @@ class OnlineCascade:
         self._restart_until = 0
         self._version = 0
         self._policy: CascadePolicy | None = None
-        self._told_price = -1.0
+        self._published_price = -1.0
 
     @classmethod
     def restored(cls, spec: StreamSpec, arrays: Arrays, values: dict[str, Any]) -> "OnlineCascade":
-        """The learner that gave this state; it goes on exactly. Raises DataError for a state of another kind."""
+        """The learner of this state; it resumes exactly. Raises DataError for a state of another kind."""
         if values.get("format") != FORMAT or values.get("labels_of") != list(spec.labels):
             raise DataError(
                 f"stream {spec.name!r}: the saved state is of format {values.get('format')!r} and labels "
@@ -136,21 +134,21 @@ class OnlineCascade:
 
     @property
     def mu(self) -> float:
-        """The paper's mu, as moved by the budget."""
+        """The paper's mu, at the current price."""
         return self.price / self.settings.llm_cost
 
     @property
     def beta(self) -> tuple[float, ...]:
-        """Probability by level that a confident level is passed over: decay ** updates, not below the floor."""
+        """Probability by level that a confident level is skipped: decay ** updates, not below the floor."""
         floor = self.spec.explore_floor if has_fix(self.spec, "floor") else 0.0
         levels = zip(self.settings.levels, self._students, strict=True)
         return tuple(max(floor, level.decay**s.updates) for level, s in levels)
 
     @property
     def warm_up_calls(self) -> int:
-        """LLM calls that are still wanted at once, whatever the levels say; 0: none."""
+        """Queries that all go to the LLM next, whatever the levels predict; 0: none."""
         if self._drift.looking or self._labels < self._restart_until:
-            return max(self._drift.wanted, self._restart_until - self._labels)
+            return max(self._drift.needed, self._restart_until - self._labels)
         if self._budget is not None and has_fix(self.spec, "front_load"):
             first = self.settings.front_load * self._budget.share * self._budget.horizon
             return 0 if self._budget.spent else max(0, math.ceil(first - self._labels - 1e-9))
@@ -167,7 +165,7 @@ class OnlineCascade:
         self._tally.observe(episode)
         if self._budget is not None:
             self._budget.observe(episode.level is None, steer=episode.why != "warm-up")
-            if abs(self._budget.price - self._told_price) > _PRICE_TOLD:
+            if abs(self._budget.price - self._published_price) > _PRICE_STEP:
                 self._policy = None
 
     def learn(self, labelled: LabeledEvent) -> None:
@@ -175,7 +173,7 @@ class OnlineCascade:
         label = labelled.label
         if label is None:
             self._tally.unparsed += 1
-            if labelled.episode.why == "warm-up":  # it tells nothing, and a look must end
+            if labelled.episode.why == "warm-up":  # it carries no information, and a look must end
                 if self._drift.looked(0.0):
                     self._begin_again()
                 self._policy = None
@@ -198,7 +196,7 @@ class OnlineCascade:
         """See Learner."""
         if self._policy is None:
             self._version += 1
-            self._told_price = self.price
+            self._published_price = self.price
             audit_share = self.spec.audit_share if has_fix(self.spec, "floor") else 0.0
             thresholds = self._deferral.thresholds(self._prices)
             act = PolicyParameters(thresholds, self.beta, self.warm_up_calls, audit_share, self._terms)
@@ -217,7 +215,7 @@ class OnlineCascade:
             "labels": self._labels,
             "restart_until": self._restart_until,
             "version": self._version,
-            "told_price": self._told_price,
+            "told_price": self._published_price,
             "current": self._policy is not None,
             "tally": self._tally.state(),
             "drift": self._drift.state(),
@@ -243,7 +241,7 @@ class OnlineCascade:
 
     @property
     def _budget_of(self) -> list[float] | None:
-        """What names a budget: its share and horizon."""
+        """Identifies a budget: its share and horizon."""
         return None if self._budget is None else [self._budget.share, self._budget.horizon]
 
     @property
@@ -262,26 +260,28 @@ class OnlineCascade:
 
     def _predict(self, rows: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         """[levels, labels], as the policy takes them."""
-        told: list[NDArray[np.float64]] = []
+        found: list[NDArray[np.float64]] = []
         weight = self.settings.pooling if has_fix(self.spec, "pooled") else 0.0
         for s, row in zip(self._students, rows, strict=True):
-            told.append(pooled(s.predictor.of(row), told[-1] if told else None, weight))
-        return np.stack(told)
+            found.append(pooled(s.predictor.of(row), found[-1] if found else None, weight))
+        return np.stack(found)
 
     def _check(self, probabilities: NDArray[np.float64], label: int, episode: Episode) -> bool:
         """Count agreement before anything is learned; whether the labels have drifted."""
-        told = probabilities.argmax(axis=1)
+        predicted = probabilities.argmax(axis=1)
         thresholds = self._deferral.thresholds(self._prices)
         urges = self._deferral.urges(probabilities)
         answering = next((j for j, t in enumerate(thresholds) if urges[j] <= t), None)
-        self._tally.checked(episode, None if answering is None else bool(told[answering] == label), told == label)
+        self._tally.checked(
+            episode, None if answering is None else bool(predicted[answering] == label), predicted == label
+        )
         if not has_fix(self.spec, "drift"):
             return False
         if self._drift.looking:
             return episode.why == "warm-up" and self._drift.looked(surprise(probabilities[-1], label))
         if not self.warming_up:
-            wanted = self._affordable(self.settings.drift_look)
-            self._drift.asked(surprise(probabilities[-1], label), self._labels, wanted)
+            needed = self._affordable(self.settings.drift_look)
+            self._drift.observe(surprise(probabilities[-1], label), self._labels, needed)
         return False
 
     def _begin_again(self) -> None:
@@ -310,10 +310,10 @@ class OnlineCascade:
             if values.get("budget_of", self._budget_of) == self._budget_of:
                 self._budget.queries, self._budget.calls = queries, calls
             # another share begins now as well: calls made under the old one are neither owed nor paid back
-        self._told_price = float(values["told_price"])
+        self._published_price = float(values["told_price"])
         self._version = int(values["version"])
         if values["current"]:
             self._version -= 1
-            told = self._told_price
+            price = self._published_price
             self.policy()
-            self._told_price = told
+            self._published_price = price

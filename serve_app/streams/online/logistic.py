@@ -3,8 +3,6 @@
 Duchi, Hazan, Singer, "Adaptive subgradient methods" (JMLR 2011): rare n-grams keep a large step. The released code fits
 its vectoriser on the whole stream first; hashing needs no such look ahead.
 
-Hashed n-gram features of a text: nothing is fitted, so nothing of the stream is seen before its time.
-
 Words and pairs of words are hashed to a fixed number of columns (Weinberger et al., ICML 2009, "Feature hashing for
 large scale multitask learning", without the sign), weighted 1 + log(count), at unit length.
 """
@@ -18,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import softmax
-from serve_app.streams.online.base import Arrays, Probabilities, StreamSpec
+from serve_app.streams.online.base import Arrays, Probabilities, StreamSpec, under
 from serve_app.streams.online.replay import Replay, excess
 from serve_app.streams.online.settings import has_fix, settings_of
 
@@ -146,8 +144,8 @@ class HashedStudent:
         self._bias = np.array(arrays["bias"], dtype=np.float32)
         self._bias_squares = np.array(arrays["bias_squares"], dtype=np.float32)
         self.updates, self._trained = (int(n) for n in arrays["counts"])
-        for name, store in (("cache", self._cache), ("store", self._store)):
-            store.restore({k.removeprefix(name + "."): v for k, v in arrays.items() if k.startswith(name + ".")}, (2,))
+        self._cache.restore(under(arrays, "cache"), (2,))
+        self._store.restore(under(arrays, "store"), (2,))
 
     def _forget(self) -> None:
         self._weights = np.zeros((COLUMNS, self._labels), dtype=np.float32)
@@ -178,7 +176,7 @@ class HashedStudent:
             self._step(rows[start : start + BATCH], np.array(labels[start : start + BATCH]))
 
     def _step(self, rows: list[Sparse], labels: NDArray[np.int64]) -> None:
-        """One AdaGrad step on a batch; rows are told apart in the flat arrays by `owner`."""
+        """One AdaGrad step on a batch; `owner` holds the row of each value in the flat arrays."""
         columns = np.concatenate([row[0] for row in rows]).astype(np.int64)
         values = np.concatenate([row[1] for row in rows])
         owner = np.repeat(np.arange(len(rows)), [row.shape[1] for row in rows])

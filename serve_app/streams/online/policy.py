@@ -1,12 +1,12 @@
 """What a Gateway acts by: the walk up the levels, with the paper's coin of exploration at each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.streams.online.base import Arrays, Episode, Predictor, StreamSpec
+from serve_app.streams.online.base import Arrays, Episode, Predictor, StreamSpec, under
 from serve_app.streams.online.budget import HeldPrice, PriceTerms
 from serve_app.streams.online.deferral import Weights, forward, inputs
 from serve_app.streams.online.levels import PREDICTORS, pooled
@@ -127,11 +127,6 @@ def policy_from(spec: StreamSpec, arrays: Arrays) -> CascadePolicy:
     networks = [{k: np.asarray(v, dtype=np.float64) for k, v in under(p, "deferral").items()} for p in parts.values()]
     levels = [PREDICTORS[kind](part, len(spec.labels)) for kind, part in parts.items()]
     return CascadePolicy(spec, int(arrays["version"][0]), levels, networks, act)
-
-
-def under(arrays: Arrays, prefix: str) -> Mapping[str, NDArray[np.generic]]:
-    """Those named `prefix.…`, without it."""
-    return {k.removeprefix(prefix + "."): v for k, v in arrays.items() if k.startswith(prefix + ".")}
 
 
 def _floats(values: NDArray[np.generic]) -> tuple[float, ...]:

@@ -1,13 +1,11 @@
-"""A bounded, balanced store of labelled feature rows, for learning from them again.
-
-How levels make up for labels that the LLM gives too freely.
+"""A bounded, balanced store of labelled feature rows, and the correction for labels that the LLM overuses.
 
 LLMs have labels they fall back on (Zhao, Wallace, Feng, Klein, Singh, ICML 2021, "Calibrate before use"; Zhou et al.,
-ICLR 2024, "Batch calibration"): what is not clearly anything gets the favourite. A level that learns such labels as
-they come is sure of the favourite where it should ask, and asks where it found a rare label against the odds. So
-levels learn by the logit-adjusted loss (Menon et al., ICLR 2021, "Long-tail learning via logit adjustment", section
-4.2): while they learn, the logarithm of each label's share is added to its logit, and what they predict without it is
-as if all labels were as frequent. That minimises the error averaged over labels, not over queries.
+ICLR 2024, "Batch calibration"): an unclear text gets the favourite. A level that learns such labels unchanged is sure
+of the favourite where it should defer, and defers where it found a rare label against the odds. So levels learn by the
+logit-adjusted loss (Menon et al., ICLR 2021, "Long-tail learning via logit adjustment", section 4.2): while they learn,
+the logarithm of each label's share is added to its logit, and what they predict without it is as if all labels were as
+frequent. That minimises the error averaged over labels, not over queries.
 
 Shares are those of the labels they learn from, so nothing else is kept, and they count only within a bound: an LLM is
 not believed to distort a label's share more than so many times, and what is beyond that is the stream's own.
@@ -68,7 +66,7 @@ class Replay:
         }
 
     def restore(self, arrays: Arrays, lead: tuple[int, ...] = ()) -> None:
-        """Take up what `state` gave; `lead`: a row's shape before its features."""
+        """The inverse of `state`; `lead`: a row's shape before its features."""
         per = int(np.prod(lead)) if lead else 1
         lengths: list[int] = [int(n) for n in arrays["lengths"]]
         ends: Any = np.cumsum([n * per for n in lengths])
@@ -89,6 +87,6 @@ def excess(counts: NDArray[np.int64], most: float) -> NDArray[np.float64]:
 
     One row of each label is counted to those there are, so that few rows say little. `most` of 1 gives zeros.
     """
-    told = counts + 1.0
-    times: NDArray[np.float64] = np.log(np.clip(told * len(told) / told.sum(), 1 / most, most))
+    smoothed = counts + 1.0
+    times: NDArray[np.float64] = np.log(np.clip(smoothed * len(smoothed) / smoothed.sum(), 1 / most, most))
     return times

@@ -23,15 +23,15 @@ FIXES = (
 
 replay: levels and deferral learn again from a bounded, balanced store of LLM labels, not once from a cache that is then
 emptied. single_softmax: cross entropy of the probabilities themselves (the released code applies softmax twice).
-cost_to_go: deferral regresses the advantage of asking on, and the price acts on the decision (see `deferral`).
+cost_to_go: deferral regresses the advantage of deferring, and the price acts on the decision (see `deferral`).
 prior: deferral begins as margin sampling. label_words: the encoder level begins from the words of the labels.
 pooled: a level's probabilities take in those of the levels below it, which were computed anyway.
-balanced: levels learn, from the store, as if the LLM gave all labels about as often (see `balancing`).
+balanced: levels learn, from the store, as if the LLM gave all labels about as often (see `replay`).
 early_exit: levels above the one that answers are not computed.
 floor: exploration never falls below `explore_floor`, and `audit_share` of the queries go straight to the LLM.
 front_load: labels are borrowed from the horizon's later queries.
-drift: a change of the LLM's labels is noticed and looked at twice, old labels are dropped, exploration begins again.
-carry_over: after such a change the encoder level begins from what it knew, mapped to the new labels (see `carrying`).
+drift: a change of the LLM's labels is detected and confirmed, old labels are dropped, exploration begins again.
+carry_over: after such a change the encoder level begins from what it knew, mapped to the new labels (see `encoded`).
 """
 
 
@@ -104,7 +104,7 @@ class LearnerSettings:
 
 
 def settings_of(spec: StreamSpec) -> LearnerSettings:
-    """A stream's settings: defaults with `spec.params` over them. Raises ConfigError for what cannot be."""
+    """A stream's settings: defaults with `spec.params` over them. Raises ConfigError if they are invalid."""
     _check(spec)
     own = {f.name: f.type for f in fields(LearnerSettings) if f.name != "levels"}
     levels = {kind: LEVELS[kind] for kind in spec.levels}

@@ -38,16 +38,16 @@ def test_a_rise_is_noticed_and_dated():
 def _alarmed(watch, wanted=40, start=0):
     """Settled, then a burst of ten odd labels."""
     for age in range(start, start + 100):
-        watch.asked(0.0, age, wanted)
+        watch.observe(0.0, age, wanted)
     for age in range(start + 100, start + 110):
-        watch.asked(2.5, age, wanted)
+        watch.observe(2.5, age, wanted)
     return watch
 
 
 def test_a_burst_alone_is_looked_at_and_let_pass():
     watch = _alarmed(DriftDetector(0.3, 10.0))
     assert (watch.looking, watch.looks) == (True, 1)
-    watch.asked(3.0, 200, 40)  # was sent before: is no part of the look
+    watch.observe(3.0, 200, 40)  # was sent before: is no part of the look
     assert [watch.looked(-0.1) for _ in range(40)] == [False] * 40
     assert (watch.looking, watch.changes, watch.level) == (False, 0, 0.0)
 
