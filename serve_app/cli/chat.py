@@ -1,11 +1,11 @@
-"""`jethro chat`: one question, or a conversation, streamed from a running endpoint."""
+"""`jethro chat` and `jethro route`: answers streamed from a running endpoint, or the decision alone."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.cli.options import DEFAULT_URL, UrlOption
+from serve_app.cli.options import DEFAULT_URL, UrlOption, connected
 from serve_app.errors import JethroError
 
 if TYPE_CHECKING:
@@ -58,19 +58,48 @@ def chat(
       jethro chat --model jlab-large "reverse stone" ask one model, no decision
       jethro chat --model router-random-0.5 "hello"  another router, with its threshold
     """
-    from serve_app.cli.endpoint import Endpoint
-    from serve_app.config import caller_key
-
     start = [{"role": "system", "content": system}] if system else []
     conversation = Conversation(model, max_tokens, temperature, list(start))
-    endpoint = Endpoint(url, caller_key())
-    try:
+    with connected(url) as endpoint:
         if question is not None:
             _ask(endpoint, conversation, question)
         else:
             _converse(endpoint, conversation, start)
-    finally:
-        endpoint.close()
+
+
+def route(
+    question: Annotated[str, typer.Argument(help="The query to decide on.")],
+    url: UrlOption = DEFAULT_URL,
+    model: Annotated[str, typer.Option(help="`jethro`, or router-NAME-THRESHOLD.")] = "jethro",
+    local: Annotated[bool, typer.Option("--local", help="Decide in this process; no endpoint needed.")] = False,
+    config: Annotated[str | None, typer.Option(help="With --local: profile or YAML file.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
+) -> None:
+    """Show which model would answer a query, and why; no model is called.
+
+    \b
+    Examples:
+      jethro route "what is 12 + 30?"                           ask the running endpoint
+      jethro route --local "what is 12 + 30?"                   no endpoint needed
+      jethro route --local --model router-complexity-0.9 "..."  another threshold
+      jethro route --local --json "reverse stone"               for scripts
+    """
+    import orjson
+
+    from serve_app.cli.endpoint import explain_decision
+
+    if local:
+        from serve_app.config import load
+        from serve_app.gateway.preview import decide
+
+        decision = decide(load(config), model, question)
+    else:
+        with connected(url) as endpoint:
+            decision = endpoint.route({"model": model, "messages": [{"role": "user", "content": question}]})
+    if json:
+        typer.echo(orjson.dumps(decision, option=orjson.OPT_INDENT_2).decode())
+    else:
+        typer.echo(explain_decision(decision))
 
 
 def _converse(endpoint: "Endpoint", conversation: Conversation, start: list[dict[str, str]]) -> None:

@@ -49,7 +49,7 @@ def import_(
       jethro data import arena.jsonl --preferences --out battles.parquet
       jethro data import var/jethro.sqlite3 --feedback --preferences --out battles.parquet
     """
-    from serve_app.data.importing import ImportOptions, import_outcomes
+    from serve_app.data.importing import import_outcomes
 
     if (preferences or feedback) and (pool or keep_contaminated or quality_range):
         raise ConfigError("--preferences and --feedback take no --pool, --keep-contaminated or --quality-range")
@@ -59,7 +59,7 @@ def import_(
     if feedback:
         _save_scores(file, out)
         return
-    found = import_outcomes(file, ImportOptions(_models(pool or []), keep_contaminated, quality_range))
+    found = import_outcomes(file, _models(pool or []), keep_contaminated=keep_contaminated, quality_range=quality_range)
     found.save(out)
     dropped = found.about["contaminated_dropped"]
     typer.echo(f"{out}: {len(found):,} queries, {', '.join(found.pools)}; {dropped:,} contaminated rows dropped")

@@ -47,6 +47,17 @@ class Endpoint:
             answer: dict[str, Any] = response.json()
             return answer
 
+    def call_stream(self, method: str, name: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What the route of a named stream answers; see `call`. Raises ConfigError for an invalid name.
+
+        Such a name is not sent: it might be another route.
+        """
+        from serve_app.streams.spec import is_name
+
+        if not is_name(name):
+            raise ConfigError(f"No stream {name[:60]!r}: names are of a-z, 0-9, _ and -, 48 at most")
+        return self.call(method, f"/v1/streams/{name}", body)
+
     def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Events of a streamed chat answer; first one `{"headers": {...}}`, the decision headers without `x-jethro-`.
 

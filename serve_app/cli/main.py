@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli import cascade, chat, config, data, k8s, lab, route, scale, serve
+from serve_app.cli import cascade, chat, config, data, k8s, lab, scale, serve
 from serve_app.cli.options import new_group
 from serve_app.cli.router import commands as router
 from serve_app.cli.stream import commands as stream
@@ -24,7 +24,7 @@ app = new_group(
 )
 app.command("serve")(serve.serve)
 app.command("chat")(chat.chat)
-app.command("route")(route.route)
+app.command("route")(chat.route)
 app.add_typer(config.group, name="config")
 app.add_typer(lab.group, name="lab")
 app.add_typer(data.group, name="data")

@@ -1,12 +1,17 @@
 """What commands share: options, `--set key=value` as dotted settings, and groups that print errors in one line."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from serve_app.errors import ConfigError, JethroError
+
+if TYPE_CHECKING:
+    from serve_app.cli.endpoint import Endpoint
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 UrlOption = Annotated[str, typer.Option("--url", envvar="JETHRO_URL", help="URL of the endpoint.")]
@@ -21,6 +26,19 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+@contextmanager
+def connected(url: str) -> "Iterator[Endpoint]":
+    """A client of the endpoint with the key of JETHRO_API_KEY, closed afterwards."""
+    from serve_app.cli.endpoint import Endpoint  # an HTTP client, which most commands do not need
+    from serve_app.config import caller_key
+
+    endpoint = Endpoint(url, caller_key())
+    try:
+        yield endpoint
+    finally:
+        endpoint.close()
+
+
 def parse_settings(pairs: Sequence[str], shorthands: Mapping[str, object | None] | None = None) -> dict[str, str]:
     """Dotted keys to values. Shorthands that are not None win. Raises ConfigError for a pair without `=`."""
     settings: dict[str, str] = {}
@@ -31,6 +49,17 @@ def parse_settings(pairs: Sequence[str], shorthands: Mapping[str, object | None]
         settings[key.strip()] = value
     settings.update({key: str(value) for key, value in (shorthands or {}).items() if value is not None})
     return settings
+
+
+def write_report(folder: Path, name: str, body: Mapping[str, Any], markdown: str, plot: Callable[[Path], None]) -> None:
+    """Write NAME.json, NAME.md and NAME.png into a folder."""
+    import json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(body, indent=1, allow_nan=False) + "\n", "utf-8")
+    (folder / f"{name}.md").write_text(markdown, "utf-8")
+    plot(folder / f"{name}.png")
+    typer.echo(f"written: {folder / f'{name}.json'}, .md, .png")
 
 
 EXIT_MISTAKE = 2

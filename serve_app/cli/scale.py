@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve_app.cli.options import new_group
+from serve_app.cli.options import new_group, write_report
 from serve_app.cli.progress import ProgressLine
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from serve_app.autoscaling.comparison import Comparison, Scenario
+    from serve_app.autoscaling.comparison import Scenario
     from serve_app.autoscaling.traces import Trace
 
 group = new_group(help="Compare rules that scale pools, on traces of traffic.")
@@ -56,7 +56,7 @@ def simulate(
     """
     from serve_app.autoscaling.calibration import reference
     from serve_app.autoscaling.comparison import compare, runs_of
-    from serve_app.autoscaling.report import to_markdown
+    from serve_app.autoscaling.report import plot, to_json, to_markdown
     from serve_app.config import load
 
     scenario = replace(reference(load(config) if config else None), slo_s=slo)
@@ -73,9 +73,10 @@ def simulate(
         line.show(lambda: f"{number} of {total} runs, {what}", last=number == total)
 
     found = [compare(kind, scenario, report) for kind in drawn]
-    typer.echo(to_markdown(found, scenario))
+    text = to_markdown(found, scenario)
+    typer.echo(text)
     if out is not None:
-        _write(found, scenario, out)
+        write_report(out, "scaling", to_json(found, scenario), text, lambda path: plot(found, path))
 
 
 def _drawn(names: "Sequence[str]", rate: float, duration_s: float, seeds: range) -> "list[Sequence[Trace]]":
@@ -105,16 +106,3 @@ def _from_log(path: Path, scenario: "Scenario") -> "tuple[Scenario, list[Sequenc
         else:
             typer.echo(f"{name}: too few answered calls to fit its times; those of the usual model stand")
     return scenario, [[trace_of(calls, path.name, max(calls[-1].at_s + 1.0, 60.0))]]
-
-
-def _write(found: "Sequence[Comparison]", scenario: "Scenario", out: Path) -> None:
-    import json
-
-    from serve_app.autoscaling.report import plot, to_json, to_markdown
-
-    out.mkdir(parents=True, exist_ok=True)
-    body = json.dumps(to_json(found, scenario), indent=1, allow_nan=False)
-    (out / "scaling.json").write_text(body + "\n", "utf-8")
-    (out / "scaling.md").write_text(to_markdown(found, scenario), "utf-8")
-    plot(found, out / "scaling.png")
-    typer.echo(f"written: {out / 'scaling.json'}, .md, .png")

@@ -10,7 +10,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,34 +32,31 @@ _RANGES: Final = {"mt_bench": (1.0, 10.0), "mt-bench": (1.0, 10.0)}
 _OUTCOMES: Final = {"model_a": 1.0, "a": 1.0, "model_b": 0.0, "b": 0.0, "tie": 0.5, "tie (bothbad)": 0.5}
 
 
-@dataclass(frozen=True, slots=True)
-class ImportOptions:
-    """How to read outcomes: `models` names the pools to take and their models; without any, all pools found, each
-    its own model. `quality_range` is the scale of the quality, where it is not [0, 1] and not a known benchmark's.
-    """
-
-    models: Mapping[str, str] = field(default_factory=dict)
-    keep_contaminated: bool = False
-    quality_range: tuple[float, float] | None = None
-
-
-def import_outcomes(path: Path, options: ImportOptions = ImportOptions()) -> Dataset:
+def import_outcomes(
+    path: Path,
+    models: Mapping[str, str] | None = None,
+    *,
+    keep_contaminated: bool = False,
+    quality_range: tuple[float, float] | None = None,
+) -> Dataset:
     """The dataset of a file of outcomes.
 
+    `models` names the pools to import and their models; without any, all pools found, each its own model.
+    `quality_range` is the scale of the quality, where it is not [0, 1] and not a known benchmark's.
     Rows marked `contaminated` are dropped unless kept, and counted in `about["contaminated_dropped"]`. What no row
     records (cost, tokens) is 0, and named in `about["not_recorded"]`. Raises DataError naming file, row and fault.
     """
     records = list(read_records(path))
     if not records:
         raise DataError(f"{path}: there is no row")
-    kept = [r for r in records if options.keep_contaminated or not flag(r, "contaminated")]
+    kept = [r for r in records if keep_contaminated or not flag(r, "contaminated")]
     if not kept:
         raise DataError(f"{path}: all {len(records)} rows are contaminated; use --keep-contaminated to take them")
     columns = list(dict.fromkeys(name for record in kept for name in record.values))
-    models = options.models or {name: name for name in _pools(columns)}
+    models = models or {name: name for name in _pools(columns)}
     if not models:
         raise DataError(f"{path}: no column such as small_correct, small_score, small_quality or small_response")
-    scale = options.quality_range or _known_range(kept) or _UNIT
+    scale = quality_range or _known_range(kept) or _UNIT
     readers = {name: _Reader(path, name, columns, scale) for name in models}
     references = tuple(record.text("reference", "answer") for record in kept)
     benchmarks = Counter(record.text("benchmark") for record in kept)

@@ -7,7 +7,7 @@ interval over queries; the new version is not worse if the interval's lower end 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -87,10 +87,6 @@ class Refreshed:
             return f"{found}. Not worse (at most {self.allowed:.4f} may be lost): {done}."
         why = "it is worse" if d.high < 0 else "that it is not worse cannot be shown with so few queries"
         return f"{found}. {self.served} continues to serve: {why} (at most {self.allowed:.4f} may be lost)."
-
-    def to_json(self) -> dict[str, Any]:
-        """For reports and scripts."""
-        return {**asdict(self), "not_worse": self.not_worse}
 
 
 def refresh(name: str, dataset: Dataset, registry: Registry, plan: RefreshPlan, report: Report = silent) -> Refreshed:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve_app.data.importing import ImportOptions, import_outcomes, import_preferences
+from serve_app.data.importing import import_outcomes, import_preferences
 from serve_app.errors import DataError
 
 ROWS: list[dict[str, Any]] = [
@@ -28,7 +28,7 @@ def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_outcomes_become_a_dataset(tmp_path: Path) -> None:
-    options = ImportOptions({"small": "mixtral", "large": "gpt-4"})
+    options = {"small": "mixtral", "large": "gpt-4"}
     found = import_outcomes(lines(tmp_path / "r.jsonl", ROWS), options)
     assert found.ids == ("q-1", "q-2") and found.groups == ("add", "sub")
     assert [q.text for q in found.queries] == ["1+2", "2-1"]
@@ -39,7 +39,7 @@ def test_outcomes_become_a_dataset(tmp_path: Path) -> None:
     assert found.about["benchmark"] == "sums" and "quality_range" not in found.about
     assert found.about["not_recorded"] == ["completion_tokens", "cost_usd", "latency_ms", "prompt_tokens"]
     assert not found.weak.cost_usd.any()
-    kept = import_outcomes(tmp_path / "r.jsonl", ImportOptions(keep_contaminated=True))
+    kept = import_outcomes(tmp_path / "r.jsonl", keep_contaminated=True)
     assert len(kept) == 3 and kept.about["contaminated_dropped"] == 0 and kept.weak.model == "small"
 
 
@@ -64,7 +64,7 @@ def test_any_pools_with_samples_costs_and_tokens(tmp_path: Path) -> None:
     assert a.prompt_tokens.tolist() == [[7, 7]] and a.latency_ms is not None and a.latency_ms.tolist() == [[10, 20]]
     assert np.isnan(found.pools["c"].quality).all() and found.pools["c"].texts == (("u", "v"),)
     assert found.pools["b_x"].texts == (("", ""),)
-    assert list(import_outcomes(tmp_path / "r.jsonl", ImportOptions({"b_x": "m"})).pools) == ["b_x"]
+    assert list(import_outcomes(tmp_path / "r.jsonl", {"b_x": "m"}).pools) == ["b_x"]
 
 
 def test_the_scale_of_mt_bench_is_known_and_others_must_be_given(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_scale_of_mt_bench_is_known_and_others_must_be_given(tmp_path: Path)
     path = lines(tmp_path / "s.jsonl", [row | {"benchmark": "mine"}])
     with pytest.raises(DataError, match=r"s.jsonl, line 1: small_score .*8.5.*--quality-range"):
         import_outcomes(path)
-    assert import_outcomes(path, ImportOptions(quality_range=(0, 100))).about["quality_range"] == [0, 100]
+    assert import_outcomes(path, quality_range=(0, 100)).about["quality_range"] == [0, 100]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_files_without_outcomes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="small_correct"):
         import_outcomes(lines(tmp_path / "r.jsonl", [{"prompt": "q"}]))
     with pytest.raises(DataError, match=r"mid_correct, .*small, large"):
-        import_outcomes(lines(tmp_path / "r.jsonl", ROWS), ImportOptions({"mid": "m"}))
+        import_outcomes(lines(tmp_path / "r.jsonl", ROWS), {"mid": "m"})
 
 
 def test_battles_in_the_forms_of_the_arena(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_as_good_as_before_may_serve_but_not_against_the_operators_word(registry
     found = refresh("mine", sums(400, seed=2), registry, replace(PLAN, swap=False))
     assert found.not_worse and not found.swapped and registry.current("mine") == old
     assert "jethro router use" in found.summary()
-    assert found.to_json()["not_worse"] is True
+    assert found.not_worse
 
 
 def test_what_cannot_be_shown_is_not_taken_on_trust(registry: Registry) -> None:

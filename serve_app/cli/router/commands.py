@@ -57,7 +57,7 @@ def train(
     """
     from dataclasses import replace
 
-    from serve_app.cli.router.report import say_trained
+    from serve_app.cli.router.report import say_registered
     from serve_app.data.validation import check_leak, load_pair
     from serve_app.routing.registry import Registry
     from serve_app.training.training import data_digest, register
@@ -75,7 +75,7 @@ def train(
     folder = Registry(registry)
     with writing(registry):
         version = register(trained, dataset, folder, name, use)
-    say_trained(folder, name or spec.kind, version)
+    say_registered(folder, name or spec.kind, version, "queries that it was not fitted on")
 
 
 def _training_run(kind: str | None, run: Path | None, given: dict[str, Any], pairs: list[str]) -> Any:
@@ -128,13 +128,14 @@ def evaluate(
       jethro router evaluate complexity --data test.parquet
       jethro router evaluate mine@knn-1a2b3c4d --data test.parquet --threshold 0.3 --out report
     """
-    from serve_app.cli.router.report import note_other_models, write_evaluation
+    from serve_app.cli.options import write_report
+    from serve_app.cli.router.report import note_other_models
     from serve_app.data.validation import load_pair
     from serve_app.routing.registry import Registry
     from serve_app.training.artefacts import open_router, unlearned
     from serve_app.training.evaluation import evaluate as measure
     from serve_app.training.evaluation import scored_queries
-    from serve_app.training.report import evaluation_markdown
+    from serve_app.training.report import evaluation_markdown, plot_evaluation
 
     dataset = load_pair(data, weak, strong)
     found = open_router(Registry(registry), router)
@@ -146,7 +147,10 @@ def evaluate(
     evaluation = measure((registered.name, registered.version), scored_queries(scores, dataset), thresholds, seed=seed)
     typer.echo(evaluation_markdown(evaluation), nl=False)
     if out is not None:
-        write_evaluation(evaluation, dataset, out)
+        models = {"weak": dataset.weak.model, "strong": dataset.strong.model}
+        body = {**evaluation.to_json(), "data": {"digest": dataset.digest(), "models": models, **dataset.about}}
+        text = evaluation_markdown(evaluation)
+        write_report(out, "evaluation", body, text, lambda path: plot_evaluation(evaluation, path))
 
 
 @group.command()
@@ -169,20 +173,23 @@ def compare(
       jethro router compare --data answers.parquet --kinds complexity,knn,mf
       jethro router compare --data answers.parquet --kinds knn --set knn.neighbours=40 --out report
     """
-    from serve_app.cli.router.report import write_comparison
+    from serve_app.cli.options import write_report
     from serve_app.data.validation import load_pair
     from serve_app.decision.target import Target
     from serve_app.training.comparison import ComparisonPlan
     from serve_app.training.comparison import compare as cross_validate
-    from serve_app.training.report import comparison_markdown
+    from serve_app.training.report import comparison_json, comparison_markdown, plot_comparison
 
     names = list(listed(kinds))
     plan = ComparisonPlan(names, folds, seed, Target.parse(target), params_by_kind(set_ or [], names))
     dataset = load_pair(data, weak, strong, preferences, to_learn=True)
     folder = out or Path("var/compare") / dataset.digest()[:12]
     candidates, refused = cross_validate(dataset, plan, folder, typer.echo)
-    typer.echo(comparison_markdown(candidates, refused, plan), nl=False)
-    write_comparison(candidates, refused, plan, dataset, folder)
+    text = comparison_markdown(candidates, refused, plan)
+    typer.echo(text, nl=False)
+    body = comparison_json(candidates, refused, plan, dataset)
+    shown = [c.evaluation for c in candidates if c.kind != "random"]
+    write_report(folder, "comparison", body, text, lambda path: plot_comparison(shown, path))
 
 
 @group.command()
@@ -208,7 +215,7 @@ def calibrate(
       jethro router calibrate mine --data fresh.parquet --target strong-share=0.4
       jethro router calibrate mine --data fresh.parquet --target quality-drop=0.02 --guarantee ltt --delta 0.1
     """
-    from serve_app.cli.router.report import note_other_models, say_calibrated
+    from serve_app.cli.router.report import note_other_models, say_registered
     from serve_app.data.validation import load_pair
     from serve_app.decision.target import Guarantee, Target, quality_range
     from serve_app.routing.registry import Registry
@@ -226,4 +233,4 @@ def calibrate(
         version = recalibrate(found, dataset, aim, promise, folder)
         if use:
             folder.use(found.name, version)
-    say_calibrated(folder, found.name, version)
+    say_registered(folder, found.name, version, "calibration queries")

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serve_app.cli.options import DEFAULT_URL, UrlOption, listed, new_group
-from serve_app.cli.stream.client import asking, stream_path
+from serve_app.cli.options import DEFAULT_URL, UrlOption, connected, listed, new_group
 from serve_app.errors import ConfigError
 
 group = new_group(help="Streams of classification queries, learned online from the LLM's answers.")
@@ -43,7 +42,7 @@ def create(
     """
     given = {"name": name, "labels": list(listed(labels)), "instruction": instruction, "levels": list(listed(levels))}
     body = given | {"llm_pool": llm_pool, "reset": reset} | budget_of(llm_share, mu, horizon)
-    with asking(url) as endpoint:
+    with connected(url) as endpoint:
         stream = endpoint.call("POST", "/v1/streams", body)
     typer.echo(f"stream {name}: request the model {stream['model']}; {budget_line(stream)}")
 
@@ -51,7 +50,7 @@ def create(
 @group.command("list")
 def list_streams(url: UrlOption = DEFAULT_URL, json: JsonOption = False) -> None:
     """List the streams with their main figures."""
-    with asking(url) as endpoint:
+    with connected(url) as endpoint:
         streams = endpoint.call("GET", "/v1/streams")["data"]
     if json:
         show_json(streams)
@@ -67,8 +66,8 @@ def list_streams(url: UrlOption = DEFAULT_URL, json: JsonOption = False) -> None
 def status(name: NameArgument, url: UrlOption = DEFAULT_URL, json: JsonOption = False) -> None:
     """Show a stream: who answers, how far the small models agree with the LLM, drift, losses."""
 
-    with asking(url) as endpoint:
-        stream = endpoint.call("GET", stream_path(name))
+    with connected(url) as endpoint:
+        stream = endpoint.call_stream("GET", name)
     if json:
         show_json(stream)
     else:
@@ -84,16 +83,16 @@ def budget(
     url: UrlOption = DEFAULT_URL,
 ) -> None:
     """Change a stream's budget; what was learned stays."""
-    with asking(url) as endpoint:
-        stream = endpoint.call("PATCH", stream_path(name), budget_of(llm_share, mu, horizon))
+    with connected(url) as endpoint:
+        stream = endpoint.call_stream("PATCH", name, budget_of(llm_share, mu, horizon))
     typer.echo(f"stream {name}: {budget_line(stream)}")
 
 
 @group.command()
 def delete(name: NameArgument, url: UrlOption = DEFAULT_URL) -> None:
     """Delete a stream and what it learned."""
-    with asking(url) as endpoint:
-        endpoint.call("DELETE", stream_path(name))
+    with connected(url) as endpoint:
+        endpoint.call_stream("DELETE", name)
     typer.echo(f"stream {name} is deleted")
 
 
@@ -127,16 +126,20 @@ def replay(
     """
     from serve_app.cli.stream import replay as replaying
 
-    source = replaying.Source(file, (text, label, expert if offline else None), limit, shuffle)
+    columns = text, label, expert if offline else None
     if offline:
         if expert is None or labels is None:
             raise ConfigError("--offline needs --expert COLUMN (the LLM's labels) and --labels a,b,c")
-        given = {"labels": list(listed(labels)), "levels": list(listed(levels)), **budget_of(llm_share, mu, None)}
-        score = replaying.offline(source, given)
+        given = {"labels": listed(labels), "levels": listed(levels), **budget_of(llm_share, mu, None)}
+        rows = replaying.rows_of(file, columns, listed(labels), limit, shuffle)
+        score = replaying.offline(rows, given)
     else:
         if stream is None:
             raise ConfigError("give --stream NAME, or --offline")
-        score = replaying.over_http(source, stream, url, concurrency)
+        with connected(url) as endpoint:
+            known = endpoint.call_stream("GET", stream).get("labels", [])
+        rows = replaying.rows_of(file, columns, known, limit, shuffle)
+        score = replaying.over_http(rows, known, stream, endpoint.url, concurrency)
     if json:
         show_json(score.to_json())
     else:

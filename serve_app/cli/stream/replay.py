@@ -2,8 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -23,47 +22,38 @@ from serve_app.streams.spec import check_spec
 _TRIES: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A file, its columns (text, label, expert), and which of its rows, in which order."""
+def rows_of(
+    file: Path,
+    columns: tuple[str, str | None, str | None],
+    labels: Sequence[str],
+    limit: int | None,
+    shuffle: int | None,
+) -> list[ReplayRow]:
+    """The first `limit` rows of a file, shuffled first if there is a seed; `columns` are text, label and expert.
 
-    file: Path
-    columns: tuple[str, str | None, str | None]
-    limit: int | None = None
-    shuffle: int | None = None
-
-    def rows(self, labels: Sequence[str]) -> list[ReplayRow]:
-        """Raises DataError; see read_rows."""
-        rows = read_rows(self.file, labels, *self.columns)
-        if self.shuffle is not None:
-            random.Random(self.shuffle).shuffle(rows)
-        return rows[: self.limit]
-
-
-def offline(source: Source, given: Mapping[str, Any]) -> ReplayScore:
-    """Learn in this process, with the column of the expert as the LLM.
-
-    Raises DataError, RequestError for a stream that the API would refuse, ConfigError for what only the learner knows.
+    Raises DataError; see `read_rows`.
     """
-    rows = source.rows(given["labels"])
-    own = {**given, "labels": tuple(given["labels"]), "levels": tuple(given["levels"])}
-    if own.get("mu") is not None:
-        own.setdefault("llm_share", None)
-    spec = StreamSpec("replay", instruction="-", horizon=len(rows), **own)
+    rows = read_rows(file, labels, *columns)
+    if shuffle is not None:
+        random.Random(shuffle).shuffle(rows)
+    return rows[:limit]
+
+
+def offline(rows: Sequence[ReplayRow], given: Mapping[str, Any]) -> ReplayScore:
+    """Learn in this process, with the column of the expert as the LLM. `given` are fields of the stream's spec.
+
+    Raises RequestError for a stream that the API would refuse, ConfigError for what only the learner knows.
+    """
+    budget: dict[str, Any] = {"llm_share": None} if given.get("mu") is not None and "llm_share" not in given else {}
+    spec = StreamSpec("replay", instruction="-", horizon=len(rows), **given, **budget)
     check_spec(spec, StreamsConfig().labels, (spec.llm_pool,))
     learner = OnlineCore().new(spec)
     return replay(learner, rows, spec.levels, spec.seed, _ReplayProgress(len(rows)))
 
 
-def over_http(source: Source, stream: str, url: str, concurrency: int) -> ReplayScore:
+def over_http(rows: Sequence[ReplayRow], labels: Sequence[str], stream: str, url: str, concurrency: int) -> ReplayScore:
     """Send each text as a caller would. Raises UpstreamError if the stream does not answer."""
-    from serve_app.cli.stream.client import asking, stream_path
-
-    with asking(url) as endpoint:
-        labels = endpoint.call("GET", stream_path(stream)).get("labels", [])
-        url = endpoint.url
-    rows = source.rows(labels)
-    return asyncio.run(_sent(rows, _Asking(url, PREFIX + stream, labels), concurrency))
+    return asyncio.run(_sent(rows, labels, PREFIX + stream, url, concurrency))
 
 
 def summary(score: ReplayScore) -> str:
@@ -80,53 +70,40 @@ def summary(score: ReplayScore) -> str:
     return line
 
 
-@dataclass(frozen=True, slots=True)
-class _Asking:
-    url: str
-    model: str
-    labels: Sequence[str]
-
-
-async def _sent(rows: Sequence[ReplayRow], asking: _Asking, concurrency: int) -> ReplayScore:
-    score, tell, work = ReplayScore(), _ReplayProgress(len(rows)), iter(rows)
+async def _sent(
+    rows: Sequence[ReplayRow], labels: Sequence[str], model: str, url: str, concurrency: int
+) -> ReplayScore:
+    score, progress, work = ReplayScore(), _ReplayProgress(len(rows)), iter(rows)
     key = caller_key()
     headers = {"authorization": f"Bearer {key}"} if key else {}
     connector = aiohttp.TCPConnector(limit=concurrency)
-    async with aiohttp.ClientSession(asking.url, connector=connector, headers=headers) as session:
-        workers = (_worker(session, asking, work, score, tell) for _ in range(concurrency))
-        await asyncio.gather(*workers)
+    async with aiohttp.ClientSession(url, connector=connector, headers=headers) as session:
+
+        async def work_through() -> None:
+            for row in work:
+                try:
+                    level, text = await _ask(session, model, row.text)
+                except (aiohttp.ClientError, TimeoutError, UpstreamError) as e:
+                    score.failed += 1
+                    progress.trouble = str(e) or type(e).__name__
+                else:
+                    score.add(level, parsed(text, labels), row)
+                progress(score)
+
+        await asyncio.gather(*(work_through() for _ in range(concurrency)))
     return score
 
 
-async def _worker(
-    session: aiohttp.ClientSession,
-    asking: _Asking,
-    work: Iterator[ReplayRow],
-    score: ReplayScore,
-    tell: "_ReplayProgress",
-) -> None:
-    for row in work:
-        try:
-            level, text = await _ask(session, asking, row.text)
-        except (aiohttp.ClientError, TimeoutError, UpstreamError) as e:
-            score.failed += 1
-            tell.trouble = str(e) or type(e).__name__
-            tell(score)
-            continue
-        score.add(level, parsed(text, asking.labels), row)
-        tell(score)
-
-
-async def _ask(session: aiohttp.ClientSession, asking: _Asking, text: str) -> tuple[str, str]:
+async def _ask(session: aiohttp.ClientSession, model: str, text: str) -> tuple[str, str]:
     """The level that answered (`llm` for a pool) and the answer; retried while the endpoint is full or sleeps."""
-    body = {"model": asking.model, "messages": [{"role": "user", "content": text}]}
+    body = {"model": model, "messages": [{"role": "user", "content": text}]}
     for left in reversed(range(_TRIES)):
         async with session.post("/v1/chat/completions", json=body) as reply:
             if reply.status in (429, 503) and left:
                 await asyncio.sleep(_retry_after_s(reply.headers.get("retry-after", "")))
                 continue
             try:
-                return _answered(reply, await reply.json(), asking.model)
+                return _answered(reply, await reply.json(), model)
             except (ValueError, KeyError, IndexError, TypeError) as e:  # of a proxy in front of the endpoint
                 raise UpstreamError(f"{reply.status}: no answer of a stream ({type(e).__name__}: {e})") from e
     raise AssertionError("the last try returns or raises")
