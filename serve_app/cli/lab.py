@@ -21,9 +21,9 @@ class LabModel(StrEnum):
 
 
 _Models = Annotated[
-    list[LabModel] | None, typer.Option("--model", help="One of them; repeat it for more; default small and large.")
+    list[LabModel] | None, typer.Option("--model", help="A model; repeat it for more. Default: small and large.")
 ]
-_Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of the models; without it the package's own.")]
+_Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of the models. Default: the package's own.")]
 _BOTH = [LabModel.SMALL, LabModel.LARGE]
 
 
@@ -33,9 +33,9 @@ def build(
     folder: _Folder = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same models.")] = 0,
     minutes: Annotated[float | None, typer.Option(min=0.01, help="Bound each model's training by time.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew instead of resuming a run that was cut.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming an interrupted run.")] = False,
 ) -> None:
-    """Train the lab models from nothing, with progress; a run that was cut is resumed.
+    """Train the lab models from scratch, with progress; an interrupted run resumes.
 
     \b
     Examples:
@@ -110,8 +110,10 @@ def sample(
 def router(
     folder: _Folder = None,
     kind: Annotated[Literal["complexity", "mf"], typer.Option(help="Which of the routers that ship.")] = "complexity",
-    out: Annotated[Path | None, typer.Option(help="Where to write it; by default where those that ship lie.")] = None,
-    n: Annotated[int, typer.Option("-n", min=100, help="Queries to ask both models.")] = 20_000,
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder. Default: the folder of the routers that ship.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=100, help="Number of queries for both models.")] = 20_000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same router.")] = 0,
     data: Annotated[Path | None, typer.Option(help="Keep the answers in this file, or read them from it.")] = None,
 ) -> None:

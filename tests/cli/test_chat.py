@@ -91,7 +91,7 @@ def test_nobody_there_says_how_to_start(run):
     result = run("chat", "q", "--url", "http://127.0.0.1:9")
     assert result.exit_code == 2
     assert result.stderr == (
-        "error: nobody answers at http://127.0.0.1:9: start it with `jethro serve`, or give --url\n"
+        "error: no endpoint at http://127.0.0.1:9: start it with `jethro serve`, or give --url\n"
     )
 
 

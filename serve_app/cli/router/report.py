@@ -1,7 +1,4 @@
-"""What `jethro router` prints and writes: trained and calibrated routers, evaluations, comparisons.
-
-Options that the commands of `jethro router` share.
-"""
+"""What the commands of `jethro router` share: options, parameters, and lines about a registered version."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,8 +44,8 @@ def say_registered(registry: "Registry", name: str, version: str, queries: str) 
 REGISTRY = Path("var/routers")
 RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of the registered routers.")]
 DataOption = Annotated[Path, typer.Option("--data", help="Parquet file of `jethro data`: both pools' scored answers.")]
-WeakOption = Annotated[str, typer.Option("--weak", help="The dataset's pool that is cheap.")]
-StrongOption = Annotated[str, typer.Option("--strong", help="The dataset's pool that is good.")]
+WeakOption = Annotated[str, typer.Option("--weak", help="The data set's weak pool.")]
+StrongOption = Annotated[str, typer.Option("--strong", help="The data set's strong pool.")]
 SkipOption = Annotated[
     bool, typer.Option("--skip-seen", help="Leave out queries that the router learned from, instead of refusing.")
 ]
