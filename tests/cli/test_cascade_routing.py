@@ -40,7 +40,7 @@ def test_a_router_is_fitted_saved_and_described(data, tmp_path):
     assert done.exit_code == 0, done.output
     router = load_routing(tmp_path / "r")
     assert router.version in done.output
-    assert "asked: weak" in done.output
+    assert "called: weak" in done.output
     assert [s.name for s in router.signals.values()] == ["sum_logprob", "sum_logprob"]
     recorded = made_up(240, models=("weak", "strong")).split("train")
     assert router.data["budget_usd"] == pytest.approx(0.4 * recorded.cost_usd[:, 1].mean())

@@ -32,10 +32,10 @@ def write(tmp_path, rows):
 
 
 def test_create_list_status_budget_delete(run, url):
-    assert run("stream", "list", "--url", url).stdout == "no streams: make one with `jethro stream create`\n"
+    assert run("stream", "list", "--url", url).stdout == "no streams: create one with `jethro stream create`\n"
     result = run(*CREATE, "--levels", "logistic", "--llm-share", "0.3", "--url", url)
     assert result.stdout == (
-        "stream mood: ask for the model jethro-stream-mood; at most 30.0% of 5,000 queries reach the LLM\n"
+        "stream mood: request the model jethro-stream-mood; at most 30.0% of 5,000 queries reach the LLM\n"
     )
     assert run("stream", "list", "--url", url).stdout.startswith("mood: learning, 0 queries (logistic 0.0%")
     told = run("stream", "status", "mood", "--url", url)
