@@ -1,6 +1,6 @@
-"""Ties the simulator to a real run: pool models fitted to its calls, and its traffic replayed and compared with it.
+"""Ties the simulator to real runs: pool models fitted to their calls, and their traffic replayed and compared.
 
-Pools to simulate: the reference pair, or those of a config, with the times of real calls where there are some.
+`reference` has the simulated pools: a usual pair, or those of a config; `fitted` sets the times of real calls.
 """
 
 import json
@@ -27,7 +27,7 @@ _SLOWDOWNS = np.concatenate([[0.0], np.geomspace(1e-4, 10.0, 400)])
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A real run: its calls, and the replicas that ran (not: were wanted) by pool at each of `at_s`."""
+    """A real run: its calls, and the replicas that ran (not: were targeted) by pool at each of `at_s`."""
 
     calls: tuple[PoolCall, ...]
     at_s: tuple[float, ...]
@@ -78,8 +78,9 @@ class Recording:
 def fit(calls: Sequence[PoolCall], model: PoolModel) -> PoolModel:
     """`model` with the times of these calls by least squares, in the form of `PoolModel.times`.
 
-    For each slowdown the rest is linear, so the slowdown is searched and the rest solved (variable projection, Golub &
-    Pereyra 1973). Errors are relative, as long calls would outweigh all others. Raises DataError for too few calls.
+    The model is linear for each slowdown, so the slowdown is searched and the other parameters solved (variable
+    projection, Golub & Pereyra 1973). Errors are relative, as long calls would outweigh all others. Raises DataError
+    for too few calls.
     """
     rows = [c for c in calls if np.isfinite(c.ttft_s) and np.isfinite(c.service_s) and c.service_s > 0 and c.ttft_s > 0]
     if len(rows) < FEWEST:
@@ -144,7 +145,7 @@ MODELS: Mapping[str, PoolModel] = {
     "small": PoolModel(concurrency=16, prefill_s=0.03, token_s=0.004, warm_up_s=10.0),
     "large": PoolModel(concurrency=8, prefill_s=0.15, token_s=0.02, warm_up_s=45.0),
 }
-"""A pair as they are met on GPUs: the large model five times slower a token, with weights that take longer to load."""
+"""A usual pair on GPUs: the large model is five times slower per token, and takes longer to load."""
 LIMITS: Mapping[str, PoolLimits] = {
     "small": PoolLimits(min_replicas=1, max_replicas=20, concurrency=16, warm_up_s=10.0),
     "large": PoolLimits(min_replicas=0, max_replicas=40, concurrency=8, warm_up_s=45.0),
@@ -152,7 +153,7 @@ LIMITS: Mapping[str, PoolLimits] = {
 
 
 def reference(config: Config | None = None) -> Scenario:
-    """The reference pair; with a config, its pools' bounds, concurrency and warm-up in their place."""
+    """The reference pair; with a config, with its pools' bounds, concurrency and warm-up."""
     if config is None:
         return Scenario(dict(MODELS), dict(LIMITS))
     models, limits = {}, {}

@@ -1,4 +1,4 @@
-"""Runs a trace under every rule and says what ours saves against Serve's default.
+"""Runs a trace under every rule, and computes what ours saves against Serve's default.
 
 Serve's rule has one dial that trades hours for speed, `target_ongoing_requests`. It is swept, so that ours is compared
 with the default at equal goodput (what would the default pay to be as good?) and at equal hours (how fast would it be
@@ -41,7 +41,7 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class RuleFigures:
-    """What a rule gave on a trace: replica-hours by pool, TTFT in seconds, shares of all queries."""
+    """Results of a rule on a trace: replica-hours by pool, TTFT in seconds, shares of all queries."""
 
     small_hours: float
     large_hours: float
@@ -111,7 +111,7 @@ class Comparison:
 
     @property
     def saved_as_it_comes(self) -> float:
-        """Share of the large replica-hours of Serve's default as it comes; nan if ours is less good by a thousandth."""
+        """Share of the large replica-hours of Serve's unswept default; nan if our goodput is lower by a thousandth."""
         ours, default = self.rules[OURS], self.rules[DEFAULT]
         as_good = ours.goodput >= default.goodput - 0.001
         return 1.0 - ours.large_hours / default.large_hours if as_good else float("nan")
@@ -123,7 +123,7 @@ class Comparison:
 
 
 def warm_start(trace: Trace, scenario: Scenario) -> dict[str, int]:
-    """Replicas that the trace needs when it begins: no rule pays for a cold start that it did not cause."""
+    """Replicas that the trace needs at its start: no rule pays for a cold start that it did not cause."""
     oracle = OracleRule(trace, scenario.models, scenario.limits)
     return {name: max(1, oracle.need(name, 0.0)) for name in scenario.models}
 
@@ -162,7 +162,7 @@ def runs_of(scenario: Scenario) -> int:
 def saving(ours: RuleFigures, default: Sequence[RuleFigures], held: Sequence[RuleFigures] = ()) -> Saving:
     """What ours saves against the frontier of these points; `held`: ours with longer holds, for its equal hours."""
     hours, goodput, ttft = _frontier(default)
-    # np.interp wants what it looks up to ascend: where more hours buy nothing, the fewest hours stand
+    # np.interp requires ascending points: where more hours buy nothing, the fewest hours count
     rises = np.concatenate([[True], np.diff(goodput) > 0])
     their_hours = float(np.interp(ours.goodput, goodput[rises], hours[rises]))
     at_hours = max(ours.large_hours, hours[0])

@@ -1,12 +1,11 @@
-"""Replicas of every pool from the traffic that the router wants to send there: a pure function of what is known.
+"""Replicas of every pool from the traffic that the router decides to send there: a pure function of the signals.
 
-Little's law gives the load of a pool in concurrent calls: rate of calls wanted x mean service time. Wanted, not
-served: what was turned away or sent elsewhere for want of room still counts, so a full pool is seen as full. A call is
-a model call, so cascades and ensembles count as what they cost. Square-root staffing (Halfin & Whitt 1981; Whitt 1992)
-turns load into places: load + headroom x sqrt(load), relatively more for a small pool, whose load varies more. Rates
-are forecast over the time that a replica takes to warm up. Up at once, down only to the highest wish of a while ago.
-
-A pool's limits as its config states them.
+Little's law yields the load of a pool in concurrent calls: rate of requested calls x mean service time. Requested, not
+served: calls that were rejected or sent elsewhere for lack of room still count, so a full pool is seen as full. A call
+is a model call, so cascades and ensembles count as what they cost. Square-root staffing (Halfin & Whitt 1981; Whitt
+1992) turns load into places: load + headroom x sqrt(load), relatively more for a small pool, whose load varies more.
+Rates are forecast over the time that a replica takes to warm up. Up at once, down only to the highest wish of the last
+`hold_s`.
 """
 
 import math
@@ -18,7 +17,7 @@ from serve_app.config.pools import ReplicasConfig
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """What an operator says of a pool, and what its engine can bear.
+    """An operator's bounds on a pool, and what its engine can serve.
 
     `concurrency`: calls that one replica serves at once without slowing beyond its target. `warm_up_s`: from the
     wish for a replica to its first answer. `hold_s`: how long a lower wish must last before it is followed.
@@ -40,17 +39,21 @@ class PoolLimits:
         if self.concurrency <= 0 or self.drain_backlog_s <= 0:
             raise ValueError("concurrency and drain_backlog_s must be above 0")
 
+    def clip(self, replicas: int) -> int:
+        """The number within the bounds."""
+        return min(max(replicas, self.min_replicas), self.max_replicas)
+
 
 @dataclass(frozen=True, slots=True)
 class PoolSignals:
     """One pool as last reported.
 
-    `wanted_per_s`: calls a second that the Gateways wanted to make, whether they could or not. `service_s`: mean time
-    that a call spends in a replica's engine, None while none has finished. `queued`: calls waiting for a place.
+    `requested_per_s`: calls a second that the Gateways decided to make, whether they could or not. `service_s`: mean
+    time that a call spends in a replica's engine, None while none has finished. `queued`: calls waiting for a place.
     `at_s`: when this was true.
     """
 
-    wanted_per_s: float
+    requested_per_s: float
     service_s: float | None
     queued: float
     replicas: int
@@ -82,7 +85,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class PoolMemory:
-    """What the policy remembers of a pool; `wishes` are (time, replicas) of the last `hold_s`."""
+    """The policy's memory of a pool; `wishes` are (time, replicas) of the last `hold_s`."""
 
     forecast: Forecast
     service_s: float | None
@@ -92,7 +95,7 @@ class PoolMemory:
 
 @dataclass(frozen=True, slots=True)
 class PoolTarget:
-    """Replicas wanted of a pool, the load in concurrent calls behind it, and the reason in words."""
+    """Target replicas of a pool, the load in concurrent calls behind it, and the reason."""
 
     replicas: int
     load: float
@@ -138,7 +141,7 @@ def plan(
     kept: dict[str, PoolMemory] = {}
     for name, bounds in limits.items():
         seen = signals.get(name)
-        held = _clip(current.get(name, bounds.min_replicas), bounds)
+        held = bounds.clip(current.get(name, bounds.min_replicas))
         if seen is None or not _sound(seen):
             targets[name] = PoolTarget(held, math.nan, "no report: held")
         elif now_s - seen.at_s > settings.stale_s:
@@ -159,12 +162,12 @@ def _pool(
     seen: PoolSignals, bounds: PoolLimits, held: int, memory: PoolMemory | None, now_s: float, settings: ScalingSettings
 ) -> tuple[PoolTarget, PoolMemory]:
     memory = _remember(seen, memory, settings)
-    # who waits for a pool to wake is not told by any replica of it: while the first is on its way it is not idle
+    # no replica reports the calls that wait for a pool to wake: while the first starts, the pool is not idle
     idle = 0.0 if seen.replicas == 0 < held else now_s - memory.last_call_s
     if memory.service_s is None:
-        wish = max(held, 1) if _asked(seen) else held if idle < bounds.idle_s else 0
+        wish = max(held, 1) if _has_calls(seen) else held if idle < bounds.idle_s else 0
         reason = "no call has finished yet: held" if wish else f"no call in {idle:.0f} s"
-        wish = _clip(wish, bounds)
+        wish = bounds.clip(wish)
         return PoolTarget(wish, math.nan, reason), replace(memory, wishes=((now_s, wish),))
     rate = memory.forecast.ahead(bounds.warm_up_s)
     load = rate * memory.service_s + seen.queued * memory.service_s / bounds.drain_backlog_s
@@ -173,7 +176,7 @@ def _pool(
         wish = max(wish, 1)
     if wish < held:  # smaller only with a margin, or a load on the edge would flap
         wish = min(held, max(wish, _replicas(load * (1 + settings.margin), bounds)))
-    wish = _clip(wish, bounds)
+    wish = bounds.clip(wish)
     wishes = (*((t, n) for t, n in memory.wishes if now_s - t <= bounds.hold_s), (now_s, wish))
     if wish >= held:
         target, reason = wish, f"{rate:.2f} calls/s x {memory.service_s:.2f} s"
@@ -188,11 +191,11 @@ def _pool(
 def _remember(seen: PoolSignals, memory: PoolMemory | None, settings: ScalingSettings) -> PoolMemory:
     """The memory with this report in it; one that was already seen changes nothing."""
     if memory is None:
-        first = Forecast(seen.wanted_per_s, 0.0, seen.at_s)
+        first = Forecast(seen.requested_per_s, 0.0, seen.at_s)
         return PoolMemory(first, seen.service_s, seen.at_s)
     fresh = seen.at_s > memory.forecast.at_s
-    forecast = memory.forecast.updated(seen.wanted_per_s, seen.at_s, settings.level_s, settings.trend_s)
-    last_call_s = seen.at_s if _asked(seen) else memory.last_call_s
+    forecast = memory.forecast.updated(seen.requested_per_s, seen.at_s, settings.level_s, settings.trend_s)
+    last_call_s = seen.at_s if _has_calls(seen) else memory.last_call_s
     service_s = memory.service_s
     if seen.service_s is not None and fresh:
         service_s = seen.service_s if service_s is None else 0.7 * service_s + 0.3 * seen.service_s
@@ -200,25 +203,21 @@ def _remember(seen: PoolSignals, memory: PoolMemory | None, settings: ScalingSet
 
 
 def _replicas(load: float, bounds: PoolLimits) -> int:
-    # a load that is forecast from a vanishing rate is nobody's call
+    # a load forecast from a vanishing rate is no call
     return 0 if load < 1e-6 else math.ceil(places(load, bounds.headroom) / bounds.concurrency - 1e-9)
 
 
-def _asked(seen: PoolSignals) -> bool:
-    return seen.wanted_per_s > 0 or seen.queued > 0
-
-
-def _clip(replicas: int, bounds: PoolLimits) -> int:
-    return min(max(replicas, bounds.min_replicas), bounds.max_replicas)
+def _has_calls(seen: PoolSignals) -> bool:
+    return seen.requested_per_s > 0 or seen.queued > 0
 
 
 def _sound(seen: PoolSignals) -> bool:
-    figures = (seen.wanted_per_s, seen.queued, seen.at_s, 0.0 if seen.service_s is None else seen.service_s)
-    return all(math.isfinite(x) for x in figures) and min(seen.wanted_per_s, seen.queued, figures[3]) >= 0
+    figures = (seen.requested_per_s, seen.queued, seen.at_s, 0.0 if seen.service_s is None else seen.service_s)
+    return all(math.isfinite(x) for x in figures) and min(seen.requested_per_s, seen.queued, figures[3]) >= 0
 
 
 def limits_of(bounds: ReplicasConfig) -> PoolLimits:
-    """What the policy is told of a pool with these bounds."""
+    """The limits of a pool with these bounds."""
     return PoolLimits(
         min_replicas=bounds.min,
         max_replicas=bounds.max,

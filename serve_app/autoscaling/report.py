@@ -1,14 +1,11 @@
-"""What a comparison of scaling rules found, as JSON and as Markdown.
-
-Pictures of a comparison: replicas and queue over time, and what hours buy under each rule.
-"""
+"""A comparison of scaling rules as JSON, Markdown and plots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from serve_app.autoscaling.comparison import DEFAULT, OURS, QUEUE, RAY_TARGET, Comparison, RuleFigures, Saving, Scenario
+from serve_app.autoscaling.comparison import DEFAULT, OURS, QUEUE, RAY_TARGET, Comparison, RuleFigures, Scenario
 from serve_app.errors import missing_extra
 
 _HEAD = (
@@ -116,12 +113,8 @@ def _trace(c: Comparison) -> dict[str, Any]:
         "default_by_target": {f"{t:g}": asdict(f) for t, f in c.frontier.items()},
         "ours_by_hold_s": {f"{t:g}": asdict(f) for t, f in c.holds.items()},
         "saved_as_it_comes": c.saved_as_it_comes,
-        "saving": _saving(c.saving),
+        "saving": {**asdict(c.saving), "reached": c.saving.reached},
     }
-
-
-def _saving(s: Saving) -> dict[str, Any]:
-    return {**asdict(s), "reached": s.reached}
 
 
 def _percent(share: float) -> str:
@@ -169,7 +162,7 @@ def _over_time(replicas: Any, queue: Any, comparison: Comparison) -> None:
         line, minutes = outcome.timeline, outcome.timeline.at_s / 60
         replicas.step(minutes, line.target["large"], where="post", color=_COLOURS[name], linewidth=0.9, label=name)
         queue.plot(minutes, line.queued["large"], color=_COLOURS[name], linewidth=0.9)
-    replicas.set(title=comparison.trace, xlabel="minutes", ylabel="large replicas wanted")
+    replicas.set(title=comparison.trace, xlabel="minutes", ylabel="target of large replicas")
     queue.set(xlabel="minutes", ylabel="strong calls that wait")
 
 

@@ -1,11 +1,8 @@
-"""Scaling rules to compare: ours, and a reactive one on queues.
+"""Scaling rules to compare: ours, a reactive one on queues, Ray Serve's default, and an oracle that knows the trace.
 
-Ray Serve's default rule, written again so that it can be simulated: mean ongoing requests / target, with delays.
-
-Follows `replica_queue_length_autoscaling_policy` of Ray 2.60 with its scaling factors of 1, the delays applied to it,
-and the look-back over what replicas push; the tests hold it to Ray's own code.
-
-The oracle: a rule that knows the trace, as the bound that no rule can beat by much.
+`RequestCountRule` is Ray Serve's default rule in a form that can be simulated: mean ongoing requests / target, with
+delays. It follows `replica_queue_length_autoscaling_policy` of Ray 2.60 with its scaling factors of 1, the delays
+applied to it, and the look-back over what replicas push; the tests compare it with Ray's own code.
 """
 
 import math
@@ -23,7 +20,7 @@ from serve_app.autoscaling.traces import Trace
 
 @dataclass(slots=True)
 class ShareRule:
-    """Our policy over what the Gateways want (policy.py)."""
+    """Our policy (`policy.plan`) on the calls that the Gateways request."""
 
     limits: Mapping[str, PoolLimits]
     settings: ScalingSettings = ScalingSettings()  # noqa: RUF009 - frozen
@@ -31,8 +28,10 @@ class ShareRule:
     _memory: Memory = field(default_factory=dict)
 
     def targets(self, views: Mapping[str, PoolView], now_s: float) -> Mapping[str, int]:
-        """Replicas wanted by pool."""
-        signals = {n: PoolSignals(v.wanted_per_s, v.service_s, v.queued, v.running, v.at_s) for n, v in views.items()}
+        """Target replicas by pool."""
+        signals = {
+            n: PoolSignals(v.requested_per_s, v.service_s, v.queued, v.running, v.at_s) for n, v in views.items()
+        }
         current = {n: v.target for n, v in views.items()}
         made = plan(signals, self.limits, current, self._memory, now_s, self.settings)
         self._memory = made.memory
@@ -49,7 +48,7 @@ class QueueRule:
     _spare_since: dict[str, float] = field(default_factory=dict)
 
     def targets(self, views: Mapping[str, PoolView], now_s: float) -> Mapping[str, int]:
-        """Replicas wanted by pool."""
+        """Target replicas by pool."""
         return {name: self._target(name, view, now_s) for name, view in views.items()}
 
     def _target(self, name: str, view: PoolView, now_s: float) -> int:
@@ -65,7 +64,7 @@ class QueueRule:
         else:
             self._spare_since.pop(name, None)
             wish = target
-        return min(max(wish, bounds.min_replicas), bounds.max_replicas)
+        return bounds.clip(wish)
 
 
 _EPSILON_S = 1e-6
@@ -82,7 +81,7 @@ class Delays:
 
 @dataclass(frozen=True, slots=True)
 class ReportTimes:
-    """How replicas tell what they have: pushed every `push_s`, averaged over `look_back_s`; Ray's defaults."""
+    """How replicas report their requests: pushed every `push_s`, averaged over `look_back_s`; Ray's defaults."""
 
     push_s: float = 10.0
     look_back_s: float = 30.0
@@ -139,14 +138,13 @@ class RequestCountRule:
     _decisions: dict[str, ServeDecision] = field(default_factory=dict)
 
     def targets(self, views: Mapping[str, PoolView], now_s: float) -> Mapping[str, int]:
-        """Replicas wanted by pool."""
-        wanted = {}
+        """Target replicas by pool."""
+        targets = {}
         for name, view in views.items():
-            bounds = self.limits[name]
             decision = self._decisions.setdefault(name, ServeDecision(self.target_ongoing[name], self.delays))
             found = decision.replicas(self._requests(name, view, now_s), view.running, view.target, now_s)
-            wanted[name] = min(max(found, bounds.min_replicas), bounds.max_replicas)
-        return wanted
+            targets[name] = self.limits[name].clip(found)
+        return targets
 
     def _requests(self, name: str, view: PoolView, now_s: float) -> float:
         """Mean over the look-back of what has been pushed; the newest figure is taken to hold until now, as Ray does.
@@ -190,7 +188,7 @@ class OracleRule:
         }
 
     def targets(self, views: Mapping[str, PoolView], now_s: float) -> Mapping[str, int]:
-        """Replicas wanted by pool."""
+        """Target replicas by pool."""
         return {name: self.need(name, now_s) for name in views}
 
     def need(self, name: str, now_s: float) -> int:
@@ -198,11 +196,12 @@ class OracleRule:
         start = int(now_s)
         ahead = self._needed[name][start : start + self._ahead_s[name] + 1]
         need = math.ceil(float(ahead.max()) - 1e-9) if len(ahead) else 0
-        return min(max(need, self.limits[name].min_replicas), self.limits[name].max_replicas)
+        return self.limits[name].clip(need)
 
 
 def _open_calls(trace: Trace, rows: NDArray[np.bool_], model: PoolModel) -> NDArray[np.float64]:
-    """Mean number of calls open in each second of the trace, if each starts when it comes beside a full replica's rest.
+    """Mean number of calls open in each second of the trace, if each starts on arrival in a replica that is otherwise
+    full.
 
     Calls open at a time t since the start sum up to the integral of (t - start) over those that began before t, less
     the same for those that ended; its differences are the means.

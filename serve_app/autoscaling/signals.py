@@ -1,8 +1,8 @@
-"""What Gateways and replicas report for scaling, and the policy's signals made of it.
+"""Reports of Gateways and replicas for scaling, and the policy's signals computed from them.
 
-A Gateway counts the calls that its decisions wanted, before any fallback or refusal, and tells them as rates over the
-last few seconds. A replica tells how long a call stays in its engine, and who is open and waits there. All of it is
-numbers by name, since that is what Serve carries.
+A Gateway counts the calls that its decisions request, before any fallback or refusal, and reports them as rates over
+the last few seconds. A replica reports how long a call stays in its engine, and how many are open and wait there. Every
+report is numbers by name, since that is what Serve carries.
 """
 
 import math
@@ -15,7 +15,7 @@ from serve_app.autoscaling.policy import PoolSignals
 
 IN_FLIGHT, QUEUED, SERVICE, FINISHED = "in_flight", "queued", "service_s", "finished"
 ARRIVALS, REFUSED = "arrivals_per_s", "refused_per_s"
-_WANTED, _READ, _WRITTEN = "wanted_per_s:", "tokens_in_per_s:", "tokens_out_per_s:"
+_REQUESTED, _READ, _WRITTEN = "requested_per_s:", "tokens_in_per_s:", "tokens_out_per_s:"
 _PARTS = 10
 _WEIGHED = 20.0
 """Finished calls from which a replica's mean service time counts in full."""
@@ -43,12 +43,12 @@ class Demand:
         self._add(ARRIVALS, 1)
 
     def refused(self) -> None:
-        """A request was turned away before it was decided which pool it wants."""
+        """A request was rejected before its pool was decided."""
         self._add(REFUSED, 1)
 
     def requested(self, pool: str) -> None:
         """A model call is to be made at a pool, whether or not it can be."""
-        self._add(_WANTED + pool, 1)
+        self._add(_REQUESTED + pool, 1)
 
     def spent(self, pool: str, read: int, written: int) -> None:
         """Tokens of a call that has ended."""
@@ -56,7 +56,7 @@ class Demand:
         self._add(_WRITTEN + pool, written)
 
     def rates(self, pools: Iterable[str]) -> dict[str, float]:
-        """Everything a second, zeros told; who was refused undecided counts as wanting what the others wanted."""
+        """All rates per second, zeros included; undecided rejected requests are spread over pools like the others."""
         now = self.clock()
         width = self.window_s / _PARTS
         oldest = int(now / width) - _PARTS
@@ -66,40 +66,40 @@ class Demand:
         for counts in self._counts.values():
             total.update(counts)
         known = list(pools)
-        decided = sum(total[_WANTED + pool] for pool in known)
+        decided = sum(total[_REQUESTED + pool] for pool in known)
         more = 1 + total[REFUSED] / decided if decided else 1.0
-        told = {ARRIVALS: total[ARRIVALS] / span_s, REFUSED: total[REFUSED] / span_s}
+        rates = {ARRIVALS: total[ARRIVALS] / span_s, REFUSED: total[REFUSED] / span_s}
         for pool in known:
-            told[_WANTED + pool] = total[_WANTED + pool] * more / span_s
-            told[_READ + pool] = total[_READ + pool] / span_s
-            told[_WRITTEN + pool] = total[_WRITTEN + pool] / span_s
-        return told
+            rates[_REQUESTED + pool] = total[_REQUESTED + pool] * more / span_s
+            rates[_READ + pool] = total[_READ + pool] / span_s
+            rates[_WRITTEN + pool] = total[_WRITTEN + pool] / span_s
+        return rates
 
     def _add(self, name: str, count: int) -> None:
         part = int(self.clock() * _PARTS / self.window_s)
         counts = self._counts.get(part)
         if counts is None:
-            if len(self._counts) > 2 * _PARTS:  # nobody reads
+            if len(self._counts) > 2 * _PARTS:  # no reader
                 self._counts = {p: c for p, c in self._counts.items() if p >= part - _PARTS}
             counts = self._counts[part] = Counter()
         counts[name] += count
 
 
 def pool_signals(pool: str, gateways: Reports, replicas: Reports, running: int) -> PoolSignals | None:
-    """A pool's signals; None if a Gateway has not told what it wants there: part of the traffic would be missing.
+    """A pool's signals; None if a Gateway has not reported its rate there: part of the traffic would be missing.
 
     `at_s` is the time of the Gateway that has been silent longest.
     """
-    wanted = [figures.get(_WANTED + pool) for figures in gateways.values()]
-    told = [point for point in wanted if point is not None]
-    if not told or len(told) < len(wanted):
+    points = [figures.get(_REQUESTED + pool) for figures in gateways.values()]
+    rates = [point for point in points if point is not None]
+    if not rates or len(rates) < len(points):
         return None
     return PoolSignals(
-        wanted_per_s=sum(rate for _, rate in told),
+        requested_per_s=sum(rate for _, rate in rates),
         service_s=_service_s(replicas),
         queued=sum(figures[QUEUED][1] for figures in replicas.values() if QUEUED in figures),
         replicas=running,
-        at_s=min(at for at, _ in told),
+        at_s=min(at for at, _ in rates),
     )
 
 

@@ -11,7 +11,7 @@ What became of a trace under a scaling rule: times to first token, replica-hours
 import heapq
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from operator import attrgetter
 from typing import Protocol
@@ -81,10 +81,10 @@ class PoolModel:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """What a rule is told of one pool, as of the last report; `target` is in force."""
+    """A rule's input for one pool, as of the last report; `target` is in force."""
 
     at_s: float
-    wanted_per_s: float
+    requested_per_s: float
     service_s: float | None
     in_flight: int
     queued: int
@@ -98,7 +98,7 @@ class Rule(Protocol):
     name: str
 
     def targets(self, views: Mapping[str, PoolView], now_s: float) -> Mapping[str, int]:
-        """Replicas wanted by pool."""
+        """Target replicas by pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +256,9 @@ class _Simulation:
 
     def _tick(self) -> None:
         views = {name: self._view(pool) for name, pool in self.pools.items()}
-        wanted = self.rule.targets(views, self.now)
+        targets = self.rule.targets(views, self.now)
         for name, pool in self.pools.items():
-            self._scale(name, pool, int(wanted[name]))
+            self._scale(name, pool, int(targets[name]))
         self.rows.append((self.now, {n: (p.target, len(p.up), p.queued) for n, p in self.pools.items()}))
 
     def _view(self, pool: _Pool) -> PoolView:
@@ -272,7 +272,7 @@ class _Simulation:
         pool.reports.append(
             PoolView(
                 at_s=self.now,
-                wanted_per_s=len(pool.arrived) / window,
+                requested_per_s=len(pool.arrived) / window,
                 service_s=float(np.mean([s for _, s in pool.finished])) if pool.finished else None,
                 in_flight=sum(r.calls for r in pool.replicas),
                 queued=pool.queued,
@@ -282,10 +282,7 @@ class _Simulation:
         )
         while len(pool.reports) > 1 and pool.reports[1].at_s <= self.now - self.control.delay_s:
             pool.reports.popleft()
-        told = pool.reports[0]
-        return PoolView(
-            told.at_s, told.wanted_per_s, told.service_s, told.in_flight, told.queued, len(pool.up), pool.target
-        )
+        return replace(pool.reports[0], running=len(pool.up), target=pool.target)
 
     def _scale(self, name: str, pool: _Pool, target: int) -> None:
         pool.target = target
@@ -303,7 +300,7 @@ class _Simulation:
 
     def _gone(self, pool: _Pool, replica: _Replica) -> None:
         pool.replicas.remove(replica)
-        # what is still open at the end of the trace ends after it, at nobody's cost
+        # calls still open at the end of the trace end after it, at no cost
         pool.replica_s += max(0.0, min(self.now, self.trace.duration_s) - replica.started_s)
 
     def _later(self, seconds: float, kind: str, payload: _Event) -> None:

@@ -1,6 +1,6 @@
-"""Arrival traces: when queries come, which pool the router wants for each, and how much they write. All seeded.
+"""Arrival traces: when queries arrive, which pool the router chooses for each, and their tokens. All seeded.
 
-Calls that really happened: in a recorded run, or in a decision log; and the trace that they make.
+A trace is synthetic, or made of the calls of a recorded run or a decision log.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from serve_app.store.reading import open_readonly
 from serve_app.store.schema import decisions
 
 Rate = Callable[[Floats], Floats]
-"""A value at each time (seconds): queries a second, or the share wanted of the strong pool."""
+"""A value at each time (seconds): queries a second, or the share for the strong pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """n queries, ascending in `at_s`: whether the strong pool is wanted, and tokens to write; shapes [n]."""
+    """n queries, ascending in `at_s`: whether they go to the strong pool, and tokens to write; shapes [n]."""
 
     name: str
     at_s: Floats
@@ -42,7 +42,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Queries a second and the share that wants the strong pool over time; the rate is never above `most_per_s`."""
+    """Queries a second and the share for the strong pool over time; the rate is never above `most_per_s`."""
 
     rate: Rate
     share: Rate
@@ -92,7 +92,7 @@ STANDARD = ("poisson", "bursts", "diurnal", "harder queries", "waves of difficul
 
 
 def standard_traces(duration_s: float = 3600.0, rate: float = 20.0, seed: int = 0) -> list[Trace]:
-    """Seven traces around `rate` queries a second, of which three tenths want the strong pool unless the name says."""
+    """Seven traces around `rate` queries a second, of which three tenths need the strong pool unless the name says."""
     burst = bursts(0.4 * rate, 2.5 * rate, duration_s, seed, calm_s=240.0, burst_s=60.0)
     crowd = step(0.5 * rate, 3.0 * rate, duration_s / 2)
     third = constant(0.3)
@@ -114,8 +114,8 @@ POOLS = ("small", "large")
 
 @dataclass(frozen=True, slots=True)
 class PoolCall:
-    """One answered call: when it was wanted, of which pool, the tokens it wrote, the mean number of other calls in its
-    replica while it ran, and seconds from its start in the engine to its first token and to its last.
+    """One answered call: when it was requested, of which pool, the tokens it wrote, the mean number of other calls in
+    its replica while it ran, and seconds from its start in the engine to its first token and to its last.
 
     `ttft_s` is nan where nothing came (refused, failed): such a call counts as traffic and is not fitted.
     `waited_s`: from `at_s` to the start in the engine, so that the caller's time to first token is `waited_s + ttft_s`.
@@ -150,9 +150,9 @@ def logged(path: Path) -> list[PoolCall]:
     """
     d = decisions.c
     columns = (d.created_s, d.pool, d.completion_tokens, d.ttft_ms, d.latency_ms, d.status)
-    wanted = select(*columns).where(d.pool.in_(POOLS), d.status != "route_only").order_by(d.created_s)
+    query = select(*columns).where(d.pool.in_(POOLS), d.status != "route_only").order_by(d.created_s)
     with open_readonly(path) as connection:
-        rows = connection.execute(wanted).all()
+        rows = connection.execute(query).all()
     if not rows:
         raise DataError(f"{path}: holds no call to {' or '.join(POOLS)}; give the log of an endpoint that has answered")
     nan = float("nan")

@@ -18,12 +18,13 @@ class NodeConfig(Node):
     accelerator_type: str | None = Field(None, description="As Ray calls it, for instance L4 or H100.")
     count: PositiveInt = Field(1, description="Most machines of this kind that there can be.")
     labels: dict[str, str] = Field(
-        default_factory=dict, description="Kubernetes labels of these nodes; pods of pools that need them ask for them."
+        default_factory=dict,
+        description="Kubernetes labels of these nodes, to which the pods of GPU pools are bound.",
     )
 
 
 class ClusterConfig(Node):
-    """Stated machines make `jethro config check` refuse what no machine can hold; without them nothing is assumed."""
+    """Stated machines make `jethro config check` refuse replicas that fit none; without them nothing is checked."""
 
     nodes: tuple[NodeConfig, ...] = Field((), description="Kinds of machines.")
 
@@ -40,7 +41,7 @@ class ResourceDemand:
     replicas: int = 1
 
     def fits(self, node: NodeConfig) -> bool:
-        """Whether one replica has room on a machine of its own."""
+        """Whether one replica fits an empty machine of this kind."""
         return (
             self.cpus <= node.cpus
             and self.gpus <= node.gpus

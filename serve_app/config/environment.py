@@ -1,7 +1,4 @@
-"""What Ray must find in the environment before it starts; the only place that writes it.
-
-Settings that other libraries read from the environment alone; with `load`, the only place that touches it.
-"""
+"""Environment variables that Ray and other libraries read; with `load`, the only code that touches the environment."""
 
 import os
 import random
@@ -12,7 +9,7 @@ SERVE_ENVIRONMENT = {
     # HAProxy in front of the replicas, and Serve's one-loop replicas: together worth a factor of ten
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # one line and one parse per request more, for figures that the Gateway gives better
+    # one line and one parse per request more, for figures that the Gateway reports better
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # a replica that stops is held this long so that HAProxy takes it out first
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
@@ -41,7 +38,7 @@ _PROBED = 8
 
 
 def prepare_serve_environment(env: MutableMapping[str, str] | None = None, *, loopback: bool = False) -> None:
-    """Set what is not set already. To be called before ray is imported: it reads these at import.
+    """Set the variables that are not set yet. To be called before ray is imported: it reads these at import.
 
     `loopback`: for a Ray that this process starts on its own and that no other node joins.
     """
@@ -49,7 +46,7 @@ def prepare_serve_environment(env: MutableMapping[str, str] | None = None, *, lo
     for name, value in (SERVE_ENVIRONMENT | (_LOOPBACK_ONLY if loopback else {})).items():
         env.setdefault(name, value)
     if loopback:
-        # fixed ports of Serve's HAProxy, which a second endpoint on this machine would find taken
+        # fixed ports of Serve's HAProxy, which would clash with a second endpoint on this machine
         for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
             env.setdefault(name, str(_free_port()))
         if not any(name in env for name in _INGRESS):

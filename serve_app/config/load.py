@@ -6,7 +6,6 @@ Overrides: `JETHRO__SERVER__PORT=9000` sets `server.port`; values are read as YA
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -37,12 +36,14 @@ def load(
     """
     env = os.environ if env is None else env
     source = source or env.get("JETHRO_CONFIG") or "lab"
-    where, text = _read(source)
-    tree = _parse(where, text)
-    changed = [*_overrides(env), *_settings(settings or {})]
-    for override in changed:
-        _set(tree, override)
-    return _validate(", ".join([where, *(o.origin for o in changed)]), tree)
+    where, content = _read(source)
+    tree = _parse(where, content)
+    names = [name for name in sorted(env) if name.startswith(_PREFIX)]
+    changes = [(f"environment variable {n}", n.removeprefix(_PREFIX).lower().split("__"), env[n]) for n in names]
+    changes += [(f"setting {key}", key.split("."), text) for key, text in (settings or {}).items()]
+    for origin, key, text in changes:
+        _override(tree, origin, key, text)
+    return _validate(", ".join([where, *(origin for origin, _, _ in changes)]), tree)
 
 
 def check_file(path: str) -> Config:
@@ -55,7 +56,7 @@ def secret(name: str, *, used_by: str, env: Mapping[str, str] | None = None) -> 
     """A secret by the name of its environment variable. Raises ConfigError if it is unset or empty."""
     value = (os.environ if env is None else env).get(name, "")
     if not value.strip():
-        raise ConfigError(f"{used_by}: environment variable {name} is not set; export it or change the reference")
+        raise ConfigError(f"{used_by}: environment variable {name} is not set; export it, or name another variable")
     return value.strip()
 
 
@@ -108,41 +109,20 @@ def _parse(where: str, text: str) -> dict[str, Any]:
     return tree
 
 
-@dataclass(frozen=True, slots=True)
-class _Override:
-    """One value set from outside the file; `origin` is how messages call it."""
-
-    origin: str
-    key: tuple[str, ...]
-    value: Any
-
-
-def _overrides(env: Mapping[str, str]) -> list[_Override]:
-    names = [name for name in sorted(env) if name.startswith(_PREFIX)]
-    return [_override(f"environment variable {n}", n.removeprefix(_PREFIX).lower().split("__"), env[n]) for n in names]
-
-
-def _settings(settings: Mapping[str, str]) -> list[_Override]:
-    return [_override(f"setting {key}", key.split("."), text) for key, text in settings.items()]
-
-
-def _override(origin: str, key: list[str], text: str) -> _Override:
+def _override(tree: dict[str, Any], origin: str, key: list[str], text: str) -> None:
+    """Set one value from outside the file; `origin` names it in messages."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as e:
         raise ConfigError(f"{origin}: not valid YAML: {e}") from e
     if not all(key):
         raise ConfigError(f"{origin}: a part of the key is empty; write it as server.port or JETHRO__SERVER__PORT")
-    return _Override(origin, tuple(key), value)
-
-
-def _set(tree: dict[str, Any], override: _Override) -> None:
-    for part in override.key[:-1]:
+    for part in key[:-1]:
         branch = tree.setdefault(part, {})
         if not isinstance(branch, dict):
-            raise ConfigError(f"{override.origin}: {part} is not a branch (value {short(branch)})")
+            raise ConfigError(f"{origin}: {part} is not a branch (value {short(branch)})")
         tree = branch
-    tree[override.key[-1]] = override.value
+    tree[key[-1]] = value
 
 
 def _validate(where: str, tree: dict[str, Any]) -> Config:

@@ -13,8 +13,8 @@ from serve_app.config.engines import EngineConfig, OpenAIEngine, TransformersEng
 class ReplicasConfig(Node):
     """Replicas between bounds; `replicas: 2` means exactly two.
 
-    `share` follows what the Gateways' decisions want of the pool, ahead of its queue; `in_flight` follows the requests
-    that its replicas hold.
+    `share` follows the calls that the Gateways' decisions request, ahead of the queue; `in_flight` follows the requests
+    in its replicas.
     """
 
     min: Annotated[int, Field(ge=0)] = Field(1, description="0: an idle pool sleeps, and the first query wakes it.")
@@ -68,7 +68,7 @@ class PriceConfig(Node):
 class PoolConfig(Node):
     """Engines of one kind."""
 
-    model: str = Field(description="The id that callers see and may ask for.")
+    model: str = Field(description="The id that callers see and may request.")
     engine: EngineConfig
     price: PriceConfig = PriceConfig()
     replicas: ReplicasConfig = ReplicasConfig(min=1, max=1)

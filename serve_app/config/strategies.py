@@ -1,7 +1,4 @@
-"""Settings of cascades: which fitted chains serve, and how streams are held.
-
-Settings of named streams that are learned online.
-"""
+"""Settings of cascades, which serve fitted chains, and of named streams that are learned online."""
 
 from typing import Annotated, Any, Self
 
@@ -73,13 +70,13 @@ class CascadeConfig(ChainConfig):
 
 
 class StreamsConfig(Node):
-    """Named streams of classification queries, and the Learner that learns them."""
+    """Named streams of classification queries, and the Learner."""
 
     enabled: bool = Field(False, description="Run a Learner and offer /v1/streams.")
     folder: str = Field("var/streams", description="Where learned state is kept; relative to the working directory.")
-    most: PositiveInt = Field(64, description="Streams that there may be at once.")
+    most: PositiveInt = Field(64, description="Most streams at once.")
     most_per_tenant: PositiveInt = Field(
-        16, description="Streams that one tenant may have; those made without a key count against `most` alone."
+        16, description="Most streams of one tenant; those created without a key count against `most` alone."
     )
     labels: PositiveInt = Field(100, description="Labels that a stream may have.")
     text_chars: PositiveInt = Field(20_000, description="Longest text that is classified.")

@@ -1,7 +1,4 @@
-"""The config tree: every setting with its type, unit, bounds and default.
-
-Settings of what is kept of requests: the decision log and the request log.
-"""
+"""The config tree: every setting with its type, unit, bounds and default."""
 
 import re
 from collections.abc import Iterator
@@ -48,12 +45,13 @@ class KeyConfig(Node):
     )
     weight: PositiveFloat = Field(1.0, description="Of the tenant's share of a Gateway's places under load.")
     min_quality: Probability | None = Field(
-        None, description="Queries expected to be answered worse than this are not moved for want of capacity."
+        None,
+        description="Queries with an expected quality below this are not moved to relieve the large pool.",
     )
 
 
 class ServerConfig(Node):
-    """Where the endpoint listens and whom it answers."""
+    """Address of the endpoint, and its callers."""
 
     host: str = Field("127.0.0.1", description="Address to bind; beyond localhost keys are required.")
     port: Annotated[int, Field(ge=1, le=65535)] = Field(8000, description="Port to listen on.")
@@ -62,7 +60,7 @@ class ServerConfig(Node):
     expose_docs: bool = Field(True, description="Serve the API documentation at /docs.")
 
     @model_validator(mode="after")
-    def _open_only_if_said(self) -> Self:
+    def _guarded(self) -> Self:
         if not _LOOPBACK.match(self.host) and not self.keys and not self.allow_unauthenticated:
             raise ValueError(
                 f"listening on {self.host} without keys is refused: add server.keys, set host to 127.0.0.1, "
@@ -72,7 +70,7 @@ class ServerConfig(Node):
 
 
 class LimitsConfig(Node):
-    """Bounds on what a caller may ask; checked before any model sees it."""
+    """Bounds on requests, checked before any model is called."""
 
     body_bytes: PositiveInt = Field(1_048_576, description="Largest request body.")
     messages: PositiveInt = Field(512, description="Most messages of a conversation.")
@@ -85,7 +83,7 @@ class LimitsConfig(Node):
     request_timeout_s: PositiveFloat = Field(600.0, description="Deadline of a request.")
     tenant_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         0.9,
-        description="Most of a Gateway's places that one tenant may hold when alone, less as others come; null: all.",
+        description="Largest share of a Gateway's places for one tenant alone, less when others call; null: all.",
     )
 
 

@@ -1,7 +1,4 @@
-"""Pydantic's validation errors as sentences: file, key, value and what to do.
-
-Walks the tree's model fields: which keys may stand at a path.
-"""
+"""Pydantic's validation errors as sentences: file, key, value and the fix."""
 
 import difflib
 import re

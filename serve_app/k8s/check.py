@@ -1,6 +1,6 @@
 """All checks over a set of objects, in the order in which a mistake is best understood.
 
-Rules for all objects together: what refers to something finds it, and nothing that must be there is missing.
+The rules here are for the set as a whole: references resolve, and no required object is missing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ def labels_of(body: dict[str, Any]) -> list[dict[str, str]]:
 def _twice(documents: Sequence[Document]) -> Iterator[str]:
     keys = [(d.kind, d.body["metadata"].get("namespace"), d.name) for d in documents]
     for kind, _, name in sorted({key for key in keys if keys.count(key) > 1}, key=str):
-        yield f"{kind} {name} is there twice"
+        yield f"{kind} {name} is defined twice"
 
 
 def _references(service: Document, by_kind: dict[str, list[Document]]) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _config_map(service: Document, maps: Sequence[Document]) -> Iterator[str]:
 
 
 def check_documents(documents: Sequence[Document]) -> list[str]:
-    """Every mistake as a sentence; none means good. Rules are asked only of a set whose schemas hold."""
+    """Every mistake as a sentence; none: valid. Rules are checked only for a set whose schemas hold."""
     found = [said for document in documents for said in schema_mistakes(document)]
     if found:
         return found

@@ -1,7 +1,4 @@
-"""Rules for the pods of a RayService: containers, resources, ports, secrets, and how long they take to go.
-
-Kubernetes' quantities as numbers.
-"""
+"""Rules for the pods of a RayService: containers, resources, ports, secrets, and how they stop."""
 
 import re
 from collections.abc import Iterator
@@ -38,7 +35,7 @@ def pods_of(body: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def variables(template: dict[str, Any]) -> dict[str, str | None]:
-    """The Ray container's environment; None for values by reference."""
+    """The Ray container's environment; None for values from a Secret or another reference."""
     env = template["spec"]["containers"][0].get("env", [])
     return {e["name"]: e.get("value") if "valueFrom" not in e else None for e in env}
 
@@ -65,9 +62,9 @@ def grace_s(template: dict[str, Any]) -> float:
 
 
 def ray_drain_s(template: dict[str, Any]) -> float:
-    """How long Ray waits for what runs in a pod that is told to go."""
-    told = variables(template).get(DRAIN)
-    return RAY_DRAIN_S if told is None else float(told)
+    """How long Ray waits for running requests in a pod that is terminated, seconds."""
+    value = variables(template).get(DRAIN)
+    return RAY_DRAIN_S if value is None else float(value)
 
 
 def _pod(where: str, name: str, template: dict[str, Any]) -> Iterator[str]:
@@ -84,7 +81,7 @@ def _pod(where: str, name: str, template: dict[str, Any]) -> Iterator[str]:
     yield from _resources(where, name, container.get("resources", {}))
     yield from _secrets(where, container.get("env", []))
     yield from _mounts(where, spec, container)
-    yield from _farewell(where, template, container)
+    yield from _shutdown(where, template, container)
 
 
 def _image(where: str, image: str) -> Iterator[str]:
@@ -104,7 +101,7 @@ def _ports(where: str, ports: list[dict[str, Any]]) -> Iterator[str]:
     if {"name": "serve", "containerPort": 8000} not in [
         {k: p.get(k) for k in ("name", "containerPort")} for p in ports
     ]:
-        yield f"{where}: no port serve 8000; network policies and services ask for it by name"
+        yield f"{where}: no port serve 8000; network policies and services refer to it by name"
 
 
 def _resources(where: str, name: str, resources: dict[str, Any]) -> Iterator[str]:
@@ -115,8 +112,8 @@ def _resources(where: str, name: str, resources: dict[str, Any]) -> Iterator[str
     if quantity(requests.get("memory", limits.get("memory"))) != quantity(limits.get("memory")):
         yield f"{where}: memory request {requests.get('memory')} and limit {limits.get('memory')} must be equal"
     for what, value in requests.items():
-        asked, most = quantity(value), quantity(limits.get(what, value))
-        if asked is not None and most is not None and asked > most:
+        request, limit = quantity(value), quantity(limits.get(what, value))
+        if request is not None and limit is not None and request > limit:
             yield f"{where}: resources.requests.{what} {value} is above its limit {limits[what]}"
         if what.endswith("gpu") and what not in limits:
             yield f"{where}: resources.requests.{what} without a limit: the autoscaler reads limits alone; add it there"
@@ -144,7 +141,7 @@ def _mounts(where: str, spec: dict[str, Any], container: dict[str, Any]) -> Iter
             yield f"{where}: volumeMount {mount['name']}: no volume of that name"
 
 
-def _farewell(where: str, template: dict[str, Any], container: dict[str, Any]) -> Iterator[str]:
+def _shutdown(where: str, template: dict[str, Any], container: dict[str, Any]) -> Iterator[str]:
     command = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", [])
     if "ray stop" in " ".join(command):
         yield f"{where}: preStop runs `ray stop`, which cuts answers short; use sleep"

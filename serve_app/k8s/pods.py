@@ -1,14 +1,12 @@
-"""Worker pods: the environment of every Ray pod, the grace periods, and a worker group's template.
-
-Pools to worker groups: which pods Ray may ask Kubernetes for. Pure arithmetic on the config.
+"""Worker groups from the pools: pod shapes and bounds, their templates, environment and grace periods.
 
 Trouble: a Gateway that lands on a GPU pod keeps it alive (kuberay #4445), so what needs no GPU has a group of its own.
-Trouble: a replica must fit one pod (kuberay #1090), so a GPU pod is cut to the replica that it is for.
+Trouble: a replica must fit one pod (kuberay #1090), so a GPU pod is sized for its replica.
 """
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serve_app.config import Config
@@ -20,9 +18,9 @@ from serve_app.errors import ConfigError
 _CPU_POD_CPUS = 2
 _GIB_PER_CPU = 2.0
 _GIB_PER_GPU = 16.0
-"""Memory of a pod whose replicas do not say what they need."""
+"""Memory of a pod whose replicas state none."""
 _RAY_GIB = 1.0
-"""What Ray's own processes take in a worker pod."""
+"""Memory of Ray's own processes in a worker pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,47 +37,38 @@ class WorkerGroup:
     node_labels: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Replicas:
-    """Replicas of one kind between bounds."""
-
-    name: str
-    demand: ResourceDemand
-    most: int
-
-
 def worker_groups(config: Config, *, spread: int = 1) -> list[WorkerGroup]:
-    """One group for all that needs no GPU, one for each pool that does; at least `spread` pods in the first.
+    """One group for everything without a GPU, one for each pool with GPUs; at least `spread` pods in the first.
 
     Raises ConfigError where cluster.nodes are stated and none holds a pod.
     """
-    wanted = list(_wanted(config))
-    groups = [_without_gpus([w for w in wanted if not w.demand.gpus], spread)]
-    groups += [_with_gpus(w) for w in wanted if w.demand.gpus]
+    demands = list(_demands(config))
+    groups = [_without_gpus([(demand, most) for demand, most in demands if not demand.gpus], spread)]
+    groups += [_with_gpus(demand, most) for demand, most in demands if demand.gpus]
     return [_on_nodes(group, config.cluster.nodes) for group in groups]
 
 
-def _wanted(config: Config) -> Iterator[_Replicas]:
+def _demands(config: Config) -> Iterator[tuple[ResourceDemand, int]]:
+    """What must be placed, under the names of the groups, and the most replicas of each."""
     gateway = config.gateway
-    yield _Replicas("gateway", ResourceDemand("gateway", gateway.num_cpus, replicas=gateway.replicas), gateway.replicas)
+    yield ResourceDemand("gateway", gateway.num_cpus, replicas=gateway.replicas), gateway.replicas
     if config.streams.enabled:
-        yield _Replicas("learner", ResourceDemand("learner", config.streams.num_cpus), 1)
-    bounds = [("scorer", config.scorer.resources, config.scorer.replicas or 0, config.scorer.replicas or 0)]
-    bounds += [(n, p.resources, p.replicas.min, p.replicas.max) for n, p in config.pools.items() if not p.remote]
-    for name, asked, least, most in bounds:
-        if most:
-            memory, kind = asked.memory_gib or 0.0, asked.accelerator_type
-            yield _Replicas(name, ResourceDemand(name, asked.num_cpus, asked.num_gpus, memory, kind, least), most)
+        yield ResourceDemand("learner", config.streams.num_cpus), 1
+    if config.scorer.replicas:
+        yield config.scorer.resources.demand("scorer", config.scorer.replicas), config.scorer.replicas
+    for name, pool in config.pools.items():
+        if not pool.remote and pool.replicas.max:
+            yield pool.resources.demand(name, pool.replicas.min), pool.replicas.max
 
 
-def _without_gpus(wanted: list[_Replicas], spread: int) -> WorkerGroup:
-    cpus = max(_CPU_POD_CPUS, *(math.ceil(w.demand.cpus) for w in wanted))
-    largest = max(w.demand.memory_gib for w in wanted)
+def _without_gpus(demands: list[tuple[ResourceDemand, int]], spread: int) -> WorkerGroup:
+    cpus = max(_CPU_POD_CPUS, *(math.ceil(demand.cpus) for demand, _ in demands))
+    largest = max(demand.memory_gib for demand, _ in demands)
     memory = math.ceil(max(_GIB_PER_CPU * cpus, largest + _RAY_GIB))
     room = (float(cpus), memory - _RAY_GIB)
-    least = _pods((w.demand for w in wanted for _ in range(w.demand.replicas)), room)
-    most = _pods((w.demand for w in wanted for _ in range(w.most)), room)
-    # one pod more than is needed at most: a rolling update or a drain puts replicas elsewhere first
+    least = _pods((demand for demand, _ in demands for _ in range(demand.replicas)), room)
+    most = _pods((demand for demand, most in demands for _ in range(most)), room)
+    # one pod more than the maximum: a rolling update or a drain starts replicas elsewhere first
     return WorkerGroup("cpu", cpus, memory, max(least, spread), max(most, spread) + 1)
 
 
@@ -96,19 +85,18 @@ def _pods(demands: Iterable[ResourceDemand], room: tuple[float, float]) -> int:
     return max(len(pods), 1)
 
 
-def _with_gpus(wanted: _Replicas) -> WorkerGroup:
-    asked = wanted.demand
-    gpus = math.ceil(asked.gpus)
-    per_pod = max(int(gpus / asked.gpus + 1e-9), 1)
-    memory = per_pod * (asked.memory_gib or _GIB_PER_GPU * asked.gpus) + _RAY_GIB
+def _with_gpus(demand: ResourceDemand, most: int) -> WorkerGroup:
+    gpus = math.ceil(demand.gpus)
+    per_pod = max(int(gpus / demand.gpus + 1e-9), 1)
+    memory = per_pod * (demand.memory_gib or _GIB_PER_GPU * demand.gpus) + _RAY_GIB
     return WorkerGroup(
-        name=wanted.name.replace("_", "-"),
-        cpus=max(math.ceil(per_pod * asked.cpus), 1),
+        name=demand.who.replace("_", "-"),
+        cpus=max(math.ceil(per_pod * demand.cpus), 1),
         memory_gib=math.ceil(memory),
-        least=math.ceil(asked.replicas / per_pod),
-        most=math.ceil(wanted.most / per_pod),
+        least=math.ceil(demand.replicas / per_pod),
+        most=math.ceil(most / per_pod),
         gpus=gpus,
-        accelerator_type=asked.accelerator_type,
+        accelerator_type=demand.accelerator_type,
     )
 
 
@@ -123,16 +111,13 @@ def _on_nodes(group: WorkerGroup, nodes: tuple[NodeConfig, ...]) -> WorkerGroup:
             f"cluster.nodes: a pod of the worker group {group.name} takes {pod} (replica and Ray together) and no node "
             "has that: add a larger node, or lower resources of the pools in it"
         )
-    return WorkerGroup(
-        group.name, group.cpus, group.memory_gib, group.least, group.most, group.gpus, group.accelerator_type,
-        dict(fitting[0].labels) if group.gpus else {},
-    )  # fmt: skip
+    return replace(group, node_labels=dict(fitting[0].labels) if group.gpus else {})
 
 
 IMAGE = "jethro:0.1.0"
 LABELS = {"app.kubernetes.io/part-of": "jethro"}
 CALLER_KEYS, UPSTREAM_KEYS, MODEL_HUB = "jethro-keys", "jethro-upstream-keys", "jethro-model-hub"
-"""Secrets by name. Their keys: tenants; environment variables; `token`. None of them is ever written here."""
+"""Secrets by name. Their keys: tenants; environment variables; `token`. Their values are never written here."""
 CONFIG_PATH = "/etc/jethro/jethro.yaml"
 STATE_PATH = "/var/lib/jethro"
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
@@ -155,7 +140,7 @@ def grace_s(config: Config) -> int:
 
 
 def environment(config: Config) -> list[dict[str, Any]]:
-    """The same for head and workers; secrets by reference only."""
+    """The same for head and workers; secrets as references to Secrets only."""
     plain = SERVE_ENVIRONMENT | {
         DRAIN: str(drain_s(config)),
         "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": _LATENCY_MS,
@@ -183,7 +168,7 @@ def worker_group(group: WorkerGroup, config: Config) -> dict[str, Any]:
         "rayStartParams": {},
     }
     if group.accelerator_type:
-        # Trouble: not learned from a pod that is not there yet (kuberay #863). Where any is told, all must be
+        # Trouble: unknown before a pod exists (kuberay #863). Where any is stated, all must be
         spec["resources"] = {
             "CPU": str(group.cpus),
             "GPU": str(group.gpus),

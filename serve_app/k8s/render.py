@@ -1,7 +1,4 @@
-"""Kustomize folders from the one config: what depends on the pools is written, the rest is taken from the base.
-
-Rendered folders on disk, and built at once for who wants the objects alone.
-"""
+"""Kustomize folders from the one config: what depends on the pools is written, everything else is in the base."""
 
 import os
 import tempfile
@@ -29,7 +26,7 @@ from serve_app.k8s.pods import (
 OVERLAYS = {"cpu": "laptop", "gpu": "scarce-gpus", "ha": "high-availability"}
 """Overlay to the component that makes it."""
 COMPONENTS = ("auth", "ingress")
-"""Components that any overlay may take beside."""
+"""Components that any overlay may add."""
 PORT = 8000
 _TARGET = {"group": "ray.io", "version": "v1", "kind": "RayService", "name": "jethro"}
 _HEADER = "# Written by `jethro k8s render` from {source}; change that, and render again.\n"
@@ -38,7 +35,7 @@ _DELETION_DELAY_S = 300
 
 @dataclass(frozen=True, slots=True)
 class RenderOptions:
-    """What to render beside the config; `image` with its tag, None for the base's own."""
+    """Options of a folder to render; `image` with its tag, None for the base's own."""
 
     overlay: str = "cpu"
     components: tuple[str, ...] = ()
@@ -55,30 +52,30 @@ class RenderOptions:
             raise ConfigError(f"image {self.image!r}: give a tag other than latest, for instance jethro:0.1.0")
 
 
-def render(config: Config, wanted: RenderOptions, tree: str) -> dict[str, str]:
-    """File names to texts of a kustomize folder; `tree` is the way from it to the folder that holds base/.
+def render(config: Config, options: RenderOptions, tree: str) -> dict[str, str]:
+    """File names to texts of a kustomize folder; `tree` is the relative path from it to the folder that holds base/.
 
     Raises ConfigError where the config cannot be served on Kubernetes, or not by this overlay.
     """
     inside = in_cluster(config)
-    if wanted.overlay == "ha":
+    if options.overlay == "ha":
         _two_of_everything(inside)
-    groups = worker_groups(inside, spread=2 if wanted.overlay == "ha" else 1)
+    groups = worker_groups(inside, spread=2 if options.overlay == "ha" else 1)
     budgets = [_budget(g) for g in groups if g.least]
     files: dict[str, Any] = {
-        "kustomization.yaml": [_kustomization(wanted, tree)],
+        "kustomization.yaml": [_kustomization(options, tree)],
         "application.yaml": [_application(inside, groups)],
         "config.yaml": [_config_map(inside)],
         "disruption.yaml": budgets,
     }
-    header = _HEADER.format(source=wanted.source)
+    header = _HEADER.format(source=options.source)
     return {name: header + yaml.dump_all(docs, Dumper=_Dumper, **_STYLE) for name, docs in files.items()}
 
 
 def in_cluster(config: Config) -> Config:
     """The config as it holds inside pods: on all their addresses, and with its state on a volume.
 
-    Raises ConfigError if it names no keys and does not say that none are wanted.
+    Raises ConfigError if it names no keys and does not say that keys are not required.
     """
     tree = config.model_dump(mode="json", exclude_unset=True)
     # the pod's addresses, behind network policies
@@ -90,7 +87,7 @@ def in_cluster(config: Config) -> Config:
             tree.setdefault(branch, {})[key] = f"{STATE_PATH}/{Path(path).name}"
     if not config.server.keys and not config.server.allow_unauthenticated:
         raise ConfigError(
-            "server.keys: missing; pods are reached from elsewhere: add keys: [{name: default, env: JETHRO_KEY}], or "
+            "server.keys: missing; pods are open to other machines: add keys: [{name: default, env: JETHRO_KEY}], or "
             "set server.allow_unauthenticated: true if a proxy in front checks keys"
         )
     return Config.model_validate(tree)
@@ -150,7 +147,7 @@ def _config_map(config: Config) -> dict[str, Any]:
 
 
 def _budget(group: WorkerGroup) -> dict[str, Any]:
-    """Of several pods one may go at a time; a single one stays until whoever drains deletes it on purpose."""
+    """Of several pods one may be evicted at a time; a single one stays until the operator deletes it on purpose."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
@@ -163,16 +160,16 @@ def _budget(group: WorkerGroup) -> dict[str, Any]:
     }
 
 
-def _kustomization(wanted: RenderOptions, tree: str) -> dict[str, Any]:
+def _kustomization(options: RenderOptions, tree: str) -> dict[str, Any]:
     folder: dict[str, Any] = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": [f"{tree}/base", "config.yaml", "disruption.yaml"],
-        "components": [f"{tree}/components/{name}" for name in (OVERLAYS[wanted.overlay], *wanted.components)],
+        "components": [f"{tree}/components/{name}" for name in (OVERLAYS[options.overlay], *options.components)],
         "patches": [{"path": "application.yaml", "target": _TARGET}],
     }
-    if wanted.image is not None:
-        name, _, tag = wanted.image.rpartition(":")
+    if options.image is not None:
+        name, _, tag = options.image.rpartition(":")
         folder["images"] = [{"name": "jethro", "newName": name, "newTag": tag}]
     return folder
 
@@ -206,22 +203,22 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def written(config: Config, wanted: RenderOptions, tree: Path, folder: Path) -> list[str]:
+def written(config: Config, options: RenderOptions, tree: Path, folder: Path) -> list[str]:
     """Write a kustomize folder; the names of its files. Raises ConfigError if `tree` holds no base."""
     _base(tree)
-    files = render(config, wanted, os.path.relpath(tree.resolve(), folder.resolve()))
+    files = render(config, options, os.path.relpath(tree.resolve(), folder.resolve()))
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / name).write_text(text, "utf-8")
     return list(files)
 
 
-def printed(config: Config, wanted: RenderOptions, tree: Path) -> str:
+def printed(config: Config, options: RenderOptions, tree: Path) -> str:
     """The objects as one YAML stream. Raises ConfigError as `written` and `kustomize.build` do."""
     _base(tree)
-    # beside the base, since kustomize takes folders by relative paths only
+    # next to the base, since kustomize takes folders by relative paths only
     with tempfile.TemporaryDirectory(prefix=".rendered-", dir=tree) as folder:
-        written(config, wanted, tree, Path(folder))
+        written(config, options, tree, Path(folder))
         return build(Path(folder))
 
 

@@ -1,9 +1,7 @@
 """Objects against schemas, with unknown keys refused: the API server drops them in silence.
 
-KubeRay's schema comes with the package, the core kinds with kubernetes-validate, the Prometheus operator's are models
-of our own (monitoring.py). What the schemas cannot say is in the rules.
-
-The Prometheus operator's kinds as far as our manifests use them; other keys are refused.
+KubeRay's schema comes with the package, the core kinds with kubernetes-validate. The Prometheus operator's kinds are
+models of our own, as far as our manifests use them. Everything beyond schemas is in the rules.
 """
 
 import json
@@ -71,7 +69,7 @@ class PodMonitor(Node):
 
 
 class SecretKey(Node):
-    """A Secret's key by reference."""
+    """A key of a Secret."""
 
     name: str
     key: str

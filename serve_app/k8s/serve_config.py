@@ -191,17 +191,17 @@ def _addresses(serve: ServeConfig, config: Config) -> Iterator[str]:
     if options.port != 8000:
         yield f"{_WHERE}: http_options.port {options.port}: the operator's services and probes expect 8000"
     if options.host != "0.0.0.0":  # noqa: S104 - the pod's addresses
-        yield f"{_WHERE}: http_options.host {options.host}: pods are reached from elsewhere; set 0.0.0.0"
+        yield f"{_WHERE}: http_options.host {options.host}: pods are reached from other machines; set 0.0.0.0"
 
 
 def _secrets(body: dict[str, Any], config: Config) -> Iterator[str]:
-    wanted = {key.env: f"server.keys ({key.name})" for key in config.server.keys}
+    required = {key.env: f"server.keys ({key.name})" for key in config.server.keys}
     for name, pool in config.pools.items():
         variable = getattr(pool.engine, "api_key_env", None)
         if variable:
-            wanted[variable] = f"pools.{name}.engine.api_key_env"
+            required[variable] = f"pools.{name}.engine.api_key_env"
     for where, _, template in pods_of(body)[1:]:
-        missing = [f"{env} of {used}" for env, used in wanted.items() if env not in variables(template)]
+        missing = [f"{env} of {used}" for env, used in required.items() if env not in variables(template)]
         if missing:
             yield f"{where}: env {', '.join(missing)} is not given; add it with secretKeyRef"
 
@@ -224,7 +224,7 @@ def _places(body: dict[str, Any], config: Config) -> Iterator[str]:
     for demand in config.demands():
         fitting = [(group, pod) for group, pod in shapes if demand.fits(pod)]
         if not fitting:
-            yield f"{demand.who} asks for {demand} and no pod of the worker groups ({pod_names}) has that"
+            yield f"{demand.who} needs {demand} and no pod of the worker groups ({pod_names}) has that"
         elif demand.gpus:
             yield from _bounds(demand, fitting, most.get(demand.who, demand.replicas))
         elif all(pod.gpus for _, pod in fitting):

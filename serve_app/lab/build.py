@@ -1,7 +1,4 @@
-"""Builds the lab's models from nothing: trains each one and writes it as a Hugging Face folder.
-
-Writes a lab model as an ordinary Hugging Face folder, with a note of how it was trained.
-"""
+"""Trains the lab's models from nothing, and writes each as a Hugging Face folder with a note on its training."""
 
 from __future__ import annotations
 
@@ -73,7 +70,7 @@ def build(
     """Train the named models into `out_dir`/{name}, one after the other, on one thread each.
 
     `minutes` bounds the training of each model by time; without it the budget is the size's number
-    of tokens, and the same seed gives the same model. With `resume` a run that was cut goes on from
+    of tokens, and the same seed gives the same model. With `resume` an interrupted run continues from
     its last checkpoint. The folder is refreshed at each checkpoint. Raises ValueError for an
     unknown model name or a checkpoint of another seed.
     """

@@ -27,7 +27,7 @@ class Share:
 
     @property
     def value(self) -> float:
-        """The share, in [0, 1]; 0 when nothing was asked."""
+        """The share, in [0, 1]; 0 without queries."""
         return self.right / self.total if self.total else 0.0
 
     @property
@@ -96,11 +96,11 @@ def evaluate(
     split: Split = "unseen",
     models: Sequence[str] = ("small", "large"),
 ) -> LabReport:
-    """Ask `n` balanced queries of each model and grade the answers.
+    """Send `n` balanced queries to each model and grade the answers.
 
     `models_dir` is a folder of Hugging Face model folders (read with transformers, greedy, in
     batches; needs the extra that brings torch), or for each name a function that answers prompts,
-    such as one that asks a pool. Raises FileNotFoundError for a missing model folder.
+    such as one that calls a pool. Raises FileNotFoundError for a missing model folder.
     """
     items = sample(n, seed, split)
     reports = []
@@ -118,7 +118,7 @@ def greedy(folder: Path, rows: int = 128, max_new_tokens: int = 40) -> tuple[Ans
     """An answer function over a model folder, greedy and batched, and the number of parameters."""
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{folder} holds no model: build it with `jethro lab build`")
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # heavy, and only wanted here
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # heavy, and only needed here
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()

@@ -1,6 +1,4 @@
-"""The lab's three model sizes: Llama-style decoders that any engine loads as ordinary HF models.
-
-The lab's character tokenizer, in Hugging Face's format, with its chat template.
+"""The lab's three model sizes, Llama-style decoders in Hugging Face's format, and their character tokenizer.
 
 One token is one character of lower-cased printable ASCII (or a line feed); anything else becomes
 the unknown token. Roles are single special tokens, so a short query costs three tokens more than

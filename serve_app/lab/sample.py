@@ -1,6 +1,6 @@
 """Seeded samples of lab queries, balanced over task and difficulty, from either split.
 
-Which queries are held out: a property of the query's text, so no training run can see them.
+The split is a property of the query's text, so that no training run sees a held-out query.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def sample(n: int, seed: int, split: Split) -> list[Item]:
 
 
 def draw(rng: Random, task: str, difficulty: int, split: Split) -> Item:
-    """Draw one item of a task and difficulty that lies in `split`; advances `rng`."""
+    """Draw one item of a task and difficulty of `split`; advances `rng`."""
     for _ in range(_ATTEMPTS):
         item = TASKS[task].generate(rng, difficulty)
         if split_of(item.prompt) == split:

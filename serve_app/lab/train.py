@@ -2,11 +2,8 @@
 
 Muon is Jordan et al. 2024 as torch ships it, scaled to AdamW's step size (Liu et al. 2025);
 embeddings and norms take AdamW. Exactness during training is teacher-forced: all answer tokens
-are the most likely ones, which is the same as a right greedy answer.
-
-Checkpoints of a lab training run: weights, optimizer states and counters in one file.
-
-Loaded with `weights_only=True`, so a checkpoint can hold no code.
+are the most likely ones, which is the same as a right greedy answer. A checkpoint holds weights, optimizer
+states and counters; it is loaded with `weights_only=True`, so that it can hold no code.
 """
 
 from __future__ import annotations
@@ -87,7 +84,7 @@ VECTOR_RATE = 8e-3
 """Peak learning rates of Muon and of AdamW."""
 
 HELD_OUT_ROWS = 64
-"""Unseen queries asked at once."""
+"""Unseen queries evaluated at once."""
 
 WEIGHT_DECAY = 0.02
 CLIP_NORM = 1.0
@@ -98,7 +95,7 @@ class TrainSettings:
     """How one model is trained. The budget is `minutes` of training if given, else `tokens`.
 
     A budget in tokens makes the run the same on every machine; one in minutes does not.
-    `held_out` unseen queries are asked at each checkpoint; difficulties above `hardest` are not trained.
+    `held_out` unseen queries are evaluated at each checkpoint; difficulties above `hardest` are not trained.
     """
 
     seed: int
@@ -199,17 +196,17 @@ def answer_loss(model: LlamaForCausalLM, batch: TrainingBatch) -> tuple[Tensor, 
     """
     labels = torch.from_numpy(batch.labels)[:, 1:]
     hidden = model.model(input_ids=torch.from_numpy(batch.ids), use_cache=False).last_hidden_state[:, :-1]
-    wanted = labels != IGNORE
-    logits = model.lm_head(hidden[wanted]).float()
-    loss = functional.cross_entropy(logits, labels[wanted], reduction="sum")
-    wrong = torch.zeros_like(wanted)
-    wrong[wanted] = logits.detach().argmax(-1) != labels[wanted]
-    return loss, ~_last_answer(wrong, wanted).any(1)
+    answer = labels != IGNORE
+    logits = model.lm_head(hidden[answer]).float()
+    loss = functional.cross_entropy(logits, labels[answer], reduction="sum")
+    wrong = torch.zeros_like(answer)
+    wrong[answer] = logits.detach().argmax(-1) != labels[answer]
+    return loss, ~_last_answer(wrong, answer).any(1)
 
 
-def _last_answer(wrong: Tensor, wanted: Tensor) -> Tensor:
-    """Keep of `wrong` only what lies in each row's last run of wanted tokens."""
-    starts = wanted & ~functional.pad(wanted, (1, 0))[:, :-1]
+def _last_answer(wrong: Tensor, answer: Tensor) -> Tensor:
+    """Keep of `wrong` only each row's last run of answer tokens."""
+    starts = answer & ~functional.pad(answer, (1, 0))[:, :-1]
     run = starts.cumsum(1)
     return wrong & (run == run[:, -1:])
 

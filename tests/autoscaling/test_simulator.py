@@ -139,7 +139,7 @@ def test_calls_slow_each_other_down() -> None:
 def test_a_rule_sees_reports_that_are_a_second_old() -> None:
     rule = Scripted([1])
     simulate(numbered([2.5] * 5, [False] * 5, 8.0), MODELS, rule, {"small": 1, "large": 1})
-    seen = [views["small"].wanted_per_s for views in rule.shown]
+    seen = [views["small"].requested_per_s for views in rule.shown]
     assert seen[3] == 0 and seen[4] > 0
     assert [views["small"].at_s for views in rule.shown[1:4]] == [0.0, 1.0, 2.0]
 

@@ -109,7 +109,7 @@ async def test_a_borderline_query_goes_weak_counts_as_wanted_and_says_why() -> N
     assert (decision.pool, decision.preferred_pool, decision.threshold) == ("small", "large", pytest.approx(0.7))
     assert decision.reason == "win rate 0.600 >= threshold 0.500, but m-large is full: 0.700 until it has room"
     told = demand.rates(("small", "large"))
-    assert told["wanted_per_s:large"] > 0 and told["wanted_per_s:small"] == 0
+    assert told["requested_per_s:large"] > 0 and told["requested_per_s:small"] == 0
 
 
 @pytest.mark.parametrize(

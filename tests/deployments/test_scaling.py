@@ -75,7 +75,7 @@ class Application:
 
     def contexts(self, reported_s: float = 0.0, **wanted: float) -> dict[str, SimpleNamespace]:
         at_s = self.now - reported_s
-        gateway = {f"wanted_per_s:{name}": {"g": series(at_s, rate)} for name, rate in wanted.items()}
+        gateway = {f"requested_per_s:{name}": {"g": series(at_s, rate)} for name, rate in wanted.items()}
         made = {"Gateway": self._context("Gateway", {}, ["g"], gateway, 1)}
         for name, target in self.targets.items():
             names = [f"{name}{i}" for i in range(target)]

@@ -1,9 +1,8 @@
-"""Building writes loadable folders, goes on from checkpoints, and refuses unknown names; the card."""
+"""Building writes loadable folders, resumes from checkpoints, and refuses unknown names."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,8 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from serve_app.lab.build import CHECKPOINTS, build, export
-from serve_app.lab.card import write_card
-from serve_app.lab.evaluate import evaluate
 from serve_app.lab.model import SIZES, ModelSize, new_model
 from serve_app.lab.progress import TrainingProgress
-from serve_app.lab.tasks import TASKS
 
 MICRO = ModelSize("micro", hidden=32, layers=1, intermediate=32, train_tokens=1)
 
@@ -49,19 +45,3 @@ def test_export_replaces_the_folder_whole(tmp_path: Path) -> None:
     export(new_model(MICRO, 0), folder, 0, TrainingProgress())
     assert not (folder / "stale.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["micro"]
-
-
-def test_card_states_the_measured_numbers(tmp_path: Path) -> None:
-    for name in ("small", "large"):
-        export(new_model(MICRO, 0), tmp_path / name, 7, TrainingProgress(tokens=12_345_678, seconds=600.0))
-
-    def never(prompts: Sequence[str]) -> list[str]:
-        return ["no"] * len(prompts)
-
-    report = evaluate({"small": never, "large": never}, n=65, seed=4)
-    text = write_card(tmp_path, report).read_text()
-    assert "not general assistants" in text
-    assert "12,345,678 | 10 |" in text
-    for task in TASKS:
-        assert f"| {task} | 0 / 0 |" in text
-    assert "{" not in text.replace("{p}", "")

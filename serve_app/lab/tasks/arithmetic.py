@@ -2,7 +2,7 @@
 
 Expressions of two or three operators with the usual precedence, such as 3+4*2.
 
-A few steps in a row: a running number that is added to, taken from and doubled.
+A few consecutive steps: a running number that is added to, taken from and doubled.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a lab task is: it makes queries of a known difficulty and grades answers exactly.
 
-A task decides neither how often it is asked (see `serve_app.lab.sample`) nor which of its
+A task decides neither how often it is sampled (see `serve_app.lab.sample`) nor which of its
 queries are held out (see `serve_app.lab.sample`).
 """
 
@@ -68,10 +68,10 @@ class Task(ABC):
         return Item(self.name, difficulty, prompt, answer)
 
     def grade(self, item: Item, text: str) -> float:
-        """1.0 if `text` is the item's answer, surrounding white space aside, else 0.0."""
+        """1.0 if `text` is the item's answer, ignoring surrounding white space, else 0.0."""
         return grade(item.answer, text)
 
 
 def grade(answer: str, text: str) -> float:
-    """1.0 if `text` is `answer`, surrounding white space aside, else 0.0."""
+    """1.0 if `text` is `answer`, ignoring surrounding white space, else 0.0."""
     return float(text.strip() == answer)

@@ -53,7 +53,7 @@ class Sort(Task):
 
 
 class Largest(Task):
-    """`what is the largest of 3 9 4?` gives 9; asks for the smallest as well, and compares two."""
+    """`what is the largest of 3 9 4?` gives 9; the smallest as well, and comparisons of two."""
 
     name = "largest"
 
@@ -129,7 +129,7 @@ _UNITS = {
 """(large unit, small unit, how many of the small one make the large one), by difficulty."""
 
 _HIGHEST = {1: 99, 2: 20, 3: 20, 4: 20, 5: 9}
-"""The largest amount asked for, by difficulty."""
+"""The largest amount in a query, by difficulty."""
 
 _PHRASES = (
     "how many {s} in {n} {b}?",

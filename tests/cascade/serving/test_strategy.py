@@ -173,7 +173,7 @@ async def test_every_further_call_is_told_to_the_demand(stream: bool) -> None:
         async for _ in events:
             pass
     rates = demand.rates((WEAK, STRONG))
-    assert rates["wanted_per_s:small"] > 0 and rates["wanted_per_s:large"] > 0
+    assert rates["requested_per_s:small"] > 0 and rates["requested_per_s:large"] > 0
 
 
 class Broken:

@@ -237,7 +237,7 @@ async def test_every_call_is_told_to_the_demand() -> None:
     async for _ in cascade(pools(UNSURE)).run(query(), Context(CALL, True, demand)):
         pass
     rates = demand.rates((WEAK, STRONG))
-    assert rates["wanted_per_s:small"] > 0 and rates["wanted_per_s:large"] > 0
+    assert rates["requested_per_s:small"] > 0 and rates["requested_per_s:large"] > 0
 
 
 async def test_a_closed_iterator_closes_what_was_committed() -> None:
