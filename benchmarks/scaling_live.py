@@ -26,9 +26,9 @@ import numpy as np
 from benchmarks.application import application, profile
 from benchmarks.arrivals import arrival_times_s
 from benchmarks.process import BUILD, free_port, stop_in_order_on_sigterm
+from benchmarks.scaling_recording import Recording
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.autoscaling.calibration import Recording
 from serve_app.autoscaling.policy import places
 from serve_app.autoscaling.traces import PoolCall
 from serve_app.data.collection.lab import unseen_queries

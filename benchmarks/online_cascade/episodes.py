@@ -12,7 +12,7 @@ from serve_app.streams.online.base import LabeledEvent, StreamSpec, Student
 from serve_app.streams.online.budget import LlmBudget
 from serve_app.streams.online.encoded import EncodedStudent
 from serve_app.streams.online.learner import OnlineCascade
-from serve_app.streams.online.levels import STUDENTS, pooled
+from serve_app.streams.online.policy import STUDENTS, pooled
 from serve_app.streams.online.settings import has_fix, settings_of
 
 LLM = -1

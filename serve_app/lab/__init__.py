@@ -1,7 +1,5 @@
 """The lab: exactly gradable tasks and the tiny real language models trained on them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

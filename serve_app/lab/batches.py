@@ -1,7 +1,5 @@
 """Training batches: lab queries as chats of token ids, grouped by length and padded on the right."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random

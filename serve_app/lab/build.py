@@ -1,7 +1,5 @@
 """Trains the lab's models from nothing, and writes each as a Hugging Face folder with a note on its training."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -13,9 +11,7 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from serve_app.lab.model import SIZES, build_tokenizer
-from serve_app.lab.precision import has_bfloat16
-from serve_app.lab.progress import TrainingProgress
-from serve_app.lab.train import TrainSettings, train
+from serve_app.lab.train import TrainingProgress, TrainSettings, has_bfloat16, train
 
 NOTE = "training.json"
 """File in the model's folder that says how it was trained."""

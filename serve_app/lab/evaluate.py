@@ -1,7 +1,5 @@
 """How often lab models answer unseen queries exactly, by task and by difficulty."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt

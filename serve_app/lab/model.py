@@ -5,8 +5,6 @@ the unknown token. Roles are single special tokens, so a short query costs three
 its letters.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any

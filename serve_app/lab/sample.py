@@ -3,8 +3,6 @@
 The split is a property of the query's text, so that no training run sees a held-out query.
 """
 
-from __future__ import annotations
-
 from hashlib import blake2b
 from random import Random
 from typing import Literal

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serve_app.autoscaling.calibration import PredictedFigure, Recording, fit, replay
+from benchmarks.scaling_recording import PredictedFigure, Recording, replay
+from serve_app.autoscaling.calibration import fit
 from serve_app.autoscaling.policy import PoolLimits
 from serve_app.autoscaling.rules import ShareRule
 from serve_app.autoscaling.simulator import PoolModel, simulate

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from benchmarks.scaling_live import BOUNDS, SERVICE_S
+from benchmarks.scaling_recording import Recording
 from benchmarks.scaling_replay import main, predict
-from serve_app.autoscaling.calibration import Recording
 from serve_app.autoscaling.traces import PoolCall
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from serve_app.lab.build import CHECKPOINTS, build, export
 from serve_app.lab.model import SIZES, ModelSize, new_model
-from serve_app.lab.progress import TrainingProgress
+from serve_app.lab.train import TrainingProgress
 
 MICRO = ModelSize("micro", hidden=32, layers=1, intermediate=32, train_tokens=1)
 

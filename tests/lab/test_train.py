@@ -12,9 +12,8 @@ import torch
 
 from serve_app.lab.batches import IGNORE, RoundShape, TrainingBatch, held_out_batches, round_of_batches
 from serve_app.lab.model import VOCABULARY, ModelSize, new_model
-from serve_app.lab.progress import TrainingProgress, learning_rate_scale
 from serve_app.lab.tasks import CELLS
-from serve_app.lab.train import FILE, TrainSettings, answer_loss, train
+from serve_app.lab.train import FILE, TrainingProgress, TrainSettings, answer_loss, learning_rate_scale, train
 
 MICRO = ModelSize("micro", hidden=32, layers=1, intermediate=32, train_tokens=0)
 SHAPE = RoundShape(examples=384, rows=32, parts=3)

@@ -5,8 +5,6 @@ Expressions of two or three operators with the usual precedence, such as 3+4*2.
 A few consecutive steps: a running number that is added to, taken from and doubled.
 """
 
-from __future__ import annotations
-
 from random import Random
 
 from serve_app.lab.tasks.base import Task

@@ -4,8 +4,6 @@ A task decides neither how often it is sampled (see `serve_app.lab.sample`) nor 
 queries are held out (see `serve_app.lab.sample`).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from random import Random

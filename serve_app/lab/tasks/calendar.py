@@ -1,25 +1,13 @@
 """Weekdays and months, counted forwards and backwards."""
 
-from __future__ import annotations
-
 from random import Random
 
 from serve_app.lab.tasks.base import Task
 
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 MONTHS = (
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
 )
 
 _NEXT = (

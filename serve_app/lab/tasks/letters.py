@@ -3,8 +3,6 @@
 The lab's own list of common English words, by length.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.resources import files
 from random import Random

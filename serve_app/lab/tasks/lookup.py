@@ -1,7 +1,5 @@
 """Questions about a short text given in the query."""
 
-from __future__ import annotations
-
 from random import Random
 from string import ascii_lowercase
 

@@ -5,8 +5,6 @@ Roman numerals, read and written, up to 399.
 Conversion of whole amounts between units.
 """
 
-from __future__ import annotations
-
 from random import Random
 
 from serve_app.lab.tasks.base import Task

@@ -15,8 +15,7 @@ from serve_app.streams.online.base import Arrays, Episode, LabeledEvent, StreamS
 from serve_app.streams.online.budget import LlmBudget, PriceTerms
 from serve_app.streams.online.deferral import Deferral
 from serve_app.streams.online.drift import DriftDetector, surprise
-from serve_app.streams.online.levels import STUDENTS, pooled
-from serve_app.streams.online.policy import CascadePolicy, PolicyParameters
+from serve_app.streams.online.policy import STUDENTS, CascadePolicy, PolicyParameters, pooled
 from serve_app.streams.online.settings import has_fix, settings_of
 
 WHY = ("confident", "deferred", "explored", "audit", "warm-up")

@@ -1,16 +1,33 @@
 """What a Gateway acts by: the walk up the levels, with the paper's coin of exploration at each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.streams.online.base import Arrays, Episode, Predictor, StreamSpec, under
+from serve_app.arrays import softmax
+from serve_app.streams.online.base import Arrays, Episode, Predictor, Probabilities, StreamSpec, Student, under
 from serve_app.streams.online.budget import HeldPrice, PriceTerms
 from serve_app.streams.online.deferral import Weights, forward, inputs
-from serve_app.streams.online.levels import PREDICTORS, pooled
+from serve_app.streams.online.encoded import EncodedPredictor, EncodedStudent
+from serve_app.streams.online.logistic import HashedPredictor, HashedStudent
 from serve_app.streams.online.settings import has_fix, settings_of
+
+PREDICTORS: Mapping[str, Callable[[Arrays, int], Predictor]] = {
+    "logistic": HashedPredictor.from_arrays,
+    "encoder": EncodedPredictor.from_arrays,
+}
+"""By kind: from `Predictor.arrays()` and the number of labels."""
+STUDENTS: Mapping[str, Callable[[StreamSpec], Student]] = {"logistic": HashedStudent, "encoder": EncodedStudent}
+"""By kind: an untrained level of a stream."""
+
+
+def pooled(own: Probabilities, below: Probabilities | None, weight: float) -> Probabilities:
+    """own * below ** weight, summing to 1: a logarithmic opinion pool (Genest & Zidek, Stat. Sci. 1986)."""
+    if below is None or weight == 0.0:
+        return own
+    return softmax(np.log(np.maximum(own, 1e-12)) + weight * np.log(np.maximum(below, 1e-12)))
 
 
 @dataclass(frozen=True, slots=True)

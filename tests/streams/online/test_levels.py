@@ -5,8 +5,8 @@ import pytest
 
 from serve_app.arrays import softmax
 from serve_app.streams.online.encoded import EncodedStudent, label_words
-from serve_app.streams.online.levels import PREDICTORS, pooled
 from serve_app.streams.online.logistic import COLUMNS, HashedStudent, hashed
+from serve_app.streams.online.policy import PREDICTORS, pooled
 from serve_app.streams.online.replay import Replay, excess
 
 
