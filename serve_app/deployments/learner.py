@@ -55,9 +55,9 @@ class LearnerHandle:
         published: Mapping[str, Published] = await replica_reply(self._handle.published.remote(known))
         return published
 
-    async def create(self, stream: StreamCreate) -> None:
+    async def create(self, request: StreamCreate) -> None:
         """See LearnerPort."""
-        await self._call("create", stream)
+        await self._call("create", request)
 
     async def budget(self, name: str, budget: BudgetChange, owner: str | None = None) -> None:
         """See LearnerPort."""
