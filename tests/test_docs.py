@@ -96,7 +96,6 @@ def test_a_command_of_the_docs_exists(page, command, whole):
         ('jethro route --local "sort 52 17 88 6 34"', "large"),
         ("jethro lab sample", ""),
         ("jethro router list", "complexity"),
-        ("jethro scale simulate --help", "Examples"),
         ("jethro --help", "Start here"),
     ],
 )
