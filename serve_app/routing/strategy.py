@@ -103,7 +103,7 @@ class RouteStrategy:
             router=self.router.name,
             policy_version=self.version,
             expected=expected,
-            features=features or {},
+            features={} if features is None else features,
             decision_ms=(perf_counter() - started) * 1e3,
             preferred_pool=chosen,
         )

@@ -232,3 +232,15 @@ async def test_traffic_is_watched_and_explained_but_not_what_is_only_asked_about
     assert Watching.seen == []
     decision = (await events(strategy, query("abc")))[0]
     assert isinstance(decision, Decision) and decision.features == {"bias": 1.5} and Watching.seen == [0.75]
+
+
+async def test_an_answer_does_not_wait_for_its_explanation() -> None:
+    strategy, read = route(0.7), []
+
+    class Features(dict[str, float]):
+        def __len__(self) -> int:
+            read.append("len")
+            return super().__len__()
+
+    decision, _ = await strategy._choose(query(), "d", Features(a=1.0))
+    assert read == [] and decision.features == {"a": 1.0}
