@@ -155,10 +155,7 @@ async def test_one_tenant_cannot_use_up_all_names(client, tmp_path):
     ours, theirs = (client(made, authorization=f"Bearer {key}") for key in ("ka", "kb"))
     assert (await ours.post("/v1/streams", json=MADE)).status_code == 200
     full = await ours.post("/v1/streams", json={**MADE, "name": "other"})
-    assert (full.status_code, full.json()["error"]["message"]) == (
-        429,
-        "You have 1 streams: delete one of yours, or raise streams.most_per_tenant.",
-    )
+    assert (full.status_code, "streams.most_per_tenant" in full.json()["error"]["message"]) == (429, True)
     assert (await theirs.post("/v1/streams", json={**MADE, "name": "other"})).status_code == 200
     assert (await ours.post("/v1/streams", json={**MADE, "llm_share": 0.5})).status_code == 200
     await made.aclose()

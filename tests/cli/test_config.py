@@ -40,10 +40,8 @@ def test_show_takes_settings_and_refuses_half_a_setting(run):
     shown = yaml.safe_load(run("config", "show", "lab", "--set", "server.port=9001", "--set", "store.batch=7").stdout)
     assert (shown["server"]["port"], shown["store"]["batch"]) == (9001, 7)
     result = run("config", "show", "--set", "server.port")
-    assert (result.exit_code, result.stderr) == (
-        2,
-        "error: --set server.port: write key=value, for instance --set server.port=9000\n",
-    )
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith("error: --set server.port: ") and "--set server.port=9000" in result.stderr
 
 
 def test_show_names_a_secret_and_never_prints_it(run):

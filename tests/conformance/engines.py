@@ -16,7 +16,7 @@ from tests.models import save_random_model, settings_for
 
 @dataclass(frozen=True)
 class Maker:
-    """`make(tmp)` gives the engine; `skip(…)` a reason not to run it here, or nothing."""
+    """`make(tmp)` returns the engine; `skip(…)` a reason not to run it here, or nothing."""
 
     make: Callable[[Path], Engine]
     skip: Callable[[], str] = lambda: ""

@@ -107,7 +107,7 @@ async def test_a_borderline_query_goes_weak_counts_as_wanted_and_says_why() -> N
     decision = await anext(route(0.6, full(1.3)).run(query(), Context(CALL, True, demand)))
     assert isinstance(decision, Decision)
     assert (decision.pool, decision.preferred_pool, decision.threshold) == ("small", "large", pytest.approx(0.7))
-    assert decision.reason == "win rate 0.600 >= threshold 0.500, but m-large is full: 0.700 until it has room"
+    assert all(part in decision.reason for part in ("0.600 >= threshold 0.500", "m-large is full", "0.700"))
     told = demand.rates(("small", "large"))
     assert told["requested_per_s:large"] > 0 and told["requested_per_s:small"] == 0
 

@@ -73,5 +73,5 @@ def test_a_failed_deployment_says_what_to_mend() -> None:
         "serve_app.errors.ConfigError: model '/m' cannot be loaded: give a folder in Hugging Face format\n"
     )
     told = why_failed({"SmallPool": "", "LargePool": traceback})
-    assert told == "LargePool did not start: model '/m' cannot be loaded: give a folder in Hugging Face format"
+    assert "LargePool" in told and "model '/m' cannot be loaded: give a folder in Hugging Face format" in told
     assert why_failed({"SmallPool": ""}) == ""

@@ -207,7 +207,7 @@ async def test_a_strong_level_that_is_full_gives_way_to_the_weak_answer(stream: 
 async def test_route_tells_the_first_level_and_the_chain() -> None:
     decision = await cascade(pools(), ByPrior(), prior=0.25).decide(query(), "d9")
     assert (decision.pool, decision.features) == (WEAK, {"prior": 0.25})
-    assert decision.reason == "calls m-small (taken if P(correct) by by-prior >= 0.500), then m-large"
+    assert all(part in decision.reason for part in ("m-small", "by-prior", "0.500", "then m-large"))
 
 
 @BOTH

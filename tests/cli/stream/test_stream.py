@@ -32,18 +32,16 @@ def write(tmp_path, rows):
 
 
 def test_create_list_status_budget_delete(run, url):
-    assert run("stream", "list", "--url", url).stdout == "no streams: create one with `jethro stream create`\n"
+    assert run("stream", "list", "--url", url).stdout.endswith("`jethro stream create`\n")
     result = run(*CREATE, "--levels", "logistic", "--llm-share", "0.3", "--url", url)
-    assert result.stdout == (
-        "stream mood: request the model jethro-stream-mood; at most 30.0% of 5,000 queries reach the LLM\n"
-    )
+    assert "model jethro-stream-mood; at most 30.0% of 5,000 queries" in result.stdout
     assert run("stream", "list", "--url", url).stdout.startswith("mood: learning, 0 queries (logistic 0.0%")
     told = run("stream", "status", "mood", "--url", url)
     assert told.stdout.startswith("stream mood (jethro-stream-mood): learning\n")
     assert json.loads(run("stream", "status", "mood", "--json", "--url", url).stdout)["labels"] == ["joy", "fear"]
     changed = run("stream", "budget", "mood", "--mu", "0.5", "--url", url)
-    assert changed.stdout == "stream mood: a unit of cost has the price mu = 0.5\n"
-    assert run("stream", "delete", "mood", "--url", url).stdout == "stream mood is deleted\n"
+    assert changed.stdout.startswith("stream mood: ") and changed.stdout.endswith("mu = 0.5\n")
+    assert run("stream", "delete", "mood", "--url", url).stdout.startswith("stream mood is deleted")
     gone = run("stream", "status", "mood", "--url", url)
     assert (gone.exit_code, "No stream 'mood'" in gone.stderr) == (2, True)
 
