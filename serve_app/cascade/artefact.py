@@ -27,6 +27,7 @@ from serve_app.cascade.signals.answer_scorer import AnswerScorer
 from serve_app.cascade.signals.specs import calibrator_of, parts_of, signal_of, spec_of
 from serve_app.errors import ConfigError
 from serve_app.files import write_whole
+from serve_app.learning.encoder import saved_encoder
 
 FILE: Final = "chain.json"
 FORMAT: Final = 1
@@ -162,7 +163,7 @@ def _level(where: str, spec: Mapping[str, Any], last: bool) -> Level:
     signal = signal_of(spec["signal"], f"{where}.signal")
     for part in parts_of(signal):
         if isinstance(part, AnswerScorer):
-            part.check(where)
+            saved_encoder(f"{where}: answer_scorer", part.encoder, part.digest)
     return Level(spec["pool"], signal, calibrator_of(spec["calibrator"], f"{where}.calibrator"), float(threshold))
 
 

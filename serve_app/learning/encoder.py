@@ -199,13 +199,13 @@ def load_encoder(name: str = DEFAULT) -> SentenceEncoder:
         return _loaded[name]
 
 
-def saved_encoder(path: Path, name: str, digest: str) -> SentenceEncoder:
-    """The encoder that the router saved in `path` learned with. Raises ConfigError if its weights are not the same."""
+def saved_encoder(where: Path | str, name: str, digest: str) -> SentenceEncoder:
+    """The encoder that an artefact in `where` was trained with. Raises ConfigError if its weights are not the same."""
     encoder = load_encoder(name)
     if encoder.digest != digest:
         raise ConfigError(
-            f"{path}: trained with encoder {name!r} of digest {digest}, but that is now {encoder.digest}; "
-            "put the old encoder back or train the router again"
+            f"{where}: trained with encoder {name!r} of digest {digest}, but that is now {encoder.digest}; "
+            "put the old encoder back or train again"
         )
     return encoder
 

@@ -32,6 +32,7 @@ from serve_app.cascade.signals.calibration import ConfidenceCurve
 from serve_app.cascade.signals.specs import signal_of, spec_of
 from serve_app.errors import ConfigError
 from serve_app.files import replacing, write_whole
+from serve_app.learning.encoder import saved_encoder
 from serve_app.routing.artefact import check_folder, read_json
 
 
@@ -182,7 +183,8 @@ def load_routing(folder: Path) -> CascadeRouter:
         raise ConfigError(f"{folder}: cannot be read ({type(e).__name__}: {e}); {_AGAIN}") from e
     if found.version != (right := _version(_body(found), _arrays(found))):
         raise ConfigError(f"{path}: version is {found.version!r}, but the content is {right}: it was changed; {_AGAIN}")
-    _check_encoder(found, path)
+    if found.encoder is not None:
+        saved_encoder(path, found.encoder, str(found.encoder_digest))
     return found
 
 
@@ -305,16 +307,3 @@ def _version(body: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     return f"cascade-routing-{digest.hexdigest()}"
-
-
-def _check_encoder(router: CascadeRouter, path: Path) -> None:
-    if router.encoder is None:
-        return
-    from serve_app.learning.encoder import load_encoder
-
-    digest = load_encoder(router.encoder).digest
-    if digest != router.encoder_digest:
-        raise ConfigError(
-            f"{path}: fitted with encoder {router.encoder} of digest {router.encoder_digest}, here it is {digest}; "
-            f"install that one or {_AGAIN}"
-        )

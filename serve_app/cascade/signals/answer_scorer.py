@@ -58,17 +58,6 @@ class AnswerScorer:
         found = features(load_encoder(self.encoder), answers) @ self.weights + self.bias
         return np.where(silent, np.nan, found)
 
-    def check(self, where: str) -> None:
-        """Load the encoder and compare. Raises ConfigError with what to do, DependencyError without the packages."""
-        from serve_app.learning.encoder import load_encoder
-
-        now = load_encoder(self.encoder).digest
-        if now != self.digest:
-            raise ConfigError(
-                f"{where}: answer_scorer was trained with encoder {self.encoder!r} of digest {self.digest}, but that "
-                f"is now {now}; put the old encoder back or fit the cascade again"
-            )
-
 
 def features(encoder: "SentenceEncoder", answers: Sequence[AnswerEvidence]) -> Floats:
     """Vectors of query, answer and their product, shape [n, 3 * dimensions]."""

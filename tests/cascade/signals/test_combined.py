@@ -11,7 +11,7 @@ from serve_app.cascade.signals.specs import parts_of, signal_of, spec_of
 from serve_app.cascade.signals.tokens import Entropy, Margin, MeanLogprob, Prior
 from serve_app.data.answers import AnswerEvidence
 from serve_app.errors import ConfigError, InsufficientData
-from serve_app.learning.encoder import SentenceEncoder
+from serve_app.learning.encoder import SentenceEncoder, saved_encoder
 from serve_app.learning.metrics import auc
 from serve_app.types import Message, Query
 from tests.learning.encoders import save_encoder
@@ -116,9 +116,9 @@ def test_an_answer_scorer_learns_from_texts_and_comes_back(encoder, monkeypatch)
     assert isinstance(loaded, AnswerScorer)
     assert loaded.value(fresh[0]) == pytest.approx(scorer.value(fresh[0]))
     assert isnan(scorer.value(AnswerEvidence(fresh[0].query, "  ")))
-    loaded.check("chain.json")
-    with pytest.raises(ConfigError, match=r"chain\.json: answer_scorer .*encoder"):
-        AnswerScorer(loaded.encoder, "other", loaded.weights, loaded.bias).check("chain.json")
+    saved_encoder("chain.json: answer_scorer", loaded.encoder, loaded.digest)
+    with pytest.raises(ConfigError, match=r"chain\.json: answer_scorer.*encoder"):
+        saved_encoder("chain.json: answer_scorer", loaded.encoder, "other")
 
 
 def test_an_answer_scorer_wants_right_and_wrong_answers(encoder):
