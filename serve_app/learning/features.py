@@ -196,3 +196,11 @@ def word_shapes(word: str, tokens: Sequence[str]) -> list[str]:
             shapes.append("asked" + f":{min(len(word), 12)}.{min(word.count(letter), 8)}")
             break
     return shapes
+
+
+def rows_by_text(texts: Sequence[str]) -> dict[str, list[int]]:
+    """Rows of each distinct text, in the order of the first."""
+    rows: dict[str, list[int]] = {}
+    for row, text in enumerate(texts):
+        rows.setdefault(text, []).append(row)
+    return rows

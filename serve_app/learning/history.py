@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, read_arrays
-from serve_app.learning.features import Reading
+from serve_app.learning.features import Reading, rows_by_text
 from serve_app.learning.logistic import smoothed_mean
 
 LEVELS = ("content", "wording", "shape", "task")
@@ -67,9 +67,7 @@ class History:
         """
         self.prior_ = smoothed_mean(outcomes)
         self.tables_ = tuple({} for _ in LEVELS)
-        rows: dict[str, list[int]] = {}
-        for row, text in enumerate(texts):
-            rows.setdefault(text, []).append(row)
+        rows = rows_by_text(texts)
         order = sorted(rows)
         np.random.default_rng(seed).shuffle(order)
         found: list[tuple[float, ...]] = [()] * len(readings)

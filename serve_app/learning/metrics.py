@@ -5,7 +5,7 @@ weak and strong that a router recovers, APGR its mean over the share of strong c
 at which PGR reaches x. Qualities have any unit, one value per query and pool.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -161,14 +161,26 @@ class Interval:
     high: float
 
 
+def resamples(n: int, rounds: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """Bootstrap resamples: positions of n queries, shape [n], drawn with replacement; `rounds` of them."""
+    rng = np.random.default_rng(seed)
+    for _ in range(rounds):
+        yield rng.integers(0, n, n)
+
+
+def percentile_interval(value: float, drawn: Floats, level: float = 0.95) -> Interval:
+    """The interval of a figure from its values on resamples, [rounds]; those that do not exist (nan) are left out."""
+    known = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if len(known) else (np.nan, np.nan)
+    return Interval(value, float(low), float(high))
+
+
 def bootstrap(
     statistic: Callable[[NDArray[np.int64]], float], n: int, *, rounds: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Percentile interval of `statistic(indices)` over `rounds` resamples of n queries with replacement."""
-    rng = np.random.default_rng(seed)
-    values = [statistic(rng.integers(0, n, n)) for _ in range(rounds)]
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(statistic(np.arange(n)), float(low), float(high))
+    """Percentile interval of `statistic(positions)` over `rounds` resamples of n queries with replacement."""
+    drawn = np.array([statistic(rows) for rows in resamples(n, rounds, seed)])
+    return percentile_interval(statistic(np.arange(n)), drawn, level)
 
 
 def _between(distinct: Floats) -> Floats:

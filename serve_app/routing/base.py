@@ -21,6 +21,11 @@ def silent(line: str) -> None:
     """Drops the line."""
 
 
+def largest_first(terms: Mapping[str, float]) -> dict[str, float]:
+    """Contributions in descending order of size."""
+    return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
+
+
 class Router(Protocol):
     """Estimates the strong win rate: P(the strong model's answer is better than the weak one's), in [0, 1].
 

@@ -45,7 +45,7 @@ _PATIENCE: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class DriftReading:
     """A statistic over `n` live observations, and the limit beyond which it is drift."""
 
     statistic: float
@@ -59,10 +59,10 @@ class Alarm:
 
     name: str
     raised: bool = False
-    last: Reading | None = None
+    last: DriftReading | None = None
     _streak: int = 0
 
-    def look(self, reading: Reading) -> bool:
+    def look(self, reading: DriftReading) -> bool:
         """Take a reading. Returns whether the alarm begins or ends with it."""
         self.last = reading
         beyond = reading.statistic > reading.limit
@@ -96,16 +96,16 @@ class ScoreDrift:
         if len(self._recent) > self._window:
             self._counts[self._recent.popleft()] -= 1
 
-    def reading(self) -> Reading:
+    def reading(self) -> DriftReading:
         """The index, and its limit."""
         n = len(self._recent)
         if len(self._expected) == 1 or n == 0:
-            return Reading(0.0, PSI_LEVEL, n)
+            return DriftReading(0.0, PSI_LEVEL, n)
         p = (self._expected + 0.5) / (self._size + 0.5 * len(self._expected))
         q = (self._counts + 0.5) / (n + 0.5 * len(self._counts))
         index = float(((q - p) * np.log(q / p)).sum())
         chance = (1 / n + 1 / self._size) * chi_squared_limit(len(p) - 1)
-        return Reading(index, max(PSI_LEVEL, chance), n)
+        return DriftReading(index, max(PSI_LEVEL, chance), n)
 
 
 class ShareDrift:
@@ -121,14 +121,14 @@ class ShareDrift:
         """A live score."""
         self._recent.append(score >= self.threshold)
 
-    def reading(self) -> Reading:
+    def reading(self) -> DriftReading:
         """The absolute difference of the shares, and its limit."""
         n = len(self._recent)
         if n == 0:
-            return Reading(0.0, SHARE_LEVEL, 0)
+            return DriftReading(0.0, SHARE_LEVEL, 0)
         pooled = (sum(self._recent) + self.expected * self._size + 1) / (n + self._size + 2)
         chance = _Z * sqrt(pooled * (1 - pooled) * (1 / n + 1 / self._size))
-        return Reading(abs(sum(self._recent) / n - self.expected), max(SHARE_LEVEL, chance), n)
+        return DriftReading(abs(sum(self._recent) / n - self.expected), max(SHARE_LEVEL, chance), n)
 
 
 class OutcomeDrift:
@@ -141,13 +141,13 @@ class OutcomeDrift:
         """An answer with feedback: expected and observed quality, both in [0, 1]."""
         self._misses.append(observed - expected)
 
-    def reading(self) -> Reading:
+    def reading(self) -> DriftReading:
         """The size of the mean miss, and its limit."""
         n = len(self._misses)
         if n < 2:
-            return Reading(0.0, OUTCOME_LEVEL, n)
+            return DriftReading(0.0, OUTCOME_LEVEL, n)
         mean, sd = mean_and_sd(self._misses)
-        return Reading(abs(mean), max(OUTCOME_LEVEL, _Z * sd / sqrt(n)), n)
+        return DriftReading(abs(mean), max(OUTCOME_LEVEL, _Z * sd / sqrt(n)), n)
 
 
 def mean_and_sd(values: Sequence[float] | deque[float]) -> tuple[float, float]:
@@ -271,17 +271,17 @@ class InputDrift:
         words = [word_hash(t) for t in reading.tokens if t.isalpha()]
         self._rows.append((*reading.numeric, unknown_share(words, self._known)))
 
-    def reading(self) -> Reading:
+    def reading(self) -> DriftReading:
         """The largest absolute shift of a mean, and its limit."""
         n = len(self._rows)
         if n == 0:
-            return Reading(0.0, MEAN_LEVEL, 0)
+            return DriftReading(0.0, MEAN_LEVEL, 0)
         inputs = self._inputs
         shifts = np.abs(np.array(self._rows).mean(0) - inputs.means) / np.maximum(inputs.sds, _LEAST_SD)
         at = int(shifts.argmax())
         self.furthest = FEATURES[at]
         chance = bonferroni_z(len(FEATURES)) * sqrt(1 / n + 1 / inputs.size)
-        return Reading(float(shifts[at]), max(MEAN_LEVEL, chance), n)
+        return DriftReading(float(shifts[at]), max(MEAN_LEVEL, chance), n)
 
 
 class VectorDrift:
@@ -295,15 +295,15 @@ class VectorDrift:
         """The sentence vector of a live query, shape [d]."""
         self._rows.append(vector)
 
-    def reading(self) -> Reading:
+    def reading(self) -> DriftReading:
         """The distance, and its limit: without drift it is (1/n + 1/N) times a weighted sum of chi-squared."""
         n, inputs = len(self._rows), self._inputs
         if n == 0 or inputs.vector_variance <= 0:
-            return Reading(0.0, VECTOR_LEVEL, 0)
+            return DriftReading(0.0, VECTOR_LEVEL, 0)
         moved = np.stack(self._rows).mean(0, dtype=np.float64) - inputs.vector_mean
         rarely = chi_squared_limit(inputs.vector_dimensions) / inputs.vector_dimensions
         chance = (1 / n + 1 / inputs.size) * rarely
-        return Reading(float(moved @ moved) / inputs.vector_variance, max(VECTOR_LEVEL, chance), n)
+        return DriftReading(float(moved @ moved) / inputs.vector_variance, max(VECTOR_LEVEL, chance), n)
 
 
 def word_hash(word: str) -> int:

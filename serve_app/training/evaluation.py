@@ -10,13 +10,23 @@ counts as error in every bin.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
-from serve_app.learning.metrics import Curve, Interval, average_pgr, cost_quality_curve, decile_curve, oracle_curve
+from serve_app.learning.metrics import (
+    Curve,
+    Interval,
+    average_pgr,
+    cost_quality_curve,
+    decile_curve,
+    oracle_curve,
+    percentile_interval,
+    resamples,
+)
 
 if TYPE_CHECKING:
     from serve_app.decision.threshold import Calibration
@@ -125,20 +135,14 @@ def resampled(figures: WeightedFigures, n: int, rounds: int = ROUNDS, seed: int 
 
 def intervals(values: dict[str, float], rounds: dict[str, Floats], level: float = LEVEL) -> dict[str, Interval]:
     """Percentile intervals; resamples in which a figure does not exist (one class, no gap) are left out."""
-    found = {}
-    for name, value in values.items():
-        known = rounds[name][np.isfinite(rounds[name])]
-        low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if len(known) else (np.nan, np.nan)
-        found[name] = Interval(value, float(low), float(high))
-    return found
+    return {name: percentile_interval(value, rounds[name], level) for name, value in values.items()}
 
 
 def _weights(n: int, rounds: int, seed: int) -> Iterator[Floats]:
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _CELLS // n)
-    for start in range(0, rounds, at_once):
-        count = min(at_once, rounds - start)
-        yield np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(count)]).astype(np.float64)
+    """How often each query is drawn, [rounds at a time, n]."""
+    drawn = resamples(n, rounds, seed)
+    while batch := [np.bincount(rows, minlength=n) for rows in islice(drawn, max(1, _CELLS // n))]:
+        yield np.stack(batch).astype(np.float64)
 
 
 def _gap_figures(share: Floats, quality: Floats, weak: Floats, strong: Floats) -> dict[str, Floats]:

@@ -9,8 +9,8 @@ from serve_app.routing.drift import (
     MIN_QUERIES,
     WINDOW,
     Alarm,
+    DriftReading,
     OutcomeDrift,
-    Reading,
     ScoreDrift,
     ShareDrift,
     bonferroni_z,
@@ -79,7 +79,7 @@ def test_hysteresis_needs_three_looks_in_a_row_and_a_margin_to_end() -> None:
     alarm = Alarm("x")
 
     def looks(*statistics: float) -> list[bool]:
-        return [alarm.look(Reading(s, 1.0, 500)) for s in statistics]
+        return [alarm.look(DriftReading(s, 1.0, 500)) for s in statistics]
 
     assert looks(1.1, 1.1, 0.9, 1.1, 1.1) == [False] * 5 and not alarm.raised
     assert looks(1.1) == [True] and alarm.raised

@@ -23,7 +23,7 @@ from serve_app.learning.history import History
 from serve_app.learning.logistic import folds_of
 from serve_app.learning.query_features import QueryFeatures
 from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, silent
+from serve_app.routing.base import Placement, Report, largest_first, silent
 from serve_app.types import Price, Query
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class BestRouteRouter:
         for group, value in zip(self.features_.groups, (-self.weights_[at] * x).tolist(), strict=True):
             terms[group] = terms.get(group, 0.0) + value
         terms["bias"] = -float(self.biases_[at])
-        return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
+        return largest_first(terms)
 
     def save(self, directory: Path) -> None:
         """Write `router.json`, `features.npz`, `heads.npz`, and `history-<i>.npz` for the i-th candidate."""

@@ -17,7 +17,7 @@ from serve_app.learning.history import History
 from serve_app.learning.logistic import folds_of
 from serve_app.learning.query_features import QueryFeatures
 from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, silent
+from serve_app.routing.base import Placement, Report, largest_first, silent
 from serve_app.routing.estimate import Estimate
 from serve_app.types import Query
 
@@ -118,7 +118,7 @@ class EstimatorRouter:
         for group, value in zip(self.features_.groups, np.asarray(moved).tolist(), strict=True):
             terms[group] = terms.get(group, 0.0) + value
         terms["bias"] = self.link_.log_odds(*start)
-        return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
+        return largest_first(terms)
 
     def save(self, directory: Path) -> None:
         """Write `router.json`, `features.npz`, `heads.npz`, and `history-<i>.npz` for the i-th pool."""

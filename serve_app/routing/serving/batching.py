@@ -21,7 +21,7 @@ Act = Literal["score", "estimate", "explain"]
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _PendingQuery:
     """A query that waits, with the loop and the future of its caller."""
 
     router: Router
@@ -37,7 +37,7 @@ class ScoringThread:
     def __init__(self, max_batch: int = 16, begin: Callable[[], None] = lambda: None) -> None:
         self._max_batch = max_batch
         self._begin = begin
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_PendingQuery] = deque()
         self._wake = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -50,7 +50,7 @@ class ScoringThread:
         Raises what the router raises.
         """
         loop = asyncio.get_running_loop()
-        entry = _Waiting(router, query, loop, loop.create_future(), act)
+        entry = _PendingQuery(router, query, loop, loop.create_future(), act)
         with self._wake:
             if self._closing:
                 raise RuntimeError("the scoring thread is closed")
@@ -79,7 +79,7 @@ class ScoringThread:
         for entry in self._waiting:
             _settle([entry], [RuntimeError("the scoring thread is closed")])
 
-    def _next(self) -> list[_Waiting]:
+    def _next(self) -> list[_PendingQuery]:
         """The next batch, all for one router and act; empty when the thread must end."""
         with self._wake:
             while not self._waiting and not self._closing:
@@ -87,14 +87,14 @@ class ScoringThread:
             if self._closing:
                 return []
             first = self._waiting.popleft()
-            batch, others = [first], deque[_Waiting]()
+            batch, others = [first], deque[_PendingQuery]()
             while self._waiting and len(batch) < self._max_batch and first.act != "explain":
                 entry = self._waiting.popleft()
                 (batch if entry.router is first.router and entry.act == first.act else others).append(entry)
             self._waiting.extendleft(reversed(others))
             return batch
 
-    def _answer(self, batch: list[_Waiting]) -> None:
+    def _answer(self, batch: list[_PendingQuery]) -> None:
         first = batch[0]
         try:
             results = _results(first.router, [entry.query for entry in batch], first.act)
@@ -119,9 +119,9 @@ def _results(router: Any, queries: list[Query], act: Act) -> list[Any]:
     return scores
 
 
-def _settle(batch: list[_Waiting], results: list[Any]) -> None:
+def _settle(batch: list[_PendingQuery], results: list[Any]) -> None:
     """Give each its result, or its error, in its own loop; one wake-up for all of a loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Waiting, Any]]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_PendingQuery, Any]]] = {}
     for entry, result in zip(batch, results, strict=True):
         by_loop.setdefault(entry.loop, []).append((entry, result))
     for loop, settled in by_loop.items():
@@ -129,7 +129,7 @@ def _settle(batch: list[_Waiting], results: list[Any]) -> None:
             loop.call_soon_threadsafe(_set, settled)
 
 
-def _set(settled: list[tuple[_Waiting, Any]]) -> None:
+def _set(settled: list[tuple[_PendingQuery, Any]]) -> None:
     for entry, result in settled:
         if entry.future.done():
             continue

@@ -16,10 +16,10 @@ from serve_app.routing.drift import (
     MIN_JUDGED,
     MIN_QUERIES,
     Alarm,
+    DriftReading,
     InputDrift,
     Inputs,
     OutcomeDrift,
-    Reading,
     ScoreDrift,
     ShareDrift,
     VectorDrift,
@@ -124,7 +124,7 @@ class RouterWatch:
             for pool, outcomes in self._outcomes.items():
                 self._take(f"quality_{pool}", outcomes.reading(), MIN_JUDGED)
 
-    def _take(self, name: str, reading: Reading, least: int) -> None:
+    def _take(self, name: str, reading: DriftReading, least: int) -> None:
         if reading.n < least:
             return
         alarm = self.alarms.setdefault(name, Alarm(name))

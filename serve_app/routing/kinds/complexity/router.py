@@ -21,7 +21,7 @@ from serve_app.learning.features import NUMERIC, Reading, number_shapes, read, w
 from serve_app.learning.history import LEVELS, History, common_words
 from serve_app.learning.logistic import fit_logistic, folds_of
 from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, silent
+from serve_app.routing.base import Placement, Report, largest_first, silent
 from serve_app.routing.kinds.complexity.small_network import SmallNetwork, fit_network
 from serve_app.types import Query
 
@@ -103,7 +103,7 @@ class ComplexityRouter:
         else:
             terms = {n: weights[n] * x for n, x in features.items() if n in weights and x}
             terms["bias"] = self.bias_
-        return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
+        return largest_first(terms)
 
     def save(self, directory: Path) -> None:
         """Write `router.json` (weights, vocabulary) and `history.npz`; of a network also `network.npz`."""

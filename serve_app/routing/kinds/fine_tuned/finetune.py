@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
 from serve_app.files import replacing
+from serve_app.routing.base import Report
 from serve_app.routing.kinds.fine_tuned.text_network import TextNetwork
 from serve_app.routing.kinds.fine_tuned.text_network import states as frozen_states
 
@@ -95,8 +96,6 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-Report = Callable[[str], None]
-"""Takes a line of progress."""
 _WEIGHT_DECAY = 0.01
 _WARM_UP = 0.1
 """Share of the steps in which the learning rate rises; it then falls to 0 at the last planned step."""

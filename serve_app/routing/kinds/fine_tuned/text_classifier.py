@@ -24,7 +24,8 @@ import numpy as np
 from serve_app.arrays import Floats
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, load_encoder, narrowed, saved_encoder
-from serve_app.routing.kinds.fine_tuned.finetune import Recipe, Report, finetune
+from serve_app.routing.base import Report
+from serve_app.routing.kinds.fine_tuned.finetune import Recipe, finetune
 from serve_app.routing.kinds.fine_tuned.text_network import TextNetwork
 
 SMALL = "small-from-scratch"

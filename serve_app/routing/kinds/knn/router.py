@@ -12,9 +12,10 @@ from serve_app.arrays import read_arrays
 from serve_app.data.validation import PAIR, check_scored
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
+from serve_app.learning.features import rows_by_text
 from serve_app.learning.logistic import smoothed_mean
 from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, silent
+from serve_app.routing.base import Placement, Report, largest_first, silent
 from serve_app.routing.kinds.knn.neighbours import Kernel, Neighbours, Positions, Vectors, choose_kernel, log_odds
 from serve_app.types import Query
 
@@ -75,7 +76,7 @@ class KnnRouter:
         Raises ConfigError for data that are empty or not scored, or an invalid `k`, `temperature` or `shrinkage`.
         """
         check_scored(dataset, self.name, PAIR)
-        first = _first_of_each([q.text for q in dataset.queries])
+        first = rows_by_text([q.text for q in dataset.queries])
         texts = list(first)
         outcomes = _means(dataset.strong_win_rate(), list(first.values()))
         # float16 is within 1e-4 in similarity at half the size; rounded here, a loaded router scores the same
@@ -115,7 +116,7 @@ class KnnRouter:
         }
         terms["other neighbours"] = float(moved[order[_NAMED:]].sum() * per_point)
         terms["bias"] = log_odds(self.prior_)
-        return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
+        return largest_first(terms)
 
     def save(self, directory: Path) -> None:
         """Write `router.json` (parameters, names) and `knn.npz` (vectors as float16, win rates, the index)."""
@@ -176,14 +177,6 @@ class KnnRouter:
 
     def _sentence_encoder(self) -> SentenceEncoder:
         return load_encoder(self.encoder)
-
-
-def _first_of_each(texts: Sequence[str]) -> dict[str, list[int]]:
-    """Rows of each distinct text, in the order of the first."""
-    rows: dict[str, list[int]] = {}
-    for row, text in enumerate(texts):
-        rows.setdefault(text, []).append(row)
-    return rows
 
 
 def _means(values: NDArray[np.float64], rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:

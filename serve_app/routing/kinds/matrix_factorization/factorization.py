@@ -28,7 +28,7 @@ _FEWEST_HELD_BACK = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class FactorRecipe:
     """How factors are trained; the values are those of RouteLLM's released script unless said otherwise."""
 
     dimensions: int = 128
@@ -97,7 +97,7 @@ class Factors:
 
 
 def train_factors(
-    embeddings: Vectors, battles: Battles, models: int, recipe: Recipe, seed: int, report: Callable[[str], None]
+    embeddings: Vectors, battles: Battles, models: int, recipe: FactorRecipe, seed: int, report: Callable[[str], None]
 ) -> tuple[Factors, int]:
     """Factors that fit the battles, and after how many epochs; embeddings of shape [prompts, e].
 
@@ -138,7 +138,7 @@ def _one_epoch(
     optimizer: "torch.optim.Optimizer",
     prompts: "torch.Tensor",
     battles: list["torch.Tensor"],
-    how: tuple[Recipe, "torch.Generator"],
+    how: tuple[FactorRecipe, "torch.Generator"],
 ) -> float:
     """One pass over the battles, in random order. Returns the mean loss."""
     import torch

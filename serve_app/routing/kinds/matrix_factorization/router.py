@@ -18,8 +18,8 @@ from serve_app.data.preferences import Preferences, Ties
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
 from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, silent
-from serve_app.routing.kinds.matrix_factorization.factorization import Battles, Factors, Recipe, train_factors
+from serve_app.routing.base import Placement, Report, largest_first, silent
+from serve_app.routing.kinds.matrix_factorization.factorization import Battles, FactorRecipe, Factors, train_factors
 from serve_app.types import Query
 
 FORMAT = 1
@@ -63,7 +63,7 @@ class MatrixFactorizationRouter:
     ) -> None:
         if ties not in get_args(Ties):
             raise ConfigError(f"mf: ties is {ties!r}; give one of {', '.join(get_args(Ties))}")
-        self.recipe = Recipe(
+        self.recipe = FactorRecipe(
             dimensions, epochs, least_steps, learning_rate, weight_decay, batch, noise, held_back, patience
         )
         self.encoder_name = encoder
@@ -122,7 +122,7 @@ class MatrixFactorizationRouter:
         logits = self.factors_.logits(self._encoder.embed([query.text])[0])
         weak, strong = (float(logits[self.models_.index(name)]) for name in self.pair_)
         terms = {f"strong:{self.pair_[1]}": strong, f"weak:{self.pair_[0]}": -weak}
-        return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
+        return largest_first(terms)
 
     def save(self, directory: Path) -> None:
         """Write `router.json` and `factors.npz` (float32)."""

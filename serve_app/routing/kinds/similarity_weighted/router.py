@@ -14,7 +14,7 @@ from serve_app.data.preferences import Ties
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
 from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, silent
+from serve_app.routing.base import Placement, Report, largest_first, silent
 from serve_app.routing.kinds.similarity_weighted.battle_index import BattleIndex, clusters_of
 from serve_app.routing.kinds.similarity_weighted.battles import BattleTable, curvature, strengths
 from serve_app.types import Query
@@ -135,7 +135,7 @@ class SimilarityWeightedRouter:
         terms = {self._name(int(i)): float(p) for i, p in zip(rows, pulls, strict=True)}
         terms["bias"] = self.base_
         terms["other battles"] = gap - sum(terms.values())
-        return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
+        return largest_first(terms)
 
     def save(self, directory: Path) -> None:
         """Write `router.json` (parameters, models) and `battles.npz` (vectors as float16)."""

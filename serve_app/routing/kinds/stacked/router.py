@@ -13,10 +13,11 @@ from serve_app.arrays import Floats, read_arrays
 from serve_app.data.validation import PAIR, check_scored
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, Vectors, load_encoder, saved_encoder
+from serve_app.learning.features import rows_by_text
 from serve_app.learning.logistic import folds_of
 from serve_app.learning.ridge import Ridge, fit_ridge
 from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, silent
+from serve_app.routing.base import Placement, Report, largest_first, silent
 from serve_app.routing.kinds.complexity.router import ComplexityRouter
 from serve_app.routing.kinds.stacked.query_view import DEPTHS, END, LayerViews, QueryView, layer_views, surface
 from serve_app.routing.kinds.stacked.stacking import KernelRidge, Stack
@@ -70,7 +71,7 @@ class StackedRouter:
         scored, DependencyError without scikit-learn.
         """
         check_scored(dataset, self.name, PAIR)
-        rows = _rows_by_text(dataset)
+        rows = rows_by_text([q.text for q in dataset.queries])
         texts = list(rows)
         target = _means(_uplift(dataset, self.loss_weight), rows)
         wins = _means(dataset.strong_win_rate(), rows)
@@ -111,7 +112,7 @@ class StackedRouter:
         terms["like queries"] = of[KERNEL] * estimates[KERNEL]
         terms["complexity"] = of[COMPLEXITY] * estimates[COMPLEXITY]
         terms["bias"] = self.stack_.log_odds(estimates) - sum(terms.values())
-        return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
+        return largest_first(terms)
 
     def save(self, directory: Path) -> None:
         """Write `router.json`, `stacked.npz`, and the complexity router in a folder of its own."""
@@ -185,13 +186,6 @@ class StackedRouter:
 
     def _views(self) -> LayerViews:
         return layer_views(self.encoder)
-
-
-def _rows_by_text(dataset: "Dataset") -> dict[str, list[int]]:
-    rows: dict[str, list[int]] = {}
-    for row, query in enumerate(dataset.queries):
-        rows.setdefault(query.text, []).append(row)
-    return rows
 
 
 def _means(values: Floats, rows: Mapping[str, Sequence[int]]) -> Floats:

@@ -5,9 +5,15 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from serve_app.routing.kinds.matrix_factorization.factorization import Battles, Factors, Recipe, _split, train_factors
+from serve_app.routing.kinds.matrix_factorization.factorization import (
+    Battles,
+    FactorRecipe,
+    Factors,
+    _split,
+    train_factors,
+)
 
-QUICK = Recipe(dimensions=16, epochs=30, least_steps=0, learning_rate=1e-2)
+QUICK = FactorRecipe(dimensions=16, epochs=30, least_steps=0, learning_rate=1e-2)
 
 
 def factors(seed: int = 0, models: int = 5, dimensions: int = 7, width: int = 11) -> Factors:
@@ -87,7 +93,7 @@ def test_it_stops_where_held_back_battles_get_worse() -> None:
     coin = rng.integers(0, 2, 400)
     noise = Battles(np.arange(400), coin, 1 - coin, np.ones(400, np.float32))
     lines: list[str] = []
-    recipe = Recipe(dimensions=16, epochs=200, least_steps=0, learning_rate=1e-2, noise=0.0)
+    recipe = FactorRecipe(dimensions=16, epochs=200, least_steps=0, learning_rate=1e-2, noise=0.0)
     _, best = train_factors(embeddings, noise, 2, recipe, 0, lines.append)
     assert best < 50 and len(lines) == best + 20  # a tenth of the epochs without a better one
 
@@ -95,10 +101,10 @@ def test_it_stops_where_held_back_battles_get_worse() -> None:
 def test_few_battles_are_all_learned_from_and_get_more_epochs() -> None:
     embeddings, battles = world(40, seed=5)
     assert len(_split(battles, 0.05, 0)[1]) == 0
-    recipe = Recipe(dimensions=8, epochs=2, least_steps=10)
+    recipe = FactorRecipe(dimensions=8, epochs=2, least_steps=10)
     lines: list[str] = []
     assert train_factors(embeddings, battles, 3, recipe, 0, lines.append)[1] == len(lines) == 10
-    assert Recipe().most_epochs(300) == 1_000 and Recipe().most_epochs(100_000) == 100
+    assert FactorRecipe().most_epochs(300) == 1_000 and FactorRecipe().most_epochs(100_000) == 100
 
 
 def test_all_battles_of_a_prompt_are_held_back_together() -> None:
