@@ -84,4 +84,4 @@ def test_memory_is_bounded_also_if_nobody_digests() -> None:
     for query in prompts(2000, 2):
         watched.observe(query, 0.5)
         watched.judged("small", 0.5, 1.0)
-    assert len(watched._aside) == len(watched._judged) == 500
+    assert len(watched._queued) == len(watched._judged) == 500
