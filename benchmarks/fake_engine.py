@@ -40,10 +40,6 @@ class FakeEngine:
         finally:
             self._running -= 1
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """None to give."""
-        raise NotImplementedError("the fake engine of the benchmarks embeds nothing")
-
     def health(self) -> EngineHealth:
         """Always well."""
         return EngineHealth(True, running=self._running)

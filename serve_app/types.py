@@ -139,7 +139,6 @@ class Capabilities:
     guided: bool = False
     tools: bool = False
     adapters: bool = False
-    vision: bool = False
     max_context_tokens: int | None = None
 
 
@@ -158,8 +157,8 @@ class Step:
 
 def total_usage(steps: Sequence[Step]) -> Usage:
     """Tokens of all steps together."""
-    if len(steps) == 1:
-        return steps[0].usage
+    if len(steps) < 2:
+        return steps[0].usage if steps else Usage()
     return Usage(sum(s.usage.prompt_tokens for s in steps), sum(s.usage.completion_tokens for s in steps))
 
 

@@ -59,9 +59,6 @@ class FakeEngine:
         finally:
             self.running -= 1
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        raise UnsupportedParameter("the fake engine has no embeddings")
-
     def health(self) -> EngineHealth:
         return EngineHealth(ok=self.ok, running=self.running)
 

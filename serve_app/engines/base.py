@@ -43,9 +43,6 @@ class Engine(Protocol):
         """
         ...
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """One vector per text; UnsupportedParameter where the engine has no embeddings."""
-
     def health(self) -> EngineHealth:
         """Cheap; no forward pass."""
 

@@ -127,10 +127,6 @@ class HFEngine:
             request.cancelled = True
             self._open.discard(request)
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """Not offered: raises UnsupportedParameter."""
-        raise UnsupportedParameter(f"{self.model} gives no embeddings", param="model")
-
     def health(self) -> EngineHealth:
         """Requests with a choice in the batch, and those still outside; `figures` counts rows."""
         if self._loaded is None or self._closed:

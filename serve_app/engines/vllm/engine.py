@@ -114,10 +114,6 @@ class VllmEngine:
                 # Closing vLLM's generator aborts the request; a finished one has nothing left to abort.
                 await outputs.aclose()
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        """A generating model has none."""
-        raise UnsupportedParameter(f"model {self.model} gives no embeddings", param="model")
-
     def health(self) -> EngineHealth:
         """Requests of this process; the KV cache's use as vLLM last reported it."""
         if self._engine is None:

@@ -204,11 +204,6 @@ async def test_penalties_change_what_is_said(engine):
     assert len(set(punished)) > len(set(plain))
 
 
-async def test_embeddings_are_not_offered(engine):
-    with pytest.raises(UnsupportedParameter):
-        await engine.embed(["a"])
-
-
 async def test_half_precision_runs(folder):
     engine = HFEngine("m", settings_for(folder, dtype="bfloat16"))
     await engine.start()

@@ -263,11 +263,6 @@ async def test_metrics_carry_the_model_as_callers_see_it(engine):
     assert all(line.split()[2].startswith("vllm:") for line in text.splitlines() if line.startswith("# TYPE"))
 
 
-async def test_it_has_no_embeddings(engine):
-    with pytest.raises(UnsupportedParameter):
-        await engine.embed(["a"])
-
-
 async def test_a_model_that_is_not_there(tmp_path):
     broken = VllmEngine("none", Settings(path=str(tmp_path)))
     with pytest.raises(ConfigError, match="vLLM"):
