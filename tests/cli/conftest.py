@@ -1,14 +1,24 @@
 """Runs commands as the shell would, without the shell's environment."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from serve_app.cli.main import app
 from tests.cli.fake_endpoint import FakeEndpoint, running
 
 Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_are_built_once() -> Iterator[None]:
+    """Typer builds the whole tree of commands at each call, which takes longer than most commands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", cache(get_command))
+        yield
 
 
 @pytest.fixture
