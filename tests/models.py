@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from serve_app.config.engines import TransformersEngine
+from serve_app.config.engines import TransformersSettings
 from serve_app.lab.model import SIZES, SPECIALS, build_tokenizer, new_model
 
 CONTEXT_TOKENS = 512
@@ -20,5 +20,5 @@ def save_random_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def settings_for(folder: Path, **options: object) -> TransformersEngine:
-    return TransformersEngine.model_validate({"path": str(folder), **options})
+def settings_for(folder: Path, **options: object) -> TransformersSettings:
+    return TransformersSettings.model_validate({"path": str(folder), **options})

@@ -18,7 +18,7 @@ from benchmarks.engine.runs import CASES, Rate, generate, queries, run
 from benchmarks.process import BUILD
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.config.engines import TransformersEngine
+from serve_app.config.engines import TransformersSettings
 from serve_app.config.pools import PoolConfig
 
 BOUND = 6.0
@@ -82,7 +82,7 @@ async def _engines(args: argparse.Namespace, folder: Path, prompts: list[str]) -
     folders = {CASES[0]: endless(folder, BUILD / "endless"), CASES[1]: folder}
     engines = {}
     for case, path in folders.items():
-        settings = TransformersEngine(path=str(path), device=args.device, threads=args.threads)
+        settings = TransformersSettings(path=str(path), device=args.device, threads=args.threads)
         engines[case] = build_engine("benchmark", PoolConfig(model="benchmark", engine=settings))
         await engines[case].start()
     seen: dict[tuple[str, int], list[Rate]] = {}

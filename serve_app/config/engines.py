@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from serve_app.config.base import Node
 
 
-class TransformersEngine(Node):
+class TransformersSettings(Node):
     """A Hugging Face model run by transformers, batched at every step; CPU or one GPU."""
 
     kind: Literal["transformers"] = "transformers"
@@ -19,7 +19,7 @@ class TransformersEngine(Node):
     max_waiting: PositiveInt = Field(256, description="Requests that may wait for a place; beyond it 429.")
 
 
-class VllmEngine(Node):
+class VllmSettings(Node):
     """A model run by vLLM's AsyncLLM; `args` are passed to AsyncEngineArgs as they are."""
 
     kind: Literal["vllm"] = "vllm"
@@ -37,7 +37,7 @@ class VllmEngine(Node):
     args: dict[str, Any] = Field(default_factory=dict, description="Further AsyncEngineArgs.")
 
 
-class OpenAIEngine(Node):
+class OpenAISettings(Node):
     """Any OpenAI-compatible upstream, reached by URL. Such a pool has no replicas of ours."""
 
     kind: Literal["openai"] = "openai"
@@ -54,4 +54,4 @@ class OpenAIEngine(Node):
     max_context_tokens: PositiveInt | None = Field(None, description="Longest context; null: not checked.")
 
 
-EngineConfig = Annotated[TransformersEngine | VllmEngine | OpenAIEngine, Field(discriminator="kind")]
+EngineConfig = Annotated[TransformersSettings | VllmSettings | OpenAISettings, Field(discriminator="kind")]

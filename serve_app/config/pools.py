@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 
 from serve_app.config.base import Node
 from serve_app.config.cluster import ResourceDemand
-from serve_app.config.engines import EngineConfig, OpenAIEngine, TransformersEngine, VllmEngine
+from serve_app.config.engines import EngineConfig, OpenAISettings, TransformersSettings, VllmSettings
 
 
 class ReplicasConfig(Node):
@@ -97,7 +97,7 @@ class PoolConfig(Node):
     def device_error(self, key: str) -> str | None:
         """A mismatch of the engine's device and the GPUs that Ray reserves, with the fix; `key`: this pool's path."""
         engine, gpus = self.engine, self.resources.num_gpus
-        if isinstance(engine, TransformersEngine):
+        if isinstance(engine, TransformersSettings):
             if engine.device.startswith("cuda") and not gpus:
                 return (
                     f"{key}.engine.device is {engine.device} and {key}.resources.num_gpus is 0, so that Ray hides "
@@ -107,7 +107,7 @@ class PoolConfig(Node):
                 return (
                     f"{key}.resources.num_gpus is {gpus:g} and {key}.engine.device is cpu: set device: cuda, or 0 GPUs"
                 )
-        if isinstance(engine, VllmEngine) and gpus and engine.tensor_parallel > math.ceil(gpus):
+        if isinstance(engine, VllmSettings) and gpus and engine.tensor_parallel > math.ceil(gpus):
             return (
                 f"{key}.engine.tensor_parallel {engine.tensor_parallel} needs as many GPUs and "
                 f"{key}.resources.num_gpus is {gpus:g}: set num_gpus: {engine.tensor_parallel}"
@@ -117,4 +117,4 @@ class PoolConfig(Node):
     @property
     def remote(self) -> bool:
         """Whether the pool is fixed addresses run by another party."""
-        return isinstance(self.engine, OpenAIEngine)
+        return isinstance(self.engine, OpenAISettings)

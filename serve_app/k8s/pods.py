@@ -11,7 +11,7 @@ from typing import Any
 
 from serve_app.config import Config
 from serve_app.config.cluster import NodeConfig, ResourceDemand
-from serve_app.config.engines import OpenAIEngine, VllmEngine
+from serve_app.config.engines import OpenAISettings, VllmSettings
 from serve_app.config.environment import SERVE_ENVIRONMENT
 from serve_app.errors import ConfigError
 
@@ -151,9 +151,9 @@ def environment(config: Config) -> list[dict[str, Any]]:
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
     env += [_from_secret(key.env, CALLER_KEYS, key.name) for key in config.server.keys]
     engines = [pool.engine for pool in config.pools.values()]
-    upstream = {engine.api_key_env for engine in engines if isinstance(engine, OpenAIEngine) and engine.api_key_env}
+    upstream = {engine.api_key_env for engine in engines if isinstance(engine, OpenAISettings) and engine.api_key_env}
     env += [_from_secret(name, UPSTREAM_KEYS, name) for name in sorted(upstream)]
-    if any(isinstance(engine, VllmEngine) for engine in engines):
+    if any(isinstance(engine, VllmSettings) for engine in engines):
         env.append(_from_secret("HF_TOKEN", MODEL_HUB, "token", optional=True))
     return env
 

@@ -1,7 +1,7 @@
 """Pools from the config, all over HTTP: replicas and remote upstreams."""
 
 from serve_app.config import secret
-from serve_app.config.engines import OpenAIEngine, TransformersEngine, VllmEngine
+from serve_app.config.engines import OpenAISettings, TransformersSettings, VllmSettings
 from serve_app.config.pools import PoolConfig
 from serve_app.pools.directory import Directory
 from serve_app.pools.http import HttpPool, UpstreamOptions
@@ -16,7 +16,7 @@ def build_pool(name: str, pool: PoolConfig, *, cluster_secret: str, timeout_s: f
 
     Raises ConfigError if the upstream's key is not set.
     """
-    if isinstance(pool.engine, OpenAIEngine):
+    if isinstance(pool.engine, OpenAISettings):
         directory = Directory.fixed(name, [url.rstrip("/") for url in pool.engine.urls])
         options = _remote_options(name, pool, pool.engine)
     else:
@@ -41,9 +41,9 @@ def build_pool(name: str, pool: PoolConfig, *, cluster_secret: str, timeout_s: f
 def capabilities(pool: PoolConfig) -> Capabilities:
     """The capabilities of the pool's engine, as far as the config shows them."""
     engine = pool.engine
-    if isinstance(engine, TransformersEngine):
+    if isinstance(engine, TransformersSettings):
         return Capabilities()
-    if isinstance(engine, VllmEngine):
+    if isinstance(engine, VllmSettings):
         return Capabilities(
             guided=True,
             tools=engine.tool_parser is not None,
@@ -58,7 +58,7 @@ def capabilities(pool: PoolConfig) -> Capabilities:
     )
 
 
-def _remote_options(name: str, pool: PoolConfig, engine: OpenAIEngine) -> UpstreamOptions:
+def _remote_options(name: str, pool: PoolConfig, engine: OpenAISettings) -> UpstreamOptions:
     headers = {}
     if engine.api_key_env:
         key = secret(engine.api_key_env, used_by=f"pools.{name}.engine.api_key_env")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from serve_app.config import Config, caller_key, check_file, load, profile_names, secret
-from serve_app.config.engines import OpenAIEngine, TransformersEngine, VllmEngine
+from serve_app.config.engines import OpenAISettings, TransformersSettings, VllmSettings
 from serve_app.errors import ConfigError
 
 GOOD = """
@@ -49,7 +49,12 @@ def test_every_profile_is_valid(name):
 def test_the_profiles_are_those_that_are_promised():
     assert profile_names() == ["gpu", "lab", "lab-vllm", "remote"]
     engines = {name: type(load(name, env={}).pools["large"].engine) for name in profile_names()}
-    assert engines == {"gpu": VllmEngine, "lab": TransformersEngine, "lab-vllm": VllmEngine, "remote": OpenAIEngine}
+    assert engines == {
+        "gpu": VllmSettings,
+        "lab": TransformersSettings,
+        "lab-vllm": VllmSettings,
+        "remote": OpenAISettings,
+    }
 
 
 def test_the_default_is_the_lab_and_the_environment_may_name_another():

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from serve_app.config.engines import VllmEngine as Settings
+from serve_app.config.engines import VllmSettings as Settings
 from serve_app.lab import models_dir
 from serve_app.lab.model import SIZES, build_tokenizer, new_model
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from serve_app.config.engines import TransformersEngine
+from serve_app.config.engines import TransformersSettings
 from serve_app.engines.base import EngineHealth
 from serve_app.engines.transformers.loading import LoadedModel
 from serve_app.engines.transformers.metrics import EngineFigures
@@ -94,7 +94,7 @@ _TEMPLATE_OPTIONS = "chat_template_kwargs"
 class HFEngine:
     """Engine over any causal language model that transformers runs with a plain attention cache."""
 
-    def __init__(self, model: str, settings: TransformersEngine) -> None:
+    def __init__(self, model: str, settings: TransformersSettings) -> None:
         self.model = model
         self.capabilities = Capabilities()
         self._settings = settings

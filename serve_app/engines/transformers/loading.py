@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Dynami
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging
 
-from serve_app.config.engines import TransformersEngine
+from serve_app.config.engines import TransformersSettings
 from serve_app.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ class LoadedModel:
     context_tokens: int
 
 
-def load_model(settings: TransformersEngine) -> LoadedModel:
+def load_model(settings: TransformersSettings) -> LoadedModel:
     """Raises ConfigError that says what to change if the model cannot be loaded or its cache cannot be batched."""
     logging.disable_progress_bar()
     path = str(Path(settings.path).expanduser()) if settings.path.startswith("~") else settings.path

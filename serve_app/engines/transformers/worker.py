@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from serve_app.config.engines import TransformersEngine
+from serve_app.config.engines import TransformersSettings
 from serve_app.engines.transformers.batch import Batch, Sampled
 from serve_app.engines.transformers.loading import LoadedModel, load_model
 from serve_app.engines.transformers.metrics import EngineFigures
@@ -80,7 +80,7 @@ Event = tuple[Mailbox, Chunk | JethroError]
 class Worker:
     """Start once, submit from the event loop's thread, stop once."""
 
-    def __init__(self, settings: TransformersEngine, figures: EngineFigures) -> None:
+    def __init__(self, settings: TransformersSettings, figures: EngineFigures) -> None:
         self._settings = settings
         self._figures = figures
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
@@ -234,7 +234,7 @@ def _fail_start(ready: "asyncio.Future[LoadedModel]", path: str, error: Exceptio
         ready.set_exception(error)
 
 
-def _bounds(settings: TransformersEngine, loaded: LoadedModel) -> BatchLimits:
+def _bounds(settings: TransformersSettings, loaded: LoadedModel) -> BatchLimits:
     config = loaded.model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

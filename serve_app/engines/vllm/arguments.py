@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from serve_app.config.engines import VllmEngine as VllmSettings
+from serve_app.config.engines import VllmSettings
 
 WATCHDOG = "serve_app.engines.vllm.parent_watchdog.ParentWatchdog"
 _GIB = 2**30

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from serve_app.config.engines import VllmEngine as VllmSettings
+from serve_app.config.engines import VllmSettings
 from serve_app.config.environment import export
 from serve_app.engines.base import EngineHealth
 from serve_app.engines.vllm.arguments import WATCHDOG, engine_arguments, environment, is_cpu_build

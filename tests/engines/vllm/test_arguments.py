@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from serve_app.config.engines import VllmEngine as Settings
+from serve_app.config.engines import VllmSettings as Settings
 from serve_app.config.environment import export
 from serve_app.engines.vllm import VllmEngine
 from serve_app.engines.vllm.arguments import engine_arguments, environment

@@ -9,7 +9,7 @@ import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from serve_app.config.engines import VllmEngine as Settings
+from serve_app.config.engines import VllmSettings as Settings
 from serve_app.engines.vllm import VllmEngine
 from serve_app.errors import (
     ConfigError,
