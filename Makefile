@@ -63,9 +63,10 @@ serve: $(VENV)/.serve ## install and start the endpoint on http://127.0.0.1:8000
 train: $(VENV)/.train ## add what training routers on your own models needs
 
 .PHONY: check
-check: $(VENV)/.dev ## lint, format and types
+check: $(VENV)/.dev ## lint, format, words and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tests/check_words.py
 	$(BIN)/mypy
 
 .PHONY: docs

@@ -318,7 +318,9 @@ class StreamRequest(Part):
     )
     explore_floor: Share = 0.0
     audit_share: Share = Field(0.02, description="Share of the queries that always go to the LLM.")
-    mends: Annotated[dict[Annotated[str, Field(max_length=64)], bool], Field(max_length=32)] | None = None
+    fixes: Annotated[dict[Annotated[str, Field(max_length=64)], bool], Field(max_length=32)] | None = Field(
+        None, alias="mends"
+    )
     params: Annotated[dict[Annotated[str, Field(max_length=64)], float], Field(max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     reset: bool = Field(False, description="Start over, without what was learned, if the name is taken.")

@@ -46,7 +46,7 @@ class StreamRoutes:
     async def create(self, request: Request) -> Response:
         """Create a stream."""
         streams = self._streams()
-        given = check(StreamRequest, await self._body(request)).model_dump()
+        given = check(StreamRequest, await self._body(request)).model_dump(by_alias=True)
         reset = given.pop("reset")
         optional = ["mends", "params", *(["llm_share"] if given["mu"] is None else [])]
         given = {k: v for k, v in given.items() if v is not None or k not in optional}  # the spec has its own defaults
