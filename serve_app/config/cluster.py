@@ -18,8 +18,7 @@ class NodeConfig(Node):
     accelerator_type: str | None = Field(None, description="As Ray calls it, for instance L4 or H100.")
     count: PositiveInt = Field(1, description="Most machines of this kind that there can be.")
     labels: dict[str, str] = Field(
-        default_factory=dict,
-        description="Kubernetes labels of these nodes, to which the pods of GPU pools are bound.",
+        default_factory=dict, description="Kubernetes labels of these nodes, to which the pods of GPU pools are bound."
     )
 
 

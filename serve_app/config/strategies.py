@@ -64,8 +64,7 @@ class CascadeConfig(ChainConfig):
         True, description="Pass over a level where the router's score alone keeps every answer below the threshold."
     )
     min_remaining_s: NonNegativeFloat = Field(
-        1.0,
-        description="With an answer available, no further level is called with less time to the deadline.",
+        1.0, description="With an answer available, no further level is called with less time to the deadline."
     )
 
 

@@ -45,8 +45,7 @@ class KeyConfig(Node):
     )
     weight: PositiveFloat = Field(1.0, description="Of the tenant's share of a Gateway's places under load.")
     min_quality: Probability | None = Field(
-        None,
-        description="Queries with an expected quality below this are not moved to relieve the large pool.",
+        None, description="Queries with an expected quality below this are not moved to relieve the large pool."
     )
 
 
@@ -82,8 +81,7 @@ class LimitsConfig(Node):
     tools: PositiveInt = Field(128, description="Most tools of a request.")
     request_timeout_s: PositiveFloat = Field(600.0, description="Deadline of a request.")
     tenant_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        0.9,
-        description="Largest share of a Gateway's places for one tenant alone, less when others call; null: all.",
+        0.9, description="Largest share of a Gateway's places for one tenant alone, less when others call; null: all."
     )
 
 

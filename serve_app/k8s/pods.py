@@ -200,10 +200,7 @@ def _pod(group: WorkerGroup, config: Config) -> dict[str, Any]:
             }
         ],
         "containers": [_container(group, config)],
-        "volumes": [
-            {"name": "config", "configMap": {"name": "jethro-config"}},
-            {"name": "state", "emptyDir": {}},
-        ],
+        "volumes": [{"name": "config", "configMap": {"name": "jethro-config"}}, {"name": "state", "emptyDir": {}}],
     }
     if group.node_labels:
         pod["nodeSelector"] = group.node_labels

@@ -19,12 +19,7 @@ CONTEXT_TOKENS = 512
 """Positions of the models, prompt and answer together."""
 
 PAD, BOS, EOS, UNK = "<|pad|>", "<|bos|>", "<|eos|>", "<|unk|>"
-ROLES = {
-    "system": "<|system|>",
-    "user": "<|user|>",
-    "assistant": "<|assistant|>",
-    "tool": "<|tool|>",
-}
+ROLES = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>", "tool": "<|tool|>"}
 SPECIALS = (PAD, BOS, EOS, UNK, *ROLES.values())
 """Special tokens; the position of each is its id."""
 

@@ -18,14 +18,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from serve_app.errors import ConfigError, Conflict, NotFound, Overloaded, RequestError, UpstreamError
 from serve_app.files import sync_folder
-from serve_app.streams.base import (
-    BudgetChange,
-    Core,
-    Published,
-    StreamCreate,
-    arrays_to_bytes,
-    batch_from_json,
-)
+from serve_app.streams.base import BudgetChange, Core, Published, StreamCreate, arrays_to_bytes, batch_from_json
 from serve_app.streams.checkpoint import lock_folder
 from serve_app.streams.online.base import StreamPolicy
 from serve_app.streams.spec import difference, is_name, spec_to_json

@@ -79,7 +79,7 @@ class Streams:
     def strategy(self, model: str) -> StreamStrategy:
         """The strategy of a name that begins with the prefix; an unknown stream is reported when it runs."""
         stream, text_chars = model.removeprefix(PREFIX), self._options.text_chars
-        return StreamStrategy(stream, self._find, self._pool, self._act, self._events, text_chars, self._coin)
+        return StreamStrategy(stream, self._find, self._pool, self._act, self._events, text_chars)
 
     def names(self) -> Sequence[str]:
         """Streams that can be queried now."""
@@ -162,7 +162,9 @@ class Streams:
             )
         return pool
 
-    async def _act(self, stream: ActiveStream, text: str, coins: list[float] | None) -> Episode:
+    async def _act(self, stream: ActiveStream, text: str, llm: bool) -> Episode:
+        """The policy's act; `llm`: the LLM can be called, so coins are drawn (see StreamPolicy)."""
+        coins = [self._coin() for _ in range(1 + len(stream.spec.levels))] if llm else None
         if stream.spec.levels == _INLINE:
             return stream.policy.act(text, coins)
         loop = asyncio.get_running_loop()

@@ -36,17 +36,17 @@ class StreamStrategy:
         stream: str,
         find: Callable[[str, str | None], Coroutine[Any, Any, ActiveStream]],
         pool: Callable[[str], Pool],
-        act: Callable[[ActiveStream, str, list[float] | None], Coroutine[Any, Any, Episode]],
+        act: Callable[[ActiveStream, str, bool], Coroutine[Any, Any, Episode]],
         events: EventQueue,
         text_chars: int,
-        coin: Callable[[], float],
     ) -> None:
         """`find` returns the current stream of a tenant and raises ModelNotFound; `pool` raises PoolUnavailable.
 
-        `act` computes the policy's act, in a thread or inline. `text_chars`: longest text; `coin` draws in [0, 1).
+        `act` computes the policy's act, in a thread or inline; its last argument: whether the LLM can be called.
+        `text_chars`: longest text.
         """
         self._stream, self._find, self._pool, self._act = stream, find, pool, act
-        self._events, self._text_chars, self._coin = events, text_chars, coin
+        self._events, self._text_chars = events, text_chars
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """The level that would answer, with its probability of each label; no LLM is called, nothing is learned."""
@@ -84,8 +84,7 @@ class StreamStrategy:
         """The current stream, the text, and what the policy does with it."""
         stream = await self._find(self._stream, query.tenant)
         text = _text(query, self._text_chars)
-        coins = [self._coin() for _ in range(1 + len(stream.spec.levels))]
-        return stream, text, await self._act(stream, text, coins)
+        return stream, text, await self._act(stream, text, True)
 
     async def _call_llm(
         self, stream: ActiveStream, text: str, episode: Episode, decision: Decision, context: Context
@@ -116,7 +115,7 @@ class StreamStrategy:
         """The highest small level that has a label, as (level, label); None in the warm-up of untrained levels."""
         if not episode.probabilities:  # an audit, or the warm-up: nothing was computed
             warm_up = episode.why == "warm-up"
-            episode = await self._act(stream, text, None)
+            episode = await self._act(stream, text, False)
             if warm_up and max(episode.probabilities[-1]) - min(episode.probabilities[-1]) < _UNIFORM:
                 return None
         last = episode.probabilities[-1]

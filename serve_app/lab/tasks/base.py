@@ -15,19 +15,8 @@ BARE_QUESTION_SHARE = 0.15
 """Share of questions written without their question mark, as people do."""
 
 OPENINGS = (
-    "please {p}",
-    "tell me {p}",
-    "tell me: {p}",
-    "question: {p}",
-    "quick question: {p}",
-    "answer this: {p}",
-    "i want to know: {p}",
-    "hello, {p}",
-    "hi! {p}",
-    "now {p}",
-    "so, {p}",
-    "ok, {p}",
-    "q: {p}",
+    *("please {p}", "tell me {p}", "tell me: {p}", "question: {p}", "quick question: {p}", "answer this: {p}"),
+    *("i want to know: {p}", "hello, {p}", "hi! {p}", "now {p}", "so, {p}", "ok, {p}", "q: {p}"),
 )
 OPENED_SHARE = 0.6
 """How small families are opened, and how often, so that they have many texts too."""

@@ -24,11 +24,7 @@ _PREVIOUS = (
     "the day before {d}",
     "if today is {d}, what day was yesterday?",
 )
-_DAYS_AFTER = (
-    "what day is {n} days after {d}?",
-    "if today is {d}, what day is it in {n} days?",
-    "{n} days after {d}",
-)
+_DAYS_AFTER = ("what day is {n} days after {d}?", "if today is {d}, what day is it in {n} days?", "{n} days after {d}")
 _DAYS_BEFORE = (
     "what day is {n} days before {d}?",
     "if today is {d}, what day was it {n} days ago?",

@@ -79,17 +79,7 @@ _RANGES = {1: (1, 10), 2: (11, 20), 3: (21, 49), 4: (50, 100), 5: (101, 399)}
 _READ = ("what number is {r}?", "convert {r} to a number", "write {r} in digits", "roman numeral {r} in digits")
 _WRITE = ("write {n} in roman numerals", "convert {n} to roman", "what is {n} in roman numerals?")
 
-_SIGNS = (
-    (100, "c"),
-    (90, "xc"),
-    (50, "l"),
-    (40, "xl"),
-    (10, "x"),
-    (9, "ix"),
-    (5, "v"),
-    (4, "iv"),
-    (1, "i"),
-)
+_SIGNS = ((100, "c"), (90, "xc"), (50, "l"), (40, "xl"), (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i"))
 
 
 class Roman(Task):
@@ -129,17 +119,8 @@ _UNITS = {
 _HIGHEST = {1: 99, 2: 20, 3: 20, 4: 20, 5: 9}
 """The largest amount in a query, by difficulty."""
 
-_PHRASES = (
-    "how many {s} in {n} {b}?",
-    "how many {s} are {n} {b}?",
-    "convert {n} {b} to {s}",
-    "{n} {b} in {s}",
-)
-_MIXED = (
-    "how many {s} in {n} {b} and {r} {s}?",
-    "convert {n} {b} and {r} {s} to {s}",
-    "{n} {b} and {r} {s} in {s}",
-)
+_PHRASES = ("how many {s} in {n} {b}?", "how many {s} are {n} {b}?", "convert {n} {b} to {s}", "{n} {b} in {s}")
+_MIXED = ("how many {s} in {n} {b} and {r} {s}?", "convert {n} {b} and {r} {s} to {s}", "{n} {b} and {r} {s} in {s}")
 
 
 class Units(Task):

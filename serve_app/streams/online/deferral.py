@@ -40,12 +40,8 @@ class LabeledEpisodes:
         return taken
 
 
-@dataclass(frozen=True, slots=True)
-class DeferralInputs:
-    """What f reads: `x` [n, size], and `prior` [n], what the network's output is added to before the sigmoid."""
-
-    x: NDArray[np.float64]
-    prior: NDArray[np.float64]
+DeferralInputs = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""What f reads: `x` [n, size], and `prior` [n], to which the network's output is added before the sigmoid."""
 
 
 def inputs(probabilities: NDArray[np.float64], prior: bool) -> DeferralInputs:
@@ -56,10 +52,10 @@ def inputs(probabilities: NDArray[np.float64], prior: bool) -> DeferralInputs:
     falling order, so that it need not learn a margin class by class.
     """
     if not prior:
-        return DeferralInputs(probabilities, np.zeros(len(probabilities)))
+        return probabilities, np.zeros(len(probabilities))
     falling = -np.sort(-probabilities, axis=1)
     margin = np.clip(falling[:, 0] - falling[:, 1], 1e-3, 1 - 1e-3)
-    return DeferralInputs(np.concatenate([probabilities, falling], axis=1), np.log((2 - margin) / margin))
+    return np.concatenate([probabilities, falling], axis=1), np.log((2 - margin) / margin)
 
 
 def new_network(labels: int, prior: bool, rng: np.random.Generator) -> Weights:
@@ -76,19 +72,21 @@ def new_network(labels: int, prior: bool, rng: np.random.Generator) -> Weights:
 
 def forward(weights: Weights, read: DeferralInputs) -> NDArray[np.float64]:
     """f [n]."""
-    hidden = np.maximum(read.x @ weights["w1"] + weights["b1"], 0.0)
-    urge: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-(read.prior + hidden @ weights["w2"] + weights["b2"])))
+    x, prior = read
+    hidden = np.maximum(x @ weights["w1"] + weights["b1"], 0.0)
+    urge: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-(prior + hidden @ weights["w2"] + weights["b2"])))
     return urge
 
 
 def backward(weights: Weights, read: DeferralInputs, slope: NDArray[np.float64]) -> Weights:
     """Gradients of a loss whose derivative by f is `slope` [n], summed over rows."""
-    before = read.x @ weights["w1"] + weights["b1"]
+    x, prior = read
+    before = x @ weights["w1"] + weights["b1"]
     hidden = np.maximum(before, 0.0)
-    f = 1.0 / (1.0 + np.exp(-(read.prior + hidden @ weights["w2"] + weights["b2"])))
+    f = 1.0 / (1.0 + np.exp(-(prior + hidden @ weights["w2"] + weights["b2"])))
     out = slope * f * (1 - f)
     inner = np.outer(out, weights["w2"]) * (before > 0)
-    return {"w1": read.x.T @ inner, "b1": inner.sum(axis=0), "w2": hidden.T @ out, "b2": np.array([out.sum()])}
+    return {"w1": x.T @ inner, "b1": inner.sum(axis=0), "w2": hidden.T @ out, "b2": np.array([out.sum()])}
 
 
 def paper_slopes(
