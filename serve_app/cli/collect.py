@@ -4,7 +4,7 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from serve_app.config import Config
-    from serve_app.data.collection.lab import LabPlan
-    from serve_app.data.collection.plan import CollectionPlan, LabeledQuery
+    from serve_app.data.collection.plan import CollectionPlan, CollectionProgress, LabeledQuery
     from serve_app.data.dataset import Dataset
     from serve_app.pools.base import Pool
 
@@ -42,6 +41,10 @@ LimitOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of 
 ConcurrencyOption = Annotated[int, typer.Option(min=1, help="Maximum concurrent calls.")]
 VerdictsOption = Annotated[int, typer.Option(min=0, help="Self-verifications of every pool but the last.")]
 SplitOption = Annotated[str, typer.Option(help="Name of the split that these rows belong to.")]
+_ONLY_LAB = (
+    "--batches needs --lab N, and takes no --prompts, --log, --url, --config, --set, --metric, --verdicts, "
+    "--max-tokens or --per-call: the lab's models answer in this process, and are graded"
+)
 _BATCHES = "With --lab: its models answer in batches, without engines or a journal."
 _EXTRA = "Extra answers of every pool but the last, for agreement."
 
@@ -74,9 +77,8 @@ def collect(
     """Collect several answers of every pool to every query; after a kill the same command resumes.
 
     Every finished call is kept in OUT.journal, so that nothing is requested or paid twice; OUT is written at the end.
-    A query that a pool refuses is left out and reported. A sample's cost is that of an answer requested alone;
-    completion tokens of a call with several answers count in equal parts. The key of --url is read from JETHRO_API_KEY.
-    Cascades need --logprobs 5, and for some signals --extra-samples or --verdicts: see `jethro cascade collect`.
+    A query that a pool refuses is left out and reported. A sample's cost is that of an answer requested alone. The key
+    of --url is read from JETHRO_API_KEY. Cascades need --logprobs 5, and some signals --extra-samples or --verdicts.
 
     \b
     Examples:
@@ -86,24 +88,18 @@ def collect(
     """
     from serve_app.config import load
     from serve_app.data.collection.plan import CollectionPlan
+    from serve_app.grading import get_metric
     from serve_app.types import Sampling
 
     if out.exists() and not _journal(out).exists():
         raise ConfigError(f"{out}: exists already, without its journal; give another --out, or move it away")
     if batches:
-        if lab is None:
-            raise ConfigError("--batches needs --lab N: only the lab's models answer in batches")
-        from serve_app.data.collection.lab import LabPlan
-
-        names = tuple(pool or ("small", "large"))
-        plan = LabPlan(lab, half, seed or 0, names, samples, temperature, logprobs, extra_samples)
-        found = _lab_answers(plan, prior)
+        if lab is None or prompts or log or url or config or set_ or metric or verdicts or max_tokens or per_call:
+            raise ConfigError(_ONLY_LAB)
+        found = _lab_answers(lab, half, seed or 0, pool, (samples, temperature, logprobs, extra_samples), prior)
         _save(found.take(range(len(found))[:limit]), out, prior, split)
         return
-    metric = metric or ("lab" if lab else None)
-    if metric:
-        from serve_app.grading import get_metric
-
+    if metric := metric or ("lab" if lab else None):
         get_metric(metric)  # an unknown one fails before any call
     queries, source = _queries(prompts, log, lab, half, seed or 0, limit)
     settings = load(config, settings=parse_settings(set_ or []))
@@ -111,11 +107,7 @@ def collect(
     calls = CollectionPlan(
         sampling, concurrency, per_call or settings.limits.n, extra_samples=extra_samples, verdicts=verdicts
     )
-    try:
-        found = asyncio.run(_collected(queries, source, calls, opened_pools(settings, url, pool or ()), out, metric))
-    except KeyboardInterrupt:
-        typer.echo("\nstopped; the same command resumes from here", err=True)
-        raise typer.Exit(_STOPPED) from None
+    found = _collected(queries, source, calls, opened_pools(settings, url, pool or ()), out, metric)
     _save(found, out, prior, split)
 
 
@@ -159,29 +151,11 @@ def collect_for_cascades(
         )
     if prompts is not None and metric is None:
         raise ConfigError("--metric is missing: exact, number, ... grades the answers (see `jethro data score`)")
-    collect(
-        out=out,
-        prompts=prompts,
-        lab=lab,
-        half=half,
-        config=config,
-        set_=set_,
-        url=url,
-        pool=list(listed(chain or "")),
-        samples=1,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        seed=seed,
-        limit=limit,
-        concurrency=concurrency,
-        metric=metric,
-        logprobs=5,
-        extra_samples=samples,
-        verdicts=verdicts,
-        prior=router,
-        split=split,
-        batches=lab is not None,
-    )
+    shared: dict[str, Any] = {"out": out, "prompts": prompts, "lab": lab, "half": half, "config": config, "set_": set_}
+    shared |= {"url": url, "temperature": temperature, "max_tokens": max_tokens, "seed": seed, "limit": limit}
+    shared |= {"concurrency": concurrency, "metric": metric, "verdicts": verdicts, "split": split}
+    pools = list(listed(chain or ""))
+    collect(**shared, pool=pools, samples=1, logprobs=5, extra_samples=samples, prior=router, batches=lab is not None)
 
 
 def opened_pools(
@@ -214,7 +188,7 @@ def _journal(out: Path) -> Path:
     return out.with_name(f"{out.name}.journal")
 
 
-async def _collected(
+def _collected(
     queries: "list[LabeledQuery]",
     source: "dict[str, object]",
     plan: "CollectionPlan",
@@ -222,31 +196,42 @@ async def _collected(
     out: Path,
     metric: str | None,
 ) -> "Dataset":
+    """The pools' answers, scored by the metric if there is one; Ctrl-C ends the program."""
     from serve_app.cli.progress import ProgressLine, progress_text
     from serve_app.data.collection.collect import collect as collect_answers
     from serve_app.grading import get_metric
 
     line, journal = ProgressLine(), _journal(out)
+
+    def report(now: "CollectionProgress") -> None:
+        line.show(lambda: progress_text(now), last=now.done == now.total)
+
+    async def run() -> "Dataset":
+        async with opened as pools:
+            found = await collect_answers(queries, pools, plan, journal=journal, report=report, about=source)
+        return found if metric is None else await get_metric(metric).score(found, _report)
+
     if journal.exists():
         typer.echo(f"resuming from {journal}", err=True)
-    async with opened as pools:
-        found = await collect_answers(
-            queries,
-            pools,
-            plan,
-            journal=journal,
-            report=lambda now: line.show(lambda: progress_text(now), last=now.done == now.total),
-            about=source,
-        )
-    return found if metric is None else await get_metric(metric).score(found, _report)
+    try:
+        return asyncio.run(run())
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the same command resumes from here", err=True)
+        raise typer.Exit(_STOPPED) from None
 
 
-def _lab_answers(plan: "LabPlan", router: str) -> "Dataset":
-    """The lab models' answers to queries that the router has not learned from."""
-    from serve_app.data.collection.lab import record_lab, unseen_queries
+def _lab_answers(
+    n: int, half: Half, seed: int, models: list[str] | None, sampling: tuple[int, float, int, int], router: str
+) -> "Dataset":
+    """The lab models' answers to queries that the router has not learned from.
+
+    `sampling`: samples, temperature, alternatives per token, and extra samples of each answer.
+    """
+    from serve_app.data.collection.lab import LabPlan, record_lab, unseen_queries
     from serve_app.lab import models_dir
     from serve_app.routing.registry import load_router
 
+    plan = LabPlan(n, half, seed, tuple(models or ("small", "large")), *sampling)
     there = sorted(path.name for path in models_dir().iterdir() if path.is_dir())
     if unknown := [name for name in plan.models if name not in there]:
         raise ConfigError(f"--chain: the lab has no model {unknown[0]!r}; there are {', '.join(there)}")

@@ -19,6 +19,7 @@ import numpy as np
 from serve_app.config import load
 from serve_app.data.answers import EXTRA_TEMPERATURE
 from serve_app.data.dataset import Dataset, PoolAnswers
+from serve_app.errors import ConfigError
 from serve_app.lab.sample import draw, normalise
 from serve_app.lab.tasks import CELLS, Item
 from serve_app.lab.tasks.base import grade
@@ -101,6 +102,12 @@ class LabPlan:
     top_logprobs: int = 0
     extra_samples: int = 0
     without: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def __post_init__(self) -> None:
+        if self.temperature == 0 and self.samples > 1:
+            raise ConfigError(f"{self.samples} samples at temperature 0 are all the same: raise it, or take one sample")
+        if self.temperature > 0 and self.top_logprobs:
+            raise ConfigError("log-probabilities of the lab's models are recorded at temperature 0 alone: set it to 0")
 
 
 def record_lab(models_dir: Path, plan: LabPlan, report: Report = print) -> Dataset:

@@ -72,6 +72,13 @@ def test_a_model_that_is_not_there_is_named(tmp_path) -> None:  # type: ignore[n
         record_lab(tmp_path, replace(PLAN, n=2))
 
 
+def test_plans_that_contradict_themselves_are_refused() -> None:
+    with pytest.raises(ConfigError, match="3 samples at temperature 0"):
+        LabPlan(5, "learn", samples=3)
+    with pytest.raises(ConfigError, match="at temperature 0 alone"):
+        LabPlan(5, "learn", temperature=0.5, top_logprobs=5)
+
+
 def test_greedy_answers_come_with_log_probabilities_and_extra_samples() -> None:
     plan = LabPlan(60, "measure", seed=1, models=("tiny", "small"), top_logprobs=5, extra_samples=2)
     found = record_lab(models_dir(), plan, lambda _: None)
