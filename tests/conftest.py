@@ -1,6 +1,22 @@
 """Of all tests: hypothesis without deadlines (a slow machine is no failure) and with the same examples every time."""
 
+import ssl
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("jethro", deadline=None, derandomize=True)
 settings.load_profile("jethro")
+
+_trusted = cache(ssl.create_default_context)
+
+
+@pytest.fixture(scope="module")
+def certificates_are_read_once() -> Iterator[None]:
+    """For clients of servers that speak plain HTTP: each would read all trusted certificates, for a few requests."""
+    context = _trusted()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", lambda *_, **__: context)
+        yield

@@ -1,7 +1,6 @@
 """The official OpenAI client against a real server, over engines that say their query again, a character a token."""
 
 import asyncio
-import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,8 @@ from serve_app.types import Capabilities, Price
 from tests.api.fakes import services
 from tests.api.server import serving
 from tests.fakes import FakeEngine
+
+pytestmark = pytest.mark.usefixtures("certificates_are_read_once")
 
 KEY = "k1"
 ABLE = Capabilities(max_context_tokens=400, guided=True, tools=True)
@@ -26,15 +27,6 @@ def make():
     small = LocalPool("small", FakeEngine("lab-small", capabilities=PLAIN), Price(1, 1))
     large = LocalPool("large", FakeEngine("lab-large", capabilities=ABLE), Price(10, 10))
     return services(small=small, large=large, keys={"acme": KEY})  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def certificates_are_read_once() -> Iterator[None]:
-    """The server speaks plain HTTP, yet each client reads all trusted certificates."""
-    context = ssl.create_default_context()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ssl, "create_default_context", lambda *_, **__: context)
-        yield
 
 
 @pytest.fixture(scope="module")

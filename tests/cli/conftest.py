@@ -21,6 +21,11 @@ def commands_are_built_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_clients(certificates_are_read_once: None) -> None:
+    """Commands make a client each."""
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     for name in ("JETHRO_API_KEY", "JETHRO_URL", "JETHRO_CONFIG"):
