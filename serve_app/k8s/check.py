@@ -1,9 +1,6 @@
-"""All checks over a set of objects, in the order in which a mistake is best understood.
+"""All checks over a set of objects, and the rules for the set: references resolve, and nothing required is missing."""
 
-The rules here are for the set as a whole: references resolve, and no required object is missing.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -11,7 +8,7 @@ from pydantic import ValidationError
 
 from serve_app.config import Config
 from serve_app.k8s.documents import Document
-from serve_app.k8s.pod_rules import pod_mistakes, pods_of
+from serve_app.k8s.pod_rules import pod_mistakes, pods_of, repeated
 from serve_app.k8s.pods import CONFIG_PATH
 from serve_app.k8s.schema import schema_mistakes
 from serve_app.k8s.serve_config import config_of, serving_mistakes
@@ -25,7 +22,8 @@ def set_mistakes(documents: Sequence[Document], service: Document) -> Iterator[s
     by_kind: dict[str, list[Document]] = {}
     for document in documents:
         by_kind.setdefault(document.kind, []).append(document)
-    yield from _twice(documents)
+    keys = [(d.kind, d.body["metadata"].get("namespace"), d.name) for d in documents]
+    yield from (f"{kind} {name} is defined twice" for kind, _, name in repeated(keys))
     yield from (f"no {kind} among the objects" for kind in _NEEDED if kind not in by_kind)
     yield from (f"{d}: Secrets are made in the cluster, never in manifests" for d in by_kind.get("Secret", []))
     yield from _references(service, by_kind)
@@ -37,7 +35,7 @@ def set_mistakes(documents: Sequence[Document], service: Document) -> Iterator[s
 
 
 def labels_of(body: dict[str, Any]) -> list[dict[str, str]]:
-    """The labels of every group's pods, those of the operator with them."""
+    """The labels of every group's pods, with those that the operator adds."""
     found = []
     for where, _, template in pods_of(body):
         group = where.removeprefix("worker group ")
@@ -45,12 +43,6 @@ def labels_of(body: dict[str, Any]) -> list[dict[str, str]]:
         operators["ray.io/group"] = group if group != where else "headgroup"
         found.append(template.get("metadata", {}).get("labels", {}) | operators)
     return found
-
-
-def _twice(documents: Sequence[Document]) -> Iterator[str]:
-    keys = [(d.kind, d.body["metadata"].get("namespace"), d.name) for d in documents]
-    for kind, _, name in sorted({key for key in keys if keys.count(key) > 1}, key=str):
-        yield f"{kind} {name} is defined twice"
 
 
 def _references(service: Document, by_kind: dict[str, list[Document]]) -> Iterator[str]:
@@ -67,12 +59,18 @@ def _references(service: Document, by_kind: dict[str, list[Document]]) -> Iterat
             yield f"{service}: {where}: ServiceAccount {account} is not among the objects"
 
 
-def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+def _selected(selector: dict[str, Any], body: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Group and template of the pods that a selector matches."""
+    required = selector.get("matchLabels", {}).items()
+    pods = zip(pods_of(body), labels_of(body), strict=True)
+    return [(where, pod) for (where, _, pod), labels in pods if required <= labels.items()]
+
+
+def _port_names(pods: Iterable[dict[str, Any]]) -> set[str]:
+    return {port["name"] for pod in pods for port in pod["spec"]["containers"][0].get("ports", [])}
 
 
 def _budgets(service: Document, budgets: Sequence[Document]) -> Iterator[str]:
-    pods = list(zip(pods_of(service.body), labels_of(service.body), strict=True))
     groups = {g["groupName"]: g for g in service.body["spec"]["rayClusterConfig"].get("workerGroupSpecs", [])}
     guarded: set[str] = set()
     for budget in budgets:
@@ -83,27 +81,27 @@ def _budgets(service: Document, budgets: Sequence[Document]) -> Iterator[str]:
             continue
         if spec.get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
             yield f"{budget}: unhealthyPodEvictionPolicy must be AlwaysAllow, or a broken pod blocks every drain"
-        selected = [where for (where, _, _), labels in pods if _selects(spec["selector"], labels)]
+        selected = [where for where, _ in _selected(spec["selector"], service.body)]
         if not selected:
             yield f"{budget}: its selector matches no pod of {service.kind} {service.name}"
         guarded |= set(selected)
         there = sum(groups[w.removeprefix("worker group ")].get("minReplicas", 0) for w in selected if w[0] == "w")
         there += "head group" in selected
         if selected and least > there:
-            yield f"{budget}: minAvailable {least} and there are {there} pods at least: nothing could be drained"
+            yield f"{budget}: minAvailable {least} with {there} pods at least: nothing could be drained"
     for name, group in groups.items():
         if group.get("minReplicas", 0) and f"worker group {name}" not in guarded:
             yield f"{service}: worker group {name}: no PodDisruptionBudget selects its pods"
     if "head group" not in guarded and "gcsFaultToleranceOptions" not in service.body["spec"]["rayClusterConfig"]:
-        yield f"{service}: head group: no PodDisruptionBudget, and without GCS fault tolerance all hangs on the head"
+        yield f"{service}: head group: no PodDisruptionBudget, and without GCS fault tolerance all depends on the head"
 
 
 def _policies(service: Document, policies: Sequence[Document]) -> Iterator[str]:
-    labels = labels_of(service.body)
-    names = {port["name"] for _, _, t in pods_of(service.body) for port in t["spec"]["containers"][0].get("ports", [])}
-    covered: set[int] = set()
+    pods = pods_of(service.body)
+    names = _port_names(pod for _, _, pod in pods)
+    covered: set[str] = set()
     for policy in policies:
-        selected = {i for i, own in enumerate(labels) if _selects(policy.body["spec"].get("podSelector", {}), own)}
+        selected = {where for where, _ in _selected(policy.body["spec"].get("podSelector", {}), service.body)}
         if not selected:
             yield f"{policy}: its podSelector matches no pod of {service.kind} {service.name}"
         covered |= selected if "Ingress" in policy.body["spec"].get("policyTypes", []) else set()
@@ -111,19 +109,17 @@ def _policies(service: Document, policies: Sequence[Document]) -> Iterator[str]:
             unknown = sorted(p["port"] for p in rule.get("ports", []) if p.get("port") not in names)
             if unknown:
                 yield f"{policy}: no pod has a port {', '.join(map(str, unknown))}"
-    if covered != set(range(len(labels))):
+    if covered != {where for where, _, _ in pods}:
         yield f"{service}: pods that no NetworkPolicy guards"
 
 
 def _monitors(service: Document, monitors: Sequence[Document]) -> Iterator[str]:
-    labels = labels_of(service.body)
-    pods = pods_of(service.body)
     for monitor in monitors:
         spec = monitor.body["spec"]
-        selected = [t for (_, _, t), own in zip(pods, labels, strict=True) if _selects(spec["selector"], own)]
+        selected = [pod for _, pod in _selected(spec["selector"], service.body)]
         if not selected:
             yield f"{monitor}: its selector matches no pod of {service.kind} {service.name}"
-        names = {port["name"] for t in selected for port in t["spec"]["containers"][0].get("ports", [])}
+        names = _port_names(selected)
         for endpoint in spec["podMetricsEndpoints"]:
             if selected and endpoint["port"] not in names:
                 yield f"{monitor}: the pods have no port {endpoint['port']}"
@@ -160,7 +156,7 @@ def _config_map(service: Document, maps: Sequence[Document]) -> Iterator[str]:
 
 
 def check_documents(documents: Sequence[Document]) -> list[str]:
-    """Every mistake as a sentence; none: valid. Rules are checked only for a set whose schemas hold."""
+    """Every mistake as a sentence. The rules are applied only if all schemas hold."""
     found = [said for document in documents for said in schema_mistakes(document)]
     if found:
         return found

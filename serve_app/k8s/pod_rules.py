@@ -1,12 +1,13 @@
 """Rules for the pods of a RayService: containers, resources, ports, secrets, and how they stop."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from serve_app.k8s.pods import DRAIN
 
+T = TypeVar("T")
 _FORM = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi|)$")
 _FACTORS = {"": Decimal(1), "m": Decimal("0.001")}
 _FACTORS |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTP", 1)}
@@ -24,6 +25,11 @@ RAY_DRAIN_S = 30.0
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 _KUBERNETES_GRACE_S = 30
 _HEAD_FLOOR_GIB = 5
+
+
+def repeated(names: Sequence[T]) -> list[T]:
+    """The names that occur more than once, sorted by their text."""
+    return sorted({name for name in names if names.count(name) > 1}, key=str)
 
 
 def pods_of(body: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -92,12 +98,10 @@ def _image(where: str, image: str) -> Iterator[str]:
 
 def _ports(where: str, ports: list[dict[str, Any]]) -> Iterator[str]:
     names = [port.get("name", "") for port in ports]
-    for port in ports:
-        name = port.get("name", "")
+    for name in names:
         if not re.fullmatch(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*", name):
             yield f"{where}: port name {name!r}: at most 15 of a-z, 0-9 and -, with a letter"
-        if names.count(name) > 1:
-            yield f"{where}: port name {name!r} is given twice"
+    yield from (f"{where}: port name {name!r} is given twice" for name in repeated(names))
     if {"name": "serve", "containerPort": 8000} not in [
         {k: p.get(k) for k in ("name", "containerPort")} for p in ports
     ]:
@@ -126,12 +130,10 @@ def _resources(where: str, name: str, resources: dict[str, Any]) -> Iterator[str
 
 
 def _secrets(where: str, env: list[dict[str, Any]]) -> Iterator[str]:
-    names = [e["name"] for e in env]
     for variable in env:
         if _SECRET.search(variable["name"]) and "valueFrom" not in variable:
             yield f"{where}: env {variable['name']}: a secret in a manifest; refer to a Secret with secretKeyRef"
-        if names.count(variable["name"]) > 1:
-            yield f"{where}: env {variable['name']} is given twice"
+    yield from (f"{where}: env {name} is given twice" for name in repeated([e["name"] for e in env]))
 
 
 def _mounts(where: str, spec: dict[str, Any], container: dict[str, Any]) -> Iterator[str]:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from serve_app.k8s.pod_rules import repeated
+
 RAY_VERSION = re.compile(r"^2\.60\.\d+$")
 _UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
 _LONGEST_NAME = 47
@@ -64,7 +66,7 @@ def _cluster(cluster: dict[str, Any]) -> Iterator[str]:
         yield f"{where}.rayVersion {cluster.get('rayVersion')!r}: must be that of the image, 2.60.x"
     if cluster.get("authOptions", {}).get("mode") != "token":
         yield f"{where}.authOptions.mode: must be token, written out; otherwise Ray's ports answer anybody"
-    if cluster["authOptions"].get("enableK8sTokenAuth") if "authOptions" in cluster else False:
+    if cluster.get("authOptions", {}).get("enableK8sTokenAuth"):
         yield f"{where}.authOptions.enableK8sTokenAuth: refused for a RayService; remove it"
     for key in ("networkPolicy", "tlsOptions", "historyServerOptions"):
         if key in cluster:
@@ -117,8 +119,7 @@ def _groups(cluster: dict[str, Any]) -> Iterator[str]:
     if not groups:
         yield "spec.rayClusterConfig.workerGroupSpecs: none; the head takes no replicas"
     names = [group["groupName"] for group in groups]
-    for name in sorted({n for n in names if names.count(n) > 1}):
-        yield f"worker group {name}: the name is given twice"
+    yield from (f"worker group {name}: the name is given twice" for name in repeated(names))
     for group in groups:
         where = f"worker group {group['groupName']}"
         least, most = group.get("minReplicas", 0), group.get("maxReplicas", 2**31 - 1)

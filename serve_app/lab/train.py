@@ -1,9 +1,10 @@
-"""Training of one lab model: loss on answers only, Muon for matrices, resumable to the step.
+"""Training of one lab model: loss on answers only, Muon for matrices, mixed precision, resumable to the step.
 
-Muon is Jordan et al. 2024 as torch ships it, scaled to AdamW's step size (Liu et al. 2025);
-embeddings and norms take AdamW. Exactness during training is teacher-forced: all answer tokens
-are the most likely ones, which is the same as a right greedy answer. A checkpoint holds weights, optimizer
-states and counters; it is loaded with `weights_only=True`, so that it can hold no code.
+Muon is Jordan et al. 2024 as torch ships it, scaled to AdamW's step size (Liu et al. 2025); embeddings and norms take
+AdamW. Exactness during training is teacher-forced: all answer tokens are the most likely ones, which is the same as a
+right greedy answer. With mixed precision, matrix products run in bfloat16 while weights, attention and the loss stay in
+float32: torch's attention on CPU has a backward pass in bfloat16 that is ten times slower than the one in float32.
+Measured on one core with AVX512-BF16: 1.75 times the tokens per second on the large model.
 """
 
 import time
@@ -25,15 +26,22 @@ from serve_app.lab.batches import IGNORE, RoundShape, TrainingBatch, held_out_ba
 from serve_app.lab.model import ModelSize, new_model
 from serve_app.lab.tasks import CELLS, LEVELS
 
+FILE = "checkpoint.pt"
+MATRIX_RATE = 8e-3
+VECTOR_RATE = 8e-3
+"""Peak learning rates of Muon and of AdamW."""
+HELD_OUT_ROWS = 64
+"""Unseen queries per batch."""
+WEIGHT_DECAY = 0.02
+CLIP_NORM = 1.0
 SMOOTHING = 0.98
 """Weight of the past in the running accuracy of a cell, per example seen."""
-
 WARM_UP = 0.02
 """Share of the budget in which the learning rate rises to its peak."""
-
 OPENS_AT = 0.7
 HELD_BACK = 0.1
 """Accuracy of a difficulty at which the next one is drawn in full, and the least factor before."""
+_ATTENTION = "causal_float32"
 
 
 @dataclass(slots=True)
@@ -72,76 +80,12 @@ def learning_rate_scale(done: float) -> float:
     return max(0.0, (1 - done) / (1 - WARM_UP))
 
 
-FILE = "checkpoint.pt"
-
-
-def save_checkpoint(
-    folder: Path,
-    seed: int,
-    model: LlamaForCausalLM,
-    optimizers: list[torch.optim.Optimizer],
-    progress: TrainingProgress,
-) -> None:
-    """Write the run's state; a kill at any moment leaves the last whole checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        "seed": seed,
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "rounds": progress.rounds,
-        "tokens": progress.tokens,
-        "seconds": progress.seconds,
-        "accuracy": torch.from_numpy(progress.accuracy),
-    }
-    with replacing(folder / FILE) as part:
-        torch.save(state, part)
-
-
-def load_checkpoint(
-    folder: Path,
-    seed: int,
-    model: LlamaForCausalLM,
-    optimizers: list[torch.optim.Optimizer],
-    progress: TrainingProgress,
-) -> bool:
-    """Restore the run in place; False if `folder` has no checkpoint.
-
-    Raises ValueError if the checkpoint belongs to another seed or another model shape.
-    """
-    path = folder / FILE
-    if not path.exists():
-        return False
-    state = torch.load(path, weights_only=True)
-    if state["seed"] != seed:
-        raise ValueError(f"{path} was made with seed {state['seed']}, not {seed}: remove it or use its seed")
-    try:
-        model.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} is of another model shape: remove it to start anew") from error
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    progress.rounds, progress.tokens, progress.seconds = state["rounds"], state["tokens"], state["seconds"]
-    progress.accuracy = state["accuracy"].numpy().copy()
-    return True
-
-
-MATRIX_RATE = 8e-3
-VECTOR_RATE = 8e-3
-"""Peak learning rates of Muon and of AdamW."""
-
-HELD_OUT_ROWS = 64
-"""Unseen queries evaluated at once."""
-
-WEIGHT_DECAY = 0.02
-CLIP_NORM = 1.0
-
-
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """How one model is trained. The budget is `minutes` of training if given, else `tokens`.
 
     A budget in tokens makes the run the same on every machine; one in minutes does not.
-    `held_out` unseen queries are evaluated at each checkpoint; difficulties above `hardest` are not trained.
+    `held_out` unseen queries are answered at each checkpoint; difficulties above `hardest` are not trained.
     """
 
     seed: int
@@ -162,70 +106,122 @@ def train(
     report: Callable[[str], None],
     on_checkpoint: Callable[[LlamaForCausalLM, TrainingProgress], None] | None = None,
 ) -> tuple[LlamaForCausalLM, TrainingProgress]:
-    """Train from `folder`'s checkpoint, or from nothing if it has none, until the budget is spent.
+    """Train from the checkpoint in `folder`, or from nothing, until the budget is spent.
 
-    Writes checkpoints into `folder` and one line a round to `report`; `on_checkpoint` is called
-    after each checkpoint. Raises ValueError if the checkpoint is of another seed or shape.
+    Writes checkpoints into `folder` and reports one line per round; `on_checkpoint` is called after each checkpoint.
+    Raises ValueError if the checkpoint is of another seed or shape.
     """
-    model = new_model(size, settings.seed)
-    if settings.bfloat16:
-        use_float32_attention(model)
-    optimizers = make_optimizers(model)
-    progress = TrainingProgress()
-    load_checkpoint(folder, settings.seed, model, optimizers, progress)
+    run = _TrainingRun(size, settings, folder)
     saved_at = time.monotonic()
     held_out = held_out_batches(settings.seed, settings.held_out, HELD_OUT_ROWS)
-    while share_done(progress, settings) < 1:
-        started, before = time.monotonic(), progress.tokens
-        loss = train_round(model, optimizers, progress, settings)
+    while run.share_done < 1:
+        report(f"{size.name}: {run.round()}")
+        if time.monotonic() - saved_at > settings.checkpoint_s or run.share_done >= 1:
+            run.save()
+            saved_at = time.monotonic()
+            report(f"{size.name}: unseen exact {100 * held_out_accuracy(run.model, held_out):.1f} %")
+            if on_checkpoint is not None:
+                on_checkpoint(run.model, run.progress)
+    return run.model, run.progress
+
+
+class _TrainingRun:
+    """Model, optimizers and progress of one run, restored from its checkpoint if there is one.
+
+    The checkpoint is loaded with `weights_only=True`, so that it can hold no code.
+    """
+
+    def __init__(self, size: ModelSize, settings: TrainSettings, folder: Path) -> None:
+        self._settings, self._path = settings, folder / FILE
+        self.model = new_model(size, settings.seed)
+        if settings.bfloat16:
+            use_float32_attention(self.model)
+        matrices = [p for p in self.model.model.layers.parameters() if p.ndim == 2]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in self.model.parameters() if id(p) not in chosen]
+        self._optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=VECTOR_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.progress = TrainingProgress()
+        if self._path.exists():
+            self._restore()
+
+    @property
+    def share_done(self) -> float:
+        """Share of the budget that is spent, 0 to 1 and beyond."""
+        if self._settings.minutes is not None:
+            return self.progress.seconds / (self._settings.minutes * 60)
+        return self.progress.tokens / self._settings.tokens
+
+    def save(self) -> None:
+        """Write a checkpoint; a kill at any moment leaves the last whole one."""
+        progress = self.progress
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "seed": self._settings.seed,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "rounds": progress.rounds,
+            "tokens": progress.tokens,
+            "seconds": progress.seconds,
+            "accuracy": torch.from_numpy(progress.accuracy),
+        }
+        with replacing(self._path) as part:
+            torch.save(state, part)
+
+    def _restore(self) -> None:
+        path, seed, progress = self._path, self._settings.seed, self.progress
+        state = torch.load(path, weights_only=True)
+        if state["seed"] != seed:
+            raise ValueError(f"{path} was made with seed {state['seed']}, not {seed}: remove it or use its seed")
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ValueError(f"{path} is of another model shape: remove it to start anew") from error
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        progress.rounds, progress.tokens, progress.seconds = state["rounds"], state["tokens"], state["seconds"]
+        progress.accuracy = state["accuracy"].numpy().copy()
+
+    def round(self) -> str:
+        """Run one round of steps in place; returns a line on it."""
+        started, before, progress, settings = time.monotonic(), self.progress.tokens, self.progress, self._settings
+        self.model.train()
+        weights = progress.cell_weights(settings.floor, settings.hardest)
+        scale = learning_rate_scale(self.share_done)
+        for optimizer, rate in zip(self._optimizers, (MATRIX_RATE, VECTOR_RATE), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+        steps = round_of_batches(settings.seed, progress.rounds, weights, settings.shape)
+        loss = float(np.mean([self._step(step) for step in steps]))
+        progress.rounds += 1
         seconds = time.monotonic() - started
         progress.seconds += seconds
-        report(_line(size.name, progress, settings, loss, (progress.tokens - before) / seconds))
-        if time.monotonic() - saved_at > settings.checkpoint_s or share_done(progress, settings) >= 1:
-            save_checkpoint(folder, settings.seed, model, optimizers, progress)
-            saved_at = time.monotonic()
-            report(f"{size.name}: unseen exact {100 * held_out_accuracy(model, held_out):.1f} %")
-            if on_checkpoint is not None:
-                on_checkpoint(model, progress)
-    return model, progress
+        done = self.share_done
+        left = progress.seconds * (1 - done) / done
+        return (
+            f"round {progress.rounds} {100 * done:.1f} % loss {loss:.4f} "
+            f"train exact {100 * progress.accuracy.mean():.1f} % {(progress.tokens - before) / seconds:,.0f} tokens/s "
+            f"{left / 60:.1f} min left"
+        )
 
-
-def share_done(progress: TrainingProgress, settings: TrainSettings) -> float:
-    """Share of the budget that is spent, 0 to 1 and beyond."""
-    if settings.minutes is not None:
-        return progress.seconds / (settings.minutes * 60)
-    return progress.tokens / settings.tokens
-
-
-def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon over the layers' matrices and AdamW over everything else."""
-    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=VECTOR_RATE, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-
-
-def train_round(
-    model: LlamaForCausalLM,
-    optimizers: list[torch.optim.Optimizer],
-    progress: TrainingProgress,
-    settings: TrainSettings,
-) -> float:
-    """Run one round of steps in place; returns the mean loss per answer token."""
-    model.train()
-    done = share_done(progress, settings)
-    weights = progress.cell_weights(settings.floor, settings.hardest)
-    scale = learning_rate_scale(done)
-    for optimizer, rate in zip(optimizers, (MATRIX_RATE, VECTOR_RATE), strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * scale
-    steps = round_of_batches(settings.seed, progress.rounds, weights, settings.shape)
-    losses = [_step(model, optimizers, progress, step, settings.bfloat16) for step in steps]
-    progress.rounds += 1
-    return float(np.mean(losses))
+    def _step(self, step: list[TrainingBatch]) -> float:
+        """One optimizer step over several batches; returns the mean loss per answer token."""
+        targets = sum(int((batch.labels != IGNORE).sum()) for batch in step)
+        total = 0.0
+        for batch in step:
+            with mixed(self._settings.bfloat16):
+                loss, right = answer_loss(self.model, batch)
+            (loss / targets).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            self.progress.observe(batch.cells, right.numpy())
+            self.progress.tokens += batch.ids.size
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+        for optimizer in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return total / targets
 
 
 @torch.no_grad()
@@ -242,57 +238,19 @@ def answer_loss(model: LlamaForCausalLM, batch: TrainingBatch) -> tuple[Tensor, 
     """
     labels = torch.from_numpy(batch.labels)[:, 1:]
     hidden = model.model(input_ids=torch.from_numpy(batch.ids), use_cache=False).last_hidden_state[:, :-1]
-    answer = labels != IGNORE
-    logits = model.lm_head(hidden[answer]).float()
-    loss = functional.cross_entropy(logits, labels[answer], reduction="sum")
-    wrong = torch.zeros_like(answer)
-    wrong[answer] = logits.detach().argmax(-1) != labels[answer]
-    return loss, ~_last_answer(wrong, answer).any(1)
+    answers = labels != IGNORE
+    logits = model.lm_head(hidden[answers]).float()
+    loss = functional.cross_entropy(logits, labels[answers], reduction="sum")
+    wrong = torch.zeros_like(answers)
+    wrong[answers] = logits.detach().argmax(-1) != labels[answers]
+    return loss, ~_last_answer(wrong, answers).any(1)
 
 
-def _last_answer(wrong: Tensor, answer: Tensor) -> Tensor:
-    """Keep of `wrong` only each row's last run of answer tokens."""
-    starts = answer & ~functional.pad(answer, (1, 0))[:, :-1]
+def _last_answer(wrong: Tensor, answers: Tensor) -> Tensor:
+    """Keep of `wrong` only the tokens of each row's last answer."""
+    starts = answers & ~functional.pad(answers, (1, 0))[:, :-1]
     run = starts.cumsum(1)
     return wrong & (run == run[:, -1:])
-
-
-def _step(
-    model: LlamaForCausalLM,
-    optimizers: list[torch.optim.Optimizer],
-    progress: TrainingProgress,
-    step: list[TrainingBatch],
-    bfloat16: bool,
-) -> float:
-    targets = sum(int((batch.labels != IGNORE).sum()) for batch in step)
-    total = 0.0
-    for batch in step:
-        with mixed(bfloat16):
-            loss, right = answer_loss(model, batch)
-        (loss / targets).backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-        progress.observe(batch.cells, right.numpy())
-        progress.tokens += batch.ids.size
-    torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return total / targets
-
-
-def _line(name: str, progress: TrainingProgress, settings: TrainSettings, loss: float, rate: float) -> str:
-    done = share_done(progress, settings)
-    left = progress.seconds * (1 - done) / done
-    return (
-        f"{name}: round {progress.rounds} {100 * done:.1f} % loss {loss:.4f} "
-        f"train exact {100 * progress.accuracy.mean():.1f} % {rate:,.0f} tokens/s {left / 60:.1f} min left"
-    )
-
-
-_ATTENTION = "causal_float32"
-"""On CPUs with bfloat16 matrix products run in it, while weights, attention and the loss stay in float32: torch's
-attention has a backward pass in bfloat16 that is ten times slower. Measured on one core with AVX512-BF16: 1.75 times
-the tokens per second on the large model."""
 
 
 def has_bfloat16() -> bool:

@@ -9,7 +9,7 @@ streams: take one of them, not the sum. The label `stream` is bounded by `stream
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -123,53 +123,35 @@ class Recorder:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = r = registry if registry is not None else CollectorRegistry()
-        how = ("endpoint", "strategy", "pool")
+        counter, histogram = partial(Counter, registry=r), partial(Histogram, registry=r)
+        how, pool, router = ("endpoint", "strategy", "pool"), ("pool",), ("router",)
         self._in_flight = Gauge("jethro_requests_in_flight", "Requests being answered", registry=r)
-        self._requests = Counter("jethro_requests", "Requests that ended", (*how, "code", "status"), registry=r)
-        self._latency = Histogram("jethro_e2e_seconds", "Arrival to last byte", how, buckets=_LATENCY_S, registry=r)
-        self._ttft = Histogram("jethro_ttft_seconds", "Arrival to first byte", how, buckets=_LATENCY_S, registry=r)
-        self._tpot = Histogram(
-            "jethro_tpot_seconds", "Time per output token after the first", ("pool",), buckets=_TPOT_S, registry=r
-        )
-        self._layers = Histogram(
+        # `labels()` checks and locks at every call; the children are few and are kept.
+        self._requests = cache(counter("jethro_requests", "Requests that ended", (*how, "code", "status")).labels)
+        self._latency = cache(histogram("jethro_e2e_seconds", "Arrival to last byte", how, buckets=_LATENCY_S).labels)
+        self._ttft = cache(histogram("jethro_ttft_seconds", "Arrival to first byte", how, buckets=_LATENCY_S).labels)
+        tpot = "Time per output token after the first"
+        self._tpot = cache(histogram("jethro_tpot_seconds", tpot, pool, buckets=_TPOT_S).labels)
+        layers = histogram(
             "jethro_layer_seconds",
             "Time spent in one layer before the first byte: parse, decide, pool",
             ("layer",),
             buckets=(*_DECIDE_S, 10.0, 60.0, 600.0),
-            registry=r,
         )
-        self._decide = Histogram(
-            "jethro_decision_seconds", "Time of one decision", ("router",), buckets=_DECIDE_S, registry=r
-        )
-        self._decisions = Counter("jethro_decisions", "Decisions by the pool chosen", ("router", "pool"), registry=r)
-        self._unscored = Counter(
-            "jethro_unscored", "Decisions without a score: the strong pool was called", ("router",), registry=r
-        )
-        self._fallbacks = Counter("jethro_fallbacks", "Answers by another pool than the first", ("pool",), registry=r)
-        self._escalations = Counter(
-            "jethro_escalations", "Answers rejected for low confidence and replaced", ("pool",), registry=r
-        )
-        self._tokens = Counter("jethro_tokens", "Tokens read and written", ("pool", "direction"), registry=r)
-        self._wasted = Counter("jethro_wasted_tokens", "Tokens of calls that are in no answer", ("pool",), registry=r)
-        self._wasted_usd = Counter(
-            "jethro_wasted_cost_usd", "US dollars of calls that are in no answer", ("pool",), registry=r
-        )
-        self._cost = Counter("jethro_cost_usd", "Spent, in US dollars", ("pool",), registry=r)
-        self._unauthorized = Counter("jethro_unauthorized", "Requests with no key or a wrong one", registry=r)
-        self._feedback = Counter("jethro_feedback", "Feedback stored", registry=r)
-        self._bind_children()
-
-    def _bind_children(self) -> None:
-        """`labels()` checks and locks at every call; the children are few and are kept."""
-        self._requests_of = cache(self._requests.labels)
-        self._latency_of = cache(self._latency.labels)
-        self._ttft_of = cache(self._ttft.labels)
-        self._tpot_of = cache(self._tpot.labels)
-        self._decide_of = cache(self._decide.labels)
-        self._decisions_of = cache(self._decisions.labels)
-        self._tokens_of = cache(self._tokens.labels)
-        self._cost_of = cache(self._cost.labels)
-        self._parse, self._decision, self._pool = (self._layers.labels(x) for x in ("parse", "decide", "pool"))
+        self._parse, self._decision, self._pool = (layers.labels(x) for x in ("parse", "decide", "pool"))
+        decide = "Time of one decision"
+        self._decide = cache(histogram("jethro_decision_seconds", decide, router, buckets=_DECIDE_S).labels)
+        self._decisions = cache(counter("jethro_decisions", "Decisions by the pool chosen", (*router, *pool)).labels)
+        unscored = "Decisions without a score: the strong pool was called"
+        self._unscored = counter("jethro_unscored", unscored, router)
+        self._fallbacks = counter("jethro_fallbacks", "Answers by another pool than the first", pool)
+        self._escalations = counter("jethro_escalations", "Answers rejected for low confidence and replaced", pool)
+        self._tokens = cache(counter("jethro_tokens", "Tokens read and written", (*pool, "direction")).labels)
+        self._wasted = counter("jethro_wasted_tokens", "Tokens of calls that are in no answer", pool)
+        self._wasted_usd = counter("jethro_wasted_cost_usd", "US dollars of calls that are in no answer", pool)
+        self._cost = cache(counter("jethro_cost_usd", "Spent, in US dollars", pool).labels)
+        self._unauthorized = counter("jethro_unauthorized", "Requests with no key or a wrong one")
+        self._feedback = counter("jethro_feedback", "Feedback stored")
 
     def watch_store(self, figures: StoreFigures) -> None:
         """Report a store's queue and losses at every scrape."""
@@ -193,7 +175,7 @@ class Recorder:
             self._in_flight.dec()
         decision = record.decision
         strategy, pool = (decision.strategy, decision.pool) if decision else ("", "")
-        self._requests_of(record.endpoint, strategy, pool, str(record.http_status), record.status).inc()
+        self._requests(record.endpoint, strategy, pool, str(record.http_status), record.status).inc()
         if record.parse_ms is not None:
             self._parse.observe(record.parse_ms / 1e3)
         self._spent(record)  # also of a caller who left before there was a decision
@@ -201,13 +183,13 @@ class Recorder:
             return
         self._decided(record)
         if record.status == "completed":
-            self._latency_of(record.endpoint, strategy, pool).observe(record.latency_ms / 1e3)
+            self._latency(record.endpoint, strategy, pool).observe(record.latency_ms / 1e3)
         if record.ttft_ms is not None:
-            self._ttft_of(record.endpoint, strategy, pool).observe(record.ttft_ms / 1e3)
+            self._ttft(record.endpoint, strategy, pool).observe(record.ttft_ms / 1e3)
             if record.stream and record.status == "completed":
                 written = record.usage.completion_tokens
                 if written > 1:
-                    self._tpot_of(pool).observe((record.latency_ms - record.ttft_ms) / 1e3 / (written - 1))
+                    self._tpot(pool).observe((record.latency_ms - record.ttft_ms) / 1e3 / (written - 1))
 
     def unauthorized(self) -> None:
         """A request was refused for its key."""
@@ -225,12 +207,12 @@ class Recorder:
         decision = record.decision
         assert decision is not None
         router = decision.router or ""
-        self._decide_of(router).observe(decision.decision_ms / 1e3)
+        self._decide(router).observe(decision.decision_ms / 1e3)
         self._decision.observe(decision.decision_ms / 1e3)
         if decision.score is None and router:
             self._unscored.labels(router).inc()
         if record.status != "route_only":  # a question about a decision, not traffic
-            self._decisions_of(router, decision.pool).inc()
+            self._decisions(router, decision.pool).inc()
         if record.first_byte_ms is not None:
             self._pool.observe(record.first_byte_ms / 1e3)
 
@@ -243,9 +225,9 @@ class Recorder:
             for pool in {step.pool for step in steps if step.wasted and not step.failed} - {decision.pool}:
                 self._escalations.labels(pool).inc()
         for step in steps:
-            self._tokens_of(step.pool, "in").inc(step.usage.prompt_tokens)
-            self._tokens_of(step.pool, "out").inc(step.usage.completion_tokens)
-            self._cost_of(step.pool).inc(step.cost_usd)
+            self._tokens(step.pool, "in").inc(step.usage.prompt_tokens)
+            self._tokens(step.pool, "out").inc(step.usage.completion_tokens)
+            self._cost(step.pool).inc(step.cost_usd)
             if step.wasted:
                 self._wasted.labels(step.pool).inc(step.usage.total_tokens)
                 self._wasted_usd.labels(step.pool).inc(step.cost_usd)

@@ -1,10 +1,6 @@
-"""Addition, subtraction and multiplication of two whole numbers; harder means longer numbers.
+"""Arithmetic: sums, differences and products of two numbers, short expressions, and several steps on one number."""
 
-Expressions of two or three operators with the usual precedence, such as 3+4*2.
-
-A few consecutive steps: a running number that is added to, taken from and doubled.
-"""
-
+from abc import abstractmethod
 from random import Random
 
 from serve_app.lab.tasks.base import Task
@@ -27,75 +23,68 @@ _FACTORS = {
 }
 """Bounds (inclusive) of the two factors of a product, by difficulty."""
 
-_ADD = (
-    "what is {a} + {b}?",
-    "{a} + {b}",
-    "{a}+{b}",
-    "{a} + {b} =",
-    "add {a} and {b}",
-    "what is {a} plus {b}?",
-    "how much is {a} + {b}?",
-    "what is the sum of {a} and {b}?",
-)
-_SUBTRACT = (
-    "what is {a} - {b}?",
-    "{a} - {b}",
-    "{a}-{b}",
-    "{a} - {b} =",
-    "subtract {b} from {a}",
-    "what is {a} minus {b}?",
-    "how much is {a} - {b}?",
-    "take {b} away from {a}",
-)
-_MULTIPLY = (
-    "what is {a} * {b}?",
-    "{a} * {b}",
-    "{a}*{b}",
-    "{a} * {b} =",
-    "multiply {a} by {b}",
-    "what is {a} times {b}?",
-    "how much is {a} * {b}?",
-    "what is the product of {a} and {b}?",
-)
+
+def _phrases(sign: str, command: str, word: str, other: str) -> tuple[str, ...]:
+    symbols = ("what is {a} + {b}?", "{a} + {b}", "{a}+{b}", "{a} + {b} =", "how much is {a} + {b}?")
+    *first, last = (phrase.replace("+", sign) for phrase in symbols)
+    return (*first, command, f"what is {{a}} {word} {{b}}?", last, other)
 
 
-class Add(Task):
-    """`what is 12 + 30?` gives 42."""
+class _Binary(Task):
+    """An operation on two numbers, the operands in either order unless `larger_first`."""
+
+    operands = _OPERANDS
+    larger_first = False
+    phrases: tuple[str, ...]
+
+    @abstractmethod
+    def result(self, a: int, b: int) -> int:
+        """The right answer."""
+
+    def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
+        """Operands within the bounds of the difficulty."""
+        a, b = (rng.randint(*bounds) for bounds in self.operands[difficulty])
+        if self.larger_first:
+            a, b = max(a, b), min(a, b)
+        elif rng.random() < 0.5:
+            a, b = b, a
+        return rng.choice(self.phrases).format(a=a, b=b), str(self.result(a, b))
+
+
+class Add(_Binary):
+    """`what is 12 + 30?` → 42; operands of one to three digits."""
 
     name = "add"
+    phrases = _phrases("+", "add {a} and {b}", "plus", "what is the sum of {a} and {b}?")
 
-    def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
-        """Operands of one to three digits, in either order."""
-        a, b = (rng.randint(*bounds) for bounds in _OPERANDS[difficulty])
-        if rng.random() < 0.5:
-            a, b = b, a
-        return rng.choice(_ADD).format(a=a, b=b), str(a + b)
+    def result(self, a: int, b: int) -> int:
+        """a + b."""
+        return a + b
 
 
-class Subtract(Task):
-    """`what is 42 - 30?` gives 12; the result is never negative."""
+class Subtract(_Binary):
+    """`what is 42 - 30?` → 12; operands of one to three digits, the result never negative."""
 
     name = "subtract"
+    larger_first = True
+    phrases = _phrases("-", "subtract {b} from {a}", "minus", "take {b} away from {a}")
 
-    def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
-        """Operands of one to three digits, the larger first."""
-        a, b = (rng.randint(*bounds) for bounds in _OPERANDS[difficulty])
-        a, b = max(a, b), min(a, b)
-        return rng.choice(_SUBTRACT).format(a=a, b=b), str(a - b)
+    def result(self, a: int, b: int) -> int:
+        """a - b."""
+        return a - b
 
 
-class Multiply(Task):
-    """`what is 12 * 3?` gives 36."""
+class Multiply(_Binary):
+    """`what is 12 * 3?` → 36; at most two digits by one digit."""
 
     name = "multiply"
     small = True
+    operands = _FACTORS
+    phrases = _phrases("*", "multiply {a} by {b}", "times", "what is the product of {a} and {b}?")
 
-    def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
-        """At most two digits by one digit, in either order."""
-        a, b = (rng.randint(*bounds) for bounds in _FACTORS[difficulty])
-        if rng.random() < 0.5:
-            a, b = b, a
-        return rng.choice(_MULTIPLY).format(a=a, b=b), str(a * b)
+    def result(self, a: int, b: int) -> int:
+        """a * b."""
+        return a * b
 
 
 _PHRASES = ("what is {e}?", "{e}", "{e} =", "calculate {e}", "evaluate {e}", "what is the value of {e}?")
@@ -111,7 +100,7 @@ _SHAPES = {
 
 
 class Expression(Task):
-    """`what is 3 + 4 * 2?` gives 11; results are never negative."""
+    """`what is 3 + 4 * 2?` → 11; results are never negative."""
 
     name = "expression"
 
@@ -175,7 +164,7 @@ _FRAMES = (
 
 
 class Steps(Task):
-    """`take 5, add 3, then double it` gives 16; the running number never falls below zero."""
+    """`take 5, add 3, then double it` → 16; the running number never falls below zero."""
 
     name = "steps"
     small = True
