@@ -7,7 +7,6 @@ from typing import Any
 import httpx
 import orjson
 
-from serve_app.cli.options import DEFAULT_URL
 from serve_app.errors import ConfigError, UpstreamError
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -80,7 +79,7 @@ class Endpoint:
         try:
             yield
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as e:
-            raise ConfigError(f"--url {self.url}: {e}; write it as {DEFAULT_URL}") from e
+            raise ConfigError(f"--url {self.url}: {e}; write it as http://127.0.0.1:8000") from e
         except (httpx.ConnectError, httpx.ConnectTimeout) as e:
             raise ConfigError(f"no endpoint at {self.url}: start it with `jethro serve`, or give --url") from e
         except (httpx.HTTPError, ValueError) as e:
