@@ -58,12 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     stamp = environment()
     stamp["command"] = " ".join(Path(word).name for word in (sys.argv[1:] if argv is None else argv))
-    settings = [s for s in SETTINGS if args.only in (None, len(s))]
-    if not settings:
+    chains = [s for s in SETTINGS if args.only in (None, len(s))]
+    if not chains:
         print(f"error: no setting has {args.only} models; there are some of 2 to 5", file=sys.stderr)
         return 2
     try:
-        found, panels = _measured(load(args.data), settings, args)
+        found, panels = _measured(load(args.data), chains, args)
     except ConfigError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
@@ -89,7 +89,7 @@ def _tell_of(title: str, method: str) -> None:
 
 
 def _measured(
-    sets: dict[str, Recorded], settings: list[tuple[str, ...]], args: argparse.Namespace
+    sets: dict[str, Recorded], chains: list[tuple[str, ...]], args: argparse.Namespace
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     settings: list[dict[str, Any]] = []
     plain: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ def _measured(
         tell(f"{data}: {len(recorded):,} queries, reading prompts")
         vectors = load_encoder().embed(recorded.prompts).astype(np.float64)
         counts = resamples(len(recorded.split("test")), args.rounds, args.seed)
-        for models in settings:
+        for models in chains:
             title = f"{data} {' → '.join(models)}"
             setting = prepare(recorded, [MODELS[m] for m in models], vectors, args.seed)
             if len(models) >= NOISE_MODELS:
