@@ -51,7 +51,7 @@ def test_battles_among_other_models_are_learned_from(dataset: Dataset) -> None:
     unscored = {name: replace(p, quality=np.full((n, 1), np.nan)) for name, p in dataset.pools.items()}
     battles = Preferences(dataset.queries, ("m-large",) * n, ("m-small",) * n, np.where(hard, 0.0, 1.0))
     more = Preferences(dataset.queries, ("other",) * n, ("m-small",) * n, np.zeros(n))
-    found = router(least_steps=1000).fit(replace(dataset, pools=unscored, preferences=battles.plus(more)))
+    found = router(learning_rate=2e-3).fit(replace(dataset, pools=unscored, preferences=battles.plus(more)))
     assert found.models_ == ("m-large", "m-small", "other") and found.pair_ == ("m-small", "m-large")
     scores = found.score(dataset.queries)
     assert scores[~hard].mean() > scores[hard].mean() + 0.3
@@ -59,7 +59,7 @@ def test_battles_among_other_models_are_learned_from(dataset: Dataset) -> None:
 
 def test_ties_count_as_they_are_told_to(dataset: Dataset) -> None:
     rates = {
-        ties: router(ties=ties, least_steps=1000).fit(dataset).score(dataset.queries)
+        ties: router(ties=ties, learning_rate=2e-3).fit(dataset).score(dataset.queries)
         for ties in ("weak", "half", "drop")
     }
     easy = dataset.strong_win_rate() == 0.0  # both right: a tie

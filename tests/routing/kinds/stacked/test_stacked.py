@@ -40,7 +40,8 @@ def test_losses_of_the_strong_model_lower_the_score() -> None:
         "large": answers("l", [0.0] * 100 + [1.0] * 200),
     }
     dataset = Dataset(queries, pools, ("",) * 300)
-    loses, ties, wins = (float(StackedRouter().fit(dataset).score(queries[s]).mean()) for s in _thirds())
+    fitted = StackedRouter().fit(dataset)
+    loses, ties, wins = (float(fitted.score(queries[s]).mean()) for s in _thirds())
     assert loses < ties < wins
 
 
