@@ -108,8 +108,7 @@ def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as e:
         raise RequestError(
-            "The body holds half of a surrogate pair (such as \\ud800): it encodes no character.",
-            code="invalid_utf8",
+            "The body holds half of a surrogate pair (such as \\ud800): it encodes no character.", code="invalid_utf8"
         ) from e
     except RecursionError as e:
         raise RequestError("The body is nested too deeply.", code="invalid_json") from e

@@ -267,9 +267,7 @@ def _one_text_prompt(prompt: list[Any]) -> None:
         raise RequestError("prompt: token ids are not supported, send text.", param="prompt", code="invalid_value")
     if len(prompt) > 1:
         raise RequestError(
-            "prompt: one prompt a request; send the others as separate requests.",
-            param="prompt",
-            code="invalid_value",
+            "prompt: one prompt a request; send the others as separate requests.", param="prompt", code="invalid_value"
         )
 
 

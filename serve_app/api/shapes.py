@@ -54,13 +54,7 @@ EVENT_STREAM: dict[str, Any] = {
     "description": "Server-sent events, one chunk each; the last chunk carries `jethro`; then `data: [DONE]`.",
 }
 MODEL = _object(
-    {
-        "id": _STRING,
-        "object": {"const": "model"},
-        "created": _INTEGER,
-        "owned_by": _STRING,
-        "description": _STRING,
-    }
+    {"id": _STRING, "object": {"const": "model"}, "created": _INTEGER, "owned_by": _STRING, "description": _STRING}
 )
 MODELS = _object({"object": {"const": "list"}, "data": _list(MODEL)})
 DECISION = _object(_DECISION)
@@ -90,13 +84,7 @@ RECORD = _object(
     }
 )
 _SIGNAL = _object(
-    {
-        "drift": {"type": "boolean"},
-        "statistic": _NUMBER,
-        "limit": _NUMBER,
-        "queries": _INTEGER,
-        "feature": _STRING,
-    },
+    {"drift": {"type": "boolean"}, "statistic": _NUMBER, "limit": _NUMBER, "queries": _INTEGER, "feature": _STRING},
     optional=("feature",),
 )
 ROUTERS = _object(

@@ -197,10 +197,7 @@ class ExpectedOutcome:
             self._starts.append(start)
             self._table.append(
                 {
-                    pool.name: {
-                        "quality": round(float(quality[part].mean()), 4),
-                        "cost_usd": float(cost[part].mean()),
-                    }
+                    pool.name: {"quality": round(float(quality[part].mean()), 4), "cost_usd": float(cost[part].mean())}
                     for pool, quality, cost in zip((weak, strong), qualities, costs, strict=True)
                 }
             )

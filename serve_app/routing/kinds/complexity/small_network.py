@@ -82,12 +82,7 @@ class SmallNetwork:
 
 
 def fit_network(
-    rows: Rows,
-    dense: Sequence[str],
-    named: Sequence[str],
-    outcomes: Floats,
-    folds: NDArray[np.int64],
-    seed: int = 0,
+    rows: Rows, dense: Sequence[str], named: Sequence[str], outcomes: Floats, folds: NDArray[np.int64], seed: int = 0
 ) -> SmallNetwork:
     """Trained on features, outcomes in [0, 1] and folds, both [n], as `fit_logistic` takes them.
 
