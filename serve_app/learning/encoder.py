@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -90,6 +90,41 @@ class Pass:
         return vectors
 
 
+class TextCache:
+    """Rows by the hash of their text, the newest `most` of them. Safe to call from several threads; one computes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[bytes, NDArray[Any]] = OrderedDict()
+        self._lock = Lock()
+
+    def rows(
+        self, texts: Sequence[str], compute: Callable[[list[str]], Sequence[NDArray[Any]]], width: int, dtype: type
+    ) -> NDArray[Any]:
+        """A row for each text, shape [len(texts), width]; `compute` is called with the distinct texts not kept."""
+        keys = [_key(t) for t in texts]
+        with self._lock:
+            missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._kept}
+            found = dict(zip(missing, compute(list(missing.values())), strict=True)) if missing else {}
+            rows = [found[key] if key in found else self._kept[key] for key in keys]
+            self._keep(found)
+        return np.stack(rows) if rows else np.zeros((0, width), dtype=dtype)
+
+    def get(self, text: str) -> NDArray[Any] | None:
+        """The row of a text if it is kept; never computes."""
+        return self._kept.get(_key(text))
+
+    def remember(self, texts: Sequence[str], rows: Sequence[NDArray[Any]]) -> None:
+        """Keep rows that were computed elsewhere."""
+        with self._lock:
+            self._keep(dict(zip(map(_key, texts), rows, strict=True)))
+
+    def _keep(self, found: dict[bytes, NDArray[Any]]) -> None:
+        self._kept.update(found)
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+
+
 class SentenceEncoder:
     """Mean of the last layer's token vectors, at unit length (Reimers & Gurevych 2019, section 3).
 
@@ -101,8 +136,7 @@ class SentenceEncoder:
         self.name = name
         self.folder = folder
         self.max_tokens = max_tokens
-        self._kept: OrderedDict[bytes, Vectors] = OrderedDict()
-        self._lock = Lock()
+        self._kept = TextCache(_CACHED)
 
     @cached_property
     def dimensions(self) -> int:
@@ -120,22 +154,15 @@ class SentenceEncoder:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Unit vectors, shape [len(texts), dimensions]."""
-        keys = [_key(t) for t in texts]
-        with self._lock:
-            missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._kept}
-            found = dict(zip(missing, self._compute(list(missing.values())), strict=True)) if missing else {}
-            rows = [found[key] if key in found else self._kept[key] for key in keys]
-            self._keep(found)
-        return np.stack(rows) if rows else np.zeros((0, self.dimensions), dtype=np.float32)
+        return self._kept.rows(texts, self._compute, self.dimensions, np.float32)
 
     def cached(self, text: str) -> Vectors | None:
         """The vector of a text if it is kept; never computes."""
-        return self._kept.get(_key(text))
+        return self._kept.get(text)
 
     def remember(self, texts: Sequence[str], vectors: Sequence[Vectors]) -> None:
         """Keep unit vectors that another forward pass computed."""
-        with self._lock:
-            self._keep(dict(zip(map(_key, texts), vectors, strict=True)))
+        self._kept.remember(texts, vectors)
 
     def passes(self, texts: Sequence[str], every_layer: bool = False) -> Iterator[Pass]:
         """Forward passes over all texts, a few of like length at a time. Not thread-safe."""
@@ -155,11 +182,6 @@ class SentenceEncoder:
                 output = self._model(**inputs, output_hidden_states=every_layer)
             layers = output.hidden_states if every_layer else (output.last_hidden_state,)
             yield Pass(picked, layers, inputs["attention_mask"].to(layers[-1].dtype))
-
-    def _keep(self, found: dict[bytes, Vectors]) -> None:
-        self._kept.update(found)
-        while len(self._kept) > _CACHED:
-            self._kept.popitem(last=False)
 
     def _compute(self, texts: list[str]) -> list[Vectors]:
         rows: list[Vectors] = [np.empty(0, dtype=np.float32)] * len(texts)

@@ -11,16 +11,23 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
+from numpy.typing import NDArray
+
+from serve_app.arrays import read_arrays
 from serve_app.decision.target import Guarantee, Method, quality_range
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
 from serve_app.routing.base import Placement, Router
 from serve_app.routing.drift import Inputs
 
+T = TypeVar("T")
+
 CARD_FORMAT = 1
+ROUTER_FORMAT = 1
 PROMISING = ("held out", "fresh")
 """How a calibration's scores were made, in a card's data, if they are those of the router that serves."""
 INPUTS = "inputs.npz"
@@ -238,3 +245,66 @@ def _check_file(file: Path, status: Any) -> None:
             unpacked = sum(entry.file_size for entry in arrays.infolist())
         if unpacked > MAX_ARRAYS_BYTES:
             raise ConfigError(f"{file}: unpacks to {unpacked:,} bytes, more than {MAX_ARRAYS_BYTES:,}; save it again")
+
+
+class RouterFiles:
+    """The folder of a saved router while it is read; `path` is the file that an error names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "router.json"
+
+    def at(self, name: str) -> Path:
+        """The next file to be read."""
+        self.path = self.folder / name
+        return self.path
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """All arrays of an npz file. Raises what `read_arrays` raises."""
+        return read_arrays(self.at(name))
+
+
+class LearnedRouter:
+    """What all kinds share: parameters named as in the constructor, and a folder with `router.json`.
+
+    A kind adds `fit`, `score`, `explain`, and `save`, which calls `_write`; `_restore` reads what `save` wrote.
+    """
+
+    name: str
+    placement: Placement = "batched"
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """See Router."""
+        return {name: getattr(self, name) for name in signature(type(self)).parameters}
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """See Router."""
+        files = RouterFiles(directory)
+        body = read_json(files.path, kind=cls.name, version=ROUTER_FORMAT)
+        try:
+            router = cls._unfitted(body)
+            router._restore(body, files)
+        except (OSError, KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
+            raise ConfigError(f"{files.path}: cannot be read ({e!r}); train and save the router again") from e
+        return router
+
+    @classmethod
+    def _unfitted(cls, body: Mapping[str, Any]) -> Self:
+        return cls(**body["params"])
+
+    def _restore(self, body: Mapping[str, Any], files: RouterFiles) -> None:
+        """Set the learned values. Raises ConfigError, or what a malformed file raises, which `load` turns into it."""
+
+    def _write(self, directory: Path, body: Mapping[str, Any], **layout: Any) -> None:
+        """Write `router.json`; `layout` as `json.dumps` takes it."""
+        directory.mkdir(parents=True, exist_ok=True)
+        whole = {"format": ROUTER_FORMAT, "kind": self.name, **body}
+        (directory / "router.json").write_text(json.dumps(whole, **layout) + "\n", "utf-8")
+
+    def _need(self, learned: T | None, act: str) -> T:
+        """The learned value. Raises ConfigError before `fit` or `load`."""
+        if learned is None:
+            raise ConfigError(f"{self.name}: the router is not fitted; fit or load it before {act}")
+        return learned

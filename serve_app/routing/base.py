@@ -26,6 +26,14 @@ def largest_first(terms: Mapping[str, float]) -> dict[str, float]:
     return dict(sorted(terms.items(), key=lambda term: -abs(term[1])))
 
 
+def summed(names: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
+    """The sum of the values of each name; both in the same order."""
+    sums: dict[str, float] = {}
+    for name, value in zip(names, values.tolist(), strict=True):
+        sums[name] = sums.get(name, 0.0) + value
+    return sums
+
+
 class Router(Protocol):
     """Estimates the strong win rate: P(the strong model's answer is better than the weak one's), in [0, 1].
 

@@ -4,7 +4,6 @@ Best of n is evaluated offline only: to serve it, a ranker has to choose among t
 router serves by its `score`, which is about one answer of the small pool.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import Floats, read_arrays, sigmoid
+from serve_app.arrays import Floats, sigmoid
 from serve_app.data.validation import check_scored
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, load_encoder, saved_encoder
@@ -22,8 +21,8 @@ from serve_app.learning.heads import TokenHead, fit_head, fit_tokens
 from serve_app.learning.history import History
 from serve_app.learning.logistic import folds_of
 from serve_app.learning.query_features import QueryFeatures
-from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, largest_first, silent
+from serve_app.routing.artefact import LearnedRouter, RouterFiles
+from serve_app.routing.base import Report, largest_first, silent, summed
 from serve_app.types import Price, Query
 
 if TYPE_CHECKING:
@@ -62,7 +61,6 @@ def _check(n: int, k: int) -> None:
         raise ValueError(f"the best of {n} of {k} answers: n must be between 1 and their number")
 
 
-FORMAT = 1
 REFERENCE = "large"
 _WEAK = "small"
 _FOLDS = 5
@@ -80,7 +78,7 @@ class Candidate:
         return f"{self.pool}x{self.samples}"
 
 
-class BestRouteRouter:
+class BestRouteRouter(LearnedRouter):
     """One head for each candidate: P(the best of its answers is at most `margin` worse than the reference's).
 
     After Ding et al. 2025 (BEST-Route): the last candidate is the reference, one answer of `large`; labels compare
@@ -90,7 +88,6 @@ class BestRouteRouter:
     """
 
     name = "best_route"
-    placement: Placement = "batched"
 
     def __init__(self, samples: int = 5, margin: float = 0.0, encoder: str = DEFAULT, seed: int = 0) -> None:
         """`samples` is the most answers of one pool, `margin` in the unit of quality; `seed` draws folds and order."""
@@ -103,11 +100,6 @@ class BestRouteRouter:
         self.weights_ = np.zeros((0, 0))
         self.biases_ = np.zeros(0)
         self.tokens_: dict[str, TokenHead] = {}
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """See Router."""
-        return {"samples": self.samples, "margin": self.margin, "encoder": self.encoder, "seed": self.seed}
 
     def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
         """Learn from the sampled answers of each pool; needs the extra `train`.
@@ -191,64 +183,42 @@ class BestRouteRouter:
         """Signed contributions in log-odds by group of features, largest in size first; they add up to the score's."""
         x = self._matrices((query,), "explaining")[str(Candidate(_WEAK))][0]
         at = self.candidates_.index(Candidate(_WEAK))
-        assert self.features_ is not None
-        terms: dict[str, float] = {}
-        for group, value in zip(self.features_.groups, (-self.weights_[at] * x).tolist(), strict=True):
-            terms[group] = terms.get(group, 0.0) + value
+        terms = summed(self._need(self.features_, "explaining").groups, -self.weights_[at] * x)
         terms["bias"] = -float(self.biases_[at])
         return largest_first(terms)
 
     def save(self, directory: Path) -> None:
         """Write `router.json`, `features.npz`, `heads.npz`, and `history-<i>.npz` for the i-th candidate."""
-        if self.features_ is None:
-            raise ConfigError("best_route: the router is not fitted; fit it before saving")
-        directory.mkdir(parents=True, exist_ok=True)
+        features = self._need(self.features_, "saving")
         body = {
-            "format": FORMAT,
-            "kind": self.name,
             "params": dict(self.params),
             "encoder_digest": load_encoder(self.encoder).digest,
             "candidates": [[candidate.pool, candidate.samples] for candidate in self.candidates_],
             "tokens": {p: {n: np.asarray(getattr(t, n)).tolist() for n in _TOKENS} for p, t in self.tokens_.items()},
-            "vocabulary": sorted(self.features_.histories[str(self.candidates_[0])].vocabulary_),
+            "vocabulary": sorted(features.histories[str(self.candidates_[0])].vocabulary_),
         }
-        (directory / "router.json").write_text(json.dumps(body, indent=0, ensure_ascii=False) + "\n", "utf-8")
-        self.features_.save(directory)
-        with (directory / "heads.npz").open("wb") as out:
-            np.savez(out, weights=self.weights_, biases=self.biases_)
+        self._write(directory, body, indent=0, ensure_ascii=False)
+        features.save(directory)
+        np.savez(directory / "heads.npz", weights=self.weights_, biases=self.biases_)
 
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """See Router."""
-        path = directory / "router.json"
-        body = read_json(path, kind=cls.name, version=FORMAT)
-        try:
-            router = cls(**body["params"])
-            saved_encoder(path, router.encoder, body["encoder_digest"])
-            router.candidates_ = tuple(Candidate(str(pool), int(n)) for pool, n in body["candidates"])
-            router.tokens_ = {
-                p: TokenHead(**{n: _number_or_array(v) for n, v in t.items()}) for p, t in body["tokens"].items()
-            }
-            histories = {}
-            for i, candidate in enumerate(router.candidates_):
-                path = directory / f"history-{i}.npz"
-                histories[str(candidate)] = History.from_arrays(path, body["vocabulary"])
-            path = directory / "features.npz"
-            router.features_ = QueryFeatures.from_arrays(read_arrays(path), histories)
-            path = directory / "heads.npz"
-            arrays = read_arrays(path)
-            router.weights_, router.biases_ = arrays["weights"], arrays["biases"]
-            shape = (len(router.candidates_), len(router.features_.groups))
-            if router.weights_.shape != shape or Candidate(_WEAK) not in router.candidates_:
-                raise ValueError("candidates, heads and features do not fit together")
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
-        return router
+    def _restore(self, body: Mapping[str, Any], files: RouterFiles) -> None:
+        saved_encoder(files.path, self.encoder, body["encoder_digest"])
+        self.candidates_ = tuple(Candidate(str(pool), int(n)) for pool, n in body["candidates"])
+        self.tokens_ = {
+            p: TokenHead(**{n: _number_or_array(v) for n, v in t.items()}) for p, t in body["tokens"].items()
+        }
+        histories = {}
+        for i, candidate in enumerate(self.candidates_):
+            histories[str(candidate)] = History.from_arrays(files.at(f"history-{i}.npz"), body["vocabulary"])
+        self.features_ = QueryFeatures.from_arrays(files.arrays("features.npz"), histories)
+        arrays = files.arrays("heads.npz")
+        self.weights_, self.biases_ = arrays["weights"], arrays["biases"]
+        shape = (len(self.candidates_), len(self.features_.groups))
+        if self.weights_.shape != shape or Candidate(_WEAK) not in self.candidates_:
+            raise ValueError("candidates, heads and features do not fit together")
 
     def _matrices(self, queries: Sequence[Query], act: str) -> dict[str, Floats]:
-        if self.features_ is None:
-            raise ConfigError(f"best_route: the router is not fitted; fit or load it before {act}")
-        return self.features_.matrices(queries, load_encoder(self.encoder))
+        return self._need(self.features_, act).matrices(queries, load_encoder(self.encoder))
 
 
 def cheapest(good_enough: Floats, cost_usd: Floats, threshold: float) -> NDArray[np.int64]:

@@ -1,6 +1,5 @@
 """The estimator: each pool's quality on a query with its uncertainty, tokens and cost; and the win rate of a pair."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -8,28 +7,26 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import Floats, read_arrays, sigmoid
+from serve_app.arrays import Floats, sigmoid
 from serve_app.data.validation import check_scored
-from serve_app.errors import ConfigError
-from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
+from serve_app.learning.encoder import DEFAULT, load_encoder, saved_encoder
 from serve_app.learning.heads import QualityHead, TokenHead, WinLink, fit_head, fit_tokens
 from serve_app.learning.history import History
 from serve_app.learning.logistic import folds_of
 from serve_app.learning.query_features import QueryFeatures
-from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, largest_first, silent
+from serve_app.routing.artefact import LearnedRouter, RouterFiles
+from serve_app.routing.base import Report, largest_first, silent, summed
 from serve_app.routing.estimate import Estimate
 from serve_app.types import Query
 
 if TYPE_CHECKING:
     from serve_app.data.dataset import Dataset, PoolAnswers
 
-FORMAT = 1
 _FOLDS = 5
 _HEAD, _TOKENS = ("weights", "bias", "covariance", "low", "high"), tuple(TokenHead.__slots__)
 
 
-class EstimatorRouter:
+class EstimatorRouter(LearnedRouter):
     """A quality head for each pool over one set of features, as CARROT (Somerstep et al. 2025) estimates quality and
     cost, with a standard error; the strong win rate is a calibrated function of the heads of `small` and `large`.
 
@@ -38,7 +35,6 @@ class EstimatorRouter:
     """
 
     name = "estimator"
-    placement: Placement = "batched"
 
     def __init__(self, encoder: str = DEFAULT, seed: int = 0) -> None:
         """`encoder` as `load_encoder` takes it; `seed` draws the folds and the order in which history is made."""
@@ -49,11 +45,6 @@ class EstimatorRouter:
         self.heads_: dict[str, QualityHead] = {}
         self.tokens_: dict[str, TokenHead] = {}
         self.link_ = WinLink(0.0, 0.0, 0.0, 0.0)
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """See Router."""
-        return {"encoder": self.encoder, "seed": self.seed}
 
     def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
         """Learn from the mean quality and tokens of each pool's answers; needs the extra `train`.
@@ -113,75 +104,47 @@ class EstimatorRouter:
         end = (heads[0].log_odds(found[0]), heads[1].log_odds(found[1]))
         slopes = self.link_.slopes(start, end)
         moved = sum(slope * head.weights * x for slope, head, x in zip(slopes, heads, found, strict=True))
-        terms: dict[str, float] = {}
-        assert self.features_ is not None
-        for group, value in zip(self.features_.groups, np.asarray(moved).tolist(), strict=True):
-            terms[group] = terms.get(group, 0.0) + value
+        terms = summed(self._need(self.features_, "explaining").groups, np.asarray(moved))
         terms["bias"] = self.link_.log_odds(*start)
         return largest_first(terms)
 
     def save(self, directory: Path) -> None:
         """Write `router.json`, `features.npz`, `heads.npz`, and `history-<i>.npz` for the i-th pool."""
-        if self.features_ is None:
-            raise ConfigError("estimator: the router is not fitted; fit it before saving")
-        directory.mkdir(parents=True, exist_ok=True)
-        link = self.link_
+        features = self._need(self.features_, "saving")
         body = {
-            "format": FORMAT,
-            "kind": self.name,
             "params": dict(self.params),
             "encoder_digest": load_encoder(self.encoder).digest,
             "models": dict(self.models_),
-            "link": [link.weak, link.strong, link.gap, link.bias],
-            "vocabulary": sorted(self.features_.histories["small"].vocabulary_),
+            "link": [getattr(self.link_, name) for name in ("weak", "strong", "gap", "bias")],
+            "vocabulary": sorted(features.histories["small"].vocabulary_),
         }
-        (directory / "router.json").write_text(json.dumps(body, indent=0, ensure_ascii=False) + "\n", "utf-8")
-        self.features_.save(directory)
+        self._write(directory, body, indent=0, ensure_ascii=False)
+        features.save(directory)
         arrays: dict[str, Any] = {}
         for i, pool in enumerate(self.models_):
             arrays |= {f"head_{name}_{i}": _stored(getattr(self.heads_[pool], name)) for name in _HEAD}
             arrays |= {f"tokens_{name}_{i}": _stored(getattr(self.tokens_[pool], name)) for name in _TOKENS}
-        with (directory / "heads.npz").open("wb") as out:
-            np.savez(out, **arrays)
+        np.savez(directory / "heads.npz", **arrays)
 
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """See Router."""
-        path = directory / "router.json"
-        body = read_json(path, kind=cls.name, version=FORMAT)
-        try:
-            router = cls(**body["params"])
-            encoder = saved_encoder(path, router.encoder, body["encoder_digest"])
-            router.models_ = {str(pool): str(model) for pool, model in body["models"].items()}
-            router.link_ = WinLink(*(float(w) for w in body["link"]))
-            histories = {}
-            for i, pool in enumerate(router.models_):
-                path = directory / f"history-{i}.npz"
-                histories[pool] = History.from_arrays(path, body["vocabulary"])
-            path = directory / "features.npz"
-            router.features_ = QueryFeatures.from_arrays(read_arrays(path), histories)
-            path = directory / "heads.npz"
-            router._take_heads(read_arrays(path), len(router.features_.groups), encoder)
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
-        return router
-
-    def _take_heads(self, arrays: Mapping[str, NDArray[Any]], columns: int, encoder: SentenceEncoder) -> None:
-        assert self.features_ is not None
+    def _restore(self, body: Mapping[str, Any], files: RouterFiles) -> None:
+        encoder = saved_encoder(files.path, self.encoder, body["encoder_digest"])
+        self.models_ = {str(pool): str(model) for pool, model in body["models"].items()}
+        self.link_ = WinLink(*(float(w) for w in body["link"]))
+        histories = {}
+        for i, pool in enumerate(self.models_):
+            histories[pool] = History.from_arrays(files.at(f"history-{i}.npz"), body["vocabulary"])
+        self.features_ = QueryFeatures.from_arrays(files.arrays("features.npz"), histories)
+        columns, arrays = len(self.features_.groups), files.arrays("heads.npz")
         if self.features_.centre.shape != (encoder.dimensions,) or not {"small", "large"} <= set(self.models_):
             raise ValueError("features, pools and encoder do not fit together")
         for i, pool in enumerate(self.models_):
-            head = {name: _read(arrays[f"head_{name}_{i}"]) for name in _HEAD}
-            tokens = {name: _read(arrays[f"tokens_{name}_{i}"]) for name in _TOKENS}
-            self.heads_[pool] = QualityHead(**head)
-            self.tokens_[pool] = TokenHead(**tokens)
+            self.heads_[pool] = QualityHead(**{name: _read(arrays[f"head_{name}_{i}"]) for name in _HEAD})
+            self.tokens_[pool] = TokenHead(**{name: _read(arrays[f"tokens_{name}_{i}"]) for name in _TOKENS})
             if not self.heads_[pool].weights.shape == self.tokens_[pool].weights.shape == (columns,):
                 raise ValueError(f"the head of {pool} has another number of features")
 
     def _matrices(self, queries: Sequence[Query], act: str) -> dict[str, Floats]:
-        if self.features_ is None:
-            raise ConfigError(f"estimator: the router is not fitted; fit or load it before {act}")
-        return self.features_.matrices(queries, load_encoder(self.encoder))
+        return self._need(self.features_, act).matrices(queries, load_encoder(self.encoder))
 
 
 def _limits(quality: Floats) -> tuple[float, float]:

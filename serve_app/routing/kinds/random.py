@@ -1,6 +1,5 @@
 """The random router: the baseline that every other router must beat."""
 
-import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -9,17 +8,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.routing.artefact import read_json
+from serve_app.routing.artefact import LearnedRouter
 from serve_app.routing.base import Placement, Report, silent
 from serve_app.types import Query
 
 if TYPE_CHECKING:
     from serve_app.data.dataset import Dataset
 
-FORMAT = 1
 
-
-class RandomRouter:
+class RandomRouter(LearnedRouter):
     """A uniform score in [0, 1) from the query's text and a seed, as RouteLLM's `random` in distribution.
 
     The score is a hash, not a draw: the same query always gets the same score, so that a decision can be replayed
@@ -33,11 +30,6 @@ class RandomRouter:
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         self._key = f"jethro-random-{seed}".encode()[:64]
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """See Router."""
-        return {"seed": self.seed}
 
     def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
         """Nothing to learn."""
@@ -53,14 +45,11 @@ class RandomRouter:
 
     def save(self, directory: Path) -> None:
         """Write `router.json` with the seed."""
-        directory.mkdir(parents=True, exist_ok=True)
-        body = {"format": FORMAT, "kind": self.name, "seed": self.seed}
-        (directory / "router.json").write_text(json.dumps(body, indent=1) + "\n", "utf-8")
+        self._write(directory, self.params, indent=1)
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
-        """See Router."""
-        return cls(seed=int(read_json(directory / "router.json", kind=cls.name, version=FORMAT)["seed"]))
+    def _unfitted(cls, body: Mapping[str, Any]) -> Self:
+        return cls(int(body["seed"]))
 
     def _uniform(self, text: str) -> float:
         digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=self._key).digest()

@@ -1,6 +1,5 @@
 """RouteLLM's causal LLM router: a language model says how well the weak model will answer (arXiv 2406.18665, 4.2)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +11,7 @@ from serve_app.data.dataset import Dataset
 from serve_app.data.preferences import Preferences
 from serve_app.errors import ConfigError
 from serve_app.lab import models_dir
-from serve_app.routing.artefact import read_json
+from serve_app.routing.artefact import LearnedRouter, RouterFiles
 from serve_app.routing.base import Placement, Report, silent
 from serve_app.routing.kinds.causal_llm.rating_model import (
     INSTRUCTION,
@@ -24,14 +23,13 @@ from serve_app.routing.kinds.causal_llm.rating_model import (
 )
 from serve_app.types import Query
 
-FORMAT = 1
 GOOD = 4
 """The lowest rating at which the weak model's answer is good enough."""
 LAB = "lab:"
 """Before the name of a lab model."""
 
 
-class CausalLlmRouter:
+class CausalLlmRouter(LearnedRouter):
     """1 - P(rating >= 4), with the probabilities of the five rating tokens among themselves, after an instruction.
 
     The rating is of the weak model's answer; 5 means surely good. If the model's likeliest token is not a rating, the
@@ -91,44 +89,35 @@ class CausalLlmRouter:
 
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Strong win rates, shape [len(queries)], each in [0, 1]."""
-        found = self._fitted("scoring").rate([q.text for q in queries])
+        found = self._need(self.model_, "scoring").rate([q.text for q in queries])
         scores: NDArray[np.float64] = np.where(found.parsable, 1.0 - found.chances[:, GOOD - 1 :].sum(1), 1.0)
         return np.clip(scores, 0.0, 1.0)
 
     def explain(self, query: Query) -> Mapping[str, float]:
         """Probabilities of the five ratings, and `unparsable` 1 if the model's likeliest token is none of them."""
-        found = self._fitted("explaining").rate([query.text])
+        found = self._need(self.model_, "explaining").rate([query.text])
         terms = {f"rating {r}": float(p) for r, p in zip(RATINGS, found.chances[0], strict=True)}
         terms["unparsable"] = float(not found.parsable[0])
         return dict(sorted(terms.items(), key=lambda term: -term[1]))
 
     def save(self, directory: Path) -> None:
         """Write the model's own files next to `router.json`, which holds their hashes."""
-        files = self._fitted("saving").save(directory)
-        body = {"format": FORMAT, "kind": self.name, "params": dict(self.params), "files": files}
-        (directory / "router.json").write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        files = self._need(self.model_, "saving").save(directory)
+        self._write(directory, {"params": dict(self.params), "files": files}, indent=1, ensure_ascii=False)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
         """See Router."""
-        path = directory / "router.json"
-        body = read_json(path, kind=cls.name, version=FORMAT)
-        try:
-            router = cls(**body["params"])
-            check_files(directory, body["files"])
-        except (KeyError, TypeError, ValueError, AttributeError, OSError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
+        router = super().load(directory)
         router.model_ = RatingModel(directory, router.instruction, router.max_tokens)
         router.model_.ready()
         return router
 
+    def _restore(self, body: Mapping[str, Any], files: RouterFiles) -> None:
+        check_files(files.folder, body["files"])
+
     def _folder(self) -> Path:
         return models_dir() / self.model.removeprefix(LAB) if self.model.startswith(LAB) else Path(self.model)
-
-    def _fitted(self, doing: str) -> RatingModel:
-        if self.model_ is None:
-            raise ConfigError(f"causal_llm: the router is not fitted; fit or load it before {doing}")
-        return self.model_
 
 
 def rated(dataset: Dataset) -> tuple[list[str], NDArray[np.int64]]:

@@ -4,7 +4,6 @@ Logistic regression or a small network over lengths, digits, operators, keywords
 interactions, and the history. It scores in microseconds.
 """
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import exp
@@ -14,18 +13,16 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays
 from serve_app.data.dataset import Dataset
 from serve_app.errors import ConfigError
 from serve_app.learning.features import NUMERIC, Reading, number_shapes, read, word_shapes
 from serve_app.learning.history import LEVELS, History, common_words
 from serve_app.learning.logistic import fit_logistic, folds_of
-from serve_app.routing.artefact import read_json
+from serve_app.routing.artefact import LearnedRouter, RouterFiles
 from serve_app.routing.base import Placement, Report, largest_first, silent
 from serve_app.routing.kinds.complexity.small_network import SmallNetwork, fit_network
 from serve_app.types import Query
 
-FORMAT = 1
 _MIN_COUNT = 12
 """Queries in which a named feature must occur to get a weight; fewer show chance more than the feature."""
 _MAX_FEATURES = 6_000
@@ -35,7 +32,7 @@ _DENSE = (*NUMERIC, *_HISTORY)
 Model = Literal["logistic", "network"]
 
 
-class ComplexityRouter:
+class ComplexityRouter(LearnedRouter):
     """Strong win rate as a logistic regression of readable features, or a network of one hidden layer.
 
     Learned: `weights_` (feature to log-odds per unit) and `bias_`, or `network_`; and `history_`. `explain` gives
@@ -54,11 +51,6 @@ class ComplexityRouter:
         self.network_: SmallNetwork | None = None
         self._sum = _Sum({}, frozenset())
         self._place: Mapping[str, int] = {}
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """See Router."""
-        return {"seed": self.seed, "model": self.model}
 
     def fit(self, dataset: Dataset, report: Report = silent) -> Self:
         """Learn from queries with the quality of both pools' answers; needs the extra `train` (scikit-learn).
@@ -89,15 +81,12 @@ class ComplexityRouter:
 
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Strong win rates, shape [len(queries)], each in [0, 1]."""
-        if self.history_ is None:
-            raise ConfigError("complexity: the router is not fitted; fit or load it before scoring")
-        return np.array([_sigmoid(self._log_odds(q, self.history_)) for q in queries], dtype=np.float64)
+        history = self._need(self.history_, "scoring")
+        return np.array([_sigmoid(self._log_odds(q, history)) for q in queries], dtype=np.float64)
 
     def explain(self, query: Query) -> Mapping[str, float]:
         """Signed contributions in log-odds, largest in size first; with `bias` they add up to the score's log-odds."""
-        if self.history_ is None:
-            raise ConfigError("complexity: the router is not fitted; fit or load it before explaining")
-        weights, features = self.weights_, active(read(query), self.history_)
+        weights, features = self.weights_, active(read(query), self._need(self.history_, "explaining"))
         if self.network_ is not None:
             terms = self.network_.contributions(features, self._place)
         else:
@@ -107,44 +96,31 @@ class ComplexityRouter:
 
     def save(self, directory: Path) -> None:
         """Write `router.json` (weights, vocabulary) and `history.npz`; of a network also `network.npz`."""
-        if self.history_ is None:
-            raise ConfigError("complexity: the router is not fitted; fit it before saving")
-        directory.mkdir(parents=True, exist_ok=True)
+        history = self._need(self.history_, "saving")
         body: dict[str, Any] = {
-            "format": FORMAT,
-            "kind": self.name,
             "seed": self.seed,
             "bias": self.bias_,
-            "vocabulary": sorted(self.history_.vocabulary_),
+            "vocabulary": sorted(history.vocabulary_),
             "weights": dict(sorted(self.weights_.items())),
         }
         if self.network_ is not None:
             body |= {"model": self.model, "features": list(self.network_.names)}
-            with (directory / "network.npz").open("wb") as out:
-                layers: dict[str, Any] = dict(self.network_.arrays())
-                np.savez_compressed(out, **layers)
-        (directory / "router.json").write_text(json.dumps(body, indent=0, ensure_ascii=False) + "\n", "utf-8")
-        with (directory / "history.npz").open("wb") as out:
-            arrays: dict[str, Any] = dict(self.history_.arrays())
-            np.savez_compressed(out, **arrays)
+        self._write(directory, body, indent=0, ensure_ascii=False)
+        parts = {"history.npz": history} | ({} if self.network_ is None else {"network.npz": self.network_})
+        for file, part in parts.items():
+            arrays: dict[str, Any] = dict(part.arrays())
+            np.savez_compressed(directory / file, **arrays)
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
-        """See Router."""
-        path = directory / "router.json"
-        body = read_json(path, kind=cls.name, version=FORMAT)
-        try:
-            router = cls(int(body["seed"]), _check(body.get("model", "logistic")))
-            router.bias_ = float(body["bias"])
-            router.weights_ = {str(name): float(weight) for name, weight in body["weights"].items()}
-            if router.model == "network":
-                path = directory / "network.npz"
-                router.network_ = SmallNetwork.from_arrays(body["features"], read_arrays(path))
-            path = directory / "history.npz"
-            router._learned(History.from_arrays(path, body["vocabulary"]))
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
-        return router
+    def _unfitted(cls, body: Mapping[str, Any]) -> Self:
+        return cls(int(body["seed"]), _check(body.get("model", "logistic")))
+
+    def _restore(self, body: Mapping[str, Any], files: RouterFiles) -> None:
+        self.bias_ = float(body["bias"])
+        self.weights_ = {str(name): float(weight) for name, weight in body["weights"].items()}
+        if self.model == "network":
+            self.network_ = SmallNetwork.from_arrays(body["features"], files.arrays("network.npz"))
+        self._learned(History.from_arrays(files.at("history.npz"), body["vocabulary"]))
 
     def _learned(self, history: History) -> None:
         self.history_ = history

@@ -15,11 +15,10 @@ RouteLLM's `bert` (Ong et al. 2024, arXiv 2406.18665, section 4.2) classifies pr
 weak wins; the strong win rate is 1 minus the probabilities of the other two.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -27,13 +26,11 @@ from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT
-from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, silent
+from serve_app.routing.artefact import LearnedRouter, RouterFiles
+from serve_app.routing.base import Report, silent
 from serve_app.routing.kinds.fine_tuned.finetune import Recipe
 from serve_app.routing.kinds.fine_tuned.text_classifier import Setting, TextClassifier
 from serve_app.types import Query
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class Targets:
     labels: Floats
 
 
-class FineTunedRouter:
+class FineTunedRouter(LearnedRouter):
     """Strong win rate as the probability of class 0 that a fine-tuned encoder gives to the whole conversation.
 
     `encoder` is `minilm`, the folder of any Hugging Face encoder, or `small-from-scratch` (a small BERT trained from
@@ -52,9 +49,6 @@ class FineTunedRouter:
     fine-tuned, from the encoder's end; None is all of it. Of a conversation beyond `max_tokens` the end is read.
     Learned: `classifier_`. With `checkpoint`, a folder, a killed `fit` resumes.
     """
-
-    name: ClassVar[str]
-    placement: Placement = "batched"
 
     def __init__(
         self,
@@ -114,41 +108,21 @@ class FineTunedRouter:
 
     def score(self, queries: Sequence[Query]) -> Floats:
         """Strong win rates, shape [len(queries)]."""
-        return self._fitted("scoring").probabilities([query.text for query in queries])[:, 0]
+        return self._need(self.classifier_, "scoring").probabilities([query.text for query in queries])[:, 0]
 
     def explain(self, query: Query) -> Mapping[str, float]:
         """How far each word moves the score's log-odds, by leaving it out; largest first."""
-        return self._fitted("explaining").explain(query.text, 0)
+        return self._need(self.classifier_, "explaining").explain(query.text, 0)
 
     def save(self, directory: Path) -> None:
         """Write `router.json` and the fine-tuned weights (half precision)."""
-        kept = self._fitted("saving").save(directory)
-        body = {
-            "format": FORMAT,
-            "kind": self.name,
-            "params": dict(self.params),
-            "learned": dict(self.learned()),
-            "classifier": dict(kept),
-        }
-        (directory / "router.json").write_text(json.dumps(body, indent=1) + "\n", "utf-8")
+        kept = self._need(self.classifier_, "saving").save(directory)
+        body = {"params": dict(self.params), "learned": dict(self.learned()), "classifier": dict(kept)}
+        self._write(directory, body, indent=1)
 
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """See Router."""
-        path = directory / "router.json"
-        body = read_json(path, kind=cls.name, version=FORMAT)
-        try:
-            router = cls(**body["params"])
-            router.recall(body["learned"])
-            router.classifier_ = TextClassifier.load(directory, router.setting, body["classifier"])
-        except (KeyError, TypeError, ValueError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
-        return router
-
-    def _fitted(self, before: str) -> TextClassifier:
-        if self.classifier_ is None:
-            raise ConfigError(f"{self.name}: the router is not fitted; fit or load it before {before}")
-        return self.classifier_
+    def _restore(self, body: Mapping[str, Any], files: RouterFiles) -> None:
+        self.recall(body["learned"])
+        self.classifier_ = TextClassifier.load(files.folder, self.setting, body["classifier"])
 
 
 _CANDIDATES = 200

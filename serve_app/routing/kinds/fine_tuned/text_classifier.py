@@ -8,23 +8,21 @@ tokens, so that a number's size shows in its length.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log
 from pathlib import Path
-from threading import Lock
 from typing import Any, Self
 
 import numpy as np
 
 from serve_app.arrays import Floats
 from serve_app.errors import ConfigError
-from serve_app.learning.encoder import DEFAULT, load_encoder, narrowed, saved_encoder
-from serve_app.routing.base import Report
+from serve_app.learning.encoder import DEFAULT, TextCache, load_encoder, narrowed, saved_encoder
+from serve_app.routing.base import Report, largest_first
 from serve_app.routing.kinds.fine_tuned.finetune import Recipe, finetune
 from serve_app.routing.kinds.fine_tuned.text_network import TextNetwork
 
@@ -162,8 +160,7 @@ class TextClassifier:
         """What is stored; the network itself may compute in bfloat16 from here on."""
         if encoder_digest is not None:
             narrowed(network.body)
-        self._kept: OrderedDict[bytes, Floats] = OrderedDict()
-        self._lock = Lock()
+        self._kept = TextCache(_CACHED)
 
     @classmethod
     def fit(
@@ -192,15 +189,7 @@ class TextClassifier:
 
     def probabilities(self, texts: Sequence[str]) -> Floats:
         """Shape [len(texts), classes]; rows add up to 1."""
-        keys = [hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=16).digest() for t in texts]
-        with self._lock:
-            missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._kept}
-            found = dict(zip(missing, self._compute(list(missing.values())), strict=True)) if missing else {}
-            rows = [found[key] if key in found else self._kept[key] for key in keys]
-            self._kept.update(found)
-            while len(self._kept) > _CACHED:
-                self._kept.popitem(last=False)
-        return np.stack(rows) if rows else np.zeros((0, self.classes))
+        return self._kept.rows(texts, self._compute, self.classes, np.float64)
 
     def explain(self, text: str, column: int) -> dict[str, float]:
         """By how much each part of the text moves the log-odds of a class: with it, less without it; largest first.
@@ -215,8 +204,7 @@ class TextClassifier:
         without = [" ".join(words[:start] + words[end:]) for start, end in spans]
         odds = [_log_odds(float(row[column])) for row in self.probabilities([text, *without])]
         names = [f"{' '.join(words[start:end])[:_NAME]} (word {start + 1})" for start, end in spans]
-        moved = {name: odds[0] - other for name, other in zip(names, odds[1:], strict=True)}
-        return dict(sorted(moved.items(), key=lambda term: -abs(term[1])))
+        return largest_first({name: odds[0] - other for name, other in zip(names, odds[1:], strict=True)})
 
     def save(self, directory: Path) -> Mapping[str, Any]:
         """Write the weights (and the tokenizer of a fresh encoder). Returns the fields for the router's JSON."""

@@ -1,6 +1,5 @@
 """The knn router: how often the strong model won on the most similar stored queries."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -8,28 +7,25 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays
 from serve_app.data.validation import PAIR, check_scored
-from serve_app.errors import ConfigError
-from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
+from serve_app.learning.encoder import DEFAULT, load_encoder, saved_encoder
 from serve_app.learning.features import rows_by_text
 from serve_app.learning.logistic import smoothed_mean
-from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, largest_first, silent
+from serve_app.routing.artefact import LearnedRouter, RouterFiles
+from serve_app.routing.base import Report, largest_first, silent
 from serve_app.routing.kinds.knn.neighbours import Kernel, Neighbours, Positions, Vectors, choose_kernel, log_odds
 from serve_app.types import Query
 
 if TYPE_CHECKING:
     from serve_app.data.dataset import Dataset
 
-FORMAT = 1
 _NAMED = 10
 """Neighbours that an explanation names; the others are one term."""
 _SHOWN = 60
 """Characters of a stored text that an explanation shows."""
 
 
-class KnnRouter:
+class KnnRouter(LearnedRouter):
     """Strong win rate as the similarity-weighted mean over the k nearest stored queries, leaning on the prior.
 
     Nadaraya-Watson regression on the k nearest (Hastie et al. 2009, section 6.1) over sentence vectors: neighbour i
@@ -40,7 +36,6 @@ class KnnRouter:
     """
 
     name = "knn"
-    placement: Placement = "batched"
 
     def __init__(
         self,
@@ -64,12 +59,6 @@ class KnnRouter:
         self.names_: tuple[str, ...] = ()
         self._index: Neighbours | None = None
 
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """See Router."""
-        names = ("k", "temperature", "shrinkage", "encoder", "keep_texts", "seed")
-        return {name: getattr(self, name) for name in names}
-
     def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
         """Store the queries with their strong win rates; needs the extra `train`.
 
@@ -80,21 +69,22 @@ class KnnRouter:
         texts = list(first)
         outcomes = _means(dataset.strong_win_rate(), list(first.values()))
         # float16 is within 1e-4 in similarity at half the size; rounded here, a loaded router scores the same
-        vectors = self._sentence_encoder().embed(texts).astype(np.float16).astype(np.float32)
+        vectors = load_encoder(self.encoder).embed(texts).astype(np.float16).astype(np.float32)
         self.prior_ = smoothed_mean(outcomes)
         self.kernel_ = choose_kernel(
             vectors, outcomes, Kernel(self.k, self.temperature, self.shrinkage), self.prior_, self.seed
         )
         self._index = Neighbours.fit(vectors, self.kernel_.nearest, self.seed)
         self.outcomes_ = outcomes
-        self.names_ = tuple(_name(dataset.ids[rows[0]], text, self.keep_texts) for text, rows in first.items())
+        shown = [f": {text[:_SHOWN]}" if self.keep_texts else "" for text in texts]
+        self.names_ = tuple(f"{dataset.ids[rows[0]]}{text}" for rows, text in zip(first.values(), shown, strict=True))
         report(f"knn: {len(texts):,} distinct queries, {self.kernel_}, recall {self._index.recall_:.3f}")
         return self
 
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Strong win rates, shape [len(queries)], each in [0, 1]."""
         kernel, index = self._fitted("scoring")
-        vectors = self._sentence_encoder().embed([q.text for q in queries])
+        vectors = load_encoder(self.encoder).embed([q.text for q in queries])
         return np.array([self._estimate(v, kernel, index)[0] for v in vectors], dtype=np.float64)
 
     def explain(self, query: Query) -> Mapping[str, float]:
@@ -104,7 +94,7 @@ class KnnRouter:
         score's. Neighbours are named by id, or id and first words with `keep_texts`, and their own win rate.
         """
         kernel, index = self._fitted("explaining")
-        vector = self._sentence_encoder().embed([query.text])[0]
+        vector = load_encoder(self.encoder).embed([query.text])[0]
         score, at, shares = self._estimate(vector, kernel, index)
         moved = shares * (self.outcomes_[at] - self.prior_)
         gap = score - self.prior_
@@ -121,46 +111,28 @@ class KnnRouter:
     def save(self, directory: Path) -> None:
         """Write `router.json` (parameters, names) and `knn.npz` (vectors as float16, win rates, the index)."""
         kernel, index = self._fitted("saving")
-        directory.mkdir(parents=True, exist_ok=True)
-        encoder = self._sentence_encoder()
         body = {
-            "format": FORMAT,
-            "kind": self.name,
             "params": dict(self.params),
-            "encoder_digest": encoder.digest,
+            "encoder_digest": load_encoder(self.encoder).digest,
             "kernel": [kernel.k, kernel.temperature, kernel.shrinkage],
             "prior": self.prior_,
             "names": list(self.names_),
         }
-        (directory / "router.json").write_text(json.dumps(body, indent=0, ensure_ascii=False) + "\n", "utf-8")
-        with (directory / "knn.npz").open("wb") as out:
-            arrays: dict[str, Any] = {
-                "vectors": index.vectors.astype(np.float16),
-                "outcomes": self.outcomes_,
-                **index.arrays(),
-            }
-            np.savez(out, **arrays)
+        self._write(directory, body, indent=0, ensure_ascii=False)
+        arrays: dict[str, Any] = {"vectors": index.vectors.astype(np.float16), "outcomes": self.outcomes_}
+        arrays |= index.arrays()
+        np.savez(directory / "knn.npz", **arrays)
 
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """See Router."""
-        path = directory / "router.json"
-        body = read_json(path, kind=cls.name, version=FORMAT)
-        try:
-            router = cls(**body["params"])
-            saved_encoder(path, router.encoder, body["encoder_digest"])
-            router.kernel_ = Kernel(*body["kernel"])
-            router.prior_ = float(body["prior"])
-            router.names_ = tuple(str(name) for name in body["names"])
-            path = directory / "knn.npz"
-            arrays = read_arrays(path)
-            router._index = Neighbours.from_arrays(arrays["vectors"].astype(np.float32), arrays)
-            router.outcomes_ = arrays["outcomes"].astype(np.float64)
-            if not len(router.names_) == len(router.outcomes_) == len(router._index):
-                raise ValueError("names, win rates and vectors differ in number")
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
-        return router
+    def _restore(self, body: Mapping[str, Any], files: RouterFiles) -> None:
+        saved_encoder(files.path, self.encoder, body["encoder_digest"])
+        self.kernel_ = Kernel(*body["kernel"])
+        self.prior_ = float(body["prior"])
+        self.names_ = tuple(str(name) for name in body["names"])
+        arrays = files.arrays("knn.npz")
+        self._index = Neighbours.from_arrays(arrays["vectors"].astype(np.float32), arrays)
+        self.outcomes_ = arrays["outcomes"].astype(np.float64)
+        if not len(self.names_) == len(self.outcomes_) == len(self._index):
+            raise ValueError("names, win rates and vectors differ in number")
 
     def _estimate(
         self, vector: Vectors, kernel: Kernel, index: Neighbours
@@ -171,17 +143,8 @@ class KnnRouter:
         return self.prior_ + float(shares @ (self.outcomes_[at] - self.prior_)), at, shares
 
     def _fitted(self, act: str) -> tuple[Kernel, Neighbours]:
-        if self.kernel_ is None or self._index is None:
-            raise ConfigError(f"knn: the router is not fitted; fit or load it before {act}")
-        return self.kernel_, self._index
-
-    def _sentence_encoder(self) -> SentenceEncoder:
-        return load_encoder(self.encoder)
+        return self._need(self.kernel_, act), self._need(self._index, act)
 
 
 def _means(values: NDArray[np.float64], rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
     return np.array([values[list(r)].mean() for r in rows])
-
-
-def _name(identifier: str, text: str, keep_texts: bool) -> str:
-    return f"{identifier}: {text[:_SHOWN]}" if keep_texts else identifier

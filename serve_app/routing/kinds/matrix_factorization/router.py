@@ -3,7 +3,6 @@
 Trains on battles: the pools' own answers and, where the dataset has them, battles among any number of other models.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,21 +11,20 @@ from typing import Any, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays, sigmoid
+from serve_app.arrays import sigmoid
 from serve_app.data.dataset import Dataset
 from serve_app.data.preferences import Preferences, Ties
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
-from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, largest_first, silent
+from serve_app.routing.artefact import LearnedRouter, RouterFiles
+from serve_app.routing.base import Report, largest_first, silent
 from serve_app.routing.kinds.matrix_factorization.factorization import Battles, FactorRecipe, Factors, train_factors
 from serve_app.types import Query
 
-FORMAT = 1
 _ARRAYS = ("models", "projection", "weights")
 
 
-class MatrixFactorizationRouter:
+class MatrixFactorizationRouter(LearnedRouter):
     """Strong win rate as sigmoid(d(strong, q) - d(weak, q)) of a bilinear model; see `factorization`.
 
     Learned: `factors_`, `models_` (names in the order of the factors), `pair_` (weak, strong), `epochs_`. Which pair is
@@ -42,7 +40,6 @@ class MatrixFactorizationRouter:
     """
 
     name = "mf"
-    placement: Placement = "batched"
 
     def __init__(
         self,
@@ -108,62 +105,44 @@ class MatrixFactorizationRouter:
 
     def score(self, queries: Sequence[Query]) -> NDArray[np.float64]:
         """Strong win rates, shape [len(queries)], each in [0, 1]."""
-        if self._encoder is None:
-            raise ConfigError("mf: the router is not fitted; fit or load it before scoring")
-        embedded = self._encoder.embed([q.text for q in queries]).astype(np.float64)
+        embedded = self._need(self._encoder, "scoring").embed([q.text for q in queries]).astype(np.float64)
         # row by row, so that a query's score does not depend on its batch
         log_odds = np.array([row @ self._direction for row in embedded], dtype=np.float64)
         return sigmoid(log_odds)
 
     def explain(self, query: Query) -> Mapping[str, float]:
         """d(strong, q) and -d(weak, q) by model name, larger first: together they are the score's log-odds."""
-        if self._encoder is None or self.factors_ is None:
-            raise ConfigError("mf: the router is not fitted; fit or load it before explaining")
-        logits = self.factors_.logits(self._encoder.embed([query.text])[0])
+        encoder, factors = self._need(self._encoder, "explaining"), self._need(self.factors_, "explaining")
+        logits = factors.logits(encoder.embed([query.text])[0])
         weak, strong = (float(logits[self.models_.index(name)]) for name in self.pair_)
         terms = {f"strong:{self.pair_[1]}": strong, f"weak:{self.pair_[0]}": -weak}
         return largest_first(terms)
 
     def save(self, directory: Path) -> None:
         """Write `router.json` and `factors.npz` (float32)."""
-        if self._encoder is None or self.factors_ is None:
-            raise ConfigError("mf: the router is not fitted; fit it before saving")
-        directory.mkdir(parents=True, exist_ok=True)
+        encoder, factors = self._need(self._encoder, "saving"), self._need(self.factors_, "saving")
         body = {
-            "format": FORMAT,
-            "kind": self.name,
             "params": dict(self.params),
-            "encoder": {"name": self._encoder.name, "digest": self._encoder.digest},
+            "encoder": {"name": encoder.name, "digest": encoder.digest},
             "models": self.models_,
             "pair": self.pair_,
             "epochs": self.epochs_,
         }
-        (directory / "router.json").write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        arrays: dict[str, Any] = {name: getattr(self.factors_, name) for name in _ARRAYS}
+        self._write(directory, body, indent=1, ensure_ascii=False)
+        arrays: dict[str, Any] = {name: getattr(factors, name) for name in _ARRAYS}
         np.savez_compressed(directory / "factors.npz", **arrays)
 
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """See Router."""
-        path = directory / "router.json"
-        body = read_json(path, kind=cls.name, version=FORMAT)
-        try:
-            router = cls(**body["params"])
-            router._encoder = saved_encoder(path, body["encoder"]["name"], body["encoder"]["digest"])
-            router.models_ = tuple(body["models"])
-            router.pair_ = (body["pair"][0], body["pair"][1])
-            router.epochs_ = int(body["epochs"])
-            path = directory / "factors.npz"
-            arrays = read_arrays(path)
-            router.factors_ = Factors(*(arrays[name].astype(np.float32) for name in _ARRAYS))
-            router._aim()
-        except (OSError, KeyError, IndexError, TypeError, ValueError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
-        if len(router._direction) != router._encoder.dimensions:
-            raise ConfigError(
-                f"{path}: not for vectors of {router._encoder.dimensions} numbers; train the router again"
-            )
-        return router
+    def _restore(self, body: Mapping[str, Any], files: RouterFiles) -> None:
+        self._encoder = saved_encoder(files.path, body["encoder"]["name"], body["encoder"]["digest"])
+        self.models_ = tuple(body["models"])
+        self.pair_ = (body["pair"][0], body["pair"][1])
+        self.epochs_ = int(body["epochs"])
+        arrays = files.arrays("factors.npz")
+        self.factors_ = Factors(*(arrays[name].astype(np.float32) for name in _ARRAYS))
+        self._aim()
+        if len(self._direction) != self._encoder.dimensions:
+            wrong = f"not for vectors of {self._encoder.dimensions} numbers"
+            raise ConfigError(f"{files.path}: {wrong}; train the router again")
 
     def _aim(self) -> None:
         """Lay out the pair's direction once."""

@@ -1,6 +1,5 @@
 """RouteLLM's similarity-weighted ranking (Ong et al. 2024, arXiv 2406.18665, section 4.2 and its released code)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -8,18 +7,17 @@ from typing import Any, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import read_arrays, sigmoid
+from serve_app.arrays import sigmoid
 from serve_app.data.dataset import Dataset
 from serve_app.data.preferences import Ties
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, SentenceEncoder, load_encoder, saved_encoder
-from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, largest_first, silent
+from serve_app.routing.artefact import LearnedRouter, RouterFiles
+from serve_app.routing.base import Report, largest_first, silent
 from serve_app.routing.kinds.similarity_weighted.battle_index import BattleIndex, clusters_of
 from serve_app.routing.kinds.similarity_weighted.battles import BattleTable, curvature, strengths
 from serve_app.types import Query
 
-FORMAT = 1
 _NAMED = 8
 """Battles that an explanation names; the others are one term."""
 _SHOWN = 60
@@ -28,7 +26,7 @@ _NONE_LOST = 5.0
 """Half a battle of similarity zero, which weighs 10: won and lost this much where a side would have lost none."""
 
 
-class SimilarityWeightedRouter:
+class SimilarityWeightedRouter(LearnedRouter):
     """Strong win rate by a Bradley-Terry fit for each query, battles weighing 10 * 10^(s / s_max).
 
     s is the cosine of the battle's prompt to the query, s_max the greatest. More than `tiers` models are grouped by
@@ -46,7 +44,6 @@ class SimilarityWeightedRouter:
     """
 
     name = "sw_ranking"
-    placement: Placement = "batched"
 
     def __init__(
         self,
@@ -140,43 +137,30 @@ class SimilarityWeightedRouter:
     def save(self, directory: Path) -> None:
         """Write `router.json` (parameters, models) and `battles.npz` (vectors as float16)."""
         encoder, table, _ = self._fitted("saving")
-        directory.mkdir(parents=True, exist_ok=True)
         body = {
-            "format": FORMAT,
-            "kind": self.name,
             "params": dict(self.params),
             "encoder_digest": encoder.digest,
             "models": dict(table.tier_of),
             "pair": list(table.models),
             "texts": list(self.texts_),
         }
-        (directory / "router.json").write_text(json.dumps(body, indent=0, ensure_ascii=False) + "\n", "utf-8")
+        self._write(directory, body, indent=0, ensure_ascii=False)
         arrays: dict[str, Any] = {"vectors": self._vectors.astype(np.float16), **table.arrays()}
         if self._cluster is not None:
             arrays["cluster"] = self._cluster.astype(np.int32)
         np.savez(directory / "battles.npz", **arrays)
 
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """See Router."""
-        path = directory / "router.json"
-        body = read_json(path, kind=cls.name, version=FORMAT)
-        try:
-            router = cls(**body["params"])
-            router._encoder = saved_encoder(path, router.encoder_name, body["encoder_digest"])
-            router.texts_ = tuple(map(str, body["texts"]))
-            path = directory / "battles.npz"
-            arrays = read_arrays(path)
-            router.table_ = BattleTable.from_arrays(arrays, body["models"], tuple(body["pair"]))
-            router._vectors = arrays["vectors"].astype(np.float32)
-            router._cluster = arrays["cluster"].astype(np.int64) if "cluster" in arrays else None
-            battles = len(router.table_.won)
-            if router._vectors.shape != (battles, router._encoder.dimensions) or len(router.texts_) not in (0, battles):
-                raise ValueError(f"vectors of shape {router._vectors.shape} for {battles} battles")
-            router._lay_out()
-        except (OSError, KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
-        return router
+    def _restore(self, body: Mapping[str, Any], files: RouterFiles) -> None:
+        self._encoder = saved_encoder(files.path, self.encoder_name, body["encoder_digest"])
+        self.texts_ = tuple(map(str, body["texts"]))
+        arrays = files.arrays("battles.npz")
+        self.table_ = BattleTable.from_arrays(arrays, body["models"], tuple(body["pair"]))
+        self._vectors = arrays["vectors"].astype(np.float32)
+        self._cluster = arrays["cluster"].astype(np.int64) if "cluster" in arrays else None
+        battles = len(self.table_.won)
+        if self._vectors.shape != (battles, self._encoder.dimensions) or len(self.texts_) not in (0, battles):
+            raise ValueError(f"vectors of shape {self._vectors.shape} for {battles} battles")
+        self._lay_out()
 
     def _lay_out(self) -> None:
         """What scoring needs, from the table and the vectors."""
@@ -200,6 +184,4 @@ class SimilarityWeightedRouter:
         return f"{text}, {self.texts_[row]!r}" if self.texts_ else text
 
     def _fitted(self, doing: str) -> tuple[SentenceEncoder, BattleTable, BattleIndex]:
-        if self._encoder is None or self.table_ is None or self._index is None:
-            raise ConfigError(f"sw_ranking: the router is not fitted; fit or load it before {doing}")
-        return self._encoder, self.table_, self._index
+        return self._need(self._encoder, doing), self._need(self.table_, doing), self._need(self._index, doing)

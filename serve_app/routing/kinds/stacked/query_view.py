@@ -7,7 +7,6 @@ between them, new words, names.
 """
 
 import re
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log1p
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.learning.encoder import SentenceEncoder, Vectors, load_encoder
+from serve_app.learning.encoder import SentenceEncoder, TextCache, Vectors, load_encoder
 
 SURFACE = (
     "chars", "words", "quantities", "sentences", "questions", "commas", "largest", "size", "distinct_words",
@@ -146,8 +145,7 @@ class LayerViews:
         self.encoder = encoder
         self.depths = tuple(depths)
         self.end = end
-        self._kept: OrderedDict[str, Vectors] = OrderedDict()
-        self._lock = Lock()
+        self._kept = TextCache(_CACHED)
 
     @property
     def views(self) -> list[str]:
@@ -161,16 +159,9 @@ class LayerViews:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """The views of each text, shape [len(texts), columns], at the scale of the encoder."""
-        with self._lock:
-            missing = list(dict.fromkeys(t for t in texts if t not in self._kept))
-            found = self._compute(missing)
-            rows = [found[t] if t in found else self._kept[t] for t in texts]
-            self._kept.update(found)
-            while len(self._kept) > _CACHED:
-                self._kept.popitem(last=False)
-        return np.stack(rows) if rows else np.zeros((0, self.columns), dtype=np.float32)
+        return self._kept.rows(texts, self._compute, self.columns, np.float32)
 
-    def _compute(self, texts: list[str]) -> dict[str, Vectors]:
+    def _compute(self, texts: list[str]) -> list[Vectors]:
         import torch
 
         found: dict[str, Vectors] = {}
@@ -186,7 +177,7 @@ class LayerViews:
                 parts += [passed.mean(layer), passed.mean(layer, ending)]
             found.update(zip(here, torch.cat(parts, dim=1).numpy(), strict=True))
             self.encoder.remember(here, list(passed.unit()))
-        return found
+        return [found[text] for text in texts]
 
 
 _views: dict[str, LayerViews] = {}

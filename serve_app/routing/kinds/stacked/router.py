@@ -1,23 +1,21 @@
 """The stacked router: how much better the strong model's answer is, by three estimates that are weighed on the data."""
 
-import json
 from collections.abc import Mapping, Sequence
 from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from serve_app.arrays import Floats, read_arrays
+from serve_app.arrays import Floats
 from serve_app.data.validation import PAIR, check_scored
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, Vectors, load_encoder, saved_encoder
 from serve_app.learning.features import rows_by_text
 from serve_app.learning.logistic import folds_of
 from serve_app.learning.ridge import Ridge, fit_ridge
-from serve_app.routing.artefact import read_json
-from serve_app.routing.base import Placement, Report, largest_first, silent
+from serve_app.routing.artefact import LearnedRouter, RouterFiles
+from serve_app.routing.base import Report, largest_first, silent
 from serve_app.routing.kinds.complexity.router import ComplexityRouter
 from serve_app.routing.kinds.stacked.query_view import DEPTHS, END, LayerViews, QueryView, layer_views, surface
 from serve_app.routing.kinds.stacked.stacking import KernelRidge, Stack
@@ -26,7 +24,6 @@ from serve_app.types import Query
 if TYPE_CHECKING:
     from serve_app.data.dataset import Dataset
 
-FORMAT = 1
 _FOLDS = 5
 LINEAR, KERNEL, COMPLEXITY = "linear", "kernel", "complexity"
 _PRIOR = {LINEAR: 0.5, KERNEL: 0.3, COMPLEXITY: 0.2}
@@ -34,7 +31,7 @@ _PRIOR = {LINEAR: 0.5, KERNEL: 0.3, COMPLEXITY: 0.2}
 _COMPLEXITY_FOLDER = "complexity"
 
 
-class StackedRouter:
+class StackedRouter(LearnedRouter):
     """Strong win rate by ridge regression, kernel ridge regression and the complexity router, stacked.
 
     The regressions estimate how much better the strong answer is (uplift), not whether it is: what routing gains
@@ -44,7 +41,6 @@ class StackedRouter:
     """
 
     name = "stacked"
-    placement: Placement = "batched"
 
     def __init__(self, encoder: str = DEFAULT, loss_weight: float = 0.75, seed: int = 0) -> None:
         """`encoder` as `load_encoder` takes it; `seed` draws landmarks and folds."""
@@ -58,11 +54,6 @@ class StackedRouter:
         self.kernel_: KernelRidge | None = None
         self.complexity_ = ComplexityRouter(seed)
         self.stack_ = Stack({}, 0.0, 0.0)
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """See Router."""
-        return {"encoder": self.encoder, "loss_weight": self.loss_weight, "seed": self.seed}
 
     def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
         """Learn from queries with the quality of both pools' answers; needs the extra `train`.
@@ -116,65 +107,45 @@ class StackedRouter:
 
     def save(self, directory: Path) -> None:
         """Write `router.json`, `stacked.npz`, and the complexity router in a folder of its own."""
-        if self.view_ is None or self.kernel_ is None:
-            raise ConfigError("stacked: the router is not fitted; fit it before saving")
-        directory.mkdir(parents=True, exist_ok=True)
+        view, kernel = self._need(self.view_, "saving"), self._need(self.kernel_, "saving")
         body = {
-            "format": FORMAT,
-            "kind": self.name,
             "params": dict(self.params),
             "encoder_digest": load_encoder(self.encoder).digest,
             "depths": list(DEPTHS),
             "end": END,
             "stack": {"weights": dict(self.stack_.weights), "slope": self.stack_.slope, "bias": self.stack_.bias},
         }
-        (directory / "router.json").write_text(json.dumps(body, indent=0) + "\n", "utf-8")
+        self._write(directory, body, indent=0)
         arrays: dict[str, Any] = {
             "linear_weights": self.linear_.weights,
             "linear_bias": np.array(self.linear_.bias),
             "linear_penalty": np.array(self.linear_.penalty),
-            **self.view_.arrays(),
-            **self.kernel_.arrays(),
         }
-        with (directory / "stacked.npz").open("wb") as out:
-            np.savez(out, **arrays)
+        arrays |= {**view.arrays(), **kernel.arrays()}
+        np.savez(directory / "stacked.npz", **arrays)
         self.complexity_.save(directory / _COMPLEXITY_FOLDER)
 
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        """See Router."""
-        path = directory / "router.json"
-        body = read_json(path, kind=cls.name, version=FORMAT)
-        try:
-            router = cls(**body["params"])
-            saved_encoder(path, router.encoder, body["encoder_digest"])
-            if (body["depths"], body["end"]) != (list(DEPTHS), END):
-                raise ValueError("the views are others than this version's")
-            weights = {str(name): float(weight) for name, weight in body["stack"]["weights"].items()}
-            if set(weights) != set(_PRIOR):
-                raise ValueError("the experts are others than this version's")
-            router.stack_ = Stack(weights, float(body["stack"]["slope"]), float(body["stack"]["bias"]))
-            path = directory / "stacked.npz"
-            router._take(read_arrays(path))
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e!r}); train and save the router again") from e
-        router.complexity_ = ComplexityRouter.load(directory / _COMPLEXITY_FOLDER)
-        return router
-
-    def _take(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def _restore(self, body: Mapping[str, Any], files: RouterFiles) -> None:
+        saved_encoder(files.path, self.encoder, body["encoder_digest"])
+        if (body["depths"], body["end"]) != (list(DEPTHS), END):
+            raise ValueError("the views are others than this version's")
+        weights = {str(name): float(weight) for name, weight in body["stack"]["weights"].items()}
+        if set(weights) != set(_PRIOR):
+            raise ValueError("the experts are others than this version's")
+        self.stack_ = Stack(weights, float(body["stack"]["slope"]), float(body["stack"]["bias"]))
+        arrays = files.arrays("stacked.npz")
         self.view_ = QueryView.from_arrays(arrays, self._views().columns)
         columns = len(self.view_.mean)
         self.kernel_ = KernelRidge.from_arrays(arrays, columns)
-        weights = arrays["linear_weights"].astype(np.float64)
-        if weights.shape != (columns,):
+        linear = arrays["linear_weights"].astype(np.float64)
+        if linear.shape != (columns,):
             raise ValueError("the ridge has another number of columns")
-        self.linear_ = Ridge(weights, float(arrays["linear_bias"]), float(arrays["linear_penalty"]))
+        self.linear_ = Ridge(linear, float(arrays["linear_bias"]), float(arrays["linear_penalty"]))
+        self.complexity_ = ComplexityRouter.load(files.folder / _COMPLEXITY_FOLDER)
 
     def _rows(self, queries: Sequence[Query], act: str) -> Vectors:
-        if self.view_ is None:
-            raise ConfigError(f"stacked: the router is not fitted; fit or load it before {act}")
         texts = [q.text for q in queries]
-        return self.view_.rows(self._views().embed(texts), surface(texts))
+        return self._need(self.view_, act).rows(self._views().embed(texts), surface(texts))
 
     def _estimates(self, row: Vectors, query: Query) -> dict[str, float]:
         assert self.kernel_ is not None
