@@ -137,7 +137,8 @@ def _levels(path: Path | str, specs: Any) -> tuple[tuple[Level, ...], tuple[str,
     levels, models = [], []
     for number, spec in enumerate(specs):
         where = f"{path}: levels[{number}]"
-        if not isinstance(spec, dict) or set(spec) - _LEVEL_KEYS or not _is_text(spec.get("pool")):
+        named = isinstance(spec, dict) and isinstance(spec.get("pool"), str) and spec["pool"] != ""
+        if not named or set(spec) - _LEVEL_KEYS:
             raise ConfigError(f"{where}: must have pool, and no keys but {', '.join(sorted(_LEVEL_KEYS))}")
         levels.append(_level(where, spec, last=number == len(specs) - 1))
         models.append(str(spec.get("model") or ""))
@@ -187,7 +188,3 @@ def _is_number(value: Any) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return abs(value) <= float_info.max if isinstance(value, int) else isfinite(value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)

@@ -57,14 +57,20 @@ class ReferenceMetric(ABC):
     name: str
     quality_range: Range = UNIT
 
+    set_by: tuple[str, ...] = ()
+    """Attributes that `options` reports."""
+
     @property
     def options(self) -> Mapping[str, Any]:
         """See `Metric.options`."""
-        return {}
+        return {name: getattr(self, name) for name in self.set_by}
 
-    @abstractmethod
     def prepare(self, dataset: Dataset, row: int, reference: str) -> Any:
-        """What `grade` compares the row's answers with. Raises ValueError, saying why, if the row cannot be graded."""
+        """What `grade` compares the row's answers with, by default the reference itself.
+
+        Raises ValueError, saying why, if the row cannot be graded.
+        """
+        return reference
 
     @abstractmethod
     def grade(self, prepared: Any, answer: str) -> float | None:

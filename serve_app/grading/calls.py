@@ -11,7 +11,7 @@ from serve_app.errors import ConfigError, ContextLengthExceeded, JethroError, Up
 from serve_app.grading.base import Report, silent
 from serve_app.pools.base import Pool
 from serve_app.types import Message, Query, Sampling, Usage
-from serve_app.wire.frames import Answer, Call
+from serve_app.wire.frames import Call
 
 _ATTEMPTS = 5
 """Of one prompt, where the error says that a retry may help."""
@@ -93,7 +93,10 @@ class JudgeCalls:
                 if not e.retryable or attempt == _ATTEMPTS:
                     raise
                 await self._sleep(min(e.retry_after_s or 2.0**attempt, _LONGEST_WAIT_S))
-        text = _text(self.pool, answer)
+        try:
+            text = str(answer.parsed["choices"][0]["message"]["content"] or "")
+        except (ValueError, LookupError, TypeError) as e:
+            raise UpstreamError(f"pool {self.pool.name!r} sent no chat completion: {answer.body[:80]!r}") from e
         spent, paid = answer.usage, self.usage
         self.usage = Usage(paid.prompt_tokens + spent.prompt_tokens, paid.completion_tokens + spent.completion_tokens)
         return text
@@ -129,10 +132,3 @@ class JudgeCalls:
                 out.write("\n" + json.dumps({"key": key, "reply": reply}))  # first a new line: the last may be cut
         except OSError as e:
             raise ConfigError(f"journal {self._journal} cannot be written ({e}): choose another path") from e
-
-
-def _text(pool: Pool, answer: Answer) -> str:
-    try:
-        return str(answer.parsed["choices"][0]["message"]["content"] or "")
-    except (ValueError, LookupError, TypeError) as e:
-        raise UpstreamError(f"pool {pool.name!r} sent no chat completion: {answer.body[:80]!r}") from e

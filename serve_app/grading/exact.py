@@ -3,7 +3,7 @@
 import re
 import string
 import unicodedata
-from collections.abc import Mapping
+from abc import abstractmethod
 from decimal import Decimal
 from typing import Any
 
@@ -24,18 +24,10 @@ class ExactMatch(ReferenceMetric):
     """
 
     name = "exact"
+    set_by = ("normalise",)
 
     def __init__(self, normalise: bool = True) -> None:
         self.normalise = normalise
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """Whether texts are normalised."""
-        return {"normalise": self.normalise}
-
-    def prepare(self, dataset: Dataset, row: int, reference: str) -> str:
-        """The reference itself."""
-        return reference
 
     def grade(self, prepared: str, answer: str) -> float:
         """1 or 0."""
@@ -50,7 +42,7 @@ def normalise(text: str) -> str:
     Beyond ASCII, where SQuAD says nothing: Unicode's composed form (NFC), and its punctuation (categories P) goes too.
     """
     lowered = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
-    kept = "".join(c for c in lowered if not _is_punctuation(c))
+    kept = "".join(c for c in lowered if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
     words = (word for word in unicodedata.normalize("NFC", kept).split() if word not in _ARTICLES)
     return " ".join(words)
 
@@ -63,15 +55,34 @@ def matches(a: str, b: str) -> bool:
     return a.strip().casefold() == b.strip().casefold()
 
 
-def _is_punctuation(character: str) -> bool:
-    return character in string.punctuation or unicodedata.category(character).startswith("P")
+class _Read(ReferenceMetric):
+    """1 if the same is read from the answer as from the reference, else 0; None if nothing is read from the answer."""
+
+    missing: str
+    """What a reference lacks from which nothing is read."""
+
+    @abstractmethod
+    def read(self, text: str) -> Any:
+        """What counts of a text; None if nothing does."""
+
+    def prepare(self, dataset: Dataset, row: int, reference: str) -> Any:
+        """What is read from the reference."""
+        found = self.read(reference)
+        if found is None:
+            raise ValueError(f"the reference {reference[:80]!r} {self.missing}")
+        return found
+
+    def grade(self, prepared: Any, answer: str) -> float | None:
+        """1 or 0; None if nothing is read."""
+        found = self.read(answer)
+        return None if found is None else float(found == prepared)
 
 
 _WORDS = re.compile(r"(?:^|[.!?:]\s+|\n\s*)A(?=\s+[a-z])|\bI(?=\s+[a-z])")
 """Capitals that are words and pick nothing: the article that begins a sentence, and I."""
 
 
-class Choice(ReferenceMetric):
+class Choice(_Read):
     """1 if the answer picks the reference's letter, else 0, as in MMLU (Hendrycks et al. 2021), out of `letters`.
 
     Read in this order: a letter alone or set off by punctuation where the answer begins ("B", "(B)", "**B.** Because");
@@ -79,11 +90,13 @@ class Choice(ReferenceMetric):
     """
 
     name = "choice"
+    set_by = ("letters",)
 
     def __init__(self, letters: str = "ABCD") -> None:
         if len(letters) < 2 or not letters.isascii() or not letters.isupper() or len(set(letters)) < len(letters):
             raise ConfigError(f"choice: letters {letters!r} must be two or more different capitals, as 'ABCD'")
         self.letters = letters
+        self.missing = f"picks none of {letters}, as 'choice' needs"
         one = f"[{letters}]"
         open_, close = r"[\s*_`\"'(\[{$]*", r"[*_`\"')\]}$]*"
         self._whole = re.compile(rf"{open_}({one}){close}\s*\.?\s*", re.IGNORECASE)
@@ -94,22 +107,9 @@ class Choice(ReferenceMetric):
         )
         self._alone = re.compile(rf"(?<![\w'’.-])({one})(?![\w'’-])")
 
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """The letters."""
-        return {"letters": self.letters}
-
-    def prepare(self, dataset: Dataset, row: int, reference: str) -> str:
-        """The reference's letter."""
-        letter = self.letter(reference)
-        if letter is None:
-            raise ValueError(f"the reference {reference[:80]!r} picks none of {self.letters}, as 'choice' needs")
-        return letter
-
-    def grade(self, prepared: str, answer: str) -> float | None:
-        """1 or 0; None if the answer picks no letter."""
-        letter = self.letter(answer)
-        return None if letter is None else float(letter == prepared)
+    def read(self, text: str) -> str | None:
+        """See `letter`."""
+        return self.letter(text)
 
     def letter(self, text: str) -> str | None:
         """The letter picked, None if none is, or several without saying which."""
@@ -134,22 +134,15 @@ _MARKED = re.compile(r"####[ \t]*" + _NUMBER + r"(?![.):]\s*[^\W\d_])")
 """GSM8K's own mark of the final answer; "#### 1. First step" is a heading, not an answer."""
 
 
-class LastNumber(ReferenceMetric):
+class LastNumber(_Read):
     """1 if the answer ends with the reference's number, else 0 (Cobbe et al. 2021; see `last_number`)."""
 
     name = "number"
+    missing = "holds no number, which the metric 'number' compares"
 
-    def prepare(self, dataset: Dataset, row: int, reference: str) -> Decimal:
-        """The reference's own last number: a whole GSM8K solution will do."""
-        number = last_number(reference)
-        if number is None:
-            raise ValueError(f"the reference {reference[:80]!r} holds no number, which the metric 'number' compares")
-        return number
-
-    def grade(self, prepared: Decimal, answer: str) -> float | None:
-        """1 or 0; None if the answer holds no number."""
-        number = last_number(answer)
-        return None if number is None else float(number == prepared)
+    def read(self, text: str) -> Decimal | None:
+        """The last number, of the reference as well: a whole GSM8K solution will do."""
+        return last_number(text)
 
 
 def last_number(text: str) -> Decimal | None:
@@ -158,14 +151,10 @@ def last_number(text: str) -> Decimal | None:
     Reads thousands with commas, decimals, a leading minus and a currency sign; units and a final full stop may follow.
     Values are compared, not their writing: 18, 18.00 and $18 are equal. No fraction, power or spelt number is read.
     """
-    found = None
-    for found in _MARKED.finditer(text):  # noqa: B007 - the last one counts
-        pass
-    if found is None:
-        for found in _ANY.finditer(text):  # noqa: B007
-            pass
-    if found is None:
+    every = list(_MARKED.finditer(text)) or list(_ANY.finditer(text))
+    if not every:
         return None
+    found = every[-1]
     number = Decimal(found["digits"].replace(",", ""))
     return -number if (found["minus"] or found["inner"]) else number
 

@@ -92,15 +92,9 @@ class FeedbackLog:
         def column(name: str) -> np.ndarray:
             return np.array([[fmean(getattr(j, name) for j in row)] for row in rows], dtype=np.float64)
 
-        return PoolAnswers(
-            self.models[pool],
-            (("",),) * len(rows),
-            column("score"),
-            column("cost_usd"),
-            column("prompt_tokens"),
-            column("completion_tokens"),
-            column("latency_ms"),
-        )
+        names = ("score", "cost_usd", "prompt_tokens", "completion_tokens", "latency_ms")
+        score, cost, read, written, latency = map(column, names)
+        return PoolAnswers(self.models[pool], (("",),) * len(rows), score, cost, read, written, latency)
 
     def _stated(self) -> list[Battle]:
         battles = []

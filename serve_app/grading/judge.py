@@ -5,16 +5,15 @@ and only the last line of the reply counts. Rows with an answer that could not b
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import combinations
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
 from serve_app.data.preferences import Preferences
 from serve_app.errors import DataError
@@ -83,12 +82,8 @@ def read_verdict(reply: str) -> Verdict | None:
 
 def mark_of(*texts: str) -> str:
     """A mark that occurs in none of the texts, the same for the same texts; unpredictable before they are known."""
-    number = 0
-    while True:
-        digest = blake2b(repr((number, texts)).encode(), digest_size=6, person=b"jethro-judge")
-        if all(digest.hexdigest() not in text for text in texts):
-            return digest.hexdigest()
-        number += 1
+    digests = (blake2b(repr((n, texts)).encode(), digest_size=6, person=b"jethro-judge").hexdigest() for n in count())
+    return next(digest for digest in digests if all(digest not in text for text in texts))
 
 
 def _prompt(task: str, parts: Mapping[str, str | None], question: str, form: str) -> str:
@@ -182,19 +177,18 @@ class Judge(_ModelJudge):
             for text in texts
         ]
         replies = await self._calls.replies(prompts, lambda line: report(f"{self.name}: {line}"))
-        unread = [reply for reply in replies if read_rating(reply) is None]
+        ratings = [read_rating(reply) for reply in replies]
+        unread = [reply for reply, rating in zip(replies, ratings, strict=True) if rating is None]
+        lowest, highest = RATINGS
+        marks = np.array(
+            [np.nan if r is None else (r - lowest) / (highest - lowest) for r in ratings], dtype=np.float64
+        )
         quality, at = {}, 0
         for name, pool in dataset.pools.items():
-            quality[name] = _qualities(replies[at : at + pool.quality.size]).reshape(pool.quality.shape)
+            quality[name] = marks[at : at + pool.quality.size].reshape(pool.quality.shape)
             at += pool.quality.size
         facts = {"judged": len(replies), "cost_usd": self._calls.cost_usd}
         return graded_rows(with_quality(dataset, quality, self, facts), unread, report)
-
-
-def _qualities(replies: Sequence[str]) -> Floats:
-    lowest, highest = RATINGS
-    ratings = (read_rating(reply) for reply in replies)
-    return np.array([np.nan if r is None else (r - lowest) / (highest - lowest) for r in ratings], dtype=np.float64)
 
 
 _FOR_A: Mapping[tuple[Verdict, Verdict], float] = {("first", "second"): 1.0, ("second", "first"): 0.0}
@@ -302,7 +296,13 @@ class PairwiseJudge(_ModelJudge):
         if len(dataset.pools) < 2:
             raise DataError(f"the dataset has one pool, {', '.join(dataset.pools)}; {self.name!r} compares two or more")
         references = self._references(dataset)
-        matches = tuple(matches_of(dataset))
+        samples = {name: pool.quality.shape[1] for name, pool in dataset.pools.items()}
+        matches = tuple(  # every two pools meet on every row, sample by sample
+            Match(row, a, i % samples[a], b, i % samples[b])
+            for row in range(len(dataset))
+            for a, b in combinations(dataset.pools, 2)
+            for i in range(max(samples[a], samples[b]))
+        )
         texts = [
             (dataset.pools[m.a].texts[m.row][m.sample_a], dataset.pools[m.b].texts[m.row][m.sample_b]) for m in matches
         ]
@@ -319,12 +319,3 @@ class PairwiseJudge(_ModelJudge):
         ]
         unread = tuple(reply for reply in replies if read_verdict(reply) is None)
         return JudgedMatches(dataset, matches, tuple(f for f, _ in both), tuple(b for _, b in both), equal, unread)
-
-
-def matches_of(dataset: Dataset) -> Iterator[Match]:
-    """Every two pools meet on every row, sample by sample."""
-    samples = {name: pool.quality.shape[1] for name, pool in dataset.pools.items()}
-    for row in range(len(dataset)):
-        for a, b in combinations(dataset.pools, 2):
-            for i in range(max(samples[a], samples[b])):
-                yield Match(row, a, i % samples[a], b, i % samples[b])

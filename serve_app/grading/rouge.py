@@ -1,8 +1,6 @@
 """Overlap of an answer's words with the reference's, by the library `rouge-score`."""
 
 import re
-from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 from serve_app.data.dataset import Dataset
@@ -19,23 +17,20 @@ class _Rouge(ReferenceMetric):
     other scripts; "words" takes Unicode's words (runs of letters, digits and underscores, lower case) instead.
     """
 
+    kind: str
+    """The library's name of the measure."""
+    set_by = ("tokens",)
+
     def __init__(self, tokens: str = "rouge") -> None:
         if tokens not in ("rouge", "words"):
             raise ConfigError(f"{self.name}: tokens is {tokens!r}, it must be 'rouge' or 'words'")
         self.tokens = tokens
-        library = _library()
-        self._tokenizer = _Words() if tokens == "words" else library.tokenizers.DefaultTokenizer(use_stemmer=False)
+        try:
+            from rouge_score import rouge_scorer as library
+        except ImportError as e:
+            raise missing_extra("ROUGE needs the library rouge-score", "train") from e
+        self._tokenizer: Any = _Words() if tokens == "words" else library.tokenizers.DefaultTokenizer(use_stemmer=False)
         self._scorer = library.RougeScorer([self.kind], tokenizer=self._tokenizer)
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """How texts are cut into tokens."""
-        return {"tokens": self.tokens}
-
-    @property
-    @abstractmethod
-    def kind(self) -> str:
-        """The library's name of the measure."""
 
     def prepare(self, dataset: Dataset, row: int, reference: str) -> str:
         """The reference, which must hold a token."""
@@ -47,14 +42,6 @@ class _Rouge(ReferenceMetric):
     def grade(self, prepared: str, answer: str) -> float:
         """The F-measure; 0 for an answer without a token."""
         return float(self._scorer.score(prepared, answer)[self.kind].fmeasure)
-
-
-def _library() -> Any:
-    try:
-        from rouge_score import rouge_scorer
-    except ImportError as e:
-        raise missing_extra("ROUGE needs the library rouge-score", "train") from e
-    return rouge_scorer
 
 
 class RougeL(_Rouge):

@@ -198,8 +198,7 @@ class SentenceEncoder:
 
     @cached_property
     def _model(self) -> Any:
-        transformers = _transformers()
-        return narrowed(transformers.AutoModel.from_pretrained(self.folder, use_safetensors=True).eval())
+        return narrowed(_transformers().AutoModel.from_pretrained(self.folder, use_safetensors=True).eval())
 
     @cached_property
     def _tokenizer(self) -> Any:

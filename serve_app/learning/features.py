@@ -82,27 +82,12 @@ def read(query: Query) -> Reading:
     digits = sum(lengths)
     capitals, foreign = _letters_of_note(text)
     numeric = (
-        log1p(len(turn)),
-        log1p(len(words)),
-        log1p(turn.count("\n")),
-        log1p(tokens.count(".")),
-        log1p(len(numbers)),
-        log1p(digits),
-        log1p(max(lengths) if lengths else 0),
-        log1p(len(signs) - brackets),
-        log1p(brackets),
-        log1p(max(sizes) if sizes else 0),
+        *map(log1p, (len(turn), len(words), turn.count("\n"), tokens.count("."), len(numbers), digits)),
+        *map(log1p, (max(lengths, default=0), len(signs) - brackets, brackets, max(sizes, default=0))),
         sum(sizes) / (len(words) or 1) / 10,
-        log1p(tokens.count(",")),
-        log1p(tokens.count("?")),
-        log1p(turn.count("```")),
-        capitals * scale,
-        digits * scale,
-        foreign * scale,
-        log1p(len(query.messages)),
-        log1p(before),
-        log1p(system),
-        log1p(len(query.tools)),
+        *map(log1p, (tokens.count(","), tokens.count("?"), turn.count("```"))),
+        *(capitals * scale, digits * scale, foreign * scale),
+        *map(log1p, (len(query.messages), before, system, len(query.tools))),
     )
     if numbers:
         return Reading(numeric, _task(words, signs) or "numbers", tuple(tokens), "".join(signs[:8]))

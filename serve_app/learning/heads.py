@@ -61,30 +61,23 @@ def fit_head(
     best = int(np.argmin([log_loss(found, share) for found in tried]))
     strength, out_of_fold = _STRENGTHS[best], tried[best]
     weights, bias = fit_soft(matrix, share, strength)
-    covariance = _covariance(matrix, sigmoid(matrix @ weights + bias), strength)
-    covariance *= _widening(matrix, covariance, out_of_fold, share)
+    ones = np.concatenate([matrix, np.ones((len(matrix), 1))], axis=1)
+    p = sigmoid(matrix @ weights + bias)
+    penalty = np.append(np.full(matrix.shape[1], 1.0 / strength), 1e-6)  # the bias is not penalised
+    covariance = np.linalg.inv((ones * (p * (1 - p))[:, None]).T @ ones + np.diag(penalty))  # the inverse Hessian
+    covariance *= _widening(ones, covariance, out_of_fold, share)
     # single precision halves the file; rounded here, a loaded head gives the same
     rounded = covariance.astype(np.float32).astype(np.float64)
     return QualityHead(weights, bias, rounded, low, high), out_of_fold
 
 
-def _covariance(matrix: Floats, p: Floats, strength: float) -> Floats:
-    """Inverse Hessian of the penalised loss at its least, [d + 1, d + 1]; the bias is not penalised."""
-    ones = np.concatenate([matrix, np.ones((len(matrix), 1))], axis=1)
-    hessian = (ones * (p * (1 - p))[:, None]).T @ ones
-    penalty = np.append(np.full(matrix.shape[1], 1.0 / strength), 1e-6)
-    inverse: Floats = np.linalg.inv(hessian + np.diag(penalty))
-    return inverse
-
-
-def _widening(matrix: Floats, covariance: Floats, log_odds: Floats, share: Floats) -> float:
+def _widening(ones: Floats, covariance: Floats, log_odds: Floats, share: Floats) -> float:
     """Factor, at least 1, for variances to agree with the errors of the mean seen in groups of like predictions.
 
     Laplace's error ignores the misfit of a linear model. By moments: the squared error of a group's mean, less what
     sampling explains, is compared with the variance that the head states.
     """
     p = sigmoid(log_odds)
-    ones = np.concatenate([matrix, np.ones((len(matrix), 1))], axis=1)
     stated = ((ones @ covariance) * ones).sum(1) * (p * (1 - p)) ** 2
     seen = expected = 0.0
     for part in np.array_split(np.argsort(log_odds, kind="stable"), min(_BINS, len(share))):

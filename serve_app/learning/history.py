@@ -136,13 +136,8 @@ class History:
         data = read_arrays(path)
         history.prior_ = float(data["prior"])
         history.tables_ = tuple(
-            {
-                key: (total, count)
-                for key, (total, count) in zip(
-                    data[f"{name}_keys"].tolist(), data[f"{name}_seen"].tolist(), strict=True
-                )
-            }
-            for name in LEVELS
+            {key: (a, b) for key, (a, b) in zip(data[f"{n}_keys"].tolist(), data[f"{n}_seen"].tolist(), strict=True)}
+            for n in LEVELS
         )
         return history
 

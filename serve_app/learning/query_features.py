@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from serve_app.learning.history import LEVELS, History, common_words
 from serve_app.types import Query
 
 MEANING, HISTORY = "meaning", "history"
+_ARRAYS = ("centre", "scale", "mean", "deviation")
 _MEANING_SHARE = 5.0
 """Standard deviation of the sentence vector as one block, where each readable number has 1. Of 2, 5, 10 and 15 the
 best on GSM8K and MMLU outcomes at its own best penalty."""
@@ -71,11 +72,8 @@ class QueryFeatures:
         readings = [read(q) for q in queries]
         alike = self._alike(readings, encoder.embed([q.text for q in queries]))
         width = len(LEVELS) - 1
-        past = {
-            p: np.array([h.logits(r) for r in readings], dtype=np.float64).reshape(-1, width)
-            for p, h in self.histories.items()
-        }
-        return {p: np.concatenate([alike, self._history(p, values)], axis=1) for p, values in past.items()}
+        past = {p: np.array([h.logits(r) for r in readings], dtype=np.float64) for p, h in self.histories.items()}
+        return {p: np.concatenate([alike, self._history(p, v.reshape(-1, width))], axis=1) for p, v in past.items()}
 
     @property
     def groups(self) -> list[str]:
@@ -84,18 +82,12 @@ class QueryFeatures:
 
     def save(self, directory: Path) -> None:
         """Write `features.npz`, and `history-<i>.npz` for pool i."""
-        arrays: dict[str, Any] = {
-            "centre": self.centre,
-            "scale": np.array(self.scale),
-            "mean": self.mean,
-            "deviation": self.deviation,
-        }
+        arrays: dict[str, Any] = {name: np.array(getattr(self, name)) for name in _ARRAYS}
         for i, (pool, history) in enumerate(self.histories.items()):
             arrays[f"history_mean_{i}"] = self.history_mean[pool]
             arrays[f"history_deviation_{i}"] = self.history_deviation[pool]
-            tables: dict[str, Any] = dict(history.arrays())
             with (directory / f"history-{i}.npz").open("wb") as out:
-                np.savez_compressed(out, **tables)
+                np.savez_compressed(out, **cast(Any, history.arrays()))
         with (directory / "features.npz").open("wb") as out:
             np.savez(out, **arrays)
 
@@ -105,15 +97,9 @@ class QueryFeatures:
         pools = list(enumerate(histories))
         if arrays["mean"].shape != (len(NUMERIC),) or arrays["deviation"].shape != (len(NUMERIC),):
             raise ValueError("the readable features are others than this version's")
-        return cls(
-            arrays["centre"],
-            float(arrays["scale"]),
-            arrays["mean"],
-            arrays["deviation"],
-            histories,
-            {p: arrays[f"history_mean_{i}"] for i, p in pools},
-            {p: arrays[f"history_deviation_{i}"] for i, p in pools},
-        )
+        means, deviations = ({p: arrays[f"history_{of}_{i}"] for i, p in pools} for of in ("mean", "deviation"))
+        centre, scale, mean, deviation = (arrays[name] for name in _ARRAYS)
+        return cls(centre, float(scale), mean, deviation, histories, means, deviations)
 
     def _alike(self, readings: Sequence[Reading], vectors: NDArray[np.float32]) -> Floats:
         """The columns that all pools share."""

@@ -33,14 +33,9 @@ def fit_ridge(matrix: NDArray[np.floating], target: Floats) -> tuple[Ridge, Floa
     values = np.maximum(values, 0.0)
     turned = rows @ vectors
     moments = turned.T @ (target - mean)
-    best: tuple[float, float, Floats] | None = None
-    for penalty in PENALTIES:
-        left_out = _left_out(turned, moments / (values + penalty), values + penalty, target - mean)
-        error = float(((target - mean - left_out) ** 2).mean())
-        if best is None or error < best[0]:
-            best = (error, penalty, left_out)
-    assert best is not None
-    _, penalty, left_out = best
+    tried = [_left_out(turned, moments / (values + p), values + p, target - mean) for p in PENALTIES]
+    best = int(np.argmin([((target - mean - left_out) ** 2).mean() for left_out in tried]))
+    penalty, left_out = PENALTIES[best], tried[best]
     weights: Floats = vectors @ (moments / (values + penalty))
     return Ridge(weights, mean - float(centre @ weights), penalty), left_out + mean
 

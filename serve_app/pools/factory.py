@@ -29,12 +29,7 @@ def build_pool(name: str, pool: PoolConfig, *, cluster_secret: str, timeout_s: f
             places=pool.max_ongoing_requests,
         )
     return HttpPool(
-        name,
-        pool.model,
-        directory,
-        options,
-        price=Price(**pool.price.model_dump()),
-        capabilities=capabilities(pool),
+        name, pool.model, directory, options, price=Price(**pool.price.model_dump()), capabilities=capabilities(pool)
     )
 
 
@@ -51,10 +46,7 @@ def capabilities(pool: PoolConfig) -> Capabilities:
             max_context_tokens=engine.max_context_tokens,
         )
     return Capabilities(
-        logprobs=engine.logprobs,
-        guided=engine.guided,
-        tools=engine.tools,
-        max_context_tokens=engine.max_context_tokens,
+        logprobs=engine.logprobs, guided=engine.guided, tools=engine.tools, max_context_tokens=engine.max_context_tokens
     )
 
 

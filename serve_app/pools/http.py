@@ -15,7 +15,6 @@ import orjson
 from serve_app.errors import DeadlineExceeded, JethroError, Overloaded, PoolUnavailable
 from serve_app.pools.base import PoolLoad
 from serve_app.pools.directory import Directory, Member
-from serve_app.pools.event_stream import EventStream
 from serve_app.pools.replica_session import ReplicaSession
 from serve_app.pools.upstream import Backoff, BrokenUpstream, SlowUpstream, Timeouts, Upstream, client_session
 from serve_app.pools.upstream_errors import error_of_whole
@@ -80,10 +79,7 @@ class HttpPool:
         body = orjson.dumps(query_to_openai(query, model=self._options.upstream_model, stream=True))
         path, headers = _PATHS[query.endpoint], self._headers(call)
 
-        async def open_at(upstream: Upstream) -> EventStream:
-            return await upstream.open_stream(path, body, headers)
-
-        member, events = await self._first(open_at, call)
+        member, events = await self._first(lambda upstream: upstream.open_stream(path, body, headers), call)
         seen = member.failures
         try:
             async for frame in events:

@@ -36,13 +36,8 @@ _BY_CODE: dict[str, type[JethroError]] = {
     )
     if cls.default_code is not None
 }
-_BY_STATUS: dict[int, type[JethroError]] = {
-    400: RequestError,
-    404: NotFound,
-    405: MethodNotAllowed,
-    413: BodyTooLarge,
-    422: RequestError,
-}
+_BY_STATUS: dict[int, type[JethroError]] = {400: RequestError, 404: NotFound, 405: MethodNotAllowed, 413: BodyTooLarge}
+_BY_STATUS[422] = RequestError
 _CALLERS = (413, 422)
 _MESSAGE_CHARS = 500
 _MOST_RETRY_AFTER_S = 3600.0
@@ -125,14 +120,17 @@ def retry_after(value: str | None) -> float | None:
     return min(max(seconds, 0.0), _MOST_RETRY_AFTER_S) if seconds == seconds else None
 
 
-def _error_object(body: bytes) -> dict[str, Any]:
-    """OpenAI's error object of a body; empty if it has none. Accepts `{"error": "words"}` as well."""
+def _parsed(body: bytes) -> dict[str, Any]:
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
         return {}
-    if not isinstance(parsed, dict):
-        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _error_object(body: bytes) -> dict[str, Any]:
+    """OpenAI's error object of a body; empty if it has none. Accepts `{"error": "words"}` as well."""
+    parsed = _parsed(body)
     error = parsed.get("error")
     if error is None and "message" in parsed:
         error = parsed  # vLLM before 0.10
@@ -143,13 +141,7 @@ def _error_object(body: bytes) -> dict[str, Any]:
 
 def _detail(status: int, body: bytes) -> dict[str, Any]:
     """FastAPI's message for a request that it could not read; empty if there is none. Its 404 means a wrong URL."""
-    if status not in (400, *_CALLERS):
-        return {}
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    detail = parsed.get("detail") if isinstance(parsed, dict) else None
+    detail = _parsed(body).get("detail") if status in (400, *_CALLERS) else None
     if isinstance(detail, list):  # one entry for each field that is wrong
         detail = "; ".join(str(d["msg"]) for d in detail if isinstance(d, dict) and "msg" in d)
     return {"message": detail} if isinstance(detail, str) and detail else {}

@@ -25,33 +25,14 @@ _FINISH: dict[str, FinishReason] = {
 
 def choice_chunk(choice: Mapping[str, Any], endpoint: Endpoint) -> Chunk:
     """One choice of an event, or of a whole answer, as a Chunk. Raises KeyError, TypeError or ValueError on others."""
-    return _chat_chunk(choice) if endpoint == "chat" else _text_chunk(choice)
-
-
-def _chat_chunk(choice: Mapping[str, Any]) -> Chunk:
+    reason, logprobs = choice.get("finish_reason"), choice.get("logprobs") or {}
+    finish = None if reason is None else _FINISH.get(reason, "stop")
+    if endpoint != "chat":
+        return Chunk(choice["index"], choice.get("text") or "", (), _text_logprobs(logprobs), finish)
     delta = choice.get("delta") or choice.get("message") or {}
-    entries = (choice.get("logprobs") or {}).get("content") or ()
-    return Chunk(
-        index=choice["index"],
-        text=delta.get("content") or "",
-        logprobs=tuple(_entry(e) for e in entries),
-        finish_reason=_finish(choice),
-        tool_calls=tuple(delta.get("tool_calls") or ()),
-    )
-
-
-def _text_chunk(choice: Mapping[str, Any]) -> Chunk:
-    return Chunk(
-        index=choice["index"],
-        text=choice.get("text") or "",
-        logprobs=_text_logprobs(choice.get("logprobs") or {}),
-        finish_reason=_finish(choice),
-    )
-
-
-def _finish(choice: Mapping[str, Any]) -> FinishReason | None:
-    reason = choice.get("finish_reason")
-    return None if reason is None else _FINISH.get(reason, "stop")
+    entries = tuple(_entry(e) for e in logprobs.get("content") or ())
+    calls = tuple(delta.get("tool_calls") or ())
+    return Chunk(choice["index"], delta.get("content") or "", (), entries, finish, calls)
 
 
 def _entry(entry: Mapping[str, Any]) -> TokenLogprob:

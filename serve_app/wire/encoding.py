@@ -4,7 +4,7 @@ Serialised once, here, where the engine is. Everything that is the same for all 
 an event costs one JSON string and two joins. Shapes: OpenAI's chat.completion(.chunk) and text_completion objects.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -104,16 +104,10 @@ def encode_answer(query: Query, chunks: Iterable[Chunk], *, model: str, answer_i
             usage = chunk.usage
     chat = query.endpoint == "chat"
     whole = _whole_message if chat else _whole_text
-    return orjson.dumps(
-        {
-            "id": answer_prefix(query.endpoint) + answer_id,
-            "object": "chat.completion" if chat else "text_completion",
-            "created": created,
-            "model": model,
-            "choices": [whole(index, by_choice[index], query) for index in sorted(by_choice)],
-            "usage": usage.to_openai(),
-        }
-    )
+    kind = "chat.completion" if chat else "text_completion"
+    head = {"id": answer_prefix(query.endpoint) + answer_id, "object": kind, "created": created, "model": model}
+    choices = [whole(index, by_choice[index], query) for index in sorted(by_choice)]
+    return orjson.dumps(head | {"choices": choices, "usage": usage.to_openai()})
 
 
 def _whole_message(index: int, chunks: Sequence[Chunk], query: Query) -> dict[str, Any]:
@@ -122,13 +116,8 @@ def _whole_message(index: int, chunks: Sequence[Chunk], query: Query) -> dict[st
     message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None}
     if calls:
         message["tool_calls"] = calls
-    logprobs = [t for c in chunks for t in c.logprobs]
-    return {
-        "index": index,
-        "message": message,
-        "logprobs": _chat_logprobs(logprobs) if query.sampling.logprobs else None,
-        "finish_reason": _finish(chunks),
-    }
+    logprobs = _chat_logprobs([t for c in chunks for t in c.logprobs]) if query.sampling.logprobs else None
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": _finish(chunks)}
 
 
 def _whole_text(index: int, chunks: Sequence[Chunk], query: Query) -> dict[str, Any]:
@@ -178,15 +167,9 @@ def _merged_calls(chunks: Sequence[Chunk]) -> list[dict[str, Any]]:
     for chunk in chunks:
         for position, piece in enumerate(chunk.tool_calls):
             call = merged.setdefault(piece.get("index", position), {"type": "function", "function": {}})
-            _merge(call, piece)
+            call |= {key: piece[key] for key in ("id", "type") if piece.get(key)}
+            made, function = call["function"], piece.get("function") or {}
+            if function.get("name"):
+                made["name"] = function["name"]
+            made["arguments"] = made.get("arguments", "") + (function.get("arguments") or "")
     return [merged[index] for index in sorted(merged)]
-
-
-def _merge(call: dict[str, Any], piece: Mapping[str, Any]) -> None:
-    for key in ("id", "type"):
-        if piece.get(key):
-            call[key] = piece[key]
-    function = piece.get("function") or {}
-    if function.get("name"):
-        call["function"]["name"] = function["name"]
-    call["function"]["arguments"] = call["function"].get("arguments", "") + (function.get("arguments") or "")

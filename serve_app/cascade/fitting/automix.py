@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.cascade.artefact import FittedChain, version_of
-from serve_app.cascade.base import Chain, Level, Signal
+from serve_app.cascade.artefact import FittedChain
+from serve_app.cascade.base import Level, Signal
 from serve_app.cascade.fitting.confidence import check_defined
-from serve_app.cascade.fitting.fit import HeldOut, check_held_out, check_worth, expected
+from serve_app.cascade.fitting.fit import HeldOut, chain_of_levels, check_held_out, check_worth, origin
 from serve_app.cascade.signals.calibration import BinnedAcceptance
 from serve_app.cascade.signals.consistency import SelfVerification
 from serve_app.data.recorded import Recorded
@@ -231,17 +231,9 @@ def fit_automix(recorded: Recorded, plan: AutoMixPlan) -> FittedChain:
     )
     check_worth(held_out, recorded)
     small = Level(plan.models[0], plan.signal, _fit(labelled, plan), 0.5)
-    levels = (small, Level(plan.models[1]))
-    chain = Chain(
-        levels=levels,
-        version=version_of(levels, None),
-        expected=expected(held_out, recorded, plan.models),
-        models=recorded.of(plan.models).served,
-    )
-    data: dict[str, Any] = {"digest": recorded.digest(), "queries": len(recorded), "figures": "cross-fitted"}
-    return FittedChain(
-        chain, str(plan.target), {**data, "folds": plan.folds, "seed": plan.seed, "decider": plan.decider}
-    )
+    chain = chain_of_levels((small, Level(plan.models[1])), held_out, recorded)
+    fitted_with = {"folds": plan.folds, "seed": plan.seed, "decider": plan.decider}
+    return FittedChain(chain, str(plan.target), origin(recorded) | fitted_with)
 
 
 def labelled_of(recorded: Recorded, signal: Signal) -> LabelledQueries:

@@ -63,9 +63,7 @@ class ConfidenceModel:
 
 def opening(evidence: AnswerEvidence, tokens: int | None) -> AnswerEvidence:
     """The answer after its first `tokens`: unfinished if more would follow. None: the whole answer."""
-    if tokens is None or not evidence.finished or len(evidence.logprobs) < tokens:
-        return evidence
-    if not evidence.logprobs:
+    if tokens is None or not evidence.finished or not evidence.logprobs or len(evidence.logprobs) < tokens:
         return evidence
     first = evidence.logprobs[:tokens]
     return replace(evidence, text="".join(token.token for token in first), logprobs=first, finished=False)

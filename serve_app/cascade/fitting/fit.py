@@ -187,15 +187,15 @@ class _CrossFit:
         """The fitted one, its probabilities of the answers it was fitted on (out of fold), and of the fold left out."""
         key = (model, without)
         if key not in self._fitted:
-            raw, answers = self._raw_of(model), [row[model] for row in self.recorded.evidence]
-            inside = self.folds != without
-            next_cost = self.recorded.cost_usd[inside].max(1)
-            own_answers = [a for a, keep in zip(answers, inside, strict=True) if keep]
-            ok = self.recorded.ok[inside, model]
-            fitted, own = fit_confidence(self.plan.confidence, raw[inside], ok, own_answers, next_cost)
-            others = [
-                opening(a, self.plan.confidence.prefix) for a, keep in zip(answers, inside, strict=True) if not keep
-            ]
+            if model not in self._raw:
+                self._raw[model] = raw_of(self.recorded, model, self.plan)
+                check_defined(self.plan.confidence.signals, self._raw[model], self.recorded.models[model])
+            raw, inside = self._raw[model], self.folds != without
+            kept = list(zip([row[model] for row in self.recorded.evidence], inside, strict=True))
+            answers = [answer for answer, keep in kept if keep]
+            ok, next_cost = self.recorded.ok[inside, model], self.recorded.cost_usd[inside].max(1)
+            fitted, own = fit_confidence(self.plan.confidence, raw[inside], ok, answers, next_cost)
+            others = [opening(answer, self.plan.confidence.prefix) for answer, keep in kept if not keep]
             outside = fitted.probabilities(raw[~inside], others) if others else np.empty(0)
             self._fitted[key] = fitted, own, outside
         return self._fitted[key]
@@ -216,12 +216,6 @@ class _CrossFit:
             cost[:, :-1] += self.recorded.extra_cost_usd[rows][:, at[:-1]]
         columns = np.column_stack(probabilities) if probabilities else np.empty((int(rows.sum()), 0))
         return ChainReplay(columns, self.recorded.ok[rows][:, at], cost)
-
-    def _raw_of(self, model: int) -> Floats:
-        if model not in self._raw:
-            self._raw[model] = raw_of(self.recorded, model, self.plan)
-            check_defined(self.plan.confidence.signals, self._raw[model], self.recorded.models[model])
-        return self._raw[model]
 
 
 def _chosen(fits: Sequence[_CrossFit], report: Report) -> tuple[HeldOut, _CrossFit]:
@@ -284,20 +278,24 @@ def _final(fit: _CrossFit, held_out: HeldOut, recorded: Recorded) -> FittedChain
     if thresholds is None:
         raise ConfigError(_out_of_reach(fit.recorded, plan))
     fitted = [fit.confidence(m)[0] for m in models[:-1]]
-    levels = [
-        Level(plan.pools.get(name, name), one.signal, one.calibrator, float(threshold))
-        for name, one, threshold in zip(held_out.models, fitted, thresholds, strict=False)
-    ]
-    levels.append(Level(plan.pools.get(held_out.models[-1], held_out.models[-1])))
-    chain = Chain(
-        levels=tuple(levels),
-        version=version_of(tuple(levels), plan.confidence.prefix),
-        expected=expected(held_out, fit.recorded, [level.pool for level in levels]),
-        probe_tokens=plan.confidence.prefix,
-        models=fit.recorded.of(held_out.models).served,
-    )
-    data: dict[str, Any] = {"digest": recorded.digest(), "queries": len(recorded), "figures": "cross-fitted"}
-    return FittedChain(chain, str(plan.target), {**data, "folds": plan.folds, "seed": plan.seed})
+    pools = [plan.pools.get(name, name) for name in held_out.models]
+    levels = [Level(p, f.signal, f.calibrator, float(t)) for p, f, t in zip(pools, fitted, thresholds, strict=False)]
+    chain = chain_of_levels((*levels, Level(pools[-1])), held_out, fit.recorded, plan.confidence.prefix)
+    return FittedChain(chain, str(plan.target), {**origin(recorded), "folds": plan.folds, "seed": plan.seed})
+
+
+def origin(recorded: Recorded) -> dict[str, Any]:
+    """The data of an artefact whose figures were measured by cross-fitting."""
+    return {"digest": recorded.digest(), "queries": len(recorded), "figures": "cross-fitted"}
+
+
+def chain_of_levels(
+    levels: tuple[Level, ...], held_out: HeldOut, recorded: Recorded, probe_tokens: int | None = None
+) -> Chain:
+    """The chain with its version, held-out figures and models, which `recorded` has."""
+    figures = expected(held_out, recorded, [level.pool for level in levels])
+    models = recorded.of(held_out.models).served
+    return Chain(levels, version_of(levels, probe_tokens), figures, probe_tokens, models)
 
 
 def expected(held_out: HeldOut, recorded: Recorded, pools: Sequence[str]) -> dict[str, float]:

@@ -9,9 +9,8 @@ level is its calibrated probability; of the last one a logistic regression on th
 models find hard, the strong one finds harder).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from math import prod
 from typing import Final
 
@@ -27,6 +26,7 @@ NEVER: Final = 2.0
 _GRID: Final = 40
 """Quantiles a level tried for a chain of three (FrugalGPT's number); longer chains get fewer, for like effort."""
 _COMBINATIONS: Final = 20_000
+_BLOCK: Final = 256
 _EXACT: Final = 20_000
 """Combinations of all distinct thresholds up to which every one of them is tried."""
 _STARTS: Final = 6
@@ -115,9 +115,7 @@ def _fitted(replay: ChainReplay, target: Target) -> Floats | None:
     distinct = [_cuts(column) for column in replay.probability.T]
     if replay.last == 1 or prod(map(len, distinct)) <= _EXACT:
         return _best_of(replay, target, distinct)
-    grids = _grids(replay)
-    starts = _starts(replay, target, grids)
-    polished = [_polish(replay, target, start) for start in starts]
+    polished = [_polish(replay, target, start) for start in _starts(replay, target, _grids(replay))]
     points = _points([replay.outcome(t) for t in polished])
     return polished[_best(points, replay, target)] if polished else None
 
@@ -151,7 +149,9 @@ def _best_of(replay: ChainReplay, target: Target, grids: list[Floats]) -> Floats
 def _starts(replay: ChainReplay, target: Target, grids: list[Floats]) -> list[Floats]:
     """The best few combinations of the grids that keep the target."""
     kept: list[tuple[tuple[float, float], tuple[float, ...]]] = []
-    for block in _blocks(product(*grids)):
+    combinations = product(*grids)
+    while taken := list(islice(combinations, _BLOCK)):
+        block = np.array(taken)
         points = _all_points(replay, block)
         inside = _within(points, replay, target)
         for at in np.flatnonzero(inside)[np.argsort(_rank(points, target)[inside], kind="stable")[:_STARTS]]:
@@ -159,17 +159,6 @@ def _starts(replay: ChainReplay, target: Target, grids: list[Floats]) -> list[Fl
             kept.append((key if target.name == QUALITY_DROP else (key[1], key[0]), tuple(block[at].tolist())))
     kept.sort(key=lambda item: (item[0], tuple(-t for t in item[1])))
     return [np.array(thresholds) for _, thresholds in kept[:_STARTS]]
-
-
-def _blocks(combinations: Iterator[tuple[float, ...]], size: int = 256) -> Iterator[Floats]:
-    block: list[tuple[float, ...]] = []
-    for combination in combinations:
-        block.append(combination)
-        if len(block) == size:
-            yield np.array(block)
-            block = []
-    if block:
-        yield np.array(block)
 
 
 def _all_points(replay: ChainReplay, block: Floats) -> _Points:

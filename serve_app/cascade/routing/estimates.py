@@ -126,16 +126,8 @@ def evidence(log_odds: Floats, agree: Floats, prior: Floats) -> Floats:
     models = log_odds.shape[1]
     first, second = pairs(models)
     one, other = ordered_pairs(models)
-    return np.concatenate(
-        [
-            np.ones((len(log_odds), 1)),
-            prior[:, None],
-            log_odds,
-            agree[:, first, second],
-            log_odds[:, one] * agree[:, one, other],
-        ],
-        axis=1,
-    )
+    start = [np.ones((len(log_odds), 1)), prior[:, None], log_odds]
+    return np.concatenate([*start, agree[:, first, second], log_odds[:, one] * agree[:, one, other]], axis=1)
 
 
 def columns_of(models: int) -> int:

@@ -83,7 +83,9 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
     queries, DataError for an unknown model, DependencyError without the extra `train`.
     """
     _check(recorded, plan)
-    chosen = _with_further_costs(recorded.of(plan.models), plan.confidence)
+    chosen = recorded.of(plan.models)
+    if plan.confidence is not None and any(s.needs.samples or s.needs.verdicts for s in plan.confidence.signals):
+        chosen = replace(chosen, cost_usd=chosen.cost_usd + chosen.extra_cost_usd)
     signals, confidence = _signals(chosen, plan)
     digest, vectors = _vectors(chosen, plan.encoder)
     seen = observations_of(chosen, vectors, confidence)
@@ -143,13 +145,6 @@ def _check(recorded: Recorded, plan: RoutingPlan) -> None:
         raise ConfigError(f"two models are of one pool ({', '.join(pools)}); name a pool for each")
 
 
-def _with_further_costs(recorded: Recorded, plan: ConfidencePlan | None) -> Recorded:
-    """The answers at their cost with the samples and self-verifications that the signals need."""
-    if plan is None or not any(s.needs.samples or s.needs.verdicts for s in plan.signals):
-        return recorded
-    return replace(recorded, cost_usd=recorded.cost_usd + recorded.extra_cost_usd)
-
-
 def _signals(recorded: Recorded, plan: RoutingPlan) -> tuple[dict[str, Signal | None], Floats]:
     """Each pool's signal, and its values [n, K] of the answers by fits that did not see them."""
     pools = [plan.pools.get(model, model) for model in plan.models]
@@ -191,12 +186,5 @@ def _figures(tables: Tables, walked: Walked, models: tuple[str, ...]) -> dict[st
 
 
 def _about(recorded: Recorded, plan: RoutingPlan, fell_back: bool) -> dict[str, Any]:
-    return {
-        "digest": recorded.digest(),
-        "queries": len(recorded),
-        "budget_usd": plan.budget_usd,
-        "form": plan.form,
-        "figures": "cross-fitted",
-        "fell_back": fell_back,
-        "seed": plan.seed,
-    }
+    sizes: dict[str, Any] = {"digest": recorded.digest(), "queries": len(recorded), "budget_usd": plan.budget_usd}
+    return sizes | {"form": plan.form, "figures": "cross-fitted", "fell_back": fell_back, "seed": plan.seed}

@@ -111,14 +111,9 @@ class CascadeRouter:
         if answers:
             before = self.estimates.qualities(0, rows)
             take = self.pools[int(best_answer(np.array([called]), quality, before, policy.margin)[0])]
-        return Advice(
-            ask=None if chosen == STOP else self.pools[chosen],
-            take=take,
-            quality=dict(zip(self.pools, quality[0].tolist(), strict=True)),
-            cost_usd={
-                p: c for m, (p, c) in enumerate(zip(self.pools, cost[0].tolist(), strict=True)) if not called >> m & 1
-            },
-        )
+        estimated = dict(zip(self.pools, quality[0].tolist(), strict=True))
+        costs = {pool: float(cost[0, m]) for m, pool in enumerate(self.pools) if not called >> m & 1}
+        return Advice(None if chosen == STOP else self.pools[chosen], take, estimated, costs)
 
     def _seen(self, prompt: Prompt, answers: Sequence[Answered]) -> tuple[int, Observations]:
         k = len(self.pools)
@@ -155,11 +150,7 @@ def version_of(router: CascadeRouter) -> CascadeRouter:
 
 def save_routing(router: CascadeRouter, folder: Path) -> None:
     """Write the folder; routing.json comes last, so that a cut is noticed. Raises ConfigError where it cannot."""
-    body = _body(router) | {
-        "version": router.version,
-        "expected": dict(router.expected),
-        "data": dict(router.data),
-    }
+    body = _body(router) | {"version": router.version, "expected": dict(router.expected), "data": dict(router.data)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / ARRAYS) as part, part.open("wb") as out:
@@ -190,6 +181,7 @@ def load_routing(folder: Path) -> CascadeRouter:
 
 def _body(router: CascadeRouter) -> dict[str, Any]:
     """All that decides, except the arrays."""
+    mixture = router.mixture
     return {
         "kind": KIND,
         "format": FORMAT,
@@ -198,24 +190,15 @@ def _body(router: CascadeRouter) -> dict[str, Any]:
         "signals": {p: None if (s := router.signals.get(p)) is None else spec_of(s) for p in router.pools},
         "encoder": router.encoder,
         "encoder_digest": router.encoder_digest,
-        "mixture": {
-            "cheap": _policy_spec(router.mixture.cheap),
-            "dear": _policy_spec(router.mixture.dear),
-            "share": router.mixture.share,
-        },
+        "mixture": {"cheap": _policy_spec(mixture.cheap), "dear": _policy_spec(mixture.dear), "share": mixture.share},
         "prompt_bias": router.estimates.prompts.bias,
     }
 
 
 def _arrays(router: CascadeRouter) -> dict[str, Any]:
     estimates = router.estimates
-    found: dict[str, Any] = {
-        "quality": estimates.quality,
-        "cost": estimates.cost,
-        "mean_cost": estimates.mean_cost,
-        "move": router.move,
-        "prompt_weights": estimates.prompts.weights,
-    }
+    found: dict[str, Any] = {name: getattr(estimates, name) for name in ("quality", "cost", "mean_cost")}
+    found |= {"move": router.move, "prompt_weights": estimates.prompts.weights}
     for m, curve in enumerate(estimates.curves):
         found |= {f"values_{m}": curve.values, f"log_odds_{m}": curve.log_odds}
     return found
@@ -223,12 +206,9 @@ def _arrays(router: CascadeRouter) -> dict[str, Any]:
 
 def _policy_spec(policy: NextModelPolicy) -> dict[str, Any]:
     """JSON has no infinity. A margin of 0 is left out, as in artefacts from before there was one."""
-    spec = asdict(policy) | {key: _text(getattr(policy, key)) for key in ("price", "later")}
+    spec = asdict(policy)
+    spec |= {key: "inf" for key in ("price", "later") if not isfinite(spec[key])}
     return spec if policy.margin else {key: value for key, value in spec.items() if key != "margin"}
-
-
-def _text(value: float) -> float | str:
-    return value if isfinite(value) else "inf"
 
 
 def _router(body: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], path: Path) -> CascadeRouter:
@@ -237,15 +217,9 @@ def _router(body: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], path: P
     if (body["encoder"] is None) != (len(arrays["prompt_weights"]) == 0):
         raise ValueError("prompts are read with an encoder, and with none they have no weights")
     curves = tuple(ConfidenceCurve(arrays[f"values_{m}"], arrays[f"log_odds_{m}"]) for m in range(len(pools)))
-    estimates = CascadeEstimates(
-        curves=curves,
-        prompts=PromptHead(arrays["prompt_weights"], float(body["prompt_bias"])),
-        quality=arrays["quality"],
-        cost=arrays["cost"],
-        mean_cost=arrays["mean_cost"],
-    )
-    mixture = body["mixture"]
-    specs = body["signals"]
+    prompts = PromptHead(arrays["prompt_weights"], float(body["prompt_bias"]))
+    estimates = CascadeEstimates(curves, prompts, *(arrays[name] for name in ("quality", "cost", "mean_cost")))
+    mixture, specs = body["mixture"], body["signals"]
     return CascadeRouter(
         pools=pools,
         estimates=estimates,
@@ -265,12 +239,7 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]], k: int) -> None:
     """Raises ValueError naming the array."""
     if not 2 <= k <= MOST_MODELS:
         raise ValueError(f"pools are {k}, not 2 to {MOST_MODELS}")
-    shapes = {
-        "quality": (2**k, k, columns_of(k)),
-        "cost": (2**k, k, 2 + k),
-        "mean_cost": (k,),
-        "move": (2**k, k, k),
-    }
+    shapes = {"quality": (2**k, k, columns_of(k)), "cost": (2**k, k, 2 + k), "mean_cost": (k,), "move": (2**k, k, k)}
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} has shape {arrays[name].shape}, not {shape}")
@@ -284,14 +253,9 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]], k: int) -> None:
 
 
 def _policy(spec: Mapping[str, Any]) -> NextModelPolicy:
-    found = NextModelPolicy(
-        price=float(spec["price"]),
-        later=float(spec["later"]),
-        spread=float(spec["spread"]),
-        form=spec["form"],
-        models=int(spec["models"]),
-        margin=float(spec.get("margin", 0.0)),
-    )
+    price, later, spread = (float(spec[key]) for key in ("price", "later", "spread"))
+    margin = float(spec.get("margin", 0.0))
+    found = NextModelPolicy(price, later, spread, spec["form"], int(spec["models"]), margin)
     if found.form not in ("any", "prefix", "single") or not (found.price >= 0 and found.later >= 0):
         raise ValueError(f"a policy of form {found.form!r}, price {found.price} and later {found.later}")
     if not (isfinite(found.spread) and found.spread >= 0):

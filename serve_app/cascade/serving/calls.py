@@ -30,7 +30,12 @@ async def call_and_assess(result: StageResult, prior: float | None, *, stream: b
         await _answer(result, stream)
     result.record("confidence unknown", result.reading.usage or Usage())
     if needs.verdicts:
-        result.verdicts = await _verdicts(result, needs.verdicts)
+        verdicts = {}
+        for index in result.reading.choices:
+            query = verification_query(evidence_of(result, index), needs.verdicts, result.sent.sampling.seed)
+            readings = await _choices(result, query, f"verdict{index}")
+            verdicts[index] = parse_verdicts([s.text for reading in readings for s in reading.choices.values()])
+        result.verdicts = verdicts
     result.confidence = await assess(result, prior)
     result.steps[0] = replace(result.steps[0], reason=str(result.confidence))
 
@@ -72,16 +77,6 @@ async def _samples(result: StageResult, count: int) -> tuple[str, ...]:
     return tuple(text_of(said) for reading in readings for said in reading.choices.values())
 
 
-async def _verdicts(result: StageResult, count: int) -> dict[int, tuple[float, ...]]:
-    """The model's verdicts on each of its choices."""
-    found = {}
-    for index in result.reading.choices:
-        query = verification_query(evidence_of(result, index), count, result.sent.sampling.seed)
-        readings = await _choices(result, query, f"verdict{index}")
-        found[index] = parse_verdicts([s.text for reading in readings for s in reading.choices.values()])
-    return found
-
-
 async def _choices(result: StageResult, query: Query, what: str) -> list[AnswerReader]:
     """`query.sampling.n` answers in one call, or in as many calls where the pool takes no n; none where it fails."""
     pool, call = result.stage.pool, result.call
@@ -92,13 +87,10 @@ async def _choices(result: StageResult, query: Query, what: str) -> list[AnswerR
             if error.param != "n":
                 raise
             answers = await _one_by_one(pool, query, call, what)
-        readings = []
-        for answer in answers:
-            reading = AnswerReader(
-                query if len(answers) == 1 else replace(query, sampling=replace(query.sampling, n=1))
-            )
+        each = query if len(answers) == 1 else replace(query, sampling=replace(query.sampling, n=1))
+        readings = [AnswerReader(each) for _ in answers]
+        for reading, answer in zip(readings, answers, strict=True):
             reading.answer(answer)
-            readings.append(reading)
     except JethroError as error:
         result.record(f"{what} failed: {error.code}", Usage(), further=True)
         return []
@@ -117,10 +109,8 @@ async def _one_by_one(pool: Pool, query: Query, call: Call, what: str) -> list[A
     ]
     try:
         async with asyncio.TaskGroup() as group:
-            calls = [
-                group.create_task(pool.complete(one, replace(call, id=f"{call.id}-{what}{i}")))
-                for i, one in enumerate(queries)
-            ]
+            named = [(one, replace(call, id=f"{call.id}-{what}{i}")) for i, one in enumerate(queries)]
+            calls = [group.create_task(pool.complete(one, its_call)) for one, its_call in named]
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
     return [task.result() for task in calls]

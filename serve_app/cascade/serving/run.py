@@ -96,19 +96,14 @@ class CascadeRun(ABC):
         started = perf_counter()
         self.prior = await self.cascade.prior(router, self.query)
         self.prior_ms = (perf_counter() - started) * 1e3
-        if self.prior is not None:
-            self._reserve_hopeless(self.prior)
-
-    def _reserve_hopeless(self, prior: float) -> None:
-        kept, ruled_out = [], []
-        for stage in self.stages:
-            if stage.checked and prior > stage.level.prior_limit:
-                limit, model = stage.level.prior_limit, stage.pool.model
-                self.notes.append(f"no answer of {model} could convince (prior {prior:.3f} > {limit:.3f})")
-                ruled_out.append(Stage(stage.level, stage.pool, checked=False, reserve=True))
-            else:
-                kept.append(stage)
-        self.stages = [*kept, *ruled_out]
+        if self.prior is None:
+            return
+        hopeless = [s for s in self.stages if s.checked and self.prior > s.level.prior_limit]
+        for s in hopeless:
+            why = f"prior {self.prior:.3f} > {s.level.prior_limit:.3f}"
+            self.notes.append(f"no answer of {s.pool.model} could convince ({why})")
+        reserves = [Stage(s.level, s.pool, checked=False, reserve=True) for s in hopeless]
+        self.stages = [*(s for s in self.stages if s not in hopeless), *reserves]
 
     def next_stage(self) -> Stage | None:
         """The stage to call now; by default the next one up the chain."""
@@ -294,16 +289,8 @@ class CascadeRun(ABC):
         chain = self.cascade.chain
         if chain.expected:
             expected = {"chain": {name: float(value) for name, value in chain.expected.items()}} | expected
-        return Decision(
-            self.context.call.id,
-            self.cascade.name,
-            pool.name,
-            pool.model,
-            reason,
-            policy_version=chain.version,
-            expected=expected,
-            **figures,
-        )
+        figures |= {"policy_version": chain.version, "expected": expected}
+        return Decision(self.context.call.id, self.cascade.name, pool.name, pool.model, reason, **figures)
 
     def standing(self) -> tuple[Step, ...]:
         """Every call so far, for a request that ends without an answer: all are wasted. No usage is guessed."""

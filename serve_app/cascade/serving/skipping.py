@@ -51,10 +51,7 @@ def prior_limit(level: Level, probe_tokens: int | None = None) -> float | None:
     low, high = 0.0, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        if _best(level, middle, answers) >= level.threshold:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if _best(level, middle, answers) >= level.threshold else (low, middle)
     return high
 
 

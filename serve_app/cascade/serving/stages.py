@@ -131,9 +131,8 @@ class StageResult:
     def fail(self, error: JethroError) -> None:
         """Record that the call gave no answer."""
         self.error, self.recorded = error, True
-        reason = f"failed: {error.code}"
-        step = Step(self.stage.pool.name, reason, latency_ms=self.elapsed_ms, wasted=True, failed=True)
-        self.steps.append(step)
+        name, reason = self.stage.pool.name, f"failed: {error.code}"
+        self.steps.append(Step(name, reason, latency_ms=self.elapsed_ms, wasted=True, failed=True))
 
 
 def plan_stages(chain: Chain, pools: Mapping[str, Pool], query: Query) -> tuple[list[Stage], list[str]]:
@@ -142,15 +141,9 @@ def plan_stages(chain: Chain, pools: Mapping[str, Pool], query: Query) -> tuple[
     The last level that can honour the query is not checked, as no other could answer instead. A level whose pool
     cannot return what its signal needs is a reserve. Raises UnsupportedParameter if no level can honour the query.
     """
-    able: list[tuple[Level, Pool]] = []
-    lacks: list[tuple[Pool, str]] = []
-    for level in chain.levels:
-        pool = pools[level.pool]
-        lacking = unmet(query, pool.capabilities)
-        if lacking:
-            lacks.append((pool, lacking))
-        else:
-            able.append((level, pool))
+    found = [(level, pools[level.pool], unmet(query, pools[level.pool].capabilities)) for level in chain.levels]
+    able = [(level, pool) for level, pool, lacking in found if not lacking]
+    lacks = [(pool, lacking) for _, pool, lacking in found if lacking]
     if not able:
         raise refusal(lacks[-1][1], " or ".join(pool.model for pool, _ in lacks))
     notes = [f"{pool.model} does not support {lacking}" for pool, lacking in lacks]

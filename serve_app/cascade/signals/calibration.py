@@ -161,14 +161,13 @@ def fit_logistic(values: Floats, ok: Floats) -> LogisticCalibrator:
     right, wrong = float(y.sum()), float(len(y) - y.sum())
     target = y * (right + 1) / (right + 2) + (1 - y) / (wrong + 2)
     mean, scale = float(x.mean()), float(x.std())
+    if scale >= 1e-12:
+        weights, bias = fit_soft(((x - mean) / scale)[:, None], target, _PLATT_STRENGTH)
+        slope = float(weights[0]) / scale
+        if slope > 0:
+            return LogisticCalibrator(slope, bias - slope * mean)
     base = float(target.mean())
-    if scale < 1e-12:
-        return LogisticCalibrator(0.0, float(np.log(base / (1 - base))))
-    weights, bias = fit_soft(((x - mean) / scale)[:, None], target, _PLATT_STRENGTH)
-    slope = float(weights[0]) / scale
-    if slope <= 0:
-        return LogisticCalibrator(0.0, float(np.log(base / (1 - base))))
-    return LogisticCalibrator(slope, bias - slope * mean)
+    return LogisticCalibrator(0.0, float(np.log(base / (1 - base))))
 
 
 def fit_isotonic(values: Floats, ok: Floats) -> IsotonicCalibrator:

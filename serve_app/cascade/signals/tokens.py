@@ -4,7 +4,8 @@ All are "higher is surer". They work on the first tokens of an answer as well. S
 quantiles of token log-probabilities are the better signal of a whole answer (Gupta et al. 2024, arXiv 2404.10136).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import exp, floor, isnan, log, nan
 from typing import ClassVar, Final, Literal
@@ -21,105 +22,119 @@ _EPSILON: Final = 1e-6
 _TOKENS: Final = Needs(logprobs=True)
 
 
+class _Logprobs(ABC):
+    """A figure of the token log-probabilities that are known; minus infinity stays what it is."""
+
+    needs: ClassVar[Needs] = _TOKENS
+
+    def value(self, evidence: AnswerEvidence) -> float:
+        """At most 0; nan without tokens."""
+        known = [token.logprob for token in evidence.logprobs if not isnan(token.logprob)]
+        return self._of(known) if known else nan
+
+    @abstractmethod
+    def _of(self, known: list[float]) -> float: ...
+
+
 @dataclass(frozen=True, slots=True)
-class MeanLogprob:
+class MeanLogprob(_Logprobs):
     """Mean token log-probability: the log of the answer's geometric mean token probability."""
 
     name: ClassVar[str] = "mean_logprob"
-    needs: ClassVar[Needs] = _TOKENS
 
-    def value(self, evidence: AnswerEvidence) -> float:
-        """At most 0; nan without tokens."""
-        values = _logprobs(evidence)
-        return sum(values) / len(values) if values else nan
+    def _of(self, known: list[float]) -> float:
+        return sum(known) / len(known)
 
 
 @dataclass(frozen=True, slots=True)
-class SumLogprob:
+class SumLogprob(_Logprobs):
     """Log-probability of the whole answer (or of its first tokens)."""
 
     name: ClassVar[str] = "sum_logprob"
-    needs: ClassVar[Needs] = _TOKENS
 
-    def value(self, evidence: AnswerEvidence) -> float:
-        """At most 0; nan without tokens."""
-        values = _logprobs(evidence)
-        return sum(values) if values else nan
+    def _of(self, known: list[float]) -> float:
+        return sum(known)
 
 
 @dataclass(frozen=True, slots=True)
-class MinLogprob:
+class MinLogprob(_Logprobs):
     """Log-probability of the least likely token."""
 
     name: ClassVar[str] = "min_logprob"
-    needs: ClassVar[Needs] = _TOKENS
 
-    def value(self, evidence: AnswerEvidence) -> float:
-        """At most 0; nan without tokens."""
-        return min(_logprobs(evidence), default=nan)
+    def _of(self, known: list[float]) -> float:
+        return min(known)
 
 
 @dataclass(frozen=True, slots=True)
-class QuantileLogprob:
+class QuantileLogprob(_Logprobs):
     """A quantile of the token log-probabilities, linear between neighbours; `quantile` in [0, 1]."""
 
     quantile: float = 0.1
     name: ClassVar[str] = "quantile_logprob"
-    needs: ClassVar[Needs] = _TOKENS
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.quantile <= 1.0:
             raise ConfigError(f"quantile_logprob: quantile is {self.quantile}; give a number in [0, 1]")
 
-    def value(self, evidence: AnswerEvidence) -> float:
-        """At most 0; nan without tokens."""
-        values = sorted(_logprobs(evidence))
-        if not values:
-            return nan
+    def _of(self, known: list[float]) -> float:
+        values = sorted(known)
         at = self.quantile * (len(values) - 1)
         below = floor(at)
         above = min(below + 1, len(values) - 1)
         return values[below] + (at - below) * (values[above] - values[below])
 
 
-@dataclass(frozen=True, slots=True)
-class Margin:
-    """Probability of the likeliest token less that of the next one (margin sampling; Scheffer et al. 2001).
+class _Reduced(ABC):
+    """A figure of each token, `reduce`d over those that have one: their mean, the worst (smallest) or the first."""
 
-    `reduce` over the tokens: their mean, the worst (smallest) one, or the first.
-    """
+    name: ClassVar[str]
+    reduce: Reduce
+
+    def __post_init__(self) -> None:
+        if self.reduce not in _REDUCERS:
+            raise ConfigError(f"{self.name}: reduce is {self.reduce!r}; give one of {', '.join(_REDUCERS)}")
+
+    def value(self, evidence: AnswerEvidence) -> float:
+        """A margin is in [0, 1], an entropy at most 0; nan where no token has alternatives enough."""
+        known = [value for token in evidence.logprobs if not isnan(value := self._of(token))]
+        return _REDUCERS[self.reduce](known) if known else nan
+
+    @abstractmethod
+    def _of(self, token: TokenLogprob) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Margin(_Reduced):
+    """Probability of the likeliest token less that of the next one (margin sampling; Scheffer et al. 2001)."""
 
     reduce: Reduce = "worst"
     name: ClassVar[str] = "margin"
     needs: ClassVar[Needs] = Needs(logprobs=True, top_logprobs=2)
     """Of two alternatives the sampled token may be neither."""
 
-    def __post_init__(self) -> None:
-        _check_reduce(self.name, self.reduce)
-
-    def value(self, evidence: AnswerEvidence) -> float:
-        """In [0, 1]; nan where no token has two alternatives."""
-        return _reduced(self.reduce, [_margin(token) for token in evidence.logprobs])
+    def _of(self, token: TokenLogprob) -> float:
+        known = sorted((value for _, value in token.top if not isnan(value)), reverse=True)
+        return exp(min(known[0], 0.0)) - exp(min(known[1], 0.0)) if len(known) > 1 else nan
 
 
 @dataclass(frozen=True, slots=True)
-class Entropy:
-    """Negative entropy of the token distributions, in nats: 0 is certain.
+class Entropy(_Reduced):
+    """Negative entropy of the token distributions, in nats: 0 is certain, others are below.
 
-    Of the alternatives that are known; all others count as one more, so that it never overstates. `reduce` over the
-    tokens: their mean, the worst (most uncertain) one, or the first.
+    Of the alternatives that are known; all others count as one more, so that it never overstates.
     """
 
     reduce: Reduce = "mean"
     name: ClassVar[str] = "entropy"
     needs: ClassVar[Needs] = Needs(logprobs=True, top_logprobs=_ALTERNATIVES)
 
-    def __post_init__(self) -> None:
-        _check_reduce(self.name, self.reduce)
-
-    def value(self, evidence: AnswerEvidence) -> float:
-        """At most 0; nan where no token has alternatives."""
-        return _reduced(self.reduce, [_negative_entropy(token) for token in evidence.logprobs])
+    def _of(self, token: TokenLogprob) -> float:
+        known = [exp(min(value, 0.0)) for _, value in token.top if not isnan(value)]
+        if not known:
+            return nan
+        others = max(0.0, 1.0 - sum(known))
+        return sum(p * log(p) for p in (*known, others) if p > 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,36 +169,8 @@ class Prior:
         return log((1 - prior) / prior)
 
 
-def _logprobs(evidence: AnswerEvidence) -> list[float]:
-    """Those that are known; minus infinity stays what it is."""
-    return [token.logprob for token in evidence.logprobs if not isnan(token.logprob)]
-
-
-def _margin(token: TokenLogprob) -> float:
-    known = sorted((value for _, value in token.top if not isnan(value)), reverse=True)
-    return exp(min(known[0], 0.0)) - exp(min(known[1], 0.0)) if len(known) > 1 else nan
-
-
-def _negative_entropy(token: TokenLogprob) -> float:
-    known = [exp(min(value, 0.0)) for _, value in token.top if not isnan(value)]
-    if not known:
-        return nan
-    others = max(0.0, 1.0 - sum(known))
-    return sum(p * log(p) for p in (*known, others) if p > 0.0)
-
-
-def _reduced(reduce: Reduce, values: Sequence[float]) -> float:
-    known = [value for value in values if not isnan(value)]
-    return _REDUCERS[reduce](known) if known else nan
-
-
 _REDUCERS: Final[Mapping[Reduce, Callable[[list[float]], float]]] = {
     "mean": lambda values: sum(values) / len(values),
     "worst": min,
     "first": lambda values: values[0],
 }
-
-
-def _check_reduce(name: str, reduce: str) -> None:
-    if reduce not in _REDUCERS:
-        raise ConfigError(f"{name}: reduce is {reduce!r}; give one of {', '.join(_REDUCERS)}")
