@@ -60,27 +60,12 @@ class _Api(Starlette):
 
 def _answering(hot: dict[str, ASGIApp]) -> list[Operation]:
     stream = Content(shapes.EVENT_STREAM, media_type="text/event-stream")
+    chat: dict[int, tuple[Content, ...]] = {200: (Content(shapes.CHAT_COMPLETION), stream)}
+    text: dict[int, tuple[Content, ...]] = {200: (Content(shapes.COMPLETION), stream)}
+    said, done = "Answer a conversation.", "Complete a prompt."
     return [
-        Operation(
-            "POST",
-            CHAT,
-            "chat_completions",
-            "Answer a conversation.",
-            hot[CHAT],
-            {200: (Content(shapes.CHAT_COMPLETION), stream)},
-            _ERRORS,
-            ChatRequest,
-        ),
-        Operation(
-            "POST",
-            COMPLETIONS,
-            "completions",
-            "Complete a prompt.",
-            hot[COMPLETIONS],
-            {200: (Content(shapes.COMPLETION), stream)},
-            _ERRORS,
-            CompletionRequest,
-        ),
+        Operation("POST", CHAT, "chat_completions", said, hot[CHAT], chat, _ERRORS, ChatRequest),
+        Operation("POST", COMPLETIONS, "completions", done, hot[COMPLETIONS], text, _ERRORS, CompletionRequest),
     ]
 
 

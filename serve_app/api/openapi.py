@@ -142,9 +142,7 @@ def describe(operations: Sequence[Operation], limits: LimitsConfig, *, keys: boo
 
 
 def _operation(operation: Operation, keys: bool) -> dict[str, Any]:
-    errors = operation.errors
-    if keys and not operation.open:
-        errors = (*errors, 401)
+    errors = (*operation.errors, 401) if keys and not operation.open else operation.errors
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -154,14 +152,9 @@ def _operation(operation: Operation, keys: bool) -> dict[str, Any]:
         },
     }
     if operation.parameters:
+        text_schema = {"type": "string", "minLength": 1}
         described["parameters"] = [
-            {
-                "name": name,
-                "in": "path",
-                "required": True,
-                "description": text,
-                "schema": {"type": "string", "minLength": 1},
-            }
+            {"name": name, "in": "path", "required": True, "description": text, "schema": text_schema}
             for name, text in operation.parameters.items()
         ]
     if operation.request is not None:

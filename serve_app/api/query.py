@@ -155,7 +155,7 @@ def chat_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None)
         raise _too_many(len(r.messages), limits.messages, "messages", "messages")
     _check_tools(r, limits)
     if r.top_logprobs is not None and not r.logprobs:
-        raise RequestError("top_logprobs: needs logprobs to be true.", param="top_logprobs", code="invalid_value")
+        raise _invalid("top_logprobs", "needs logprobs to be true.")
     sampling = _sampling(r, limits, _max_tokens(r), bool(r.logprobs), r.top_logprobs or 0)
     tools = tuple(t.model_dump(exclude_none=True) for t in r.tools) if r.tools else ()
     choice = r.tool_choice.model_dump() if isinstance(r.tool_choice, ToolChoice) else r.tool_choice
@@ -197,9 +197,7 @@ def check(model: type[M], body: dict[str, Any]) -> M:
 
 def _parsed(r: ChatRequest | CompletionRequest, query: Query) -> ParsedRequest:
     if r.stream_options is not None and not r.stream:
-        raise RequestError(
-            "stream_options: only allowed with stream set to true.", param="stream_options", code="invalid_value"
-        )
+        raise _invalid("stream_options", "only allowed with stream set to true.")
     include_usage = r.stream_options is not None and bool(r.stream_options.include_usage)
     return ParsedRequest(r.model, query, bool(r.stream), include_usage)
 
@@ -254,22 +252,24 @@ def _check_tools(r: ChatRequest, limits: LimitsConfig) -> None:
         raise _too_many(len(tools), limits.tools, "tools", "tools")
     names = [t.function.name for t in tools]
     if len(set(names)) < len(names):
-        raise RequestError("tools: two functions have the same name.", param="tools", code="invalid_value")
+        raise _invalid("tools", "two functions have the same name.")
     if not tools:
-        raise RequestError("tool_choice: only allowed with tools.", param="tool_choice", code="invalid_value")
+        raise _invalid("tool_choice", "only allowed with tools.")
     if isinstance(r.tool_choice, ToolChoice) and r.tool_choice.function.name not in names:
         name = r.tool_choice.function.name
-        raise RequestError(f"tool_choice: {name} is not among the tools.", param="tool_choice", code="invalid_value")
+        raise _invalid("tool_choice", f"{name} is not among the tools.")
 
 
 def _one_text_prompt(prompt: list[Any]) -> None:
     if prompt and all(type(p) in (int, list) for p in prompt):
-        raise RequestError("prompt: token ids are not supported, send text.", param="prompt", code="invalid_value")
+        raise _invalid("prompt", "token ids are not supported, send text.")
     if len(prompt) > 1:
-        raise RequestError(
-            "prompt: one prompt a request; send the others as separate requests.", param="prompt", code="invalid_value"
-        )
+        raise _invalid("prompt", "one prompt a request; send the others as separate requests.")
 
 
 def _too_many(value: int, limit: int, param: str, what: str) -> RequestError:
-    return RequestError(f"{param}: at most {limit} {what}, got {value}.", param=param, code="invalid_value")
+    return _invalid(param, f"at most {limit} {what}, got {value}.")
+
+
+def _invalid(param: str, why: str) -> RequestError:
+    return RequestError(f"{param}: {why}", param=param, code="invalid_value")

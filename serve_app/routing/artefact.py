@@ -148,7 +148,12 @@ def class_of(folder: Path, card: Mapping[str, Any], kinds: Mapping[str, str]) ->
     kind = card.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f"{folder / 'card.json'}: kind is {kind!r}; this version knows {', '.join(kinds)}")
-    module, _, name = kinds[kind].partition(":")
+    return class_of_kind(kinds[kind])
+
+
+def class_of_kind(where: str) -> type[Router]:
+    """The class written as `module:class`."""
+    module, _, name = where.partition(":")
     found: type[Router] = getattr(import_module(module), name)
     return found
 

@@ -149,11 +149,8 @@ def _gap_figures(share: Floats, quality: Floats, weak: Floats, strong: Floats) -
     """APGR and CPT; nan where weak and strong are equally good."""
     gap = np.where(strong != weak, strong - weak, np.nan)[:, None]
     pgr = (quality - weak[:, None]) / gap
-    return {
-        "apgr": np.trapezoid(pgr, share, axis=1),
-        "cpt50": _reached(share, pgr, 0.5),
-        "cpt80": _reached(share, pgr, 0.8),
-    }
+    cpt = {"cpt50": _reached(share, pgr, 0.5), "cpt80": _reached(share, pgr, 0.8)}
+    return {"apgr": np.trapezoid(pgr, share, axis=1), **cpt}
 
 
 def _reached(share: Floats, pgr: Floats, target: float) -> Floats:
@@ -304,10 +301,6 @@ def _number(value: float) -> float | None:
 
 def _curve_json(curve: Curve) -> dict[str, list[float]]:
     at = np.unique(np.linspace(0, len(curve.share) - 1, _POINTS).round().astype(int))
-    columns = {
-        "share": curve.share,
-        "quality": curve.quality,
-        "cost_usd": curve.cost_usd,
-        "threshold": curve.thresholds,
-    }
+    columns = {"share": curve.share, "quality": curve.quality, "cost_usd": curve.cost_usd}
+    columns["threshold"] = curve.thresholds
     return {name: [float(f"{v:.8g}") for v in values[at]] for name, values in columns.items()}

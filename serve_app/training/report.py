@@ -72,11 +72,8 @@ def _thresholds(evaluation: Evaluation) -> str:
 def _bounds(evaluation: Evaluation, key: str) -> list[str]:
     """The same figure of the random router (in expectation) and of the oracle."""
     random = {"apgr": "0.500", "cpt50": "0.500", "cpt80": "0.800", "auc": "0.500"}.get(key, "")
-    return [random if evaluation.curve.weak != evaluation.curve.strong else "", _oracle(evaluation, key)]
-
-
-def _oracle(evaluation: Evaluation, key: str) -> str:
-    return _plain(evaluation.oracle_apgr) if key == "apgr" else ""
+    oracle = _plain(evaluation.oracle_apgr) if key == "apgr" else ""
+    return [random if evaluation.curve.weak != evaluation.curve.strong else "", oracle]
 
 
 def _drops(evaluation: Evaluation, advantage: float) -> list[str]:

@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import blake2b
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from pathlib import Path
@@ -27,7 +26,7 @@ from serve_app.data.splitting import folds as near_duplicate_safe_folds
 from serve_app.decision.target import Guarantee, Target, quality_range
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
-from serve_app.routing.artefact import PROMISING
+from serve_app.routing.artefact import PROMISING, class_of_kind
 from serve_app.routing.base import Report, Router, silent
 from serve_app.routing.registry import KINDS, Registry
 from serve_app.training.artefacts import Artefact
@@ -70,7 +69,7 @@ class TrainingRun:
     @classmethod
     def read(cls, path: Path) -> Self:
         """The run in a YAML or JSON file, or in the run.json of an artefact. Raises ConfigError naming file and key."""
-        body = _body(path)
+        body = {key: value for key, value in _read(path).items() if key not in ARTEFACT_KEYS}
         known = [f.name for f in fields(cls)]
         for key, value in body.items():
             if key not in known:
@@ -125,11 +124,6 @@ def _read(path: Path) -> dict[str, Any]:
     return body
 
 
-def _body(path: Path) -> dict[str, Any]:
-    """The run's own keys, without those that describe the artefact."""
-    return {key: value for key, value in _read(path).items() if key not in ARTEFACT_KEYS}
-
-
 def _fits(key: str, value: object) -> bool:
     if key == "params":
         return isinstance(value, dict) and all(isinstance(name, str) for name in value)
@@ -175,9 +169,7 @@ def router_class(kind: str) -> type[Router]:
     """The class of a kind. Raises ConfigError naming the kinds."""
     if kind not in KINDS:
         raise ConfigError(f"no router kind {kind!r}: there are {', '.join(sorted(KINDS))}")
-    module, _, name = KINDS[kind].partition(":")
-    found: type[Router] = getattr(import_module(module), name)
-    return found
+    return class_of_kind(KINDS[kind])
 
 
 def new_router(kind: str, params: Mapping[str, Any], seed: int | None = None) -> Router:
@@ -277,9 +269,7 @@ def recalibrate(
         queries=dataset.queries,
         use=False,
     )
-    seen = load_fingerprints(artefact.folder)
-    folder = registry.path(artefact.name, version)
-    save_fingerprints(folder, dataset.queries, seen)
+    save_fingerprints(registry.path(artefact.name, version), dataset.queries, load_fingerprints(artefact.folder))
     return version
 
 
@@ -292,12 +282,16 @@ def honest_scores(
     third is the router fitted on the others.
     """
     held = run.folds == 1
-    folds = split_folds(dataset, HELD_OUT_OF if held else run.folds, run.seed)
+    folds = near_duplicate_safe_folds(dataset, HELD_OUT_OF if held else run.folds, run.seed)
     scores = np.empty(len(dataset))
     kept: Router | None = None
     for fold in range(1 if held else run.folds):
         inside, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        _check_sides(inside, others, run.folds)
+        if len(inside) == 0 or len(others) == 0:
+            raise ConfigError(
+                f"the data cannot be split into {max(run.folds, HELD_OUT_OF)} folds: too few different queries; "
+                "collect more"
+            )
         of = "held out" if held else f"fold {fold + 1} of {run.folds}"
         report(f"{run.kind}: {of}: fitting on {len(others):,} queries, scoring {len(inside):,}")
         router = new_router(run.kind, run.params, run.seed)
@@ -306,15 +300,3 @@ def honest_scores(
         kept = router if held else None
     rows = np.flatnonzero(folds == 0) if held else np.arange(len(dataset))
     return scores[rows], rows, kept
-
-
-def split_folds(dataset: Dataset, folds: int, seed: int) -> NDArray[np.int64]:
-    """A fold for each query, shape [n]."""
-    return near_duplicate_safe_folds(dataset, folds, seed)
-
-
-def _check_sides(inside: NDArray[np.int64], others: NDArray[np.int64], folds: int) -> None:
-    if len(inside) == 0 or len(others) == 0:
-        raise ConfigError(
-            f"the data cannot be split into {max(folds, HELD_OUT_OF)} folds: too few different queries; collect more"
-        )

@@ -16,7 +16,8 @@ weak wins; the strong win rate is 1 minus the probabilities of the other two.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,14 +32,6 @@ from serve_app.routing.base import Report, silent
 from serve_app.routing.kinds.fine_tuned.finetune import Recipe
 from serve_app.routing.kinds.fine_tuned.text_classifier import Setting, TextClassifier
 from serve_app.types import Query
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """What is learned: labels of shape [len(texts), classes], each row a distribution; class 0 is a strong win."""
-
-    texts: Sequence[str]
-    labels: Floats
 
 
 class FineTunedRouter(LearnedRouter):
@@ -73,17 +66,14 @@ class FineTunedRouter(LearnedRouter):
     @property
     def params(self) -> Mapping[str, Any]:
         """See Router."""
-        return {
-            "seed": self.recipe.seed,
-            "encoder": self.setting.encoder,
-            "train_layers": self.setting.train_layers,
-            "epochs": self.recipe.epochs,
-            "learning_rate": self.recipe.learning_rate,
-            "max_tokens": self.setting.max_tokens,
-        }
+        values = {**asdict(self.setting), **asdict(self.recipe), **vars(self)}
+        return {name: values[name] for name in signature(type(self)).parameters}
 
-    def targets(self, dataset: Dataset, report: Report) -> Targets:
-        """Texts and labels to learn from. Raises ConfigError if the dataset has none."""
+    def targets(self, dataset: Dataset, report: Report) -> tuple[list[str], Floats]:
+        """Texts, and labels of shape [len(texts), classes], each row a distribution; class 0 is a strong win.
+
+        Raises ConfigError if the dataset has none.
+        """
         raise NotImplementedError
 
     def learned(self) -> Mapping[str, Any]:
@@ -100,10 +90,8 @@ class FineTunedRouter(LearnedRouter):
         """
         if len(dataset) == 0:
             raise ConfigError(f"{self.name}: the dataset is empty; collect answers first")
-        targets = self.targets(dataset, report)
-        self.classifier_ = TextClassifier.fit(
-            self.setting, targets.texts, targets.labels, self.recipe, report, self.checkpoint
-        )
+        texts, labels = self.targets(dataset, report)
+        self.classifier_ = TextClassifier.fit(self.setting, texts, labels, self.recipe, report, self.checkpoint)
         return self
 
     def score(self, queries: Sequence[Query]) -> Floats:
@@ -142,13 +130,13 @@ class HybridRouter(FineTunedRouter):
         """P(small is good enough) of each query, shape [n], and the relaxation t that it is relative to."""
         raise NotImplementedError
 
-    def targets(self, dataset: Dataset, report: Report) -> Targets:
+    def targets(self, dataset: Dataset, report: Report) -> tuple[list[str], Floats]:
         """Two classes: large is better, small is good enough."""
         if np.isnan(dataset.weak.quality).any() or np.isnan(dataset.strong.quality).any():
             raise ConfigError(f"{self.name}: the answers have no quality yet; score the dataset first")
         good, self.relaxation_ = self.labels(dataset)
         report(f"{self.name}: {len(dataset):,} queries, mean label {good.mean():.3f}, t {self.relaxation_:.4g}")
-        return Targets([query.text for query in dataset.queries], np.stack([1.0 - good, good], axis=1))
+        return [query.text for query in dataset.queries], np.stack([1.0 - good, good], axis=1)
 
     def learned(self) -> Mapping[str, Any]:
         """The relaxation."""
@@ -254,12 +242,7 @@ class BertRouter(FineTunedRouter):
         )
         self.margin = margin
 
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """See Router."""
-        return {**super().params, "margin": self.margin}
-
-    def targets(self, dataset: Dataset, report: Report) -> Targets:
+    def targets(self, dataset: Dataset, report: Report) -> tuple[list[str], Floats]:
         """Three classes: strong wins, tie, weak wins."""
         weak, strong = dataset.weak.model, dataset.strong.model
         battles = dataset.battles(self.margin).plus(dataset.preferences)
@@ -277,4 +260,4 @@ class BertRouter(FineTunedRouter):
             f"bert: {len(rows):,} battles, {len(battles) - len(rows):,} of other models left out; strong wins "
             f"{100 * labels[:, 0].mean():.1f} %, ties {100 * labels[:, 1].mean():.1f} %"
         )
-        return Targets([battles.queries[i].text for i in rows], labels)
+        return [battles.queries[i].text for i in rows], labels
