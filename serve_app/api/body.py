@@ -92,7 +92,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         seen: set[str] = set()
         twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-        raise RequestError(f"The key {_quoted(twice)} is given twice.", param=_printable(twice), code="duplicate_key")
+        raise RequestError(
+            f"The key {_printable(twice)!r} is given twice.", param=_printable(twice), code="duplicate_key"
+        )
     return value
 
 
@@ -117,10 +119,6 @@ def _refuse_lone_surrogates(value: dict[str, Any]) -> None:
 def _json_type(value: object) -> str:
     names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
-
-
-def _quoted(key: str) -> str:
-    return repr(_printable(key))
 
 
 def _printable(text: str) -> str:

@@ -166,11 +166,8 @@ def _operation(operation: Operation, keys: bool) -> dict[str, Any]:
 
 
 def _content(contents: tuple[Content, ...]) -> dict[str, Any]:
-    return {
-        "description": contents[0].description,
-        "headers": _HEADERS,
-        "content": {c.media_type: {"schema": c.schema} for c in contents},
-    }
+    content = {c.media_type: {"schema": c.schema} for c in contents}
+    return {"description": contents[0].description, "headers": _HEADERS, "content": content}
 
 
 def _error(status: int) -> dict[str, Any]:

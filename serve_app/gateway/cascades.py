@@ -52,10 +52,8 @@ def load_cascades(
     else:
         whole = with_prior_limits(whole) if config.skip_hopeless else whole
         strategy = CascadeStrategy("cascade", whole, pools, prior, latency)
-        strategies[CASCADE] = (
-            strategy,
-            f"{_names(whole)}: an answer of low confidence is replaced by the next model's",
-        )
+        line = f"{_names(whole)}: an answer of low confidence is replaced by the next model's"
+        strategies[CASCADE] = (strategy, line)
     early = _chain(config.streaming, "cascade.streaming", "stream", pools, routers)
     if early is None:
         missing[STREAM] = f"No streaming cascade is fitted for these pools: {_REMEDY} cascade.streaming.chain."
@@ -92,7 +90,9 @@ def _chain(
 ) -> Chain | None:
     """The chain of the settings, ready to serve; None if none is configured and the shipped one is for other models."""
     if settings.chain is None and settings.levels is None:
-        return _shipped(ships, pools, routers)
+        with resources.as_file(resources.files("serve_app.cascade") / "lab" / ships) as folder:
+            chain = load_chain(folder)
+        return chain if _fits(chain, pools, routers) else None
     if settings.chain is not None:
         where = f"{key}.chain: {settings.chain}"
         chain = load_chain(Path(settings.chain))
@@ -117,12 +117,6 @@ def _routed(
         return None
     routed = RoutedCascade("cascade-route", router, pools, prior, latency)
     return routed if _fits(routed.chain, pools, routers) else None
-
-
-def _shipped(ships: str, pools: Mapping[str, Pool], routers: Collection[str]) -> Chain | None:
-    with resources.as_file(resources.files("serve_app.cascade") / "lab" / ships) as folder:
-        chain = load_chain(folder)
-    return chain if _fits(chain, pools, routers) else None
 
 
 def _fits(chain: Chain, pools: Mapping[str, Pool], routers: Collection[str]) -> bool:

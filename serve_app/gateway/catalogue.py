@@ -79,7 +79,8 @@ class Catalogue:
         self._expected = {router.version: self._expects(router) for router in routers.routers.values()}
         route = self._route("route", routers.routers[routers.default], routers.threshold)
         named: dict[str, Strategy] = {"jethro": route, "jethro-route": route}
-        every = self._route_all(routers)
+        many = self._multi_pool
+        every = route_all(many, routers.routers.get(many.router), self._pools) if many is not None else None
         if every is not None:
             named[ROUTE_ALL] = every
         named.update({name: strategy for name, (strategy, _) in self._cascades.strategies.items()})
@@ -158,11 +159,6 @@ class Catalogue:
             overload=self._overload,
             explained=served.registered.loaded.placement in self._explained,
         )
-
-    def _route_all(self, routers: RouterSet) -> Strategy | None:
-        if self._multi_pool is None:
-            return None
-        return route_all(self._multi_pool, routers.routers.get(self._multi_pool.router), self._pools)
 
     async def _prior(self, router: str, query: Query) -> float | None:
         """The score by the version in service, for cascades."""

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from serve_app.config import Config
-from serve_app.config.pools import PoolConfig
 from serve_app.errors import PoolUnavailable
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.pools.base import PoolLoad
@@ -45,14 +44,10 @@ def decide(config: Config, model: str, question: str) -> dict[str, Any]:
 
     Raises ModelNotFound for an unknown `model`, ConfigError if the router cannot be loaded.
     """
-    pools = {name: _described(name, pool) for name, pool in config.pools.items()}
+    prices = {n: Price(p.price.input_usd_per_million, p.price.output_usd_per_million) for n, p in config.pools.items()}
+    pools = {n: DescribedPool(n, p.model, prices[n], capabilities(p)) for n, p in config.pools.items()}
     named = model.split("-")[1:2] if model.startswith("router-") else []
     routing = config.routing.model_copy(update={"offered": tuple(named)})  # no other router need be loaded
     config = config.model_copy(update={"routing": routing})
     strategy = Catalogue.from_config(config, pools).resolve(model)
     return asdict(asyncio.run(strategy.decide(Query(messages=(Message("user", question),)), "local")))
-
-
-def _described(name: str, pool: PoolConfig) -> DescribedPool:
-    price = Price(pool.price.input_usd_per_million, pool.price.output_usd_per_million)
-    return DescribedPool(name, pool.model, price, capabilities(pool))

@@ -234,9 +234,8 @@ def recommend(candidates: Sequence[ComparedRouter]) -> Recommendation:
             f"none: the best, {best.kind}, leads random by {_gap(lead)} APGR, which may be chance; collect more data, "
             "or other features than these kinds have",
         )
-    near = [c for c in rivals[1:] if cheaper(c, best) and difference(best, c).low <= 0]
     chosen = best
-    for candidate in near:
+    for candidate in (c for c in rivals[1:] if cheaper(c, best) and difference(best, c).low <= 0):
         if chosen is best or cheaper(candidate, chosen):
             chosen = candidate
     if chosen is best:

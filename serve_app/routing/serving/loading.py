@@ -73,11 +73,8 @@ class RouterFactory:
             raise
         except Exception as e:
             raise ConfigError(f"router {source} cannot be loaded ({e!r}); train and register it again") from e
-        placement, timeout_s, kept = (
-            found.loaded.placement,
-            self._routing.score_timeout_ms / 1e3,
-            self._routing.score_cache,
-        )
+        placement, kept = found.loaded.placement, self._routing.score_cache
+        timeout_s = self._routing.score_timeout_ms / 1e3
         if found.remote and self._remote is not None:
             self._remote.prepare(source, found.version)
             call = partial(_call_remote, self._remote, source, found.version)
@@ -182,8 +179,9 @@ class Loader:
             default, threshold = known[before.default], before.threshold
             refused[before.default] = str(e)
         routers = {default.name: default}
-        for name in self._names():
-            if name in routers:
+        offered = self._routing.offered
+        for name in self._registry.names():
+            if name in routers or (offered is not None and name not in offered):
                 continue
             try:
                 routers[name] = self._named(name, known.get(name), default=False)
@@ -205,10 +203,6 @@ class Loader:
     def close(self) -> None:
         """End the scoring thread."""
         self._factory.close()
-
-    def _names(self) -> list[str]:
-        names, offered = self._registry.names(), self._routing.offered
-        return names if offered is None else [name for name in names if name in offered]
 
     def _chosen(self, source: str, known: Mapping[str, ServedRouter]) -> ServedRouter:
         """The default router: of the registry, or in a folder, which is read once."""

@@ -107,12 +107,8 @@ class RatingModel:
     @cached_property
     def model(self) -> Any:
         """The network, on the accelerator if there is one."""
-        return (
-            _transformers()
-            .AutoModelForCausalLM.from_pretrained(self.folder, use_safetensors=True)
-            .to(self.device)
-            .eval()
-        )
+        model = _transformers().AutoModelForCausalLM.from_pretrained(self.folder, use_safetensors=True)
+        return model.to(self.device).eval()
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -158,9 +154,8 @@ class RatingModel:
         if self.tokenizer.chat_template is None:
             ids: list[int] = self.tokenizer(text).input_ids
             return ids
-        chat = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
-        )
+        turns = [{"role": "user", "content": text}]
+        chat = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         ids = self.tokenizer(chat, add_special_tokens=False).input_ids
         return ids
 
@@ -175,9 +170,7 @@ def check_files(directory: Path, files: Mapping[str, Sequence[Any]]) -> None:
 
 def _stamp(path: Path) -> list[Any]:
     size = path.stat().st_size
-    if size > _HASHED_BYTES:
-        return [size, ""]
-    return [size, hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()]
+    return [size, "" if size > _HASHED_BYTES else hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()]
 
 
 def _transformers() -> Any:

@@ -71,9 +71,8 @@ class KnnRouter(LearnedRouter):
         # float16 is within 1e-4 in similarity at half the size; rounded here, a loaded router scores the same
         vectors = load_encoder(self.encoder).embed(texts).astype(np.float16).astype(np.float32)
         self.prior_ = smoothed_mean(outcomes)
-        self.kernel_ = choose_kernel(
-            vectors, outcomes, Kernel(self.k, self.temperature, self.shrinkage), self.prior_, self.seed
-        )
+        given = Kernel(self.k, self.temperature, self.shrinkage)
+        self.kernel_ = choose_kernel(vectors, outcomes, given, self.prior_, self.seed)
         self._index = Neighbours.fit(vectors, self.kernel_.nearest, self.seed)
         self.outcomes_ = outcomes
         shown = [f": {text[:_SHOWN]}" if self.keep_texts else "" for text in texts]
