@@ -16,10 +16,10 @@ def queries(*texts: str) -> tuple[Query, ...]:
 
 
 def test_classes_are_strong_wins_tie_and_weak_wins() -> None:
-    targets = BertRouter().targets(BY_HAND, silent)
+    _, labels = BertRouter().targets(BY_HAND, silent)
     # mean qualities: 0.5 and 1, 0 and 0.75, 0.5 and 0.75, 0.5 and 0.25
-    assert targets.labels.tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 1]]
-    assert BertRouter(margin=0.25).targets(BY_HAND, silent).labels.tolist() == [[1, 0, 0], [1, 0, 0]] + [[0, 1, 0]] * 2
+    assert labels.tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 1]]
+    assert BertRouter(margin=0.25).targets(BY_HAND, silent)[1].tolist() == [[1, 0, 0], [1, 0, 0]] + [[0, 1, 0]] * 2
 
 
 def test_battles_of_the_pair_count_whichever_stands_first() -> None:
@@ -32,9 +32,9 @@ def test_battles_of_the_pair_count_whichever_stands_first() -> None:
     data = dataset([[0.0]], [[1.0]])
     object.__setattr__(data, "preferences", battles)
     lines: list[str] = []
-    targets = BertRouter().targets(data, lines.append)
-    assert list(targets.texts) == ["q0", "a", "b", "c"]
-    assert targets.labels.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    texts, labels = BertRouter().targets(data, lines.append)
+    assert texts == ["q0", "a", "b", "c"]
+    assert labels.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]]
     assert lines == ["bert: 4 battles, 2 of other models left out; strong wins 50.0 %, ties 25.0 %"]
 
 
