@@ -124,10 +124,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({e}); fit the cascade again") from e
     if not isinstance(body, dict) or body.get("kind") != _KIND:
         raise ConfigError(f"{path}: is no fitted cascade; give the folder that `jethro cascade fit` wrote")
-    if body.get("format") != FORMAT:
-        raise ConfigError(
-            f"{path}: format is {body.get('format')!r}, this version reads {FORMAT}; fit the cascade again"
-        )
+    if (found := body.get("format")) != FORMAT:
+        raise ConfigError(f"{path}: format is {found!r}, this version reads {FORMAT}; fit the cascade again")
     return body
 
 
@@ -151,10 +149,8 @@ def _levels(path: Path | str, specs: Any) -> tuple[tuple[Level, ...], tuple[str,
 def _level(where: str, spec: Mapping[str, Any], last: bool) -> Level:
     present = {key for key in ("signal", "calibrator", "threshold") if spec.get(key) is not None}
     if last:
-        if present:
-            raise ConfigError(
-                f"{where}: the last level's answer is always taken; it has no {', '.join(sorted(present))}"
-            )
+        if keys := ", ".join(sorted(present)):
+            raise ConfigError(f"{where}: the last level's answer is always taken; it has no {keys}")
         return Level(spec["pool"])
     if len(present) < 3:
         raise ConfigError(f"{where}: a level before the last needs signal, calibrator and threshold")

@@ -185,17 +185,14 @@ class BartScore:
     def _score(self, dataset: Dataset, report: Report) -> Dataset:
         sources = tuple(query.text for query in dataset.queries)
         references = sources if self.direction == "faithfulness" else references_of(dataset, self.name)
-        answers = [
-            (name, row, text) for name, p in dataset.pools.items() for row, t in enumerate(p.texts) for text in t
-        ]
-        forward: list[Pair] = [(references[row], text) for _, row, text in answers]
+        rows = [(row, texts) for pool in dataset.pools.values() for row, texts in enumerate(pool.texts)]
+        forward: list[Pair] = [(references[row], text) for row, texts in rows for text in texts]
         backward = [(answer, given) for given, answer in forward]
         pairs = {"recall": backward, "f": forward + backward}.get(self.direction, forward)
         means = np.array(self._likelihood.mean_log_probability(pairs, lambda line: report(f"{self.name}: {line}")))
         if self.direction == "f":
             means = means.reshape(2, -1).mean(0)
-        cut = self._likelihood.truncated
-        if cut:
+        if cut := self._likelihood.truncated:
             report(f"{self.name}: {cut:,} texts are longer than the model reads, and lost their end")
         quality, at = {}, 0
         for name, pool in dataset.pools.items():

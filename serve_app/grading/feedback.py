@@ -73,13 +73,8 @@ class FeedbackLog:
                 f"no prompt was scored at all of {', '.join(pools)} ({self.summary()}): one answer alone does not say "
                 "which pool is better; send a share of the traffic to both, or learn from stated preferences"
             )
-        about = {
-            "source": "feedback",
-            "metric": "feedback",
-            "quality_range": list(UNIT),
-            "without_prompt": self.without_prompt,
-            "scored_at_fewer_pools": len(scored) - len(prompts),
-        }
+        about: dict[str, object] = {"source": "feedback", "metric": "feedback", "quality_range": list(UNIT)}
+        about |= {"without_prompt": self.without_prompt, "scored_at_fewer_pools": len(scored) - len(prompts)}
         return Dataset(
             queries=tuple(_query(prompt) for prompt in prompts),
             pools={pool: self._answers(pool, [scored[prompt][pool] for prompt in prompts]) for pool in pools},

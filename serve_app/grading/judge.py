@@ -242,10 +242,7 @@ class JudgedMatches:
             "first_twice": compared.count(("first", "first")),
             "second_twice": compared.count(("second", "second")),
         }
-        return {
-            "asked": len(compared),
-            **{name: count / len(compared) if compared else 0.0 for name, count in shares.items()},
-        }
+        return {"asked": len(compared)} | {name: n / max(len(compared), 1) for name, n in shares.items()}
 
     def preferences(self) -> Preferences:
         """One battle a match, in order; matches without a verdict are left out."""
@@ -280,15 +277,9 @@ class PairwiseJudge(_ModelJudge):
                 for name, sample, won in ((match.a, match.sample_a, outcome), (match.b, match.sample_b, 1 - outcome)):
                     points[name][match.row, sample] += won
                     counts[name][match.row, sample] += 1
-        quality = {
-            name: np.where(counts[name] > 0, points[name] / np.maximum(counts[name], 1), np.nan) for name in points
-        }
-        facts = {
-            "matches": len(judged.matches),
-            "equal_answers": sum(judged.equal),
-            "position_bias": judged.bias(),
-            "cost_usd": self._calls.cost_usd,
-        }
+        quality = {name: np.where(n > 0, points[name] / np.maximum(n, 1), np.nan) for name, n in counts.items()}
+        facts: dict[str, Any] = {"matches": len(judged.matches), "equal_answers": sum(judged.equal)}
+        facts |= {"position_bias": judged.bias(), "cost_usd": self._calls.cost_usd}
         return graded_rows(with_quality(dataset, quality, self, facts), judged.unread, report)
 
     async def judge(self, dataset: Dataset, report: Report = silent) -> JudgedMatches:
@@ -314,8 +305,7 @@ class PairwiseJudge(_ModelJudge):
                 prompts += [verdict_prompt(query, a, b, reference), verdict_prompt(query, b, a, reference)]
         replies = await self._calls.replies(prompts, lambda line: report(f"{self.name}: {line}"))
         verdicts = iter([read_verdict(reply) for reply in replies])
-        both: list[tuple[Verdict | None, Verdict | None]] = [
-            ("tie", "tie") if same else (next(verdicts), next(verdicts)) for same in equal
-        ]
+        tie: tuple[Verdict | None, Verdict | None] = ("tie", "tie")
+        both = [tie if same else (next(verdicts), next(verdicts)) for same in equal]
         unread = tuple(reply for reply in replies if read_verdict(reply) is None)
         return JudgedMatches(dataset, matches, tuple(f for f, _ in both), tuple(b for _, b in both), equal, unread)

@@ -149,9 +149,7 @@ def _line(x: Floats, y: Floats) -> tuple[float, float]:
     centred = x - x.mean()
     slope = max(0.0, float(centred @ (y - y.mean())) / max(float(centred @ centred), 1e-12))
     start = float(y.mean() - slope * x.mean())
-    if start < 0:
-        return 0.0, float(x @ y) / max(float(x @ x), 1e-12)
-    return start, slope
+    return (start, slope) if start >= 0 else (0.0, float(x @ y) / max(float(x @ x), 1e-12))
 
 
 _STRENGTH = 10.0

@@ -93,8 +93,7 @@ def decile_curve(scores: Floats, weak_quality: Floats, strong_quality: Floats, r
 
 def oracle_curve(weak_quality: Floats, strong_quality: Floats) -> Curve:
     """The curve of a router that knows both answers' quality: an upper bound."""
-    gain = strong_quality - weak_quality
-    return cost_quality_curve(gain, weak_quality, strong_quality)
+    return cost_quality_curve(strong_quality - weak_quality, weak_quality, strong_quality)
 
 
 def performance_gap_recovered(quality: Floats, weak: float, strong: float) -> Floats:
@@ -118,8 +117,7 @@ def call_performance_threshold(curve: Curve, pgr: float) -> float:
     reached = np.flatnonzero(curve.pgr >= pgr)
     if len(reached) == 0:
         return float("nan")
-    i = int(reached[0])
-    if i == 0:
+    if (i := int(reached[0])) == 0:
         return float(curve.share[0])
     return float(np.interp(pgr, curve.pgr[i - 1 : i + 1], curve.share[i - 1 : i + 1]))
 

@@ -83,7 +83,7 @@ class Directory:
     def available(self) -> list[Member]:
         """Members that can take a request now."""
         now = self.clock()
-        return [m for m in self._members.values() if not m.report.draining and m.down_until <= now]
+        return [m for m in self.members if m.down_until <= now]
 
     def update(self, reports: Sequence[ReplicaReport]) -> None:
         """Replace the members by those that reported; a missing one is gone."""
@@ -124,12 +124,8 @@ class Directory:
     def _candidates(self, exclude: Collection[str]) -> list[Member]:
         """Members to pick from; if all are cooling down, those that failed once: a slow host drops connections too."""
         now = self.clock()
-        ready = [
-            m
-            for m in self._members.values()
-            if m.down_until <= now and not m.report.draining and m.address not in exclude
-        ]
-        return ready or [m for m in self.members if m.failures == 1 and m.address not in exclude]
+        usable = [m for m in self.members if m.address not in exclude]
+        return [m for m in usable if m.down_until <= now] or [m for m in usable if m.failures == 1]
 
     def succeeded(self, member: Member) -> None:
         """The member gave its first byte."""
@@ -167,9 +163,8 @@ class Directory:
                     found = await replica_reply(discover())
                 self.update(found)
             except Exception as e:  # serving continues without it
-                logger.warning(
-                    "pool %s: discovery failed (%s: %s); the known members stay", self.pool, type(e).__name__, e
-                )
+                kind = type(e).__name__
+                logger.warning("pool %s: discovery failed (%s: %s); the known members stay", self.pool, kind, e)
             with suppress(TimeoutError):
                 async with asyncio.timeout(every_s):
                     await self._refresh_now.wait()

@@ -67,12 +67,8 @@ class HttpPool:
     def load(self) -> PoolLoad:
         """Available members, this Gateway's open requests there, and the others they last reported."""
         members = self.directory.available
-        return PoolLoad(
-            len(members),
-            sum(m.in_flight for m in members),
-            sum(m.others for m in members),
-            len(members) * self._options.places,
-        )
+        in_flight, waiting = sum(m.in_flight for m in members), sum(m.others for m in members)
+        return PoolLoad(len(members), in_flight, waiting, len(members) * self._options.places)
 
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """See `Pool.stream`."""
@@ -188,8 +184,7 @@ class HttpPool:
     def _headers(self, call: Call) -> dict[str, str]:
         headers = {"x-request-id": call.request_id}
         if self._options.identify:
-            headers["x-jethro-id"] = call.id
-            headers["x-jethro-created"] = str(call.created_s)
+            headers |= {"x-jethro-id": call.id, "x-jethro-created": str(call.created_s)}
         return headers
 
 

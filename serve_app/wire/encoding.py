@@ -137,10 +137,7 @@ def _text_choice(
 
 
 def _chat_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-    content = [
-        {**_entry(t.token, t.logprob), "top_logprobs": [_entry(token, value) for token, value in t.top]}
-        for t in logprobs
-    ]
+    content = [{**_entry(t.token, t.logprob), "top_logprobs": [_entry(*top) for top in t.top]} for t in logprobs]
     return {"content": content, "refusal": None}
 
 

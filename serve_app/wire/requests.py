@@ -29,14 +29,12 @@ def query_to_openai(query: Query, *, model: str, stream: bool) -> dict[str, Any]
     else:
         body["prompt"] = query.prompt
     if stream:
-        body["stream"] = True
-        body["stream_options"] = {"include_usage": True}
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
     _write_sampling(body, query)
     if query.tools:
         body["tools"] = list(query.tools)
     for key in ("tool_choice", "response_format", "user", "adapter"):
-        value = getattr(query, key)
-        if value is not None:
+        if (value := getattr(query, key)) is not None:
             body[key] = value
     if query.extra:
         body.update(query.extra)
@@ -66,16 +64,14 @@ def _write_sampling(body: dict[str, Any], query: Query) -> None:
     if sampling == _DEFAULTS:
         return
     for key in ("max_tokens", "temperature", "top_p", "n", "seed", "presence_penalty", "frequency_penalty"):
-        value = getattr(sampling, key)
-        if value != getattr(_DEFAULTS, key):
+        if (value := getattr(sampling, key)) != getattr(_DEFAULTS, key):
             body[key] = value
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.logprobs and query.endpoint == "completions":
         body["logprobs"] = sampling.top_logprobs
     elif sampling.logprobs:
-        body["logprobs"] = True
-        body["top_logprobs"] = sampling.top_logprobs
+        body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
 
 
 def _sampling(body: Mapping[str, Any], endpoint: Endpoint) -> Sampling:

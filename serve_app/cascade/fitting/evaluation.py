@@ -75,9 +75,8 @@ def fit_replays(train: Recorded, test: Recorded, plan: ChainPlan) -> tuple[Chain
         own.append(known)
         others = [opening(row[model], plan.confidence.prefix) for row in other.evidence]
         outside.append(fitted.probabilities(raw_other, others))
-    return ChainReplay(np.column_stack(own), mine.ok, mine.cost_usd), ChainReplay(
-        np.column_stack(outside), other.ok, other.cost_usd
-    )
+    fitted_on = ChainReplay(np.column_stack(own), mine.ok, mine.cost_usd)
+    return fitted_on, ChainReplay(np.column_stack(outside), other.ok, other.cost_usd)
 
 
 def outcomes(

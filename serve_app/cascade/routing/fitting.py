@@ -95,10 +95,8 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
     tables = crossfitted(seen, chosen.ok, difficulty, folds)
     shaped = choose_shape(tables, plan.form, plan.seed)
     shape = shaped.shape
-    report(
-        f"{', '.join(plan.models)}: area {shaped.area:.4f}, form {shape.form}, spread {shape.spread:g}, "
-        f"later {shape.later:g}"
-    )
+    figures = f"area {shaped.area:.4f}, form {shape.form}, spread {shape.spread:g}, later {shape.later:g}"
+    report(f"{', '.join(plan.models)}: {figures}")
     mixture, fell_back = within_budget(tables, shaped, plan.budget_usd)
     walked = expected(tables, mixture)
     how = "single models" if fell_back else shape.form
@@ -131,13 +129,10 @@ def within_budget(tables: Tables, shaped: Shaped, budget_usd: float) -> tuple[Mi
 
 def _check(recorded: Recorded, plan: RoutingPlan) -> None:
     if not 2 <= len(plan.models) <= MOST_MODELS:
-        raise ConfigError(
-            f"cascade routing needs 2 to {MOST_MODELS} models, not {len(plan.models)}: name the ones that matter"
-        )
-    if len(recorded) < FEWEST:
-        raise InsufficientData(
-            f"cascade routing needs at least {FEWEST} queries, there are {len(recorded)}: collect more"
-        )
+        k = len(plan.models)
+        raise ConfigError(f"cascade routing needs 2 to {MOST_MODELS} models, not {k}: name the ones that matter")
+    if (n := len(recorded)) < FEWEST:
+        raise InsufficientData(f"cascade routing needs at least {FEWEST} queries, there are {n}: collect more")
     if not isfinite(plan.budget_usd) or plan.budget_usd <= 0:
         raise ConfigError(f"budget is {plan.budget_usd!r}; give a mean cost a query in US dollars above 0")
     pools = [plan.pools.get(model, model) for model in plan.models]

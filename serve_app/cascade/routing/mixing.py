@@ -113,13 +113,9 @@ def refined(tables: Tables, rungs: list[Rung], budget_usd: float, steps: int = 1
 def expected(tables: Tables, mixture: Mixture) -> Walked:
     """The mixture in expectation over its coin: quality and cost of each query; `called` is the dear one's."""
     cheap, dear = walk(tables, mixture.cheap), walk(tables, mixture.dear)
-    share = mixture.share
-    return Walked(
-        (1 - share) * cheap.quality + share * dear.quality,
-        (1 - share) * cheap.cost_usd + share * dear.cost_usd,
-        dear.called,
-        dear.answer,
-    )
+    pairs, share = ((cheap.quality, dear.quality), (cheap.cost_usd, dear.cost_usd)), mixture.share
+    quality, cost_usd = ((1 - share) * one + share * other for one, other in pairs)
+    return Walked(quality, cost_usd, dear.called, dear.answer)
 
 
 SPREAD = 0.5

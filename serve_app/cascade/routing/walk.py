@@ -37,7 +37,8 @@ def fit_moves(quality: Floats) -> Floats:
         if not new:
             continue
         moves = np.stack([_moves(quality, called, m) for m in new], axis=1)
-        found[called][np.ix_(new, new)] = _root(moves.T @ moves / len(moves))
+        values, vectors = np.linalg.eigh(moves.T @ moves / len(moves))
+        found[called][np.ix_(new, new)] = vectors * np.sqrt(np.maximum(values, 0.0))
     return found
 
 
@@ -51,12 +52,6 @@ def _moves(quality: Floats, called: int, model: int) -> Floats:
         best = np.array(there)[now[:, there].argmax(1)]
         moved = moved - (then[rows, best] - now[rows, best])
     found: Floats = moved / unit_of_moves(now[:, model])
-    return found
-
-
-def _root(covariance: Floats) -> Floats:
-    values, vectors = np.linalg.eigh(covariance)
-    found: Floats = vectors * np.sqrt(np.maximum(values, 0.0))
     return found
 
 

@@ -32,9 +32,8 @@ _OTHERS: Final = (Prior, AnswerAgreement, SelfVerification)
 UNTRAINED: Final[Mapping[str, Callable[..., Signal]]] = {kind.name: kind for kind in (*_TOKENS, *_OTHERS)}
 """Signals that need no fit, by name; their parameters are those of the classes."""
 _SIGNALS: Final[Mapping[str, Any]] = {**UNTRAINED, **{kind.name: kind for kind in (AnswerScorer, Combined, CostAware)}}
-_CALIBRATORS: Final[Mapping[str, Any]] = {
-    kind.kind: kind for kind in (LogisticCalibrator, IsotonicCalibrator, BinnedAcceptance)
-}
+_KINDS: Final = (LogisticCalibrator, IsotonicCalibrator, BinnedAcceptance)
+_CALIBRATORS: Final[Mapping[str, Any]] = {kind.kind: kind for kind in _KINDS}
 
 
 def signal_of(spec: Any, where: str) -> Signal:
