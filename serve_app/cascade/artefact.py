@@ -56,16 +56,10 @@ def save_chain(fitted: FittedChain, folder: Path) -> None:
     """Write `chain.json`; a reader never sees half of it. Raises ConfigError where the folder cannot be written."""
     chain = fitted.chain
     models = chain.models or ("",) * len(chain.levels)
-    body = {
-        "kind": _KIND,
-        "format": FORMAT,
-        "version": chain.version,
-        "target": fitted.target,
-        "probe_tokens": chain.probe_tokens,
-        "levels": [_level_spec(level, model) for level, model in zip(chain.levels, models, strict=True)],
-        "expected": dict(chain.expected),
-        "data": dict(fitted.data),
-    }
+    levels = [_level_spec(level, model) for level, model in zip(chain.levels, models, strict=True)]
+    body: dict[str, Any] = {"kind": _KIND, "format": FORMAT, "version": chain.version, "target": fitted.target}
+    body |= {"probe_tokens": chain.probe_tokens, "levels": levels}
+    body |= {"expected": dict(chain.expected), "data": dict(fitted.data)}
     path = folder / FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -102,12 +102,8 @@ class History:
             if form != "?":
                 wording.append(form)
         task = f"{reading.task}|{reading.operators}"
-        return (
-            _key(f"{task}|{' '.join(content)}"),
-            _key(" ".join(wording)),
-            _key(f"{task}|{' '.join(shape)}"),
-            _key(reading.task),
-        )
+        texts = (f"{task}|{' '.join(content)}", " ".join(wording), f"{task}|{' '.join(shape)}", reading.task)
+        return tuple(map(_key, texts))
 
     def logits(self, reading: Reading) -> tuple[float, ...]:
         """Smoothed mean outcomes as log-odds, finest level first; each backs off to the next coarser.

@@ -214,18 +214,13 @@ def _sweep(replay: ChainReplay, thresholds: Floats, level: int) -> tuple[Floats,
         return means
 
     strong = (goes == replay.last).astype(np.float64)
-    points = _Points(
-        running(replay.ok[:, level], replay.ok[rows, goes]),
-        running(spent[:, level], spent[rows, goes]),
-        running(np.zeros(n), strong),
-    )
-    return np.concatenate([[NEVER], cuts]), points
+    quality, cost = (running(of[:, level], of[rows, goes]) for of in (replay.ok, spent))
+    return np.concatenate([[NEVER], cuts]), _Points(quality, cost, running(np.zeros(n), strong))
 
 
 def _cuts(probability: Floats) -> Floats:
     """All that a threshold can be: never, then each distinct probability, falling."""
-    known = np.unique(probability[probability >= 0.0])[::-1]
-    return np.concatenate([[NEVER], known])
+    return np.concatenate([[NEVER], np.unique(probability[probability >= 0.0])[::-1]])
 
 
 def _grids(replay: ChainReplay) -> list[Floats]:
