@@ -269,7 +269,7 @@ def test_an_event_that_cannot_be_learned_from_is_counted_and_the_rest_goes_on(fo
     killed(stream)
     stream = LearnedStream.open(folder, CORE)
     assert (order(stream), stream.figures()["refused"]) == (["g1-2"], 1)
-    assert "left out" in caplog.text
+    assert "skipped" in caplog.text
 
 
 def test_an_answer_without_a_label_is_counted_and_not_learned_from(folder):
