@@ -119,15 +119,11 @@ class Reloader:
                     await self.look()
                 self._last_error = ""
             except Exception as e:
-                self._log_once(e)
+                if repr(e) != self._last_error:  # once, however often it is repeated
+                    trace = None if isinstance(e, JethroError) else e
+                    logger.error("the registry cannot be followed: %s", e, exc_info=trace)
+                    self._last_error = repr(e)
             await asyncio.sleep(self._every_s or _DIGEST_S)
-
-    def _log_once(self, error: Exception) -> None:
-        """Log an error once, however often it is repeated."""
-        if repr(error) != self._last_error:
-            trace = None if isinstance(error, JethroError) else error
-            logger.error("the registry cannot be followed: %s", error, exc_info=trace)
-            self._last_error = repr(error)
 
     def _log_changes(self, before: RouterSet, after: RouterSet) -> None:
         for name, served in after.routers.items():

@@ -242,15 +242,9 @@ class Inputs:
             if int(data["format"]) != FORMAT or shapes != {(len(FEATURES),)}:
                 raise ValueError(f"format {int(data['format'])} with features of shape {shapes}")
             spread = data["vector_spread"].astype(np.float64)
-            return cls(
-                int(data["size"]),
-                data["means"].astype(np.float64),
-                data["sds"].astype(np.float64),
-                data["words"].astype(np.uint64),
-                data["vector_mean"].astype(np.float64),
-                float(spread[0]),
-                float(spread[1]),
-            )
+            means, sds, vector_mean = (data[name].astype(np.float64) for name in ("means", "sds", "vector_mean"))
+            words = data["words"].astype(np.uint64)
+            return cls(int(data["size"]), means, sds, words, vector_mean, float(spread[0]), float(spread[1]))
         except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
             raise ConfigError(f"{path}: cannot be read ({e}); register the router again") from e
 

@@ -17,7 +17,7 @@ from serve_app.learning.ridge import Ridge, fit_ridge
 from serve_app.routing.artefact import LearnedRouter, RouterFiles
 from serve_app.routing.base import Report, largest_first, silent
 from serve_app.routing.kinds.complexity.router import ComplexityRouter
-from serve_app.routing.kinds.stacked.query_view import DEPTHS, END, LayerViews, QueryView, layer_views, surface
+from serve_app.routing.kinds.stacked.query_view import DEPTHS, END, QueryView, layer_views, surface
 from serve_app.routing.kinds.stacked.stacking import KernelRidge, Stack
 from serve_app.types import Query
 
@@ -67,7 +67,7 @@ class StackedRouter(LearnedRouter):
         target = _means(_uplift(dataset, self.loss_weight), rows)
         wins = _means(dataset.strong_win_rate(), rows)
         report(f"stacked: reading {len(texts):,} distinct queries")
-        layers, looks = self._views().embed(texts), surface(texts)
+        layers, looks = layer_views(self.encoder).embed(texts), surface(texts)
         self.view_ = QueryView.fit(layers, looks)
         matrix = self.view_.rows(layers, looks)
         self.linear_, linear = fit_ridge(matrix, target)
@@ -98,7 +98,7 @@ class StackedRouter(LearnedRouter):
         of = {name: slope * weight for name, weight in self.stack_.weights.items()}
         terms: dict[str, float] = {}
         moved = row.astype(np.float64) * self.linear_.weights
-        for group, value in zip(self.view_.groups(self._views().views), moved.tolist(), strict=True):
+        for group, value in zip(self.view_.groups(layer_views(self.encoder).views), moved.tolist(), strict=True):
             terms[group] = terms.get(group, 0.0) + of[LINEAR] * value
         terms["like queries"] = of[KERNEL] * estimates[KERNEL]
         terms["complexity"] = of[COMPLEXITY] * estimates[COMPLEXITY]
@@ -134,7 +134,7 @@ class StackedRouter(LearnedRouter):
             raise ValueError("the experts are others than this version's")
         self.stack_ = Stack(weights, float(body["stack"]["slope"]), float(body["stack"]["bias"]))
         arrays = files.arrays("stacked.npz")
-        self.view_ = QueryView.from_arrays(arrays, self._views().columns)
+        self.view_ = QueryView.from_arrays(arrays, layer_views(self.encoder).columns)
         columns = len(self.view_.mean)
         self.kernel_ = KernelRidge.from_arrays(arrays, columns)
         linear = arrays["linear_weights"].astype(np.float64)
@@ -145,7 +145,7 @@ class StackedRouter(LearnedRouter):
 
     def _rows(self, queries: Sequence[Query], act: str) -> Vectors:
         texts = [q.text for q in queries]
-        return self._need(self.view_, act).rows(self._views().embed(texts), surface(texts))
+        return self._need(self.view_, act).rows(layer_views(self.encoder).embed(texts), surface(texts))
 
     def _estimates(self, row: Vectors, query: Query) -> dict[str, float]:
         assert self.kernel_ is not None
@@ -154,9 +154,6 @@ class StackedRouter(LearnedRouter):
             KERNEL: self.kernel_.predict(row),
             COMPLEXITY: float(self.complexity_.score((query,))[0]),
         }
-
-    def _views(self) -> LayerViews:
-        return layer_views(self.encoder)
 
 
 def _means(values: Floats, rows: Mapping[str, Sequence[int]]) -> Floats:
