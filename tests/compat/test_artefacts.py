@@ -33,10 +33,15 @@ CLOSE, READ = 1e-6, 0.05
 
 @pytest.fixture(scope="module", autouse=True)
 def among_the_artefacts() -> Iterator[None]:
-    """The tiny encoder is named by its path from there; sums in one thread, since their order is in the last bits."""
+    """The tiny encoder is named by its path from there; sums in one thread, since their order is in the last bits.
+
+    Encoders are loaded anew: vectors that other tests left in them came from other batches and differ in those bits.
+    """
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
         patch.chdir(ARTEFACTS)
+        patch.setattr("serve_app.learning.encoder._loaded", {})
+        patch.setattr("serve_app.routing.kinds.stacked.query_view._views", {})
         torch.set_num_threads(1)
         yield
         torch.set_num_threads(threads)
