@@ -39,12 +39,8 @@ def fit(calls: Sequence[PoolCall], model: PoolModel) -> PoolModel:
 def _solve(slowdown: float, tokens: Floats, others: Floats, first: Floats, whole: Floats) -> tuple[float, float, float]:
     """Squared relative error, prefill and token seconds at one slowdown."""
     slower = 1.0 + slowdown * others
-    a = np.concatenate(
-        [
-            np.stack([slower / first, np.zeros_like(first)], axis=1),
-            np.stack([slower / whole, tokens * slower / whole], axis=1),
-        ]
-    )
+    of_first = np.stack([slower / first, np.zeros_like(first)], axis=1)
+    a = np.concatenate([of_first, np.stack([slower / whole, tokens * slower / whole], axis=1)])
     found, *_ = np.linalg.lstsq(a, np.ones(len(a)))
     found = np.maximum(found, 0.0)
     return float(np.sum((a @ found - 1.0) ** 2)), float(found[0]), float(found[1])

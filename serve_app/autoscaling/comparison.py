@@ -60,19 +60,10 @@ class RuleFigures:
     def of(cls, outcome: SimulationResult, slo_s: float) -> "RuleFigures":
         """Of one run."""
         hours, target = outcome.replica_hours, outcome.timeline.target["large"]
-        return cls(
-            small_hours=hours["small"],
-            large_hours=hours["large"],
-            strong_p50_s=outcome.ttft(0.5, True),
-            strong_p95_s=outcome.ttft(0.95, True),
-            strong_p99_s=outcome.ttft(0.99, True),
-            weak_p50_s=outcome.ttft(0.5, False),
-            weak_p95_s=outcome.ttft(0.95, False),
-            weak_p99_s=outcome.ttft(0.99, False),
-            goodput=outcome.goodput(slo_s),
-            shed=outcome.shed / max(1, len(outcome.trace)),
-            changes=float((np.diff(target) != 0).sum()),
-        )
+        ttfts = [outcome.ttft(quantile, strong) for strong in (True, False) for quantile in (0.5, 0.95, 0.99)]
+        shed, changes = outcome.shed / max(1, len(outcome.trace)), float((np.diff(target) != 0).sum())
+        figures = [hours["small"], hours["large"], *ttfts, outcome.goodput(slo_s), shed, changes]
+        return cls(*figures)
 
     @classmethod
     def mean(cls, runs: Sequence["RuleFigures"]) -> "RuleFigures":

@@ -171,9 +171,7 @@ def _pool(
         return PoolTarget(wish, math.nan, reason), replace(memory, wishes=((now_s, wish),))
     rate = memory.forecast.ahead(bounds.warm_up_s)
     load = rate * memory.service_s + seen.queued * memory.service_s / bounds.drain_backlog_s
-    wish = _replicas(load, bounds)
-    if idle < bounds.idle_s:
-        wish = max(wish, 1)
+    wish = max(_replicas(load, bounds), int(idle < bounds.idle_s))
     if wish < held:  # smaller only with a margin, or a load on the edge would flap
         wish = min(held, max(wish, _replicas(load * (1 + settings.margin), bounds)))
     wish = bounds.clip(wish)
@@ -191,13 +189,11 @@ def _pool(
 def _remember(seen: PoolSignals, memory: PoolMemory | None, settings: ScalingSettings) -> PoolMemory:
     """The memory with this report in it; one that was already seen changes nothing."""
     if memory is None:
-        first = Forecast(seen.requested_per_s, 0.0, seen.at_s)
-        return PoolMemory(first, seen.service_s, seen.at_s)
-    fresh = seen.at_s > memory.forecast.at_s
+        return PoolMemory(Forecast(seen.requested_per_s, 0.0, seen.at_s), seen.service_s, seen.at_s)
     forecast = memory.forecast.updated(seen.requested_per_s, seen.at_s, settings.level_s, settings.trend_s)
     last_call_s = seen.at_s if _has_calls(seen) else memory.last_call_s
     service_s = memory.service_s
-    if seen.service_s is not None and fresh:
+    if seen.service_s is not None and seen.at_s > memory.forecast.at_s:
         service_s = seen.service_s if service_s is None else 0.7 * service_s + 0.3 * seen.service_s
     return PoolMemory(forecast, service_s, last_call_s, memory.wishes)
 
@@ -219,11 +215,5 @@ def _sound(seen: PoolSignals) -> bool:
 def limits_of(bounds: ReplicasConfig) -> PoolLimits:
     """The limits of a pool with these bounds."""
     return PoolLimits(
-        min_replicas=bounds.min,
-        max_replicas=bounds.max,
-        concurrency=bounds.concurrency,
-        headroom=bounds.headroom,
-        warm_up_s=bounds.warm_up_s,
-        hold_s=bounds.hold_s,
-        idle_s=bounds.idle_s,
+        bounds.min, bounds.max, bounds.concurrency, bounds.headroom, bounds.warm_up_s, bounds.hold_s, bounds.idle_s
     )

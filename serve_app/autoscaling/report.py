@@ -9,14 +9,8 @@ from serve_app.autoscaling.comparison import DEFAULT, OURS, QUEUE, RAY_TARGET, C
 from serve_app.errors import missing_extra
 
 _HEAD = (
-    "rule",
-    "large h",
-    "small h",
-    "strong TTFT p50 / p95 / p99 s",
-    "weak TTFT p50 / p95 / p99 s",
-    "goodput %",
-    "shed %",
-    "changes",
+    *("rule", "large h", "small h", "strong TTFT p50 / p95 / p99 s", "weak TTFT p50 / p95 / p99 s"),
+    *("goodput %", "shed %", "changes"),
 )
 
 
@@ -42,32 +36,16 @@ def to_markdown(found: Sequence[Comparison], scenario: Scenario) -> str:
 
 def _savings(found: Sequence[Comparison]) -> str:
     head = (
-        "trace",
-        "ours, large h",
-        "goodput %",
-        "Serve's default, large h",
-        "goodput %",
-        "saved",
-        "swept: hours saved at equal goodput",
-        "swept: TTFT p95 saved at equal hours",
-        "line",
+        *("trace", "ours, large h", "goodput %", "Serve's default, large h", "goodput %", "saved"),
+        *("swept: hours saved at equal goodput", "swept: TTFT p95 saved at equal hours", "line"),
     )
     rows = []
     for c in found:
-        ours, default, s = c.rules[OURS], c.rules[DEFAULT], c.saving
-        rows.append(
-            (
-                c.trace,
-                f"{ours.large_hours:.2f}",
-                f"{100 * ours.goodput:.2f}",
-                f"{default.large_hours:.2f}",
-                f"{100 * default.goodput:.2f}",
-                _percent(c.saved_as_it_comes),
-                f"{_percent(s.hours)}{'*' if s.goodput_out_of_reach else ''}",
-                f"{_percent(s.ttft)}{'†' if s.hours_out_of_reach else ''}",
-                "reached" if s.reached else "not reached",
-            )
-        )
+        s, line = c.saving, "reached" if c.saving.reached else "not reached"
+        both = [f"{x:.2f}" for f in (c.rules[OURS], c.rules[DEFAULT]) for x in (f.large_hours, 100 * f.goodput)]
+        hours = f"{_percent(s.hours)}{'*' if s.goodput_out_of_reach else ''}"
+        ttft = f"{_percent(s.ttft)}{'†' if s.hours_out_of_reach else ''}"
+        rows.append((c.trace, *both, _percent(c.saved_as_it_comes), hours, ttft, line))
     return _table(head, rows)
 
 
@@ -95,16 +73,10 @@ def _figures(c: Comparison) -> str:
 
 
 def _row(name: str, f: RuleFigures) -> tuple[str, ...]:
-    return (
-        name,
-        f"{f.large_hours:.2f}",
-        f"{f.small_hours:.2f}",
-        f"{f.strong_p50_s:.2f} / {f.strong_p95_s:.2f} / {f.strong_p99_s:.2f}",
-        f"{f.weak_p50_s:.2f} / {f.weak_p95_s:.2f} / {f.weak_p99_s:.2f}",
-        f"{100 * f.goodput:.2f}",
-        f"{100 * f.shed:.2f}",
-        f"{f.changes:.0f}",
-    )
+    strong = f"{f.strong_p50_s:.2f} / {f.strong_p95_s:.2f} / {f.strong_p99_s:.2f}"
+    weak = f"{f.weak_p50_s:.2f} / {f.weak_p95_s:.2f} / {f.weak_p99_s:.2f}"
+    shares = (f"{100 * f.goodput:.2f}", f"{100 * f.shed:.2f}")
+    return (name, f"{f.large_hours:.2f}", f"{f.small_hours:.2f}", strong, weak, *shares, f"{f.changes:.0f}")
 
 
 def _trace(c: Comparison) -> dict[str, Any]:

@@ -195,8 +195,7 @@ class OracleRule:
         """Replicas of one pool, within its bounds."""
         start = int(now_s)
         ahead = self._needed[name][start : start + self._ahead_s[name] + 1]
-        need = math.ceil(float(ahead.max()) - 1e-9) if len(ahead) else 0
-        return self.limits[name].clip(need)
+        return self.limits[name].clip(math.ceil(float(ahead.max()) - 1e-9) if len(ahead) else 0)
 
 
 def _open_calls(trace: Trace, rows: NDArray[np.bool_], model: PoolModel) -> NDArray[np.float64]:

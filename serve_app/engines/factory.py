@@ -9,10 +9,7 @@ from serve_app.config.pools import PoolConfig
 from serve_app.engines.base import Engine
 from serve_app.errors import ConfigError, DependencyError
 
-_CLASSES = {
-    "transformers": "serve_app.engines.transformers:HFEngine",
-    "vllm": "serve_app.engines.vllm:VllmEngine",
-}
+_CLASSES = {"transformers": "serve_app.engines.transformers:HFEngine", "vllm": "serve_app.engines.vllm:VllmEngine"}
 """Kind to class; each is called with the id that callers see and the pool's engine settings, path resolved."""
 
 _EXTRAS = {"transformers": "transformers", "vllm": "vllm"}

@@ -31,8 +31,7 @@ def build(folder: Path) -> str:
 def tool() -> list[str] | None:
     """The command that builds a folder; None if there is none."""
     for name, words in (("kustomize", ["build"]), ("kubectl", ["kustomize"])):
-        path = shutil.which(name)
-        if path is not None:
+        if (path := shutil.which(name)) is not None:
             return [path, *words]
     return None
 

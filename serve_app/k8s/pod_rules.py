@@ -102,9 +102,7 @@ def _ports(where: str, ports: list[dict[str, Any]]) -> Iterator[str]:
         if not re.fullmatch(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*", name):
             yield f"{where}: port name {name!r}: at most 15 of a-z, 0-9 and -, with a letter"
     yield from (f"{where}: port name {name!r} is given twice" for name in repeated(names))
-    if {"name": "serve", "containerPort": 8000} not in [
-        {k: p.get(k) for k in ("name", "containerPort")} for p in ports
-    ]:
+    if ("serve", 8000) not in [(p.get("name"), p.get("containerPort")) for p in ports]:
         yield f"{where}: no port serve 8000; network policies and services refer to it by name"
 
 
@@ -138,9 +136,8 @@ def _secrets(where: str, env: list[dict[str, Any]]) -> Iterator[str]:
 
 def _mounts(where: str, spec: dict[str, Any], container: dict[str, Any]) -> Iterator[str]:
     volumes = {volume["name"] for volume in spec.get("volumes", [])}
-    for mount in container.get("volumeMounts", []):
-        if mount["name"] not in volumes:
-            yield f"{where}: volumeMount {mount['name']}: no volume of that name"
+    missing = [mount["name"] for mount in container.get("volumeMounts", []) if mount["name"] not in volumes]
+    yield from (f"{where}: volumeMount {name}: no volume of that name" for name in missing)
 
 
 def _shutdown(where: str, template: dict[str, Any], container: dict[str, Any]) -> Iterator[str]:

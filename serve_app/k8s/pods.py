@@ -88,11 +88,10 @@ def _pods(demands: Iterable[ResourceDemand], room: tuple[float, float]) -> int:
 def _with_gpus(demand: ResourceDemand, most: int) -> WorkerGroup:
     gpus = math.ceil(demand.gpus)
     per_pod = max(int(gpus / demand.gpus + 1e-9), 1)
-    memory = per_pod * (demand.memory_gib or _GIB_PER_GPU * demand.gpus) + _RAY_GIB
     return WorkerGroup(
         name=demand.who.replace("_", "-"),
         cpus=max(math.ceil(per_pod * demand.cpus), 1),
-        memory_gib=math.ceil(memory),
+        memory_gib=math.ceil(per_pod * (demand.memory_gib or _GIB_PER_GPU * demand.gpus) + _RAY_GIB),
         least=math.ceil(demand.replicas / per_pod),
         most=math.ceil(most / per_pod),
         gpus=gpus,

@@ -61,12 +61,11 @@ def render(config: Config, options: RenderOptions, tree: str) -> dict[str, str]:
     if options.overlay == "ha":
         _two_of_everything(inside)
     groups = worker_groups(inside, spread=2 if options.overlay == "ha" else 1)
-    budgets = [_budget(g) for g in groups if g.least]
     files: dict[str, Any] = {
         "kustomization.yaml": [_kustomization(options, tree)],
         "application.yaml": [_application(inside, groups)],
         "config.yaml": [_config_map(inside)],
-        "disruption.yaml": budgets,
+        "disruption.yaml": [_budget(group) for group in groups if group.least],
     }
     header = _HEADER.format(source=options.source)
     return {name: header + yaml.dump_all(docs, Dumper=_Dumper, **_STYLE) for name, docs in files.items()}
@@ -124,10 +123,9 @@ def _tree(config: Config) -> dict[str, Any]:
 def _application(config: Config, groups: list[WorkerGroup]) -> list[dict[str, Any]]:
     """A JSON patch of the base's RayService."""
     head = "/spec/rayClusterConfig/headGroupSpec/template/spec"
-    text = yaml.dump(serve_config(config), Dumper=_Dumper, **_STYLE)
     grace = grace_s(config)
     values = {
-        "/spec/serveConfigV2": text,
+        "/spec/serveConfigV2": yaml.dump(serve_config(config), Dumper=_Dumper, **_STYLE),
         "/spec/rayClusterDeletionDelaySeconds": max(_DELETION_DELAY_S, 2 * grace),
         f"{head}/terminationGracePeriodSeconds": grace,
         f"{head}/containers/0/env": environment(config),

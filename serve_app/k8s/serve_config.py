@@ -146,11 +146,9 @@ class ServeConfig(Node):
 def parse_serve_config(text: str, where: str) -> tuple[ServeConfig | None, list[str]]:
     """The Serve config, or its mistakes as sentences that begin with `where`."""
     try:
-        tree = yaml.load(text, Loader=UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        return ServeConfig.model_validate(yaml.load(text, Loader=UniqueKeyLoader)), []  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as e:
         return None, [f"{where}: not valid YAML: {e}"]
-    try:
-        return ServeConfig.model_validate(tree), []
     except ValidationError as e:
         return None, [sentence(where, err, ServeConfig) for err in e.errors()]
 
@@ -197,8 +195,7 @@ def _addresses(serve: ServeConfig, config: Config) -> Iterator[str]:
 def _secrets(body: dict[str, Any], config: Config) -> Iterator[str]:
     required = {key.env: f"server.keys ({key.name})" for key in config.server.keys}
     for name, pool in config.pools.items():
-        variable = getattr(pool.engine, "api_key_env", None)
-        if variable:
+        if variable := getattr(pool.engine, "api_key_env", None):
             required[variable] = f"pools.{name}.engine.api_key_env"
     for where, _, template in pods_of(body)[1:]:
         missing = [f"{env} of {used}" for env, used in required.items() if env not in variables(template)]

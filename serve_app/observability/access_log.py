@@ -114,8 +114,7 @@ def line(record: RequestRecord, replica: str) -> dict[str, Any]:
             value = getattr(record.decision, attribute)
             fields[key] = value if decimals is None else round(value, decimals)
         usage = record.usage
-        fields["prompt_tokens"] = usage.prompt_tokens
-        fields["completion_tokens"] = usage.completion_tokens
+        fields |= {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
         fields["cost_usd"] = record.cost_usd
     return fields
 

@@ -69,14 +69,11 @@ class StreamCollector(Collector):
 
     def collect(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
         """Counts, shares, agreement with the LLM in audits, alarms of drift, and the way to the Learner."""
-        counts = {
-            key: CounterMetricFamily(f"jethro_stream_{key}", text, labels=_BY_STREAM) for key, text in _COUNTS.items()
-        }
+        counts = {k: CounterMetricFamily(f"jethro_stream_{k}", text, labels=_BY_STREAM) for k, text in _COUNTS.items()}
         drift = CounterMetricFamily("jethro_stream_drift_alarms", "Changes of the LLM's labels", labels=_BY_STREAM)
         share = GaugeMetricFamily("jethro_stream_share", "Share of queries by level", labels=("stream", "level"))
-        agreement = GaugeMetricFamily(
-            "jethro_stream_agreement", "Audited answers that were the LLM's, of late", labels=_BY_STREAM
-        )
+        agreed = "Audited answers that were the LLM's, of late"
+        agreement = GaugeMetricFamily("jethro_stream_agreement", agreed, labels=_BY_STREAM)
         version = GaugeMetricFamily("jethro_stream_version", "Version of the policy in use", labels=_BY_STREAM)
         for stream in self._streams.figures():
             reported, learner = stream.figures, stream.figures["learner"]
@@ -132,12 +129,8 @@ class Recorder:
         self._ttft = cache(histogram("jethro_ttft_seconds", "Arrival to first byte", how, buckets=_LATENCY_S).labels)
         tpot = "Time per output token after the first"
         self._tpot = cache(histogram("jethro_tpot_seconds", tpot, pool, buckets=_TPOT_S).labels)
-        layers = histogram(
-            "jethro_layer_seconds",
-            "Time spent in one layer before the first byte: parse, decide, pool",
-            ("layer",),
-            buckets=(*_DECIDE_S, 10.0, 60.0, 600.0),
-        )
+        layer = "Time spent in one layer before the first byte: parse, decide, pool"
+        layers = histogram("jethro_layer_seconds", layer, ("layer",), buckets=(*_DECIDE_S, 10.0, 60.0, 600.0))
         self._parse, self._decision, self._pool = (layers.labels(x) for x in ("parse", "decide", "pool"))
         decide = "Time of one decision"
         self._decide = cache(histogram("jethro_decision_seconds", decide, router, buckets=_DECIDE_S).labels)
@@ -186,10 +179,8 @@ class Recorder:
             self._latency(record.endpoint, strategy, pool).observe(record.latency_ms / 1e3)
         if record.ttft_ms is not None:
             self._ttft(record.endpoint, strategy, pool).observe(record.ttft_ms / 1e3)
-            if record.stream and record.status == "completed":
-                written = record.usage.completion_tokens
-                if written > 1:
-                    self._tpot(pool).observe((record.latency_ms - record.ttft_ms) / 1e3 / (written - 1))
+            if record.stream and record.status == "completed" and (written := record.usage.completion_tokens) > 1:
+                self._tpot(pool).observe((record.latency_ms - record.ttft_ms) / 1e3 / (written - 1))
 
     def unauthorized(self) -> None:
         """A request was refused for its key."""

@@ -66,9 +66,7 @@ class RequestRecord:
     @property
     def usage_to_show(self) -> Usage | None:
         """The usage of all calls if several took tokens; None: the answer's own usage is complete."""
-        if len(self.steps) < 2 or sum(s.usage.total_tokens > 0 for s in self.steps) < 2:
-            return None
-        return self.usage
+        return self.usage if len(self.steps) > 1 and sum(s.usage.total_tokens > 0 for s in self.steps) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,15 +42,12 @@ class Database:
             with self._engine.begin() as connection:
                 self._check(connection)
             self._connection = self._engine.connect()
-        except OperationalError as e:
+        except (DBAPIError, ConfigError) as e:
             self._engine.dispose()
-            raise ConfigError(f"store.path: {path} cannot be opened ({e.orig}): choose another path") from e
-        except DBAPIError as e:
-            self._engine.dispose()
-            raise ConfigError(f"store.path: {path} is not a SQLite database ({e.orig}): choose another path") from e
-        except ConfigError:
-            self._engine.dispose()
-            raise
+            if isinstance(e, ConfigError):
+                raise
+            what = "cannot be opened" if isinstance(e, OperationalError) else "is not a SQLite database"
+            raise ConfigError(f"store.path: {path} {what} ({e.orig}): choose another path") from e
 
     def write(self, records: Sequence[RequestRecord]) -> None:
         """All of them in one transaction. Raises OperationalError if the file is locked or the disk full."""
@@ -62,9 +59,10 @@ class Database:
         refused: list[NotFound | None] = []
         with self._connection.begin():
             for one, created_s in given:
-                error = None if self._known(one.decision_id) else unknown(one.decision_id)
-                refused.append(error)
-                if error is None:
+                query = select(decisions.c.decision_id).where(decisions.c.decision_id == one.decision_id)
+                known = self._connection.execute(query).first() is not None
+                refused.append(None if known else unknown(one.decision_id))
+                if known:
                     self._connection.execute(insert(feedback).values(**asdict(one), created_s=created_s))
         return refused
 
@@ -98,10 +96,6 @@ class Database:
         self._connection.close()
         self._engine.dispose()
 
-    def _known(self, decision_id: str) -> bool:
-        query = select(decisions.c.decision_id).where(decisions.c.decision_id == decision_id)
-        return self._connection.execute(query).first() is not None
-
     def _check(self, connection: Connection) -> None:
         """Create the tables of a new file, add columns to an older one; refuse foreign files and other versions."""
         application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
@@ -130,9 +124,8 @@ def unknown(decision_id: str) -> NotFound:
 
 
 def _engine(path: str) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{path}", poolclass=NullPool, connect_args={"timeout": _BUSY_S}, hide_parameters=True
-    )
+    waits = {"timeout": _BUSY_S}
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args=waits, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _settings(connection: Any, _: Any) -> None:

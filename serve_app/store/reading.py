@@ -66,8 +66,7 @@ def feedback_rows(path: Path) -> tuple[list[FeedbackRow], dict[str, str]]:
         *(feedback.c[name] for name in ("score", "preferred", "against")),
         *(decisions.c[name] for name in ("prompt_tokens", "completion_tokens", "cost_usd", "latency_ms")),
     ]
-    of_decision = feedback.c.decision_id == decisions.c.decision_id
-    query = select(*columns).join(feedback, of_decision).order_by(feedback.c.id)
+    query = select(*columns).join(feedback, feedback.c.decision_id == decisions.c.decision_id).order_by(feedback.c.id)
     newest = select(decisions.c.pool, decisions.c.model, func.max(decisions.c.created_s)).group_by(decisions.c.pool)
     with open_readonly(path) as connection:
         rows = [FeedbackRow(*row) for row in connection.execute(query)]

@@ -12,7 +12,7 @@ import orjson
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, MetaData, String, Table, Text
 
 from serve_app.store.base import RequestRecord
-from serve_app.types import DECISION_FIELDS, DecisionField
+from serve_app.types import DECISION_FIELDS
 
 VERSION: Final = 2
 """In `PRAGMA user_version`; raised with every change of the tables but a new decision field."""
@@ -27,13 +27,8 @@ _TYPES: Final[Mapping[type, Any]] = {str: String, float: Float, int: Integer, bo
 _ORDER: Final = ("strategy", "pool", "model", "router", "score", "threshold", "reason")
 """The order of the first columns in files of version 2, and so of the stored record's JSON; others follow."""
 
-
-def _columns() -> list[DecisionField]:
-    fields = {f.name: f for f in DECISION_FIELDS if f.attribute != "id"}
-    return [fields.pop(name) for name in _ORDER] + list(fields.values())
-
-
-_FIELDS: Final = _columns()
+_BY_NAME = {f.name: f for f in DECISION_FIELDS if f.attribute != "id"}
+_FIELDS: Final = [_BY_NAME.pop(name) for name in _ORDER] + list(_BY_NAME.values())
 _VALUES: Final = attrgetter(*(f.attribute for f in _FIELDS))
 _AS_JSON: Final = [f.name for f in _FIELDS if f.kind not in _TYPES]
 

@@ -34,8 +34,7 @@ class SqliteStore:
     """Decisions and feedback in one file. `clock` gives unix seconds."""
 
     def __init__(self, config: StoreConfig, *, clock: Callable[[], float] = time.time) -> None:
-        self._config = config
-        self._clock = clock
+        self._config, self._clock = config, clock
         self._records: deque[RequestRecord] = deque()
         self._feedback: deque[tuple[Feedback, float, Future[None]]] = deque()
         self._lookups: deque[tuple[str, Future[dict[str, Any]]]] = deque()
@@ -203,12 +202,11 @@ def _find(database: Database, decision_id: str, found: Future[dict[str, Any]]) -
 
 def _settle(done: Future[Any], value: Any, error: Exception | None) -> None:
     """Set the result or error, unless the future is cancelled."""
-    if not done.set_running_or_notify_cancel():
-        return
-    if error is not None:
-        done.set_exception(error)
-    else:
-        done.set_result(value)
+    if done.set_running_or_notify_cancel():
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(value)
 
 
 def _unavailable() -> PoolUnavailable:

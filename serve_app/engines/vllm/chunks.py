@@ -102,9 +102,7 @@ class ChunkWriter:
         )
 
 
-def _without_stop_token(
-    choice: CompletionOutput,
-) -> tuple[Sequence[int], Sequence[Mapping[int, Logprob] | None]]:
+def _without_stop_token(choice: CompletionOutput) -> tuple[Sequence[int], Sequence[Mapping[int, Logprob] | None]]:
     """Tokens and log-probabilities of the text: the end-of-sequence token, which is no text, is left out."""
     logprobs = choice.logprobs or []
     by_token = choice.finish_reason == "stop" and not isinstance(choice.stop_reason, str)
