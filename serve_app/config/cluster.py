@@ -73,8 +73,7 @@ def misfit(nodes: Sequence[NodeConfig], demands: Sequence[ResourceDemand]) -> st
                 "require less, or add a larger node"
             )
     for what, have in (("cpus", _total(nodes, "cpus")), ("gpus", _total(nodes, "gpus"))):
-        need = sum(d.replicas * getattr(d, what) for d in demands)
-        if need > have + 1e-9:
+        if (need := sum(d.replicas * getattr(d, what) for d in demands)) > have + 1e-9:
             return (
                 f"the least replicas require {need:g} {what} in sum and cluster.nodes have {have:g}: lower the least "
                 "replicas, or add nodes"

@@ -22,11 +22,9 @@ SERVE_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-
 # A cluster of one: Ray gives its node the loopback address, as it does on desktop systems, so that replicas' ports
 # cannot be reached from elsewhere.
 _LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-
 
 _INGRESS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
 """Ports of Gateways, to which HAProxy sends. Serve announces a port to HAProxy before it has bound it: where two

@@ -92,8 +92,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue  # `<<: *anchor`; keys written next to it override those merged in
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
+            if (key := self.construct_object(key_node, deep=True)) in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)

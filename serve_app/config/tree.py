@@ -201,8 +201,7 @@ class Config(Node):
     @field_validator("pools")
     @classmethod
     def _pools(cls, pools: dict[str, PoolConfig]) -> dict[str, PoolConfig]:
-        missing = [name for name in ("small", "large") if name not in pools]
-        if missing:
+        if missing := [name for name in ("small", "large") if name not in pools]:
             raise ValueError(f"pool {' and '.join(missing)} missing: the router chooses between small and large")
         for name in pools:
             if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):

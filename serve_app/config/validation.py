@@ -28,15 +28,12 @@ def _step(node: Any, part: Any) -> list[Any]:
         return [node] if kind is not None and kind.default == part else []
     if typing.get_origin(node) is dict:
         return _flat(typing.get_args(node)[1])
-    if typing.get_origin(node) is tuple:
-        return _flat(typing.get_args(node)[0])
-    return []
+    return _flat(typing.get_args(node)[0]) if typing.get_origin(node) is tuple else []
 
 
 def _flat(annotation: Any) -> list[Any]:
     """The members of a union, Annotated stripped."""
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
+    if (origin := typing.get_origin(annotation)) is typing.Annotated:
         return _flat(typing.get_args(annotation)[0])
     if origin in (dict, tuple):
         return [annotation]

@@ -99,11 +99,7 @@ def _replicas(name: str, pool: PoolConfig) -> dict[str, Any]:
             downscale_delay_s=0.0 if share else bounds.downscale_delay_s,
             policy=AutoscalingPolicy(
                 policy_function=InFlightPolicy,
-                policy_kwargs={
-                    "target_ongoing_requests": bounds.target_ongoing_requests,
-                    "pool": name,
-                    "share": share,
-                },
+                policy_kwargs={"target_ongoing_requests": bounds.target_ongoing_requests, "pool": name, "share": share},
             ),
         )
     }
@@ -118,8 +114,7 @@ def _scaling(**options: Any) -> AutoscalingConfig:
 
 def _scorer(config: Config) -> serve.Application | None:
     """The Scorer, if anybody needs it."""
-    replicas = required_replicas(config)
-    if replicas == 0:
+    if (replicas := required_replicas(config)) == 0:
         return None
     deployment = serve.deployment(
         ScorerReplica,
@@ -137,7 +132,7 @@ def _learner(config: Config) -> serve.Application | None:
     """The Learner, if there may be streams; one, since it owns their state."""
     if not config.streams.enabled:
         return None
-    deployment = serve.deployment(
+    return serve.deployment(
         LearnerReplica,
         name="Learner",
         num_replicas=1,
@@ -146,8 +141,7 @@ def _learner(config: Config) -> serve.Application | None:
         health_check_period_s=2,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=20,
-    )
-    return deployment.bind(config.model_dump(mode="json"))
+    ).bind(config.model_dump(mode="json"))
 
 
 def _actor_options(r: ResourcesConfig) -> dict[str, Any]:

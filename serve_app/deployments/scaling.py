@@ -26,10 +26,7 @@ _EVERY_S = 0.5
 def share_limits(pool: PoolConfig) -> dict[str, float] | None:
     """A pool's limits as keyword arguments of PoolLimits; None unless it is to follow its share."""
     bounds = pool.replicas
-    if bounds.fixed or pool.remote or bounds.policy != "share":
-        return None
-    limits = limits_of(bounds)
-    return asdict(limits)
+    return None if bounds.fixed or pool.remote or bounds.policy != "share" else asdict(limits_of(bounds))
 
 
 def required_replicas(in_flight: float, queued: float, target: float) -> int:
@@ -83,8 +80,7 @@ class SharePolicy:
                 targets[id_] = by_count(context)[0]
         now_s = max((c.current_time for c in shared.values()), default=0.0)
         if shared and (now_s - self._planned_s >= _EVERY_S or set(shared) != set(self._targets)):
-            gateways = next((_newest(c) for c in contexts.values() if c.deployment_name == GATEWAY), {})
-            self._plan(shared, gateways, now_s)
+            self._plan(shared, next((_newest(c) for c in contexts.values() if c.deployment_name == GATEWAY), {}), now_s)
         return targets | {id_: self._targets[id_] for id_ in shared}, {}
 
     def _plan(self, shared: Mapping[Any, Any], gateways: Reports, now_s: float) -> None:
