@@ -69,7 +69,7 @@ class FakeUpstream:
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
     left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a client goes while the server holds."""
+    """Set when a connection has ended: with a script that holds, when the client goes, wherever the script is."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -81,6 +81,7 @@ class FakeUpstream:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
+            self.left.set()
             writer.close()
 
     async def _do(self, step: Step, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,7 +90,6 @@ class FakeUpstream:
             raise ConnectionResetError
         if step is Hold:
             await reader.read()
-            self.left.set()
             raise ConnectionResetError
         if step is Pause:
             await asyncio.sleep(0.05)
