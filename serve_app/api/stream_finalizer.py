@@ -48,7 +48,7 @@ class StreamFinalizer:
 
     def _event(self, body: bytes, event: dict[str, Any]) -> bytes:
         """The bytes of an event to send at once; empty if it is held back."""
-        if event.get("error") is not None:
+        if event.get("error"):
             raise _error(event["error"])
         choices, usage = event.get("choices"), event.get("usage")
         if usage:

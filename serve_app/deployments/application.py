@@ -94,7 +94,7 @@ def _replicas(name: str, pool: PoolConfig) -> dict[str, Any]:
             min_replicas=bounds.min,
             initial_replicas=max(bounds.min, 1),
             max_replicas=bounds.max,
-            # the share policy has its own patience
+            # the share policy has its own delays
             upscale_delay_s=0.0 if share else bounds.upscale_delay_s,
             downscale_delay_s=0.0 if share else bounds.downscale_delay_s,
             policy=AutoscalingPolicy(
@@ -113,7 +113,7 @@ def _scaling(**options: Any) -> AutoscalingConfig:
 
 
 def _scorer(config: Config) -> serve.Application | None:
-    """The Scorer, if anybody needs it."""
+    """The Scorer, if a router needs it."""
     if (replicas := required_replicas(config)) == 0:
         return None
     deployment = serve.deployment(

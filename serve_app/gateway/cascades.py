@@ -50,6 +50,7 @@ def load_cascades(
     if whole is None:
         missing[CASCADE] = f"No cascade is fitted for these pools: {_REMEDY} cascade.chain."
     else:
+        whole = replace(whole, probe_tokens=None)  # whole answers are checked, whatever the chain was fitted on
         whole = with_prior_limits(whole) if config.skip_hopeless else whole
         strategy = CascadeStrategy("cascade", whole, pools, prior, latency)
         line = f"{_names(whole)}: an answer of low confidence is replaced by the next model's"

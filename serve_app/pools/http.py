@@ -23,7 +23,6 @@ from serve_app.wire.frames import Answer, Call, Frame
 from serve_app.wire.requests import query_to_openai
 
 _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
-_MOST_BACKOFF_S = 2.0
 
 T = TypeVar("T")
 

@@ -103,7 +103,7 @@ class Registry:
         return text[0], threshold
 
     def default(self) -> str | None:
-        """The name that serves where the config names none; None by default."""
+        """The name that serves where the config names none; None if none was chosen."""
         return _read(self.folder / "default")
 
     def load(self, name: str, version: str | None = None, *, remote: Collection[Placement] = ()) -> Registered:

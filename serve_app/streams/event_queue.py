@@ -19,7 +19,7 @@ T = TypeVar("T")
 async def call_learner(call: Coroutine[Any, Any, T], limit_s: float) -> T:
     """The result of a call of LearnerPort. Raises TimeoutError, or any error of a Learner that is away.
 
-    A cancelled caller does not cancel the task that waits for the Learner (see `reply`).
+    A call that ends with the Learner's replica does not cancel the calling task (see `replica_reply`).
     """
     async with asyncio.timeout(limit_s):
         return await replica_reply(call)

@@ -33,7 +33,7 @@ def spec_to_json(spec: StreamSpec) -> dict[str, Any]:
 
 
 def spec_from_json(spec: Mapping[str, Any]) -> StreamSpec:
-    """The inverse of `spec_to_json`; fields with a default may be missing. `fixes` is `fixes` in JSON."""
+    """The inverse of `spec_to_json`; fields with a default may be missing. `fixes` has its older name in JSON."""
     values = {"fixes" if key == "mends" else key: value for key, value in spec.items()}
     return StreamSpec(**{**values, "labels": tuple(spec["labels"]), "levels": tuple(spec["levels"])})
 

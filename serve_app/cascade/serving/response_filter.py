@@ -12,7 +12,6 @@ import orjson
 
 from serve_app.cascade.base import Needs
 from serve_app.cascade.serving.stages import StageResult
-from serve_app.errors import UpstreamError
 from serve_app.types import Query
 from serve_app.wire.answers import whole_answer
 from serve_app.wire.frames import Answer, Frame, usage_from_openai
@@ -57,11 +56,7 @@ class ResponseFilter:
             data = self._quick.sub(_NONE, frame.data)
             if _LEFT.search(data) is None:
                 return Frame(data)
-        try:
-            events = frame.events
-        except orjson.JSONDecodeError as e:
-            raise UpstreamError("the model sent an event that is not JSON") from e
-        return Frame(b"".join(b"data: " + orjson.dumps(self._trimmed(event)) + b"\n\n" for event in events))
+        return Frame(b"".join(b"data: " + orjson.dumps(self._trimmed(event)) + b"\n\n" for event in frame.events))
 
     def _trimmed(self, body: dict[str, Any]) -> dict[str, Any]:
         choices = [{**c, "logprobs": self._of(c.get("logprobs"))} for c in body.get("choices") or ()]

@@ -28,7 +28,7 @@ class StreamSpec:
     `explore_floor`: lower bound of beta, `audit_share`: share of queries that go straight to the LLM whatever the
     levels decide. `fixes` names what departs from the released code, each switchable. `horizon`: queries over which
     `llm_share` is kept as a whole: early labels are borrowed from later queries of it, then paid back. `params`:
-    hyper-parameters that are not the defaults, by the names of `settings.Settings` ("encoder.cost", "front_load").
+    hyper-parameters that are not the defaults, by the names of `LearnerSettings` ("encoder.cost", "front_load").
     """
 
     name: str
