@@ -178,7 +178,7 @@ def word_shapes(word: str, tokens: Sequence[str]) -> list[str]:
     ]
     for letter in tokens:
         if len(letter) == 1 and letter != "a" and letter.isalpha():
-            shapes.append("asked" + f":{min(len(word), 12)}.{min(word.count(letter), 8)}")
+            shapes.append("asked" + f":{min(len(word), 12)}.{min(word.count(letter), 8)}")  # saved routers name it so
             break
     return shapes
 
