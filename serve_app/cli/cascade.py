@@ -220,11 +220,11 @@ def evaluate(
     recorded = _recorded(data, split)
     if fitted.data.get("digest") == recorded.digest() and not force:
         raise ConfigError(f"{data}: {folder} was fitted on these answers; give others, or --force")
-    walk = replay_of(fitted.chain, recorded)
-    found = held_out_of(fitted.chain, walk)
+    replay = replay_of(fitted.chain, recorded)
+    found = held_out_of(fitted.chain, replay)
     _say_figures(expected(found, recorded, found.models))
-    for judged in signal_qualities(fitted.chain, walk):
-        typer.echo(f"  {judged.pool}: AUC {judged.auc:.3f}, calibration error {judged.calibration_error:.3f}")
+    for level in signal_qualities(fitted.chain, replay):
+        typer.echo(f"  {level.pool}: AUC {level.auc:.3f}, calibration error {level.calibration_error:.3f}")
 
 
 @group.command()

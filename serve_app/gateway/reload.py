@@ -88,7 +88,7 @@ class Reloader:
         if served is None or served.watch is None or expected is None:
             return
         if str(record.get("policy_version")).partition("@")[0] == served.version:
-            served.watch.judged(str(record["pool"]), float(expected), score)
+            served.watch.feedback(str(record["pool"]), float(expected), score)
 
     def digest(self) -> None:
         """Update the drift statistics; call it in a thread."""

@@ -29,7 +29,7 @@ from serve_app.types import Query
 WINDOW: Final = 1000
 """Live queries that count; older ones are forgotten."""
 MIN_QUERIES: Final = 200
-MIN_JUDGED: Final = 100
+MIN_FEEDBACK: Final = 100
 """Below these counts no alarm is raised."""
 PSI_LEVEL: Final = 0.1
 """Below 0.1 a shift is held to be small, above 0.25 large: the usual rule for the index."""

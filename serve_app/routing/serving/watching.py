@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from serve_app.decision.threshold import Calibration
 from serve_app.routing.drift import (
-    MIN_JUDGED,
+    MIN_FEEDBACK,
     MIN_QUERIES,
     Alarm,
     DriftReading,
@@ -30,7 +30,7 @@ _QUEUED: Final = 500
 """Queries queued between two digests; of more, the newest count."""
 _STEP: Final = 50
 """New queries between two looks, so that looks are not of the same data."""
-_JUDGED_STEP: Final = 10
+_FEEDBACK_STEP: Final = 10
 _BUDGET_S: Final = 0.02
 """Longest digest at a time: it holds the interpreter lock, which the event loop needs."""
 
@@ -61,8 +61,8 @@ class RouterWatch:
         self._vector = vector
         self._outcomes: dict[str, OutcomeDrift] = {}
         self._queued: deque[tuple[Query, float]] = deque(maxlen=_QUEUED)
-        self._judged: deque[tuple[str, float, float]] = deque(maxlen=_QUEUED)
-        self._new = self._new_judged = 0
+        self._feedback: deque[tuple[str, float, float]] = deque(maxlen=_QUEUED)
+        self._new = self._new_feedback = 0
         self.alarms: dict[str, Alarm] = {}
 
     def set_threshold(self, threshold: float) -> None:
@@ -75,9 +75,9 @@ class RouterWatch:
         """A query was routed by this score."""
         self._queued.append((query, score))
 
-    def judged(self, pool: str, expected: float, observed: float) -> None:
+    def feedback(self, pool: str, expected: float, observed: float) -> None:
         """Feedback on a pool's answer, with the quality expected at its score; both in [0, 1]."""
-        self._judged.append((pool, expected, observed))
+        self._feedback.append((pool, expected, observed))
 
     def digest(self) -> None:
         """Update the statistics, and log alarms that begin or end."""
@@ -93,10 +93,10 @@ class RouterWatch:
                 if vector is not None:
                     self._vectors.add(vector)
             self._new += 1
-        while self._judged:
-            pool, expected, observed = self._judged.popleft()
+        while self._feedback:
+            pool, expected, observed = self._feedback.popleft()
             self._outcomes.setdefault(pool, OutcomeDrift()).add(expected, observed)
-            self._new_judged += 1
+            self._new_feedback += 1
         self._look()
 
     def state(self) -> Mapping[str, Mapping[str, Any]]:
@@ -119,10 +119,10 @@ class RouterWatch:
                 self._take("inputs", self._inputs.reading(), MIN_QUERIES)
             if self._vectors is not None:
                 self._take("vectors", self._vectors.reading(), MIN_QUERIES)
-        if self._new_judged >= _JUDGED_STEP:
-            self._new_judged = 0
+        if self._new_feedback >= _FEEDBACK_STEP:
+            self._new_feedback = 0
             for pool, outcomes in self._outcomes.items():
-                self._take(f"quality_{pool}", outcomes.reading(), MIN_JUDGED)
+                self._take(f"quality_{pool}", outcomes.reading(), MIN_FEEDBACK)
 
     def _take(self, name: str, reading: DriftReading, least: int) -> None:
         if reading.n < least:

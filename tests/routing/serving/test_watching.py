@@ -83,5 +83,5 @@ def test_memory_is_bounded_also_if_nobody_digests() -> None:
     watched = watch(np.random.default_rng(0))
     for query in prompts(2000, 2):
         watched.observe(query, 0.5)
-        watched.judged("small", 0.5, 1.0)
-    assert len(watched._queued) == len(watched._judged) == 500
+        watched.feedback("small", 0.5, 1.0)
+    assert len(watched._queued) == len(watched._feedback) == 500

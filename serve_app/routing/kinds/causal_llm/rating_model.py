@@ -233,10 +233,10 @@ def train_ratings(
             optimizer.step()
             course.step()
             learned += float(loss.detach()) * len(at)
-        judged = _mean_loss(model, rows, targets, outside, recipe.batch)
-        report(f"epoch {epoch} of {recipe.epochs}: loss {learned / len(inside):.4f}, held back {judged:.4f}")
-        if not judged >= best_loss:  # nan, nothing held back: the last one
-            best_loss, best_epoch = judged, epoch
+        outside_loss = _mean_loss(model, rows, targets, outside, recipe.batch)
+        report(f"epoch {epoch} of {recipe.epochs}: loss {learned / len(inside):.4f}, held back {outside_loss:.4f}")
+        if not outside_loss >= best_loss:  # nan, nothing held back: the last one
+            best_loss, best_epoch = outside_loss, epoch
             best = {name: tensor.detach().clone() for name, tensor in model.model.state_dict().items()}
         elif epoch - best_epoch >= _PATIENCE:
             break

@@ -111,23 +111,23 @@ def train_factors(
 
     dice = torch.Generator().manual_seed(seed)
     net = _Net(embeddings.shape[1], models, recipe.dimensions, dice)
-    learn, judge = _split(battles, recipe.held_back, seed)
-    rows, held_back = _tensors(learn), _tensors(judge)
+    learn, others = _split(battles, recipe.held_back, seed)
+    rows, held_back = _tensors(learn), _tensors(others)
     prompts = torch.from_numpy(np.ascontiguousarray(embeddings))
     optimizer = torch.optim.Adam(net.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     best, best_loss, best_epoch = net, float("inf"), 0
     most = recipe.most_epochs(len(learn))
     for epoch in range(1, most + 1):
         mean = _one_epoch(net, optimizer, prompts, rows, (recipe, dice))
-        if len(judge) == 0:
+        if len(others) == 0:
             report(f"epoch {epoch}: loss {mean:.4f}")
             best, best_epoch = net, epoch
             continue
         with torch.no_grad():
-            judged = float(net.loss(prompts[held_back[0]], held_back))
-        report(f"epoch {epoch}: loss {mean:.4f}, on held-back battles {judged:.4f}")
-        if judged < best_loss:
-            best, best_loss, best_epoch = deepcopy(net), judged, epoch
+            loss = float(net.loss(prompts[held_back[0]], held_back))
+        report(f"epoch {epoch}: loss {mean:.4f}, on held-back battles {loss:.4f}")
+        if loss < best_loss:
+            best, best_loss, best_epoch = deepcopy(net), loss, epoch
         if epoch - best_epoch >= recipe.patience * most:
             break
     return best.factors(), best_epoch
@@ -198,10 +198,10 @@ def _split(battles: Battles, share: float, seed: int) -> tuple[Battles, Battles]
     """Battles to learn from and battles held back; all battles of a prompt are in one part."""
     prompts = np.unique(battles.prompt)
     picked = np.random.default_rng(seed).permutation(prompts)[: round(share * len(prompts))]
-    judge = np.isin(battles.prompt, picked)
-    if judge.sum() < _FEWEST_HELD_BACK or judge.all():
-        judge[:] = False
-    return battles.take(~judge), battles.take(judge)
+    held_back = np.isin(battles.prompt, picked)
+    if held_back.sum() < _FEWEST_HELD_BACK or held_back.all():
+        held_back[:] = False
+    return battles.take(~held_back), battles.take(held_back)
 
 
 def _tensors(battles: Battles) -> list["torch.Tensor"]:
