@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM
 
+from serve_app.lab.batches import RoundShape
 from serve_app.lab.build import CHECKPOINTS, build, export
 from serve_app.lab.model import SIZES, ModelSize, new_model
-from serve_app.lab.train import TrainingProgress
+from serve_app.lab.train import TrainingProgress, TrainSettings
 
 MICRO = ModelSize("micro", hidden=32, layers=1, intermediate=32, train_tokens=1)
 
 
+SHORT = partial(TrainSettings, shape=RoundShape(examples=384), held_out=65)
+"""A round and an evaluation of a few queries only."""
+
+
 def test_build_writes_a_model_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "micro", MICRO)
+    monkeypatch.setattr("serve_app.lab.build.TrainSettings", SHORT)
     lines: list[str] = []
     build(tmp_path, seed=1, models=("micro",), report=lines.append)
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "micro")

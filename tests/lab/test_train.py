@@ -38,7 +38,7 @@ def losses(lines: list[str]) -> list[float]:
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     lines: list[str] = []
-    train(MICRO, settings(12 * ROUND_TOKENS), tmp_path, lines.append)
+    train(MICRO, settings(7 * ROUND_TOKENS), tmp_path, lines.append)
     values = losses(lines)
     assert len(values) >= 3
     assert values[-1] < 0.8 * values[0]
@@ -152,7 +152,7 @@ def test_mixed_precision_trains_as_float32_does(tmp_path: Path) -> None:
     """Same data, same steps: losses stay close over many steps, so no stale weights are used."""
     runs: dict[bool, list[str]] = {False: [], True: []}
     for bfloat16, lines in runs.items():
-        budget = replace(settings(6 * ROUND_TOKENS), bfloat16=bfloat16)
+        budget = replace(settings(4 * ROUND_TOKENS), bfloat16=bfloat16)
         train(MICRO, budget, tmp_path / str(bfloat16), lines.append)
     exact, rounded = losses(runs[False]), losses(runs[True])
     assert exact[-1] < 0.9 * exact[0]

@@ -260,7 +260,7 @@ def test_writers_and_readers_at_once_see_whole_versions(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as readers:
         reading = [readers.submit(read) for _ in range(2)]
-        for turn in range(100):
+        for turn in range(40):
             registry.use("mine", sorted(known)[turn % 4])
             known.add(register(registry, 10 + turn % 5))
         over.set()

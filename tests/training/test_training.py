@@ -14,6 +14,7 @@ from serve_app.errors import ConfigError, DataError
 from serve_app.routing.registry import KINDS, Registry
 from serve_app.training.artefacts import learned_from, open_router, unlearned
 from serve_app.training.training import (
+    Trained,
     TrainingRun,
     changed_libraries,
     data_digest,
@@ -39,6 +40,12 @@ def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     return sums(300, seed=1)
+
+
+@pytest.fixture(scope="module")
+def complexity(dataset: Dataset) -> Trained:
+    """A run of the complexity router, to be registered."""
+    return train(run("complexity"), dataset)
 
 
 def run(kind: str = "length", **given: object) -> TrainingRun:
@@ -122,7 +129,7 @@ def test_an_artefact_tells_how_it_came_about_and_what_it_learned_from(dataset: D
 
 def test_the_same_run_gives_the_same_version(dataset: Dataset, tmp_path: Path) -> None:
     registry = Registry(tmp_path)
-    spec = run("complexity", folds=3, seed=5)
+    spec = run("complexity", folds=2, seed=5)
     first = register(train(spec, dataset), dataset, registry, "mine")
     again = TrainingRun.read(registry.path("mine", first) / "run.json")
     assert register(train(again, dataset), dataset, registry, "mine") == first
@@ -131,10 +138,10 @@ def test_the_same_run_gives_the_same_version(dataset: Dataset, tmp_path: Path) -
 
 
 def test_calibrating_makes_a_version_with_the_same_router_and_another_threshold(
-    dataset: Dataset, tmp_path: Path
+    dataset: Dataset, complexity: Trained, tmp_path: Path
 ) -> None:
     registry = Registry(tmp_path)
-    first = register(train(run("complexity"), dataset), dataset, registry, "mine")
+    first = register(complexity, dataset, registry, "mine")
     fresh = unlearned(open_router(registry, "mine"), sums(400, seed=8), "fresh", True, print)
     version = recalibrate(open_router(registry, "mine"), fresh, Target.parse("strong-share=0.2"), None, registry)
     assert registry.current("mine") == first and version != first
@@ -148,9 +155,9 @@ def test_calibrating_makes_a_version_with_the_same_router_and_another_threshold(
         unlearned(open_router(registry, f"mine@{version}"), fresh, "fresh", False, print)
 
 
-def test_a_calibration_may_promise(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_calibration_may_promise(dataset: Dataset, complexity: Trained, tmp_path: Path) -> None:
     registry = Registry(tmp_path)
-    register(train(run("complexity"), dataset), dataset, registry, "mine")
+    register(complexity, dataset, registry, "mine")
     fresh = unlearned(open_router(registry, "mine"), sums(600, seed=8), "fresh", True, print)
     target = Target.parse("quality-drop=0.1")
     version = recalibrate(open_router(registry, "mine"), fresh, target, Guarantee("ltt", 0.1), registry)

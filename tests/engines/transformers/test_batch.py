@@ -48,7 +48,7 @@ def prompt(rng) -> list[int]:
 def test_rows_that_come_and_go_say_what_they_would_say_alone(model):
     rng, batch = random.Random(1), Batch(model)
     said: dict = {}
-    for _ in range(60):
+    for _ in range(36):
         if len(batch.sequences) < 6 and rng.random() < 0.6:
             joiners = [s for _ in range(rng.randint(1, 3)) for s in request(prompt(rng), n=rng.randint(1, 2)).sequences]
             for sequence, token, _ in batch.prefill(joiners):
@@ -57,7 +57,7 @@ def test_rows_that_come_and_go_say_what_they_would_say_alone(model):
             for sequence, token, _ in batch.decode():
                 said[sequence].append(token)
             batch.leave([i for i in range(len(batch.sequences)) if rng.random() < 0.15])
-    assert len(said) > 30
+    assert len(said) > 15
     for sequence, tokens in said.items():
         assert tokens == naive(model, sequence.request.prompt_ids, len(tokens))
 

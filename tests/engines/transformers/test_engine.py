@@ -11,7 +11,7 @@ from serve_app.lab import models_dir
 from serve_app.types import Message, Query, Sampling
 from tests.models import save_random_model, settings_for
 
-PROMPTS = [f"what is {i} {'+-*'[i % 3]} {i * 7 % 31}?{' please' * (i % 6)}" for i in range(50)]
+PROMPTS = [f"what is {i} {'+-*'[i % 3]} {i * 7 % 31}?{' please' * (i % 6)}" for i in range(24)]
 
 
 @pytest.fixture(scope="module")

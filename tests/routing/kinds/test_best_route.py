@@ -117,7 +117,7 @@ def test_best_of_n_gives_more_quality_for_the_cost_than_one_answer_can(fitted: B
 
 
 def test_a_third_pool_brings_candidates_of_its_own() -> None:
-    data = chances(200, seed=3, samples=2)[0]
+    data = chances(120, seed=3, samples=2)[0]
     router = BestRouteRouter(samples=2).fit(data)
     assert {c.pool for c in router.candidates_} == {"tiny", "small"}
     assert any(c.pool == "tiny" for c in router.choose(data.queries, 0.6, PRICES))

@@ -40,7 +40,7 @@ def chances(n: int, seed: int, samples: int = 1) -> Drawn:
 
 @pytest.fixture(scope="module")
 def unseen() -> Drawn:
-    return chances(1_000, seed=2)
+    return chances(500, seed=2)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def fitted() -> EstimatorRouter:
 def test_an_estimate_has_a_column_for_every_pool(fitted: EstimatorRouter, unseen: Drawn) -> None:
     data, truth = unseen
     estimate = fitted.estimate(data.queries)
-    assert estimate.pools == ("tiny", "small", "large") and estimate.quality.shape == (1_000, 3)
+    assert estimate.pools == ("tiny", "small", "large") and estimate.quality.shape == (500, 3)
     for j, pool in enumerate(estimate.pools):
         assert np.abs(estimate.quality[:, j] - truth[pool]).mean() < 0.08
     assert (estimate.std > 0).all()
@@ -110,7 +110,7 @@ def test_an_explanation_adds_up_to_the_score(fitted: EstimatorRouter) -> None:
 
 
 def test_quality_beyond_one_keeps_its_unit() -> None:
-    data, truth = chances(500, seed=8)
+    data, truth = chances(300, seed=8)
     pools = {p: replace(a, quality=a.quality * 10 - 12) for p, a in data.pools.items()}
     estimate = EstimatorRouter().fit(replace(data, pools=pools)).estimate(data.queries)
     assert np.abs(estimate.quality[:, 1] - (truth["small"] * 10 - 12)).mean() < 0.8

@@ -21,7 +21,7 @@ def world(n: int, seed: int) -> tuple[list[str], np.ndarray]:
 
 
 def test_it_learns_and_repeats_itself() -> None:
-    questions, ratings = world(200, seed=1)
+    questions, ratings = world(120, seed=1)
     unseen, truth = world(60, seed=2)
     lines: list[str] = []
     first, again = RatingModel(models_dir() / "tiny"), RatingModel(models_dir() / "tiny")

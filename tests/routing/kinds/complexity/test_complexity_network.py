@@ -14,7 +14,7 @@ from serve_app.routing.registry import artefacts_dir
 from serve_app.types import Message, Query
 from tests.data.samples import sums
 
-DATA = sums(400, seed=1)
+DATA = sums(200, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_follow_up_is_scored_with_its_conversation(model: str) -> None:
 
 def _conversations() -> Dataset:
     """Sums, of which those asked after another are hard for the weak model whatever their size."""
-    data = sums(400, seed=3)
+    data = sums(200, seed=3)
     before = (Message("user", "what is 1 + 2?"), Message("assistant", "3"))
     later = np.arange(len(data)) % 2 == 1
     queries = tuple(Query((*before, *q.messages)) if asked else q for q, asked in zip(data.queries, later, strict=True))

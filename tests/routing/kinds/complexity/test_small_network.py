@@ -17,8 +17,8 @@ def rows(n: int, seed: int) -> tuple[list[dict[str, float]], np.ndarray]:
 
 @pytest.fixture(scope="module")
 def network() -> SmallNetwork:
-    made, outcomes = rows(2_000, 0)
-    return fit_network(made, DENSE, NAMED, outcomes, np.arange(2_000) % 5)
+    made, outcomes = rows(800, 0)
+    return fit_network(made, DENSE, NAMED, outcomes, np.arange(800) % 5)
 
 
 def test_it_learns_what_a_line_cannot(network: SmallNetwork) -> None:
@@ -37,9 +37,9 @@ def test_contributions_add_up(network: SmallNetwork) -> None:
 
 
 def test_soft_labels_are_probabilities() -> None:
-    made, outcomes = rows(2_000, 2)
+    made, outcomes = rows(800, 2)
     soft = 0.25 + 0.5 * outcomes
-    network = fit_network(made, DENSE, NAMED, soft, np.arange(2_000) % 5)
+    network = fit_network(made, DENSE, NAMED, soft, np.arange(800) % 5)
     place = network.places()
     said = np.array([1 / (1 + np.exp(-network.log_odds(row, place))) for row in made])
     assert np.abs(said - soft).mean() < 0.08

@@ -30,12 +30,12 @@ def test_few_vectors_are_searched_exactly() -> None:
 
 
 def test_many_vectors_are_found_without_scanning_all() -> None:
-    vectors = clustered(20_000, seed=3)
+    vectors = clustered(9_000, seed=3)
     index = Neighbours.fit(vectors, 50)
-    queries = clustered(200, seed=4)
+    queries = clustered(100, seed=4)
     found = [index.search(q, 50) for q in queries]
     assert recall([at for at, _ in found], [exact(vectors, q, 50) for q in queries]) >= 0.97
-    assert 0 < index.visited < 0.3 * 4 * np.sqrt(20_000)
+    assert 0 < index.visited < 0.3 * 4 * np.sqrt(9_000)
     for query, (at, similar) in zip(queries, found, strict=True):
         np.testing.assert_allclose(similar, vectors[at] @ query, atol=1e-6)
         assert (np.diff(similar) <= 0).all()

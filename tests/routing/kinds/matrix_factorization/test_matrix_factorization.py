@@ -15,12 +15,12 @@ from tests.data.samples import sums
 
 
 def router(**changed: object) -> MatrixFactorizationRouter:
-    return MatrixFactorizationRouter(**{"least_steps": 300, "epochs": 10, **changed})  # type: ignore[arg-type]
+    return MatrixFactorizationRouter(**{"least_steps": 150, "epochs": 10, **changed})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return sums(200, seed=1)
+    return sums(120, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_explanation_adds_up_to_the_score(fitted: MatrixFactorizationRouter, dat
 
 
 def test_params_make_the_same_router(dataset: Dataset) -> None:
-    made = router(seed=3, ties="drop", margin=0.1, dimensions=8)
+    made = router(seed=3, ties="drop", margin=0.1, dimensions=8, least_steps=40)
     again = MatrixFactorizationRouter(**made.params)
     assert again.params == made.params
     assert (
@@ -51,7 +51,7 @@ def test_battles_among_other_models_are_learned_from(dataset: Dataset) -> None:
     unscored = {name: replace(p, quality=np.full((n, 1), np.nan)) for name, p in dataset.pools.items()}
     battles = Preferences(dataset.queries, ("m-large",) * n, ("m-small",) * n, np.where(hard, 0.0, 1.0))
     more = Preferences(dataset.queries, ("other",) * n, ("m-small",) * n, np.zeros(n))
-    found = router(learning_rate=2e-3).fit(replace(dataset, pools=unscored, preferences=battles.plus(more)))
+    found = router(learning_rate=4e-3).fit(replace(dataset, pools=unscored, preferences=battles.plus(more)))
     assert found.models_ == ("m-large", "m-small", "other") and found.pair_ == ("m-small", "m-large")
     scores = found.score(dataset.queries)
     assert scores[~hard].mean() > scores[hard].mean() + 0.3
@@ -59,7 +59,7 @@ def test_battles_among_other_models_are_learned_from(dataset: Dataset) -> None:
 
 def test_ties_count_as_they_are_told_to(dataset: Dataset) -> None:
     rates = {
-        ties: router(ties=ties, learning_rate=2e-3).fit(dataset).score(dataset.queries)
+        ties: router(ties=ties, learning_rate=4e-3).fit(dataset).score(dataset.queries)
         for ties in ("weak", "half", "drop")
     }
     easy = dataset.strong_win_rate() == 0.0  # both right: a tie
