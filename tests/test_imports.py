@@ -77,14 +77,19 @@ def room_of(module: str) -> str:
     return module.partition(".")[2].partition(".")[0]
 
 
-def walk(node: ast.AST, at_import: bool = True) -> Iterator[tuple[ast.stmt, bool]]:
-    """Import statements; those for type checkers are left out of nothing but `at_import`."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import | ast.ImportFrom):
-            yield child, at_import
-        inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
-        yield from walk(child, at_import and not inside and not typing_only)
+def walk(node: ast.AST, at_import: bool = True) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Import statements; those for type checkers are left out of nothing but `at_import`.
+
+    Follows statements only: expressions, most of a tree, hold no imports.
+    """
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, field, ()):
+            if isinstance(child, ast.Import | ast.ImportFrom):
+                yield child, at_import
+                continue
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+            yield from walk(child, at_import and not inside and not typing_only)
 
 
 ON_DEMAND = re.compile(r"serve_app(?:\.\w+)+:\w+")
@@ -94,7 +99,8 @@ def imports_of(path: Path, root: Path = ROOT) -> list[Import]:
     """Every import of a file: statements, relative ones resolved, and strings of the form `module:name`."""
     name = path.relative_to(root).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    tree = ast.parse(path.read_text("utf-8"))
+    text = path.read_text("utf-8")
+    tree = ast.parse(text)
     found = []
     for node, at_import in walk(tree):
         if isinstance(node, ast.Import):
@@ -105,7 +111,7 @@ def imports_of(path: Path, root: Path = ROOT) -> list[Import]:
             ours = base.split(".")[0] == "serve_app"
             modules = [f"{base}.{alias.name}" for alias in node.names] if ours else [base]
         found += [Import(str(path.relative_to(root)), node.lineno, name, m, at_import) for m in modules]
-    for node in ast.walk(tree):
+    for node in ast.walk(tree) if re.search("[\"']serve_app", text) else ():
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and ON_DEMAND.fullmatch(node.value):
             module = node.value.partition(":")[0]
             found.append(Import(str(path.relative_to(root)), node.lineno, name, module, at_import=False))
@@ -193,17 +199,20 @@ def test_what_is_imported_is_declared():
     assert {name for name in found if names.get(name, name) not in declared} == set()
 
 
+ENVIRONMENT = ("environ", "getenv", "putenv")
+
+
 def test_the_environment_is_touched_in_config_alone():
     """Reads anywhere else hide a setting."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         where = path.relative_to(PACKAGE).as_posix()
-        if where.startswith("config/"):
+        text = path.read_text("utf-8")
+        if where.startswith("config/") or not any(name in text for name in ENVIRONMENT):
             continue
-        tree = ast.parse(path.read_text("utf-8"))
-        for node in ast.walk(tree):
-            named = isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv", "putenv")
-            direct = isinstance(node, ast.alias) and node.name in ("environ", "getenv", "putenv")
+        for node in ast.walk(ast.parse(text)):
+            named = isinstance(node, ast.Attribute) and node.attr in ENVIRONMENT
+            direct = isinstance(node, ast.alias) and node.name in ENVIRONMENT
             if named or direct:
                 found.append(f"{where}:{node.lineno}")
     assert found == []

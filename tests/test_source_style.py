@@ -3,6 +3,9 @@
 import ast
 import re
 import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,9 +44,45 @@ def tracked(*suffixes: str) -> list[Path]:
     return sorted(p for p in paths if p.is_file() and (not suffixes or p.suffix in suffixes))
 
 
-def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+@cache
+def text_of(path: Path) -> str:
+    return path.read_text("utf-8", errors="replace")
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all statements within it; expressions, most of a tree, hold none and are left out."""
+    yield node
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in () if isinstance(node, ast.expr) else getattr(node, field, ()):
+            yield from statements(child)
+
+
+@dataclass(frozen=True)
+class Module:
+    """What the measures need of one file, so that each file is parsed once and its tree is not kept."""
+
+    docstring: str | None
+    classes: list[str]
+    functions: list[tuple[str, int, int, ast.arguments]]
+    """Name, first and last line, arguments."""
+    imported: set[str]
+    """Modules and names that the file imports, dotted."""
+
+
+@cache
+def module_of(path: Path) -> Module:
     tree = ast.parse(path.read_text("utf-8"))
-    return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    found = Module(ast.get_docstring(tree), [], [], set())
+    for node in statements(tree):
+        if isinstance(node, ast.ClassDef):
+            found.classes.append(node.name)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.functions.append((node.name, node.lineno, node.end_lineno or node.lineno, node.args))
+        elif isinstance(node, ast.Import):
+            found.imported.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.imported.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
 
 
 def name_of(path: Path) -> str:
@@ -59,33 +98,32 @@ def test_there_is_source_to_measure():
 
 
 def test_files_are_short():
-    lengths = {name_of(p): len(p.read_text("utf-8").splitlines()) for p in PYTHON}
+    lengths = {name_of(p): len(text_of(p).splitlines()) for p in PYTHON}
     assert {name: n for name, n in lengths.items() if n > MAX_FILE_LINES} == {}
 
 
 def test_files_are_no_fragments():
     """Contracts (`base.py`), doors (`__init__.py`) and the ground floor (beside the package's door) may be short."""
     served = [p for p in PYTHON if name_of(p).startswith("serve_app/") and p.name not in ("base.py", "__init__.py")]
-    short = {name_of(p) for p in served if len(p.read_text("utf-8").splitlines()) < 40 and p.parent.name != "serve_app"}
+    short = {name_of(p) for p in served if len(text_of(p).splitlines()) < 40 and p.parent.name != "serve_app"}
     assert short == {"serve_app/engines/vllm/parent_watchdog.py"}, "a module that other processes load by its name"
 
 
 def test_a_class_name_stands_for_one_thing():
     found: dict[str, list[str]] = {}
     for path in (p for p in PYTHON if name_of(p).startswith("serve_app/")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.ClassDef):
-                found.setdefault(node.name, []).append(name_of(path))
+        for name in module_of(path).classes:
+            found.setdefault(name, []).append(name_of(path))
     assert len(found) > 300
     assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 
 def test_functions_are_short():
     long = {
-        f"{name_of(p)}:{f.lineno} {f.name}": f.end_lineno - f.lineno + 1
+        f"{name_of(p)}:{first} {name}": last - first + 1
         for p in PYTHON
-        for f in functions(p)
-        if f.end_lineno and f.end_lineno - f.lineno + 1 > MAX_FUNCTION_LINES
+        for name, first, last, _ in module_of(p).functions
+        if last - first + 1 > MAX_FUNCTION_LINES
     }
     assert long == {}
 
@@ -95,19 +133,18 @@ def test_functions_take_few_parameters():
     for path in SERVED:
         if name_of(path).startswith("serve_app/cli/"):
             continue
-        for function in functions(path):
-            arguments = function.args
+        for function, _, _, arguments in module_of(path).functions:
             names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
-            if function.name == "__init__" and name_of(path).startswith("serve_app/routing/"):
+            if function == "__init__" and name_of(path).startswith("serve_app/routing/"):
                 # a router's hyper-parameters, each by its name: the convention of scikit-learn's estimators
                 names = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
             if len([n for n in names if n not in ("self", "cls")]) > MAX_PARAMETERS:
-                many.add(f"{name_of(path)}:{function.name}")
+                many.add(f"{name_of(path)}:{function}")
     assert many == MORE_PARAMETERS
 
 
 def test_modules_say_what_they_give():
-    silent = [name_of(p) for p in SERVED if not ast.get_docstring(ast.parse(p.read_text("utf-8")))]
+    silent = [name_of(p) for p in SERVED if not module_of(p).docstring]
     assert silent == []
 
 
@@ -122,8 +159,11 @@ def test_files_are_free_of(what):
     for path in tracked(".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".sh", ".cfg", ".json", ""):
         if what == "a path of one machine" and name_of(path).startswith(IN_CONTAINERS):
             continue
-        for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
-            if FORBIDDEN[what].search(line) and path != Path(__file__):
+        text = text_of(path)
+        if path == Path(__file__) or not FORBIDDEN[what].search(text):
+            continue  # no pattern spans lines: where the whole text has none, no line has one
+        for number, line in enumerate(text.splitlines(), 1):
+            if FORBIDDEN[what].search(line):
                 found.append(f"{name_of(path)}:{number}: {line.strip()[:80]}")
     assert found == []
 
@@ -150,11 +190,11 @@ def test_every_logger_is_named_after_its_part():
     """`logger = logging.getLogger("jethro.<part>")`; the deployments use the logger that Ray Serve configures."""
     wrong = []
     for path in PYTHON:
-        if not name_of(path).startswith("serve_app/"):
+        if not name_of(path).startswith("serve_app/") or "getLogger" not in text_of(path):
             continue
         part = name_of(path).split("/")[1].removesuffix(".py")
         name = "ray.serve" if part == "deployments" else f"jethro.{part}"
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(ast.parse(text_of(path))):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("getLogger"):
                 wrong += [f"{name_of(path)}:{node.lineno}"] if ast.unparse(node.args[0]) != repr(name) else []
     assert wrong == []
@@ -162,17 +202,6 @@ def test_every_logger_is_named_after_its_part():
 
 OWN_ROOMS = {"benchmarks", "compat", "conformance", "deploy", "integration"}
 """Folders of tests of what is no room of serve_app, or of many rooms at once."""
-
-
-def imported(path: Path) -> set[str]:
-    """Modules and names that a file imports, dotted."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
 
 
 def stray(path: Path) -> str | None:
@@ -190,7 +219,7 @@ def stray(path: Path) -> str | None:
     if name == folder.name or (folder / name).is_dir() or (folder / f"{name}.py").is_file():
         return None
     own = tuple(f"{package}.{'.'.join(rooms)}." for package in ("serve_app", "tests"))
-    return None if any(module.startswith(own) for module in imported(path)) else f"nothing of {name_of(folder)}"
+    return None if any(module.startswith(own) for module in module_of(path).imported) else f"nothing of {name_of(folder)}"
 
 
 def test_tests_mirror_the_source():
