@@ -219,7 +219,8 @@ def stray(path: Path) -> str | None:
     if name == folder.name or (folder / name).is_dir() or (folder / f"{name}.py").is_file():
         return None
     own = tuple(f"{package}.{'.'.join(rooms)}." for package in ("serve_app", "tests"))
-    return None if any(module.startswith(own) for module in module_of(path).imported) else f"nothing of {name_of(folder)}"
+    known = any(module.startswith(own) for module in module_of(path).imported)
+    return None if known else f"nothing of {name_of(folder)}"
 
 
 def test_tests_mirror_the_source():

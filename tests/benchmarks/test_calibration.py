@@ -62,6 +62,7 @@ def test_it_writes_table_json_and_plot(
     pool: Calibration, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmark, "lab_pool", lambda *_: (pool, ABOUT))
+    monkeypatch.setattr(benchmark, "RESAMPLES", 60)
     monkeypatch.setattr(benchmark, "POINTS", 0.2)  # halves of 1,500 scatter more than those of the lab's pool
     assert benchmark.main(["--out", str(tmp_path)]) == 0
     body = json.loads((tmp_path / "calibration.json").read_text("utf-8"))
@@ -71,7 +72,10 @@ def test_it_writes_table_json_and_plot(
     assert table(body["shares"], [Promise(**p) for p in body["promises"]], body["verdict"], ABOUT) in text
     assert (tmp_path / "calibration.png").stat().st_size > 10_000
     monkeypatch.setattr(benchmark, "POINTS", 0.0)
+    monkeypatch.setattr(benchmark, "RESAMPLES", 2)
     assert benchmark.main(["--out", str(tmp_path)]) == 1
+    missed = json.loads((tmp_path / "calibration.json").read_text("utf-8"))["verdict"]
+    assert missed["largest_share_miss"] > 0 and missed["most_broken_ltt"] == 0
 
 
 @pytest.mark.integration

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
+from serve_app.routing.registry import artefacts_dir
 from tests.cascade.recordings import made_up
 from tests.cli.conftest import Run
 
@@ -135,12 +137,23 @@ def test_lab_answers_are_collected(run: Run, tmp_path: Path) -> None:
         (("--prompts", "x.jsonl", "--metric", "exact"), "x.jsonl: no such file"),
         (("--prompts", "x.jsonl", "--metric", "zzz"), "metric 'zzz' is unknown"),
         (("--lab", "5", "--chain", "small,huge"), "the lab has no model 'huge'; there are large, small, tiny"),
-        (("--lab", "1"), "give a larger number"),
     ],
 )
 def test_collecting_says_what_is_missing(run: Run, tmp_path: Path, options: tuple[str, ...], says: str) -> None:
     done = run("cascade", "collect", "--out", str(tmp_path / "o.jsonl"), *options)
     assert done.exit_code == 2 and says in done.stderr
+
+
+def test_queries_that_the_router_learned_from_are_not_collected(run: Run, tmp_path: Path) -> None:
+    """The shipped router, as if it had learned from few of its queries: to draw all of them again takes seconds."""
+    copytree(artefacts_dir() / "complexity", router := tmp_path / "router")
+    card = json.loads((router / "card.json").read_text())
+    options = ("cascade", "collect", "--lab", "1", "--router", str(router), "--chain", "tiny,small")
+    for n, code in ((10, 2), (0, 0)):
+        (router / "card.json").write_text(json.dumps(card | {"data": card["data"] | {"n": n}}))
+        done = run(*options, "--out", str(tmp_path / f"{n}.jsonl"))
+        assert done.exit_code == code, done.stderr
+        assert ("learned from all of these queries; give a larger number" in done.stderr) == (code == 2)
 
 
 def test_automix_is_fitted_and_measured(run: Run, tmp_path: Path) -> None:

@@ -162,30 +162,35 @@ def choose_shape(tables: Tables, form: Form, seed: int = 0) -> Shaped:
     usual = [_shaped(tables, shapes(narrow)[0]) for narrow in NARROWER[form]]
     first = max(usual, key=lambda one: one.area)
     others = [_shaped(tables, shape) for shape in shapes(first.shape.form)[1:]]
-    ahead = [_ahead(tables, other, first, seed) for other in others]
-    return others[int(np.argmax(ahead))] if max(ahead, default=0.0) > 0 else first
+    if not others:
+        return first
+    areas = _resampled(tables, first, seed)
+    ahead = [float(np.percentile(_resampled(tables, other, seed) - areas, 2.5)) for other in others]
+    return others[int(np.argmax(ahead))] if max(ahead) > 0 else first
 
 
 def _shaped(tables: Tables, shape: NextModelPolicy) -> Shaped:
     rungs = ladder(tables, shape)
-    return Shaped(shape, rungs, _area(rungs, tables, np.ones(len(tables.ok))))
+    return Shaped(shape, rungs, float(_areas(rungs, tables, [np.ones(len(tables.ok))])[0]))
 
 
-def _area(rungs: list[Rung], tables: Tables, counts: Floats) -> float:
-    """With row i counted `counts[i]` times."""
-    cost = np.array([rung.walked.cost_usd for rung in rungs]) @ counts
-    quality = np.array([rung.walked.quality for rung in rungs]) @ counts
-    means = counts @ tables.cost_usd
-    points = np.column_stack([cost, quality]) / counts.sum()
-    return mean_quality(points, float(means.min()) / counts.sum(), float(means.max()) / counts.sum())
+def _areas(rungs: list[Rung], tables: Tables, samples: list[Floats]) -> Floats:
+    """An area for each sample, in which row i counts `counts[i]` times."""
+    costs = np.array([rung.walked.cost_usd for rung in rungs])
+    qualities = np.array([rung.walked.quality for rung in rungs])
+    found = []
+    for counts in samples:
+        means = counts @ tables.cost_usd
+        points = np.column_stack([costs @ counts, qualities @ counts]) / counts.sum()
+        found.append(mean_quality(points, float(means.min()) / counts.sum(), float(means.max()) / counts.sum()))
+    return np.array(found)
 
 
-def _ahead(tables: Tables, one: Shaped, other: Shaped, seed: int) -> float:
-    """Lower end of the 95 % interval of how much larger the area of `one` is."""
+def _resampled(tables: Tables, one: Shaped, seed: int) -> Floats:
+    """Areas over resampled rows, the same rows for every shape."""
     rng, n = np.random.default_rng(seed), len(tables.ok)
     drawn = [np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64) for _ in range(ROUNDS)]
-    gains = [_area(one.rungs, tables, counts) - _area(other.rungs, tables, counts) for counts in drawn]
-    return float(np.percentile(gains, 2.5))
+    return _areas(one.rungs, tables, drawn)
 
 
 def mean_quality(points: Floats, low: float, high: float) -> float:

@@ -160,8 +160,7 @@ class _Expected:
         self._certain = not view.move.any()
         self._maxima: dict[int, Floats] = {}
         if not self._exact and not self._certain:
-            draws = standard_draws(view.quality.shape[1]) @ view.move.T
-            self._draws = view.quality[:, None, :] + view.unit[:, None, :] * draws[None]
+            self._draws = standard_draws(view.quality.shape[1]) @ view.move.T
 
     def __call__(self, added: int) -> Floats:
         """[n]."""
@@ -192,6 +191,6 @@ class _Expected:
         if found is None:
             last = added.bit_length() - 1
             rest = added & ~(1 << last)
-            alone = self._draws[:, :, last]
+            alone = self._view.quality[:, last, None] + self._view.unit[:, last, None] * self._draws[:, last]
             found = self._maxima[added] = np.maximum(self._best_of(rest), alone) if rest else alone
         return found

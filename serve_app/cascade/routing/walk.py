@@ -136,7 +136,7 @@ def best_answer(called: NDArray[np.int64], quality: Floats, before: Floats, marg
     That is the strongest one, as estimated `before` any answer, unless another's answer looks better by `margin`. The
     difference of two answers' estimates is the least certain of all figures: a model's standing is known far better.
     """
-    there = np.array([[bool(s >> m & 1) for m in range(quality.shape[1])] for s in called.tolist()])
+    there = (called[:, None] >> np.arange(quality.shape[1]) & 1).astype(bool)
     rows = np.arange(len(called))
     strongest: NDArray[np.int64] = np.where(there, before, -1.0).argmax(1)
     best: NDArray[np.int64] = np.where(there, quality, -1.0).argmax(1)

@@ -30,6 +30,11 @@ def few():
     return made_up(240).split("train")
 
 
+@pytest.fixture(scope="module")
+def fitted(few):
+    return fit_routing(few, few_plan())
+
+
 def few_plan(**changed):
     return replace(RoutingPlan(MODELS[:2], 5e-5), **changed)
 
@@ -64,10 +69,9 @@ def test_it_beats_the_best_single_models_at_the_same_cost(router, train):
     assert router.data["fell_back"] is False
 
 
-def test_the_same_data_give_the_same_router(few):
-    once, again = (fit_routing(few, few_plan()).version for _ in range(2))
-    assert again == once
-    assert fit_routing(few, few_plan(budget_usd=6e-5)).version != once
+def test_the_same_data_give_the_same_router(few, fitted):
+    assert fit_routing(few, few_plan()).version == fitted.version
+    assert fit_routing(few, few_plan(budget_usd=6e-5)).version != fitted.version
 
 
 class FakeEncoder:
@@ -82,12 +86,26 @@ class FakeEncoder:
         return self._vectors[: len(texts)]
 
 
-def test_prompts_are_read_where_they_tell_something_and_left_alone_where_not(few, monkeypatch, tmp_path):
-    telling = np.random.default_rng(0).standard_normal((len(few), 3)) + 3 * few.ok.mean(1, keepdims=True)
+@pytest.fixture(scope="module")
+def telling(few):
+    return np.random.default_rng(0).standard_normal((len(few), 3)) + 3 * few.ok.mean(1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def reader(few, telling):
+    """Fitted with an encoder whose vectors tell something."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("serve_app.learning.encoder.load_encoder", lambda name: FakeEncoder(telling))
+        return fit_routing(few, few_plan(encoder="minilm"))
+
+
+def test_prompts_are_read_where_they_tell_something_and_left_alone_where_not(
+    few, telling, reader, monkeypatch, tmp_path
+):
     for vectors, encoder in ((telling, "minilm"), (np.ones((len(few), 3)), None)):
         fake = FakeEncoder(vectors)
         monkeypatch.setattr("serve_app.learning.encoder.load_encoder", lambda name, fake=fake: fake)
-        found = fit_routing(few, few_plan(encoder="minilm"))
+        found = reader if encoder else fit_routing(few, few_plan(encoder="minilm"))
         assert found.encoder == encoder
         save_routing(found, tmp_path)
         assert load_routing(tmp_path).version == found.version
@@ -95,10 +113,10 @@ def test_prompts_are_read_where_they_tell_something_and_left_alone_where_not(few
         assert (quality[1] > quality[0]) == (encoder is not None)
 
 
-def test_a_router_of_another_encoder_is_refused(few, monkeypatch, tmp_path):
-    fake = FakeEncoder(np.random.default_rng(0).standard_normal((len(few), 3)) + 3 * few.ok.mean(1, keepdims=True))
+def test_a_router_of_another_encoder_is_refused(reader, telling, monkeypatch, tmp_path):
+    fake = FakeEncoder(telling)
     monkeypatch.setattr("serve_app.learning.encoder.load_encoder", lambda name: fake)
-    save_routing(fit_routing(few, few_plan(encoder="minilm")), tmp_path)
+    save_routing(reader, tmp_path)
     fake.digest = "another"
     with pytest.raises(ConfigError, match="made up"):
         load_routing(tmp_path)
@@ -140,10 +158,10 @@ def test_several_signals_are_combined_for_each_pool(train):
         ({"pools": {"weak": "a", "middle": "a"}}, ConfigError, "one pool"),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(train, change, error, says):
+def test_what_cannot_be_fitted_is_refused(few, change, error, says):
     plan = replace(RoutingPlan(MODELS, 3e-4), **change)
     with pytest.raises(error, match=says):
-        fit_routing(train, plan)
+        fit_routing(few, plan)
 
 
 def test_too_few_queries_are_refused(train):

@@ -26,7 +26,7 @@ def taught(kind: str, spec, fixes: dict[str, bool]):
     """Two labels come 3 : 1, for one and the same text."""
     made = STUDENTS[kind](spec(levels=(kind,), labels=("red", "blue"), fixes={"label_words": False} | fixes))
     row = made.predictor.features("the same text")
-    for age in range(1, 401):
+    for age in range(1, 201):
         made.learn(row, int(age % 4 == 0), age)
     return made.predictor.of(row)
 

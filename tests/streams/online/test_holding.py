@@ -7,6 +7,7 @@ from serve_app.streams.online.base import Episode
 from serve_app.streams.online.budget import HeldPrice, LlmBudget, PriceTerms
 from serve_app.streams.online.learner import OnlineCascade
 from serve_app.streams.online.policy import policy_from
+from tests.streams.online.conftest import drive, make_queries, make_spec
 
 ASKED, ANSWERED = Episode(None, None, (), (), "deferred", 0), Episode(0, 1, (), (), "confident", 0)
 
@@ -21,11 +22,16 @@ def _share(policy, texts, told, seed=0):
     return np.mean(asked[len(asked) // 4 :])
 
 
+@pytest.fixture(scope="module")
+def learned():
+    learner = OnlineCascade(make_spec(llm_share=0.3, horizon=20_000))
+    drive(learner, make_queries(600, 0))
+    return learner
+
+
 @pytest.mark.parametrize("wrong_price", [0.0, 0.9])
-def test_a_policy_whose_price_is_wrong_comes_to_the_share_by_itself(spec, queries, driven, wrong_price):
-    learner = OnlineCascade(spec(llm_share=0.3, horizon=20_000))
-    driven(learner, queries(600, 0))
-    arrays = dict(learner.policy().arrays())
+def test_a_policy_whose_price_is_wrong_comes_to_the_share_by_itself(learned, queries, wrong_price):
+    arrays = dict(learned.policy().arrays())
     arrays["terms"] = arrays["terms"].copy()
     arrays["terms"][0] = wrong_price
     arrays["act"] = np.array([0.0, 0.0])
@@ -34,8 +40,8 @@ def test_a_policy_whose_price_is_wrong_comes_to_the_share_by_itself(spec, querie
     words = [w for text, _ in queries(200, 5) for w in text.split()]
     texts = [" ".join(rng.choice(words, size=int(rng.integers(1, 9)))) for _ in range(1000)]
     rate = arrays["terms"][1]
-    held = _share(policy_from(learner.spec, arrays), texts, told=True)
-    left = _share(policy_from(learner.spec, arrays), texts, told=False)
+    held = _share(policy_from(learned.spec, arrays), texts, told=True)
+    left = _share(policy_from(learned.spec, arrays), texts, told=False)
     assert held == pytest.approx(rate, abs=0.05)
     assert abs(left - rate) > 0.15
 

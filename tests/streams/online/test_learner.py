@@ -67,7 +67,7 @@ def test_a_state_is_a_copy(spec, queries, driven):
 
 def test_a_policy_comes_back_from_its_arrays(spec, queries, driven):
     learner = OnlineCascade(spec(levels=("logistic", "encoder")))
-    driven(learner, queries(200, 0))
+    driven(learner, queries(80, 0))
     policy = learner.policy()
     again = policy_from(learner.spec, policy.arrays())
     rng = np.random.default_rng(0)
