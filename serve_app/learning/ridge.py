@@ -29,8 +29,7 @@ def fit_ridge(matrix: NDArray[np.floating], target: Floats) -> tuple[Ridge, Floa
     centre = matrix.mean(0, dtype=np.float64)
     rows = matrix.astype(np.float64) - centre
     mean = float(target.mean())
-    values, vectors = np.linalg.eigh(rows.T @ rows)
-    values = np.maximum(values, 0.0)
+    values, vectors = _spectrum(rows)
     turned = rows @ vectors
     moments = turned.T @ (target - mean)
     tried = [_left_out(turned, moments / (values + p), values + p, target - mean) for p in PENALTIES]
@@ -38,6 +37,17 @@ def fit_ridge(matrix: NDArray[np.floating], target: Floats) -> tuple[Ridge, Floa
     penalty, left_out = PENALTIES[best], tried[best]
     weights: Floats = vectors @ (moments / (values + penalty))
     return Ridge(weights, mean - float(centre @ weights), penalty), left_out + mean
+
+
+def _spectrum(rows: Floats) -> tuple[Floats, Floats]:
+    """Eigenvalues and eigenvectors [d, k] of the rows' d × d products, through the n × n ones where these are fewer."""
+    n, d = rows.shape
+    if n >= d:
+        values, vectors = np.linalg.eigh(rows.T @ rows)
+        return np.maximum(values, 0.0), vectors
+    values, left = np.linalg.eigh(rows @ rows.T)
+    kept = values > 1e-12 * max(float(values[-1]), 1e-300)  # the others are those of no row
+    return values[kept], rows.T @ left[:, kept] / np.sqrt(values[kept])
 
 
 def _left_out(turned: Floats, weights: Floats, shrunk: Floats, target: Floats) -> Floats:

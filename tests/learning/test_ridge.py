@@ -8,11 +8,12 @@ from serve_app.learning.ridge import PENALTIES, fit_ridge
 from serve_app.routing.kinds.stacked.stacking import GAMMA, KernelRidge
 
 
-@pytest.fixture(scope="module")
-def data() -> tuple[np.ndarray, np.ndarray]:
+@pytest.fixture(scope="module", params=[8, 90], ids=["more rows", "more columns"])
+def data(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
+    d = request.param
     rng = np.random.default_rng(0)
-    matrix = rng.standard_normal((60, 8)) / 8**0.5
-    return matrix, matrix @ rng.standard_normal(8) + 0.5 + 0.3 * rng.standard_normal(60)
+    matrix = rng.standard_normal((60, d)) / d**0.5
+    return matrix, matrix @ rng.standard_normal(d) + 0.5 + 0.3 * rng.standard_normal(60)
 
 
 def test_the_fit_is_that_of_the_library(data: tuple[np.ndarray, np.ndarray]) -> None:
