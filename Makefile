@@ -12,8 +12,6 @@ WORKERS ?= 2
 # `TORCH_BACKEND=cpu` takes PyTorch's CPU build from its own index where the default index has the CUDA build only.
 TORCH_BACKEND ?=
 
-# One thread for each process: the tests and the serving processes are many.
-export OMP_NUM_THREADS ?= 1
 # Tests are compiled anew in every process otherwise.
 unexport PYTHONDONTWRITEBYTECODE
 

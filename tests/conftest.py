@@ -1,11 +1,20 @@
-"""Of all tests: hypothesis without deadlines (a slow machine is no failure) and with the same examples every time."""
+"""Of all tests: hypothesis without deadlines (a slow machine is no failure) and with the same examples every time.
 
+Numeric libraries run on one thread, since the tests run in several processes, and no model is looked for on the network.
+"""
+
+import os
 import ssl
+import sys
 from collections.abc import Iterator
 from functools import cache
 
 import pytest
 from hypothesis import settings
+
+for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE"):
+    os.environ.setdefault(name, "1")
+assert "numpy" not in sys.modules, "numpy has read OMP_NUM_THREADS already"
 
 settings.register_profile("jethro", deadline=None, derandomize=True)
 settings.load_profile("jethro")
