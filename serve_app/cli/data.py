@@ -149,8 +149,7 @@ def split(
 
 @group.command()
 def show(
-    file: FileArgument,
-    examples: Annotated[int, typer.Option(min=0, help="How many queries to show.")] = 3,
+    file: FileArgument, examples: Annotated[int, typer.Option(min=0, help="How many queries to show.")] = 3
 ) -> None:
     """Show what a dataset holds: pools, quality with intervals, cost, win rates, an oracle, some queries.
 

@@ -123,12 +123,7 @@ def check_scored(dataset: Dataset, router: str, pools: Collection[str] | None = 
 
 
 def load_pair(
-    path: Path,
-    weak: str = "small",
-    strong: str = "large",
-    preferences: Path | None = None,
-    *,
-    to_learn: bool = False,
+    path: Path, weak: str = "small", strong: str = "large", preferences: Path | None = None, *, to_learn: bool = False
 ) -> Dataset:
     """The data set of a file with the pools that a router chooses between named small and large.
 

@@ -14,8 +14,7 @@ _WHICH = "NAME, or NAME@VERSION."
 
 
 def list_routers(
-    registry: RegistryOption = REGISTRY,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    registry: RegistryOption = REGISTRY, json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
 ) -> None:
     """List routers and their versions with figures; `*` marks the version that serves.
 
@@ -38,10 +37,7 @@ def list_routers(
     typer.echo(markdown_table(head, [_row(row) for row in rows]))
 
 
-def show(
-    router: Annotated[str, typer.Argument(help=_WHICH)],
-    registry: RegistryOption = REGISTRY,
-) -> None:
+def show(router: Annotated[str, typer.Argument(help=_WHICH)], registry: RegistryOption = REGISTRY) -> None:
     """Show a router's card and run: data, figures, threshold, parameters.
 
     \b

@@ -225,11 +225,7 @@ def _greedy(
     import torch
 
     out = model.generate(
-        **inputs,
-        do_sample=False,
-        max_new_tokens=_MAX_NEW_TOKENS,
-        return_dict_in_generate=True,
-        output_logits=top > 0,
+        **inputs, do_sample=False, max_new_tokens=_MAX_NEW_TOKENS, return_dict_in_generate=True, output_logits=top > 0
     )
     said = out.sequences[:, inputs["input_ids"].shape[1] :]
     answers: list[tuple[str, ...]] = [(text,) for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
