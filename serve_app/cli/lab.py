@@ -98,12 +98,11 @@ def sample(
     from serve_app.lab.sample import sample as draw
 
     for item in draw(n, seed, split):
-        line = (
+        typer.echo(
             orjson.dumps(asdict(item)).decode()
             if json
             else f"{item.task:<12}{item.difficulty}  {item.prompt}  ->  {item.answer}"
         )
-        typer.echo(line)
 
 
 @group.command()

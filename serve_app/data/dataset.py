@@ -151,8 +151,7 @@ class Dataset:
 
     def strong_win_rate(self, margin: float = 0.0) -> Floats:
         """P(strong better than weak by more than `margin`) over all pairs of samples, shape [n]."""
-        gap = self.strong.quality[:, :, None] - self.weak.quality[:, None, :]
-        wins: Floats = (gap > margin).mean(axis=(1, 2))
+        wins: Floats = ((self.strong.quality[:, :, None] - self.weak.quality[:, None, :]) > margin).mean(axis=(1, 2))
         return wins
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self:
@@ -175,10 +174,8 @@ class Dataset:
     def digest(self) -> str:
         """Hash of all rows, however they are stored: names the data that a router was trained on."""
         digest = hashlib.blake2b(digest_size=16)
-        references = self.references or (None,) * len(self)
-        for row in zip(self.ids, self.queries, self.groups, references, strict=True):
-            messages = [m.to_openai() for m in row[1].messages]
-            digest.update(json.dumps([row[0], messages, *row[2:]]).encode() + b"\n")
+        for row in zip(self.ids, self.queries, self.groups, self.references or (None,) * len(self), strict=True):
+            digest.update(json.dumps([row[0], [m.to_openai() for m in row[1].messages], *row[2:]]).encode() + b"\n")
         for name, pool in self.pools.items():
             digest.update(json.dumps([name, pool.model, pool.texts]).encode() + b"\n")
             for field_name in MEASURES:
@@ -275,5 +272,4 @@ def _read_pool(table: Table, name: str, model: str) -> PoolAnswers:
     latency = columns.pop("latency_ms")
     known = [(what, f"{name}_{what}", read) for what, (_, read) in EVIDENCE.items() if f"{name}_{what}" in table]
     evidence = {what: read(table, column) for what, column, read in known}
-    timed = None if np.isnan(latency).all() else latency
-    return PoolAnswers(model, texts, **columns, latency_ms=timed, **evidence)
+    return PoolAnswers(model, texts, **columns, latency_ms=None if np.isnan(latency).all() else latency, **evidence)

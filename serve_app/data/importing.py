@@ -119,9 +119,7 @@ def _user_turns(record: Record) -> tuple[Message, ...]:
             prompt = json.loads(prompt)
         except json.JSONDecodeError:
             return messages_of(record)  # a prompt that happens to begin so
-    if isinstance(prompt, list):
-        return messages_of(Record({"turns": prompt}, record.where))
-    return messages_of(record)
+    return messages_of(Record({"turns": prompt}, record.where)) if isinstance(prompt, list) else messages_of(record)
 
 
 class _Reader:

@@ -170,8 +170,7 @@ class Table:
         k = self.lengths(name, column.value_lengths().to_pylist())
         values: Floats = column.flatten().to_numpy(zero_copy_only=False).astype(np.float64).reshape(-1, k)
         if not nulls and np.isnan(values).any():
-            row = int(np.flatnonzero(np.isnan(values).any(axis=1))[0])
-            raise self.fault(row, name, "has a sample without a value")
+            raise self.fault(int(np.flatnonzero(np.isnan(values).any(axis=1))[0]), name, "has a sample without a value")
         if np.isinf(values).any():
             raise self.fault(int(np.flatnonzero(np.isinf(values).any(axis=1))[0]), name, "is not finite")
         return values

@@ -32,8 +32,7 @@ def split_dataset(
     if not shares or min(shares.values()) <= 0 or sum(shares.values()) > 1 + 1e-9:
         raise ValueError(f"shares must be positive and sum to at most 1, not {dict(shares)}")
     left = 1 - sum(shares.values())
-    sizes = [*shares.values(), *([left] if left > 1e-9 else [])]
-    at = _dealt(_units(dataset, threshold, by_group), sizes, seed)
+    at = _dealt(_units(dataset, threshold, by_group), [*shares.values(), *([left] if left > 1e-9 else [])], seed)
     how = {"seed": seed, "threshold": threshold, "by_group": by_group}
     parts = {
         name: replace(part, about={**part.about, "part": {"name": name, "share": share, **how}})

@@ -45,9 +45,7 @@ def parsed(answer: str, labels: Sequence[str]) -> int | None:
     if named in labels:
         return labels.index(named)
     keys = [normal(label) for label in labels]
-    if normal(named) in keys:
-        return keys.index(normal(named))
-    return _only_named(_folded(named), keys)
+    return keys.index(normal(named)) if normal(named) in keys else _only_named(_folded(named), keys)
 
 
 def normal(text: str) -> str:

@@ -167,8 +167,7 @@ class Streams:
         coins = [self._coin() for _ in range(1 + len(stream.spec.levels))] if llm else None
         if stream.spec.levels == _INLINE:
             return stream.policy.act(text, coins)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, stream.policy.act, text, coins)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, stream.policy.act, text, coins)
 
     async def _change(self, call: Coroutine[Any, Any, None]) -> None:
         """A change at the Learner, then taken up here. Raises PoolUnavailable if the Learner does not answer."""

@@ -102,8 +102,7 @@ class LearnedStream:
             )
         state = state_of(found.values["stream"])
         state.corrupt += len(corrupt)
-        learner = core.restored(state.spec, found.arrays, found.values["learner"])
-        stream = cls(folder, state, learner, found.number)
+        stream = cls(folder, state, core.restored(state.spec, found.arrays, found.values["learner"]), found.number)
         stream._replay(core)
         if corrupt or stream.restored_events:
             try:

@@ -47,8 +47,7 @@ def offline(rows: Sequence[ReplayRow], given: Mapping[str, Any]) -> ReplayScore:
     budget: dict[str, Any] = {"llm_share": None} if given.get("mu") is not None and "llm_share" not in given else {}
     spec = StreamSpec("replay", instruction="-", horizon=len(rows), **given, **budget)
     check_spec(spec, StreamsConfig().labels, (spec.llm_pool,))
-    learner = OnlineCore().new(spec)
-    return replay(learner, rows, spec.levels, spec.seed, _ReplayProgress(len(rows)))
+    return replay(OnlineCore().new(spec), rows, spec.levels, spec.seed, _ReplayProgress(len(rows)))
 
 
 def over_http(rows: Sequence[ReplayRow], labels: Sequence[str], stream: str, url: str, concurrency: int) -> ReplayScore:

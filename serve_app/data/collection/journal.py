@@ -148,8 +148,7 @@ class AnswerJournal:
 
 
 def _text(choice: Mapping[str, Any]) -> str:
-    content = choice["message"].get("content") if "message" in choice else choice.get("text")
-    return str(content or "")
+    return str((choice["message"].get("content") if "message" in choice else choice.get("text")) or "")
 
 
 def _tokens(choice: Mapping[str, Any]) -> list[list[Any]]:

@@ -128,20 +128,19 @@ def record_lab(models_dir: Path, plan: LabPlan, report: Report = print) -> Datas
         pool = _answers(models_dir / name, distinct, [references[p] for p in distinct], plan, extra, report)
         report(f"{name}: {100 * pool.quality[rows].mean():.1f} % exact, {perf_counter() - started:.0f} s")
         pools[name] = pool.take(rows)
-    about = {
-        "source": "lab",
-        "split": f"unseen, {plan.half} half",
-        "seed": plan.seed,
-        "n": plan.n,
-        "distinct": len(distinct),
-        "temperature": plan.temperature,
-        "metric": "exact_match",
-    }
     return Dataset(
         queries=tuple(Query((Message("user", item.prompt),)) for item in items),
         pools=pools,
         groups=tuple(f"{item.task}-{item.difficulty}" for item in items),
-        about=about,
+        about={
+            "source": "lab",
+            "split": f"unseen, {plan.half} half",
+            "seed": plan.seed,
+            "n": plan.n,
+            "distinct": len(distinct),
+            "temperature": plan.temperature,
+            "metric": "exact_match",
+        },
         references=tuple(item.answer for item in items),
         splits=(plan.half,) * len(items),
     )
@@ -239,7 +238,6 @@ def _greedy(
     ends = set(end if isinstance(end, list) else [end])
     rows = []
     for row, tokens in enumerate(said.tolist()):
-        length = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
         rows.append(
             tuple(
                 TokenLogprob(
@@ -247,7 +245,7 @@ def _greedy(
                     round(own[row][at], _DIGITS),
                     tuple((texts[i], round(v, _DIGITS)) for i, v in zip(ids[row][at], values[row][at], strict=True)),
                 )
-                for at in range(length)
+                for at in range(next((at for at, token in enumerate(tokens) if token in ends), len(tokens)))
             )
         )
     return answers, rows

@@ -31,8 +31,7 @@ class LlmBudget:
     def rate(self) -> float:
         """LLM calls per query that keep the budget from here on."""
         left = max(self.horizon - self.queries, self._payback)
-        owed = self.share * (self.queries + left) - self.calls
-        return min(1.0, max(0.0, owed / left))
+        return min(1.0, max(0.0, (self.share * (self.queries + left) - self.calls) / left))
 
     def observe(self, called: bool, steer: bool = True) -> None:
         """Count a query; move the price unless the call was not the price's to decide (a warm-up)."""
@@ -84,8 +83,7 @@ class HeldPrice:
         if episode.why == "warm-up":
             return
         terms = self._terms
-        moved = self._price + terms.step * ((episode.level is None) - terms.rate)
-        self._price = min(terms.most, max(0.0, moved))
+        self._price = min(terms.most, max(0.0, self._price + terms.step * ((episode.level is None) - terms.rate)))
 
     @property
     def thresholds(self) -> tuple[float, ...]:

@@ -246,8 +246,7 @@ class OnlineCascade:
     @property
     def _prices(self) -> NDArray[np.float64]:
         """c_j * mu by level."""
-        costs = [self.settings.cost_after(j) for j in range(len(self.spec.levels))]
-        return self.mu * np.array(costs)
+        return self.mu * np.array([self.settings.cost_after(j) for j in range(len(self.spec.levels))])
 
     @property
     def _terms(self) -> PriceTerms | None:

@@ -168,8 +168,7 @@ class HashedStudent:
     def _draw(self, count: int) -> NDArray[np.int64]:
         """A draw that depends on the seed and the number of updates alone, so that a restart draws the same."""
         self._trained += 1
-        rng = np.random.default_rng([self._seed, 1, self._trained])
-        return rng.permutation(len(self._store))[:count]
+        return np.random.default_rng([self._seed, 1, self._trained]).permutation(len(self._store))[:count]
 
     def _learn_rows(self, rows: list[Sparse], labels: list[int]) -> None:
         for start in range(0, len(rows), BATCH):
