@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.cli.options import DEFAULT_URL, UrlOption, connected
+from serve_app.cli.options import DEFAULT_URL, UrlOption, connected, show_json
 from serve_app.errors import JethroError
 
 if TYPE_CHECKING:
@@ -84,8 +84,6 @@ def route(
       jethro route --local --model router-complexity-0.9 "..."  another threshold
       jethro route --local --json "reverse stone"               for scripts
     """
-    import orjson
-
     from serve_app.cli.endpoint import explain_decision
 
     if local:
@@ -97,7 +95,7 @@ def route(
         with connected(url) as endpoint:
             decision = endpoint.route({"model": model, "messages": [{"role": "user", "content": question}]})
     if json:
-        typer.echo(orjson.dumps(decision, option=orjson.OPT_INDENT_2).decode())
+        show_json(decision)
     else:
         typer.echo(explain_decision(decision))
 

@@ -32,11 +32,7 @@ class Endpoint:
 
     def route(self, body: dict[str, Any]) -> dict[str, Any]:
         """The decision for a chat request; no model is called. Raises JethroError with the endpoint's own message."""
-        with self._mapped():
-            response = self._client.post("/v1/route", json=body)
-            self._check(response)
-            decision: dict[str, Any] = response.json()
-            return decision
+        return self.call("POST", "/v1/route", body)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """What a route answers. Raises JethroError with the endpoint's own message."""

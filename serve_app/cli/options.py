@@ -51,6 +51,13 @@ def parse_settings(pairs: Sequence[str], shorthands: Mapping[str, object | None]
     return settings
 
 
+def show_json(value: object) -> None:
+    """Indented JSON on standard output."""
+    import orjson
+
+    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
 def write_report(folder: Path, name: str, body: Mapping[str, Any], markdown: str, plot: Callable[[Path], None]) -> None:
     """Write NAME.json, NAME.md and NAME.png into a folder."""
     import json

@@ -56,7 +56,8 @@ def import_outcomes(
     models = models or {name: name for name in _pools(columns)}
     if not models:
         raise DataError(f"{path}: no column such as small_correct, small_score, small_quality or small_response")
-    scale = quality_range or _known_range(kept) or _UNIT
+    known = {_RANGES.get(str(record.text("benchmark")).lower()) for record in kept}
+    scale = quality_range or (known.pop() if len(known) == 1 else None) or _UNIT
     readers = {name: _Reader(path, name, columns, scale) for name in models}
     references = tuple(record.text("reference", "answer") for record in kept)
     benchmarks = Counter(record.text("benchmark") for record in kept)
@@ -205,8 +206,3 @@ def _number(record: Record, column: str, value: Any) -> float:
     if not np.isfinite(number):
         raise record.fault(f"{column} is {number}; every row needs a finite value")
     return number
-
-
-def _known_range(records: Sequence[Record]) -> tuple[float, float] | None:
-    ranges = {_RANGES.get(str(record.text("benchmark")).lower()) for record in records}
-    return ranges.pop() if len(ranges) == 1 else None

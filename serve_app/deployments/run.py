@@ -36,10 +36,7 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
     from serve_app.deployments.application import BuildArgs, build
 
     if not ray.is_initialized():
-        if cluster_address():
-            ray.init(log_to_driver=False)
-        else:
-            ray.init(include_dashboard=False, log_to_driver=False)
+        ray.init(log_to_driver=False, **({} if cluster_address() else {"include_dashboard": False}))
     _check_resources(config, ray.cluster_resources())
     serve.start(
         proxy_location="HeadOnly",

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from serve_app.cli.options import show_json
 from serve_app.cli.router.report import REGISTRY, RegistryOption, writing
 from serve_app.errors import ConfigError
 
@@ -23,16 +24,13 @@ def list_routers(
       jethro router list
       jethro router list --json
     """
-    import orjson
-
     from serve_app.routing.registry import Registry
     from serve_app.training.report import markdown_table
 
     folder = Registry(registry)
     rows = [row for name in folder.names() for row in _versions(folder, name)]
     if json:
-        typer.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
-        return
+        return show_json(rows)
     head = ["", "router", "version", "kind", "threshold", "target", "strong calls", "drop", "APGR"]
     typer.echo(markdown_table(head, [_row(row) for row in rows]))
 
@@ -45,8 +43,6 @@ def show(router: Annotated[str, typer.Argument(help=_WHICH)], registry: Registry
       jethro router show complexity
       jethro router show mine@knn-1a2b3c4d
     """
-    import orjson
-
     from serve_app.routing.artefact import read_card
     from serve_app.routing.registry import RANDOM, Registry
     from serve_app.training.training import read_run
@@ -56,10 +52,9 @@ def show(router: Annotated[str, typer.Argument(help=_WHICH)], registry: Registry
     if name == RANDOM:
         raise ConfigError("random has no card: its score is uniform, and nothing of it is learned")
     path = folder.path(name, version)
-    card = read_card(path)
     run = read_run(path)
-    body = {"name": name, "serves": folder.current(name) == version, **card, **({"run": run} if run else {})}
-    typer.echo(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
+    serves = folder.current(name) == version
+    show_json({"name": name, "serves": serves, **read_card(path), **({"run": run} if run else {})})
 
 
 def use(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serve_app.cli.options import DEFAULT_URL, UrlOption, connected, listed, new_group
+from serve_app.cli.options import DEFAULT_URL, UrlOption, connected, listed, new_group, show_json
 from serve_app.errors import ConfigError
 
 group = new_group(help="Streams of classification queries, learned online from the LLM's answers.")
@@ -65,7 +65,6 @@ def list_streams(url: UrlOption = DEFAULT_URL, json: JsonOption = False) -> None
 @group.command()
 def status(name: NameArgument, url: UrlOption = DEFAULT_URL, json: JsonOption = False) -> None:
     """Show a stream: who answers, how far the small models agree with the LLM, drift, losses."""
-
     with connected(url) as endpoint:
         stream = endpoint.call_stream("GET", name)
     if json:
@@ -161,13 +160,6 @@ def budget_line(stream: dict[str, Any]) -> str:
     if stream.get("mu") is not None:
         return f"a unit of cost has the price mu = {stream['mu']:g}"
     return f"at most {stream['llm_share']:.1%} of {stream['horizon']:,} queries reach the LLM"
-
-
-def show_json(value: object) -> None:
-    """Indented JSON on standard output."""
-    import orjson
-
-    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
 def lines(stream: Mapping[str, Any]) -> Iterator[str]:

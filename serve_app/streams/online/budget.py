@@ -30,7 +30,8 @@ class LlmBudget:
     @property
     def rate(self) -> float:
         """LLM calls per query that keep the budget from here on."""
-        left = max(self.horizon - self.queries, self._payback)
+        # a debt is paid back over a tenth of the horizon once that is past
+        left = max(self.horizon - self.queries, self.horizon // 10 if self.queries >= self.horizon else 1, 1)
         return min(1.0, max(0.0, (self.share * (self.queries + left) - self.calls) / left))
 
     def observe(self, called: bool, steer: bool = True) -> None:
@@ -50,11 +51,6 @@ class LlmBudget:
     def spent(self) -> bool:
         """Whether the horizon's calls are all made."""
         return self.rate <= 0.0
-
-    @property
-    def _payback(self) -> int:
-        """Queries over which a debt is paid back once the horizon is past, or nearly."""
-        return max(1, self.horizon // 10) if self.queries >= self.horizon else 1
 
 
 @dataclass(frozen=True, slots=True)

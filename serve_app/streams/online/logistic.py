@@ -157,18 +157,15 @@ class HashedStudent:
     def _update(self) -> None:
         rows, labels = list(self._cache.rows), list(self._cache.labels)
         if self._replays:
-            draw = self._draw(min(REPLAYED, len(self._store)))
+            # the draw depends on the seed and the number of updates alone, so that a restart draws the same
+            self._trained += 1
+            draw = np.random.default_rng([self._seed, 1, self._trained]).permutation(len(self._store))[:REPLAYED]
             rows += [self._store.rows[i] for i in draw]
             labels += [self._store.labels[i] for i in draw]
         self._learn_rows(rows, labels)
         self._cache = Replay(self._cache_size + 1, self._labels)
         self.updates += 1
         self._frozen = None
-
-    def _draw(self, count: int) -> NDArray[np.int64]:
-        """A draw that depends on the seed and the number of updates alone, so that a restart draws the same."""
-        self._trained += 1
-        return np.random.default_rng([self._seed, 1, self._trained]).permutation(len(self._store))[:count]
 
     def _learn_rows(self, rows: list[Sparse], labels: list[int]) -> None:
         for start in range(0, len(rows), BATCH):
