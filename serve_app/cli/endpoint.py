@@ -113,8 +113,7 @@ def explain_answer(decision: Mapping[str, Any]) -> str:
     """One line under an answer: the model, the reason, the cost. `decision` is the `jethro` object or its headers."""
     names = " ".join(str(decision[k]) for k in ("pool", "model") if decision.get(k))
     parts = [names, str(decision.get("reason") or _score(decision))]
-    cost_usd = decision.get("cost_usd", decision.get("cost-usd"))
-    if cost_usd is not None:
+    if (cost_usd := decision.get("cost_usd", decision.get("cost-usd"))) is not None:
         parts.append(f"${float(cost_usd):.3g}")
     if decision.get("usage"):
         parts.append(f"{decision['usage'].get('completion_tokens', 0)} tokens")

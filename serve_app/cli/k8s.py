@@ -62,7 +62,6 @@ def check(
     from serve_app.k8s.documents import read
 
     documents = read(what)
-    mistakes = check_documents(documents)
-    if mistakes:
+    if mistakes := check_documents(documents):
         raise ConfigError("\n".join(mistakes))
     typer.echo(f"{len(documents)} objects: good")

@@ -83,8 +83,7 @@ def _drawn(names: "Sequence[str]", rate: float, duration_s: float, seeds: range)
     """Each kind of trace, once for each seed."""
     from serve_app.autoscaling.traces import STANDARD, standard_traces
 
-    unknown = [name for name in names if name not in STANDARD]
-    if unknown:
+    if unknown := [name for name in names if name not in STANDARD]:
         raise ConfigError(f"--trace {unknown[0]}: choose from {', '.join(STANDARD)}")
     kinds = zip(*(standard_traces(duration_s, rate, seed) for seed in seeds), strict=True)
     return [kind for kind in kinds if not names or kind[0].name in names]

@@ -166,8 +166,7 @@ class Dataset:
 
         Raises ConfigError for a pool that is not in the dataset.
         """
-        missing = [name for name in (weak, strong) if name not in self.pools]
-        if missing:
+        if missing := [name for name in (weak, strong) if name not in self.pools]:
             raise ConfigError(f"the dataset has no pool {missing[0]!r}: it has {', '.join(self.pools)}")
         return replace(self, pools={"small": self.pools[weak], "large": self.pools[strong]})
 

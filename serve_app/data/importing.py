@@ -46,15 +46,12 @@ def import_outcomes(
     Rows marked `contaminated` are dropped unless kept, and counted in `about["contaminated_dropped"]`. What no row
     records (cost, tokens) is 0, and named in `about["not_recorded"]`. Raises DataError naming file, row and fault.
     """
-    records = list(read_records(path))
-    if not records:
+    if not (records := list(read_records(path))):
         raise DataError(f"{path}: there is no row")
-    kept = [r for r in records if keep_contaminated or not flag(r, "contaminated")]
-    if not kept:
+    if not (kept := [r for r in records if keep_contaminated or not flag(r, "contaminated")]):
         raise DataError(f"{path}: all {len(records)} rows are contaminated; use --keep-contaminated to take them")
     columns = list(dict.fromkeys(name for record in kept for name in record.values))
-    models = models or {name: name for name in _pools(columns)}
-    if not models:
+    if not (models := models or {name: name for name in _pools(columns)}):
         raise DataError(f"{path}: no column such as small_correct, small_score, small_quality or small_response")
     known = {_RANGES.get(str(record.text("benchmark")).lower()) for record in kept}
     scale = quality_range or (known.pop() if len(known) == 1 else None) or _UNIT
@@ -64,8 +61,7 @@ def import_outcomes(
     about: dict[str, Any] = {"source": path.name, "contaminated_dropped": len(records) - len(kept)}
     if None not in benchmarks:
         about["benchmark"] = ", ".join(sorted(str(name) for name in benchmarks))
-    metrics = sorted({reader.metric for reader in readers.values() if reader.metric})
-    if metrics:
+    if metrics := sorted({reader.metric for reader in readers.values() if reader.metric}):
         about["metric"] = ", ".join(metrics)
     if scale != _UNIT:
         about["quality_range"] = list(scale)
@@ -86,16 +82,14 @@ def import_preferences(path: Path) -> Preferences:
     `winner` is model_a, model_b, tie or "tie (bothbad)". A prompt may be a JSON list of the user's turns; of a
     recorded conversation (`conversation_a`) the user's turns are taken. Raises DataError naming file, row and fault.
     """
-    records = list(read_records(path))
-    if not records:
+    if not (records := list(read_records(path))):
         raise DataError(f"{path}: there is no row")
     outcomes = []
     for record in records:
         for column in ("model_a", "model_b"):
             if record.text(column) is None:
                 raise record.fault(f"there is no {column}")
-        winner = str(record.get("winner")).strip().lower()
-        if winner not in _OUTCOMES:
+        if (winner := str(record.get("winner")).strip().lower()) not in _OUTCOMES:
             raise record.fault(f"winner is {record.get('winner')!r}, not one of {', '.join(_OUTCOMES)}")
         outcomes.append(_OUTCOMES[winner])
     return Preferences(

@@ -119,8 +119,7 @@ class Recorded:
 
     def split(self, name: str) -> Self:
         """The queries of a split, `train` or `test` for instance. Raises DataError naming the splits there are."""
-        rows = [i for i, split in enumerate(self.splits) if split == name]
-        if not rows:
+        if not (rows := [i for i, split in enumerate(self.splits) if split == name]):
             there = ", ".join(sorted(set(self.splits) - {""})) or "none: leave --split out"
             raise DataError(f"the recorded answers have no split {name!r}: they have {there}")
         return self.take(rows)
@@ -174,8 +173,7 @@ def read_answers(path: Path) -> Dataset:
     """The data set in a Parquet file, or in JSON lines. Raises DataError naming file, row, and what to do."""
     if not path.name.endswith(_JSON_LINES):
         return Dataset.load(path)
-    records = list(read_records(path))
-    if not records:
+    if not (records := list(read_records(path))):
         raise DataError(f"{path}: there is no row; collect answers with `jethro data collect`")
     models = tuple(_answers(records[0]))
     if not all(models):
@@ -229,8 +227,7 @@ def write_answers(dataset: Dataset, path: Path) -> None:
         if not path.name.endswith(".jsonl"):
             dataset.save(path)
             return
-        several = [name for name, pool in dataset.pools.items() if pool.quality.shape[1] > 1]
-        if several:
+        if several := [name for name, pool in dataset.pools.items() if pool.quality.shape[1] > 1]:
             raise ConfigError(
                 f"{path}: JSON lines hold one answer a query, {several[0]} has more; write a .parquet file"
             )

@@ -73,11 +73,9 @@ def messages_of(record: Record) -> tuple[Message, ...]:
     Lists may be JSON in a text, as CSV needs it. Raises DataError if there is none or it is malformed.
     """
     for column in ("messages", "conversation"):
-        value = _list(record, column)
-        if value is not None:
+        if (value := _list(record, column)) is not None:
             return tuple(_message(record, column, item) for item in value)
-    turns = _list(record, "turns")
-    if turns is not None:
+    if (turns := _list(record, "turns")) is not None:
         if not all(isinstance(t, str) for t in turns):
             raise record.fault("turns must be a list of texts")
         return tuple(Message("user", text) for text in turns[: _turn(record, len(turns))])
@@ -91,8 +89,7 @@ def unique_ids(records: Sequence[Record], prefix: str = "") -> tuple[str, ...]:
     """The column `id` of each row, or `prefix` and the position. Raises DataError for one that occurs twice."""
     first: dict[str, str] = {}
     for number, record in enumerate(records):
-        name = record.text("id") or f"{prefix}{number}"
-        if name in first:
+        if (name := record.text("id") or f"{prefix}{number}") in first:
             raise record.fault(f"id {name!r} is that of {first[name]} too; ids must differ")
         first[name] = record.where
     return tuple(first)
@@ -102,8 +99,7 @@ def flag(record: Record, column: str) -> bool:
     """A column of yes or no; empty is no. Raises DataError for anything else."""
     value = record.get(column)
     known = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False, "none": False}
-    found = known.get(str(value).strip().lower())
-    if found is None:
+    if (found := known.get(str(value).strip().lower())) is None:
         raise record.fault(f"{column} is {value!r}, not true or false")
     return found
 

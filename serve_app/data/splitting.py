@@ -39,8 +39,7 @@ def split_dataset(
         for number, (name, share) in enumerate(shares.items())
         for part in [dataset.take(np.flatnonzero(at == number))]
     }
-    empty = [name for name, part in parts.items() if not len(part)]
-    if empty:
+    if empty := [name for name, part in parts.items() if not len(part)]:
         raise DataError(
             f"part {empty[0]} of the split would be empty: {len(dataset)} queries in too few components of "
             "near-duplicates; collect more queries, or raise the threshold of near-duplicates"
@@ -56,8 +55,7 @@ def folds(dataset: Dataset, k: int, seed: int, by_group: bool = False, threshold
     if k < _FEWEST:
         raise ValueError(f"cross-validation needs at least {_FEWEST} folds, not {k}")
     units = _units(dataset, threshold, by_group)
-    found = len(np.unique(units))
-    if found < k:
+    if (found := len(np.unique(units))) < k:
         what = "groups that share no near-duplicates" if by_group else "queries that are no near-duplicates"
         raise DataError(f"{k} folds need at least {k} {what}, there are {found}; take fewer folds or more data")
     return _dealt(units, [1 / k] * k, seed)

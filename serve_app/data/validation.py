@@ -36,8 +36,7 @@ def check(
     """
     if not len(dataset):
         raise DataError(f"{source} is empty: there is nothing to learn from; collect or import answers first")
-    missing = [name for name in pools if name not in dataset.pools]
-    if missing:
+    if missing := [name for name in pools if name not in dataset.pools]:
         found = ", ".join(dataset.pools) or "none"
         raise DataError(f"{source} has no pool {missing[0]!r}, but {found}; collect its answers, or name another")
     for row, query in enumerate(dataset.queries):
@@ -112,8 +111,7 @@ def check_scored(dataset: Dataset, router: str, pools: Collection[str] | None = 
     """
     if len(dataset) == 0:
         raise ConfigError(f"{router}: the dataset is empty; collect answers first")
-    missing = [pool for pool in PAIR if pool not in dataset.pools]
-    if missing:
+    if missing := [pool for pool in PAIR if pool not in dataset.pools]:
         raise ConfigError(f"{router}: the dataset has no pool {missing[0]!r}; collect its answers")
     for pool in dataset.pools if pools is None else pools:
         unscored = np.isnan(dataset.pools[pool].quality).any(1)

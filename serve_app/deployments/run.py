@@ -117,8 +117,7 @@ def why_failed(messages: Mapping[str, str]) -> str:
     """The last sentence of each failed deployment's message, a traceback as text: it says what to fix."""
     found = []
     for deployment, message in messages.items():
-        errors = [m for line in message.splitlines() if (m := _ERROR_LINE.match(line.strip()))]
-        if errors:
+        if errors := [m for line in message.splitlines() if (m := _ERROR_LINE.match(line.strip()))]:
             found.append(f"{deployment} did not start: {errors[-1][1]}")
     return "\n".join(found)
 
@@ -142,8 +141,7 @@ def check_secrets(config: Config) -> None:
     for key in config.server.keys:
         secret(key.env, used_by=f"server.keys ({key.name})")
     for name, pool in config.pools.items():
-        env = getattr(pool.engine, "api_key_env", None)
-        if env:
+        if env := getattr(pool.engine, "api_key_env", None):
             secret(env, used_by=f"pools.{name}.engine.api_key_env")
 
 

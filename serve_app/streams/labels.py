@@ -41,8 +41,7 @@ def parsed(answer: str, labels: Sequence[str]) -> int | None:
     In this order: the label itself; the value of a JSON answer; the same but for case, punctuation and Unicode form;
     the only label whose words occur in the answer, unless they are negated.
     """
-    named = _of_json(answer.strip())
-    if named in labels:
+    if (named := _of_json(answer.strip())) in labels:
         return labels.index(named)
     keys = [normal(label) for label in labels]
     return keys.index(normal(named)) if normal(named) in keys else _only_named(_folded(named), keys)
@@ -76,8 +75,7 @@ def _only_named(answer: str, keys: Sequence[str]) -> int | None:
     for key in sorted(keys, key=len, reverse=True):
         words = r"\W+".join(map(re.escape, key.split()))
         pattern = words if _inside_words(key) else rf"(?<!\w){words}(?!\w)"
-        matches = list(re.finditer(pattern, rest))
-        if not matches:
+        if not (matches := list(re.finditer(pattern, rest))):
             continue
         if found is not None or any(_negated(rest[: m.start()]) for m in matches):
             return None

@@ -36,8 +36,7 @@ def recovered(folder: Path, core: Core) -> dict[str, ActiveStream]:
         return found
     for path in paths:
         try:
-            checkpoint = latest(path)
-            if checkpoint is not None:
+            if (checkpoint := latest(path)) is not None:
                 state = state_of(checkpoint.values["stream"])
                 policy = core.restored(state.spec, checkpoint.arrays, checkpoint.values["learner"]).policy()
                 found[path.name] = ActiveStream(state.spec, policy, state.uid, state.owner, "", NOTE)

@@ -73,8 +73,7 @@ class StreamRegistry:
         """
         self._check_open()
         name = request.spec.name
-        old = self.published.get(name)
-        if old is not None:
+        if (old := self.published.get(name)) is not None:
             if not _may(old, request.owner):
                 raise Conflict(f"The name {name!r} is taken: give another one.", param="name")
             if not request.reset:
@@ -162,8 +161,7 @@ class StreamRegistry:
     def _create_again(self, request: StreamCreate) -> None:
         name, spec = request.spec.name, request.spec
         stream = self._readable(name)
-        changed = difference(stream.spec, spec)
-        if changed is not None:
+        if (changed := difference(stream.spec, spec)) is not None:
             raise Conflict(
                 f"The stream {name!r} exists with other {changed}: give reset to discard what was learned, or another "
                 "name.",
@@ -180,8 +178,7 @@ class StreamRegistry:
     def _readable(self, name: str) -> LearnedStream:
         if name not in self._streams and self._lock >= 0 and self._clock() >= self._retry_s.get(name, 0.0):
             self._open(self._options.folder / name)  # the disk may be back, or a checkpoint restored
-        stream = self._streams.get(name)
-        if stream is None:
+        if (stream := self._streams.get(name)) is None:
             raise UpstreamError(f"The stream {name!r} cannot be read now: {self.published[name].error}")
         return stream
 
@@ -226,8 +223,7 @@ class StreamRegistry:
             shutil.rmtree(hidden, ignore_errors=True)
 
     def _close(self, name: str) -> None:
-        stream = self._streams.pop(name, None)
-        if stream is not None:
+        if (stream := self._streams.pop(name, None)) is not None:
             stream.close()
         self._policies.pop(name, None)
         self._retry_s.pop(name, None)
@@ -242,8 +238,7 @@ class StreamRegistry:
     def _publish(self, name: str) -> None:
         stream = self._streams[name]
         policy, data = self._policies.get(name, (None, b""))
-        current = stream.learner.policy()
-        if current is not policy:
+        if (current := stream.learner.policy()) is not policy:
             data = arrays_to_bytes(current.arrays())
             self._policies[name] = (current, data)
         spec = spec_to_json(stream.spec)

@@ -136,8 +136,7 @@ class Streams:
 
     async def _find(self, name: str, tenant: str | None) -> ActiveStream:
         """The current stream; for an unknown one the Learner is queried, since another Gateway may have created it."""
-        active = self._sync.active.get(name)
-        if active is None:
+        if (active := self._sync.active.get(name)) is None:
             await self._sync.refresh()
             active = self._sync.active.get(name)
         if active is not None and _owns(active.owner, tenant):

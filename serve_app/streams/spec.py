@@ -95,8 +95,7 @@ def _check_labels(labels: Collection[str], most: int) -> None:
     seen: dict[str, str] = {}
     for label in labels:
         _check_text("labels", label, _LABEL_CHARS)
-        key = normal(label)
-        if key in seen:
+        if (key := normal(label)) in seen:
             raise _wrong("labels", f"{label!r} and {seen[key]!r} look alike in an answer: give labels that differ")
         seen[key] = label
 

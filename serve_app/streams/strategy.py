@@ -98,8 +98,7 @@ class StreamStrategy:
             content = _content(answer)
         except JethroError as error:
             self._events.failed(self._stream, stream.uid)
-            fallback = await self._fallback(stream, text, episode)
-            if fallback is None:
+            if (fallback := await self._fallback(stream, text, episode)) is None:
                 raise
             level = spec.levels[fallback[0]]
             reason = f"{decision.reason}; fallback to {level}: {decision.model} failed: {error.code}"

@@ -167,8 +167,7 @@ def lines(stream: Mapping[str, Any]) -> Iterator[str]:
     yield f"stream {stream['id']} ({stream['model']}): {stream['state']}"
     if stream["error"]:
         yield f"  error: {stream['error']}"
-    figures = stream["figures"]
-    if not figures:
+    if not (figures := stream["figures"]):
         return
     yield f"  queries {figures['queries']:,}, of them " + ", ".join(
         f"{level} {part:.1%}" for level, part in figures["share"].items()

@@ -197,8 +197,7 @@ class _CollectionRun:
             if (item.id, pool) in reasons
         ]
         left_out = {failure["id"] for failure in failures}
-        rows = [item for item in self.queries if item.id not in left_out]
-        if not rows:
+        if not (rows := [item for item in self.queries if item.id not in left_out]):
             first = failures[0]
             raise DataError(
                 f"no query was answered by all pools; {first['pool']} on {first['id']!r}: {first['reason']}"
@@ -231,8 +230,7 @@ class _CollectionRun:
     async def _finish(self, item: LabeledQuery, name: str) -> None:
         """Call one pool with one query until there are enough samples, or it fails."""
         while not self._finished(item.id, name):
-            call = await self._next(item, name)
-            if call is None:
+            if (call := await self._next(item, name)) is None:
                 return
             if self._journal is not None:
                 self._journal.add(call)
@@ -276,8 +274,7 @@ class _CollectionRun:
                 answer = await pool.complete(query, Call(call_id, call_id, int(time())))
                 return CollectedCall.of(item.id, name, pool, answer, (monotonic() - started) * 1e3)
             except JethroError as error:
-                pause_s = self._pause_s(attempt, error)
-                if pause_s is None:
+                if (pause_s := self._pause_s(attempt, error)) is None:
                     raise
                 self._trouble = f"{name}: {error}"
                 self._report_progress()

@@ -105,8 +105,7 @@ class AnswerJournal:
         self._journal.close()
 
     def _read(self, requested: dict[str, Any]) -> None:
-        lines = self._journal.lines
-        if not lines:
+        if not (lines := self._journal.lines):
             self._write({"kind": _KIND, "format": _FORMAT, "asked": requested})
             return
         self._check(self._object(1, lines[0]), requested)

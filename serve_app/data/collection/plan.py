@@ -89,8 +89,7 @@ def queries_from_file(path: Path, limit: int | None = None) -> list[LabeledQuery
 
     Without an id the position is one. Raises DataError naming file, row and fault.
     """
-    records = list(islice(read_records(path), limit))
-    if not records:
+    if not (records := list(islice(read_records(path), limit))):
         raise DataError(f"{path}: there is no row")
     return [
         LabeledQuery(Query(messages_of(r)), name, r.text("group") or "", r.text("reference", "answer"))
@@ -105,8 +104,7 @@ def queries_from_log(path: Path, limit: int | None = None) -> list[LabeledQuery]
     """
     from serve_app.store.reading import read_prompts  # SQLAlchemy, which the other sources do not need
 
-    prompts = read_prompts(path, limit)
-    if not prompts:
+    if not (prompts := read_prompts(path, limit)):
         raise DataError(f"{path}: no prompt was kept; serve with store.keep_prompts: true, or give --prompts")
     return [LabeledQuery(Query((Message("user", text),)), decision_id) for decision_id, text in prompts]
 

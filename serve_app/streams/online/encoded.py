@@ -139,8 +139,7 @@ class EncodedStudent:
         """See Student."""
         self._cache.add(row, label, age)
         if self._replays:
-            gone = self._store.add(row, label, age)
-            if gone is not None:
+            if (gone := self._store.add(row, label, age)) is not None:
                 self._gram -= np.outer(gone, gone).astype(np.float64) / 2
         if len(self._cache) >= self._cache_size:
             self._update()

@@ -169,8 +169,7 @@ class OnlineCascade:
 
     def learn(self, labelled: LabeledEvent) -> None:
         """See Learner. Raises DataError for a label that is none of the stream's."""
-        label = labelled.label
-        if label is None:
+        if (label := labelled.label) is None:
             self._tally.unparsed += 1
             if labelled.episode.why == "warm-up":  # it carries no information, and a look must end
                 if self._drift.looked(0.0):

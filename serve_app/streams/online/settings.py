@@ -147,8 +147,7 @@ def _check(spec: StreamSpec) -> None:
     unknown = [kind for kind in spec.levels if kind not in KINDS]
     if unknown or not spec.levels or len(set(spec.levels)) != len(spec.levels):
         raise ConfigError(f"{where}: levels must be of {', '.join(KINDS)}, each once, not {list(spec.levels)}")
-    strange = sorted(set(spec.fixes) - set(FIXES))
-    if strange:
+    if strange := sorted(set(spec.fixes) - set(FIXES)):
         raise ConfigError(f"{where}: unknown fix {strange[0]!r}; known fixes: {', '.join(FIXES)}")
     for name, value in (("explore_floor", spec.explore_floor), ("audit_share", spec.audit_share)):
         if not 0 <= value < 1:
