@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from serve_app.cli.collect import collect_for_cascades
-from serve_app.cli.options import listed, new_group
+from serve_app.cli.options import listed, new_group, say
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def fit_routing(
     confidence = None if chosen is None else ConfidencePlan(chosen, seed=seed)
     form: Form = "prefix" if in_order else "any"
     plan = RoutingPlan(names, _budget(budget, recorded, names), form, confidence, encoder, seed=seed)
-    router = fit(recorded, plan, lambda line: typer.echo(line, err=True))
+    router = fit(recorded, plan, say)
     save_routing(router, out)
     typer.echo(f"{out}: {router.version}")
     _say(router)
@@ -191,7 +191,7 @@ def fit(
         confidence_is=confidence_is,
         seed=seed,
     )
-    fitted = fit_chain(recorded, plan, lambda line: typer.echo(line, err=True))
+    fitted = fit_chain(recorded, plan, say)
     save_chain(fitted, out)
     typer.echo(f"{out}: {fitted.chain.version}")
     show(out)

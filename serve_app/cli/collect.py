@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from serve_app.cli.options import SetOption, listed, parse_settings
+from serve_app.cli.options import SetOption, listed, parse_settings, say
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _collected(
     async def run() -> "Dataset":
         async with opened as pools:
             found = await collect_answers(queries, pools, plan, journal=journal, report=report, about=source)
-        return found if metric is None else await get_metric(metric).score(found, _report)
+        return found if metric is None else await get_metric(metric).score(found, say)
 
     if journal.exists():
         typer.echo(f"resuming from {journal}", err=True)
@@ -241,7 +241,7 @@ def _lab_answers(
         known = frozenset(i.prompt for i in unseen_queries(int(data["n"]), int(data["seed"]), "learn"))
     if not unseen_queries(plan.n, plan.seed, plan.half, known):
         raise ConfigError(f"--lab {plan.n}: router {router} learned from all of these queries; give a larger number")
-    return record_lab(models_dir(), replace(plan, without=known), _report)
+    return record_lab(models_dir(), replace(plan, without=known), say)
 
 
 def _save(found: "Dataset", out: Path, router: str, split: str) -> None:
@@ -268,7 +268,3 @@ def _save(found: "Dataset", out: Path, router: str, split: str) -> None:
         typer.echo(f"  {name}: quality {scored[name]:.4f}, {pool.cost_usd.mean():.3g} USD a query")
     if any(pool.logprobs for pool in found.pools.values()):
         typer.echo(f"  next: jethro cascade fit --data {out} --target quality-drop=0.01 --out var/cascades/mine")
-
-
-def _report(line: str) -> None:
-    typer.echo(line, err=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from serve_app.cli.collect import ConfigOption, OutOption, PoolUrlOption, collect, opened_pools
-from serve_app.cli.options import SetOption, new_group, parse_settings
+from serve_app.cli.options import SetOption, new_group, parse_settings, say
 from serve_app.errors import ConfigError, DataError
 
 group = new_group(help="Collect, import, score, split and show the answers that routers and cascades are fitted on.")
@@ -100,12 +100,12 @@ def score(
 
     async def scored() -> Dataset:
         if metric not in _JUDGES:
-            return await get_metric(metric, **options).score(dataset, _say)
+            return await get_metric(metric, **options).score(dataset, say)
         if judge is None:
             raise ConfigError(f"metric {metric} needs --judge POOL, one of the config's pools")
         settings = load(config, settings=parse_settings(set_ or []))
         async with opened_pools(settings, url, [judge]) as pools:
-            return await get_metric(metric, pool=pools[judge], **options).score(dataset, _say)
+            return await get_metric(metric, pool=pools[judge], **options).score(dataset, say)
 
     found = asyncio.run(scored())
     write_answers(found, out or file)
@@ -186,7 +186,7 @@ def _save_scores(file: Path, out: Path) -> None:
     from serve_app.grading.feedback import read_feedback
 
     log = read_feedback(file)
-    _say(log.summary())
+    say(log.summary())
     found = log.dataset()
     found.save(out)
     typer.echo(f"{out}: {len(found):,} prompts scored at {' and '.join(found.pools)}")
@@ -198,7 +198,3 @@ def _models(pairs: list[str]) -> dict[str, str]:
     if any(not name for name, _ in split_pairs):
         raise ConfigError("--pool: write NAME=MODEL, for instance --pool small=mixtral-8x7b")
     return dict(split_pairs)
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)

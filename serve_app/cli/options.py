@@ -51,6 +51,11 @@ def parse_settings(pairs: Sequence[str], shorthands: Mapping[str, object | None]
     return settings
 
 
+def say(line: str) -> None:
+    """A line on standard error."""
+    typer.echo(line, err=True)
+
+
 def show_json(value: object) -> None:
     """Indented JSON on standard output."""
     import orjson

@@ -54,9 +54,7 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
         router = config.routing.router
         if router is not None and router not in Registry(Path(config.routing.registry)).names():
             tree["routing"]["router"] = str(Path(router).absolute())
-    args: dict[str, Any] = {"config": tree}
-    if engine_factory:
-        args["engine_factory"] = engine_factory
+    args = {"config": tree, **({"engine_factory": engine_factory} if engine_factory else {})}
     try:
         if any(share_limits(pool) for pool in config.pools.values()):
             _deploy(args)

@@ -74,24 +74,17 @@ def _only_named(answer: str, keys: Sequence[str]) -> int | None:
     rest, found = answer, None
     for key in sorted(keys, key=len, reverse=True):
         words = r"\W+".join(map(re.escape, key.split()))
-        pattern = words if _inside_words(key) else rf"(?<!\w){words}(?!\w)"
+        # scripts without blanks between words, and signs: such a label may be part of a run of letters
+        inside = all(unicodedata.category(c) not in ("Ll", "Lu", "Lt", "Nd") for c in key)
+        pattern = words if inside else rf"(?<!\w){words}(?!\w)"
         if not (matches := list(re.finditer(pattern, rest))):
             continue
-        if found is not None or any(_negated(rest[: m.start()]) for m in matches):
+        # negated within the two words before: `not joy`, `no real joy`, `isn't joy`
+        if found is not None or any(not _NEGATIONS.isdisjoint(_WORD.findall(rest[: m.start()])[-2:]) for m in matches):
             return None
         found = keys.index(key)
         rest = re.sub(pattern, "\0", rest)
     return found
-
-
-def _negated(before: str) -> bool:
-    """Within the two words before: `not joy`, `no real joy`, `isn't joy`."""
-    return not _NEGATIONS.isdisjoint(_WORD.findall(before)[-2:])
-
-
-def _inside_words(key: str) -> bool:
-    """Whether a label may be part of a run of letters: scripts without blanks between words, and signs."""
-    return all(unicodedata.category(c) not in ("Ll", "Lu", "Lt", "Nd") for c in key)
 
 
 def _schema(labels: Sequence[str]) -> dict[str, Any]:

@@ -138,9 +138,8 @@ class EncodedStudent:
     def learn(self, row: Row, label: int, age: int) -> None:
         """See Student."""
         self._cache.add(row, label, age)
-        if self._replays:
-            if (gone := self._store.add(row, label, age)) is not None:
-                self._gram -= np.outer(gone, gone).astype(np.float64) / 2
+        if self._replays and (gone := self._store.add(row, label, age)) is not None:
+            self._gram -= np.outer(gone, gone).astype(np.float64) / 2
         if len(self._cache) >= self._cache_size:
             self._update()
 
