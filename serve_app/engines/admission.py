@@ -21,16 +21,11 @@ class Draining(PoolUnavailable):
 class Admission:
     """`await enter()` before the work, `leave()` after it, always both.
 
-    Args:
-        max_open: requests open at once.
-        max_queued: requests that may wait for a place.
-        retry_after_s: the Retry-After of refused requests.
+    At most `max_open` requests are open and `max_queued` wait; `retry_after_s` is the Retry-After of refused ones.
     """
 
     def __init__(self, *, max_open: int, max_queued: int, retry_after_s: float) -> None:
-        self._max_open = max_open
-        self._max_queued = max_queued
-        self._retry_after_s = retry_after_s
+        self._max_open, self._max_queued, self._retry_after_s = max_open, max_queued, retry_after_s
         self._queue: deque[asyncio.Future[None]] = deque()
         self._idle: asyncio.Event | None = None
         self.open = 0

@@ -73,8 +73,7 @@ class ReplicaApp:
 
     async def _read(self, receive: Receive) -> dict[str, Any] | None:
         """The request's JSON object; None if the caller left before it was whole."""
-        data = b""
-        more = True
+        data, more = b"", True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -128,15 +127,10 @@ def build_replica_app(
     max_queued: int = 256,
     retry_after_s: float = 1.0,
 ) -> ReplicaApp:
-    """The application of one replica.
+    """The application of one replica; the caller starts the engine.
 
-    Args:
-        engine: started by the caller.
-        secret: callers must send it as `authorization: Bearer <secret>`.
-        body_bytes: bound on a request's body.
-        max_ongoing: requests open at once in the engine.
-        max_queued: requests that wait for it; beyond, 429 with Retry-After.
-        retry_after_s: the Retry-After of refused requests.
+    Callers must send `authorization: Bearer <secret>`. `body_bytes` bounds a request's body, `max_ongoing` the requests
+    open at once in the engine, `max_queued` those that wait; beyond, 429 with Retry-After `retry_after_s`.
     """
     admission = Admission(max_open=max_ongoing, max_queued=max_queued, retry_after_s=retry_after_s)
     return ReplicaApp(engine, secret=secret, body_bytes=body_bytes, admission=admission)

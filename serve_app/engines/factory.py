@@ -13,7 +13,7 @@ _CLASSES = {"transformers": "serve_app.engines.transformers:HFEngine", "vllm": "
 """Kind to class; each is called with the id that callers see and the pool's engine settings, path resolved."""
 
 _EXTRAS = {"transformers": "transformers", "vllm": "vllm"}
-_MODULES = {"transformers": "transformers", "vllm": "vllm"}
+"""Kind to extra, which is named after the module it brings."""
 _LAB = "lab:"
 
 
@@ -51,7 +51,7 @@ def preflight(name: str, pool: PoolConfig) -> None:
         raise ConfigError(
             f"pools.{name}.engine.path: {path}: no such folder; use a folder in Hugging Face format or a model id"
         )
-    module = _MODULES.get(settings.kind)
+    module = _EXTRAS.get(settings.kind)
     if module is not None and importlib.util.find_spec(module) is None:
         raise _missing(name, module, settings.kind)
 

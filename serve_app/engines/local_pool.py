@@ -23,8 +23,7 @@ class LocalPool:
         self.name = name
         self.model = engine.model
         self.price = price or Price()
-        self._engine = engine
-        self._in_flight = 0
+        self._engine, self._in_flight = engine, 0
 
     @property
     def capabilities(self) -> Capabilities:

@@ -17,7 +17,7 @@ from serve_app.engines.admission import Admission
 from serve_app.engines.base import Engine
 from serve_app.engines.bursts import Bursts
 from serve_app.errors import JethroError, ModelNotFound, UpstreamError
-from serve_app.types import Chunk, Endpoint, Query, Usage
+from serve_app.types import Chunk, Endpoint, Usage
 from serve_app.wire.encoding import DONE, StreamEncoder, encode_answer
 from serve_app.wire.requests import query_from_openai
 
@@ -41,8 +41,7 @@ class ReplicaRequest:
         headers: Mapping[bytes, bytes],
         body: Mapping[str, Any],
     ) -> None:
-        self._engine = engine
-        self._admission = admission
+        self._engine, self._admission = engine, admission
         self._stream = bool(body.get("stream"))
         options = body.get("stream_options")
         self._include_usage = isinstance(options, dict) and bool(options.get("include_usage"))
@@ -78,7 +77,9 @@ class ReplicaRequest:
                 chunks += await bursts.next()
         finally:
             await _close(bursts)
-        _check_whole(self._query, chunks)
+        finished = sum(c.finish_reason is not None for c in chunks)
+        if finished != self._query.sampling.n:
+            raise UpstreamError(f"the model finished {finished} of {self._query.sampling.n} choices")
         body = encode_answer(self._query, chunks, model=self._engine.model, answer_id=self._id, created=self._created)
         headers = [_JSON, (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -120,8 +121,7 @@ class _Disconnect:
     """Cancels the current task when the caller disconnects. Starts no task if this one ends without waiting."""
 
     def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._seen = False
+        self._receive, self._seen = receive, False
         self._task = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
         self._start = asyncio.get_running_loop().call_soon(self._watch)
@@ -154,12 +154,6 @@ async def _close(bursts: Bursts[Chunk]) -> None:
         await bursts.aclose()
     except Exception:
         logger.exception("the engine failed while it closed a request")
-
-
-def _check_whole(query: Query, chunks: list[Chunk]) -> None:
-    finished = sum(c.finish_reason is not None for c in chunks)
-    if finished != query.sampling.n:
-        raise UpstreamError(f"the model finished {finished} of {query.sampling.n} choices")
 
 
 def _error_event(error: Exception, model: str) -> bytes:

@@ -32,13 +32,8 @@ def export(model: LlamaForCausalLM, folder: Path, seed: int, progress: TrainingP
     save_file(weights, fresh / "model.safetensors", metadata={"format": "pt"})
     (fresh / "model.safetensors").chmod(0o644)  # save_file makes it readable by its owner only
     build_tokenizer().save_pretrained(fresh)
-    note = {
-        "seed": seed,
-        "parameters": model.num_parameters(),
-        "rounds": progress.rounds,
-        "tokens": progress.tokens,
-        "seconds": round(progress.seconds),
-    }
+    note = {"seed": seed, "parameters": model.num_parameters(), "rounds": progress.rounds, "tokens": progress.tokens}
+    note["seconds"] = round(progress.seconds)
     (fresh / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -65,10 +60,9 @@ def build(
 ) -> None:
     """Train the named models into `out_dir`/{name}, one after the other, on one thread each.
 
-    `minutes` bounds the training of each model by time; without it the budget is the size's number
-    of tokens, and the same seed gives the same model. With `resume` an interrupted run continues from
-    its last checkpoint. The folder is refreshed at each checkpoint. Raises ValueError for an
-    unknown model name or a checkpoint of another seed.
+    `minutes` bounds the training of each model by time; without it the budget is the size's number of tokens, and the
+    same seed gives the same model. With `resume` an interrupted run continues from its last checkpoint. The folder is
+    refreshed at each checkpoint. Raises ValueError for an unknown model name or a checkpoint of another seed.
     """
     unknown = sorted(set(models) - set(SIZES))
     if unknown:
@@ -79,13 +73,8 @@ def build(
         if not resume:
             shutil.rmtree(work, ignore_errors=True)
         size = SIZES[name]
-        settings = TrainSettings(
-            seed=seed,
-            tokens=size.train_tokens,
-            minutes=minutes,
-            hardest=size.hardest,
-            bfloat16=size.hidden >= BFLOAT16_FROM_HIDDEN and has_bfloat16(),
-        )
+        mixed = size.hidden >= BFLOAT16_FROM_HIDDEN and has_bfloat16()
+        settings = TrainSettings(seed, size.train_tokens, minutes, hardest=size.hardest, bfloat16=mixed)
 
         def refresh(model: LlamaForCausalLM, progress: TrainingProgress, name: str = name) -> None:
             export(model, out_dir / name, seed, progress)

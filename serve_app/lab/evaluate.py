@@ -96,16 +96,14 @@ def evaluate(
 ) -> LabReport:
     """Send `n` balanced queries to each model and grade the answers.
 
-    `models_dir` is a folder of Hugging Face model folders (read with transformers, greedy, in
-    batches; needs the extra that brings torch), or for each name a function that answers prompts,
-    such as one that calls a pool. Raises FileNotFoundError for a missing model folder.
+    `models_dir` is a folder of Hugging Face model folders (read with transformers, greedy, in batches; needs torch),
+    or for each name a function that answers prompts. Raises FileNotFoundError for a missing model folder.
     """
     items = sample(n, seed, split)
-    reports = []
     if isinstance(models_dir, dict):
-        for name, answer in models_dir.items():
-            reports.append(_report(name, None, items, answer))
+        reports = [_report(name, None, items, answer) for name, answer in models_dir.items()]
     else:
+        reports = []
         for name in models:
             answer, parameters = greedy(models_dir / name)
             reports.append(_report(name, parameters, items, answer))

@@ -49,9 +49,8 @@ CHAT_TEMPLATE = """\
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer with its chat template, ready for `save_pretrained`."""
-    core = Tokenizer(
-        models.BPE(vocab={token: index for index, token in enumerate(VOCABULARY)}, merges=[], unk_token=UNK)
-    )
+    vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNK))
     core.normalizer = normalizers.Lowercase()
     core.decoder = decoders.Fuse()
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
@@ -99,7 +98,9 @@ SIZES = {
 
 def new_model(size: ModelSize, seed: int) -> LlamaForCausalLM:
     """A freshly initialised float32 model with tied embeddings; the seed sets its weights."""
-    special = {name: VOCABULARY.index(token) for name, token in (("pad", PAD), ("bos", BOS), ("eos", EOS))}
+    special = {
+        f"{name}_token_id": VOCABULARY.index(token) for name, token in (("pad", PAD), ("bos", BOS), ("eos", EOS))
+    }
     config = LlamaConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=size.hidden,
@@ -111,15 +112,11 @@ def new_model(size: ModelSize, seed: int) -> LlamaForCausalLM:
         max_position_embeddings=CONTEXT_TOKENS,
         tie_word_embeddings=True,
         initializer_range=size.hidden**-0.5 / 2,
-        pad_token_id=special["pad"],
-        bos_token_id=special["bos"],
-        eos_token_id=special["eos"],
+        **special,
         dtype="float32",
         architectures=["LlamaForCausalLM"],
     )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        pad_token_id=special["pad"], bos_token_id=special["bos"], eos_token_id=special["eos"], do_sample=False
-    )
+    model.generation_config = GenerationConfig(**special, do_sample=False)
     return model

@@ -61,9 +61,8 @@ class TrainingProgress:
     def cell_weights(self, floor: float, hardest: int = LEVELS[-1]) -> list[float]:
         """Share of each cell in the next round: its running error, never below the floor.
 
-        A difficulty whose easier neighbour is not yet learned is held back, so that the time goes
-        to what can be learned now (a curriculum in the sense of Bengio et al. 2009). Difficulties
-        above `hardest` are never drawn.
+        A difficulty whose easier neighbour is not yet learned is held back, so that the time goes to what can be
+        learned now (a curriculum in the sense of Bengio et al. 2009). Difficulties above `hardest` are never drawn.
         """
         levels = self.accuracy.reshape(-1, len(LEVELS))
         gates = np.ones_like(levels)

@@ -62,8 +62,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is not typed
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[SlotLayer() for _ in range(layers)])
-        self.capacity_rows = 0
-        self.capacity_positions = 0
+        self.capacity_rows = self.capacity_positions = 0
 
     def aim(self, rows: Tensor, lengths: Tensor) -> None:
         """Where the next step writes: position `lengths[i]` of row `rows[i]`."""
@@ -132,9 +131,7 @@ class Batch:
     """Not thread-safe: one thread calls it. After an error `reset` makes it usable again."""
 
     def __init__(self, loaded: LoadedModel) -> None:
-        self._model = loaded.model
-        self._config = loaded.model.config
-        self._device = loaded.device
+        self._model, self._config, self._device = loaded.model, loaded.model.config, loaded.device
         self.sequences: list[Sequence] = []
         self.reset()
 
@@ -217,8 +214,7 @@ class Batch:
         longest = max(filled, *(1 + s.length for s in (*self.sequences, *joiners)))
         self._cache.fit(count, count + len(joiners), longest)
         self._cache.insert(count, cache.layers, sources, filled)
-        lengths = torch.tensor([s.length for s in joiners], device=self._device)
         self._tokens = torch.cat([self._tokens, tokens])
-        self._lengths = torch.cat([self._lengths, lengths])
+        self._lengths = torch.cat([self._lengths, torch.tensor([s.length for s in joiners], device=self._device)])
         self.sequences.extend(joiners)
         self._plan = None

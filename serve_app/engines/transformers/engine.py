@@ -24,8 +24,7 @@ class PromptEncoder:
     """Encodes queries for one tokenizer and one context length (tokens). Safe to call from any thread."""
 
     def __init__(self, tokenizer: Any, context_tokens: int) -> None:
-        self._tokenizer = tokenizer
-        self._context_tokens = context_tokens
+        self._tokenizer, self._context_tokens = tokenizer, context_tokens
 
     def encode(self, query: Query) -> list[int]:
         """The prompt's token ids, at least one.
@@ -157,10 +156,8 @@ class HFEngine:
             raise PoolUnavailable(f"{self.model} is not running", retry_after_s=1)
         _check_supported(query, self.model)
         self._check_load(query.sampling.n)
-        if len(query.text) > LONG_PROMPT_CHARS:
-            ids = await asyncio.to_thread(self._prompts.encode, query)
-        else:
-            ids = self._prompts.encode(query)
+        encode = self._prompts.encode
+        ids = await asyncio.to_thread(encode, query) if len(query.text) > LONG_PROMPT_CHARS else encode(query)
         room = self._prompts.room(len(ids))
         return Request.of(query.sampling, ids, room=room, decode=self._decode, eos_ids=self._loaded.eos_ids)
 

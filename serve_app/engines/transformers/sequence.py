@@ -83,8 +83,7 @@ class Sequence:
 
     def __init__(self, request: Request, index: int, decode: Decode, eos_ids: frozenset[int]) -> None:
         sampling = request.sampling
-        self.request = request
-        self.index = index
+        self.request, self.index = request, index
         self.length = len(request.prompt_ids)
         """Tokens whose keys and values are in the cache, or will be after the prefill."""
         self.said = 0
@@ -94,8 +93,7 @@ class Sequence:
             self.counts = {}
         # The choice's own generator: a seed gives the same draws whatever else is in the batch.
         self.rng = random.Random(None if sampling.seed is None else f"{sampling.seed}/{index}")
-        self._eos_ids = eos_ids
-        self._decode = decode
+        self._eos_ids, self._decode = eos_ids, decode
         self._detokenizer = Detokenizer(decode, request.prompt_ids)
         self._stop = StopScanner(sampling.stop) if sampling.stop else None
         self._ids: list[int] = []

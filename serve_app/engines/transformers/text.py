@@ -67,8 +67,7 @@ class StopScanner:
     __slots__ = ("_held", "_stops")
 
     def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = stops
-        self._held = ""
+        self._stops, self._held = stops, ""
 
     def feed(self, text: str) -> tuple[str, bool]:
         """The text that may go out, and whether a stop string was found (it and what follows are dropped)."""

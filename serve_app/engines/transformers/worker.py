@@ -34,10 +34,8 @@ _HALF_TOLERANCE = 0.35
 def check_batching(batch: Batch, loaded: LoadedModel) -> None:
     """Raises ConfigError if batched and plain log-probabilities differ. Leaves the batch empty."""
     sampling = Sampling(temperature=0, logprobs=True)
-    prompts = [
-        [(7 * i + length) % loaded.model.config.get_text_config().vocab_size for i in range(length)]
-        for length in _LENGTHS
-    ]
+    vocabulary = loaded.model.config.get_text_config().vocab_size
+    prompts = [[(7 * i + length) % vocabulary for i in range(length)] for length in _LENGTHS]
     requests = [Request.of(sampling, prompt, room=9, decode=lambda ids: "", eos_ids=frozenset()) for prompt in prompts]
     said: dict[Sequence, list[tuple[int, float]]] = {r.sequences[0]: [] for r in requests}
     for step in range(1 + _STEPS):
@@ -81,8 +79,7 @@ class Worker:
     """Start once, submit from the event loop's thread, stop once."""
 
     def __init__(self, settings: TransformersSettings, figures: EngineFigures) -> None:
-        self._settings = settings
-        self._figures = figures
+        self._settings, self._figures = settings, figures
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._joining: list[Sequence] = []

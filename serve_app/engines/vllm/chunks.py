@@ -19,8 +19,7 @@ class ChunkWriter:
 
     def __init__(self, query: Query, rendered: Rendered) -> None:
         self._rendered = rendered
-        self._logprobs = query.sampling.logprobs
-        self._top = query.sampling.top_logprobs
+        self._logprobs, self._top = query.sampling.logprobs, query.sampling.top_logprobs
         self._copies = query.sampling.n if rendered.params.n == 1 else 1
         self._named_tool = isinstance(query.tool_choice, Mapping)
         self._one_call = query.extra.get("parallel_tool_calls") is False

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from serve_app.config.engines import VllmSettings
@@ -51,10 +52,7 @@ class VllmEngine:
         self._renderer: QueryRenderer | None = None
         self._adapters: dict[str, LoRARequest] = {}
         self._ids = itertools.count()
-        self._capacity = 0
-        self._running = 0
-        self._waiting = 0
-        self._open_choices = 0
+        self._capacity = self._running = self._waiting = self._open_choices = 0
 
     async def start(self) -> None:
         """Start the engine core and run one token through it. Raises DependencyError or ConfigError."""
@@ -73,13 +71,7 @@ class VllmEngine:
             for number, (name, path) in enumerate(self._settings.adapters.items(), start=1)
         }
         self._capacity = config.scheduler_config.max_num_seqs + self._settings.max_waiting
-        self.capabilities = Capabilities(
-            logprobs=True,
-            guided=True,
-            tools=self.capabilities.tools,
-            adapters=self.capabilities.adapters,
-            max_context_tokens=config.model_config.max_model_len,
-        )
+        self.capabilities = replace(self.capabilities, max_context_tokens=config.model_config.max_model_len)
         parallel = config.parallel_config
         if parallel.worker_extension_cls == WATCHDOG and parallel.distributed_executor_backend in ("uni", "mp"):
             await engine.collective_rpc("end_with_process", args=(os.getpid(),))
@@ -222,8 +214,7 @@ class _Only:
     """A collector of one registry's metrics whose names begin with a prefix."""
 
     def __init__(self, registry: Any, prefix: str) -> None:
-        self._registry = registry
-        self._prefix = prefix
+        self._registry, self._prefix = registry, prefix
 
     def collect(self) -> Iterator[Any]:
         """The metrics as they stand."""

@@ -119,8 +119,7 @@ class QueryRenderer:
         if query.tools and query.tool_choice != "none":
             parsers = tuple(self._parser(request) for _ in range(request.n or 1))
         length = len(prompt["prompt_token_ids"])
-        params = self._sampling(query, request, length)
-        return Rendered(prompt, length, params, request, parsers)
+        return Rendered(prompt, length, self._sampling(query, request, length), request, parsers)
 
     async def _completion(self, query: Query) -> Rendered:
         request = CompletionRequest.model_validate({**self._body(query), "max_tokens": 1})

@@ -1,6 +1,6 @@
 """Arithmetic: sums, differences and products of two numbers, short expressions, and several steps on one number."""
 
-from abc import abstractmethod
+from operator import add, mul, sub
 from random import Random
 
 from serve_app.lab.tasks.base import Task
@@ -36,10 +36,7 @@ class _Binary(Task):
     operands = _OPERANDS
     larger_first = False
     phrases: tuple[str, ...]
-
-    @abstractmethod
-    def result(self, a: int, b: int) -> int:
-        """The right answer."""
+    result: "staticmethod[[int, int], int]"
 
     def compose(self, rng: Random, difficulty: int) -> tuple[str, str]:
         """Operands within the bounds of the difficulty."""
@@ -56,10 +53,7 @@ class Add(_Binary):
 
     name = "add"
     phrases = _phrases("+", "add {a} and {b}", "plus", "what is the sum of {a} and {b}?")
-
-    def result(self, a: int, b: int) -> int:
-        """a + b."""
-        return a + b
+    result = staticmethod(add)
 
 
 class Subtract(_Binary):
@@ -68,10 +62,7 @@ class Subtract(_Binary):
     name = "subtract"
     larger_first = True
     phrases = _phrases("-", "subtract {b} from {a}", "minus", "take {b} away from {a}")
-
-    def result(self, a: int, b: int) -> int:
-        """a - b."""
-        return a - b
+    result = staticmethod(sub)
 
 
 class Multiply(_Binary):
@@ -81,10 +72,7 @@ class Multiply(_Binary):
     small = True
     operands = _FACTORS
     phrases = _phrases("*", "multiply {a} by {b}", "times", "what is the product of {a} and {b}?")
-
-    def result(self, a: int, b: int) -> int:
-        """a * b."""
-        return a * b
+    result = staticmethod(mul)
 
 
 _PHRASES = ("what is {e}?", "{e}", "{e} =", "calculate {e}", "evaluate {e}", "what is the value of {e}?")
