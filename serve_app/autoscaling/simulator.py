@@ -157,7 +157,7 @@ def simulate(
     names: Sequence[str] = ("small", "large"),
 ) -> SimulationResult:
     """Run a trace to its end, open calls included; `names` are the weak and the strong pool."""
-    return _Simulation(trace, models, rule, initial, control, names).run()
+    return _Simulation(trace, rule, control, {name: _Pool(models[name], initial[name]) for name in names}).run()
 
 
 _calls = attrgetter("calls")
@@ -166,17 +166,8 @@ _calls = attrgetter("calls")
 class _Simulation:
     """The state of one simulation, and its events: (time, order, kind, payload)."""
 
-    def __init__(
-        self,
-        trace: Trace,
-        models: Mapping[str, PoolModel],
-        rule: Rule,
-        initial: Mapping[str, int],
-        control: Control,
-        names: Sequence[str],
-    ) -> None:
-        self.trace, self.rule, self.control, self.names = trace, rule, control, names
-        self.pools = {name: _Pool(models[name], initial[name]) for name in names}
+    def __init__(self, trace: Trace, rule: Rule, control: Control, pools: Mapping[str, _Pool]) -> None:
+        self.trace, self.rule, self.control, self.pools, self.names = trace, rule, control, pools, tuple(pools)
         for pool in self.pools.values():
             pool.replicas = [_Replica(ready=True) for _ in range(pool.target)]
             pool.count_up()

@@ -43,12 +43,10 @@ class PromptEncoder:
 
     def _raw(self, query: Query) -> list[int]:
         ids: list[int] = self._tokenizer(query.prompt).input_ids
-        if ids:
-            return ids
         start = self._tokenizer.bos_token_id
-        if start is None:
+        if not ids and start is None:
             raise RequestError("prompt is empty and the model has no token that starts a text", param="prompt")
-        return [start]
+        return ids or [start]
 
     def _chat(self, query: Query) -> list[int]:
         if self._tokenizer.chat_template is None:

@@ -33,10 +33,8 @@ def load_model(settings: TransformersSettings) -> LoadedModel:
         config = AutoConfig.from_pretrained(path)
         _check_cache(path, config)
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
-        )
-        model = model.to(device).eval()
+        dtype = getattr(torch, settings.dtype)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa").to(device).eval()
     except (OSError, ValueError, RuntimeError, ImportError) as e:
         raise ConfigError(
             f"model {settings.path!r} cannot be loaded on {settings.device} as {settings.dtype}: {e}; "

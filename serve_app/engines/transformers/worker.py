@@ -236,8 +236,5 @@ def _bounds(settings: TransformersSettings, loaded: LoadedModel) -> BatchLimits:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     cell_bytes = 2 * config.num_hidden_layers * heads * width * loaded.model.dtype.itemsize
-    return BatchLimits(
-        rows=settings.max_batch,
-        prefill_rows=max(1, int((PREFILL_LOGITS / config.vocab_size) ** 0.5)),
-        cells=CACHE_BYTES // cell_bytes,
-    )
+    prefill_rows = max(1, int((PREFILL_LOGITS / config.vocab_size) ** 0.5))
+    return BatchLimits(settings.max_batch, prefill_rows, cells=CACHE_BYTES // cell_bytes)
