@@ -120,7 +120,9 @@ def _budget(text: str, recorded: "Recorded", models: tuple[str, ...]) -> float:
         value = -1.0
     if not 0 < value < float("inf") or rest.strip():
         raise ConfigError(f"--budget: {text!r} is neither US dollars a query (0.0002) nor a share (40%); give one")
-    return value if not percent else value / 100 * float(recorded.of(models).cost_usd.mean(0).max())
+    if not percent:
+        return value
+    return value / 100 * float(recorded.of(models).cost_usd.mean(0).max())
 
 
 group = new_group(help="Fit and measure cascades: call the weak model first, escalate where its answer looks wrong.")

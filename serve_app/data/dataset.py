@@ -151,7 +151,8 @@ class Dataset:
 
     def strong_win_rate(self, margin: float = 0.0) -> Floats:
         """P(strong better than weak by more than `margin`) over all pairs of samples, shape [n]."""
-        wins: Floats = ((self.strong.quality[:, :, None] - self.weak.quality[:, None, :]) > margin).mean(axis=(1, 2))
+        gap = self.strong.quality[:, :, None] - self.weak.quality[:, None, :]
+        wins: Floats = (gap > margin).mean(axis=(1, 2))
         return wins
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Self:
@@ -173,8 +174,10 @@ class Dataset:
     def digest(self) -> str:
         """Hash of all rows, however they are stored: names the data that a router was trained on."""
         digest = hashlib.blake2b(digest_size=16)
-        for row in zip(self.ids, self.queries, self.groups, self.references or (None,) * len(self), strict=True):
-            digest.update(json.dumps([row[0], [m.to_openai() for m in row[1].messages], *row[2:]]).encode() + b"\n")
+        references = self.references or (None,) * len(self)
+        for row in zip(self.ids, self.queries, self.groups, references, strict=True):
+            messages = [m.to_openai() for m in row[1].messages]
+            digest.update(json.dumps([row[0], messages, *row[2:]]).encode() + b"\n")
         for name, pool in self.pools.items():
             digest.update(json.dumps([name, pool.model, pool.texts]).encode() + b"\n")
             for field_name in MEASURES:

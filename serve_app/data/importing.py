@@ -53,8 +53,7 @@ def import_outcomes(
     columns = list(dict.fromkeys(name for record in kept for name in record.values))
     if not (models := models or {name: name for name in _pools(columns)}):
         raise DataError(f"{path}: no column such as small_correct, small_score, small_quality or small_response")
-    known = {_RANGES.get(str(record.text("benchmark")).lower()) for record in kept}
-    scale = quality_range or (known.pop() if len(known) == 1 else None) or _UNIT
+    scale = quality_range or _known_range(kept) or _UNIT
     readers = {name: _Reader(path, name, columns, scale) for name in models}
     references = tuple(record.text("reference", "answer") for record in kept)
     benchmarks = Counter(record.text("benchmark") for record in kept)
@@ -114,7 +113,9 @@ def _user_turns(record: Record) -> tuple[Message, ...]:
             prompt = json.loads(prompt)
         except json.JSONDecodeError:
             return messages_of(record)  # a prompt that happens to begin so
-    return messages_of(Record({"turns": prompt}, record.where)) if isinstance(prompt, list) else messages_of(record)
+    if isinstance(prompt, list):
+        return messages_of(Record({"turns": prompt}, record.where))
+    return messages_of(record)
 
 
 class _Reader:
@@ -200,3 +201,8 @@ def _number(record: Record, column: str, value: Any) -> float:
     if not np.isfinite(number):
         raise record.fault(f"{column} is {number}; every row needs a finite value")
     return number
+
+
+def _known_range(records: Sequence[Record]) -> tuple[float, float] | None:
+    ranges = {_RANGES.get(str(record.text("benchmark")).lower()) for record in records}
+    return ranges.pop() if len(ranges) == 1 else None

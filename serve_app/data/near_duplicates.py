@@ -69,7 +69,8 @@ def components(texts: Sequence[str], threshold: float = THRESHOLD) -> Ints:
 
     Raises ValueError for a threshold outside (0, 1].
     """
-    return connected(np.concatenate([*similar_pairs(texts, threshold), np.empty((0, 2), dtype=np.int64)]), len(texts))
+    pairs = [*similar_pairs(texts, threshold), np.empty((0, 2), dtype=np.int64)]
+    return connected(np.concatenate(pairs), len(texts))
 
 
 def connected(pairs: Ints, n: int) -> Ints:
@@ -162,7 +163,9 @@ def _hashed(texts: Sequence[str]) -> tuple[NDArray[np.uint64], Ints]:
         rolling = (rolling ^ codes[k : len(codes) - _GRAM + 1 + k]) * np.uint64(0x9E3779B97F4A7C15)
         rolling ^= rolling >> np.uint64(29)
     owners = np.repeat(np.arange(len(texts)), lengths)
-    at = np.flatnonzero(np.arange(len(codes)) <= np.repeat(np.cumsum(lengths), lengths) - _GRAM)
+    ends = np.cumsum(lengths)
+    inside = np.arange(len(codes)) <= np.repeat(ends, lengths) - _GRAM
+    at = np.flatnonzero(inside)
     return rolling[at], owners[at]
 
 

@@ -36,7 +36,10 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
     from serve_app.deployments.application import BuildArgs, build
 
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, **({} if cluster_address() else {"include_dashboard": False}))
+        if cluster_address():
+            ray.init(log_to_driver=False)
+        else:
+            ray.init(include_dashboard=False, log_to_driver=False)
     _check_resources(config, ray.cluster_resources())
     serve.start(
         proxy_location="HeadOnly",
@@ -54,7 +57,9 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
         router = config.routing.router
         if router is not None and router not in Registry(Path(config.routing.registry)).names():
             tree["routing"]["router"] = str(Path(router).absolute())
-    args = {"config": tree, **({"engine_factory": engine_factory} if engine_factory else {})}
+    args: dict[str, Any] = {"config": tree}
+    if engine_factory:
+        args["engine_factory"] = engine_factory
     try:
         if any(share_limits(pool) for pool in config.pools.values()):
             _deploy(args)

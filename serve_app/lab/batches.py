@@ -20,8 +20,12 @@ LONG_HISTORY_SHARE = 0.004
 """Shares of examples behind a system prompt, behind one to three earlier turns, and behind many."""
 
 _SYSTEM_PROMPTS = (
-    *("you are a helpful assistant.", "answer briefly.", "answer with the bare result."),
-    *("you are a calculator. be exact.", "you are jethro.", "be concise and correct."),
+    "you are a helpful assistant.",
+    "answer briefly.",
+    "answer with the bare result.",
+    "you are a calculator. be exact.",
+    "you are jethro.",
+    "be concise and correct.",
 )
 
 _ID = {token: index for index, token in enumerate(VOCABULARY)}

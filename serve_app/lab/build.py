@@ -32,8 +32,13 @@ def export(model: LlamaForCausalLM, folder: Path, seed: int, progress: TrainingP
     save_file(weights, fresh / "model.safetensors", metadata={"format": "pt"})
     (fresh / "model.safetensors").chmod(0o644)  # save_file makes it readable by its owner only
     build_tokenizer().save_pretrained(fresh)
-    note = {"seed": seed, "parameters": model.num_parameters(), "rounds": progress.rounds, "tokens": progress.tokens}
-    note["seconds"] = round(progress.seconds)
+    note = {
+        "seed": seed,
+        "parameters": model.num_parameters(),
+        "rounds": progress.rounds,
+        "tokens": progress.tokens,
+        "seconds": round(progress.seconds),
+    }
     (fresh / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)

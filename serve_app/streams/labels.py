@@ -41,10 +41,13 @@ def parsed(answer: str, labels: Sequence[str]) -> int | None:
     In this order: the label itself; the value of a JSON answer; the same but for case, punctuation and Unicode form;
     the only label whose words occur in the answer, unless they are negated.
     """
-    if (named := _of_json(answer.strip())) in labels:
+    named = _of_json(answer.strip())
+    if named in labels:
         return labels.index(named)
     keys = [normal(label) for label in labels]
-    return keys.index(normal(named)) if normal(named) in keys else _only_named(_folded(named), keys)
+    if normal(named) in keys:
+        return keys.index(normal(named))
+    return _only_named(_folded(named), keys)
 
 
 def normal(text: str) -> str:
@@ -74,17 +77,25 @@ def _only_named(answer: str, keys: Sequence[str]) -> int | None:
     rest, found = answer, None
     for key in sorted(keys, key=len, reverse=True):
         words = r"\W+".join(map(re.escape, key.split()))
-        # scripts without blanks between words, and signs: such a label may be part of a run of letters
-        inside = all(unicodedata.category(c) not in ("Ll", "Lu", "Lt", "Nd") for c in key)
-        pattern = words if inside else rf"(?<!\w){words}(?!\w)"
-        if not (matches := list(re.finditer(pattern, rest))):
+        pattern = words if _inside_words(key) else rf"(?<!\w){words}(?!\w)"
+        matches = list(re.finditer(pattern, rest))
+        if not matches:
             continue
-        # negated within the two words before: `not joy`, `no real joy`, `isn't joy`
-        if found is not None or any(not _NEGATIONS.isdisjoint(_WORD.findall(rest[: m.start()])[-2:]) for m in matches):
+        if found is not None or any(_negated(rest[: m.start()]) for m in matches):
             return None
         found = keys.index(key)
         rest = re.sub(pattern, "\0", rest)
     return found
+
+
+def _negated(before: str) -> bool:
+    """Within the two words before: `not joy`, `no real joy`, `isn't joy`."""
+    return not _NEGATIONS.isdisjoint(_WORD.findall(before)[-2:])
+
+
+def _inside_words(key: str) -> bool:
+    """Whether a label may be part of a run of letters: scripts without blanks between words, and signs."""
+    return all(unicodedata.category(c) not in ("Ll", "Lu", "Lt", "Nd") for c in key)
 
 
 def _schema(labels: Sequence[str]) -> dict[str, Any]:

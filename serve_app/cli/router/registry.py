@@ -30,7 +30,8 @@ def list_routers(
     folder = Registry(registry)
     rows = [row for name in folder.names() for row in _versions(folder, name)]
     if json:
-        return show_json(rows)
+        show_json(rows)
+        return
     head = ["", "router", "version", "kind", "threshold", "target", "strong calls", "drop", "APGR"]
     typer.echo(markdown_table(head, [_row(row) for row in rows]))
 

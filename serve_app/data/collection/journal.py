@@ -147,7 +147,8 @@ class AnswerJournal:
 
 
 def _text(choice: Mapping[str, Any]) -> str:
-    return str((choice["message"].get("content") if "message" in choice else choice.get("text")) or "")
+    content = choice["message"].get("content") if "message" in choice else choice.get("text")
+    return str(content or "")
 
 
 def _tokens(choice: Mapping[str, Any]) -> list[list[Any]]:

@@ -238,6 +238,7 @@ def _greedy(
     ends = set(end if isinstance(end, list) else [end])
     rows = []
     for row, tokens in enumerate(said.tolist()):
+        length = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
         rows.append(
             tuple(
                 TokenLogprob(
@@ -245,7 +246,7 @@ def _greedy(
                     round(own[row][at], _DIGITS),
                     tuple((texts[i], round(v, _DIGITS)) for i, v in zip(ids[row][at], values[row][at], strict=True)),
                 )
-                for at in range(next((at for at, token in enumerate(tokens) if token in ends), len(tokens)))
+                for at in range(length)
             )
         )
     return answers, rows

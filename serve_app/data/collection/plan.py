@@ -46,7 +46,8 @@ class CollectionPlan:
         """What a journal's entries answer, as its first line keeps it."""
         digest = blake2b(digest_size=16)
         for item in queries:
-            digest.update(json.dumps([item.id, [m.to_openai() for m in item.query.messages]]).encode() + b"\n")
+            messages = [m.to_openai() for m in item.query.messages]
+            digest.update(json.dumps([item.id, messages]).encode() + b"\n")
         sampling = self.sampling
         return {
             "queries": len(queries),
@@ -111,7 +112,8 @@ def queries_from_log(path: Path, limit: int | None = None) -> list[LabeledQuery]
 
 def queries_from_lab(n: int, seed: int, half: Half) -> list[LabeledQuery]:
     """`n` lab queries unseen by the models and of one half, each once: at most `n` different ones."""
+    items = {item.prompt: item for item in unseen_queries(n, seed, half)}
     return [
         LabeledQuery(Query((Message("user", i.prompt),)), f"lab-{number}", f"{i.task}-{i.difficulty}", i.answer)
-        for number, i in enumerate({item.prompt: item for item in unseen_queries(n, seed, half)}.values())
+        for number, i in enumerate(items.values())
     ]

@@ -35,8 +35,11 @@ def environment(settings: VllmSettings, *, cpu: bool) -> dict[str, str]:
     if Path(settings.path).is_dir():
         variables["HF_HUB_OFFLINE"] = "1"
     if cpu:
-        variables |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        variables["OMP_NUM_THREADS"] = "1"
+        variables |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": "1",
+        }
     return variables
 
 
@@ -62,8 +65,10 @@ def engine_arguments(model: str, settings: VllmSettings, *, cpu: bool) -> dict[s
 
 def _cpu_arguments(settings: VllmSettings) -> dict[str, Any]:
     # Eager: compiling needs a C++ compiler at start and minutes that a CPU's small models do not pay back.
-    cache_bytes = (settings.cpu_kv_cache_gib or _CPU_KV_CACHE_GIB) * _GIB
-    arguments: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": cache_bytes}
+    arguments: dict[str, Any] = {
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": (settings.cpu_kv_cache_gib or _CPU_KV_CACHE_GIB) * _GIB,
+    }
     if _stored_dtype(settings.path) == "float32":
         # vLLM's "auto" halves float32 checkpoints to bfloat16, which changes greedy answers of small models.
         arguments["dtype"] = "float32"
@@ -78,8 +83,11 @@ def _stored_dtype(path: str) -> str | None:
 def _lora_arguments(adapters: dict[str, str]) -> dict[str, Any]:
     # Ranks of adapters in local folders are known; for a hub id vLLM's own default stands, or settings.args.
     ranks = [rank for path in adapters.values() if (rank := _read_json(Path(path) / "adapter_config.json").get("r"))]
-    arguments: dict[str, Any] = {"enable_lora": True, "max_cpu_loras": len(adapters)}
-    arguments["max_loras"] = min(len(adapters), _MOST_LORAS_IN_A_BATCH)
+    arguments: dict[str, Any] = {
+        "enable_lora": True,
+        "max_loras": min(len(adapters), _MOST_LORAS_IN_A_BATCH),
+        "max_cpu_loras": len(adapters),
+    }
     if ranks:
         arguments["max_lora_rank"] = next((r for r in _LORA_RANKS if r >= max(ranks)), max(ranks))
     return arguments

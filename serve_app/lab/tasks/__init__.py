@@ -7,11 +7,21 @@ from serve_app.lab.tasks.letters import Count, Reverse
 from serve_app.lab.tasks.lookup import Lookup
 from serve_app.lab.tasks.numbers import Largest, Roman, Sort, Units
 
-_FAMILIES: tuple[Task, ...] = (
-    *(Add(), Subtract(), Multiply(), Expression(), Sort(), Largest(), Reverse(), Count()),
-    *(Calendar(), Units(), Roman(), Lookup(), Steps()),
-)
-TASKS = {family.name: family for family in _FAMILIES}
+TASKS: dict[str, Task] = {
+    "add": Add(),
+    "subtract": Subtract(),
+    "multiply": Multiply(),
+    "expression": Expression(),
+    "sort": Sort(),
+    "largest": Largest(),
+    "reverse": Reverse(),
+    "count": Count(),
+    "calendar": Calendar(),
+    "units": Units(),
+    "roman": Roman(),
+    "lookup": Lookup(),
+    "steps": Steps(),
+}
 """Every family by its name."""
 
 CELLS: tuple[tuple[str, int], ...] = tuple((name, level) for name in TASKS for level in LEVELS)

@@ -11,11 +11,17 @@ MONTHS = (
 )
 
 _NEXT = (
-    *("what day comes after {d}?", "which day follows {d}?", "what day is after {d}?", "the day after {d}"),
+    "what day comes after {d}?",
+    "which day follows {d}?",
+    "what day is after {d}?",
+    "the day after {d}",
     "if today is {d}, what day is tomorrow?",
 )
 _PREVIOUS = (
-    *("what day comes before {d}?", "which day precedes {d}?", "what day is before {d}?", "the day before {d}"),
+    "what day comes before {d}?",
+    "which day precedes {d}?",
+    "what day is before {d}?",
+    "the day before {d}",
     "if today is {d}, what day was yesterday?",
 )
 _DAYS_AFTER = ("what day is {n} days after {d}?", "if today is {d}, what day is it in {n} days?", "{n} days after {d}")

@@ -22,8 +22,12 @@ def words_of_length(length: int) -> tuple[str, ...]:
 
 
 _REVERSE = (
-    *("reverse {w}", "reverse the word {w}", "spell {w} backwards", "write {w} backwards"),
-    *("what is {w} in reverse?", "what is {w} spelled backwards?"),
+    "reverse {w}",
+    "reverse the word {w}",
+    "spell {w} backwards",
+    "write {w} backwards",
+    "what is {w} in reverse?",
+    "what is {w} spelled backwards?",
 )
 _LENGTH = ("how many letters in {w}?", "how many letters are in {w}?", "count the letters in {w}", "length of {w}")
 _VOWELS = ("how many vowels in {w}?", "how many vowels are in {w}?", "count the vowels in {w}")

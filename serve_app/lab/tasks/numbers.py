@@ -13,7 +13,10 @@ _SORT_SHAPES = {1: (3, 9), 2: (4, 9), 3: (5, 9), 4: (4, 99), 5: (5, 99)}
 """(how many numbers, the largest allowed), by difficulty."""
 
 _ASCENDING = (
-    *("sort {n}", "sort the numbers {n}", "put {n} in order", "sort {n} from small to large"),
+    "sort {n}",
+    "sort the numbers {n}",
+    "put {n} in order",
+    "sort {n} from small to large",
     "sort {n} in ascending order",
 )
 _DESCENDING = ("sort {n} from large to small", "sort {n} in descending order")
@@ -22,7 +25,10 @@ _LIST_SHAPES = {1: (3, 0, 9), 2: (3, 10, 99), 3: (5, 10, 99), 4: (3, 100, 999), 
 """(how many numbers, smallest allowed, largest allowed), by difficulty."""
 
 _EXTREME = (
-    *("what is the {w} of {n}?", "{w} of {n}", "find the {w} number: {n}", "which is the {w} of {n}?"),
+    "what is the {w} of {n}?",
+    "{w} of {n}",
+    "find the {w} number: {n}",
+    "which is the {w} of {n}?",
     "what is the {w} number in {n}?",
 )
 _PAIR = ("which is {w}, {a} or {b}?", "which number is {w}: {a} or {b}?")

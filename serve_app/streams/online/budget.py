@@ -30,9 +30,9 @@ class LlmBudget:
     @property
     def rate(self) -> float:
         """LLM calls per query that keep the budget from here on."""
-        # a debt is paid back over a tenth of the horizon once that is past
-        left = max(self.horizon - self.queries, self.horizon // 10 if self.queries >= self.horizon else 1, 1)
-        return min(1.0, max(0.0, (self.share * (self.queries + left) - self.calls) / left))
+        left = max(self.horizon - self.queries, self._payback)
+        owed = self.share * (self.queries + left) - self.calls
+        return min(1.0, max(0.0, owed / left))
 
     def observe(self, called: bool, steer: bool = True) -> None:
         """Count a query; move the price unless the call was not the price's to decide (a warm-up)."""
@@ -51,6 +51,11 @@ class LlmBudget:
     def spent(self) -> bool:
         """Whether the horizon's calls are all made."""
         return self.rate <= 0.0
+
+    @property
+    def _payback(self) -> int:
+        """Queries over which a debt is paid back once the horizon is past, or nearly."""
+        return max(1, self.horizon // 10) if self.queries >= self.horizon else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,8 @@ class HeldPrice:
         if episode.why == "warm-up":
             return
         terms = self._terms
-        self._price = min(terms.most, max(0.0, self._price + terms.step * ((episode.level is None) - terms.rate)))
+        moved = self._price + terms.step * ((episode.level is None) - terms.rate)
+        self._price = min(terms.most, max(0.0, moved))
 
     @property
     def thresholds(self) -> tuple[float, ...]:

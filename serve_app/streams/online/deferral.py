@@ -99,9 +99,11 @@ def paper_slopes(
     slopes = 2 * (f - targets)
     inner = (1 - f) * losses + f * costs
     for j in range(f.shape[1]):
-        slopes[:, j] += np.prod(f[:, :j], axis=1) * (costs[j] - losses[:, j])
+        reach = np.prod(f[:, :j], axis=1)
+        slopes[:, j] += reach * (costs[j] - losses[:, j])
         for i in range(j + 1, f.shape[1]):
-            slopes[:, j] += np.prod(np.delete(f[:, :i], j, axis=1), axis=1) * inner[:, i]
+            others = np.prod(np.delete(f[:, :i], j, axis=1), axis=1)
+            slopes[:, j] += others * inner[:, i]
     scaled: NDArray[np.float64] = slopes / len(f)
     return scaled
 
@@ -120,7 +122,8 @@ def advantages(
     to_go = np.zeros(len(f))
     for j in reversed(range(f.shape[1])):
         targets[:, j] = (1 + wrong[:, j] + calibration[j] - to_go) / 2
-        to_go = np.where(f[:, j] > (1 + prices[j]) / 2, prices[j] + to_go, wrong[:, j])
+        defers = f[:, j] > (1 + prices[j]) / 2
+        to_go = np.where(defers, prices[j] + to_go, wrong[:, j])
     return np.clip(targets, 0.0, 1.0)
 
 
@@ -141,7 +144,8 @@ class Adam:
             self.first[k] = 0.9 * self.first[k] + 0.1 * g
             self.second[k] = 0.999 * self.second[k] + 0.001 * g**2
             mean = self.first[k] / (1 - 0.9**self.steps)
-            moved[k] = weights[k] - self.rate * mean / (np.sqrt(self.second[k] / (1 - 0.999**self.steps)) + 1e-8)
+            spread = self.second[k] / (1 - 0.999**self.steps)
+            moved[k] = weights[k] - self.rate * mean / (np.sqrt(spread) + 1e-8)
         return moved
 
 
@@ -178,7 +182,9 @@ class Deferral:
 
     def thresholds(self, prices: NDArray[np.float64]) -> tuple[float, ...]:
         """Level j defers where f_j is above its threshold."""
-        return (0.5,) * len(self._kinds) if not self._to_go else thresholds(prices.tolist())
+        if not self._to_go:
+            return (0.5,) * len(self._kinds)
+        return thresholds(prices.tolist())
 
     def learn(self, probabilities: NDArray[np.float64], label: int, prices: NDArray[np.float64]) -> None:
         """Learn from one query's probabilities, as predicted before its LLM label was learned."""
@@ -230,7 +236,8 @@ class Deferral:
             weights = self.networks[j]
             gradients = backward(weights, inputs(episodes.probabilities[:, j], self._prior), slopes[:, j])
             l2 = self._settings.deferral_l2 if self._to_go else self._settings.levels[j].l2
-            self.networks[j] = adam.step(weights, {k: g + 2 * l2 * weights[k] for k, g in gradients.items()})
+            shrunk = {k: g + 2 * l2 * weights[k] for k, g in gradients.items()}
+            self.networks[j] = adam.step(weights, shrunk)
 
     def _batch(self) -> list[int]:
         """The newest episode, and with replay a draw of the others."""
@@ -247,7 +254,8 @@ class Deferral:
         if self._to_go:
             slopes: NDArray[np.float64] = 2 * (f - advantages(f, episodes.wrong, prices, self._caution)) / len(f)
             return slopes
-        targets = np.minimum(1.0, episodes.wrong + np.array([level.calibration for level in self._settings.levels]))
+        calibration = np.array([level.calibration for level in self._settings.levels])
+        targets = np.minimum(1.0, episodes.wrong + calibration)
         return paper_slopes(f, episodes.cross_entropy(self._twice), prices, targets)
 
     def _urges(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -100,7 +100,8 @@ def label_words(labels: tuple[str, ...]) -> NDArray[np.float64]:
     from serve_app.learning.encoder import load_encoder
 
     vectors = load_encoder().embed([TEMPLATE.format(label) for label in labels]).astype(np.float64)
-    return np.concatenate([WORDS * (vectors - vectors.mean(axis=0)).T, np.zeros((1, len(labels)))])
+    centred = WORDS * (vectors - vectors.mean(axis=0)).T
+    return np.concatenate([centred, np.zeros((1, len(labels)))])
 
 
 class EncodedStudent:

@@ -111,7 +111,8 @@ class CascadePolicy:
 
     def level(self, j: int, text: str, below: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], float]:
         """Class probabilities of level j, which take in those of the level below, and f_j of them."""
-        probabilities = pooled(self._levels[j].of(self._levels[j].features(text)), below, self._pooling)
+        own = self._levels[j].of(self._levels[j].features(text))
+        probabilities = pooled(own, below, self._pooling)
         return probabilities, float(forward(self._networks[j], inputs(probabilities[None], self._prior))[0])
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:

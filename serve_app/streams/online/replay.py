@@ -46,7 +46,9 @@ class Replay:
         self.labels.append(label)
         self.ages.append(age)
         self._held[label] += 1
-        return None if len(self.rows) <= self.capacity else self._pop(self.labels.index(int(np.argmax(self._held))))
+        if len(self.rows) <= self.capacity:
+            return None
+        return self._pop(self.labels.index(int(np.argmax(self._held))))
 
     def drop_before(self, age: int) -> None:
         """Forget all rows that came before the `age`-th."""
