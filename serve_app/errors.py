@@ -23,7 +23,8 @@ Errors are raised, never yielded. Foreign errors are mapped where they enter.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 
@@ -77,6 +78,15 @@ class DependencyError(JethroError):
 def missing_extra(what: str, extra: str) -> DependencyError:
     """The error for missing packages; `what` names them and what needs them."""
     return DependencyError(f'{what}: pip install "jethro[{extra}]"')
+
+
+@contextmanager
+def needs_extra(what: str, extra: str) -> Iterator[None]:
+    """Imports of packages that the extra brings. Raises `missing_extra` where they are not installed."""
+    try:
+        yield
+    except ImportError as e:
+        raise missing_extra(what, extra) from e
 
 
 class RequestError(JethroError):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.autoscaling.comparison import DEFAULT, OURS, QUEUE, RAY_TARGET, Comparison, RuleFigures, Scenario
-from serve_app.errors import missing_extra
+from serve_app.errors import needs_extra
 
 _HEAD = (
     *("rule", "large h", "small h", "strong TTFT p50 / p95 / p99 s", "weak TTFT p50 / p95 / p99 s"),
@@ -113,11 +113,9 @@ _COLOURS = {OURS: "#1f77b4", DEFAULT: "#d62728", QUEUE: "#2ca02c", "oracle": "#7
 
 def plot(found: Sequence[Comparison], path: Path) -> None:
     """One PNG, a row for each trace: large replicas, calls that wait, frontier. Raises DependencyError."""
-    try:
+    with needs_extra("plots need matplotlib", "train"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("plots need matplotlib", "train") from None
     figure = Figure(figsize=(15, 2.7 * len(found)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(found), 3, squeeze=False)

@@ -14,7 +14,7 @@ from typing import Any, Final, get_args
 import numpy as np
 
 from serve_app.arrays import Floats
-from serve_app.errors import DataError, missing_extra
+from serve_app.errors import DataError, needs_extra
 from serve_app.files import replacing
 from serve_app.types import Message, Query, Role, TokenLogprob
 
@@ -226,10 +226,8 @@ class Table:
 
 
 def _pyarrow() -> Any:
-    try:
+    with needs_extra("data files need pyarrow", "train"):
         import pyarrow
-    except ModuleNotFoundError as e:
-        raise missing_extra("data files need pyarrow", "train") from e
     return pyarrow
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from serve_app.errors import DataError, missing_extra
+from serve_app.errors import DataError, needs_extra
 from serve_app.types import Message, Role
 
 _ROLES: Final = frozenset(get_args(Role))
@@ -166,11 +166,9 @@ def _csv(path: Path, lines: io.TextIOWrapper) -> Iterator[Record]:
 
 
 def _parquet(path: Path) -> Iterator[Record]:
-    try:
+    with needs_extra("Parquet files need pyarrow", "train"):
         import pyarrow
         import pyarrow.parquet as pq
-    except ModuleNotFoundError as e:
-        raise missing_extra("Parquet files need pyarrow", "train") from e
     try:
         with pq.ParquetFile(path) as file:
             number = 0

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from serve_app.data.dataset import Dataset
-from serve_app.errors import ConfigError, DataError, missing_extra
+from serve_app.errors import ConfigError, DataError, needs_extra
 from serve_app.grading.base import Range, Report, references_of, silent, with_quality
 
 Pair = tuple[str, str]
@@ -131,11 +131,9 @@ def _positions(config: Any, side: str) -> int:
 
 
 def _libraries() -> tuple[Any, Any]:
-    try:
+    with needs_extra("a seq2seq model needs torch and transformers", "train"):
         import torch
         import transformers
-    except ImportError as e:
-        raise missing_extra("a seq2seq model needs torch and transformers", "train") from e
     return torch, transformers
 
 

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from serve_app.data.dataset import Dataset
-from serve_app.errors import ConfigError, missing_extra
+from serve_app.errors import ConfigError, needs_extra
 from serve_app.grading.base import ReferenceMetric
 
 _WORDS = re.compile(r"\w+")
@@ -25,10 +25,8 @@ class _Rouge(ReferenceMetric):
         if tokens not in ("rouge", "words"):
             raise ConfigError(f"{self.name}: tokens is {tokens!r}, it must be 'rouge' or 'words'")
         self.tokens = tokens
-        try:
+        with needs_extra("ROUGE needs the library rouge-score", "train"):
             from rouge_score import rouge_scorer as library
-        except ImportError as e:
-            raise missing_extra("ROUGE needs the library rouge-score", "train") from e
         self._tokenizer: Any = _Words() if tokens == "words" else library.tokenizers.DefaultTokenizer(use_stemmer=False)
         self._scorer = library.RougeScorer([self.kind], tokenizer=self._tokenizer)
 

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from serve_app.errors import missing_extra
+from serve_app.errors import needs_extra
 from serve_app.k8s.documents import Document
 
 _KUBERNETES = "1.34"
@@ -60,10 +60,8 @@ def _closed(node: Any, top: bool = False) -> Any:
 
 
 def _against(schema: Any, body: Any) -> Iterator[str]:
-    try:
+    with needs_extra("checking manifests needs jsonschema", "k8s"):
         from jsonschema import Draft202012Validator
-    except ImportError as e:
-        raise missing_extra("checking manifests needs jsonschema", "k8s") from e
     for error in Draft202012Validator(schema).iter_errors(body):
         path = ".".join(str(part) for part in error.absolute_path) or "the object"
         if error.validator == "additionalProperties":
@@ -77,10 +75,8 @@ def _against(schema: Any, body: Any) -> Iterator[str]:
 
 
 def _core(body: dict[str, Any]) -> Iterator[str]:
-    try:
+    with needs_extra("checking manifests needs kubernetes-validate", "k8s"):
         import kubernetes_validate
-    except ImportError as e:
-        raise missing_extra("checking manifests needs kubernetes-validate", "k8s") from e
     try:
         kubernetes_validate.validate(body, _KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as e:

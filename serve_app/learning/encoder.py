@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.errors import ConfigError, missing_extra
+from serve_app.errors import ConfigError, missing_extra, needs_extra
 
 _NATIVE = ("avx512_bf16", "amx_bf16")
 """Capabilities of x86 CPUs, as torch names them; without one of them bfloat16 would be emulated, and slow."""
@@ -254,9 +254,7 @@ def _key(text: str) -> bytes:
 
 
 def _transformers() -> Any:
-    try:
+    with needs_extra("encoders need transformers and torch", "encoders"):
         import transformers
-    except ImportError as e:
-        raise missing_extra("encoders need transformers and torch", "encoders") from e
     transformers.utils.logging.disable_progress_bar()  # no bar for every load of a small model
     return transformers

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, sigmoid
-from serve_app.errors import missing_extra
+from serve_app.errors import needs_extra
 from serve_app.learning.logistic import fit_soft, log_loss
 
 _STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -132,10 +132,8 @@ def fit_tokens(matrix: Floats, characters: Floats, prompt: Floats, completion: F
     The retransformation bias of the logarithm is corrected by the mean of e^residual (smearing; Duan 1983). Raises
     DependencyError without scikit-learn.
     """
-    try:
+    with needs_extra("training a router needs scikit-learn", "train"):
         from sklearn.linear_model import Ridge
-    except ImportError:
-        raise missing_extra("training a router needs scikit-learn", "train") from None
     per_query, per_character = _line(characters, prompt)
     logs = np.log1p(completion)
     model = Ridge(alpha=_PENALTY).fit(matrix, logs)

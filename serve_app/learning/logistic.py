@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, sigmoid
-from serve_app.errors import missing_extra
+from serve_app.errors import needs_extra
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -64,10 +64,8 @@ def fit_soft(x: Any, ok: Floats, strength: float) -> tuple[Floats, float]:
     """
     if one_class(ok):
         return np.zeros(x.shape[1]), smoothed_log_odds(ok)
-    try:
+    with needs_extra("training needs scikit-learn", "train"):
         from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise missing_extra("training needs scikit-learn", "train") from None
     rows, labels, weights = soft_rows(x, ok)
     model = LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(rows, labels, sample_weight=weights)
     return model.coef_[0].astype(np.float64), float(model.intercept_[0])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from serve_app.data.dataset import Dataset
-from serve_app.errors import missing_extra
+from serve_app.errors import needs_extra
 from serve_app.learning.metrics import Interval
 from serve_app.training.comparison import BASELINE, ComparedRouter, ComparisonPlan, difference, recommend
 from serve_app.training.evaluation import ADVANTAGES, Evaluation, interval_json
@@ -193,11 +193,9 @@ def plot_comparison(evaluations: Sequence[Evaluation], path: Path) -> None:
 
 
 def _new(panels: int) -> tuple[Any, Any]:
-    try:
+    with needs_extra("plots need matplotlib", "train"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("plots need matplotlib", "train") from None
     figure = Figure(figsize=(5.6 * panels, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, panels)

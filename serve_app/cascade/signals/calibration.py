@@ -18,7 +18,7 @@ import numpy as np
 
 from serve_app.arrays import Floats, sigmoid
 from serve_app.cascade.base import Calibrator
-from serve_app.errors import ConfigError, InsufficientData, missing_extra
+from serve_app.errors import ConfigError, InsufficientData, needs_extra
 from serve_app.learning.logistic import fit_ridge_logistic, fit_soft, log_odds
 
 FEWEST: Final = 20
@@ -177,10 +177,8 @@ def fit_isotonic(values: Floats, ok: Floats) -> IsotonicCalibrator:
     InsufficientData, or DependencyError without scikit-learn.
     """
     x, y = _known(values, ok)
-    try:
+    with needs_extra("fitting a cascade needs scikit-learn", "train"):
         from sklearn.isotonic import IsotonicRegression
-    except ImportError:
-        raise missing_extra("fitting a cascade needs scikit-learn", "train") from None
     model = IsotonicRegression(y_min=0.0, y_max=1.0).fit(x, y)
     knots, heights = model.X_thresholds_, np.maximum.accumulate(np.clip(model.y_thresholds_, 0.0, 1.0))
     kept = np.append(np.diff(knots) > 0, True)

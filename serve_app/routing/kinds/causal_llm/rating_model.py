@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.errors import ConfigError, missing_extra
+from serve_app.errors import ConfigError, needs_extra
 
 RATINGS = ("1", "2", "3", "4", "5")
 INSTRUCTION = "rate 1 (fails) to 5 (sure to be good) how well a small model answers this:\n{question}\nrating:"
@@ -174,10 +174,8 @@ def _stamp(path: Path) -> list[Any]:
 
 
 def _transformers() -> Any:
-    try:
+    with needs_extra("causal_llm needs transformers and torch", "transformers"):
         import transformers
-    except ImportError as e:
-        raise missing_extra("causal_llm needs transformers and torch", "transformers") from e
     return transformers
 
 

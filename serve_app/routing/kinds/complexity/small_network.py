@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.errors import missing_extra
+from serve_app.errors import needs_extra
 from serve_app.learning.logistic import Rows, log_loss, matrix_of, one_class, smoothed_log_odds, soft_rows
 
 _HIDDEN = 16
@@ -122,10 +122,8 @@ class _Layers:
 
 def _trained(matrix: Any, outcomes: Floats, folds: NDArray[np.int64], seed: int) -> _Layers:
     """Layers with the least log loss on one fold that is held back."""
-    try:
+    with needs_extra("training a router needs scikit-learn", "train"):
         from sklearn.neural_network import MLPClassifier
-    except ImportError:
-        raise missing_extra("training a router needs scikit-learn", "train") from None
 
     held = folds == folds.max()
     if held.all():

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from serve_app.errors import ConfigError, missing_extra
+from serve_app.errors import ConfigError, needs_extra
 
 _CHARACTERS_A_TOKEN = 16
 """A text is cut to so many characters for each token that is kept, before it is split into tokens at all."""
@@ -174,11 +174,9 @@ def _layers_of(torch: Any, body: Any) -> tuple[Any, str, list[Any]]:
 
 
 def _libraries() -> tuple[Any, Any]:
-    try:
+    with needs_extra("encoders need transformers and torch", "encoders"):
         import torch
         import transformers
-    except ImportError as e:
-        raise missing_extra("encoders need transformers and torch", "encoders") from e
     transformers.utils.logging.disable_progress_bar()  # no bar for every load of a small model
     return torch, transformers
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.errors import ConfigError, missing_extra
+from serve_app.errors import ConfigError, needs_extra
 
 Vectors = NDArray[np.float32]
 Positions = NDArray[np.int64]
@@ -149,10 +149,8 @@ def largest(values: NDArray[np.floating[Any]], count: int) -> Positions:
 
 def _centres(vectors: Vectors, cells: int, rng: np.random.Generator) -> Vectors:
     """k-means centres at unit length, shape [cells, d]."""
-    try:
+    with needs_extra("an index of many vectors needs scikit-learn", "train"):
         from sklearn.cluster import MiniBatchKMeans
-    except ImportError:
-        raise missing_extra("an index of many vectors needs scikit-learn", "train") from None
     taught = rng.choice(len(vectors), min(len(vectors), _PER_CELL * cells), replace=False)
     seed = int(rng.integers(2**31))
     model = MiniBatchKMeans(cells, random_state=seed, batch_size=4096, n_init=1, max_iter=20, init="random")

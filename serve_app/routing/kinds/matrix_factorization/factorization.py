@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.errors import missing_extra
+from serve_app.errors import needs_extra
 
 if TYPE_CHECKING:
     import torch
@@ -104,10 +104,8 @@ def train_factors(
     Minimises cross-entropy of the winner minus the loser with Adam. The epoch with the least loss on prompts that are
     held back wins. Raises DependencyError without torch.
     """
-    try:
+    with needs_extra("training mf needs torch", "encoders"):
         import torch
-    except ImportError:
-        raise missing_extra("training mf needs torch", "encoders") from None
 
     dice = torch.Generator().manual_seed(seed)
     net = _Net(embeddings.shape[1], models, recipe.dimensions, dice)

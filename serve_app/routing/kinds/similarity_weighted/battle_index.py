@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.errors import missing_extra
+from serve_app.errors import needs_extra
 
 Vectors = NDArray[np.float32]
 Positions = NDArray[np.int64]
@@ -112,10 +112,8 @@ class _Clusters:
 
 def clusters_of(vectors: Vectors, seed: int) -> Positions:
     """A k-means cluster for each unit vector, shape [n]; numbers without a gap. Raises DependencyError."""
-    try:
+    with needs_extra("an index of many battles needs scikit-learn", "train"):
         from sklearn.cluster import MiniBatchKMeans
-    except ImportError:
-        raise missing_extra("an index of many battles needs scikit-learn", "train") from None
     rng = np.random.default_rng(seed)
     taught = vectors[rng.choice(len(vectors), min(len(vectors), _TAUGHT * CLUSTERS), replace=False)]
     model = MiniBatchKMeans(CLUSTERS, random_state=seed, batch_size=4096, n_init=1, max_iter=20, init="random")

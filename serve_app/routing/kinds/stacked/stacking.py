@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.errors import missing_extra
+from serve_app.errors import needs_extra
 from serve_app.learning.encoder import Vectors
 from serve_app.learning.logistic import fit_soft, smoothed_log_odds
 from serve_app.learning.ridge import fit_ridge
@@ -99,10 +99,8 @@ class KernelRidge:
 
         Raises DependencyError without scikit-learn.
         """
-        try:
+        with needs_extra("training a router needs scikit-learn", "train"):
             from sklearn.kernel_approximation import Nystroem
-        except ImportError:
-            raise missing_extra("training a router needs scikit-learn", "train") from None
         count = min(LANDMARKS, len(rows))
         mapping = Nystroem(kernel="rbf", gamma=GAMMA, n_components=count, random_state=seed)
         ridge, left_out = fit_ridge(mapping.fit_transform(rows.astype(np.float64)), target)
