@@ -78,6 +78,7 @@ class Candidate:
         return f"{self.pool}x{self.samples}"
 
 
+@dataclass(eq=False)
 class BestRouteRouter(LearnedRouter):
     """One head for each candidate: P(the best of its answers is at most `margin` worse than the reference's).
 
@@ -85,16 +86,17 @@ class BestRouteRouter(LearnedRouter):
     the best of n with it, over all draws of n and all of its answers; the cheapest candidate whose head says at
     least the threshold is taken, else the reference. Their heads share one fine-tuned encoder; these are logistic
     on a frozen one, the readable features and history. Learned: `candidates_`, `weights_`, `biases_`, `tokens_`.
+    `samples` is the most answers of one pool, `margin` in the unit of quality; `seed` draws folds and order.
     """
 
     name = "best_route"
 
-    def __init__(self, samples: int = 5, margin: float = 0.0, encoder: str = DEFAULT, seed: int = 0) -> None:
-        """`samples` is the most answers of one pool, `margin` in the unit of quality; `seed` draws folds and order."""
-        self.samples = samples
-        self.margin = margin
-        self.encoder = encoder
-        self.seed = seed
+    samples: int = 5
+    margin: float = 0.0
+    encoder: str = DEFAULT
+    seed: int = 0
+
+    def __post_init__(self) -> None:
         self.candidates_: tuple[Candidate, ...] = ()
         self.features_: QueryFeatures | None = None
         self.weights_ = np.zeros((0, 0))

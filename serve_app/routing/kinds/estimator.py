@@ -1,6 +1,7 @@
 """The estimator: each pool's quality on a query with its uncertainty, tokens and cost; and the win rate of a pair."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,20 +27,22 @@ _FOLDS = 5
 _HEAD, _TOKENS = ("weights", "bias", "covariance", "low", "high"), tuple(TokenHead.__slots__)
 
 
+@dataclass(eq=False)
 class EstimatorRouter(LearnedRouter):
     """A quality head for each pool over one set of features, as CARROT (Somerstep et al. 2025) estimates quality and
     cost, with a standard error; the strong win rate is a calibrated function of the heads of `small` and `large`.
 
     Learned on the answers of any number of pools, `small` and `large` among them. Learned: `models_` (pool to the id
-    of its model), `features_`, `heads_`, `tokens_`, `link_`.
+    of its model), `features_`, `heads_`, `tokens_`, `link_`. `encoder` as `load_encoder` takes it; `seed` draws the
+    folds and the order in which history is made.
     """
 
     name = "estimator"
 
-    def __init__(self, encoder: str = DEFAULT, seed: int = 0) -> None:
-        """`encoder` as `load_encoder` takes it; `seed` draws the folds and the order in which history is made."""
-        self.encoder = encoder
-        self.seed = seed
+    encoder: str = DEFAULT
+    seed: int = 0
+
+    def __post_init__(self) -> None:
         self.models_: Mapping[str, str] = {}
         self.features_: QueryFeatures | None = None
         self.heads_: dict[str, QualityHead] = {}

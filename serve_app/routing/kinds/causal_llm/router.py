@@ -1,6 +1,7 @@
 """RouteLLM's causal LLM router: a language model says how well the weak model will answer (arXiv 2406.18665, 4.2)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ from serve_app.data.preferences import Preferences
 from serve_app.errors import ConfigError
 from serve_app.lab import models_dir
 from serve_app.routing.artefact import LearnedRouter, RouterFiles
-from serve_app.routing.base import Placement, Report, silent
+from serve_app.routing.base import Report, silent
 from serve_app.routing.kinds.causal_llm.rating_model import (
     INSTRUCTION,
     RATINGS,
@@ -29,6 +30,7 @@ LAB = "lab:"
 """Before the name of a lab model."""
 
 
+@dataclass(eq=False, kw_only=True)
 class CausalLlmRouter(LearnedRouter):
     """1 - P(rating >= 4), with the probabilities of the five rating tokens among themselves, after an instruction.
 
@@ -40,36 +42,24 @@ class CausalLlmRouter(LearnedRouter):
     """
 
     name = "causal_llm"
-    placement: Placement = "scorer"
+    placement = "scorer"
 
-    def __init__(
-        self,
-        *,
-        model: str = f"{LAB}large",
-        instruction: str = INSTRUCTION,
-        epochs: int = 4,
-        learning_rate: float = 3e-4,
-        batch: int = 32,
-        max_tokens: int = 512,
-        seed: int = 0,
-    ) -> None:
-        if epochs < 1 or batch < 1 or learning_rate <= 0 or max_tokens < 16:
+    model: str = f"{LAB}large"
+    instruction: str = INSTRUCTION
+    max_tokens: int = 512
+    epochs: int = 4
+    learning_rate: float = 3e-4
+    batch: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1 or self.learning_rate <= 0 or self.max_tokens < 16:
             raise ConfigError(
-                f"causal_llm: epochs is {epochs}, batch {batch}, learning_rate {learning_rate}, max_tokens "
-                f"{max_tokens}; give at least 1, at least 1, more than 0 and at least 16"
+                f"causal_llm: epochs is {self.epochs}, batch {self.batch}, learning_rate {self.learning_rate}, "
+                f"max_tokens {self.max_tokens}; give at least 1, at least 1, more than 0 and at least 16"
             )
-        self.model = model
-        self.instruction = instruction
-        self.recipe = RatingRecipe(epochs, learning_rate, batch, seed)
-        self.max_tokens = max_tokens
+        self.recipe = RatingRecipe(self.epochs, self.learning_rate, self.batch, self.seed)
         self.model_: RatingModel | None = None
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """See Router."""
-        recipe = {name: getattr(self.recipe, name) for name in ("epochs", "learning_rate", "batch", "seed")}
-        own = {"model": self.model, "instruction": self.instruction, "max_tokens": self.max_tokens}
-        return own | recipe
 
     def fit(self, dataset: Dataset, report: Report = silent) -> Self:
         """Fine-tune the model; stops early on questions that it holds back.

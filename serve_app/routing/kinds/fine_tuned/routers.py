@@ -16,8 +16,7 @@ weak wins; the strong win rate is 1 minus the probabilities of the other two.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from inspect import signature
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +33,7 @@ from serve_app.routing.kinds.fine_tuned.text_classifier import Setting, TextClas
 from serve_app.types import Query
 
 
+@dataclass(eq=False)
 class FineTunedRouter(LearnedRouter):
     """Strong win rate as the probability of class 0 that a fine-tuned encoder gives to the whole conversation.
 
@@ -43,31 +43,24 @@ class FineTunedRouter(LearnedRouter):
     Learned: `classifier_`. With `checkpoint`, a folder, a killed `fit` resumes.
     """
 
-    def __init__(
-        self,
-        seed: int = 0,
-        *,
-        encoder: str = DEFAULT,
-        train_layers: int | None = 2,
-        epochs: int = 6,
-        learning_rate: float = 3e-4,
-        max_tokens: int = 256,
-    ) -> None:
-        if epochs < 1 or learning_rate <= 0 or max_tokens < 8:
+    seed: int = 0
+    _: KW_ONLY
+    encoder: str = DEFAULT
+    train_layers: int | None = 2
+    epochs: int = 6
+    learning_rate: float = 3e-4
+    max_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.learning_rate <= 0 or self.max_tokens < 8:
             raise ConfigError(
-                f"{self.name}: epochs is {epochs}, learning_rate {learning_rate}, max_tokens {max_tokens}; "
-                "give at least 1, more than 0 and at least 8"
+                f"{self.name}: epochs is {self.epochs}, learning_rate {self.learning_rate}, max_tokens "
+                f"{self.max_tokens}; give at least 1, more than 0 and at least 8"
             )
-        self.setting = Setting(encoder, train_layers, max_tokens)
-        self.recipe = Recipe(epochs, learning_rate, seed)
+        self.setting = Setting(self.encoder, self.train_layers, self.max_tokens)
+        self.recipe = Recipe(self.epochs, self.learning_rate, self.seed)
         self.checkpoint: Path | None = None
         self.classifier_: TextClassifier | None = None
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """See Router."""
-        values = {**asdict(self.setting), **asdict(self.recipe), **vars(self)}
-        return {name: values[name] for name in signature(type(self)).parameters}
 
     def targets(self, dataset: Dataset, report: Report) -> tuple[list[str], Floats]:
         """Texts, and labels of shape [len(texts), classes], each row a distribution; class 0 is a strong win.
@@ -211,6 +204,7 @@ def mean_difference(labels: Floats) -> float:
     return float(2.0 * (ranks * np.sort(labels)).sum() / (n * n))
 
 
+@dataclass(eq=False)
 class BertRouter(FineTunedRouter):
     """Score = 1 - P(tie or weak wins), from battles of the pair.
 
@@ -221,26 +215,8 @@ class BertRouter(FineTunedRouter):
 
     name = "bert"
 
-    def __init__(
-        self,
-        seed: int = 0,
-        *,
-        encoder: str = DEFAULT,
-        train_layers: int | None = 2,
-        epochs: int = 6,
-        learning_rate: float = 3e-4,
-        max_tokens: int = 256,
-        margin: float = 0.0,
-    ) -> None:
-        super().__init__(
-            seed,
-            encoder=encoder,
-            train_layers=train_layers,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            max_tokens=max_tokens,
-        )
-        self.margin = margin
+    _: KW_ONLY
+    margin: float = 0.0
 
     def targets(self, dataset: Dataset, report: Report) -> tuple[list[str], Floats]:
         """Three classes: strong wins, tie, weak wins."""

@@ -1,6 +1,7 @@
 """The knn router: how often the strong model won on the most similar stored queries."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,6 +26,7 @@ _SHOWN = 60
 """Characters of a stored text that an explanation shows."""
 
 
+@dataclass(eq=False)
 class KnnRouter(LearnedRouter):
     """Strong win rate as the similarity-weighted mean over the k nearest stored queries, leaning on the prior.
 
@@ -33,26 +35,19 @@ class KnnRouter(LearnedRouter):
     all weighs `shrinkage`, in neighbours as near as the nearest. What of `k`, `temperature` and `shrinkage` is not
     given is chosen by leave-one-out cross-validation (least log loss). Stored queries of equal text are one, with
     their mean. Texts themselves are kept only with `keep_texts`, for `explain`: they are the callers' own words.
+    `encoder` as `load_encoder` takes it; `seed` draws the index's cells and the queries of validation.
     """
 
     name = "knn"
 
-    def __init__(
-        self,
-        k: int | None = None,
-        temperature: float | None = None,
-        shrinkage: float | None = None,
-        encoder: str = DEFAULT,
-        keep_texts: bool = False,
-        seed: int = 0,
-    ) -> None:
-        """`encoder` as `load_encoder` takes it; `seed` draws the index's cells and the queries of validation."""
-        self.k = k
-        self.temperature = temperature
-        self.shrinkage = shrinkage
-        self.encoder = encoder
-        self.keep_texts = keep_texts
-        self.seed = seed
+    k: int | None = None
+    temperature: float | None = None
+    shrinkage: float | None = None
+    encoder: str = DEFAULT
+    keep_texts: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
         self.kernel_: Kernel | None = None
         self.prior_ = 0.5
         self.outcomes_ = np.zeros(0)

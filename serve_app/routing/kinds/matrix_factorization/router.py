@@ -4,7 +4,7 @@ Trains on battles: the pools' own answers and, where the dataset has them, battl
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -24,6 +24,7 @@ from serve_app.types import Query
 _ARRAYS = ("models", "projection", "weights")
 
 
+@dataclass(eq=False, kw_only=True)
 class MatrixFactorizationRouter(LearnedRouter):
     """Strong win rate as sigmoid(d(strong, q) - d(weak, q)) of a bilinear model; see `factorization`.
 
@@ -41,44 +42,30 @@ class MatrixFactorizationRouter(LearnedRouter):
 
     name = "mf"
 
-    def __init__(
-        self,
-        *,
-        encoder: str = DEFAULT,
-        dimensions: int = 128,
-        epochs: int = 100,
-        least_steps: int = 5_000,
-        learning_rate: float = 3e-4,
-        weight_decay: float = 1e-5,
-        batch: int = 64,
-        noise: float = 0.05,
-        held_back: float = 0.05,
-        patience: float = 0.1,
-        ties: Ties = "half",
-        margin: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        if ties not in get_args(Ties):
-            raise ConfigError(f"mf: ties is {ties!r}; give one of {', '.join(get_args(Ties))}")
-        self.recipe = FactorRecipe(
-            dimensions, epochs, least_steps, learning_rate, weight_decay, batch, noise, held_back, patience
-        )
-        self.encoder_name = encoder
-        self.ties = ties
-        self.margin = margin
-        self.seed = seed
+    encoder: str = DEFAULT
+    ties: Ties = "half"
+    margin: float = 0.0
+    seed: int = 0
+    dimensions: int = 128
+    epochs: int = 100
+    least_steps: int = 5_000
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-5
+    batch: int = 64
+    noise: float = 0.05
+    held_back: float = 0.05
+    patience: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.ties not in get_args(Ties):
+            raise ConfigError(f"mf: ties is {self.ties!r}; give one of {', '.join(get_args(Ties))}")
+        self.recipe = FactorRecipe(**{field.name: getattr(self, field.name) for field in fields(FactorRecipe)})
         self.factors_: Factors | None = None
         self.models_: tuple[str, ...] = ()
         self.pair_ = ("", "")
         self.epochs_ = 0
         self._encoder: SentenceEncoder | None = None
         self._direction = np.zeros(0)
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """See Router."""
-        own = {"encoder": self.encoder_name, "ties": self.ties, "margin": self.margin, "seed": self.seed}
-        return own | asdict(self.recipe)
 
     def fit(self, dataset: Dataset, report: Report = silent) -> Self:
         """Learn from the dataset's battles; needs torch.
@@ -92,7 +79,7 @@ class MatrixFactorizationRouter(LearnedRouter):
         names = sorted({*preferences.model_a, *preferences.model_b})
         if missing := [name for name in pair if name not in names]:
             raise ConfigError(f"mf: no battle of {missing[0]!r} is decided; collect more answers, or give ties='half'")
-        encoder = load_encoder(self.encoder_name)
+        encoder = load_encoder(self.encoder)
         texts = [q.text for q in preferences.queries]
         rows = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         battles = _battles(preferences, [rows[t] for t in texts], names)

@@ -1,6 +1,7 @@
 """RouteLLM's similarity-weighted ranking (Ong et al. 2024, arXiv 2406.18665, section 4.2 and its released code)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -26,6 +27,7 @@ _NONE_LOST = 5.0
 """Half a battle of similarity zero, which weighs 10: won and lost this much where a side would have lost none."""
 
 
+@dataclass(eq=False, kw_only=True)
 class SimilarityWeightedRouter(LearnedRouter):
     """Strong win rate by a Bradley-Terry fit for each query, battles weighing 10 * 10^(s / s_max).
 
@@ -41,33 +43,24 @@ class SimilarityWeightedRouter(LearnedRouter):
     are summed by groups but for the nearest, see `battle_index`.
 
     Learned: `table_`, `base_` (log-odds with all battles alike). Texts are kept only with `keep_texts`, for `explain`.
+    `encoder` as `load_encoder` takes it; `seed` draws the clusters of more than `exact` battles.
     """
 
     name = "sw_ranking"
 
-    def __init__(
-        self,
-        *,
-        tiers: int = 10,
-        ties: Ties = "half",
-        margin: float = 0.0,
-        exact: int = 8_000,
-        encoder: str = DEFAULT,
-        keep_texts: bool = False,
-        seed: int = 0,
-    ) -> None:
-        """`encoder` as `load_encoder` takes it; `seed` draws the clusters of more than `exact` battles."""
-        if ties not in get_args(Ties):
-            raise ConfigError(f"sw_ranking: ties is {ties!r}; give one of {', '.join(get_args(Ties))}")
-        if tiers < 2:
-            raise ConfigError(f"sw_ranking: tiers is {tiers}; give at least two, one for each of the pair")
-        self.tiers = tiers
-        self.ties = ties
-        self.margin = margin
-        self.exact = exact
-        self.encoder_name = encoder
-        self.keep_texts = keep_texts
-        self.seed = seed
+    tiers: int = 10
+    ties: Ties = "half"
+    margin: float = 0.0
+    exact: int = 8_000
+    keep_texts: bool = False
+    seed: int = 0
+    encoder: str = DEFAULT
+
+    def __post_init__(self) -> None:
+        if self.ties not in get_args(Ties):
+            raise ConfigError(f"sw_ranking: ties is {self.ties!r}; give one of {', '.join(get_args(Ties))}")
+        if self.tiers < 2:
+            raise ConfigError(f"sw_ranking: tiers is {self.tiers}; give at least two, one for each of the pair")
         self.table_: BattleTable | None = None
         self.base_ = 0.0
         self.texts_: tuple[str, ...] = ()
@@ -77,12 +70,6 @@ class SimilarityWeightedRouter(LearnedRouter):
         self._index: BattleIndex | None = None
         self._start = np.zeros(0)
         self._added = np.zeros((0, 0))
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """See Router."""
-        names = ("tiers", "ties", "margin", "exact", "keep_texts", "seed")
-        return {name: getattr(self, name) for name in names} | {"encoder": self.encoder_name}
 
     def fit(self, dataset: Dataset, report: Report = silent) -> Self:
         """Store the battles; more than `exact` need scikit-learn.
@@ -95,7 +82,7 @@ class SimilarityWeightedRouter(LearnedRouter):
         battles = dataset.battles(self.margin).plus(dataset.preferences).settled(self.ties, weak, strong)
         self.table_, used = BattleTable.of(battles, (weak, strong), self.tiers)
         texts = [battles.queries[i].text for i in used]
-        encoder = load_encoder(self.encoder_name)
+        encoder = load_encoder(self.encoder)
         # float16 is within 1e-4 in similarity at half the size; rounded here, a loaded router scores the same
         self._vectors = encoder.embed(texts).astype(np.float16).astype(np.float32)
         self._cluster = clusters_of(self._vectors, self.seed) if len(used) > self.exact else None
@@ -151,7 +138,7 @@ class SimilarityWeightedRouter(LearnedRouter):
         np.savez(directory / "battles.npz", **arrays)
 
     def _restore(self, body: Mapping[str, Any], files: RouterFiles) -> None:
-        self._encoder = saved_encoder(files.path, self.encoder_name, body["encoder_digest"])
+        self._encoder = saved_encoder(files.path, self.encoder, body["encoder_digest"])
         self.texts_ = tuple(map(str, body["texts"]))
         arrays = files.arrays("battles.npz")
         self.table_ = BattleTable.from_arrays(arrays, body["models"], tuple(body["pair"]))

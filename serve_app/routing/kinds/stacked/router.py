@@ -1,6 +1,7 @@
 """The stacked router: how much better the strong model's answer is, by three estimates that are weighed on the data."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +32,7 @@ _PRIOR = {LINEAR: 0.5, KERNEL: 0.3, COMPLEXITY: 0.2}
 _COMPLEXITY_FOLDER = "complexity"
 
 
+@dataclass(eq=False)
 class StackedRouter(LearnedRouter):
     """Strong win rate by ridge regression, kernel ridge regression and the complexity router, stacked.
 
@@ -38,21 +40,22 @@ class StackedRouter(LearnedRouter):
     depends on that alone. `loss_weight` is what a loss of the strong model counts, as a share of a win: losses are
     rare and mostly noise where the strong model is much better. They read the layers of an encoder (`LayerViews`) and
     the surface of the text (`surface`). Learned: `view_`, `linear_`, `kernel_`, `complexity_`, `stack_`.
+    `encoder` as `load_encoder` takes it; `seed` draws landmarks and folds.
     """
 
     name = "stacked"
 
-    def __init__(self, encoder: str = DEFAULT, loss_weight: float = 0.75, seed: int = 0) -> None:
-        """`encoder` as `load_encoder` takes it; `seed` draws landmarks and folds."""
-        if not 0.0 <= loss_weight <= 1.0:
-            raise ConfigError(f"stacked: loss_weight is {loss_weight}; give a number in [0, 1]")
-        self.encoder = encoder
-        self.loss_weight = loss_weight
-        self.seed = seed
+    encoder: str = DEFAULT
+    loss_weight: float = 0.75
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.loss_weight <= 1.0:
+            raise ConfigError(f"stacked: loss_weight is {self.loss_weight}; give a number in [0, 1]")
         self.view_: QueryView | None = None
         self.linear_ = Ridge(np.zeros(0), 0.0, 0.0)
         self.kernel_: KernelRidge | None = None
-        self.complexity_ = ComplexityRouter(seed)
+        self.complexity_ = ComplexityRouter(self.seed)
         self.stack_ = Stack({}, 0.0, 0.0)
 
     def fit(self, dataset: "Dataset", report: Report = silent) -> Self:
