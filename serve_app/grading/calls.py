@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from time import time
@@ -20,6 +21,7 @@ _REPORTED_EVERY = 100
 """Replies between two lines of progress."""
 
 
+@dataclass(eq=False)
 class JudgeCalls:
     """Greedy replies of a pool's model to single-turn prompts.
 
@@ -27,22 +29,17 @@ class JudgeCalls:
     the file serves any number of runs with the same model. `usage` counts what was paid for.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        concurrency: int = 8,
-        max_tokens: int = 1024,
-        journal: Path | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        if concurrency < 1 or max_tokens < 1:
-            raise ConfigError(f"concurrency {concurrency} and max_tokens {max_tokens} must each be 1 or more")
-        self.pool = pool
+    pool: Pool
+    concurrency: int = 8
+    max_tokens: int = 1024
+    journal: Path | None = None
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.max_tokens < 1:
+            raise ConfigError(f"concurrency {self.concurrency} and max_tokens {self.max_tokens} must each be 1 or more")
         self.usage = Usage()
-        self._concurrency = concurrency
-        self._sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
-        self._journal = journal
-        self._sleep = sleep
+        self._sampling = Sampling(temperature=0.0, max_tokens=self.max_tokens)
 
     @property
     def cost_usd(self) -> float:
@@ -67,7 +64,7 @@ class JudgeCalls:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._concurrency, len(waiting))):
+                for _ in range(min(self.concurrency, len(waiting))):
                     group.create_task(self._work(queue, known, report_done))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -92,7 +89,7 @@ class JudgeCalls:
             except JethroError as e:
                 if not e.retryable or attempt == _ATTEMPTS:
                     raise
-                await self._sleep(min(e.retry_after_s or 2.0**attempt, _LONGEST_WAIT_S))
+                await self.sleep(min(e.retry_after_s or 2.0**attempt, _LONGEST_WAIT_S))
         try:
             text = str(answer.parsed["choices"][0]["message"]["content"] or "")
         except (ValueError, LookupError, TypeError) as e:
@@ -108,12 +105,12 @@ class JudgeCalls:
 
     def _read(self) -> dict[str, str]:
         """Replies kept by key; a line that a kill cut short is as if it were not there."""
-        if self._journal is None or not self._journal.exists():
+        if self.journal is None or not self.journal.exists():
             return {}
         try:
-            lines = self._journal.read_text("utf-8", errors="replace").splitlines()
+            lines = self.journal.read_text("utf-8", errors="replace").splitlines()
         except OSError as e:
-            raise ConfigError(f"journal {self._journal} cannot be read ({e}): choose another path") from e
+            raise ConfigError(f"journal {self.journal} cannot be read ({e}): choose another path") from e
         known = {}
         for line in lines:
             try:
@@ -124,11 +121,11 @@ class JudgeCalls:
         return known
 
     def _write(self, key: str, reply: str) -> None:
-        if self._journal is None:
+        if self.journal is None:
             return
         try:
-            self._journal.parent.mkdir(parents=True, exist_ok=True)
-            with self._journal.open("a", encoding="utf-8") as out:
+            self.journal.parent.mkdir(parents=True, exist_ok=True)
+            with self.journal.open("a", encoding="utf-8") as out:
                 out.write("\n" + json.dumps({"key": key, "reply": reply}))  # first a new line: the last may be cut
         except OSError as e:
-            raise ConfigError(f"journal {self._journal} cannot be written ({e}): choose another path") from e
+            raise ConfigError(f"journal {self.journal} cannot be written ({e}): choose another path") from e

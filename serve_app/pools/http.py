@@ -6,7 +6,7 @@ the caller. Closing the iterator closes the connection, which stops the model.
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from time import monotonic
 from typing import TypeVar
 
@@ -41,37 +41,31 @@ class UpstreamOptions:
     """Requests that a member serves at once; 0: unknown."""
 
 
+@dataclass(eq=False)
 class HttpPool:
     """A pool over a Directory of addresses. Must be made inside the event loop that will use it."""
 
-    def __init__(
-        self,
-        name: str,
-        model: str,
-        directory: Directory,
-        options: UpstreamOptions,
-        *,
-        price: Price,
-        capabilities: Capabilities,
-    ) -> None:
-        self.name = name
-        self.model = model
-        self.price = price
-        self.capabilities = capabilities
-        self.directory = directory
-        self._options = options
-        self._session = ReplicaSession() if options.identify else client_session()
+    name: str
+    model: str
+    directory: Directory
+    options: UpstreamOptions
+    _: KW_ONLY
+    price: Price
+    capabilities: Capabilities
+
+    def __post_init__(self) -> None:
+        self._session = ReplicaSession() if self.options.identify else client_session()
         self._upstreams: dict[str, Upstream] = {}
 
     def load(self) -> PoolLoad:
         """Available members, this Gateway's open requests there, and the others they last reported."""
         members = self.directory.available
         in_flight, waiting = sum(m.in_flight for m in members), sum(m.others for m in members)
-        return PoolLoad(len(members), in_flight, waiting, len(members) * self._options.places)
+        return PoolLoad(len(members), in_flight, waiting, len(members) * self.options.places)
 
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """See `Pool.stream`."""
-        body = orjson.dumps(query_to_openai(query, model=self._options.upstream_model, stream=True))
+        body = orjson.dumps(query_to_openai(query, model=self.options.upstream_model, stream=True))
         path, headers = _PATHS[query.endpoint], self._headers(call)
 
         member, events = await self._first(lambda upstream: upstream.open_stream(path, body, headers), call)
@@ -89,7 +83,7 @@ class HttpPool:
 
     async def complete(self, query: Query, call: Call) -> Answer:
         """See `Pool.complete`."""
-        body = orjson.dumps(query_to_openai(query, model=self._options.upstream_model, stream=False))
+        body = orjson.dumps(query_to_openai(query, model=self.options.upstream_model, stream=False))
         path, headers = _PATHS[query.endpoint], self._headers(call)
 
         async def post_to(upstream: Upstream) -> Answer:
@@ -106,7 +100,7 @@ class HttpPool:
     @property
     def scraped(self) -> bool:
         """Whether the members are replicas, which export metrics."""
-        return self._options.identify
+        return self.options.identify
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -155,14 +149,14 @@ class HttpPool:
             raise _worst(tried.values()) from None
 
     def _note(self, member: Member, error: JethroError, seen: int) -> None:
-        if isinstance(error, PoolUnavailable) and self._options.identify:
+        if isinstance(error, PoolUnavailable) and self.options.identify:
             self.directory.draining(member)
         elif not isinstance(error, Overloaded):  # a remote upstream that drains has failed: it may return
             self.directory.failed(member, seen)
 
     async def _pause(self, attempt: int, tried: Mapping[str, JethroError], error: JethroError) -> None:
         """Wait before the next try, not at all if another member is available. Raises after the last try."""
-        pause_s = self._options.backoff.pause_s(attempt, error)
+        pause_s = self.options.backoff.pause_s(attempt, error)
         if pause_s is None:
             raise _worst(tried.values())
         if all(m.address in tried for m in self.directory.available):
@@ -176,13 +170,13 @@ class HttpPool:
             known = {m.address for m in self.directory.members}
             self._upstreams = {a: u for a, u in self._upstreams.items() if a in known}
             upstream = self._upstreams[member.address] = Upstream(
-                member.address, session=self._session, headers=self._options.headers, timeouts=self._options.timeouts
+                member.address, session=self._session, headers=self.options.headers, timeouts=self.options.timeouts
             )
         return upstream
 
     def _headers(self, call: Call) -> dict[str, str]:
         headers = {"x-request-id": call.request_id}
-        if self._options.identify:
+        if self.options.identify:
             headers |= {"x-jethro-id": call.id, "x-jethro-created": str(call.created_s)}
         return headers
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from time import perf_counter
 
@@ -15,37 +15,30 @@ from serve_app.strategy import Context, Event, Spent
 from serve_app.types import Decision, Query
 
 
+@dataclass(eq=False)
 class RouteStrategy:
     """Strong pool if the strong win rate is at least the threshold, else the weak one (RouteLLM, section 3).
 
     A pool that lacks a capability of the query is skipped. One that fails or is full before the first byte is replaced
     by the other, in either direction: an answer of the other model is better than none. The Decision says so.
+
+    `pools` are the weak and the strong one. Without `overload` excess requests queue or are rejected. Logged decisions
+    carry feature contributions if `explained`, expected outcomes where `expected` is known.
     """
 
-    def __init__(
-        self,
-        name: str,
-        router: ServedRouter,
-        threshold: float,
-        pools: tuple[Pool, Pool],
-        *,
-        expected: ExpectedOutcome | None = None,
-        overload: OverloadPolicy | None = None,
-        explained: bool = False,
-    ) -> None:
-        """`pools` are the weak and the strong one. Without `overload` excess requests queue or are rejected.
+    name: str
+    router: ServedRouter
+    threshold: float
+    pools: tuple[Pool, Pool]
+    _: KW_ONLY
+    expected: ExpectedOutcome | None = None
+    overload: OverloadPolicy | None = None
+    explained: bool = False
 
-        Logged decisions carry feature contributions if `explained`, expected outcomes where `expected` is known.
-        """
-        self.name = name
-        self.router = router
-        self.threshold = threshold
-        self.version = f"{router.version}@{threshold:.6g}"
+    def __post_init__(self) -> None:
+        self.version = f"{self.router.version}@{self.threshold:.6g}"
         """Names router and threshold, so that a decision can be replayed."""
-        self.weak, self.strong = pools
-        self.expected = expected
-        self.overload = overload
-        self.explained = explained
+        self.weak, self.strong = self.pools
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """The decision with its feature contributions. Raises UnsupportedParameter if no pool supports the query."""

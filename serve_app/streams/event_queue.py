@@ -56,19 +56,20 @@ class _Pending:
         return not (self.events or self.lost or self.failed or self.sending)
 
 
+@dataclass(eq=False)
 class EventQueue:
-    """One Gateway's events. `source` is never used again by another process. Call from one event loop."""
+    """One Gateway's events. `source` is never used again by another process. Call from one event loop.
 
-    def __init__(
-        self,
-        port: LearnerPort,
-        source: str,
-        most: int,
-        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
-        """`most`: events that may wait for one stream."""
-        self._port, self._source, self._most, self._pause, self._clock = port, source, most, pause, clock
+    `most`: events that may wait for one stream.
+    """
+
+    port: LearnerPort
+    source: str
+    most: int
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    clock: Callable[[], float] = monotonic
+
+    def __post_init__(self) -> None:
         self._seq = 0
         self._waiting: dict[tuple[str, str], _Pending] = {}
         """By stream and uid: a stream that was reset is another one."""
@@ -84,7 +85,7 @@ class EventQueue:
         """Keep an event to be sent; False: there is no room, and it is counted as lost. Never waits."""
         waiting = self._of(stream, uid)
         chars = len(event.text) if isinstance(event, LabeledEvent) else 0
-        if len(waiting.events) >= self._most or waiting.chars + chars > _CHARS:
+        if len(waiting.events) >= self.most or waiting.chars + chars > _CHARS:
             waiting.lost += 1
             return False
         waiting.events.append(event)
@@ -101,16 +102,16 @@ class EventQueue:
         """Send for ever; cancel it to stop."""
         while True:
             await self._some.wait()
-            now_s = self._clock()
+            now_s = self.clock()
             if not any(w.due_s <= now_s and len(w.events) >= _BATCH for w in self._waiting.values()):
-                await self._pause(_GATHER_S)  # for more, or until a Learner that is away is retried
+                await self.pause(_GATHER_S)  # for more, or until a Learner that is away is retried
             await self.send()
             if not self._waiting:
                 self._some.clear()
 
     async def send(self) -> bool:
         """One batch of each stream that has something and is due; False if any of them must be sent again."""
-        now_s = self._clock()
+        now_s = self.clock()
         due = [(key, waiting) for key, waiting in self._waiting.items() if waiting.due_s <= now_s]
         return all([await self._send(key, waiting) for key, waiting in due])
 
@@ -131,10 +132,10 @@ class EventQueue:
     async def _send(self, key: tuple[str, str], waiting: _Pending) -> bool:
         count, line = waiting.sending = waiting.sending or self._batch(key, waiting)
         try:
-            await call_learner(self._port.report(line), _SEND_S)
+            await call_learner(self.port.report(line), _SEND_S)
         except Exception as e:
             # any error of a Learner that is away; the batch is kept and resent unchanged
-            waiting.due_s = self._clock() + _RETRY_S[min(waiting.tries, len(_RETRY_S) - 1)]
+            waiting.due_s = self.clock() + _RETRY_S[min(waiting.tries, len(_RETRY_S) - 1)]
             waiting.tries += 1
             if type(e).__name__ != self._trouble:
                 logger.warning("the Learner did not take %d events of stream %s; they are kept: %r", count, key[0], e)
@@ -149,6 +150,6 @@ class EventQueue:
         events = tuple(waiting.events.popleft() for _ in range(min(_BATCH, len(waiting.events))))
         waiting.chars -= sum(len(e.text) for e in events if isinstance(e, LabeledEvent))
         self._seq += 1
-        batch = EventBatch(self._source, self._seq, *key, events, waiting.lost, waiting.failed)
+        batch = EventBatch(self.source, self._seq, *key, events, waiting.lost, waiting.failed)
         waiting.lost = waiting.failed = 0
         return len(events), batch_to_json(batch)

@@ -5,7 +5,7 @@ answer unchanged. Nothing here waits for the Learner: events leave through the e
 """
 
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Final
 
@@ -26,27 +26,23 @@ _UNIFORM: Final = 1e-9
 """Levels whose label probabilities differ by less than this have learned nothing."""
 
 
+@dataclass(frozen=True, eq=False)
 class StreamStrategy:
-    """One stream by its name; created anew for each request, cheap."""
+    """One stream by its name; created anew for each request, cheap.
+
+    `find` returns the current stream of a tenant and raises ModelNotFound; `pool` raises PoolUnavailable. `act`
+    computes the policy's act, in a thread or inline; its last argument: whether the LLM can be called. `text_chars`:
+    longest text.
+    """
 
     name = "stream"
 
-    def __init__(
-        self,
-        stream: str,
-        find: Callable[[str, str | None], Coroutine[Any, Any, ActiveStream]],
-        pool: Callable[[str], Pool],
-        act: Callable[[ActiveStream, str, bool], Coroutine[Any, Any, Episode]],
-        events: EventQueue,
-        text_chars: int,
-    ) -> None:
-        """`find` returns the current stream of a tenant and raises ModelNotFound; `pool` raises PoolUnavailable.
-
-        `act` computes the policy's act, in a thread or inline; its last argument: whether the LLM can be called.
-        `text_chars`: longest text.
-        """
-        self._stream, self._find, self._pool, self._act = stream, find, pool, act
-        self._events, self._text_chars = events, text_chars
+    stream: str
+    find: Callable[[str, str | None], Coroutine[Any, Any, ActiveStream]]
+    pool: Callable[[str], Pool]
+    act: Callable[[ActiveStream, str, bool], Coroutine[Any, Any, Episode]]
+    events: EventQueue
+    text_chars: int
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """The level that would answer, with its probability of each label; no LLM is called, nothing is learned."""
@@ -63,7 +59,7 @@ class StreamStrategy:
         started = perf_counter()
         stream, text, episode = await self._acted(query)
         stream.policy.observe(episode)
-        self._events.put(self._stream, stream.uid, ObservedEvent(episode))
+        self.events.put(self.stream, stream.uid, ObservedEvent(episode))
         decision = self._decision(stream, episode, context.call.id, started, {})
         if episode.level is not None and episode.label is not None:
             answer, usage, spent = stream.spec.labels[episode.label], Usage(), Spent(())
@@ -82,9 +78,9 @@ class StreamStrategy:
 
     async def _acted(self, query: Query) -> tuple[ActiveStream, str, Episode]:
         """The current stream, the text, and what the policy does with it."""
-        stream = await self._find(self._stream, query.tenant)
-        text = _text(query, self._text_chars)
-        return stream, text, await self._act(stream, text, True)
+        stream = await self.find(self.stream, query.tenant)
+        text = _text(query, self.text_chars)
+        return stream, text, await self.act(stream, text, True)
 
     async def _call_llm(
         self, stream: ActiveStream, text: str, episode: Episode, decision: Decision, context: Context
@@ -92,20 +88,20 @@ class StreamStrategy:
         """The LLM's answer. If it fails, the best small level answers; if there is none, the error is raised."""
         spec, steps = stream.spec, list[Step]()
         try:
-            pool = self._pool(spec.llm_pool)
+            pool = self.pool(spec.llm_pool)
             guided = pool.capabilities.guided
             answer = await Attempt((pool,), question(spec, text, guided=guided), context.call, steps).complete()
             content = _content(answer)
         except JethroError as error:
-            self._events.failed(self._stream, stream.uid)
+            self.events.failed(self.stream, stream.uid)
             if (fallback := await self._fallback(stream, text, episode)) is None:
                 raise
             level = spec.levels[fallback[0]]
             reason = f"{decision.reason}; fallback to {level}: {decision.model} failed: {error.code}"
-            decision = replace(decision, pool=level, model=PREFIX + self._stream, reason=reason)
+            decision = replace(decision, pool=level, model=PREFIX + self.stream, reason=reason)
             return spec.labels[fallback[1]], Usage(), Spent(tuple(steps)), decision
         label = parsed(content, spec.labels)
-        self._events.put(self._stream, stream.uid, LabeledEvent(text, label, episode, decision.id))
+        self.events.put(self.stream, stream.uid, LabeledEvent(text, label, episode, decision.id))
         if label is None:
             decision = replace(decision, reason=f"{decision.reason}; the answer names no label, or more than one")
         return content if label is None else spec.labels[label], answer.usage, Spent(tuple(steps)), decision
@@ -114,7 +110,7 @@ class StreamStrategy:
         """The highest small level that has a label, as (level, label); None in the warm-up of untrained levels."""
         if not episode.probabilities:  # an audit, or the warm-up: nothing was computed
             warm_up = episode.why == "warm-up"
-            episode = await self._act(stream, text, False)
+            episode = await self.act(stream, text, False)
             if warm_up and max(episode.probabilities[-1]) - min(episode.probabilities[-1]) < _UNIFORM:
                 return None
         last = episode.probabilities[-1]
@@ -123,7 +119,7 @@ class StreamStrategy:
     def _llm_model(self, pool: str) -> str:
         """A pool's model; the pool's name if it is missing, which the call then reports."""
         try:
-            return self._pool(pool).model
+            return self.pool(pool).model
         except PoolUnavailable:
             return pool
 
@@ -134,7 +130,7 @@ class StreamStrategy:
         if episode.level is None:
             pool, model = spec.llm_pool, self._llm_model(spec.llm_pool)
         else:
-            pool, model = spec.levels[episode.level], PREFIX + self._stream
+            pool, model = spec.levels[episode.level], PREFIX + self.stream
         score = episode.deferral[-1] if episode.deferral else None
         deferral = f", deferral {score:.3f}" if score is not None else ""
         return Decision(
@@ -142,9 +138,9 @@ class StreamStrategy:
             strategy=self.name,
             pool=pool,
             model=model,
-            reason=f"stream {self._stream}: {episode.why}{deferral}" + (f"; {stream.note}" if stream.note else ""),
+            reason=f"stream {self.stream}: {episode.why}{deferral}" + (f"; {stream.note}" if stream.note else ""),
             score=score,
-            policy_version=f"{self._stream}@{episode.version}",
+            policy_version=f"{self.stream}@{episode.version}",
             features=features,
             decision_ms=(perf_counter() - started) * 1e3,
         )

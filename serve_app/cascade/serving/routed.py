@@ -51,9 +51,8 @@ class RoutedCascade(Cascade):
             )
         monotone = LogisticCalibrator(1.0, 0.0)  # of several choices the lowest signal counts; the router estimates
         levels = tuple(Level(pool, router.signals[pool], monotone) for pool in router.pools)
-        super().__init__(
-            name, Chain(levels, router.version, router.expected, models=router.models), pools, prior, latency
-        )
+        chain = Chain(levels, router.version, router.expected, models=router.models)
+        super().__init__(name, chain, pools, prior, latency or LatencyEstimate())
         self.routing = router
         self.rng = rng or random.Random()
 

@@ -9,7 +9,7 @@ Steps of a stage whose answer was not taken are marked wasted.
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import isnan
 from time import perf_counter
 from typing import Any
@@ -36,25 +36,17 @@ async def no_prior(router: str, query: Query) -> float | None:
     return None
 
 
+@dataclass(eq=False)
 class Cascade(ABC):
     """A chain over pools, as a Strategy. `pools` has every pool of the chain by name."""
 
-    router: str | None = None
+    name: str
+    chain: Chain
+    pools: Mapping[str, Pool]
+    prior: PriorOf = no_prior
+    latency: LatencyEstimate = field(default_factory=LatencyEstimate)
+    router: str | None = field(default=None, init=False)
     """Whose score a run needs even if no signal does."""
-
-    def __init__(
-        self,
-        name: str,
-        chain: Chain,
-        pools: Mapping[str, Pool],
-        prior: PriorOf = no_prior,
-        latency: LatencyEstimate | None = None,
-    ) -> None:
-        self.name = name
-        self.chain = chain
-        self.pools = pools
-        self.prior = prior
-        self.latency = latency or LatencyEstimate()
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """The first stage and the plan; no pool is called. Raises UnsupportedParameter if no level can honour it."""

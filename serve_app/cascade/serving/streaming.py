@@ -7,19 +7,15 @@ whose router score is borderline race, and only while races have wasted at most 
 """
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from serve_app.cascade.base import Chain
 from serve_app.cascade.serving.confidence import assess
 from serve_app.cascade.serving.relay import PendingStream
-from serve_app.cascade.serving.run import Cascade, CascadeRun, PriorOf, late, no_prior
-from serve_app.cascade.serving.skipping import LatencyEstimate
+from serve_app.cascade.serving.run import Cascade, CascadeRun, late
 from serve_app.cascade.serving.stages import Stage, StageResult
 from serve_app.cascade.serving.strategy import first_frame
 from serve_app.errors import UpstreamError
-from serve_app.pools.base import Pool
 from serve_app.strategy import Context, Spent
 from serve_app.types import Query
 
@@ -83,21 +79,14 @@ class Race:
         self.meter.lost += wasted > 0
 
 
+@dataclass(eq=False)
 class StreamingCascade(Cascade):
     """The cascade over first tokens, of a chain with `probe_tokens`; see the module. `race`: None for no races."""
 
-    def __init__(
-        self,
-        name: str,
-        chain: Chain,
-        pools: Mapping[str, Pool],
-        prior: PriorOf = no_prior,
-        latency: LatencyEstimate | None = None,
-        race: Race | None = None,
-    ) -> None:
-        super().__init__(name, chain, pools, prior, latency)
-        self.race = race
-        self.router = race.router if race is not None else None
+    race: Race | None = None
+
+    def __post_init__(self) -> None:
+        self.router = self.race.router if self.race is not None else None
 
     def new_run(self, query: Query, context: Context) -> CascadeRun:
         """A run that probes level after level."""

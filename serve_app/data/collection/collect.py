@@ -140,19 +140,17 @@ class _PoolCalls:
         return [text for call in self.calls for text in call.texts]
 
 
+@dataclass(eq=False)
 class _CollectionRun:
     """Answers of pools to queries: those of the journal first, then calls by as many workers as `concurrency`."""
 
-    def __init__(
-        self,
-        queries: Sequence[LabeledQuery],
-        pools: Mapping[str, Pool],
-        plan: CollectionPlan,
-        journal: AnswerJournal | None,
-        report: ReportProgress,
-    ) -> None:
-        self.queries, self.pools = queries, pools
-        self._plan, self._journal, self._report = plan, journal, report
+    queries: Sequence[LabeledQuery]
+    pools: Mapping[str, Pool]
+    plan: CollectionPlan
+    journal: AnswerJournal | None
+    report: ReportProgress
+
+    def __post_init__(self) -> None:
         self._kept: dict[tuple[str, str], _PoolCalls] = defaultdict(_PoolCalls)
         self._given_up: dict[tuple[str, str], str] = {}
         self._consecutive = self._done = self._fresh = self._failed = 0
@@ -161,12 +159,12 @@ class _CollectionRun:
         self._stop = asyncio.Event()
         self._fatal: JethroError | None = None
         self._started = monotonic()
-        for call in journal.entries if journal else ():
+        for call in self.journal.entries if self.journal else ():
             self._keep(call)
 
     def texts(self, query_id: str, pool: str) -> list[str]:
         """The pool's answers to a query; empty if there are none."""
-        return self._kept[query_id, pool].texts[: self._plan.sampling.n]
+        return self._kept[query_id, pool].texts[: self.plan.sampling.n]
 
     def cost_usd(self, query_id: str, pool: str) -> float:
         """What the pool's calls for a query cost."""
@@ -180,7 +178,7 @@ class _CollectionRun:
         work = iter(waiting)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._plan.concurrency, len(waiting))):
+                for _ in range(min(self.plan.concurrency, len(waiting))):
                     group.create_task(self._worker(work))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -202,7 +200,7 @@ class _CollectionRun:
             raise DataError(
                 f"no query was answered by all pools; {first['pool']} on {first['id']!r}: {first['reason']}"
             )
-        sampling = self._plan.sampling
+        sampling = self.plan.sampling
         facts = {
             "samples": sampling.n,
             "temperature": sampling.temperature,
@@ -232,8 +230,8 @@ class _CollectionRun:
         while not self._finished(item.id, name):
             if (call := await self._next(item, name)) is None:
                 return
-            if self._journal is not None:
-                self._journal.add(call)
+            if self.journal is not None:
+                self.journal.add(call)
             self._keep(call)
             self._consecutive = 0
         self._done += 1
@@ -260,7 +258,7 @@ class _CollectionRun:
         Raises the pool's error when no further try may help.
         """
         pool, have = self.pools[name], len(self._kept[item.id, name].texts)
-        sampling = replace(self._plan.sampling, n=min(self._plan.per_call, self._plan.sampling.n - have))
+        sampling = replace(self.plan.sampling, n=min(self.plan.per_call, self.plan.sampling.n - have))
         if sampling.logprobs and not pool.capabilities.logprobs:
             sampling = replace(sampling, logprobs=False, top_logprobs=0)
         if sampling.seed is not None:
@@ -288,7 +286,7 @@ class _CollectionRun:
             return None
         if isinstance(error, DeadlineExceeded):
             error = UpstreamError(error.message, retry_after_s=error.retry_after_s)
-        return self._plan.backoff.pause_s(attempt, error)
+        return self.plan.backoff.pause_s(attempt, error)
 
     async def _stopped_within(self, pause_s: float) -> bool:
         try:
@@ -304,7 +302,7 @@ class _CollectionRun:
         self._done += 1
         if error.code == KEY_REFUSED:
             self._end(ConfigError(f"pool {name}: {error}; check the key"))
-        elif self._consecutive >= max(_FEWEST_GIVEN_UP, self._plan.concurrency):
+        elif self._consecutive >= max(_FEWEST_GIVEN_UP, self.plan.concurrency):
             self._end(UpstreamError(f"pool {name} does not answer: {error}; what was answered is kept: run it again"))
         self._report_progress()
 
@@ -321,17 +319,17 @@ class _CollectionRun:
 
     def _finished(self, query: str, pool: str) -> bool:
         kept = self._kept[query, pool]
-        return kept.failed is not None or len(kept.texts) >= self._plan.sampling.n
+        return kept.failed is not None or len(kept.texts) >= self.plan.sampling.n
 
     def _report_progress(self) -> None:
         failed = len(self._given_up) + self._failed
         total = len(self.queries) * len(self.pools)
         elapsed_s = monotonic() - self._started
         now = CollectionProgress(self._done, total, failed, self._fresh, elapsed_s, self.spent_usd, self._trouble)
-        self._report(now)
+        self.report(now)
 
     def _answers(self, pool: Pool, name: str, rows: Sequence[LabeledQuery]) -> PoolAnswers:
-        n = self._plan.sampling.n
+        n = self.plan.sampling.n
         kept = [self._kept[item.id, name].calls for item in rows]
 
         def spread(value: Callable[[CollectedCall], float]) -> Floats:

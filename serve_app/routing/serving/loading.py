@@ -136,16 +136,14 @@ class RouterSet:
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
 class Loader:
     """Loads RouterSets; not for the event loop. `models` are the ids of the weak and the strong pool."""
 
-    def __init__(
-        self, routing: RoutingConfig, registry: Registry, factory: RouterFactory, models: tuple[str, str]
-    ) -> None:
-        self._routing = routing
-        self._registry = registry
-        self._factory = factory
-        self._models = models
+    routing: RoutingConfig
+    registry: Registry
+    factory: RouterFactory
+    models: tuple[str, str]
 
     @classmethod
     def from_config(cls, config: Config, remote: RemoteScorer | None = None) -> "Loader":
@@ -157,7 +155,7 @@ class Loader:
 
     def fingerprint(self) -> tuple[str, ...]:
         """See Registry.fingerprint."""
-        return self._registry.fingerprint()
+        return self.registry.fingerprint()
 
     def load(self, before: RouterSet | None = None) -> RouterSet:
         """The routers to serve now; those that serve already in the right version are kept as they are.
@@ -167,8 +165,8 @@ class Loader:
         refused: dict[str, str] = {}
         known = before.routers if before is not None else {}
         try:
-            default = self._chosen(default_source(self._routing, self._registry), known)
-            threshold = default_threshold(self._routing, default.registered)
+            default = self._chosen(default_source(self.routing, self.registry), known)
+            threshold = default_threshold(self.routing, default.registered)
             if default.watch is not None:
                 default.watch.set_threshold(threshold)
             if default not in known.values():
@@ -179,14 +177,14 @@ class Loader:
             default, threshold = known[before.default], before.threshold
             refused[before.default] = str(e)
         routers = {default.name: default}
-        offered = self._routing.offered
-        for name in self._registry.names():
+        offered = self.routing.offered
+        for name in self.registry.names():
             if name in routers or (offered is not None and name not in offered):
                 continue
             try:
                 routers[name] = self._named(name, known.get(name), default=False)
             except DependencyError as e:
-                if self._registry.is_shipped(name):  # no config names it: an installation may do without
+                if self.registry.is_shipped(name):  # no config names it: an installation may do without
                     logger.info("the shipped router %s is not available: %s", name, e)
                 else:
                     refused[name] = str(e)
@@ -202,20 +200,20 @@ class Loader:
 
     def close(self) -> None:
         """End the scoring thread."""
-        self._factory.close()
+        self.factory.close()
 
     def _chosen(self, source: str, known: Mapping[str, ServedRouter]) -> ServedRouter:
         """The default router: of the registry, or in a folder, which is read once."""
-        if source in self._registry.names():
+        if source in self.registry.names():
             return self._named(source, known.get(source))
         same = [served for served in known.values() if served.source == str(Path(source).absolute())]
-        return same[0] if same else self._factory.load(source)
+        return same[0] if same else self.factory.load(source)
 
     def _named(self, name: str, known: ServedRouter | None, default: bool = True) -> ServedRouter:
-        version, threshold = self._registry.serving(name)
+        version, threshold = self.registry.serving(name)
         if known is None or known.source != name or known.version != version:
             # a shipped router may never get a query
-            return self._factory.load(name, eager=default or not self._registry.is_shipped(name))
+            return self.factory.load(name, eager=default or not self.registry.is_shipped(name))
         if name == RANDOM:
             return known
         chosen = threshold if threshold is not None else float(known.registered.card["threshold"])
@@ -223,13 +221,13 @@ class Loader:
 
     def _warn_of_other_models(self, found: Registered) -> None:
         """A router has learned nothing about models whose answers it never saw."""
-        if found.models is not None and found.models != self._models:
+        if found.models is not None and found.models != self.models:
             logger.warning(
                 "router %s was trained on the answers of %s and %s, but serves %s and %s: its scores are a guess "
                 "for them; collect their answers and train it again",
                 found.name,
                 *found.models,
-                *self._models,
+                *self.models,
             )
 
 
