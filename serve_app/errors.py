@@ -25,6 +25,7 @@ Errors are raised, never yielded. Foreign errors are mapped where they enter.
 import asyncio
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 
@@ -87,6 +88,29 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
         yield
     except ImportError as e:
         raise missing_extra(what, extra) from e
+
+
+@contextmanager
+def reading(
+    path: Path, remedy: str, *broken: type[Exception], error: type[ConfigError] = ConfigError
+) -> Iterator[None]:
+    """Raises `error`, naming the file and the remedy, if it is missing or unreadable, or for one of `broken`."""
+    malformed: tuple[type[Exception], ...] = (OSError, UnicodeDecodeError, *broken)
+    try:
+        yield
+    except FileNotFoundError:
+        raise error(f"{path}: no such file; {remedy}") from None
+    except malformed as e:
+        raise error(f"{path}: cannot be read ({type(e).__name__}: {e}); {remedy}") from e
+
+
+@contextmanager
+def writing(path: Path, remedy: str) -> Iterator[None]:
+    """Raises ConfigError, naming the file or folder and the remedy, instead of OSError."""
+    try:
+        yield
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be written ({e}); {remedy}") from e
 
 
 class RequestError(JethroError):

@@ -25,15 +25,16 @@ from typing import Any, Final
 from serve_app.cascade.base import Chain, Level
 from serve_app.cascade.signals.answer_scorer import AnswerScorer
 from serve_app.cascade.signals.specs import calibrator_of, parts_of, signal_of, spec_of
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, writing
 from serve_app.files import write_whole
 from serve_app.learning.encoder import saved_encoder
+from serve_app.routing.artefact import read_json
 
 FILE: Final = "chain.json"
 FORMAT: Final = 1
 _KIND: Final = "cascade"
 _MOST_TOKENS: Final = 10_000
-_MAX_BYTES: Final = 64 * 2**20
+_REMEDY: Final = "give the folder of a fitted cascade, or fit the cascade again"
 _KEYS: Final = frozenset({"kind", "format", "version", "target", "probe_tokens", "levels", "expected", "data"})
 _LEVEL_KEYS: Final = frozenset({"pool", "model", "signal", "calibrator", "threshold"})
 
@@ -61,11 +62,9 @@ def save_chain(fitted: FittedChain, folder: Path) -> None:
     body |= {"probe_tokens": chain.probe_tokens, "levels": levels}
     body |= {"expected": dict(chain.expected), "data": dict(fitted.data)}
     path = folder / FILE
-    try:
+    with writing(path, "give a folder that can"):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, (json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-    except OSError as e:
-        raise ConfigError(f"{path}: cannot be written ({e}); give a folder that can") from e
 
 
 def load_chain(folder: Path) -> Chain:
@@ -76,7 +75,7 @@ def load_chain(folder: Path) -> Chain:
 def load_fitted(folder: Path) -> FittedChain:
     """The chain saved there, with its target and data. Raises ConfigError naming the file, the key and what to do."""
     path = folder / FILE
-    body = _read(path)
+    body = read_json(path, kind=_KIND, version=FORMAT, remedy=_REMEDY)
     unknown = set(body) - _KEYS
     if unknown or "levels" not in body:
         what = f"{sorted(unknown)[0]} is no key of a chain" if unknown else "levels is missing"
@@ -105,22 +104,6 @@ def chain_of(levels: Any, where: str, probe_tokens: int | None = None) -> Chain:
     """The chain of levels written as in a chain.json, not fitted as a whole. Raises ConfigError naming `where`."""
     found, models = _levels(where, levels)
     return Chain(found, _version(levels, probe_tokens), {}, probe_tokens, models)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"{path}: has more than {_MAX_BYTES:,} bytes; fit the cascade again")
-        body = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the folder that `jethro cascade fit` wrote") from None
-    except (OSError, ValueError, RecursionError) as e:
-        raise ConfigError(f"{path}: cannot be read ({e}); fit the cascade again") from e
-    if not isinstance(body, dict) or body.get("kind") != _KIND:
-        raise ConfigError(f"{path}: is no fitted cascade; give the folder that `jethro cascade fit` wrote")
-    if (found := body.get("format")) != FORMAT:
-        raise ConfigError(f"{path}: format is {found!r}, this version reads {FORMAT}; fit the cascade again")
-    return body
 
 
 def _levels(path: Path | str, specs: Any) -> tuple[tuple[Level, ...], tuple[str, ...]]:

@@ -27,7 +27,7 @@ from serve_app.arrays import Floats
 from serve_app.data.answers import AnswerEvidence
 from serve_app.data.dataset import MEASURES, Dataset, PoolAnswers
 from serve_app.data.records import Record, messages_of, read_records
-from serve_app.errors import ConfigError, DataError
+from serve_app.errors import ConfigError, DataError, writing
 from serve_app.files import replacing
 from serve_app.types import Query, TokenLogprob
 
@@ -223,7 +223,7 @@ def write_answers(dataset: Dataset, path: Path) -> None:
 
     Raises ConfigError where it cannot be written, and for JSON lines of several samples, which hold the first alone.
     """
-    try:
+    with writing(path, "make room or give another --out"):
         if not path.name.endswith(".jsonl"):
             dataset.save(path)
             return
@@ -235,8 +235,6 @@ def write_answers(dataset: Dataset, path: Path) -> None:
         with replacing(path) as part, part.open("w", encoding="utf-8") as out:
             for row in range(len(dataset)):
                 out.write(json.dumps(_row_json(dataset, row), ensure_ascii=False) + "\n")
-    except OSError as e:
-        raise ConfigError(f"{path}: cannot be written ({e}); make room or give another --out") from e
 
 
 def _row_json(dataset: Dataset, row: int) -> dict[str, Any]:

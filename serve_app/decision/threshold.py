@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, read_arrays
 from serve_app.data.dataset import Dataset
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, reading
 from serve_app.learning.metrics import Curve, cost_quality_curve
 from serve_app.pools.base import Pool
 from serve_app.types import Price
@@ -90,17 +90,13 @@ class Calibration:
     @classmethod
     def load(cls, path: Path) -> Self:
         """The calibration saved there. Raises ConfigError naming the file and what to do."""
-        try:
+        with reading(path, "calibrate the router again", ValueError, KeyError):
             data = read_arrays(path)
             version = int(data["format"])
             if version != FORMAT:
                 raise ConfigError(f"{path}: format is {version}, this version reads {FORMAT}; calibrate again")
             held = [*_ARRAYS, *(name for name in _COSTS if name in data)]
             return cls(**{name: data[name].astype(np.float64) for name in held})
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: no such file; calibrate the router") from None
-        except (OSError, ValueError, KeyError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e}); calibrate the router again") from e
 
     def _held(self) -> dict[str, Floats]:
         """The arrays that are there, by name."""

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 from time import time
 
-from serve_app.errors import ConfigError, ContextLengthExceeded, JethroError, UpstreamError
+from serve_app.errors import ConfigError, ContextLengthExceeded, JethroError, UpstreamError, reading, writing
 from serve_app.grading.base import Report, silent
 from serve_app.pools.base import Pool
 from serve_app.types import Message, Query, Sampling, Usage
@@ -107,10 +107,8 @@ class JudgeCalls:
         """Replies kept by key; a line that a kill cut short is as if it were not there."""
         if self.journal is None or not self.journal.exists():
             return {}
-        try:
+        with reading(self.journal, "give another journal"):
             lines = self.journal.read_text("utf-8", errors="replace").splitlines()
-        except OSError as e:
-            raise ConfigError(f"journal {self.journal} cannot be read ({e}): choose another path") from e
         known = {}
         for line in lines:
             try:
@@ -123,9 +121,7 @@ class JudgeCalls:
     def _write(self, key: str, reply: str) -> None:
         if self.journal is None:
             return
-        try:
+        with writing(self.journal, "give another journal"):
             self.journal.parent.mkdir(parents=True, exist_ok=True)
             with self.journal.open("a", encoding="utf-8") as out:
                 out.write("\n" + json.dumps({"key": key, "reply": reply}))  # first a new line: the last may be cut
-        except OSError as e:
-            raise ConfigError(f"journal {self.journal} cannot be written ({e}): choose another path") from e

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from serve_app.arrays import read_arrays
 from serve_app.decision.target import Guarantee, Method, quality_range
 from serve_app.decision.threshold import Calibration, Threshold
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, reading
 from serve_app.routing.base import Placement, Router
 from serve_app.routing.drift import Inputs
 
@@ -36,6 +36,7 @@ MAX_JSON_BYTES = 256 * 2**20
 """The largest router.json of ours (6,000 named weights) is under 1 MiB."""
 MAX_FILE_BYTES = 32 * 2**30
 """A causal language model of 7 billion parameters has 14 GiB."""
+_REMEDY = "give the folder of a saved router, or train and save it again"
 MAX_ARRAYS_BYTES = 8 * 2**30
 """Arrays of one npz file, unpacked: 100,000 stored vectors of 384 dimensions have 0.15 GiB."""
 
@@ -202,22 +203,20 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def read_json(path: Path, *, kind: str | None = None, version: int | None = None) -> dict[str, Any]:
-    """The JSON object in `path`, its `kind` and `format` checked. Raises ConfigError naming the file and what to do."""
-    try:
+def read_json(
+    path: Path, *, kind: str | None = None, version: int | None = None, remedy: str = _REMEDY
+) -> dict[str, Any]:
+    """The JSON object in `path`, its size, `kind` and `format` checked. Raises ConfigError naming file and remedy."""
+    with reading(path, remedy, ValueError, RecursionError):
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise ConfigError(f"{path}: has {size:,} bytes, more than {MAX_JSON_BYTES:,}; {remedy}")
         body = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the folder of a saved router") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
-        raise ConfigError(f"{path}: cannot be read ({e}); train and save the router again") from e
     if not isinstance(body, dict):
-        raise ConfigError(f"{path}: must hold a JSON object, got {type(body).__name__}; save the router again")
+        raise ConfigError(f"{path}: must hold a JSON object, got {type(body).__name__}; {remedy}")
     if kind is not None and body.get("kind") != kind:
-        raise ConfigError(f"{path}: kind is {body.get('kind')!r}, not {kind!r}; give the folder of a {kind} router")
+        raise ConfigError(f"{path}: kind is {body.get('kind')!r}, not {kind!r}; {remedy}")
     if version is not None and body.get("format") != version:
-        raise ConfigError(
-            f"{path}: format is {body.get('format')!r}, this version reads {version}; train and save the router again"
-        )
+        raise ConfigError(f"{path}: format is {body.get('format')!r}, this version reads {version}; {remedy}")
     return body
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, read_arrays
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, reading
 from serve_app.learning.features import NUMERIC, read
 from serve_app.types import Query
 
@@ -236,7 +236,7 @@ class Inputs:
     @classmethod
     def load(cls, path: Path) -> Self:
         """The reference saved there. Raises ConfigError naming the file and what to do."""
-        try:
+        with reading(path, "register the router again", ValueError, KeyError, IndexError, TypeError):
             data = read_arrays(path)
             shapes = {data["means"].shape, data["sds"].shape}
             if int(data["format"]) != FORMAT or shapes != {(len(FEATURES),)}:
@@ -245,8 +245,6 @@ class Inputs:
             means, sds, vector_mean = (data[name].astype(np.float64) for name in ("means", "sds", "vector_mean"))
             words = data["words"].astype(np.uint64)
             return cls(int(data["size"]), means, sds, words, vector_mean, float(spread[0]), float(spread[1]))
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e}); register the router again") from e
 
 
 class InputDrift:

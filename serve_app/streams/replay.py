@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from serve_app.errors import DataError
+from serve_app.errors import DataError, reading
 from serve_app.streams.labels import normal
 from serve_app.streams.online.base import LabeledEvent, Learner
 
@@ -66,13 +66,9 @@ def _is_unicode(text: str) -> bool:
 
 
 def _content(path: Path) -> str:
-    try:
+    with reading(path, "it must be UTF-8 text, gzipped or not", EOFError, zlib.error, error=DataError):
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
-        raise DataError(f"{path}: cannot be read ({e}); it must be UTF-8 text, gzipped or not") from e
 
 
 def _json_lines(path: Path, content: str) -> Iterator[Mapping[str, Any]]:

@@ -25,7 +25,7 @@ from serve_app.data.near_duplicates import load_fingerprints, save_fingerprints
 from serve_app.data.splitting import folds as near_duplicate_safe_folds
 from serve_app.decision.target import Guarantee, Target, quality_range
 from serve_app.decision.threshold import Calibration, Threshold
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, reading
 from serve_app.routing.artefact import PROMISING, class_of_kind
 from serve_app.routing.base import Report, Router, silent
 from serve_app.routing.registry import KINDS, Registry
@@ -113,10 +113,8 @@ def read_run(folder: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     import yaml
 
-    try:
+    with reading(path, "give the run.json of an artefact, or one like it", yaml.YAMLError):
         body = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ConfigError(f"{path}: cannot be read ({e}); give the run.json of an artefact, or one like it") from e
     if isinstance(body, dict) and isinstance(body.get("run"), dict):
         body = body["run"]
     if not isinstance(body, dict):

@@ -30,7 +30,7 @@ from serve_app.cascade.routing.supermodels import STOP
 from serve_app.cascade.routing.walk import NextModelPolicy, best_answer
 from serve_app.cascade.signals.calibration import ConfidenceCurve
 from serve_app.cascade.signals.specs import signal_of, spec_of
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, reading, writing
 from serve_app.files import replacing, write_whole
 from serve_app.learning.encoder import saved_encoder
 from serve_app.routing.artefact import check_folder, read_json
@@ -151,27 +151,22 @@ def version_of(router: CascadeRouter) -> CascadeRouter:
 def save_routing(router: CascadeRouter, folder: Path) -> None:
     """Write the folder; routing.json comes last, so that a cut is noticed. Raises ConfigError where it cannot."""
     body = _body(router) | {"version": router.version, "expected": dict(router.expected), "data": dict(router.data)}
-    try:
+    with writing(folder, "give a folder that can"):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / ARRAYS) as part, part.open("wb") as out:
             np.savez(out, **_arrays(router))
         write_whole(folder / FILE, (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode())
-    except OSError as e:
-        raise ConfigError(f"{folder}: cannot be written ({e}); give a folder that can") from e
 
 
 def load_routing(folder: Path) -> CascadeRouter:
     """The router saved there; an encoder's digest is checked where one is used. Raises ConfigError with what to do."""
     path = folder / FILE
-    body = read_json(path, kind=KIND, version=FORMAT)
+    body = read_json(path, kind=KIND, version=FORMAT, remedy=_AGAIN)
     check_folder(folder)
-    try:
+    with reading(folder / ARRAYS, _AGAIN, ValueError):
         arrays = read_arrays(folder / ARRAYS)
+    with reading(folder, _AGAIN, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
         found = _router(body, arrays, path)
-    except FileNotFoundError:
-        raise ConfigError(f"{folder / ARRAYS}: no such file; {_AGAIN}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as e:
-        raise ConfigError(f"{folder}: cannot be read ({type(e).__name__}: {e}); {_AGAIN}") from e
     if found.version != (right := _version(_body(found), _arrays(found))):
         raise ConfigError(f"{path}: version is {found.version!r}, but the content is {right}: it was changed; {_AGAIN}")
     if found.encoder is not None:

@@ -8,6 +8,7 @@ import typer
 from serve_app.cli.options import listed, new_group
 from serve_app.cli.router import refresh, registry
 from serve_app.cli.router.report import (
+    ELSEWHERE,
     REGISTRY,
     DataOption,
     ParamOption,
@@ -17,9 +18,8 @@ from serve_app.cli.router.report import (
     WeakOption,
     params,
     params_by_kind,
-    writing,
 )
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, writing
 
 group = new_group(help="Train, measure, compare and calibrate routers; choose which one serves.")
 group.command("list")(registry.list_routers)
@@ -73,7 +73,7 @@ def train(
         check_leak(dataset, load_pair(test, spec.weak, spec.strong))
     trained = fit(replace(spec, digest=digest), dataset, typer.echo)
     folder = Registry(registry)
-    with writing(registry):
+    with writing(registry, ELSEWHERE):
         version = register(trained, dataset, folder, name, use)
     say_registered(folder, name or spec.kind, version, "queries that it was not fitted on")
 
@@ -229,7 +229,7 @@ def calibrate(
     note_other_models(found.registered.models, dataset)
     dataset = unlearned(found, dataset, str(data), skip_seen, typer.echo)
     promise = None if guarantee is None else Guarantee(guarantee, delta, quality_range(dataset.about))
-    with writing(registry):
+    with writing(registry, ELSEWHERE):
         version = recalibrate(found, dataset, aim, promise, folder)
         if use:
             folder.use(found.name, version)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serve_app.cli.options import SetOption
-from serve_app.cli.router.report import REGISTRY, RegistryOption, StrongOption, WeakOption, writing
-from serve_app.errors import ConfigError
+from serve_app.cli.router.report import ELSEWHERE, REGISTRY, RegistryOption, StrongOption, WeakOption
+from serve_app.errors import ConfigError, writing
 
 if TYPE_CHECKING:
     from serve_app.data.dataset import Dataset
@@ -66,7 +66,7 @@ def refresh(
         out = out or Path("var/refresh") / f"{name}-{datetime.now(UTC):%Y%m%d}.parquet"
         _collect(out, log, config, set_, url, samples, limit, metric)
         source, dataset = str(out), load_pair(out, weak, strong, to_learn=True)
-    with writing(registry):
+    with writing(registry, ELSEWHERE):
         found = train_again(name, dataset, folder, RefreshPlan(source, margin, swap=swap, seed=seed), typer.echo)
     typer.secho(found.summary(), fg="green" if found.not_worse else "yellow")
 

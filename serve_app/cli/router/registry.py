@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serve_app.cli.options import show_json
-from serve_app.cli.router.report import REGISTRY, RegistryOption, writing
-from serve_app.errors import ConfigError
+from serve_app.cli.router.report import ELSEWHERE, REGISTRY, RegistryOption
+from serve_app.errors import ConfigError, writing
 
 if TYPE_CHECKING:
     from serve_app.routing.registry import Registry
@@ -75,7 +75,7 @@ def use(
 
     folder = Registry(registry)
     name, version = _which(folder, router)
-    with writing(registry):
+    with writing(registry, ELSEWHERE):
         folder.use(name, version, threshold)
         if as_default:
             folder.use_default(name)

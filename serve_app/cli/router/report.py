@@ -1,7 +1,5 @@
 """What the commands of `jethro router` share: options, parameters, and lines about a registered version."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +40,8 @@ def say_registered(registry: "Registry", name: str, version: str, queries: str) 
 
 
 REGISTRY = Path("var/routers")
+ELSEWHERE = "give another with --registry"
+"""What to do about a registry that cannot be written."""
 RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of the registered routers.")]
 DataOption = Annotated[Path, typer.Option("--data", help="Parquet file of `jethro data`: both pools' scored answers.")]
 WeakOption = Annotated[str, typer.Option("--weak", help="The data set's weak pool.")]
@@ -70,12 +70,3 @@ def params_by_kind(pairs: list[str], kinds: list[str]) -> dict[str, dict[str, An
             raise ConfigError(f"--set {name}: write KIND.KEY=VALUE with one of {', '.join(kinds)}")
         found.setdefault(kind, {})[key] = value
     return found
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Raises ConfigError instead of OSError where a folder cannot be written."""
-    try:
-        yield
-    except OSError as e:
-        raise ConfigError(f"{folder}: cannot be written ({e}); give another with --registry") from e

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Self
 
-from serve_app.errors import ConfigError, DataError, UpstreamError
+from serve_app.errors import ConfigError, DataError, UpstreamError, writing
 from serve_app.journal import Journal
 from serve_app.pools.base import Pool
 from serve_app.types import TokenLogprob
@@ -140,10 +140,8 @@ class AnswerJournal:
         return DataError(f"{self.path}, line {number}: {what}; delete that line, or the journal to begin anew")
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        try:
+        with writing(self.path, "make room, then run it again"):
             self._journal.append(json.dumps(value).encode(), sync=False)
-        except OSError as e:
-            raise ConfigError(f"{self.path}: cannot be written ({e}); make room, then run it again") from e
 
 
 def _text(choice: Mapping[str, Any]) -> str:

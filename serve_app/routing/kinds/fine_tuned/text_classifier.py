@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from serve_app.arrays import Floats
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, reading
 from serve_app.learning.encoder import DEFAULT, TextCache, load_encoder, narrowed, saved_encoder
 from serve_app.routing.base import Report, largest_first
 from serve_app.routing.kinds.fine_tuned.finetune import Recipe, finetune
@@ -257,20 +257,16 @@ def _read_tokenizer(path: Path) -> Any:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    try:
+    with reading(path, "train and save the router again", Exception):  # the library raises bare exceptions
         return as_transformers(Tokenizer.from_str(path.read_text("utf-8")), PreTrainedTokenizerFast)
-    except Exception as e:  # the library raises bare exceptions
-        raise ConfigError(f"{path}: cannot be read ({e}); train and save the router again") from e
 
 
 def _read_weights(path: Path, network: TextNetwork) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with reading(path, "train and save the router again", SafetensorError):
         tensors = load_file(path)
-    except (OSError, SafetensorError) as e:
-        raise ConfigError(f"{path}: cannot be read ({e}); train and save the router again") from e
     own = network.trained()
     if {n: tuple(t.shape) for n, t in tensors.items()} != {n: tuple(p.shape) for n, p in own.items()}:
         raise ConfigError(f"{path}: holds other tensors than this router has; train and save the router again")
