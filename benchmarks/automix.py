@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.cascade.fitting.automix import DECIDERS, LabelledQueries, escalated, lift
+from serve_app.cascade.fitting.automix import DECIDERS, LabelledQueries, escalated, incremental_benefit
 from serve_app.data.recorded import Recorded, read
 from serve_app.learning.metrics import bootstrap
 
@@ -45,6 +45,15 @@ def escalations(train: LabelledQueries, test: LabelledQueries, decider: str) -> 
     """At each budget, fitted on train, the test queries that are escalated."""
     low, high = train.small_cost.mean(), train.large_cost.mean()
     return [escalated(DECIDERS[decider](train, float(low + x * (high - low))), test.p) for x in BUDGETS]
+
+
+def lift(quality: float, cost: float, small: tuple[float, float], large: tuple[float, float]) -> float:
+    """Relative excess of a method's IBC over that of the line from small to large: 0 on it, 0.5 for half as much again.
+
+    `small` and `large`: quality and cost of either alone. nan where the line has no slope.
+    """
+    base = incremental_benefit(*large, small)
+    return (incremental_benefit(quality, cost, small) - base) / base if base else float("nan")
 
 
 def mean_lift(

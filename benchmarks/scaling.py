@@ -14,8 +14,7 @@ from pathlib import Path
 
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.autoscaling.calibration import reference
-from serve_app.autoscaling.comparison import OURS, Comparison, Scenario, compare, runs_of
+from serve_app.autoscaling.comparison import OURS, Comparison, Scenario, compare, reference, runs_of
 from serve_app.autoscaling.report import plot, to_json, to_markdown
 from serve_app.autoscaling.rules import Delays, ReportTimes
 from serve_app.autoscaling.traces import standard_traces

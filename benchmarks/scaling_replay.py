@@ -14,7 +14,7 @@ from benchmarks.scaling_live import BOUNDS, CONCURRENCY, HEADROOM, HOLD_S, IDLE_
 from benchmarks.scaling_recording import PredictedFigure, Recording, replay
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.autoscaling.calibration import fit
+from serve_app.autoscaling.comparison import fit
 from serve_app.autoscaling.policy import PoolLimits
 from serve_app.autoscaling.rules import ShareRule
 from serve_app.autoscaling.simulator import Control, PoolModel

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from benchmarks.cascades.curves import Curve, area, interval, quality_at
 from benchmarks.cascades.methods import FITTED, Setting
 from benchmarks.cascades.settings import Row
-from serve_app.cascade.routing.mixing import best_single
+from serve_app.cascade.routing.mixing import best_model
 
 Floats = NDArray[np.float64]
 OURS = "cascade routing"
@@ -113,3 +113,9 @@ def hull_at(points: Floats, cost: float) -> float:
         for high_cost, high in above.tolist():
             best = max(best, low + (high - low) * (cost - low_cost) / (high_cost - low_cost))
     return best
+
+
+def best_single(ok: Floats, cost_usd: Floats, at_most_usd: float) -> float:
+    """Quality of the best model of at most this mean cost; 0 if there is none."""
+    best = best_model(ok, cost_usd, at_most_usd)
+    return 0.0 if best is None else float(ok[:, best].mean())

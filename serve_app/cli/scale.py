@@ -54,8 +54,7 @@ def simulate(
       jethro scale simulate --config my.yaml --out report/            the bounds of your pools
       jethro scale simulate --log var/jethro.sqlite3 --config my.yaml your own traffic
     """
-    from serve_app.autoscaling.calibration import reference
-    from serve_app.autoscaling.comparison import compare, runs_of
+    from serve_app.autoscaling.comparison import compare, reference, runs_of
     from serve_app.autoscaling.report import plot, to_json, to_markdown
     from serve_app.config import load
 
@@ -91,7 +90,7 @@ def _drawn(names: "Sequence[str]", rate: float, duration_s: float, seeds: range)
 
 def _from_log(path: Path, scenario: "Scenario") -> "tuple[Scenario, list[Sequence[Trace]]]":
     """The scenario with the log's times, and its trace."""
-    from serve_app.autoscaling.calibration import fitted
+    from serve_app.autoscaling.comparison import fitted
     from serve_app.autoscaling.traces import logged, trace_of
 
     calls = logged(path)

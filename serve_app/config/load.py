@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from serve_app.config.tree import Config
 from serve_app.config.validation import sentence, short
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, reading
 
 _PREFIX = "JETHRO__"
 
@@ -68,14 +68,8 @@ def caller_key(env: Mapping[str, str] | None = None) -> str | None:
 def _read(source: str) -> tuple[str, str]:
     path = Path(source)
     if path.suffix in (".yaml", ".yml") or path.is_file():
-        try:
+        with reading(path, f"give a UTF-8 YAML file or a profile: {', '.join(profile_names())}"):
             return str(path), path.read_text("utf-8")
-        except FileNotFoundError:
-            raise ConfigError(
-                f"{path}: no such file; give a YAML file or a profile: {', '.join(profile_names())}"
-            ) from None
-        except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"{path}: cannot be read ({e}); it must be a UTF-8 YAML file") from e
     if source not in profile_names():
         near = difflib.get_close_matches(source, profile_names(), 1)
         hint = f"did you mean {near[0]}?" if near else "give a YAML file or a profile"

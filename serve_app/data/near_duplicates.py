@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import read_arrays
-from serve_app.errors import ConfigError
+from serve_app.errors import reading
 from serve_app.files import replacing
 from serve_app.types import Query
 
@@ -232,12 +232,9 @@ def save_fingerprints(folder: Path, queries: Sequence[Query], before: Hashes | N
 
 def load_fingerprints(folder: Path) -> Hashes | None:
     """The hashes saved in a folder; None if there are none. Raises ConfigError for a file that cannot be read."""
-    try:
-        return np.asarray(read_arrays(folder / FINGERPRINTS)["hashes"], dtype=np.uint64)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError) as e:
-        raise ConfigError(f"{folder / FINGERPRINTS}: cannot be read ({e}); train the router again") from e
+    path = folder / FINGERPRINTS
+    with reading(path, "train the router again", ValueError, KeyError):
+        return np.asarray(read_arrays(path)["hashes"], dtype=np.uint64) if path.exists() else None
 
 
 def known_rows(known: Hashes, queries: Sequence[Query]) -> NDArray[np.int64]:

@@ -110,24 +110,33 @@ def evaluate(
     return LabReport(split, seed, tuple(reports))
 
 
-def greedy(folder: Path, rows: int = 128, max_new_tokens: int = 40) -> tuple[Answer, int]:
-    """An answer function over a model folder, greedy and batched, and the number of parameters."""
+def load_model(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a lab folder. Raises FileNotFoundError for a folder without weights."""
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{folder} holds no model: build it with `jethro lab build`")
     from transformers import AutoModelForCausalLM, AutoTokenizer  # heavy, and only needed here
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def model_inputs(tokenizer: Any, prompts: Sequence[str]) -> Any:
+    """Prompts, each a single user message, as one batch of tensors."""
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    return tokenizer.apply_chat_template(
+        chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+    )
+
+
+def greedy(folder: Path, rows: int = 128, max_new_tokens: int = 40) -> tuple[Answer, int]:
+    """An answer function over a model folder, greedy and batched, and the number of parameters."""
+    model, tokenizer = load_model(folder)
 
     def answer(prompts: Sequence[str]) -> list[str]:
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         texts = [""] * len(prompts)
         for start in range(0, len(order), rows):
             picked = order[start : start + rows]
-            chats = [[{"role": "user", "content": prompts[index]}] for index in picked]
-            inputs = tokenizer.apply_chat_template(
-                chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-            )
+            inputs = model_inputs(tokenizer, [prompts[index] for index in picked])
             output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
             width = inputs["input_ids"].shape[1]
             decoded = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)

@@ -109,6 +109,11 @@ def folds_of(texts: Sequence[str], folds: int, seed: int) -> NDArray[np.int64]:
     return np.array(keys, dtype=np.int64) % folds
 
 
+def means_by_text(values: Floats, rows: Mapping[str, Sequence[int]]) -> Floats:
+    """Mean value of each text, in the order of `rows_by_text`."""
+    return np.array([values[list(at)].mean() for at in rows.values()])
+
+
 def matrix_of(rows: Rows, dense: Sequence[str], named: Sequence[str]) -> tuple[Any, Floats, Floats]:
     """Sparse matrix [n, dense + named] with the dense columns standardised, and their means and scales."""
     from scipy.sparse import csr_matrix, hstack

@@ -114,12 +114,19 @@ def call_performance_threshold(curve: Curve, pgr: float) -> float:
 
     The same as RouteLLM's where quality rises with share; where it does not, theirs is undefined.
     """
-    reached = np.flatnonzero(curve.pgr >= pgr)
-    if len(reached) == 0:
-        return float("nan")
-    if (i := int(reached[0])) == 0:
-        return float(curve.share[0])
-    return float(np.interp(pgr, curve.pgr[i - 1 : i + 1], curve.share[i - 1 : i + 1]))
+    return float(share_reaching(curve.share[None], curve.pgr[None], pgr)[0])
+
+
+def share_reaching(share: Floats, pgr: Floats, target: float) -> Floats:
+    """Smallest share at which PGR [rounds, points] reaches `target`, linear between points; nan where it never does."""
+    reached = pgr >= target
+    i = reached.argmax(axis=1)
+    rows = np.arange(len(pgr))
+    before = np.maximum(i - 1, 0)
+    low, high = pgr[rows, before], pgr[rows, i]
+    part = np.divide(target - low, high - low, out=np.zeros_like(low), where=high > low)
+    at = share[rows, before] + part * (share[rows, i] - share[rows, before])
+    return np.where(reached.any(axis=1), np.where(i == 0, share[:, 0], at), np.nan)
 
 
 def area(curve: Curve) -> float:

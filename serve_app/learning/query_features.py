@@ -1,6 +1,6 @@
 """Query features for linear models: sentence vector, readable features, and past quality on similar queries."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import Floats
+from serve_app.arrays import Floats, read_arrays
 from serve_app.learning.encoder import SentenceEncoder
 from serve_app.learning.features import NUMERIC, Reading, read
 from serve_app.learning.history import LEVELS, History, common_words
@@ -92,9 +92,11 @@ class QueryFeatures:
             np.savez(out, **arrays)
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], histories: Mapping[str, History]) -> Self:
-        """What was saved: the arrays of `features.npz` and each pool's history. Raises KeyError or ValueError."""
-        pools = list(enumerate(histories))
+    def load(cls, at: Callable[[str], Path], names: Iterable[str], vocabulary: Iterable[str]) -> Self:
+        """What was saved for pools of these names; `at` returns the path of a file by its name. Raises KeyError or ValueError."""
+        pools = list(enumerate(names))
+        histories = {pool: History.from_arrays(at(f"history-{i}.npz"), vocabulary) for i, pool in pools}
+        arrays = read_arrays(at("features.npz"))
         if arrays["mean"].shape != (len(NUMERIC),) or arrays["deviation"].shape != (len(NUMERIC),):
             raise ValueError("the readable features are others than this version's")
         means, deviations = ({p: arrays[f"history_{of}_{i}"] for i, p in pools} for of in ("mean", "deviation"))

@@ -61,33 +61,40 @@ class WatchedStreams(Protocol):
         """Each stream as last known."""
 
 
-class StreamCollector(Collector):
-    """Reads the streams' figures at every scrape."""
+Families = list[GaugeMetricFamily | CounterMetricFamily]
 
-    def __init__(self, streams: WatchedStreams) -> None:
-        self._streams = streams
 
-    def collect(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
-        """Counts, shares, agreement with the LLM in audits, alarms of drift, and the way to the Learner."""
-        counts = {k: CounterMetricFamily(f"jethro_stream_{k}", text, labels=_BY_STREAM) for k, text in _COUNTS.items()}
-        drift = CounterMetricFamily("jethro_stream_drift_alarms", "Changes of the LLM's labels", labels=_BY_STREAM)
-        share = GaugeMetricFamily("jethro_stream_share", "Share of queries by level", labels=("stream", "level"))
-        agreed = "Audited answers that were the LLM's, of late"
-        agreement = GaugeMetricFamily("jethro_stream_agreement", agreed, labels=_BY_STREAM)
-        version = GaugeMetricFamily("jethro_stream_version", "Version of the policy in use", labels=_BY_STREAM)
-        for stream in self._streams.figures():
-            reported, learner = stream.figures, stream.figures["learner"]
-            for key, counter in counts.items():
-                counter.add_metric((stream.name,), reported[key])
-            for level, part in reported["share"].items():
-                share.add_metric((stream.name, level), part)
-            drift.add_metric((stream.name,), learner.get("drift_alarms", 0))
-            if learner.get("agreement") is not None:
-                agreement.add_metric((stream.name,), learner["agreement"])
-            version.add_metric((stream.name,), stream.version)
-        waiting = GaugeMetricFamily("jethro_learner_waiting", "Events not yet learned", value=self._streams.waiting)
-        away = GaugeMetricFamily("jethro_learner_away", "1: the last request got no answer", value=self._streams.away)
-        return [*counts.values(), drift, share, agreement, version, waiting, away]
+class _Scraped(Collector):
+    """Calls a function at every scrape."""
+
+    def __init__(self, read: Callable[[], Families]) -> None:
+        self._read = read
+
+    def collect(self) -> Families:
+        return self._read()
+
+
+def _of_streams(streams: WatchedStreams) -> Families:
+    """Counts, shares, agreement with the LLM in audits, alarms of drift, and the way to the Learner."""
+    counts = {k: CounterMetricFamily(f"jethro_stream_{k}", text, labels=_BY_STREAM) for k, text in _COUNTS.items()}
+    drift = CounterMetricFamily("jethro_stream_drift_alarms", "Changes of the LLM's labels", labels=_BY_STREAM)
+    share = GaugeMetricFamily("jethro_stream_share", "Share of queries by level", labels=("stream", "level"))
+    agreed = "Audited answers that were the LLM's, of late"
+    agreement = GaugeMetricFamily("jethro_stream_agreement", agreed, labels=_BY_STREAM)
+    version = GaugeMetricFamily("jethro_stream_version", "Version of the policy in use", labels=_BY_STREAM)
+    for stream in streams.figures():
+        reported, learner = stream.figures, stream.figures["learner"]
+        for key, counter in counts.items():
+            counter.add_metric((stream.name,), reported[key])
+        for level, part in reported["share"].items():
+            share.add_metric((stream.name, level), part)
+        drift.add_metric((stream.name,), learner.get("drift_alarms", 0))
+        if learner.get("agreement") is not None:
+            agreement.add_metric((stream.name,), learner["agreement"])
+        version.add_metric((stream.name,), stream.version)
+    waiting = GaugeMetricFamily("jethro_learner_waiting", "Events not yet learned", value=streams.waiting)
+    away = GaugeMetricFamily("jethro_learner_away", "1: the last request got no answer", value=streams.away)
+    return [*counts.values(), drift, share, agreement, version, waiting, away]
 
 
 _DECIDE_S = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 1.0)
@@ -148,15 +155,15 @@ class Recorder:
 
     def watch_store(self, figures: StoreFigures) -> None:
         """Report a store's queue and losses at every scrape."""
-        self.registry.register(_StoreCollector(figures))
+        self.registry.register(_Scraped(partial(_of_store, figures)))
 
     def watch_routers(self, figures: Callable[[], Sequence[RouterFigures]]) -> None:
         """Report the routers' versions and drift at every scrape."""
-        self.registry.register(_RouterCollector(figures))
+        self.registry.register(_Scraped(partial(_of_routers, figures)))
 
     def watch_streams(self, streams: WatchedStreams) -> None:
         """Report the streams at every scrape."""
-        self.registry.register(StreamCollector(streams))
+        self.registry.register(_Scraped(partial(_of_streams, streams)))
 
     def started(self) -> None:
         """A request arrived."""
@@ -224,45 +231,31 @@ class Recorder:
                 self._wasted_usd.labels(step.pool).inc(step.cost_usd)
 
 
-class _StoreCollector(Collector):
-    """Reads the store's figures at every scrape."""
-
-    def __init__(self, figures: StoreFigures) -> None:
-        self._figures = figures
-
-    def collect(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
-        """One gauge and two counters."""
-        f = self._figures
-        return [
-            GaugeMetricFamily("jethro_store_queued", "Decisions waiting for the writer", value=f.queued),
-            CounterMetricFamily("jethro_store_dropped", "Decisions lost: the queue was full", value=f.dropped),
-            CounterMetricFamily("jethro_store_failed", "Decisions lost: the write failed", value=f.failed),
-        ]
+def _of_store(f: StoreFigures) -> Families:
+    return [
+        GaugeMetricFamily("jethro_store_queued", "Decisions waiting for the writer", value=f.queued),
+        CounterMetricFamily("jethro_store_dropped", "Decisions lost: the queue was full", value=f.dropped),
+        CounterMetricFamily("jethro_store_failed", "Decisions lost: the write failed", value=f.failed),
+    ]
 
 
-class _RouterCollector(Collector):
-    """Reads the routers' figures when Prometheus asks."""
-
-    def __init__(self, figures: Callable[[], Sequence[RouterFigures]]) -> None:
-        self._figures = figures
-
-    def collect(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
-        """Versions, swaps and refusals; of each drift signal whether it is raised, its statistic and its limit."""
-        by_router, by_signal = ("router",), ("router", "signal")
-        serving = GaugeMetricFamily("jethro_router", "1 for the version in service", labels=("router", "version"))
-        threshold = GaugeMetricFamily("jethro_router_threshold", "Strong if the score is at least", labels=by_router)
-        swaps = CounterMetricFamily("jethro_router_swaps", "Versions taken into service", labels=by_router)
-        refusals = CounterMetricFamily("jethro_router_refusals", "Versions that could not be loaded", labels=by_router)
-        raised = GaugeMetricFamily("jethro_router_drift", "1 while live traffic has drifted", labels=by_signal)
-        moved = GaugeMetricFamily("jethro_router_drift_statistic", "Distance from calibration data", labels=by_signal)
-        limit = GaugeMetricFamily("jethro_router_drift_limit", "Distance that counts as drift", labels=by_signal)
-        for f in self._figures():
-            serving.add_metric((f.name, f.version), 1)
-            threshold.add_metric((f.name,), f.threshold)
-            swaps.add_metric((f.name,), f.swaps)
-            refusals.add_metric((f.name,), f.refusals)
-            for signal, reported in f.drift.items():
-                raised.add_metric((f.name, signal), float(reported["drift"]))
-                moved.add_metric((f.name, signal), float(reported["statistic"]))
-                limit.add_metric((f.name, signal), float(reported["limit"]))
-        return [serving, threshold, swaps, refusals, raised, moved, limit]
+def _of_routers(figures: Callable[[], Sequence[RouterFigures]]) -> Families:
+    """Versions, swaps and refusals; of each drift signal whether it is raised, its statistic and its limit."""
+    by_router, by_signal = ("router",), ("router", "signal")
+    serving = GaugeMetricFamily("jethro_router", "1 for the version in service", labels=("router", "version"))
+    threshold = GaugeMetricFamily("jethro_router_threshold", "Strong if the score is at least", labels=by_router)
+    swaps = CounterMetricFamily("jethro_router_swaps", "Versions taken into service", labels=by_router)
+    refusals = CounterMetricFamily("jethro_router_refusals", "Versions that could not be loaded", labels=by_router)
+    raised = GaugeMetricFamily("jethro_router_drift", "1 while live traffic has drifted", labels=by_signal)
+    moved = GaugeMetricFamily("jethro_router_drift_statistic", "Distance from calibration data", labels=by_signal)
+    limit = GaugeMetricFamily("jethro_router_drift_limit", "Distance that counts as drift", labels=by_signal)
+    for f in figures():
+        serving.add_metric((f.name, f.version), 1)
+        threshold.add_metric((f.name,), f.threshold)
+        swaps.add_metric((f.name,), f.swaps)
+        refusals.add_metric((f.name,), f.refusals)
+        for signal, reported in f.drift.items():
+            raised.add_metric((f.name, signal), float(reported["drift"]))
+            moved.add_metric((f.name, signal), float(reported["statistic"]))
+            limit.add_metric((f.name, signal), float(reported["limit"]))
+    return [serving, threshold, swaps, refusals, raised, moved, limit]

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from serve_app.decision.threshold import Calibration, Threshold
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, reading
 from serve_app.files import write_whole
 from serve_app.learning.encoder import loaded_encoder
 from serve_app.routing.artefact import (
@@ -262,12 +262,8 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _read(file: Path) -> str | None:
-    try:
-        return file.read_text("utf-8").strip() or None
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{file}: cannot be read ({e}); choose the router again") from e
+    with reading(file, "choose the router again"):
+        return (file.read_text("utf-8").strip() or None) if file.exists() else None
 
 
 def _registered_s(folder: Path) -> float:

@@ -22,7 +22,7 @@ from serve_app.decision.target import Target
 from serve_app.decision.threshold import Calibration
 from serve_app.errors import ConfigError, JethroError
 from serve_app.files import replacing
-from serve_app.learning.metrics import Interval
+from serve_app.learning.metrics import Interval, percentile_interval
 from serve_app.routing.base import Report, Router, silent
 from serve_app.training.evaluation import (
     LEVEL,
@@ -251,10 +251,7 @@ def recommend(candidates: Sequence[ComparedRouter]) -> Recommendation:
 
 def difference(one: ComparedRouter, other: ComparedRouter) -> Interval:
     """APGR of one minus the other's, with its paired bootstrap interval."""
-    gaps = one.resampled_apgr - other.resampled_apgr
-    gaps = gaps[np.isfinite(gaps)]
-    low, high = np.quantile(gaps, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(gaps) else (np.nan, np.nan)
-    return Interval(one.apgr - other.apgr, float(low), float(high))
+    return percentile_interval(one.apgr - other.apgr, one.resampled_apgr - other.resampled_apgr, LEVEL)
 
 
 def cheaper(one: ComparedRouter, other: ComparedRouter) -> bool:

@@ -26,6 +26,7 @@ from serve_app.learning.metrics import (
     oracle_curve,
     percentile_interval,
     resamples,
+    share_reaching,
 )
 
 if TYPE_CHECKING:
@@ -149,20 +150,8 @@ def _gap_figures(share: Floats, quality: Floats, weak: Floats, strong: Floats) -
     """APGR and CPT; nan where weak and strong are equally good."""
     gap = np.where(strong != weak, strong - weak, np.nan)[:, None]
     pgr = (quality - weak[:, None]) / gap
-    cpt = {"cpt50": _reached(share, pgr, 0.5), "cpt80": _reached(share, pgr, 0.8)}
+    cpt = {"cpt50": share_reaching(share, pgr, 0.5), "cpt80": share_reaching(share, pgr, 0.8)}
     return {"apgr": np.trapezoid(pgr, share, axis=1), **cpt}
-
-
-def _reached(share: Floats, pgr: Floats, target: float) -> Floats:
-    """Smallest share at which PGR reaches `target`, linear between points; nan where it never does."""
-    reached = pgr >= target
-    i = reached.argmax(axis=1)
-    rows = np.arange(len(pgr))
-    before = np.maximum(i - 1, 0)
-    low, high = pgr[rows, before], pgr[rows, i]
-    part = np.divide(target - low, high - low, out=np.zeros_like(low), where=high > low)
-    at = share[rows, before] + part * (share[rows, i] - share[rows, before])
-    return np.where(reached.any(axis=1), np.where(i == 0, share[:, 0], at), np.nan)
 
 
 def _interpolated(share: Floats, quality: Floats, at: float) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.scaling_recording import PredictedFigure, Recording, replay
-from serve_app.autoscaling.calibration import fit
+from serve_app.autoscaling.comparison import fit
 from serve_app.autoscaling.policy import PoolLimits
 from serve_app.autoscaling.rules import ShareRule
 from serve_app.autoscaling.simulator import PoolModel, simulate

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.autoscaling.calibration import reference
 from serve_app.autoscaling.comparison import (
     DEFAULT,
     OURS,
@@ -13,6 +12,7 @@ from serve_app.autoscaling.comparison import (
     RuleFigures,
     Scenario,
     compare,
+    reference,
     runs_of,
     saving,
     warm_start,

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.autoscaling.calibration import reference
-from serve_app.autoscaling.comparison import DEFAULT, OURS, Comparison, compare
+from serve_app.autoscaling.comparison import DEFAULT, OURS, Comparison, compare, reference
 from serve_app.autoscaling.report import plot, to_json, to_markdown
 from serve_app.autoscaling.traces import Traffic, constant
 

@@ -1,6 +1,6 @@
 """Pools to simulate."""
 
-from serve_app.autoscaling.calibration import LIMITS, MODELS, fitted, reference
+from serve_app.autoscaling.comparison import LIMITS, MODELS, fitted, reference
 from serve_app.autoscaling.traces import PoolCall
 from serve_app.config import Config
 

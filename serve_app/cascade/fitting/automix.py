@@ -140,15 +140,6 @@ def incremental_benefit(quality: float, cost: float, small: tuple[float, float])
     return (quality - small[0]) / extra if extra > 0 else float("nan")
 
 
-def lift(quality: float, cost: float, small: tuple[float, float], large: tuple[float, float]) -> float:
-    """Relative excess of a method's IBC over that of the line from small to large: 0 on it, 0.5 for half as much again.
-
-    `small` and `large`: quality and cost of either alone. nan where the line has no slope.
-    """
-    base = incremental_benefit(*large, small)
-    return (incremental_benefit(quality, cost, small) - base) / base if base else float("nan")
-
-
 def fit_threshold(labelled: LabelledQueries, budget: float) -> BinnedAcceptance:
     """The threshold of best quality within a mean cost; of equals the cheapest."""
     return _best(labelled, [accept_from(low) for low in _cuts(labelled)], budget)

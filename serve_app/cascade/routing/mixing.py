@@ -235,12 +235,6 @@ def best_model(ok: Floats, cost_usd: Floats, at_most_usd: float) -> int | None:
     return int(inside[ok[:, inside].mean(0).argmax()]) if len(inside) else None
 
 
-def best_single(ok: Floats, cost_usd: Floats, at_most_usd: float) -> float:
-    """Its quality; 0 if there is none."""
-    best = best_model(ok, cost_usd, at_most_usd)
-    return 0.0 if best is None else float(ok[:, best].mean())
-
-
 def pays(quality: Floats, ok: Floats, cost_usd: Floats, spent_usd: float) -> bool:
     """Whether qualities [n] at a mean cost of `spent_usd` are worth more than the best model of at most that cost.
 

@@ -20,6 +20,7 @@ from serve_app.config import load
 from serve_app.data.answers import EXTRA_TEMPERATURE
 from serve_app.data.dataset import Dataset, PoolAnswers
 from serve_app.errors import ConfigError
+from serve_app.lab.evaluate import load_model, model_inputs
 from serve_app.lab.sample import draw, normalise
 from serve_app.lab.tasks import CELLS, Item
 from serve_app.lab.tasks.base import grade
@@ -146,15 +147,6 @@ def record_lab(models_dir: Path, plan: LabPlan, report: Report = print) -> Datas
     )
 
 
-def load_model(folder: Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a lab folder. Raises FileNotFoundError for a folder without weights."""
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder} holds no model: build it with `jethro lab build`")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-
-
 def usd_per_million(name: str) -> float:
     """Price of a token, read or written (the lab charges both alike)."""
     pools = load("lab", env={}).pools
@@ -177,13 +169,7 @@ def _answers(
         torch.manual_seed(plan.seed)
         for start in range(0, len(order), _ROWS):
             picked = order[start : start + _ROWS]
-            inputs = tokenizer.apply_chat_template(
-                [[{"role": "user", "content": prompts[i]}] for i in picked],
-                add_generation_prompt=True,
-                padding=True,
-                return_tensors="pt",
-                return_dict=True,
-            )
+            inputs = model_inputs(tokenizer, [prompts[i] for i in picked])
             if plan.temperature:
                 answers = _sampled(model, tokenizer, inputs, plan.samples, plan.temperature)
             else:

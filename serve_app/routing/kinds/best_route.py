@@ -18,7 +18,6 @@ from serve_app.data.validation import check_scored
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, load_encoder, saved_encoder
 from serve_app.learning.heads import TokenHead, fit_head, fit_tokens
-from serve_app.learning.history import History
 from serve_app.learning.logistic import folds_of
 from serve_app.learning.query_features import QueryFeatures
 from serve_app.routing.artefact import LearnedRouter, RouterFiles
@@ -209,10 +208,7 @@ class BestRouteRouter(LearnedRouter):
         self.tokens_ = {
             p: TokenHead(**{n: _number_or_array(v) for n, v in t.items()}) for p, t in body["tokens"].items()
         }
-        histories = {}
-        for i, candidate in enumerate(self.candidates_):
-            histories[str(candidate)] = History.from_arrays(files.at(f"history-{i}.npz"), body["vocabulary"])
-        self.features_ = QueryFeatures.from_arrays(files.arrays("features.npz"), histories)
+        self.features_ = QueryFeatures.load(files.at, map(str, self.candidates_), body["vocabulary"])
         arrays = files.arrays("heads.npz")
         self.weights_, self.biases_ = arrays["weights"], arrays["biases"]
         shape = (len(self.candidates_), len(self.features_.groups))

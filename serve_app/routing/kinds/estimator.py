@@ -12,7 +12,6 @@ from serve_app.arrays import Floats, sigmoid
 from serve_app.data.validation import check_scored
 from serve_app.learning.encoder import DEFAULT, load_encoder, saved_encoder
 from serve_app.learning.heads import QualityHead, TokenHead, WinLink, fit_head, fit_tokens
-from serve_app.learning.history import History
 from serve_app.learning.logistic import folds_of
 from serve_app.learning.query_features import QueryFeatures
 from serve_app.routing.artefact import LearnedRouter, RouterFiles
@@ -133,10 +132,7 @@ class EstimatorRouter(LearnedRouter):
         encoder = saved_encoder(files.path, self.encoder, body["encoder_digest"])
         self.models_ = {str(pool): str(model) for pool, model in body["models"].items()}
         self.link_ = WinLink(*(float(w) for w in body["link"]))
-        histories = {}
-        for i, pool in enumerate(self.models_):
-            histories[pool] = History.from_arrays(files.at(f"history-{i}.npz"), body["vocabulary"])
-        self.features_ = QueryFeatures.from_arrays(files.arrays("features.npz"), histories)
+        self.features_ = QueryFeatures.load(files.at, self.models_, body["vocabulary"])
         columns, arrays = len(self.features_.groups), files.arrays("heads.npz")
         if self.features_.centre.shape != (encoder.dimensions,) or not {"small", "large"} <= set(self.models_):
             raise ValueError("features, pools and encoder do not fit together")

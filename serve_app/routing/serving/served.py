@@ -9,7 +9,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from copy import copy
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from hashlib import blake2b
 from time import monotonic
 from typing import Any, Final
@@ -41,6 +41,7 @@ class ScoringFailed(Exception):
     """There is no score; the text is a few words for a Decision's reason."""
 
 
+@dataclass(eq=False)
 class ServedRouter:
     """One router version at one threshold. `source` is the name or folder that it is loaded by.
 
@@ -49,29 +50,21 @@ class ServedRouter:
     and `kept` of them are remembered by the hash of the text, 100 bytes each.
     """
 
-    def __init__(
-        self,
-        registered: Registered,
-        source: str = "",
-        call: Call | None = None,
-        *,
-        timeout_s: float = 1.0,
-        kept: int = 0,
-        first_s: float | None = None,
-        clock: Callable[[], float] = monotonic,
-    ) -> None:
-        self.registered = registered
-        self.source = source
-        self.name = registered.name
-        self.version = registered.version
-        self.watch = _watch(registered)
+    registered: Registered
+    source: str = ""
+    call: Call | None = None
+    _: KW_ONLY
+    timeout_s: float = 1.0
+    kept: int = 0
+    first_s: float | None = None
+    clock: Callable[[], float] = monotonic
+
+    def __post_init__(self) -> None:
+        self.name, self.version = self.registered.name, self.registered.version
+        self.watch = _watch(self.registered)
         """None without calibration data: there is nothing to compare with."""
-        self._call = call
-        self._usual_s = timeout_s
-        self._timeout_s = timeout_s if first_s is None else first_s
-        self._most = kept
+        self._limit_s = self.timeout_s if self.first_s is None else self.first_s
         self._kept: OrderedDict[bytes, float] = OrderedDict()
-        self._clock = clock
         self._late = 0
         self._cooldown_until_s = float("-inf")
         self._warning = ThrottledWarning(self.name)
@@ -97,8 +90,8 @@ class ServedRouter:
 
     async def score(self, query: Query) -> float:
         """The strong win rate, in [0, 1]. Raises ScoringFailed."""
-        if self._call is not None:
-            return await self._awaited(query, self._call)
+        if self.call is not None:
+            return await self._awaited(query, self.call)
         try:
             return checked(float(self.registered.router.score((query,))[0]))
         except Exception as e:
@@ -110,10 +103,10 @@ class ServedRouter:
         Takes up to ten times the limit of a score.
         """
         try:
-            if self._call is None:
+            if self.call is None:
                 return self.registered.router.explain(query)
-            async with asyncio.timeout(10 * self._timeout_s):
-                found: Mapping[str, float] = await self._call(query, "explain")
+            async with asyncio.timeout(10 * self._limit_s):
+                found: Mapping[str, float] = await self.call(query, "explain")
                 return found
         except Exception as e:
             self._warning.failure(e)
@@ -125,9 +118,9 @@ class ServedRouter:
         Raises ScoringFailed.
         """
         try:
-            assert self._call is not None
-            async with asyncio.timeout(self._usual_s):
-                found: Estimate = await self._call(query, "estimate")
+            assert self.call is not None
+            async with asyncio.timeout(self.timeout_s):
+                found: Estimate = await self.call(query, "estimate")
                 return found
         except Exception as e:
             raise self._warning.failure(e) from e
@@ -143,21 +136,21 @@ class ServedRouter:
         if known is not None:
             self._kept.move_to_end(key)
             return known
-        if self._clock() < self._cooldown_until_s:
+        if self.clock() < self._cooldown_until_s:
             raise ScoringFailed("no score in time, many times before")
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._limit_s):
                 score = checked(float(await call(query, "score")))
         except Exception as e:
             self._late = self._late + 1 if isinstance(e, TimeoutError) else 0
             if self._late >= _LATE:
                 self._late = _LATE - 1  # one more late score after the cooldown starts the next one
-                self._cooldown_until_s = self._clock() + _COOLDOWN_S
+                self._cooldown_until_s = self.clock() + _COOLDOWN_S
             raise self._warning.failure(e) from e
         self._late = 0
-        self._timeout_s = self._usual_s
+        self._limit_s = self.timeout_s
         self._kept[key] = score
-        if len(self._kept) > self._most:
+        if len(self._kept) > self.kept:
             self._kept.popitem(last=False)
         return score
 

@@ -58,11 +58,11 @@ class LlmBudget:
         return max(1, self.horizon // 10) if self.queries >= self.horizon else 1
 
 
-@dataclass(frozen=True, slots=True)
-class PriceTerms:
+@dataclass(slots=True)
+class HeldPrice:
     """A published price, and how it moves in [0, most] so that `rate` calls are made per query.
 
-    `costs` by level: of the model after it, in LLM calls.
+    `costs` by level: of the model after it, in LLM calls. Not thread-safe, but a lost step does no harm.
     """
 
     price: float
@@ -71,26 +71,16 @@ class PriceTerms:
     most: float
     costs: tuple[float, ...]
 
-
-class HeldPrice:
-    """A price that is adjusted from its terms on; not thread-safe, but a lost step does no harm."""
-
-    def __init__(self, terms: PriceTerms) -> None:
-        self._terms = terms
-        self._price = terms.price
-
     def observe(self, episode: Episode) -> None:
         """Move the price by one query. A warm-up is not the price's to decide."""
-        if episode.why == "warm-up":
-            return
-        terms = self._terms
-        moved = self._price + terms.step * ((episode.level is None) - terms.rate)
-        self._price = min(terms.most, max(0.0, moved))
+        if episode.why != "warm-up":
+            moved = self.price + self.step * ((episode.level is None) - self.rate)
+            self.price = min(self.most, max(0.0, moved))
 
     @property
     def thresholds(self) -> tuple[float, ...]:
         """By level, at the current price."""
-        return thresholds([self._price * cost for cost in self._terms.costs])
+        return thresholds([self.price * cost for cost in self.costs])
 
 
 def thresholds(prices: Sequence[float]) -> tuple[float, ...]:

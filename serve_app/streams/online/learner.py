@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from serve_app.errors import DataError
 from serve_app.streams.online.base import Arrays, Episode, LabeledEvent, StreamSpec, under
-from serve_app.streams.online.budget import LlmBudget, PriceTerms
+from serve_app.streams.online.budget import HeldPrice, LlmBudget
 from serve_app.streams.online.deferral import Deferral
 from serve_app.streams.online.drift import DriftDetector, surprise
 from serve_app.streams.online.policy import STUDENTS, CascadePolicy, PolicyParameters, pooled
@@ -248,12 +248,12 @@ class OnlineCascade:
         return self.mu * np.array([self.settings.cost_after(j) for j in range(len(self.spec.levels))])
 
     @property
-    def _terms(self) -> PriceTerms | None:
+    def _terms(self) -> HeldPrice | None:
         budget = self._budget
         if budget is None or not has_fix(self.spec, "cost_to_go"):
             return None
         costs = [self.settings.cost_after(j) / self.settings.llm_cost for j in range(len(self.spec.levels))]
-        return PriceTerms(budget.price, budget.steady_rate, budget.step, budget.most, tuple(costs))
+        return HeldPrice(budget.price, budget.steady_rate, budget.step, budget.most, tuple(costs))
 
     def _predict(self, rows: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         """[levels, labels], as the policy takes them."""

@@ -1,14 +1,14 @@
 """What a Gateway acts by: the walk up the levels, with the paper's coin of exploration at each."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import softmax
 from serve_app.streams.online.base import Arrays, Episode, Predictor, Probabilities, StreamSpec, Student, under
-from serve_app.streams.online.budget import HeldPrice, PriceTerms
+from serve_app.streams.online.budget import HeldPrice
 from serve_app.streams.online.deferral import Weights, forward, inputs
 from serve_app.streams.online.encoded import EncodedPredictor, EncodedStudent
 from serve_app.streams.online.logistic import HashedPredictor, HashedStudent
@@ -43,7 +43,7 @@ class PolicyParameters:
     beta: tuple[float, ...]
     warm_up: int
     audit_share: float
-    terms: PriceTerms | None = None
+    terms: HeldPrice | None = None
 
 
 class CascadePolicy:
@@ -62,7 +62,7 @@ class CascadePolicy:
         self._networks = tuple(networks)
         self._numbers = act
         self._warm_up = act.warm_up
-        self._holding = None if act.terms is None else HeldPrice(act.terms)
+        self._holding = None if act.terms is None else replace(act.terms)
         self._kinds = spec.levels
         self._prior = has_fix(spec, "prior")
         self._pooling = settings_of(spec).pooling if has_fix(spec, "pooled") else 0.0
@@ -138,7 +138,7 @@ def policy_from(spec: StreamSpec, arrays: Arrays) -> CascadePolicy:
     terms = None
     if "terms" in arrays:
         price, rate, step, most, *costs = _floats(arrays["terms"])
-        terms = PriceTerms(price, rate, step, most, tuple(costs))
+        terms = HeldPrice(price, rate, step, most, tuple(costs))
     act = PolicyParameters(_floats(arrays["thresholds"]), _floats(arrays["beta"]), int(warm_up), audit_share, terms)
     parts = {kind: under(arrays, kind) for kind in spec.levels}
     networks = [{k: np.asarray(v, dtype=np.float64) for k, v in under(p, "deferral").items()} for p in parts.values()]

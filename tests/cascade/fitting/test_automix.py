@@ -5,6 +5,7 @@ from math import isnan, nan
 import numpy as np
 import pytest
 
+from benchmarks.automix import lift
 from serve_app.cascade.fitting.automix import (
     GOOD,
     HOPELESS,
@@ -18,7 +19,6 @@ from serve_app.cascade.fitting.automix import (
     fit_pomdp,
     fit_threshold,
     incremental_benefit,
-    lift,
 )
 from serve_app.errors import InsufficientData
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.cascades.figures import best_single
 from serve_app.cascade.routing.mixing import (
     best_model,
-    best_single,
     best_single_mix,
     expected,
     ladder,

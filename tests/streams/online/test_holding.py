@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from serve_app.streams.online.base import Episode
-from serve_app.streams.online.budget import HeldPrice, LlmBudget, PriceTerms
+from serve_app.streams.online.budget import HeldPrice, LlmBudget
 from serve_app.streams.online.learner import OnlineCascade
 from serve_app.streams.online.policy import policy_from
 from tests.streams.online.conftest import drive, make_queries, make_spec
@@ -48,7 +48,7 @@ def test_a_policy_whose_price_is_wrong_comes_to_the_share_by_itself(learned, que
 
 def test_its_steps_are_those_of_the_learners_budget():
     budget = LlmBudget(0.2, 10_000, 0.01, price=0.4)
-    holding = HeldPrice(PriceTerms(0.4, 0.2, 0.01, 1.0, (0.0, 1.0)))
+    holding = HeldPrice(0.4, 0.2, 0.01, 1.0, (0.0, 1.0))
     for asked in np.random.default_rng(0).random(50) < 0.5:
         budget.observe(bool(asked))
         holding.observe(ASKED if asked else ANSWERED)
@@ -57,7 +57,7 @@ def test_its_steps_are_those_of_the_learners_budget():
 
 
 def test_a_warm_up_moves_nothing_and_the_price_has_bounds():
-    holding = HeldPrice(PriceTerms(0.5, 0.2, 0.4, 1.0, (1.0,)))
+    holding = HeldPrice(0.5, 0.2, 0.4, 1.0, (1.0,))
     holding.observe(Episode(None, None, (), (), "warm-up", 0))
     assert holding.thresholds == (0.75,)
     for _ in range(5):

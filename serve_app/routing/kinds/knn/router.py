@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from serve_app.data.validation import PAIR, check_scored
 from serve_app.learning.encoder import DEFAULT, load_encoder, saved_encoder
 from serve_app.learning.features import rows_by_text
-from serve_app.learning.logistic import smoothed_mean
+from serve_app.learning.logistic import means_by_text, smoothed_mean
 from serve_app.routing.artefact import LearnedRouter, RouterFiles
 from serve_app.routing.base import Report, largest_first, silent
 from serve_app.routing.kinds.knn.neighbours import Kernel, Neighbours, Positions, Vectors, choose_kernel, log_odds
@@ -62,7 +62,7 @@ class KnnRouter(LearnedRouter):
         check_scored(dataset, self.name, PAIR)
         first = rows_by_text([q.text for q in dataset.queries])
         texts = list(first)
-        outcomes = _means(dataset.strong_win_rate(), list(first.values()))
+        outcomes = means_by_text(dataset.strong_win_rate(), first)
         # float16 is within 1e-4 in similarity at half the size; rounded here, a loaded router scores the same
         vectors = load_encoder(self.encoder).embed(texts).astype(np.float16).astype(np.float32)
         self.prior_ = smoothed_mean(outcomes)
@@ -138,7 +138,3 @@ class KnnRouter(LearnedRouter):
 
     def _fitted(self, act: str) -> tuple[Kernel, Neighbours]:
         return self._need(self.kernel_, act), self._need(self._index, act)
-
-
-def _means(values: NDArray[np.float64], rows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    return np.array([values[list(r)].mean() for r in rows])

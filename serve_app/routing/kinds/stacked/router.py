@@ -13,7 +13,7 @@ from serve_app.data.validation import PAIR, check_scored
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import DEFAULT, Vectors, load_encoder, saved_encoder
 from serve_app.learning.features import rows_by_text
-from serve_app.learning.logistic import folds_of
+from serve_app.learning.logistic import folds_of, means_by_text
 from serve_app.learning.ridge import Ridge, fit_ridge
 from serve_app.routing.artefact import LearnedRouter, RouterFiles
 from serve_app.routing.base import Report, largest_first, silent
@@ -67,8 +67,8 @@ class StackedRouter(LearnedRouter):
         check_scored(dataset, self.name, PAIR)
         rows = rows_by_text([q.text for q in dataset.queries])
         texts = list(rows)
-        target = _means(_uplift(dataset, self.loss_weight), rows)
-        wins = _means(dataset.strong_win_rate(), rows)
+        target = means_by_text(_uplift(dataset, self.loss_weight), rows)
+        wins = means_by_text(dataset.strong_win_rate(), rows)
         report(f"stacked: reading {len(texts):,} distinct queries")
         layers, looks = layer_views(self.encoder).embed(texts), surface(texts)
         self.view_ = QueryView.fit(layers, looks)
@@ -157,10 +157,6 @@ class StackedRouter(LearnedRouter):
             KERNEL: self.kernel_.predict(row),
             COMPLEXITY: float(self.complexity_.score((query,))[0]),
         }
-
-
-def _means(values: Floats, rows: Mapping[str, Sequence[int]]) -> Floats:
-    return np.array([values[list(at)].mean() for at in rows.values()])
 
 
 def _uplift(dataset: "Dataset", loss_weight: float) -> Floats:
