@@ -93,7 +93,7 @@ class QueryFeatures:
 
     @classmethod
     def load(cls, at: Callable[[str], Path], names: Iterable[str], vocabulary: Iterable[str]) -> Self:
-        """What was saved for pools of these names; `at` returns the path of a file by its name. Raises KeyError or ValueError."""
+        """What was saved for pools of these names; `at` returns a file's path. Raises KeyError or ValueError."""
         pools = list(enumerate(names))
         histories = {pool: History.from_arrays(at(f"history-{i}.npz"), vocabulary) for i, pool in pools}
         arrays = read_arrays(at("features.npz"))
