@@ -34,7 +34,7 @@ FILE: Final = "chain.json"
 FORMAT: Final = 1
 _KIND: Final = "cascade"
 _MOST_TOKENS: Final = 10_000
-_REMEDY: Final = "give the folder of a fitted cascade, or fit the cascade again"
+_REMEDY: Final = "give the folder of a fitted cascade; `jethro cascade fit` writes one"
 _KEYS: Final = frozenset({"kind", "format", "version", "target", "probe_tokens", "levels", "expected", "data"})
 _LEVEL_KEYS: Final = frozenset({"pool", "model", "signal", "calibrator", "threshold"})
 
