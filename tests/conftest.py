@@ -1,6 +1,6 @@
 """Of all tests: hypothesis without deadlines (a slow machine is no failure) and with the same examples every time.
 
-Numeric libraries run on one thread, since the tests run in several processes, and no model is looked for on the network.
+Numeric libraries run on one thread, since the tests run in several processes, and models are not looked for online.
 """
 
 import os
