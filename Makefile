@@ -1,4 +1,4 @@
-# make serve | train | test | check | docs | integration | bench | vllm.  All of it lives in .venv; a second run installs nothing.
+# make serve | train | test | slow | check | docs | integration | bench | vllm.  All of it lives in .venv; a second run installs nothing.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -80,9 +80,13 @@ docs: $(VENV)/.dev ## write the reference pages from the code
 test: check ## check, then the fast tests: no GPU, network or cluster
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not integration and not slow and not vllm" $(ARGS)
 
+.PHONY: slow
+slow: $(VENV)/.dev ## the tests that train or simulate for a second or more
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "slow and not integration and not vllm" $(ARGS)
+
 .PHONY: integration
-integration: $(VENV)/.dev ## the tests that start real Ray and real servers, and the long studies
-	$(BIN)/pytest -m "(integration or slow) and not vllm" $(ARGS)
+integration: $(VENV)/.dev ## the tests that start real Ray and real servers
+	$(BIN)/pytest -m "integration and not vllm" $(ARGS)
 
 .PHONY: vllm
 vllm: $(VENV)/.vllm ## add the CPU build of vLLM, for CONFIG=lab-vllm and the tests marked vllm

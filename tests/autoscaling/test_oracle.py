@@ -32,6 +32,7 @@ def test_nobody_waits_for_long_under_the_oracle() -> None:
     assert outcome.ttft(0.5) == pytest.approx(MODEL.prefill_s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STANDARD)
 def test_no_rule_as_good_is_cheaper(name: str) -> None:
     """But for 5 %, which a replica kept one too many can save in warm-ups on a trace as short as this."""

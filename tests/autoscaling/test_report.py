@@ -42,6 +42,7 @@ def test_markdown_has_a_row_for_each_rule_and_says_how_to_read_it(found: list[Co
     assert widths == {10}
 
 
+@pytest.mark.slow
 def test_the_picture_is_a_png(found: list[Comparison], tmp_path: Path) -> None:
     plot(found, tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")

@@ -74,6 +74,7 @@ def erlang_c(servers: int, load: float) -> float:
     return last / (sum(terms) + last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("servers", "replicas"), [(8, 1), (4, 2)])
 def test_the_mean_wait_is_that_of_erlang_c(servers: int, replicas: int) -> None:
     rate, places = 6.0, servers * replicas

@@ -37,6 +37,7 @@ def data(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_who_knows_itself_is_lifted_and_who_does_not_is_not(data, tmp_path):
     assert automix.main(["--data", str(data), "--out", str(tmp_path / "out")]) == 0
     rows = json.loads((tmp_path / "out" / "automix.json").read_text())["rows"]

@@ -36,6 +36,7 @@ def test_shares_are_counted_on_the_other_half(pool: Calibration, small: None) ->
     assert any(row["largest_miss"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_promises_are_counted_against_the_whole_pool(pool: Calibration, small: None) -> None:
     found = {(p.method, p.queries): p for p in promises_kept(pool, seed=0, report=lambda _: None)}
     assert len(found) == 6
@@ -58,6 +59,7 @@ def test_the_verdict_falls_if_a_share_or_a_promise_is_missed() -> None:
     assert not verdict(shares, [good, replace(expected, mean_drop=0.06)])["held"]
 
 
+@pytest.mark.slow
 def test_it_writes_table_json_and_plot(
     pool: Calibration, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_stream_is_read() -> None:
     assert (found.tokens, found.wasted_tokens, found.strong_calls, found.raced) == (30, 12, 0, True)
 
 
+@pytest.mark.slow
 def test_everything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

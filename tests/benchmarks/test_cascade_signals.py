@@ -25,6 +25,7 @@ def test_a_signal_that_knows_is_worth_more_than_one_that_does_not():
     )
 
 
+@pytest.mark.slow
 def test_pairs_are_compared_at_the_cost_of_plain_thresholds():
     rows = pair_rows(made_up(1_000), "small", "large")
     assert [r.cost_share for r in rows] == sorted(r.cost_share for r in rows)
@@ -37,6 +38,7 @@ def test_the_bounds_of_shipped_chains():
     assert keeps(row) and not keeps(replace(row, strong_share=0.51)) and not keeps(replace(row, drop=0.011))
 
 
+@pytest.mark.slow
 def test_the_report_tells_every_row():
     row = Row("mean_logprob", "2", 0.87, 0.01, 0.445, 0.0063, 0.004, 0.009, 0.54)
     pairs = {"mine": pair_rows(made_up(400), "small", "large")}
@@ -49,6 +51,7 @@ def test_every_mix_has_a_name_of_its_own():
     assert len(set(names)) == len(names) > 15
 
 
+@pytest.mark.slow
 def test_the_picture_has_all_signals_and_prefixes(tmp_path):
     from matplotlib.image import imread
 

@@ -26,6 +26,7 @@ def curves(setting):
     return all_methods(setting, lambda method: None)
 
 
+@pytest.mark.slow
 def test_every_method_has_a_curve_over_the_budgets(setting, curves):
     assert tuple(curves) == METHODS
     low, high = setting.range_usd
@@ -71,6 +72,7 @@ def test_hindsight_is_the_upper_hull():
     assert [hull_at(points, cost) for cost in (0.5, 1.0, 2.0, 3.0, 4.0)] == pytest.approx([0.5, 0.5, 0.7, 0.9, 0.9])
 
 
+@pytest.mark.slow
 def test_with_noise_all_lose():
     models = ("weak", "strong")
     setting = prepare(made_up(240, models=models), list(models), None, 0)
@@ -87,6 +89,7 @@ def test_resamples_count_every_query_once_on_average():
     assert curve.points(counts[0]) == pytest.approx(curve.points())
 
 
+@pytest.mark.slow
 def test_the_command_writes_table_data_and_picture(tmp_path, monkeypatch, capsys):
     recorded = made_up(240, models=("weak", "strong"))
 

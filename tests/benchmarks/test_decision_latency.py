@@ -51,6 +51,7 @@ def test_the_data_can_teach_a_router() -> None:
     assert 0.2 < made.strong_win_rate().mean() < 0.8 and len({q.text for q in made.queries}) > 190
 
 
+@pytest.mark.slow
 def test_feature_routers_are_measured_and_written(tmp_path: Path) -> None:
     main(["--seconds", "0.1", "--kinds", "--out", str(tmp_path)])
     found = json.loads((tmp_path / "decision_latency.json").read_text("utf-8"))

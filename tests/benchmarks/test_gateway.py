@@ -130,6 +130,7 @@ def test_a_stream_that_brings_too_little_is_an_error(upstream: str) -> None:
         uvloop.run(probe(Address.of(upstream), request(upstream, 0), TOKENS + 1))
 
 
+@pytest.mark.slow
 def test_paced_streams_are_held_and_their_gaps_measured(upstream: str) -> None:
     found = uvloop.run(hold(Address.of(upstream), request(upstream, 10), 4, 1.0, TOKENS))
     assert found["wrong"] == 0

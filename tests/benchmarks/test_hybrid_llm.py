@@ -69,6 +69,7 @@ def test_figures_by_hand() -> None:
     assert low < 0.4 <= high
 
 
+@pytest.mark.slow
 def test_a_whole_run_writes_its_results_and_a_second_reuses_its_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_no_query_is_scored_by_who_saw_it_and_none_twice(folder: Path, monkeypat
     assert len(Witness.seen) == 6
 
 
+@pytest.mark.slow
 def test_the_command_tells_a_router_that_knows_from_chance(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(benchmark.BARS, ("big", "random folds"), 0.7)
     assert benchmark.main(command(folder, "--repeats", "2")) == 0
@@ -157,6 +158,7 @@ def test_the_command_tells_a_router_that_knows_from_chance(folder: Path, monkeyp
     assert (out / "recorded_routing.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_missed_bar_fails_and_so_does_a_bad_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(benchmark.BARS, ("big", "random folds"), 2.0)
     assert benchmark.main(command(folder)) == 1

@@ -100,6 +100,7 @@ async def server() -> TestServer:
     await test_server.close()
 
 
+@pytest.mark.slow
 async def test_asks_pools_router_and_random_at_the_same_share(server: TestServer) -> None:
     items = sample(200, 0, "unseen")[:100]
     answers = await ask(Endpoint(str(server.make_url("")).rstrip("/"), concurrency=8), arguments(["--n", "100"]), items)

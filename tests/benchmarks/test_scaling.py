@@ -9,6 +9,7 @@ from serve_app.autoscaling.report import plot
 from serve_app.autoscaling.traces import STANDARD
 
 
+@pytest.mark.slow
 def test_every_trace_is_in_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     options = ["--seeds", "1", "--duration", "60", "--rate", "2", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["scaling", *options])

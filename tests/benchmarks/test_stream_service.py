@@ -79,6 +79,7 @@ def test_the_released_algorithm_is_compared_at_equal_calls_only():
     assert "does not compare" in table(found)
 
 
+@pytest.mark.slow
 def test_table_and_plot(tmp_path):
     found = {"runs": runs(), "environment": {}, "file": "x.jsonl", "texts": 40}
     found["environment"] = {"date": "2026-01-01T00:00", "commit": "c", "cores": 2, "cpu": "x", "python": "3"}

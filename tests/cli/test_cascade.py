@@ -71,6 +71,7 @@ def test_one_signal_is_calibrated_by_the_blended_curve_and_for_a_cost_by_doubt_p
     assert len(told) == 6
 
 
+@pytest.mark.slow
 def test_a_split_and_a_probe(run: Run, tmp_path: Path) -> None:
     learn, out = saved(tmp_path / "a.jsonl", 400), tmp_path / "chain"
     options = ("--split", "train", "--probe-tokens", "1", "--no-cost-aware", "--calibrator", "auto")

@@ -9,6 +9,7 @@ from tests.autoscaling.test_calls import log, record
 SHORT = ("scale", "simulate", "--duration", "60", "--rate", "4")
 
 
+@pytest.mark.slow
 def test_a_trace_is_compared_and_written(run, tmp_path):
     result = run(*SHORT, "--trace", "poisson", "--seeds", "2", "--out", str(tmp_path / "out"))
     assert result.exit_code == 0, result.stderr

@@ -159,6 +159,7 @@ def test_a_query_scores_alike_alone_and_in_a_batch(fitted: Router, dataset: Data
     assert alone == same(fitted, fitted.score(queries)) == fitted.score(queries).tolist()
 
 
+@pytest.mark.slow
 def test_same_seed_same_router(fitted: Router, relearned: tuple[Router, Floats], dataset: Dataset) -> None:
     again, _ = relearned
     assert again.score(dataset.queries).tolist() == same(fitted, fitted.score(dataset.queries))

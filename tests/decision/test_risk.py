@@ -44,6 +44,7 @@ def drawn(of: Sample, n: int, rng: np.random.Generator) -> Sample:
     return Sample(of.scores[rows], of.weak_quality[rows], of.strong_quality[rows], of.quality_range)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gains", "graded"), [(0.0, False), (0.1, False), (0.05, True)])
 def test_a_promise_with_confidence_is_broken_no_more_often_than_it_says(gains: float, graded: bool) -> None:
     everything = population(1, gains, graded)

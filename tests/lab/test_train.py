@@ -36,6 +36,7 @@ def losses(lines: list[str]) -> list[float]:
     return [float(line.split("loss ")[1].split()[0]) for line in lines if "loss" in line]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     lines: list[str] = []
     train(MICRO, settings(7 * ROUND_TOKENS), tmp_path, lines.append)

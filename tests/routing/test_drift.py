@@ -42,6 +42,7 @@ def ever_raised(signal: ScoreDrift | ShareDrift, live: np.ndarray) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [smooth, lumpy])
 @pytest.mark.parametrize("calibrated", [200, 4000])
 def test_more_of_the_same_raises_no_alarm(draw: Draw, calibrated: int) -> None:

@@ -30,6 +30,7 @@ def moved(reference: Inputs, live: list[Query]) -> tuple[bool, str]:
     return reading.statistic > reading.limit, drift.furthest
 
 
+@pytest.mark.slow
 def test_more_of_the_same_is_no_drift_also_in_rare_words() -> None:
     raised = 0
     for seed in range(12):

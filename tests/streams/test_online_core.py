@@ -94,6 +94,7 @@ def test_a_stream_that_is_killed_ten_times_is_the_same_as_one_that_is_not(tmp_pa
     cut.close()
 
 
+@pytest.mark.slow
 def test_the_small_level_learns_the_words(tmp_path):
     registry, gateway = opened(tmp_path), Gateway(1)
     registry.create(StreamCreate(spec(horizon=600)))

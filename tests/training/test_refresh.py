@@ -35,6 +35,7 @@ def registry(tmp_path: Path) -> Registry:
     return Registry(tmp_path)
 
 
+@pytest.mark.slow
 def test_traffic_that_turned_round_is_learned_and_served(registry: Registry) -> None:
     old = registered(registry)
     said: list[str] = []

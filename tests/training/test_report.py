@@ -55,6 +55,7 @@ def test_reliability_by_hand() -> None:
     assert [(r["score"], r["outcome"]) for r in rows] == [(pytest.approx(0.15), 0.0), (pytest.approx(0.85), 0.5)]
 
 
+@pytest.mark.slow
 def test_plots_are_pictures(tmp_path: Path) -> None:
     plot_evaluation(evaluation(), tmp_path / "a" / "one.png")
     plot_comparison([evaluation(), evaluation(gap=False)], tmp_path / "two.png")

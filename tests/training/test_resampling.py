@@ -86,6 +86,7 @@ def test_soft_outcomes_count_in_part() -> None:
     assert WeightedFigures(sure).of_data()["auc"] == pytest.approx(0.81 + 0.09)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     inside = 0
     for seed in range(100):

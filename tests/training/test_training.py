@@ -127,6 +127,7 @@ def test_an_artefact_tells_how_it_came_about_and_what_it_learned_from(dataset: D
     assert seen is not None and len(seen) == len({q.text.replace("?", "") for q in dataset.queries})
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_version(dataset: Dataset, tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     spec = run("complexity", folds=2, seed=5)

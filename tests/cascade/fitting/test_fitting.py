@@ -33,6 +33,7 @@ def plan(
     return ChainPlan(tuple(models), Target.parse(target), confidence, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confidence", [ONE, TWO, replace(ONE, calibrator="isotonic"), replace(ONE, cost_aware=True)])
 def test_a_chain_is_fitted_saved_and_keeps_its_word_elsewhere(tmp_path, confidence):
     fitted = fit_chain(made_up(1_500), plan(confidence=confidence))

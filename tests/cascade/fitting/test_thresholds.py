@@ -76,6 +76,7 @@ def test_the_fit_is_the_brute_force(n, m, seed, target):
         assert (outcome.quality, outcome.cost_usd, outcome.strong_share) == pytest.approx((quality, cost, share))
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.integers(0, 1_000), st.sampled_from(["strong-share", "cost"]))
 def test_more_budget_never_gives_less_quality_and_lowers_no_single_threshold(seed, name):

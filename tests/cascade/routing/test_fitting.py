@@ -55,6 +55,7 @@ def replayed(router, recorded):
     return np.mean(quality), np.mean(cost)
 
 
+@pytest.mark.slow
 def test_it_keeps_its_budget_and_its_word_on_queries_it_did_not_see(router):
     quality, cost = replayed(router, made_up(600).split("test"))
     assert cost == pytest.approx(3e-4, rel=0.15)
@@ -69,6 +70,7 @@ def test_it_beats_the_best_single_models_at_the_same_cost(router, train):
     assert router.data["fell_back"] is False
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_router(few, fitted):
     assert fit_routing(few, few_plan()).version == fitted.version
     assert fit_routing(few, few_plan(budget_usd=6e-5)).version != fitted.version

@@ -29,6 +29,7 @@ def world(n=300, k=3, seed=0):
     return fixed(quality, 1e-4 * np.array([1, 4, 16])[:k] * (0.5 + rng.random((n, 1))))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(share=st.floats(0.0, 1.0), form=st.sampled_from(["any", "single", "prefix"]))
 def test_the_budget_is_met_exactly(share, form):

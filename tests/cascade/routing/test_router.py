@@ -26,6 +26,7 @@ def folder(router, tmp_path):
     return tmp_path / "a"
 
 
+@pytest.mark.slow
 def test_it_starts_with_some_model_and_tells_what_it_expects(router):
     advice = router.start(PROMPT)
     assert advice.ask in MODELS

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from serve_app.cascade.routing.mixing import LATER, MARGIN, SPREAD, choose_shape, shapes
 from serve_app.cascade.routing.walk import Tables, best_answer
@@ -39,6 +40,7 @@ def test_where_prompts_tell_as_much_as_answers_nobody_is_asked_twice():
     assert found.area > cascade.area + 0.01
 
 
+@pytest.mark.slow
 def test_another_shape_needs_more_than_luck():
     """Shapes do differ on 60 rows, none for sure."""
     for seed in range(3):

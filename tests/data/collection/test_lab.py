@@ -44,6 +44,7 @@ def test_samples_vary_and_the_better_model_is_better(answered: Dataset) -> None:
     assert answered.pair("tiny", "small").weak.model == "jlab-tiny"
 
 
+@pytest.mark.slow
 def test_the_same_draw_gives_the_same_answers_and_repeated_queries_share_theirs(answered: Dataset) -> None:
     again = record_lab(models_dir(), replace(PLAN, models=("tiny",)), lambda line: None)
     assert again.pools["tiny"].texts == answered.pools["tiny"].texts

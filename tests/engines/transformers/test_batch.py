@@ -62,6 +62,7 @@ def test_rows_that_come_and_go_say_what_they_would_say_alone(model):
         assert tokens == naive(model, sequence.request.prompt_ids, len(tokens))
 
 
+@pytest.mark.slow
 def test_every_pattern_of_leaving_keeps_the_others(model):
     rng = random.Random(2)
     prompts = [prompt(rng) for _ in range(4)]
@@ -86,6 +87,7 @@ def test_choices_share_their_prompt_s_reading(model):
     assert lengths == [2]
 
 
+@pytest.mark.slow
 def test_growth_across_blocks_of_positions(model):
     batch, asked = Batch(model), request([1, 2, 3], room=200)
     said = [token for _, token, _ in batch.prefill(asked.sequences)]

@@ -59,6 +59,7 @@ def fitted(data: Dataset) -> BestRouteRouter:
     return BestRouteRouter(samples=3).fit(data)
 
 
+@pytest.mark.slow
 def test_there_is_a_candidate_for_each_number_of_answers(fitted: BestRouteRouter, data: Dataset) -> None:
     assert [str(c) for c in fitted.candidates_] == ["smallx1", "smallx2", "smallx3"]
     assert len(BestRouteRouter(samples=9).fit(data.take(range(60))).candidates_) == 4  # as many as were sampled
@@ -107,6 +108,7 @@ def recorded(router: BestRouteRouter, data: Dataset) -> tuple[Floats, Floats]:
     return points, np.stack([quality.mean(0), cost.mean(0)], axis=1)
 
 
+@pytest.mark.slow
 def test_best_of_n_gives_more_quality_for_the_cost_than_one_answer_can(fitted: BestRouteRouter) -> None:
     unseen = pair(400, seed=2)
     many, alone = recorded(fitted, unseen)
@@ -116,6 +118,7 @@ def test_best_of_n_gives_more_quality_for_the_cost_than_one_answer_can(fitted: B
     assert many[-1] == pytest.approx(alone[-1])  # nothing is good enough for certain: the reference answers all
 
 
+@pytest.mark.slow
 def test_a_third_pool_brings_candidates_of_its_own() -> None:
     data = chances(120, seed=3, samples=2)[0]
     router = BestRouteRouter(samples=2).fit(data)

@@ -48,6 +48,7 @@ def fitted() -> EstimatorRouter:
     return EstimatorRouter().fit(chances(800, seed=1)[0])
 
 
+@pytest.mark.slow
 def test_an_estimate_has_a_column_for_every_pool(fitted: EstimatorRouter, unseen: Drawn) -> None:
     data, truth = unseen
     estimate = fitted.estimate(data.queries)
@@ -109,6 +110,7 @@ def test_an_explanation_adds_up_to_the_score(fitted: EstimatorRouter) -> None:
         assert sum(fitted.explain(query).values()) == pytest.approx(np.log(score / (1 - score)), abs=5e-3)
 
 
+@pytest.mark.slow
 def test_quality_beyond_one_keeps_its_unit() -> None:
     data, truth = chances(300, seed=8)
     pools = {p: replace(a, quality=a.quality * 10 - 12) for p, a in data.pools.items()}

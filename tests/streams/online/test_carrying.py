@@ -39,6 +39,7 @@ def taught(spec):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renamed", [[1, 2, 3, 4, 0], [0, 1, 3, 2, 4], [0, 0, 1, 1, 2]])
 def test_renamed_and_merged_labels_need_few_labels(taught, renamed):
     before, renamed = taught()._weights, np.array(renamed)
@@ -49,6 +50,7 @@ def test_renamed_and_merged_labels_need_few_labels(taught, renamed):
     assert _right(mapped, unseen, renamed[theirs]) > _right(before, unseen, theirs) - 0.06
 
 
+@pytest.mark.slow
 def test_what_did_not_change_stays(taught):
     before = taught()._weights
     rows, labels = _world(10, 4)

@@ -29,6 +29,7 @@ def learned():
     return learner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong_price", [0.0, 0.9])
 def test_a_policy_whose_price_is_wrong_comes_to_the_share_by_itself(learned, queries, wrong_price):
     arrays = dict(learned.policy().arrays())

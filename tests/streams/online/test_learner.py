@@ -87,6 +87,7 @@ def test_a_policy_that_is_out_does_not_change(spec, queries, driven):
     assert learner.policy() is learner.policy()
 
 
+@pytest.mark.slow
 def test_early_exit_leaves_the_encoder_out(spec, queries, driven):
     learner = OnlineCascade(spec(levels=("logistic", "encoder"), mu=0.0005, llm_share=None))
     driven(learner, queries(200, 0))
@@ -111,6 +112,7 @@ def test_a_confident_first_level_ends_the_walk(spec, queries, early_exit, comput
     assert (explored.level, explored.why) == (None, "explored")
 
 
+@pytest.mark.slow
 def test_audits_never_stop(spec, queries, driven):
     learner = OnlineCascade(spec(audit_share=0.1))
     driven(learner, queries(600, 0))
@@ -122,6 +124,7 @@ def test_audits_never_stop(spec, queries, driven):
     assert without.figures()["why"]["audit"] == 0
 
 
+@pytest.mark.slow
 def test_exploration_has_a_floor_where_the_released_code_has_none(spec, queries, driven):
     floored, released = OnlineCascade(spec(explore_floor=0.05)), OnlineCascade(spec(explore_floor=0.05, fixes=plain()))
     for learner in (floored, released):

@@ -61,6 +61,7 @@ def test_a_text_without_words_gets_probabilities_all_the_same(spec):
     assert told.sum() == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_the_encoder_level_reaches_the_optimum_of_the_ridge(spec):
     rng = np.random.default_rng(0)
     student = EncodedStudent(spec(levels=("encoder",), fixes={"label_words": False}))

@@ -24,6 +24,7 @@ def _calls(learner):
     return learner.figures()["llm_calls"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("old", "new"), [(0.1, 0.4), (0.4, 0.1)])
 def test_another_share_is_kept_from_the_change_on_and_nothing_is_owed_or_paid_back(spec, queries, driven, old, new):
     before = spec(horizon=1000, llm_share=old)

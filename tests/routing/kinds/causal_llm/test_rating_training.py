@@ -1,6 +1,7 @@
 """Fine-tuning teaches ratings, repeats itself, holds back, and stops."""
 
 import numpy as np
+import pytest
 import torch
 
 from serve_app.lab import models_dir
@@ -20,6 +21,7 @@ def world(n: int, seed: int) -> tuple[list[str], np.ndarray]:
     return texts, np.where(long, 1, 5)
 
 
+@pytest.mark.slow
 def test_it_learns_and_repeats_itself() -> None:
     questions, ratings = world(120, seed=1)
     unseen, truth = world(60, seed=2)

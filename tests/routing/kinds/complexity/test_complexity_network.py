@@ -22,6 +22,7 @@ def fitted() -> ComplexityRouter:
     return ComplexityRouter(model="network").fit(DATA)
 
 
+@pytest.mark.slow
 def test_the_network_tells_hard_queries(fitted: ComplexityRouter) -> None:
     unseen = sums(300, seed=2)
     scores, wins = fitted.score(unseen.queries), unseen.strong_win_rate()

@@ -21,6 +21,7 @@ def network() -> SmallNetwork:
     return fit_network(made, DENSE, NAMED, outcomes, np.arange(800) % 5)
 
 
+@pytest.mark.slow
 def test_it_learns_what_a_line_cannot(network: SmallNetwork) -> None:
     unseen, outcomes = rows(200, 1)
     place = network.places()

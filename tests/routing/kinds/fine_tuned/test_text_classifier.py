@@ -58,6 +58,7 @@ def test_only_what_was_trained_is_stored(fitted: TextClassifier, setting: Settin
     assert again.probabilities(TEXTS) == pytest.approx(fitted.probabilities(TEXTS), abs=2e-3)
 
 
+@pytest.mark.slow
 def test_scores_in_half_precision_hardly_move(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for how in (narrow, lambda body: body):
@@ -67,6 +68,7 @@ def test_scores_in_half_precision_hardly_move(setting: Setting, monkeypatch: pyt
     assert np.abs(found[0] - found[1]).max() < 0.02 < 0.1 < found[1][:, 0].std()
 
 
+@pytest.mark.slow
 def test_the_papers_kind_of_encoder_learns_and_comes_back(tmp_path: Path) -> None:
     """DeBERTa, whose attention reads relative positions beside the hidden states."""
     setting = Setting(str(save_encoder(tmp_path / "encoder", "deberta")), 2, 64)

@@ -28,6 +28,7 @@ def network(folder: Path, trained_layers: int | None = 1, max_tokens: int = 64) 
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained_layers", [1, 2])
 def test_frozen_part_apart_gives_what_the_whole_gives(folder: Path, trained_layers: int) -> None:
     whole = network(folder, trained_layers)

@@ -29,6 +29,7 @@ def test_few_vectors_are_searched_exactly() -> None:
     assert index.visited == 0
 
 
+@pytest.mark.slow
 def test_many_vectors_are_found_without_scanning_all() -> None:
     vectors = clustered(9_000, seed=3)
     index = Neighbours.fit(vectors, 50)

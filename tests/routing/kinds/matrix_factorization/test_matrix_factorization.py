@@ -57,6 +57,7 @@ def test_battles_among_other_models_are_learned_from(dataset: Dataset) -> None:
     assert scores[~hard].mean() > scores[hard].mean() + 0.3
 
 
+@pytest.mark.slow
 def test_ties_count_as_they_are_told_to(dataset: Dataset) -> None:
     rates = {
         ties: router(ties=ties, learning_rate=4e-3).fit(dataset).score(dataset.queries)

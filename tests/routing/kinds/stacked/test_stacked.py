@@ -30,6 +30,7 @@ def test_the_explanation_adds_up_to_the_score(router: StackedRouter) -> None:
         assert [abs(v) for v in terms.values()] == sorted((abs(v) for v in terms.values()), reverse=True)
 
 
+@pytest.mark.slow
 def test_losses_of_the_strong_model_lower_the_score() -> None:
     """Where it never wins, a strong model that loses is worth less than one that ties."""
     texts = [f"what is {a} + {b}?" for a in range(6) for b in range(6)]
