@@ -139,12 +139,14 @@ def test_more_load_never_means_fewer_replicas(
     )
 
 
+@pytest.mark.slow
 @given(RATES, st.floats(0.01, 20), st.integers(1, 20))
 def test_constant_load_comes_to_rest_and_stays(rate: float, service_s: float, start: int) -> None:
     targets = follow([rate] * 150, start=start, service_s=service_s)
     assert len(set(targets[60:])) == 1
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1))
 def test_poisson_arrivals_do_not_make_it_flap(seed: int) -> None:
     counts = np.random.default_rng(seed).poisson(10.0, 300).astype(float)

@@ -37,6 +37,7 @@ def test_every_method_has_a_curve_over_the_budgets(setting, curves):
             assert points[0] == pytest.approx([low, setting.test.ok[:, 0].mean()]), name
 
 
+@pytest.mark.slow
 def test_cascade_routing_wins_in_a_world_made_for_it(setting, curves):
     low, high = setting.range_usd
     found = {name: area(curve.points(), low, high) for name, curve in curves.items()}

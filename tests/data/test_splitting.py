@@ -30,6 +30,7 @@ def texts_with_copies(n: int, seed: int) -> Dataset:
     return Dataset(queries, {"small": answers("s", [0.5] * n), "large": answers("l", [1.0] * n)}, groups)
 
 
+@pytest.mark.slow
 def test_no_near_duplicates_straddle_a_split() -> None:
     data = texts_with_copies(300, seed=1)
     labels = components([q.text for q in data.queries])
@@ -52,6 +53,7 @@ def test_the_seed_makes_the_split() -> None:
     assert len(one) == 45
 
 
+@pytest.mark.slow
 def test_folds_are_even_and_keep_near_duplicates_together() -> None:
     data = texts_with_copies(300, seed=3)
     found = folds(data, 5, 0)

@@ -66,6 +66,7 @@ def test_a_promise_in_expectation_holds_on_average() -> None:
     assert np.mean(drops) > 0.03  # and is not bought with strong calls alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p_values_of", [betting_p_values, binomial_p_values, p_values])
 def test_p_values_at_the_border_are_small_no_more_often_than_they_should(p_values_of) -> None:  # type: ignore[no-untyped-def]
     everything = population(5)

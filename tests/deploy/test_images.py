@@ -85,6 +85,7 @@ def test_both_images_copy_the_same_but_for_the_versions(tmp_path: Path) -> None:
     assert trees[0] ^ trees[1] == {"constraints.txt", "constraints-gpu.txt"}
 
 
+@pytest.mark.slow
 def test_the_steps_replayed_in_a_clean_folder_make_a_whole_package(tmp_path: Path) -> None:
     source, wheels, installed = tmp_path / "src", tmp_path / "wheels", tmp_path / "site"
     replay(DOCKERFILES[0], source)

@@ -31,6 +31,7 @@ def test_split_is_pinned() -> None:
     assert held_out[:3] == PINNED_FIRST
 
 
+@pytest.mark.slow
 def test_samples_of_both_splits_are_disjoint() -> None:
     seen = {normalise(item.prompt) for item in sample(3000, 1, "train")}
     unseen = {normalise(item.prompt) for item in sample(3000, 1, "unseen")}

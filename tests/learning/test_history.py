@@ -78,6 +78,7 @@ def test_past_logits_know_the_past_alone() -> None:
     assert again == found
 
 
+@pytest.mark.slow
 def test_past_logits_do_not_carry_the_own_outcome_where_it_is_chance() -> None:
     """Means over the others would be correlated with it, with the sign turned."""
     rng = np.random.default_rng(0)

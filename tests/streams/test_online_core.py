@@ -70,6 +70,7 @@ def told(registry):
     return published.tag.split(".")[1:], figures, arrays_from_bytes(published.policy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [{"llm_share": 0.3}, {"llm_share": None, "mu": 1e-4}])
 def test_a_stream_that_is_killed_ten_times_is_the_same_as_one_that_is_not(tmp_path, budget):
     made = StreamCreate(spec(horizon=400, **budget))

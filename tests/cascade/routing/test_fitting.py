@@ -62,6 +62,7 @@ def test_it_keeps_its_budget_and_its_word_on_queries_it_did_not_see(router):
     assert quality == pytest.approx(router.expected["quality"], abs=0.06)
 
 
+@pytest.mark.slow
 def test_it_beats_the_best_single_models_at_the_same_cost(router, train):
     quality = train.ok.mean(0)
     costs = train.cost_usd.mean(0)

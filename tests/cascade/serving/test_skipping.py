@@ -50,6 +50,7 @@ def lab_level(name: str, probe: int | None) -> tuple[Level, float | None]:
 tokens = st.lists(st.floats(-12.0, 0.0), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "probe"), [("whole", None), ("stream", 1)])
 @settings(max_examples=150)
 @given(logprobs=tokens, above=st.floats(1e-6, 1.0))

@@ -45,6 +45,7 @@ def prompt(rng) -> list[int]:
     return [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 90))]
 
 
+@pytest.mark.slow
 def test_rows_that_come_and_go_say_what_they_would_say_alone(model):
     rng, batch = random.Random(1), Batch(model)
     said: dict = {}

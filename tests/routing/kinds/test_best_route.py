@@ -65,6 +65,7 @@ def test_there_is_a_candidate_for_each_number_of_answers(fitted: BestRouteRouter
     assert len(BestRouteRouter(samples=9).fit(data.take(range(60))).candidates_) == 4  # as many as were sampled
 
 
+@pytest.mark.slow
 def test_more_answers_are_never_less_good(fitted: BestRouteRouter, data: Dataset) -> None:
     good = fitted.good_enough(data.queries)
     assert good.shape == (500, 3) and (np.diff(good, axis=1) >= 0).all()

@@ -59,6 +59,7 @@ def test_an_estimate_has_a_column_for_every_pool(fitted: EstimatorRouter, unseen
     assert fitted.estimate([]).quality.shape == (0, 3)
 
 
+@pytest.mark.slow
 def test_the_standard_errors_cover_the_mean_quality_of_like_queries(fitted: EstimatorRouter, unseen: Drawn) -> None:
     data, _ = unseen
     estimate = fitted.estimate(data.queries)

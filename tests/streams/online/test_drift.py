@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from serve_app.streams.online.base import Episode, LabeledEvent
 from serve_app.streams.online.drift import DriftDetector, PageHinkley, surprise
@@ -11,6 +12,7 @@ from serve_app.streams.online.learner import OnlineCascade
 DEFERRED, LOOKED = Episode(None, None, (), (), "deferred", 0), Episode(None, None, (), (), "warm-up", 0)
 
 
+@pytest.mark.slow
 def test_labels_that_are_as_likely_as_was_said_raise_no_alarm():
     rng = np.random.default_rng(0)
     test = PageHinkley(0.3, 15.0)

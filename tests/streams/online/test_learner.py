@@ -134,6 +134,7 @@ def test_exploration_has_a_floor_where_the_released_code_has_none(spec, queries,
     assert released.beta[0] < 1e-3
 
 
+@pytest.mark.slow
 def test_swapped_labels_are_noticed_and_learned_anew_and_not_without_the_mend(spec, queries, driven):
     before, after = queries(900, 0), queries(900, 1, shift=1)
     right = {}
