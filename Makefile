@@ -77,7 +77,9 @@ docs: $(VENV)/.dev ## write the reference pages from the code
 	$(BIN)/python docs/reference.py
 
 .PHONY: test
-test: check ## check, then the fast tests: no GPU, network or cluster
+test: $(VENV)/.dev ## check, then the fast tests: no GPU, network or cluster
+	@# two processes would compile every test twice: once is enough, while mypy has the other core
+	@$(BIN)/pytest --collect-only -qq >/dev/null 2>&1 & $(MAKE) --no-print-directory check; wait
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not integration and not slow and not vllm" $(ARGS)
 
 .PHONY: slow

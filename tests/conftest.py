@@ -3,6 +3,7 @@
 Numeric libraries run on one thread, since the tests run in several processes, and models are not looked for online.
 """
 
+import gc
 import os
 import ssl
 import sys
@@ -18,6 +19,15 @@ assert "numpy" not in sys.modules, "numpy has read OMP_NUM_THREADS already"
 
 settings.register_profile("jethro", deadline=None, derandomize=True)
 settings.load_profile("jethro")
+
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Modules and collected tests stay to the end: the garbage collector need not walk them again and again."""
+    gc.freeze()
+    gc.enable()
+
 
 _trusted = cache(ssl.create_default_context)
 

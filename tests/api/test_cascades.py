@@ -163,6 +163,7 @@ async def test_the_decision_that_is_kept_tells_each_step(client, model) -> None:
     assert record.usage.completion_tokens > len("strong") and record.cost_usd > 0
 
 
+@pytest.mark.slow
 @MODELS
 @BOTH
 @pytest.mark.parametrize("slow", [WEAK, STRONG])

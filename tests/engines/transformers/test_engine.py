@@ -52,6 +52,7 @@ def alone(folder, prompts, max_tokens):
         yield tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "small", "large"])
 async def test_greedy_among_others_is_what_generate_says_alone(folder, name):
     if name != "random":
