@@ -33,6 +33,7 @@ def saved(path: Path, n: int = 400, seed: int = 0, **more: object) -> str:
 FIT = ("--target", "quality-drop=0.02", "--signals", "mean_logprob,brevity")
 
 
+@pytest.mark.slow
 def test_a_chain_is_fitted_shown_and_measured(run: Run, tmp_path: Path) -> None:
     learn, other = saved(tmp_path / "a.jsonl", 600), saved(tmp_path / "b.jsonl", seed=1)
     out = str(tmp_path / "chain")

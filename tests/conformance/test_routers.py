@@ -227,6 +227,7 @@ def test_learned_routers_learn_what_is_there_and_forget_what_was(
     assert again == (same(fitted, first) if isinstance(fitted, FineTunedRouter | CausalLlmRouter) else first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LEARNED, scope="function")
 @pytest.mark.parametrize("winner", ["always", "never"])
 def test_one_sided_data_give_a_one_sided_score(kind: str, winner: str, dataset: Dataset) -> None:
