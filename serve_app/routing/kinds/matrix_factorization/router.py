@@ -24,6 +24,9 @@ from serve_app.types import Query
 _ARRAYS = ("models", "projection", "weights")
 
 
+_RECIPE = FactorRecipe()
+
+
 @dataclass(eq=False, kw_only=True)
 class MatrixFactorizationRouter(LearnedRouter):
     """Strong win rate as sigmoid(d(strong, q) - d(weak, q)) of a bilinear model; see `factorization`.
@@ -46,15 +49,15 @@ class MatrixFactorizationRouter(LearnedRouter):
     ties: Ties = "half"
     margin: float = 0.0
     seed: int = 0
-    dimensions: int = 128
-    epochs: int = 100
-    least_steps: int = 5_000
-    learning_rate: float = 3e-4
-    weight_decay: float = 1e-5
-    batch: int = 64
-    noise: float = 0.05
-    held_back: float = 0.05
-    patience: float = 0.1
+    dimensions: int = _RECIPE.dimensions
+    epochs: int = _RECIPE.epochs
+    least_steps: int = _RECIPE.least_steps
+    learning_rate: float = _RECIPE.learning_rate
+    weight_decay: float = _RECIPE.weight_decay
+    batch: int = _RECIPE.batch
+    noise: float = _RECIPE.noise
+    held_back: float = _RECIPE.held_back
+    patience: float = _RECIPE.patience
 
     def __post_init__(self) -> None:
         if self.ties not in get_args(Ties):
