@@ -1,0 +1,239 @@
+"""`jethro-front`: what Serve starts in HAProxy's place. It starts HAProxy and keeps it alive.
+
+Serve recognizes its HAProxy by pid, over the admin socket. The supervisor holds that socket, with mode 0600, and passes
+commands on to the HAProxy of its own; in the answer to `show info` its own pid stands for HAProxy's. A HAProxy that
+ends, or that does not answer for `_HUNG_S` (stopped, or spinning), is replaced at once.
+
+A change of the Gateways is a new supervisor with a new HAProxy, which takes over the listening sockets of the one
+before (HAProxy's `-x`); the one before finishes what it has open. The same happens where Serve's manager of HAProxy
+died: the next one finds the HAProxy that still serves.
+
+Further commands on the socket: `jethro front` (the supervisor's pid, its HAProxy's socket, and whether that has ended)
+and `jethro drain` (accept nothing more, finish what is open, and stay so that Serve starts no other).
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve_app.front.haproxy import error_files, hardened
+from serve_app.front.settings import FrontSettings, load, write_private
+
+_PROBE_S = 0.5
+_HUNG_S = 1.5
+_START_S = 10.0
+_ORPHAN_S = 60.0
+"""Without Serve's manager, which started it, and without a successor."""
+_LONGEST_PAUSE_S = 2.0
+_SOCKET = re.compile(r"^\s*stats socket (\S+)", re.MULTILINE)
+_PID = re.compile(rb"^Pid: \d+", re.MULTILINE)
+_MOST_COMMAND = 64 * 1024
+
+
+async def command(socket: str | Path, line: str, timeout_s: float = _HUNG_S) -> bytes:
+    """What an admin socket answers. Raises OSError (TimeoutError among them) if it does not."""
+    async with asyncio.timeout(timeout_s):
+        reader, writer = await asyncio.open_unix_connection(str(socket))
+        try:
+            writer.write(line.encode() + b"\n")
+            await writer.drain()
+            return await reader.read()
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """A HAProxy that serves already: its admin socket, and the process to send SIGUSR1 to once it may stop."""
+
+    socket: str
+    pid: int
+
+
+class Supervisor:
+    """One HAProxy and its admin socket. `config`: the file that Serve wrote; `reuse_port`: False for HAProxy's -dR."""
+
+    def __init__(self, settings: FrontSettings, config: Path, *, reuse_port: bool) -> None:
+        text = config.read_text()
+        match = _SOCKET.search(text)
+        self._public = match[1] if match else ""
+        self._inner = f"{self._public}.{os.getpid()}"
+        self._file = config.with_name(f"{config.name}.{os.getpid()}")
+        for name, answer in error_files().items():
+            write_private(config.with_name(name), answer)
+        write_private(self._file, hardened(text, settings, self._inner, str(config.parent)))
+        self._command = [settings.haproxy, "-db", "-f", str(self._file), *([] if reuse_port else ["-dR"])]
+        self._process: asyncio.subprocess.Process | None = None
+        self._ending = asyncio.Event()
+        self._over = asyncio.Event()
+        self._stay = False
+        self._info = b""
+
+    async def run(self) -> int:
+        """Serve until the work is over; the exit status. A first start that fails is HAProxy's own failure."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        before = await self._predecessor()
+        if not await self._start(*(["-x", before.socket] if before else [])):
+            return await self._failed()
+        server = await self._listen()
+        if before is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(before.pid, signal.SIGUSR1)
+        try:
+            await self._watch()
+            if self._stay:  # Serve must not start another: it goes on finding this one
+                await self._over.wait()
+            return 0
+        finally:
+            server.close()
+            for path in (self._file, Path(self._inner)):
+                path.unlink(missing_ok=True)
+
+    def _stop(self, number: int) -> None:
+        self._ending.set()
+        if number != signal.SIGUSR1:
+            self._over.set()
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    async def _failed(self) -> int:
+        process = self._process
+        assert process is not None
+        if process.returncode is None:
+            process.kill()
+        return await process.wait() or 1
+
+    async def _start(self, *options: str) -> bool:
+        """Start HAProxy and wait until it answers."""
+        loop = asyncio.get_running_loop()
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command, *options, env={"PATH": os.environ.get("PATH", "")}
+        )
+        until = loop.time() + _START_S
+        while self._process.returncode is None and loop.time() < until:
+            with contextlib.suppress(OSError):
+                self._info = await command(self._inner, "show info")
+                return True
+            await asyncio.sleep(0.02)
+        return False
+
+    async def _watch(self) -> None:
+        """Replace a HAProxy that ended or hangs, until it is to stop; then wait for its end."""
+        pause_s, alone_since, loop = 0.1, None, asyncio.get_running_loop()
+        parent = os.getppid()
+        while not self._ending.is_set():
+            if not await self._alive():
+                print("HAProxy ended or did not answer: starting another", file=sys.stderr, flush=True)
+                await self._failed()
+                if await self._start():
+                    pause_s = 0.1
+                else:
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            if os.getppid() != parent:
+                alone_since = alone_since or loop.time()
+                if loop.time() - alone_since > _ORPHAN_S:
+                    self._stop(signal.SIGUSR1)
+        assert self._process is not None
+        await self._process.wait()
+
+    async def _alive(self) -> bool:
+        """False at once if HAProxy ends; True after a pause in which it answered."""
+        assert self._process is not None
+        ended = asyncio.ensure_future(self._process.wait())
+        try:
+            await asyncio.wait({ended, stop := asyncio.ensure_future(self._ending.wait())}, timeout=_PROBE_S,
+                               return_when=asyncio.FIRST_COMPLETED)  # fmt: skip
+            stop.cancel()
+            if self._ending.is_set():
+                return True
+            if ended.done():
+                return False
+            self._info = await command(self._inner, "show info")
+            return True
+        except OSError:
+            return self._ending.is_set()
+        finally:
+            ended.cancel()
+
+    async def _predecessor(self) -> Predecessor | None:
+        """The HAProxy that serves now: of a supervisor, or of one that was killed."""
+        with contextlib.suppress(OSError, ValueError):
+            front = json.loads(await command(self._public, "jethro front"))
+            return None if front["ended"] else Predecessor(front["socket"], front["pid"])
+        for path in Path(self._public).parent.glob(f"{Path(self._public).name}.*"):
+            with contextlib.suppress(OSError):
+                info = await command(path, "show info")
+                if match := _PID.search(info):
+                    return Predecessor(str(path), int(match[0].split()[1]))
+        return None
+
+    async def _listen(self) -> asyncio.Server:
+        """Take the place of whoever holds the public socket."""
+        part = f"{self._public}.new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+        mask = os.umask(0o177)
+        try:
+            server = await asyncio.start_unix_server(self._answer, part, limit=_MOST_COMMAND)
+        finally:
+            os.umask(mask)
+        os.replace(part, self._public)
+        return server
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_START_S):
+                line = (await reader.readline()).decode("utf-8", "replace").strip()
+                writer.write(await self._reply(line))
+                await writer.drain()
+        except (OSError, ValueError):  # no HAProxy at this moment, or whoever asked has gone
+            pass
+        finally:
+            writer.close()
+
+    async def _reply(self, line: str) -> bytes:
+        ended = self._process is None or self._process.returncode is not None
+        if line == "jethro front":
+            return json.dumps({"pid": os.getpid(), "socket": self._inner, "ended": ended}).encode()
+        if line == "jethro drain":
+            self._stay = True
+            self._stop(signal.SIGUSR1)
+            return b"draining\n"
+        if line == "show info":
+            if not self._ending.is_set():
+                self._info = await command(self._inner, line)
+            return _PID.sub(b"Pid: %d" % os.getpid(), self._info)
+        return await command(self._inner, line, _START_S)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve's command line for HAProxy: `-db -f FILE [-dR] [-sf PID...] [-x SOCKET]`.
+
+    The last two are not needed: who serves now is asked at the socket, which is right also where Serve does not know.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    os.umask(0o077)
+    settings = load()
+    config = Path(given[given.index("-f") + 1])
+
+    async def run() -> int:
+        return await Supervisor(settings, config, reuse_port="-dR" not in given).run()
+
+    return asyncio.run(run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
