@@ -17,7 +17,7 @@ PACKAGE = ROOT / "serve_app"
 
 FLOORS = (
     ("types", "errors", "arrays", "files"),
-    ("wire", "journal"),
+    ("wire", "journal", "front"),
     ("config",),
     ("lab", "learning"),
     ("pools", "store"),

@@ -4,6 +4,7 @@ import os
 import random
 import socket
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 
 SERVE_ENVIRONMENT = {
     # HAProxy in front of the replicas, and Serve's one-loop replicas: together worth a factor of ten
@@ -16,15 +17,17 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     # a busy or small machine may take longer than Ray's defaults to start its processes
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    # three failures in a row, and Serve starts another manager of HAProxy
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "4",
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+    # after a change of the Gateways: requests of the time before may take as long as any
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-# A cluster of one: Ray gives its node the loopback address, as it does on desktop systems, so that replicas' ports
-# cannot be reached from elsewhere.
-_LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 _INGRESS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
 """Ports of Gateways, to which HAProxy sends. Serve announces a port to HAProxy before it has bound it: where two
@@ -35,22 +38,39 @@ _BLOCKS = range(20_000, 30_000, _BLOCK)
 _PROBED = 8
 
 
-def prepare_serve_environment(env: MutableMapping[str, str] | None = None, *, loopback: bool = False) -> None:
+def prepare_serve_environment(env: MutableMapping[str, str] | None = None, *, home: Path | None = None) -> None:
     """Set the variables that are not set yet. To be called before ray is imported: it reads these at import.
 
-    `loopback`: for a Ray that this process starts on its own and that no other node joins.
+    `home`: the endpoint's own folder, for a Ray that this process starts on its own and that no other node joins.
     """
     env = os.environ if env is None else env
-    for name, value in (SERVE_ENVIRONMENT | (_LOOPBACK_ONLY if loopback else {})).items():
+    for name, value in (SERVE_ENVIRONMENT | ({} if home is None else _own(home))).items():
         env.setdefault(name, value)
-    if loopback:
-        # fixed ports of Serve's HAProxy, which would clash with a second endpoint on this machine
-        for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
-            env.setdefault(name, str(_free_port()))
-        if not any(name in env for name in _INGRESS):
-            first = _free_block()
-            for name, port in zip(_INGRESS, (first, first + _BLOCK - 1), strict=True):
-                env[name] = str(port)
+    if home is not None and not any(name in env for name in _INGRESS):
+        first = _free_block()
+        for name, port in zip(_INGRESS, (first, first + _BLOCK - 1), strict=True):
+            env[name] = str(port)
+
+
+def _own(home: Path) -> dict[str, str]:
+    """Variables of a cluster of one: its own folder, ports that no second endpoint of the machine has, its own token.
+
+    Ray's memory monitor judges the whole machine: another program that fills it would cost us controller, Gateway, and
+    pool together.
+    """
+    return {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the node has the loopback address, as on desktop systems
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(home / "ray-token"),
+        "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(home / "jethro-front"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(home / "serve.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(home / "s.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(home / "m.dgram"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(home),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(home / "state"),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
+    }
 
 
 def _free_port() -> int:

@@ -5,19 +5,22 @@ Overrides: `JETHRO__SERVER__PORT=9000` sets `server.port`; values are read as YA
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import orjson
 import yaml
 from pydantic import ValidationError
 
 from serve_app.config.tree import Config
 from serve_app.config.validation import sentence, short
 from serve_app.errors import ConfigError, reading
+from serve_app.front.settings import FOLDER, write_private
 
 _PREFIX = "JETHRO__"
+_SECRETS = "secrets.json"
 
 
 def profile_names() -> list[str]:
@@ -54,10 +57,24 @@ def check_file(path: str) -> Config:
 
 def secret(name: str, *, used_by: str, env: Mapping[str, str] | None = None) -> str:
     """A secret by the name of its environment variable. Raises ConfigError if it is unset or empty."""
-    value = (os.environ if env is None else env).get(name, "")
-    if not value.strip():
+    env = os.environ if env is None else env
+    value = env.get(name, "").strip() or _kept(env).get(name, "")
+    if not value:
         raise ConfigError(f"{used_by}: environment variable {name} is not set; export it, or name another variable")
-    return value.strip()
+    return value
+
+
+def keep_secrets(names: Iterable[str], folder: Path, env: MutableMapping[str, str] | None = None) -> None:
+    """Move secrets from the environment, which every child process inherits, to a file for the owner only."""
+    env = os.environ if env is None else env
+    kept = {name: env.pop(name).strip() for name in names if name in env}
+    write_private(folder / _SECRETS, orjson.dumps(kept).decode())
+
+
+def _kept(env: Mapping[str, str]) -> dict[str, str]:
+    file = Path(env[FOLDER]) / _SECRETS if FOLDER in env else None
+    found: dict[str, str] = orjson.loads(file.read_bytes()) if file is not None and file.exists() else {}
+    return found
 
 
 def caller_key(env: Mapping[str, str] | None = None) -> str | None:

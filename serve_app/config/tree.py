@@ -57,6 +57,20 @@ class ServerConfig(Node):
     keys: tuple[KeyConfig, ...] = Field((), description="Callers' keys; empty: no key is required.")
     allow_unauthenticated: bool = Field(False, description="Listen beyond localhost without keys; say so explicitly.")
     expose_docs: bool = Field(True, description="Serve the API documentation at /docs.")
+    metrics_key_env: str | None = Field(
+        None,
+        description="Environment variable that holds the key of /metrics, which is closed without it where keys are set.",
+    )
+    connections: Annotated[int, Field(ge=16)] = Field(
+        16_384, description="Most connections at once; fewer where the process may not open that many files."
+    )
+    source_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.75, description="Most of the connections for one address."
+    )
+    header_s: PositiveFloat = Field(10.0, description="Longest time for a request's headers to arrive.")
+    niceness: Annotated[int, Field(ge=0, le=19)] = Field(
+        0, description="Of the serving processes; Ray's own default of 15 yields to all else on the machine."
+    )
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:
@@ -197,6 +211,16 @@ class Config(Node):
     store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    def secrets(self) -> dict[str, str]:
+        """Environment variables that hold secrets, with the key of this tree that names each."""
+        found = {key.env: f"server.keys ({key.name})" for key in self.server.keys}
+        if self.server.metrics_key_env:
+            found[self.server.metrics_key_env] = "server.metrics_key_env"
+        for name, pool in self.pools.items():
+            if env := getattr(pool.engine, "api_key_env", None):
+                found[env] = f"pools.{name}.engine.api_key_env"
+        return found
 
     @field_validator("pools")
     @classmethod

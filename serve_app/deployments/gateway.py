@@ -1,6 +1,7 @@
 """Gateway: the router replica. A thin shell: the API is api/app.py, the pools are pools/http.py."""
 
 import asyncio
+import hmac
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,11 +14,14 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.app import build_app
+from serve_app.api.reply import send_error
 from serve_app.config import Config
 from serve_app.deployments.learner import LearnerHandle
 from serve_app.deployments.pool import cluster_secret
 from serve_app.deployments.scorer import ScorerHandle
-from serve_app.errors import replica_reply
+from serve_app.errors import RequestError, replica_reply
+from serve_app.front.settings import PROOF_HEADER
+from serve_app.front.settings import load as load_front
 from serve_app.gateway.services import build_services
 from serve_app.pools.directory import Discover, ReplicaReport
 from serve_app.pools.factory import build_pool
@@ -62,7 +66,7 @@ class GatewayReplica:
 
     def __serve_build_asgi_app__(self) -> Any:
         """The API; Serve calls this after the constructor."""
-        return without_request_id(build_app(self._services))
+        return only_through_front(without_request_id(build_app(self._services)), load_front().token)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """The demand of this Gateway's decisions on every pool, for the policy that scales them."""
@@ -88,6 +92,21 @@ class GatewayReplica:
         for task in self._following:
             task.cancel()
         await self._services.aclose()
+
+
+def only_through_front(app: ASGIApp, token: str) -> ASGIApp:
+    """The app for requests that carry this endpoint's token, which its HAProxy adds; without a token, for all."""
+    expected, header = token.encode(), PROOF_HEADER.encode()
+
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = next((value for name, value in scope["headers"] if name == header), b"")
+            if not hmac.compare_digest(given, expected):
+                await send_error(send, RequestError("This port answers its own endpoint alone: use that address."), [])
+                return
+        await app(scope, receive, send)
+
+    return checked if token else app
 
 
 def without_request_id(app: ASGIApp) -> ASGIApp:

@@ -1,5 +1,7 @@
 """Starts the application on a Ray of its own (or the one at RAY_ADDRESS), waits, and stops it in order."""
 
+import logging
+import os
 import re
 import signal
 import socket
@@ -11,13 +13,19 @@ from typing import Any
 
 from serve_app.config import Config, secret
 from serve_app.config.environment import cluster_address, prepare_serve_environment
+from serve_app.deployments.home import Home
 from serve_app.deployments.scaling import SHARE_POLICY, share_limits
 from serve_app.engines.factory import preflight
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, JethroError
 from serve_app.routing.registry import Registry
 from serve_app.routing.serving.scoring_service import required_replicas
 
+logger = logging.getLogger("jethro.deployments")
+
 _APP = "jethro"
+_WATCH_S = 1.0
+_home: list[Home] = []
+"""Of the endpoint that this process started."""
 _ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): (.+)")
 
 
@@ -28,18 +36,19 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
         check_port(config)
         for name, pool in config.pools.items() if engine_factory is None else ():
             preflight(name, pool)
-    prepare_serve_environment(loopback=cluster_address() is None)
+        _home.append(Home(config))
+    else:
+        prepare_serve_environment()
     import ray  # after the environment is set: ray.serve reads it at import
     from ray import serve
     from ray.serve.config import HTTPOptions
 
     from serve_app.deployments.application import BuildArgs, build
 
-    if not ray.is_initialized():
-        if cluster_address():
-            ray.init(log_to_driver=False)
-        else:
-            ray.init(include_dashboard=False, log_to_driver=False)
+    if cluster_address():
+        ray.init(log_to_driver=False)
+    else:
+        _start_ray(_home[-1])
     _check_resources(config, ray.cluster_resources())
     serve.start(
         proxy_location="HeadOnly",
@@ -92,28 +101,92 @@ def _deploy(args: Mapping[str, Any]) -> None:
     client.wait_for_proxies_serving(wait_for_applications_running=True)
 
 
-def stop() -> None:
-    """Drain and stop the application, and Ray if this process started it."""
+def _start_ray(home: Home) -> None:
+    """Start a Ray of our own, once more if that fails: on a busy machine its processes may miss each other's limits."""
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, _temp_dir=str(home.ray_folder))
+            return
+        except Exception as e:
+            ray.shutdown()
+            if last:
+                raise Ended(f"Ray did not start in two attempts ({_first_line(e)}); its logs are in {home.logs}") from e
+            logger.warning("Ray did not start, trying once more: %s", _first_line(e))
+
+
+def stop(drain_s: float = 0.0, *, ended: bool = False) -> None:
+    """Finish what is open within `drain_s`, stop the application, and Ray if this process started it.
+
+    `ended`: a process of Ray has ended, and the others would be waited for in vain.
+    """
     import ray
     from ray import serve
 
+    home = _home.pop() if _home else None
+    if home is not None and not ended:
+        home.drain(drain_s)
     if ray.is_initialized():  # otherwise Serve would start a Ray only to stop it
-        serve.shutdown()
+        if not ended:
+            serve.shutdown()
         ray.shutdown()
+    if home is not None:
+        home.remove(logs=ended)
 
 
 def run(config: Config, *, ready: Callable[[], None] = lambda: None) -> None:
-    """Serve until SIGINT or SIGTERM, then drain. `ready` is called once the endpoint answers."""
+    """Serve until SIGINT or SIGTERM, then drain; a second signal ends at once. `ready` is called when it answers.
+
+    Raises Ended if the cluster that it started breaks.
+    """
     over = threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:
+        if over.is_set():
+            _end_at_once()
+        over.set()
+
+    ended = False
     try:
         start(config)
         for number in (signal.SIGINT, signal.SIGTERM):  # not before: Ray puts its own handlers in place
-            signal.signal(number, lambda *_: over.set())
+            signal.signal(number, on_signal)
         ready()
-        while not over.wait(1.0):
-            continue
+        while not over.wait(_WATCH_S):
+            if (lost := _lost_process()) is not None:
+                raise Ended(f"{lost} of the Ray cluster ended: start again; its logs are in {_home[-1].logs}")
+    except Ended:
+        ended = True
+        raise
     finally:
-        stop()
+        stop(config.gateway.drain_s, ended=ended)
+
+
+class Ended(JethroError):
+    """The Ray cluster that this process started did not start, or one of its processes ended."""
+
+
+def _lost_process() -> str | None:
+    """The first process of our own Ray that has ended."""
+    from ray._private import worker
+
+    node = worker._global_node if _home else None
+    return next((str(kind) for kind, _ in node.dead_processes()), None) if node is not None else None
+
+
+def _end_at_once() -> None:
+    from ray._private import worker
+
+    if _home:
+        if worker._global_node is not None:
+            worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        _home.pop().remove()
+    os._exit(0)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def why_failed(messages: Mapping[str, str]) -> str:
@@ -141,11 +214,8 @@ def check_port(config: Config) -> None:
 
 def check_secrets(config: Config) -> None:
     """Every secret that the config refers to is set. Raises ConfigError naming the variable."""
-    for key in config.server.keys:
-        secret(key.env, used_by=f"server.keys ({key.name})")
-    for name, pool in config.pools.items():
-        if env := getattr(pool.engine, "api_key_env", None):
-            secret(env, used_by=f"pools.{name}.engine.api_key_env")
+    for env, key in config.secrets().items():
+        secret(env, used_by=key)
 
 
 def _check_resources(config: Config, cluster: dict[str, float]) -> None:

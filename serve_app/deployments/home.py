@@ -1,0 +1,72 @@
+"""The folder of an endpoint that starts its own Ray: mode 0700, in the temporary folder, removed at the end.
+
+HAProxy's configuration and sockets, Ray's session with its logs, the token of Ray's cluster, and the keys are in it.
+"""
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from serve_app.config.environment import prepare_serve_environment
+from serve_app.config.load import keep_secrets
+from serve_app.config.tree import Config
+from serve_app.errors import ConfigError
+from serve_app.front.control import drain, sweep
+from serve_app.front.settings import FOLDER, FrontSettings, bundled_haproxy, new_token, save, write_private
+
+_LONGEST_PATH = 30
+"""Of the folder, in bytes: Ray and HAProxy put sockets in it, whose whole path may have 107."""
+
+
+class Home:
+    """One endpoint's folder. From its making on, files of this process and its children are for the owner only."""
+
+    def __init__(self, config: Config) -> None:
+        """Write what HAProxy and Ray need there, and set the environment for Ray. Raises ConfigError."""
+        os.umask(0o077)
+        self.path = Path(tempfile.mkdtemp(prefix="jethro-"))
+        if len(os.fsencode(self.path)) > _LONGEST_PATH:
+            self.path.rmdir()
+            raise ConfigError(f"TMPDIR: {self.path.parent} is too long for sockets below it; use /tmp")
+        server = config.server
+        silence_s = config.limits.request_timeout_s + 60
+        save(
+            FrontSettings(new_token(), bundled_haproxy(), server.connections, server.source_share, server.header_s,
+                          silence_s),
+            self.path,
+        )  # fmt: skip
+        launcher = self.path / "jethro-front"
+        write_private(launcher, f'#!/bin/sh\nexec "{sys.executable}" -P -m serve_app.front.supervisor "$@"\n')
+        launcher.chmod(0o700)
+        write_private(self.path / "ray-token", new_token())
+        keep_secrets(config.secrets(), self.path)
+        os.environ.setdefault("RAY_worker_niceness", str(server.niceness))
+        prepare_serve_environment(home=self.path)
+        os.environ[FOLDER] = str(self.path)
+
+    def drain(self, longest_s: float) -> None:
+        """Accept nothing more, and wait until what is open is finished."""
+        asyncio.run(drain(self.path, longest_s))
+
+    def remove(self, *, logs: bool = False) -> None:
+        """End what still runs there and remove the folder, Ray's logs excepted if they are to stay."""
+        sweep(self.path)
+        os.environ.pop(FOLDER, None)
+        for entry in self.path.iterdir():
+            if not logs or entry.name != "ray":
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
+        if not logs:
+            self.path.rmdir()
+
+    @property
+    def ray_folder(self) -> Path:
+        """Ray's session."""
+        return self.path / "ray"
+
+    @property
+    def logs(self) -> Path:
+        """Ray's logs, those of every process."""
+        return self.ray_folder / "session_latest" / "logs"
