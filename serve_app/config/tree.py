@@ -59,7 +59,7 @@ class ServerConfig(Node):
     expose_docs: bool = Field(True, description="Serve the API documentation at /docs.")
     metrics_key_env: str | None = Field(
         None,
-        description="Environment variable that holds the key of /metrics, which is closed without it where keys are set.",
+        description="Environment variable with the key of /metrics, which without it is closed where keys are set.",
     )
     connections: Annotated[int, Field(ge=16)] = Field(
         16_384, description="Most connections at once; fewer where the process may not open that many files."

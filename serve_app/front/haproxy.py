@@ -85,7 +85,8 @@ def _section(
             yield from _callers(settings)
         elif word.startswith("http-request return status 404 content-type text/plain"):
             done.add("not found")
-            yield f"    http-request return status 404 content-type application/json file {errors}/404.json"
+            # Serve says 404 for as long as it knows of no application: at the start, and after its manager's
+            yield "    http-request deny deny_status 503"
         elif not _FALLBACK.match(line):
             yield line
 
@@ -113,8 +114,8 @@ def _callers(settings: FrontSettings) -> Iterator[str]:
 
 
 def error_files() -> dict[str, str]:
-    """Answers of HAProxy's own with OpenAI's error object, by file name: whole responses, and the body of a 404."""
-    files = {"404.json": _body("invalid_request_error", "not_found", "Unknown path: see /docs for the routes.")}
+    """Answers of HAProxy's own with OpenAI's error object, by file name: whole responses."""
+    files = {}
     for status, (kind, code, message) in _ERRORS.items():
         body = _body(kind, code, message)
         head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "content-type: application/json"]
