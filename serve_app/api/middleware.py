@@ -21,6 +21,7 @@ from serve_app.gateway.services import Services
 logger = logging.getLogger("jethro.api")
 
 CALLER: Final = "jethro.caller"
+METRICS: Final = "/metrics"
 _LONGEST_ID = 128
 
 
@@ -102,7 +103,10 @@ def _digest(key: bytes) -> bytes:
 
 
 class GatewayMiddleware:
-    """Wraps `app`. `hot` maps paths of POST routes to their ASGI apps; paths in `open_paths` need no key."""
+    """Wraps `app`. `hot` maps paths of POST routes to their ASGI apps; paths in `open_paths` need no key.
+
+    `/metrics` shows all tenants' figures: where keys are set it has a key of its own, or is closed.
+    """
 
     def __init__(
         self, app: ASGIApp, services: Services, *, hot: Mapping[str, ASGIApp], open_paths: frozenset[str]
@@ -111,6 +115,7 @@ class GatewayMiddleware:
         self._recorder = services.recorder
         self._ids = Ids()
         self._keys = Keys(services.keys)
+        self._metrics_keys = Keys({"metrics": services.metrics_key}) if services.metrics_key else None
         self._hot = hot
         self._open = open_paths
 
@@ -123,7 +128,7 @@ class GatewayMiddleware:
         path = get_route_path(scope)
         id_ = request_id(headers) or f"req-{self._ids.new()}"
         try:
-            tenant = None if path in self._open else self._keys.tenant(headers)
+            tenant = None if path in self._open else self._tenant(path, headers)
         except JethroError as error:
             self._recorder.unauthorized()
             await send_error(send, error, [(b"x-request-id", id_.encode())])
@@ -133,6 +138,13 @@ class GatewayMiddleware:
             await self._hot[path](scope, receive, send)
         else:
             await self._cold(scope, receive, send, id_)
+
+    def _tenant(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        if path != METRICS or not self._keys:
+            return self._keys.tenant(headers)
+        if self._metrics_keys is None:
+            raise AuthenticationFailed("/metrics is closed: its key is set by server.metrics_key_env.")
+        return self._metrics_keys.tenant(headers)
 
     async def _cold(self, scope: Scope, receive: Receive, send: Send, id_: str) -> None:
         """The other routes; adds the id to their responses."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from ipaddress import ip_address
 from time import monotonic, time
 from typing import Any
 
@@ -11,7 +10,7 @@ from starlette.responses import Response
 
 from serve_app.api import shapes
 from serve_app.api.body import parse_object, read_body
-from serve_app.api.middleware import CALLER, Caller, Ids
+from serve_app.api.middleware import CALLER, METRICS, Caller, Ids
 from serve_app.api.openapi import Content, Operation, answers
 from serve_app.api.query import chat_request, check
 from serve_app.api.reply import decision_json, json_response
@@ -187,20 +186,11 @@ class Routes:
         ready = (Content(shapes.READY, "Ready."),)
         not_ready = (Content(shapes.READY, "A required pool has no healthy replica."),)
         text = (Content(shapes.TEXT, media_type="text/plain"),)
-        open_metrics = not self._services.keys or is_loopback(self._services.config.server.host)
         return [
             Operation("GET", "/health/live", "live", "Alive.", self.live, answers(shapes.ALIVE), open=True),
             Operation("GET", "/health/ready", "ready", "Ready.", self.ready, {200: ready, 503: not_ready}, open=True),
-            Operation("GET", "/metrics", "metrics", "Metrics.", self.metrics, {200: text}, open=open_metrics),
+            Operation("GET", METRICS, "metrics", "Metrics.", self.metrics, {200: text}),
         ]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _caller(request: Request) -> Caller:

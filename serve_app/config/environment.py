@@ -6,6 +6,8 @@ import socket
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
+from serve_app.front.settings import FOLDER
+
 SERVE_ENVIRONMENT = {
     # HAProxy in front of the replicas, and Serve's one-loop replicas: together worth a factor of ten
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -38,18 +40,30 @@ _BLOCKS = range(20_000, 30_000, _BLOCK)
 _PROBED = 8
 
 
-def prepare_serve_environment(env: MutableMapping[str, str] | None = None, *, home: Path | None = None) -> None:
+def prepare_serve_environment(
+    env: MutableMapping[str, str] | None = None, *, home: Path | None = None, niceness: int = 0
+) -> None:
     """Set the variables that are not set yet. To be called before ray is imported: it reads these at import.
 
     `home`: the endpoint's own folder, for a Ray that this process starts on its own and that no other node joins.
+    `niceness` of Ray's workers, which Ray would run at 15: behind everything else on the machine.
     """
     env = os.environ if env is None else env
-    for name, value in (SERVE_ENVIRONMENT | ({} if home is None else _own(home))).items():
+    settings = SERVE_ENVIRONMENT | {"RAY_worker_niceness": str(niceness)}
+    for name, value in (settings | ({} if home is None else _own(home))).items():
         env.setdefault(name, value)
-    if home is not None and not any(name in env for name in _INGRESS):
+    if home is None:
+        return
+    env[FOLDER] = str(home)
+    if not any(name in env for name in _INGRESS):
         first = _free_block()
         for name, port in zip(_INGRESS, (first, first + _BLOCK - 1), strict=True):
             env[name] = str(port)
+
+
+def leave_home() -> None:
+    """The endpoint's folder is to go."""
+    os.environ.pop(FOLDER, None)
 
 
 def _own(home: Path) -> dict[str, str]:

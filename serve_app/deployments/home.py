@@ -10,12 +10,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from serve_app.config.environment import prepare_serve_environment
+from serve_app.config.environment import leave_home, prepare_serve_environment
 from serve_app.config.load import keep_secrets
 from serve_app.config.tree import Config
 from serve_app.errors import ConfigError
 from serve_app.front.control import drain, sweep
-from serve_app.front.settings import FOLDER, FrontSettings, bundled_haproxy, new_token, save, write_private
+from serve_app.front.settings import FrontSettings, bundled_haproxy, new_token, save, write_private
 
 _LONGEST_PATH = 30
 """Of the folder, in bytes: Ray and HAProxy put sockets in it, whose whole path may have 107."""
@@ -43,9 +43,7 @@ class Home:
         launcher.chmod(0o700)
         write_private(self.path / "ray-token", new_token())
         keep_secrets(config.secrets(), self.path)
-        os.environ.setdefault("RAY_worker_niceness", str(server.niceness))
-        prepare_serve_environment(home=self.path)
-        os.environ[FOLDER] = str(self.path)
+        prepare_serve_environment(home=self.path, niceness=server.niceness)
 
     def drain(self, longest_s: float) -> None:
         """Accept nothing more, and wait until what is open is finished."""
@@ -54,7 +52,7 @@ class Home:
     def remove(self, *, logs: bool = False) -> None:
         """End what still runs there and remove the folder, Ray's logs excepted if they are to stay."""
         sweep(self.path)
-        os.environ.pop(FOLDER, None)
+        leave_home()
         for entry in self.path.iterdir():
             if not logs or entry.name != "ray":
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)

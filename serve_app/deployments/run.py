@@ -20,7 +20,7 @@ from serve_app.errors import ConfigError, JethroError
 from serve_app.routing.registry import Registry
 from serve_app.routing.serving.scoring_service import required_replicas
 
-logger = logging.getLogger("jethro.deployments")
+logger = logging.getLogger("ray.serve")
 
 _APP = "jethro"
 _WATCH_S = 1.0

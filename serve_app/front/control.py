@@ -1,10 +1,14 @@
-"""What the process that started an endpoint does with its front: drain it, and remove what is left of it."""
+"""What the process that started an endpoint does with its front: drain it, and remove what is left of it.
+
+In a pod, `python -m serve_app.front.control FOLDER SECONDS` is the hook before the end (`preStop`).
+"""
 
 import asyncio
 import contextlib
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 from serve_app.front.supervisor import command
@@ -35,3 +39,7 @@ def sweep(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if str(folder).encode() in file.read_bytes() and int(file.parent.name) != os.getpid():
                 os.kill(int(file.parent.name), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if asyncio.run(drain(Path(sys.argv[1]), float(sys.argv[2]))) else 1)

@@ -109,6 +109,9 @@ def _callers(settings: FrontSettings) -> Iterator[str]:
     yield "    stick-table type ipv6 size 100k expire 1m store conn_cur"
     yield "    tcp-request connection track-sc0 src"
     yield f"    tcp-request connection reject if {{ sc0_conn_cur gt {most} }}"
+    # Serve answers with the id that it is given; the Gateway logs it if it is short and visible
+    yield "    http-request del-header x-request-id if { req.fhdr_cnt(x-request-id) gt 1 }"
+    yield "    http-request del-header x-request-id if !{ req.fhdr(x-request-id) -m reg '^[!-~]{1,128}$' }"
     if settings.token:
         yield f"    http-request set-header {PROOF_HEADER} {settings.token}"
 

@@ -65,12 +65,11 @@ def save(settings: FrontSettings, folder: Path) -> None:
     write_private(folder / _FILE, json.dumps(asdict(settings)))
 
 
-def load(env: Mapping[str, str] | None = None) -> FrontSettings:
+def load(env: Mapping[str, str] = os.environ) -> FrontSettings:
     """The settings of the endpoint that this process belongs to.
 
     On a cluster that others started there is no folder: the token is the value of JETHRO_FRONT_TOKEN, or there is none.
     """
-    env = os.environ if env is None else env
     if folder := env.get(FOLDER):
         return FrontSettings(**json.loads((Path(folder) / _FILE).read_text()))
     return FrontSettings(env.get("JETHRO_FRONT_TOKEN", ""), bundled_haproxy())

@@ -60,6 +60,7 @@ class Services:
     demand: Demand = field(default_factory=Demand)
     limiter: FairLimiter = field(default_factory=FairLimiter)
     streams: Streams | None = None
+    metrics_key: str | None = None
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""
@@ -118,6 +119,7 @@ def build_services(
         recorder.watch_streams(streams)
     weights = {key.name: key.weight for key in config.server.keys}
     gateway, share = config.gateway, config.limits.tenant_share
+    metrics = config.server.metrics_key_env
     return Services(
         config=config,
         catalogue=catalogue,
@@ -128,6 +130,7 @@ def build_services(
         recorder=recorder,
         access_log=JsonLog(replica=replica) if config.log.access else NoLog(),
         keys=_keys(config.server.keys),
+        metrics_key=secret(metrics, used_by="server.metrics_key_env") if metrics else None,
         limiter=FairLimiter(gateway.max_ongoing_requests, share, weights, gateway.retry_after_s),
     )
 

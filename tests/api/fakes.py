@@ -224,6 +224,7 @@ def services(
     small: FakePool | None = None,
     large: FakePool | None = None,
     keys: Mapping[str, str] | None = None,
+    metrics_key: str | None = None,
     tree: Config | None = None,
     change: Callable[[dict[str, Any]], None] = lambda parts: None,
 ) -> Services:
@@ -238,6 +239,7 @@ def services(
         "access_log": NoLog(),
         "routers": FakeRouters(),
         "keys": keys or {},
+        "metrics_key": metrics_key,
     }
     change(parts)
     return Services(**parts)

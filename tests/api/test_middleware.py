@@ -39,15 +39,19 @@ async def test_with_a_key(client):
     assert (await client(services(**KEYED), authorization="Bearer k3").get("/v1/models")).status_code == 401
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/docs", "/openapi.json", "/metrics"])
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/docs", "/openapi.json"])
 async def test_open_routes(client, path):
     assert (await client(services(**KEYED)).get(path)).status_code == 200
 
 
-async def test_metrics_need_a_key_where_others_can_reach_them(client):
-    tree = config(server={"host": "0.0.0.0", "keys": [{"name": "acme", "env": "K"}]})
-    assert (await client(services(tree=tree, **KEYED)).get("/metrics")).status_code == 401
-    assert (await client(services(tree=tree, **KEYED), authorization="Bearer k1").get("/metrics")).status_code == 200
+async def test_metrics_have_a_key_of_their_own_where_keys_are_set(client):
+    assert (await client().get("/metrics")).status_code == 200
+    closed = await client(services(**KEYED), authorization="Bearer k1").get("/metrics")
+    assert closed.status_code == 401 and "server.metrics_key_env" in closed.json()["error"]["message"]
+    keyed = services(**KEYED, metrics_key="m")
+    statuses = [(await client(keyed, authorization=f"Bearer {key}").get("/metrics")).status_code for key in ("m", "k1")]
+    assert statuses == [200, 401]
+    assert (await client(keyed, authorization="Bearer m").get("/v1/models")).status_code == 401
 
 
 async def test_docs_can_be_hidden(client):

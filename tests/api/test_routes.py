@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.api.routes import is_loopback
 from serve_app.gateway.services import Readiness
 from serve_app.store.base import Feedback
 from tests.api.fakes import DictStore, FakePool, config, services
@@ -154,21 +153,6 @@ async def test_metrics_hold_ours_and_what_else_there_is(client):
     assert response.headers["content-type"].startswith("text/plain")
     assert 'jethro_decisions_total{pool="small",router="length"} 1.0' in response.text
     assert response.text.endswith("engine_tokens_total 5\n")
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("127.1.2.3", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("x.org", False),
-    ],
-)
-def test_is_loopback(host, expected):
-    assert is_loopback(host) is expected
 
 
 async def test_routers_are_listed_with_version_threshold_and_drift(client):

@@ -1,6 +1,7 @@
 """What is written into the environment before Ray starts."""
 
 import socket
+from pathlib import Path
 
 from serve_app.config.environment import SERVE_ENVIRONMENT, cluster_address, prepare_serve_environment
 
@@ -10,16 +11,18 @@ def test_what_the_operator_set_stays() -> None:
     prepare_serve_environment(env)
     assert env["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
     assert env["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
-    assert "RAY_SERVE_HAPROXY_METRICS_PORT" not in env
+    assert "RAY_SERVE_HAPROXY_BINARY_PATH" not in env
 
 
-def test_two_endpoints_on_one_machine_take_different_proxy_ports() -> None:
+def test_two_endpoints_on_one_machine_share_no_port_no_folder_and_no_token(tmp_path) -> None:
     one: dict[str, str] = {}
     two: dict[str, str] = {}
-    prepare_serve_environment(one, loopback=True)
-    prepare_serve_environment(two, loopback=True)
-    ports = [env[f"RAY_SERVE_HAPROXY_{what}_PORT"] for env in (one, two) for what in ("METRICS", "STATS")]
-    assert len(set(ports)) == 4
+    prepare_serve_environment(one, home=tmp_path / "one")
+    prepare_serve_environment(two, home=tmp_path / "two")
+    own = ["RAY_AUTH_TOKEN_PATH", *(n for n in one if n.startswith("RAY_SERVE_HAPROXY") and str(tmp_path) in one[n])]
+    assert len(own) == 7
+    for name in [*own, "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "JETHRO_FRONT"]:
+        assert one[name] != two[name]
 
 
 def gateway_ports(env: dict[str, str]) -> range:
@@ -31,11 +34,11 @@ def test_a_gateway_never_takes_a_port_of_another_endpoint() -> None:
     for _ in range(20):
         one: dict[str, str] = {}
         two: dict[str, str] = {}
-        prepare_serve_environment(one, loopback=True)
+        prepare_serve_environment(one, home=Path("/nowhere"))
         first = gateway_ports(one)
         with socket.socket() as gateway:
             gateway.bind(("127.0.0.1", first[0]))
-            prepare_serve_environment(two, loopback=True)
+            prepare_serve_environment(two, home=Path("/nowhere"))
         second = gateway_ports(two)
         assert len(first) == len(second) == 100 and set(first).isdisjoint(second)
         assert first[0] >= 20_000 and first[-1] < 30_000
@@ -43,7 +46,7 @@ def test_a_gateway_never_takes_a_port_of_another_endpoint() -> None:
 
 def test_gateway_ports_that_the_operator_set_stay() -> None:
     env = {"RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": "31000"}
-    prepare_serve_environment(env, loopback=True)
+    prepare_serve_environment(env, home=Path("/nowhere"))
     assert "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT" not in env
     joined: dict[str, str] = {}
     prepare_serve_environment(joined)
@@ -57,5 +60,5 @@ def test_cluster_address_is_rays_own_variable() -> None:
 
 def test_whatever_is_unset_is_set() -> None:
     env: dict[str, str] = {}
-    prepare_serve_environment(env)
-    assert env == SERVE_ENVIRONMENT
+    prepare_serve_environment(env, niceness=3)
+    assert env == SERVE_ENVIRONMENT | {"RAY_worker_niceness": "3"}

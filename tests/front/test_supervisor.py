@@ -98,7 +98,12 @@ async def front(tmp_path_factory) -> AsyncIterator[Front]:
             return web.Response()
         if "wait" in request.query:
             await asyncio.sleep(1)
-        response = web.StreamResponse(headers={"proof": request.headers.get(PROOF_HEADER, "")})
+        response = web.StreamResponse(
+            headers={
+                "proof": request.headers.get(PROOF_HEADER, ""),
+                "id": ",".join(request.headers.getall("x-request-id", [])),
+            }
+        )
         await response.prepare(request)
         for _ in range(int(request.query.get("pieces", 1))):
             await response.write(b"piece")
@@ -140,6 +145,15 @@ async def test_requests_carry_the_proof_and_the_sockets_are_the_owners(front):
         await until_answered(front, session)
         async with session.get(front.url, headers={PROOF_HEADER: "forged"}) as response:
             assert response.headers.getall("proof") == [TOKEN]
+        for sent, passed in (
+            ("mine-1", "mine-1"),
+            ("a" * 128, "a" * 128),
+            ("a" * 129, ""),
+            ("two words", ""),
+            ("é", ""),
+        ):
+            async with session.get(front.url, headers={"x-request-id": sent}) as response:
+                assert response.headers["id"] == passed
     for path in front.folder.rglob("*.sock*"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
