@@ -137,7 +137,8 @@ def metrics_page() -> str:
         "and `_count`.\n",
         "## Gateways\n",
         _table(("metric", "type", "labels", "meaning"), _gateway_metrics()),
-        "Every Gateway reports the streams as the Learner last reported them: take one Gateway's value, not the sum.\n",
+        "Every Gateway reports the streams as the Learner last reported them: take one Gateway's value, not the sum. "
+        "The label `stream` is the stream's uid, see [streams](streams.md#state-and-failures).\n",
         "## The transformers engine\n",
         _table(("metric", "type", "labels", "meaning"), _engine_metrics()),
         "## Exported by Ray\n",
@@ -152,7 +153,7 @@ def _gateway_metrics() -> list[tuple[str, ...]]:
 
     registry = CollectorRegistry()
     recorder: Any = Recorder(registry)
-    recorder.watch_store(SimpleNamespace(queued=0, dropped=0, failed=0))
+    recorder.watch_store(SimpleNamespace(queued=0, dropped=0, failed=0, restarts=0, away=False))
     recorder.watch_routers(list)
     recorder.watch_streams(SimpleNamespace(figures=list, waiting=0, away=False))
     rows = []

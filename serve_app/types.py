@@ -4,6 +4,7 @@ Frozen and slotted; units are in the names. Nothing here knows HTTP, Ray or an e
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from types import NoneType
@@ -12,6 +13,9 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_ori
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Endpoint = Literal["chat", "completions"]
+
+REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("jethro_request_id", default=None)
+"""The id, as its caller has seen it, of the request that the current task works for: log lines carry it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.api.reply import INTERNAL, Headers, send_error
 from serve_app.errors import AuthenticationFailed, JethroError
 from serve_app.gateway.services import Services
+from serve_app.types import REQUEST_ID
 
 logger = logging.getLogger("jethro.api")
 
@@ -102,6 +103,14 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
+def _closing(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The header that closes the connection if there is a body: it stays unread, however long it is."""
+    for name, value in headers:
+        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b" 0")):
+            return [(b"connection", b"close")]
+    return []
+
+
 class GatewayMiddleware:
     """Wraps `app`. `hot` maps paths of POST routes to their ASGI apps; paths in `open_paths` need no key.
 
@@ -131,13 +140,17 @@ class GatewayMiddleware:
             tenant = None if path in self._open else self._tenant(path, headers)
         except JethroError as error:
             self._recorder.unauthorized()
-            await send_error(send, error, [(b"x-request-id", id_.encode())])
+            await send_error(send, error, [(b"x-request-id", id_.encode()), *_closing(headers)])
             return
         scope[CALLER] = Caller(id_, tenant)
-        if scope["method"] == "POST" and path in self._hot:
-            await self._hot[path](scope, receive, send)
-        else:
-            await self._cold(scope, receive, send, id_)
+        previous = REQUEST_ID.set(id_)
+        try:
+            if scope["method"] == "POST" and path in self._hot:
+                await self._hot[path](scope, receive, send)
+            else:
+                await self._cold(scope, receive, send, id_)
+        finally:
+            REQUEST_ID.reset(previous)
 
     def _tenant(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         if path != METRICS or not self._keys:

@@ -15,7 +15,7 @@ from serve_app.api.openapi import Content, Operation, answers
 from serve_app.api.query import chat_request, check
 from serve_app.api.reply import decision_json, json_response
 from serve_app.api.schemas import ChatRequest, FeedbackRequest
-from serve_app.errors import ModelNotFound, NotFound, RequestError
+from serve_app.errors import ModelNotFound, RequestError
 from serve_app.gateway.catalogue import ModelEntry
 from serve_app.gateway.services import Services
 from serve_app.store.base import TIE, Feedback, RequestRecord
@@ -146,11 +146,7 @@ class Routes:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _own_record(self, request: Request, decision_id: str) -> Mapping[str, Any]:
-        record = await self._services.store.decision(decision_id)
-        tenant = _caller(request).tenant
-        if tenant is not None and record["tenant"] != tenant:
-            raise NotFound(f"No decision {decision_id[:100]!r}.", param="decision_id")
-        return record
+        return await self._services.store.decision(decision_id, _caller(request).tenant)
 
     def _model(self, entry: ModelEntry) -> dict[str, Any]:
         return {
@@ -174,7 +170,7 @@ class Routes:
         get, routers = "A decision, its result, and its feedback.", "The routers in service."
         decision, stored, record = answers(shapes.DECISION), answers(shapes.STORED), answers(shapes.RECORD)
         one, id_ = "/v1/decisions/{decision_id}", _DECISION_ID
-        reads, writes = (400, 404, 413), (400, 404, 413, 503)
+        reads, writes = (400, 404, 413), (400, 404, 409, 413, 503)
         return [
             Operation("POST", "/v1/route", "route_query", decide, self.route, decision, reads, ChatRequest),
             Operation("POST", "/v1/feedback", "give_feedback", judge, self.feedback, stored, writes, FeedbackRequest),

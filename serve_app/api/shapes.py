@@ -115,6 +115,7 @@ STREAM = _object(
         "id": _STRING,
         "object": {"const": "stream"},
         "model": _STRING,
+        "uid": _STRING,
         "labels": _list(_STRING),
         "instruction": _STRING,
         "llm_pool": _STRING,

@@ -24,9 +24,11 @@ class StoreConfig(Node):
 
 
 class LogConfig(Node):
-    """The request log, one JSON line a request on stderr of the Gateway."""
+    """JSON lines on stderr of each Gateway and replica: its messages, and at a Gateway one line a request."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity of messages that is logged."
+    )
     access: bool = Field(True, description="Log every request.")
 
 

@@ -23,11 +23,12 @@ from serve_app.errors import RequestError, replica_reply
 from serve_app.front.settings import PROOF_HEADER
 from serve_app.front.settings import load as load_front
 from serve_app.gateway.services import build_services
+from serve_app.observability.process_log import log_to_stderr
 from serve_app.pools.directory import Discover, ReplicaReport
 from serve_app.pools.factory import build_pool
 from serve_app.pools.scrape import merged, scrape
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("jethro.deployments")
 
 _METRICS_S = 3.0  # Prometheus allows a scrape 10 s, in which the replicas are scraped as well
 
@@ -43,6 +44,9 @@ class GatewayReplica:
         learner: DeploymentHandle | None = None,
     ) -> None:
         tree = Config.model_validate(config)
+        here = serve.get_replica_context()
+        self._replica, self._here = here.replica_id.unique_id, (here.deployment, here.app_name)
+        log_to_stderr(tree.log.level, self._replica)
         secret = cluster_secret()
         timeout_s = tree.limits.request_timeout_s
         pools = {
@@ -53,8 +57,6 @@ class GatewayReplica:
         self._following = [
             loop.create_task(pools[name].directory.follow(_discover(handle))) for name, handle in handles.items()
         ]
-        here = serve.get_replica_context()
-        self._replica, self._here = here.replica_id.unique_id, (here.deployment, here.app_name)
         remote = ScorerHandle(scorer, tree.scorer.start_timeout_s) if scorer is not None else None
         streams = LearnerHandle(learner) if learner is not None else None
         # loads the routers, and torch with them: before the first request, and not on the loop

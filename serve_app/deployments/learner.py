@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import Config
 from serve_app.errors import JethroError, replica_reply
+from serve_app.observability.process_log import log_to_stderr
 from serve_app.streams.base import BudgetChange, OnlineCore, Published, StreamCreate
 from serve_app.streams.registry import LocalLearner, RegistryOptions
 
@@ -17,7 +19,9 @@ class LearnerReplica:
     """Loads the streams of its folder, learns, and publishes."""
 
     async def __init__(self, config: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
-        options = Config.model_validate(config).streams
+        tree = Config.model_validate(config)
+        log_to_stderr(tree.log.level, serve.get_replica_context().replica_id.unique_id)
+        options = tree.streams
         registry = RegistryOptions(
             Path(options.folder), options.most, options.checkpoint_events, options.most_per_tenant
         )

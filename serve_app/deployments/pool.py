@@ -12,14 +12,16 @@ from typing import Any
 
 import ray
 import uvicorn
+from ray import serve
 from ray.experimental import internal_kv
 
 from serve_app.autoscaling.signals import FINISHED, IN_FLIGHT, QUEUED, SERVICE
 from serve_app.config.pools import PoolConfig
 from serve_app.engines.app import build_replica_app
 from serve_app.engines.base import Engine
+from serve_app.observability.process_log import log_to_stderr
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("jethro.deployments")
 
 _SECRET_KEY = b"jethro:cluster-secret"
 EngineFactory = Callable[[str, PoolConfig], Engine]
@@ -40,8 +42,9 @@ class PoolReplica:
     """Runs a pool's engine. Gateways find it through `describe` and talk to its port."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, name: str, pool: dict[str, Any], engine_factory: str, body_bytes: int
+        self, name: str, pool: dict[str, Any], engine_factory: str, body_bytes: int, log_level: str = "info"
     ) -> None:
+        log_to_stderr(log_level, serve.get_replica_context().replica_id.unique_id)
         config = PoolConfig.model_validate(pool)
         self._drain_s = config.drain_s
         module, _, function = engine_factory.partition(":")

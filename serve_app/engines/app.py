@@ -23,7 +23,7 @@ from serve_app.errors import (
     RequestError,
     UpstreamError,
 )
-from serve_app.types import Endpoint
+from serve_app.types import REQUEST_ID, Endpoint
 
 logger = logging.getLogger("jethro.engines")
 _POSTS: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
@@ -65,6 +65,7 @@ class ReplicaApp:
         headers = dict(scope["headers"])
         if not hmac.compare_digest(headers.get(b"authorization", b""), self._key):
             raise AuthenticationFailed("wrong cluster secret: only the Gateways of this cluster may call a replica")
+        REQUEST_ID.set(headers.get(b"x-request-id", b"").decode("latin-1") or None)
         body = await self._read(receive)
         if body is None:
             return

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, TextIO
 
 import orjson
 
+from serve_app.observability.process_log import StderrLines
 from serve_app.store.base import RequestRecord
 from serve_app.types import DECISION_FIELDS
 
@@ -44,7 +45,7 @@ class JsonLog:
         self, out: TextIO | None = None, *, replica: str = "", queue: int = _QUEUE, flush_s: float = _FLUSH_S
     ) -> None:
         # Not sys.stderr: Ray Serve redirects it to a logger that costs more than the line itself.
-        self._out = out if out is not None else open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - kept
+        self._out = out if out is not None else StderrLines()
         self._replica = replica
         self._flush_s = flush_s
         self._lines: deque[RequestRecord] = deque(maxlen=queue)

@@ -4,7 +4,8 @@ Label values are bounded: endpoints, strategies, pools and routers come from the
 Nothing is observed per token; TPOT is taken once, at the end of a stream.
 
 Metrics of streams, routers, and the store are read at every scrape. Every Gateway reports the Learner's figures of the
-streams: take one of them, not the sum. The label `stream` is bounded by `streams.most`.
+streams: take one of them, not the sum. The label `stream` is the stream's uid, not its name, which is its tenant's; it
+is bounded by `streams.most`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +35,8 @@ class StreamFigures(Protocol):
     """What the Learner reported of one stream."""
 
     @property
-    def name(self) -> str:
-        """The stream."""
+    def uid(self) -> str:
+        """The stream, by the id that it got when it was created."""
 
     @property
     def version(self) -> int:
@@ -85,13 +86,13 @@ def _of_streams(streams: WatchedStreams) -> Families:
     for stream in streams.figures():
         reported, learner = stream.figures, stream.figures["learner"]
         for key, counter in counts.items():
-            counter.add_metric((stream.name,), reported[key])
+            counter.add_metric((stream.uid,), reported[key])
         for level, part in reported["share"].items():
-            share.add_metric((stream.name, level), part)
-        drift.add_metric((stream.name,), learner.get("drift_alarms", 0))
+            share.add_metric((stream.uid, level), part)
+        drift.add_metric((stream.uid,), learner.get("drift_alarms", 0))
         if learner.get("agreement") is not None:
-            agreement.add_metric((stream.name,), learner["agreement"])
-        version.add_metric((stream.name,), stream.version)
+            agreement.add_metric((stream.uid,), learner["agreement"])
+        version.add_metric((stream.uid,), stream.version)
     waiting = GaugeMetricFamily("jethro_learner_waiting", "Events not yet learned", value=streams.waiting)
     away = GaugeMetricFamily("jethro_learner_away", "1: the last request got no answer", value=streams.away)
     return [*counts.values(), drift, share, agreement, version, waiting, away]
@@ -236,6 +237,8 @@ def _of_store(f: StoreFigures) -> Families:
         GaugeMetricFamily("jethro_store_queued", "Decisions waiting for the writer", value=f.queued),
         CounterMetricFamily("jethro_store_dropped", "Decisions lost: the queue was full", value=f.dropped),
         CounterMetricFamily("jethro_store_failed", "Decisions lost: the write failed", value=f.failed),
+        CounterMetricFamily("jethro_store_restarts", "Times the lost or damaged file was replaced", value=f.restarts),
+        GaugeMetricFamily("jethro_store_away", "1: no usable file, decisions wait in memory", value=f.away),
     ]
 
 

@@ -9,6 +9,8 @@ from serve_app.types import Decision, Step, Usage, total_usage
 Status = Literal["completed", "failed", "cancelled", "route_only"]
 TIE: Final = "tie"
 """`Feedback.preferred` where neither answer was better."""
+MOST_FEEDBACK: Final = 100
+"""Pieces of feedback on one decision; further ones are refused."""
 COLLECTED: Final = "collect-"
 """Prefix of the request ids of `jethro data collect`: its queries are not traffic to learn from."""
 
@@ -98,6 +100,14 @@ class StoreFigures(Protocol):
     def failed(self) -> int:
         """Records lost because the write failed."""
 
+    @property
+    def restarts(self) -> int:
+        """Times that the file was found deleted, replaced or damaged, and was opened or started again."""
+
+    @property
+    def away(self) -> bool:
+        """Whether there is no usable file now: records wait in memory."""
+
 
 class Store(StoreFigures, Protocol):
     """Decisions and feedback."""
@@ -109,10 +119,13 @@ class Store(StoreFigures, Protocol):
         """Queue a request that has a decision for the next batch; never blocks. A full queue drops and counts it."""
 
     async def feedback(self, feedback: Feedback) -> None:
-        """Durable when this returns. Raises NotFound if the decision is unknown."""
+        """Durable when this returns. Raises NotFound if the decision is unknown, Conflict if it has MOST_FEEDBACK."""
 
-    async def decision(self, decision_id: str) -> Mapping[str, Any]:
-        """The record with its feedback, as JSON-ready values. Raises NotFound. Sees queued records as well."""
+    async def decision(self, decision_id: str, tenant: str | None = None) -> Mapping[str, Any]:
+        """The record with its feedback, as JSON-ready values; for a tenant, only of its own. Sees queued records.
+
+        Raises NotFound: after the same work for another tenant's decision as for one that there is not.
+        """
 
     async def aclose(self) -> None:
         """Write what is queued and close."""

@@ -4,7 +4,10 @@ The columns of a decision come from its declaration (`DECISION_FIELDS`). A field
 `Database` adds the column to existing files.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from operator import attrgetter
 from typing import Any, Final
 
@@ -22,6 +25,8 @@ APPLICATION_ID: Final = 0x4A455448
 FEEDBACK: Final = ("score", "preferred", "against", "comment", "created_s")
 """The columns of feedback that are shown."""
 
+_INTEGER_MAX: Final = 2**63 - 1
+"""SQLite's."""
 _TYPES: Final[Mapping[type, Any]] = {str: String, float: Float, int: Integer, bool: Boolean}
 """Any other type is stored as JSON text."""
 _ORDER: Final = ("strategy", "pool", "model", "router", "score", "threshold", "reason")
@@ -77,11 +82,24 @@ def missing_columns(present: Collection[str]) -> Iterator[str]:
 
 def row(record: RequestRecord) -> dict[str, Any]:
     """The row of a record that has a decision."""
+    return _row(record, lambda value: orjson.dumps(value, default=dict).decode())
+
+
+def sane_row(record: RequestRecord) -> dict[str, Any]:
+    """As `row`, with the nearest value that SQLite can store for one that it cannot: slower, for the rare record.
+
+    Integers are cut to 64 bits, lone surrogates are escaped; a required value that is missing or not a number is 0.
+    """
+    values = _row(record, lambda value: orjson.dumps(_sane_json(value)).decode())
+    return {name: _sane(decisions.c[name], value) for name, value in values.items()}
+
+
+def _row(record: RequestRecord, to_text: Callable[[Any], str]) -> dict[str, Any]:
     decision, usage = record.decision, record.usage
     assert decision is not None
     values: dict[str, Any] = dict(zip((f.name for f in _FIELDS), _VALUES(decision), strict=True))
     for name in _AS_JSON:
-        values[name] = orjson.dumps(values[name], default=dict).decode()
+        values[name] = to_text(values[name])
     return {
         "decision_id": decision.id,
         "created_s": record.created_s,
@@ -98,6 +116,46 @@ def row(record: RequestRecord) -> dict[str, Any]:
         "error_code": record.error_code,
         "prompt": record.prompt,
     }
+
+
+def _sane(column: Column[Any], value: Any) -> Any:
+    """The value for the column; one of another type stays as it is, and is refused."""
+    if isinstance(value, str):
+        return _sane_text(value)
+    if isinstance(column.type, Float) and isinstance(value, Real):
+        value = _sane_float(value)
+    elif isinstance(column.type, Integer) and isinstance(value, Real):
+        value = _sane_int(value) if isinstance(value, Integral) or math.isfinite(value) else None
+    if value is None and not column.nullable and not column.primary_key:
+        return "" if isinstance(column.type, String) else 0
+    return value
+
+
+def _sane_json(value: Any) -> Any:
+    if isinstance(value, str):
+        return _sane_text(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return _sane_int(value)
+    if isinstance(value, Mapping):
+        return {_sane_text(str(name)): _sane_json(part) for name, part in value.items()}
+    return [_sane_json(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _sane_text(value: str) -> str:
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+def _sane_int(value: Any) -> int:
+    return max(-_INTEGER_MAX - 1, min(_INTEGER_MAX, int(value)))
+
+
+def _sane_float(value: Any) -> float | None:
+    """None for NaN; an integer may be too large for a float."""
+    try:
+        number = float(value)
+    except OverflowError:
+        return sys.float_info.max if value > 0 else -sys.float_info.max
+    return None if math.isnan(number) else number
 
 
 def to_json(decision: Mapping[str, Any], given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

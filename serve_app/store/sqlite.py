@@ -2,6 +2,9 @@
 
 Serving never waits for it: `record` appends to a bounded queue. Feedback and look-ups run after the queue is written,
 so they see every decision of this process; one still queued at another Gateway is looked up again.
+
+The thread watches the file. Deleted, replaced or damaged, it is opened or started again, and what is in memory is
+written there; until that succeeds decisions wait, and feedback and look-ups are refused.
 """
 
 import asyncio
@@ -14,17 +17,19 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from serve_app.config.tree import StoreConfig
-from serve_app.errors import JethroError, NotFound, PoolUnavailable
+from serve_app.errors import ConfigError, NotFound, PoolUnavailable
 from serve_app.store.base import Feedback, RequestRecord
-from serve_app.store.database import Database
+from serve_app.store.database import Database, reason, trouble
 
 logger = logging.getLogger("jethro.store")
 
 _OURS: Final = re.compile(r"[0-9a-f]{24}")
 """Decision ids as the API makes them; only these may still be queued at another Gateway."""
+_WATCH_S: Final = 1.0
+"""Longest time between two looks at the file, and shortest between two attempts to open it again."""
 _PRUNE_EVERY_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
 T = TypeVar("T")
@@ -37,11 +42,15 @@ class SqliteStore:
         self._config, self._clock = config, clock
         self._records: deque[RequestRecord] = deque()
         self._feedback: deque[tuple[Feedback, float, Future[None]]] = deque()
-        self._lookups: deque[tuple[str, Future[dict[str, Any]]]] = deque()
+        self._lookups: deque[tuple[str, str | None, Future[dict[str, Any]]]] = deque()
         self._wake = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
-        self._dropped = self._failed = 0
+        self._dropped = self._failed = self._restarts = 0
+        self._database: Database | None = None
+        self._retry_s = 0.0
+        self._fault: str | None = None
+        """What is wrong with the file, from an error of SQLite or while it cannot be opened."""
 
     @property
     def queued(self) -> int:
@@ -58,6 +67,16 @@ class SqliteStore:
         """Records lost because they could not be written."""
         return self._failed
 
+    @property
+    def restarts(self) -> int:
+        """Times that the file was opened or started again."""
+        return self._restarts
+
+    @property
+    def away(self) -> bool:
+        """Whether there is no usable file now."""
+        return self._database is None
+
     async def start(self) -> None:
         """Open the file and start the writer. Raises ConfigError if the file cannot be used."""
         opened: Future[None] = Future()
@@ -66,8 +85,8 @@ class SqliteStore:
         await asyncio.wrap_future(opened)
 
     def record(self, record: RequestRecord) -> None:
-        """Queue a decision; a full queue drops and counts it."""
-        if len(self._records) >= self._config.queue:
+        """Queue a decision; a full queue drops and counts it, and so does a store that closes."""
+        if len(self._records) >= self._config.queue or self._closing:
             self._dropped += 1
             return
         self._records.append(record)
@@ -75,12 +94,12 @@ class SqliteStore:
             self._wake.set()
 
     async def feedback(self, feedback: Feedback) -> None:
-        """Durable when this returns. Raises NotFound, or PoolUnavailable if the file cannot be written now."""
+        """Durable when this returns. Raises NotFound, Conflict; PoolUnavailable if the file cannot be written now."""
         await self._twice(feedback.decision_id, lambda: self._queue_feedback(feedback))
 
-    async def decision(self, decision_id: str) -> Mapping[str, Any]:
+    async def decision(self, decision_id: str, tenant: str | None = None) -> Mapping[str, Any]:
         """The record with its feedback. Raises NotFound, or PoolUnavailable if the file cannot be read now."""
-        return await self._twice(decision_id, lambda: self._look_up(decision_id))
+        return await self._twice(decision_id, lambda: self._look_up(decision_id, tenant))
 
     async def aclose(self) -> None:
         """Write what is queued and close. Idempotent."""
@@ -94,9 +113,9 @@ class SqliteStore:
         self._feedback.append((feedback, self._clock(), done))
         return done
 
-    def _look_up(self, decision_id: str) -> Future[dict[str, Any]]:
+    def _look_up(self, decision_id: str, tenant: str | None) -> Future[dict[str, Any]]:
         done: Future[dict[str, Any]] = Future()
-        self._lookups.append((decision_id, done))
+        self._lookups.append((decision_id, tenant, done))
         return done
 
     async def _twice(self, decision_id: str, send: Callable[[], Future[T]]) -> T:
@@ -119,56 +138,126 @@ class SqliteStore:
     def _run(self, opened: Future[None]) -> None:
         """The writer thread."""
         try:
-            database = Database(self._config.path)
+            self._database = Database(self._config.path)
         except Exception as e:
             opened.set_exception(e)
             return
         opened.set_result(None)
         pruned_s = 0.0
         while not self._closing:
-            self._wake.wait(self._config.flush_s)
+            self._wake.wait(min(self._config.flush_s, _WATCH_S))
             self._wake.clear()
-            self._serve(database)
+            self._round()
             if self._clock() - pruned_s > _PRUNE_EVERY_S and not self._closing:
                 pruned_s = self._clock()
-                self._prune(database)
-        self._serve(database)
+                self._prune()
+        self._retry_s = 0.0
+        self._round()
+        if self._records:
+            logger.error("store: %d decisions lost, the file cannot be written", len(self._records))
         self._failed += len(self._records)
-        database.close()
+        self._records.clear()
+        self._close()
 
-    def _serve(self, database: Database) -> None:
+    def _round(self) -> None:
         """Write what is queued, then answer what is awaited: it may concern a decision just queued."""
         feedback, lookups = _taken(self._feedback), _taken(self._lookups)
-        while self._records:
-            if not self._write(database):
-                waiting: list[Future[Any]] = [*(f[-1] for f in feedback), *(lookup[-1] for lookup in lookups)]
-                for done in waiting:
-                    _settle(done, None, _unavailable())
-                return
-        if feedback:
-            _add_feedback(database, feedback)
-        for decision_id, found in lookups:
-            _find(database, decision_id, found)
+        try:
+            database = self._checked()
+            if database is not None and self._write(database):
+                self._answer(database, feedback, lookups)
+        except Exception:  # the thread must live: nothing else writes
+            logger.exception("store: a round failed")
+        waiting: list[Future[Any]] = [*(f[-1] for f in feedback), *(lookup[-1] for lookup in lookups)]
+        for done in waiting:
+            if not done.done():
+                _settle(done, None, _unavailable())
+
+    def _checked(self) -> Database | None:
+        """The file, opened again if something happened to it; None: it cannot be used now."""
+        if self._database is not None:
+            self._fault = self._fault or self._database.fault()
+            if self._fault is None:
+                return self._database
+            logger.error("store: %s %s: opening it again", self._config.path, self._fault)
+            self._close()
+        if time.monotonic() < self._retry_s:
+            return None
+        self._retry_s = time.monotonic() + _WATCH_S
+        try:
+            self._database = Database(self._config.path, replace_at_s=self._clock())
+        except ConfigError as e:
+            if self._fault != str(e):  # once, not every second
+                logger.error("store: %d decisions wait: %s", len(self._records), e)
+            self._fault = str(e)
+            return None
+        self._restarts += 1
+        self._fault = None
+        logger.warning("store: %s is open again, %d decisions had waited", self._config.path, len(self._records))
+        return self._database
+
+    def _close(self) -> None:
+        database, self._database = self._database, None
+        if database is None:
+            return
+        try:
+            database.close()
+        except Exception as e:  # of a file that is gone or damaged
+            logger.warning("store: closing %s: %s: %s", self._config.path, type(e).__name__, e)
+
+    def _answer(
+        self,
+        database: Database,
+        feedback: Sequence[tuple[Feedback, float, Future[None]]],
+        lookups: Sequence[tuple[str, str | None, Future[dict[str, Any]]]],
+    ) -> None:
+        try:
+            if feedback:
+                _add_feedback(database, feedback)
+            for decision_id, tenant, found in lookups:
+                _find(database, decision_id, tenant, found)
+        except SQLAlchemyError as e:
+            self._note(e)
+            logger.warning("store: feedback and look-ups are refused: %s", reason(e))
 
     def _write(self, database: Database) -> bool:
-        """One batch; False if the file cannot be written now and the batch waits for the next round."""
-        batch = [self._records.popleft() for _ in range(min(len(self._records), self._config.batch))]
-        try:
-            database.write(batch)
-        except OperationalError as e:  # locked, or the disk is full: it may pass
-            self._records.extendleft(reversed(batch))
-            logger.warning("store: %d decisions wait, the file cannot be written: %s", len(self._records), e.orig)
-            return False
-        except Exception:
-            self._failed += len(batch)
-            logger.exception("store: %d decisions lost", len(batch))
+        """All that is queued, in batches; False if the file cannot be written now and they wait for the next round."""
+        while self._records:
+            batch = [self._records[i] for i in range(min(len(self._records), self._config.batch))]
+            try:
+                lost = database.write(batch)
+            except SQLAlchemyError as e:
+                self._note(e)
+                logger.warning(
+                    "store: %d decisions wait, the file cannot be written: %s", len(self._records), reason(e)
+                )
+                return False
+            for _ in batch:
+                self._records.popleft()
+            self._failed += len(lost)
+            for record, error in lost:
+                self._report(record, error)
         return True
 
-    def _prune(self, database: Database) -> None:
+    def _note(self, error: SQLAlchemyError) -> None:
+        """An error that calls for opening the file again: at the next round."""
+        if trouble(error) == "file":
+            self._fault = f"cannot be used ({reason(error)})"
+            self._wake.set()
+
+    def _report(self, record: RequestRecord, error: Exception) -> None:
+        known = {"request_id": record.request_id}
+        id_ = record.decision.id if record.decision is not None else None
+        logger.error("store: decision %s lost: %s: %s", id_, type(error).__name__, reason(error), extra=known)
+
+    def _prune(self) -> None:
+        if self._database is None:
+            return
         try:
-            gone = database.prune(self._clock() - self._config.keep_days * _DAY_S)
+            gone = self._database.prune(self._clock() - self._config.keep_days * _DAY_S)
         except SQLAlchemyError as e:
-            logger.warning("store: old decisions could not be deleted: %s", e)
+            self._note(e)
+            logger.warning("store: old decisions could not be deleted: %s", reason(e))
             return
         if gone:
             logger.info("store: %d decisions older than %d days deleted", gone, self._config.keep_days)
@@ -179,23 +268,21 @@ def _taken(queue: deque[T]) -> list[T]:
 
 
 def _add_feedback(database: Database, given: Sequence[tuple[Feedback, float, Future[None]]]) -> None:
-    """All feedback in one transaction."""
-    refused: Sequence[JethroError | None]
-    try:
-        refused = database.add_feedback([(feedback, created_s) for feedback, created_s, _ in given])
-    except Exception:
-        logger.exception("store: feedback could not be written")
-        refused = [_unavailable() for _ in given]
+    """All feedback in one transaction. Raises SQLAlchemyError."""
+    refused = database.add_feedback([(feedback, created_s) for feedback, created_s, _ in given])
     for (_, _, done), error in zip(given, refused, strict=True):
         _settle(done, None, error)
 
 
-def _find(database: Database, decision_id: str, found: Future[dict[str, Any]]) -> None:
+def _find(database: Database, decision_id: str, tenant: str | None, found: Future[dict[str, Any]]) -> None:
+    """One look-up. Raises SQLAlchemyError."""
     try:
-        _settle(found, database.find(decision_id), None)
+        _settle(found, database.find(decision_id, tenant), None)
     except NotFound as e:
         _settle(found, None, e)
-    except Exception:
+    except Exception as e:  # no other look-up fails for it
+        if trouble(e) is not None:
+            raise
         logger.exception("store: a look-up failed")
         _settle(found, None, _unavailable())
 

@@ -35,7 +35,7 @@ logger = logging.getLogger("jethro.streams")
 class StreamStatus:
     """One stream for the metrics; counts are the Learner's, over the stream's life."""
 
-    name: str
+    uid: str
     version: int
     figures: Mapping[str, Any]
 
@@ -121,8 +121,8 @@ class Streams:
 
     def figures(self) -> list[StreamStatus]:
         """Each stream as last known, for the metrics."""
-        published = self._sync.published.items()
-        return [StreamStatus(name, int(p.figures["version"]), p.figures) for name, p in published if p.figures]
+        published = self._sync.published.values()
+        return [StreamStatus(p.uid, int(p.figures["version"]), p.figures) for p in published if p.figures]
 
     @property
     def waiting(self) -> int:
@@ -184,7 +184,7 @@ class Streams:
         published, active = self._sync.published.get(name), self._sync.active.get(name)
         if published is None or not _owns(published.owner, owner):
             raise NotFound(f"No stream {name[:60]!r}.", param="name")
-        shown: dict[str, Any] = {"id": name, "object": "stream", "model": PREFIX + name}
+        shown: dict[str, Any] = {"id": name, "object": "stream", "model": PREFIX + name, "uid": published.uid}
         if active is not None:
             values = ((field, getattr(active.spec, field)) for field in _SPEC_FIELDS)
             shown |= {field: list(value) if isinstance(value, tuple) else value for field, value in values}

@@ -194,7 +194,8 @@ class DictStore:
     def __init__(self) -> None:
         self.records: dict[str, RequestRecord] = {}
         self.judgements: list[Feedback] = []
-        self.queued = self.dropped = self.failed = 0
+        self.queued = self.dropped = self.failed = self.restarts = 0
+        self.away = False
 
     async def start(self) -> None:
         pass
@@ -207,10 +208,10 @@ class DictStore:
         await self.decision(feedback.decision_id)
         self.judgements.append(feedback)
 
-    async def decision(self, decision_id: str) -> Mapping[str, Any]:
-        if decision_id not in self.records:
+    async def decision(self, decision_id: str, tenant: str | None = None) -> Mapping[str, Any]:
+        record = self.records.get(decision_id)
+        if record is None or tenant not in (None, record.tenant):
             raise NotFound(f"No decision {decision_id!r}.", param="decision_id")
-        record = self.records[decision_id]
         assert record.decision is not None
         told = {"decision_id": decision_id, "tenant": record.tenant, "pool": record.decision.pool}
         return told | {"status": record.status} | asdict(record.usage)

@@ -1,10 +1,16 @@
-""""""
+import logging
+import socket
+from dataclasses import replace
 
 import pytest
 
 from serve_app.api.app import build_app
 from serve_app.api.middleware import GatewayMiddleware
-from tests.api.fakes import config, services
+from serve_app.observability.access_log import NoLog
+from serve_app.observability.process_log import RequestIdFilter
+from serve_app.types import REQUEST_ID
+from tests.api.fakes import DictStore, FakePool, config, services
+from tests.api.server import serving
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "jethro", "messages": [{"role": "user", "content": "hi"}]}
@@ -123,3 +129,62 @@ async def test_what_is_not_http_passes_through():
 
     await GatewayMiddleware(app, services=services(), hot={}, open_paths=frozenset())({"type": "lifespan"}, None, None)
     assert seen == ["lifespan"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "content-length: 100000000000\r\n",
+        "content-length: 5000000\r\nexpect: 100-continue\r\n",
+        "transfer-encoding: chunked\r\n",
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, "/v1/feedback", "/v1/streams"])
+def test_an_unauthenticated_body_is_not_read_and_the_connection_is_closed(head, path):
+    with serving(lambda: services(**KEYED)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            request = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{head}\r\n"
+            connection.sendall(request.encode())
+            answer = b""
+            while part := connection.recv(65536):  # until the server closes
+                answer += part
+    assert answer.startswith(b"HTTP/1.1 401 ") and b"100 Continue" not in answer
+    assert b"connection: close" in answer and b"missing_api_key" in answer
+
+
+async def test_a_refusal_without_a_body_keeps_the_connection(client):
+    for headers in ({}, {"content-length": "0"}):
+        response = await client(services(**KEYED)).get("/v1/models", headers=headers)
+        assert response.status_code == 401 and "connection" not in response.headers
+
+
+async def test_one_id_everywhere(client, caplog):
+    pool, store, logged = FakePool(), DictStore(), []
+
+    class Failing(FakePool):
+        async def complete(self, query, call):
+            logging.getLogger("jethro.pools").warning("tried")
+            raise ValueError("a fault of ours")
+
+    class Lines(NoLog):
+        def write(self, record):
+            logged.append(record.request_id)
+
+    caplog.handler.addFilter(RequestIdFilter())
+    try:
+        parts = replace(services(small=pool), store=store, access_log=Lines())
+        for sent, kept in (("mine", True), ("x" * 128, True), ("x" * 129, False), ("caf\xe9", False), ("a b", False)):
+            response = await client(parts).post(CHAT, json=ASK, headers={"x-request-id": sent.encode("latin-1")})
+            seen = response.headers["x-request-id"]
+            assert (seen == sent) is kept and len(seen) <= 128
+            (stored,) = store.records.values()
+            assert (stored.request_id, pool.calls[-1].request_id, logged[-1]) == (seen, seen, seen)
+            store.records.clear()
+        failed = await client(services(small=Failing())).post(CHAT, json=ASK, headers={"x-request-id": "broken"})
+        assert failed.status_code == 500
+        lines = {r.getMessage(): r.request_id for r in caplog.records if r.name.startswith("jethro.")}
+        assert lines == {"tried": "broken", "request broken failed": "broken"}
+    finally:
+        caplog.handler.filters.clear()
+    assert REQUEST_ID.get() is None

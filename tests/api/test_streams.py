@@ -128,15 +128,17 @@ async def test_metrics(http):
     await http.post("/v1/streams", json=MADE)
     await http.post("/v1/chat/completions", json=ask("full of joy"))
     await figures(http, lambda f: f["labelled"] == 1)
-    lines = (await http.get("/metrics")).text.splitlines()
+    uid = (await http.get("/v1/streams/mood")).json()["uid"]
+    text = (await http.get("/metrics")).text
     for line in (
-        'jethro_stream_queries_total{stream="mood"} 1.0',
-        'jethro_stream_llm_calls_total{stream="mood"} 1.0',
-        'jethro_stream_share{level="llm",stream="mood"} 1.0',
-        'jethro_stream_drift_alarms_total{stream="mood"} 0.0',
+        f'jethro_stream_queries_total{{stream="{uid}"}} 1.0',
+        f'jethro_stream_llm_calls_total{{stream="{uid}"}} 1.0',
+        f'jethro_stream_share{{level="llm",stream="{uid}"}} 1.0',
+        f'jethro_stream_drift_alarms_total{{stream="{uid}"}} 0.0',
         "jethro_learner_away 0.0",
     ):
-        assert line in lines
+        assert line in text.splitlines()
+    assert "mood" not in text  # a tenant's word
 
 
 async def test_too_many_streams_are_a_429(client, tmp_path):

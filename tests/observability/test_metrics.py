@@ -115,13 +115,14 @@ def test_feedback_is_counted():
 
 def test_the_stores_figures_are_read_at_each_scrape():
     class Figures:
-        queued, dropped, failed = 1, 2, 3
+        queued, dropped, failed, restarts, away = 1, 2, 3, 4, True
 
     recorder, figures = Recorder(), Figures()
     recorder.watch_store(figures)
     figures.queued = 7
     seen = samples(recorder)
-    assert [seen[f"jethro_store_{n}"] for n in ("queued", "dropped_total", "failed_total")] == [7, 2, 3]
+    names = ("queued", "dropped_total", "failed_total", "restarts_total", "away")
+    assert [seen[f"jethro_store_{name}"] for name in names] == [7, 2, 3, 4, 1]
 
 
 def test_recorders_do_not_share_and_can_be_given_a_registry():

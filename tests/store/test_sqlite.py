@@ -1,4 +1,5 @@
 import asyncio
+import shutil
 import sqlite3
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 from serve_app.config.tree import StoreConfig
 from serve_app.errors import ConfigError, NotFound, PoolUnavailable
 from serve_app.store.base import Feedback, RequestRecord
+from serve_app.store.database import Database
 from serve_app.store.sqlite import SqliteStore
 from serve_app.types import Decision, Step, Usage
 
@@ -167,14 +169,50 @@ async def test_a_decision_told_twice_is_kept_once(store, config):
     assert (await store.decision("d1"))["status"] == "completed"
 
 
-async def test_a_record_that_cannot_be_written_is_counted_and_harms_only_its_batch(store, caplog):
-    store.record(record("bad", latency_ms=object()))
+async def test_a_record_that_cannot_be_written_loses_only_itself_and_says_so(config, caplog):
+    store = open_store(config, batch=100)
+    for i in range(50):
+        store.record(record(f"d{i:02}"))
+    store.record(record("bad", request_id="r-bad", latency_ms=object()))
+    store.record(record("last"))
+    assert store.queued == 52
+    await store.start()
+    assert await store.decision("last")
     with pytest.raises(NotFound):
         await store.decision("bad")
-    assert store.failed == 1
-    store.record(record("good"))
-    assert await store.decision("good")
-    assert "decisions lost" in caplog.text
+    assert (store.failed, store.queued, store.dropped, len(rows(config))) == (1, 0, 0, 51)
+    (line,) = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert "decision bad lost: StatementError" in line.getMessage() and line.request_id == "r-bad"
+    assert "INSERT" not in line.getMessage()
+    await store.aclose()
+    store.record(record("late"))
+    assert (store.queued, store.dropped) == (0, 1)
+
+
+async def test_what_cannot_be_written_at_the_end_is_counted(config):
+    store = open_store(config, flush_s=60.0)
+    await store.start()
+    shutil.rmtree(Path(config.path).parent)
+    Path(config.path).parent.write_text("in the way")
+    store.record(record())
+    await store.aclose()
+    assert (store.queued, store.failed) == (0, 1)
+
+
+async def test_another_tenants_decision_takes_the_same_look_ups_as_none(config, monkeypatch):
+    store = open_store(config)
+    await store.start()
+    ours, none = "0" * 24, "1" * 24
+    store.record(record(ours, tenant="acme"))
+    assert (await store.decision(ours, "acme"))["tenant"] == "acme"
+    seen: list[str] = []
+    find = Database.find
+    monkeypatch.setattr(Database, "find", lambda *args: (seen.append(args[1]), find(*args))[1])
+    for decision_id in (ours, none):
+        with pytest.raises(NotFound, match=decision_id):
+            await store.decision(decision_id, "umbrella")
+    assert seen == [ours, ours, none, none]
+    await store.aclose()
 
 
 async def test_two_gateways_share_the_file(config):

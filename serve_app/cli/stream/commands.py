@@ -165,6 +165,7 @@ def budget_line(stream: dict[str, Any]) -> str:
 def lines(stream: Mapping[str, Any]) -> Iterator[str]:
     """A stream's figures, most important first; error counts that are zero are left out."""
     yield f"stream {stream['id']} ({stream['model']}): {stream['state']}"
+    yield f"  uid {stream['uid']}: the label `stream` in the metrics"
     if stream["error"]:
         yield f"  error: {stream['error']}"
     if not (figures := stream["figures"]):

@@ -1,0 +1,111 @@
+"""What the `jethro` loggers of a process say, as JSON lines on its stderr, alongside the request log's.
+
+Inside a replica Ray Serve replaces sys.stderr by a logger that drops most lines, so the lines go to file descriptor 2
+itself. Errors of asyncio, of uvicorn and of threads go the same way: nothing else would show them.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from serve_app.types import REQUEST_ID
+
+_FOREIGN: Final = ("asyncio", "uvicorn.error")
+"""Loggers of others that report our exceptions; of theirs only errors, since callers can cause warnings at will."""
+_LONGEST: Final = 20_000
+"""Characters of a message or a traceback; of a longer one the beginning is cut."""
+
+
+class StderrLines:
+    """File descriptor 2 as a text stream of whole lines: those of several threads and streams do not mix."""
+
+    _lock: Final = threading.Lock()
+
+    def __init__(self) -> None:
+        self._out = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115 - kept
+
+    def write(self, lines: str) -> None:
+        """Write complete lines. Raises OSError, ValueError if stderr is closed."""
+        with self._lock:
+            self._out.write(lines)
+            self._out.flush()
+
+    def flush(self) -> None:
+        """Nothing is left to write."""
+
+
+class RequestIdFilter(logging.Filter):
+    """Adds `request_id` to a record that has none: the current request's, or None."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Every record passes."""
+        if not hasattr(record, "request_id"):
+            record.request_id = REQUEST_ID.get()
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON; `replica` names the process. The traceback is one string."""
+
+    def __init__(self, replica: str = "") -> None:
+        super().__init__()
+        self._replica = replica
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        fields: dict[str, Any] = {
+            "event": "log",
+            "time": round(record.created, 3),
+            "replica": self._replica,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _valid(record.getMessage()),
+        }
+        if (request_id := getattr(record, "request_id", None)) is not None:
+            fields["request_id"] = _valid(str(request_id))
+        if record.exc_info:
+            fields["traceback"] = _valid(self.formatException(record.exc_info))
+        return orjson.dumps(fields).decode()
+
+
+def log_to_stderr(level: str, replica: str = "") -> None:
+    """Send the `jethro` loggers of this process to its stderr, from `level` (a name) upwards. Idempotent."""
+    handler = logging.StreamHandler(StderrLines())
+    handler.setFormatter(JsonFormatter(replica))
+    handler.addFilter(RequestIdFilter())
+    _install(logging.getLogger("jethro"), [handler])
+    logging.getLogger("jethro").setLevel(level.upper())
+    errors = logging.StreamHandler(StderrLines())
+    errors.setLevel(logging.ERROR)
+    errors.setFormatter(JsonFormatter(replica))
+    errors.addFilter(RequestIdFilter())
+    for name in _FOREIGN:
+        _install(logging.getLogger(name), [errors])
+    threading.excepthook = _thread_failed
+
+
+def _install(logger: logging.Logger, handlers: Sequence[logging.Handler]) -> None:
+    """Replace our handlers; what is above the logger does not log a second time."""
+    for old in [h for h in logger.handlers if isinstance(h.formatter, JsonFormatter)]:
+        logger.removeHandler(old)
+    for handler in handlers:
+        logger.addHandler(handler)
+    logger.propagate = False
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_type is SystemExit:
+        return
+    name = failed.thread.name if failed.thread is not None else "?"
+    error = failed.exc_value if failed.exc_value is not None else failed.exc_type()
+    logging.getLogger("jethro").error("thread %s failed", name, exc_info=(failed.exc_type, error, failed.exc_traceback))
+
+
+def _valid(text: str) -> str:
+    """Valid UTF-8 of bounded length."""
+    if len(text) > _LONGEST:
+        text = "… " + text[-_LONGEST:]
+    return text.encode("utf-8", "backslashreplace").decode()

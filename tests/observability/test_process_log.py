@@ -1,0 +1,117 @@
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from serve_app.observability.process_log import JsonFormatter, RequestIdFilter, log_to_stderr
+from serve_app.types import REQUEST_ID
+
+AS_IN_A_REPLICA = """
+import logging, sys, threading
+class Dropped:
+    def write(self, text): pass
+    def flush(self): pass
+sys.stderr = Dropped()  # as Ray Serve's logger at WARNING: it takes stderr's lines as INFO
+from serve_app.observability.process_log import log_to_stderr
+from serve_app.types import REQUEST_ID
+if sys.argv[1] == "on":
+    log_to_stderr("info", "g1")
+    log_to_stderr("info", "g1")
+REQUEST_ID.set("abc")
+logging.getLogger("jethro.store").warning("a %s", "warning")
+logging.getLogger("jethro.api").debug("below the level")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("jethro.api").exception("failed")
+logging.getLogger("asyncio").error("Task exception was never retrieved")
+logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+thread = threading.Thread(target=lambda: [][1], name="t1")
+thread.start()
+thread.join()
+"""
+
+
+def lines(how: str) -> list[dict]:
+    done = subprocess.run([sys.executable, "-c", AS_IN_A_REPLICA, how], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    return [json.loads(line) for line in done.stderr.splitlines()]
+
+
+def test_warnings_and_tracebacks_reach_stderr_though_sys_stderr_is_redirected():
+    assert lines("off") == []
+    warning, failed, foreign, thread = lines("on")
+    known = {"event": "log", "replica": "g1", "request_id": "abc"}
+    assert warning.items() >= (known | {"level": "warning", "logger": "jethro.store", "message": "a warning"}).items()
+    assert failed.items() >= (known | {"level": "error", "message": "failed"}).items()
+    assert failed["traceback"].splitlines()[-1] == "ZeroDivisionError: division by zero"
+    assert foreign["logger"] == "asyncio"
+    assert thread["message"] == "thread t1 failed" and "IndexError" in thread["traceback"]
+
+
+def formatted(message: str, *args: object, **extra: object) -> dict:
+    record = logging.LogRecord("jethro.x", logging.ERROR, "f", 1, message, args, None)
+    vars(record).update(extra)
+    assert RequestIdFilter().filter(record)
+    line = JsonFormatter("r").format(record)
+    assert "\n" not in line
+    return json.loads(line)
+
+
+def test_a_line_cannot_be_broken_and_is_bounded():
+    assert formatted('x\n{"event": "forged"} \ud800')["message"] == 'x\n{"event": "forged"} \\ud800'
+    assert len(formatted("%s", "y" * 10**6)["message"]) < 21_000
+    assert "request_id" not in formatted("no request")
+
+
+def test_a_record_with_an_id_of_its_own_keeps_it():
+    given = REQUEST_ID.set("the task's")
+    try:
+        assert formatted("x")["request_id"] == "the task's"
+        assert formatted("x", request_id="its own")["request_id"] == "its own"
+    finally:
+        REQUEST_ID.reset(given)
+
+
+@pytest.fixture
+def loggers():
+    named = [logging.getLogger(name) for name in ("jethro", "asyncio", "uvicorn.error")]
+    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in named]
+    hook = threading.excepthook
+    yield named
+    threading.excepthook = hook
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def test_setting_up_twice_logs_once_and_leaves_other_handlers(loggers):
+    other = logging.NullHandler()
+    loggers[0].addHandler(other)
+    for level in ("debug", "error"):
+        log_to_stderr(level)
+    assert [len(logger.handlers) for logger in loggers] == [2, 1, 1] and other in loggers[0].handlers
+    assert loggers[0].level == logging.ERROR
+
+
+def test_lines_of_many_threads_do_not_mix():
+    read, write = os.pipe()
+    code = (
+        "import threading\n"
+        "from serve_app.observability.process_log import StderrLines\n"
+        "outs = [StderrLines() for _ in range(4)]\n"
+        "run = lambda out, c: [out.write((c * 9000 + chr(10)) * 3) for _ in range(20)]\n"
+        "threads = [threading.Thread(target=run, args=(out, c)) for out, c in zip(outs, 'abcd')]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=write) as process:
+        os.close(write)
+        with open(read) as out:
+            found = out.read().splitlines()
+        assert process.wait(60) == 0
+    assert len(found) == 240 and {len(line) for line in found} == {9000}
+    assert all(len(set(line)) == 1 for line in found)
