@@ -112,6 +112,8 @@ def _callers(settings: FrontSettings) -> Iterator[str]:
     # Serve answers with the id that it is given; the Gateway logs it if it is short and visible
     yield "    http-request del-header x-request-id if { req.fhdr_cnt(x-request-id) gt 1 }"
     yield "    http-request del-header x-request-id if !{ req.fhdr(x-request-id) -m reg '^[!-~]{1,128}$' }"
+    # else Serve reads a body before the Gateway has seen the key; the Gateway watches for the disconnect itself
+    yield "    http-request set-header x-request-disconnect-disabled ?1"
     if settings.token:
         yield f"    http-request set-header {PROOF_HEADER} {settings.token}"
 

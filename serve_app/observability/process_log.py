@@ -6,6 +6,7 @@ itself. Errors of asyncio, of uvicorn and of threads go the same way: nothing el
 
 import logging
 import threading
+import traceback
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -67,7 +68,8 @@ class JsonFormatter(logging.Formatter):
         if (request_id := getattr(record, "request_id", None)) is not None:
             fields["request_id"] = _valid(str(request_id))
         if record.exc_info:
-            fields["traceback"] = _valid(self.formatException(record.exc_info))
+            # not formatException, which prints to a string: Ray Serve's own `print` would garble it
+            fields["traceback"] = _valid("".join(traceback.format_exception(*record.exc_info)).rstrip())
         return orjson.dumps(fields).decode()
 
 

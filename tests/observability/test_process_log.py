@@ -16,6 +16,9 @@ class Dropped:
     def write(self, text): pass
     def flush(self): pass
 sys.stderr = Dropped()  # as Ray Serve's logger at WARNING: it takes stderr's lines as INFO
+import builtins
+plain = builtins.print
+builtins.print = lambda *objects, file=None, **options: plain(objects, file=file, **options)  # as Ray Serve's
 from serve_app.observability.process_log import log_to_stderr
 from serve_app.types import REQUEST_ID
 if sys.argv[1] == "on":

@@ -29,7 +29,9 @@ def delete(path: Path) -> None:
 
 
 def delete_all(path: Path) -> None:
-    shutil.rmtree(path.parent)
+    away = path.parent.with_name("away")
+    path.parent.rename(away)  # at once: a Gateway may remove and create files there
+    shutil.rmtree(away)
 
 
 def put_another_there(path: Path) -> None:
