@@ -11,13 +11,14 @@ from typing import Any
 from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.app import build_app
 from serve_app.api.reply import send_error
 from serve_app.config import Config
 from serve_app.deployments.learner import LearnerHandle
 from serve_app.deployments.pool import cluster_secret
+from serve_app.deployments.request_ids import without_request_id
 from serve_app.deployments.scorer import ScorerHandle
 from serve_app.errors import RequestError, replica_reply
 from serve_app.front.settings import PROOF_HEADER
@@ -109,20 +110,6 @@ def only_through_front(app: ASGIApp, token: str) -> ASGIApp:
         await app(scope, receive, send)
 
     return checked if token else app
-
-
-def without_request_id(app: ASGIApp) -> ASGIApp:
-    """The app without its `x-request-id` header: Serve adds one of its own, and two would be joined by clients."""
-
-    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_on(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [h for h in message["headers"] if h[0] != b"x-request-id"]
-            await send(message)
-
-        await app(scope, receive, send_on)
-
-    return wrapped
 
 
 def _discover(handle: DeploymentHandle) -> Discover:

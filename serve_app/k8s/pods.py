@@ -143,6 +143,7 @@ def environment(config: Config) -> list[dict[str, Any]]:
     plain = SERVE_ENVIRONMENT | {
         DRAIN: str(drain_s(config)),
         "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": _LATENCY_MS,
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.deployments.request_ids:middlewares",
         "RAY_DASHBOARD_MAX_EVENTS_TO_CACHE": "2000",
         "JETHRO_CONFIG": CONFIG_PATH,
         "HF_HOME": f"{STATE_PATH}/models",
