@@ -2,8 +2,11 @@ from dataclasses import replace
 
 import pytest
 
+from serve_app.config.tree import StoreConfig
 from serve_app.gateway.services import Readiness
-from serve_app.store.base import Feedback
+from serve_app.store.base import MOST_FEEDBACK, Feedback
+from serve_app.store.database import Database
+from serve_app.store.sqlite import SqliteStore
 from tests.api.fakes import DictStore, FakePool, config, services
 
 ASK = {"model": "jethro", "messages": [{"role": "user", "content": "hi"}]}
@@ -104,6 +107,41 @@ async def test_feedback_that_prefers_an_answer(client):
 async def test_feedback_on_an_unknown_decision(client):
     response = await client().post("/v1/feedback", json={"decision_id": "none", "score": 1})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_feedback_on_a_decision_is_bounded(client, tmp_path):
+    path = str(tmp_path / "x.sqlite3")
+    store = SqliteStore(StoreConfig(path=path, flush_s=0.05))
+    await store.start()
+    http = client(replace(services(), store=store))
+    decision_id = (await http.post("/v1/chat/completions", json=ASK)).headers["x-jethro-decision-id"]
+    given = {"decision_id": decision_id, "score": 1}
+    statuses = [(await http.post("/v1/feedback", json=given)).status_code for _ in range(MOST_FEEDBACK)]
+    refused = await http.post("/v1/feedback", json=given)
+    assert set(statuses) == {200} and refused.status_code == 409
+    assert refused.json()["error"].items() >= {"code": "too_much_feedback", "param": "decision_id"}.items()
+    assert "100 pieces of feedback" in refused.json()["error"]["message"]
+    await store.aclose()
+
+
+async def test_another_tenants_decision_is_looked_up_as_one_that_there_is_not(client, tmp_path, monkeypatch):
+    store = SqliteStore(StoreConfig(path=str(tmp_path / "x.sqlite3"), flush_s=0.05))
+    await store.start()
+    parts = replace(services(keys={"acme": "k1", "umbrella": "k2"}), store=store)
+    ours, theirs = client(parts, authorization="Bearer k1"), client(parts, authorization="Bearer k2")
+    decision_id = (await ours.post("/v1/chat/completions", json=ASK)).headers["x-jethro-decision-id"]
+    assert (await ours.get(f"/v1/decisions/{decision_id}")).status_code == 200
+    looked_up, find = [], Database.find
+    monkeypatch.setattr(Database, "find", lambda *given: (looked_up.append(given[1:]), find(*given))[1])
+    answers = []
+    for id_ in (decision_id, "0" * 24):
+        answers.append((await theirs.get(f"/v1/decisions/{id_}")).text.replace(id_, "ID"))
+        answers.append(
+            (await theirs.post("/v1/feedback", json={"decision_id": id_, "score": 0})).text.replace(id_, "ID")
+        )
+    assert len(set(answers)) == 1 and "No decision" in answers[0]
+    assert looked_up == [(decision_id, "umbrella")] * 4 + [("0" * 24, "umbrella")] * 4
+    await store.aclose()
 
 
 async def test_another_tenants_decision_does_not_exist(client):

@@ -1,14 +1,18 @@
 """The builder: config in, application out, mistakes refused."""
 
+import asyncio
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from ray import serve
 from ray.serve import Application
 
 from serve_app.config import Config, load
-from serve_app.deployments import build
+from serve_app.deployments import build, gateway, learner, pool, scorer
 from serve_app.deployments.application import BuildArgs, deployment_name
 from serve_app.deployments.run import check_port, check_secrets, start, why_failed
 from serve_app.errors import ConfigError
@@ -75,3 +79,30 @@ def test_a_failed_deployment_says_what_to_mend() -> None:
     told = why_failed({"SmallPool": "", "LargePool": traceback})
     assert "LargePool" in told and "model '/m' cannot be loaded: give a folder in Hugging Face format" in told
     assert why_failed({"SmallPool": ""}) == ""
+
+
+class _Logs(Exception):
+    """Level and replica that a replica's log was set up with."""
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(gateway, "GatewayReplica"), (pool, "PoolReplica"), (learner, "LearnerReplica"), (scorer, "ScorerReplica")],
+)
+def test_every_replica_sets_up_its_log_first(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
+    def log_to_stderr(level: str, replica: str) -> None:
+        raise _Logs(level, replica)
+
+    context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"), deployment="d", app_name="jethro")
+    monkeypatch.setattr(serve, "get_replica_context", lambda: context)
+    monkeypatch.setattr(module, "log_to_stderr", log_to_stderr)
+    tree = load("lab").model_dump(mode="json") | {"log": {"level": "error"}}
+    arguments = {
+        "GatewayReplica": (tree, {}),
+        "PoolReplica": ("small", tree["pools"]["small"], "none:none", 1, "error"),
+        "LearnerReplica": (tree,),
+        "ScorerReplica": (tree,),
+    }[name]
+    with pytest.raises(_Logs) as caught:
+        asyncio.run(getattr(module, name).__init__(SimpleNamespace(), *arguments))
+    assert caught.value.args == ("error", "r1")
