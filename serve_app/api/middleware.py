@@ -148,7 +148,8 @@ class GatewayMiddleware:
             if scope["method"] == "POST" and path in self._hot:
                 await self._hot[path](scope, receive, send)
             else:
-                await self._cold(scope, receive, send, id_)
+                ours = [(b"x-request-id", id_.encode()), *(_closing(headers) if path in self._open else ())]
+                await self._cold(scope, receive, send, ours)
         finally:
             REQUEST_ID.reset(previous)
 
@@ -159,10 +160,9 @@ class GatewayMiddleware:
             raise AuthenticationFailed("/metrics is closed: its key is set by server.metrics_key_env.")
         return self._metrics_keys.tenant(headers)
 
-    async def _cold(self, scope: Scope, receive: Receive, send: Send, id_: str) -> None:
-        """The other routes; adds the id to their responses."""
+    async def _cold(self, scope: Scope, receive: Receive, send: Send, ours: Headers) -> None:
+        """The other routes; adds our headers to their responses."""
         begun = False
-        ours: Headers = [(b"x-request-id", id_.encode())]
 
         async def tagged(message: Message) -> None:
             nonlocal begun
@@ -174,6 +174,6 @@ class GatewayMiddleware:
         try:
             await self._app(scope, receive, tagged)
         except Exception:
-            logger.exception("request %s to %r failed", id_, scope["path"][:200])
+            logger.exception("request %s to %r failed", scope[CALLER].request_id, scope["path"][:200])
             if not begun:
                 await send_error(tagged, JethroError(INTERNAL), [])
