@@ -101,6 +101,7 @@ async def front(tmp_path_factory) -> AsyncIterator[Front]:
             headers={
                 "proof": request.headers.get(PROOF_HEADER, ""),
                 "id": ",".join(request.headers.getall("x-request-id", [])),
+                "unwatched": ",".join(request.headers.getall("x-request-disconnect-disabled", [])),
             }
         )
         await response.prepare(request)
@@ -144,6 +145,7 @@ async def test_requests_carry_the_proof_and_the_sockets_are_the_owners(front):
         await until_answered(front, session)
         async with session.get(front.url, headers={PROOF_HEADER: "forged"}) as response:
             assert response.headers.getall("proof") == [TOKEN]
+            assert response.headers["unwatched"] == "?1"  # Serve reads no body ahead of the Gateway
         for sent, passed in (
             ("mine-1", "mine-1"),
             ("a" * 128, "a" * 128),
