@@ -3,12 +3,16 @@
 A Directory picks by power of two choices: of two members drawn at random, the less loaded one (Mitzenmacher, "The power
 of two choices in randomized load balancing", 2001). The load of a member is this Gateway's requests in flight there
 plus the other requests it last reported. Members come from a `discover` function or are fixed addresses.
+
+A member is ejected at once when it is dead, that is, takes no connection. One that is alive is ejected for the share of
+different requests that failed there of late, and only while another can answer.
 """
 
 import asyncio
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,8 +21,12 @@ from serve_app.errors import PoolUnavailable, replica_reply
 
 logger = logging.getLogger("jethro.pools")
 
-_COOLDOWN_S = 1.0  # of a member that failed; doubled at each further failure
+_COOLDOWN_S = 1.0  # of a member that is ejected; doubled at each further time
 _COOLDOWN_MAX_S = 30.0
+_WINDOW_S = 30.0
+_LEAST_FAILURES = 5  # different requests: fewer say nothing of the member
+_MOST_FAILING = 0.5  # share of the requests in the window
+_REMEMBERED = 256  # requests of either outcome
 _MOST_DOUBLINGS = 5  # by then the longest cooldown is reached
 _DISCOVERY_S = 5.0  # a replica that hangs must not delay the discovery of others
 
@@ -39,7 +47,10 @@ Discover = Callable[[], Awaitable[Sequence[ReplicaReport]]]
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One replica or upstream as this Gateway sees it; `in_flight` is this Gateway's own count."""
+    """One replica or upstream as this Gateway sees it; `in_flight` is this Gateway's own count.
+
+    `failures` counts ejections since the last success; `ok` and `failing` are the times of requests by outcome.
+    """
 
     address: str
     report: ReplicaReport
@@ -47,6 +58,8 @@ class Member:
     others: int = 0
     failures: int = 0
     down_until: float = 0.0
+    ok: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    failing: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     @property
     def load(self) -> int:
@@ -61,6 +74,7 @@ class Directory:
     pool: str
     wait_s: float = 10.0
     retry_after_s: float = 2.0
+    longest_cooldown_s: float = _COOLDOWN_MAX_S
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.monotonic
     _members: dict[str, Member] = field(default_factory=dict)
@@ -69,8 +83,13 @@ class Directory:
 
     @classmethod
     def fixed(cls, pool: str, addresses: Sequence[str], *, wait_s: float = 0.0) -> "Directory":
-        """A Directory of addresses that never change; one that fails is tried again after its cooldown."""
+        """A Directory of addresses that never change; one that fails is tried again after its cooldown.
+
+        The only address has a short one: no other can answer meanwhile.
+        """
         directory = cls(pool, wait_s=wait_s)
+        if len(addresses) == 1:
+            directory.longest_cooldown_s = _COOLDOWN_S
         directory.update([ReplicaReport(a) for a in addresses])
         return directory
 
@@ -127,23 +146,41 @@ class Directory:
         usable = [m for m in self.members if m.address not in exclude]
         return [m for m in usable if m.down_until <= now] or [m for m in usable if m.failures == 1]
 
-    def succeeded(self, member: Member) -> None:
-        """The member gave its first byte."""
-        member.failures = 0
-        member.down_until = 0.0
+    def succeeded(self, member: Member, seen: int | None = None) -> None:
+        """The member gave its first byte. One that was requested before an ejection (see `failed`) does not end it."""
+        if seen is None or seen == member.failures:
+            member.failures = 0
+            member.down_until = 0.0
+        member.ok.append(self.clock())
 
-    def failed(self, member: Member, seen: int | None = None) -> None:
-        """The member refused the connection, broke it, or did not answer: starts its cooldown and a refresh.
+    def failed(self, member: Member, seen: int | None = None, *, dead: bool = True, began: bool = False) -> None:
+        """A request failed at the member: may eject it, which starts its cooldown; requests a refresh.
 
-        `seen`: its failures when the request was sent. Requests that were open when it failed count as one failure;
-        otherwise a brief fault of a busy member would cause the longest cooldown.
+        To be called once for a request. `dead`: it takes no connection. `began`: the request counted as a success at
+        its first byte. `seen`: the member's `failures` when the request was sent. Requests that were open when it was
+        ejected count as one failure; otherwise a brief fault of a busy member would cause the longest cooldown.
         """
         self._refresh_now.set()
         if seen is not None and seen != member.failures:
             return
+        now = self.clock()
+        if began and member.ok:
+            member.ok.pop()
+        member.failing.append(now)
+        if not dead and not (self._mostly_fails(member, now) and any(m is not member for m in self.available)):
+            return
         cooldown_s = _COOLDOWN_S * 2 ** min(member.failures, _MOST_DOUBLINGS)
-        member.down_until = self.clock() + min(cooldown_s, _COOLDOWN_MAX_S)
+        member.down_until = now + min(cooldown_s, self.longest_cooldown_s)
         member.failures += 1
+        member.ok.clear()
+        member.failing.clear()
+
+    def _mostly_fails(self, member: Member, now: float) -> bool:
+        for times in (member.ok, member.failing):
+            while times and times[0] < now - _WINDOW_S:
+                times.popleft()
+        failing = len(member.failing)
+        return failing >= _LEAST_FAILURES and failing >= _MOST_FAILING * (failing + len(member.ok))
 
     def draining(self, member: Member) -> None:
         """The member reported that it is stopping: it gets no further requests."""

@@ -5,6 +5,7 @@ the caller. Closing the iterator closes the connection, which stops the model.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from time import monotonic
@@ -12,12 +13,14 @@ from typing import TypeVar
 
 import orjson
 
+from serve_app import __version__
 from serve_app.errors import DeadlineExceeded, JethroError, Overloaded, PoolUnavailable
 from serve_app.pools.base import PoolLoad
 from serve_app.pools.directory import Directory, Member
+from serve_app.pools.event_stream import EventStream
 from serve_app.pools.replica_session import ReplicaSession
-from serve_app.pools.upstream import Backoff, BrokenUpstream, SlowUpstream, Timeouts, Upstream, client_session
-from serve_app.pools.upstream_errors import error_of_whole
+from serve_app.pools.upstream import Backoff, Proxy, Timeouts, Upstream, client_session
+from serve_app.pools.upstream_errors import LostConnection, NoConnection, SlowUpstream, read_whole
 from serve_app.types import Capabilities, Price, Query
 from serve_app.wire.frames import Answer, Call, Frame
 from serve_app.wire.requests import query_to_openai
@@ -39,6 +42,7 @@ class UpstreamOptions:
     """The members are replicas: they accept the answer's id and time, and the minimal client is enough."""
     places: int = 0
     """Requests that a member serves at once; 0: unknown."""
+    proxy: Proxy | None = None
 
 
 @dataclass(eq=False)
@@ -54,7 +58,9 @@ class HttpPool:
     capabilities: Capabilities
 
     def __post_init__(self) -> None:
-        self._session = ReplicaSession() if self.options.identify else client_session()
+        self._session = ReplicaSession() if self.options.identify else client_session(self.options.proxy)
+        self.repairs: Counter[str] = Counter()
+        """What had to be repaired in answers so far, by kind."""
         self._upstreams: dict[str, Upstream] = {}
 
     def load(self) -> PoolLoad:
@@ -66,16 +72,19 @@ class HttpPool:
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """See `Pool.stream`."""
         body = orjson.dumps(query_to_openai(query, model=self.options.upstream_model, stream=True))
-        path, headers = _PATHS[query.endpoint], self._headers(call)
+        path, headers, n = _PATHS[query.endpoint], self._headers(call, "text/event-stream"), query.sampling.n
 
-        member, events = await self._first(lambda upstream: upstream.open_stream(path, body, headers), call)
+        def open_at(upstream: Upstream) -> Awaitable[EventStream]:
+            return upstream.open_stream(path, body, headers, choices=n, deadline_s=call.deadline_s)
+
+        member, events = await self._first(open_at, call)
         seen = member.failures
         try:
             async for frame in events:
                 yield frame
         except JethroError as error:
             if error.retryable:  # the caller's mistake is not the member's failure
-                self._note(member, error, seen)
+                self._note(member, error, seen, began=True)
             raise
         finally:
             member.in_flight -= 1
@@ -84,14 +93,14 @@ class HttpPool:
     async def complete(self, query: Query, call: Call) -> Answer:
         """See `Pool.complete`."""
         body = orjson.dumps(query_to_openai(query, model=self.options.upstream_model, stream=False))
-        path, headers = _PATHS[query.endpoint], self._headers(call)
+        path, headers = _PATHS[query.endpoint], self._headers(call, "application/json")
 
         async def post_to(upstream: Upstream) -> Answer:
-            answer = Answer(await upstream.post(path, body, headers))
-            error = error_of_whole(answer)
-            if error is not None:
-                raise upstream.refusal(error)
-            return answer
+            answer = await upstream.post(path, body, headers, deadline_s=call.deadline_s)
+            try:
+                return read_whole(answer, self.repairs)
+            except JethroError as error:
+                raise upstream.refusal(error) from error.__cause__
 
         member, answer = await self._first(post_to, call)
         member.in_flight -= 1
@@ -122,8 +131,8 @@ class HttpPool:
                     raise
                 if isinstance(error, SlowUpstream) and call.deadline_s is not None and monotonic() >= call.deadline_s:
                     raise DeadlineExceeded(f"{self.model} was not done before the deadline") from error
-                if isinstance(error, BrokenUpstream) or member.address not in tried:
-                    self._note(member, error, seen)  # else the request may be at fault
+                if member.address not in tried:  # a request counts once against a member, whatever its retries
+                    self._note(member, error, seen)
                 tried[member.address] = error
                 await self._pause(attempt, tried, error)
                 attempt += 1
@@ -131,7 +140,7 @@ class HttpPool:
                 member.in_flight -= 1
                 raise
             else:
-                self.directory.succeeded(member)
+                self.directory.succeeded(member, seen)
                 return member, result
 
     async def _next_member(self, tried: Mapping[str, JethroError], call: Call) -> Member:
@@ -148,11 +157,13 @@ class HttpPool:
         except PoolUnavailable:
             raise _worst(tried.values()) from None
 
-    def _note(self, member: Member, error: JethroError, seen: int) -> None:
+    def _note(self, member: Member, error: JethroError, seen: int, *, began: bool = False) -> None:
         if isinstance(error, PoolUnavailable) and self.options.identify:
             self.directory.draining(member)
         elif not isinstance(error, Overloaded):  # a remote upstream that drains has failed: it may return
-            self.directory.failed(member, seen)
+            # a replica that breaks a connection has died; a remote server that does may be a proxy with a hiccup
+            dead = isinstance(error, LostConnection if self.options.identify else NoConnection)
+            self.directory.failed(member, seen, dead=dead, began=began)
 
     async def _pause(self, attempt: int, tried: Mapping[str, JethroError], error: JethroError) -> None:
         """Wait before the next try, not at all if another member is available. Raises after the last try."""
@@ -170,15 +181,20 @@ class HttpPool:
             known = {m.address for m in self.directory.members}
             self._upstreams = {a: u for a, u in self._upstreams.items() if a in known}
             upstream = self._upstreams[member.address] = Upstream(
-                member.address, session=self._session, headers=self.options.headers, timeouts=self.options.timeouts
+                member.address,
+                session=self._session,
+                headers=self.options.headers,
+                timeouts=self.options.timeouts,
+                trusted=self.options.identify,
+                repairs=self.repairs,
             )
         return upstream
 
-    def _headers(self, call: Call) -> dict[str, str]:
+    def _headers(self, call: Call, accept: str) -> dict[str, str]:
         headers = {"x-request-id": call.request_id}
-        if self.options.identify:
-            headers |= {"x-jethro-id": call.id, "x-jethro-created": str(call.created_s)}
-        return headers
+        if not self.options.identify:
+            return headers | {"accept": accept, "accept-encoding": "identity", "user-agent": f"jethro/{__version__}"}
+        return headers | {"x-jethro-id": call.id, "x-jethro-created": str(call.created_s)}
 
 
 def _all_full(tried: Mapping[str, JethroError]) -> bool:

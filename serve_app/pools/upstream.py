@@ -4,7 +4,9 @@ Bytes in, bytes out: no answer is parsed here. HttpPool retries and chooses betw
 """
 
 import asyncio
+import math
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -13,22 +15,25 @@ import aiohttp
 from yarl import URL
 
 from serve_app.errors import JethroError, UpstreamError
-from serve_app.pools.event_stream import EventStream
+from serve_app.pools.event_stream import EventStream, extend
 from serve_app.pools.replica_session import ReplicaResponse, ReplicaSession
-from serve_app.pools.upstream_errors import error_of_answer, redacted
+from serve_app.pools.upstream_errors import (
+    LostConnection,
+    NoConnection,
+    OddAnswer,
+    SlowUpstream,
+    error_of_answer,
+    redacted,
+)
+from serve_app.wire.events import EventReader
 
 _KEEP_ALIVE_S = 4.0  # below the 5 s after which uvicorn (and so vLLM) closes idle connections
 _DNS_CACHE_S = 10
 _MOST_ANSWER_BYTES = 256 * 2**20
 _MOST_ERROR_BYTES = 16 * 2**20  # some quote the whole request in their refusal
-
-
-class BrokenUpstream(UpstreamError):
-    """No answer, or an unreadable one; an upstream that answers with an error is alive."""
-
-
-class SlowUpstream(BrokenUpstream):
-    """No first byte in time: a failure of the upstream, unless the caller's deadline has passed."""
+_MOST_HEADER_BYTES = 64 * 1024
+_DECODED = ("", "identity", "gzip", "deflate")
+_PUBLIC_HEADERS = ("content-type", "user-agent", "accept", "accept-encoding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,17 @@ class Backoff:
         return wait_s
 
 
-def client_session() -> aiohttp.ClientSession:
-    """A session to be shared by all upstreams of a process: no cookies, no proxy, no bound on connections.
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy through which upstreams are reached; the password is in no repr."""
+
+    url: str
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+
+def client_session(proxy: Proxy | None = None) -> aiohttp.ClientSession:
+    """A session to be shared by all upstreams of a pool: no cookies, no proxy but this, no bound on connections.
 
     Must be called inside the event loop that will use it; the caller closes it.
     """
@@ -79,6 +93,11 @@ def client_session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
         timeout=aiohttp.ClientTimeout(total=None),
+        max_line_size=_MOST_HEADER_BYTES,
+        max_field_size=_MOST_HEADER_BYTES,
+        proxy=proxy.url if proxy else None,
+        proxy_auth=aiohttp.BasicAuth(proxy.user, proxy.password) if proxy and proxy.user else None,
+        trust_env=False,
     )
 
 
@@ -87,9 +106,10 @@ Response = aiohttp.ClientResponse | ReplicaResponse
 
 
 class Upstream:
-    """One address. `base_url` is the prefix of the paths, such as `http://10.0.0.7:4123/v1`.
+    """One address. `base_url` is the prefix of the paths, such as `http://10.0.0.7:4123/v1`; its query is kept.
 
-    `headers` are sent with every request (the key among them) and appear in no message and no repr.
+    `headers` are sent with every request (the key among them) and appear in no message and no repr. `trusted`: a
+    replica of ours. `repairs` counts what had to be repaired in answers.
 
     Errors of both calls, before the first byte: UpstreamError (no connection, reset, timeout, 5xx, key refused),
     Overloaded (429, with retry_after_s), PoolUnavailable (a replica that drains), RequestError family (4xx with
@@ -103,32 +123,53 @@ class Upstream:
         session: Session,
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
+        trusted: bool = False,
+        repairs: Counter[str] | None = None,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
+        base, _, query = base_url.partition("?")
+        self.base_url = base.rstrip("/")
+        self._query = f"?{query}" if query else ""
         self._session = session
         self._timeouts = timeouts or Timeouts()
         self._headers = {"content-type": "application/json", **(headers or {})}
-        self._secrets = [v.removeprefix("Bearer ") for k, v in self._headers.items() if k.lower() != "content-type"]
+        self._secrets = [
+            v.removeprefix("Bearer ") for k, v in self._headers.items() if k.lower() not in _PUBLIC_HEADERS
+        ]
+        self._trusted, self._repairs = trusted, repairs
         self._http_timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect_s)
         self._urls: dict[str, URL] = {}
 
     def __repr__(self) -> str:
         return f"Upstream({self.base_url!r})"
 
-    async def open_stream(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> EventStream:
+    async def open_stream(
+        self,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        choices: int = 1,
+        deadline_s: float | None = None,
+    ) -> EventStream:
         """Send `body` and wait for the first whole event. `path` begins with a slash.
 
-        Until this returns no part of the answer has been used, so a failed call may be retried elsewhere.
+        `choices`: how many the answer has. Bytes that are no event yet (comments, blank lines) keep the wait alive up
+        to the monotonic `deadline_s`. Until this returns no part of the answer has been used, so a failed call may be
+        retried elsewhere.
         """
+        latest_s = math.inf if deadline_s is None else deadline_s
         try:
-            async with asyncio.timeout(self._timeouts.first_byte_s):
+            async with asyncio.timeout(self._first_byte_s(latest_s)) as limit:
                 response = await self._send(path, body, headers)
                 try:
-                    if response.status >= 400:
-                        raise await self._refusal(response)
-                    self._expect(response, "text/event-stream")
-                    stream = EventStream(response, self._timeouts.idle_s, self.refusal)
-                    await stream.prime()
+                    await self._check(response)
+                    declared = "event-stream" in response.headers.get("content-type", "").lower()
+                    reader = EventReader(trusted=self._trusted and declared, declared=declared, repairs=self._repairs)
+                    stream = EventStream(response, reader, self._timeouts.idle_s, self.refusal, choices)
+                    try:
+                        await stream.prime(limit, latest_s)
+                    except OddAnswer as e:
+                        raise e if declared or not reader.failure else self._unexpected(response, "events") from None
                 except BaseException:
                     response.close()
                     raise
@@ -136,24 +177,29 @@ class Upstream:
         except (TimeoutError, aiohttp.ClientError, OSError) as e:
             self._raise_connection(e)
 
-    async def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
+    async def post(
+        self, path: str, body: bytes, headers: Mapping[str, str] | None = None, *, deadline_s: float | None = None
+    ) -> bytes:
         """Send `body` and return the body of the whole answer."""
+        latest_s = math.inf if deadline_s is None else deadline_s
         try:
-            async with asyncio.timeout(self._timeouts.first_byte_s) as limit:
+            async with asyncio.timeout(self._first_byte_s(latest_s)) as limit:
                 response = await self._send(path, body, headers)
                 try:
-                    if response.status >= 400:
-                        raise await self._refusal(response)
-                    self._expect(response, "application/json")
-                    return await self._read(response, _MOST_ANSWER_BYTES, limit)
+                    await self._check(response)
+                    answer = await self._read(response, _MOST_ANSWER_BYTES, limit, latest_s)
+                    json = "json" in response.headers.get("content-type", "").lower()
+                    if not json and not answer.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
+                        raise self._unexpected(response, "JSON")
+                    return answer
                 except BaseException:
                     response.close()
                     raise
         except (TimeoutError, aiohttp.ClientError, OSError) as e:
             self._raise_connection(e)
 
-    def failure(self, message: str, kind: type[BrokenUpstream] = BrokenUpstream) -> BrokenUpstream:
-        """A BrokenUpstream with the address as a note."""
+    def failure(self, message: str, kind: type[UpstreamError] = OddAnswer) -> UpstreamError:
+        """An UpstreamError with the address as a note."""
         error = kind(message)
         error.add_note(f"upstream {self.base_url}")
         return error
@@ -165,8 +211,12 @@ class Upstream:
         error.add_note(f"upstream {self.base_url}")
         return error
 
+    def _first_byte_s(self, latest_s: float) -> float:
+        """Seconds to the first byte."""
+        return min(self._timeouts.first_byte_s, latest_s - asyncio.get_running_loop().time())
+
     async def _send(self, path: str, body: bytes, headers: Mapping[str, str] | None) -> Response:
-        url = self._urls.get(path) or self._urls.setdefault(path, URL(self.base_url + path))
+        url = self._urls.get(path) or self._urls.setdefault(path, URL(self.base_url + path + self._query))
         return await self._session.post(
             url,
             data=body,
@@ -174,6 +224,18 @@ class Upstream:
             timeout=self._http_timeout,
             allow_redirects=False,
         )
+
+    async def _check(self, response: Response) -> None:
+        """Raise for an answer that is none: an error, a redirect, or a body that cannot be decoded."""
+        if response.status >= 400:
+            raise await self._refusal(response)
+        if response.status >= 300:
+            raise self.failure(
+                f"the upstream answered with a redirect (status {response.status}), which is not followed"
+            )
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        if encoding not in _DECODED:
+            raise self.failure(f"the upstream sent a body compressed by {encoding[:40]}, which was not requested")
 
     async def _refusal(self, response: Response) -> JethroError:
         """The error of an answer. Without a readable body the status decides."""
@@ -183,12 +245,14 @@ class Upstream:
             body = b""
         return self.refusal(error_of_answer(response.status, response.headers, body))
 
-    async def _read(self, response: Response, most: int, limit: asyncio.Timeout | None = None) -> bytes:
+    async def _read(
+        self, response: Response, most: int, limit: asyncio.Timeout | None = None, latest_s: float = math.inf
+    ) -> bytes:
         """The body; each piece extends `limit`, since some send blank lines while the model works."""
-        body, now = bytearray(), asyncio.get_running_loop().time
+        body = bytearray()
         while True:
             if limit is not None:
-                limit.reschedule(now() + self._timeouts.idle_s)
+                extend(limit, self._timeouts.idle_s, latest_s)
             part = await response.content.readany()
             if not part:
                 return bytes(body)
@@ -196,20 +260,23 @@ class Upstream:
             if len(body) > most:
                 raise self.failure(f"the upstream's answer is larger than {most} bytes")
 
-    def _expect(self, response: Response, content_type: str) -> None:
-        got = response.headers.get("content-type", "")
-        if response.status >= 300 or not got.lower().startswith(content_type):
-            raise self.failure(
-                f"the upstream answered with status {response.status} and {got or 'no content type'} "
-                f"where {content_type} was expected"
-            )
+    def _unexpected(self, response: Response, expected: str) -> UpstreamError:
+        got = response.headers.get("content-type", "") or "no content type"
+        return self.failure(
+            f"the upstream answered with status {response.status} and {got[:100]} where {expected} was expected"
+        )
 
     def _raise_connection(self, cause: Exception) -> NoReturn:
         if isinstance(cause, aiohttp.ServerTimeoutError):
-            raise self.failure(f"the upstream took no connection within {self._timeouts.connect_s:g} s") from cause
+            late = f"the upstream took no connection within {self._timeouts.connect_s:g} s"
+            raise self.failure(late, NoConnection) from cause
         if isinstance(cause, TimeoutError):
             late = f"the upstream did not answer within {self._timeouts.first_byte_s:g} s"
             raise self.failure(late, SlowUpstream) from cause
         if isinstance(cause, aiohttp.ClientConnectorError | ConnectionRefusedError):
-            raise self.failure("the upstream cannot be reached") from cause
-        raise self.failure("the upstream closed the connection before it answered") from cause
+            raise self.failure("the upstream cannot be reached", NoConnection) from cause
+        if isinstance(cause, aiohttp.ClientHttpProxyError):
+            raise self.failure(f"the proxy refused the connection (status {cause.status})") from cause
+        if isinstance(cause, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
+            raise self.failure("the upstream sent an answer that is cut short or not valid HTTP") from cause
+        raise self.failure("the upstream closed the connection before it answered", LostConnection) from cause

@@ -1,22 +1,19 @@
-"""The forms in which a call and its answer cross a pool: Call, Answer, Frame; and a byte stream cut into events.
+"""The forms in which a call and its answer cross a pool: Call, Answer, Frame.
 
 Tokens cross as the bytes of OpenAI's own wire format, serialized once where the engine is. Code that needs usage,
 finish reasons, or log-probabilities reads them from the frame, which parses on first use.
-
-EventCutter follows the WHATWG HTML standard, section 9.2.6, and yields events in one form only, `data: <one line>`
-and a blank line, whatever legal form they arrive in (CRLF line ends, comments, event names, data over several lines).
-The field `retry` and last event ids have no meaning for one answer and are dropped.
 """
 
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
 from serve_app.errors import UpstreamError
 from serve_app.types import Usage
+from serve_app.wire.normalize import tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +49,14 @@ class Answer:
         return usage_from_openai(self.parsed.get("usage"))
 
 
-def usage_from_openai(usage: dict[str, Any] | None) -> Usage:
-    """Usage from OpenAI's object."""
-    usage = usage or {}
-    return Usage(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+def usage_from_openai(usage: Any) -> Usage:
+    """Usage from OpenAI's object; zero for a count that is missing or is none."""
+    if not isinstance(usage, dict):
+        return Usage()
+    return Usage(tokens(usage.get("prompt_tokens")) or 0, tokens(usage.get("completion_tokens")) or 0)
 
 
-_MARKS = re.compile(rb'"(?:finish_reason"\s*:\s*"|usage"\s*:\s*\{|error"\s*:\s*[^n\s])')
+MARKS = re.compile(rb'"(?:finish_reason"\s*:\s*"|usage"\s*:\s*\{|error"\s*:\s*[^n\s])')
 """A quote inside a JSON string is escaped, so text cannot look like this."""
 
 
@@ -71,10 +69,18 @@ class Frame:
 
     __slots__ = ("_parsed", "data", "marked")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, marked: bool | None = None) -> None:
+        """`marked`: where it is known already."""
         self.data = data
-        self.marked = _MARKS.search(data) is not None
+        self.marked = MARKS.search(data) is not None if marked is None else marked
         self._parsed: list[tuple[bytes, dict[str, Any]]] | None = None
+
+    @classmethod
+    def of(cls, parsed: list[tuple[bytes, dict[str, Any]]]) -> Self:
+        """A marked frame of events that were parsed already: the JSON of each, and its value."""
+        frame = cls(b"".join([b"data: " + body + b"\n\n" for body, _ in parsed]), True)
+        frame._parsed = parsed
+        return frame
 
     def __repr__(self) -> str:
         return f"Frame({self.data!r})"
@@ -115,72 +121,3 @@ def _object(body: bytes) -> dict[str, Any]:
     if not isinstance(event, dict):
         raise UpstreamError("the model sent an event that is not an object")
     return event
-
-
-class EventCutter:
-    """Takes bytes as they arrive and returns the whole events so far.
-
-    Events that already have the one form pass through as they are (the fast path: a few memory scans a buffer).
-    """
-
-    __slots__ = ("_first", "_tail")
-
-    def __init__(self) -> None:
-        self._tail = b""
-        self._first = True
-
-    @property
-    def pending(self) -> int:
-        """Bytes of the event that is not yet whole."""
-        return len(self._tail)
-
-    def feed(self, data: bytes) -> bytes:
-        """The events that `data` completes, empty if it completes none."""
-        if self._tail:
-            data = self._tail + data
-        if self._first:
-            if len(data) < 3 and b"\xef\xbb\xbf".startswith(data):
-                self._tail = data
-                return b""
-            data = data.removeprefix(b"\xef\xbb\xbf")
-            self._first = False
-        if b"\r" in data:
-            data = _line_feeds_only(data)
-        cut = data.rfind(b"\n\n") + 2
-        if cut == 1:
-            self._tail = data
-            return b""
-        self._tail = data[cut:]
-        whole = data[:cut] if self._tail else data
-        return whole if _has_one_form(whole) else _to_one_form(whole)
-
-
-def _line_feeds_only(data: bytes) -> bytes:
-    # A CR at the very end may be half of a CRLF: it stays until the next buffer.
-    held = data.endswith(b"\r")
-    body = data[:-1] if held else data
-    body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return body + b"\r" if held else body
-
-
-def _has_one_form(events: bytes) -> bool:
-    """Whether every event is exactly one line that begins with `data:`."""
-    ends = events.count(b"\n\n")
-    return events.startswith(b"data:") and events.count(b"\n") == 2 * ends and events.count(b"\n\ndata:") == ends - 1
-
-
-def _to_one_form(events: bytes) -> bytes:
-    out = []
-    for event in events.split(b"\n\n"):
-        lines = [v for line in event.split(b"\n") if (v := _data_of(line)) is not None]
-        if lines:
-            # A line end inside JSON is white space, so a space keeps the meaning and the event on one line.
-            out.append(b"data: " + b" ".join(lines) + b"\n\n")
-    return b"".join(out)
-
-
-def _data_of(line: bytes) -> bytes | None:
-    name, colon, value = line.partition(b":")
-    if name != b"data":
-        return None
-    return value.removeprefix(b" ") if colon else b""

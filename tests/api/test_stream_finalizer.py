@@ -63,14 +63,31 @@ def test_the_usage_of_all_calls_is_shown_where_there_were_several():
     assert Frame(data).events[-1]["usage"] == Usage(40, 2).to_openai()
 
 
-def test_of_several_choices_only_the_last_finish_waits():
+def test_of_several_choices_all_finishes_wait():
     finalizer = StreamFinalizer(False)
     assert finalizer.passed(Frame(sse(delta("", 0, "stop")))) == b""
-    assert Frame(finalizer.passed(Frame(sse(delta("x", 1), delta("", 1, "length"))))).events == [
-        delta("x", 1),
+    assert Frame(finalizer.passed(Frame(sse(delta("x", 1), delta("", 1, "length"))))).events == [delta("x", 1)]
+    assert Frame(finalizer.end(JETHRO)).events == [
         delta("", 0, "stop"),
+        {**delta("", 1, "length"), "jethro": {"decision_id": "d"}},
     ]
-    assert Frame(finalizer.end(JETHRO)).events == [{**delta("", 1, "length"), "jethro": {"decision_id": "d"}}]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_text_after_a_finish_keeps_its_place_and_the_finish_is_told_once(cut):
+    events = [delta("1", finish="stop"), delta("2"), delta("3", finish="stop"), USAGE_EVENT]
+    seen = run(sse(*events[:cut]), sse(*events[cut:]), include_usage=True)
+    told = [c for e in seen for c in e["choices"]]
+    assert "".join(c["delta"].get("content", "") for c in told) == "123"
+    assert [c["finish_reason"] for c in told if c["finish_reason"]] == ["stop"] == [told[-1]["finish_reason"]]
+    assert seen[-1]["usage"] == USAGE
+
+
+def test_a_chunk_that_ends_one_choice_and_continues_another():
+    both = {**HEAD, "choices": [*delta("a", 0, "stop")["choices"], *delta("b", 1)["choices"]]}
+    seen = run(sse(both), sse(delta("c", 1, "length")))
+    told = [(c["index"], c["delta"].get("content", ""), c["finish_reason"]) for e in seen for c in e["choices"]]
+    assert told == [(0, "a", None), (1, "b", None), (0, "", "stop"), (1, "c", "length")]
 
 
 def test_spaces_in_the_json_do_not_hide_the_end():

@@ -170,3 +170,64 @@ async def test_following_goes_on_when_discovery_hangs_or_is_cancelled_under_it()
     following.cancel()
     await asyncio.wait((following,))
     assert following.cancelled()
+
+
+def working(d: Directory, clock: Clock, outcomes: str) -> None:
+    """Requests to member `a`, a second apart: `.` is answered, `x` fails."""
+    member = d.members[0]
+    for outcome in outcomes:
+        clock.now += 1.0
+        if outcome == ".":
+            d.succeeded(member)
+        else:
+            d.failed(member, seen=member.failures, dead=False)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "ejected"),
+    [("x" * 4, False), ("x" * 5, True), (".....xxxxx", True), ("......xxxxx", False), ("x....x....x....x....x", False)],
+)
+def test_a_member_that_is_alive_is_ejected_by_the_share_of_its_failures(outcomes: str, ejected: bool) -> None:
+    clock = Clock()
+    d = directory("a", "b", clock=clock)
+    working(d, clock, outcomes)
+    assert (len(d.available) == 1) is ejected
+
+
+def test_failures_of_long_ago_do_not_count() -> None:
+    clock = Clock()
+    d = directory("a", "b", clock=clock)
+    working(d, clock, "xxxx")
+    clock.now += 60.0
+    working(d, clock, "x")
+    assert len(d.available) == 2
+
+
+def test_the_last_member_is_never_ejected_while_it_is_alive() -> None:
+    clock = Clock()
+    d = directory("a", "b", clock=clock)
+    d.failed(d.members[1])  # takes no connection
+    clock.now -= 10.0
+    working(d, clock, "x" * 8)
+    assert [m.address for m in d.available] == ["a"]
+
+
+def test_a_success_from_before_an_ejection_does_not_end_it() -> None:
+    clock = Clock()
+    d = directory("a", "b", clock=clock)
+    working(d, clock, "xxxxx")
+    d.succeeded(d.members[0], seen=0)
+    assert [m.address for m in d.available] == ["b"]
+    clock.now += 1.01
+    d.succeeded(d.members[0], seen=1)
+    assert d.members[0].failures == 0
+
+
+def test_a_stream_that_breaks_is_one_failed_request_and_no_success() -> None:
+    clock = Clock()
+    d = directory("a", "b", clock=clock)
+    member = d.members[0]
+    for _ in range(4):
+        d.succeeded(member)
+        d.failed(member, seen=0, dead=False, began=True)
+    assert (len(member.ok), len(member.failing)) == (0, 4)

@@ -14,7 +14,7 @@ from serve_app.pools.http import HttpPool, UpstreamOptions
 from serve_app.pools.upstream import Backoff, Timeouts
 from serve_app.types import Capabilities, Message, Price, Query, Usage
 from serve_app.wire.frames import Call
-from tests.pools.upstream_server import END, Hold, Pause, Reset, answer, event, fake_upstream, head, piece
+from tests.pools.upstream_server import END, Hold, Pause, Reset, answer, event, fake_upstream, head, piece, unused_url
 
 CALL = Call(id="abc", request_id="r1", created_s=1_700_000_000)
 
@@ -60,18 +60,59 @@ async def test_an_upstream_is_not_blamed_for_a_short_deadline() -> None:
             await pool.complete(query(), call)
         with pytest.raises(DeadlineExceeded):
             await anext(pool.stream(query(), call))
-        assert pool.directory.members[0].failures == 0
-        with pytest.raises(UpstreamError, match="answer"):
+        assert len(pool.directory.members[0].failing) == 0
+        with pytest.raises(UpstreamError, match="answer") as raised:
             await pool.complete(query(), Call("a", "b", 1, deadline_s=monotonic() + 60, may_wait=False))
-        assert pool.directory.members[0].failures == 1
+        assert (raised.value.status, raised.value.code) == (504, "upstream_timeout")
+        assert len(pool.directory.members[0].failing) == 1
 
 
-async def test_streams_that_break_together_are_one_failure_of_the_member() -> None:
+async def test_streams_that_break_together_are_no_reason_to_leave_the_only_member() -> None:
     first = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
     async with fake_upstream([head(), piece(event(first)), Pause, Reset]) as server, remote(server.base_url) as pool:
         told = await asyncio.gather(*(drained(pool) for _ in range(8)))
         assert all(isinstance(error, UpstreamError) for error in told)
-        assert pool.directory.members[0].failures == 1
+        assert len(pool.directory.members[0].failing) == 8
+        assert pool.load().replicas == 1
+
+
+async def test_the_only_member_is_left_alone_while_it_refuses_connections_and_for_a_second_at_most() -> None:
+    async with remote(unused_url()) as pool:
+        member = pool.directory.members[0]
+        for failures in (1, 2):
+            with pytest.raises(UpstreamError, match="reached"):
+                await pool.complete(query(), CALL)
+            assert member.failures == failures, "a request counts once, whatever its tries"
+        assert pool.load().replicas == 0
+        assert member.down_until - monotonic() <= 1.0
+
+
+async def test_two_retries_are_three_tries() -> None:
+    page = [head(200, "text/html"), piece(b"<html>"), END]
+    async with fake_upstream(page) as server, remote(server.base_url) as pool:
+        with pytest.raises(UpstreamError, match="expected"):
+            await pool.complete(query(), CALL)
+        assert len(server.requests) == 3
+        assert pool.load().replicas == 1 and len(pool.directory.members[0].failing) == 1
+
+
+async def test_a_member_that_mostly_fails_is_left_for_one_that_does_not() -> None:
+    odd = [head(200, "text/html"), piece(b"<html>"), END]
+    async with fake_upstream(odd) as one, fake_upstream(WHOLE) as two, remote(one.base_url, two.base_url) as pool:
+        while pool.load().replicas == 2:
+            assert (await pool.complete(query(), CALL)).usage == Usage(1, 2)
+            assert len(one.requests) < 6
+        assert len(one.requests) == 5
+        assert [m.address for m in pool.directory.available] == [two.base_url]
+
+
+async def test_what_is_sent_to_a_server_of_somebody_else() -> None:
+    async with fake_upstream(WHOLE) as server, remote(f"{server.base_url}?api-version=1") as pool:
+        await pool.complete(query(), CALL)
+    [request] = server.requests
+    assert request.path == "/v1/chat/completions?api-version=1"
+    assert request.headers["user-agent"].startswith("jethro/")
+    assert (request.headers["accept"], request.headers["accept-encoding"]) == ("application/json", "identity")
 
 
 async def test_a_callers_mistake_told_inside_the_stream_does_not_rest_the_member() -> None:

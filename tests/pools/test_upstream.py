@@ -28,7 +28,13 @@ from tests.pools.upstream_server import (
 )
 
 KEY = "very-secret-key"
-FIRST, SECOND, LAST = event({"a": 1}), event({"b": 'says "error" \n'}), event({"usage": None, "error": None})
+
+
+def said(text: str, finish: str | None = None, **more: object) -> bytes:
+    return event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}], **more})
+
+
+FIRST, SECOND, LAST = said("a"), said('says "error" \n'), said("b", usage=None, error=None)
 
 
 SESSIONS = {"aiohttp": client_session, "replica": ReplicaSession}
@@ -227,7 +233,7 @@ async def test_a_wrong_kind_of_answer(session, call):
     moved = [head(302, "text/event-stream", location="http://elsewhere.invalid/"), END]
     async with fake_upstream(page, moved) as server:
         for _ in range(2):
-            with pytest.raises(UpstreamError, match="expected"):
+            with pytest.raises(UpstreamError, match=r"expected|redirect"):
                 await getattr(client(server.base_url, session), call)("/x", b"{}")
     assert len(server.requests) == 2
 
