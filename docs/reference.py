@@ -155,6 +155,7 @@ def _gateway_metrics() -> list[tuple[str, ...]]:
     recorder: Any = Recorder(registry)
     recorder.watch_store(SimpleNamespace(queued=0, dropped=0, failed=0, restarts=0, away=False))
     recorder.watch_routers(list)
+    recorder.watch_repairs({})
     recorder.watch_streams(SimpleNamespace(figures=list, waiting=0, away=False))
     rows = []
     for collector in registry._collector_to_names:

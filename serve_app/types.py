@@ -45,6 +45,8 @@ class Sampling:
     frequency_penalty: float = 0.0
     logprobs: bool = False
     top_logprobs: int = 0
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """By which name the caller gave it: some upstreams refuse the other."""
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,7 @@ def _sampling(
         frequency_penalty=float(r.frequency_penalty or 0),
         logprobs=logprobs,
         top_logprobs=top,
+        max_tokens_key="max_completion_tokens" if getattr(r, "max_completion_tokens", None) else "max_tokens",
     )
 
 

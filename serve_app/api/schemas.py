@@ -107,6 +107,7 @@ class AssistantTurn(_Turn):
     refusal: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=128)] | None = None
     function_call: FunctionCall | None = None
+    annotations: list[Any] | None = Field(None, description="Of an answer that is sent back; not given to models.")
 
     @model_validator(mode="after")
     def _says_something(self) -> "AssistantTurn":

@@ -1,17 +1,61 @@
 """Settings of the three engines."""
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator
 
-from serve_app.config.base import Node
+from serve_app.config.base import FolderOrFile, ModelName, Node
+
+_ROUTES = ("/chat/completions", "/completions")
+
+
+def _address(url: str) -> str:
+    """A URL with scheme and host, as it is to be used. Raises ValueError with the fix."""
+    if any(c.isspace() or not c.isprintable() for c in url):
+        raise ValueError("a URL has no blanks or control characters: remove them")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or "://" not in url:
+        raise ValueError("write the URL with its scheme, http:// or https://")
+    if "@" in parts.netloc:
+        raise ValueError("a URL holds no user and password: name the environment variable that holds the key")
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if not parts.hostname or port == 0 or parts.netloc.endswith(":"):
+        raise ValueError("the URL needs a host, and a port from 1 to 65535 or none")
+    if "#" in url:
+        raise ValueError("a fragment (#...) is never sent: remove it")
+    return url
+
+
+def _base_url(url: str) -> str:
+    """The prefix of the API's paths. The path of a whole route is cut back to it; a query stays."""
+    base, mark, query = _address(url).partition("?")
+    base = base.rstrip("/")
+    for route in _ROUTES:
+        base = base.removesuffix(route)
+    return base.rstrip("/") + (mark + query if query else "")
+
+
+def _proxy_url(url: str) -> str:
+    if urlsplit(_address(url)).path not in ("", "/") or "?" in url:
+        raise ValueError("a proxy is scheme, host and port alone: remove the path")
+    return url
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
 
 
 class TransformersSettings(Node):
     """A Hugging Face model run by transformers, batched at every step; CPU or one GPU."""
 
     kind: Literal["transformers"] = "transformers"
-    path: str = Field(description="Folder or Hugging Face id; `lab:small` and `lab:large` are the embedded models.")
+    path: FolderOrFile = Field(
+        description="Folder or Hugging Face id; `lab:small` and `lab:large` are the embedded models."
+    )
     device: str = Field("cpu", description="cpu, cuda or cuda:N.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Number format of the weights.")
     threads: PositiveInt = Field(1, description="CPU threads of the replica's forward passes.")
@@ -23,7 +67,9 @@ class VllmSettings(Node):
     """A model run by vLLM's AsyncLLM; `args` are passed to AsyncEngineArgs as they are."""
 
     kind: Literal["vllm"] = "vllm"
-    path: str = Field(description="Folder or Hugging Face id; `lab:small` and `lab:large` are the embedded models.")
+    path: FolderOrFile = Field(
+        description="Folder or Hugging Face id; `lab:small` and `lab:large` are the embedded models."
+    )
     tensor_parallel: PositiveInt = Field(1, description="GPUs that one replica splits the model over.")
     max_context_tokens: PositiveInt | None = Field(None, description="Longest context; null: the model's.")
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -31,7 +77,7 @@ class VllmSettings(Node):
     )
     cpu_kv_cache_gib: PositiveInt | None = Field(None, description="CPU build: memory of the KV cache.")
     prefix_caching: bool = Field(True, description="Reuse the KV cache of equal prefixes.")
-    adapters: dict[str, str] = Field(default_factory=dict, description="LoRA adapters: name to folder or id.")
+    adapters: dict[str, FolderOrFile] = Field(default_factory=dict, description="LoRA adapters: name to folder or id.")
     tool_parser: str | None = Field(None, description="vLLM's tool-call parser; without it tools are refused.")
     max_waiting: PositiveInt = Field(256, description="Requests that may wait for a place; beyond it 429.")
     args: dict[str, Any] = Field(default_factory=dict, description="Further AsyncEngineArgs.")
@@ -41,17 +87,28 @@ class OpenAISettings(Node):
     """Any OpenAI-compatible upstream, reached by URL. Such a pool has no replicas of ours."""
 
     kind: Literal["openai"] = "openai"
-    urls: tuple[str, ...] = Field(min_length=1, description="Base URLs that end in /v1; one is chosen per request.")
-    upstream_model: str | None = Field(None, description="The upstream's model id; default: the pool's model.")
+    urls: tuple[BaseUrl, ...] = Field(
+        description="Base URLs, most end in /v1; a query is kept; one is chosen per request."
+    )
+    upstream_model: ModelName | None = Field(None, description="The upstream's model id; default: the pool's model.")
     api_key_env: str | None = Field(None, description="Environment variable that holds the upstream's key.")
+    proxy: ProxyUrl | None = Field(None, description="HTTP proxy to reach the URLs by; the environment names none.")
+    proxy_auth_env: str | None = Field(None, description="Environment variable that holds the proxy's user:password.")
     connect_timeout_s: PositiveFloat = Field(5.0, description="Longest wait for a connection.")
-    first_byte_timeout_s: PositiveFloat = Field(120.0, description="Longest wait for the first byte.")
+    first_byte_timeout_s: PositiveFloat = Field(120.0, description="Longest wait for the first event; bytes extend it.")
     idle_timeout_s: PositiveFloat = Field(60.0, description="Longest silence inside a stream.")
     retries: Annotated[int, Field(ge=0, le=10)] = Field(2, description="Further tries before the first byte.")
     guided: bool = Field(False, description="The upstream supports response_format.")
     tools: bool = Field(False, description="The upstream supports tools.")
     logprobs: bool = Field(True, description="The upstream supports log-probabilities.")
     max_context_tokens: PositiveInt | None = Field(None, description="Longest context; null: not checked.")
+
+    @field_validator("urls")
+    @classmethod
+    def _different(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        if not urls or len(set(urls)) < len(urls):
+            raise ValueError("give one URL or more, each once")
+        return urls
 
 
 EngineConfig = Annotated[TransformersSettings | VllmSettings | OpenAISettings, Field(discriminator="kind")]

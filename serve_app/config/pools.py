@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from serve_app.config.base import Node
+from serve_app.config.base import ModelName, Node
 from serve_app.config.cluster import ResourceDemand
 from serve_app.config.engines import EngineConfig, OpenAISettings, TransformersSettings, VllmSettings
 
@@ -68,7 +68,7 @@ class PriceConfig(Node):
 class PoolConfig(Node):
     """Engines of one kind."""
 
-    model: str = Field(description="The id that callers see and may request.")
+    model: ModelName = Field(description="The id that callers see and may request.")
     engine: EngineConfig
     price: PriceConfig = PriceConfig()
     replicas: ReplicasConfig = ReplicasConfig(min=1, max=1)

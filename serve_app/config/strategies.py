@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from serve_app.config.base import Node
+from serve_app.config.base import FolderOrFile, Node
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -36,7 +36,7 @@ class RaceConfig(Node):
 class ChainConfig(Node):
     """A fitted chain: its folder, or its levels; neither: the one that ships, for the models it was fitted on."""
 
-    chain: str | None = Field(None, description="Folder that `jethro cascade fit` wrote; null: see levels.")
+    chain: FolderOrFile | None = Field(None, description="Folder that `jethro cascade fit` wrote; null: see levels.")
     levels: tuple[LevelConfig, ...] | None = Field(None, description="The chain itself, weakest first.")
 
     @model_validator(mode="after")
@@ -59,7 +59,9 @@ class CascadeConfig(ChainConfig):
     """`jethro-cascade` holds whole answers, `-stream` their first tokens, and `-route` may skip any pool."""
 
     streaming: StreamingConfig = StreamingConfig()
-    routing: str | None = Field(None, description="Folder of a fitted cascade router; null: the one that ships.")
+    routing: FolderOrFile | None = Field(
+        None, description="Folder of a fitted cascade router; null: the one that ships."
+    )
     skip_hopeless: bool = Field(
         True, description="Pass over a level where the router's score alone keeps every answer below the threshold."
     )
@@ -72,7 +74,9 @@ class StreamsConfig(Node):
     """Named streams of classification queries, and the Learner."""
 
     enabled: bool = Field(False, description="Run a Learner and offer /v1/streams.")
-    folder: str = Field("var/streams", description="Where learned state is kept; relative to the working directory.")
+    folder: FolderOrFile = Field(
+        "var/streams", description="Where learned state is kept; relative to the working directory."
+    )
     most: PositiveInt = Field(64, description="Most streams at once.")
     most_per_tenant: PositiveInt = Field(
         16, description="Most streams of one tenant; those created without a key count against `most` alone."

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from serve_app.config.base import Node
+from serve_app.config.base import FolderOrFile, Node
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.pools import PoolConfig, ResourcesConfig
 from serve_app.config.strategies import CascadeConfig, StreamsConfig
@@ -15,7 +15,7 @@ from serve_app.config.strategies import CascadeConfig, StreamsConfig
 class StoreConfig(Node):
     """The decision log."""
 
-    path: str = Field("var/jethro.sqlite3", description="SQLite file; relative to the working directory.")
+    path: FolderOrFile = Field("var/jethro.sqlite3", description="SQLite file; relative to the working directory.")
     batch: PositiveInt = Field(256, description="Most decisions per write.")
     flush_s: PositiveFloat = Field(0.5, description="Longest wait before a write.")
     queue: PositiveInt = Field(50_000, description="Decisions waiting for the writer; beyond it they are counted lost.")
@@ -143,10 +143,12 @@ class CapacityConfig(Node):
 class RoutingConfig(Node):
     """The router and how its score becomes a choice. At most one of the three ways to a threshold is set."""
 
-    router: str | None = Field(
+    router: FolderOrFile | None = Field(
         None, description="A registered router's name, or a folder that holds one; null: the registry's default."
     )
-    registry: str = Field("var/routers", description="Folder of registered routers; relative to the working directory.")
+    registry: FolderOrFile = Field(
+        "var/routers", description="Folder of registered routers; relative to the working directory."
+    )
     offered: tuple[str, ...] | None = Field(
         None, description="Routers that callers may name besides the default; null: all of the registry."
     )

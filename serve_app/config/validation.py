@@ -46,6 +46,7 @@ def _is_model(node: Any) -> bool:
 
 
 _KINDS = ("transformers", "vllm", "openai")
+_USERINFO = re.compile(r"//[^/?#]*@")
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|authorization)$", re.IGNORECASE)
 
 
@@ -80,6 +81,8 @@ def _value(err: Any) -> str:
     if isinstance(value, dict):
         return f"a mapping of {', '.join(map(str, value)) or 'nothing'}"
     last = str(err["loc"][-1]) if err["loc"] else ""
+    if isinstance(value, str):
+        value = _USERINFO.sub("//[hidden]@", value)
     return "not shown" if _SECRET.search(last) and isinstance(value, str) else short(value)
 
 

@@ -16,6 +16,7 @@ from serve_app.gateway.reload import Reloader
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
 from serve_app.observability.metrics import Recorder
 from serve_app.pools.base import Pool
+from serve_app.pools.http import HttpPool
 from serve_app.routing.serving.loading import Loader, RemoteScorer
 from serve_app.store.base import RequestRecord, Store
 from serve_app.store.sqlite import SqliteStore
@@ -115,6 +116,7 @@ def build_services(
     recorder = Recorder()
     recorder.watch_store(store)
     recorder.watch_routers(routers.figures)
+    recorder.watch_repairs({name: pool.repairs for name, pool in pools.items() if isinstance(pool, HttpPool)})
     if streams is not None:
         recorder.watch_streams(streams)
     weights = {key.name: key.weight for key in config.server.keys}

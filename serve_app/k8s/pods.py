@@ -151,7 +151,8 @@ def environment(config: Config) -> list[dict[str, Any]]:
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
     env += [_from_secret(key.env, CALLER_KEYS, key.name) for key in config.server.keys]
     engines = [pool.engine for pool in config.pools.values()]
-    upstream = {engine.api_key_env for engine in engines if isinstance(engine, OpenAISettings) and engine.api_key_env}
+    remote = [engine for engine in engines if isinstance(engine, OpenAISettings)]
+    upstream = {name for engine in remote for name in (engine.api_key_env, engine.proxy_auth_env) if name}
     env += [_from_secret(name, UPSTREAM_KEYS, name) for name in sorted(upstream)]
     if any(isinstance(engine, VllmSettings) for engine in engines):
         env.append(_from_secret("HF_TOKEN", MODEL_HUB, "token", optional=True))

@@ -162,6 +162,10 @@ class Recorder:
         """Report the routers' versions and drift at every scrape."""
         self.registry.register(_Scraped(partial(_of_routers, figures)))
 
+    def watch_repairs(self, repairs: Mapping[str, Mapping[str, int]]) -> None:
+        """Report at every scrape what had to be repaired in upstreams' answers: by pool, counts by kind."""
+        self.registry.register(_Scraped(partial(_of_repairs, repairs)))
+
     def watch_streams(self, streams: WatchedStreams) -> None:
         """Report the streams at every scrape."""
         self.registry.register(_Scraped(partial(_of_streams, streams)))
@@ -230,6 +234,16 @@ class Recorder:
             if step.wasted:
                 self._wasted.labels(step.pool).inc(step.usage.total_tokens)
                 self._wasted_usd.labels(step.pool).inc(step.cost_usd)
+
+
+def _of_repairs(repairs: Mapping[str, Mapping[str, int]]) -> Families:
+    """One counter."""
+    text = "Odd parts of upstreams' answers that were repaired or left out, by what they were: json, usage"
+    counter = CounterMetricFamily("jethro_upstream_repairs", text, labels=("pool", "what"))
+    for pool, counts in repairs.items():
+        for what, number in list(counts.items()):
+            counter.add_metric((pool, what), number)
+    return [counter]
 
 
 def _of_store(f: StoreFigures) -> Families:

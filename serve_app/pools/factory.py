@@ -5,7 +5,7 @@ from serve_app.config.engines import OpenAISettings, TransformersSettings, VllmS
 from serve_app.config.pools import PoolConfig
 from serve_app.pools.directory import Directory
 from serve_app.pools.http import HttpPool, UpstreamOptions
-from serve_app.pools.upstream import Backoff, Timeouts
+from serve_app.pools.upstream import Backoff, Proxy, Timeouts
 from serve_app.types import Capabilities, Price
 
 _REPLICA_RETRIES = 5
@@ -17,7 +17,7 @@ def build_pool(name: str, pool: PoolConfig, *, cluster_secret: str, timeout_s: f
     Raises ConfigError if the upstream's key is not set.
     """
     if isinstance(pool.engine, OpenAISettings):
-        directory = Directory.fixed(name, [url.rstrip("/") for url in pool.engine.urls])
+        directory = Directory.fixed(name, pool.engine.urls)
         options = _remote_options(name, pool, pool.engine)
     else:
         directory = Directory(name, wait_s=pool.wait_s)
@@ -51,7 +51,15 @@ def capabilities(pool: PoolConfig) -> Capabilities:
 
 
 def _remote_options(name: str, pool: PoolConfig, engine: OpenAISettings) -> UpstreamOptions:
-    headers = {}
+    headers, proxy = {}, None
+    if engine.proxy:
+        auth = (
+            secret(engine.proxy_auth_env, used_by=f"pools.{name}.engine.proxy_auth_env")
+            if engine.proxy_auth_env
+            else ""
+        )
+        user, _, password = auth.partition(":")
+        proxy = Proxy(engine.proxy, user, password)
     if engine.api_key_env:
         key = secret(engine.api_key_env, used_by=f"pools.{name}.engine.api_key_env")
         headers["authorization"] = f"Bearer {key}"
@@ -61,4 +69,5 @@ def _remote_options(name: str, pool: PoolConfig, engine: OpenAISettings) -> Upst
         timeouts=Timeouts(engine.connect_timeout_s, engine.first_byte_timeout_s, engine.idle_timeout_s),
         backoff=Backoff(retries=engine.retries),
         identify=False,
+        proxy=proxy,
     )

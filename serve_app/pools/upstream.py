@@ -95,8 +95,7 @@ def client_session(proxy: Proxy | None = None) -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(total=None),
         max_line_size=_MOST_HEADER_BYTES,
         max_field_size=_MOST_HEADER_BYTES,
-        proxy=proxy.url if proxy else None,
-        proxy_auth=aiohttp.BasicAuth(proxy.user, proxy.password) if proxy and proxy.user else None,
+        proxy=URL(proxy.url).with_user(proxy.user or None).with_password(proxy.password or None) if proxy else None,
         trust_env=False,
     )
 

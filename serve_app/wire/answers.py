@@ -3,6 +3,7 @@
 For code that grades answers; answers that only pass through are not read. Pure: parsed JSON in, Chunks out.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,8 +37,13 @@ def choice_chunk(choice: Mapping[str, Any], endpoint: Endpoint) -> Chunk:
 
 
 def _entry(entry: Mapping[str, Any]) -> TokenLogprob:
-    top = tuple((t["token"], float(t["logprob"])) for t in entry.get("top_logprobs") or ())
-    return TokenLogprob(entry["token"], float(entry["logprob"]), top)
+    top = tuple((t["token"], _number(t["logprob"])) for t in entry.get("top_logprobs") or ())
+    return TokenLogprob(entry["token"], _number(entry["logprob"]), top)
+
+
+def _number(logprob: float | None) -> float:
+    """A log-probability; nan where there is none, as for the first token of a prompt."""
+    return math.nan if logprob is None else float(logprob)
 
 
 def _text_logprobs(logprobs: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
@@ -45,7 +51,7 @@ def _text_logprobs(logprobs: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
     values = logprobs.get("token_logprobs") or ()
     tops = logprobs.get("top_logprobs") or [{}] * len(tokens)
     return tuple(
-        TokenLogprob(token, float(value), tuple((t, float(v)) for t, v in (top or {}).items()))
+        TokenLogprob(token, _number(value), tuple((t, _number(v)) for t, v in (top or {}).items()))
         for token, value, top in zip(tokens, values, tops, strict=True)
     )
 

@@ -19,7 +19,7 @@ _LEAST_LOGPROB: Final = -9999.0
 
 
 def lenient_loads(body: bytes, repairs: Counter[str]) -> tuple[Any, bool]:
-    """The value of `body`, and whether it had to be repaired to be JSON. Raises ValueError if it cannot be.
+    """The value of `body`, and whether it had to be repaired to be JSON. Raises ValueError if that is not possible.
 
     Broken UTF-8 and halves of surrogate pairs become U+FFFD. -Infinity becomes a finite bound, other numbers that JSON
     has not become null.
@@ -93,7 +93,7 @@ def _sane_usage(usage: Any) -> dict[str, Any] | None:
         return None
     given = {key: usage[key] for key in _COUNTS if usage.get(key) is not None}
     if all(type(v) is int and 0 <= v <= MOST_TOKENS for v in given.values()):
-        return usage
+        return usage if given or not any(key in usage for key in _COUNTS) else None
     read, written = tokens(given.get("prompt_tokens")), tokens(given.get("completion_tokens"))
     if read is None and written is None:
         return None

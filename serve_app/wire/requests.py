@@ -63,7 +63,9 @@ def _write_sampling(body: dict[str, Any], query: Query) -> None:
     sampling = query.sampling
     if sampling == _DEFAULTS:
         return
-    for key in ("max_tokens", "temperature", "top_p", "n", "seed", "presence_penalty", "frequency_penalty"):
+    if sampling.max_tokens is not None:
+        body[sampling.max_tokens_key] = sampling.max_tokens
+    for key in ("temperature", "top_p", "n", "seed", "presence_penalty", "frequency_penalty"):
         if (value := getattr(sampling, key)) != getattr(_DEFAULTS, key):
             body[key] = value
     if sampling.stop:
@@ -78,7 +80,8 @@ def _sampling(body: Mapping[str, Any], endpoint: Endpoint) -> Sampling:
     if not body.keys() & _SAMPLING_KEYS:
         return _DEFAULTS
     max_tokens = _typed(body, "max_completion_tokens", int, "an integer")
-    if max_tokens is None:
+    newer = max_tokens is not None
+    if not newer:
         max_tokens = _typed(body, "max_tokens", int, "an integer")
     logprobs, top = _logprobs(body, endpoint)
     return Sampling(
@@ -92,6 +95,7 @@ def _sampling(body: Mapping[str, Any], endpoint: Endpoint) -> Sampling:
         frequency_penalty=_number(body, "frequency_penalty", 0.0),
         logprobs=logprobs,
         top_logprobs=top,
+        max_tokens_key="max_completion_tokens" if newer else "max_tokens",
     )
 
 

@@ -137,6 +137,69 @@ def test_wrong_values_are_named_with_key_and_mend(write, text, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("api.example.com/v1", "with its scheme"),
+        ("localhost:8000/v1", "with its scheme"),
+        ("ftp://x/v1", "with its scheme"),
+        ("http://x/v 1", "no blanks"),
+        ("http://x/v1\\n", "no blanks"),
+        ("http:///v1", "needs a host"),
+        ("http://x:0/v1", "needs a host, and a port"),
+        ("http://x:99999/v1", "needs a host, and a port"),
+        ("http://x:/v1", "needs a host, and a port"),
+        ("http://x:port/v1", "needs a host, and a port"),
+        ("https://me:s3cret@x/v1", "no user and password"),
+        ("https://x/v1#top", "fragment"),
+    ],
+)
+def test_wrong_urls_are_refused_with_the_fix(write, url, said):
+    (found,) = mistakes(write, GOOD.replace("http://127.0.0.1:1/v1", url))
+    assert found.startswith("pools.large.engine.urls.0: ") and said in found
+    assert "s3cret" not in found
+
+
+@pytest.mark.parametrize(
+    ("url", "used"),
+    [
+        ("https://x/v1/", "https://x/v1"),
+        ("https://x/v1/chat/completions", "https://x/v1"),
+        ("https://x/v1/completions/", "https://x/v1"),
+        ("https://x/d/m/chat/completions?api-version=1", "https://x/d/m?api-version=1"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+        ("http://x", "http://x"),
+    ],
+)
+def test_urls_are_base_urls_and_keep_their_query(write, url, used):
+    engine = check_file(write(GOOD.replace("http://127.0.0.1:1/v1", url))).pools["large"].engine
+    assert isinstance(engine, OpenAISettings) and engine.urls == (used,)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("model: big", 'model: ""', "pools.large.model: a model's name"),
+        ("model: big", 'model: "a\\tb"', "pools.large.model: a model's name"),
+        ("model: big", "model: big\n    price: {input_usd_per_million: -1}", "greater than or equal to 0"),
+        ("model: big", "model: big\n    price: {input_usd_per_million: .nan}", "finite"),
+        ("model: big", "model: big\n    price: {output_usd_per_million: .inf}", "finite"),
+        ('/v1"]', '/v1"], proxy: "socks5://x:1"', "with its scheme"),
+        ('/v1"]', '/v1"], proxy: "http://u:s3cret@x:1"', "no user and password"),
+        ('/v1"]', '/v1"], upstream_model: " "', "upstream_model: a model's name"),
+    ],
+)
+def test_names_prices_and_proxies_are_checked(write, old, new, said):
+    (found,) = mistakes(write, GOOD.replace(old, new))
+    assert said in found and "s3cret" not in found
+
+
+def test_the_home_folder_may_be_written_short(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/h")
+    config = check_file(write(GOOD + 'store: {path: "~/log.sqlite3"}\nrouting: {registry: "~/routers"}\n'))
+    assert (config.store.path, config.routing.registry) == ("/h/log.sqlite3", "/h/routers")
+
+
 def test_all_mistakes_are_told_at_once(write):
     found = mistakes(write, GOOD + "server: {port: x, prot: 1}\nlog: {levle: info}\n")
     assert sorted(line.split(":")[0] for line in found) == ["log.levle", "server.port", "server.prot"]

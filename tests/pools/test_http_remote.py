@@ -11,7 +11,7 @@ import pytest
 from serve_app.errors import ContextLengthExceeded, DeadlineExceeded, Overloaded, UpstreamError
 from serve_app.pools.directory import Directory
 from serve_app.pools.http import HttpPool, UpstreamOptions
-from serve_app.pools.upstream import Backoff, Timeouts
+from serve_app.pools.upstream import Backoff, Proxy, Timeouts
 from serve_app.types import Capabilities, Message, Price, Query, Usage
 from serve_app.wire.frames import Call
 from tests.pools.upstream_server import END, Hold, Pause, Reset, answer, event, fake_upstream, head, piece, unused_url
@@ -139,3 +139,23 @@ async def drained(pool: HttpPool) -> Exception | None:
     except (UpstreamError, ContextLengthExceeded) as error:
         return error
     return None
+
+
+async def test_a_proxy_is_used_only_if_the_config_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", unused_url())
+    monkeypatch.setenv("http_proxy", unused_url())
+    async with fake_upstream(WHOLE) as server:
+        async with remote(server.base_url) as pool:
+            await pool.complete(query(), CALL)
+        assert server.requests[-1].path == "/v1/chat/completions"
+        proxy = Proxy(server.base_url.removesuffix("/v1"), "me", "s3cret")
+        wire = UpstreamOptions("m", {}, Timeouts(1, 5, 5), identify=False, proxy=proxy)
+        far = Directory.fixed("r", ["http://far.invalid/v1"])
+        pool = HttpPool("r", "m", far, wire, price=Price(), capabilities=Capabilities())
+        try:
+            await pool.complete(query(), CALL)
+        finally:
+            await pool.aclose()
+    assert server.requests[-1].path == "http://far.invalid/v1/chat/completions"
+    assert server.requests[-1].headers["proxy-authorization"].startswith("Basic ")
+    assert "s3cret" not in repr(proxy)

@@ -74,6 +74,12 @@ def test_max_completion_tokens_is_the_newer_name():
     assert query_from_openai(body, "chat").sampling.max_tokens == 5
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_the_length_travels_under_the_name_by_which_it_came(name):
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], name: 3}
+    assert query_to_openai(query_from_openai(body, "chat"), model="m", stream=False) == body
+
+
 def test_text_parts_are_joined_and_null_is_empty():
     body = {
         "messages": [
