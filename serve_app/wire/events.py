@@ -261,10 +261,8 @@ class EventReader:
             return b"", None
         finishes = [choice for choice in choices if choice.get("finish_reason")]
         for choice in finishes:
-            index = choice.get("index")
-            self.finished.add(index if isinstance(index, int) else 0)
-            if not isinstance(choice["finish_reason"], str):
-                choice["finish_reason"], changed = "stop", True
+            changed |= _finish_of_known_shape(choice)
+            self.finished.add(choice["index"])
         data = orjson.dumps(event) if changed else text
         return (data, event) if finishes or usage else (b" " + data, None)
 
@@ -280,3 +278,15 @@ def _ordinary(event: Any) -> bool:
         if type(choice) is not dict or choice.get("finish_reason") or choice.get("error") or choice.get("usage"):
             return False
     return True
+
+
+def _finish_of_known_shape(choice: dict[str, Any]) -> bool:
+    """Give a choice that ends an index, a reason and a delta of the kinds that they have; whether that changed it."""
+    before = dict(choice)
+    if type(choice.get("index")) is not int:
+        choice["index"] = 0
+    if not isinstance(choice["finish_reason"], str):
+        choice["finish_reason"] = "stop"
+    if not isinstance(choice.get("delta", {}), dict):
+        choice["delta"] = {}
+    return choice != before

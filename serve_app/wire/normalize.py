@@ -110,7 +110,8 @@ def error_in(body: Any) -> dict[str, Any] | None:
     if isinstance(body, str):
         return {"message": body}
     if isinstance(body, list):
-        return next((e for e in map(error_in, body) if e is not None), None)
+        inside = (error_in(e) for e in body if not isinstance(e, list))
+        return next((e for e in inside if e is not None), None)
     if not isinstance(body, dict):
         return None
     error, choices = body.get("error"), body.get("choices")
@@ -140,7 +141,7 @@ def _error_object(error: Any, around: Mapping[str, Any]) -> dict[str, Any]:
         text = error if isinstance(error, str) else ""
         return {"code": text, **shared} if _text_of(shared.get("message")) else {**shared, "message": text}
     if isinstance(error.get("error"), dict):
-        return _error_object(error["error"], error)
+        error = {**error, **error["error"]}
     words = (error.get(key) for key in ("message", "detail", "msg", "error", "errors"))
     message = next((text for word in words if (text := _text_of(word))), "") or _text_of(shared.get("message"))
     return {**shared, **error, "message": message}

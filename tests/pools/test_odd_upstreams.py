@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -12,10 +13,12 @@ import orjson
 import pytest
 
 from serve_app.api.app import build_app
+from serve_app.errors import DeadlineExceeded
 from serve_app.pools.directory import Directory
 from serve_app.pools.http import HttpPool, UpstreamOptions
 from serve_app.pools.upstream import Backoff, Timeouts
-from serve_app.types import Capabilities, Price
+from serve_app.types import Capabilities, Message, Price, Query
+from serve_app.wire.frames import Call
 from tests.api.fakes import DictStore, services
 from tests.pools.odd_upstreams import DONE, END, GOOD, HEL, LO, STOP, USAGE, chunked, cuts, delta, http, playing, usage
 from tests.pools.odd_upstreams import whole as answer
@@ -156,6 +159,10 @@ STREAMS: dict[str, tuple[bytes, dict[str, Any]]] = {
     "usage without choices": (http(HEL + LO + STOP + USAGE.replace(b'"choices":[],', b"") + DONE), HELLO),
     "finish in the middle": (http(delta(b'"Hel"', b'"stop"') + LO + USAGE + DONE), HELLO),
     "finish again and again": (http(delta(b'"Hel"', b'"stop"') + delta(b'"lo"', b'"stop"') + STOP + USAGE), HELLO),
+    "finish of an odd choice": (
+        http(HEL + LO + STOP.replace(b'"index":0', b'"index":[0]').replace(b'{"content":""}', b"null") + USAGE + DONE),
+        HELLO,
+    ),
     "finish that is no text": (http(HEL + LO + STOP.replace(b'"stop"', b"1") + USAGE + DONE), HELLO),
     "its own jethro": (http(HEL + LO + STOP + USAGE.replace(b'"id"', b'"jethro":{"a":1},"id"') + DONE), HELLO),
     "a whole answer": (http(answer(), "application/json"), HELLO),
@@ -184,6 +191,8 @@ STREAMS: dict[str, tuple[bytes, dict[str, Any]]] = {
     "plain text": broken(b"data: boom\n\n"),
     "code that is an object": broken(b'data: {"error":{"message":"boom","code":{"a":[1]}}}\n\n'),
     "code that is a list": broken(b'data: {"error":{"message":"boom","code":[429]}}\n\n'),
+    "nested twice": broken(b'data: {"error":{"error":{"message":"boom"}}}\n\n'),
+    "nested deeply": broken(b"data: " + b"[" * 900 + b"]" * 900 + b"\n\n"),
     "code in text": broken(b'data: {"error":{"message":"boom","code":"429"}}\n\n', error="boom"),
     "an event that is not JSON": broken(b'data: {"choices":[{"in\n\n', error=SENT + "an event that is not JSON"),
     "an event that is a number": broken(b"data: 7\n\n", error=SENT + "an event that is not an object"),
@@ -327,6 +336,16 @@ async def test_comments_keep_the_wait_for_the_first_event_alive_up_to_the_deadli
         body = {"model": "up", "messages": [{"role": "user", "content": "hi"}], "stream": True}
         found = read_stream(await client.post("/v1/chat/completions", json=body))
         assert (found.text, server.tries) == ("Hello", 1)
+
+
+async def test_a_deadline_is_a_deadline_whatever_the_upstream_sends() -> None:
+    slow = [http(b""), *[b": working\n\n"] * 100]
+    query = Query((Message("user", "hi"),))
+    async with playing(slow, 0.05) as server, gateway(server.url) as (_, pool, _):
+        for call in (pool.complete, lambda *args: anext(pool.stream(*args))):
+            with pytest.raises(DeadlineExceeded):
+                await call(query, Call("a", "b", 1, deadline_s=monotonic() + 0.3))
+        assert server.tries == 2 and pool.directory.available
 
 
 async def test_an_answer_with_annotations_is_accepted_as_history() -> None:
