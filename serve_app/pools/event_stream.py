@@ -194,10 +194,13 @@ class EventStream:
             self._response.close()
 
 
-def extend(limit: asyncio.Timeout, idle_s: float, deadline_s: float) -> None:
-    """Put off the end of `limit`, since bytes have arrived, to `idle_s` from now but not beyond `deadline_s`."""
+def extend(limit: asyncio.Timeout, idle_s: float, deadline_s: float, *, begun: bool = False) -> None:
+    """Put off the end of `limit`, since bytes have arrived, to `idle_s` from now but not beyond `deadline_s`.
+
+    `begun`: they are of the answer, so that the limit may become shorter too.
+    """
     until = min(asyncio.get_running_loop().time() + idle_s, deadline_s)
-    if until > (limit.when() or 0.0):
+    if begun or until > (limit.when() or 0.0):
         limit.reschedule(until)
 
 

@@ -248,14 +248,15 @@ class Upstream:
         self, response: Response, most: int, limit: asyncio.Timeout | None = None, latest_s: float = math.inf
     ) -> bytes:
         """The body; each piece extends `limit`, since some send blank lines while the model works."""
-        body = bytearray()
+        body, begun = bytearray(), False
         while True:
-            if limit is not None:
-                extend(limit, self._timeouts.idle_s, latest_s)
             part = await response.content.readany()
             if not part:
                 return bytes(body)
             body += part
+            begun = begun or not part.isspace()
+            if limit is not None:
+                extend(limit, self._timeouts.idle_s, latest_s, begun=begun)
             if len(body) > most:
                 raise self.failure(f"the upstream's answer is larger than {most} bytes")
 

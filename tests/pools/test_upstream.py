@@ -169,7 +169,7 @@ async def test_a_connection_that_breaks_before_the_first_event_may_be_retried(se
 async def test_no_first_event_in_time(session, script):
     async with fake_upstream(script) as server:
         with pytest.raises(UpstreamError, match=r"within 0\.1 s"):
-            await client(server.base_url, session, first_byte_s=0.1).open_stream("/x", b"{}")
+            await client(server.base_url, session, first_byte_s=0.1, idle_s=0.1).open_stream("/x", b"{}")
         await asyncio.wait_for(server.left.wait(), 5)
 
 
