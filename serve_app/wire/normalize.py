@@ -110,8 +110,8 @@ def error_in(body: Any) -> dict[str, Any] | None:
     if isinstance(body, str):
         return {"message": body}
     if isinstance(body, list):
-        inside = (error_in(e) for e in body if not isinstance(e, list))
-        return next((e for e in inside if e is not None), None)
+        errors = (error_in(e) for e in body if not isinstance(e, list))
+        return next((e for e in errors if e is not None), None)
     if not isinstance(body, dict):
         return None
     error, choices = body.get("error"), body.get("choices")

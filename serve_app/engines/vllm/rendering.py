@@ -100,7 +100,7 @@ class QueryRenderer:
         """OpenAI's body with every sampling parameter said, so that none falls back to the model's own default."""
         sampling = query.sampling
         body = query_to_openai(query, model=self._model, stream=False)
-        for key in ("user", "adapter", "max_tokens"):
+        for key in ("user", "adapter", "max_tokens", "max_completion_tokens"):
             body.pop(key, None)
         for key in ("temperature", "top_p", "presence_penalty", "frequency_penalty"):
             body[key] = getattr(sampling, key)
