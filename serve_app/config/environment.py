@@ -22,7 +22,12 @@ SERVE_ENVIRONMENT = {
     # three failures in a row, and Serve starts another manager of HAProxy
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "4",
-    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+    # with checks of 1 s (front/haproxy.py), a Gateway that is stopped is out of service within 3 s
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "500ms",
+    # a Gateway that dies before it answered is replaced by another; the request must fit the buffer
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_RETRIES": "2",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
     # after a change of the Gateways: requests of the time before may take as long as any
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
     "RAY_raylet_start_wait_time_s": "120",

@@ -3,7 +3,6 @@
 import asyncio
 import hmac
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -25,12 +24,13 @@ from serve_app.front.settings import PROOF_HEADER
 from serve_app.front.settings import load as load_front
 from serve_app.gateway.services import build_services
 from serve_app.observability.process_log import log_to_stderr
-from serve_app.pools.directory import Discover, ReplicaReport
+from serve_app.pools.directory import Discover, Discovery, ReplicaReport
 from serve_app.pools.factory import build_pool
 from serve_app.pools.scrape import merged, scrape
 
 logger = logging.getLogger("jethro.deployments")
 
+_DESCRIBE_S = 1.0
 _METRICS_S = 3.0  # Prometheus allows a scrape 10 s, in which the replicas are scraped as well
 
 
@@ -57,7 +57,7 @@ class GatewayReplica:
         loop = asyncio.get_running_loop()
         self._following = [
             loop.create_task(pools[name].directory.follow(_discover(handle))) for name, handle in handles.items()
-        ]
+        ] + [loop.create_task(pool.watch()) for pool in pools.values()]
         remote = ScorerHandle(scorer, tree.scorer.start_timeout_s) if scorer is not None else None
         streams = LearnerHandle(learner) if learner is not None else None
         # loads the routers, and torch with them: before the first request, and not on the loop
@@ -113,13 +113,20 @@ def only_through_front(app: ASGIApp, token: str) -> ASGIApp:
 
 
 def _discover(handle: DeploymentHandle) -> Discover:
-    """Reports of all running replicas, by broadcast."""
+    """Reports of all running replicas, by broadcast. One that hangs or has just ended does not delay the others'."""
 
-    async def discover() -> Sequence[ReplicaReport]:
+    async def discover() -> Discovery:
         try:
-            described = await handle.broadcast("describe").results_async()
+            # Serve's own gathering of the results waits for all of them, or drops all
+            results = await handle.broadcast("describe")._fetch_replica_results_async()
         except DeploymentUnavailableError:  # none runs: the pool sleeps, or starts
-            return []
-        return [ReplicaReport(**d) for d in described]
+            return Discovery()
+        replies = [asyncio.ensure_future(replica_reply(result.get_async())) for result in results]
+        _, late = await asyncio.wait(replies, timeout=_DESCRIBE_S) if replies else (set(), set())
+        for reply in late:
+            reply.cancel()
+        done = [reply for reply in replies if reply not in late]
+        reports = [ReplicaReport(**reply.result()) for reply in done if reply.exception() is None]
+        return Discovery(reports, len(late))
 
     return discover

@@ -156,14 +156,14 @@ def _keys(references: Sequence[KeyConfig]) -> dict[str, str]:
 
 
 def pools_ready(config: Config, pools: Mapping[str, Pool]) -> Readiness:
-    """Readiness by the pools' load: a required pool needs a replica that answers, unless it may scale to zero."""
+    """Readiness by the pools' load: a required pool needs a replica that answers, or none if it may scale to zero."""
     detail: dict[str, dict[str, Any]] = {}
     for name, settings in config.pools.items():
         pool = pools.get(name)
         load = pool.load() if pool is not None else None
         detail[name] = {
             # a pool that may scale to zero is ready without replicas: the first query starts one
-            "ok": load is not None and (load.replicas > 0 or settings.replicas.min == 0),
+            "ok": load is not None and (load.answers if load.replicas else settings.replicas.min == 0),
             "required": settings.required,
             "replicas": load.replicas if load else 0,
             "in_flight": load.in_flight if load else 0,

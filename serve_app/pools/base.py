@@ -10,15 +10,16 @@ from serve_app.wire.frames import Answer, Call, Frame
 
 @dataclass(frozen=True, slots=True)
 class PoolLoad:
-    """Load as last known: replicas that answer, requests in flight from this Gateway, and queued in replicas.
+    """Load as last known: replicas to choose from, requests in flight from this Gateway, and queued in replicas.
 
-    `places`: requests that those replicas serve at once; 0: unknown.
+    `places`: requests that those replicas serve at once; 0: unknown. `answers`: by a request or a probe of late.
     """
 
     replicas: int
     in_flight: int
     waiting: int = 0
     places: int = 0
+    answers: bool = True
 
 
 class Pool(Protocol):

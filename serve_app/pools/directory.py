@@ -5,7 +5,8 @@ of two choices in randomized load balancing", 2001). The load of a member is thi
 plus the other requests it last reported. Members come from a `discover` function or are fixed addresses.
 
 A member is ejected at once when it is dead, that is, takes no connection. One that is alive is ejected for the share of
-different requests that failed there of late, and only while another can answer.
+different requests that failed there of late, and only while another can answer. A replica that takes connections and
+answers no probe (stopped, or spinning) is silent: requests that wait there for a first byte are sent to another.
 """
 
 import asyncio
@@ -28,7 +29,11 @@ _LEAST_FAILURES = 5  # different requests: fewer say nothing of the member
 _MOST_FAILING = 0.5  # share of the requests in the window
 _REMEMBERED = 256  # requests of either outcome
 _MOST_DOUBLINGS = 5  # by then the longest cooldown is reached
-_DISCOVERY_S = 5.0  # a replica that hangs must not delay the discovery of others
+_DISCOVERY_S = 5.0
+_PROBE_EVERY_S = 0.4
+_PROBE_S = 1.0
+_OWN_DELAY_S = 0.5  # a round of probes that took that much longer says that this process was held up itself
+_MOST_MISSED = 2  # probes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +47,26 @@ class ReplicaReport:
     pid: int = 0
 
 
-Discover = Callable[[], Awaitable[Sequence[ReplicaReport]]]
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """What replicas reported. `late`: replicas that exist and did not report in time."""
+
+    reports: Sequence[ReplicaReport] = ()
+    late: int = 0
+
+
+Discover = Callable[[], Awaitable[Discovery]]
+Probe = Callable[[str], Awaitable[bool]]
+"""Whether the member at the address answers; it may take any time."""
 
 
 @dataclass(slots=True, eq=False)
 class Member:
     """One replica or upstream as this Gateway sees it; `in_flight` is this Gateway's own count.
 
-    `failures` counts ejections since the last success; `ok` and `failing` are the times of requests by outcome.
+    `failures` counts ejections since the last success; `ok` and `failing` are the times of requests by outcome. `heard`:
+    it answered a request or a probe since it was last found dead. `missed`: probes without an answer, one after the
+    other. `waiting`: limits of requests that wait there for a first byte.
     """
 
     address: str
@@ -60,6 +77,14 @@ class Member:
     down_until: float = 0.0
     ok: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     failing: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    heard: bool = False
+    missed: int = 0
+    waiting: set[asyncio.Timeout] = field(default_factory=set)
+
+    @property
+    def silent(self) -> bool:
+        """It takes connections, and answers nothing."""
+        return self.missed >= _MOST_MISSED
 
     @property
     def load(self) -> int:
@@ -102,11 +127,17 @@ class Directory:
     def available(self) -> list[Member]:
         """Members that can take a request now."""
         now = self.clock()
-        return [m for m in self.members if m.down_until <= now]
+        return [m for m in self.members if m.down_until <= now and not m.silent]
 
-    def update(self, reports: Sequence[ReplicaReport]) -> None:
-        """Replace the members by those that reported; a missing one is gone."""
-        fresh: dict[str, Member] = {}
+    @property
+    def answering(self) -> list[Member]:
+        """Members of which it is known that they answer: by a request or a probe, and most requests of late."""
+        now = self.clock()
+        return [m for m in self.available if m.heard and not self._mostly_fails(m, now)]
+
+    def update(self, reports: Sequence[ReplicaReport], *, late: int = 0) -> None:
+        """Replace the members by those that reported; a missing one is gone, unless some were `late`."""
+        fresh: dict[str, Member] = dict(self._members) if late else {}
         for report in reports:
             member = self._members.get(report.address) or Member(report.address, report)
             member.report = report
@@ -141,16 +172,22 @@ class Directory:
         return min(self.rng.sample(candidates, 2), key=lambda m: m.load)
 
     def _candidates(self, exclude: Collection[str]) -> list[Member]:
-        """Members to pick from; if all are cooling down, those that failed once: a slow host drops connections too."""
+        """Members to pick from; if all are cooling down, those that failed once: a slow host drops connections too.
+
+        Where all that are left are silent, these: a request that waits is not lost.
+        """
         now = self.clock()
         usable = [m for m in self.members if m.address not in exclude]
-        return [m for m in usable if m.down_until <= now] or [m for m in usable if m.failures == 1]
+        up = [m for m in usable if m.down_until <= now]
+        return [m for m in up if not m.silent] or [m for m in usable if m.failures == 1] or up
 
     def succeeded(self, member: Member, seen: int | None = None) -> None:
         """The member gave its first byte. One that was requested before an ejection (see `failed`) does not end it."""
         if seen is None or seen == member.failures:
             member.failures = 0
             member.down_until = 0.0
+        member.heard = True
+        member.missed = 0
         member.ok.append(self.clock())
 
     def failed(self, member: Member, seen: int | None = None, *, dead: bool = True, began: bool = False) -> None:
@@ -172,6 +209,7 @@ class Directory:
         cooldown_s = _COOLDOWN_S * 2 ** min(member.failures, _MOST_DOUBLINGS)
         member.down_until = now + min(cooldown_s, self.longest_cooldown_s)
         member.failures += 1
+        member.heard = member.heard and not dead
         member.ok.clear()
         member.failing.clear()
 
@@ -198,7 +236,7 @@ class Directory:
             try:
                 async with asyncio.timeout(discovery_s):
                     found = await replica_reply(discover())
-                self.update(found)
+                self.update(found.reports, late=found.late)
             except Exception as e:  # serving continues without it
                 kind = type(e).__name__
                 logger.warning("pool %s: discovery failed (%s: %s); the known members stay", self.pool, kind, e)
@@ -206,3 +244,38 @@ class Directory:
                 async with asyncio.timeout(every_s):
                     await self._refresh_now.wait()
                 await asyncio.sleep(0.1)  # many failures at once cause one refresh, not thousands
+
+    async def watch(
+        self, probe: Probe, *, unheard_only: bool = False, every_s: float = _PROBE_EVERY_S, probe_s: float = _PROBE_S
+    ) -> None:
+        """Probe the members until cancelled. `unheard_only`: those alone of which it is not known that they answer.
+
+        A member that misses `_MOST_MISSED` probes, each of `probe_s`, is silent until it answers one.
+        """
+        while True:
+            members = [m for m in self.members if not (unheard_only and m.heard)]
+            start_s = self.clock()
+            answers = await asyncio.gather(*(_probed(probe, m, probe_s) for m in members))
+            if self.clock() - start_s < probe_s + _OWN_DELAY_S:
+                for member, answer in zip(members, answers, strict=True):
+                    self._judge(member, answer, missing=not unheard_only)
+            await asyncio.sleep(every_s)
+
+    def _judge(self, member: Member, answer: bool | None, *, missing: bool) -> None:
+        member.heard = bool(answer)
+        if answer is not None or not missing:
+            member.missed = 0
+            return
+        member.missed += 1
+        if member.silent and any(m is not member for m in self.available):
+            now = asyncio.get_running_loop().time()
+            for limit in member.waiting:
+                limit.reschedule(now)
+
+
+async def _probed(probe: Probe, member: Member, probe_s: float) -> bool | None:
+    """Whether it answers well; None if it does not answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(probe_s):
+            return await probe(member.address)
+    return None

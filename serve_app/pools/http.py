@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from time import monotonic
 from typing import TypeVar
 
@@ -19,12 +20,14 @@ from serve_app.pools.base import PoolLoad
 from serve_app.pools.directory import Directory, Member
 from serve_app.pools.event_stream import EventStream
 from serve_app.pools.replica_session import ReplicaSession
-from serve_app.pools.upstream import Backoff, Proxy, Timeouts, Upstream, client_session
-from serve_app.pools.upstream_errors import LostConnection, NoConnection, SlowUpstream, read_whole
+from serve_app.pools.upstream import Backoff, Proxy, Timeouts, Upstream, client_session, replica_answers
+from serve_app.pools.upstream_errors import LostConnection, NoConnection, SilentReplica, SlowUpstream, read_whole
 from serve_app.types import Capabilities, Price, Query
 from serve_app.wire.frames import Answer, Call, Frame
 from serve_app.wire.requests import query_to_openai
 
+_PROBED_PATH = "/models"
+_REMOTE_PROBE_EVERY_S = 1.0
 _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 
 T = TypeVar("T")
@@ -67,7 +70,19 @@ class HttpPool:
         """Available members, this Gateway's open requests there, and the others they last reported."""
         members = self.directory.available
         in_flight, waiting = sum(m.in_flight for m in members), sum(m.others for m in members)
-        return PoolLoad(len(members), in_flight, waiting, len(members) * self.options.places)
+        places = len(members) * self.options.places
+        return PoolLoad(len(members), in_flight, waiting, places, answers=bool(self.directory.answering))
+
+    async def watch(self) -> None:
+        """Probe the members until cancelled: replicas always, other servers until it is known that they answer."""
+        if self.options.identify:
+            async with client_session() as session:
+                await self.directory.watch(partial(replica_answers, session))
+        else:
+            await self.directory.watch(
+                lambda address: self._upstream_at(address).answers(_PROBED_PATH),
+                unheard_only=True, every_s=_REMOTE_PROBE_EVERY_S, probe_s=self.options.timeouts.connect_s,
+            )  # fmt: skip
 
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """See `Pool.stream`."""
@@ -124,7 +139,7 @@ class HttpPool:
             member.in_flight += 1
             seen = member.failures
             try:
-                result = await send(self._upstream(member))
+                result = await self._sent(send, member)
             except JethroError as error:
                 member.in_flight -= 1
                 if not error.retryable:
@@ -142,6 +157,21 @@ class HttpPool:
             else:
                 self.directory.succeeded(member, seen)
                 return member, result
+
+    async def _sent(self, send: Callable[[Upstream], Awaitable[T]], member: Member) -> T:
+        """What `send` returns. Raises LostConnection if the member turns out to be silent while another is there."""
+        upstream = self._upstream_at(member.address)
+        if not self.options.identify:
+            return await send(upstream)
+        try:
+            async with asyncio.timeout(None) as limit:
+                member.waiting.add(limit)
+                try:
+                    return await send(upstream)
+                finally:
+                    member.waiting.discard(limit)
+        except TimeoutError:
+            raise upstream.failure("the replica takes connections and does not answer", SilentReplica) from None
 
     async def _next_member(self, tried: Mapping[str, JethroError], call: Call) -> Member:
         """A member not tried yet; once all were, any available one, since it may have restarted."""
@@ -175,13 +205,13 @@ class HttpPool:
                 raise _worst(tried.values())  # a full member is not tried again: the wait is left to the caller
             await asyncio.sleep(pause_s)
 
-    def _upstream(self, member: Member) -> Upstream:
-        upstream = self._upstreams.get(member.address)
+    def _upstream_at(self, address: str) -> Upstream:
+        upstream = self._upstreams.get(address)
         if upstream is None:
             known = {m.address for m in self.directory.members}
             self._upstreams = {a: u for a, u in self._upstreams.items() if a in known}
-            upstream = self._upstreams[member.address] = Upstream(
-                member.address,
+            upstream = self._upstreams[address] = Upstream(
+                address,
                 session=self._session,
                 headers=self.options.headers,
                 timeouts=self.options.timeouts,

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import NoReturn
 
 import aiohttp
@@ -33,6 +34,7 @@ _MOST_ANSWER_BYTES = 256 * 2**20
 _MOST_ERROR_BYTES = 16 * 2**20  # some quote the whole request in their refusal
 _MOST_HEADER_BYTES = 64 * 1024
 _DECODED = ("", "identity", "gzip", "deflate")
+_KEY_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED)
 _PUBLIC_HEADERS = ("content-type", "user-agent", "accept", "accept-encoding")
 
 
@@ -98,6 +100,15 @@ def client_session(proxy: Proxy | None = None) -> aiohttp.ClientSession:
         proxy=URL(proxy.url).with_user(proxy.user or None).with_password(proxy.password or None) if proxy else None,
         trust_env=False,
     )
+
+
+async def replica_answers(session: aiohttp.ClientSession, address: str) -> bool:
+    """Whether a replica is well and not draining. Waits for as long as it says nothing."""
+    try:
+        async with session.get(address.removesuffix("/v1") + "/health", allow_redirects=False) as response:
+            return response.status == HTTPStatus.OK
+    except (aiohttp.ClientError, OSError):
+        return False
 
 
 Session = aiohttp.ClientSession | ReplicaSession
@@ -196,6 +207,18 @@ class Upstream:
                     raise
         except (TimeoutError, aiohttp.ClientError, OSError) as e:
             self._raise_connection(e)
+
+    async def answers(self, path: str) -> bool:
+        """Whether a GET of `path` is answered, if only by a refusal: not by one of the key, or of a server that is
+        overloaded or away. For other servers than replicas.
+        """
+        assert isinstance(self._session, aiohttp.ClientSession)
+        try:
+            url = URL(self.base_url + path + self._query)
+            async with self._session.get(url, headers=self._headers, allow_redirects=False) as response:
+                return response.status < HTTPStatus.INTERNAL_SERVER_ERROR and response.status not in _KEY_REFUSED
+        except (aiohttp.ClientError, OSError):
+            return False
 
     def failure(self, message: str, kind: type[UpstreamError] = OddAnswer) -> UpstreamError:
         """An UpstreamError with the address as a note."""

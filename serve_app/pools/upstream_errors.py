@@ -51,6 +51,10 @@ class NoConnection(LostConnection):
     """The upstream takes no connection."""
 
 
+class SilentReplica(UpstreamError):
+    """The replica takes connections and answers nothing."""
+
+
 _BY_CODE: Final[dict[str, type[JethroError]]] = {
     cls.default_code: cls
     for cls in (

@@ -7,6 +7,7 @@ from serve_app.api.app import build_app
 from serve_app.config.tree import Config
 from serve_app.errors import ConfigError
 from serve_app.gateway.services import build_services, pools_ready
+from serve_app.pools.base import PoolLoad
 from serve_app.observability.access_log import JsonLog, NoLog
 from tests.api.fakes import FakePool, config
 
@@ -73,3 +74,9 @@ def test_a_pool_that_is_not_built_is_not_ready(tree, pools):
     del pools["large"]
     readiness = pools_ready(tree, pools)
     assert (readiness.ok, readiness.pools["large"]["ok"]) == (False, False)
+
+
+@pytest.mark.parametrize(("replicas", "answers", "ready"), [(1, True, True), (1, False, False), (0, False, False)])
+def test_a_pool_is_ready_while_it_is_known_to_answer(tree, pools, replicas, answers, ready, monkeypatch):
+    monkeypatch.setattr(pools["small"], "load", lambda: PoolLoad(replicas, 0, answers=answers))
+    assert pools_ready(tree, pools).pools["small"]["ok"] is ready

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from serve_app.errors import PoolUnavailable
-from serve_app.pools.directory import Directory, ReplicaReport
+from serve_app.pools.directory import Directory, Discovery, ReplicaReport
 
 
 class Clock:
@@ -110,15 +110,15 @@ async def test_excluded_members_are_not_waited_for() -> None:
 
 
 async def test_following_goes_on_when_discovery_fails() -> None:
-    d = Directory("small")
-    rounds = iter([[ReplicaReport("a")], RuntimeError("replica died"), [ReplicaReport("a"), ReplicaReport("b")]])
+    d, two = Directory("small"), [ReplicaReport("a"), ReplicaReport("b")]
+    rounds = iter([Discovery([ReplicaReport("a")]), RuntimeError("replica died"), Discovery(two)])
     seen = asyncio.Event()
 
-    async def discover() -> list[ReplicaReport]:
+    async def discover() -> Discovery:
         found = next(rounds, None)
         if found is None:
             seen.set()
-            return [ReplicaReport("a"), ReplicaReport("b")]
+            return Discovery(two)
         if isinstance(found, RuntimeError):
             assert [m.address for m in d.members] == ["a"]
             raise found
@@ -156,13 +156,13 @@ async def test_following_goes_on_when_discovery_hangs_or_is_cancelled_under_it()
     d = Directory("small")
     rounds = iter(["hang", "cancelled", "sound"])
 
-    async def discover() -> list[ReplicaReport]:
+    async def discover() -> Discovery:
         match next(rounds, "sound"):
             case "hang":
                 await asyncio.Event().wait()
             case "cancelled":
                 raise asyncio.CancelledError  # as Ray does for a replica that was killed
-        return [ReplicaReport("a")]
+        return Discovery([ReplicaReport("a")])
 
     following = asyncio.create_task(d.follow(discover, every_s=0.01, discovery_s=0.01))
     async with asyncio.timeout(5):
@@ -231,3 +231,104 @@ def test_a_stream_that_breaks_is_one_failed_request_and_no_success() -> None:
         d.succeeded(member)
         d.failed(member, seen=0, dead=False, began=True)
     assert (len(member.ok), len(member.failing)) == (0, 4)
+
+
+async def probed(d: Directory, answers: dict[str, bool | None], rounds: int = 3) -> None:
+    """So many rounds of probes; None: the member does not answer."""
+    seen: Counter[str] = Counter()
+    over = asyncio.Event()
+
+    async def probe(address: str) -> bool:
+        seen[address] += 1
+        if max(seen.values()) > rounds:
+            over.set()
+        if (answer := answers[address]) is None:
+            await asyncio.Event().wait()
+        return bool(answer)
+
+    watching = asyncio.create_task(d.watch(probe, every_s=0.001, probe_s=0.02))
+    async with asyncio.timeout(5):
+        await over.wait()
+    watching.cancel()
+    await asyncio.wait((watching,))
+
+
+async def test_a_member_that_answers_no_probe_is_left_out_until_it_answers_one() -> None:
+    d = directory("a", "b")
+    await probed(d, {"a": None, "b": True})
+    assert [m.address for m in d.available] == [m.address for m in d.answering] == ["b"]
+    assert {(await d.pick()).address for _ in range(20)} == {"b"}
+    await probed(d, {"a": True, "b": True})
+    assert [m.address for m in d.answering] == ["a", "b"]
+
+
+async def test_the_only_member_is_picked_though_silent_and_is_not_said_to_answer() -> None:
+    d = directory("a", wait_s=0.0)
+    await probed(d, {"a": None})
+    assert not d.available and not d.answering
+    assert (await d.pick()).address == "a"
+
+
+@pytest.mark.parametrize("others", [("b",), ()])
+async def test_requests_that_wait_at_a_silent_member_are_let_go_if_another_is_there(others: tuple[str, ...]) -> None:
+    d = directory("a", *others)
+    let_go = False
+    try:
+        async with asyncio.timeout(60) as limit:
+            d.members[0].waiting.add(limit)
+            await probed(d, {"a": None, "b": True})
+    except TimeoutError:
+        let_go = True
+    assert let_go is bool(others)
+
+
+async def test_probes_that_were_late_because_this_process_was_held_up_say_nothing() -> None:
+    clock = Clock()
+    d = directory("a", "b", clock=clock)
+
+    async def probe(address: str) -> bool:
+        clock.now += 10.0
+        raise TimeoutError
+
+    watching = asyncio.create_task(d.watch(probe, every_s=0.001, probe_s=0.02))
+    await asyncio.sleep(0.05)
+    watching.cancel()
+    assert len(d.available) == 2
+
+
+async def test_a_member_answers_by_a_request_or_a_probe_and_no_more_once_it_is_dead() -> None:
+    clock = Clock()
+    d = directory("a", clock=clock)
+    assert not d.answering, "nothing is known of it yet"
+    d.succeeded(d.members[0])
+    assert d.answering
+    d.failed(d.members[0])
+    clock.now += 60.0
+    assert d.available and not d.answering, "it may be tried, and has not answered since"
+
+    async def probe(address: str) -> bool:
+        return True
+
+    watching = asyncio.create_task(d.watch(probe, unheard_only=True))
+    async with asyncio.timeout(5):
+        while not d.answering:  # noqa: ASYNC110 - as a readiness probe sees it
+            await asyncio.sleep(0.01)
+    watching.cancel()
+
+
+async def test_most_requests_fail_though_probes_are_answered() -> None:
+    clock = Clock()
+    d = directory("a", clock=clock)
+    await probed(d, {"a": True}, rounds=1)
+    working(d, clock, "xxxxxx")
+    assert d.available and not d.answering
+    working(d, clock, "........")
+    assert d.answering
+
+
+async def test_a_member_that_reports_late_stays_and_new_ones_are_found_meanwhile() -> None:
+    d = directory("a", "b")
+    d.update([ReplicaReport("b"), ReplicaReport("c")], late=1)
+    assert [m.address for m in d.members] == ["a", "b", "c"]
+    d.update([ReplicaReport("c")])
+    assert [m.address for m in d.members] == ["c"]

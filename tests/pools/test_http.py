@@ -102,6 +102,43 @@ async def test_a_dead_replica_is_replaced_before_the_first_byte() -> None:
         assert [m.address for m in pool.directory.available] == [alive.address]
 
 
+@contextlib.asynccontextmanager
+async def silent() -> AsyncIterator[str]:
+    """The address of a replica that was stopped: the kernel takes connections, and nothing is answered."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+
+async def test_requests_at_a_replica_that_stops_answering_move_to_another() -> None:
+    async with silent() as hung, running(Replica()) as pool:
+        known = [ReplicaReport(hung), *(m.report for m in pool.directory.members)]
+        pool.directory.update(known)
+        asked = [asyncio.ensure_future(told(pool, query())) for _ in range(8)]
+        await asyncio.sleep(0.2)
+        assert pool.directory.members[0].waiting, "some wait there"
+        watching = asyncio.ensure_future(pool.watch())
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*asked) == ["hello"] * 8
+        assert pool.load().replicas == 1 and pool.load().answers
+        watching.cancel()
+
+
+async def test_a_pool_answers_once_its_replica_has_and_no_more_when_it_is_killed() -> None:
+    replica = Replica()
+    async with running(replica) as pool:
+        assert not pool.load().answers
+        watching = asyncio.ensure_future(pool.watch())
+        async with asyncio.timeout(10):
+            while not pool.load().answers:  # noqa: ASYNC110 - as a readiness probe sees it
+                await asyncio.sleep(0.02)
+            await replica.kill()
+            while pool.load().answers:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        watching.cancel()
+
+
 async def test_a_crash_before_the_first_byte_is_retried_elsewhere() -> None:
     broken, sound = Replica(fail_after=0), Replica()
     async with running(broken, sound) as pool:

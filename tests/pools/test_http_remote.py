@@ -44,6 +44,34 @@ async def test_a_remote_that_has_nobody_for_a_while_is_asked_again() -> None:
         assert pool.load().replicas == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "answers"),
+    [(200, True), (404, True), (429, True), (401, False), (403, False), (500, False), (503, False)],
+)
+async def test_a_probe_tells_whether_an_upstream_answers(status: int, answers: bool) -> None:
+    """Without traffic nothing else would: a refusal other than of the key is an answer as well."""
+    async with fake_upstream(answer({}, status)) as server, remote(f"{server.base_url}?api-version=1") as pool:
+        assert not pool.load().answers, "nothing is known yet"
+        watching = asyncio.ensure_future(pool.watch())
+        async with asyncio.timeout(5):
+            while not server.requests:  # noqa: ASYNC110 - of another task
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        watching.cancel()
+        assert pool.load().answers is answers
+        assert server.requests[0].path.endswith("/models?api-version=1")
+
+
+async def test_an_upstream_that_cannot_be_reached_does_not_answer() -> None:
+    async with remote(unused_url()) as pool:
+        watching = asyncio.ensure_future(pool.watch())
+        with pytest.raises(UpstreamError):
+            await pool.complete(query(), CALL)
+        await asyncio.sleep(0.1)
+        watching.cancel()
+        assert not pool.load().answers
+
+
 async def test_a_full_pool_says_so_at_once() -> None:
     full = answer({"error": {"message": "full", "code": "overloaded"}}, 429, retry_after="4")
     async with fake_upstream(full) as server, remote(server.base_url) as pool, asyncio.timeout(2):
