@@ -19,7 +19,7 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     # a busy or small machine may take longer than Ray's defaults to start its processes
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-    # three failures in a row, and Serve starts another manager of HAProxy
+    # three consecutive failures, and Serve starts another manager of HAProxy
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "4",
     # with checks of 1 s (front/haproxy.py), a Gateway that is stopped is out of service within 3 s
@@ -82,13 +82,20 @@ def _own(home: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(home / "ray-token"),
         "RAY_memory_monitor_refresh_ms": "0",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(home / "jethro-front"),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(home / "serve.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(home / "s.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(home / "m.dgram"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(home),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(home / "state"),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
+        **front_variables(home / "jethro-front", home),
+    }
+
+
+def front_variables(program: Path, folder: Path) -> dict[str, str]:
+    """Serve starts `program`, the front, in HAProxy's place, and keeps HAProxy's files in `folder`."""
+    return {
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "serve.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "s.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "m.dgram"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "state"),
     }
 
 

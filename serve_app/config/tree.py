@@ -10,6 +10,7 @@ from serve_app.config.base import FolderOrFile, Node
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.pools import PoolConfig, ResourcesConfig
 from serve_app.config.strategies import CascadeConfig, StreamsConfig
+from serve_app.front.settings import FrontBounds
 
 
 class StoreConfig(Node):
@@ -33,6 +34,7 @@ class LogConfig(Node):
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+_FRONT_MARGIN_S = 60.0
 _LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|localhost|::1)$")
 
 
@@ -222,9 +224,19 @@ class Config(Node):
         if self.server.metrics_key_env:
             found[self.server.metrics_key_env] = "server.metrics_key_env"
         for name, pool in self.pools.items():
-            if env := getattr(pool.engine, "api_key_env", None):
-                found[env] = f"pools.{name}.engine.api_key_env"
+            for key in ("api_key_env", "proxy_auth_env"):
+                if env := getattr(pool.engine, key, None):
+                    found[env] = f"pools.{name}.engine.{key}"
         return found
+
+    def front_bounds(self) -> FrontBounds:
+        """Bounds of the HAProxy in front. A caller is cut off only after the deadline of any request."""
+        return FrontBounds(
+            connections=self.server.connections,
+            share_per_source=self.server.source_share,
+            header_s=self.server.header_s,
+            silence_s=self.limits.request_timeout_s + _FRONT_MARGIN_S,
+        )
 
     @field_validator("pools")
     @classmethod

@@ -31,19 +31,13 @@ class Home:
         if len(os.fsencode(self.path)) > _LONGEST_PATH:
             self.path.rmdir()
             raise ConfigError(f"TMPDIR: {self.path.parent} is too long for sockets below it; use /tmp")
-        server = config.server
-        silence_s = config.limits.request_timeout_s + 60
-        save(
-            FrontSettings(new_token(), bundled_haproxy(), server.connections, server.source_share, server.header_s,
-                          silence_s),
-            self.path,
-        )  # fmt: skip
+        save(FrontSettings(new_token(), bundled_haproxy(), **config.front_bounds()), self.path)
         launcher = self.path / "jethro-front"
         write_private(launcher, f'#!/bin/sh\nexec "{sys.executable}" -P -m serve_app.front.supervisor "$@"\n')
         launcher.chmod(0o700)
         write_private(self.path / "ray-token", new_token())
         keep_secrets(config.secrets(), self.path)
-        prepare_serve_environment(home=self.path, niceness=server.niceness)
+        prepare_serve_environment(home=self.path, niceness=config.server.niceness)
 
     def drain(self, longest_s: float) -> None:
         """Accept nothing more, and wait until what is open is finished."""

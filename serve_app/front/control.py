@@ -1,14 +1,17 @@
 """What the process that started an endpoint does with its front: drain it, and remove what is left of it.
 
-In a pod, `python -m serve_app.front.control FOLDER SECONDS` is the hook before the end (`preStop`).
+In a pod, `python -m serve_app.front.control FOLDER SECONDS --after PAUSE` is the hook before the end (`preStop`): it
+pauses until the pod is an endpoint of no service, then drains.
 """
 
+import argparse
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from serve_app.front.supervisor import command
@@ -17,20 +20,33 @@ _LOOK_S = 0.1
 
 
 async def drain(folder: Path, longest_s: float) -> bool:
-    """Accept nothing more, and wait until what is open is finished. False if it was not in time."""
+    """Accept nothing more, and wait until what is open is finished. False if it was not in time.
+
+    What is open may be so in a HAProxy of before the last change of the Gateways, too. A connection that is kept alive
+    counts until its next answer or its end: HAProxy does not close it, since a request may be on its way.
+    """
     sockets = await asyncio.to_thread(lambda: [p for p in folder.rglob("*.sock") if p.is_socket()])
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(longest_s):
-            await asyncio.gather(*(_drained(socket) for socket in sockets))
+            await asyncio.gather(*(_begin(socket) for socket in sockets))
+            while await asyncio.to_thread(_open, folder):  # noqa: ASYNC110 - of other processes
+                await asyncio.sleep(_LOOK_S)
             return True
     return False
 
 
-async def _drained(socket: Path) -> None:
+async def _begin(socket: Path) -> None:
     with contextlib.suppress(ConnectionError, FileNotFoundError):  # it has ended
-        await command(socket, "jethro drain")
-        while not json.loads(await command(socket, "jethro front"))["ended"]:  # noqa: ASYNC110 - another process
-            await asyncio.sleep(_LOOK_S)
+        while True:
+            with contextlib.suppress(TimeoutError):  # stopped, or short of CPU
+                await command(socket, "jethro drain")
+                return
+
+
+def _open(folder: Path) -> list[Path]:
+    """Configurations of the HAProxies that run: a supervisor removes its own, named by its pid, after the last byte."""
+    files = folder.rglob("*.cfg.*")
+    return [file for file in files if file.suffix[1:].isdigit() and Path("/proc", file.suffix[1:]).exists()]
 
 
 def sweep(folder: Path) -> None:
@@ -41,5 +57,18 @@ def sweep(folder: Path) -> None:
                 os.kill(int(file.parent.name), signal.SIGKILL)
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The hook before a pod's end; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m serve_app.front.control", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where HAProxy's configuration and sockets are")
+    parser.add_argument("seconds", type=float, help="longest wait for open requests")
+    parser.add_argument("--after", type=float, default=0.0, metavar="PAUSE", help="seconds before the drain begins")
+    given = parser.parse_args(arguments)
+    time.sleep(given.after)
+    if not asyncio.run(drain(given.folder, given.seconds)):
+        print(f"connections are open after {given.seconds:g} s", file=sys.stderr)
+    return 0  # an idle connection is no failure of the hook
+
+
 if __name__ == "__main__":
-    sys.exit(0 if asyncio.run(drain(Path(sys.argv[1]), float(sys.argv[2]))) else 1)
+    sys.exit(main())

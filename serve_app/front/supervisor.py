@@ -9,7 +9,8 @@ before (HAProxy's `-x`); the one before finishes what it has open. The same happ
 died: the next one finds the HAProxy that still serves.
 
 Further commands on the socket: `jethro front` (the supervisor's pid, its HAProxy's socket, and whether that has ended)
-and `jethro drain` (accept nothing more, finish what is open, and stay so that Serve starts no other).
+and `jethro drain` (accept nothing more, finish what is open, and stay so that Serve starts no other). If Serve starts
+one because the Gateways changed, that one accepts nothing either.
 """
 
 import asyncio
@@ -23,8 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from serve_app.errors import JethroError
 from serve_app.front.haproxy import error_files, hardened
-from serve_app.front.settings import FrontSettings, load, write_private
+from serve_app.front.settings import FrontSettings, load, private_folder, write_private
 
 _PROBE_S = 0.5
 _HUNG_S = 1.5
@@ -53,10 +55,14 @@ async def command(socket: str | Path, line: str, timeout_s: float = _HUNG_S) -> 
 
 @dataclass(frozen=True, slots=True)
 class Predecessor:
-    """A HAProxy that serves already: its admin socket, and the process to send SIGUSR1 to once it may stop."""
+    """A HAProxy that serves already: its admin socket, and the process to send SIGUSR1 to once it may stop.
+
+    `draining`: it accepts nothing more, and neither may its successor.
+    """
 
     socket: str
     pid: int
+    draining: bool = False
 
 
 class Supervisor:
@@ -84,6 +90,8 @@ class Supervisor:
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         before = await self._predecessor()
+        if before is not None and before.draining:
+            return await self._stand_for(before)
         if not await self._start(*(["-x", before.socket] if before else [])):
             return await self._failed()
         server = await self._listen()
@@ -92,17 +100,36 @@ class Supervisor:
                 os.kill(before.pid, signal.SIGUSR1)
         try:
             await self._watch()
-            if self._stay:  # Serve must not start another: it goes on finding this one
+            self._remove_files()
+            if self._stay:  # Serve must not start another: it continues to find this one
                 await self._over.wait()
             return 0
         finally:
             server.close()
-            for path in (self._file, Path(self._inner)):
-                path.unlink(missing_ok=True)
+            self._remove_files()
+
+    async def _stand_for(self, before: Predecessor) -> int:
+        """Take the place of a draining supervisor, without a HAProxy: for Serve, which waits for its new process."""
+        self._remove_files()
+        self._stay = True
+        self._ending.set()
+        self._info = await command(self._public, "show info")
+        server = await self._listen()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(before.pid, signal.SIGUSR1)
+        try:
+            await self._over.wait()
+            return 0
+        finally:
+            server.close()
+
+    def _remove_files(self) -> None:
+        for path in (self._file, Path(self._inner)):
+            path.unlink(missing_ok=True)
 
     def _stop(self, number: int) -> None:
         self._ending.set()
-        if number != signal.SIGUSR1:
+        if number != signal.SIGUSR1 or self._stay:  # one that drained is replaced
             self._over.set()
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -172,7 +199,9 @@ class Supervisor:
         """The HAProxy that serves now: of a supervisor, or of one that was killed."""
         with contextlib.suppress(OSError, ValueError):
             front = json.loads(await command(self._public, "jethro front"))
-            return None if front["ended"] else Predecessor(front["socket"], front["pid"])
+            if front["draining"] or not front["ended"]:
+                return Predecessor(front["socket"], front["pid"], front["draining"])
+            return None
         for path in Path(self._public).parent.glob(f"{Path(self._public).name}.*"):
             with contextlib.suppress(OSError):
                 info = await command(path, "show info")
@@ -181,7 +210,7 @@ class Supervisor:
         return None
 
     async def _listen(self) -> asyncio.Server:
-        """Take the place of whoever holds the public socket."""
+        """Take the place of the process that holds the public socket."""
         part = f"{self._public}.new"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
@@ -199,7 +228,7 @@ class Supervisor:
                 line = (await reader.readline()).decode("utf-8", "replace").strip()
                 writer.write(await self._reply(line))
                 await writer.drain()
-        except (OSError, ValueError):  # no HAProxy at this moment, or whoever asked has gone
+        except (OSError, ValueError):  # no HAProxy at this moment, or the other end is closed
             pass
         finally:
             writer.close()
@@ -207,10 +236,12 @@ class Supervisor:
     async def _reply(self, line: str) -> bytes:
         ended = self._process is None or self._process.returncode is not None
         if line == "jethro front":
-            return json.dumps({"pid": os.getpid(), "socket": self._inner, "ended": ended}).encode()
+            found = {"pid": os.getpid(), "socket": self._inner, "ended": ended, "draining": self._stay}
+            return json.dumps(found).encode()
         if line == "jethro drain":
+            if not self._stay:
+                self._stop(signal.SIGUSR1)
             self._stay = True
-            self._stop(signal.SIGUSR1)
             return b"draining\n"
         if line == "show info":
             if not self._ending.is_set():
@@ -222,17 +253,21 @@ class Supervisor:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve's command line for HAProxy: `-db -f FILE [-dR] [-sf PID...] [-x SOCKET]`.
 
-    The last two are not needed: who serves now is asked at the socket, which is right also where Serve does not know.
+    The last two are not needed: the socket reports which one serves now, also where Serve does not know.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     os.umask(0o077)
-    settings = load()
     config = Path(given[given.index("-f") + 1])
 
     async def run() -> int:
-        return await Supervisor(settings, config, reuse_port="-dR" not in given).run()
+        private_folder(config.parent)
+        return await Supervisor(load(), config, reuse_port="-dR" not in given).run()
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except JethroError as e:  # Serve logs what its HAProxy says
+        print(e, file=sys.stderr, flush=True)
+        return 1
 
 
 if __name__ == "__main__":
