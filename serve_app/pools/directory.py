@@ -64,9 +64,9 @@ Probe = Callable[[str], Awaitable[bool]]
 class Member:
     """One replica or upstream as this Gateway sees it; `in_flight` is this Gateway's own count.
 
-    `failures` counts ejections since the last success; `ok` and `failing` are the times of requests by outcome. `heard`:
-    it answered a request or a probe since it was last found dead. `missed`: probes without an answer, one after the
-    other. `waiting`: limits of requests that wait there for a first byte.
+    `failures` counts ejections since the last success; `ok` and `failing` are the times of requests by outcome.
+    `heard`: it answered a request or a probe since it was last found dead. `missed`: consecutive probes without an
+    answer. `waiting`: limits of requests that wait there for a first byte.
     """
 
     address: str

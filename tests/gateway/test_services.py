@@ -7,8 +7,8 @@ from serve_app.api.app import build_app
 from serve_app.config.tree import Config
 from serve_app.errors import ConfigError
 from serve_app.gateway.services import build_services, pools_ready
-from serve_app.pools.base import PoolLoad
 from serve_app.observability.access_log import JsonLog, NoLog
+from serve_app.pools.base import PoolLoad
 from tests.api.fakes import FakePool, config
 
 

@@ -311,7 +311,7 @@ async def test_a_member_answers_by_a_request_or_a_probe_and_no_more_once_it_is_d
 
     watching = asyncio.create_task(d.watch(probe, unheard_only=True))
     async with asyncio.timeout(5):
-        while not d.answering:  # noqa: ASYNC110 - as a readiness probe sees it
+        while not d.answering:
             await asyncio.sleep(0.01)
     watching.cancel()
 

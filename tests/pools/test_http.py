@@ -131,10 +131,10 @@ async def test_a_pool_answers_once_its_replica_has_and_no_more_when_it_is_killed
         assert not pool.load().answers
         watching = asyncio.ensure_future(pool.watch())
         async with asyncio.timeout(10):
-            while not pool.load().answers:  # noqa: ASYNC110 - as a readiness probe sees it
+            while not pool.load().answers:
                 await asyncio.sleep(0.02)
             await replica.kill()
-            while pool.load().answers:  # noqa: ASYNC110
+            while pool.load().answers:
                 await asyncio.sleep(0.02)
         watching.cancel()
 

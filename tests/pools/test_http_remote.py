@@ -54,7 +54,7 @@ async def test_a_probe_tells_whether_an_upstream_answers(status: int, answers: b
         assert not pool.load().answers, "nothing is known yet"
         watching = asyncio.ensure_future(pool.watch())
         async with asyncio.timeout(5):
-            while not server.requests:  # noqa: ASYNC110 - of another task
+            while not server.requests:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         watching.cancel()
