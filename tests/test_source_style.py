@@ -26,7 +26,7 @@ FORBIDDEN = {
     "unfinished work": re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b"),
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bsk-[A-Za-z0-9]{32,}"),
 }
-IN_CONTAINERS = ("deploy/", "k8s/")
+IN_CONTAINERS = ("deploy/", "k8s/", "serve_app/k8s/")
 """Folders whose files describe container images, where absolute paths are those of the image."""
 
 

@@ -4,7 +4,7 @@ import os
 import random
 import socket
 from collections.abc import Mapping, MutableMapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from serve_app.front.settings import FOLDER
 
@@ -87,7 +87,7 @@ def _own(home: Path) -> dict[str, str]:
     }
 
 
-def front_variables(program: Path, folder: Path) -> dict[str, str]:
+def front_variables(program: PurePath, folder: PurePath) -> dict[str, str]:
     """Serve starts `program`, the front, in HAProxy's place, and keeps HAProxy's files in `folder`."""
     return {
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),

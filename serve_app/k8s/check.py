@@ -31,6 +31,7 @@ def set_mistakes(documents: Sequence[Document], service: Document) -> Iterator[s
     yield from _policies(service, by_kind.get("NetworkPolicy", []))
     yield from _ingresses(service, by_kind.get("Ingress", []))
     yield from _monitors(service, by_kind.get("PodMonitor", []))
+    yield from _scrapes(service, by_kind.get("ScrapeConfig", []))
     yield from _config_map(service, by_kind.get("ConfigMap", []))
 
 
@@ -123,6 +124,26 @@ def _monitors(service: Document, monitors: Sequence[Document]) -> Iterator[str]:
         for endpoint in spec["podMetricsEndpoints"]:
             if selected and endpoint["port"] not in names:
                 yield f"{monitor}: the pods have no port {endpoint['port']}"
+
+
+def _scrapes(service: Document, scrapes: Sequence[Document]) -> Iterator[str]:
+    """Prometheus has the key of /metrics, from the Secret that the Gateways have it from."""
+    config = config_of(service.body)
+    if config is None or not config.server.keys or not (name := config.server.metrics_key_env):
+        return
+    _, _, template = pods_of(service.body)[-1]
+    env = template["spec"]["containers"][0].get("env", [])
+    references = [e.get("valueFrom", {}).get("secretKeyRef", {}) for e in env if e["name"] == name]
+    for scrape in scrapes:
+        given = scrape.body["spec"].get("authorization", {}).get("credentials", {})
+        if references and (given.get("name"), given.get("key")) != (
+            references[0].get("name"),
+            references[0].get("key"),
+        ):
+            yield (
+                f"{scrape}: /metrics needs the key of server.metrics_key_env: set authorization.credentials to "
+                f"{{name: {references[0].get('name')}, key: {references[0].get('key')}}}"
+            )
 
 
 def _ingresses(service: Document, ingresses: Sequence[Document]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from serve_app.k8s.pods import DRAIN
+from serve_app.k8s.stopping import grace_of, stop_mistakes
 
 T = TypeVar("T")
 _FORM = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi|)$")
@@ -20,10 +20,7 @@ def quantity(value: object) -> float | None:
     return None if found is None else float(Decimal(found[1]) * _FACTORS[found[2]])
 
 
-RAY_DRAIN_S = 30.0
-"""Ray's own drain on SIGTERM where DRAIN is not set."""
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
-_KUBERNETES_GRACE_S = 30
 _HEAD_FLOOR_GIB = 5
 
 
@@ -57,20 +54,9 @@ def pod_mistakes(body: dict[str, Any]) -> Iterator[str]:
         if differing:
             yield f"{where}: env {', '.join(differing)} differs from the head's; Serve needs the same everywhere"
     delay = body["spec"].get("rayClusterDeletionDelaySeconds", 60)
-    longest = max(grace_s(template) for _, _, template in pods)
+    longest = max(grace_of(template) for _, _, template in pods)
     if delay < longest:
         yield f"spec.rayClusterDeletionDelaySeconds {delay}: below the grace period of {longest:g} s; raise it"
-
-
-def grace_s(template: dict[str, Any]) -> float:
-    """A pod's grace period as Kubernetes takes it."""
-    return float(template["spec"].get("terminationGracePeriodSeconds", _KUBERNETES_GRACE_S))
-
-
-def ray_drain_s(template: dict[str, Any]) -> float:
-    """How long Ray waits for running requests in a pod that is terminated, seconds."""
-    value = variables(template).get(DRAIN)
-    return RAY_DRAIN_S if value is None else float(value)
 
 
 def _pod(where: str, name: str, template: dict[str, Any]) -> Iterator[str]:
@@ -87,7 +73,7 @@ def _pod(where: str, name: str, template: dict[str, Any]) -> Iterator[str]:
     yield from _resources(where, name, container.get("resources", {}))
     yield from _secrets(where, container.get("env", []))
     yield from _mounts(where, spec, container)
-    yield from _shutdown(where, template, container)
+    yield from stop_mistakes(where, template)
 
 
 def _image(where: str, image: str) -> Iterator[str]:
@@ -138,18 +124,3 @@ def _mounts(where: str, spec: dict[str, Any], container: dict[str, Any]) -> Iter
     volumes = {volume["name"] for volume in spec.get("volumes", [])}
     missing = [mount["name"] for mount in container.get("volumeMounts", []) if mount["name"] not in volumes]
     yield from (f"{where}: volumeMount {name}: no volume of that name" for name in missing)
-
-
-def _shutdown(where: str, template: dict[str, Any], container: dict[str, Any]) -> Iterator[str]:
-    command = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", [])
-    if "ray stop" in " ".join(command):
-        yield f"{where}: preStop runs `ray stop`, which cuts answers short; use sleep"
-    slept = float(command[1]) if len(command) == 2 and command[0] == "sleep" else 0.0
-    needed = ray_drain_s(template) + slept
-    if grace_s(template) <= needed:
-        yield (
-            f"{where}: terminationGracePeriodSeconds {grace_s(template):g} must be above Ray's drain and the preStop, "
-            f"{needed:g} s together; otherwise answers are cut off"
-        )
-    if where != "head group" and not slept:
-        yield f"{where}: no preStop with `sleep`: endpoints must drop the pod before it begins to stop"

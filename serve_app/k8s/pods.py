@@ -1,19 +1,23 @@
-"""Worker groups from the pools: pod shapes and bounds, their templates, environment and grace periods.
+"""Worker groups from the pools: pod shapes and bounds, their templates and environment.
 
 Trouble: a Gateway that lands on a GPU pod keeps it alive (kuberay #4445), so what needs no GPU has a group of its own.
 Trouble: a replica must fit one pod (kuberay #1090), so a GPU pod is sized for its replica.
 """
 
+import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from serve_app.config import Config
 from serve_app.config.cluster import NodeConfig, ResourceDemand
 from serve_app.config.engines import OpenAISettings, VllmSettings
-from serve_app.config.environment import SERVE_ENVIRONMENT
+from serve_app.config.environment import SERVE_ENVIRONMENT, front_variables
 from serve_app.errors import ConfigError
+from serve_app.front.settings import BOUNDS, TOKEN
+from serve_app.k8s.stopping import DRAIN, FRONT_FOLDER, PROGRAMS, grace_s, lifecycle, ray_drain_s
 
 _CPU_POD_CPUS = 2
 _GIB_PER_CPU = 2.0
@@ -117,39 +121,42 @@ IMAGE = "jethro:0.1.0"
 LABELS = {"app.kubernetes.io/part-of": "jethro"}
 CALLER_KEYS, UPSTREAM_KEYS, MODEL_HUB = "jethro-keys", "jethro-upstream-keys", "jethro-model-hub"
 """Secrets by name. Their keys: tenants; environment variables; `token`. Their values are never written here."""
+FRONT, METRICS_KEY = "jethro-front", "jethro-metrics"
+"""Further Secrets, with the keys `token` and `key`. Prometheus may read the second alone."""
 CONFIG_PATH = "/etc/jethro/jethro.yaml"
 STATE_PATH = "/var/lib/jethro"
-DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
-PRE_STOP_S = 5
-"""Until endpoints and HAProxy have dropped the pod; nothing is stopped before."""
-_STOP_S = 15
-"""From the end of the drain to the end of Ray's processes."""
 _LATENCY_MS = "5,10,25,50,100,250,500,1000,2500,5000,10000,30000,60000,120000,300000,600000"
 
 
-def drain_s(config: Config) -> int:
-    """How long Ray waits for replicas on SIGTERM: longer than any of them drains."""
-    pools = [pool.drain_s + 10 for pool in config.pools.values() if not pool.remote]
-    return math.ceil(max([config.gateway.drain_s, *pools])) + 10
+def environment(config: Config, *, head: bool = False) -> list[dict[str, Any]]:
+    """The same for head and workers, but for callers' and upstreams' keys: the head has no replica that needs them.
 
-
-def grace_s(config: Config) -> int:
-    """A pod's grace period: preStop, drain and stop one after the other."""
-    return PRE_STOP_S + drain_s(config) + _STOP_S
-
-
-def environment(config: Config) -> list[dict[str, Any]]:
-    """The same for head and workers; secrets as references to Secrets only."""
-    plain = SERVE_ENVIRONMENT | {
-        DRAIN: str(drain_s(config)),
-        "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": _LATENCY_MS,
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.deployments.request_ids:middlewares",
-        "RAY_DASHBOARD_MAX_EVENTS_TO_CACHE": "2000",
-        "JETHRO_CONFIG": CONFIG_PATH,
-        "HF_HOME": f"{STATE_PATH}/models",
-    }
+    Secrets are references to Secrets only.
+    """
+    front = front_variables(PurePosixPath(PROGRAMS) / "jethro-front", PurePosixPath(FRONT_FOLDER))
+    plain = (
+        SERVE_ENVIRONMENT
+        | front
+        | {
+            BOUNDS: json.dumps(config.front_bounds()),
+            "RAY_worker_niceness": str(config.server.niceness),
+            DRAIN: str(ray_drain_s(config)),
+            "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": _LATENCY_MS,
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.deployments.request_ids:middlewares",
+            "RAY_DASHBOARD_MAX_EVENTS_TO_CACHE": "2000",
+            "JETHRO_CONFIG": CONFIG_PATH,
+            "HF_HOME": f"{STATE_PATH}/models",
+        }
+    )
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
-    env += [_from_secret(key.env, CALLER_KEYS, key.name) for key in config.server.keys]
+    env.append(_from_secret(TOKEN, FRONT, "token"))
+    return env if head else [*env, *_secrets(config)]
+
+
+def _secrets(config: Config) -> list[dict[str, Any]]:
+    env = [_from_secret(key.env, CALLER_KEYS, key.name) for key in config.server.keys]
+    if config.server.metrics_key_env:
+        env.append(_from_secret(config.server.metrics_key_env, METRICS_KEY, "key"))
     engines = [pool.engine for pool in config.pools.values()]
     remote = [engine for engine in engines if isinstance(engine, OpenAISettings)]
     upstream = {name for engine in remote for name in (engine.api_key_env, engine.proxy_auth_env) if name}
@@ -201,7 +208,11 @@ def _pod(group: WorkerGroup, config: Config) -> dict[str, Any]:
             }
         ],
         "containers": [_container(group, config)],
-        "volumes": [{"name": "config", "configMap": {"name": "jethro-config"}}, {"name": "state", "emptyDir": {}}],
+        "volumes": [
+            {"name": "config", "configMap": {"name": "jethro-config"}},
+            {"name": "state", "emptyDir": {}},
+            {"name": "front", "emptyDir": {}},
+        ],
     }
     if group.node_labels:
         pod["nodeSelector"] = group.node_labels
@@ -221,11 +232,12 @@ def _container(group: WorkerGroup, config: Config) -> dict[str, Any]:
         "env": environment(config),
         "ports": [{"containerPort": 8000, "name": "serve"}, {"containerPort": 8080, "name": "metrics"}],
         "resources": {"requests": resources, "limits": dict(resources)},
-        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(PRE_STOP_S)]}}},
+        "lifecycle": lifecycle(config),
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [
             {"name": "config", "mountPath": "/etc/jethro", "readOnly": True},
             {"name": "state", "mountPath": STATE_PATH},
+            {"name": "front", "mountPath": str(PurePosixPath(FRONT_FOLDER).parent)},
         ],
     }
 

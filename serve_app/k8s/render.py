@@ -18,10 +18,10 @@ from serve_app.k8s.pods import (
     STATE_PATH,
     WorkerGroup,
     environment,
-    grace_s,
     worker_group,
     worker_groups,
 )
+from serve_app.k8s.stopping import grace_s, lifecycle
 
 OVERLAYS = {"cpu": "laptop", "gpu": "scarce-gpus", "ha": "high-availability"}
 """Overlay to the component that makes it."""
@@ -31,6 +31,8 @@ PORT = 8000
 _TARGET = {"group": "ray.io", "version": "v1", "kind": "RayService", "name": "jethro"}
 _HEADER = "# Written by `jethro k8s render` from {source}; change that, and render again.\n"
 _DELETION_DELAY_S = 300
+_METRICS_KEY_ENV = "JETHRO_METRICS_KEY"
+"""Where the config names none: the base has Prometheus scrape with a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def in_cluster(config: Config) -> Config:
     """
     tree = config.model_dump(mode="json", exclude_unset=True)
     # the pod's addresses, behind network policies
-    tree["server"] = tree.get("server", {}) | {"host": "0.0.0.0", "port": PORT}  # noqa: S104
+    tree["server"] = {"metrics_key_env": _METRICS_KEY_ENV} | tree.get("server", {}) | {"host": "0.0.0.0", "port": PORT}  # noqa: S104
     kept = [("store", "path", config.store.path), ("routing", "registry", config.routing.registry)]
     kept += [("streams", "folder", config.streams.folder)] if config.streams.enabled else []
     for branch, key, path in kept:
@@ -89,6 +91,8 @@ def in_cluster(config: Config) -> Config:
             "server.keys: missing; pods are open to other machines: add keys: [{name: default, env: JETHRO_KEY}], or "
             "set server.allow_unauthenticated: true if a proxy in front checks keys"
         )
+    if free := [demand.who for demand in config.demands() if not demand.cpus and not demand.gpus]:
+        raise ConfigError(f"{free[0]}: 0 CPUs could be placed on the head, which has no keys: give it a share of a CPU")
     return Config.model_validate(tree)
 
 
@@ -128,7 +132,8 @@ def _application(config: Config, groups: list[WorkerGroup]) -> list[dict[str, An
         "/spec/serveConfigV2": yaml.dump(serve_config(config), Dumper=_Dumper, **_STYLE),
         "/spec/rayClusterDeletionDelaySeconds": max(_DELETION_DELAY_S, 2 * grace),
         f"{head}/terminationGracePeriodSeconds": grace,
-        f"{head}/containers/0/env": environment(config),
+        f"{head}/containers/0/env": environment(config, head=True),
+        f"{head}/containers/0/lifecycle": lifecycle(config),
         "/spec/rayClusterConfig/workerGroupSpecs": [worker_group(group, config) for group in groups],
     }
     return [{"op": "add", "path": path, "value": value} for path, value in values.items()]

@@ -17,7 +17,9 @@ from serve_app.config.base import Node
 from serve_app.config.cluster import NodeConfig, ResourceDemand
 from serve_app.config.load import UniqueKeyLoader
 from serve_app.config.validation import sentence
-from serve_app.k8s.pod_rules import pods_of, quantity, ray_drain_s, variables
+from serve_app.k8s.front_rules import front_mistakes
+from serve_app.k8s.pod_rules import pods_of, quantity, variables
+from serve_app.k8s.stopping import drains, hook_of, hook_times, ray_drain_of
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 _ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[:.][A-Za-z_]\w*$")]
@@ -170,6 +172,7 @@ def serving_mistakes(body: dict[str, Any]) -> Iterator[str]:
     yield from _addresses(serve, config)
     yield from _secrets(body, config)
     yield from _drains(body, config)
+    yield from front_mistakes(body, config)
     yield from _places(body, config)
 
 
@@ -193,10 +196,9 @@ def _addresses(serve: ServeConfig, config: Config) -> Iterator[str]:
 
 
 def _secrets(body: dict[str, Any], config: Config) -> Iterator[str]:
-    required = {key.env: f"server.keys ({key.name})" for key in config.server.keys}
-    for name, pool in config.pools.items():
-        if variable := getattr(pool.engine, "api_key_env", None):
-            required[variable] = f"pools.{name}.engine.api_key_env"
+    required = config.secrets()
+    if config.server.keys and not config.server.metrics_key_env:
+        yield f"{_WHERE}: server.metrics_key_env: missing; where callers need keys, /metrics is closed without its own"
     for where, _, template in pods_of(body)[1:]:
         missing = [f"{env} of {used}" for env, used in required.items() if env not in variables(template)]
         if missing:
@@ -204,12 +206,13 @@ def _secrets(body: dict[str, Any], config: Config) -> Iterator[str]:
 
 
 def _drains(body: dict[str, Any], config: Config) -> Iterator[str]:
-    pools = [(f"pools.{n}.drain_s", p.drain_s) for n, p in config.pools.items() if not p.remote]
     for where, _, template in pods_of(body):
-        ray = ray_drain_s(template)
-        for key, seconds in [("gateway.drain_s", config.gateway.drain_s), *pools]:
+        ray, hook = ray_drain_of(template), hook_times(hook_of(template))
+        for key, seconds in drains(config).items():
             if seconds >= ray:
                 yield f"{where}: Ray drains for {ray:g} s and {key} is {seconds:g}: raise the one or lower the other"
+            if hook is not None and seconds > hook[1]:
+                yield f"{where}: the preStop drains for {hook[1]:g} s and {key} is {seconds:g}: render again"
 
 
 def _places(body: dict[str, Any], config: Config) -> Iterator[str]:

@@ -1,13 +1,15 @@
 """The compose file: what it mounts is there, images have tags, nothing listens beyond the host, stops have time."""
 
 import re
+import shutil
+import subprocess
 from typing import Any
 
 import pytest
 import yaml
 
 from serve_app.config import check_file
-from serve_app.k8s.pods import grace_s
+from serve_app.k8s.stopping import ray_drain_s
 from tests.deploy.images import DOCKERFILES, ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -37,8 +39,10 @@ def test_the_endpoint_is_built_here_and_stops_in_its_own_time() -> None:
     jethro = SERVICES["jethro"]
     assert jethro["build"]["dockerfile"].removeprefix("deploy/") in DOCKERFILES
     config = check_file(str(DEPLOY / "compose-config.yaml"))
-    assert config.server.host == "0.0.0.0" and config.server.keys[0].env in jethro["environment"]
-    assert int(jethro["stop_grace_period"].removesuffix("s")) >= grace_s(config) - 5
+    assert config.server.host == "0.0.0.0" and set(config.secrets()) == set(jethro["environment"])
+    # `jethro serve` drains its front, then Serve's replicas, then ends Ray
+    needed = config.gateway.drain_s + ray_drain_s(config) + 15
+    assert int(jethro["stop_grace_period"].removesuffix("s")) > needed
     assert config.store.path.startswith("/var/lib/jethro/")
 
 
@@ -49,11 +53,23 @@ def test_secrets_come_from_the_environment_and_must_be_set() -> None:
                 assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value)
 
 
-def test_prometheus_scrapes_the_endpoint_with_its_key() -> None:
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_prometheus_takes_its_configuration() -> None:
+    command = ["promtool", "check", "config", "--syntax-only", str(DEPLOY / "prometheus" / "prometheus.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_scrapes_the_endpoint_with_a_key_that_opens_metrics_alone() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     (job,) = config["scrape_configs"]
     assert job["static_configs"] == [{"targets": ["jethro:8000"]}]
-    assert job["authorization"]["credentials_file"] == "/run/secrets/jethro_key"
+    file = job["authorization"]["credentials_file"]
+    assert [file] == [f"/run/secrets/{name}" for name in SERVICES["prometheus"]["secrets"]]
+    server = check_file(str(DEPLOY / "compose-config.yaml")).server
+    (source,) = COMPOSE["secrets"].values()
+    assert source == {"environment": server.metrics_key_env}
+    assert server.metrics_key_env not in {key.env for key in server.keys}
     assert [(DEPLOY / "prometheus" / f).is_file() for f in config["rule_files"]] == [True]
 
 

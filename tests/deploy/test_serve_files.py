@@ -1,5 +1,8 @@
 """The Serve config files in deploy/: Ray's schema, no misspelt key, and our own config tree."""
 
+import os
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,10 @@ from ray._common.utils import import_attr
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.config import Config
+from serve_app.config.environment import SERVE_ENVIRONMENT, front_variables
 from serve_app.deployments.scaling import SHARE_POLICY, SharePolicy
+from serve_app.front.settings import BOUNDS, TOKEN
+from serve_app.front.settings import load as load_front
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "deploy").glob("serve-*.yaml"))
@@ -35,6 +41,22 @@ def test_keys_are_known_to_ray_and_to_us(tree: dict[str, Any]) -> None:
     if isinstance(config, dict):
         validated = Config.model_validate(config)
         assert validated.server.host == tree["http_options"]["host"]
+        assert not validated.server.keys or validated.server.metrics_key_env
+
+
+def test_the_page_on_clusters_sets_what_the_front_needs() -> None:
+    page = (ROOT / "deploy" / "cluster.md").read_text()
+    script = "\n".join(re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    where = {"HOME": "/h", "PATH": os.environ["PATH"]}
+    command = script[: script.index("ray start")].replace("$(command -v jethro-front)", "/bin/jethro-front") + "\nenv"
+    done = subprocess.run(["bash", "-euc", command], env=where, capture_output=True, text=True, check=True)
+    env = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    expected = front_variables(Path("/bin/jethro-front"), Path("/h/.jethro-front"))
+    assert {name: env.get(name) for name in expected} == expected
+    assert {TOKEN, "RAY_SERVE_ENABLE_HA_PROXY"} < set(env)
+    given = {n: v for n, v in env.items() if n in SERVE_ENVIRONMENT}
+    assert given == {n: SERVE_ENVIRONMENT[n] for n in given}
+    assert load_front({BOUNDS: env[BOUNDS]}) == load_front({})  # what the page shows are the defaults
 
 
 def test_there_are_files_to_check() -> None:

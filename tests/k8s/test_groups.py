@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from serve_app.config import Config
 from serve_app.errors import ConfigError
-from serve_app.k8s.pods import WorkerGroup, environment, grace_s, worker_group, worker_groups
+from serve_app.k8s.pod_rules import pods_of
+from serve_app.k8s.pods import WorkerGroup, environment, worker_group, worker_groups
 from serve_app.k8s.render import in_cluster, serve_config
 from serve_app.k8s.serve_config import serving_mistakes
+from serve_app.k8s.stopping import grace_s, lifecycle, stop_mistakes
 
 
 def pool(model: str, **more: Any) -> dict[str, Any]:
@@ -68,10 +70,12 @@ def test_a_pod_that_no_node_holds_is_refused_though_the_replica_alone_would_fit(
 
 
 def body_of(wanted: Config) -> dict[str, Any]:
-    """A RayService as far as the Serve config's rules look at it."""
+    """A RayService as far as the rules on its config and on how its pods stop look at it."""
     inside = in_cluster(wanted)
-    head = {"name": "ray-head", "env": environment(inside)}
-    template = {"spec": {"containers": [head], "terminationGracePeriodSeconds": grace_s(inside)}}
+    head = {"name": "ray-head", "env": environment(inside, head=True), "lifecycle": lifecycle(inside)}
+    head["volumeMounts"] = [{"name": "front", "mountPath": "/run/jethro"}]
+    volumes = [{"name": "front", "emptyDir": {}}]
+    template = {"spec": {"containers": [head], "terminationGracePeriodSeconds": grace_s(inside), "volumes": volumes}}
     groups = [worker_group(group, inside) for group in worker_groups(inside)]
     cluster = {"headGroupSpec": {"template": template}, "workerGroupSpecs": groups}
     return {"spec": {"serveConfigV2": yaml.safe_dump(serve_config(inside)), "rayClusterConfig": cluster}}
@@ -100,7 +104,9 @@ def test_whatever_is_rendered_has_a_place_for_every_replica(
     small: dict[str, Any], large: dict[str, Any], gateways: int, drain: float
 ) -> None:
     wanted = config(small | {"drain_s": drain}, large, gateway={"replicas": gateways})
-    assert list(serving_mistakes(body_of(wanted))) == []
+    body = body_of(wanted)
+    assert list(serving_mistakes(body)) == []
+    assert [said for where, _, template in pods_of(body) for said in stop_mistakes(where, template)] == []
     for group in worker_groups(in_cluster(wanted)):
         assert 0 <= group.least <= group.most and group.most >= 1
 

@@ -7,9 +7,13 @@ import yaml
 
 from serve_app.config import Config, check_file
 from serve_app.config.environment import SERVE_ENVIRONMENT
+from serve_app.front.settings import BOUNDS
+from serve_app.front.settings import load as load_front
 from serve_app.k8s.check import check_documents
 from serve_app.k8s.pod_rules import pods_of, variables
 from serve_app.k8s.render import OVERLAYS, RenderOptions, render
+from serve_app.k8s.serve_config import config_of
+from serve_app.k8s.stopping import PROGRAMS, drains, grace_of, hook_of, hook_times, ray_drain_of
 from tests.k8s.manifests import NEEDS_KUSTOMIZE, ROOT, TREE, documents, one
 
 REFERENCE = ("#5004", "#64181", "#62682", "#59076", "#4445", "#1476", "#2274", "#58621", "#615", "#51095", "#1090")
@@ -38,10 +42,44 @@ def test_overlays_build_and_pass_every_check(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", sorted(OVERLAYS))
 def test_head_and_workers_have_the_environment_that_serve_needs(overlay: str) -> None:
     service = one(documents(overlay), "RayService").body
-    for _, _, template in pods_of(service):
+    for where, _, template in pods_of(service):
         env = variables(template)
         assert {k: env[k] for k in SERVE_ENVIRONMENT} == SERVE_ENVIRONMENT
-        assert env["JETHRO_KEY"] is None  # by reference
+        assert env["RAY_worker_niceness"] == "0"
+        secrets = {name for name, value in env.items() if value is None}  # by reference
+        keys = {"JETHRO_FRONT_TOKEN"} if where == "head group" else {"JETHRO_KEY", "JETHRO_METRICS_KEY"}
+        assert keys <= secrets and ("JETHRO_KEY" in secrets) is (where != "head group")
+
+
+@NEEDS_KUSTOMIZE
+@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+def test_every_pod_has_our_front_and_drains_it_before_it_stops(overlay: str) -> None:
+    found = documents(overlay)
+    service = one(found, "RayService").body
+    config = config_of(service)
+    assert config is not None
+    for _, _, template in pods_of(service):
+        env = variables(template)
+        assert env["RAY_SERVE_HAPROXY_BINARY_PATH"] == f"{PROGRAMS}/jethro-front"
+        assert env["RAY_SERVE_HAPROXY_SOCKET_PATH"] == "/run/jethro/front/s.sock"
+        assert load_front({BOUNDS: env[BOUNDS] or ""}).header_s == config.server.header_s
+        times, longest = hook_times(hook_of(template)), max(drains(config).values())
+        assert times is not None
+        pause, drain = times
+        assert pause >= 5 and drain >= longest and ray_drain_of(template) > longest
+        assert grace_of(template) >= pause + drain + ray_drain_of(template) + 15
+        assert service["spec"]["rayClusterDeletionDelaySeconds"] >= grace_of(template)
+
+
+@NEEDS_KUSTOMIZE
+@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+def test_prometheus_has_a_key_that_opens_metrics_alone(overlay: str) -> None:
+    found = documents(overlay)
+    scrape = one(found, "ScrapeConfig").body["spec"]
+    assert scrape["authorization"] == {"type": "Bearer", "credentials": {"name": "jethro-metrics", "key": "key"}}
+    _, _, template = pods_of(one(found, "RayService").body)[-1]
+    env = {e["name"]: e.get("valueFrom", {}).get("secretKeyRef") for e in template["spec"]["containers"][0]["env"]}
+    assert env["JETHRO_METRICS_KEY"] == {"name": "jethro-metrics", "key": "key"} != env["JETHRO_KEY"]
 
 
 @NEEDS_KUSTOMIZE
@@ -85,6 +123,7 @@ def test_every_known_trouble_is_named_beside_its_answer() -> None:
 
 def test_readme_names_the_secrets_that_the_manifests_refer_to() -> None:
     readme = (TREE / "README.md").read_text()
-    for name in ("jethro-keys", "jethro-upstream-keys", "jethro-model-hub", "jethro-redis", "jethro-ray-token"):
+    secrets = ("jethro-front", "jethro-keys", "jethro-metrics", "jethro-upstream-keys", "jethro-model-hub")
+    for name in (*secrets, "jethro-redis", "jethro-ray-token"):
         assert f"`{name}`" in readme
     assert Path(TREE / "base").is_dir()

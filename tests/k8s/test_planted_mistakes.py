@@ -9,6 +9,7 @@ import yaml
 from serve_app.errors import ConfigError
 from serve_app.k8s.check import check_documents
 from serve_app.k8s.documents import Document, parse
+from serve_app.k8s.pod_rules import pods_of
 from tests.k8s.manifests import NEEDS_KUSTOMIZE, documents, one
 
 pytestmark = NEEDS_KUSTOMIZE
@@ -66,6 +67,27 @@ def without_env(found: list[Document], name: str) -> None:
         env[:] = [e for e in env if e["name"] != name]
 
 
+def front(change: Callable[[dict[str, Any]], Any]) -> Plant:
+    """The token's variable of one group's container."""
+    return lambda found: change(next(e for e in container(found)["env"] if e["name"] == "JETHRO_FRONT_TOKEN"))
+
+
+def hook(*words: str) -> Plant:
+    """The words of one group's preStop hook after its module."""
+
+    def plant(found: list[Document]) -> None:
+        command = container(found)["lifecycle"]["preStop"]["exec"]["command"]
+        command[command.index("serve_app.front.control") + 1 :] = words
+
+    return plant
+
+
+def env_everywhere(found: list[Document], name: str, value: str | None) -> None:
+    for _, _, template in pods_of(service(found)):
+        env = template["spec"]["containers"][0]["env"]
+        env[:] = [e for e in env if e["name"] != name] + ([] if value is None else [{"name": name, "value": value}])
+
+
 def remove(found: list[Document], kind: str, name: str | None = None) -> None:
     found.remove(one(found, kind, name))
 
@@ -114,9 +136,77 @@ MISTAKES: dict[str, tuple[Plant, str]] = {
     "long port name": (lambda d: container(d)["ports"][1].update(name="prometheus-metrics"), "at most 15"),
     "another port": (serve(lambda t: t["http_options"].update(port=9000)), "http_options listen on 0.0.0.0:9000"),
     # pods that go too fast or use what they may not
-    "grace period": (lambda d: pod(d).update(terminationGracePeriodSeconds=30), "must be above Ray's drain"),
-    "no grace period": (lambda d: pod(d).pop("terminationGracePeriodSeconds"), "must be above Ray's drain"),
-    "drain": (config(lambda c: c["gateway"].update(drain_s=500)), "gateway.drain_s is 500"),
+    "grace period": (lambda d: pod(d).update(terminationGracePeriodSeconds=30), "must be above the preStop's pause"),
+    "no grace period": (lambda d: pod(d).pop("terminationGracePeriodSeconds"), "must be above the preStop's pause"),
+    # enough for Ray's drain (200 s) and the pause, and not for the front's drain (180 s)
+    "grace period without the front's drain": (
+        lambda d: pod(d).update(terminationGracePeriodSeconds=220),
+        "385 s together",
+    ),
+    "drain": (config(lambda c: c["gateway"].update(drain_s=500)), "Ray drains for 200 s and gateway.drain_s is 500"),
+    "front's drain": (config(lambda c: c["gateway"].update(drain_s=190)), "the preStop drains for 180 s and gateway"),
+    "no hook": (lambda d: container(d).pop("lifecycle"), "worker group small: no preStop that pauses and then drains"),
+    "no hook of the head": (
+        lambda d: cluster(d)["headGroupSpec"]["template"]["spec"]["containers"][0].pop("lifecycle"),
+        "head group: no preStop",
+    ),
+    "hook that only sleeps": (
+        lambda d: container(d).update(lifecycle={"preStop": {"exec": {"command": ["sleep", "200"]}}}),
+        "no preStop that pauses and then drains",
+    ),
+    "hook without a pause": (hook("/run/jethro/front", "180"), "no preStop that pauses and then drains"),
+    "hook with a pause of nothing": (hook("/run/jethro/front", "180", "--after", "0"), "no preStop that pauses"),
+    "hook of another folder": (hook("/tmp/haproxy-serve", "180", "--after", "5"), "the preStop drains /tmp/haproxy"),
+    # HAProxy as Ray Serve has it
+    "no front": (
+        lambda d: env_everywhere(d, "RAY_SERVE_HAPROXY_BINARY_PATH", None),
+        "RAY_SERVE_HAPROXY_BINARY_PATH must be the path of jethro-front",
+    ),
+    "plain haproxy": (
+        lambda d: env_everywhere(d, "RAY_SERVE_HAPROXY_BINARY_PATH", "/usr/sbin/haproxy"),
+        "RAY_SERVE_HAPROXY_BINARY_PATH must be the path of jethro-front",
+    ),
+    # Serve takes no program that must be looked for
+    "front by name": (
+        lambda d: env_everywhere(d, "RAY_SERVE_HAPROXY_BINARY_PATH", "jethro-front"),
+        "RAY_SERVE_HAPROXY_BINARY_PATH must be the path of jethro-front",
+    ),
+    "no token": (lambda d: without_env(d, "JETHRO_FRONT_TOKEN"), "JETHRO_FRONT_TOKEN is not given"),
+    "optional token": (front(lambda e: e["valueFrom"]["secretKeyRef"].update(optional=True)), "or only optional"),
+    "written token": (lambda d: env_value(d, "JETHRO_FRONT_TOKEN", "0123456789abcdef"), "a secret in a manifest"),
+    "another token": (front(lambda e: e["valueFrom"]["secretKeyRef"].update(name="other")), "differs from the head's"),
+    "stale bounds": (config(lambda c: c["server"].update(connections=64)), "JETHRO_FRONT_BOUNDS is not what server"),
+    "bounds that are none": (lambda d: env_everywhere(d, "JETHRO_FRONT_BOUNDS", "{"), "JETHRO_FRONT_BOUNDS is not"),
+    "socket of its own": (
+        lambda d: env_everywhere(d, "RAY_SERVE_HAPROXY_SOCKET_PATH", "/tmp/s.sock"),
+        "HAProxy's files must be in one folder",
+    ),
+    "folder on a claim": (
+        lambda d: (
+            pod(d)["volumes"][2].update({"emptyDir": None, "persistentVolumeClaim": {"claimName": "c"}})
+            or pod(d)["volumes"][2].pop("emptyDir")
+        ),
+        "not below an emptyDir of this pod alone",
+    ),
+    "folder that is the mount": (
+        lambda d: container(d)["volumeMounts"][2].update(mountPath="/run/jethro/front"),
+        "not below an emptyDir of this pod alone",
+    ),
+    # the key of /metrics
+    "metrics closed": (config(lambda c: c["server"].pop("metrics_key_env")), "server.metrics_key_env: missing"),
+    "no metrics key": (lambda d: without_env(d, "JETHRO_METRICS_KEY"), "JETHRO_METRICS_KEY of server.metrics_key_env"),
+    "scrape without a key": (
+        lambda d: one(d, "ScrapeConfig").body["spec"].pop("authorization"),
+        "/metrics needs the key of server.metrics_key_env",
+    ),
+    "scrape with a caller's key": (
+        lambda d: (
+            one(d, "ScrapeConfig")
+            .body["spec"]["authorization"]
+            .update(credentials={"name": "jethro-keys", "key": "default"})
+        ),
+        "/metrics needs the key of server.metrics_key_env",
+    ),
     "ray stop": (
         lambda d: container(d).update(lifecycle={"preStop": {"exec": {"command": ["sh", "-c", "ray stop"]}}}),
         "cuts answers short",
