@@ -82,6 +82,11 @@ def _own(home: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(home / "ray-token"),
         "RAY_memory_monitor_refresh_ms": "0",
+        # Ray's own metrics: a port that answers anybody, and a process busy with collecting them
+        "RAY_enable_metrics_collection": "0",
+        # Ray's monitors say a few figures on fixed ports, the same for every endpoint of a machine
+        "AUTOSCALER_METRIC_PORT": "0",
+        "DASHBOARD_METRIC_PORT": "0",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
         **front_variables(home / "jethro-front", home),
     }

@@ -16,6 +16,7 @@ from serve_app.api.app import build_app
 from serve_app.api.reply import send_error
 from serve_app.config import Config
 from serve_app.deployments.learner import LearnerHandle
+from serve_app.deployments.listeners import bind_to_node
 from serve_app.deployments.pool import cluster_secret
 from serve_app.deployments.request_ids import without_request_id
 from serve_app.deployments.scorer import ScorerHandle
@@ -48,6 +49,7 @@ class GatewayReplica:
         here = serve.get_replica_context()
         self._replica, self._here = here.replica_id.unique_id, (here.deployment, here.app_name)
         log_to_stderr(tree.log.level, self._replica)
+        bind_to_node()
         secret = cluster_secret()
         timeout_s = tree.limits.request_timeout_s
         pools = {

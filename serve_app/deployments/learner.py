@@ -9,6 +9,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import Config
+from serve_app.deployments.listeners import bind_to_node
 from serve_app.errors import JethroError, replica_reply
 from serve_app.observability.process_log import log_to_stderr
 from serve_app.streams.base import BudgetChange, OnlineCore, Published, StreamCreate
@@ -21,6 +22,7 @@ class LearnerReplica:
     async def __init__(self, config: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         tree = Config.model_validate(config)
         log_to_stderr(tree.log.level, serve.get_replica_context().replica_id.unique_id)
+        bind_to_node()
         options = tree.streams
         registry = RegistryOptions(
             Path(options.folder), options.most, options.checkpoint_events, options.most_per_tenant

@@ -6,17 +6,16 @@ import importlib
 import logging
 import os
 import secrets
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import ray
 import uvicorn
 from ray import serve
 from ray.experimental import internal_kv
 
 from serve_app.autoscaling.signals import FINISHED, IN_FLIGHT, QUEUED, SERVICE
 from serve_app.config.pools import PoolConfig
+from serve_app.deployments.listeners import bind_to_node, listener, node_address
 from serve_app.engines.app import build_replica_app
 from serve_app.engines.base import Engine
 from serve_app.observability.process_log import log_to_stderr
@@ -45,6 +44,7 @@ class PoolReplica:
         self, name: str, pool: dict[str, Any], engine_factory: str, body_bytes: int, log_level: str = "info"
     ) -> None:
         log_to_stderr(log_level, serve.get_replica_context().replica_id.unique_id)
+        bind_to_node()
         config = PoolConfig.model_validate(pool)
         self._drain_s = config.drain_s
         module, _, function = engine_factory.partition(":")
@@ -58,8 +58,8 @@ class PoolReplica:
             max_ongoing=config.max_ongoing_requests,
             max_queued=config.max_queued_requests,
         )
-        listener = _listener()
-        host, port = listener.getsockname()[:2]
+        bound = listener(node_address())
+        host, port = bound.getsockname()[:2]
         self._address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         self._server = _Server(
             uvicorn.Config(
@@ -67,7 +67,7 @@ class PoolReplica:
                 timeout_keep_alive=120, backlog=2048,
             )
         )  # fmt: skip
-        self._serving = asyncio.get_running_loop().create_task(self._server.serve([listener]))
+        self._serving = asyncio.get_running_loop().create_task(self._server.serve([bound]))
         logger.info("pool %s: replica answers at %s", name, self._address)
 
     async def describe(self) -> dict[str, Any]:
@@ -112,12 +112,3 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _listener() -> socket.socket:
-    """A free port on this node's address as the cluster knows it (127.0.0.1 on a cluster of one)."""
-    here = ray.get_runtime_context().get_node_id()
-    host = next(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == here)
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.bind((host, 0))
-    return listener

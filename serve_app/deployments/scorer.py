@@ -9,6 +9,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import Config
+from serve_app.deployments.listeners import bind_to_node
 from serve_app.errors import ConfigError, replica_reply
 from serve_app.observability.process_log import log_to_stderr
 from serve_app.routing.registry import Registry
@@ -22,6 +23,7 @@ class ScorerReplica:
     async def __init__(self, config: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         tree = Config.model_validate(config)
         log_to_stderr(tree.log.level, serve.get_replica_context().replica_id.unique_id)
+        bind_to_node()
         registry = Registry(Path(tree.routing.registry), tree.routing.seed)
         here = {"score_threads": tree.scorer.threads, "score_batch": tree.scorer.batch}
         self._service = ScoringService(registry, RouterFactory(tree.routing.model_copy(update=here), registry))

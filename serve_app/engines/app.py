@@ -1,7 +1,7 @@
 """An Engine as a small OpenAI-compatible ASGI application: what a pool replica serves to the Gateways.
 
-POST /v1/chat/completions and /v1/completions (cluster secret as bearer key), GET /health and /metrics (open). Raw ASGI,
-without a framework. Requests were validated by a Gateway; errors are OpenAI's error object. It neither starts nor
+POST /v1/chat/completions and /v1/completions and GET /metrics (cluster secret as bearer key), GET /health (open). Raw
+ASGI, without a framework. Requests were validated by a Gateway; errors are OpenAI's error object. It neither starts nor
 closes the engine.
 """
 
@@ -63,14 +63,17 @@ class ReplicaApp:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        if not hmac.compare_digest(headers.get(b"authorization", b""), self._key):
-            raise AuthenticationFailed("wrong cluster secret: only the Gateways of this cluster may call a replica")
+        self._check_secret(headers)
         REQUEST_ID.set(headers.get(b"x-request-id", b"").decode("latin-1") or None)
         body = await self._read(receive)
         if body is None:
             return
         request = ReplicaRequest(self._engine, self.admission, _POSTS[scope["path"]], headers, body)
         await request.run(receive, send)
+
+    def _check_secret(self, headers: dict[bytes, bytes]) -> None:
+        if not hmac.compare_digest(headers.get(b"authorization", b""), self._key):
+            raise AuthenticationFailed("wrong cluster secret: only the Gateways of this cluster may call a replica")
 
     async def _read(self, receive: Receive) -> dict[str, Any] | None:
         """The request's JSON object; None if the caller left before it was whole."""
@@ -98,6 +101,7 @@ class ReplicaApp:
         if method != "GET" or path in _POSTS:
             raise MethodNotAllowed(f"{path} takes {'POST' if path in _POSTS else 'GET'}, not {method}")
         if path == "/metrics":
+            self._check_secret(dict(scope["headers"]))
             await _send(send, 200, self._engine.metrics().encode(), _TEXT)
             return
         state = self._health()

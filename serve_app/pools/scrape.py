@@ -19,10 +19,10 @@ _MOST_BYTES = 4 * 2**20
 
 async def scrape(pools: Iterable[HttpPool]) -> str:
     """Prometheus text of all replicas, those in cooldown included; one that does not answer is skipped and logged."""
-    members = [(p.name, m.address) for p in pools if p.scraped for m in p.directory.members]
+    members = [(p, m.address) for p in pools if p.scraped for m in p.directory.members]
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
-        texts = await asyncio.gather(*(_fetch(session, address) for _, address in members))
-    labelled = [(("pool", pool), ("replica", address)) for pool, address in members]
+        texts = await asyncio.gather(*(_fetch(session, address, pool.options.headers) for pool, address in members))
+    labelled = [(("pool", pool.name), ("replica", address)) for pool, address in members]
     return merged({labels: text for labels, text in zip(labelled, texts, strict=True) if text})
 
 
@@ -49,10 +49,10 @@ class _Families:
         return self._families
 
 
-async def _fetch(session: aiohttp.ClientSession, address: str) -> str:
+async def _fetch(session: aiohttp.ClientSession, address: str, headers: Mapping[str, str]) -> str:
     url = address.removesuffix("/v1") + "/metrics"
     try:
-        async with session.get(url, allow_redirects=False) as response:
+        async with session.get(url, headers=headers, allow_redirects=False) as response:
             body = bytearray()
             async for piece in response.content.iter_any():  # `read(n)` would stop at the first packet
                 body += piece

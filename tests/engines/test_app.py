@@ -235,8 +235,10 @@ async def test_health_of_a_sick_engine_is_503():
 
 
 async def test_metrics_are_the_engine_s():
-    got = await call(app_of(FakeEngine()), "/metrics", method="GET", headers={})
+    got = await call(app_of(FakeEngine()), "/metrics", method="GET")
     assert got.body == b"fake_running 0\n"
+    refused = await call(app_of(FakeEngine()), "/metrics", method="GET", headers={})
+    assert refused.status == 401
 
 
 async def test_lifespan_is_answered():
