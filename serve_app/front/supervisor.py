@@ -6,7 +6,10 @@ ends, or that does not answer for `_HUNG_S` (stopped, or spinning), is replaced 
 
 A change of the Gateways is a new supervisor with a new HAProxy, which takes over the listening sockets of the one
 before (HAProxy's `-x`); the one before finishes what it has open. The same happens where Serve's manager of HAProxy
-died: the next one finds the HAProxy that still serves.
+died: the next one finds the HAProxy that still serves, and keeps its Gateways until it has learned of them itself.
+
+The process that Serve starts is a stem: it waits for the supervisor, its child, starts another if that is killed, and
+passes signals on. Where the stem is killed, or Serve's manager, the supervisor serves on for `_ORPHAN_S`.
 
 Further commands on the socket: `jethro front` (the supervisor's pid, its HAProxy's socket, and whether that has ended)
 and `jethro drain` (accept nothing more, finish what is open, and stay so that Serve starts no other). If Serve starts
@@ -20,6 +23,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +36,11 @@ _PROBE_S = 0.5
 _HUNG_S = 1.5
 _START_S = 10.0
 _ORPHAN_S = 60.0
-"""Without Serve's manager, which started it, and without a successor."""
+"""Without the stem or Serve's manager, which started it, and without a successor."""
+_RESTART_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _SOCKET = re.compile(r"^\s*stats socket (\S+)", re.MULTILINE)
+_APPLICATION = re.compile(r"^\s*use_backend ", re.MULTILINE)
 _PID = re.compile(rb"^Pid: \d+", re.MULTILINE)
 _MOST_COMMAND = 64 * 1024
 
@@ -57,26 +63,47 @@ async def command(socket: str | Path, line: str, timeout_s: float = _HUNG_S) -> 
 class Predecessor:
     """A HAProxy that serves already: its admin socket, and the process to send SIGUSR1 to once it may stop.
 
+    `config`: its configuration. `manager`: the pid of Serve's manager that wants it, 0 if that is not known.
     `draining`: it accepts nothing more, and neither may its successor.
     """
 
     socket: str
     pid: int
+    config: str
+    manager: int = 0
     draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stem:
+    """The process that Serve started, and Serve's manager, which did so."""
+
+    pid: int
+    manager: int
+
+    @property
+    def attached(self) -> bool:
+        """Whether both live."""
+        return os.getppid() == self.pid and _parent(self.pid) == self.manager
+
+
+def _parent(pid: int) -> int | None:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return None
 
 
 class Supervisor:
     """One HAProxy and its admin socket. `config`: the file that Serve wrote; `reuse_port`: False for HAProxy's -dR."""
 
-    def __init__(self, settings: FrontSettings, config: Path, *, reuse_port: bool) -> None:
-        text = config.read_text()
-        match = _SOCKET.search(text)
+    def __init__(self, settings: FrontSettings, config: Path, stem: Stem, *, reuse_port: bool) -> None:
+        self._settings, self._stem = settings, stem
+        self._text = config.read_text()
+        match = _SOCKET.search(self._text)
         self._public = match[1] if match else ""
         self._inner = f"{self._public}.{os.getpid()}"
+        self._config = config
         self._file = config.with_name(f"{config.name}.{os.getpid()}")
-        for name, answer in error_files().items():
-            write_private(config.with_name(name), answer)
-        write_private(self._file, hardened(text, settings, self._inner, str(config.parent)))
         self._command = [settings.haproxy, "-db", "-f", str(self._file), *([] if reuse_port else ["-dR"])]
         self._process: asyncio.subprocess.Process | None = None
         self._ending = asyncio.Event()
@@ -92,6 +119,7 @@ class Supervisor:
         before = await self._predecessor()
         if before is not None and before.draining:
             return await self._stand_for(before)
+        self._write(before)
         if not await self._start(*(["-x", before.socket] if before else [])):
             return await self._failed()
         server = await self._listen()
@@ -107,6 +135,16 @@ class Supervisor:
         finally:
             server.close()
             self._remove_files()
+
+    def _write(self, before: Predecessor | None) -> None:
+        for name, answer in error_files().items():
+            write_private(self._config.with_name(name), answer)
+        text = hardened(self._text, self._settings, self._inner, str(self._config.parent))
+        if before is not None and before.manager != self._stem.manager and not _APPLICATION.search(text):
+            # a manager that has just started knows of no application yet, and callers are being answered
+            with contextlib.suppress(OSError):
+                text = Path(before.config).read_text().replace(before.socket, self._inner)
+        write_private(self._file, text)
 
     async def _stand_for(self, before: Predecessor) -> int:
         """Take the place of a draining supervisor, without a HAProxy: for Serve, which waits for its new process."""
@@ -159,9 +197,11 @@ class Supervisor:
     async def _watch(self) -> None:
         """Replace a HAProxy that ended or hangs, until it is to stop; then wait for its end."""
         pause_s, alone_since, loop = 0.1, None, asyncio.get_running_loop()
-        parent = os.getppid()
         while not self._ending.is_set():
             if not await self._alive():
+                if await self._replaced():  # while this process was stopped
+                    self._stop(signal.SIGUSR1)
+                    break
                 print("HAProxy ended or did not answer: starting another", file=sys.stderr, flush=True)
                 await self._failed()
                 if await self._start():
@@ -169,7 +209,7 @@ class Supervisor:
                 else:
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            if os.getppid() != parent:
+            if not self._stem.attached:
                 alone_since = alone_since or loop.time()
                 if loop.time() - alone_since > _ORPHAN_S:
                     self._stop(signal.SIGUSR1)
@@ -195,18 +235,25 @@ class Supervisor:
         finally:
             ended.cancel()
 
+    async def _replaced(self) -> bool:
+        """Whether another supervisor has taken the public socket."""
+        with contextlib.suppress(OSError, ValueError):
+            return bool(json.loads(await command(self._public, "jethro front"))["pid"] != os.getpid())
+        return False
+
     async def _predecessor(self) -> Predecessor | None:
         """The HAProxy that serves now: of a supervisor, or of one that was killed."""
         with contextlib.suppress(OSError, ValueError):
             front = json.loads(await command(self._public, "jethro front"))
             if front["draining"] or not front["ended"]:
-                return Predecessor(front["socket"], front["pid"], front["draining"])
+                return Predecessor(front["socket"], front["pid"], front["config"], front["manager"], front["draining"])
             return None
         for path in Path(self._public).parent.glob(f"{Path(self._public).name}.*"):
             with contextlib.suppress(OSError):
                 info = await command(path, "show info")
                 if match := _PID.search(info):
-                    return Predecessor(str(path), int(match[0].split()[1]))
+                    config = self._config.with_name(f"{self._config.name}{path.suffix}")
+                    return Predecessor(str(path), int(match[0].split()[1]), str(config))
         return None
 
     async def _listen(self) -> asyncio.Server:
@@ -237,6 +284,7 @@ class Supervisor:
         ended = self._process is None or self._process.returncode is not None
         if line == "jethro front":
             found = {"pid": os.getpid(), "socket": self._inner, "ended": ended, "draining": self._stay}
+            found |= {"config": str(self._file), "manager": self._stem.manager}
             return json.dumps(found).encode()
         if line == "jethro drain":
             if not self._stay:
@@ -246,7 +294,7 @@ class Supervisor:
         if line == "show info":
             if not self._ending.is_set():
                 self._info = await command(self._inner, line)
-            return _PID.sub(b"Pid: %d" % os.getpid(), self._info)
+            return _PID.sub(b"Pid: %d" % self._stem.pid, self._info)
         return await command(self._inner, line, _START_S)
 
 
@@ -257,11 +305,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     os.umask(0o077)
+    with contextlib.suppress(PermissionError):  # it leads a group already
+        os.setsid()  # Ray kills the process group of a manager that ends
+    stem, ended = Stem(os.getpid(), os.getppid()), False
+    children = [_fork(given, stem)]
+
+    def pass_on(number: int, frame: object) -> None:
+        nonlocal ended
+        ended = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(children[-1], number)
+
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    while True:
+        _, status = os.waitpid(children[-1], 0)
+        if ended or not os.WIFSIGNALED(status):
+            return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1
+        time.sleep(_RESTART_S)
+        children.append(_fork(given, stem))
+
+
+def _fork(given: Sequence[str], stem: Stem) -> int:
+    """Start the supervisor; its pid."""
+    if (pid := os.fork()) == 0:
+        status = 1
+        try:
+            status = _supervise(given, stem)
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    return pid
+
+
+def _supervise(given: Sequence[str], stem: Stem) -> int:
     config = Path(given[given.index("-f") + 1])
 
     async def run() -> int:
         private_folder(config.parent)
-        return await Supervisor(load(), config, reuse_port="-dR" not in given).run()
+        return await Supervisor(load(), config, stem, reuse_port="-dR" not in given).run()
 
     try:
         return asyncio.run(run())

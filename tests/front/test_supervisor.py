@@ -25,6 +25,7 @@ from serve_app.front.supervisor import command
 from tests.integration.serving import free_port
 
 TOKEN = "a-token"
+_MANAGER = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
 
 
 @dataclass
@@ -58,18 +59,20 @@ class Front:
             has_received_servers=True,
             is_head=True,
         )
-        api = HAProxyApi(config, {"http-jethro": backend}, str(self.folder / "serve.cfg"))
+        backends = {"http-jethro": backend} if self.gateways else {}
+        api = HAProxyApi(config, backends, str(self.folder / "serve.cfg"))
         api._generate_config_file_internal()
         return self.folder / "serve.cfg"
 
-    async def start(self, *options: str) -> asyncio.subprocess.Process:
-        """A supervisor that has taken the public socket."""
-        arguments = ["-m", "serve_app.front.supervisor", "-db", "-f", str(self.write()), "-dR", *options]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, *arguments, env=os.environ | {FOLDER: str(self.folder)}
-        )
+    async def start(self, *, manager: bool = False) -> asyncio.subprocess.Process:
+        """A supervisor that has taken the public socket. `manager`: started by a process of its own, which is given."""
+        command_line = [sys.executable, "-m", "serve_app.front.supervisor", "-db", "-f", str(self.write()), "-dR"]
+        if manager:
+            command_line = [sys.executable, "-c", _MANAGER, *command_line]
+        before = await self.pid()
+        process = await asyncio.create_subprocess_exec(*command_line, env=os.environ | {FOLDER: str(self.folder)})
         self.started.append(process)
-        while await self.pid() != process.pid:
+        while (now := await self.pid()) in (before, None) or (now != process.pid and not manager):
             assert process.returncode is None
             await asyncio.sleep(0.02)
         return process
@@ -181,7 +184,7 @@ async def test_a_new_configuration_takes_over_and_what_is_open_is_finished(front
     async with aiohttp.ClientSession() as session:
         await until_answered(front, session)
         async with session.get(front.url, params={"pieces": "10"}) as response:
-            new = await front.start("-sf", str(old.pid), "-x", str(front.socket))
+            new = await front.start()
             for _ in range(20):  # no connection is refused in between
                 async with session.get(front.url) as other:
                     assert other.status == 200
@@ -201,6 +204,68 @@ async def test_a_new_manager_finds_the_haproxy_of_a_supervisor_that_was_killed(f
         await front.start()
         async with session.get(front.url) as response:
             assert response.status == 200
+
+
+async def supervisor(front: Front) -> int:
+    """The pid of the process that looks after HAProxy."""
+    pid: int = json.loads(await command(front.socket, "jethro front"))["pid"]
+    return pid
+
+
+async def test_a_supervisor_that_is_killed_is_started_again_and_no_request_notices(front):
+    stem = await front.start()
+    async with aiohttp.ClientSession() as session:
+        await until_answered(front, session)
+        killed = await supervisor(front)
+        async with session.get(front.url, params={"pieces": "10"}) as open_since:
+            os.kill(killed, signal.SIGKILL)
+            async with asyncio.timeout(10):
+                while True:
+                    async with session.get(front.url) as response:
+                        assert response.status == 200
+                    with contextlib.suppress(OSError, ValueError):
+                        if await supervisor(front) != killed:
+                            break
+            assert await open_since.read() == b"piece" * 10
+    assert await front.pid() == stem.pid
+
+
+async def test_a_new_manager_that_knows_no_gateway_yet_keeps_those_of_the_one_that_was_killed(front):
+    manager = await front.start(manager=True)
+    async with aiohttp.ClientSession() as session:
+        await until_answered(front, session)
+        manager.kill()
+        known, front.gateways = front.gateways, {}
+        again = await front.start(manager=True)
+        async with session.get(front.url) as response:
+            assert response.status == 200
+        os.kill(await supervisor(front), signal.SIGUSR1)  # as the new manager does when it knows them
+        assert await again.wait() == 0
+        front.gateways = known
+
+
+async def test_without_an_application_there_is_nothing_to_keep(front):
+    await front.start()
+    async with aiohttp.ClientSession() as session:
+        await until_answered(front, session)
+        front.gateways = {}
+        await front.start()
+        async with session.get(front.url) as response:
+            assert response.status == 503
+
+
+async def test_a_supervisor_that_was_stopped_while_another_took_its_place_ends(front):
+    await front.start()
+    async with aiohttp.ClientSession() as session:
+        await until_answered(front, session)
+        stopped = await supervisor(front)
+        os.kill(stopped, signal.SIGSTOP)
+        await front.start()
+        os.kill(stopped, signal.SIGCONT)
+        async with asyncio.timeout(10):
+            await front.started[0].wait()
+        await until_answered(front, session)
+    assert await supervisor(front) != stopped
 
 
 async def test_draining_finishes_what_is_open_accepts_no_more_and_serve_sees_it_alive(front):
@@ -243,7 +308,7 @@ async def test_a_draining_front_that_serve_replaces_accepts_nothing_and_waits_fo
     assert await front.pid() == third.pid
     third.terminate()
     assert await third.wait() == 0
-    assert not [p.name for p in front.folder.iterdir() if p.name.endswith(f".{third.pid}")]
+    assert not [p.name for p in front.folder.iterdir() if p.suffix[1:].isdigit()]
 
 
 async def test_a_drain_ends_after_its_time_and_says_so(front, capfd):
