@@ -62,6 +62,9 @@ class _Upstream(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_GET(self) -> None:
+        self.send_error(404)  # it answers, as readiness requires
+
     def log_message(self, *args: object) -> None:
         pass
 

@@ -31,7 +31,8 @@ class Home:
         if len(os.fsencode(self.path)) > _LONGEST_PATH:
             self.path.rmdir()
             raise ConfigError(f"TMPDIR: {self.path.parent} is too long for sockets below it; use /tmp")
-        save(FrontSettings(new_token(), bundled_haproxy(), **config.front_bounds()), self.path)
+        settings = FrontSettings(new_token(), bundled_haproxy(), **config.front_bounds(), host=config.server.host)
+        save(settings, self.path)
         launcher = self.path / "jethro-front"
         write_private(launcher, f'#!/bin/sh\nexec "{sys.executable}" -P -m serve_app.front.supervisor "$@"\n')
         launcher.chmod(0o700)

@@ -52,7 +52,12 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
     _check_resources(config, ray.cluster_resources())
     serve.start(
         proxy_location="HeadOnly",
-        http_options=HTTPOptions(host=config.server.host, port=config.server.port, keep_alive_timeout_s=120),
+        # on one machine HAProxy alone is at the address for callers (`FrontSettings.host`), Gateways are on localhost
+        http_options=HTTPOptions(
+            host=config.server.host if cluster_address() else "127.0.0.1",
+            port=config.server.port,
+            keep_alive_timeout_s=120,
+        ),
     )
     tree = config.model_dump(mode="json")
     if not cluster_address():

@@ -81,7 +81,7 @@ def _section(
             continue
         elif name[1] == _CALLERS and word.startswith("bind "):
             done.add("bind")
-            yield line
+            yield _bind(settings.host, line) if settings.host else line
             yield from _callers(settings)
         elif word.startswith("http-request return status 404 content-type text/plain"):
             done.add("not found")
@@ -89,6 +89,11 @@ def _section(
             yield "    http-request deny deny_status 503"
         elif not _FALLBACK.match(line):
             yield line
+
+
+def _bind(host: str, line: str) -> str:
+    address = f"[{host}]" if ":" in host else host
+    return f"    bind {address}:{line.rpartition(':')[2].strip()}{' v4v6' if host == '::' else ''}"
 
 
 def _defaults(settings: FrontSettings, errors: str) -> Iterator[str]:

@@ -49,6 +49,8 @@ class FrontSettings:
     """Longest time from the first byte of a connection, or of its next request, to the end of the headers."""
     silence_s: float = 660.0
     """Longest time that a caller may neither send what is expected of it nor read what it is sent."""
+    host: str = ""
+    """Address that callers connect to, where Gateways are on another one; empty: the one that Serve was given."""
 
 
 def new_token() -> str:
