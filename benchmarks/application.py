@@ -3,9 +3,7 @@
 As a command: `python -m benchmarks.application CONFIG.yaml [module:function]`; it serves until SIGTERM.
 """
 
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +50,13 @@ def replicas(deployment: str) -> list[psutil.Process]:
 
 def main(argv: list[str]) -> None:
     """Serve until SIGTERM or SIGINT."""
-    from serve_app.config import load
-    from serve_app.deployments.run import start, stop
+    from serve_app.deployments.signals import held
 
-    over = threading.Event()
-    try:
-        start(load(argv[0], env={}), engine_factory=argv[1] if len(argv) > 1 else None)
-        # after the start: Ray's core puts a handler of its own on SIGTERM, which aborts the process
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: over.set())
-        while not over.wait(1.0):
-            pass
-    finally:
-        stop()
+    with held():  # before any library starts threads
+        from serve_app.config import load
+        from serve_app.deployments.run import run
+
+        run(load(argv[0], env={}), engine_factory=argv[1] if len(argv) > 1 else None)
 
 
 if __name__ == "__main__":

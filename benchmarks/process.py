@@ -42,7 +42,7 @@ class Server:
     ) -> None:
         BUILD.mkdir(parents=True, exist_ok=True)
         self.name, self.log = name, BUILD / f"{name}.log"
-        self._command, self._ready_url, self._timeout_s = list(command), ready_url, timeout_s
+        self._command, self.ready_url, self._timeout_s = list(command), ready_url, timeout_s
         self._env = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -66,7 +66,7 @@ class Server:
         while monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended at once; the end of {self.log}:\n{self._tail()}")
-            if answers(self._ready_url):
+            if answers(self.ready_url):
                 return
             sleep(0.2)
         raise RuntimeError(f"{self.name} not ready in {self._timeout_s:.0f} s; the end of {self.log}:\n{self._tail()}")

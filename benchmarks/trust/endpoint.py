@@ -58,15 +58,7 @@ class Endpoint:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        file = self.folder / "config.yaml"
-        file.write_text(yaml.safe_dump(self._tree))
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "serve_app.cli.main", "serve", str(file)],
-                cwd=self.folder, env=self._env, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+        self.start()
         try:
             self.wait_ready()
         except BaseException:
@@ -76,6 +68,18 @@ class Endpoint:
 
     def __exit__(self, *exc: object) -> None:
         self.end()
+
+    def start(self) -> None:
+        """Start without waiting."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        file = self.folder / "config.yaml"
+        file.write_text(yaml.safe_dump(self._tree))
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "serve_app.cli.main", "serve", str(file)],
+                cwd=self.folder, env=self._env, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     @property
     def process(self) -> "subprocess.Popen[bytes]":

@@ -27,13 +27,16 @@ def serve(
       jethro serve --set routing.strong_share=0.3   three in ten queries to the large model
       JETHRO__SERVER__PORT=9000 jethro serve        the same keys from the environment
     """
-    from serve_app.config import load
+    from serve_app.deployments.signals import held
 
-    config = load(source, settings=parse_settings(set_ or [], {"server.host": host, "server.port": port}))
-    from serve_app.deployments.run import run  # Ray: only now that the config is known to be good
+    with held():  # before any library starts threads
+        from serve_app.config import load
 
-    typer.echo(f"starting {source or 'lab'}: {_pools(config)} ...", err=True)
-    run(config, ready=lambda: _say_ready(config))
+        config = load(source, settings=parse_settings(set_ or [], {"server.host": host, "server.port": port}))
+        from serve_app.deployments.run import run  # Ray: only now that the config is known to be good
+
+        typer.echo(f"starting {source or 'lab'}: {_pools(config)} ...", err=True)
+        run(config, ready=lambda: _say_ready(config))
 
 
 def _pools(config: "Config") -> str:

@@ -9,13 +9,15 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 from serve_app.config.environment import leave_home, prepare_serve_environment
 from serve_app.config.load import keep_secrets
 from serve_app.config.tree import Config
 from serve_app.errors import ConfigError
-from serve_app.front.control import drain, sweep
+from serve_app.front.control import drain
 from serve_app.front.settings import FrontSettings, bundled_haproxy, new_token, save, write_private
+from serve_app.front.sweep import sweep
 
 _LONGEST_PATH = 30
 """Of the folder, in bytes: Ray and HAProxy put sockets in it, whose whole path may have 107."""
@@ -46,13 +48,25 @@ class Home:
 
     def remove(self, *, logs: bool = False) -> None:
         """End what still runs there and remove the folder, Ray's logs excepted if they are to stay."""
-        sweep(self.path)
+        self.sweep()
         leave_home()
         for entry in self.path.iterdir():
             if not logs or entry.name != "ray":
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
         if not logs:
             self.path.rmdir()
+
+    def sweep(self) -> None:
+        """End what still runs there."""
+        sweep(self.path)
+
+    def vanish(self) -> NoReturn:
+        """End everything at once, this process included, with exit status 0, and leave nothing.
+
+        Another program takes the place of this one, so that no thread of it still starts processes or writes files.
+        """
+        program = [sys.executable, "-P", "-m", "serve_app.front.sweep", str(self.path)]
+        os.execv(program[0], program)  # noqa: S606 - no shell is needed
 
     @property
     def ray_folder(self) -> Path:

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import signal
 import socket
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 from serve_app.config import Config, secret
 from serve_app.config.environment import cluster_address, prepare_serve_environment
+from serve_app.deployments import signals
 from serve_app.deployments.home import Home
 from serve_app.deployments.scaling import SHARE_POLICY, share_limits
 from serve_app.engines.factory import preflight
@@ -26,6 +26,10 @@ _APP = "jethro"
 _WATCH_S = 1.0
 _home: list[Home] = []
 """Of the endpoint that this process started."""
+_making = threading.Lock()
+"""Held while a folder is made: a folder that is not in `_home` yet would be left over."""
+_stopping = threading.Lock()
+"""Held by the thread that stops the endpoint, until the end of the process."""
 _ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): (.+)")
 
 
@@ -36,7 +40,8 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
         check_port(config)
         for name, pool in config.pools.items() if engine_factory is None else ():
             preflight(name, pool)
-        _home.append(Home(config))
+        with _making:
+            _home.append(Home(config))
     else:
         prepare_serve_environment()
     import ray  # after the environment is set: ray.serve reads it at import
@@ -116,6 +121,7 @@ def _start_ray(home: Home) -> None:
             return
         except Exception as e:
             ray.shutdown()
+            home.sweep()
             if last:
                 raise Ended(f"Ray did not start in two attempts ({_first_line(e)}); its logs are in {home.logs}") from e
             logger.warning("Ray did not start, trying once more: %s", _first_line(e))
@@ -129,7 +135,7 @@ def stop(drain_s: float = 0.0, *, ended: bool = False) -> None:
     import ray
     from ray import serve
 
-    home = _home.pop() if _home else None
+    home = _home[-1] if _home else None
     if home is not None and not ended:
         home.drain(drain_s)
     if ray.is_initialized():  # otherwise Serve would start a Ray only to stop it
@@ -138,34 +144,38 @@ def stop(drain_s: float = 0.0, *, ended: bool = False) -> None:
         ray.shutdown()
     if home is not None:
         home.remove(logs=ended)
+        _home.remove(home)
 
 
-def run(config: Config, *, ready: Callable[[], None] = lambda: None) -> None:
+def run(config: Config, *, ready: Callable[[], None] = lambda: None, engine_factory: str | None = None) -> None:
     """Serve until SIGINT or SIGTERM, then drain; a second signal ends at once. `ready` is called when it answers.
 
-    Raises Ended if the cluster that it started breaks.
+    For a process that does nothing else. Raises Ended if the cluster that it started breaks.
     """
-    over = threading.Event()
+    over, served = threading.Event(), threading.Event()
 
-    def on_signal(number: int, frame: object) -> None:
-        if over.is_set():
-            _end_at_once()
+    def on_signal() -> None:
         over.set()
+        if not served.is_set():
+            _end_start(config.gateway.drain_s)
 
     ended = False
-    try:
-        start(config)
-        for number in (signal.SIGINT, signal.SIGTERM):  # not before: Ray puts its own handlers in place
-            signal.signal(number, on_signal)
-        ready()
-        while not over.wait(_WATCH_S):
-            if (lost := _lost_process()) is not None:
-                raise Ended(f"{lost} of the Ray cluster ended: start again; its logs are in {_home[-1].logs}")
-    except Ended:
-        ended = True
-        raise
-    finally:
-        stop(config.gateway.drain_s, ended=ended)
+    with signals.held():
+        signals.take(on_signal, _end_at_once)
+        try:
+            start(config, engine_factory=engine_factory)
+            served.set()
+            ready()
+            while not over.wait(_WATCH_S):
+                if (lost := _lost_process()) is not None:
+                    raise Ended(f"{lost} of the Ray cluster ended: start again; its logs are in {_home[-1].logs}")
+        except Ended:
+            ended = True
+            raise
+        finally:
+            _claim_the_end()
+            stop(config.gateway.drain_s, ended=ended)
+            signals.ignore()
 
 
 class Ended(JethroError):
@@ -180,14 +190,27 @@ def _lost_process() -> str | None:
     return next((str(kind) for kind, _ in node.dead_processes()), None) if node is not None else None
 
 
-def _end_at_once() -> None:
-    from ray._private import worker
+def _claim_the_end() -> None:
+    """Only the first thread returns; the other waits while that one stops everything and ends the process."""
+    if not _stopping.acquire(blocking=False):
+        threading.Event().wait()
 
-    if _home:
-        if worker._global_node is not None:
-            worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
-        _home.pop().remove()
-    os._exit(0)
+
+def _end_start(drain_s: float) -> None:
+    """End a start, of which the main thread knows nothing: it may be in the middle of Ray's own."""
+    _claim_the_end()
+    if cluster_address():
+        stop()
+    elif _home:
+        _home[-1].drain(drain_s)  # callers are answered a little before the start is over
+    _end_at_once()
+
+
+def _end_at_once() -> None:
+    with _making:
+        if _home:
+            _home[-1].vanish()
+        os._exit(0)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What the process that started an endpoint does with its front: drain it, and remove what is left of it.
+"""What the process that started an endpoint does with its front: drain it.
 
 In a pod, `python -m serve_app.front.control FOLDER SECONDS --after PAUSE` is the hook before the end (`preStop`): it
 pauses until the pod is an endpoint of no service, then drains.
@@ -7,8 +7,6 @@ pauses until the pod is an endpoint of no service, then drains.
 import argparse
 import asyncio
 import contextlib
-import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -47,14 +45,6 @@ def _open(folder: Path) -> list[Path]:
     """Configurations of the HAProxies that run: a supervisor removes its own, named by its pid, after the last byte."""
     files = folder.rglob("*.cfg.*")
     return [file for file in files if file.suffix[1:].isdigit() and Path("/proc", file.suffix[1:]).exists()]
-
-
-def sweep(folder: Path) -> None:
-    """Kill the processes whose command line names the folder, so that none holds the endpoint's port."""
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if str(folder).encode() in file.read_bytes() and int(file.parent.name) != os.getpid():
-                os.kill(int(file.parent.name), signal.SIGKILL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

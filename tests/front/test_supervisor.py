@@ -19,11 +19,12 @@ from aiohttp import web
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
 
-from serve_app.front.control import drain, sweep
+from serve_app.front.control import drain
 from serve_app.front.control import main as control
 from serve_app.front.haproxy import hardened
 from serve_app.front.settings import FOLDER, PROOF_HEADER, FrontSettings, bundled_haproxy, private_folder, save
 from serve_app.front.supervisor import command
+from serve_app.front.sweep import sweep
 from tests.integration.serving import free_port
 
 TOKEN = "a-token"
