@@ -32,7 +32,7 @@ from benchmarks.trust.remote import tree, upstream, url_of
 
 CALLERS, PIECE_MS, PIECES = 32, 250, 32
 DRAIN_S, SHORT_DRAIN_S = 20.0, 4.0
-MOMENTS_S = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+MOMENTS_S = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
 _END_S = 60.0
 """More than any drain and Ray's own end; what takes longer counts as hung."""
 
@@ -130,8 +130,10 @@ async def _knock(address: Address, found: Stopped) -> None:
 
 
 def while_starting(served: Endpoint, folder: Path, after_s: float, number: signal.Signals) -> Stopped:
-    """A signal so long after the launch."""
+    """A signal so long after its first line. Before that line there is nothing that could be left over."""
     served.start()
+    while served.process.poll() is None and not served.tail():
+        sleep(0.01)
     sleep(after_s)
     served.process.send_signal(number)
     found = Stopped(f"start, after {after_s:g} s", number.name)

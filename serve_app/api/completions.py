@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from time import monotonic, time
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -33,7 +33,7 @@ from serve_app.api.reply import (
 )
 from serve_app.api.stream_finalizer import StreamFinalizer
 from serve_app.config.tree import LimitsConfig
-from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
+from serve_app.errors import DeadlineExceeded, JethroError, PoolUnavailable, UpstreamError
 from serve_app.gateway.services import Services
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent
@@ -54,17 +54,24 @@ class DeadlinePassed(Exception):
     """The deadline passed while the request ran."""
 
 
+class Stopped(Exception):
+    """The endpoint stops, and the request was not finished in the time that it had."""
+
+
 class Interrupt:
-    """Async context that cancels its body on a disconnect or at a deadline, and raises CallerGone or DeadlinePassed.
+    """Async context that cancels its body: on a disconnect (CallerGone), at a deadline (DeadlinePassed), or Stopped.
+
+    `stops`: holds, while the body runs, what is to be called to stop it.
 
     Read the request's body before: the next message from `receive` counts as the disconnect. A cancellation from
     outside (the server stops, or Ray Serve saw the disconnect first) passes through untouched.
     """
 
-    def __init__(self, receive: Receive, timeout_s: float) -> None:
+    def __init__(self, receive: Receive, timeout_s: float, stops: set[Callable[[], None]]) -> None:
         self._receive = receive
         self._timeout_s = timeout_s
-        self._why: Literal["gone", "deadline"] | None = None
+        self._stops = stops
+        self._why: type[Exception] | None = None
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
@@ -77,33 +84,38 @@ class Interrupt:
         if self._timeout_s > _WATCH_AFTER_S:
             self._timer = loop.call_later(_WATCH_AFTER_S, self._start_watch, loop)
         else:
-            self._timer = loop.call_at(self._deadline_s, self._cut, "deadline")
+            self._timer = loop.call_at(self._deadline_s, self._cut, DeadlinePassed)
+        self._stops.add(self._stop)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._timer.cancel()
+        self._stops.discard(self._stop)
         if self._watch is not None:
             self._watch.cancel()
         if self._why is None:
             return
         outer = self._task.uncancel()
         if kind is asyncio.CancelledError and outer == 0:
-            raise (CallerGone if self._why == "gone" else DeadlinePassed) from None
+            raise self._why from None
 
     def _start_watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = loop.call_at(self._deadline_s, self._cut, "deadline")
+        self._timer = loop.call_at(self._deadline_s, self._cut, DeadlinePassed)
         self._watch = loop.create_task(self._await_disconnect())
 
     async def _await_disconnect(self) -> None:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                self._cut("gone")
+                self._cut(CallerGone)
                 return
 
-    def _cut(self, why: Literal["gone", "deadline"]) -> None:
+    def _stop(self) -> None:
+        self._cut(Stopped)
+
+    def _cut(self, why: type[Exception]) -> None:
         if self._why is None:
             self._why = why
             self._task.cancel()
@@ -180,10 +192,12 @@ class CompletionHandler:
         context = Context(call, request.stream, services.demand)
         try:
             events = strategy.run(request.query, context)
-            async with Interrupt(receive, limits.request_timeout_s), aclosing(events):
+            async with Interrupt(receive, limits.request_timeout_s, services.stops), aclosing(events):
                 await response.relay(events, request)
         except DeadlinePassed:
             raise DeadlineExceeded(f"No whole answer within {limits.request_timeout_s:g} s.") from None
+        except Stopped:
+            raise PoolUnavailable("The endpoint stops: send the request again.", code="stopping") from None
         finally:
             record.steps = record.steps or context.ledger.standing()
 

@@ -81,6 +81,11 @@ class GatewayReplica:
         """This Gateway's name and its metrics."""
         return self._replica, self._services.recorder.text().decode()
 
+    async def end_requests(self) -> None:
+        """End what is open with an error: the endpoint stops, and the time to finish is over."""
+        for stop in list(self._services.stops):
+            stop()
+
     async def _gateways(self) -> str:
         """Metrics of all Gateways: HAProxy sends a scrape to any one of them, and it answers for all."""
         try:

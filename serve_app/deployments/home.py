@@ -42,9 +42,9 @@ class Home:
         keep_secrets(config.secrets(), self.path)
         prepare_serve_environment(home=self.path, niceness=config.server.niceness)
 
-    def drain(self, longest_s: float) -> None:
-        """Accept nothing more, and wait until what is open is finished."""
-        asyncio.run(drain(self.path, longest_s))
+    def drain(self, longest_s: float) -> bool:
+        """Accept nothing more, and wait until what is open is finished. False if it was not in time."""
+        return asyncio.run(drain(self.path, longest_s))
 
     def remove(self, *, logs: bool = False) -> None:
         """End what still runs there and remove the folder, Ray's logs excepted if they are to stay."""

@@ -24,6 +24,8 @@ logger = logging.getLogger("ray.serve")
 
 _APP = "jethro"
 _WATCH_S = 1.0
+_LAST_WORD_S = 2.0
+"""For the errors of what did not finish in time to reach the callers."""
 _home: list[Home] = []
 """Of the endpoint that this process started."""
 _making = threading.Lock()
@@ -132,19 +134,41 @@ def stop(drain_s: float = 0.0, *, ended: bool = False) -> None:
 
     `ended`: a process of Ray has ended, and the others would be waited for in vain.
     """
+    home = _home[-1] if _home else None
+    if home is None:
+        _stop_ray(ended=ended)
+        return
+    if not ended and not home.drain(drain_s):
+        _end_requests()
+        home.drain(_LAST_WORD_S)
+    try:
+        _stop_ray(ended=ended)
+    except Exception as e:  # its processes are killed below
+        logger.warning("Ray did not stop in order: %s", _first_line(e))
+    finally:
+        home.remove(logs=ended)
+        _home.remove(home)
+
+
+def _end_requests() -> None:
+    from ray import serve
+
+    try:
+        handle = serve.get_deployment_handle("Gateway", _APP)
+        handle._init(_run_router_in_separate_loop=True)  # this thread has no event loop
+        handle.broadcast("end_requests").results(timeout_s=_LAST_WORD_S, return_exceptions=True)
+    except Exception as e:  # no application yet, or its Ray is lost: no Gateway to be reached
+        logger.warning("open requests are cut: %s", _first_line(e))
+
+
+def _stop_ray(*, ended: bool) -> None:
     import ray
     from ray import serve
 
-    home = _home[-1] if _home else None
-    if home is not None and not ended:
-        home.drain(drain_s)
     if ray.is_initialized():  # otherwise Serve would start a Ray only to stop it
         if not ended:
             serve.shutdown()
         ray.shutdown()
-    if home is not None:
-        home.remove(logs=ended)
-        _home.remove(home)
 
 
 def run(config: Config, *, ready: Callable[[], None] = lambda: None, engine_factory: str | None = None) -> None:

@@ -45,6 +45,7 @@ class Services:
     `gateways` returns the metrics of all Gateways, distinguished by a label; by default only this one's are shown.
     `scrape` returns further metrics in Prometheus' text format, for instance those of the replicas' engines.
     `demand` counts the requests that decisions place on the pools; `limiter` shares this Gateway among tenants.
+    `stops` holds a call for every request that is being answered, which ends it with an error.
     """
 
     config: Config
@@ -62,6 +63,7 @@ class Services:
     limiter: FairLimiter = field(default_factory=FairLimiter)
     streams: Streams | None = None
     metrics_key: str | None = None
+    stops: set[Callable[[], None]] = field(default_factory=set)
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""

@@ -1,0 +1,59 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serve_app.front.sweep import sweep
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    made = tmp_path / "jethro-test"
+    made.mkdir()
+    return made
+
+
+def start(*command, **env) -> subprocess.Popen:
+    return subprocess.Popen(command, env=os.environ | env)
+
+
+def test_who_names_the_folder_ends_and_nobody_else(folder):
+    by_line = start("sh", "-c", f"sleep 60; : {folder}")
+    by_environment = start("sleep", "60", JETHRO_FRONT=str(folder))
+    other = start("sleep", "60")
+    try:
+        sweep(folder)
+        assert (by_line.wait(5), by_environment.wait(5)) == (-9, -9)
+        assert other.poll() is None
+        assert folder.exists()
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_children_that_are_started_meanwhile_end_too(folder):
+    """A process that starts another every few milliseconds, of another name."""
+    parent = start("sh", "-c", "while :; do sleep 60 & sleep 0.002; done", JETHRO_FRONT=str(folder))
+    sweep(folder)
+    assert parent.wait(5) == -9
+    marked = [p for p in Path("/proc").glob("[0-9]*/environ") if names(p, folder)]
+    assert marked == []
+
+
+def names(file: Path, folder: Path) -> bool:
+    try:
+        return str(folder).encode() in file.read_bytes()
+    except OSError:
+        return False
+
+
+def test_as_a_program_it_removes_the_folder_too(folder):
+    (folder / "ray").mkdir()
+    (folder / "ray" / "a-file").write_text("x")
+    process = start("sleep", "60", JETHRO_FRONT=str(folder))
+    done = subprocess.run([sys.executable, "-P", "-m", "serve_app.front.sweep", str(folder)], check=False)
+    assert done.returncode == 0
+    assert process.wait(5) == -9
+    assert not folder.exists()
