@@ -13,6 +13,15 @@ def path(tmp_path):
     return tmp_path / "journal-00000000.jsonl"
 
 
+def test_a_new_journal_is_for_its_owner_alone(path):
+    mask = os.umask(0o022)
+    try:
+        Journal(path).close()
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def write(path, *lines):
     journal = Journal(path, checksums=True)
     for line in lines:

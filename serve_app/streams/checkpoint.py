@@ -25,6 +25,7 @@ from serve_app.files import PART, write_whole
 from serve_app.streams.online.base import Arrays
 
 _RETRY_S: Final = 0.1
+_OWNER_ONLY: Final = 0o700
 
 
 def lock_folder(
@@ -32,11 +33,14 @@ def lock_folder(
 ) -> int:
     """Lock a folder; returns the open lock file, which the kernel releases when the process ends.
 
-    Waits `wait_s` for another owner to stop. Raises ConfigError if it does not, or if the folder cannot be created.
+    The folder is for its owner only, since it holds callers' texts, also if it had another mode before. Waits `wait_s`
+    for another Learner to stop. Raises ConfigError if it does not, or if the folder cannot be created.
     """
     try:
-        folder.mkdir(0o700, parents=True, exist_ok=True)  # it holds callers' texts
-        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        folder.mkdir(_OWNER_ONLY, parents=True, exist_ok=True)
+        if (found := folder.stat()).st_uid == os.getuid() and found.st_mode & 0o077:
+            folder.chmod(_OWNER_ONLY)
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as e:
         raise ConfigError(f"streams.folder: {folder} cannot be used ({e}); give a writable folder") from e
     until = clock() + wait_s

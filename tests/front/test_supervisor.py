@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import stat
@@ -21,7 +20,6 @@ from ray.serve.config import HTTPOptions
 
 from serve_app.front.control import drain
 from serve_app.front.control import main as control
-from serve_app.front.haproxy import hardened
 from serve_app.front.settings import FOLDER, PROOF_HEADER, FrontSettings, bundled_haproxy, private_folder, save
 from serve_app.front.supervisor import command
 from serve_app.front.sweep import sweep
@@ -144,17 +142,6 @@ async def until_answered(front: Front, session: aiohttp.ClientSession) -> float:
                     return loop.time() - start
         await asyncio.sleep(0.02)
     raise AssertionError("no answer in 10 s")
-
-
-@pytest.mark.parametrize(
-    ("host", "bind"),
-    [("", "127.0.0.1:8"), ("0.0.0.0", "0.0.0.0:8"), ("::", "[::]:8 v4v6"), ("fd00::1", "[fd00::1]:8"), ("h", "h:8")],
-)
-def test_the_callers_address_is_the_fronts(front: Front, host: str, bind: str) -> None:
-    settings = FrontSettings(TOKEN, "haproxy", host=host)
-    text = re.sub(r"bind 127\.0\.0\.1:\d+", "bind 127.0.0.1:8", front.write().read_text())
-    binds = [line.strip() for line in hardened(text, settings, "s", "e").splitlines() if line.strip()[:5] == "bind "]
-    assert binds == [f"bind {bind}"]
 
 
 async def test_requests_carry_the_proof_and_the_sockets_are_the_owners(front):

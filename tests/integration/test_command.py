@@ -5,12 +5,15 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
 import httpx
 import pytest
+
+from tests.integration.ports import listed, listening
 
 pytestmark = pytest.mark.integration
 
@@ -122,6 +125,17 @@ def test_an_endpoint_and_a_local_decision_agree(served: Served) -> None:
     for question in ("what is 12 + 30?", "sort 52 17 88 6 34", "reverse stone"):
         here = jethro("route", "--local", question).stdout
         assert here == jethro("route", question, "--url", served.url).stdout
+
+
+def test_the_security_page_lists_every_port(served: Served) -> None:
+    """Each process has as many as it has rows, one of the dashboard agent's aside, and all are on localhost."""
+    rows = Counter({name: sum(n for (row, _), n in listed().items() if row == name) for name, _ in listed()})
+    found = listening(served.process.pid)
+    assert {name for ports in found.values() for name, _ in ports} >= {"HAProxy", "Gateway", "Learner", "gcs", "proxy"}
+    for ports in found.values():
+        assert {address for _, address in ports} == {"127.0.0.1"}
+        (name,) = {name for name, _ in ports}
+        assert rows[name] - (name == "dashboard agent") <= ports.total() <= rows[name], name
 
 
 def test_ctrl_c_stops_it_in_order(served: Served) -> None:

@@ -117,6 +117,14 @@ def test_the_folder_that_holds_texts_is_its_owners_alone(registry, tmp_path):
     assert (tmp_path / "streams").stat().st_mode & 0o077 == 0
 
 
+def test_a_folder_that_others_could_enter_becomes_its_owners_alone(tmp_path):
+    folder = tmp_path / "old"
+    folder.mkdir(0o755)
+    os.close(lock_folder(folder, 0.0))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "lock").stat().st_mode & 0o777 == 0o600
+
+
 def test_one_learner_at_a_time(registry, tmp_path):
     waits = []
     with pytest.raises(ConfigError, match="another Learner"):
