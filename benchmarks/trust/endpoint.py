@@ -16,13 +16,14 @@ import yaml
 
 from benchmarks.process import BUILD, ROOT, answers, free_port
 
+_STEM = "front's stem"
 ROLES = {
     "Gateway": ("ray::ServeReplica", ":Gateway"),
     "small replica": ("ray::ServeReplica", ":SmallPool"),
     "large replica": ("ray::ServeReplica", ":LargePool"),
     "Learner": ("ray::ServeReplica", ":Learner"),
     "HAProxy": ("haproxy", " -f "),
-    "front": ("serve_app.front.supervisor",),
+    _STEM: ("serve_app.front.supervisor",),
     "HAProxy manager": ("ray::HAProxyManager",),
     "proxy": ("ray::ProxyActor",),
     "controller": ("ray::ServeController",),
@@ -134,4 +135,7 @@ class Endpoint:
 def role(process: psutil.Process) -> str:
     """What the process is, by its command line; its name if that says nothing."""
     line = " ".join(process.cmdline())
-    return next((name for name, parts in ROLES.items() if all(p in line for p in parts)), process.name())
+    found = next((name for name, parts in ROLES.items() if all(p in line for p in parts)), process.name())
+    if found == _STEM and (parent := process.parent()) is not None and ROLES[_STEM][0] in " ".join(parent.cmdline()):
+        return "front"
+    return found
