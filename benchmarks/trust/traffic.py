@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import monotonic
@@ -110,20 +110,26 @@ class Traffic:
             await asyncio.sleep(_READY_EVERY_S)
 
 
-def longest_outage_s(sent: Iterable[Sent]) -> float:
-    """The longest time between the ends of consecutive answers: how long nobody was answered."""
-    ends = sorted(s.end_s for s in sent if s.outcome == "ok")
-    return max((b - a for a, b in pairwise(ends)), default=float("inf"))
+def longest_outage_s(sent: Sequence[Sent]) -> float:
+    """The longest time in which no request was answered, between the first send and the last."""
+    return max((b - a for a, b in pairwise(_answered(sent))), default=0.0)
 
 
-def longest_lie_s(sent: Iterable[Sent], looks: Iterable[Ready]) -> float:
+def longest_lie_s(sent: Sequence[Sent], looks: Iterable[Ready]) -> float:
     """The longest time that readiness said 200 while no request was answered, from its first to its last such look."""
-    ends = sorted(s.end_s for s in sent if s.outcome == "ok")
-    lies = [0.0]
-    for a, b in pairwise(ends):
+    looks, lies = list(looks), [0.0]
+    for a, b in pairwise(_answered(sent)):
         within = [look for look in looks if a < look.at_s < b]
         for ready, group in itertools.groupby(within, key=lambda look: look.ok):
             if ready:
                 times = [look.at_s for look in group]
                 lies.append(times[-1] - times[0])
     return max(lies)
+
+
+def _answered(sent: Sequence[Sent]) -> list[float]:
+    """When requests were answered, between the first and the last send."""
+    if not sent:
+        return []
+    first, last = sent[0].start_s, sent[-1].start_s
+    return [first, *sorted(s.end_s for s in sent if s.outcome == "ok" and s.end_s < last), last]
