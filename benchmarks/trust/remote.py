@@ -19,14 +19,14 @@ def url_of(server: Server) -> str:
     return f"{server.ready_url.removesuffix('/health')}/v1"
 
 
-def tree(url: str, **branches: Any) -> dict[str, Any]:
-    """A config with both pools at the upstream; `branches` are its other parts."""
+def tree(url: str, *, model: str = "fake", threshold: float = 0.5, **branches: Any) -> dict[str, Any]:
+    """A config with both pools at the upstream; `branches` are its other parts. Models are MODEL-small, MODEL-large."""
     pools = {
         name: {
-            "model": f"fake-{name}",
+            "model": f"{model}-{name}",
             "engine": {"kind": "openai", "urls": [url]},
             "price": {"input_usd_per_million": price, "output_usd_per_million": price},
         }
         for name, price in (("small", 0.1), ("large", 1.0))
     }
-    return {"pools": pools, "routing": {"router": "complexity", "threshold": 0.5}, **branches}
+    return {"pools": pools, "routing": {"router": "complexity", "threshold": threshold}, **branches}
