@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path, PurePath
 
-from serve_app.front.settings import FOLDER
+from serve_app.front.settings import BINARY, FOLDER, PROGRAM
 
 SERVE_ENVIRONMENT = {
     # HAProxy in front of the replicas, and Serve's one-loop replicas: together worth a factor of ten
@@ -60,6 +60,7 @@ def prepare_serve_environment(
     if home is None:
         return
     env[FOLDER] = str(home)
+    env.update(front_variables(home / PROGRAM, home))  # never another HAProxy than ours; it starts the operator's
     if not any(name in env for name in _INGRESS):
         first = _free_block()
         for name, port in zip(_INGRESS, (first, first + _BLOCK - 1), strict=True):
@@ -88,14 +89,13 @@ def _own(home: Path) -> dict[str, str]:
         "AUTOSCALER_METRIC_PORT": "0",
         "DASHBOARD_METRIC_PORT": "0",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
-        **front_variables(home / "jethro-front", home),
     }
 
 
 def front_variables(program: PurePath, folder: PurePath) -> dict[str, str]:
     """Serve starts `program`, the front, in HAProxy's place, and keeps HAProxy's files in `folder`."""
     return {
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),
+        BINARY: str(program),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "serve.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "s.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "m.dgram"),

@@ -16,7 +16,7 @@ from serve_app.config.load import keep_secrets
 from serve_app.config.tree import Config
 from serve_app.errors import ConfigError
 from serve_app.front.control import drain
-from serve_app.front.settings import FrontSettings, bundled_haproxy, new_token, save, write_private
+from serve_app.front.settings import PROGRAM, FrontSettings, bundled_haproxy, new_token, save, write_private
 from serve_app.front.sweep import sweep
 
 _LONGEST_PATH = 30
@@ -35,7 +35,7 @@ class Home:
             raise ConfigError(f"TMPDIR: {self.path.parent} is too long for sockets below it; use /tmp")
         settings = FrontSettings(new_token(), bundled_haproxy(), **config.front_bounds(), host=config.server.host)
         save(settings, self.path)
-        launcher = self.path / "jethro-front"
+        launcher = self.path / PROGRAM
         write_private(launcher, f'#!/bin/sh\nexec "{sys.executable}" -P -m serve_app.front.supervisor "$@"\n')
         launcher.chmod(0o700)
         write_private(self.path / "ray-token", new_token())

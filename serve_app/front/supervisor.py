@@ -42,6 +42,7 @@ _LONGEST_PAUSE_S = 2.0
 _SOCKET = re.compile(r"^\s*stats socket (\S+)", re.MULTILINE)
 _APPLICATION = re.compile(r"^\s*use_backend ", re.MULTILINE)
 _PID = re.compile(rb"^Pid: \d+", re.MULTILINE)
+_NODE = re.compile(r"[0-9a-f]{56}")
 _MOST_COMMAND = 64 * 1024
 
 
@@ -101,7 +102,8 @@ class Supervisor:
         self._text = config.read_text()
         match = _SOCKET.search(self._text)
         self._public = match[1] if match else ""
-        self._inner = f"{self._public}.{os.getpid()}"
+        # short: HAProxy takes 97 bytes, and Serve's folder of a node has a name of 56
+        self._inner = str(Path(self._public).with_name(f"h{os.getpid()}"))
         self._config = config
         self._file = config.with_name(f"{config.name}.{os.getpid()}")
         self._command = [settings.haproxy, "-db", "-f", str(self._file), *([] if reuse_port else ["-dR"])]
@@ -248,11 +250,11 @@ class Supervisor:
             if front["draining"] or not front["ended"]:
                 return Predecessor(front["socket"], front["pid"], front["config"], front["manager"], front["draining"])
             return None
-        for path in Path(self._public).parent.glob(f"{Path(self._public).name}.*"):
+        for path in Path(self._public).parent.glob("h[0-9]*"):
             with contextlib.suppress(OSError):
                 info = await command(path, "show info")
                 if match := _PID.search(info):
-                    config = self._config.with_name(f"{self._config.name}{path.suffix}")
+                    config = self._config.with_name(f"{self._config.name}.{path.name[1:]}")
                     return Predecessor(str(path), int(match[0].split()[1]), str(config))
         return None
 
@@ -342,6 +344,8 @@ def _supervise(given: Sequence[str], stem: Stem) -> int:
     config = Path(given[given.index("-f") + 1])
 
     async def run() -> int:
+        if _NODE.fullmatch(config.parent.name):  # Serve's folder of one node, in the one that the operator chose
+            private_folder(config.parent.parent)
         private_folder(config.parent)
         return await Supervisor(load(), config, stem, reuse_port="-dR" not in given).run()
 

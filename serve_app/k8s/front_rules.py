@@ -11,11 +11,10 @@ from typing import Any
 
 from serve_app.config import Config
 from serve_app.config.environment import front_variables
-from serve_app.front.settings import BOUNDS, TOKEN
+from serve_app.front.settings import BINARY, BOUNDS, PROGRAM, TOKEN
 from serve_app.k8s.pod_rules import pods_of, variables
 from serve_app.k8s.stopping import hook_folder, hook_of, hook_times
 
-_BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 _PATHS = tuple(front_variables(PurePosixPath("/"), PurePosixPath("/")))
 
 
@@ -25,9 +24,9 @@ def front_mistakes(body: dict[str, Any], config: Config) -> Iterator[str]:
     head = _token(pods[0][2])
     for where, _, template in pods:
         env, token = variables(template), _token(template)
-        program = PurePosixPath(env.get(_BINARY) or "")
-        if not program.is_absolute() or program.name != "jethro-front":
-            yield f"{where}: env {_BINARY} must be the path of jethro-front in the image; without it HAProxy is open"
+        program = PurePosixPath(env.get(BINARY) or "")
+        if not program.is_absolute() or program.name != PROGRAM:
+            yield f"{where}: env {BINARY} must be the path of jethro-front in the image; without it HAProxy is open"
         yield from _folder(where, template, env)
         if token is None or token.get("optional"):
             yield (
@@ -45,9 +44,9 @@ def front_mistakes(body: dict[str, Any], config: Config) -> Iterator[str]:
 
 
 def _folder(where: str, template: dict[str, Any], env: dict[str, str | None]) -> Iterator[str]:
-    folders = {str(_folder_of(name, env.get(name) or "")) for name in _PATHS if name != _BINARY}
+    folders = {str(_folder_of(name, env.get(name) or "")) for name in _PATHS if name != BINARY}
     if len(folders) != 1 or folders == {"."}:
-        yield f"{where}: HAProxy's files must be in one folder: set {', '.join(n for n in _PATHS if n != _BINARY)}"
+        yield f"{where}: HAProxy's files must be in one folder: set {', '.join(n for n in _PATHS if n != BINARY)}"
         return
     (folder,) = folders
     spec = template["spec"]

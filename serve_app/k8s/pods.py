@@ -16,7 +16,7 @@ from serve_app.config.cluster import NodeConfig, ResourceDemand
 from serve_app.config.engines import OpenAISettings, VllmSettings
 from serve_app.config.environment import SERVE_ENVIRONMENT, front_variables
 from serve_app.errors import ConfigError
-from serve_app.front.settings import BOUNDS, TOKEN
+from serve_app.front.settings import BOUNDS, PROGRAM, TOKEN
 from serve_app.k8s.stopping import DRAIN, FRONT_FOLDER, PROGRAMS, grace_s, lifecycle, ray_drain_s
 
 _CPU_POD_CPUS = 2
@@ -133,7 +133,7 @@ def environment(config: Config, *, head: bool = False) -> list[dict[str, Any]]:
 
     Secrets are references to Secrets only.
     """
-    front = front_variables(PurePosixPath(PROGRAMS) / "jethro-front", PurePosixPath(FRONT_FOLDER))
+    front = front_variables(PurePosixPath(PROGRAMS) / PROGRAM, PurePosixPath(FRONT_FOLDER))
     plain = (
         SERVE_ENVIRONMENT
         | front

@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from serve_app.config.environment import SERVE_ENVIRONMENT, cluster_address, prepare_serve_environment
+from serve_app.config.environment import SERVE_ENVIRONMENT, cluster_address, front_variables, prepare_serve_environment
 
 
 def test_what_the_operator_set_stays() -> None:
@@ -12,6 +12,13 @@ def test_what_the_operator_set_stays() -> None:
     assert env["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
     assert env["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
     assert "RAY_SERVE_HAPROXY_BINARY_PATH" not in env
+
+
+def test_an_endpoint_of_its_own_has_our_front_even_where_another_haproxy_is_chosen(tmp_path) -> None:
+    env = {"RAY_SERVE_HAPROXY_BINARY_PATH": "/usr/sbin/haproxy", "RAY_SERVE_HAPROXY_SOCKET_PATH": "/tmp/admin.sock"}
+    prepare_serve_environment(env, home=tmp_path)
+    expected = front_variables(tmp_path / "jethro-front", tmp_path)
+    assert {name: env[name] for name in expected} == expected
 
 
 def test_two_endpoints_on_one_machine_share_no_port_no_folder_and_no_token(tmp_path) -> None:

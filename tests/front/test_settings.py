@@ -1,12 +1,13 @@
 """The settings of a front on a cluster that others started: from the environment alone."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from serve_app.config import Config, load
 from serve_app.errors import ConfigError
-from serve_app.front.settings import BOUNDS, TOKEN, FrontSettings
+from serve_app.front.settings import BINARY, BOUNDS, PROGRAM, TOKEN, FrontSettings, bundled_haproxy
 from serve_app.front.settings import load as load_front
 
 SECRET = "0123456789abcdef+/="
@@ -27,6 +28,13 @@ def test_the_bounds_of_a_config_arrive() -> None:
 
 def test_the_defaults_of_the_config_are_those_of_the_front() -> None:
     assert load_front({BOUNDS: json.dumps(load("lab", env={}).front_bounds())}) == load_front({})
+
+
+def test_the_front_never_starts_itself_in_place_of_haproxy(tmp_path: Path) -> None:
+    found = bundled_haproxy({BINARY: str(tmp_path / PROGRAM)})
+    assert found == bundled_haproxy({}) and Path(found).name == "haproxy"
+    assert load_front({BINARY: str(tmp_path / PROGRAM)}).haproxy == found
+    assert bundled_haproxy({BINARY: "/usr/sbin/haproxy"}) == "/usr/sbin/haproxy"
 
 
 @pytest.mark.parametrize(
