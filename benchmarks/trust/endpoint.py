@@ -107,9 +107,9 @@ class Endpoint:
                 if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                     yield role(process), process
 
-    def of(self, wanted: str) -> list[psutil.Process]:
+    def of(self, name: str) -> list[psutil.Process]:
         """Processes of one role, oldest first."""
-        return [process for found, process in self.processes() if found == wanted]
+        return [process for found, process in self.processes() if found == name]
 
     def end(self, timeout_s: float = 60.0) -> int | None:
         """SIGTERM, then SIGKILL to everything; the exit status, None if it had to be killed."""

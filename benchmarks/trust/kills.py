@@ -1,7 +1,7 @@
 """`python -m benchmarks.trust.kills`: what callers see while a process of an endpoint is killed, or stopped for 20 s.
 
 Two Gateways, two replicas of the small pool, streams and whole answers in turn. `--checkout` serves from another
-checkout, `--label before` puts its rows beside these in the table.
+checkout, `--label before` puts its rows next to these in the table.
 """
 
 import argparse
@@ -29,7 +29,7 @@ ROLES = (
 )
 FAULTS = [(role, how) for role in ROLES for how in ("kill", "stop")]
 FATAL = ("raylet", "gcs")
-"""Without these the endpoint cannot go on: it has to end, and say so."""
+"""Without these the endpoint cannot continue: it has to end, and say so."""
 SPARED = ("HAProxy",)
 """There is one: what it held goes with it."""
 STOP_S = 20.0

@@ -1,4 +1,4 @@
-"""Open-loop traffic, streams and whole answers in turn, and what became of every request; readiness beside it."""
+"""Open-loop traffic, streams and whole answers in turn, and what became of every request, and readiness meanwhile."""
 
 import asyncio
 import contextlib

@@ -64,7 +64,7 @@ async def command(socket: str | Path, line: str, timeout_s: float = _HUNG_S) -> 
 class Predecessor:
     """A HAProxy that serves already: its admin socket, and the process to send SIGUSR1 to once it may stop.
 
-    `config`: its configuration. `manager`: the pid of Serve's manager that wants it, 0 if that is not known.
+    `config`: its configuration. `manager`: the pid of Serve's manager that requires it, 0 if that is not known.
     `draining`: it accepts nothing more, and neither may its successor.
     """
 
