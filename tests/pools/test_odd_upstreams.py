@@ -46,7 +46,7 @@ class Outcome:
 @asynccontextmanager
 async def gateway(*urls: str) -> AsyncIterator[tuple[httpx.AsyncClient, HttpPool, DictStore]]:
     """A client of the API over one pool of these addresses."""
-    options = UpstreamOptions("up", {}, Timeouts(2, 5, 5), Backoff(retries=2, base_s=0.001), identify=False)
+    options = UpstreamOptions("up", {}, Timeouts(20, 20, 20), Backoff(retries=2, base_s=0.001), identify=False)
     can = Capabilities(tools=True)
     pool = HttpPool("small", "up", Directory.fixed("small", urls), options, price=Price(1.0, 2.0), capabilities=can)
     parts = services(small=pool)  # type: ignore[arg-type]
