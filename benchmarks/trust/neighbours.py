@@ -83,8 +83,9 @@ class Seen:
 class Neighbour:
     """One endpoint, and its callers."""
 
-    def __init__(self, name: str, url: str, checkout: Path) -> None:
-        server = {"keys": [{"name": name, "env": f"TRUST_KEY_{name.upper()}"}]}
+    def __init__(self, name: str, url: str, checkout: Path, *, keyed: bool) -> None:
+        server = {"keys": [{"name": name, "env": f"TRUST_KEY_{name.upper()}"}]} if keyed else {}
+        self._kinds = _KINDS if keyed else ("own",)
         config = tree(url, model=name, threshold=THRESHOLDS[name], server=server, gateway={"replicas": 1})
         env = {f"TRUST_KEY_{n.upper()}": key for n, key in _KEYS.items()}
         self.endpoint = Endpoint(name, config, checkout=checkout, env=env)
@@ -104,7 +105,7 @@ class Neighbour:
                 await asyncio.wait(running)
 
     async def _ask(self, session: aiohttp.ClientSession, number: int, began_s: float) -> None:
-        kind, at_s, name = _KINDS[number % len(_KINDS)], monotonic() - began_s, self.seen.name
+        kind, at_s, name = self._kinds[number % len(self._kinds)], monotonic() - began_s, self.seen.name
         other = next(n for n in THRESHOLDS if n != name)
         key = {"own": _KEYS[name], "other": _KEYS[other], "none": None}[kind]
         headers = {"x-request-id": f"{name}-{number}"} | ({"authorization": f"Bearer {key}"} if key else {})
@@ -128,7 +129,7 @@ class Neighbour:
         seen = self.seen
         seen.sent += 1
         seen.foreign += outcome == "foreign"
-        seen.reached_other += _REFUSED in text
+        seen.reached_other += _REFUSED in text or (kind == "own" and outcome == "401")
         given = outcome in ("answered", "foreign", "cut")
         seen.without_key += kind == "none" and given
         seen.with_other_key += kind == "other" and given
@@ -242,6 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--checkout", type=Path, default=ROOT, help="the checkout that serves")
     p.add_argument("--duration", type=float, default=600.0, help="seconds")
     p.add_argument("--every", type=float, default=EVERY_S, help="seconds from one fault to the next")
+    p.add_argument("--open", action="store_true", help="the left endpoint requires no key")
     p.add_argument("--rate", type=float, default=5.0, help="requests a second to each endpoint")
     p.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
     args = p.parse_args(argv)
@@ -249,22 +251,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     setting = (
         f"{args.duration:g} s, {args.rate:g} requests a second to each (streams and whole answers; one in five without "
         f"a key, one with the other's), one Gateway each; a process killed, or stopped for {STOP_S:g} s, each "
-        f"{args.every:g} s."
+        f"{args.every:g} s.{' The left endpoint requires no key.' if args.open else ''}"
     )
-    found: dict[str, Any] = {"benchmark": "trust_neighbours", "environment": environment(), "setting": setting}
+    name = "trust_neighbours_open" if args.open else "trust_neighbours"
+    found: dict[str, Any] = {"benchmark": name, "environment": environment(), "setting": setting}
     with upstream("trust_neighbours_upstream") as server, contextlib.ExitStack() as stack:
-        pair = {name: Neighbour(name, url_of(server), args.checkout.resolve()) for name in THRESHOLDS}
+        pair = {
+            n: Neighbour(n, url_of(server), args.checkout.resolve(), keyed=not args.open or n != "left")
+            for n in THRESHOLDS
+        }
         for neighbour in pair.values():
             stack.enter_context(neighbour.endpoint)
         found["faults"] = [asdict(fault) for fault in asyncio.run(measure(pair, args))]
-        found["ended"] = {name: n.endpoint.process.poll() for name, n in pair.items()}
+        found["ended"] = {n: each.endpoint.process.poll() for n, each in pair.items()}
     for neighbour in pair.values():
         neighbour.read_log()
     found["endpoints"] = [asdict(n.seen) for n in pair.values()]
     found["marks"] = marks(found)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "trust_neighbours.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
-    (args.out / "trust_neighbours.md").write_text(table(found), "utf-8")
+    (args.out / f"{name}.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    (args.out / f"{name}.md").write_text(table(found), "utf-8")
     print(table(found))
     return 0 if all(found["marks"].values()) else 1
 

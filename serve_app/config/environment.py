@@ -36,6 +36,17 @@ SERVE_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+_PATIENCE = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "120",
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_worker_register_timeout_seconds": "240",
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_gcs_rpc_server_connect_timeout_s": "60",
+    "RAY_raylet_client_connect_timeout_milliseconds": "10000",
+}
+"""Limits of a start on a machine that does much else: a dozen processes start at once, and each waits for another."""
+
 _INGRESS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
 """Ports of Gateways, to which HAProxy sends. Serve announces a port to HAProxy before it has bound it: where two
 endpoints of one machine draw from the same ports, one's callers have reached the other's Gateway."""
@@ -78,7 +89,7 @@ def _own(home: Path) -> dict[str, str]:
     Ray's memory monitor judges the whole machine: another program that fills it would cost us controller, Gateway, and
     pool together.
     """
-    return {
+    return _PATIENCE | {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the node has the loopback address, as on desktop systems
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(home / "ray-token"),

@@ -26,6 +26,8 @@ _APP = "jethro"
 _WATCH_S = 1.0
 _LAST_WORD_S = 2.0
 """For the errors of what did not finish in time to reach the callers."""
+_PROXY_S = 240
+"""Longest wait for Serve's proxy and HAProxy at the start: on a busy machine each process takes its time."""
 _home: list[Home] = []
 """Of the endpoint that this process started."""
 _making = threading.Lock()
@@ -36,49 +38,70 @@ _ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): (.+)")
 
 
 def start(config: Config, *, engine_factory: str | None = None) -> None:
-    """Serve the config; returns when the application answers. Raises ConfigError if it cannot run."""
+    """Serve the config; returns when the application answers.
+
+    Raises ConfigError if it cannot run, and Ended if the Ray of its own did not start.
+    """
     check_secrets(config)
-    if cluster_address() is None:
-        check_port(config)
-        for name, pool in config.pools.items() if engine_factory is None else ():
-            preflight(name, pool)
-        with _making:
-            _home.append(Home(config))
-    else:
+    if cluster_address():
         prepare_serve_environment()
+        _launch(config, engine_factory)
+        return
+    check_port(config)
+    for name, pool in config.pools.items() if engine_factory is None else ():
+        preflight(name, pool)
+    with _making:
+        _home.append(Home(config))
+    for last in (False, True):
+        try:
+            _launch(config, engine_factory)
+            return
+        except JethroError:
+            raise
+        except Exception as e:  # on a busy machine Ray's processes may miss each other's limits
+            if last:
+                logs = _home[-1].logs
+                raise Ended(f"Ray did not start in two attempts ({_first_line(e)}); its logs are in {logs}") from e
+            logger.warning("Ray did not start, trying once more: %s", _first_line(e))
+            _forget_ray(_home[-1])
+
+
+def _forget_ray(home: Home) -> None:
+    """Stop what has started of a Ray of our own, in this process too."""
+    import ray
+    from ray.serve.context import _set_global_client
+
+    ray.shutdown()
+    _set_global_client(None)
+    home.sweep()
+
+
+def _launch(config: Config, engine_factory: str | None) -> None:
+    """Ray, Serve, and the application on them. Raises whatever Ray raises, and ConfigError."""
     import ray  # after the environment is set: ray.serve reads it at import
     from ray import serve
+    from ray.serve._private import api, client
     from ray.serve.config import HTTPOptions
 
     from serve_app.deployments.application import BuildArgs, build
 
-    if cluster_address():
+    api.HTTP_PROXY_TIMEOUT = client.HTTP_PROXY_TIMEOUT = _PROXY_S  # no variable sets it
+    own = None if cluster_address() else _home[-1]
+    if own is None:
         ray.init(log_to_driver=False)
     else:
-        _start_ray(_home[-1])
+        ray.init(include_dashboard=False, log_to_driver=False, _temp_dir=str(own.ray_folder))
     _check_resources(config, ray.cluster_resources())
     serve.start(
         proxy_location="HeadOnly",
         # on one machine HAProxy alone is at the address for callers (`FrontSettings.host`), Gateways are on localhost
         http_options=HTTPOptions(
-            host=config.server.host if cluster_address() else "127.0.0.1",
+            host=config.server.host if own is None else "127.0.0.1",
             port=config.server.port,
             keep_alive_timeout_s=120,
         ),
     )
-    tree = config.model_dump(mode="json")
-    if not cluster_address():
-        # relative to the operator's working directory, not to the one of Ray's workers
-        tree["store"]["path"] = str(Path(config.store.path).absolute())
-        tree["streams"]["folder"] = str(Path(config.streams.folder).absolute())
-        tree["routing"]["registry"] = str(Path(config.routing.registry).absolute())
-        cascade = tree["cascade"]
-        for branch, key in ((cascade, "chain"), (cascade["streaming"], "chain"), (cascade, "routing")):
-            branch[key] = None if branch[key] is None else str(Path(branch[key]).absolute())
-        router = config.routing.router
-        if router is not None and router not in Registry(Path(config.routing.registry)).names():
-            tree["routing"]["router"] = str(Path(router).absolute())
-    args: dict[str, Any] = {"config": tree}
+    args: dict[str, Any] = {"config": _absolute(config) if own else config.model_dump(mode="json")}
     if engine_factory:
         args["engine_factory"] = engine_factory
     try:
@@ -87,8 +110,26 @@ def start(config: Config, *, engine_factory: str | None = None) -> None:
         else:
             serve.run(build(BuildArgs.model_validate(args)), name=_APP, route_prefix="/")
     except RuntimeError as e:
-        messages = {n: d.message for n, d in serve.status().applications[_APP].deployments.items()}
+        application = serve.status().applications.get(_APP)
+        if application is None:
+            raise
+        messages = {name: deployment.message for name, deployment in application.deployments.items()}
         raise ConfigError(why_failed(messages) or str(e)) from e
+
+
+def _absolute(config: Config) -> dict[str, Any]:
+    """The config with paths relative to the operator's working directory, not to the one of Ray's workers."""
+    tree = config.model_dump(mode="json")
+    tree["store"]["path"] = str(Path(config.store.path).absolute())
+    tree["streams"]["folder"] = str(Path(config.streams.folder).absolute())
+    tree["routing"]["registry"] = str(Path(config.routing.registry).absolute())
+    cascade = tree["cascade"]
+    for branch, key in ((cascade, "chain"), (cascade["streaming"], "chain"), (cascade, "routing")):
+        branch[key] = None if branch[key] is None else str(Path(branch[key]).absolute())
+    router = config.routing.router
+    if router is not None and router not in Registry(Path(config.routing.registry)).names():
+        tree["routing"]["router"] = str(Path(router).absolute())
+    return tree
 
 
 def _deploy(args: Mapping[str, Any]) -> None:
@@ -111,22 +152,6 @@ def _deploy(args: Mapping[str, Any]) -> None:
             raise RuntimeError(now.message)
         time.sleep(0.2)
     client.wait_for_proxies_serving(wait_for_applications_running=True)
-
-
-def _start_ray(home: Home) -> None:
-    """Start a Ray of our own, once more if that fails: on a busy machine its processes may miss each other's limits."""
-    import ray
-
-    for last in (False, True):
-        try:
-            ray.init(include_dashboard=False, log_to_driver=False, _temp_dir=str(home.ray_folder))
-            return
-        except Exception as e:
-            ray.shutdown()
-            home.sweep()
-            if last:
-                raise Ended(f"Ray did not start in two attempts ({_first_line(e)}); its logs are in {home.logs}") from e
-            logger.warning("Ray did not start, trying once more: %s", _first_line(e))
 
 
 def stop(drain_s: float = 0.0, *, ended: bool = False) -> None:
