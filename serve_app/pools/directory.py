@@ -27,7 +27,7 @@ _COOLDOWN_MAX_S = 30.0
 _WINDOW_S = 30.0
 _LEAST_FAILURES = 5  # different requests: fewer say nothing of the member
 _MOST_FAILING = 0.5  # share of the requests in the window
-_REMEMBERED = 256  # requests of either outcome
+_REMEMBERED = 256  # requests
 _MOST_DOUBLINGS = 5  # by then the longest cooldown is reached
 _DISCOVERY_S = 5.0
 _PROBE_EVERY_S = 0.4
@@ -75,11 +75,18 @@ class Member:
     others: int = 0
     failures: int = 0
     down_until: float = 0.0
-    ok: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
-    failing: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    ok: deque[float] = field(default_factory=deque)
+    failing: deque[float] = field(default_factory=deque)
     heard: bool = False
     missed: int = 0
     waiting: set[asyncio.Timeout] = field(default_factory=set)
+
+    def note(self, outcomes: deque[float], now_s: float) -> None:
+        """Add a request to one of the outcomes, and forget the oldest of both: their share is of the same time."""
+        outcomes.append(now_s)
+        if len(self.ok) + len(self.failing) > _REMEMBERED:
+            oldest = self.ok if not self.failing or (self.ok and self.ok[0] <= self.failing[0]) else self.failing
+            oldest.popleft()
 
     @property
     def silent(self) -> bool:
@@ -188,7 +195,7 @@ class Directory:
             member.down_until = 0.0
         member.heard = True
         member.missed = 0
-        member.ok.append(self.clock())
+        member.note(member.ok, self.clock())
 
     def failed(self, member: Member, seen: int | None = None, *, dead: bool = True, began: bool = False) -> None:
         """A request failed at the member: may eject it, which starts its cooldown; requests a refresh.
@@ -203,7 +210,7 @@ class Directory:
         now = self.clock()
         if began and member.ok:
             member.ok.pop()
-        member.failing.append(now)
+        member.note(member.failing, now)
         if not dead and not (self._mostly_fails(member, now) and any(m is not member for m in self.available)):
             return
         cooldown_s = _COOLDOWN_S * 2 ** min(member.failures, _MOST_DOUBLINGS)

@@ -194,6 +194,18 @@ def test_a_member_that_is_alive_is_ejected_by_the_share_of_its_failures(outcomes
     assert (len(d.available) == 1) is ejected
 
 
+def test_the_share_is_of_the_same_time_however_many_the_requests() -> None:
+    clock = Clock()
+    d = directory("a", "b", clock=clock)
+    member = d.members[0]
+    for i in range(6000):
+        clock.now += 0.005
+        d.succeeded(member)
+        if i % 20 == 0:
+            d.failed(member, dead=False)
+        assert member in d.available and d.answering
+
+
 def test_failures_of_long_ago_do_not_count() -> None:
     clock = Clock()
     d = directory("a", "b", clock=clock)
