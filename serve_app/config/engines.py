@@ -25,9 +25,20 @@ def _address(url: str) -> str:
         port = 0
     if not parts.hostname or port == 0 or parts.netloc.endswith(":"):
         raise ValueError("the URL needs a host, and a port from 1 to 65535 or none")
+    if "\\" in url or not _resolvable(parts.hostname):
+        raise ValueError("the host is no name or address: dots separate labels of 1 to 63 characters")
     if "#" in url:
         raise ValueError("a fragment (#...) is never sent: remove it")
     return url
+
+
+def _resolvable(host: str) -> bool:
+    """Whether the host can be looked up, which says nothing of whether there is one."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _base_url(url: str) -> str:

@@ -152,6 +152,9 @@ def test_wrong_values_are_named_with_key_and_mend(write, text, said):
         ("http://x:port/v1", "needs a host, and a port"),
         ("https://me:s3cret@x/v1", "no user and password"),
         ("https://x/v1#top", "fragment"),
+        ("https://a..b/v1", "no name or address"),
+        (f"https://{'a' * 64}.com/v1", "no name or address"),
+        ("https://a\\\\b/v1", "no name or address"),
     ],
 )
 def test_wrong_urls_are_refused_with_the_fix(write, url, said):
