@@ -76,7 +76,11 @@ class JsonLog:
     def _flush(self) -> None:
         batch = []
         while self._lines:
-            batch.append(orjson.dumps(line(self._lines.popleft(), self._replica), default=dict).decode())
+            record = self._lines.popleft()
+            try:
+                batch.append(orjson.dumps(line(record, self._replica), default=dict).decode())
+            except (TypeError, ValueError):  # a value that JSON has not costs this line, not the thread
+                self._lost += 1
         if self._lost:
             batch.append(orjson.dumps({"event": "log_lines_lost", "lines": self._lost}).decode())
             self._lost = 0

@@ -46,6 +46,18 @@ def test_text_of_callers_cannot_break_a_line():
     assert [line["model"] for line in lines(out)] == ['x\n{"event":"forged"}']
 
 
+def test_a_line_that_cannot_be_written_loses_only_itself_and_is_counted():
+    out = io.StringIO()
+    log = JsonLog(out)
+    odd = request_record()
+    odd.model = "\ud800"
+    for one in (odd, request_record()):
+        log.write(one)
+    log.close()
+    kept, lost = lines(out)
+    assert (kept["model"], lost) == ("jethro", {"event": "log_lines_lost", "lines": 1})
+
+
 def test_closing_twice_and_writing_in_between_is_harmless():
     out = io.StringIO()
     log = JsonLog(out)
