@@ -29,11 +29,20 @@ def choice_chunk(choice: Mapping[str, Any], endpoint: Endpoint) -> Chunk:
     reason, logprobs = choice.get("finish_reason"), choice.get("logprobs") or {}
     finish = None if reason is None else _FINISH.get(reason, "stop")
     if endpoint != "chat":
-        return Chunk(choice["index"], choice.get("text") or "", (), _text_logprobs(logprobs), finish)
+        return Chunk(choice["index"], _text_of(choice.get("text")), (), _text_logprobs(logprobs), finish)
     delta = choice.get("delta") or choice.get("message") or {}
     entries = tuple(_entry(e) for e in logprobs.get("content") or ())
     calls = tuple(delta.get("tool_calls") or ())
-    return Chunk(choice["index"], delta.get("content") or "", (), entries, finish, calls)
+    return Chunk(choice["index"], _text_of(delta.get("content")), (), entries, finish, calls)
+
+
+def _text_of(content: Any) -> str:
+    """The content, or the texts among its parts: some models send their thoughts as a part of another type."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type") == "text")
+    if not isinstance(content, str | None):
+        raise TypeError("content that is no text")
+    return content or ""
 
 
 def _entry(entry: Mapping[str, Any]) -> TokenLogprob:

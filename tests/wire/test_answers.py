@@ -77,6 +77,8 @@ def test_tool_calls_are_put_together() -> None:
         b'{"choices":[{}]}',
         b'{"choices":[1]}',
         b'{"choices":[{"index":0,"delta":{"content":"x"},"logprobs":[1]}]}',
+        b'{"choices":[{"index":0,"delta":{"content":{"text":"x"}}}]}',
+        b'{"choices":[{"index":0,"delta":{"content":["x"]}}]}',
     ],
 )
 def test_what_is_not_shaped_as_openais_is_the_models_fault(body: bytes) -> None:
@@ -84,6 +86,14 @@ def test_what_is_not_shaped_as_openais_is_the_models_fault(body: bytes) -> None:
         AnswerReader(query()).frame(Frame(b"data: " + body + b"\n\n"))
     with pytest.raises(UpstreamError):
         AnswerReader(query()).answer(Answer(body))
+
+
+def test_the_texts_among_parts_are_the_text() -> None:
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    reading = AnswerReader(query())
+    body = {"choices": [{"index": 0, "message": {"content": parts}, "finish_reason": "stop"}]}
+    reading.answer(Answer(orjson.dumps(body)))
+    assert reading.choices[0].text == "ab"
 
 
 def test_an_answer_with_too_few_choices_is_none() -> None:
