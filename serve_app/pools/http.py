@@ -17,10 +17,11 @@ import orjson
 from serve_app import __version__
 from serve_app.errors import DeadlineExceeded, JethroError, Overloaded, PoolUnavailable
 from serve_app.pools.base import PoolLoad
+from serve_app.pools.client_session import Proxy, client_session
 from serve_app.pools.directory import Directory, Member
 from serve_app.pools.event_stream import EventStream
 from serve_app.pools.replica_session import ReplicaSession
-from serve_app.pools.upstream import Backoff, Proxy, Timeouts, Upstream, client_session, replica_answers
+from serve_app.pools.upstream import Backoff, Timeouts, Upstream, replica_answers
 from serve_app.pools.upstream_errors import LostConnection, NoConnection, SilentReplica, SlowUpstream, read_whole
 from serve_app.types import Capabilities, Price, Query
 from serve_app.wire.frames import Answer, Call, Frame

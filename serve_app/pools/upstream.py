@@ -28,13 +28,11 @@ from serve_app.pools.upstream_errors import (
 )
 from serve_app.wire.events import EventReader
 
-_KEEP_ALIVE_S = 4.0  # below the 5 s after which uvicorn (and so vLLM) closes idle connections
-_DNS_CACHE_S = 10
 _MOST_ANSWER_BYTES = 256 * 2**20
 _MOST_ERROR_BYTES = 16 * 2**20  # some quote the whole request in their refusal
-_MOST_HEADER_BYTES = 64 * 1024
 _DECODED = ("", "identity", "gzip", "deflate")
 _KEY_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED)
+_REDIRECTS = (301, 302, 303, 307, 308)
 _PUBLIC_HEADERS = ("content-type", "user-agent", "accept", "accept-encoding")
 
 
@@ -73,33 +71,6 @@ class Backoff:
                 return None
             wait_s += error.retry_after_s
         return wait_s
-
-
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """An HTTP proxy through which upstreams are reached; the password is in no repr."""
-
-    url: str
-    user: str = ""
-    password: str = field(default="", repr=False)
-
-
-def client_session(proxy: Proxy | None = None) -> aiohttp.ClientSession:
-    """A session to be shared by all upstreams of a pool: no cookies, no proxy but this, no bound on connections.
-
-    Must be called inside the event loop that will use it; the caller closes it.
-    """
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=_DNS_CACHE_S)
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-        timeout=aiohttp.ClientTimeout(total=None),
-        max_line_size=_MOST_HEADER_BYTES,
-        max_field_size=_MOST_HEADER_BYTES,
-        proxy=URL(proxy.url).with_user(proxy.user or None).with_password(proxy.password or None) if proxy else None,
-        trust_env=False,
-    )
 
 
 async def replica_answers(session: aiohttp.ClientSession, address: str) -> bool:
@@ -251,10 +222,12 @@ class Upstream:
         """Raise for an answer that is none: an error, a redirect, or a body that cannot be decoded."""
         if response.status >= 400:
             raise await self._refusal(response)
-        if response.status >= 300:
+        if response.status in _REDIRECTS:
             raise self.failure(
                 f"the upstream answered with a redirect (status {response.status}), which is not followed"
             )
+        if response.status >= 300:
+            raise self.failure(f"the upstream answered with status {response.status}, which is no answer")
         encoding = response.headers.get("content-encoding", "").strip().lower()
         if encoding not in _DECODED:
             raise self.failure(f"the upstream sent a body compressed by {encoding[:40]}, which was not requested")
@@ -300,6 +273,8 @@ class Upstream:
             raise self.failure("the upstream cannot be reached", NoConnection) from cause
         if isinstance(cause, aiohttp.ClientHttpProxyError):
             raise self.failure(f"the proxy refused the connection (status {cause.status})") from cause
+        if isinstance(cause, aiohttp.ClientResponseError) and "content-encoding" in cause.message:
+            raise self.failure("the upstream sent a compressed body, which was not requested") from cause
         if isinstance(cause, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
             raise self.failure("the upstream sent an answer that is cut short or not valid HTTP") from cause
         raise self.failure("the upstream closed the connection before it answered", LostConnection) from cause

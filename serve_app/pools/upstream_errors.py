@@ -1,5 +1,6 @@
 """Maps an upstream's error answers to JethroErrors. Pure: bytes and headers in, an exception out."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from serve_app.errors import (
 )
 from serve_app.wire.events import EventReader
 from serve_app.wire.frames import Answer
-from serve_app.wire.normalize import error_in, lenient_loads, normalize_answer
+from serve_app.wire.normalize import complete_choices, error_in, lenient_loads, normalize_answer, too_deep
 
 
 class OddAnswer(UpstreamError):
@@ -101,6 +102,9 @@ _STATUS_BY_NAME: Final = {
 }
 """What OpenAI, Google, Anthropic and vLLM write where an event has no number."""
 _MESSAGE_CHARS = 500
+_EVENTS: Final = re.compile(rb"(?::[^\r\n]*[\r\n]+)*(?:data|event):")
+_NO_ROUTE: Final = ("Not Found", "Method Not Allowed")
+"""What FastAPI says of a route that it does not have."""
 _MOST_RETRY_AFTER_S = 3600.0
 
 
@@ -143,7 +147,13 @@ def read_whole(body: bytes, repairs: Counter[str]) -> Answer:
         raise OddAnswer("the upstream sent an answer without choices")
     if not all(isinstance(choice, dict) for choice in choices):
         raise OddAnswer("the upstream sent an answer of an unknown shape")
+    if too_deep(body, parsed):
+        raise OddAnswer("the upstream sent an answer that is nested too deeply")
     changed = normalize_answer(parsed, repairs)
+    try:
+        changed |= complete_choices(choices, "message")
+    except ValueError as e:
+        raise OddAnswer(f"the upstream sent an answer of an unknown shape: {e}") from None
     answer = Answer(orjson.dumps(parsed) if changed or repaired else body)
     answer.__dict__["parsed"] = parsed  # as its property would, the second time
     return answer
@@ -166,7 +176,7 @@ def retry_after(value: str | None) -> float | None:
     except ValueError:
         try:
             at = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # the latter for its zone
             return None
         seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return min(max(seconds, 0.0), _MOST_RETRY_AFTER_S) if seconds == seconds else None
@@ -175,7 +185,7 @@ def retry_after(value: str | None) -> float | None:
 def _error_of_body(body: bytes) -> tuple[dict[str, Any], bool]:
     """The error of a refusal's body, empty if it has none; and whether it is an error object, as OpenAI's."""
     text = body.strip()
-    if text.startswith((b"data:", b"event:")):
+    if _EVENTS.match(text):
         reader = EventReader()
         reader.feed(body)
         reader.end()
@@ -186,7 +196,7 @@ def _error_of_body(body: bytes) -> tuple[dict[str, Any], bool]:
         plain = text and not text.startswith((b"<", b"{", b"["))
         return ({"message": text.decode("utf-8", "replace")} if plain else {}), False
     error = error_in(parsed) or {}
-    explicit = not isinstance(parsed, str) and not (isinstance(parsed, dict) and "detail" in parsed)
+    explicit = not isinstance(parsed, str) and error.get("message") not in _NO_ROUTE
     return error, bool(error) and explicit
 
 
@@ -213,7 +223,7 @@ def _of_status(
 
 def _status_in(error: Mapping[str, Any]) -> int | None:
     """The HTTP status that an error object means, by a number or a name; None if it has neither."""
-    for key in ("code", "status", "status_code", "type"):
+    for key in ("code", "status", "status_code", "statusCode", "type"):
         value = error.get(key)
         if isinstance(value, str):
             value = int(value) if value.strip().isdecimal() and len(value) < 9 else _STATUS_BY_NAME.get(value.lower())

@@ -17,7 +17,14 @@ import orjson
 
 from serve_app.wire.encoding import DONE
 from serve_app.wire.frames import MARKS, Frame
-from serve_app.wire.normalize import chunk_of_answer, error_in, lenient_loads, normalize_answer
+from serve_app.wire.normalize import (
+    chunk_of_answer,
+    complete_choices,
+    error_in,
+    lenient_loads,
+    normalize_answer,
+    too_deep,
+)
 
 _BOM: Final = b"\xef\xbb\xbf"
 _PINGS: Final = (b"ping", b"heartbeat", b"keepalive", b"keep-alive")
@@ -105,9 +112,10 @@ def _as_error(body: bytes) -> bytes:
     """The data of an event named `error` as an object with an `error`."""
     try:
         value, _ = lenient_loads(body, Counter())
-    except ValueError:
-        value = body.decode("utf-8", "replace").strip()
-    return body if isinstance(value, dict) and value.get("error") is not None else orjson.dumps({"error": value})
+        whole = isinstance(value, dict) and value.get("error") is not None
+        return body if whole else orjson.dumps({"error": value or ""})
+    except (ValueError, orjson.JSONEncodeError):
+        return orjson.dumps({"error": body.decode("utf-8", "replace").strip()})
 
 
 class EventReader:
@@ -215,7 +223,7 @@ class EventReader:
             return body, None
         try:
             event = orjson.loads(body)
-            if _ordinary(event):
+            if self._kind == "events" and _ordinary(event) and not too_deep(body, event):
                 return body, None
         except orjson.JSONDecodeError:
             event = None
@@ -244,6 +252,9 @@ class EventReader:
         if not isinstance(event, dict):
             self.failure = "an event that is not an object"
             return b"", None
+        if too_deep(text, event):
+            self.failure = "an event that is nested too deeply"
+            return b"", None
         if self._kind == "json":
             event, changed = chunk_of_answer(event), True
         changed |= normalize_answer(event, self._repairs)
@@ -259,9 +270,15 @@ class EventReader:
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             self.failure = "an event of an unknown shape"
             return b"", None
+        try:
+            changed |= complete_choices(choices, "delta")
+        except ValueError as e:
+            self.failure = f"an event of an unknown shape: {e}"
+            return b"", None
         finishes = [choice for choice in choices if choice.get("finish_reason")]
         for choice in finishes:
-            changed |= _finish_of_known_shape(choice)
+            if not isinstance(choice["finish_reason"], str):
+                choice["finish_reason"], changed = "stop", True
             self.finished.add(choice["index"])
         data = orjson.dumps(event) if changed else text
         return (data, event) if finishes or usage else (b" " + data, None)
@@ -277,16 +294,8 @@ def _ordinary(event: Any) -> bool:
     for choice in choices:
         if type(choice) is not dict or choice.get("finish_reason") or choice.get("error") or choice.get("usage"):
             return False
+        if type(choice.get("delta")) is not dict and type(choice.get("text")) is not str:
+            return False
+        if type(choice.get("index")) is not int:
+            return False
     return True
-
-
-def _finish_of_known_shape(choice: dict[str, Any]) -> bool:
-    """Give a choice that ends an index, a reason and a delta of the kinds that they have; whether that changed it."""
-    before = dict(choice)
-    if type(choice.get("index")) is not int:
-        choice["index"] = 0
-    if not isinstance(choice["finish_reason"], str):
-        choice["finish_reason"] = "stop"
-    if not isinstance(choice.get("delta", {}), dict):
-        choice["delta"] = {}
-    return choice != before

@@ -7,15 +7,18 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 
 MOST_TOKENS: Final = 10**9
 """Far above any context; a count beyond it is an upstream's mistake, and would not fit the store as a sum."""
+_WORDS: Final = ("message", "detail", "msg", "text", "error")
 _COUNTS: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
 _LEAST_LOGPROB: Final = -9999.0
 """What OpenAI reports for a token outside the likeliest ones."""
+_DEEPEST: Final = 250
+"""Levels of nesting: orjson reads a thousand and writes 254."""
 
 
 def lenient_loads(body: bytes, repairs: Counter[str]) -> tuple[Any, bool]:
@@ -33,6 +36,17 @@ def lenient_loads(body: bytes, repairs: Counter[str]) -> tuple[Any, bool]:
             raise ValueError("nested too deeply") from e
     repairs["json"] += 1
     return value, True
+
+
+def too_deep(body: bytes, value: Any) -> bool:
+    """Whether the value of `body` is nested more deeply than it could be written again."""
+    if len(body) < 2 * _DEEPEST or body.count(b"[") + body.count(b"{") < _DEEPEST:
+        return False
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return True
+    return False
 
 
 def _sound(value: Any) -> Any:
@@ -80,6 +94,35 @@ def normalize_answer(body: dict[str, Any], repairs: Counter[str]) -> bool:
     return True
 
 
+def complete_choices(choices: list[dict[str, Any]], part: Literal["delta", "message"]) -> bool:
+    """Give each choice its index and its `part` where these are missing or odd; returns whether that changed one.
+
+    Choices with `text` are those of completions. Raises ValueError for one of an unknown shape.
+    """
+    changed = False
+    for position, choice in enumerate(choices):
+        before = dict(choice)
+        if type(choice.get("index")) is not int:
+            index = tokens(choice.get("index"))
+            choice["index"] = position if index is None else index
+        if "text" in choice and choice.get(part) is None:
+            choice["text"] = "" if choice["text"] is None else choice["text"]
+        else:
+            choice[part] = _part(choice.get(part), part)
+        changed |= choice != before
+    return changed
+
+
+def _part(found: Any, part: Literal["delta", "message"]) -> dict[str, Any]:
+    """Some leave it out where a filter took all of the answer."""
+    given: dict[str, Any] = {} if found is None else found
+    if not isinstance(given, dict):
+        raise ValueError(f"a {part} that is not an object")
+    if part == "delta" or ("role" in given and "content" in given):
+        return given
+    return {"role": "assistant", "content": None, **given}
+
+
 def _inner_usage(body: Mapping[str, Any]) -> dict[str, Any] | None:
     """Usage inside a choice or a vendor's object."""
     choices = body.get("choices")
@@ -115,7 +158,8 @@ def error_in(body: Any) -> dict[str, Any] | None:
     if not isinstance(body, dict):
         return None
     error, choices = body.get("error"), body.get("choices")
-    if error or (error is not None and error is not False and not choices):
+    answers = "choices" in body or body.get("usage")  # some write an empty error into every event
+    if error or (error is not None and error is not False and not answers):
         return _error_object(error, body)
     if "error" in (body.get("object"), body.get("type")):
         return _error_object(body, {})
@@ -125,10 +169,12 @@ def error_in(body: Any) -> dict[str, Any] | None:
         return next((_error_object(e, {}) for e in found), None)
     for key in ("errors", "detail", "message", "msg"):
         value = body.get(key)
-        if text := _text_of(value):
-            return {**body, "message": text}
-        if isinstance(value, dict) and key != "message":  # a `message` that is an object is an answer's
-            return _error_object(value, body)
+        if isinstance(value, dict):
+            if key != "message":  # a `message` that is an object is an answer's
+                return _error_object(value, body)
+        elif text := _text_of(value):
+            first = next((v for v in value if isinstance(v, dict)), {}) if isinstance(value, list) else {}
+            return {**first, **body, "message": text}
     return None
 
 
@@ -138,8 +184,10 @@ def _error_object(error: Any, around: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(error, list):
         error = next((e for e in error if isinstance(e, dict)), None) or {"message": _text_of(error)}
     if not isinstance(error, dict):
-        text = error if isinstance(error, str) else ""
-        return {"code": text, **shared} if _text_of(shared.get("message")) else {**shared, "message": text}
+        code = "" if isinstance(error, bool) or not isinstance(error, str | int | float) else error
+        if text := _text_of(shared.get("message")):
+            return {"code": code, **shared, "message": text}
+        return {**shared, "message": code} if isinstance(code, str) else {"code": code, **shared, "message": ""}
     if isinstance(error.get("error"), dict):
         error = {**error, **error["error"]}
     words = (error.get(key) for key in ("message", "detail", "msg", "error", "errors"))
@@ -148,15 +196,12 @@ def _error_object(error: Any, around: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text_of(value: Any) -> str:
-    """Text, or the texts of a list (FastAPI has one entry for each field that is wrong); empty if there is none."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        return ""
-    parts = (
-        v if isinstance(v, str) else (v.get("msg") or v.get("message")) if isinstance(v, dict) else "" for v in value
-    )
-    return "; ".join(part for part in parts if isinstance(part, str) and part)
+    """Text, that of an object, or those of a list (FastAPI's has an entry for each field that is wrong); or empty."""
+    if isinstance(value, list):
+        return "; ".join(text for v in value if not isinstance(v, list) and (text := _text_of(v)))
+    if isinstance(value, dict):
+        value = next((found for word in _WORDS if isinstance(found := value.get(word), str) and found), "")
+    return value if isinstance(value, str) else ""
 
 
 def chunk_of_answer(answer: dict[str, Any]) -> dict[str, Any]:

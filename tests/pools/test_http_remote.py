@@ -9,9 +9,10 @@ from time import monotonic
 import pytest
 
 from serve_app.errors import ContextLengthExceeded, DeadlineExceeded, Overloaded, UpstreamError
+from serve_app.pools.client_session import Proxy
 from serve_app.pools.directory import Directory
 from serve_app.pools.http import HttpPool, UpstreamOptions
-from serve_app.pools.upstream import Backoff, Proxy, Timeouts
+from serve_app.pools.upstream import Backoff, Timeouts
 from serve_app.types import Capabilities, Message, Price, Query, Usage
 from serve_app.wire.frames import Call
 from tests.pools.upstream_server import END, Hold, Pause, Reset, answer, event, fake_upstream, head, piece, unused_url

@@ -1,115 +1,21 @@
 """Odd answers of upstreams, each played whole, byte by byte and cut at every event: callers see the same, and this."""
 
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 
-from serve_app.api.app import build_app
 from serve_app.errors import DeadlineExceeded
-from serve_app.pools.directory import Directory
-from serve_app.pools.http import HttpPool, UpstreamOptions
-from serve_app.pools.upstream import Backoff, Timeouts
-from serve_app.types import Capabilities, Message, Price, Query
+from serve_app.pools.http import UpstreamOptions
+from serve_app.pools.upstream import Timeouts
+from serve_app.types import Message, Query
 from serve_app.wire.frames import Call
-from tests.api.fakes import DictStore, services
 from tests.pools.odd_upstreams import DONE, END, GOOD, HEL, LO, STOP, USAGE, chunked, cuts, delta, http, playing, usage
 from tests.pools.odd_upstreams import whole as answer
-
-
-@dataclass
-class Outcome:
-    """What the caller has, and what was recorded."""
-
-    status: int
-    text: str = ""
-    finishes: list[str] = field(default_factory=list)
-    finish_last: bool = True
-    error: str | None = None
-    code: Any = None
-    usage: dict[str, int] | None = None
-    done: bool = False
-    jethro: int = 0
-    stored: tuple[int, int] | None = None
-    tries: int = 0
-    ejected: bool = False
-    repairs: dict[str, int] = field(default_factory=dict)
-
-
-@asynccontextmanager
-async def gateway(*urls: str) -> AsyncIterator[tuple[httpx.AsyncClient, HttpPool, DictStore]]:
-    """A client of the API over one pool of these addresses."""
-    options = UpstreamOptions("up", {}, Timeouts(20, 20, 20), Backoff(retries=2, base_s=0.001), identify=False)
-    can = Capabilities(tools=True)
-    pool = HttpPool("small", "up", Directory.fixed("small", urls), options, price=Price(1.0, 2.0), capabilities=can)
-    parts = services(small=pool)  # type: ignore[arg-type]
-    store = parts.store
-    assert isinstance(store, DictStore)
-    transport = httpx.ASGITransport(build_app(parts), raise_app_exceptions=True)
-    async with httpx.AsyncClient(transport=transport, base_url="http://jethro") as client:
-        try:
-            yield client, pool, store
-        finally:
-            await pool.aclose()
-
-
-async def outcome(pieces: Sequence[bytes], stream: bool, pause_s: float = 0.0) -> Outcome:
-    """What becomes of one request to an upstream that sends these pieces to every try."""
-    body: dict[str, Any] = {"model": "up", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
-    if stream:
-        body["stream_options"] = {"include_usage": True}
-    async with playing(pieces, pause_s) as server, gateway(server.url) as (client, pool, store):
-        response = await client.post("/v1/chat/completions", json=body)
-        found = read_stream(response) if stream and response.status_code == 200 else read_whole(response)
-        [*records] = store.records.values()
-        if records and found.error is None:
-            found.stored = (records[0].usage.prompt_tokens, records[0].usage.completion_tokens)
-            assert records[0].cost_usd >= 0
-        found.tries, found.ejected = server.tries, not pool.directory.available
-        found.repairs = dict(pool.repairs)
-    return found
-
-
-def read_whole(response: httpx.Response) -> Outcome:
-    body = orjson.loads(response.content)
-    if response.status_code != 200:
-        return Outcome(response.status_code, error=body["error"]["message"], code=body["error"]["code"])
-    (choice,) = body["choices"]
-    jethro = response.content.count(b'"jethro":')
-    return Outcome(200, choice["message"]["content"], [choice["finish_reason"]], usage=body.get("usage"), jethro=jethro)
-
-
-def read_stream(response: httpx.Response) -> Outcome:
-    found = Outcome(200)
-    lines = response.content.decode().split("\n\n")
-    assert lines.pop() == ""
-    for position, line in enumerate(lines):
-        assert line.startswith("data:") and "\n" not in line
-        if line == "data: [DONE]":
-            found.done = True
-            assert position == len(lines) - 1
-            continue
-        event = orjson.loads(line[5:])
-        found.jethro += "jethro" in event
-        if event.get("error"):
-            assert position == len(lines) - 1, "an error is the last event"
-            found.error, found.code = event["error"]["message"], event["error"]["code"]
-            continue
-        found.usage = event.get("usage") or found.usage
-        for choice in event["choices"]:
-            text = choice["delta"].get("content") or ""
-            found.finish_last &= not (found.finishes and text)
-            found.text += text
-            found.finishes += [choice["finish_reason"]] if choice["finish_reason"] else []
-    return found
-
+from tests.pools.outcomes import check, gateway, read_stream, same_for_all_cuts
 
 COUNTS = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 GOOD_END = {"status": 200, "finishes": ["stop"], "finish_last": True, "error": None, "tries": 1, "jethro": 1}
@@ -119,7 +25,22 @@ CUT = {"status": 200, "text": "Hel", "finishes": [], "done": False, "tries": 1}
 ODD = {"status": 502, "tries": 3}
 CALLERS = {"status": 400, "error": "bad", "tries": 1}
 LIMITED = {"status": 429, "error": "slow", "tries": 1}
+DELTA = "the upstream sent an event of an unknown shape: a delta that is not an object"
+COMPRESSED = "a compressed body, which was not requested"
+NEVER = "Mon, 01 Jan 2024 00:00:00 +" + "9" * 17
+DEEP = "the upstream sent an event that is nested too deeply"
+BROKE = "the upstream broke off inside the stream"
 SENT, EARLY = "the upstream sent ", "the upstream ended the stream before the answer was complete"
+
+
+def with_errors(value: str) -> bytes:
+    """A good stream with this error in every event."""
+    return (HEL + LO + STOP + USAGE).replace(b"}\n\n", b',"error":%b}\n\n' % value.encode()) + DONE
+
+
+def choice(part: bytes) -> bytes:
+    """An event of a choice with this part."""
+    return b'data: {"choices":[{"index":0,%b"finish_reason":null}]}\n\n' % part
 
 
 def broken(event: bytes, **expected: Any) -> tuple[bytes, dict[str, Any]]:
@@ -143,7 +64,6 @@ STREAMS: dict[str, tuple[bytes, dict[str, Any]]] = {
     "no space": (http(GOOD.replace(b"data: ", b"data:")), HELLO),
     "spaces in the JSON": (http(GOOD.replace(b'":', b'" : ').replace(b',"', b' , "')), HELLO),
     "data over lines": (http(GOOD.replace(b',"choices"', b',\ndata: "choices"')), HELLO),
-    "errors that are null": (http((HEL + LO + STOP + USAGE).replace(b"}\n\n", b',"error":null}\n\n') + DONE), HELLO),
     "no DONE": (http(HEL + LO + STOP + USAGE), HELLO),
     "no DONE, chunked": (chunked(HEL + LO + STOP + USAGE), HELLO),
     "DONE without its line end": (http(HEL + LO + STOP + USAGE + b"data: [DONE]"), HELLO),
@@ -164,6 +84,11 @@ STREAMS: dict[str, tuple[bytes, dict[str, Any]]] = {
         HELLO,
     ),
     "finish that is no text": (http(HEL + LO + STOP.replace(b'"stop"', b"1") + USAGE + DONE), HELLO),
+    **{f"errors that are {e}": (http(with_errors(e)), HELLO) for e in ("null", '""', "{}", "[]", "0", "false")},
+    "no delta": (http(HEL + choice(b"") + LO + END), HELLO),
+    "a delta that is null": (http(HEL + choice(b'"delta":null,') + LO + END), HELLO),
+    "no index": (http(GOOD.replace(b'"index":0,', b"")), HELLO),
+    "deep": (http(HEL + LO.replace(b'"id"', b'"x":' + b'{"a":' * 20 + b"1" + b"}" * 20 + b',"id"') + END), HELLO),
     "its own jethro": (http(HEL + LO + STOP + USAGE.replace(b'"id"', b'"jethro":{"a":1},"id"') + DONE), HELLO),
     "a whole answer": (http(answer(), "application/json"), HELLO),
     "a whole answer as events": (http(b"\n" + answer()), HELLO),
@@ -194,12 +119,20 @@ STREAMS: dict[str, tuple[bytes, dict[str, Any]]] = {
     "nested twice": broken(b'data: {"error":{"error":{"message":"boom"}}}\n\n'),
     "nested deeply": broken(b"data: " + b"[" * 900 + b"]" * 900 + b"\n\n"),
     "code in text": broken(b'data: {"error":{"message":"boom","code":"429"}}\n\n', error="boom"),
+    "an error that is null": broken(b"event: error\ndata: null\n\n"),
+    "a delta that is text": broken(choice(b'"delta":"x",'), error=DELTA),
+    **{
+        f"too deep, {name}": broken(event.replace(b'"id"', b'"x":' + b"[" * 300 + b"]" * 300 + b',"id"'), error=DEEP)
+        for name, event in (("text", LO), ("its own jethro", LO.replace(b'"id"', b'"jethro":1,"id"')), ("usage", USAGE))
+    },
     "an event that is not JSON": broken(b'data: {"choices":[{"in\n\n', error=SENT + "an event that is not JSON"),
     "an event that is a number": broken(b"data: 7\n\n", error=SENT + "an event that is not an object"),
     "choices of an unknown shape": broken(b'data: {"choices":[7]}\n\n'),
     "cut without a finish": (http(HEL), CUT | {"error": EARLY}),
     "cut in an event": (http(HEL + LO[:30]), CUT),
-    "cut in a chunk": (chunked(HEL, ended=False), CUT | {"error": "the upstream broke off inside the stream"}),
+    "cut in a chunk": (chunked(HEL, ended=False), CUT | {"error": BROKE}),
+    "a number for an error": (http(b'data: {"error":429,"message":"slow"}\n\n'), LIMITED),
+    "errors in a list": (http(b'data: {"errors":[{"message":"bad","code":400}]}\n\n'), CALLERS),
     "429 first": (http(b'data: {"error":{"message":"slow","code":429}}\n\n'), LIMITED),
     "400 first": (
         http(b': hi\n\ndata: {"error":{"message":"bad","code":400}}\n\n'),
@@ -215,7 +148,7 @@ STREAMS: dict[str, tuple[bytes, dict[str, Any]]] = {
     "HTML without a type": (http(b"<html>Sign in</html>", None), ODD),
     "nothing": (http(b""), ODD),
     "blank lines only": (http(b"\n\n\n\n", None), ODD),
-    "brotli": (http(b"\x0b\x02\x80hello\x03", Content_Encoding="br"), ODD),
+    "brotli": (http(b"\x0b\x02\x80hello\x03", Content_Encoding="br"), ODD | {"error": SENT + COMPRESSED}),
     "gzip that is none": (http(GOOD, Content_Encoding="gzip"), ODD),
     "redirect": (http(b"", None, 307, Location="/v1/chat/completions"), ODD),
     "not HTTP": (b"hello\r\n\r\n", ODD),
@@ -273,23 +206,21 @@ WHOLES: dict[str, tuple[bytes, dict[str, Any]]] = {
     "FastAPI's 404": (http(b'{"detail":"Not Found"}', "application/json", 404), ODD),
     "events": (http(GOOD), ODD),
     "HTML": (http(b"<html>Sign in</html>", "text/html"), ODD),
+    "not modified": (
+        http(b"", None, 304),
+        ODD | {"error": "the upstream answered with status 304, which is no answer"},
+    ),
+    "429 until an odd date": (
+        http(b'{"error":{"message":"slow"}}', "application/json", 429, Retry_After=NEVER),
+        LIMITED,
+    ),
+    "400 as an event after a comment": (http(b': hi\n\ndata: {"error":{"message":"bad"}}\n\n', status=400), CALLERS),
+    "no content": (http(answer(b"null").replace(b',"content":null', b""), "application/json"), SAID | {"text": None}),
     "redirect": (http(b"", None, 302, Location="https://example.com/"), ODD),
     "cut": (http(answer()[:40], "application/json", Content_Length="400"), ODD),
     "brotli": (http(b"\x0b\x02\x80hello\x03", "application/json", Content_Encoding="br"), ODD),
     "no choices": (http(b'{"choices":[]}', "application/json"), ODD),
 }  # fmt: skip
-
-
-async def same_for_all_cuts(raw: bytes, stream: bool) -> Outcome:
-    found = {name: asdict(await outcome(pieces, stream)) for name, pieces in cuts(raw).items()}
-    assert found["bytes"] == found["whole"] == found["events"]
-    return Outcome(**found["whole"])
-
-
-def check(found: Outcome, expected: dict[str, Any]) -> None:
-    assert {key: getattr(found, key) for key in expected} == expected
-    assert not found.ejected
-    assert found.status == 200 or found.error
 
 
 @pytest.mark.parametrize("name", STREAMS)

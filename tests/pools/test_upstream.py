@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve_app.errors import Overloaded, PoolUnavailable, RequestError, UpstreamError
+from serve_app.pools.client_session import client_session
 from serve_app.pools.replica_session import ReplicaSession
-from serve_app.pools.upstream import Timeouts, Upstream, client_session
+from serve_app.pools.upstream import Timeouts, Upstream
 from tests.pools.upstream_server import (
     DONE,
     END,

@@ -61,6 +61,8 @@ def test_without_an_error_object_it_is_no_openai_server(status, raw):
 
 def test_a_wrong_url_of_a_fastapi_server_is_the_operators_matter():
     assert type(error_of_answer(404, {}, b'{"detail":"Not Found"}')) is errors.UpstreamError
+    error = error_of_answer(404, {}, b'{"detail":"no model of that name"}')
+    assert (type(error), error.message) == (errors.NotFound, "no model of that name")
 
 
 @pytest.mark.parametrize("raw", [b"", b"<html>nope</html>", b'{"detail":1}'])
@@ -87,6 +89,8 @@ def test_fastapis_words_are_told(status):
         (b"{}", "without choices"),
         (b'{"choices":[]}', "without choices"),
         (b'{"choices":[null]}', "unknown shape"),
+        (b'{"choices":[{"message":"x"}]}', "message that is not an object"),
+        (b'{"choices":[{"message":{}}],"x":' + b"[" * 300 + b"]" * 300 + b"}", "nested too deeply"),
         (b'{"error":{"message":"no credits","code":402}}', "no credits"),
         (b'{"error":"boom","choices":[]}', "boom"),
     ],
@@ -96,9 +100,22 @@ def test_a_whole_answer_that_is_none(raw, words):
         read_whole(raw, Counter())
 
 
-@pytest.mark.parametrize("raw", [b'\n{"choices":[{}],"usage":null,"error":null}', b'{"choices":[{}],"usage":{}}'])
+CHOICE = b'{"index":0,"message":{"role":"assistant","content":"x"}}'
+
+
+@pytest.mark.parametrize(
+    "raw", [b'\n{"choices":[%b],"usage":null,"error":null}', b'{"choices":[%b],"usage":{}}', b'{"choices":[%b,%b]}']
+)
 def test_a_whole_answer_that_is_one(raw):
+    raw = raw.replace(b"%b", CHOICE, 1).replace(b"%b", CHOICE.replace(b"0", b"1"))
     assert read_whole(raw, Counter()).body is raw
+
+
+def test_a_message_that_a_filter_took_is_empty():
+    raw = b'{"choices":[{"finish_reason":"content_filter"},{"index":"1","message":{"refusal":"no"}}]}'
+    first, second = read_whole(raw, Counter()).parsed["choices"]
+    assert first == {"index": 0, "finish_reason": "content_filter", "message": {"role": "assistant", "content": None}}
+    assert second == {"index": 1, "message": {"role": "assistant", "content": None, "refusal": "no"}}
 
 
 def test_an_error_that_is_only_words():
@@ -116,7 +133,8 @@ def test_long_messages_are_cut():
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("3", 3.0), ("0.5", 0.5), ("-4", 0.0), ("soon", None), ("", None), (None, None), ("nan", None)],
+    [("3", 3.0), ("0.5", 0.5), ("-4", 0.0), ("soon", None), ("", None), (None, None), ("nan", None), ("inf", 3600.0)]
+    + [(f"Mon, 01 Jan {year} 00:00:00 {zone}", None) for year, zone in ((2024, "+" + "9" * 17), (10**6, "GMT"))],
 )
 def test_retry_after_in_seconds(value, seconds):
     assert retry_after(value) == seconds

@@ -79,6 +79,9 @@ def test_usage_is_found_inside(where):
         {"errors": [{"message": "boom"}]},
         {"choices": [{"error": {"message": "boom"}}]},
         {"choices": [], "error": {"message": "boom"}},
+        {"error": 429, "message": "boom"},
+        {"error": {"message": {"text": "boom"}}},
+        {"detail": {"error": "boom"}},
         [{"error": {"message": "boom"}}],
         "boom",
     ],
@@ -93,6 +96,7 @@ def test_errors_of_every_shape(body):
     [
         {"choices": [{"delta": {}}], "error": None},
         {"choices": [{"delta": {}}], "error": {}},
+        *({"choices": [], "usage": {"prompt_tokens": 1}, "error": empty} for empty in ("", {}, [], 0, False)),
         {"choices": [], "message": "x", "detail": "y"},
         {"message": {"role": "assistant"}},
         {},
@@ -104,6 +108,12 @@ def test_errors_of_every_shape(body):
 )
 def test_what_is_no_error(body):
     assert error_in(body) is None
+
+
+@pytest.mark.parametrize("body", [{"error": 429}, {"errors": [{"message": "m", "code": 429}]}])
+def test_the_code_of_an_error(body):
+    found = error_in(body)
+    assert found is not None and found["code"] == 429
 
 
 def test_an_error_without_a_message_is_one():
