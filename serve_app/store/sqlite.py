@@ -51,6 +51,8 @@ class SqliteStore:
         self._retry_s = 0.0
         self._fault: str | None = None
         """What is wrong with the file, from an error of SQLite or while it cannot be opened."""
+        self._refusal: str | None = None
+        """Why the last write failed."""
 
     @property
     def queued(self) -> int:
@@ -228,10 +230,15 @@ class SqliteStore:
                 lost = database.write(batch)
             except SQLAlchemyError as e:
                 self._note(e)
-                logger.warning(
-                    "store: %d decisions wait, the file cannot be written: %s", len(self._records), reason(e)
-                )
+                if self._refusal != reason(e):  # once, not at every attempt: the log may be on the same full disk
+                    logger.warning(
+                        "store: %d decisions wait, the file cannot be written: %s", len(self._records), reason(e)
+                    )
+                self._refusal = reason(e)
                 return False
+            if self._refusal is not None:
+                logger.warning("store: the file is written again, %d decisions had waited", len(self._records))
+                self._refusal = None
             for _ in batch:
                 self._records.popleft()
             self._failed += len(lost)

@@ -163,6 +163,25 @@ async def test_recording_does_not_wait_for_a_locked_file(store, config):
     assert len(rows(config)) == 100
 
 
+async def test_a_file_that_cannot_be_written_is_said_once_and_so_is_its_return(config, caplog, monkeypatch):
+    monkeypatch.setattr("serve_app.store.database._BUSY_S", 0.01)
+    store = open_store(config)
+    await store.start()
+    other = sqlite3.connect(config.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store.record(record())
+    await asyncio.sleep(1)
+    other.execute("COMMIT")
+    other.close()
+    assert (await store.decision("d1"))["pool"] == "small"
+    await store.aclose()
+    said = [line.getMessage() for line in caplog.records if line.name == "jethro.store"]
+    assert [line.partition(":")[2] for line in said] == [
+        " 1 decisions wait, the file cannot be written: database is locked",
+        " the file is written again, 1 decisions had waited",
+    ]
+
+
 async def test_a_decision_told_twice_is_kept_once(store, config):
     store.record(record())
     store.record(record(status="failed"))
