@@ -74,7 +74,7 @@ class EventCutter:
     def end(self) -> bytes:
         """The last event, if the body ended without its blank line."""
         rest, self._tail = self._tail, b""
-        return _to_one_form(rest.removeprefix(_BOM))
+        return _to_one_form(rest.removeprefix(_BOM) if self._first else rest)
 
     def _line_feeds_only(self, data: bytes) -> bytes:
         """A CR ends its line at once: a line feed that follows it in the next buffer belongs to it."""

@@ -81,3 +81,12 @@ def test_what_is_not_whole_is_pending():
     cutter = EventCutter()
     assert cutter.feed(b'data: {"a":1}\n\ndata: {') == b'data: {"a":1}\n\n'
     assert cutter.pending == len(b"data: {")
+
+
+def test_a_byte_order_mark_is_one_at_the_beginning_only():
+    data = b"data: 1\n\n\n\xef\xbb\xbfdata: 2"
+    for pieces in ([data], [bytes([byte]) for byte in data]):
+        buffers, cutter = through(pieces)
+        assert b"".join(buffers) + cutter.end() == b"data: 1\n\n"
+    _, cutter = through([b"\xef\xbb\xbfdata: 1"])
+    assert cutter.end() == b"data: 1\n\n"
