@@ -10,6 +10,7 @@ from typing import Final
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 _KEEP_ALIVE_S: Final = 4.0  # below the 5 s after which uvicorn (and so vLLM) closes idle connections
@@ -49,14 +50,15 @@ def client_session(proxy: Proxy | None = None) -> aiohttp.ClientSession:
 class ResponseProtocol(ResponseHandler):
     """The protocol of one connection. An answer that is not valid HTTP fails for the reader of its body.
 
-    aiohttp reports an error inside a body to whoever waits for a head: a reader of the body would wait until its
+    aiohttp reports an error inside a body to the reader of the next head: that of the body would wait until its
     timeout. An error in the packet that holds the head would take the head with it, so that TCP would decide what the
     caller gets.
     """
 
     def data_received(self, data: bytes) -> None:
         """Parse the head alone, then the rest."""
-        end = data.find(_HEAD_END) + len(_HEAD_END) if self._payload is None else 0
+        between = self._payload is None or self._payload.is_eof()  # the answers of one connection
+        end = data.find(_HEAD_END) + len(_HEAD_END) if between else 0
         if len(_HEAD_END) <= end < len(data):
             super().data_received(data[:end])
             if self.exception() is not None:
@@ -65,10 +67,10 @@ class ResponseProtocol(ResponseHandler):
         super().data_received(data)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        """Also for the reader of a body that is not complete."""
+        """An error of HTTP is also for the reader of a body that is not complete; a lost connection is already."""
         payload = self._payload
         super().set_exception(exc, *cause)
-        if payload is not None:
+        if payload is not None and isinstance(exc, HttpProcessingError):
             # A reader that was woken by the end of a chunk looks for data and waits again before it sees this.
             self._loop.call_soon(_break, payload, exc)
 
