@@ -21,7 +21,10 @@ class Journal:
     """An open journal with one owner. `lines` are those found when it was opened; `broken` of them were left out."""
 
     def __init__(self, path: Path, *, checksums: bool = False, exclusive: bool = False) -> None:
-        """Open `path`, or create it with mode 0600. Raises OSError; BlockingIOError if another process holds an `exclusive` one."""
+        """Open `path`, or create it with mode 0600.
+
+        Raises OSError; BlockingIOError if another process holds an `exclusive` one.
+        """
         self.path = path
         new = not path.exists()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)

@@ -11,13 +11,14 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from benchmarks.process import BUILD, ROOT, stop_in_order_on_sigterm
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from benchmarks.trust.endpoint import Endpoint
-from benchmarks.trust.outsider import Access, Targets, try_as_other_user
+from benchmarks.trust.outsider import Access, Targets, entries, try_as_other_user
 
 OPEN = ("GET /-/routes", "GET /-/healthz")
 LISTED: Mapping[str, tuple[str, ...]] = {
@@ -112,11 +113,12 @@ def everything_of(endpoint: Endpoint, home: Path, known: Mapping[str, str]) -> T
     named = "\0".join(_named(pid) for pid in processes)
     folders = {"/dev/shm", str(endpoint.folder), str(home), *_temporary(named)}
     listeners = [(processes[pid], int(line.split()[3].rpartition(":")[2])) for pid, line in _listening("t", processes)]
+    files = sorted(path for folder in folders - {"/dev/shm"} for path in entries([folder], stat.S_ISREG))
     mark = Path(tempfile.mkdtemp(prefix="trust-"))
     mark.chmod(0o755)
     sockets = [line.split()[4] for _, line in _listening("x", processes)]
     return Targets(
-        tuple(sorted(folders)), tuple(sockets), tuple(sorted(set(listeners))), processes,
+        tuple(sorted(folders)), tuple(files), tuple(sockets), tuple(sorted(set(listeners))), processes,
         {**known, **_tokens(home, named)}, str(mark / "ran"),
     )  # fmt: skip
 
@@ -167,6 +169,12 @@ def fault(access: Access) -> bool:
     return not request.startswith(LISTED.get(role, ("POST nothing",)))
 
 
+def shown(access: Access, endpoint: Endpoint, home: Path) -> dict[str, Any]:
+    """JSON-ready, without this machine's folders."""
+    where = access.where.replace(str(home), "HOME").replace(str(endpoint.folder), "WORKING_DIRECTORY")
+    return asdict(replace(access, where=where))
+
+
 def run(checkout: Path) -> dict[str, Any]:
     """Start, use, try everything."""
     known = {name: secrets.token_hex(12) for name in ("caller key", "upstream key", "metrics key", "prompt")}
@@ -188,8 +196,8 @@ def run(checkout: Path) -> dict[str, Any]:
             "checkout": subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=checkout, check=True,
                                        capture_output=True, text=True).stdout.strip(),
             "secrets": sorted(targets.secrets), "processes": dict(sorted(Counter(targets.pids.values()).items())),
-            "tried": tried, "listed": [asdict(a) for a in found if not fault(a)],
-            "faults": [asdict(a) for a in found if fault(a)],
+            "tried": tried, "listed": [shown(a, e, home) for a in found if not fault(a)],
+            "faults": [shown(a, e, home) for a in found if fault(a)],
         }  # fmt: skip
 
 

@@ -48,6 +48,8 @@ class Targets:
     """What is tried. `secrets`: name to text; `listeners`: role and port; `pids`: role of each; `mark`: a free path."""
 
     folders: tuple[str, ...]
+    files: tuple[str, ...]
+    """In these folders, as root sees them."""
     sockets: tuple[str, ...]
     listeners: tuple[tuple[str, int], ...]
     pids: Mapping[int, str]
@@ -99,14 +101,15 @@ def _attempts(targets: Targets) -> Iterator[tuple[str, Iterator[Access | None]]]
     def names(data: bytes) -> tuple[str, ...]:
         return tuple(name for name, text in targets.secrets.items() if text.encode() in data)
 
-    yield "file", _files(targets.folders, names)
+    yield "file", _files(targets.folders, targets.files, names)
     yield "socket", _sockets(targets.folders, targets.sockets, names)
     yield "process", _processes(targets.pids, names)
     yield "http", _http(targets.listeners, targets.secrets, names)
     yield "grpc", _grpc(targets.listeners, targets.mark)
 
 
-def _entries(folders: Iterable[str], kind: Callable[[int], bool]) -> Iterator[str]:
+def entries(folders: Iterable[str], kind: Callable[[int], bool]) -> Iterator[str]:
+    """Paths below the folders whose mode is of that kind, as far as this user may look."""
     for folder in folders:
         for here, _, files in os.walk(folder):
             for name in files:
@@ -116,8 +119,8 @@ def _entries(folders: Iterable[str], kind: Callable[[int], bool]) -> Iterator[st
                         yield path
 
 
-def _files(folders: Sequence[str], names: Names) -> Iterator[Access | None]:
-    for path in [*folders, *_entries(folders, stat.S_ISREG)]:
+def _files(folders: Sequence[str], known: Iterable[str], names: Names) -> Iterator[Access | None]:
+    for path in [*folders, *sorted({*known, *entries(folders, stat.S_ISREG)})]:
         try:
             if os.path.isdir(path):
                 yield Access("folder", path) if os.access(path, os.W_OK) and path != "/dev/shm" else None
@@ -129,7 +132,7 @@ def _files(folders: Sequence[str], names: Names) -> Iterator[Access | None]:
 
 
 def _sockets(folders: Sequence[str], known: Iterable[str], names: Names) -> Iterator[Access | None]:
-    for path in sorted({*known, *_entries(folders, stat.S_ISSOCK)}):
+    for path in sorted({*known, *entries(folders, stat.S_ISSOCK)}):
         address = "\0" + path[1:] if path.startswith("@") else path
         try:
             with socket.socket(socket.AF_UNIX) as client:
