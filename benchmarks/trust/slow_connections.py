@@ -22,6 +22,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
+import psutil
 
 from benchmarks.process import ROOT, free_port, stop_in_order_on_sigterm
 from benchmarks.stamp import environment, one_line
@@ -139,6 +140,16 @@ def summary(probes: Sequence[tuple[str, float]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def memory_of(endpoint: Endpoint) -> list[tuple[str, int, int, int]]:
+    """Role, resident, own and proportional memory of each process of the endpoint, MiB, the largest first."""
+    found = []
+    for name, process in [*endpoint.processes(), ("jethro serve", psutil.Process(endpoint.process.pid))]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            m = process.memory_full_info()
+            found.append((name, m.rss >> 20, m.uss >> 20, m.pss >> 20))
+    return sorted(found, key=lambda row: -row[3])
+
+
 def run(checkout: Path, count: int, seconds: float, only: str) -> dict[str, Any]:
     """One endpoint, all cases one after the other."""
     raise_open_files()
@@ -147,6 +158,7 @@ def run(checkout: Path, count: int, seconds: float, only: str) -> dict[str, Any]
     port, found = free_port(), dict[str, Any]()
     with upstream(port), Endpoint("slow_connections", config(port), checkout=checkout, env=env) as e:
         asyncio.run(probe(e.url, keys["probe"], 5))
+        memory = memory_of(e)
         for name, clients in cases(count, keys["slow"]).items():
             if only not in name:
                 continue
@@ -160,7 +172,7 @@ def run(checkout: Path, count: int, seconds: float, only: str) -> dict[str, Any]
         "environment": environment(),
         "checkout": subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], cwd=checkout, check=True,
                                    capture_output=True, text=True).stdout.strip(),
-        "seconds": seconds, "cases": found,
+        "seconds": seconds, "cases": found, "memory": memory,
     }  # fmt: skip
 
 
@@ -175,7 +187,9 @@ def table(found: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     return (
         f"Commit {found['checkout']}; a probe every half second for {found['seconds']:g} s.\n\n"
-        f"{markdown(head, rows)}\n{one_line(found['environment'])}\n"
+        f"{markdown(head, rows)}\nMemory before, MiB: resident, of the process alone, and with its share of what is "
+        f"shared; {sum(row[3] for row in found['memory']):,} in all.\n\n"
+        f"{markdown(('process', 'RSS', 'USS', 'PSS'), found['memory'])}\n{one_line(found['environment'])}\n"
     )
 
 

@@ -43,3 +43,23 @@ def test_without_native_support_nothing_changes(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert not isinstance(narrow.narrowed(model)[0], torch.nn.Linear)
     assert model(torch.ones(2, 4)).dtype == torch.float32
+
+
+def test_passes_have_few_lengths_since_each_costs_memory(tmp_path: Path) -> None:
+    encoder = SentenceEncoder("e", save_encoder(tmp_path / "encoder"))
+    texts = ["sort " * n for n in range(1, 90)]
+    assert {passed.mask.shape[1] for text in texts for passed in encoder.passes([text])} <= {16, 32, 48, 64}
+
+
+def test_only_the_end_of_a_long_text_is_tokenized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = SentenceEncoder("e", save_encoder(tmp_path / "encoder"))
+    whole = encoder.embed(["sort " * 100 + TEXTS[0]])
+    assert np.array_equal(whole, encoder.embed(["add " * 2**20 + "sort " * 100 + TEXTS[0]]))
+    read: list[int] = []
+    inner = encoder._tokenizer
+    monkeypatch.setitem(
+        vars(encoder), "_tokenizer", lambda texts, **options: read.append(len(texts[0])) or inner(texts, **options)
+    )
+    monkeypatch.setitem(vars(encoder), "_most_tokens", 64)
+    encoder.embed(["subtract " * 2**20])
+    assert read == [64 * narrow._CHARACTERS]
