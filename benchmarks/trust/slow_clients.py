@@ -80,7 +80,7 @@ class _Crowd:
         sources = self._clients.sources
         tasks = [asyncio.create_task(self._client(sources[i % len(sources)])) for i in range(self._clients.count)]
         until = monotonic() + 60
-        while self._tried < self._clients.count and monotonic() < until:  # noqa: ASYNC110 - figures go on changing
+        while self._tried < self._clients.count and monotonic() < until:  # noqa: ASYNC110 - clients count themselves
             await asyncio.sleep(0.1)
         main.send("ready")
         while not main.poll():  # noqa: ASYNC110 - another process
