@@ -209,7 +209,7 @@ def marks(found: dict[str, Any]) -> dict[str, bool]:
         "no request reached the other endpoint": all(s["reached_other"] == s["foreign_logged"] == 0 for s in seen),
         "an endpoint with no fault of its own answers all": all(not s["outside_faults"] for s in seen),
         "both endpoints outlive every fault": all(status is None for status in found["ended"].values()),
-        "both were asked, and their processes hit": all(s["answered"] > 0 for s in seen) and bool(found["faults"]),
+        "both were called, and their processes hit": all(s["answered"] > 0 for s in seen) and bool(found["faults"]),
     }
 
 

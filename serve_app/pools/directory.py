@@ -282,7 +282,11 @@ class Directory:
 
 async def _probed(probe: Probe, member: Member, probe_s: float) -> bool | None:
     """Whether it answers well; None if it does not answer."""
-    with suppress(TimeoutError):
+    try:
         async with asyncio.timeout(probe_s):
             return await probe(member.address)
-    return None
+    except TimeoutError:
+        return None
+    except Exception:  # the members are watched all the same
+        logger.exception("the probe of %s failed", member.address)
+        return False

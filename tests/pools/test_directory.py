@@ -328,6 +328,23 @@ async def test_a_member_answers_by_a_request_or_a_probe_and_no_more_once_it_is_d
     watching.cancel()
 
 
+async def test_a_probe_that_fails_itself_does_not_end_the_watch() -> None:
+    d, seen = directory("a", "b"), Counter[str]()
+
+    async def probe(address: str) -> bool:
+        seen[address] += 1
+        if address == "a":
+            raise KeyError(address)
+        return True
+
+    watching = asyncio.create_task(d.watch(probe, every_s=0.001))
+    async with asyncio.timeout(5):
+        while min(seen["a"], seen["b"]) < 3:
+            await asyncio.sleep(0.001)
+    watching.cancel()
+    assert [m.address for m in d.answering] == ["b"]
+
+
 async def test_most_requests_fail_though_probes_are_answered() -> None:
     clock = Clock()
     d = directory("a", clock=clock)
