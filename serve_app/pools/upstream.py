@@ -187,7 +187,9 @@ class Upstream:
         try:
             url = URL(self.base_url + path + self._query)
             async with self._session.get(url, headers=self._headers, allow_redirects=False) as response:
-                return response.status < HTTPStatus.INTERNAL_SERVER_ERROR and response.status not in _KEY_REFUSED
+                return response.status not in _KEY_REFUSED and (
+                    response.status < HTTPStatus.INTERNAL_SERVER_ERROR or response.status == HTTPStatus.NOT_IMPLEMENTED
+                )
         except (aiohttp.ClientError, OSError):
             return False
 

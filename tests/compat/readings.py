@@ -1,6 +1,6 @@
 """What saved artefacts say once they are loaded: scores, choices and parameters as JSON, every float to the last bit.
 
-The same functions wrote `artefacts/expected.json` with the code that saved the artefacts.
+The same functions wrote `artefacts/expected.json`.
 """
 
 import json

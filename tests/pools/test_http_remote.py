@@ -47,7 +47,7 @@ async def test_a_remote_that_has_nobody_for_a_while_is_asked_again() -> None:
 
 @pytest.mark.parametrize(
     ("status", "answers"),
-    [(200, True), (404, True), (429, True), (401, False), (403, False), (500, False), (503, False)],
+    [(200, True), (404, True), (429, True), (501, True), (401, False), (403, False), (500, False), (503, False)],
 )
 async def test_a_probe_tells_whether_an_upstream_answers(status: int, answers: bool) -> None:
     """Without traffic nothing else would: a refusal other than of the key is an answer as well."""
