@@ -1,11 +1,11 @@
 """Routers, streams, cascades, data and decisions saved by an earlier version load, and say the same to the last bit.
 
 `artefacts/` was written once, by commit 83e8731, and is never written again: a change of format needs a reader of the
-old one. `artefacts/expected.json` holds what that commit read back from them (`readings.py`). Five
-of these were read again when encoders began to pad texts to multiples of 16 tokens: they differ by up to 4e-4, in a tiny
-encoder of bfloat16. Scores are compared bit by bit where this machine computes as the one that wrote them did (`arithmetic`). Elsewhere the parameters still are,
-and scores to `CLOSE`: sums of BLAS differ in the last places. What reads an encoder is compared to `READ`: its linear
-layers are in bfloat16 on CPUs that have it, and in float32 on others.
+old one. `artefacts/expected.json` holds what that commit read back from them (`readings.py`). Five of these were read
+again when encoders began to pad texts to multiples of 16 tokens: they differ by up to 4e-4, in a tiny encoder of
+bfloat16. Scores are compared bit by bit where this machine computes as the one that wrote them did (`arithmetic`).
+Elsewhere the parameters still are, and scores to `CLOSE`: sums of BLAS differ in the last places. What reads an encoder
+is compared to `READ`: its linear layers are in bfloat16 on CPUs that have it, and in float32 on others.
 """
 
 import gzip
