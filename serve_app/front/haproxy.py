@@ -18,6 +18,7 @@ from serve_app.front.settings import PROOF_HEADER, FrontSettings
 _SECTION = re.compile(r"^(global|defaults|frontend|backend|listen)\b\s*(\S*)")
 _DROPPED_SECTIONS = {("frontend", "prometheus"), ("listen", "stats")}
 _CALLERS = "http_frontend"
+_SERVER = re.compile(r"^\s+server (\S+) (\S+:\d+) check")
 _FALLBACK = re.compile(r"^\s+server .* backup$")
 _ERRORS = {
     400: ("invalid_request_error", "bad_request", "The request is not complete or not valid HTTP: send it again."),
@@ -89,6 +90,14 @@ def _section(
             yield "    http-request deny deny_status 503"
         elif not _FALLBACK.match(line):
             yield line
+            if name[0] == "backend" and (server := _SERVER.match(line)):
+                yield from _last_resort(server[1], server[2])
+
+
+def _last_resort(name: str, address: str) -> Iterator[str]:
+    """The Gateway once more, for the time in which none passes its checks: one that is busy answers late, not never."""
+    yield "    option allbackups"
+    yield f"    server last-{name} {address} backup"
 
 
 def _bind(host: str, line: str) -> str:

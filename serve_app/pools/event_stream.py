@@ -16,6 +16,7 @@ from serve_app.wire.events import EventReader
 from serve_app.wire.frames import Frame
 
 _MOST_EVENT_BYTES = 16 * 2**20
+_PIECE = 8 * 1024
 _END_S = 1.0  # longest wait for the end of the body after [DONE]; then the connection is closed, not reused
 
 
@@ -100,6 +101,7 @@ class EventStream:
         self._deadline_s = math.inf
         self._ready: deque[Frame] = deque()
         self._error: JethroError | None = None
+        self._full = False
 
     async def prime(self, limit: asyncio.Timeout | None = None, deadline_s: float = math.inf) -> None:
         """Wait for the first event under the caller's time `limit`; each piece of the body extends it, to `deadline_s`.
@@ -147,7 +149,7 @@ class EventStream:
         reader = self._reader
         while True:
             try:
-                data = await self._content.readany()
+                data = await self._piece()
             except (aiohttp.ClientError, OSError) as e:
                 data = _unread(self._content)
                 self._error = self._refusal(LostConnection("the upstream broke off inside the stream"))
@@ -172,6 +174,19 @@ class EventStream:
                 self._idle.restart()
             else:
                 extend(limit, self._idle_s, self._deadline_s)
+
+    async def _piece(self) -> bytes:
+        """What has arrived. Of another server's at most `_PIECE` bytes, and others have a turn after so many.
+
+        A server that sends far more than is read would else hold up every request of this Gateway.
+        """
+        if not isinstance(self._content, aiohttp.StreamReader):
+            return await self._content.readany()
+        if self._full:
+            await asyncio.sleep(0)
+        data = await self._content.read(_PIECE)
+        self._full = len(data) == _PIECE
+        return data
 
     def _reported(self) -> JethroError | None:
         """The error that the body holds."""

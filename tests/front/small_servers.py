@@ -33,6 +33,8 @@ class Front:
     folder: Path
     port: int
     gateways: dict[str, int]
+    checked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while the Gateway answers its checks."""
     started: list[asyncio.subprocess.Process] = field(default_factory=list)
 
     @property
@@ -93,9 +95,13 @@ class Front:
 async def front(tmp_path_factory) -> AsyncIterator[Front]:
     folder = private_folder(tmp_path_factory.mktemp("f"))
     save(FrontSettings(TOKEN, bundled_haproxy(), header_s=1.0, connections=100, share_per_source=0.5), folder)
+    port = free_port()
+    made = Front(folder, free_port(), {"gateway": port})
+    made.checked.set()
 
     async def answer(request: web.Request) -> web.StreamResponse:
         if request.path == "/-/healthz":
+            await made.checked.wait()
             return web.Response()
         if "wait" in request.query:
             await asyncio.sleep(1)
@@ -116,9 +122,7 @@ async def front(tmp_path_factory) -> AsyncIterator[Front]:
     app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app)
     await runner.setup()
-    port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
-    made = Front(folder, free_port(), {"gateway": port})
     try:
         yield made
     finally:

@@ -193,6 +193,28 @@ async def test_one_address_cannot_take_all_connections(front):
             connection.close()
 
 
+async def test_the_only_gateway_is_called_though_it_is_too_busy_for_its_checks(front):
+    await front.start()
+    async with aiohttp.ClientSession() as session:
+        await until_answered(front, session)
+        front.checked.clear()
+        async with asyncio.timeout(20):
+            while b"gateway,DOWN" not in await stats(front):
+                async with session.get(front.url) as response:
+                    assert response.status == 200
+        for _ in range(5):
+            async with session.get(front.url) as response:
+                assert response.status == 200
+        front.checked.set()
+
+
+async def stats(front: Front) -> bytes:
+    """Name and state of each server."""
+    lines = (await command(front.socket, "show stat")).splitlines()
+    column = lines[0].split(b",").index(b"status")
+    return b"\n".join(b",".join((cells[1], cells[column])) for line in lines[1:] if (cells := line.split(b","))[1:])
+
+
 async def test_without_a_gateway_the_error_is_openais_and_no_proxy_stands_in(front):
     front.gateways = {"gateway": free_port()}
     await front.start()
