@@ -1,6 +1,7 @@
 """`python -m benchmarks.trust.busy_start`: starts of an endpoint on a machine that is busy with other programs.
 
-So many processes that only compute run alongside. Each start must succeed, or end in one sentence that names the logs.
+So many processes that only compute run alongside; or a process that Ray waits for is held up, as a machine with too
+much to do may. Each start must succeed, or end in one sentence that names the logs.
 It loads the whole machine: nothing else can be measured meanwhile.
 """
 
@@ -11,10 +12,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import orjson
+import psutil
 
 from benchmarks.process import ROOT, stop_in_order_on_sigterm
 from benchmarks.stamp import environment, one_line
@@ -22,7 +24,11 @@ from benchmarks.table import markdown
 from benchmarks.trust.endpoint import Endpoint
 from benchmarks.trust.remote import tree, upstream, url_of
 
-LOADS, STARTS, LIMIT_S = (24, 48), 4, 400.0
+LOADS, STARTS, LIMIT_S = (24, 48), 2, 300.0
+HELD = {"runtime environment agent": "runtime_env/agent/main.py"}
+"""A process that the raylet waits for, by a part of its first command line."""
+HELD_S = 150.0
+"""Longer than a start waits for it: 120 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,8 @@ class Start:
     """One start. `niceness` is the Gateway's, None without one; `end` is the last line of a start that failed."""
 
     load: int
+    held: str
+    """The process that was stopped for HELD_S as soon as it was there; empty for none."""
     ready: bool
     seconds: float
     status: int | None
@@ -52,12 +60,27 @@ def busy(processes: int) -> Iterator[None]:
             process.wait()
 
 
-def start(url: str, checkout: Path, load: int, limit_s: float) -> Start:
-    """Start one and stop it again; the load of others goes on meanwhile."""
+def hold(served: Endpoint, held: str) -> None:
+    """Stop the process for a while when it appears."""
+    while served.process.poll() is None:
+        for _, process in served.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if HELD[held] in " ".join(process.cmdline()):
+                    process.suspend()
+                    sleep(HELD_S)
+                    process.resume()
+                    return
+        sleep(0.05)
+
+
+def start(url: str, checkout: Path, load: int, held: str, limit_s: float) -> Start:
+    """Start one and stop it again; the load of others continues meanwhile."""
     served = Endpoint("busy", tree(url, gateway={"replicas": 1}), checkout=checkout)
     with busy(load):
         began_s = monotonic()
         served.start()
+        if held:
+            hold(served, held)
         ready = False
         with contextlib.suppress(RuntimeError):
             served.wait_ready(limit_s)
@@ -70,7 +93,15 @@ def start(url: str, checkout: Path, load: int, limit_s: float) -> Start:
     text = served.tail(100_000)
     end = "" if ready else text.rstrip().rpartition("\n")[2]
     return Start(
-        load, ready, round(seconds, 1), status, "Traceback" in text, 1 + text.count("trying once more"), niceness, end
+        load,
+        held,
+        ready,
+        round(seconds, 1),
+        status,
+        "Traceback" in text,
+        1 + text.count("trying once more"),
+        niceness,
+        end,
     )
 
 
@@ -88,14 +119,14 @@ def marks(found: Sequence[Start]) -> dict[str, bool]:
 def table(found: dict[str, Any]) -> str:
     """All as markdown."""
     rows = []
-    for load in sorted({s["load"] for s in found["starts"]}):
-        starts = [s for s in found["starts"] if s["load"] == load]
+    for case in dict.fromkeys(map(_case, found["starts"])):
+        starts = [s for s in found["starts"] if _case(s) == case]
         ready = sorted(s["seconds"] for s in starts if s["ready"])
-        shown = [f"{ready[0]:.0f} to {ready[-1]:.0f}" if ready else "–"]
+        shown = f"{ready[0]:.0f} to {ready[-1]:.0f}" if ready else "–"
         again = sum(s["attempts"] > 1 for s in starts)
-        rows.append([load, len(starts), len(ready), *shown, again, sum(s["traceback"] for s in starts)])
-    head = ["busy processes alongside", "starts", "ready", "after, s", "in a second attempt", "with a traceback"]
-    ends = [f"- load {s['load']}, exit status {s['status']}: {s['end']}" for s in found["starts"] if not s["ready"]]
+        rows.append([case, len(starts), len(ready), shown, again, sum(s["traceback"] for s in starts)])
+    head = ["", "starts", "ready", "after, s", "in a second attempt", "with a traceback"]
+    ends = [f"- {_case(s)}, exit status {s['status']}: {s['end']}" for s in found["starts"] if not s["ready"]]
     return "\n\n".join(
         [
             "# Starts on a busy machine",
@@ -105,6 +136,10 @@ def table(found: dict[str, Any]) -> str:
             "\n".join(f"- {text}: {'yes' if ok else 'NO'}" for text, ok in found["marks"].items()) + "\n",
         ]
     )
+
+
+def _case(start: dict[str, Any]) -> str:
+    return f"{start['held']} held for {HELD_S:g} s" if start["held"] else f"{start['load']} busy processes alongside"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,10 +155,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: dict[str, Any] = {"benchmark": "trust_busy_start", "environment": environment()}
     starts = []
     with upstream("trust_busy_upstream") as server:
-        for load in args.loads:
-            for _ in range(args.starts):
-                starts.append(start(url_of(server), args.checkout.resolve(), load, args.limit))
-                print(starts[-1], file=sys.stderr, flush=True)
+        cases = [(load, "") for load in args.loads for _ in range(args.starts)]
+        for load, held in [*cases, *((0, held) for held in HELD)]:
+            starts.append(start(url_of(server), args.checkout.resolve(), load, held, args.limit))
+            print(starts[-1], file=sys.stderr, flush=True)
     found |= {"starts": [asdict(s) for s in starts], "marks": marks(starts)}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "trust_busy_start.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
