@@ -62,15 +62,17 @@ def busy(processes: int) -> Iterator[None]:
 
 def hold(served: Endpoint, held: str) -> None:
     """Stop the process for a while when it appears."""
-    while served.process.poll() is None:
+    found: list[psutil.Process] = []
+    while not found and served.process.poll() is None:
+        sleep(0.05)
         for _, process in served.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 if HELD[held] in " ".join(process.cmdline()):
-                    process.suspend()
-                    sleep(HELD_S)
-                    process.resume()
-                    return
-        sleep(0.05)
+                    found.append(process)
+    with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+        found[0].suspend()
+        sleep(HELD_S)
+        found[0].resume()
 
 
 def start(url: str, checkout: Path, load: int, held: str, limit_s: float) -> Start:

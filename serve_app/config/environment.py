@@ -91,6 +91,7 @@ def _own(home: Path) -> dict[str, str]:
     """
     return _PATIENCE | {
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the node has the loopback address, as on desktop systems
+        "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread of a start that failed must not start another Ray
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(home / "ray-token"),
         "RAY_memory_monitor_refresh_ms": "0",

@@ -24,6 +24,7 @@ logger = logging.getLogger("ray.serve")
 
 _APP = "jethro"
 _WATCH_S = 1.0
+_LOOK_S = 0.05
 _LAST_WORD_S = 2.0
 """For the errors of what did not finish in time to reach the callers."""
 _PROXY_S = 240
@@ -79,6 +80,41 @@ def _forget_ray(home: Home) -> None:
 def _launch(config: Config, engine_factory: str | None) -> None:
     """Ray, Serve, and the application on them. Raises whatever Ray raises, and ConfigError."""
     import ray  # after the environment is set: ray.serve reads it at import
+
+    own = None if cluster_address() else _home[-1]
+    if own is None:
+        ray.init(log_to_driver=False)
+    else:
+        ray.init(include_dashboard=False, log_to_driver=False, _temp_dir=str(own.ray_folder))
+    _check_resources(config, ray.cluster_resources())
+    args: dict[str, Any] = {"config": _absolute(config) if own else config.model_dump(mode="json")}
+    if engine_factory:
+        args["engine_factory"] = engine_factory
+    # on one machine HAProxy alone is at the address for callers (`FrontSettings.host`), Gateways are on localhost
+    host = "127.0.0.1" if own else config.server.host
+    _watched(lambda: _serve(config, host, args))
+
+
+def _watched(work: Callable[[], None]) -> None:
+    """Do the work in a thread. Raises RuntimeError if a process of our own Ray ends: then it would never return."""
+    over, raised = threading.Event(), list[Exception]()
+
+    def do() -> None:
+        try:
+            work()
+        except Exception as e:
+            raised.append(e)
+        over.set()
+
+    threading.Thread(target=do, name="start", daemon=True).start()
+    while not over.wait(_LOOK_S):
+        if (lost := _lost_process()) is not None:
+            raise RuntimeError(f"its {lost} ended")
+    if raised:
+        raise raised[0]
+
+
+def _serve(config: Config, host: str, args: dict[str, Any]) -> None:
     from ray import serve
     from ray.serve._private import api, client
     from ray.serve.config import HTTPOptions
@@ -86,24 +122,10 @@ def _launch(config: Config, engine_factory: str | None) -> None:
     from serve_app.deployments.application import BuildArgs, build
 
     api.HTTP_PROXY_TIMEOUT = client.HTTP_PROXY_TIMEOUT = _PROXY_S  # no variable sets it
-    own = None if cluster_address() else _home[-1]
-    if own is None:
-        ray.init(log_to_driver=False)
-    else:
-        ray.init(include_dashboard=False, log_to_driver=False, _temp_dir=str(own.ray_folder))
-    _check_resources(config, ray.cluster_resources())
     serve.start(
         proxy_location="HeadOnly",
-        # on one machine HAProxy alone is at the address for callers (`FrontSettings.host`), Gateways are on localhost
-        http_options=HTTPOptions(
-            host=config.server.host if own is None else "127.0.0.1",
-            port=config.server.port,
-            keep_alive_timeout_s=120,
-        ),
+        http_options=HTTPOptions(host=host, port=config.server.port, keep_alive_timeout_s=120),
     )
-    args: dict[str, Any] = {"config": _absolute(config) if own else config.model_dump(mode="json")}
-    if engine_factory:
-        args["engine_factory"] = engine_factory
     try:
         if any(share_limits(pool) for pool in config.pools.values()):
             _deploy(args)
