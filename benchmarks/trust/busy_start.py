@@ -15,7 +15,6 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-import orjson
 import psutil
 
 from benchmarks.process import ROOT, stop_in_order_on_sigterm
@@ -23,6 +22,7 @@ from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from benchmarks.trust.endpoint import Endpoint
 from benchmarks.trust.remote import tree, upstream, url_of
+from benchmarks.trust.results import FOLDER, write
 
 LOADS, STARTS, LIMIT_S = (24, 48), 2, 300.0
 HELD = {"runtime environment agent": "runtime_env/agent/main.py"}
@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--loads", type=int, nargs="*", default=LOADS, help="busy processes alongside")
     p.add_argument("--starts", type=int, default=STARTS, help="at each load")
     p.add_argument("--limit", type=float, default=LIMIT_S, help="seconds; a start that takes longer has failed")
-    p.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
+    p.add_argument("--out", type=Path, default=FOLDER)
     args = p.parse_args(argv)
     stop_in_order_on_sigterm()
     found: dict[str, Any] = {"benchmark": "trust_busy_start", "environment": environment()}
@@ -162,10 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             starts.append(start(url_of(server), args.checkout.resolve(), load, held, args.limit))
             print(starts[-1], file=sys.stderr, flush=True)
     found |= {"starts": [asdict(s) for s in starts], "marks": marks(starts)}
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "trust_busy_start.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
-    (args.out / "trust_busy_start.md").write_text(table(found), "utf-8")
-    print(table(found))
+    write(args.out, "trust_busy_start", found, table(found))
     return 0 if all(found["marks"].values()) else 1
 
 

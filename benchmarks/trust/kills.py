@@ -21,6 +21,7 @@ from benchmarks.process import ROOT
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from benchmarks.trust.endpoint import Endpoint
+from benchmarks.trust.results import FOLDER, write
 from benchmarks.trust.traffic import Sent, Traffic, longest_lie_s, longest_outage_s
 
 ROLES = (
@@ -46,7 +47,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--label", default="after", help="of the rows in the results file")
     p.add_argument("--rate", type=float, default=20.0, help="requests a second")
     p.add_argument("--only", nargs="*", default=[], help="roles, such as Gateway")
-    p.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    p.add_argument("--out", type=Path, default=FOLDER)
     return p.parse_args(argv)
 
 
@@ -61,10 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known |= {(r["role"], r["how"]): r for r in rows}
     ordered = [known[fault] for fault in FAULTS if fault in known]
     found[args.label] = {"environment": stamp, "rate": args.rate, "rows": ordered}
-    file.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
-    text = table(found)
-    (args.out / "trust_kills.md").write_text(text)
-    print(f"\n{text}\nWritten: {file}, .md", flush=True)
+    write(args.out, "trust_kills", found, table(found))
     return 0 if not any(broken(row) for row in rows) else 1
 
 

@@ -19,7 +19,6 @@ from time import monotonic
 from typing import Any, Literal
 
 import aiohttp
-import orjson
 import psutil
 
 from benchmarks.process import ROOT, stop_in_order_on_sigterm
@@ -28,6 +27,7 @@ from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from benchmarks.trust.endpoint import Endpoint
 from benchmarks.trust.remote import tree, upstream, url_of
+from benchmarks.trust.results import FOLDER, write
 
 ROLES = ("Gateway", "HAProxy", "front", "HAProxy manager", "proxy", "controller")
 FAULT_S, STOP_S, EVERY_S = 20.0, 6.0, 12.5
@@ -245,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--every", type=float, default=EVERY_S, help="seconds from one fault to the next")
     p.add_argument("--open", action="store_true", help="the left endpoint requires no key")
     p.add_argument("--rate", type=float, default=5.0, help="requests a second to each endpoint")
-    p.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
+    p.add_argument("--out", type=Path, default=FOLDER)
     args = p.parse_args(argv)
     stop_in_order_on_sigterm()
     setting = (
@@ -268,10 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         neighbour.read_log()
     found["endpoints"] = [asdict(n.seen) for n in pair.values()]
     found["marks"] = marks(found)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{name}.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
-    (args.out / f"{name}.md").write_text(table(found), "utf-8")
-    print(table(found))
+    write(args.out, name, found, table(found))
     return 0 if all(found["marks"].values()) else 1
 
 

@@ -30,6 +30,7 @@ from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from benchmarks.trust.endpoint import Endpoint
 from benchmarks.trust.outsider import Access, Targets, entries, try_as_other_user
+from benchmarks.trust.results import FOLDER, write
 
 OPEN = ("GET /-/routes", "GET /-/healthz")
 LISTED: Mapping[str, tuple[str, ...]] = {
@@ -222,16 +223,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, write JSON and table; 1 if anything is possible that the security page does not list."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.trust.other_user", description=__doc__.splitlines()[0])
     p.add_argument("--checkout", type=Path, default=ROOT, help="of the project to serve from")
-    p.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    p.add_argument("--out", type=Path, default=FOLDER)
     args = p.parse_args(argv)
     if os.geteuid() != 0:
         p.error("start it as root: only root can become another user")
     stop_in_order_on_sigterm()
     found = run(args.checkout.resolve())
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "trust_other_user.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    (args.out / "trust_other_user.md").write_text(table(found), "utf-8")
-    print(table(found))
+    write(args.out, "trust_other_user", found, table(found))
     return 1 if found["faults"] else 0
 
 

@@ -28,6 +28,7 @@ from benchmarks.process import ROOT, free_port, stop_in_order_on_sigterm
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from benchmarks.trust.endpoint import Endpoint
+from benchmarks.trust.results import FOLDER, write
 from benchmarks.trust.slow_clients import SlowClients, raise_open_files, slow_clients
 
 MANY = tuple(f"127.0.0.{n}" for n in range(2, 10))
@@ -201,14 +202,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--count", type=int, default=4200, help="of slow clients")
     p.add_argument("--seconds", type=float, default=40.0, help="of each case")
     p.add_argument("--only", default="", help="cases whose name contains this")
-    p.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    p.add_argument("--out", type=Path, default=FOLDER)
     args = p.parse_args(argv)
     stop_in_order_on_sigterm()
     found = run(args.checkout.resolve(), args.count, args.seconds, args.only)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "trust_slow_connections.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    (args.out / "trust_slow_connections.md").write_text(table(found), "utf-8")
-    print(table(found))
+    write(args.out, "trust_slow_connections", found, table(found))
     return 0 if all(c["answered_in_time"] == c["probes"] for c in found["cases"].values()) else 1
 
 

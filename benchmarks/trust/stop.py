@@ -29,6 +29,7 @@ from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
 from benchmarks.trust.endpoint import Endpoint
 from benchmarks.trust.remote import tree, upstream, url_of
+from benchmarks.trust.results import FOLDER, write
 
 CALLERS, PIECE_MS, PIECES = 32, 250, 32
 DRAIN_S, SHORT_DRAIN_S = 20.0, 4.0
@@ -248,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m benchmarks.trust.stop", description=__doc__.splitlines()[0])
     p.add_argument("--checkout", type=Path, default=ROOT, help="the checkout that serves")
     p.add_argument("--moments", type=float, nargs="*", default=MOMENTS_S, metavar="SECONDS", help="signals in a start")
-    p.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results")
+    p.add_argument("--out", type=Path, default=FOLDER)
     args = p.parse_args(argv)
     stop_in_order_on_sigterm()
     setting = (
@@ -263,10 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(case, file=sys.stderr, flush=True)
             cases.append(case)
     found |= {"cases": [asdict(case) for case in cases], "marks": marks(cases)}
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "trust_stop.json").write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
-    (args.out / "trust_stop.md").write_text(table(found), "utf-8")
-    print(table(found))
+    write(args.out, "trust_stop", found, table(found))
     return 0 if all(found["marks"].values()) else 1
 
 

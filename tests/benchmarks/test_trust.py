@@ -1,6 +1,13 @@
 """What the kill table counts as an outage, and as readiness that lies."""
 
+from collections import Counter
+from pathlib import Path
+
+import orjson
+import pytest
+
 from benchmarks.trust.kills import broken
+from benchmarks.trust.results import write
 from benchmarks.trust.traffic import Ready, Sent, longest_lie_s, longest_outage_s
 
 
@@ -31,3 +38,10 @@ def test_the_endpoint_may_end_by_a_fatal_fault_alone_in_time_and_not_with_status
     assert not broken(row | {"exit": 2, "exit_s": 4.0})
     assert broken(row | {"exit": 0, "exit_s": 4.0}) and broken(row | {"exit": 2, "exit_s": 11.0})
     assert broken(row | {"exit": 2, "exit_s": 4.0, "role": "Gateway"})
+
+
+def test_what_is_found_is_written_as_json_and_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "new", "trust_x", {"outcomes": Counter(ok=2), "rows": [(1, 2.5)]}, "| a |")
+    assert orjson.loads((tmp_path / "new" / "trust_x.json").read_bytes()) == {"outcomes": {"ok": 2}, "rows": [[1, 2.5]]}
+    assert (tmp_path / "new" / "trust_x.md").read_text() == "| a |"
+    assert "| a |" in capsys.readouterr().out
