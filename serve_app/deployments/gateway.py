@@ -132,8 +132,15 @@ def _discover(handle: DeploymentHandle) -> Discover:
         _, late = await asyncio.wait(replies, timeout=_DESCRIBE_S) if replies else (set(), set())
         for reply in late:
             reply.cancel()
-        done = [reply for reply in replies if reply not in late]
-        reports = [ReplicaReport(**reply.result()) for reply in done if reply.exception() is None]
+        reports = []
+        for reply in replies:
+            if reply in late:
+                continue
+            if (error := reply.exception()) is None:
+                reports.append(ReplicaReport(**reply.result()))
+            else:  # it has just ended, and Serve does not know yet
+                name, kind = handle.deployment_name, type(error).__name__
+                logger.warning("a replica of %s is left out: %s: %s", name, kind, error)
         return Discovery(reports, len(late))
 
     return discover
