@@ -23,6 +23,7 @@ app = new_group(
     """,
 )
 app.command("serve")(serve.serve)
+app.command("serve-config")(serve.serve_config)
 app.command("chat")(chat.chat)
 app.command("route")(chat.route)
 app.add_typer(config.group, name="config")

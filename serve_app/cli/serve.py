@@ -39,14 +39,36 @@ def serve(
         run(config, ready=lambda: _say_ready(config))
 
 
+def serve_config(
+    source: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file or a profile.")],
+    set_: SetOption = None,
+) -> None:
+    """Print a Serve config file made of your config, for `serve deploy` on a Ray cluster without Kubernetes.
+
+    \b
+    Examples:
+      jethro serve-config my.yaml > serve.yaml
+      serve deploy --address http://HEAD:8265 serve.yaml
+    """
+    from serve_app.config import load
+    from serve_app.k8s.render import cluster_file
+
+    typer.echo(cluster_file(load(source, settings=parse_settings(set_ or [])), source), nl=False)
+
+
 def _pools(config: "Config") -> str:
     return ", ".join(f"{name} = {pool.model} ({pool.engine.kind})" for name, pool in config.pools.items())
 
 
 def _say_ready(config: "Config") -> None:
-    host = f"[{config.server.host}]" if ":" in config.server.host else config.server.host
-    url = f"http://{host}:{config.server.port}"
+    everywhere = config.server.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+    host = "127.0.0.1" if everywhere else config.server.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{config.server.port}"
     typer.secho(f"jethro is ready: {url}/v1", fg="green", err=True)
+    if everywhere:
+        keys = ", ".join(f"${key.env}" for key in config.server.keys)
+        which = f"with a key ({keys}) as bearer token" if keys else "without a key (server.allow_unauthenticated)"
+        typer.echo(f"  other machines: by any address of this one, port {config.server.port}, {which}", err=True)
     typer.echo(
         f'  try: jethro chat --url {url} "what is 12 + 30?"   (API page: {url}/docs; stop with Ctrl-C)', err=True
     )

@@ -10,7 +10,7 @@ from serve_app.config.base import FolderOrFile, ModelName, Node
 _ROUTES = ("/chat/completions", "/completions")
 
 
-def _address(url: str) -> str:
+def web_address(url: str) -> str:
     """A URL with scheme and host, as it is to be used. Raises ValueError with the fix."""
     if any(c.isspace() or not c.isprintable() for c in url):
         raise ValueError("a URL has no blanks or control characters: remove them")
@@ -43,7 +43,7 @@ def _resolvable(host: str) -> bool:
 
 def _base_url(url: str) -> str:
     """The prefix of the API's paths. The path of a whole route is cut back to it; a query stays."""
-    base, mark, query = _address(url).partition("?")
+    base, mark, query = web_address(url).partition("?")
     base = base.rstrip("/")
     for route in _ROUTES:
         base = base.removesuffix(route)
@@ -51,7 +51,7 @@ def _base_url(url: str) -> str:
 
 
 def _proxy_url(url: str) -> str:
-    if urlsplit(_address(url)).path not in ("", "/") or "?" in url:
+    if urlsplit(web_address(url)).path not in ("", "/") or "?" in url:
         raise ValueError("a proxy is scheme, host and port alone: remove the path")
     return url
 

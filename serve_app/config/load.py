@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from serve_app.config.tree import Config
-from serve_app.config.validation import sentence, short
+from serve_app.config.validation import sentences, short
 from serve_app.errors import ConfigError, reading
 from serve_app.front.settings import FOLDER, write_private
 
@@ -139,4 +139,4 @@ def _validate(where: str, tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as e:
-        raise ConfigError("\n".join(sentence(where, err) for err in e.errors())) from e
+        raise ConfigError("\n".join(sentences(where, e.errors()))) from e

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 
 from serve_app.config.base import FolderOrFile, Node
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
+from serve_app.config.kubernetes import KubernetesConfig
 from serve_app.config.pools import PoolConfig, ResourcesConfig
 from serve_app.config.strategies import CascadeConfig, StreamsConfig
 from serve_app.front.settings import FrontBounds
@@ -217,6 +218,7 @@ class Config(Node):
     store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
     cluster: ClusterConfig = ClusterConfig()
+    kubernetes: KubernetesConfig = KubernetesConfig()
 
     def secrets(self) -> dict[str, str]:
         """Environment variables that hold secrets, with the key of this tree that names each."""

@@ -45,6 +45,24 @@ def _is_model(node: Any) -> bool:
     return isinstance(node, type) and issubclass(node, BaseModel)
 
 
+def sentences(where: str, errors: Sequence[Any], root: type[BaseModel] = Config) -> list[str]:
+    """All errors of one `ValidationError.errors()`, without those that follow from another one.
+
+    A list whose items are wrong is also "too short", and the right name of a misspelled key is also "missing".
+    """
+    misspelled = {(*err["loc"][:-1], _nearest(err, root)) for err in errors if err["type"] == "extra_forbidden"}
+    return [
+        sentence(where, err, root)
+        for err in errors
+        if not (err["type"] == "too_short" and any(_inside(other["loc"], err["loc"]) for other in errors))
+        and not (err["type"] == "missing" and err["loc"] in misspelled)
+    ]
+
+
+def _inside(loc: Sequence[Any], outer: Sequence[Any]) -> bool:
+    return len(loc) > len(outer) and tuple(loc[: len(outer)]) == tuple(outer)
+
+
 _KINDS = ("transformers", "vllm", "openai")
 _USERINFO = re.compile(r"//[^/?#]*@")
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|authorization)$", re.IGNORECASE)
@@ -70,9 +88,13 @@ def _keys(loc: Sequence[Any]) -> list[str]:
 
 def _near(err: Any, root: type[BaseModel]) -> str:
     """The most similar known key, looked up by walking the tree's fields along the error's path."""
-    keys = known_keys(err["loc"][:-1], root)
-    near = difflib.get_close_matches(str(err["loc"][-1]), keys, 1)
-    return f"did you mean {near[0]}?" if near else f"remove it; known keys: {', '.join(keys)}"
+    near = _nearest(err, root)
+    return f"did you mean {near}?" if near else f"remove it; known keys: {', '.join(known_keys(err['loc'][:-1], root))}"
+
+
+def _nearest(err: Any, root: type[BaseModel]) -> str | None:
+    near = difflib.get_close_matches(str(err["loc"][-1]), known_keys(err["loc"][:-1], root), 1)
+    return near[0] if near else None
 
 
 def _value(err: Any) -> str:

@@ -1,5 +1,6 @@
 """All checks over a set of objects, and the rules for the set: references resolve, and nothing required is missing."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -7,13 +8,17 @@ import yaml
 from pydantic import ValidationError
 
 from serve_app.config import Config
+from serve_app.k8s.delivery_rules import delivery_mistakes
 from serve_app.k8s.documents import Document
+from serve_app.k8s.egress import egress_mistakes
+from serve_app.k8s.entrances import ingress_mistakes, scrape_mistakes
 from serve_app.k8s.pod_rules import pod_mistakes, pods_of, repeated
 from serve_app.k8s.pods import CONFIG_PATH
 from serve_app.k8s.schema import schema_mistakes
 from serve_app.k8s.serve_config import config_of, serving_mistakes
 from serve_app.k8s.service_rules import service_mistakes
 
+_POD = re.compile(r"(.*?: RayService [^:]*: )(head group|worker group [^:]*)(: .*)", re.DOTALL)
 _NEEDED = ("NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "PrometheusRule", "ServiceAccount", "ConfigMap")
 
 
@@ -24,7 +29,7 @@ def set_mistakes(documents: Sequence[Document], service: Document) -> Iterator[s
         by_kind.setdefault(document.kind, []).append(document)
     keys = [(d.kind, d.body["metadata"].get("namespace"), d.name) for d in documents]
     yield from (f"{kind} {name} is defined twice" for kind, _, name in repeated(keys))
-    yield from (f"no {kind} among the objects" for kind in _NEEDED if kind not in by_kind)
+    yield from (f"no {kind} among the objects; render again" for kind in _NEEDED if kind not in by_kind)
     yield from (f"{d}: Secrets are made in the cluster, never in manifests" for d in by_kind.get("Secret", []))
     yield from _references(service, by_kind)
     yield from _budgets(service, by_kind.get("PodDisruptionBudget", []))
@@ -33,6 +38,47 @@ def set_mistakes(documents: Sequence[Document], service: Document) -> Iterator[s
     yield from _monitors(service, by_kind.get("PodMonitor", []))
     yield from _scrapes(service, by_kind.get("ScrapeConfig", []))
     yield from _config_map(service, by_kind.get("ConfigMap", []))
+    if (config := _with_options(service, by_kind.get("ConfigMap", []))) is None:
+        return
+    yield from (f"{d}: {said}" for d in by_kind.get("Ingress", []) for said in ingress_mistakes(d.body, config))
+    claims = by_kind.get("PersistentVolumeClaim", [])
+    yield from (f"{service}: {said}" for said in delivery_mistakes(service.body, config, claims))
+    yield from (f"{service}: {said}" for said in _egress(service, config, by_kind.get("NetworkPolicy", [])))
+
+
+def _with_options(service: Document, maps: Sequence[Document]) -> Config | None:
+    """The served config with the options of Kubernetes, which the ConfigMap alone has; None if it has a mistake."""
+    config = config_of(service.body)
+    written = [_written(document) for document in maps]
+    options = [found.kubernetes for found in written if found is not None]
+    return config.model_copy(update={"kubernetes": options[0]}) if config is not None and options else config
+
+
+def _written(document: Document) -> Config | None:
+    """The config in a ConfigMap; None without one, or if it is not valid."""
+    text = document.body.get("data", {}).get(CONFIG_PATH.rpartition("/")[2])
+    if text is None:
+        return None
+    try:
+        return Config.model_validate(yaml.safe_load(text))
+    except (ValidationError, yaml.YAMLError):
+        return None
+
+
+def _egress(service: Document, config: Config, policies: Sequence[Document]) -> Iterator[str]:
+    """What the policies on worker pods keep them from, once for all groups that lack the same."""
+    found: dict[str, list[str]] = {}
+    for where, _, _ in pods_of(service.body)[1:]:
+        on = [p.body["spec"] for p in policies if where in _guarded(p, service)]
+        bound = [spec for spec in on if "Egress" in spec.get("policyTypes", [])]
+        rules = [rule for spec in bound for rule in spec.get("egress", [])]
+        for said in egress_mistakes(config, rules if bound else None):
+            found.setdefault(said, []).append(where.removeprefix("worker group "))
+    yield from (f"worker group {', '.join(groups)}: {said}" for said, groups in found.items())
+
+
+def _guarded(policy: Document, service: Document) -> set[str]:
+    return {where for where, _ in _selected(policy.body["spec"].get("podSelector", {}), service.body)}
 
 
 def labels_of(body: dict[str, Any]) -> list[dict[str, str]]:
@@ -53,10 +99,11 @@ def _references(service: Document, by_kind: dict[str, list[Document]]) -> Iterat
         spec = template["spec"]
         for volume in spec.get("volumes", []):
             name = volume.get("configMap", {}).get("name")
-            if name is not None and name not in maps:
+            # without any, "no ConfigMap among the objects" says it
+            if name is not None and maps and name not in maps:
                 yield f"{service}: {where}: ConfigMap {name} is not among the objects"
         account = spec.get("serviceAccountName")
-        if account is not None and account not in accounts:
+        if account is not None and accounts and account not in accounts:
             yield f"{service}: {where}: ServiceAccount {account} is not among the objects"
 
 
@@ -77,15 +124,15 @@ def _budgets(service: Document, budgets: Sequence[Document]) -> Iterator[str]:
     for budget in budgets:
         spec = budget.body["spec"]
         least = spec.get("minAvailable")
+        selected = [where for where, _ in _selected(spec["selector"], service.body)]
+        guarded |= set(selected)
         if type(least) is not int:
             yield f"{budget}: Ray's pods have no scale subresource, so only a whole-number minAvailable works on them"
             continue
         if spec.get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
             yield f"{budget}: unhealthyPodEvictionPolicy must be AlwaysAllow, or a broken pod blocks every drain"
-        selected = [where for where, _ in _selected(spec["selector"], service.body)]
         if not selected:
             yield f"{budget}: its selector matches no pod of {service.kind} {service.name}"
-        guarded |= set(selected)
         there = sum(groups[w.removeprefix("worker group ")].get("minReplicas", 0) for w in selected if w[0] == "w")
         there += "head group" in selected
         if selected and least > there:
@@ -102,7 +149,7 @@ def _policies(service: Document, policies: Sequence[Document]) -> Iterator[str]:
     names = _port_names(pod for _, _, pod in pods)
     covered: set[str] = set()
     for policy in policies:
-        selected = {where for where, _ in _selected(policy.body["spec"].get("podSelector", {}), service.body)}
+        selected = _guarded(policy, service)
         if not selected:
             yield f"{policy}: its podSelector matches no pod of {service.kind} {service.name}"
         covered |= selected if "Ingress" in policy.body["spec"].get("policyTypes", []) else set()
@@ -127,7 +174,9 @@ def _monitors(service: Document, monitors: Sequence[Document]) -> Iterator[str]:
 
 
 def _scrapes(service: Document, scrapes: Sequence[Document]) -> Iterator[str]:
-    """Prometheus has the key of /metrics, from the Secret that the Gateways have it from."""
+    """Prometheus reaches the Gateways, and has the key of /metrics from the Secret that they have it from."""
+    for scrape in scrapes:
+        yield from (f"{scrape}: {said}" for said in scrape_mistakes(scrape.body, service.body))
     config = config_of(service.body)
     if config is None or not config.server.keys or not (name := config.server.metrics_key_env):
         return
@@ -165,14 +214,10 @@ def _config_map(service: Document, maps: Sequence[Document]) -> Iterator[str]:
     name = CONFIG_PATH.rpartition("/")[2]
     config = config_of(service.body)
     for document in maps:
-        text = document.body.get("data", {}).get(name)
-        if text is None or config is None:
+        if name not in document.body.get("data", {}) or config is None:
             continue
-        try:
-            same = Config.model_validate(yaml.safe_load(text)) == config
-        except (ValidationError, yaml.YAMLError):
-            same = False
-        if not same:
+        written = _written(document)
+        if written is None or written.model_copy(update={"kubernetes": config.kubernetes}) != config:
             yield f"{document}: {name} is not the config that {service.kind} {service.name} serves: render again"
 
 
@@ -188,4 +233,13 @@ def check_documents(documents: Sequence[Document]) -> list[str]:
         for rules in (service_mistakes, pod_mistakes, serving_mistakes):
             found += [f"{service}: {said}" for said in rules(service.body)]
         found += list(set_mistakes(documents, service))
-    return found
+    return _merged(found)
+
+
+def _merged(found: Iterable[str]) -> list[str]:
+    """The sentences, each once: what several pods have in common is said of all of them."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for said in found:
+        parts = _POD.fullmatch(said)
+        places.setdefault((parts[1], parts[3]) if parts else (said, ""), []).append(parts[2] if parts else "")
+    return [before + ", ".join(dict.fromkeys(where)) + after for (before, after), where in places.items()]

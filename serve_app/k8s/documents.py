@@ -88,4 +88,9 @@ def parse(origin: str, text: str) -> list[Document]:
     for body in bodies:
         if not isinstance(body, dict):
             raise ConfigError(f"{origin}: a Kubernetes object must be a mapping, got {type(body).__name__}")
+        if "pools" in body and "kind" not in body:
+            raise ConfigError(
+                f"{origin}: a config of Jethro, not a manifest: run `jethro k8s render --config {origin} --out FOLDER` "
+                "and check that folder"
+            )
     return [Document(origin, body) for body in bodies]

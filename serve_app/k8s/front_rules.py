@@ -28,12 +28,13 @@ def front_mistakes(body: dict[str, Any], config: Config) -> Iterator[str]:
         if not program.is_absolute() or program.name != PROGRAM:
             yield f"{where}: env {BINARY} must be the path of jethro-front in the image; without it HAProxy is open"
         yield from _folder(where, template, env)
-        if token is None or token.get("optional"):
+        # one that is written into the manifest is refused by the rules for pods
+        if env.get(TOKEN) is None and (token is None or token.get("optional")):
             yield (
                 f"{where}: env {TOKEN} is not given, or only optional; add it with secretKeyRef, or Gateways answer "
                 "requests that did not come through HAProxy"
             )
-        elif token != head:
+        elif token is not None and token != head:
             yield f"{where}: env {TOKEN} differs from the head's; a Gateway refuses the HAProxies of other pods"
         try:
             bounds = json.loads(env.get(BOUNDS) or "{}")
@@ -50,8 +51,10 @@ def _folder(where: str, template: dict[str, Any], env: dict[str, str | None]) ->
         return
     (folder,) = folders
     spec = template["spec"]
-    own = {volume["name"] for volume in spec.get("volumes", []) if "emptyDir" in volume}
-    mounts = [m["mountPath"] for m in spec["containers"][0].get("volumeMounts", []) if m["name"] in own]
+    volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}
+    # a mount without a volume is refused by the rules for pods
+    own = [m for m in spec["containers"][0].get("volumeMounts", []) if "emptyDir" in volumes.get(m["name"], "emptyDir")]
+    mounts = [m["mountPath"] for m in own]
     # the mount itself is the kubelet's, and every user may write in it
     if not any(PurePosixPath(mount) in PurePosixPath(folder).parents for mount in mounts):
         yield f"{where}: HAProxy's files are in {folder}, which is not below an emptyDir of this pod alone"

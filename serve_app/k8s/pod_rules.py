@@ -68,7 +68,8 @@ def _pod(where: str, name: str, template: dict[str, Any]) -> Iterator[str]:
         yield f"{where}: restartPolicy {spec['restartPolicy']}: the autoscaler v2 takes Never, or none"
     if spec.get("securityContext", {}).get("runAsNonRoot") is not True:
         yield f"{where}: securityContext.runAsNonRoot must be true"
-    yield from _image(where, str(container.get("image", "")))
+    for each in (container, *spec.get("initContainers", [])):
+        yield from _image(where, str(each.get("image", "")))
     yield from _ports(where, container.get("ports", []))
     yield from _resources(where, name, container.get("resources", {}))
     yield from _secrets(where, container.get("env", []))
@@ -122,5 +123,6 @@ def _secrets(where: str, env: list[dict[str, Any]]) -> Iterator[str]:
 
 def _mounts(where: str, spec: dict[str, Any], container: dict[str, Any]) -> Iterator[str]:
     volumes = {volume["name"] for volume in spec.get("volumes", [])}
-    missing = [mount["name"] for mount in container.get("volumeMounts", []) if mount["name"] not in volumes]
+    mounts = [mount for c in (container, *spec.get("initContainers", [])) for mount in c.get("volumeMounts", [])]
+    missing = list(dict.fromkeys(mount["name"] for mount in mounts if mount["name"] not in volumes))
     yield from (f"{where}: volumeMount {name}: no volume of that name" for name in missing)

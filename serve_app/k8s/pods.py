@@ -6,7 +6,7 @@ Trouble: a replica must fit one pod (kuberay #1090), so a GPU pod is sized for i
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,9 +15,12 @@ from serve_app.config import Config
 from serve_app.config.cluster import NodeConfig, ResourceDemand
 from serve_app.config.engines import OpenAISettings, VllmSettings
 from serve_app.config.environment import SERVE_ENVIRONMENT, front_variables
+from serve_app.config.kubernetes import Labels
 from serve_app.errors import ConfigError
 from serve_app.front.settings import BOUNDS, PROGRAM, TOKEN
+from serve_app.k8s.delivery import WEIGHTS_PATH
 from serve_app.k8s.stopping import DRAIN, FRONT_FOLDER, PROGRAMS, grace_s, lifecycle, ray_drain_s
+from serve_app.k8s.volumes import LOCKED, from_secret, init_containers, mounts, pod_variables, volumes
 
 _CPU_POD_CPUS = 2
 _GIB_PER_CPU = 2.0
@@ -44,12 +47,13 @@ class WorkerGroup:
 def worker_groups(config: Config, *, spread: int = 1) -> list[WorkerGroup]:
     """One group for everything without a GPU, one for each pool with GPUs; at least `spread` pods in the first.
 
-    Raises ConfigError where cluster.nodes are stated and none holds a pod.
+    Raises ConfigError where cluster.nodes are stated and none holds a pod, or no labels select an accelerator's nodes.
     """
     demands = list(_demands(config))
     groups = [_without_gpus([(demand, most) for demand, most in demands if not demand.gpus], spread)]
     groups += [_with_gpus(demand, most) for demand, most in demands if demand.gpus]
-    return [_on_nodes(group, config.cluster.nodes) for group in groups]
+    known = config.kubernetes.accelerators
+    return [_on_accelerators(_on_nodes(group, config.cluster.nodes), known) for group in groups]
 
 
 def _demands(config: Config) -> Iterator[tuple[ResourceDemand, int]]:
@@ -117,6 +121,24 @@ def _on_nodes(group: WorkerGroup, nodes: tuple[NodeConfig, ...]) -> WorkerGroup:
     return replace(group, node_labels=dict(fitting[0].labels) if group.gpus else {})
 
 
+def _on_accelerators(group: WorkerGroup, known: Mapping[str, Labels]) -> WorkerGroup:
+    """The group, bound to the nodes of its accelerator. Raises ConfigError if nothing says which those are.
+
+    Trouble: the group declares the accelerator to Ray (kuberay #863), so on any other node replicas start there all
+    the same, on the wrong GPU.
+    """
+    kind = group.accelerator_type
+    if kind is None or group.node_labels:
+        return group
+    if kind not in known:
+        raise ConfigError(
+            f"worker group {group.name}: accelerator_type {kind}: no labels say which nodes have it: set labels of its "
+            f"node in cluster.nodes, or kubernetes.accelerators.{kind}, for instance "
+            f"{{nvidia.com/gpu.product: NVIDIA-{kind}}}; `kubectl get nodes --show-labels` shows yours"
+        )
+    return replace(group, node_labels=dict(known[kind]))
+
+
 IMAGE = "jethro:0.1.0"
 LABELS = {"app.kubernetes.io/part-of": "jethro"}
 CALLER_KEYS, UPSTREAM_KEYS, MODEL_HUB = "jethro-keys", "jethro-upstream-keys", "jethro-model-hub"
@@ -124,7 +146,6 @@ CALLER_KEYS, UPSTREAM_KEYS, MODEL_HUB = "jethro-keys", "jethro-upstream-keys", "
 FRONT, METRICS_KEY = "jethro-front", "jethro-metrics"
 """Further Secrets, with the keys `token` and `key`. Prometheus may read the second alone."""
 CONFIG_PATH = "/etc/jethro/jethro.yaml"
-STATE_PATH = "/var/lib/jethro"
 _LATENCY_MS = "5,10,25,50,100,250,500,1000,2500,5000,10000,30000,60000,120000,300000,600000"
 
 
@@ -145,29 +166,31 @@ def environment(config: Config, *, head: bool = False) -> list[dict[str, Any]]:
             "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.deployments.request_ids:middlewares",
             "RAY_DASHBOARD_MAX_EVENTS_TO_CACHE": "2000",
             "JETHRO_CONFIG": CONFIG_PATH,
-            "HF_HOME": f"{STATE_PATH}/models",
+            "HF_HOME": WEIGHTS_PATH,
         }
     )
+    if config.kubernetes.weights and config.kubernetes.weights.read_only:
+        plain["HF_HUB_OFFLINE"] = "1"
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
-    env.append(_from_secret(TOKEN, FRONT, "token"))
-    return env if head else [*env, *_secrets(config)]
+    env.append(from_secret(TOKEN, FRONT, "token"))
+    return env if head else [*env, *_secrets(config), *pod_variables(config)]
 
 
 def _secrets(config: Config) -> list[dict[str, Any]]:
-    env = [_from_secret(key.env, CALLER_KEYS, key.name) for key in config.server.keys]
+    env = [from_secret(key.env, CALLER_KEYS, key.name) for key in config.server.keys]
     if config.server.metrics_key_env:
-        env.append(_from_secret(config.server.metrics_key_env, METRICS_KEY, "key"))
+        env.append(from_secret(config.server.metrics_key_env, METRICS_KEY, "key"))
     engines = [pool.engine for pool in config.pools.values()]
     remote = [engine for engine in engines if isinstance(engine, OpenAISettings)]
     upstream = {name for engine in remote for name in (engine.api_key_env, engine.proxy_auth_env) if name}
-    env += [_from_secret(name, UPSTREAM_KEYS, name) for name in sorted(upstream)]
+    env += [from_secret(name, UPSTREAM_KEYS, name) for name in sorted(upstream)]
     if any(isinstance(engine, VllmSettings) for engine in engines):
-        env.append(_from_secret("HF_TOKEN", MODEL_HUB, "token", optional=True))
+        env.append(from_secret("HF_TOKEN", MODEL_HUB, "token", optional=True))
     return env
 
 
-def worker_group(group: WorkerGroup, config: Config) -> dict[str, Any]:
-    """An entry of workerGroupSpecs."""
+def worker_group(group: WorkerGroup, config: Config, extras: Sequence[str] = ()) -> dict[str, Any]:
+    """An entry of workerGroupSpecs; `extras` are those that the image must have."""
     spec: dict[str, Any] = {
         "groupName": group.name,
         "replicas": group.least,
@@ -183,11 +206,11 @@ def worker_group(group: WorkerGroup, config: Config) -> dict[str, Any]:
             "memory": str(group.memory_gib * 2**30),
             f"accelerator_type:{group.accelerator_type}": "1",
         }
-    spec["template"] = {"metadata": {"labels": dict(LABELS)}, "spec": _pod(group, config)}
+    spec["template"] = {"metadata": {"labels": dict(LABELS)}, "spec": _pod(group, config, extras)}
     return spec
 
 
-def _pod(group: WorkerGroup, config: Config) -> dict[str, Any]:
+def _pod(group: WorkerGroup, config: Config, extras: Sequence[str]) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "serviceAccountName": "jethro-worker",
         "automountServiceAccountToken": False,
@@ -207,13 +230,15 @@ def _pod(group: WorkerGroup, config: Config) -> dict[str, Any]:
                 "labelSelector": {"matchLabels": LABELS | {"ray.io/group": group.name}},
             }
         ],
+        "initContainers": init_containers(config, extras, IMAGE),
         "containers": [_container(group, config)],
-        "volumes": [
-            {"name": "config", "configMap": {"name": "jethro-config"}},
-            {"name": "state", "emptyDir": {}},
-            {"name": "front", "emptyDir": {}},
-        ],
+        "volumes": volumes(config),
     }
+    if config.kubernetes.weights or config.kubernetes.state:
+        # else the owner of every file of a large claim is set at each start
+        pod["securityContext"]["fsGroupChangePolicy"] = "OnRootMismatch"
+    if config.kubernetes.image_pull_secrets:
+        pod["imagePullSecrets"] = pull_secrets(config)
     if group.node_labels:
         pod["nodeSelector"] = group.node_labels
     if group.gpus:
@@ -233,15 +258,11 @@ def _container(group: WorkerGroup, config: Config) -> dict[str, Any]:
         "ports": [{"containerPort": 8000, "name": "serve"}, {"containerPort": 8080, "name": "metrics"}],
         "resources": {"requests": resources, "limits": dict(resources)},
         "lifecycle": lifecycle(config),
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [
-            {"name": "config", "mountPath": "/etc/jethro", "readOnly": True},
-            {"name": "state", "mountPath": STATE_PATH},
-            {"name": "front", "mountPath": str(PurePosixPath(FRONT_FOLDER).parent)},
-        ],
+        "securityContext": dict(LOCKED),
+        "volumeMounts": mounts(config),
     }
 
 
-def _from_secret(env: str, secret: str, key: str, *, optional: bool = False) -> dict[str, Any]:
-    reference: dict[str, Any] = {"name": secret, "key": key} | ({"optional": True} if optional else {})
-    return {"name": env, "valueFrom": {"secretKeyRef": reference}}
+def pull_secrets(config: Config) -> list[dict[str, str]]:
+    """A pod's imagePullSecrets."""
+    return [{"name": name} for name in config.kubernetes.image_pull_secrets]

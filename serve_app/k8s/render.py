@@ -1,7 +1,9 @@
 """Kustomize folders from the one config: what depends on the pools is written, everything else is in the base."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,15 @@ import yaml
 from serve_app.config import Config
 from serve_app.deployments.scaling import SHARE_POLICY, share_limits
 from serve_app.errors import ConfigError
+from serve_app.k8s.delivery import delivered, elsewhere, own_artefacts, weights, with_values
 from serve_app.k8s.documents import build
-from serve_app.k8s.pods import (
-    CONFIG_PATH,
-    LABELS,
-    STATE_PATH,
-    WorkerGroup,
-    environment,
-    worker_group,
-    worker_groups,
-)
+from serve_app.k8s.egress import policies
+from serve_app.k8s.entrances import GATEWAY_CLASS, ingress_values, scrape_target
+from serve_app.k8s.extras import required_extras
+from serve_app.k8s.pods import CONFIG_PATH, LABELS, WorkerGroup, environment, pull_secrets, worker_group, worker_groups
 from serve_app.k8s.stopping import grace_s, lifecycle
+from serve_app.k8s.volumes import claims
+from serve_app.routing.serving.scoring_service import required_replicas
 
 OVERLAYS = {"cpu": "laptop", "gpu": "scarce-gpus", "ha": "high-availability"}
 """Overlay to the component that makes it."""
@@ -63,11 +63,17 @@ def render(config: Config, options: RenderOptions, tree: str) -> dict[str, str]:
     if options.overlay == "ha":
         _two_of_everything(inside)
     groups = worker_groups(inside, spread=2 if options.overlay == "ha" else 1)
-    files: dict[str, Any] = {
-        "kustomization.yaml": [_kustomization(options, tree)],
-        "application.yaml": [_application(inside, groups)],
+    objects: dict[str, list[Any]] = {
         "config.yaml": [_config_map(inside)],
         "disruption.yaml": [_budget(group) for group in groups if group.least],
+        "network.yaml": policies(inside),
+        "claims.yaml": claims(inside),
+    }
+    files = {name: documents for name, documents in objects.items() if documents}
+    application = [_application(inside, groups, required_extras(config))]
+    files |= {
+        "kustomization.yaml": [_kustomization(options, tree, list(files), inside)],
+        "application.yaml": application,
     }
     header = _HEADER.format(source=options.source)
     return {name: header + yaml.dump_all(docs, Dumper=_Dumper, **_STYLE) for name, docs in files.items()}
@@ -76,16 +82,15 @@ def render(config: Config, options: RenderOptions, tree: str) -> dict[str, str]:
 def in_cluster(config: Config) -> Config:
     """The config as it holds inside pods: on all their addresses, and with its state on a volume.
 
-    Raises ConfigError if it names no keys and does not say that keys are not required.
+    Raises ConfigError if it names no keys and does not say that keys are not required, or for a folder that does not
+    reach the pods.
     """
     tree = config.model_dump(mode="json", exclude_unset=True)
     # the pod's addresses, behind network policies
     tree["server"] = {"metrics_key_env": _METRICS_KEY_ENV} | tree.get("server", {}) | {"host": "0.0.0.0", "port": PORT}  # noqa: S104
-    kept = [("store", "path", config.store.path), ("routing", "registry", config.routing.registry)]
-    kept += [("streams", "folder", config.streams.folder)] if config.streams.enabled else []
-    for branch, key, path in kept:
-        if not os.path.isabs(path):
-            tree.setdefault(branch, {})[key] = f"{STATE_PATH}/{Path(path).name}"
+    with_values(tree, delivered(config))
+    if config.scorer.replicas is None and not elsewhere(config) and (scorers := required_replicas(config)):
+        tree.setdefault("scorer", {})["replicas"] = scorers  # as the router here says; the groups make room for it
     if not config.server.keys and not config.server.allow_unauthenticated:
         raise ConfigError(
             "server.keys: missing; pods are open to other machines: add keys: [{name: default, env: JETHRO_KEY}], or "
@@ -97,12 +102,12 @@ def in_cluster(config: Config) -> Config:
 
 
 def serve_config(config: Config) -> dict[str, Any]:
-    """The Serve config of a config that holds inside pods."""
+    """The Serve config of a config as it holds on every node; what only manifests need is left out."""
     application: dict[str, Any] = {
         "name": "jethro",
         "route_prefix": "/",
         "import_path": "serve_app.deployments:build",
-        "args": {"config": _tree(config)},
+        "args": {"config": {key: value for key, value in _tree(config).items() if key != "kubernetes"}},
     }
     if any(share_limits(pool) for pool in config.pools.values()):
         application["autoscaling_policy"] = {"policy_function": SHARE_POLICY}
@@ -119,12 +124,34 @@ def serve_config(config: Config) -> dict[str, Any]:
     }
 
 
+def cluster_file(config: Config, source: str) -> str:
+    """A Serve config file for any Ray cluster, with what its nodes need as comments; paths are made absolute.
+
+    Raises ConfigError for an address beyond localhost without keys.
+    """
+    tree = _tree(config)
+    paths = [("store.path", config.store.path), ("routing.registry", config.routing.registry)]
+    paths += [("streams.folder", config.streams.folder)] if config.streams.enabled else []
+    paths += [(named.key, named.path) for named in [*own_artefacts(config), *weights(config)]]
+    # a replica's working directory is the node's, not that of this command
+    with_values(tree, {tuple(key.split(".")): os.path.abspath(path) for key, path in paths})
+    secrets = [f"# {env}: {used}" for env, used in config.secrets().items()]
+    lines = [
+        f"# Written by `jethro serve-config {source}`; change that file, and write this one again.",
+        "# serve deploy --address http://HEAD:8265 THIS-FILE. Folders that it names must be on every node.",
+        *(["# Set on every node before Ray starts there (see deploy/cluster.md), besides the variables of the front:"]),
+        *(secrets or ["# no secrets"]),
+    ]
+    text = yaml.dump(serve_config(Config.model_validate(tree)), Dumper=_Dumper, **_STYLE)
+    return "\n".join(lines) + "\n" + text
+
+
 def _tree(config: Config) -> dict[str, Any]:
     tree: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True)
     return tree
 
 
-def _application(config: Config, groups: list[WorkerGroup]) -> list[dict[str, Any]]:
+def _application(config: Config, groups: list[WorkerGroup], extras: list[str]) -> list[dict[str, Any]]:
     """A JSON patch of the base's RayService."""
     head = "/spec/rayClusterConfig/headGroupSpec/template/spec"
     grace = grace_s(config)
@@ -134,13 +161,15 @@ def _application(config: Config, groups: list[WorkerGroup]) -> list[dict[str, An
         f"{head}/terminationGracePeriodSeconds": grace,
         f"{head}/containers/0/env": environment(config, head=True),
         f"{head}/containers/0/lifecycle": lifecycle(config),
-        "/spec/rayClusterConfig/workerGroupSpecs": [worker_group(group, config) for group in groups],
+        "/spec/rayClusterConfig/workerGroupSpecs": [worker_group(group, config, extras) for group in groups],
     }
+    if config.kubernetes.image_pull_secrets:
+        values[f"{head}/imagePullSecrets"] = pull_secrets(config)
     return [{"op": "add", "path": path, "value": value} for path, value in values.items()]
 
 
 def _config_map(config: Config) -> dict[str, Any]:
-    """For `jethro` commands run inside the pods; Serve has the same tree in its own config."""
+    """For `jethro` commands in the pods and for `jethro k8s check`; Serve has the same tree but for `kubernetes`."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -163,18 +192,52 @@ def _budget(group: WorkerGroup) -> dict[str, Any]:
     }
 
 
-def _kustomization(options: RenderOptions, tree: str) -> dict[str, Any]:
+def _kustomization(options: RenderOptions, tree: str, files: list[str], config: Config) -> dict[str, Any]:
+    components = [OVERLAYS[options.overlay], *_components(options, config)]
     folder: dict[str, Any] = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "resources": [f"{tree}/base", "config.yaml", "disruption.yaml"],
-        "components": [f"{tree}/components/{name}" for name in (OVERLAYS[options.overlay], *options.components)],
-        "patches": [{"path": "application.yaml", "target": _TARGET}],
+        "namespace": config.kubernetes.namespace,
+        "resources": [f"{tree}/base", *files],
+        "components": [f"{tree}/components/{name}" for name in components],
+        "patches": [{"path": "application.yaml", "target": _TARGET}, *_patches(options, config)],
     }
     if options.image is not None:
         name, _, tag = options.image.rpartition(":")
         folder["images"] = [{"name": "jethro", "newName": name, "newTag": tag}]
     return folder
+
+
+def _components(options: RenderOptions, config: Config) -> list[str]:
+    """The components to add; the ingress comes with its options."""
+    ingress = config.kubernetes.ingress
+    if ingress is None and "ingress" in options.components:
+        raise ConfigError(
+            "component ingress: set kubernetes.ingress.host in the config to the name in your certificate"
+        )
+    if ingress is not None and options.overlay == "ha":
+        raise ConfigError(
+            "kubernetes.ingress: overlay ha moves callers by the Gateway jethro-gateway: remove it, and route the host "
+            "to that Gateway"
+        )
+    added = ["ingress"] if ingress is not None and "ingress" not in options.components else []
+    return [*options.components, *added]
+
+
+def _patches(options: RenderOptions, config: Config) -> Iterator[dict[str, Any]]:
+    """What of base and components depends on the namespace and on the ingress' options."""
+    scraped = scrape_target("jethro", config.kubernetes.namespace, GATEWAY_CLASS if options.overlay == "ha" else None)
+    yield _patch("ScrapeConfig", "jethro-gateways", {"/spec/staticConfigs": [{"targets": [scraped]}]})
+    if config.kubernetes.ingress is not None:
+        yield _patch("Ingress", "jethro", ingress_values(config))
+        namespace = config.kubernetes.ingress.controller_namespace
+        peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+        yield _patch("NetworkPolicy", "jethro-ingress", {"/spec/ingress/0/from": [peer]})
+
+
+def _patch(kind: str, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    operations = [{"op": "replace", "path": path, "value": value} for path, value in values.items()]
+    return {"target": {"kind": kind, "name": name}, "patch": yaml.dump(operations, Dumper=_Dumper, **_STYLE)}
 
 
 def _two_of_everything(config: Config) -> None:
@@ -219,10 +282,12 @@ def written(config: Config, options: RenderOptions, tree: Path, folder: Path) ->
 def printed(config: Config, options: RenderOptions, tree: Path) -> str:
     """The objects as one YAML stream. Raises ConfigError as `written` and `kustomize.build` do."""
     _base(tree)
-    # next to the base, since kustomize takes folders by relative paths only
-    with tempfile.TemporaryDirectory(prefix=".rendered-", dir=tree) as folder:
-        written(config, options, tree, Path(folder))
-        return build(Path(folder))
+    # a copy, since kustomize takes folders by relative paths only and the tree may be read-only
+    with tempfile.TemporaryDirectory(prefix="jethro-k8s-") as folder:
+        for name in ("base", "components"):
+            shutil.copytree(tree / name, Path(folder) / name)
+        written(config, options, Path(folder), Path(folder) / "overlay")
+        return build(Path(folder) / "overlay")
 
 
 def _base(tree: Path) -> None:

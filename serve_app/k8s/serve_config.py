@@ -16,7 +16,7 @@ from serve_app.config import Config
 from serve_app.config.base import Node
 from serve_app.config.cluster import NodeConfig, ResourceDemand
 from serve_app.config.load import UniqueKeyLoader
-from serve_app.config.validation import sentence
+from serve_app.config.validation import sentences
 from serve_app.k8s.front_rules import front_mistakes
 from serve_app.k8s.pod_rules import pods_of, quantity, variables
 from serve_app.k8s.stopping import drains, hook_of, hook_times, ray_drain_of
@@ -152,7 +152,7 @@ def parse_serve_config(text: str, where: str) -> tuple[ServeConfig | None, list[
     except yaml.YAMLError as e:
         return None, [f"{where}: not valid YAML: {e}"]
     except ValidationError as e:
-        return None, [sentence(where, err, ServeConfig) for err in e.errors()]
+        return None, sentences(where, e.errors(), ServeConfig)
 
 
 _WHERE = "spec.serveConfigV2"

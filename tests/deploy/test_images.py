@@ -1,5 +1,6 @@
 """The Dockerfiles: lint, pins, users, and their steps replayed in a clean folder as far as that goes without Docker."""
 
+import json
 import os
 import re
 import shutil
@@ -7,10 +8,15 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from serve_app.cli.main import app
+from serve_app.config import Config
+from serve_app.deployments import run as deployment
 from tests.deploy.images import DOCKERFILES, ROOT, context, replay, steps
 
 HADOLINT = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
@@ -53,10 +59,55 @@ def test_images_are_pinned_small_and_not_root(name: str) -> None:
 def test_what_is_installed_is_pinned_and_known(name: str) -> None:
     text = " ".join(s.text for s in steps(name))
     assert re.findall(r"uv==(\S+)", text) == [PINS["uv"]]
-    (extra,) = re.findall(r"^EXTRAS=(\w+)$", "\n".join(s.text for s in steps(name) if s.name == "ARG"), re.M)
-    assert extra in PROJECT["optional-dependencies"]
+    (extras,) = re.findall(r'^EXTRAS="([\w ]+)"$', "\n".join(s.text for s in steps(name) if s.name == "ARG"), re.M)
+    assert set(extras.split()) <= set(PROJECT["optional-dependencies"])
     installs = [c for s in steps(name) if s.name == "RUN" for c in s.text.split("&&") if "uv pip install" in c]
     assert all("--no-deps" in c or "-c constraints" in c for c in installs) and len(installs) == 2
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_each_of_several_extras_is_installed(name: str, tmp_path: Path) -> None:
+    (install,) = (s.text for s in steps(name) if s.name == "RUN" and "pyproject.toml" in s.text)
+    uv = tmp_path / "uv"
+    uv.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')
+    uv.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "EXTRAS": "encoders vllm"}
+    # as Docker runs it
+    done = subprocess.run(["/bin/sh", "-c", install], env=env, capture_output=True, text=True, check=True)
+    words = done.stdout.splitlines()
+    assert words[:2] == ["pip", "install"] and words[-4:] == ["--extra", "encoders", "--extra", "vllm"]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_what_a_container_runs_answers_from_outside_with_a_key(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    served: list[Config] = []
+
+    def record(config: Config, *, ready: Callable[[], None]) -> None:
+        served.append(config)
+        ready()
+
+    monkeypatch.setattr(deployment, "run", record)
+    (command,) = (json.loads(s.text) for s in steps(name) if s.name == "CMD")
+    assert command[0] == "jethro"
+    done = CliRunner().invoke(app, command[1:], env={"JETHRO_CONFIG": ""}, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (config,) = served
+    # Docker publishes a port of the container's own address, where localhost is not heard
+    assert (config.server.host, config.server.port) == ("0.0.0.0", 8000)
+    assert [s.text for s in steps(name) if s.name == "EXPOSE"] == ["8000"]
+    assert config.secrets() == {"JETHRO_KEY": "server.keys (default)"}
+    assert "other machines: by any address of this one, port 8000, with a key ($JETHRO_KEY)" in done.stderr
+    # nobody else's files: what it writes is in the working directory, which is the user's
+    assert [s.text for s in steps(name) if s.name == "WORKDIR"][-1] == "/var/lib/jethro"
+    assert not Path(config.store.path).is_absolute()
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_the_page_of_the_image_publishes_the_port_and_gives_a_key(name: str) -> None:
+    (line,) = re.findall(r"^#\s+(docker run .*)$", (ROOT / "deploy" / name).read_text(), re.M)
+    assert "-p 8000:8000" in line and "-e JETHRO_KEY" in line and "--shm-size" in line
 
 
 def test_the_gpu_image_differs_from_the_tested_versions_only_where_cuda_asks_for_it() -> None:

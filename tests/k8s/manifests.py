@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from serve_app.k8s.documents import Document, build, parse, tool
+from serve_app.k8s.render import RenderOptions
 
+OPTIONS = {
+    "cpu": RenderOptions("cpu"),
+    "gpu": RenderOptions("gpu"),
+    "ha": RenderOptions("ha"),
+    "own": RenderOptions("gpu", image="registry.partner.test/jethro:0.1.0-gpu"),
+}
+"""The committed folders, and how each is rendered."""
 ROOT = Path(__file__).parents[2]
 TREE = ROOT / "k8s"
 NEEDS_KUSTOMIZE = pytest.mark.skipif(tool() is None, reason="neither kustomize nor kubectl is installed")

@@ -28,7 +28,9 @@ def gpu(model: str, gpus: float, **more: Any) -> dict[str, Any]:
 
 def config(small: dict[str, Any], large: dict[str, Any], **more: Any) -> Config:
     server = {"keys": [{"name": "default", "env": "JETHRO_KEY"}]}
-    return Config.model_validate({"server": server, "pools": {"small": small, "large": large}, **more})
+    labels = {"accelerators": {"L4": {"gpu": "l4"}}}
+    tree = {"server": server, "pools": {"small": small, "large": large}, "kubernetes": labels}
+    return Config.model_validate(tree | more)
 
 
 def test_what_needs_no_gpu_shares_a_group_with_one_pod_to_spare() -> None:
@@ -67,6 +69,18 @@ def test_a_pod_that_no_node_holds_is_refused_though_the_replica_alone_would_fit(
     nodes = [{"cpus": 4, "memory_gib": 20, "gpus": 1}]
     with pytest.raises(ConfigError, match=r"group small .*2 CPUs, 1 GPUs, 21 GiB"):
         worker_groups(config(gpu("a", 1), pool("b"), cluster={"nodes": nodes}))
+
+
+def test_an_accelerator_has_nodes() -> None:
+    wanted = gpu("a", 1, resources={"num_cpus": 2, "num_gpus": 1, "accelerator_type": "L4"})
+    assert [g.node_labels for g in worker_groups(config(wanted, pool("b")))] == [{}, {"gpu": "l4"}]
+    with pytest.raises(
+        ConfigError, match=r"worker group small: accelerator_type L4: no labels say which nodes have it"
+    ):
+        worker_groups(config(wanted, pool("b"), kubernetes={}))
+    nodes = [{"cpus": 8, "gpus": 1, "accelerator_type": "L4"}, {"cpus": 8}]
+    with pytest.raises(ConfigError, match=r"kubernetes\.accelerators\.L4"):
+        worker_groups(config(wanted, pool("b"), kubernetes={}, cluster={"nodes": nodes}))
 
 
 def body_of(wanted: Config) -> dict[str, Any]:

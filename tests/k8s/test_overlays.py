@@ -11,35 +11,37 @@ from serve_app.front.settings import BOUNDS
 from serve_app.front.settings import load as load_front
 from serve_app.k8s.check import check_documents
 from serve_app.k8s.pod_rules import pods_of, variables
-from serve_app.k8s.render import OVERLAYS, RenderOptions, render
+from serve_app.k8s.render import OVERLAYS, render
 from serve_app.k8s.serve_config import config_of
 from serve_app.k8s.stopping import PROGRAMS, drains, grace_of, hook_of, hook_times, ray_drain_of
-from tests.k8s.manifests import NEEDS_KUSTOMIZE, ROOT, TREE, documents, one
+from tests.k8s.manifests import NEEDS_KUSTOMIZE, OPTIONS, ROOT, TREE, documents, one
 
 REFERENCE = ("#5004", "#64181", "#62682", "#59076", "#4445", "#1476", "#2274", "#58621", "#615", "#51095", "#1090")
 REFERENCE += ("#48471", "#64984", "#863", "#1685", "#3166", "#2433", "gcs-ft-deletion-timeout", "#33416", "#61731")
 
 
 def test_every_overlay_is_there() -> None:
-    assert {p.name for p in (TREE / "overlays").iterdir() if (p / "jethro.yaml").exists()} >= set(OVERLAYS)
+    assert (
+        {p.name for p in (TREE / "overlays").iterdir() if (p / "jethro.yaml").exists()} == set(OPTIONS) >= set(OVERLAYS)
+    )
 
 
-@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+@pytest.mark.parametrize("overlay", sorted(OPTIONS))
 def test_what_is_committed_is_what_the_config_renders(overlay: str) -> None:
     folder = TREE / "overlays" / overlay
     config = check_file(str(folder / "jethro.yaml"))
-    for name, text in render(config, RenderOptions(overlay), "../..").items():
+    for name, text in render(config, OPTIONS[overlay], "../..").items():
         assert (folder / name).read_text() == text, f"run: jethro k8s render --config {folder}/jethro.yaml ..."
 
 
 @NEEDS_KUSTOMIZE
-@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+@pytest.mark.parametrize("overlay", sorted(OPTIONS))
 def test_overlays_build_and_pass_every_check(overlay: str) -> None:
     assert check_documents(documents(overlay)) == []
 
 
 @NEEDS_KUSTOMIZE
-@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+@pytest.mark.parametrize("overlay", sorted(OPTIONS))
 def test_head_and_workers_have_the_environment_that_serve_needs(overlay: str) -> None:
     service = one(documents(overlay), "RayService").body
     for where, _, template in pods_of(service):
@@ -52,7 +54,7 @@ def test_head_and_workers_have_the_environment_that_serve_needs(overlay: str) ->
 
 
 @NEEDS_KUSTOMIZE
-@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+@pytest.mark.parametrize("overlay", sorted(OPTIONS))
 def test_every_pod_has_our_front_and_drains_it_before_it_stops(overlay: str) -> None:
     found = documents(overlay)
     service = one(found, "RayService").body
@@ -72,7 +74,7 @@ def test_every_pod_has_our_front_and_drains_it_before_it_stops(overlay: str) -> 
 
 
 @NEEDS_KUSTOMIZE
-@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+@pytest.mark.parametrize("overlay", sorted(OPTIONS))
 def test_prometheus_has_a_key_that_opens_metrics_alone(overlay: str) -> None:
     found = documents(overlay)
     scrape = one(found, "ScrapeConfig").body["spec"]
@@ -83,7 +85,7 @@ def test_prometheus_has_a_key_that_opens_metrics_alone(overlay: str) -> None:
 
 
 @NEEDS_KUSTOMIZE
-@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+@pytest.mark.parametrize("overlay", sorted(OPTIONS))
 def test_no_secret_and_no_latest_image_is_in_them(overlay: str) -> None:
     found = documents(overlay)
     assert "Secret" not in {d.kind for d in found}

@@ -1,5 +1,6 @@
 """Rendering: what it changes of a config, what it refuses, and that Ray itself takes every key of the Serve config."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from ray.serve.schema import ServeDeploySchema
 from serve_app.config import Config, load
 from serve_app.errors import ConfigError
 from serve_app.k8s.pod_rules import quantity
-from serve_app.k8s.render import RenderOptions, in_cluster, render, serve_config
+from serve_app.k8s.render import RenderOptions, cluster_file, in_cluster, render, serve_config
 from serve_app.k8s.serve_config import parse_serve_config
 
 KEYS = {"keys": [{"name": "default", "env": "JETHRO_KEY"}]}
@@ -78,9 +79,49 @@ def test_wishes_that_cannot_be_met_are_refused(wanted: dict[str, Any], said: str
 
 def test_the_image_and_the_components_go_into_the_kustomization() -> None:
     wanted = RenderOptions("gpu", ("auth", "ingress"), "localhost:5000/team/jethro:0.2.0")
-    folder = yaml.safe_load(render(lab(), wanted, "../..")["kustomization.yaml"])
+    ingress = {"ingress": {"host": "llm.partner.test", "class_name": "haproxy", "controller_namespace": "edge"}}
+    files = render(lab(kubernetes=ingress, limits={"request_timeout_s": 1200, "body_bytes": 3000}), wanted, "../..")
+    folder = yaml.safe_load(files["kustomization.yaml"])
     assert folder["images"] == [{"name": "jethro", "newName": "localhost:5000/team/jethro", "newTag": "0.2.0"}]
     assert [c.rpartition("/")[2] for c in folder["components"]] == ["scarce-gpus", "auth", "ingress"]
+    (values,) = (yaml.safe_load(p["patch"]) for p in folder["patches"][1:] if p["target"]["kind"] == "Ingress")
+    patched = {operation["path"].rpartition("/")[2]: operation["value"] for operation in values}
+    assert patched["host"] == "llm.partner.test" and patched["ingressClassName"] == "haproxy"
+    assert patched["nginx.ingress.kubernetes.io~1proxy-read-timeout"] == "1220"
+    assert patched["nginx.ingress.kubernetes.io~1proxy-body-size"] == "3k"
+
+
+def test_an_ingress_needs_a_host_and_comes_with_one() -> None:
+    with pytest.raises(ConfigError, match=r"kubernetes\.ingress\.host"):
+        render(lab(), RenderOptions("cpu", ("ingress",)), "../..")
+    with_host = lab(kubernetes={"ingress": {"host": "llm.partner.test"}})
+    folder = yaml.safe_load(render(with_host, RenderOptions("cpu"), "../..")["kustomization.yaml"])
+    assert folder["components"][-1].endswith("/ingress")
+    two = lab(kubernetes={"ingress": {"host": "llm.partner.test"}}, gateway={"replicas": 2})
+    pools = {name: pool | {"replicas": 2} for name, pool in two.model_dump(mode="json")["pools"].items()}
+    with pytest.raises(ConfigError, match="overlay ha moves callers by the Gateway"):
+        render(two.model_validate(two.model_dump(mode="json") | {"pools": pools}), RenderOptions("ha"), "../..")
+
+
+def test_options_of_kubernetes_are_no_part_of_what_is_served() -> None:
+    inside = in_cluster(lab(kubernetes={"namespace": "llm"}))
+    assert "kubernetes" not in serve_config(inside)["applications"][0]["args"]["config"]
+    assert inside.kubernetes.namespace == "llm"
+
+
+def test_a_serve_config_for_any_cluster_has_whole_paths_and_names_the_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = cluster_file(lab(cascade={"chain": "var/chain"}), "my.yaml")
+    rendered = yaml.safe_load(text)
+    assert kept(rendered, ServeDeploySchema.model_validate(rendered).model_dump(exclude_unset=True))
+    config = Config.model_validate(rendered["applications"][0]["args"]["config"])
+    assert config.store.path == str(tmp_path / "var" / "jethro.sqlite3")
+    assert config.routing.registry == str(tmp_path / "var" / "routers")
+    assert config.cascade.chain == str(tmp_path / "var" / "chain")
+    assert "# JETHRO_KEY: server.keys (default)" in text and "jethro serve-config my.yaml" in text
+    assert (rendered["http_options"]["host"], rendered["http_options"]["port"]) == ("127.0.0.1", 8000)
 
 
 @pytest.mark.parametrize(
