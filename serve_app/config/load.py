@@ -64,6 +64,11 @@ def secret(name: str, *, used_by: str, env: Mapping[str, str] | None = None) -> 
     return value
 
 
+def optional_secret(name: str, env: Mapping[str, str] | None = None) -> str | None:
+    """A secret that may be missing: None if its environment variable is unset or empty."""
+    return (os.environ if env is None else env).get(name, "").strip() or None
+
+
 def keep_secrets(names: Iterable[str], folder: Path, env: MutableMapping[str, str] | None = None) -> None:
     """Move secrets from the environment, which every child process inherits, to a file for the owner only."""
     env = os.environ if env is None else env
@@ -79,7 +84,7 @@ def _kept(env: Mapping[str, str]) -> dict[str, str]:
 
 def caller_key(env: Mapping[str, str] | None = None) -> str | None:
     """The key that `jethro chat` and `jethro route` send to an endpoint, from JETHRO_API_KEY; None if unset."""
-    return (os.environ if env is None else env).get("JETHRO_API_KEY", "").strip() or None
+    return optional_secret("JETHRO_API_KEY", env)
 
 
 def _read(source: str) -> tuple[str, str]:

@@ -8,15 +8,15 @@ import yaml
 from pydantic import ValidationError
 
 from serve_app.config import Config
-from serve_app.k8s.delivery_rules import delivery_mistakes
 from serve_app.k8s.documents import Document
 from serve_app.k8s.egress import egress_mistakes
 from serve_app.k8s.entrances import ingress_mistakes, scrape_mistakes
-from serve_app.k8s.pod_rules import pod_mistakes, pods_of, repeated
 from serve_app.k8s.pods import CONFIG_PATH
+from serve_app.k8s.rules.delivery import delivery_mistakes
+from serve_app.k8s.rules.pods import pod_mistakes, pods_of, repeated
+from serve_app.k8s.rules.service import service_mistakes
 from serve_app.k8s.schema import schema_mistakes
 from serve_app.k8s.serve_config import config_of, serving_mistakes
-from serve_app.k8s.service_rules import service_mistakes
 
 _POD = re.compile(r"(.*?: RayService [^:]*: )(head group|worker group [^:]*)(: .*)", re.DOTALL)
 _NEEDED = ("NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "PrometheusRule", "ServiceAccount", "ConfigMap")
@@ -29,9 +29,12 @@ def set_mistakes(documents: Sequence[Document], service: Document) -> Iterator[s
         by_kind.setdefault(document.kind, []).append(document)
     keys = [(d.kind, d.body["metadata"].get("namespace"), d.name) for d in documents]
     yield from (f"{kind} {name} is defined twice" for kind, _, name in repeated(keys))
-    yield from (f"no {kind} among the objects; render again" for kind in _NEEDED if kind not in by_kind)
+    referred = list(_references(service, by_kind))
+    named = [kind for kind in ("ConfigMap", "ServiceAccount") if any(f": {kind} " in said for said in referred)]
+    missing = [kind for kind in _NEEDED if kind not in by_kind and kind not in named]
+    yield from (f"no {kind} among the objects; render again" for kind in missing)
     yield from (f"{d}: Secrets are made in the cluster, never in manifests" for d in by_kind.get("Secret", []))
-    yield from _references(service, by_kind)
+    yield from referred
     yield from _budgets(service, by_kind.get("PodDisruptionBudget", []))
     yield from _policies(service, by_kind.get("NetworkPolicy", []))
     yield from _ingresses(service, by_kind.get("Ingress", []))
@@ -47,11 +50,11 @@ def set_mistakes(documents: Sequence[Document], service: Document) -> Iterator[s
 
 
 def _with_options(service: Document, maps: Sequence[Document]) -> Config | None:
-    """The served config with the options of Kubernetes, which the ConfigMap alone has; None if it has a mistake."""
+    """The served config with the options of Kubernetes, which the ConfigMap alone has; None if either has a mistake."""
     config = config_of(service.body)
     written = [_written(document) for document in maps]
     options = [found.kubernetes for found in written if found is not None]
-    return config.model_copy(update={"kubernetes": options[0]}) if config is not None and options else config
+    return config.model_copy(update={"kubernetes": options[0]}) if config is not None and options else None
 
 
 def _written(document: Document) -> Config | None:
@@ -99,11 +102,10 @@ def _references(service: Document, by_kind: dict[str, list[Document]]) -> Iterat
         spec = template["spec"]
         for volume in spec.get("volumes", []):
             name = volume.get("configMap", {}).get("name")
-            # without any, "no ConfigMap among the objects" says it
-            if name is not None and maps and name not in maps:
+            if name is not None and name not in maps:
                 yield f"{service}: {where}: ConfigMap {name} is not among the objects"
         account = spec.get("serviceAccountName")
-        if account is not None and accounts and account not in accounts:
+        if account is not None and account not in accounts:
             yield f"{service}: {where}: ServiceAccount {account} is not among the objects"
 
 

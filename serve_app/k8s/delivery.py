@@ -36,8 +36,8 @@ class Named:
 
     @property
     def keys(self) -> Keys:
-        """The key, part by part."""
-        return tuple(self.key.split("."))
+        """The key, part by part; the name of an adapter, at the end, may have dots."""
+        return tuple(self.key.split(".", 4))
 
 
 def own_artefacts(config: Config) -> list[Named]:

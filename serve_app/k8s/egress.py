@@ -23,7 +23,7 @@ _DNS: Final = 53
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Destination:
     """What a URL leads to: a namespace of the cluster, an address, or any address (neither)."""
 
     key: str
@@ -40,7 +40,7 @@ class Target:
         return [f"{self.address}/{ipaddress.ip_address(self.address).max_prefixlen}"]
 
 
-def targets(config: Config) -> list[Target]:
+def destinations(config: Config) -> list[Destination]:
     """Where worker pods connect to by the config's URLs. Raises ConfigError for a URL that means another host there."""
     found = []
     for name, pool in config.pools.items():
@@ -48,13 +48,13 @@ def targets(config: Config) -> list[Target]:
         if isinstance(engine, OpenAISettings):
             # what goes by a proxy is resolved and connected to by it
             urls = [(f"{key}.proxy", engine.proxy)] if engine.proxy else [(f"{key}.urls", url) for url in engine.urls]
-            found += [_target(where, url, config.kubernetes.namespace) for where, url in urls]
+            found += [_destination(where, url, config.kubernetes.namespace) for where, url in urls]
     if (artefacts := config.kubernetes.artefacts) and artefacts.url:
-        found.append(_target("kubernetes.artefacts.url", artefacts.url, config.kubernetes.namespace))
+        found.append(_destination("kubernetes.artefacts.url", artefacts.url, config.kubernetes.namespace))
     return found
 
 
-def _target(key: str, url: str, namespace: str) -> Target:
+def _destination(key: str, url: str, namespace: str) -> Destination:
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     try:
@@ -67,7 +67,7 @@ def _target(key: str, url: str, namespace: str) -> Target:
             "the server; for a Service of the cluster SERVICE.NAMESPACE.svc"
         )
     if address is not None:
-        return Target(key, url, port, address=str(address))
+        return Destination(key, url, port, address=str(address))
     labels = host.rstrip(".").split(".")
     if host.endswith("."):
         own = labels[2:3] == ["svc"]
@@ -79,13 +79,13 @@ def _target(key: str, url: str, namespace: str) -> Target:
                 f"policies: write {host}.svc for the Service {labels[0]} of namespace {labels[1]}, or {host}. (with "
                 "the dot at the end) for the name outside"
             )
-    return Target(key, url, port, namespace=(namespace if len(labels) == 1 else labels[1]) if own else None)
+    return Destination(key, url, port, namespace=(namespace if len(labels) == 1 else labels[1]) if own else None)
 
 
 def policies(config: Config) -> list[dict[str, Any]]:
     """What the base's policies do not open already."""
     rules: list[dict[str, Any]] = []
-    for target in targets(config):
+    for target in destinations(config):
         # the base opens port 443 of any address: hubs, most upstreams
         anywhere = target.namespace is None and target.address is None
         if (rule := _rule(target)) not in rules and not (anywhere and target.port == 443):
@@ -93,7 +93,7 @@ def policies(config: Config) -> list[dict[str, Any]]:
     found = [_policy("jethro-upstreams", {"ray.io/node-type": "worker"}, rules)] if rules else []
     if (dns := config.kubernetes.node_local_dns) is not None:
         ports = [{"port": _DNS, "protocol": protocol} for protocol in ("UDP", "TCP")]
-        (network,) = Target("", "", _DNS, address=dns).networks
+        (network,) = Destination("", "", _DNS, address=dns).networks
         found.append(_policy("jethro-dns", {}, [{"to": [{"ipBlock": {"cidr": network}}], "ports": ports}]))
     return found
 
@@ -108,7 +108,7 @@ def _policy(name: str, more: dict[str, str], rules: list[dict[str, Any]]) -> dic
     }
 
 
-def _rule(target: Target) -> dict[str, Any]:
+def _rule(target: Destination) -> dict[str, Any]:
     if target.namespace is not None:
         return {"to": [{"namespaceSelector": {"matchLabels": {_NAMESPACE: target.namespace}}}]}
     blocks = [{"cidr": network, **_except(network)} for network in target.networks]
@@ -128,7 +128,7 @@ def egress_mistakes(config: Config, rules: Sequence[Mapping[str, Any]] | None) -
     `config` has the options of Kubernetes. A URL that means another host in a pod is a mistake without any policy.
     """
     try:
-        found = targets(config)
+        found = destinations(config)
     except ConfigError as e:
         yield str(e)
         return
@@ -138,11 +138,11 @@ def egress_mistakes(config: Config, rules: Sequence[Mapping[str, Any]] | None) -
         if not any(_reaches(rule, target) and _passes(rule, target) for rule in rules):
             yield f"no NetworkPolicy lets pods reach {target.url} of {target.key}: render again, or add an egress rule"
     for protocol in ("UDP", "TCP"):
-        cluster = Target("", "", _DNS, namespace="kube-system")
+        cluster = Destination("", "", _DNS, namespace="kube-system")
         if not any(_reaches(rule, cluster) and _opens(rule, _DNS, protocol) for rule in rules):
             yield f"no NetworkPolicy lets pods reach DNS in kube-system, {protocol} port {_DNS}: no name is resolved"
         address = config.kubernetes.node_local_dns
-        local = Target("", "", _DNS, address=address)
+        local = Destination("", "", _DNS, address=address)
         if address and not any(_reaches(rule, local) and _opens(rule, _DNS, protocol) for rule in rules):
             yield (
                 f"no NetworkPolicy lets pods reach NodeLocal DNSCache at {address}, {protocol} port {_DNS} "
@@ -150,9 +150,12 @@ def egress_mistakes(config: Config, rules: Sequence[Mapping[str, Any]] | None) -
             )
 
 
-def _passes(rule: Mapping[str, Any], target: Target) -> bool:
-    # the port of a pod behind a Service is not known from the URL
-    return target.namespace is not None or _opens(rule, target.port, "TCP")
+def _passes(rule: Mapping[str, Any], target: Destination) -> bool:
+    if target.namespace is None:
+        return _opens(rule, target.port, "TCP")
+    # the port of a pod behind a Service is not known from the URL; that of DNS it is not
+    ports = rule.get("ports")
+    return not ports or any(p.get("port") != _DNS and p.get("protocol", "TCP") == "TCP" for p in ports)
 
 
 def _opens(rule: Mapping[str, Any], port: int, protocol: str) -> bool:
@@ -167,7 +170,7 @@ def _opens(rule: Mapping[str, Any], port: int, protocol: str) -> bool:
     )
 
 
-def _reaches(rule: Mapping[str, Any], target: Target) -> bool:
+def _reaches(rule: Mapping[str, Any], target: Destination) -> bool:
     peers = rule.get("to")
     if not peers:
         return True

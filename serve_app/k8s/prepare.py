@@ -6,7 +6,6 @@ What is missing ends in one sentence and status 1, at once and by name, instead 
 """
 
 import argparse
-import os
 import shutil
 import sys
 import tarfile
@@ -20,6 +19,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Final
 
+from serve_app.config.load import optional_secret
 from serve_app.errors import ConfigError
 from serve_app.k8s.extras import MODULES, missing_modules
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None, pause: Callable[[float], None] 
     try:
         _check_extras([extra for extra in given.extras.split(",") if extra])
         if given.url:
-            unpack(given.url, given.sha256, Path(given.into), token=os.environ.get(TOKEN), pause=pause)
+            unpack(given.url, given.sha256, Path(given.into), token=optional_secret(TOKEN), pause=pause)
         for path in given.path:
             if not Path(path).exists():
                 raise ConfigError(

@@ -13,7 +13,7 @@ import yaml
 from serve_app.config import Config
 from serve_app.deployments.scaling import SHARE_POLICY, share_limits
 from serve_app.errors import ConfigError
-from serve_app.k8s.delivery import delivered, elsewhere, own_artefacts, weights, with_values
+from serve_app.k8s.delivery import Keys, delivered, elsewhere, own_artefacts, weights, with_values
 from serve_app.k8s.documents import build
 from serve_app.k8s.egress import policies
 from serve_app.k8s.entrances import GATEWAY_CLASS, ingress_values, scrape_target
@@ -130,19 +130,19 @@ def cluster_file(config: Config, source: str) -> str:
     Raises ConfigError for an address beyond localhost without keys.
     """
     tree = _tree(config)
-    paths = [("store.path", config.store.path), ("routing.registry", config.routing.registry)]
-    paths += [("streams.folder", config.streams.folder)] if config.streams.enabled else []
-    paths += [(named.key, named.path) for named in [*own_artefacts(config), *weights(config)]]
+    paths: dict[Keys, str] = {("store", "path"): config.store.path, ("routing", "registry"): config.routing.registry}
+    paths |= {("streams", "folder"): config.streams.folder} if config.streams.enabled else {}
+    paths |= {named.keys: named.path for named in [*own_artefacts(config), *weights(config)]}
     # a replica's working directory is the node's, not that of this command
-    with_values(tree, {tuple(key.split(".")): os.path.abspath(path) for key, path in paths})
+    with_values(tree, {keys: os.path.abspath(path) for keys, path in paths.items()})
     secrets = [f"# {env}: {used}" for env, used in config.secrets().items()]
     lines = [
         f"# Written by `jethro serve-config {source}`; change that file, and write this one again.",
         "# serve deploy --address http://HEAD:8265 THIS-FILE. Folders that it names must be on every node.",
-        *(["# Set on every node before Ray starts there (see deploy/cluster.md), besides the variables of the front:"]),
+        "# Set on every node before Ray starts there, besides the variables in deploy/cluster.md:",
         *(secrets or ["# no secrets"]),
     ]
-    text = yaml.dump(serve_config(Config.model_validate(tree)), Dumper=_Dumper, **_STYLE)
+    text: str = yaml.dump(serve_config(Config.model_validate(tree)), Dumper=_Dumper, **_STYLE)
     return "\n".join(lines) + "\n" + text
 
 

@@ -17,8 +17,8 @@ from serve_app.config.base import Node
 from serve_app.config.cluster import NodeConfig, ResourceDemand
 from serve_app.config.load import UniqueKeyLoader
 from serve_app.config.validation import sentences
-from serve_app.k8s.front_rules import front_mistakes
-from serve_app.k8s.pod_rules import pods_of, quantity, variables
+from serve_app.k8s.rules.front import front_mistakes
+from serve_app.k8s.rules.pods import pods_of, quantity, variables
 from serve_app.k8s.stopping import drains, hook_of, hook_times, ray_drain_of
 
 Port = Annotated[int, Field(ge=1, le=65535)]

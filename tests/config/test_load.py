@@ -92,7 +92,7 @@ def test_a_dumped_config_is_the_same_config_again():
             GOOD + "limits: {zzz: 1}",
             "limits.zzz: unknown key (value 1); remove it; known keys: body_bytes, max_",
         ),
-        (GOOD.replace("model: tiny", "modle: tiny"), "pools.small.model: missing; add it"),
+        (GOOD.replace("    model: tiny\n", ""), "pools.small.model: missing; add it"),
         (GOOD.replace("model: tiny", "model: tiny\n    pirce: {}"), "did you mean price?"),
         (GOOD.replace('"lab:small"}', '"lab:small", devcie: cpu}'), "pools.small.engine.devcie: unknown key"),
         (GOOD.replace('"lab:small"}', '"lab:small", devcie: cpu}'), "did you mean device?"),
@@ -102,6 +102,11 @@ def test_a_dumped_config_is_the_same_config_again():
 )
 def test_unknown_keys_at_every_level_are_named_with_what_was_meant(write, text, said):
     assert said in "\n".join(mistakes(write, text))
+
+
+def test_a_misspelled_key_is_one_mistake(write):
+    text = GOOD.replace("model: tiny", "modle: tiny")
+    assert mistakes(write, text) == ["pools.small.modle: unknown key (value 'tiny'); did you mean model?"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """How folders that a config names reach pods: packed, on claims, in the image; and what is refused."""
 
+import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from serve_app.config import Config
 from serve_app.errors import ConfigError
@@ -190,7 +190,7 @@ def test_encoders_bring_transformers() -> None:
 
 def test_a_router_that_scores_in_the_scorer_gets_its_place(here: Path) -> None:
     card = here / "var" / "routers" / "mine" / "v2" / "card.json"
-    card.write_text(yaml.safe_dump(yaml.safe_load(card.read_text()) | {"kind": "causal_llm"}, default_flow_style=True))
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"kind": "causal_llm"}))
     inside = in_cluster(config(routing={"router": "mine"}, kubernetes=ARCHIVE))
     assert inside.scorer.replicas == 1
     assert in_cluster(config(routing={"registry": "none"})).scorer.replicas is None

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from serve_app.config import Config
 from serve_app.errors import ConfigError
-from serve_app.k8s.pod_rules import pods_of
 from serve_app.k8s.pods import WorkerGroup, environment, worker_group, worker_groups
 from serve_app.k8s.render import in_cluster, serve_config
+from serve_app.k8s.rules.pods import pods_of
 from serve_app.k8s.serve_config import serving_mistakes
 from serve_app.k8s.stopping import grace_s, lifecycle, stop_mistakes
 

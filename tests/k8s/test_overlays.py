@@ -10,8 +10,10 @@ from serve_app.config.environment import SERVE_ENVIRONMENT
 from serve_app.front.settings import BOUNDS
 from serve_app.front.settings import load as load_front
 from serve_app.k8s.check import check_documents
-from serve_app.k8s.pod_rules import pods_of, variables
+from serve_app.k8s.documents import read
 from serve_app.k8s.render import OVERLAYS, render
+from serve_app.k8s.rules.pods import pods_of, variables
+from serve_app.k8s.schema import schema_mistakes
 from serve_app.k8s.serve_config import config_of
 from serve_app.k8s.stopping import PROGRAMS, drains, grace_of, hook_of, hook_times, ray_drain_of
 from tests.k8s.manifests import NEEDS_KUSTOMIZE, OPTIONS, ROOT, TREE, documents, one
@@ -129,3 +131,9 @@ def test_readme_names_the_secrets_that_the_manifests_refer_to() -> None:
     for name in (*secrets, "jethro-redis", "jethro-ray-token"):
         assert f"`{name}`" in readme
     assert Path(TREE / "base").is_dir()
+
+
+def test_the_pod_that_copies_to_a_claim_is_valid() -> None:
+    (document,) = read([TREE / "copy-to-claim.yaml"])
+    assert schema_mistakes(document) == []
+    assert document.body["spec"]["securityContext"]["fsGroup"] == 1000, "that of the pods that read it"

@@ -16,8 +16,8 @@ from serve_app.front.settings import PROGRAM
 from serve_app.k8s.check import check_documents, labels_of
 from serve_app.k8s.delivery import below
 from serve_app.k8s.documents import Document
-from serve_app.k8s.pod_rules import pods_of
 from serve_app.k8s.prepare import _parser
+from serve_app.k8s.rules.pods import pods_of
 from serve_app.k8s.stopping import PROGRAMS
 from tests.deploy.images import steps
 from tests.k8s.manifests import NEEDS_KUSTOMIZE, TREE, documents, one

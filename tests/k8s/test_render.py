@@ -9,8 +9,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from serve_app.config import Config, load
 from serve_app.errors import ConfigError
-from serve_app.k8s.pod_rules import quantity
 from serve_app.k8s.render import RenderOptions, cluster_file, in_cluster, render, serve_config
+from serve_app.k8s.rules.pods import quantity
 from serve_app.k8s.serve_config import parse_serve_config
 
 KEYS = {"keys": [{"name": "default", "env": "JETHRO_KEY"}]}

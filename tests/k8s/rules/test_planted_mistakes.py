@@ -1,102 +1,31 @@
 """Mistakes planted one at a time in good manifests: the check catches each, and by its own name."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
-import yaml
 
 from serve_app.errors import ConfigError
 from serve_app.k8s.check import check_documents
 from serve_app.k8s.documents import Document, parse
-from serve_app.k8s.pod_rules import pods_of
 from tests.k8s.manifests import NEEDS_KUSTOMIZE, documents, one
+from tests.k8s.rules.plants import (
+    Plant,
+    application,
+    cluster,
+    config,
+    container,
+    env_everywhere,
+    env_value,
+    front,
+    group,
+    hook,
+    pod,
+    remove,
+    renamed,
+    serve,
+    service,
+    without_env,
+)
 
 pytestmark = NEEDS_KUSTOMIZE
-Plant = Callable[[list[Document]], Any]
-
-
-def service(found: list[Document]) -> dict[str, Any]:
-    return one(found, "RayService").body
-
-
-def cluster(found: list[Document]) -> dict[str, Any]:
-    inside: dict[str, Any] = service(found)["spec"]["rayClusterConfig"]
-    return inside
-
-
-def group(found: list[Document], name: str = "small") -> dict[str, Any]:
-    return next(g for g in cluster(found)["workerGroupSpecs"] if g["groupName"] == name)
-
-
-def pod(found: list[Document], name: str = "small") -> dict[str, Any]:
-    spec: dict[str, Any] = group(found, name)["template"]["spec"]
-    return spec
-
-
-def container(found: list[Document], name: str = "small") -> dict[str, Any]:
-    inside: dict[str, Any] = pod(found, name)["containers"][0]
-    return inside
-
-
-def serve(change: Callable[[dict[str, Any]], Any]) -> Plant:
-    def plant(found: list[Document]) -> None:
-        spec = service(found)["spec"]
-        tree = yaml.safe_load(spec["serveConfigV2"])
-        change(tree)
-        spec["serveConfigV2"] = yaml.safe_dump(tree)
-
-    return plant
-
-
-def application(change: Callable[[dict[str, Any]], Any]) -> Plant:
-    return serve(lambda tree: change(tree["applications"][0]))
-
-
-def config(change: Callable[[dict[str, Any]], Any]) -> Plant:
-    return application(lambda app: change(app["args"]["config"]))
-
-
-def renamed(tree: dict[str, Any], old: str, new: str) -> None:
-    tree[new] = tree.pop(old)
-
-
-def without_env(found: list[Document], name: str) -> None:
-    for g in cluster(found)["workerGroupSpecs"]:
-        env = g["template"]["spec"]["containers"][0]["env"]
-        env[:] = [e for e in env if e["name"] != name]
-
-
-def front(change: Callable[[dict[str, Any]], Any]) -> Plant:
-    """The token's variable of one group's container."""
-    return lambda found: change(next(e for e in container(found)["env"] if e["name"] == "JETHRO_FRONT_TOKEN"))
-
-
-def hook(*words: str) -> Plant:
-    """The words of one group's preStop hook after its module."""
-
-    def plant(found: list[Document]) -> None:
-        command = container(found)["lifecycle"]["preStop"]["exec"]["command"]
-        command[command.index("serve_app.front.control") + 1 :] = words
-
-    return plant
-
-
-def env_everywhere(found: list[Document], name: str, value: str | None) -> None:
-    for _, _, template in pods_of(service(found)):
-        env = template["spec"]["containers"][0]["env"]
-        env[:] = [e for e in env if e["name"] != name] + ([] if value is None else [{"name": name, "value": value}])
-
-
-def remove(found: list[Document], kind: str, name: str | None = None) -> None:
-    found.remove(one(found, kind, name))
-
-
-def env_value(found: list[Document], name: str, value: str) -> None:
-    env = container(found)["env"]
-    env[:] = [e for e in env if e["name"] != name] + [{"name": name, "value": value}]
-
-
 MISTAKES: dict[str, tuple[Plant, str]] = {
     # misspelt keys, at every level
     "spec": (lambda d: renamed(service(d)["spec"], "serveConfigV2", "serveConfigv2"), "unknown key serveConfigv2"),
@@ -301,180 +230,6 @@ def test_each_planted_mistake_is_caught_by_name(mistake: str) -> None:
     plant(found)
     mistakes = check_documents(found)
     assert any(said in m for m in mistakes), mistakes
-
-
-def options(change: Callable[[dict[str, Any]], Any]) -> Plant:
-    """The config's `kubernetes`, which the ConfigMap alone has."""
-
-    def plant(found: list[Document]) -> None:
-        data = one(found, "ConfigMap").body["data"]
-        tree = yaml.safe_load(data["jethro.yaml"])
-        change(tree["kubernetes"])
-        data["jethro.yaml"] = yaml.safe_dump(tree)
-
-    return plant
-
-
-def everywhere(change: Callable[[dict[str, Any]], Any]) -> Plant:
-    """The pod spec of every worker group."""
-    return lambda found: [change(template["spec"]) for _, _, template in pods_of(service(found))[1:]]
-
-
-def prepare(*words: str) -> Plant:
-    """The init container's words from the option on that `words` begin with."""
-
-    def change(spec: dict[str, Any]) -> None:
-        command = spec["initContainers"][0]["command"]
-        at = command.index(words[0])
-        command[at : at + len(words)] = words
-
-    return everywhere(change)
-
-
-def served(change: Callable[[dict[str, Any]], Any]) -> Plant:
-    """The config in both places."""
-
-    def plant(found: list[Document]) -> None:
-        config(change)(found)
-        data = one(found, "ConfigMap").body["data"]
-        tree = yaml.safe_load(data["jethro.yaml"])
-        change(tree)
-        data["jethro.yaml"] = yaml.safe_dump(tree)
-
-    return plant
-
-
-def mounts(change: Callable[[list[dict[str, Any]]], Any]) -> Plant:
-    return everywhere(lambda spec: change(spec["containers"][0]["volumeMounts"]))
-
-
-def egress(found: list[Document], policy: str) -> list[dict[str, Any]]:
-    rules: list[dict[str, Any]] = one(found, "NetworkPolicy", policy).body["spec"]["egress"]
-    return rules
-
-
-OWN: dict[str, tuple[Plant, str]] = {
-    # egress
-    "no way to a service": (
-        lambda d: egress(d, "jethro-upstreams").pop(0),
-        "lets pods reach http://vllm.models.svc:8000",
-    ),
-    "no way outside": (
-        lambda d: egress(d, "jethro-upstreams").pop(1),
-        "https://llm.partner.test:8443/v1 of pools.large",
-    ),
-    "another port": (
-        lambda d: egress(d, "jethro-upstreams")[1].update(ports=[{"port": 8444, "protocol": "TCP"}]),
-        "lets pods reach https://llm.partner.test:8443",
-    ),
-    "no hub": (lambda d: egress(d, "jethro-within").pop(2), "kubernetes.artefacts.url: render again"),
-    "no dns": (lambda d: egress(d, "jethro-within").pop(1), "lets pods reach DNS in kube-system"),
-    "no local dns": (lambda d: remove(d, "NetworkPolicy", "jethro-dns"), "NodeLocal DNSCache at 169.254.20.10"),
-    "the pod itself": (
-        served(lambda c: c["pools"]["medium"]["engine"].update(urls=["http://localhost:8000/v1"])),
-        "in a pod localhost is the pod itself",
-    ),
-    # routers and chains
-    "no chain": (
-        served(lambda c: c["cascade"].update(chain="/home/me/chain")),
-        "cascade.chain: /home/me/chain is neither on a claim",
-    ),
-    "relative chain": (served(lambda c: c["cascade"].update(chain="var/chain")), "cascade.chain: var/chain is neither"),
-    "empty registry": (
-        served(lambda c: c["routing"].update(registry="/tmp/routers")),
-        "routing.router: mine does not ship with Jethro, and the registry /tmp/routers is empty",
-    ),
-    "weights": (
-        served(lambda c: c["pools"]["small"]["engine"].update(path="/data/qwen")),
-        "pools.small.engine.path: /data/qwen is neither",
-    ),
-    "nothing prepared": (everywhere(lambda spec: spec.pop("initContainers")), "no init container runs"),
-    "another archive": (prepare("--sha256", "0" * 64), "does not load kubernetes.artefacts.url with its sha256"),
-    "unpacked elsewhere": (prepare("--into", "/tmp/artefacts"), "into /tmp/artefacts is in no volume"),
-    "not mounted": (mounts(lambda m: m.remove(next(x for x in m if x["name"] == "artefacts"))), "is in no volume"),
-    "read-only archive": (
-        everywhere(lambda s: s["initContainers"][0]["volumeMounts"][-1].update(readOnly=True)),
-        "is in no volume of the Ray container",
-    ),
-    "init's volume": (
-        everywhere(lambda s: s["initContainers"][0]["volumeMounts"].append({"name": "x", "mountPath": "/x"})),
-        "volumeMount x: no volume of that name",
-    ),
-    "init's image": (
-        everywhere(lambda s: s["initContainers"][0].update(image="jethro:latest")),
-        "image 'jethro:latest' says no version",
-    ),
-    # extras
-    "extras": (prepare("--extras", "encoders"), "the config needs the extra vllm, and --extras says encoders"),
-    "options' extras": (prepare("--extras", "vllm"), "the config needs the extra encoders"),
-    # claims
-    "no claim": (
-        lambda d: remove(d, "PersistentVolumeClaim", "jethro-weights"),
-        "claim jethro-weights is neither among the objects nor in kubernetes.weights",
-    ),
-    "claim of one node": (
-        lambda d: one(d, "PersistentVolumeClaim", "jethro-state").body["spec"].update(accessModes=["ReadWriteOnce"]),
-        "up to 6 pods write to it",
-    ),
-    "one log": (
-        mounts(lambda m: m.remove(next(x for x in m if "subPathExpr" in x))),
-        "store.path: /var/lib/jethro/log/jethro.sqlite3 is not in a volume of this pod alone",
-    ),
-    "relative log": (served(lambda c: c["store"].update(path="x.sqlite3")), "store.path: x.sqlite3 is relative"),
-    # names
-    "scraped without a namespace": (
-        lambda d: one(d, "ScrapeConfig").body["spec"].update(staticConfigs=[{"targets": ["jethro-serve-svc:8000"]}]),
-        "at jethro-serve-svc.llm.svc:8000",
-    ),
-    "another namespace": (
-        lambda d: service(d)["metadata"].update(namespace="production"),
-        "at jethro-serve-svc.production.svc:8000",
-    ),
-    "any gpu": (lambda d: pod(d).pop("nodeSelector"), "claim an accelerator L4 on whatever node they get"),
-    "no pull secret": (lambda d: pod(d).pop("imagePullSecrets"), "imagePullSecrets lack registry-example"),
-    "no pull secret of the head": (
-        lambda d: cluster(d)["headGroupSpec"]["template"]["spec"].update(imagePullSecrets=[{"name": "x"}]),
-        "head group: imagePullSecrets lack registry-example",
-    ),
-    # ingress
-    "example host": (
-        lambda d: one(d, "Ingress").body["spec"]["rules"][0].update(host="jethro.example.com"),
-        "host jethro.example.com is an example",
-    ),
-    "host without a certificate": (
-        lambda d: one(d, "Ingress").body["spec"]["rules"][0].update(host="api.partner.test"),
-        "host api.partner.test is not among the hosts of tls",
-    ),
-    "short timeout": (
-        lambda d: (
-            one(d, "Ingress")
-            .body["metadata"]["annotations"]
-            .update({"nginx.ingress.kubernetes.io/proxy-read-timeout": "60"})
-        ),
-        "proxy-read-timeout 60 is below limits.request_timeout_s 600",
-    ),
-    "small bodies": (
-        lambda d: (
-            one(d, "Ingress")
-            .body["metadata"]["annotations"]
-            .update({"nginx.ingress.kubernetes.io/proxy-body-size": "512k"})
-        ),
-        "proxy-body-size 512k is below limits.body_bytes 1048576",
-    ),
-}
-"""Each gives its own sentence, and no second one."""
-TWO = {"no dns": 2, "no local dns": 2}
-"""UDP and TCP."""
-
-
-@pytest.mark.parametrize("mistake", OWN)
-def test_each_mistake_in_what_is_ones_own_is_caught_by_one_sentence(mistake: str) -> None:
-    found = documents("own")
-    plant, said = OWN[mistake]
-    plant(found)
-    mistakes = check_documents(found)
-    assert all(said in m for m in mistakes), mistakes
-    assert len(mistakes) == TWO.get(mistake, 1), mistakes
 
 
 SINGLE = (

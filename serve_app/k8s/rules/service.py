@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from serve_app.k8s.pod_rules import repeated
+from serve_app.k8s.rules.pods import repeated
 
 RAY_VERSION = re.compile(r"^2\.60\.\d+$")
 _UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")

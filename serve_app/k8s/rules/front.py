@@ -12,7 +12,7 @@ from typing import Any
 from serve_app.config import Config
 from serve_app.config.environment import front_variables
 from serve_app.front.settings import BINARY, BOUNDS, PROGRAM, TOKEN
-from serve_app.k8s.pod_rules import pods_of, variables
+from serve_app.k8s.rules.pods import pods_of, variables
 from serve_app.k8s.stopping import hook_folder, hook_of, hook_times
 
 _PATHS = tuple(front_variables(PurePosixPath("/"), PurePosixPath("/")))

@@ -8,7 +8,7 @@ from serve_app.config import Config
 from serve_app.k8s.delivery import path_mistakes
 from serve_app.k8s.documents import Document
 from serve_app.k8s.extras import required_extras, uncovered
-from serve_app.k8s.pod_rules import pods_of
+from serve_app.k8s.rules.pods import pods_of
 from serve_app.k8s.volumes import PREPARE
 
 Template = Mapping[str, Any]
@@ -20,8 +20,11 @@ def delivery_mistakes(body: dict[str, Any], config: Config, claims: Sequence[Doc
     for where, _, template in pods_of(body)[1:]:
         command = prepare_command(template)
         yield from _prepared(where, command, extras, config)
-        yield from _unpacked(where, command, template, config)
-        yield from path_mistakes(where, config, [*config.kubernetes.image_paths, *_filled(template)], _own(template))
+        lost = list(_unpacked(where, command, template))
+        yield from lost
+        if command is not None and not lost:
+            filled = [*config.kubernetes.image_paths, *_filled(template)]
+            yield from path_mistakes(where, config, filled, _own(template))
     yield from _claims(body, config, claims)
     yield from _pull_secrets(body, config)
     yield from _nodes(body)
@@ -55,7 +58,7 @@ def _prepared(where: str, command: list[str] | None, extras: list[str], config: 
         yield f"{where}: the init container does not load kubernetes.artefacts.url with its sha256: render again"
 
 
-def _unpacked(where: str, command: list[str] | None, template: Template, config: Config) -> Iterator[str]:
+def _unpacked(where: str, command: list[str] | None, template: Template) -> Iterator[str]:
     """The folder that the init container unpacks into is one volume, which the Ray container sees as well."""
     for folder in _options(command or [], "--into"):
         init = next(c for c in template["spec"]["initContainers"] if PREPARE in c.get("command", []))

@@ -1,0 +1,1 @@
+"""Rules for manifests: sentences on what would fail in the cluster, by what they look at."""
