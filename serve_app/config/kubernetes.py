@@ -25,7 +25,7 @@ def _address(text: str) -> str:
 
 def _absolute(path: str) -> str:
     if not path.startswith("/") or "/../" in f"{path}/":
-        raise ValueError("write an absolute path inside the image, for instance /opt/models")
+        raise ValueError("write an absolute path inside the image, for instance /srv/models")
     return path.rstrip("/") or "/"
 
 

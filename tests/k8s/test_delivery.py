@@ -72,8 +72,8 @@ def test_packed_folders_have_the_same_names_in_every_pod() -> None:
             r"cascade\.chain: var/chain is a folder",
         ),
         (
-            {"cascade": {"streaming": {"chain": "/home/me/chain"}}, "routing": {"registry": "none"}},
-            r"cascade\.streaming\.chain: /home/me/chain is a folder",
+            {"cascade": {"streaming": {"chain": "/data/chain"}}, "routing": {"registry": "none"}},
+            r"cascade\.streaming\.chain: /data/chain is a folder",
         ),
         ({"cascade": {"routing": "x/routing"}, "routing": {"registry": "none"}}, r"cascade\.routing: x/routing is"),
         ({"routing": {"registry": "none", "offered": ["theirs"]}}, r"routing\.offered \(theirs\): theirs"),
@@ -94,12 +94,12 @@ def test_a_folder_that_reaches_no_pod_is_refused_with_the_fix(more: dict[str, An
 
 
 def test_a_folder_in_the_image_stays_where_it_is() -> None:
-    more = {"cascade": {"chain": "/opt/own/chain"}, "routing": {"registry": "none"}}
-    inside = in_cluster(config(VLLM | {"path": "/opt/own/qwen"}, **more, kubernetes={"image_paths": ["/opt/own/"]}))
-    assert inside.cascade.chain == "/opt/own/chain"
+    more = {"cascade": {"chain": "/srv/own/chain"}, "routing": {"registry": "none"}}
+    inside = in_cluster(config(VLLM | {"path": "/srv/own/qwen"}, **more, kubernetes={"image_paths": ["/srv/own/"]}))
+    assert inside.cascade.chain == "/srv/own/chain"
     (prepare,) = init_containers(inside, [], "jethro:1")
     paths = [b for a, b in zip(prepare["command"], prepare["command"][1:], strict=False) if a == "--path"]
-    assert paths == ["/opt/own/chain", "/opt/own/qwen"]
+    assert paths == ["/srv/own/chain", "/srv/own/qwen"]
 
 
 def test_a_claim_for_state_keeps_routers_and_has_a_log_for_each_pod() -> None:

@@ -30,8 +30,8 @@ OWN: dict[str, tuple[Plant, str]] = {
     ),
     # routers and chains
     "no chain": (
-        served(lambda c: c["cascade"].update(chain="/home/me/chain")),
-        "cascade.chain: /home/me/chain is neither on a claim",
+        served(lambda c: c["cascade"].update(chain="/data/chain")),
+        "cascade.chain: /data/chain is neither on a claim",
     ),
     "relative chain": (served(lambda c: c["cascade"].update(chain="var/chain")), "cascade.chain: var/chain is neither"),
     "empty registry": (
