@@ -30,7 +30,7 @@ def render(
 
     \b
     Examples:
-      jethro k8s render --config my.yaml | kubectl apply -f -
+      jethro k8s render --config my.yaml > all.yaml && kubectl apply -f all.yaml
       jethro k8s render --config my.yaml --overlay gpu --image registry.example.com/jethro:0.1.0 --out k8s/overlays/mine
       jethro k8s render --config my.yaml --add auth --out k8s/overlays/mine
 

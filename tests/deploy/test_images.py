@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from serve_app.cli.main import app
 from serve_app.config import Config
 from serve_app.deployments import run as deployment
+from serve_app.errors import ConfigError
 from tests.deploy.images import DOCKERFILES, ROOT, context, replay, steps
 
 HADOLINT = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
@@ -99,7 +100,10 @@ def test_what_a_container_runs_answers_from_outside_with_a_key(
     assert [s.text for s in steps(name) if s.name == "EXPOSE"] == ["8000"]
     assert config.secrets() == {"JETHRO_KEY": "server.keys (default)"}
     assert "other machines: by any address of this one, port 8000, with a key ($JETHRO_KEY)" in done.stderr
-    # nobody else's files: what it writes is in the working directory, which is the user's
+    monkeypatch.delenv("JETHRO_KEY", raising=False)
+    with pytest.raises(ConfigError, match=r"server\.keys \(default\): environment variable JETHRO_KEY is not set"):
+        deployment.check_secrets(config)
+    # what it writes is in the working directory, which is the user's
     assert [s.text for s in steps(name) if s.name == "WORKDIR"][-1] == "/var/lib/jethro"
     assert not Path(config.store.path).is_absolute()
 

@@ -1,6 +1,9 @@
 """How folders that a config names reach pods: packed, on claims, in the image; and what is refused."""
 
 import json
+import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +103,18 @@ def test_a_folder_in_the_image_stays_where_it_is() -> None:
     (prepare,) = init_containers(inside, [], "jethro:1")
     paths = [b for a, b in zip(prepare["command"], prepare["command"][1:], strict=False) if a == "--path"]
     assert paths == ["/srv/own/chain", "/srv/own/qwen"]
+
+
+def test_the_init_container_is_a_command_that_runs(here: Path) -> None:
+    more = {"cascade": {"chain": str(here / "var" / "chain")}, "routing": {"registry": "none"}}
+    inside = in_cluster(config(**more, kubernetes={"image_paths": [str(here)]}))
+    (prepare,) = init_containers(inside, [], "jethro:1")
+    command = [sys.executable, *prepare["command"][1:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    shutil.rmtree(here / "var" / "chain")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1 and done.stderr.startswith(f"prepare: {here}/var/chain: not in this pod")
 
 
 def test_a_claim_for_state_keeps_routers_and_has_a_log_for_each_pod() -> None:

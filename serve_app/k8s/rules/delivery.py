@@ -32,11 +32,18 @@ def delivery_mistakes(body: dict[str, Any], config: Config, claims: Sequence[Doc
 
 def prepare_command(template: Template) -> list[str] | None:
     """The words of the init container that looks for what is missing, from its module on; None without one."""
-    for container in template["spec"].get("initContainers", []):
-        command: list[str] = [*container.get("command", []), *container.get("args", [])]
-        if PREPARE in command:
-            return command[command.index(PREPARE) + 1 :]
-    return None
+    command = _words(_preparing(template))
+    return command[command.index(PREPARE) + 1 :] if command else None
+
+
+def _preparing(template: Template) -> Mapping[str, Any]:
+    """The init container that runs the module; empty without one."""
+    found = [c for c in template["spec"].get("initContainers", []) if PREPARE in _words(c)]
+    return found[0] if found else {}
+
+
+def _words(container: Mapping[str, Any]) -> list[str]:
+    return [*container.get("command", []), *container.get("args", [])]
 
 
 def _options(command: Sequence[str], name: str) -> list[str]:
@@ -61,8 +68,8 @@ def _prepared(where: str, command: list[str] | None, extras: list[str], config: 
 def _unpacked(where: str, command: list[str] | None, template: Template) -> Iterator[str]:
     """The folder that the init container unpacks into is one volume, which the Ray container sees as well."""
     for folder in _options(command or [], "--into"):
-        init = next(c for c in template["spec"]["initContainers"] if PREPARE in c.get("command", []))
-        filled = [m["name"] for m in init.get("volumeMounts", []) if m["mountPath"] == folder and not m.get("readOnly")]
+        mounted = [m for m in _preparing(template).get("volumeMounts", []) if m["mountPath"] == folder]
+        filled = [m["name"] for m in mounted if not m.get("readOnly")]
         seen = [m["name"] for m in _mounts(template) if m["mountPath"] == folder]
         if not filled or filled != seen:
             yield f"{where}: what the init container unpacks into {folder} is in no volume of the Ray container there"
