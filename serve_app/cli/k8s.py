@@ -24,15 +24,18 @@ def render(
         list[str] | None,
         typer.Option("--add", help="A component: auth; ingress comes with kubernetes.ingress. May be repeated."),
     ] = None,
-    tree: Annotated[Path, typer.Option(help="The folder k8s/ of the repository, which holds base/.")] = Path("k8s"),
+    tree: Annotated[
+        Path | None,
+        typer.Option(help="Refer to base/ and components/ of this folder; without it they are copied into --out."),
+    ] = None,
 ) -> None:
     """Write Kubernetes manifests for a config: pools become worker groups, with GPUs, CPUs, memory and bounds.
 
     \b
     Examples:
       jethro k8s render --config my.yaml > all.yaml && kubectl apply -f all.yaml
-      jethro k8s render --config my.yaml --overlay gpu --image registry.example.com/jethro:0.1.0 --out k8s/overlays/mine
-      jethro k8s render --config my.yaml --add auth --out k8s/overlays/mine
+      jethro k8s render --config my.yaml --overlay gpu --image registry.example.com/jethro:0.1.0 --out manifests
+      jethro k8s render --config my.yaml --add auth --out manifests
 
     The config's `kubernetes` has namespace, claims, ingress and all other options.
     """

@@ -78,6 +78,13 @@ class IngressConfig(Node):
     controller_namespace: Namespace = Field("ingress-nginx", description="Namespace of the ingress controller's pods.")
 
 
+class PrometheusConfig(Node):
+    """The Prometheus whose operator takes the monitors and alerts."""
+
+    release: ObjectName = Field("prometheus", description="Helm release, by whose label it selects them.")
+    namespace: Namespace = Field("monitoring", description="Namespace of its pods, which may scrape ours.")
+
+
 class KubernetesConfig(Node):
     """Options of manifests."""
 
@@ -98,6 +105,10 @@ class KubernetesConfig(Node):
         default_factory=dict, description="Labels of the nodes with an accelerator_type, if cluster.nodes states none."
     )
     ingress: IngressConfig | None = Field(None, description="Of the component ingress.")
+    prometheus: PrometheusConfig = PrometheusConfig()
+    redis_host: ObjectName = Field(
+        "redis.databases.svc.cluster.local", description="Overlay ha: the Redis that keeps the head's state."
+    )
     node_local_dns: Annotated[str, AfterValidator(_address)] | None = Field(
         None, description="Address of NodeLocal DNSCache, often 169.254.20.10; null: there is none."
     )

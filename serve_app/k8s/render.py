@@ -5,14 +5,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from serve_app.config import Config
+from serve_app.config.kubernetes import KubernetesConfig
 from serve_app.deployments.scaling import SHARE_POLICY, share_limits
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, writing
 from serve_app.k8s.delivery import Keys, delivered, elsewhere, own_artefacts, weights, with_values
 from serve_app.k8s.documents import build
 from serve_app.k8s.egress import policies
@@ -228,16 +230,29 @@ def _patches(options: RenderOptions, config: Config) -> Iterator[dict[str, Any]]
     """What of base and components depends on the namespace and on the ingress' options."""
     scraped = scrape_target("jethro", config.kubernetes.namespace, GATEWAY_CLASS if options.overlay == "ha" else None)
     yield _patch("ScrapeConfig", "jethro-gateways", {"/spec/staticConfigs": [{"targets": [scraped]}]})
-    if config.kubernetes.ingress is not None:
+    chosen, base = config.kubernetes, KubernetesConfig()
+    if chosen.prometheus.release != base.prometheus.release:
+        for kind in ("PodMonitor", "ScrapeConfig", "PrometheusRule"):
+            yield _patch(kind, None, {"/metadata/labels/release": chosen.prometheus.release})
+    if chosen.prometheus.namespace != base.prometheus.namespace:
+        yield _from_namespace("jethro-monitoring", chosen.prometheus.namespace)
+    if options.overlay == "ha" and chosen.redis_host != base.redis_host:
+        yield _patch("Service", "jethro-redis", {"/spec/externalName": chosen.redis_host})
+    if chosen.ingress is not None:
         yield _patch("Ingress", "jethro", ingress_values(config))
-        namespace = config.kubernetes.ingress.controller_namespace
-        peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
-        yield _patch("NetworkPolicy", "jethro-ingress", {"/spec/ingress/0/from": [peer]})
+        yield _from_namespace("jethro-ingress", chosen.ingress.controller_namespace)
 
 
-def _patch(kind: str, name: str, values: dict[str, Any]) -> dict[str, Any]:
+def _from_namespace(policy: str, namespace: str) -> dict[str, Any]:
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+    return _patch("NetworkPolicy", policy, {"/spec/ingress/0/from": [peer]})
+
+
+def _patch(kind: str, name: str | None, values: dict[str, Any]) -> dict[str, Any]:
+    """A JSON patch of the object of that name, or of all of the kind."""
     operations = [{"op": "replace", "path": path, "value": value} for path, value in values.items()]
-    return {"target": {"kind": kind, "name": name}, "patch": yaml.dump(operations, Dumper=_Dumper, **_STYLE)}
+    target = {"kind": kind} | ({} if name is None else {"name": name})
+    return {"target": target, "patch": yaml.dump(operations, Dumper=_Dumper, **_STYLE)}
 
 
 def _two_of_everything(config: Config) -> None:
@@ -269,27 +284,45 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def written(config: Config, options: RenderOptions, tree: Path, folder: Path) -> list[str]:
-    """Write a kustomize folder; the names of its files. Raises ConfigError if `tree` holds no base."""
+def written(config: Config, options: RenderOptions, tree: Path | None, folder: Path) -> list[str]:
+    """Write a kustomize folder; the names of its files.
+
+    Base and components are copied into it, so that it stands alone; with `tree`, a folder that holds them, it refers to
+    that by a relative path. Raises ConfigError if `tree` holds no base.
+    """
     _base(tree)
-    files = render(config, options, os.path.relpath(tree.resolve(), folder.resolve()))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name).write_text(text, "utf-8")
-    return list(files)
+    relative = "." if tree is None else os.path.relpath(tree.resolve(), folder.resolve())
+    files = render(config, options, relative)
+    with writing(folder, "give another folder with --out"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _PARTS if tree is None else ():
+            shutil.copytree(_shipped() / name, folder / name, dirs_exist_ok=True)
+        for name, text in files.items():
+            (folder / name).write_text(text, "utf-8")
+    return [*files, *(f"{name}/" for name in _PARTS if tree is None)]
 
 
-def printed(config: Config, options: RenderOptions, tree: Path) -> str:
+def printed(config: Config, options: RenderOptions, tree: Path | None) -> str:
     """The objects as one YAML stream. Raises ConfigError as `written` and `kustomize.build` do."""
     _base(tree)
     # a copy, since kustomize takes folders by relative paths only and the tree may be read-only
     with tempfile.TemporaryDirectory(prefix="jethro-k8s-") as folder:
-        for name in ("base", "components"):
-            shutil.copytree(tree / name, Path(folder) / name)
+        for name in _PARTS:
+            shutil.copytree((tree or _shipped()) / name, Path(folder) / name)
         written(config, options, Path(folder), Path(folder) / "overlay")
         return build(Path(folder) / "overlay")
 
 
-def _base(tree: Path) -> None:
-    if not (tree / "base" / "kustomization.yaml").is_file():
-        raise ConfigError(f"{tree}: no base/kustomization.yaml in it; give the repository's folder k8s with --tree")
+_PARTS = ("base", "components")
+
+
+def _shipped() -> Path:
+    """The folder of base and components that comes with the package."""
+    return Path(str(resources.files("serve_app.k8s"))) / "kustomize"
+
+
+def _base(tree: Path | None) -> None:
+    if tree is not None and not (tree / "base" / "kustomization.yaml").is_file():
+        raise ConfigError(
+            f"{tree}: no base/kustomization.yaml in it; without --tree, base and components come with the package"
+        )

@@ -18,8 +18,8 @@ NEEDS_KUSTOMIZE = pytest.mark.skipif(tool() is None, reason="neither kustomize n
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of k8s/, for a test to write into."""
-    return Path(shutil.copytree(ROOT / "k8s", tmp_path / "k8s"))
+    """A copy of base and components, for a test to refer to."""
+    return Path(shutil.copytree(ROOT / "serve_app" / "k8s" / "kustomize", tmp_path / "k8s"))
 
 
 @NEEDS_KUSTOMIZE
@@ -55,11 +55,13 @@ def test_mistakes_are_lines_with_status_2(run: Run, tmp_path: Path) -> None:
 
 
 @NEEDS_KUSTOMIZE
-def test_everything_of_ones_own_is_rendered_from_the_config_alone(run: Run, tree: Path) -> None:
-    out = tree / "overlays" / "mine"
-    done = run("k8s", "render", "--config", str(OWN), "--overlay", "gpu", "--out", str(out), "--tree", str(tree))
+def test_everything_of_ones_own_is_rendered_from_the_config_alone(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "manifests"
+    done = run("k8s", "render", "--config", str(OWN), "--overlay", "gpu", "--out", str(out))
     assert done.exit_code == 0, done.output
-    assert {"claims.yaml", "network.yaml"} < {p.name for p in out.iterdir()}
+    assert {"claims.yaml", "network.yaml", "base", "components"} < {p.name for p in out.iterdir()}
+    text = (out / "kustomization.yaml").read_text()
+    assert ".." not in text, "the folder stands alone"
     assert "note: the router is not on this machine" in done.stderr
     assert '--build-arg EXTRAS="encoders vllm"' in done.stderr
     assert (done := run("k8s", "check", str(out))).output == "21 objects: good\n", done.output
@@ -78,7 +80,9 @@ def test_an_archive_is_packed_and_what_to_write_is_printed(
     assert done.exit_code == 0 and f"sha256: {digest}" in done.output
     assert "chain: var/chain (cascade.chain)" in done.output
     # a folder that reaches no pod is refused by name
-    done = run("k8s", "render", "--config", "my.yaml", "--tree", str(ROOT / "k8s"), "--out", "x")
+    done = run(
+        "k8s", "render", "--config", "my.yaml", "--tree", str(ROOT / "serve_app" / "k8s" / "kustomize"), "--out", "x"
+    )
     assert done.exit_code == 2 and "cascade.chain: var/chain is a folder of this machine" in done.output
     assert not (tmp_path / "x").exists()
 

@@ -14,7 +14,9 @@ from tests.deploy.metrics import ROOT, asked_for, exported
 
 PROMTOOL = shutil.which("promtool")
 NEEDS_PROMTOOL = pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
-GROUPS: list[dict[str, Any]] = yaml.safe_load((ROOT / "k8s" / "base" / "rules.yaml").read_text())["spec"]["groups"]
+GROUPS: list[dict[str, Any]] = yaml.safe_load(
+    (ROOT / "serve_app" / "k8s" / "kustomize" / "base" / "rules.yaml").read_text()
+)["spec"]["groups"]
 ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}
 
 

@@ -9,9 +9,12 @@ from ray.serve.schema import ServeDeploySchema
 
 from serve_app.config import Config, load
 from serve_app.errors import ConfigError
-from serve_app.k8s.render import RenderOptions, cluster_file, in_cluster, render, serve_config
+from serve_app.k8s.check import check_documents
+from serve_app.k8s.documents import parse
+from serve_app.k8s.render import RenderOptions, cluster_file, in_cluster, printed, render, serve_config
 from serve_app.k8s.rules.pods import quantity
 from serve_app.k8s.serve_config import parse_serve_config
+from tests.k8s.manifests import NEEDS_KUSTOMIZE, one
 
 KEYS = {"keys": [{"name": "default", "env": "JETHRO_KEY"}]}
 
@@ -89,6 +92,20 @@ def test_the_image_and_the_components_go_into_the_kustomization() -> None:
     assert patched["host"] == "llm.partner.test" and patched["ingressClassName"] == "haproxy"
     assert patched["nginx.ingress.kubernetes.io~1proxy-read-timeout"] == "1220"
     assert patched["nginx.ingress.kubernetes.io~1proxy-body-size"] == "3k"
+
+
+@NEEDS_KUSTOMIZE
+def test_prometheus_and_redis_are_those_of_the_config() -> None:
+    pools = {name: pool | {"replicas": 2} for name, pool in lab().model_dump(mode="json")["pools"].items()}
+    names = {"prometheus": {"release": "kps", "namespace": "observe"}, "redis_host": "redis.partner.test"}
+    wanted = lab(pools=pools, gateway={"replicas": 2}, kubernetes={"namespace": "llm", **names})
+    found = parse("x", printed(wanted, RenderOptions("ha"), None))
+    assert check_documents(found) == []
+    releases = {d.body["metadata"]["labels"].get("release") for d in found if "monitoring" in d.body["apiVersion"]}
+    assert releases == {"kps"}
+    (rule,) = one(found, "NetworkPolicy", "jethro-monitoring").body["spec"]["ingress"]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "observe"}}}]
+    assert one(found, "Service").body["spec"]["externalName"] == "redis.partner.test"
 
 
 def test_an_ingress_needs_a_host_and_comes_with_one() -> None:
