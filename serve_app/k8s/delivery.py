@@ -6,7 +6,7 @@ the same folders on every machine. Weights are too large for that: they are in t
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -24,6 +24,7 @@ ARTEFACTS_PATH: Final = "/var/lib/jethro-artefacts"
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _ROUTER = re.compile(r"[a-z0-9_]{1,64}")
 Keys = tuple[str, ...]
+IsDir = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,15 @@ class Named:
         return tuple(self.key.split(".", 4))
 
 
-def own_artefacts(config: Config) -> list[Named]:
+def nowhere(path: str) -> bool:
+    """As `is_dir`, for a config as it holds in pods: what is on this machine says nothing of them."""
+    return False
+
+
+def own_artefacts(config: Config, is_dir: IsDir = os.path.isdir) -> list[Named]:
     """The folders of routers and chains that serving reads, without those that ship with the package."""
     found = [Named("routing.registry", config.routing.registry, "routers")] if _own_routers(config) else []
-    if (router := config.routing.router) and is_folder(config, router):
+    if (router := config.routing.router) and is_folder(config, router, is_dir):
         found.append(Named("routing.router", router, "router"))
     chains = {
         "cascade.chain": (config.cascade.chain, "chain"),
@@ -53,11 +59,11 @@ def own_artefacts(config: Config) -> list[Named]:
     return found + [Named(key, path, packed) for key, (path, packed) in chains.items() if path is not None]
 
 
-def is_folder(config: Config, router: str) -> bool:
+def is_folder(config: Config, router: str, is_dir: IsDir = os.path.isdir) -> bool:
     """Whether `routing.router` is a folder; a registered name goes before a folder of that name, as in serving."""
     if router in Registry(Path(config.routing.registry)).names():
         return False
-    return not _ROUTER.fullmatch(router) or Path(router).is_dir()
+    return not _ROUTER.fullmatch(router) or is_dir(router)
 
 
 def _own_routers(config: Config) -> bool:
@@ -66,11 +72,11 @@ def _own_routers(config: Config) -> bool:
     return set(registry.names()) > set(router_names()) or bool(unshipped(config))
 
 
-def unshipped(config: Config) -> dict[str, str]:
+def unshipped(config: Config, is_dir: IsDir = os.path.isdir) -> dict[str, str]:
     """Names of routers in the config that do not ship with the package, by key."""
     routing, race = config.routing, config.cascade.streaming.race
     named = {f"routing.offered ({name})": name for name in routing.offered or ()}
-    if routing.router and _ROUTER.fullmatch(routing.router) and not is_folder(config, routing.router):
+    if routing.router and _ROUTER.fullmatch(routing.router) and not is_folder(config, routing.router, is_dir):
         named["routing.router"] = routing.router
     if routing.multi_pool:
         named["routing.multi_pool.router"] = routing.multi_pool.router
@@ -89,7 +95,7 @@ def elsewhere(config: Config) -> bool:
     return not Path(config.routing.registry).is_dir() and router not in router_names()
 
 
-def weights(config: Config) -> list[Named]:
+def weights(config: Config, is_dir: IsDir = os.path.isdir) -> list[Named]:
     """Folders of models and adapters that local pools name; ids of the model hub and embedded models are none."""
     found = []
     for name, pool in config.pools.items():
@@ -99,19 +105,13 @@ def weights(config: Config) -> list[Named]:
         paths = {f"{key}.path": engine.path}
         if isinstance(engine, VllmSettings):
             paths |= {f"{key}.adapters.{adapter}": path for adapter, path in engine.adapters.items()}
-        found += [Named(key, path, "") for key, path in paths.items() if _local(path)]
+        found += [Named(key, path, "") for key, path in paths.items() if _local(path, is_dir)]
     return found
 
 
-def _local(path: str) -> bool:
+def _local(path: str, is_dir: IsDir) -> bool:
     """Whether a model's path is a folder; `owner/name` is an id unless there is such a folder here."""
-    return not path.startswith("lab:") and (not _HUB.fullmatch(path) or path.startswith(".") or Path(path).is_dir())
-
-
-def downloads(config: Config, pool: str) -> bool:
-    """Whether replicas of the pool fetch weights from the model hub."""
-    engine = config.pools[pool].engine
-    return not isinstance(engine, OpenAISettings) and not engine.path.startswith("lab:") and not _local(engine.path)
+    return not path.startswith("lab:") and (not _HUB.fullmatch(path) or path.startswith(".") or is_dir(path))
 
 
 def delivered(config: Config) -> dict[Keys, str]:
@@ -148,7 +148,7 @@ def delivered(config: Config) -> dict[Keys, str]:
 
 def required_paths(config: Config) -> list[str]:
     """Folders that must be there before a pod with this config may start."""
-    found = [named.path for named in [*own_artefacts(config), *weights(config)]]
+    found = [named.path for named in [*own_artefacts(config, nowhere), *weights(config, nowhere)]]
     found += [config.routing.registry] if below(config.routing.registry, ARTEFACTS_PATH) else []
     return sorted(set(found))
 
@@ -183,7 +183,7 @@ def path_mistakes(where: str, config: Config, filled: Sequence[str], own: Sequen
 
     `filled`: its folders with what the operator has put there, image included; `own`: those of the pod alone.
     """
-    named = [n for n in own_artefacts(config) if n.key != "routing.registry"] + weights(config)
+    named = [n for n in own_artefacts(config, nowhere) if n.key != "routing.registry"] + weights(config, nowhere)
     for folder in named:
         if not any(below(folder.path, place) for place in filled):
             yield (
@@ -192,7 +192,7 @@ def path_mistakes(where: str, config: Config, filled: Sequence[str], own: Sequen
             )
     registry = config.routing.registry
     if not any(below(registry, place) for place in filled):
-        for key, name in unshipped(config).items():
+        for key, name in unshipped(config, nowhere).items():
             yield (
                 f"{where}: {key}: {name} does not ship with Jethro, and the registry {registry} is empty when the pod "
                 "starts: set kubernetes.artefacts or kubernetes.state"

@@ -1,5 +1,6 @@
 """Which extras of the package an image needs for a config: what its pools, streams and routers import."""
 
+import os
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Final
 
 from serve_app.config import Config
 from serve_app.config.engines import TransformersSettings, VllmSettings
-from serve_app.k8s.delivery import is_folder
+from serve_app.k8s.delivery import IsDir, is_folder
 from serve_app.routing.artefact import read_card
 from serve_app.routing.registry import RANDOM, Registry, artefacts_dir, router_names
 
@@ -21,14 +22,17 @@ _LIGHT = ("complexity", RANDOM)
 """Kinds of routers that need no extra. `causal_llm` reads a model of its own, all others read queries by an encoder."""
 
 
-def required_extras(config: Config) -> list[str]:
-    """Extras of the config, with the routers of its registry as far as the registry is on this machine."""
+def required_extras(config: Config, is_dir: IsDir = os.path.isdir) -> list[str]:
+    """Extras of the config, with the routers of its registry as far as the registry is on this machine.
+
+    `is_dir`: whether a path is a folder here; `delivery.nowhere` for a config as it holds in pods.
+    """
     engines = [pool.engine for pool in config.pools.values()]
     found = {"transformers"} if any(isinstance(engine, TransformersSettings) for engine in engines) else set()
     found |= {"vllm"} if any(isinstance(engine, VllmSettings) for engine in engines) else set()
     found |= {"encoders"} if config.streams.enabled else set()
     found |= set(config.kubernetes.extras)
-    for folder in _routers(config):
+    for folder in _routers(config, is_dir):
         found |= _of_kind(str(read_card(folder)["kind"]))
     return sorted(found - ({"transformers"} if "encoders" in found else set()))
 
@@ -39,7 +43,7 @@ def _of_kind(kind: str) -> set[str]:
     return {"transformers"} if kind == "causal_llm" else {"encoders"}
 
 
-def _routers(config: Config) -> list[Path]:
+def _routers(config: Config, is_dir: IsDir) -> list[Path]:
     """The artefacts that must load: the chosen router, and those of the registry that are offered.
 
     A router that ships and that the config does not name may be missing; see `routing.serving.loading`.
@@ -49,8 +53,8 @@ def _routers(config: Config) -> list[Path]:
     names = names if config.routing.offered is None else names & set(config.routing.offered)
     names |= set(config.routing.offered or ()) & set(router_names())
     folders = []
-    if chosen is not None and is_folder(config, chosen):
-        folders += [Path(chosen)] if Path(chosen).is_dir() else []
+    if chosen is not None and is_folder(config, chosen, is_dir):
+        folders += [Path(chosen)] if is_dir(chosen) else []
     elif (default := chosen or registry.default()) is not None and default in registry.names():
         names.add(default)
     folders += [

@@ -16,6 +16,12 @@ OWN = ROOT / "k8s" / "overlays" / "own" / "jethro.yaml"
 NEEDS_KUSTOMIZE = pytest.mark.skipif(tool() is None, reason="neither kustomize nor kubectl is installed")
 
 
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering looks at routers in the working directory, where a checkout may have some."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of base and components, for a test to refer to."""

@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,12 @@ _core = schema._core
 @cache
 def _remembered(text: str) -> tuple[str, ...]:
     return tuple(_core(json.loads(text)))
+
+
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering looks at routers in the working directory, where a checkout may have some."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from serve_app.config import Config
-from serve_app.k8s.delivery import path_mistakes
+from serve_app.k8s.delivery import nowhere, path_mistakes
 from serve_app.k8s.documents import Document
 from serve_app.k8s.extras import required_extras, uncovered
 from serve_app.k8s.rules.pods import pods_of
@@ -16,7 +16,7 @@ Template = Mapping[str, Any]
 
 def delivery_mistakes(body: dict[str, Any], config: Config, claims: Sequence[Document]) -> Iterator[str]:
     """Sentences on every worker pod. `config` is the served one with the options of Kubernetes."""
-    extras = required_extras(config)
+    extras = required_extras(config, nowhere)
     for where, _, template in pods_of(body)[1:]:
         command = prepare_command(template)
         yield from _prepared(where, command, extras, config)

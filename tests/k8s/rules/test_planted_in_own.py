@@ -1,5 +1,7 @@
 """Mistakes in what is one's own (upstreams, routers, claims, names, ingress), each caught by one sentence."""
 
+from pathlib import Path
+
 import pytest
 
 from serve_app.k8s.check import check_documents
@@ -119,6 +121,11 @@ OWN: dict[str, tuple[Plant, str]] = {
 """Each gives its own sentence, and no second one."""
 TWO = {"no dns": 2, "no local dns": 2}
 """UDP and TCP."""
+
+
+def test_folders_of_the_machine_that_checks_say_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert check_documents(documents("own")) == []
 
 
 @pytest.mark.parametrize("mistake", OWN)
