@@ -21,9 +21,9 @@ class Journal:
     """An open journal with one owner. `lines` are those found when it was opened; `broken` of them were left out."""
 
     def __init__(self, path: Path, *, checksums: bool = False, exclusive: bool = False) -> None:
-        """Open `path`, or create it with mode 0600.
+        """Open `path`, or create it with mode 0600. Raises OSError.
 
-        Raises OSError; BlockingIOError if another process holds an `exclusive` one.
+        BlockingIOError: another process holds an `exclusive` one.
         """
         self.path = path
         new = not path.exists()
@@ -45,7 +45,7 @@ class Journal:
 
         Raises OSError, and then the line is not in the file.
         """
-        whole = (_checksum(line) + line if self._checksums else line) + b"\n"
+        whole = (with_checksum(line) if self._checksums else line) + b"\n"
         try:
             if self._torn:  # half a line would spoil the next one
                 os.ftruncate(self._file, self._size)
@@ -78,9 +78,15 @@ class Journal:
         lines = content[:size].split(b"\n")[:-1]
         if not self._checksums:
             return lines, 0, size
-        whole = [line[_HEAD:] for line in lines if line[:_HEAD] == _checksum(line[_HEAD:])]
+        whole = [line[_HEAD:] for line in lines if checked(line) is not None]
         return whole, len(lines) - len(whole), size
 
 
-def _checksum(content: bytes) -> bytes:
-    return b"%08x " % zlib.crc32(content)
+def with_checksum(content: bytes) -> bytes:
+    """A line as a journal with checksums holds it, without its end."""
+    return b"%08x " % zlib.crc32(content) + content
+
+
+def checked(line: bytes) -> bytes | None:
+    """The content of such a line; None: it is broken."""
+    return line[_HEAD:] if line == with_checksum(line[_HEAD:]) else None

@@ -60,6 +60,8 @@ class Query:
     tool_choice: str | Mapping[str, Any] | None = None
     response_format: Mapping[str, Any] | None = None
     user: str | None = None
+    safety_identifier: str | None = None
+    """OpenAI's newer name of the caller's user; it stays with the Gateway, upstreams receive `user`."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     tenant: str | None = None
     adapter: str | None = None
@@ -70,6 +72,11 @@ class Query:
     def text(self) -> str:
         """The text that routers read: the whole conversation, one turn per line."""
         return "\n".join(m.content for m in self.messages)
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """The users that the request names, none, one or two."""
+        return tuple({u: None for u in (self.user, self.safety_identifier) if u is not None})
 
     @property
     def prompt(self) -> str:

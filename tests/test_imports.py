@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "serve_app"
 
 FLOORS = (
-    ("types", "errors", "arrays", "files"),
+    ("types", "errors", "arrays", "files", "erasure"),
     ("wire", "journal", "front"),
     ("config",),
     ("lab", "learning"),
@@ -27,7 +27,7 @@ FLOORS = (
     ("grading", "decision", "streams"),
     ("routing",),
     ("cascade",),
-    ("training",),
+    ("training", "backup"),
     ("gateway",),
     ("api",),
     ("deployments",),

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from serve_app.api import openapi as docs
 from serve_app.api import shapes
 from serve_app.api.completions import CompletionHandler
+from serve_app.api.decisions import DecisionRoutes
 from serve_app.api.middleware import GatewayMiddleware
 from serve_app.api.openapi import Content, Operation
 from serve_app.api.query import chat_request, completion_request
@@ -36,7 +37,8 @@ def build_app(services: Services) -> Starlette:
         CHAT: CompletionHandler(services, "chat", chat_request),
         COMPLETIONS: CompletionHandler(services, "completions", completion_request),
     }
-    operations = [*_answering(hot), *Routes(services).operations(), *StreamRoutes(services).operations()]
+    groups = (Routes(services), DecisionRoutes(services), StreamRoutes(services))
+    operations = [*_answering(hot), *(operation for group in groups for operation in group.operations())]
     if services.config.server.expose_docs:
         operations += docs.operations(operations, services.config.limits, keys=bool(services.keys))
     open_paths = frozenset(o.path for o in operations if o.open)

@@ -183,6 +183,7 @@ class CompletionHandler:
         body = await read_body(scope, receive, limits.body_bytes)
         request = self._read(parse_object(body), limits, record.tenant)
         record.model, record.stream = request.model, request.stream
+        record.user, record.safety_identifier = request.query.user, request.query.safety_identifier
         if services.config.store.keep_prompts:
             record.prompt = request.query.text
         strategy = services.catalogue.resolve(request.model)

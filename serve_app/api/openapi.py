@@ -44,7 +44,7 @@ class Operation:
     """A method on a path, run by a handler or, on the hot path, by an ASGI app (any object that is not a function).
 
     `ok` maps statuses to their content, `errors` lists the statuses with the error object. `parameters` describes the
-    path's parameters. `open`: no key is needed.
+    path's parameters. `confirm` names a query parameter that has to be `true`. `open`: no key is needed.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
@@ -57,6 +57,7 @@ class Operation:
     request: type[Part] | None = None
     parameters: dict[str, str] = field(default_factory=dict)
     open: bool = False
+    confirm: str | None = None
 
     @property
     def public_path(self) -> str:
@@ -157,6 +158,9 @@ def _operation(operation: Operation, keys: bool) -> dict[str, Any]:
             {"name": name, "in": "path", "required": True, "description": text, "schema": text_schema}
             for name, text in operation.parameters.items()
         ]
+    if operation.confirm is not None:
+        confirmed = {"name": operation.confirm, "in": "query", "required": True, "schema": {"enum": ["true"]}}
+        described.setdefault("parameters", []).append({**confirmed, "description": "Has to be `true`."})
     if operation.request is not None:
         schema = {"$ref": _REF + operation.request.__name__}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

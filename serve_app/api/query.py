@@ -108,7 +108,6 @@ _CHAT: Final[Mapping[str, tuple[Any, ...]]] = {
     "prompt_cache_options": (None,),
     "prompt_cache_retention": (None,),
     "reasoning_effort": (None,),
-    "safety_identifier": (None,),
     "service_tier": (None, "auto", "default"),
     "store": (None, False),
     "verbosity": (None, "medium"),
@@ -166,7 +165,8 @@ def chat_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None)
         tools=tools,
         tool_choice=choice,
         response_format=r.response_format.model_dump(by_alias=True, exclude_none=True) if guided else None,  # type: ignore[union-attr]
-        user=r.user,
+        user=r.user if r.user is not None else r.safety_identifier,
+        safety_identifier=r.safety_identifier,
         metadata=r.metadata or {},
         tenant=tenant,
         extra={"parallel_tool_calls": False} if r.parallel_tool_calls is False and tools else {},

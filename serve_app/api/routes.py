@@ -1,4 +1,4 @@
-"""The routes other than completions and streams: models, decisions, feedback, health, metrics."""
+"""The routes other than completions and streams: models, routing, feedback, health, metrics."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
@@ -53,9 +53,6 @@ def _invalid(param: str, why: str) -> RequestError:
     return RequestError(f"{param}: {why}.", param=param, code="invalid_value")
 
 
-_DECISION_ID = {"decision_id": "The id in x-jethro-decision-id or in the `jethro` object."}
-
-
 class Routes:
     """Handlers over the services."""
 
@@ -97,6 +94,7 @@ class Routes:
         record = RequestRecord(
             caller.request_id, "route", time(), parsed.model, tenant=caller.tenant, status="route_only"
         )
+        record.user, record.safety_identifier = parsed.query.user, parsed.query.safety_identifier
         if services.config.store.keep_prompts:
             record.prompt = parsed.query.text
         record.decision = await services.catalogue.resolve(parsed.model).decide(parsed.query, self._ids.new())
@@ -116,10 +114,6 @@ class Routes:
         if feedback.score is not None:
             services.routers.observe_feedback(record, feedback.score)
         return json_response({"decision_id": given.decision_id, "stored": True})
-
-    async def decision(self, request: Request) -> Response:
-        """A decision with its result and feedback. Another tenant's does not exist for the caller."""
-        return json_response(await self._own_record(request, request.path_params["decision_id"]))
 
     async def routers(self, request: Request) -> Response:
         """The routers in service: versions, thresholds, and whether live traffic has drifted."""
@@ -167,14 +161,12 @@ class Routes:
 
     def _decision_operations(self) -> list[Operation]:
         decide, judge = "The decision that a chat request would get, without an answer.", "Rate an answer."
-        get, routers = "A decision, its result, and its feedback.", "The routers in service."
-        decision, stored, record = answers(shapes.DECISION), answers(shapes.STORED), answers(shapes.RECORD)
-        one, id_ = "/v1/decisions/{decision_id}", _DECISION_ID
+        routers = "The routers in service."
+        decision, stored = answers(shapes.DECISION), answers(shapes.STORED)
         reads, writes = (400, 404, 413), (400, 404, 409, 413, 503)
         return [
             Operation("POST", "/v1/route", "route_query", decide, self.route, decision, reads, ChatRequest),
             Operation("POST", "/v1/feedback", "give_feedback", judge, self.feedback, stored, writes, FeedbackRequest),
-            Operation("GET", one, "get_decision", get, self.decision, record, (404, 503), parameters=id_),
             Operation("GET", "/v1/routers", "list_routers", routers, self.routers, answers(shapes.ROUTERS)),
         ]
 

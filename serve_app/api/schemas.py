@@ -241,6 +241,9 @@ class JsonSchemaFormat(Part):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
+UserId = Annotated[str, Field(max_length=512)]
+
+
 class _Sampled(Part):
     """Parameters that both endpoints share."""
 
@@ -255,7 +258,7 @@ class _Sampled(Part):
     frequency_penalty: Penalty | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
+    user: UserId | None = None
 
 
 class ChatRequest(_Sampled):
@@ -263,6 +266,7 @@ class ChatRequest(_Sampled):
 
     messages: Annotated[list[Turn], Field(min_length=1)]
     max_completion_tokens: Tokens | None = None
+    safety_identifier: UserId | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None

@@ -80,6 +80,8 @@ RECORD = _object(
         "latency_ms": _NUMBER,
         "ttft_ms": _MAYBE_NUMBER,
         "error_code": _MAYBE_STRING,
+        "user": _MAYBE_STRING,
+        "safety_identifier": _MAYBE_STRING,
         "feedback": _list(_FEEDBACK),
     }
 )
@@ -137,6 +139,12 @@ STREAM = _object(
 )
 STREAMS = _object({"object": {"const": "list"}, "data": _list(STREAM)})
 STREAM_DELETED = _object({"id": _STRING, "object": {"const": "stream"}, "deleted": {"const": True}})
+RECORDS: dict[str, Any] = {
+    "type": "string",
+    "description": "JSON lines, each a record with its feedback.",
+}
+DECISION_DELETED = _object({"id": _STRING, "object": {"const": "decision"}, "deleted": {"const": True}})
+DECISIONS_DELETED = _object({"object": {"const": "decisions.deleted"}, "decisions": _INTEGER, "feedback": _INTEGER})
 STORED = _object({"decision_id": _STRING, "stored": {"const": True}})
 ALIVE = _object({"ok": {"const": True}})
 READY = _object({"ok": {"type": "boolean"}, "pools": {"type": "object"}})

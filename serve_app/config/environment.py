@@ -30,6 +30,9 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
     # after a change of the Gateways: requests of the time before may take as long as any
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
+    # without the first, files of the workers' stderr, request log included, grow without bound
+    "RAY_ROTATION_MAX_BYTES": str(32 * 2**20),
+    "RAY_ROTATION_BACKUP_COUNT": "3",
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

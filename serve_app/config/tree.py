@@ -22,7 +22,9 @@ class StoreConfig(Node):
     flush_s: PositiveFloat = Field(0.5, description="Longest wait before a write.")
     queue: PositiveInt = Field(50_000, description="Decisions waiting for the writer; beyond it they are counted lost.")
     keep_prompts: bool = Field(False, description="Store prompts in the decision log.")
-    keep_days: PositiveInt = Field(30, description="Days after which a decision is deleted.")
+    keep_days: PositiveInt = Field(
+        30, description="Days after which a decision is deleted with its feedback, and a text from a stream's journal."
+    )
 
 
 class LogConfig(Node):

@@ -10,6 +10,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.config import Config
 from serve_app.deployments.listeners import bind_to_node
+from serve_app.erasure import Selection
 from serve_app.errors import JethroError, replica_reply
 from serve_app.observability.process_log import log_to_stderr
 from serve_app.streams.base import BudgetChange, OnlineCore, Published, StreamCreate
@@ -25,7 +26,7 @@ class LearnerReplica:
         bind_to_node()
         options = tree.streams
         registry = RegistryOptions(
-            Path(options.folder), options.most, options.checkpoint_events, options.most_per_tenant
+            Path(options.folder), options.most, options.checkpoint_events, options.most_per_tenant, tree.store.keep_days
         )
         self._learner = await asyncio.to_thread(LocalLearner, registry, OnlineCore())
 
@@ -72,6 +73,10 @@ class LearnerHandle:
     async def delete(self, name: str, owner: str | None = None) -> None:
         """See LearnerPort."""
         await self._call("delete", name, owner)
+
+    async def erase(self, selection: Selection, before_s: float) -> None:
+        """See LearnerPort."""
+        await self._call("erase", selection, before_s)
 
     async def _call(self, name: str, *args: Any) -> None:
         error: JethroError | None = await replica_reply(self._handle.call.remote(name, *args))

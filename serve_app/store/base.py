@@ -1,9 +1,10 @@
 """The record of a request and the contract of a store. Serving never waits for it: only feedback is awaited."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
+from serve_app.erasure import Origin, Selection
 from serve_app.types import Decision, Step, Usage, total_usage
 
 Status = Literal["completed", "failed", "cancelled", "route_only"]
@@ -32,6 +33,8 @@ class RequestRecord:
     model: str = ""
     stream: bool = False
     tenant: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
     status: Status = "completed"
     http_status: int = 200
     error_code: str | None = None
@@ -44,6 +47,13 @@ class RequestRecord:
     first_byte_ms: float | None = None
     ttft_ms: float | None = None
     latency_ms: float = 0.0
+
+    @property
+    def origin(self) -> Origin:
+        """Whose it is; for a record that has a decision."""
+        assert self.decision is not None
+        users = tuple(u for u in (self.user, self.safety_identifier) if u is not None)
+        return Origin(self.decision.id, self.tenant, users, self.created_s)
 
     @property
     def usage(self) -> Usage:
@@ -83,6 +93,14 @@ class Feedback:
     comment: str | None = None
     preferred: str | None = None
     against: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What was deleted."""
+
+    decisions: int
+    feedback: int
 
 
 class StoreFigures(Protocol):
@@ -126,6 +144,15 @@ class Store(StoreFigures, Protocol):
 
         Raises NotFound: after the same work for another tenant's decision as for one that there is not.
         """
+
+    async def erase(self, selection: Selection) -> Erased:
+        """Delete records with their feedback; also those of earlier requests that are not written yet never will be.
+
+        The deleted bytes are overwritten. Durable when this returns; repeating it does no harm.
+        """
+
+    def export(self, selection: Selection) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """Records as `decision` returns them, oldest first, in pages."""
 
     async def aclose(self) -> None:
         """Write what is queued and close."""

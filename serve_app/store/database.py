@@ -13,16 +13,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event, func, insert, select, tuple_
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from serve_app.erasure import Erasure, Selection
 from serve_app.errors import ConfigError, Conflict, JethroError, NotFound, RequestError
-from serve_app.store.base import MOST_FEEDBACK, Feedback, RequestRecord
-from serve_app.store.file import FileWatch, connect, create_private, damage, locked_folder, quarantine
+from serve_app.store.base import MOST_FEEDBACK, Erased, Feedback, RequestRecord
+from serve_app.store.erasing import ErasureTable, condition, covered, delete_some, truncate_wal
+from serve_app.store.file import (
+    FileWatch,
+    connect,
+    create_private,
+    damage,
+    expire_quarantined,
+    locked_folder,
+    quarantine,
+    size,
+)
 from serve_app.store.schema import (
     APPLICATION_ID,
+    BY_USER,
     VERSION,
     decisions,
     feedback,
@@ -38,8 +50,8 @@ logger = logging.getLogger("jethro.store")
 _BUSY_S: Final = 10.0
 """Longest wait for another Gateway's write."""
 _WAL_PAUSE_S: Final = 0.02
-_PRUNED_AT_ONCE: Final = 5000
-"""Rows deleted in one transaction, so that a prune never holds the file for long."""
+_DELETED_AT_ONCE: Final = 5000
+"""Rows deleted in one transaction, so that none holds the file for long."""
 _INSERT: Final = sqlite_insert(decisions).on_conflict_do_nothing()
 _IDENTITY: Final = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
 _PASSING: Final = {
@@ -61,6 +73,9 @@ _OF_THE_FILE: Final = {
     sqlite3.SQLITE_NOTADB,
 }
 
+Vacuum = Literal["idle", "failed", "waits", "done"]
+"""What became of a rewriting: none is due; not now; done but for a reader that still uses the -wal file; done."""
+
 
 class Database:
     """An open file. Raises ConfigError, with the path and the remedy, if it cannot be used."""
@@ -68,6 +83,9 @@ class Database:
     def __init__(self, path: str, *, replace_at_s: float | None = None) -> None:
         """`replace_at_s`, unix seconds: if the file cannot be used, rename it and start a new one."""
         self._path, self._file = path, Path(path).resolve()
+        self._erasures = ErasureTable()
+        self._rewritten: tuple[int, float] | None = None
+        """The claim of a rewriting that has to be moved out of the -wal file yet."""
         try:
             self._prepare(replace_at_s)
         except OSError as e:
@@ -79,7 +97,8 @@ class Database:
             with self._engine.begin() as connection:
                 _complete(connection)
             self._connection = self._engine.connect()
-            self._watch = FileWatch(self._file)
+            self._driver: sqlite3.Connection = self._connection.connection.driver_connection  # type: ignore[assignment]
+            self._watch = FileWatch(self._file, lambda: size(self._driver))
         except (DBAPIError, OSError) as e:
             self._engine.dispose()
             raise ConfigError(f"store.path: {path} cannot be opened ({reason(e)}): choose another path") from e
@@ -89,13 +108,14 @@ class Database:
         return self._watch.fault()
 
     def write(self, records: Sequence[RequestRecord]) -> list[tuple[RequestRecord, Exception]]:
-        """All of them in one transaction; returns those that cannot be written, each with the reason.
+        """All but those that were erased, in one transaction; returns those that cannot be written, with the reason.
 
         Raises DBAPIError if none can be written now: see `trouble`.
         """
         try:
             with self._connection.begin():
-                self._connection.execute(_INSERT, [row(r) for r in records])
+                if kept := self._erasures.kept(self._connection, records):
+                    self._connection.execute(_INSERT, [row(r) for r in kept])
         except Exception as e:
             if trouble(e) is not None:
                 raise
@@ -103,7 +123,7 @@ class Database:
             return []
         lost: list[tuple[RequestRecord, Exception]] = []
         with self._connection.begin():
-            for record in records:
+            for record in self._erasures.kept(self._connection, records):
                 try:
                     self._connection.execute(_INSERT, sane_row(record))
                 except Exception as e:
@@ -133,19 +153,95 @@ class Database:
             rows = self._connection.execute(given).mappings().all()
         return to_json(found._asdict(), [dict(row) for row in rows])
 
+    def page(self, selection: Selection, after: tuple[float, str], most: int) -> list[dict[str, Any]]:
+        """Up to `most` decisions with their feedback, oldest first, that follow the one of (created_s, id) `after`."""
+        place = tuple_(decisions.c.created_s, decisions.c.decision_id)
+        found = select(decisions).where(condition(selection), place > after).order_by(*place.clauses).limit(most)
+        with self._connection.begin():
+            rows = [row._asdict() for row in self._connection.execute(found)]
+            ids = [row["decision_id"] for row in rows]
+            query = select(feedback).where(feedback.c.decision_id.in_(ids)).order_by(feedback.c.id)
+            given = [dict(row) for row in self._connection.execute(query).mappings()]
+        return [to_json(row, [f for f in given if f["decision_id"] == row["decision_id"]]) for row in rows]
+
     def prune(self, before_s: float) -> int:
-        """Delete decisions older than `before_s`, with their feedback; returns how many went."""
-        gone = 0
-        while True:
-            old = select(decisions.c.decision_id).where(decisions.c.created_s < before_s).limit(_PRUNED_AT_ONCE)
+        """Delete decisions older than `before_s`, with their feedback, and damaged files; returns how many went."""
+        with self._connection.begin():
+            self._erasures.expire(self._connection, before_s)
+        expire_quarantined(self._file, before_s)
+        gone = self._delete(decisions.c.created_s < before_s).decisions
+        if gone:
+            truncate_wal(self._driver)
+        return gone
+
+    def erase(self, selection: Selection, before_s: float) -> Erased:
+        """Delete a selection's records of requests until `before_s`, and keep later writes of such records out.
+
+        The bytes are overwritten, and `vacuum` removes what SQLite has copied about.
+        """
+        with self._connection.begin():
+            number = self._erasures.add(self._connection, selection, before_s)
+        gone = self._delete(condition(selection), decisions.c.created_s <= before_s)
+        with self._connection.begin():
+            self._erasures.deleted(self._connection, number)
+        truncate_wal(self._driver)
+        return gone
+
+    def merge(self, known: Sequence[Erasure]) -> None:
+        """Repeat erasures that another file remembers: for a file from a backup."""
+        if not known:
+            return
+        with self._connection.begin():
+            self._erasures.merge(self._connection, known)
+            ids = list(covered(self._connection, known))
+        for i in range(0, len(ids), _DELETED_AT_ONCE):
             with self._connection.begin():
-                ids = list(self._connection.execute(old).scalars())
-                for i in range(0, len(ids), 500):  # SQLite bounds the number of variables in a statement
-                    some = ids[i : i + 500]
-                    self._connection.execute(delete(feedback).where(feedback.c.decision_id.in_(some)))
-                    self._connection.execute(delete(decisions).where(decisions.c.decision_id.in_(some)))
-            gone += len(ids)
-            if len(ids) < _PRUNED_AT_ONCE:
+                delete_some(self._connection, ids[i : i + _DELETED_AT_ONCE])
+        truncate_wal(self._driver)
+
+    def vacuum(self, now_s: float) -> Vacuum:
+        """Rewrite the file if there was an erasure and no other process does it.
+
+        Other processes cannot write meanwhile. Ended early by `interrupt`. Raises DBAPIError, sqlite3.Error as `write`.
+        """
+        if self._rewritten is None:
+            with self._connection.begin():
+                newest = self._erasures.claim(self._connection, now_s)
+            if newest is None:
+                return "idle"
+            try:
+                self._driver.execute("VACUUM")
+            except sqlite3.OperationalError as e:  # busy, interrupted, no room on the disk: it is as it was before
+                logger.warning("store: %s is not rewritten yet without what was deleted: %s", self._path, e)
+                with self._connection.begin():
+                    self._erasures.settle(self._connection, newest, now_s, done=False)
+                return "failed"
+            self._rewritten = (newest, now_s)
+        if not truncate_wal(self._driver):
+            return "waits"
+        (newest, begun_s), self._rewritten = self._rewritten, None
+        with self._connection.begin():
+            self._erasures.settle(self._connection, newest, begun_s, done=True)
+        return "done"
+
+    def interrupt(self) -> None:
+        """End a `vacuum` that runs in another thread; the file is as it was before."""
+        self._driver.interrupt()
+
+    @property
+    def pending(self) -> int:
+        """Erasures whose bytes may still be in the file: it was not rewritten since."""
+        with self._connection.begin():
+            return self._erasures.pending(self._connection)
+
+    def _delete(self, *which: ColumnElement[bool]) -> Erased:
+        ids = select(decisions.c.decision_id).where(*which).limit(_DELETED_AT_ONCE)
+        gone = Erased(0, 0)
+        while True:
+            with self._connection.begin():
+                some = delete_some(self._connection, list(self._connection.execute(ids).scalars()))
+            gone = Erased(gone.decisions + some.decisions, gone.feedback + some.feedback)
+            if some.decisions < _DELETED_AT_ONCE:
                 return gone
 
     def close(self) -> None:
@@ -172,9 +268,11 @@ class Database:
         try:
             with closing(connect(self._file)) as connection:
                 connection.execute("BEGIN")  # another Gateway may be creating the tables
-                (application,), (version,), (tables,) = (connection.execute(q).fetchone() for q in _IDENTITY)
+                (application,), _, (tables,) = (connection.execute(q).fetchone() for q in _IDENTITY)
                 connection.execute("COMMIT")
                 found = damage(connection)
+                if found is None and application == APPLICATION_ID:
+                    check_format(connection, self._path)
         except sqlite3.OperationalError as e:
             raise ConfigError(f"store.path: {self._path} cannot be opened ({e}): choose another path") from e
         except sqlite3.DatabaseError as e:
@@ -185,9 +283,6 @@ class Database:
             raise UnusableFile(self._path, f"is damaged ({found})", remedy)
         if application != APPLICATION_ID and (tables or application):
             raise UnusableFile(self._path, "is a database of another program", "choose another path")
-        if application == APPLICATION_ID and version != VERSION:
-            remedy = "move the file away, or run the version of jethro that wrote it"
-            raise UnusableFile(self._path, f"has schema version {version}, this program needs {VERSION}", remedy)
 
     def _add(self, given: Feedback, created_s: float) -> JethroError | None:
         try:
@@ -222,9 +317,23 @@ class UnusableFile(ConfigError):
         self.reason = f"{path} {what}"
 
 
+def check_format(connection: sqlite3.Connection, path: str) -> None:
+    """Raises ConfigError unless it is a decision log that this version can use. Raises sqlite3.Error."""
+    application, version = (connection.execute(query).fetchone()[0] for query in _IDENTITY[:2])
+    if application != APPLICATION_ID:
+        raise ConfigError(f"store.path: {path} is not a decision log: choose another path")
+    if version != VERSION:
+        # not UnusableFile: it is whole, and the version that wrote it may be running
+        age = "newer" if version > VERSION else "older"
+        raise ConfigError(
+            f"store.path: {path} is of {age} versions of jethro (it has schema version {version}, this one reads "
+            f"{VERSION}): run the version of jethro that wrote it, or move the file away"
+        )
+
+
 def trouble(error: Exception) -> Literal["passing", "file"] | None:
     """Of an error while writing: it may pass (locked, disk full), the file has to be opened again, or None: neither."""
-    code = _code(error.orig) if isinstance(error, DBAPIError) else None
+    code = _code(error.orig if isinstance(error, DBAPIError) else error)
     return "passing" if code in _PASSING else "file" if code in _OF_THE_FILE else None
 
 
@@ -246,6 +355,8 @@ def _complete(connection: Connection) -> None:
     present = {name for _, name, *_ in connection.exec_driver_sql("PRAGMA table_info(decisions)")}
     for column in missing_columns(present):
         connection.exec_driver_sql(f"ALTER TABLE decisions ADD COLUMN {column}")
+    for index in BY_USER:
+        index.create(connection, checkfirst=True)
     if connection.exec_driver_sql("PRAGMA user_version").scalar_one() != VERSION:
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
@@ -264,7 +375,7 @@ def _engine(path: str) -> Engine:
     def _settings(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy's begin below starts transactions, not the driver
         _to_wal(connection)
-        for pragma in ("synchronous = FULL", "foreign_keys = ON"):
+        for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -5,12 +5,13 @@ damage it, so they leave together.
 """
 
 import fcntl
+import glob
 import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -85,6 +86,20 @@ def quarantine(path: Path, now_s: float) -> Path:
     return kept
 
 
+def quarantined(path: Path) -> list[Path]:
+    """Damaged files, renamed by `quarantine`, that may hold what was in the file."""
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.corrupt-*"))
+
+
+def expire_quarantined(path: Path, before_s: float) -> None:
+    """Delete those that were last written before a time, in unix seconds."""
+    for file in quarantined(path):
+        with suppress(FileNotFoundError):
+            if file.stat().st_mtime < before_s:
+                file.unlink()
+                logger.warning("store: %s is older than store.keep_days and was deleted", file)
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """A connection to the file, which SQLite must not create: for any thread, transactions begun by hand."""
     uri = f"file:{quote(str(path.absolute()))}?mode=rw"
@@ -97,12 +112,20 @@ def damage(connection: sqlite3.Connection) -> str | None:
     return None if found == "ok" else str(found).replace("\n", " ")
 
 
+def size(connection: sqlite3.Connection) -> int:
+    """Bytes that SQLite takes the file to have. Raises sqlite3.Error if it has fewer."""
+    # of page 1 itself, not of what this connection remembers of it: a statement that reads brings both up to date
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (pages,), (page,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    return int(pages) * int(page)
+
+
 class FileWatch:
     """Notices what other programs do to the file while it is open. For one thread; close it before the connection."""
 
-    def __init__(self, path: Path) -> None:
-        """The file is open. Raises OSError if it is gone already."""
-        self._path = path
+    def __init__(self, path: Path, size: Callable[[], int]) -> None:
+        """The file is open. `size`: bytes that SQLite takes it to have. Raises OSError if it is gone already."""
+        self._path, self._expected = path, size
         status = path.stat()
         self._file = (status.st_dev, status.st_ino)
         self._size = status.st_size
@@ -126,7 +149,7 @@ class FileWatch:
         wal = _identity(journals(self._path)[0])
         if self._journals[0] not in (None, wal):
             return "lost its -wal file"
-        if status.st_size < self._size:
+        if status.st_size < self._size and not self._shrunk_by_sqlite(status.st_size):
             return f"was cut from {self._size} to {status.st_size} bytes"
         self._size = status.st_size
         self._check((status.st_mtime_ns, status.st_size))
@@ -142,6 +165,13 @@ class FileWatch:
             for journal, known in zip(journals(self._path), self._journals, strict=True):
                 if known is not None and _identity(journal) == known:
                     journal.unlink(missing_ok=True)
+
+    def _shrunk_by_sqlite(self, now: int) -> bool:
+        """Whether another process's VACUUM made the file smaller."""
+        try:
+            return self._expected() <= now
+        except sqlite3.Error:  # pages are missing
+            return False
 
     def _check(self, state: tuple[int, int]) -> None:
         """Check the contents if the file has changed, in a thread: SQLite alone writes there, and now and then only."""

@@ -30,7 +30,9 @@ def open_readonly(path: Path) -> Iterator[Connection]:
             if application != APPLICATION_ID:
                 raise ConfigError(f"{path}: is not a decision log; use the file named in `store.path`")
             if version != VERSION:
-                raise ConfigError(f"{path}: has schema version {version}, this program reads {VERSION}")
+                raise ConfigError(
+                    f"{path}: has schema version {version}, this program reads {VERSION}: run the version that wrote it"
+                )
             yield connection
     except DBAPIError as e:
         raise ConfigError(f"{path}: cannot be read ({e.orig}); use the file named in `store.path`") from e

@@ -12,13 +12,16 @@ from operator import attrgetter
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, MetaData, String, Table, Text
+from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 from serve_app.store.base import RequestRecord
 from serve_app.types import DECISION_FIELDS
 
 VERSION: Final = 2
-"""In `PRAGMA user_version`; raised with every change of the tables but a new decision field."""
+"""In `PRAGMA user_version`; raised with every change that an earlier version of the program could not live with.
+
+It can with a column that may be null, with an index, and with a table that it does not know.
+"""
 APPLICATION_ID: Final = 0x4A455448
 """In `PRAGMA application_id`: distinguishes our files from other SQLite files ("JETH")."""
 
@@ -55,7 +58,14 @@ decisions = Table(
     Column("ttft_ms", Float),
     Column("error_code", String),
     Column("prompt", Text),
+    Column("user", String),
+    Column("safety_identifier", String),
 )
+BY_USER: Final = [
+    Index(f"decisions_{name}", decisions.c[name], sqlite_where=decisions.c[name].is_not(None))
+    for name in ("user", "safety_identifier")
+]
+"""Partial, so that they cost nothing where requests name no user."""
 feedback = Table(
     "feedback",
     metadata,
@@ -67,6 +77,17 @@ feedback = Table(
     Column("comment", Text),
     Column("created_s", Float, nullable=False),
 )
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("salt", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("before_s", Float, nullable=False),
+    Column("vacuum_begun_s", Float),
+    Column("vacuumed_s", Float),
+)
+"""Who was erased, as digests (see `serve_app.erasure`), and whether the file was rewritten since."""
 
 
 def missing_columns(present: Collection[str]) -> Iterator[str]:
@@ -78,6 +99,7 @@ def missing_columns(present: Collection[str]) -> Iterator[str]:
         literal = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
         rule = "" if field.optional else f" DEFAULT {literal} NOT NULL"
         yield f"{field.name} {decisions.c[field.name].type.compile()}{rule}"
+    yield from (f'"{name}" VARCHAR' for name in ("user", "safety_identifier") if name not in present)
 
 
 def row(record: RequestRecord) -> dict[str, Any]:
@@ -115,6 +137,8 @@ def _row(record: RequestRecord, to_text: Callable[[Any], str]) -> dict[str, Any]
         "ttft_ms": record.ttft_ms,
         "error_code": record.error_code,
         "prompt": record.prompt,
+        "user": record.user,
+        "safety_identifier": record.safety_identifier,
     }
 
 

@@ -9,20 +9,25 @@ written there; until that succeeds decisions wait, and feedback and look-ups are
 
 import asyncio
 import logging
+import math
 import re
+import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from serve_app.config.tree import StoreConfig
+from serve_app.erasure import Selection
 from serve_app.errors import ConfigError, NotFound, PoolUnavailable
-from serve_app.store.base import Feedback, RequestRecord
-from serve_app.store.database import Database, reason, trouble
+from serve_app.store.base import Erased, Feedback, RequestRecord
+from serve_app.store.database import Database, Vacuum, reason, trouble
 
 logger = logging.getLogger("jethro.store")
 
@@ -32,6 +37,12 @@ _WATCH_S: Final = 1.0
 """Longest time between two looks at the file, and shortest between two attempts to open it again."""
 _PRUNE_EVERY_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
+_VACUUM_SHARE: Final = 0.01
+"""Share of the time in which the file is rewritten, while no Gateway can write: one of gigabytes takes seconds."""
+_VACUUM_RETRY_S: Final = 60.0
+"""After one that failed: the disk may be full."""
+_PAGE: Final = 500
+_ERRORS: Final = (SQLAlchemyError, sqlite3.Error)
 T = TypeVar("T")
 
 
@@ -42,13 +53,16 @@ class SqliteStore:
         self._config, self._clock = config, clock
         self._records: deque[RequestRecord] = deque()
         self._feedback: deque[tuple[Feedback, float, Future[None]]] = deque()
-        self._lookups: deque[tuple[str, str | None, Future[dict[str, Any]]]] = deque()
+        self._calls: deque[tuple[Callable[[Database], Any], Future[Any]]] = deque()
         self._wake = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
         self._dropped = self._failed = self._restarts = 0
         self._database: Database | None = None
         self._retry_s = 0.0
+        self._vacuum_s = self._vacuum_took_s = 0.0
+        self._vacuuming: Database | None = None
+        """For `interrupt`, while its file is rewritten."""
         self._fault: str | None = None
         """What is wrong with the file, from an error of SQLite or while it cannot be opened."""
         self._refusal: str | None = None
@@ -101,23 +115,48 @@ class SqliteStore:
 
     async def decision(self, decision_id: str, tenant: str | None = None) -> Mapping[str, Any]:
         """The record with its feedback. Raises NotFound, or PoolUnavailable if the file cannot be read now."""
-        return await self._twice(decision_id, lambda: self._look_up(decision_id, tenant))
+        return await self._twice(decision_id, lambda: self._queue_call(lambda d: d.find(decision_id, tenant)))
+
+    async def erase(self, selection: Selection) -> Erased:
+        """Delete records. Raises PoolUnavailable if the file cannot be written now; some may be deleted then."""
+        before_s = self._clock()
+        return await self._queued(lambda: self._queue_call(lambda d: d.erase(selection, before_s)))
+
+    async def export(self, selection: Selection) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """Pages of records. Raises PoolUnavailable if the file cannot be read now."""
+        await asyncio.sleep(self._config.flush_s * 1.5)  # other Gateways write their queues
+        after = (-math.inf, "")
+        while True:
+            read = partial(Database.page, selection=selection, after=after, most=_PAGE)
+            page: list[dict[str, Any]] = await self._queued(lambda: self._queue_call(read))  # noqa: B023 - called at once
+            if page:
+                yield page
+                after = (page[-1]["created_s"], page[-1]["decision_id"])
+            if len(page) < _PAGE:
+                return
 
     async def aclose(self) -> None:
         """Write what is queued and close. Idempotent."""
         if self._thread is not None:
             self._closing = True
             self._wake.set()
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._join, self._thread)
+
+    def _join(self, thread: threading.Thread) -> None:
+        while thread.is_alive():
+            if (database := self._vacuuming) is not None:
+                with suppress(sqlite3.Error):  # it has just ended and closed
+                    database.interrupt()
+            thread.join(0.05)
 
     def _queue_feedback(self, feedback: Feedback) -> Future[None]:
         done: Future[None] = Future()
         self._feedback.append((feedback, self._clock(), done))
         return done
 
-    def _look_up(self, decision_id: str, tenant: str | None) -> Future[dict[str, Any]]:
-        done: Future[dict[str, Any]] = Future()
-        self._lookups.append((decision_id, tenant, done))
+    def _queue_call(self, call: Callable[[Database], T]) -> Future[T]:
+        done: Future[T] = Future()
+        self._calls.append((call, done))
         return done
 
     async def _twice(self, decision_id: str, send: Callable[[], Future[T]]) -> T:
@@ -153,8 +192,11 @@ class SqliteStore:
             if self._clock() - pruned_s > _PRUNE_EVERY_S and not self._closing:
                 pruned_s = self._clock()
                 self._prune()
-        self._retry_s = 0.0
-        self._round()
+            if time.monotonic() >= self._vacuum_s and not self._closing:
+                self._vacuum()
+        for _ in range(2):  # an interrupt meant for a VACUUM may have hit the first
+            self._retry_s = 0.0
+            self._round()
         if self._records:
             logger.error("store: %d decisions lost, the file cannot be written", len(self._records))
         self._failed += len(self._records)
@@ -163,14 +205,14 @@ class SqliteStore:
 
     def _round(self) -> None:
         """Write what is queued, then answer what is awaited: it may concern a decision just queued."""
-        feedback, lookups = _taken(self._feedback), _taken(self._lookups)
+        feedback, calls = _taken(self._feedback), _taken(self._calls)
         try:
             database = self._checked()
             if database is not None and self._write(database):
-                self._answer(database, feedback, lookups)
+                self._answer(database, feedback, calls)
         except Exception:  # the thread must live: nothing else writes
             logger.exception("store: a round failed")
-        waiting: list[Future[Any]] = [*(f[-1] for f in feedback), *(lookup[-1] for lookup in lookups)]
+        waiting: list[Future[Any]] = [*(f[-1] for f in feedback), *(call[-1] for call in calls)]
         for done in waiting:
             if not done.done():
                 _settle(done, None, _unavailable())
@@ -211,16 +253,16 @@ class SqliteStore:
         self,
         database: Database,
         feedback: Sequence[tuple[Feedback, float, Future[None]]],
-        lookups: Sequence[tuple[str, str | None, Future[dict[str, Any]]]],
+        calls: Sequence[tuple[Callable[[Database], Any], Future[Any]]],
     ) -> None:
         try:
             if feedback:
                 _add_feedback(database, feedback)
-            for decision_id, tenant, found in lookups:
-                _find(database, decision_id, tenant, found)
-        except SQLAlchemyError as e:
+            for call, done in calls:
+                _call(database, call, done)
+        except _ERRORS as e:
             self._note(e)
-            logger.warning("store: feedback and look-ups are refused: %s", reason(e))
+            logger.warning("store: feedback, look-ups and erasures are refused: %s", reason(e))
 
     def _write(self, database: Database) -> bool:
         """All that is queued, in batches; False if the file cannot be written now and they wait for the next round."""
@@ -228,7 +270,7 @@ class SqliteStore:
             batch = [self._records[i] for i in range(min(len(self._records), self._config.batch))]
             try:
                 lost = database.write(batch)
-            except SQLAlchemyError as e:
+            except _ERRORS as e:
                 self._note(e)
                 if self._refusal != reason(e):  # once, not at every attempt: the log may be on the same full disk
                     logger.warning(
@@ -246,7 +288,7 @@ class SqliteStore:
                 self._report(record, error)
         return True
 
-    def _note(self, error: SQLAlchemyError) -> None:
+    def _note(self, error: Exception) -> None:
         """An error that calls for opening the file again: at the next round."""
         if trouble(error) == "file":
             self._fault = f"cannot be used ({reason(error)})"
@@ -257,12 +299,34 @@ class SqliteStore:
         id_ = record.decision.id if record.decision is not None else None
         logger.error("store: decision %s lost: %s: %s", id_, type(error).__name__, reason(error), extra=known)
 
+    def _vacuum(self) -> None:
+        """Rewrite the file after an erasure: at once for a small file, and for a large one now and then."""
+        if self._database is None:
+            return
+        began_s = time.monotonic()
+        self._vacuuming = self._database
+        try:
+            result: Vacuum = self._database.vacuum(self._clock())
+        except _ERRORS as e:
+            self._note(e)
+            logger.warning("store: the file is not rewritten yet without what was deleted: %s", reason(e))
+            result = "failed"
+        finally:
+            self._vacuuming = None
+        ended_s = time.monotonic()
+        self._vacuum_took_s += 0.0 if result == "idle" else ended_s - began_s
+        pause_s = _VACUUM_RETRY_S if result == "failed" else _WATCH_S
+        if result == "done":
+            logger.info("store: %s was rewritten without what was deleted", self._config.path)
+            pause_s, self._vacuum_took_s = max(pause_s, self._vacuum_took_s / _VACUUM_SHARE), 0.0
+        self._vacuum_s = ended_s + pause_s
+
     def _prune(self) -> None:
         if self._database is None:
             return
         try:
             gone = self._database.prune(self._clock() - self._config.keep_days * _DAY_S)
-        except SQLAlchemyError as e:
+        except (*_ERRORS, OSError) as e:
             self._note(e)
             logger.warning("store: old decisions could not be deleted: %s", reason(e))
             return
@@ -281,17 +345,17 @@ def _add_feedback(database: Database, given: Sequence[tuple[Feedback, float, Fut
         _settle(done, None, error)
 
 
-def _find(database: Database, decision_id: str, tenant: str | None, found: Future[dict[str, Any]]) -> None:
-    """One look-up. Raises SQLAlchemyError."""
+def _call(database: Database, call: Callable[[Database], Any], done: Future[Any]) -> None:
+    """One look-up or erasure. Raises SQLAlchemyError, sqlite3.Error."""
     try:
-        _settle(found, database.find(decision_id, tenant), None)
+        _settle(done, call(database), None)
     except NotFound as e:
-        _settle(found, None, e)
-    except Exception as e:  # no other look-up fails for it
+        _settle(done, None, e)
+    except Exception as e:  # no other call fails for it
         if trouble(e) is not None:
             raise
-        logger.exception("store: a look-up failed")
-        _settle(found, None, _unavailable())
+        logger.exception("store: a call failed")
+        _settle(done, None, _unavailable())
 
 
 def _settle(done: Future[Any], value: Any, error: Exception | None) -> None:

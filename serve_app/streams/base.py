@@ -13,6 +13,7 @@ import orjson
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from serve_app.erasure import Selection
 from serve_app.streams.online.base import Arrays, Episode, LabeledEvent, Learner, StreamPolicy, StreamSpec
 
 PREFIX: Final = "jethro-stream-"
@@ -110,6 +111,9 @@ class LearnerPort(Protocol):
     async def delete(self, name: str, owner: str | None = None) -> None:
         """Delete a stream and what was learned. Raises NotFound, as above."""
 
+    async def erase(self, selection: Selection, before_s: float) -> None:
+        """Take texts of requests until `before_s` out of all journals, and store none that come later."""
+
 
 class Core(Protocol):
     """The algorithm behind streams."""
@@ -188,17 +192,17 @@ def arrays_from_bytes(data: bytes) -> Mapping[str, NDArray[np.generic]]:
 
 def _event(event: Event) -> dict[str, Any]:
     e = event.episode
-    values = {"walk": [e.level, e.label, e.probabilities, e.deferral, e.why, e.version]}
-    return (
-        values
-        if isinstance(event, ObservedEvent)
-        else values | {"text": event.text, "label": event.label, "id": event.id}
-    )
+    values: dict[str, Any] = {"walk": [e.level, e.label, e.probabilities, e.deferral, e.why, e.version]}
+    if isinstance(event, ObservedEvent):
+        return values
+    by = [event.created_s, event.tenant, event.users]
+    return values | {"text": event.text, "label": event.label, "id": event.id, "by": by}
 
 
 def _event_of(event: Mapping[str, Any]) -> Event:
     level, label, probabilities, deferral, why, version = event["walk"]
     episode = Episode(level, label, tuple(tuple(p) for p in probabilities), tuple(deferral), why, version)
-    return (
-        LabeledEvent(event["text"], event["label"], episode, event["id"]) if "text" in event else ObservedEvent(episode)
-    )
+    if "text" not in event:
+        return ObservedEvent(episode)
+    created_s, tenant, users = event.get("by", (0.0, None, ()))  # an earlier version does not say
+    return LabeledEvent(event["text"], event["label"], episode, event["id"], created_s, tenant, tuple(users))

@@ -5,21 +5,33 @@
 
 import asyncio
 import logging
+import math
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Final, ParamSpec, TypeVar
 
+from serve_app.erasure import Erasure, ErasureLog, Selection
 from serve_app.errors import ConfigError, Conflict, NotFound, Overloaded, RequestError, UpstreamError
 from serve_app.files import sync_folder
-from serve_app.streams.base import BudgetChange, Core, Published, StreamCreate, arrays_to_bytes, batch_from_json
+from serve_app.streams.base import (
+    BudgetChange,
+    Core,
+    Published,
+    StreamCreate,
+    arrays_to_bytes,
+    batch_from_json,
+    batch_to_json,
+)
 from serve_app.streams.checkpoint import lock_folder
+from serve_app.streams.erasing import Covers, StreamErasures, erase, requested
 from serve_app.streams.online.base import StreamPolicy
 from serve_app.streams.spec import difference, is_name, spec_to_json
 from serve_app.streams.stream import LearnedStream, owner_of
@@ -28,6 +40,9 @@ _LOCK_S: Final = 60.0
 """Longest wait for the Learner before us to leave the folder."""
 _RETRY_S: Final = 30.0
 """A checkpoint that could not be written, or a stream that could not be read, is tried again no sooner."""
+_UPKEEP_S: Final = 1.0
+_EXPIRE_EVERY_S: Final = 3600.0
+_DAY_S: Final = 86_400.0
 _HIDDEN: Final = re.compile(r"\.(?P<name>.+)-([0-9a-f]{8}|(?P<uid>[0-9a-f]{16}))")
 """Hidden folders: with a uid, of a stream being created; otherwise of one being deleted."""
 logger = logging.getLogger("jethro.streams")
@@ -44,6 +59,8 @@ class RegistryOptions:
     most: int = 64
     checkpoint_events: int = 2000
     most_per_tenant: int = 16
+    keep_days: float = 30.0
+    """Texts in journals that are older are erased."""
 
 
 class StreamRegistry:
@@ -59,11 +76,12 @@ class StreamRegistry:
         self._policies: dict[str, tuple[StreamPolicy, bytes]] = {}
         self.published: dict[str, Published] = {}
         """Every stream with its policy; an unreadable one with its error."""
+        self._expired_s = -math.inf
         self._lock = lock_folder(options.folder, _LOCK_S)
         _tidy(options.folder)
-        for path in sorted(options.folder.iterdir()):
-            if path.is_dir() and is_name(path.name):  # a disk may have folders of its own, `lost+found`
-                self._open(path)
+        self._erasures = StreamErasures(options.folder, options.keep_days)
+        for path in self._folders():
+            self._open(path)
 
     def create(self, request: StreamCreate) -> None:
         """Create a stream; the same one again changes nothing but its budget.
@@ -105,8 +123,33 @@ class StreamRegistry:
             self._drop(name, self._hide(name))
         self.published = {n: p for n, p in self.published.items() if n != name}
 
+    def erase(self, selection: Selection, before_s: float) -> None:
+        """Take texts of requests until `before_s` out of all journals, also of streams that cannot be opened.
+
+        Later events of such requests are dropped. Raises UpstreamError if the disk fails; repeat it then.
+        """
+        self._check_open()
+        with self._on_disk():
+            self._erasures.add(selection, before_s)
+            self._erase(ErasureLog([Erasure(b"", selection.digest(b""), before_s)]).covers)
+
+    def upkeep(self, now_s: float) -> None:
+        """Carry out erasures that other programs left in the folder, and erase texts that are too old.
+
+        `now_s` in unix seconds. To be called about once a second. Raises UpstreamError if the disk fails.
+        """
+        if self._lock < 0:
+            return
+        for path, selection, before_s in requested(self._options.folder):
+            self.erase(selection, before_s)
+            path.unlink(missing_ok=True)
+        if abs(now_s - self._expired_s) > _EXPIRE_EVERY_S:
+            self._expired_s, oldest_s = now_s, now_s - self._options.keep_days * _DAY_S
+            with self._on_disk():
+                self._erase(lambda origin: origin.created_s < oldest_s)
+
     def report(self, line: bytes) -> None:
-        """Store a batch and learn from it; a batch of a deleted stream is dropped.
+        """Store a batch and learn from it; a batch of a deleted stream is dropped, and so are erased texts.
 
         Raises UpstreamError if it cannot be stored now, or ValueError if it is no batch.
         """
@@ -114,6 +157,8 @@ class StreamRegistry:
         if batch.stream not in self.published:
             return
         stream = self._readable(batch.stream)
+        if (kept := self._erasures.without_erased(batch)) is not batch:
+            batch, line = kept, batch_to_json(kept)
         stream.report(batch, line)
         if stream.events >= self._options.checkpoint_events and self._clock() >= self._retry_s.get(batch.stream, 0.0):
             self._checkpoint(stream)
@@ -129,6 +174,17 @@ class StreamRegistry:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _folders(self) -> list[Path]:
+        """Those of streams: a disk may have folders of its own, `lost+found`."""
+        return sorted(path for path in self._options.folder.iterdir() if path.is_dir() and is_name(path.name))
+
+    def _erase(self, covers: Covers) -> None:
+        for path in self._folders():
+            if (stream := self._streams.get(path.name)) is not None:
+                stream.erase(covers)
+            else:
+                erase(path, covers)
 
     def _open(self, path: Path) -> None:
         try:
@@ -277,6 +333,8 @@ class LocalLearner:
         """Open the streams, which may take a while. Raises ConfigError if the folder cannot be used."""
         self._registry = StreamRegistry(options, core)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
+        self._stop = threading.Event()
+        threading.Thread(target=self._keep_up, name="learner-upkeep", daemon=True).start()
 
     async def report(self, batch: bytes) -> None:
         """See LearnerPort."""
@@ -299,10 +357,23 @@ class LocalLearner:
         """See LearnerPort."""
         await self._in_thread(self._registry.delete, name, owner)
 
+    async def erase(self, selection: Selection, before_s: float) -> None:
+        """See LearnerPort."""
+        await self._in_thread(self._registry.erase, selection, before_s)
+
     async def aclose(self) -> None:
         """Finish the batch in progress, write checkpoints, release the folder."""
+        self._stop.set()
         await self._in_thread(self._registry.close)
         self._thread.shutdown()
+
+    def _keep_up(self) -> None:
+        while not self._stop.wait(_UPKEEP_S):
+            try:
+                self._thread.submit(self._registry.upkeep, time()).result()
+            except Exception as e:  # a full disk, say: it is tried again
+                if not self._stop.is_set():
+                    logger.error("the upkeep of the streams' folder failed: %r", e)
 
     async def _in_thread(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*args, **kwargs))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from serve_app.config.strategies import StreamsConfig
+from serve_app.erasure import Selection
 from serve_app.errors import JethroError, ModelNotFound, NotFound, PoolUnavailable
 from serve_app.pools.base import Pool
 from serve_app.streams.base import PREFIX, ActiveStream, BudgetChange, Core, LearnerPort, OnlineCore, StreamCreate
@@ -105,6 +106,16 @@ class Streams:
     async def delete(self, name: str, owner: str | None) -> None:
         """Delete a stream and what was learned. Raises NotFound."""
         await self._change(self._port.delete(name, owner))
+
+    async def erase(self, selection: Selection, before_s: float) -> None:
+        """Take texts out of the journals of all streams. Raises PoolUnavailable if the Learner does not answer."""
+        try:
+            await call_learner(self._port.erase(selection, before_s), _CHANGE_S)
+        except JethroError:
+            raise
+        except Exception as e:
+            logger.warning("the Learner did not take an erasure: %r", e)
+            raise self._away() from e
 
     async def all(self, owner: str | None) -> list[dict[str, Any]]:
         """All streams of a caller, by name; while the Learner is away, as last known."""

@@ -57,7 +57,7 @@ class StreamStrategy:
     async def run(self, query: Query, context: Context) -> AsyncGenerator[StrategyEvent]:
         """Decision, then the frame or the answer, then what was spent; see the contract."""
         started = perf_counter()
-        stream, text, episode = await self._acted(query)
+        stream, _, episode = await self._acted(query)
         stream.policy.observe(episode)
         self.events.put(self.stream, stream.uid, ObservedEvent(episode))
         decision = self._decision(stream, episode, context.call.id, started, {})
@@ -65,7 +65,7 @@ class StreamStrategy:
             answer, usage, spent = stream.spec.labels[episode.label], Usage(), Spent(())
         else:
             context.demand.requested(decision.pool)
-            answer, usage, spent, decision = await self._call_llm(stream, text, episode, decision, context)
+            answer, usage, spent, decision = await self._call_llm(stream, query, episode, decision, context)
         yield decision
         model, call = decision.model, context.call
         chunks = [Chunk(text=answer), Chunk(finish_reason="stop", usage=usage)]
@@ -83,10 +83,10 @@ class StreamStrategy:
         return stream, text, await self.act(stream, text, True)
 
     async def _call_llm(
-        self, stream: ActiveStream, text: str, episode: Episode, decision: Decision, context: Context
+        self, stream: ActiveStream, query: Query, episode: Episode, decision: Decision, context: Context
     ) -> tuple[str, Usage, Spent, Decision]:
         """The LLM's answer. If it fails, the best small level answers; if there is none, the error is raised."""
-        spec, steps = stream.spec, list[Step]()
+        spec, steps, text = stream.spec, list[Step](), query.text
         try:
             pool = self.pool(spec.llm_pool)
             guided = pool.capabilities.guided
@@ -101,7 +101,8 @@ class StreamStrategy:
             decision = replace(decision, pool=level, model=PREFIX + self.stream, reason=reason)
             return spec.labels[fallback[1]], Usage(), Spent(tuple(steps)), decision
         label = parsed(content, spec.labels)
-        self.events.put(self.stream, stream.uid, LabeledEvent(text, label, episode, decision.id))
+        whose = (context.call.created_s, query.tenant, query.users)
+        self.events.put(self.stream, stream.uid, LabeledEvent(text, label, episode, decision.id, *whose))
         if label is None:
             decision = replace(decision, reason=f"{decision.reason}; the answer names no label, or more than one")
         return content if label is None else spec.labels[label], answer.usage, Spent(tuple(steps)), decision

@@ -22,6 +22,7 @@ from serve_app.files import sync_folder, write_whole
 from serve_app.journal import Journal
 from serve_app.streams.base import BudgetChange, Core, Event, EventBatch, ObservedEvent, StreamCounts, batch_from_json
 from serve_app.streams.checkpoint import StreamCheckpoint, journal_path, journals, newest, save
+from serve_app.streams.erasing import Covers, erase, erased
 from serve_app.streams.online.base import Learner, StreamSpec
 from serve_app.streams.spec import spec_from_json, spec_to_json, with_budget
 
@@ -161,6 +162,21 @@ class LearnedStream:
         self._checkpoint += 1
         self._since = 0
         self.close()
+
+    def erase(self, covers: Covers) -> None:
+        """Take texts out of the journals. Raises OSError; texts may be left then.
+
+        First a checkpoint, so that no restart learns from the journals without them.
+        """
+        if not erased(self.folder, covers):
+            return
+        if self._since:
+            try:
+                self.checkpoint()
+            except OSError as e:  # a full disk: then a restart learns from an empty text in their place
+                logger.error("stream %s: no checkpoint could be written (%s)", self.spec.name, e)
+        self.close()
+        erase(self.folder, covers)
 
     def figures(self) -> dict[str, Any]:
         """For status and metrics, JSON-ready; shares are nan-free and sum to 1 once there are queries."""

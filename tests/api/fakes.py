@@ -9,6 +9,7 @@ import orjson
 
 from serve_app.config.load import load
 from serve_app.config.tree import Config
+from serve_app.erasure import Selection
 from serve_app.errors import ModelNotFound, NotFound
 from serve_app.gateway.services import Services
 from serve_app.observability.access_log import NoLog
@@ -17,7 +18,7 @@ from serve_app.pools.base import PoolLoad
 from serve_app.routing.artefact import Registered
 from serve_app.routing.serving.served import ServedRouter
 from serve_app.routing.strategy import DirectStrategy, RouteStrategy
-from serve_app.store.base import Feedback, RequestRecord
+from serve_app.store.base import Erased, Feedback, RequestRecord
 from serve_app.streams.base import PREFIX
 from serve_app.streams.service import Streams
 from serve_app.types import Capabilities, Price, Query
@@ -215,6 +216,17 @@ class DictStore:
         assert record.decision is not None
         told = {"decision_id": decision_id, "tenant": record.tenant, "pool": record.decision.pool}
         return told | {"status": record.status} | asdict(record.usage)
+
+    async def erase(self, selection: Selection) -> Erased:
+        gone = [id_ for id_, record in self.records.items() if selection in record.origin.selections()]
+        for id_ in gone:
+            del self.records[id_]
+        return Erased(len(gone), 0)
+
+    async def export(self, selection: Selection) -> AsyncGenerator[list[Mapping[str, Any]]]:
+        chosen = [id_ for id_, record in self.records.items() if selection in record.origin.selections()]
+        if chosen:
+            yield [await self.decision(id_) for id_ in chosen]
 
     async def aclose(self) -> None:
         pass

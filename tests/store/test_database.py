@@ -47,7 +47,7 @@ def test_judgements_are_told_apart(database):
 
 
 def test_pruning_takes_several_rounds_if_it_must(database, monkeypatch):
-    monkeypatch.setattr(module, "_PRUNED_AT_ONCE", 3)
+    monkeypatch.setattr(module, "_DELETED_AT_ONCE", 3)
     database.write([record(f"d{i}", created_s=float(i)) for i in range(10)])
     database.add_feedback([(Feedback(f"d{i}", 1), 0.0) for i in range(10)])
     assert database.prune(8.0) == 8

@@ -172,7 +172,7 @@ def test_what_sqlite_itself_does_to_the_file_is_no_fault(path):
     Database(str(path)).close()
     with closing(connect(path)) as one, closing(connect(path)) as two:
         one.execute("CREATE TABLE t (x)")
-        watch = FileWatch(path)
+        watch = FileWatch(path, lambda: 0)
         for i in range(50):
             (one, two)[i % 2].execute("INSERT INTO t VALUES (zeroblob(20000))")
             if i % 10 == 0:
@@ -193,7 +193,7 @@ def test_journals_of_a_file_that_was_replaced_leave_with_it(path):
     Database(str(path)).close()
     with closing(connect(path)) as connection:
         connection.execute("CREATE TABLE t (x)")
-        watch = FileWatch(path)
+        watch = FileWatch(path, lambda: 0)
         other = path.with_name("other.sqlite3")
         Database(str(other)).close()
         os.replace(other, path)

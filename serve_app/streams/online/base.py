@@ -65,12 +65,19 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class LabeledEvent:
-    """What the Learner learns from: a query that reached the LLM. `label` None: the answer parsed to no label."""
+    """What the Learner learns from: a query that reached the LLM. `label` None: the answer parsed to no label.
+
+    The last four say whose text it is, for its deletion: the decision, the request's arrival in unix seconds (0: not
+    known), and the tenant and users that it names.
+    """
 
     text: str
     label: int | None
     episode: Episode
     id: str = ""
+    created_s: float = 0.0
+    tenant: str | None = None
+    users: tuple[str, ...] = ()
 
 
 class StreamPolicy(Protocol):
