@@ -45,14 +45,14 @@ class DecisionRoutes:
             answers(s) for s in (shapes.RECORD, shapes.DECISION_DELETED, shapes.DECISIONS_DELETED)
         )
         lines = {200: (Content(shapes.RECORDS, media_type=_LINES),)}
-        absent, away = (404, 503), (503,)
+        absent = (404, 503)  # of a user too: `..` cannot be in a path
         return [
             Operation("GET", _ONE, "get_decision", get, self.one, record, absent, parameters=_ID),
             Operation("DELETE", _ONE, "delete_decision", delete, self.delete, gone, absent, parameters=_ID),
-            Operation("GET", _ALL, "export_decisions", export, self.export, lines, away),
+            Operation("GET", _ALL, "export_decisions", export, self.export, lines, (503,)),
             Operation("DELETE", _ALL, "delete_decisions", erase, self.erase, all_gone, (400, 503), confirm=_CONFIRM),
-            Operation("GET", _OF_USER, "export_user", of_user, self.export, lines, away, parameters=_USER),
-            Operation("DELETE", _OF_USER, "delete_user", erase_user, self.erase_user, all_gone, away, parameters=_USER),
+            Operation("GET", _OF_USER, "export_user", of_user, self.export, lines, absent, parameters=_USER),
+            Operation("DELETE", _OF_USER, "delete_user", erase_user, self.erase_user, all_gone, absent, parameters=_USER),
         ]
 
     async def one(self, request: Request) -> Response:

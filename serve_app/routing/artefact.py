@@ -215,8 +215,10 @@ def read_json(
         raise ConfigError(f"{path}: must hold a JSON object, got {type(body).__name__}; {remedy}")
     if kind is not None and body.get("kind") != kind:
         raise ConfigError(f"{path}: kind is {body.get('kind')!r}, not {kind!r}; {remedy}")
-    if version is not None and body.get("format") != version:
-        raise ConfigError(f"{path}: format is {body.get('format')!r}, this version reads {version}; {remedy}")
+    if version is not None and (found := body.get("format")) != version:
+        newer = isinstance(found, int) and found > version
+        fix = "it is of a newer version of jethro: run that one, or " if newer else ""
+        raise ConfigError(f"{path}: format is {found!r}, this version reads {version}; {fix}{remedy}")
     return body
 
 

@@ -78,7 +78,9 @@ def erased(folder: Path, covers: Covers) -> dict[Path, bytes]:
 def erase(folder: Path, covers: Covers) -> None:
     """Take such texts out of a stream that is not open. Raises OSError."""
     for path, content in erased(folder, covers).items():
+        written = path.stat()
         write_whole(path, content)
+        os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))  # by it, events of an earlier version age
 
 
 def requested(folder: Path) -> list[tuple[Path, Selection, float]]:
