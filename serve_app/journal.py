@@ -21,9 +21,9 @@ class Journal:
     """An open journal with one owner. `lines` are those found when it was opened; `broken` of them were left out."""
 
     def __init__(self, path: Path, *, checksums: bool = False, exclusive: bool = False) -> None:
-        """Open `path`, or create it with mode 0600. Raises OSError.
+        """Open `path`, or create it with mode 0600.
 
-        BlockingIOError: another process holds an `exclusive` one.
+        Raises OSError; BlockingIOError if another process holds an `exclusive` one.
         """
         self.path = path
         new = not path.exists()

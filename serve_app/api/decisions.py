@@ -39,20 +39,20 @@ class DecisionRoutes:
     def operations(self) -> list[Operation]:
         """All of them, described."""
         get, delete = "A decision, its result, and its feedback.", "Delete a decision and its feedback."
-        export, erase = "All your decisions, as JSON lines.", "Delete all your decisions and their feedback."
-        of_user, erase_user = "A user's decisions, as JSON lines.", "Delete a user's decisions and their feedback."
-        record, gone, all_gone = (
+        export, delete_all = "All your decisions, as JSON lines.", "Delete all your decisions and their feedback."
+        of_user, delete_user = "A user's decisions, as JSON lines.", "Delete a user's decisions and their feedback."
+        record, one_gone, gone = (
             answers(s) for s in (shapes.RECORD, shapes.DECISION_DELETED, shapes.DECISIONS_DELETED)
         )
-        lines = {200: (Content(shapes.RECORDS, media_type=_LINES),)}
+        lines: dict[int, tuple[Content, ...]] = {200: (Content(shapes.RECORDS, media_type=_LINES),)}
         absent = (404, 503)  # of a user too: `..` cannot be in a path
         return [
             Operation("GET", _ONE, "get_decision", get, self.one, record, absent, parameters=_ID),
-            Operation("DELETE", _ONE, "delete_decision", delete, self.delete, gone, absent, parameters=_ID),
+            Operation("DELETE", _ONE, "delete_decision", delete, self.delete, one_gone, absent, parameters=_ID),
             Operation("GET", _ALL, "export_decisions", export, self.export, lines, (503,)),
-            Operation("DELETE", _ALL, "delete_decisions", erase, self.erase, all_gone, (400, 503), confirm=_CONFIRM),
+            Operation("DELETE", _ALL, "delete_decisions", delete_all, self.erase, gone, (400, 503), confirm=_CONFIRM),
             Operation("GET", _OF_USER, "export_user", of_user, self.export, lines, absent, parameters=_USER),
-            Operation("DELETE", _OF_USER, "delete_user", erase_user, self.erase_user, all_gone, absent, parameters=_USER),
+            Operation("DELETE", _OF_USER, "delete_user", delete_user, self.erase_user, gone, absent, parameters=_USER),
         ]
 
     async def one(self, request: Request) -> Response:
