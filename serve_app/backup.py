@@ -200,7 +200,7 @@ def _restore_store(backup: Path, place: Path, stamp: str) -> list[Path]:
             database.merge(erasures)
             while database.vacuum(time.time()) not in ("idle", "failed"):
                 pass
-        kept = _set_aside(place, stamp)
+        kept = _keep_present(place, stamp)
         part.rename(place)
     finally:
         for left in (part, *journals(part)):
@@ -216,7 +216,7 @@ def _restore_streams(backup: Path, place: Path, stamp: str) -> list[Path]:
         new = place / f".{path.name}-{os.urandom(8).hex()}"
         shutil.copytree(path, new, copy_function=_copied)
         merge_erasures(backup / remembered.name, remembered, new)
-        kept += _set_aside(place / path.name, stamp)
+        kept += _keep_present(place / path.name, stamp)
         new.rename(place / path.name)
     sync_folder(place)
     return kept
@@ -227,7 +227,7 @@ def _replace(backup: Path, place: Path, stamp: str) -> list[Path]:
     part = place.with_name(f".{place.name}-{os.getpid()}.part")
     try:
         shutil.copytree(backup, part, copy_function=_copied)
-        kept = _set_aside(place, stamp)
+        kept = _keep_present(place, stamp)
         part.rename(place)
         sync_folder(place.absolute().parent)
     finally:
@@ -235,7 +235,7 @@ def _replace(backup: Path, place: Path, stamp: str) -> list[Path]:
     return kept
 
 
-def _set_aside(path: Path, stamp: str) -> list[Path]:
+def _keep_present(path: Path, stamp: str) -> list[Path]:
     """Rename it to NAME.replaced-TIME."""
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""Whose records are to be erased, and a memory of that which names nobody, for records that are still on their way.
+"""Whose records are to be erased, and a memory of that without names, for records that are still on their way.
 
 A record reaches the disk some time after its request: it waits in a Gateway's memory, or the request still runs. So an
 erasure is remembered, as a salted digest with its time, and every record of a request that arrived before it is dropped

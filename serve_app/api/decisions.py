@@ -71,7 +71,7 @@ class DecisionRoutes:
     async def export(self, request: Request) -> Response:
         """Decisions of a user or of the tenant, as JSON lines."""
         pages = self._services.store.export(_selection(request))
-        first = await anext(pages, ())  # an error before it has its true status
+        first: Sequence[Mapping[str, Any]] = await anext(pages, [])  # an error before it has its true status
         return StreamingResponse(_lines(first, pages), media_type=_LINES)
 
     async def erase(self, request: Request) -> Response:

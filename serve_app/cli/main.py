@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli import backup, cascade, chat, config, data, decisions, k8s, lab, scale, serve
+from serve_app.cli import cascade, chat, config, data, k8s, lab, scale, serve, stored
 from serve_app.cli.options import new_group
 from serve_app.cli.router import commands as router
 from serve_app.cli.stream import commands as stream
@@ -26,15 +26,15 @@ app.command("serve")(serve.serve)
 app.command("serve-config")(serve.serve_config)
 app.command("chat")(chat.chat)
 app.command("route")(chat.route)
-app.command("backup")(backup.backup)
-app.command("restore")(backup.restore)
+app.command("backup")(stored.backup)
+app.command("restore")(stored.restore)
 app.add_typer(config.group, name="config")
 app.add_typer(lab.group, name="lab")
 app.add_typer(data.group, name="data")
 app.add_typer(router.group, name="router")
 app.add_typer(stream.group, name="stream")
 app.add_typer(cascade.group, name="cascade")
-app.add_typer(decisions.group, name="decisions")
+app.add_typer(stored.group, name="decisions")
 app.add_typer(scale.group, name="scale")
 app.add_typer(k8s.group, name="k8s")
 

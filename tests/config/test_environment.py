@@ -69,3 +69,11 @@ def test_whatever_is_unset_is_set() -> None:
     env: dict[str, str] = {}
     prepare_serve_environment(env, niceness=3)
     assert env == SERVE_ENVIRONMENT | {"RAY_worker_niceness": "3"}
+
+
+def test_logs_of_workers_are_bounded_and_the_operators_bound_stays() -> None:
+    """Ray rotates a worker's stderr, where the request log goes, only if the first of the two is set."""
+    env = {"RAY_ROTATION_BACKUP_COUNT": "9"}
+    prepare_serve_environment(env)
+    assert 0 < int(env["RAY_ROTATION_MAX_BYTES"]) <= 64 * 2**20
+    assert env["RAY_ROTATION_BACKUP_COUNT"] == "9"

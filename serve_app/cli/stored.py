@@ -1,4 +1,4 @@
-"""`jethro decisions`: export and delete what the decision log and the streams' journals hold of a user or a tenant."""
+"""What an endpoint has stored: `jethro decisions` exports and deletes, `jethro backup` and `jethro restore` copy."""
 
 import sys
 import time
@@ -88,6 +88,51 @@ def delete(
         typer.echo(f"{streams}: texts erased from the journals" + (", by the Learner that runs" if running else ""))
     for file in quarantined(Path(tree.store.path)):
         say(f"left as it is: {file}: damaged, may hold such texts; delete it unless you want to recover it")
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new folder, which the backup is written to.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Back up the decision log, the streams and the registered routers, while the endpoint runs or not; checked.
+
+    \b
+    Examples:
+      jethro backup backups/monday --config my.yaml
+    """
+    from serve_app.backup import Places, back_up
+
+    report = back_up(Places.of(_config(config, set_)), folder)
+    typer.echo(f"{folder}: {report}")
+
+
+def restore(
+    folder: Annotated[Path, typer.Argument(help="The folder of a backup.")],
+    config: ConfigOption = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check that the backup is whole.")] = False,
+    set_: SetOption = None,
+) -> None:
+    """Put a backup in the place of the present state; stop the endpoint first. Present files are kept, renamed.
+
+    Who was deleted since the backup stays deleted, as far as the present files remember it.
+
+    \b
+    Examples:
+      jethro restore backups/monday --check
+      jethro restore backups/monday --config my.yaml
+    """
+    from serve_app import backup as backups
+
+    report = backups.check(folder)
+    if check:
+        typer.echo(f"{folder}: good: {report}")
+        return
+    places = backups.Places.of(_config(config, set_))
+    kept = backups.restore(places, folder, time.time())
+    typer.echo(f"restored: {report}")
+    for path in kept:
+        say(f"the present state is kept in {path}: delete it when it is no longer needed")
 
 
 def _rewrite(database: "Database") -> None:
