@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 from serve_app.erasure import Erasure, Selection
 from serve_app.errors import ConfigError, Conflict, JethroError, NotFound, RequestError
 from serve_app.store.base import MOST_FEEDBACK, Erased, Feedback, RequestRecord
-from serve_app.store.erasing import ErasureTable, condition, covered, delete_some, truncate_wal
+from serve_app.store.erasing import PENDING, ErasureTable, condition, covered, delete_some, truncate_wal
 from serve_app.store.file import (
     FileWatch,
     connect,
@@ -205,6 +205,8 @@ class Database:
         Other processes cannot write meanwhile. Ended early by `interrupt`. Raises DBAPIError, sqlite3.Error as `write`.
         """
         if self._rewritten is None:
+            if not self.pending:
+                return "idle"
             with self._connection.begin():
                 newest = self._erasures.claim(self._connection, now_s)
             if newest is None:
@@ -231,8 +233,8 @@ class Database:
     @property
     def pending(self) -> int:
         """Erasures whose bytes may still be in the file: it was not rewritten since."""
-        with self._connection.begin():
-            return self._erasures.pending(self._connection)
+        (count,) = self._driver.execute(PENDING).fetchone()  # without the write lock: this is looked at every second
+        return int(count)
 
     def _delete(self, *which: ColumnElement[bool]) -> Erased:
         ids = select(decisions.c.decision_id).where(*which).limit(_DELETED_AT_ONCE)

@@ -27,6 +27,7 @@ _VARIABLES: Final = 500
 """SQLite bounds the number of variables in a statement."""
 _READERS_MS: Final = 200
 """Longest wait for readers of the -wal file, while no process can write."""
+PENDING: Final = "SELECT count(*) FROM erasures WHERE vacuumed_s IS NULL"
 _CLAIM_S: Final = 900.0
 """A VACUUM that has not ended after this time is another Gateway's to run: the first one was killed."""
 
@@ -80,10 +81,6 @@ class ErasureTable:
         ours = and_(erasures.c.id <= newest, erasures.c.vacuumed_s.is_(None), erasures.c.vacuum_begun_s == begun_s)
         values = {"vacuumed_s": begun_s if done else None, "vacuum_begun_s": None}
         connection.execute(update(erasures).where(ours).values(**values))
-
-    def pending(self, connection: Connection) -> int:
-        """Erasures without a VACUUM after them."""
-        return len(connection.execute(select(erasures.c.id).where(erasures.c.vacuumed_s.is_(None))).all())
 
     def _refresh(self, connection: Connection) -> None:
         for row in connection.execute(select(erasures).where(erasures.c.id > self._last).order_by(erasures.c.id)):

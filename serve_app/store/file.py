@@ -167,11 +167,16 @@ class FileWatch:
                     journal.unlink(missing_ok=True)
 
     def _shrunk_by_sqlite(self, now: int) -> bool:
-        """Whether another process's VACUUM made the file smaller."""
+        """Whether another process's VACUUM may have made the file smaller; if in doubt the contents are checked now.
+
+        New pages may be in the -wal file alone, so that the file is smaller than it will be.
+        """
         try:
-            return self._expected() <= now
+            if self._expected() > now:
+                self._next_s = 0.0
         except sqlite3.Error:  # pages are missing
             return False
+        return True
 
     def _check(self, state: tuple[int, int]) -> None:
         """Check the contents if the file has changed, in a thread: SQLite alone writes there, and now and then only."""

@@ -11,7 +11,7 @@ import pytest
 from serve_app.errors import PoolUnavailable
 from serve_app.store.base import Feedback
 from serve_app.store.database import Database
-from serve_app.store.file import FileWatch, connect, create_private, journals, quarantine
+from serve_app.store.file import FileWatch, connect, create_private, journals, quarantine, size
 from serve_app.store.sqlite import SqliteStore
 from tests.store.test_sqlite import config, foreign, open_store, record, rows
 
@@ -181,6 +181,36 @@ def test_what_sqlite_itself_does_to_the_file_is_no_fault(path):
         assert fault_within(watch, 1.5) is None
         watch.close()
         assert all(journal.exists() for journal in journals(path))
+
+
+def test_a_file_that_shrank_by_a_vacuum_and_grows_again_in_its_wal_is_no_fault(path):
+    Database(str(path)).close()
+    with closing(connect(path)) as one, closing(connect(path)) as two:
+        one.execute("CREATE TABLE t (x)")
+        one.executemany("INSERT INTO t VALUES (zeroblob(20000))", [()] * 50)
+        one.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        watch = FileWatch(path, lambda: size(one))
+        before = path.stat().st_size
+        two.execute("DELETE FROM t WHERE rowid > 25")
+        two.execute("VACUUM")
+        two.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        two.executemany("INSERT INTO t VALUES (zeroblob(20000))", [()] * 100)
+        assert path.stat().st_size < before < size(two)
+        assert watch.fault() is None
+        assert fault_within(watch, 1.0) is None
+        watch.close()
+
+
+def test_a_file_that_lost_its_end_is_a_fault(path):
+    Database(str(path)).close()
+    with closing(connect(path)) as one:
+        one.execute("CREATE TABLE t (x)")
+        one.executemany("INSERT INTO t VALUES (zeroblob(20000))", [()] * 50)
+        one.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        watch = FileWatch(path, lambda: size(one))
+        os.truncate(path, path.stat().st_size // 2 // 4096 * 4096)
+        assert fault_within(watch, 5.0) is not None
+        watch.close()
 
 
 def test_a_connection_does_not_create_the_file(path):
