@@ -24,9 +24,10 @@ from serve_app.config.tree import Config
 from serve_app.errors import ConfigError, reading, writing
 from serve_app.files import sync_folder, write_whole
 from serve_app.routing.artefact import read_card
-from serve_app.store.database import Database, check_format
+from serve_app.store.database import Database
 from serve_app.store.erasing import known_erasures
 from serve_app.store.file import connect, journals
+from serve_app.store.schema import check_format
 from serve_app.streams.checkpoint import journals as stream_journals
 from serve_app.streams.checkpoint import latest, lock_folder
 from serve_app.streams.erasing import merge_erasures

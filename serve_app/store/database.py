@@ -36,6 +36,7 @@ from serve_app.store.schema import (
     APPLICATION_ID,
     BY_USER,
     VERSION,
+    check_format,
     decisions,
     feedback,
     metadata,
@@ -317,20 +318,6 @@ class UnusableFile(ConfigError):
     def __init__(self, path: str, what: str, remedy: str) -> None:
         super().__init__(f"store.path: {path} {what}: {remedy}")
         self.reason = f"{path} {what}"
-
-
-def check_format(connection: sqlite3.Connection, path: str) -> None:
-    """Raises ConfigError unless it is a decision log that this version can use. Raises sqlite3.Error."""
-    application, version = (connection.execute(query).fetchone()[0] for query in _IDENTITY[:2])
-    if application != APPLICATION_ID:
-        raise ConfigError(f"store.path: {path} is not a decision log: choose another path")
-    if version != VERSION:
-        # not UnusableFile: it is whole, and the version that wrote it may be running
-        age = "newer" if version > VERSION else "older"
-        raise ConfigError(
-            f"store.path: {path} is of {age} versions of jethro (it has schema version {version}, this one reads "
-            f"{VERSION}): run the version of jethro that wrote it, or move the file away"
-        )
 
 
 def trouble(error: Exception) -> Literal["passing", "file"] | None:

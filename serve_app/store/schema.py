@@ -5,6 +5,7 @@ The columns of a decision come from its declaration (`DECISION_FIELDS`). A field
 """
 
 import math
+import sqlite3
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from numbers import Integral, Real
@@ -14,6 +15,7 @@ from typing import Any, Final
 import orjson
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
+from serve_app.errors import ConfigError
 from serve_app.store.base import RequestRecord
 from serve_app.types import DECISION_FIELDS
 
@@ -88,6 +90,21 @@ erasures = Table(
     Column("vacuumed_s", Float),
 )
 """Who was erased, as digests (see `serve_app.erasure`), and whether the file was rewritten since."""
+
+
+def check_format(connection: sqlite3.Connection, path: str) -> None:
+    """Raises ConfigError unless it is a decision log that this version can use. Raises sqlite3.Error."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise ConfigError(f"store.path: {path} is not a decision log: choose another path")
+    if version != VERSION:
+        # not UnusableFile: it is whole, and the version that wrote it may be running
+        age = "newer" if version > VERSION else "older"
+        raise ConfigError(
+            f"store.path: {path} is of {age} versions of jethro (it has schema version {version}, this one reads "
+            f"{VERSION}): run the version of jethro that wrote it, or move the file away"
+        )
 
 
 def missing_columns(present: Collection[str]) -> Iterator[str]:
