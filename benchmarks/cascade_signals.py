@@ -26,7 +26,8 @@ from serve_app.cascade.artefact import load_chain
 from serve_app.cascade.base import Signal
 from serve_app.cascade.fitting.confidence import LOGPROB_SIGNALS, ConfidencePlan, fit_confidence, opening, raw_values
 from serve_app.cascade.fitting.evaluation import held_out_of, outcomes, replay_of
-from serve_app.cascade.fitting.fit import ChainPlan, drop
+from serve_app.cascade.fitting.fit import ChainPlan
+from serve_app.cascade.fitting.held_out import drop
 from serve_app.cascade.fitting.thresholds import ChainReplay, fit_thresholds
 from serve_app.cascade.signals.consistency import AnswerAgreement
 from serve_app.cascade.signals.tokens import (

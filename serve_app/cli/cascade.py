@@ -1,18 +1,18 @@
 """`jethro cascade`: fit a chain of models, or a cascade router, on collected answers; measure it, show it."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from serve_app.cli.cascade_data import matching_answers, recorded_answers, with_signals
+from serve_app.cli.cascade_report import say_chain, say_fitted_routing, say_routing
 from serve_app.cli.collect import collect_for_cascades
 from serve_app.cli.options import listed, new_group, say
-from serve_app.errors import ConfigError
+from serve_app.cli.router.report import REGISTRY, RegistryOption
+from serve_app.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from serve_app.cascade.base import Signal
-    from serve_app.cascade.routing.router import CascadeRouter
     from serve_app.data.recorded import Recorded
 
 DataOption = Annotated[Path, typer.Option("--data", help="Answers of `jethro cascade collect` or `data collect`.")]
@@ -22,6 +22,13 @@ TargetOption = Annotated[
 ]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Draws folds.")]
+ConfidenceIsOption = Annotated[
+    str | None, typer.Option("--confidence-is", help="The signal that recorded `conf` values are.")
+]
+PriorOfOption = Annotated[
+    str | None,
+    typer.Option(help="Score the queries with this router: NAME, NAME@VERSION or a folder. Default: as recorded."),
+]
 
 
 def fit_automix(
@@ -51,7 +58,7 @@ def fit_automix(
 
     if signal not in UNTRAINED:
         raise ConfigError(f"signal {signal!r} is not known: give self_verification or agreement")
-    recorded = _recorded(data, split)
+    recorded = recorded_answers(data, split)
     names = listed(chain) if chain else recorded.models
     fitted = fit(recorded, AutoMixPlan(names, Target.parse(target), decider, UNTRAINED[signal](), seed=seed))
     save_chain(fitted, out)
@@ -59,7 +66,11 @@ def fit_automix(
     show(out)
 
 
-_ROUTING_SIGNALS = "Commas; several are combined: logprobs (all of tokens), prior, mean_logprob, ...; or recorded."
+_SIGNALS = (
+    "Commas; several are combined: logprobs (all of tokens), prior, mean_logprob, agreement, ..., or recorded: the "
+    "file's confidences, to compare with, not to serve."
+)
+_FALL_BACK = "Save a router that calls single models, whatever they answer, where that is better."
 
 
 def fit_routing(
@@ -67,16 +78,19 @@ def fit_routing(
     out: Annotated[Path, typer.Option("--out", help="Folder for the fitted router; name it in cascade.routing.")],
     budget: Annotated[str, typer.Option(help="Mean cost a query: 0.0002 (USD), or 40% of the dearest model's.")],
     models: Annotated[str | None, typer.Option(help="Comma-separated pools; default all that are recorded.")] = None,
-    signals: Annotated[str, typer.Option(help=_ROUTING_SIGNALS)] = "logprobs",
-    prior_of: Annotated[
-        str, typer.Option(help="The router whose recorded score the signal `prior` is.")
-    ] = "complexity",
+    signals: Annotated[str, typer.Option(help=_SIGNALS)] = "logprobs",
+    prior_of: PriorOfOption = None,
+    confidence_is: ConfidenceIsOption = None,
     encoder: Annotated[str | None, typer.Option(help="Read prompts before any answer: minilm, or a folder.")] = None,
     in_order: Annotated[bool, typer.Option("--in-order", help="A cascade: keep the order, skip none.")] = False,
+    fall_back: Annotated[bool, typer.Option("--fall-back", help=_FALL_BACK)] = False,
+    registry: RegistryOption = REGISTRY,
     split: SplitOption = None,
     seed: SeedOption = 0,
 ) -> None:
     """Fit a cascade router: estimates before and after each answer, and the price of cost that meets a budget.
+
+    Refused where single models are better at its cost, on queries that it was not fitted on.
 
     \b
     Examples:
@@ -89,26 +103,23 @@ def fit_routing(
     from serve_app.cascade.routing.router import save_routing
     from serve_app.cascade.routing.supermodels import Form
 
-    recorded = _recorded(data, split)
+    recorded, chosen = with_signals(signals, recorded_answers(data, split), prior_of, confidence_is, registry)
     names = listed(models) if models else recorded.models
-    chosen = None if signals.strip() == "recorded" else _signals(signals, prior_of)
-    confidence = None if chosen is None else ConfidencePlan(chosen, seed=seed)
+    raw = [signal.name for signal in chosen] == ["recorded"]
+    confidence = None if raw else ConfidencePlan(chosen, seed=seed)
     form: Form = "prefix" if in_order else "any"
-    plan = RoutingPlan(names, _budget(budget, recorded, names), form, confidence, encoder, seed=seed)
+    usd = _budget(budget, recorded, names)
+    plan = RoutingPlan(names, usd, form, confidence, encoder, confidence_is=confidence_is, seed=seed)
     router = fit(recorded, plan, say)
+    if router.data["fell_back"] and not fall_back:
+        raise DataError(
+            f"at {usd:.3g} USD a query single models are better than any route between {', '.join(names)} that these "
+            "answers support: give another --budget, other --signals or --models, more answers, or --fall-back to "
+            "save a router that calls single models"
+        )
     save_routing(router, out)
     typer.echo(f"{out}: {router.version}")
-    _say(router)
-
-
-def _say(router: "CascadeRouter") -> None:
-    found = router.expected
-    if router.data["fell_back"]:
-        typer.echo("  a single model is better at this cost: the router calls single models, whatever they answer")
-    typer.echo(f"  quality {found['quality']:.4f} (best model {found['strong_quality']:.4f}), held out")
-    typer.echo(f"  {found['cost_usd']:.3g} USD a query of {router.data['budget_usd']:.3g}")
-    calls = {name.removeprefix("reach:"): value for name, value in found.items() if name.startswith("reach:")}
-    typer.echo("  called: " + ", ".join(f"{pool} {100 * share:.1f} %" for pool, share in calls.items()))
+    say_fitted_routing(router)
 
 
 def _budget(text: str, recorded: "Recorded", models: tuple[str, ...]) -> float:
@@ -134,7 +145,7 @@ _CALIBRATOR = "logistic, isotonic, blended, or auto: held-out figures choose. De
 _AWARE = (
     "Doubt per dollar. Default: for a cost target, unless held-out figures are surely better without; else reversed."
 )
-_SIGNALS = "Commas; several are combined: logprobs (all of tokens), prior, mean_logprob, agreement, ..."
+_DEFAULT = "Default: logprobs, and prior where it is recorded."
 
 
 @group.command()
@@ -147,18 +158,22 @@ def fit(
     ] = None,
     choose: Annotated[bool, typer.Option("--choose", help="Take the best of these pools, in order of cost.")] = False,
     levels: Annotated[int, typer.Option(min=2, help="With --choose: maximum number of levels.")] = 3,
-    signals: Annotated[str, typer.Option(help=_SIGNALS)] = "logprobs,prior",
+    signals: Annotated[str | None, typer.Option(help=f"{_SIGNALS} {_DEFAULT}")] = None,
+    prior_of: PriorOfOption = None,
+    confidence_is: ConfidenceIsOption = None,
     scorer: Annotated[str | None, typer.Option(help="Train an answer scorer: minilm, or a folder.")] = None,
     calibrator: Annotated[str | None, typer.Option(help=_CALIBRATOR)] = None,
     cost_aware: Annotated[bool | None, typer.Option("--cost-aware/--no-cost-aware", help=_AWARE)] = None,
     probe_tokens: Annotated[
         int | None, typer.Option(min=1, help="Number of first tokens that signals read (streaming).")
     ] = None,
+    registry: RegistryOption = REGISTRY,
     split: SplitOption = None,
-    confidence_is: Annotated[str | None, typer.Option(help="The signal that recorded `conf` values are.")] = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Fit a chain: signals, calibration and thresholds, with held-out figures; refused if one model is better.
+    """Fit a chain: signals, calibration and thresholds, with held-out figures.
+
+    Refused if it misses its target on queries that it was not fitted on, or if one model is as good for as much.
 
     \b
     Examples:
@@ -166,25 +181,22 @@ def fit(
       jethro cascade fit --data lab.jsonl --target strong-share=0.4 --probe-tokens 2 --out var/cascades/stream
       jethro cascade fit --data a.jsonl --choose --target cost=0.0002 --signals mean_logprob --out var/cascades/c
     """
-    from itertools import product
-
     from serve_app.cascade.artefact import save_chain
     from serve_app.cascade.fitting.confidence import ConfidencePlan
     from serve_app.cascade.fitting.fit import ChainPlan, fit_chain
-    from serve_app.cascade.signals.calibration import FITS
     from serve_app.decision.target import COST, Target
 
-    recorded = _recorded(data, split)
-    names = listed(chain) if chain else recorded.models
-    aim, chosen = Target.parse(target), _signals(signals)
-    if confidence_is is not None and confidence_is not in (signal.name for signal in chosen):
-        raise ConfigError(f"--confidence-is {confidence_is}: it is none of --signals {signals}; name it there too")
+    aim = Target.parse(target)
+    recorded, chosen = with_signals(signals, recorded_answers(data, split), prior_of, confidence_is, registry)
     usual = "blended" if len(chosen) == 1 and scorer is None else "logistic"  # of several there are log-odds already
-    calibrators = tuple(dict.fromkeys((usual, *FITS))) if calibrator == "auto" else (calibrator or usual,)
     aware = ((True, False) if aim.name == COST else (False, True)) if cost_aware is None else (cost_aware,)
-    plans = [ConfidencePlan(chosen, c, scorer, probe_tokens, a, seed) for c, a in product(calibrators, aware)]
+    plans = [
+        ConfidencePlan(chosen, kind, scorer, probe_tokens, by_cost, seed)
+        for kind in _calibrators(calibrator, usual)
+        for by_cost in aware
+    ]
     plan = ChainPlan(
-        models=names,
+        models=listed(chain) if chain else recorded.models,
         target=aim,
         confidence=plans[0],
         alternatives=tuple(plans[1:]),
@@ -199,31 +211,55 @@ def fit(
     show(out)
 
 
+def _calibrators(given: str | None, usual: str) -> tuple[str, ...]:
+    from serve_app.cascade.signals.calibration import FITS
+
+    return tuple(dict.fromkeys((usual, *FITS))) if given == "auto" else (given or usual,)
+
+
 @group.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="The folder of a fitted chain.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of a fitted chain, or of a fitted cascade router.")],
     data: DataOption,
     split: SplitOption = None,
+    registry: RegistryOption = REGISTRY,
     force: Annotated[bool, typer.Option("--force", help="Even on the data that it was fitted on.")] = False,
 ) -> None:
-    """Measure a fitted chain on other recorded answers: quality, cost, shares, how well each level knows itself.
+    """Measure a fitted cascade on other recorded answers: quality, cost, shares, with 95 % intervals.
+
+    It is measured with what it was fitted with: the scores of the same version of its router, the same metric.
 
     \b
-    Example:
+    Examples:
       jethro cascade evaluate var/cascades/mine --data measure.jsonl
+      jethro cascade evaluate var/cascades/routing --data measure.jsonl
     """
-    from serve_app.cascade.artefact import load_fitted
+    from serve_app.cascade.artefact import FILE, load_fitted
     from serve_app.cascade.fitting.evaluation import held_out_of, replay_of, signal_qualities
-    from serve_app.cascade.fitting.fit import expected
+    from serve_app.cascade.fitting.held_out import expected
+    from serve_app.cascade.routing.evaluation import evaluate_routing
+    from serve_app.cascade.routing.router import FILE as ROUTING
+    from serve_app.cascade.routing.router import load_routing
 
+    recorded = recorded_answers(data, split)
+    if (folder / ROUTING).is_file() and not (folder / FILE).is_file():
+        router = load_routing(folder)
+        signals = [signal for signal in router.signals.values() if signal is not None]
+        models = dict(zip(router.pools, router.models, strict=False))
+        recorded = matching_answers(
+            folder / ROUTING, (data, recorded), router.data, models, signals, registry, force=force
+        )
+        say_routing(evaluate_routing(router, recorded))
+        return
     fitted = load_fitted(folder)
-    recorded = _recorded(data, split)
-    if fitted.data.get("digest") == recorded.digest() and not force:
-        raise ConfigError(f"{data}: {folder} was fitted on these answers; give others, or --force")
-    replay = replay_of(fitted.chain, recorded)
-    found = held_out_of(fitted.chain, replay)
-    _say_figures(expected(found, recorded, found.models))
-    for level in signal_qualities(fitted.chain, replay):
+    chain = fitted.chain
+    signals = [level.signal for level in chain.levels if level.signal is not None]
+    models = dict(zip((level.pool for level in chain.levels), chain.models, strict=False))
+    recorded = matching_answers(folder / FILE, (data, recorded), fitted.data, models, signals, registry, force=force)
+    replay = replay_of(chain, recorded, fitted.data.get("confidence_is"))
+    found = held_out_of(chain, replay)
+    say_chain(expected(found, recorded, found.models))
+    for level in signal_qualities(chain, replay):
         typer.echo(f"  {level.pool}: AUC {level.auc:.3f}, calibration error {level.calibration_error:.3f}")
 
 
@@ -246,52 +282,6 @@ def show(folder: Annotated[Path, typer.Argument(help="The folder of a fitted cha
         typer.echo(f"  {level.pool}{model}: taken at {level.threshold:.4f} and above, by {level.signal.name} ({names})")
     try:
         if chain.expected:
-            _say_figures(chain.expected)
+            say_chain(chain.expected)
     except KeyError as e:
         raise ConfigError(f"{folder}: expected has no {e.args[0]}; fit the cascade again, or empty it") from None
-
-
-def _say_figures(found: Mapping[str, float]) -> None:
-    strong = found.get("strong_cost_usd", 0.0)
-    of_strong = f" ({100 * found['cost_usd'] / strong:.0f} % of always the last)" if strong else ""
-    typer.echo(f"  quality {found['quality']:.4f}, {found['cost_usd']:.3g} USD a query{of_strong}")
-    if "quality_drop" in found:
-        low, high = found["quality_drop_low"], found["quality_drop_high"]
-        typer.echo(
-            f"  {100 * found['strong_share']:.1f} % call the last level; quality drop against it "
-            f"{100 * found['quality_drop']:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
-        )
-    shares = {name.removeprefix("share:"): value for name, value in found.items() if name.startswith("share:")}
-    typer.echo("  answered by " + ", ".join(f"{pool} {100 * share:.1f} %" for pool, share in shares.items()))
-
-
-def _signals(text: str, prior_of: str | None = None) -> "tuple[Signal, ...]":
-    """Signals by name; `logprobs` are all log-probability signals, `prior` is the score of the router `prior_of`.
-
-    Raises ConfigError for an unknown name, or none.
-    """
-    from serve_app.cascade.fitting.confidence import LOGPROB_SIGNALS
-    from serve_app.cascade.signals.specs import UNTRAINED, signal_of
-
-    found: list[Signal] = []
-    for name in listed(text):
-        if name == "logprobs":
-            found += LOGPROB_SIGNALS
-        elif name == "prior" and prior_of is not None:
-            found.append(signal_of({"name": name, "router": prior_of}, "--prior-of"))
-        elif name in UNTRAINED:
-            found.append(UNTRAINED[name]())
-        else:
-            other = "recorded" if prior_of is not None else "or --scorer minilm"
-            raise ConfigError(f"signal {name!r} is not known: give logprobs, {', '.join(UNTRAINED)}, {other}")
-    if not found:
-        raise ConfigError("--signals: name at least one")
-    return tuple(found)
-
-
-def _recorded(path: Path, split: str | None) -> "Recorded":
-    """The collected answers, or a split of them."""
-    from serve_app.data.recorded import read
-
-    found = read(path)
-    return found if split is None else found.split(split)

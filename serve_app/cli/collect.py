@@ -14,7 +14,9 @@ from serve_app.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from serve_app.cli.before_collecting import PriorOfQueries
     from serve_app.config import Config
+    from serve_app.data.collection.lab import LabPlan
     from serve_app.data.collection.plan import CollectionPlan, CollectionProgress, LabeledQuery
     from serve_app.data.dataset import Dataset
     from serve_app.pools.base import Pool
@@ -41,6 +43,10 @@ LimitOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of 
 ConcurrencyOption = Annotated[int, typer.Option(min=1, help="Maximum concurrent calls.")]
 VerdictsOption = Annotated[int, typer.Option(min=0, help="Self-verifications of every pool but the last.")]
 SplitOption = Annotated[str, typer.Option(help="Name of the split that these rows belong to.")]
+SkipSeenOption = Annotated[
+    bool, typer.Option("--skip-seen", help="Leave out queries that the router learned from, instead of refusing.")
+]
+_ROUTER = "Router whose score is the prior: NAME, NAME@VERSION or a folder; '' for none. Default: the one that serves."
 _ONLY_LAB = (
     "--batches needs --lab N, and takes no --prompts, --log, --url, --config, --set, --metric, --verdicts, "
     "--max-tokens or --per-call: the lab's models answer in this process, and are graded"
@@ -70,7 +76,8 @@ def collect(
     logprobs: Annotated[int, typer.Option(min=0, max=20, help="Alternatives per token to record; 0: none.")] = 0,
     extra_samples: Annotated[int, typer.Option(min=0, help=_EXTRA)] = 0,
     verdicts: VerdictsOption = 0,
-    prior: Annotated[str, typer.Option(help="Router whose score to record for each query.")] = "",
+    prior: Annotated[str | None, typer.Option(help="Router whose score to record: NAME, NAME@VERSION, folder.")] = "",
+    skip_seen: SkipSeenOption = False,
     split: SplitOption = "",
     batches: Annotated[bool, typer.Option("--batches", help=_BATCHES)] = False,
 ) -> None:
@@ -86,29 +93,29 @@ def collect(
       jethro data collect --prompts mine.jsonl --config my.yaml --out a.parquet
       jethro data collect --log var/jethro.sqlite3 --limit 2000 --url http://127.0.0.1:8000 --out a.parquet
     """
+    from serve_app.cli.before_collecting import answerable, check_out, check_request, prior_of
     from serve_app.config import load
     from serve_app.data.collection.plan import CollectionPlan
-    from serve_app.grading import get_metric
     from serve_app.types import Sampling
 
-    if out.exists() and not _journal(out).exists():
-        raise ConfigError(f"{out}: exists already, without its journal; give another --out, or move it away")
+    check_out(out, samples, _journal(out))
     if batches:
         if lab is None or prompts or log or url or config or set_ or metric or verdicts or max_tokens or per_call:
             raise ConfigError(_ONLY_LAB)
-        found = _lab_answers(lab, half, seed or 0, pool, (samples, temperature, logprobs, extra_samples), prior)
-        _save(found.take(range(len(found))[:limit]), out, prior, split)
-        return
-    if metric := metric or ("lab" if lab else None):
-        get_metric(metric)  # an unknown one fails before any call
-    queries, source = _queries(prompts, log, lab, half, seed or 0, limit)
+        router = prior_of(prior, load(None))
+        found = _lab_answers(lab, half, seed or 0, pool, (samples, temperature, logprobs, extra_samples), router)
+        return _save(found.take(range(len(found))[:limit]), out, router, split)
     settings = load(config, settings=parse_settings(set_ or []))
+    metric = metric or ("lab" if lab else None)
+    check_request(settings, pool or (), metric, logprobs=logprobs > 0, instead=extra_samples > 0 or verdicts > 0)
+    router = prior_of(prior, settings)
+    queries, source = _queries(prompts, log, lab, half, seed or 0, limit)
+    queries = answerable(queries, metric, router, skip_seen)
     sampling = Sampling(max_tokens, temperature, n=samples, seed=seed, logprobs=logprobs > 0, top_logprobs=logprobs)
-    calls = CollectionPlan(
-        sampling, concurrency, per_call or settings.limits.n, extra_samples=extra_samples, verdicts=verdicts
-    )
-    found = _collected(queries, source, calls, opened_pools(settings, url, pool or ()), out, metric)
-    _save(found, out, prior, split)
+    each = per_call or settings.limits.n
+    calls = CollectionPlan(sampling, concurrency, each, extra_samples=extra_samples, verdicts=verdicts)
+    opened = opened_pools(settings, url, pool or ())
+    _save(_collected(queries, source, calls, opened, out, metric), out, router, split)
 
 
 def collect_for_cascades(
@@ -123,7 +130,8 @@ def collect_for_cascades(
     metric: Annotated[str | None, typer.Option(help="Grades answers against the reference: exact, number, ...")] = None,
     samples: Annotated[int, typer.Option(min=0, help=_EXTRA)] = 0,
     verdicts: VerdictsOption = 0,
-    router: Annotated[str, typer.Option(help="Router whose score is the prior; '' for none.")] = "complexity",
+    router: Annotated[str | None, typer.Option(help=_ROUTER)] = None,
+    skip_seen: SkipSeenOption = False,
     split: SplitOption = "",
     temperature: TemperatureOption = 0.0,
     max_tokens: MaxTokensOption = None,
@@ -133,8 +141,9 @@ def collect_for_cascades(
 ) -> None:
     """Collect one graded answer of each pool to each query with log-probabilities: the data of `fit`.
 
-    Short for `jethro data collect -n 1 --temperature 0 --logprobs 5 --prior complexity`. With --lab the models answer
-    in batches in this process, and queries that the router learned from are left out.
+    Short for `jethro data collect -n 1 --temperature 0 --logprobs 5 --prior ROUTER`. The file keeps the router's name
+    and version: a chain fitted on it is served with that version. With --lab the models answer in batches in this
+    process, and queries that the router learned from are left out.
 
     \b
     Examples:
@@ -154,7 +163,10 @@ def collect_for_cascades(
     shared: dict[str, Any] = {"out": out, "prompts": prompts, "lab": lab, "half": half, "config": config, "set_": set_}
     shared |= {"url": url, "temperature": temperature, "max_tokens": max_tokens, "seed": seed, "limit": limit}
     shared |= {"concurrency": concurrency, "metric": metric, "verdicts": verdicts, "split": split}
+    shared |= {"skip_seen": skip_seen}
     pools = list(listed(chain or ""))
+    if len(pools) == 1:
+        raise ConfigError(f"--chain {pools[0]}: a chain has at least two pools, weakest first: --chain small,large")
     collect(**shared, pool=pools, samples=1, logprobs=5, extra_samples=samples, prior=router, batches=lab is not None)
 
 
@@ -221,7 +233,12 @@ def _collected(
 
 
 def _lab_answers(
-    n: int, half: Half, seed: int, models: list[str] | None, sampling: tuple[int, float, int, int], router: str
+    n: int,
+    half: Half,
+    seed: int,
+    models: list[str] | None,
+    sampling: tuple[int, float, int, int],
+    router: "PriorOfQueries | None",
 ) -> "Dataset":
     """The lab models' answers to queries that the router has not learned from.
 
@@ -229,35 +246,46 @@ def _lab_answers(
     """
     from serve_app.data.collection.lab import LabPlan, record_lab, unseen_queries
     from serve_app.lab import models_dir
-    from serve_app.routing.registry import load_router
 
     plan = LabPlan(n, half, seed, tuple(models or ("small", "large")), *sampling)
     there = sorted(path.name for path in models_dir().iterdir() if path.is_dir())
     if unknown := [name for name in plan.models if name not in there]:
         raise ConfigError(f"--chain: the lab has no model {unknown[0]!r}; there are {', '.join(there)}")
-    data = load_router(router).card.get("data", {}) if router else {}
-    known: frozenset[str] = frozenset()
-    if plan.half == "learn" and data.get("source") == "lab":
-        known = frozenset(i.prompt for i in unseen_queries(int(data["n"]), int(data["seed"]), "learn"))
+    known = _learned_in_lab(router, plan) if router is not None else frozenset[str]()
     if not unseen_queries(plan.n, plan.seed, plan.half, known):
-        raise ConfigError(f"--lab {plan.n}: router {router} learned from all of these queries; give a larger number")
+        which = router.reference if router is not None else ""
+        raise ConfigError(f"--lab {plan.n}: router {which} learned from all of these queries; give a larger number")
     return record_lab(models_dir(), replace(plan, without=known), say)
 
 
-def _save(found: "Dataset", out: Path, router: str, split: str) -> None:
+def _learned_in_lab(router: "PriorOfQueries", plan: "LabPlan") -> frozenset[str]:
+    """Prompts of the plan that the router learned from: as its card says, or by their hashes."""
+    from serve_app.data.collection.lab import unseen_queries
+    from serve_app.data.collection.plan import queries_from_lab
+
+    data = router.artefact.registered.card.get("data", {})
+    known: set[str] = set()
+    if plan.half == "learn" and data.get("source") == "lab" and "n" in data:
+        known |= {item.prompt for item in unseen_queries(int(data["n"]), int(data["seed"]), "learn")}
+    queries = queries_from_lab(plan.n, plan.seed, plan.half)
+    return frozenset(known | {queries[at].query.text for at in router.learned_from(queries)})
+
+
+def _save(found: "Dataset", out: Path, router: "PriorOfQueries | None", split: str) -> None:
     """Write the answers, with the router's scores and the split, and report what they are."""
     from math import isnan
 
     from serve_app.data.recorded import write_answers
-    from serve_app.routing.registry import load_router
 
-    if router:
-        found = replace(found, prior=load_router(router).router.score(found.queries))
+    if router is not None:
+        found = router.score(found)
     write_answers(replace(found, splits=(split,) * len(found)) if split else found, out)
     if failed := found.about.get("failed"):
         typer.secho(f"{failed} queries are left out:", fg="yellow", err=True)
         for failure in found.about["failures"]:
             typer.echo(f"  {failure['id']} at {failure['pool']}: {failure['reason']}", err=True)
+    if router is not None:
+        typer.echo(f"  prior: the score of router {router.reference}")
     spent = found.about.get("spent_usd", 0.0)
     typer.echo(f"{out}: {len(found):,} queries, {', '.join(found.pools)}, ${spent:.4f} spent")
     scored = {name: pool.quality.mean() for name, pool in found.pools.items()}

@@ -38,7 +38,8 @@ class AnswerEvidence:
     """One answer of a pool, or its first tokens where `finished` is False, with all that signals read of it.
 
     `samples`: further answers of the same model to the same query; `verdicts`: its verdicts on its own answer, as
-    fractions in [0, 1]; `prior`: the strong win rate that a router predicted for the query, None where none did.
+    fractions in [0, 1]; `prior`: the strong win rate that a router predicted for the query, None where none did;
+    `confidence`: the raw signal that a file of recorded answers has, None elsewhere.
     """
 
     query: Query
@@ -48,6 +49,7 @@ class AnswerEvidence:
     samples: tuple[str, ...] = ()
     verdicts: tuple[float, ...] = ()
     prior: float | None = None
+    confidence: float | None = None
 
 
 def verification_query(evidence: AnswerEvidence, verdicts: int, seed: int | None = None) -> Query:

@@ -24,6 +24,11 @@ _KEY: Final = b"jethro"
 _ROLES: Final = frozenset(get_args(Role))
 
 
+def require_parquet() -> None:
+    """Raises DependencyError where Parquet files cannot be written: better before they are filled than after."""
+    _pyarrow()
+
+
 def write_table(path: Path, columns: Mapping[str, Any], header: Mapping[str, Any]) -> None:
     """Write Arrow arrays by name, whole or not at all; the same data give the same bytes. `header` is JSON-ready."""
     pa = _pyarrow()

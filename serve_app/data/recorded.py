@@ -6,7 +6,8 @@ Read from a data set's Parquet file, or from JSON lines (gzipped or not), one qu
      "ms": 120, "tin": 30, "tout": 2, "ans": "42", "model": "jlab-small", "samples": ["42", "41"], "verdicts": [1, 0],
      "tokens": [["4", -0.1, [["4", -0.1], ["5", -2.4]]], ...]}, "large": {...}}}
 
-`messages` may replace `prompt`. `ok` is a quality in [0, 1]; `conf` a raw signal, higher is surer; `cost` in US
+`messages` may replace `prompt`. `prior_of` is the router whose score `prior` is (NAME@VERSION) and `metric` what made
+`ok`: the same in every row. `ok` is a quality in [0, 1]; `conf` a raw signal, higher is surer; `cost` in US
 dollars, `ms` milliseconds, `tin` and `tout` tokens. `m`, a prompt, `ok` and `cost` are required, all else is optional.
 An infinite `conf` (the log of a probability of 0) counts as the model's most extreme finite one. `extra_cost` is what
 the calls for `samples` and `verdicts` cost.
@@ -16,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, isnan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -34,6 +35,9 @@ from serve_app.types import Query, TokenLogprob
 _ARRAYS: Final = ("ok", "cost_usd", "latency_ms", "confidence", "tokens_in", "tokens_out", "extra_cost_usd")
 _KEYS: Final = ("ok", "cost", "ms", "conf", "tin", "tout", "extra_cost")
 _REQUIRED: Final = ("ok", "cost")
+PRIOR_OF: Final = "prior_of"
+METRIC: Final = "metric"
+"""Keys of a data set's `about`, and of every row of a file."""
 _MOST: Final = 1e15
 """No number of an answer is larger: the squares of larger ones, of which a fit takes sums, lose all figures."""
 _JSON_LINES: Final = (".jsonl", ".jsonl.gz")
@@ -45,7 +49,9 @@ class Recorded:
 
     `confidence`: the raw signal that was recorded, nan where none was. `evidence[row][model]`: the answer as signals
     see it. `extra_cost_usd`: of the further calls (samples, self-verifications) that made the evidence. `models` are
-    names as recorded, of pools as a rule; `served` the models behind them, () where they are unknown.
+    names as recorded, of pools as a rule; `served` the models behind them, () where they are unknown. `groups`: of the
+    queries, () if they have none. `prior_of`: the router, with its version, whose scores the priors are, and `metric`
+    what made the quality; "" where the file does not say.
     """
 
     models: tuple[str, ...]
@@ -60,6 +66,9 @@ class Recorded:
     extra_cost_usd: Floats
     evidence: tuple[tuple[AnswerEvidence, ...], ...]
     served: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    prior_of: str = ""
+    metric: str = ""
 
     def __post_init__(self) -> None:
         shape = (len(self.prompts), len(self.models))
@@ -103,6 +112,9 @@ class Recorded:
             splits=dataset.splits or ("",) * n,
             evidence=tuple(tuple(_evidence(dataset, pool, row) for pool in pools) for row in range(n)),
             served=served if all(served) else (),
+            groups=dataset.groups if any(dataset.groups) else (),
+            prior_of=str(dataset.about.get(PRIOR_OF) or ""),
+            metric=str(dataset.about.get(METRIC) or ""),
             **{name: np.stack(column, axis=1) for name, column in columns.items()},
         )
 
@@ -114,8 +126,15 @@ class Recorded:
             prompts=tuple(self.prompts[i] for i in at),
             splits=tuple(self.splits[i] for i in at),
             evidence=tuple(self.evidence[i] for i in at),
+            groups=tuple(self.groups[i] for i in at) if self.groups else (),
             **{name: getattr(self, name)[at] for name in _ARRAYS},
         )
+
+    def with_prior(self, scores: Floats, prior_of: str) -> Self:
+        """The same answers with other priors, scores [n] of the router `prior_of`."""
+        rows = zip(self.evidence, scores.tolist(), strict=True)
+        evidence = tuple(tuple(replace(answer, prior=score) for answer in row) for row, score in rows)
+        return replace(self, evidence=evidence, prior_of=prior_of)
 
     def split(self, name: str) -> Self:
         """The queries of a split, `train` or `test` for instance. Raises DataError naming the splits there are."""
@@ -159,6 +178,7 @@ def read(path: Path) -> Recorded:
 def _evidence(dataset: Dataset, pool: PoolAnswers, row: int) -> AnswerEvidence:
     first, *others = pool.texts[row]
     prior = None if dataset.prior is None else float(dataset.prior[row])
+    confidence = nan if pool.confidence is None else float(pool.confidence[row])
     return AnswerEvidence(
         query=dataset.queries[row],
         text=first,
@@ -166,6 +186,7 @@ def _evidence(dataset: Dataset, pool: PoolAnswers, row: int) -> AnswerEvidence:
         samples=(*others, *(pool.extra_samples[row] if pool.extra_samples else ())),
         verdicts=pool.verdicts[row] if pool.verdicts else (),
         prior=None if prior is None or isnan(prior) else prior,
+        confidence=None if isnan(confidence) else confidence,
     )
 
 
@@ -210,7 +231,7 @@ def read_answers(path: Path) -> Dataset:
         tuple(row[0].query for row in evidence),
         pools,
         tuple(record.text("group") or "" for record in records),
-        {"source": path.name},
+        {"source": path.name, **_origins(records)},
         tuple(str(name) for name in names) if len(set(names) - {None}) == len(names) else (),
         references if any(r is not None for r in references) else (),
         splits=splits if any(splits) else (),
@@ -246,6 +267,7 @@ def _row_json(dataset: Dataset, row: int) -> dict[str, Any]:
         "messages": [m.to_openai() for m in dataset.queries[row].messages],
         "reference": dataset.references[row] if dataset.references else None,
         **({} if prior is None or isnan(prior) else {"prior": prior}),
+        **{key: dataset.about[key] for key in (PRIOR_OF, METRIC) if dataset.about.get(key)},
         "m": {name: _answer_json(pool, row) for name, pool in dataset.pools.items()},
     }
 
@@ -267,6 +289,18 @@ def _answer_json(pool: PoolAnswers, row: int) -> dict[str, Any]:
         if lists and lists[row]:
             found[name] = list(lists[row])
     return found
+
+
+def _origins(records: Sequence[Record]) -> dict[str, str]:
+    """What made the priors, and the quality. Raises DataError for the priors of two routers."""
+    routers = {record.text(PRIOR_OF) or "": record for record in records if record.get("prior") is not None}
+    if len(routers) > 1:
+        names = " and ".join(name or "an unnamed router" for name in routers)
+        raise next(reversed(routers.values())).fault(
+            f"rows have the scores of {names} as their prior: collect all rows with one --router"
+        )
+    found = {PRIOR_OF: next(iter(routers), ""), METRIC: ", ".join(sorted({r.text(METRIC) or "" for r in records}))}
+    return {key: value for key, value in found.items() if value}
 
 
 def _served(records: Sequence[Record], models: Sequence[str]) -> dict[str, str]:

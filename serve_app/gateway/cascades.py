@@ -1,23 +1,29 @@
 """The cascades of a config: which chain serves each name, or why no chain does."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Final
 
+from serve_app.cascade.artefact import FILE as CHAIN_FILE
 from serve_app.cascade.artefact import chain_of, load_chain
-from serve_app.cascade.base import Chain
+from serve_app.cascade.base import Chain, Level, Signal
+from serve_app.cascade.routing.router import FILE as ROUTING_FILE
 from serve_app.cascade.routing.router import load_routing
 from serve_app.cascade.serving.routed import RoutedCascade
-from serve_app.cascade.serving.run import PriorOf
 from serve_app.cascade.serving.skipping import LatencyEstimate, with_prior_limits
 from serve_app.cascade.serving.strategy import CascadeStrategy
 from serve_app.cascade.serving.streaming import Race, StreamingCascade
+from serve_app.cascade.signals.specs import parts_of, with_prior_of
+from serve_app.cascade.signals.tokens import RecordedConfidence
 from serve_app.config.strategies import CascadeConfig, ChainConfig, RaceConfig
 from serve_app.errors import ConfigError
+from serve_app.gateway.priors import PriorRouters
 from serve_app.pools.base import Pool
+from serve_app.routing.reference import split_reference
+from serve_app.routing.registry import shipped_version
 from serve_app.strategy import Strategy
 
 CASCADE: Final = "jethro-cascade"
@@ -36,36 +42,34 @@ class AvailableCascades:
     missing: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_cascades(
-    config: CascadeConfig, pools: Mapping[str, Pool], prior: PriorOf, routers: Collection[str]
-) -> AvailableCascades:
-    """The cascades that the config has over these pools and router names.
+def load_cascades(config: CascadeConfig, pools: Mapping[str, Pool], priors: PriorRouters) -> AvailableCascades:
+    """The cascades that the config has over these pools, with the scores of `priors`.
 
     Raises ConfigError for a configured chain that is invalid or cannot be served.
     """
     latency = LatencyEstimate(config.min_remaining_s)
     strategies: dict[str, tuple[Strategy, str]] = {}
     missing = {}
-    whole = _chain(config, "cascade", "whole", pools, routers)
+    whole = _chain(config, "cascade", "whole", pools, priors)
     if whole is None:
         missing[CASCADE] = f"No cascade is fitted for these pools: {_REMEDY} cascade.chain."
     else:
         whole = replace(whole, probe_tokens=None)  # whole answers are checked, whatever the chain was fitted on
         whole = with_prior_limits(whole) if config.skip_hopeless else whole
-        strategy = CascadeStrategy("cascade", whole, pools, prior, latency)
+        strategy = CascadeStrategy("cascade", whole, pools, priors.score, latency)
         line = f"{_names(whole)}: an answer of low confidence is replaced by the next model's"
         strategies[CASCADE] = (strategy, line)
-    early = _chain(config.streaming, "cascade.streaming", "stream", pools, routers)
+    early = _chain(config.streaming, "cascade.streaming", "stream", pools, priors)
     if early is None:
         missing[STREAM] = f"No streaming cascade is fitted for these pools: {_REMEDY} cascade.streaming.chain."
     else:
         _check_first_tokens_suffice(early)
         early = replace(early, probe_tokens=_probe_tokens(config, early))
         early = with_prior_limits(early) if config.skip_hopeless else early
-        race = _race(config.streaming.race, early, routers)
-        streaming = StreamingCascade("cascade-stream", early, pools, prior, latency, race)
+        race = _race(config.streaming.race, early, priors)
+        streaming = StreamingCascade("cascade-stream", early, pools, priors.score, latency, race)
         strategies[STREAM] = (streaming, f"{_names(early)}: checked by the first tokens, before any is sent")
-    routed = _routed(config, pools, prior, routers, latency)
+    routed = _routed(config, pools, priors, latency)
     if routed is None:
         missing[ROUTE] = (
             "No cascade router is fitted for these pools: fit one on these models' answers with "
@@ -77,67 +81,81 @@ def load_cascades(
     return AvailableCascades(strategies, missing)
 
 
-def _race(race: RaceConfig | None, chain: Chain, routers: Collection[str]) -> Race | None:
+def _race(race: RaceConfig | None, chain: Chain, priors: PriorRouters) -> Race | None:
     """The rule, by the score of the router that the chain reads already, or else of the configured one."""
     if race is None:
         return None
     router = next(iter(_priors(chain)), race.router)
-    _require_router(router, "cascade.streaming.race.router", routers)
+    priors.require(router, "cascade.streaming.race.router")
     return Race(router, race.low, race.high, race.wasted_share)
 
 
 def _chain(
-    settings: ChainConfig, key: str, ships: str, pools: Mapping[str, Pool], routers: Collection[str]
+    settings: ChainConfig, key: str, ships: str, pools: Mapping[str, Pool], priors: PriorRouters
 ) -> Chain | None:
     """The chain of the settings, ready to serve; None if none is configured and the shipped one is for other models."""
     if settings.chain is None and settings.levels is None:
         with resources.as_file(resources.files("serve_app.cascade") / "lab" / ships) as folder:
             chain = load_chain(folder)
-        return chain if _fits(chain, pools, routers) else None
+        levels = [replace(at, signal=at.signal and _shipped_prior(at.signal)) for at in chain.levels]
+        chain = replace(chain, levels=tuple(levels))
+        return chain if _fits(chain, pools, priors) else None
     if settings.chain is not None:
-        where = f"{key}.chain: {settings.chain}"
+        where = f"{key}.chain: {Path(settings.chain) / CHAIN_FILE}"
         chain = load_chain(Path(settings.chain))
     else:
         where = f"{key}.levels"
         specs = [level.model_dump(exclude_none=True) for level in settings.levels or ()]
         chain = chain_of(specs, where, getattr(settings, "probe_tokens", None))
-    return _served(chain, where, pools, routers)
+    return _served(chain, where, pools, priors)
 
 
 def _routed(
-    config: CascadeConfig, pools: Mapping[str, Pool], prior: PriorOf, routers: Collection[str], latency: LatencyEstimate
+    config: CascadeConfig, pools: Mapping[str, Pool], priors: PriorRouters, latency: LatencyEstimate
 ) -> RoutedCascade | None:
     """The configured cascade router, ready to serve; else the shipped one, if it is for these models; else None."""
     if config.routing is not None:
-        routed = RoutedCascade("cascade-route", load_routing(Path(config.routing)), pools, prior, latency)
-        _served(routed.chain, f"cascade.routing: {config.routing}", pools, routers)
+        routed = RoutedCascade("cascade-route", load_routing(Path(config.routing)), pools, priors.score, latency)
+        _served(routed.chain, f"cascade.routing: {Path(config.routing) / ROUTING_FILE}", pools, priors)
         return routed
     with resources.as_file(resources.files("serve_app.cascade") / "lab" / "routing") as folder:
         router = load_routing(folder)
+    router = replace(router, signals={p: s and _shipped_prior(s) for p, s in router.signals.items()})
     if not set(router.pools) <= set(pools):
         return None
-    routed = RoutedCascade("cascade-route", router, pools, prior, latency)
-    return routed if _fits(routed.chain, pools, routers) else None
+    routed = RoutedCascade("cascade-route", router, pools, priors.score, latency)
+    return routed if _fits(routed.chain, pools, priors) else None
 
 
-def _fits(chain: Chain, pools: Mapping[str, Pool], routers: Collection[str]) -> bool:
+def _shipped_prior(signal: Signal) -> Signal:
+    """The signal of a shipped cascade with the router that ships with it: a trained one may have the same name."""
+    name = signal.needs.prior
+    version = None if name is None else shipped_version(name)
+    return signal if version is None else with_prior_of(signal, f"{name}@{version}")
+
+
+def _fits(chain: Chain, pools: Mapping[str, Pool], priors: PriorRouters) -> bool:
     """Whether a shipped chain was fitted on these pools' models, and its routers are available."""
     served = [pools[level.pool].model if level.pool in pools else "" for level in chain.levels]
-    return served == list(chain.models) and set(_priors(chain)) <= set(routers)
+    return served == list(chain.models) and all(priors.available(router) for router in _priors(chain))
 
 
-def _require_router(router: str, where: str, routers: Collection[str]) -> None:
-    if router not in routers:
-        raise ConfigError(
-            f"{where}: it requires router {router!r}, which is not offered ({', '.join(routers)}): add it to "
-            "routing.offered, or fit the cascade without its score"
+def _require_prior(level: Level, where: str, priors: PriorRouters) -> None:
+    router = level.signal.needs.prior if level.signal is not None else None
+    if router is None:
+        return
+    priors.require(router, where)
+    if split_reference(router)[1] is None:
+        logger.warning(
+            "%s: reads the score of router %s in whatever version serves, as the fit named none; collect and fit "
+            "again, so that the cascade keeps the version it was fitted with",
+            where,
+            router,
         )
 
 
-def _served(chain: Chain, where: str, pools: Mapping[str, Pool], routers: Collection[str]) -> Chain:
+def _served(chain: Chain, where: str, pools: Mapping[str, Pool], priors: PriorRouters) -> Chain:
     """The chain. Raises ConfigError if the pools are not those it was fitted on, or lack what its signals need."""
-    for router in _priors(chain):
-        _require_router(router, where, routers)
     for number, level in enumerate(chain.levels):
         pool = pools.get(level.pool)
         if pool is None:
@@ -150,6 +168,12 @@ def _served(chain: Chain, where: str, pools: Mapping[str, Pool], routers: Collec
             raise ConfigError(
                 f"{where}: level {number} was fitted on {model!r}, but pools.{level.pool}.model is {pool.model!r}: "
                 "fit the cascade on its answers, or serve that model"
+            )
+        _require_prior(level, f"{where}: levels[{number}].signal", priors)
+        if level.signal is not None and any(isinstance(p, RecordedConfidence) for p in parts_of(level.signal)):
+            raise ConfigError(
+                f"{where}: level {number} was fitted on recorded confidences, which no served answer has: fit with "
+                "--signals of answers (logprobs, ...); if the confidences are such a signal, name it in --confidence-is"
             )
         if level.signal is not None and level.signal.needs.logprobs and not pool.capabilities.logprobs:
             raise ConfigError(

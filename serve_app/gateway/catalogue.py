@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from serve_app.config.tree import Config
@@ -10,16 +10,16 @@ from serve_app.decision.capacity import OverloadPolicy
 from serve_app.decision.threshold import ExpectedOutcome
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.gateway.cascades import load_cascades
+from serve_app.gateway.priors import PriorRouters
 from serve_app.pools.base import Pool
 from serve_app.routing.multi_pool import NAME as ROUTE_ALL
 from serve_app.routing.multi_pool import route_all
 from serve_app.routing.serving.loading import Loader, RouterSet
-from serve_app.routing.serving.served import ScoringFailed, ServedRouter
+from serve_app.routing.serving.served import ServedRouter
 from serve_app.routing.strategy import DirectStrategy, RouteStrategy
 from serve_app.strategy import Strategy
 from serve_app.streams.base import PREFIX
 from serve_app.streams.service import Streams
-from serve_app.types import Query
 
 _ROUTER_FORM = re.compile(r"router-([a-z0-9_]+)-(.+)")
 _CACHED = 128
@@ -43,11 +43,17 @@ class Catalogue:
     """
 
     def __init__(
-        self, config: Config, pools: Mapping[str, Pool], routers: RouterSet, streams: Streams | None = None
+        self,
+        config: Config,
+        pools: Mapping[str, Pool],
+        routers: RouterSet,
+        streams: Streams | None = None,
+        load_router: Callable[[str], ServedRouter] | None = None,
     ) -> None:
         """Raises KeyError unless `small` and `large` are among the pools.
 
-        Raises ConfigError if `routing.multi_pool` or a cascade's chain is invalid.
+        `load_router` finds versions (NAME@VERSION) that cascades were fitted with and that do not serve. Raises
+        ConfigError if `routing.multi_pool` or a cascade's chain is invalid.
         """
         self._multi_pool = config.routing.multi_pool
         self._overload = OverloadPolicy.from_config(config)
@@ -56,7 +62,8 @@ class Catalogue:
         self._weak, self._strong = pools["small"], pools["large"]
         self._explained = _EXPLAINED[config.routing.explain]
         self._expected: dict[str, ExpectedOutcome | None] = {}
-        self._cascades = load_cascades(config.cascade, pools, self._prior, routers.routers)
+        self._now = _Names(routers, {}, OrderedDict())
+        self._cascades = load_cascades(config.cascade, pools, PriorRouters(lambda: self.routers.routers, load_router))
         self.swap(routers)
         if self._multi_pool is not None and ROUTE_ALL not in self._now.named:
             raise ConfigError(
@@ -67,7 +74,8 @@ class Catalogue:
     @classmethod
     def from_config(cls, config: Config, pools: Mapping[str, Pool]) -> "Catalogue":
         """The catalogue of a config, never swapped. Raises ConfigError if the default router cannot be loaded."""
-        return cls(config, pools, Loader.from_config(config).load())
+        loader = Loader.from_config(config)
+        return cls(config, pools, loader.load(), load_router=loader.pinned)
 
     @property
     def routers(self) -> RouterSet:
@@ -159,16 +167,6 @@ class Catalogue:
             overload=self._overload,
             explained=served.registered.loaded.placement in self._explained,
         )
-
-    async def _prior(self, router: str, query: Query) -> float | None:
-        """The score by the version in service, for cascades."""
-        served = self._now.routers.routers.get(router)
-        if served is None:
-            return None
-        try:
-            return await served.score(query)
-        except ScoringFailed:
-            return None
 
     def _expects(self, served: ServedRouter) -> ExpectedOutcome | None:
         """Of these pools, at a router's score; None where it was calibrated on other models, or not at all."""

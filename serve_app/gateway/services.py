@@ -112,7 +112,7 @@ def build_services(
     """
     loader = Loader.from_config(config, scorer)
     streams = _streams(config, pools, replica, learner)
-    catalogue = Catalogue(config, pools, loader.load(), streams)
+    catalogue = Catalogue(config, pools, loader.load(), streams, loader.pinned)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
     recorder = Recorder()

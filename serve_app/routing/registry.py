@@ -75,7 +75,7 @@ class Registry:
         """Versions of a name, oldest first; the shipped one before all. Raises ConfigError for an unknown name."""
         if name == RANDOM:
             return [f"{RANDOM}-{self._seed}"]
-        found = [*([] if (shipped := _shipped(name)) is None else [shipped]), *self._versions(_valid(name))]
+        found = [*([] if (shipped := shipped_version(name)) is None else [shipped]), *self._versions(_valid(name))]
         if not found:
             raise ConfigError(f"no router {name!r} in {self.folder}: there are {', '.join(self.names())}")
         return found
@@ -113,6 +113,7 @@ class Registry:
         ConfigError naming what there is, or the file and what to do.
         """
         if name == RANDOM:
+            self.path(RANDOM, version or self.current(RANDOM))
             return load_router(RANDOM, seed=self._seed)
         serving, threshold = self.serving(name)
         found = load_artefact(self.path(name, version or serving), KINDS, name, remote=remote)
@@ -121,7 +122,9 @@ class Registry:
     def path(self, name: str, version: str) -> Path:
         """The folder of a version. Raises ConfigError if there is none."""
         if version not in self.versions(name):
-            raise ConfigError(f"router {name} has no version {version!r}: it has {', '.join(self.versions(name))}")
+            remedy = "; set routing.seed to that of the version" if name == RANDOM else ""
+            have = ", ".join(self.versions(name))
+            raise ConfigError(f"router {name} has no version {version!r} in {self.folder}: it has {have}{remedy}")
         own = self.folder / name / version
         if not own.is_dir():
             return artefacts_dir() / name
@@ -243,7 +246,8 @@ def load_router(name_or_folder: str, *, seed: int = 0, remote: Collection[Placem
     return load_artefact(folder, KINDS, remote=remote)
 
 
-def _shipped(name: str) -> str | None:
+def shipped_version(name: str) -> str | None:
+    """The version of a router that ships with the package; None if none of that name does."""
     folder = artefacts_dir() / name
     return str(read_card(folder)["version"]) if (folder / "card.json").is_file() else None
 

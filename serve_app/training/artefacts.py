@@ -13,7 +13,8 @@ from serve_app.decision.threshold import Calibration
 from serve_app.errors import DataError
 from serve_app.routing.artefact import Registered, read_card
 from serve_app.routing.base import Report
-from serve_app.routing.registry import Registry, load_router
+from serve_app.routing.reference import open_reference, split_reference
+from serve_app.routing.registry import Registry
 
 _NAMED = 3
 """Queries that an error names."""
@@ -43,11 +44,11 @@ class Artefact:
 
 def open_router(registry: Registry, which: str) -> Artefact:
     """The router NAME, NAME@VERSION, or in the folder of that path. Raises ConfigError naming what there is."""
-    name, _, version = which.partition("@")
-    if name not in registry.names() and (Path(which) / "card.json").is_file():
-        return Artefact(load_router(which), Path(which))
-    found = registry.load(name, version or None)
-    return Artefact(found, None if found.calibration is None else registry.path(name, version or found.version))
+    found = open_reference(registry, which)
+    source, _ = split_reference(which)
+    if source not in registry.names():
+        return Artefact(found, Path(source))
+    return Artefact(found, None if found.calibration is None else registry.path(source, found.version))
 
 
 def learned_from(artefact: Artefact, dataset: Dataset) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """Runs commands as the shell would, without the shell's environment."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 
 import pytest
@@ -9,6 +10,8 @@ from typer.testing import CliRunner, Result
 
 from serve_app.cli.main import app
 from tests.cli.fake_endpoint import FakeEndpoint, running
+from tests.cli.journey import Journey, trained
+from tests.cli.model_doubles import ModelDoubles, answering, config, prompts, write_config, write_prompts
 
 Run = Callable[..., Result]
 
@@ -41,3 +44,22 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 def endpoint() -> Iterator[FakeEndpoint]:
     with running(FakeEndpoint()) as endpoint:
         yield endpoint
+
+
+@pytest.fixture(scope="session")
+def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
+    """Two models, a router trained on their answers that serves by default, and answers to fit and to measure on."""
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name in ("JETHRO_API_KEY", "JETHRO_URL", "JETHRO_CONFIG"):
+            patch.delenv(name, raising=False)
+        found = Journey(tmp_path_factory.mktemp("journey"), stack.enter_context(answering(ModelDoubles())))
+        write_config(found.folder / "my.yaml", config(found.doubles, found.folder / "routers"))
+        write_prompts(found.folder / "learn-prompts.jsonl", prompts(400, seed=1))
+        write_prompts(found.folder / "measure-prompts.jsonl", prompts(300, seed=2))
+        trained(found, "mine", prompts(250, seed=3))
+        found.done("router", "use", "mine", "--as-default", "--registry", found.at("routers"))
+        for part in ("learn", "measure"):
+            collected = found.collect(f"{part}.jsonl", f"{part}-prompts.jsonl")
+            assert collected.exit_code == 0, collected.stderr
+        yield found

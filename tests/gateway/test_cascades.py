@@ -14,6 +14,9 @@ from serve_app.config.tree import Config
 from serve_app.errors import ConfigError, ModelNotFound
 from serve_app.gateway.cascades import CASCADE, ROUTE, STREAM, AvailableCascades, load_cascades
 from serve_app.gateway.catalogue import Catalogue
+from serve_app.gateway.priors import PriorRouters
+from serve_app.routing.registry import load_router
+from serve_app.routing.serving.served import ServedRouter
 from serve_app.types import Capabilities
 from tests.routing.fakes import FakePool
 
@@ -31,14 +34,12 @@ def pools(**models: str) -> dict[str, FakePool]:
     return found
 
 
-async def no_prior(router: str, query: object) -> None:
-    return None
-
-
 def offer(
     config: dict[str, Any], served: dict[str, FakePool] | None = None, routers: tuple[str, ...] = ("complexity",)
 ) -> AvailableCascades:
-    return load_cascades(CascadeConfig.model_validate(config), served or pools(), no_prior, routers)  # type: ignore[arg-type]
+    there = {name: ServedRouter(load_router("complexity"), name) for name in routers}
+    settings = CascadeConfig.model_validate(config)
+    return load_cascades(settings, served or pools(), PriorRouters(lambda: there))  # type: ignore[arg-type]
 
 
 LAB = {"small": "jlab-small", "large": "jlab-large"}

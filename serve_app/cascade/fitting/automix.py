@@ -20,7 +20,15 @@ from serve_app.arrays import Floats
 from serve_app.cascade.artefact import FittedChain
 from serve_app.cascade.base import Level, Signal
 from serve_app.cascade.fitting.confidence import check_defined
-from serve_app.cascade.fitting.fit import HeldOut, chain_of_levels, check_held_out, check_worth, origin
+from serve_app.cascade.fitting.held_out import HeldOut, chain_of_levels, origin
+from serve_app.cascade.fitting.worth import (
+    check_held_out,
+    check_shifted,
+    check_worth,
+    held_out_by,
+    kinds_of,
+    on_target,
+)
 from serve_app.cascade.signals.calibration import BinnedAcceptance
 from serve_app.cascade.signals.consistency import SelfVerification
 from serve_app.data.recorded import Recorded
@@ -210,21 +218,45 @@ def fit_automix(recorded: Recorded, plan: AutoMixPlan) -> FittedChain:
     labelled = labelled_of(recorded.of(plan.models), plan.signal)
     folds = folds_of(recorded.prompts, plan.folds, plan.seed)
     check_held_out(folds)
-    passed_on = np.zeros(len(recorded), dtype=bool)
-    for fold in np.unique(folds).tolist():
-        inside = folds != fold
-        passed_on[~inside] = escalated(_fit(labelled.take(inside), plan), labelled.p[~inside])
-    held_out = HeldOut(
-        plan.models,
-        passed_on.astype(np.int64),
-        np.where(passed_on, labelled.large, labelled.small),
-        labelled.small_cost + np.where(passed_on, labelled.large_cost, 0.0),
-    )
+    _fit(labelled, plan)  # a target out of reach is reported with its figures
+    first = _held_out(labelled, folds, plan)[0]
+    if first is None:
+        raise ConfigError(
+            f"{plan.target} cannot be met with {' -> '.join(plan.models)}; loosen it or give other models"
+        )
+    check_worth(first, recorded)
+    aim = on_target(lambda aim: _held_out(labelled, folds, replace(plan, target=aim))[0], first, recorded, plan.target)
+    aimed = replace(plan, target=aim)
+    held_out = _held_out(labelled, folds, aimed)[0] or first
     check_worth(held_out, recorded)
-    small = Level(plan.models[0], plan.signal, _fit(labelled, plan), 0.5)
-    chain = chain_of_levels((small, Level(plan.models[1])), held_out, recorded)
+    kinds, kind = kinds_of(recorded, plan.folds)
+    shifted, known = _held_out(labelled, kinds, aimed)
+    if shifted is not None:
+        check_shifted(shifted, recorded.take(known), kind)
+    small = Level(plan.models[0], plan.signal, _fit(labelled, aimed), 0.5)
+    chain = chain_of_levels((small, Level(plan.models[1])), held_out, recorded, None, shifted)
     fitted_with = {"folds": plan.folds, "seed": plan.seed, "decider": plan.decider}
-    return FittedChain(chain, str(plan.target), origin(recorded) | fitted_with)
+    if aim != plan.target:
+        fitted_with["aim"] = str(aim)
+    return FittedChain(chain, str(plan.target), origin(recorded, plan.signal.needs.prior, None) | fitted_with)
+
+
+def _held_out(
+    labelled: LabelledQueries, folds: NDArray[np.int64], plan: AutoMixPlan
+) -> tuple[HeldOut | None, NDArray[np.bool_]]:
+    """The chain over all queries, each by a fit without its fold, and which [n] have one that meets the target."""
+
+    def answered(fold: int) -> tuple[NDArray[np.int64], Floats, Floats] | None:
+        try:
+            accepts = _fit(labelled.take(folds != fold), plan)
+        except ConfigError:
+            return None
+        inside = labelled.take(folds == fold)
+        passed_on = escalated(accepts, inside.p)
+        cost = inside.small_cost + np.where(passed_on, inside.large_cost, 0.0)
+        return passed_on.astype(np.int64), np.where(passed_on, inside.large, inside.small), cost
+
+    return held_out_by(folds, plan.models, answered)
 
 
 def labelled_of(recorded: Recorded, signal: Signal) -> LabelledQueries:

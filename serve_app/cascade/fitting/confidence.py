@@ -7,13 +7,23 @@ from typing import Final
 import numpy as np
 
 from serve_app.arrays import Floats
-from serve_app.cascade.base import Calibrator, Needs, Signal
+from serve_app.cascade.base import Calibrator, Signal
 from serve_app.cascade.signals.answer_scorer import AnswerScorer, fit_answer_scorer
 from serve_app.cascade.signals.calibration import fit_calibrator
 from serve_app.cascade.signals.combined import Combined, CostAware, fit_combined, fit_relative_cost
-from serve_app.cascade.signals.tokens import Brevity, Entropy, Margin, MeanLogprob, MinLogprob, Prior, QuantileLogprob
+from serve_app.cascade.signals.tokens import (
+    Brevity,
+    Entropy,
+    Margin,
+    MeanLogprob,
+    MinLogprob,
+    Prior,
+    QuantileLogprob,
+    RecordedConfidence,
+)
 from serve_app.cascade.signals.tokens import SumLogprob as Sum
 from serve_app.data.answers import AnswerEvidence
+from serve_app.data.recorded import Recorded
 from serve_app.errors import InsufficientData
 
 NOT_TAKEN: Final = -1.0
@@ -58,7 +68,7 @@ class ConfidenceModel:
 
         `answers` are these answers, cut to the plan's prefix.
         """
-        return probabilities(self.calibrator, _values(self.signal, raw, answers))
+        return probabilities(self.calibrator, signal_values(self.signal, raw, answers))
 
 
 def opening(evidence: AnswerEvidence, tokens: int | None) -> AnswerEvidence:
@@ -76,18 +86,37 @@ def raw_values(signals: Sequence[Signal], answers: Sequence[AnswerEvidence], pre
     return np.array(values, dtype=np.float64).reshape(len(read), len(signals))
 
 
+def recorded_values(
+    signals: Sequence[Signal],
+    recorded: Recorded,
+    model: int,
+    prefix: int | None = None,
+    confidence_is: str | None = None,
+) -> Floats:
+    """Raw values [n, signals] of a model's answers; those of the signal `confidence_is` as they were recorded."""
+    raw = raw_values(signals, [row[model] for row in recorded.evidence], prefix)
+    for column, signal in enumerate(signals):
+        if signal.name == confidence_is and np.isfinite(recorded.confidence[:, model]).any():
+            raw[:, column] = recorded.confidence[:, model]
+    return raw
+
+
 def check_defined(signals: Sequence[Signal], raw: Floats, model: str) -> None:
     """Raises InsufficientData if a signal is undefined for every answer of the model, raw values [n, signals]."""
     for signal, column in zip(signals, raw.T, strict=True):
         if not np.isfinite(column).any():
             raise InsufficientData(
-                f"signal {signal.name} is undefined for every answer of {model}: {_remedy(signal.needs)}, or choose "
-                "another signal"
+                f"signal {signal.name} is undefined for every answer of {model}: {_remedy(signal)}, or choose "
+                "another signal; where the file has a confidence, `--signals recorded` reads it, and `--confidence-is "
+                f"{signal.name}` says that it is this signal"
             )
 
 
-def _remedy(needs: Needs) -> str:
-    """How to collect answers for which a signal with these needs is defined."""
+def _remedy(signal: Signal) -> str:
+    """How to collect answers for which the signal is defined."""
+    needs = signal.needs
+    if isinstance(signal, RecordedConfidence):
+        return "give a file with `conf` of each answer"
     if needs.samples:
         return f"collect answers with --samples {needs.samples}"
     if needs.verdicts:
@@ -129,10 +158,10 @@ def fit_confidence(
     return ConfidenceModel(signal, calibrator), probabilities(calibrator, known)
 
 
-def _values(signal: Signal, raw: Floats, answers: Sequence[AnswerEvidence]) -> Floats:
+def signal_values(signal: Signal, raw: Floats, answers: Sequence[AnswerEvidence]) -> Floats:
     """Values [n] of a fitted signal."""
     if isinstance(signal, CostAware):
-        inner = _values(signal.signal, raw, answers).tolist()
+        inner = signal_values(signal.signal, raw, answers).tolist()
         return np.array([signal.of_value(v, len(a.query.text)) for v, a in zip(inner, answers, strict=True)])
     if isinstance(signal, AnswerScorer):
         return signal.values(answers)

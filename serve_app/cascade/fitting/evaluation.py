@@ -6,9 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve_app.cascade.base import Chain
-from serve_app.cascade.fitting.confidence import ConfidenceModel, fit_confidence, opening
-from serve_app.cascade.fitting.fit import ChainPlan, HeldOut, raw_of, thresholds_of
+from serve_app.cascade.fitting.confidence import (
+    ConfidenceModel,
+    check_defined,
+    fit_confidence,
+    opening,
+    recorded_values,
+)
+from serve_app.cascade.fitting.fit import ChainPlan, raw_of, thresholds_of
+from serve_app.cascade.fitting.held_out import HeldOut
 from serve_app.cascade.fitting.thresholds import ChainOutcome, ChainReplay
+from serve_app.cascade.signals.answer_scorer import AnswerScorer
+from serve_app.cascade.signals.specs import parts_of
 from serve_app.data.recorded import Recorded
 from serve_app.decision.target import COST, Target
 from serve_app.errors import DataError
@@ -24,8 +33,11 @@ class SignalQuality:
     calibration_error: float
 
 
-def replay_of(chain: Chain, recorded: Recorded) -> ChainReplay:
-    """The chain over recorded answers. Raises DataError if a level's pool was not recorded."""
+def replay_of(chain: Chain, recorded: Recorded, confidence_is: str | None = None) -> ChainReplay:
+    """The chain over recorded answers; `confidence_is` is the signal whose values the recorded confidences are.
+
+    Raises DataError if a level's pool was not recorded, InsufficientData if a signal is undefined for all its answers.
+    """
     missing = [level.pool for level in chain.levels if level.pool not in recorded.models]
     if missing:
         raise DataError(
@@ -37,8 +49,11 @@ def replay_of(chain: Chain, recorded: Recorded) -> ChainReplay:
     columns = []
     for at, level in enumerate(chain.levels[:-1]):
         assert level.signal is not None and level.calibrator is not None
-        fitted = ConfidenceModel(level.signal, level.calibrator)
-        columns.append([fitted.probability(opening(row[at], chain.probe_tokens)) for row in mine.evidence])
+        parts = [part for part in parts_of(level.signal) if not isinstance(part, AnswerScorer)]
+        raw = recorded_values(parts, mine, at, chain.probe_tokens, confidence_is)
+        check_defined(parts, raw, level.pool)
+        answers = [opening(row[at], chain.probe_tokens) for row in mine.evidence]
+        columns.append(ConfidenceModel(level.signal, level.calibrator).probabilities(raw, answers))
         if level.signal.needs.samples or level.signal.needs.verdicts:
             cost[:, at] += mine.extra_cost_usd[:, at]
     probability = np.array(columns, dtype=np.float64).T if columns else np.empty((len(mine), 0))

@@ -1,57 +1,49 @@
 """Fits a chain to recorded answers: confidence models, thresholds within a budget, the choice of models.
 
 The promise of a chain (`expected`) is measured by cross-fitting: each query is answered by confidence models and
-thresholds that were fitted without it. A chain below the best single model of at most its cost is refused: cascades may
-cost more than the model they end with and add nothing (FrugalGPT's OVERRULING, recounted on models of 2024).
+thresholds that were fitted without it. A fit that is no use is refused, see `worth`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import sqrt
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.cascade.artefact import FittedChain, version_of
-from serve_app.cascade.base import Chain, Level
+from serve_app.cascade.artefact import FittedChain
+from serve_app.cascade.base import Level
 from serve_app.cascade.fitting.confidence import (
     ConfidenceModel,
     ConfidencePlan,
     check_defined,
     fit_confidence,
     opening,
-    raw_values,
+    recorded_values,
 )
+from serve_app.cascade.fitting.held_out import HeldOut, chain_of_levels, origin
 from serve_app.cascade.fitting.thresholds import ChainReplay, fit_thresholds, smoothed
+from serve_app.cascade.fitting.worth import (
+    check_held_out,
+    check_shifted,
+    check_worth,
+    held_out_by,
+    kinds_of,
+    on_target,
+)
+from serve_app.cascade.signals.combined import joint_needs
 from serve_app.data.recorded import Recorded
 from serve_app.decision.target import COST, QUALITY_DROP, Target
-from serve_app.errors import ConfigError, DataError, InsufficientData
+from serve_app.errors import ConfigError, InsufficientData
 from serve_app.learning.logistic import folds_of
-from serve_app.learning.metrics import Interval, bootstrap
 
 T = TypeVar("T")
 Report = Callable[[str], None]
 _FEWEST: Final = 100
 """Queries required for a chain: with fewer its held-out figures mean nothing."""
-_ROUNDS: Final = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """A chain's answers to queries it was not fitted on; arrays of shape [n]."""
-
-    models: tuple[str, ...]
-    level: NDArray[np.int64]
-    quality: Floats
-    cost_usd: Floats
-
-    @property
-    def strong_share(self) -> float:
-        """Share of queries that reach the last model."""
-        return float((self.level == len(self.models) - 1).mean())
 
 
 def surely_above(gain: Floats) -> bool:
@@ -116,53 +108,39 @@ class ChainPlan:
 def fit_chain(recorded: Recorded, plan: ChainPlan, report: Report = lambda _: None) -> FittedChain:
     """The chain, fitted on all queries, with its held-out figures in `expected`.
 
-    Raises ConfigError for a target that cannot be met, InsufficientData for too few queries, DataError for a chain
-    that is worse than the best single model at the same cost.
+    Where held-out queries miss the target the fit aims at a tighter one. Raises ConfigError for a target that cannot be
+    met, InsufficientData for too few queries, DataError for a chain that misses its target whatever it aims at, or
+    that a single model makes superfluous.
     """
     if len(plan.models) < 2 or plan.most_levels < 2:
         raise ConfigError(f"a chain needs at least two models, not {', '.join(plan.models) or 'none'}: name them")
     if len(recorded) < _FEWEST:
         raise InsufficientData(f"a chain needs at least {_FEWEST} queries, there are {len(recorded)}: collect more")
     chosen = recorded.of(plan.models)
+    if plan.confidence_is is not None and not np.isfinite(chosen.confidence).any():
+        raise InsufficientData(f"no answer has a recorded confidence (`conf`) that could be {plan.confidence_is}")
     fits = [_CrossFit(chosen, replace(plan, confidence=one)) for one in (plan.confidence, *plan.alternatives)]
-    held_out, fit = _chosen(fits, report)
-    check_worth(held_out, recorded)
-    return _final(fit, held_out, recorded)
-
-
-def check_held_out(folds: NDArray[np.int64]) -> None:
-    """Raises InsufficientData where all queries [n] are in one fold: the same text always falls into the same."""
-    if len(np.unique(folds)) < 2:
-        raise InsufficientData("all queries have one text: there is nothing to hold out; collect more")
-
-
-def check_worth(held_out: HeldOut, recorded: Recorded) -> None:
-    """Raises DataError if some single model costs no more than the chain and is as good or better, held out."""
-    cost = float(held_out.cost_usd.mean())
-    singles = [i for i in range(len(recorded.models)) if recorded.cost_usd[:, i].mean() <= cost * (1 + 1e-9)]
-    if not singles:
-        return
-    best = max(singles, key=lambda i: float(recorded.ok[:, i].mean()))
-    gain = held_out.quality - recorded.ok[:, best]
-    if gain.mean() > 0:
-        return
-    what = "worse" if gain.mean() < 0 else "no better"
-    found = bootstrap(lambda rows: float(gain[rows].mean()), len(gain), rounds=_ROUNDS)
-    raise DataError(
-        f"the cascade {' -> '.join(held_out.models)} is {what} than {recorded.models[best]} alone, which costs "
-        f"{recorded.cost_usd[:, best].mean():.3g} USD a query against {cost:.3g}: quality "
-        f"{held_out.quality.mean():.4f} against {recorded.ok[:, best].mean():.4f} on held-out queries, a difference "
-        f"of {found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]; use that model, another target or other models"
-    )
+    first, fit = _chosen(fits, report)
+    models = tuple(chosen.models.index(name) for name in first.models)
+    check_worth(first, recorded)
+    aim = on_target(lambda aim: _held_out(fit, models, aim)[0], first, recorded, plan.target)
+    held_out = first
+    if aim != plan.target:
+        held_out = _held_out(fit, models, aim)[0] or first
+        report(f"aims at {aim}, so that held-out queries keep {plan.target}: {_line(held_out, fit.plan.confidence)}")
+        check_worth(held_out, recorded)
+    kinds, kind = kinds_of(chosen, plan.folds)
+    shifted, known = _held_out(fit.by(kinds), models, aim, partly=True)
+    if shifted is not None:
+        report(f"by {kind}: {_line(shifted, fit.plan.confidence)}")
+        check_shifted(shifted, recorded.take(known), kind)
+    return _final(fit, (held_out, shifted), aim, recorded)
 
 
 def raw_of(recorded: Recorded, model: int, plan: ChainPlan) -> Floats:
     """Raw values [n, signals] of a model's answers, or of their first tokens."""
-    raw = raw_values(plan.confidence.signals, [row[model] for row in recorded.evidence], plan.confidence.prefix)
-    for column, signal in enumerate(plan.confidence.signals):
-        if signal.name == plan.confidence_is:
-            raw[:, column] = recorded.confidence[:, model]
-    return raw
+    how = plan.confidence
+    return recorded_values(how.signals, recorded, model, how.prefix, plan.confidence_is)
 
 
 def thresholds_of(replay: ChainReplay, target: Target) -> Floats | None:
@@ -176,12 +154,18 @@ def thresholds_of(replay: ChainReplay, target: Target) -> Floats | None:
 class _CrossFit:
     """Confidence models of each model, on all queries and without each fold; fitted on first use."""
 
-    def __init__(self, recorded: Recorded, plan: ChainPlan) -> None:
+    def __init__(self, recorded: Recorded, plan: ChainPlan, folds: NDArray[np.int64] | None = None) -> None:
         self.recorded, self.plan = recorded, plan
-        self.folds = folds_of(recorded.prompts, plan.folds, plan.seed)
+        self.folds = folds_of(recorded.prompts, plan.folds, plan.seed) if folds is None else folds
         check_held_out(self.folds)
         self._raw: dict[int, Floats] = {}
         self._fitted: dict[tuple[int, int], tuple[ConfidenceModel, Floats, Floats]] = {}
+
+    def by(self, folds: NDArray[np.int64]) -> "_CrossFit":
+        """The same with other folds [n]."""
+        found = _CrossFit(self.recorded, self.plan, folds)
+        found._raw = self._raw
+        return found
 
     def confidence(self, model: int, without: int = -1) -> tuple[ConfidenceModel, Floats, Floats]:
         """The fitted one, its probabilities of the answers it was fitted on (out of fold), and of the fold left out."""
@@ -228,7 +212,7 @@ def _chosen(fits: Sequence[_CrossFit], report: Report) -> tuple[HeldOut, _CrossF
         candidates = [c for size in sizes for c in combinations(order, size)]
     found: list[tuple[HeldOut, _CrossFit]] = []
     for models in candidates:
-        of = [(held_out, fit) for fit in fits if (held_out := _held_out(fit, models)) is not None]
+        of = [(held_out, fit) for fit in fits if (held_out := _held_out(fit, models, plan.target)[0]) is not None]
         for held_out, fit in of:
             report(_line(held_out, fit.plan.confidence))
         if of:
@@ -256,76 +240,36 @@ def _out_of_reach(recorded: Recorded, plan: ChainPlan) -> str:
     )
 
 
-def _held_out(fit: _CrossFit, models: Sequence[int]) -> HeldOut | None:
-    """The chain over all queries, each by a fit without its fold; None if a fit cannot meet the target."""
-    n, target = len(fit.recorded), fit.plan.target
-    level, quality, cost = np.zeros(n, dtype=np.int64), np.zeros(n), np.zeros(n)
-    for fold in np.unique(fit.folds).tolist():
+def _held_out(
+    fit: _CrossFit, models: Sequence[int], target: Target, partly: bool = False
+) -> tuple[HeldOut | None, NDArray[np.bool_]]:
+    """The chain over all queries, each by a fit without its fold; None if a fit cannot meet the target.
+
+    With `partly` such folds are left out. Also which queries [n] are in.
+    """
+
+    def answered(fold: int) -> tuple[NDArray[np.int64], Floats, Floats] | None:
         own, outside = fit.replays(models, fold)
         thresholds = thresholds_of(own, target)
-        if thresholds is None:
-            return None
         assert outside is not None  # there are several folds
-        rows = np.flatnonzero(fit.folds == fold)
-        level[rows], quality[rows], cost[rows] = outside.taken(thresholds)
-    return HeldOut(tuple(fit.recorded.models[i] for i in models), level, quality, cost)
+        return None if thresholds is None else outside.taken(thresholds)
+
+    found, known = held_out_by(fit.folds, [fit.recorded.models[i] for i in models], answered)
+    return found if partly or known.all() else None, known
 
 
-def _final(fit: _CrossFit, held_out: HeldOut, recorded: Recorded) -> FittedChain:
-    plan = fit.plan
+def _final(fit: _CrossFit, measured: tuple[HeldOut, HeldOut | None], aim: Target, recorded: Recorded) -> FittedChain:
+    """The chain of all queries, fitted to `aim`. `measured`: held out at random, and by kind of query."""
+    plan, (held_out, shifted) = fit.plan, measured
     models = [fit.recorded.models.index(m) for m in held_out.models]
-    thresholds = thresholds_of(fit.replays(models)[0], plan.target)
+    thresholds = thresholds_of(fit.replays(models)[0], aim)
     if thresholds is None:
         raise ConfigError(_out_of_reach(fit.recorded, plan))
     fitted = [fit.confidence(m)[0] for m in models[:-1]]
     pools = [plan.pools.get(name, name) for name in held_out.models]
     levels = [Level(p, f.signal, f.calibrator, float(t)) for p, f, t in zip(pools, fitted, thresholds, strict=False)]
-    chain = chain_of_levels((*levels, Level(pools[-1])), held_out, fit.recorded, plan.confidence.prefix)
-    return FittedChain(chain, str(plan.target), {**origin(recorded), "folds": plan.folds, "seed": plan.seed})
-
-
-def origin(recorded: Recorded) -> dict[str, Any]:
-    """The data of an artefact whose figures were measured by cross-fitting."""
-    return {"digest": recorded.digest(), "queries": len(recorded), "figures": "cross-fitted"}
-
-
-def chain_of_levels(
-    levels: tuple[Level, ...], held_out: HeldOut, recorded: Recorded, probe_tokens: int | None = None
-) -> Chain:
-    """The chain with its version, held-out figures and models, which `recorded` has."""
-    figures = expected(held_out, recorded, [level.pool for level in levels])
-    models = recorded.of(held_out.models).served
-    return Chain(levels, version_of(levels, probe_tokens), figures, probe_tokens, models)
-
-
-def expected(held_out: HeldOut, recorded: Recorded, pools: Sequence[str]) -> dict[str, float]:
-    """Figures of a chain for its artefact: means, and the drop against its last model with a 95 % interval.
-
-    `recorded` has the models of the chain.
-    """
-    strong = recorded.of(held_out.models[-1:])
-    found = drop(held_out.quality, strong.ok[:, 0])
-    figures = {
-        "quality": float(held_out.quality.mean()),
-        "cost_usd": float(held_out.cost_usd.mean()),
-        "strong_share": held_out.strong_share,
-        "strong_quality": float(strong.ok.mean()),
-        "strong_cost_usd": float(strong.cost_usd.mean()),
-        "quality_drop": found.value,
-        "quality_drop_low": found.low,
-        "quality_drop_high": found.high,
-    }
-    for i, pool in enumerate(pools):
-        figures[f"share:{pool}"] = float((held_out.level == i).mean())
-        figures[f"reach:{pool}"] = float((held_out.level >= i).mean())
-    return figures
-
-
-def drop(quality: Floats, strong: Floats) -> Interval:
-    """Relative quality drop against always calling the strong model, (strong - quality) / |strong|, paired."""
-
-    def relative(rows: NDArray[np.int64]) -> float:
-        base = float(strong[rows].mean())
-        return (base - float(quality[rows].mean())) / abs(base) if base else 0.0
-
-    return bootstrap(relative, len(quality), rounds=_ROUNDS)
+    prefix = plan.confidence.prefix
+    chain = chain_of_levels((*levels, Level(pools[-1])), held_out, fit.recorded, prefix, shifted)
+    about = origin(recorded, joint_needs(plan.confidence.signals).prior, plan.confidence_is)
+    aimed = {} if aim == plan.target else {"aim": str(aim)}
+    return FittedChain(chain, str(plan.target), {**about, **aimed, "folds": plan.folds, "seed": plan.seed})

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
 from serve_app.cascade.base import Signal
-from serve_app.cascade.fitting.confidence import ConfidencePlan, check_defined, raw_values
-from serve_app.cascade.fitting.fit import Report, check_held_out
+from serve_app.cascade.fitting.confidence import ConfidencePlan, check_defined, recorded_values
+from serve_app.cascade.fitting.fit import Report
+from serve_app.cascade.fitting.held_out import origin
+from serve_app.cascade.fitting.worth import check_held_out, kinds_of
 from serve_app.cascade.routing.estimates import (
     MOST_MODELS,
     CascadeEstimates,
@@ -24,11 +26,20 @@ from serve_app.cascade.routing.estimates import (
     fit_estimates,
     observations_of,
 )
-from serve_app.cascade.routing.mixing import Mixture, Shaped, best_single_mix, choose_shape, expected, pays, refined
+from serve_app.cascade.routing.mixing import (
+    Mixture,
+    Shaped,
+    best_model,
+    best_single_mix,
+    choose_shape,
+    expected,
+    pays,
+    refined,
+)
 from serve_app.cascade.routing.router import CascadeRouter, version_of
 from serve_app.cascade.routing.supermodels import Form
 from serve_app.cascade.routing.walk import Tables, Walked, fit_moves
-from serve_app.cascade.signals.combined import fit_combined
+from serve_app.cascade.signals.combined import fit_combined, joint_needs
 from serve_app.data.recorded import Recorded
 from serve_app.errors import ConfigError, InsufficientData
 from serve_app.learning.logistic import folds_of
@@ -64,7 +75,8 @@ class RoutingPlan:
     """What to fit. `models` as recorded, in the order a cascade would call them; `budget_usd`: mean cost a query.
 
     `confidence`: signals of answers, combined for each model; None: the recorded confidence. `encoder`: of prompts;
-    None: only their length is read. `pools`: the pool of each model, by default of the same name.
+    None: only their length is read. `pools`: the pool of each model, by default of the same name. `confidence_is`: the
+    signal whose values the recorded confidences are.
     """
 
     models: tuple[str, ...]
@@ -73,6 +85,7 @@ class RoutingPlan:
     confidence: ConfidencePlan | None = None
     encoder: str | None = None
     pools: Mapping[str, str] = field(default_factory=dict)
+    confidence_is: str | None = None
     seed: int = 0
 
 
@@ -98,6 +111,12 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
     figures = f"area {shaped.area:.4f}, form {shape.form}, spread {shape.spread:g}, later {shape.later:g}"
     report(f"{', '.join(plan.models)}: {figures}")
     mixture, fell_back = within_budget(tables, shaped, plan.budget_usd)
+    if not fell_back:
+        kinds, kind = kinds_of(chosen)
+        others = crossfitted(seen, chosen.ok, difficulty, kinds)
+        if not holds(others, mixture):
+            report(f"on queries of a {kind} that the fit has not seen a single model is better at the router's cost")
+            mixture, fell_back = best_single_mix(tables.ok, tables.cost_usd, plan.budget_usd).mixture(), True
     walked = expected(tables, mixture)
     how = "single models" if fell_back else shape.form
     report(f"{how}: quality {walked.quality.mean():.4f} at {walked.cost_usd.mean():.3g} USD a query")
@@ -127,6 +146,13 @@ def within_budget(tables: Tables, shaped: Shaped, budget_usd: float) -> tuple[Mi
     return best_single_mix(tables.ok, tables.cost_usd, budget_usd).mixture(), True
 
 
+def holds(tables: Tables, mixture: Mixture) -> bool:
+    """Whether a mixture is no worse on these rows than the best single model of at most its cost there."""
+    walked = expected(tables, mixture)
+    best = best_model(tables.ok, tables.cost_usd, float(walked.cost_usd.mean()))
+    return best is None or float((walked.quality - tables.ok[:, best]).mean()) >= 0
+
+
 def _check(recorded: Recorded, plan: RoutingPlan) -> None:
     if not 2 <= len(plan.models) <= MOST_MODELS:
         k = len(plan.models)
@@ -148,7 +174,8 @@ def _signals(recorded: Recorded, plan: RoutingPlan) -> tuple[dict[str, Signal | 
     signals: dict[str, Signal | None] = {}
     columns = []
     for m, pool in enumerate(pools):
-        raw = raw_values(plan.confidence.signals, [row[m] for row in recorded.evidence], plan.confidence.prefix)
+        how = plan.confidence
+        raw = recorded_values(how.signals, recorded, m, how.prefix, plan.confidence_is)
         check_defined(plan.confidence.signals, raw, plan.models[m])
         if len(plan.confidence.signals) == 1:
             signals[pool], column = plan.confidence.signals[0], raw[:, 0]
@@ -181,5 +208,6 @@ def _figures(tables: Tables, walked: Walked, models: tuple[str, ...]) -> dict[st
 
 
 def _about(recorded: Recorded, plan: RoutingPlan, fell_back: bool) -> dict[str, Any]:
-    sizes: dict[str, Any] = {"digest": recorded.digest(), "queries": len(recorded), "budget_usd": plan.budget_usd}
-    return sizes | {"form": plan.form, "figures": "cross-fitted", "fell_back": fell_back, "seed": plan.seed}
+    prior = None if plan.confidence is None else joint_needs(plan.confidence.signals).prior
+    about = origin(recorded, prior, plan.confidence_is)
+    return about | {"budget_usd": plan.budget_usd, "form": plan.form, "fell_back": fell_back, "seed": plan.seed}

@@ -47,7 +47,8 @@ class RoutedCascade(Cascade):
         if lacking:
             raise ConfigError(
                 f"cascade.routing: the router has no signal for pool {lacking[0]}: it was fitted on recorded "
-                "confidences; fit it with signals"
+                "confidences, which no served answer has; fit it with --signals of answers (logprobs, ...), or, if the "
+                "confidences are such a signal, name it in --confidence-is"
             )
         monotone = LogisticCalibrator(1.0, 0.0)  # of several choices the lowest signal counts; the router estimates
         levels = tuple(Level(pool, router.signals[pool], monotone) for pool in router.pools)

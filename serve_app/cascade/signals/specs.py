@@ -23,12 +23,13 @@ from serve_app.cascade.signals.tokens import (
     MinLogprob,
     Prior,
     QuantileLogprob,
+    RecordedConfidence,
     SumLogprob,
 )
 from serve_app.errors import ConfigError
 
 _TOKENS: Final = (MeanLogprob, MinLogprob, QuantileLogprob, SumLogprob, Margin, Entropy, Brevity)
-_OTHERS: Final = (Prior, AnswerAgreement, SelfVerification)
+_OTHERS: Final = (Prior, AnswerAgreement, SelfVerification, RecordedConfidence)
 UNTRAINED: Final[Mapping[str, Callable[..., Signal]]] = {kind.name: kind for kind in (*_TOKENS, *_OTHERS)}
 """Signals that need no fit, by name; their parameters are those of the classes."""
 _SIGNALS: Final[Mapping[str, Any]] = {**UNTRAINED, **{kind.name: kind for kind in (AnswerScorer, Combined, CostAware)}}
@@ -64,6 +65,20 @@ def parts_of(signal: Signal) -> tuple[Signal, ...]:
     if isinstance(signal, Combined):
         return tuple(part for s in signal.signals for part in parts_of(s))
     return (signal,)
+
+
+def with_prior_of(signal: Signal, router: str) -> Signal:
+    """The same signal with the score of another router, a reference, wherever it reads one."""
+
+    def changed(spec: Any) -> Any:
+        if isinstance(spec, list):
+            return [changed(one) for one in spec]
+        if not isinstance(spec, dict):
+            return spec
+        found = {key: changed(value) for key, value in spec.items()}
+        return found | {"router": router} if spec.get("name") == Prior.name else found
+
+    return signal_of(changed(spec_of(signal)), "signal")
 
 
 def _written(value: Any) -> Any:

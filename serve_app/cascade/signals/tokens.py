@@ -151,7 +151,10 @@ class Brevity:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """A router's prediction before any answer: minus the log-odds of its strong win rate."""
+    """A router's prediction before any answer: minus the log-odds of its strong win rate.
+
+    `router` is a reference, see `routing.reference`: a fit pins the version that made the scores.
+    """
 
     router: str = "complexity"
     name: ClassVar[str] = "prior"
@@ -167,6 +170,18 @@ class Prior:
             return nan
         prior = min(max(evidence.prior, _EPSILON), 1 - _EPSILON)
         return log((1 - prior) / prior)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedConfidence:
+    """The confidence that a file of recorded answers has, whatever made it: to compare with, never to serve."""
+
+    name: ClassVar[str] = "recorded"
+    needs: ClassVar[Needs] = Needs()
+
+    def value(self, evidence: AnswerEvidence) -> float:
+        """As recorded; nan for an answer without, which every served answer is."""
+        return nan if evidence.confidence is None else evidence.confidence
 
 
 _REDUCERS: Final[Mapping[Reduce, Callable[[list[float]], float]]] = {

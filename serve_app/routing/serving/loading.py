@@ -15,7 +15,8 @@ from serve_app.config.tree import Config, RoutingConfig
 from serve_app.errors import ConfigError, DependencyError, JethroError
 from serve_app.routing.artefact import Registered
 from serve_app.routing.base import Placement
-from serve_app.routing.registry import RANDOM, Registry, load_router
+from serve_app.routing.reference import open_reference, split_reference
+from serve_app.routing.registry import RANDOM, Registry
 from serve_app.routing.serving.batching import Act, ScoringThread
 from serve_app.routing.serving.served import ServedRouter, checked
 from serve_app.types import Message, Query
@@ -61,7 +62,7 @@ class RouterFactory:
         self._thread = ScoringThread(routing.score_batch, partial(limit_torch_threads, routing.score_threads))
 
     def load(self, source: str, version: str | None = None, *, eager: bool = True) -> ServedRouter:
-        """The router of a name or a folder, in a version or the current one, loaded and warmed up; takes seconds.
+        """The router of a reference, in a version or the current one, loaded and warmed up; takes seconds.
 
         Without `eager` a router that scores on the thread is warmed up by its first query, which waits for it: an
         encoder without traffic then costs neither memory nor startup time. Raises ConfigError for a router that fails
@@ -94,10 +95,12 @@ class RouterFactory:
         self._thread.close()
 
     def _read(self, source: str, version: str | None) -> tuple[str, Registered]:
-        if source in self._registry.names():
-            return source, self._registry.load(source, version, remote=self._placements)
-        folder = str(Path(source).absolute()) if Path(source).is_dir() else source
-        return folder, load_router(folder, seed=self._routing.seed, remote=self._placements)
+        source, pinned = split_reference(source)
+        version = version or pinned
+        if source not in self._registry.names() and Path(source).is_dir():
+            source = str(Path(source).absolute())
+        reference = source if version is None else f"{source}@{version}"
+        return source, open_reference(self._registry, reference, remote=self._placements)
 
 
 async def _call_remote(remote: RemoteScorer, source: str, version: str, query: Query, act: Act) -> Any:
@@ -206,8 +209,20 @@ class Loader:
         """The default router: of the registry, or in a folder, which is read once."""
         if source in self.registry.names():
             return self._named(source, known.get(source))
-        same = [served for served in known.values() if served.source == str(Path(source).absolute())]
-        return same[0] if same else self.factory.load(source)
+        name, version = split_reference(source)
+        sources = (name, str(Path(name).absolute()))
+        same = [r for r in known.values() if r.source in sources and version in (None, r.version)]
+        try:
+            return same[0] if same else self.factory.load(source)
+        except ConfigError as e:
+            raise ConfigError(f"routing.router: {e}") from e
+
+    def pinned(self, reference: str) -> ServedRouter:
+        """The router of a reference, apart from those in service: it is not listed, and no swap replaces it.
+
+        Takes seconds. Raises ConfigError for a version that does not exist or fails to load.
+        """
+        return self.factory.load(reference)
 
     def _named(self, name: str, known: ServedRouter | None, default: bool = True) -> ServedRouter:
         version, threshold = self.registry.serving(name)

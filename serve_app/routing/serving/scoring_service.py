@@ -11,6 +11,7 @@ from serve_app.config.tree import Config
 from serve_app.errors import JethroError
 from serve_app.routing.artefact import class_of, read_card
 from serve_app.routing.base import Placement
+from serve_app.routing.reference import split_reference
 from serve_app.routing.registry import KINDS, RANDOM, Registry
 from serve_app.routing.serving.loading import RouterFactory, default_source
 from serve_app.routing.serving.served import ServedRouter
@@ -38,8 +39,9 @@ class ScoringService:
         """
         source = default_source(config.routing, self._registry)
         try:
-            if source in self._registry.names() and placement_of(self._registry, source) in config.scorer.placements:
-                await self.prepare(source, self._registry.current(source))
+            name, version = split_reference(source)
+            if name in self._registry.names() and placement_of(self._registry, source) in config.scorer.placements:
+                await self.prepare(name, version or self._registry.current(name))
         except JethroError as e:
             logger.error("router %s cannot be loaded: %s", source, e)
 
@@ -82,13 +84,15 @@ class ScoringService:
 
 
 def placement_of(registry: Registry, source: str) -> Placement:
-    """The placement of the router of a name or in a folder; loads no weights.
+    """The placement of the router of a reference; loads no weights.
 
     Raises ConfigError for an unreadable card.
     """
+    source, version = split_reference(source)
     if source == RANDOM:
         return "inline"
-    folder = registry.path(source, registry.current(source)) if source in registry.names() else Path(source)
+    named = source in registry.names()
+    folder = registry.path(source, version or registry.current(source)) if named else Path(source)
     return class_of(folder, read_card(folder), KINDS).placement
 
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from serve_app.cascade.fitting.fit import HeldOut, best_of, first_unless_sure, surely_above
+from serve_app.cascade.fitting.fit import best_of, first_unless_sure, surely_above
+from serve_app.cascade.fitting.held_out import HeldOut
 from serve_app.decision.target import Target
 from tests.cascade.recordings import made_up
 

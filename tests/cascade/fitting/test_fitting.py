@@ -15,7 +15,9 @@ from serve_app.cascade.fitting.confidence import (
     raw_values,
 )
 from serve_app.cascade.fitting.evaluation import held_out_of, outcomes, replay_of, signal_qualities
-from serve_app.cascade.fitting.fit import ChainPlan, HeldOut, check_worth, expected, fit_chain
+from serve_app.cascade.fitting.fit import ChainPlan, fit_chain
+from serve_app.cascade.fitting.held_out import HeldOut, expected
+from serve_app.cascade.fitting.worth import check_worth
 from serve_app.cascade.signals.calibration import LogisticCalibrator
 from serve_app.cascade.signals.combined import CostAware, fit_relative_cost
 from serve_app.cascade.signals.tokens import Brevity, MeanLogprob, MinLogprob
@@ -121,7 +123,7 @@ def test_models_are_chosen_among_many():
         replace(recorded, ok=ok), plan("cost=0.004", models="abcd", choose=True), lambda line: lines.append(line)
     )
     pools = [level.pool for level in fitted.chain.levels]
-    assert "b" not in pools and pools == sorted(pools) and len(lines) == 6 + 4
+    assert "b" not in pools and pools == sorted(pools) and len(lines) == 6 + 4 + 1
 
 
 def test_held_out_figures_choose_the_judge():
