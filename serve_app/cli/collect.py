@@ -105,17 +105,16 @@ def collect(
         router = prior_of(prior, load(None))
         found = _lab_answers(lab, half, seed or 0, pool, (samples, temperature, logprobs, extra_samples), router)
         return _save(found.take(range(len(found))[:limit]), out, router, split)
-    settings = load(config, settings=parse_settings(set_ or []))
-    metric = metric or ("lab" if lab else None)
+    settings, metric = load(config, settings=parse_settings(set_ or [])), metric or ("lab" if lab else None)
     check_request(settings, pool or (), metric, logprobs=logprobs > 0, instead=extra_samples > 0 or verdicts > 0)
     router = prior_of(prior, settings)
     queries, source = _queries(prompts, log, lab, half, seed or 0, limit)
     queries = answerable(queries, metric, router, skip_seen)
     sampling = Sampling(max_tokens, temperature, n=samples, seed=seed, logprobs=logprobs > 0, top_logprobs=logprobs)
-    each = per_call or settings.limits.n
-    calls = CollectionPlan(sampling, concurrency, each, extra_samples=extra_samples, verdicts=verdicts)
-    opened = opened_pools(settings, url, pool or ())
-    _save(_collected(queries, source, calls, opened, out, metric), out, router, split)
+    plan = CollectionPlan(sampling, concurrency, per_call or settings.limits.n)
+    calls = replace(plan, extra_samples=extra_samples, verdicts=verdicts)
+    found = _collected(queries, source, calls, opened_pools(settings, url, pool or ()), out, metric)
+    _save(found, out, router, split)
 
 
 def collect_for_cascades(

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli import cascade, chat, config, data, k8s, lab, scale, serve, stored
+from serve_app.cli import chat, config, data, k8s, lab, scale, serve, stored
+from serve_app.cli.cascade import commands as cascade
 from serve_app.cli.options import new_group
 from serve_app.cli.router import commands as router
 from serve_app.cli.stream import commands as stream

@@ -14,6 +14,7 @@ from serve_app.api.app import build_app
 from serve_app.cli.main import app
 from serve_app.config import Config
 from serve_app.config.load import load
+from serve_app.errors import ConfigError
 from serve_app.gateway.services import build_services
 from serve_app.pools.factory import build_pool
 from serve_app.routing.registry import Registry
@@ -91,7 +92,12 @@ def serve(settings: Config, model: str, items: list[dict[str, Any]], stream: boo
 
     async def answered() -> tuple[list[tuple[str, dict[str, Any]]], list[float | None]]:
         pools = {n: build_pool(n, p, cluster_secret="", timeout_s=30.0) for n, p in settings.pools.items()}
-        services = await asyncio.to_thread(build_services, settings, pools)
+        try:
+            services = await asyncio.to_thread(build_services, settings, pools)
+        except ConfigError:
+            for pool in pools.values():
+                await pool.aclose()
+            raise
         await services.start()
         try:
             transport = httpx.ASGITransport(build_app(services), raise_app_exceptions=True)
