@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -76,3 +77,28 @@ def test_mistakes_are_one_sentence(data, tmp_path, words, says):
     assert done.exit_code == 2
     assert says in done.output
     assert not (tmp_path / "r").exists()
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """Answers whose confidence and text say nothing about them."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "noise.jsonl"
+    with path.open("w") as out:
+        for i in range(150):
+            answers = {
+                model: {"ok": int(rng.random() < 0.7), "cost": cost, "conf": rng.normal(), "ans": f"{rng.integers(9)}"}
+                for model, cost in (("weak", 1e-4), ("strong", 1.2e-4))
+            }
+            out.write(json.dumps({"prompt": f"query {i}", "m": answers}) + "\n")
+    return path
+
+
+def test_a_router_that_would_call_single_models_is_refused_unless_asked_for(noise, tmp_path):
+    words = ("--data", noise, "--budget", "170%", "--signals", "recorded", "--out", tmp_path / "r")
+    refused = run(*words)
+    assert refused.exit_code == 2 and "single models are better" in refused.stderr and "--fall-back" in refused.stderr
+    assert not (tmp_path / "r").exists()
+    done = run(*words, "--fall-back")
+    assert done.exit_code == 0 and "calls single models, whatever they answer" in done.stdout
+    assert load_routing(tmp_path / "r").data["fell_back"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from serve_app.cascade.fitting.confidence import ConfidencePlan
-from serve_app.cascade.routing.fitting import RoutingPlan, fit_routing, within_budget
+from serve_app.cascade.routing.fitting import RoutingPlan, fit_routing, holds, within_budget
 from serve_app.cascade.routing.mixing import choose_shape, mean_quality
 from serve_app.cascade.routing.router import Answered, Prompt, load_routing, save_routing
 from serve_app.cascade.routing.walk import always
@@ -195,6 +195,14 @@ def test_a_policy_that_one_model_beats_is_not_served():
     mixture, fell_back = within_budget(wrong, shaped, 2.0)
     assert fell_back
     assert mixture.policy(0.5) == always(0)
+
+
+def test_a_policy_holds_where_no_single_model_of_its_cost_is_better():
+    right = fixed([[0.9, 0.1]] * 10 + [[0.1, 0.9]] * 10, [[1.0, 2.0]] * 20)
+    wrong = replace(right, quality=np.stack([right.quality[0][:, ::-1]] * 4))
+    shaped = choose_shape(right, "any")
+    mixture, _ = within_budget(right, shaped, 1.5)
+    assert holds(right, mixture) and not holds(wrong, mixture)
 
 
 def test_a_policy_that_is_as_good_is_served():
