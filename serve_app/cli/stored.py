@@ -1,14 +1,15 @@
 """What an endpoint has stored: `jethro decisions` exports and deletes, `jethro backup` and `jethro restore` copy."""
 
+import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from serve_app.cli.options import SetOption, new_group, parse_settings, say
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, writing
 
 if TYPE_CHECKING:
     from serve_app.config import Config
@@ -47,7 +48,7 @@ def export(
 
     selection, tree = _selected(user, tenant, id_), _config(config, set_)
     after, count = (float("-inf"), ""), 0
-    with closing(_database(tree)) as database, out.open("wb") if out else nullcontext(sys.stdout.buffer) as file:
+    with closing(_database(tree)) as database, _for_owner(out) if out else nullcontext(sys.stdout.buffer) as file:
         while page := database.page(selection, after, _PAGE):
             file.writelines(orjson.dumps(record) + b"\n" for record in page)
             after, count = (page[-1]["created_s"], page[-1]["decision_id"]), count + len(page)
@@ -133,6 +134,13 @@ def restore(
     typer.echo(f"restored: {report}")
     for path in kept:
         say(f"the present state is kept in {path}: delete it when it is no longer needed")
+
+
+def _for_owner(path: Path) -> BinaryIO:
+    """A new file that nobody else can read: it holds prompts."""
+    with writing(path, "give another with --out"):
+        path.unlink(missing_ok=True)
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 def _rewrite(database: "Database") -> None:

@@ -4,6 +4,7 @@ Routers, chains and cascade routers of your own are packed under fixed names (`j
 the same folders on every machine. Weights are too large for that: they are in the image, on a claim, or downloaded.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,8 @@ from typing import Any, Final
 
 from serve_app.config import Config
 from serve_app.config.engines import OpenAISettings, VllmSettings
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, reading
+from serve_app.routing.reference import split_reference
 from serve_app.routing.registry import Registry, router_names
 
 STATE_PATH: Final = "/var/lib/jethro"
@@ -50,7 +52,7 @@ def own_artefacts(config: Config, is_dir: IsDir = os.path.isdir) -> list[Named]:
     """The folders of routers and chains that serving reads, without those that ship with the package."""
     found = [Named("routing.registry", config.routing.registry, "routers")] if _own_routers(config) else []
     if (router := config.routing.router) and is_folder(config, router, is_dir):
-        found.append(Named("routing.router", router, "router"))
+        found.append(Named("routing.router", split_reference(router)[0], "router"))
     chains = {
         "cascade.chain": (config.cascade.chain, "chain"),
         "cascade.streaming.chain": (config.cascade.streaming.chain, "streaming-chain"),
@@ -61,9 +63,10 @@ def own_artefacts(config: Config, is_dir: IsDir = os.path.isdir) -> list[Named]:
 
 def is_folder(config: Config, router: str, is_dir: IsDir = os.path.isdir) -> bool:
     """Whether `routing.router` is a folder; a registered name goes before a folder of that name, as in serving."""
-    if router in Registry(Path(config.routing.registry)).names():
+    source, _ = split_reference(router)
+    if source in Registry(Path(config.routing.registry)).names():
         return False
-    return not _ROUTER.fullmatch(router) or is_dir(router)
+    return not _ROUTER.fullmatch(source) or is_dir(source)
 
 
 def _own_routers(config: Config) -> bool:
@@ -76,8 +79,8 @@ def unshipped(config: Config, is_dir: IsDir = os.path.isdir) -> dict[str, str]:
     """Names of routers in the config that do not ship with the package, by key."""
     routing, race = config.routing, config.cascade.streaming.race
     named = {f"routing.offered ({name})": name for name in routing.offered or ()}
-    if routing.router and _ROUTER.fullmatch(routing.router) and not is_folder(config, routing.router, is_dir):
-        named["routing.router"] = routing.router
+    if routing.router and not is_folder(config, routing.router, is_dir):
+        named["routing.router"] = split_reference(routing.router)[0]
     if routing.multi_pool:
         named["routing.multi_pool.router"] = routing.multi_pool.router
     if race:
@@ -90,9 +93,10 @@ def elsewhere(config: Config) -> bool:
     router = config.routing.router or Registry(Path(config.routing.registry)).default()
     if router is None or (config.kubernetes.artefacts is None and config.kubernetes.state is None):
         return False
+    source, _ = split_reference(router)
     if is_folder(config, router):
-        return not Path(router).is_dir()
-    return not Path(config.routing.registry).is_dir() and router not in router_names()
+        return not Path(source).is_dir()
+    return not Path(config.routing.registry).is_dir() and source not in router_names()
 
 
 def weights(config: Config, is_dir: IsDir = os.path.isdir) -> list[Named]:
@@ -128,10 +132,11 @@ def delivered(config: Config) -> dict[Keys, str]:
             folder = LOG_PATH if key == "store.path" and options.state else STATE_PATH
             changed[tuple(key.split("."))] = f"{folder}/{Path(path).name}"
     for named in own_artefacts(config):
+        _check_priors(config, named)
         if any(below(named.path, place) for place in _provided(config)):
             changed.pop(named.keys, None)
         elif options.artefacts is not None:
-            changed[named.keys] = f"{ARTEFACTS_PATH}/{named.packed}"
+            changed[named.keys] = f"{ARTEFACTS_PATH}/{named.packed}{_version(config, named)}"
         elif named.key == "routing.registry" and options.state:
             continue  # on the claim, where routers are registered or copied to
         else:
@@ -144,6 +149,39 @@ def delivered(config: Config) -> dict[Keys, str]:
                 "own and name its folder in kubernetes.image_paths"
             )
     return changed
+
+
+def _version(config: Config, named: Named) -> str:
+    """What follows the folder of a router in a reference to one version."""
+    router = config.routing.router if named.key == "routing.router" else None
+    version = split_reference(router)[1] if router else None
+    return "" if version is None else f"@{version}"
+
+
+def _check_priors(config: Config, named: Named) -> None:
+    """Raises ConfigError for a chain on the scores of a router that is only a folder of this machine."""
+    for file in () if named.key.startswith("routing.") else Path(named.path).glob("*.json"):
+        with reading(file, "fit it again", ValueError):
+            references = list(_routers_in(json.loads(file.read_bytes())))
+        for source in {split_reference(reference)[0] for reference in references}:
+            if not _ROUTER.fullmatch(source) and not any(below(source, place) for place in _provided(config)):
+                raise ConfigError(
+                    f"{named.key}: {file} reads the scores of the router in {source}, a folder of this machine that is "
+                    "not in the image: register it (`jethro router train --name NAME` does), and collect and fit with "
+                    "its name"
+                )
+
+
+def _routers_in(body: object) -> Iterator[str]:
+    """Every reference to a router in a saved chain: the signals that read its score have it, at any depth."""
+    if isinstance(body, list):
+        for each in body:
+            yield from _routers_in(each)
+    elif isinstance(body, dict):
+        if isinstance(router := body.get("router"), str):
+            yield router
+        for each in body.values():
+            yield from _routers_in(each)
 
 
 def required_paths(config: Config) -> list[str]:

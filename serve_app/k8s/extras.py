@@ -10,6 +10,7 @@ from serve_app.config import Config
 from serve_app.config.engines import TransformersSettings, VllmSettings
 from serve_app.k8s.delivery import IsDir, is_folder
 from serve_app.routing.artefact import read_card
+from serve_app.routing.reference import split_reference
 from serve_app.routing.registry import RANDOM, Registry, artefacts_dir, router_names
 
 MODULES: Final = {
@@ -53,10 +54,12 @@ def _routers(config: Config, is_dir: IsDir) -> list[Path]:
     names = names if config.routing.offered is None else names & set(config.routing.offered)
     names |= set(config.routing.offered or ()) & set(router_names())
     folders = []
-    if chosen is not None and is_folder(config, chosen, is_dir):
-        folders += [Path(chosen)] if is_dir(chosen) else []
-    elif (default := chosen or registry.default()) is not None and default in registry.names():
-        names.add(default)
+    default = chosen or registry.default()
+    source = None if default is None else split_reference(default)[0]
+    if chosen is not None and source is not None and is_folder(config, chosen, is_dir):
+        folders += [Path(source)] if is_dir(source) else []
+    elif source is not None and source in registry.names():
+        names.add(source)
     folders += [
         artefacts_dir() / name if registry.is_shipped(name) else registry.path(name, registry.current(name))
         for name in names - {RANDOM}

@@ -43,6 +43,7 @@ def test_a_user_is_exported_and_deleted_from_log_and_journals(run, settings, pat
     registry.close()
     exported = run("decisions", "export", "--user", "alice", *settings, "--out", str(tmp_path / "alice.jsonl"))
     assert (exported.exit_code, exported.stderr) == (0, "20 decisions\n")
+    assert (tmp_path / "alice.jsonl").stat().st_mode & 0o777 == 0o600
     lines = [orjson.loads(line) for line in (tmp_path / "alice.jsonl").read_bytes().splitlines()]
     assert [line["decision_id"] for line in lines] == [f"alice{i}" for i in range(20)]
     assert [f["score"] for line in lines for f in line["feedback"]] == [1.0]

@@ -96,6 +96,26 @@ def test_a_folder_that_reaches_no_pod_is_refused_with_the_fix(more: dict[str, An
     assert "kubernetes.image_paths" in str(error.value)
 
 
+def test_a_reference_keeps_its_version_wherever_the_router_is() -> None:
+    by_name = config(routing={"router": "mine@v1"}, kubernetes=ARCHIVE)
+    assert in_cluster(by_name).routing.router == "mine@v1"
+    assert required_extras(by_name) == ["encoders"]
+    folder = config(routing={"router": "var/routers/mine/v1@v1", "registry": "none"}, kubernetes=ARCHIVE)
+    inside = in_cluster(folder)
+    assert inside.routing.router == f"{ARTEFACTS_PATH}/router@v1"
+    assert in_cluster(inside) == inside
+    assert required_extras(folder) == ["encoders"]
+
+
+def test_a_chain_on_the_scores_of_a_folder_of_this_machine_is_refused(here: Path) -> None:
+    signal = {"name": "combined", "parts": [{"name": "prior", "router": f"{here}/var/own@v7"}]}
+    (here / "var" / "chain" / "chain.json").write_text(json.dumps({"levels": [{"signal": signal}, {}]}))
+    with pytest.raises(ConfigError, match=rf"cascade\.chain: var/chain/chain\.json reads .* {here}/var/own, a folder"):
+        in_cluster(config(**OWN, kubernetes=ARCHIVE))
+    in_image = ARCHIVE | {"image_paths": [str(here)]}
+    assert in_cluster(config(**OWN, kubernetes=in_image)).cascade.chain == f"{ARTEFACTS_PATH}/chain"
+
+
 def test_a_folder_in_the_image_stays_where_it_is() -> None:
     more = {"cascade": {"chain": "/srv/own/chain"}, "routing": {"registry": "none"}}
     inside = in_cluster(config(VLLM | {"path": "/srv/own/qwen"}, **more, kubernetes={"image_paths": ["/srv/own/"]}))
