@@ -19,7 +19,7 @@ def build_pool(name: str, pool: PoolConfig, *, cluster_secret: str, timeout_s: f
     """
     if isinstance(pool.engine, OpenAISettings):
         directory = Directory.fixed(name, pool.engine.urls)
-        options = _remote_options(name, pool, pool.engine)
+        options = remote_options(name, pool, pool.engine)
     else:
         directory = Directory(name, wait_s=pool.wait_s)
         options = UpstreamOptions(
@@ -51,7 +51,8 @@ def capabilities(pool: PoolConfig) -> Capabilities:
     )
 
 
-def _remote_options(name: str, pool: PoolConfig, engine: OpenAISettings) -> UpstreamOptions:
+def remote_options(name: str, pool: PoolConfig, engine: OpenAISettings) -> UpstreamOptions:
+    """Key, timeouts and proxy of a remote pool. Raises ConfigError if the upstream's key is not set."""
     headers, proxy = {}, None
     if engine.proxy:
         auth = (

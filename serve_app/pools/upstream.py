@@ -179,6 +179,21 @@ class Upstream:
         except (TimeoutError, aiohttp.ClientError, OSError) as e:
             self._raise_connection(e)
 
+    async def get(self, path: str) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of a GET of `path`, whatever the status. Raises UpstreamError without an answer."""
+        assert isinstance(self._session, aiohttp.ClientSession)
+        url = URL(self.base_url + path + self._query)
+        try:
+            async with (
+                asyncio.timeout(self._timeouts.first_byte_s),
+                self._session.get(
+                    url, headers=self._headers, timeout=self._http_timeout, allow_redirects=False
+                ) as response,
+            ):
+                return response.status, response.headers, await self._read(response, _MOST_ERROR_BYTES)
+        except (TimeoutError, aiohttp.ClientError, OSError) as e:
+            self._raise_connection(e)
+
     async def answers(self, path: str) -> bool:
         """Whether a GET of `path` is answered, if only by a refusal: not by one of the key, or of a server that is
         overloaded or away. For other servers than replicas.
