@@ -83,9 +83,10 @@ def _launch(config: Config, engine_factory: str | None) -> None:
 
     own = None if cluster_address() else _home[-1]
     if own is None:
-        ray.init(log_to_driver=False)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
     else:
-        ray.init(include_dashboard=False, log_to_driver=False, _temp_dir=str(own.ray_folder))
+        quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.WARNING}
+        ray.init(_temp_dir=str(own.ray_folder), **quiet)
     _check_resources(config, ray.cluster_resources())
     args: dict[str, Any] = {"config": _absolute(config) if own else config.model_dump(mode="json")}
     if engine_factory:
@@ -121,6 +122,7 @@ def _serve(config: Config, host: str, args: dict[str, Any]) -> None:
 
     from serve_app.deployments.application import BuildArgs, build
 
+    logger.setLevel(logging.WARNING)  # Serve's steps are its own affair: what matters to the operator is "ready"
     api.HTTP_PROXY_TIMEOUT = client.HTTP_PROXY_TIMEOUT = _PROXY_S  # no variable sets it
     serve.start(
         proxy_location="HeadOnly",
