@@ -107,6 +107,19 @@ def train_factors(
     with needs_extra("training mf needs torch", "encoders"):
         import torch
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the matrices are small: threads would wait for each other, on a busy machine for minutes
+    try:
+        return _trained(embeddings, battles, models, recipe, seed, report)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _trained(
+    embeddings: Vectors, battles: Battles, models: int, recipe: FactorRecipe, seed: int, report: Callable[[str], None]
+) -> tuple[Factors, int]:
+    import torch
+
     dice = torch.Generator().manual_seed(seed)
     net = _Net(embeddings.shape[1], models, recipe.dimensions, dice)
     learn, others = _split(battles, recipe.held_back, seed)

@@ -5,6 +5,7 @@ Trains on battles: the pools' own answers and, where the dataset has them, battl
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import count
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -25,6 +26,8 @@ _ARRAYS = ("models", "projection", "weights")
 
 
 _RECIPE = FactorRecipe()
+_REPORTED_EVERY = 100
+"""Epochs, of which there are hundreds, from one line of progress to the next."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -88,7 +91,8 @@ class MatrixFactorizationRouter(LearnedRouter):
         battles = _battles(preferences, [rows[t] for t in texts], names)
         report(f"{len(battles)} battles over {len(rows)} prompts among {len(names)} models")
         embeddings = encoder.embed(list(rows))
-        self.factors_, self.epochs_ = train_factors(embeddings, battles, len(names), self.recipe, self.seed, report)
+        epochs = _sparse(report)
+        self.factors_, self.epochs_ = train_factors(embeddings, battles, len(names), self.recipe, self.seed, epochs)
         self.models_, self.pair_, self._encoder = tuple(names), pair, encoder
         self._aim()
         return self
@@ -139,6 +143,12 @@ class MatrixFactorizationRouter(LearnedRouter):
         if self.factors_ is not None:
             weak, strong = (self.models_.index(name) for name in self.pair_)
             self._direction = self.factors_.direction(strong, weak)
+
+
+def _sparse(report: Report) -> Report:
+    """Reports the first of every hundred lines."""
+    lines = count()
+    return lambda line: None if next(lines) % _REPORTED_EVERY else report(line)
 
 
 def _battles(preferences: Preferences, prompts: list[int], names: list[str]) -> Battles:
