@@ -31,6 +31,16 @@ def replacing(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def unwritable(folder: Path) -> str | None:
+    """Why this process could not make the folder, or files in it; None if it could. Changes nothing."""
+    present = folder.absolute()
+    while not present.exists() and present != present.parent:
+        present = present.parent
+    if not present.is_dir():
+        return f"{present} is no folder"
+    return None if os.access(present, os.W_OK | os.X_OK) else f"this user cannot write in {present}"
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file in one piece; see `replacing`."""
     with replacing(path) as part:

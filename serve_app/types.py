@@ -217,6 +217,9 @@ class Decision:
     features: Annotated[Mapping[str, float], Shown("Top feature contributions to the score.", detail=True)] = field(
         default_factory=dict
     )
+    warning: Annotated[
+        str | None, Shown("Why the choice may be of no use, as with a router of other models.", header="warning")
+    ] = None
     preferred_pool: str | None = None
     """The pool preferred without regard to load, if other than `pool`: its demand counts for scaling."""
 

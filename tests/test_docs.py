@@ -91,7 +91,7 @@ def test_a_command_of_the_docs_exists(page, command, whole):
     [
         ("jethro config profiles", "lab-vllm"),
         ("jethro config show gpu", "kind: vllm"),
-        ("jethro config check deploy/compose-config.yaml", "good"),
+        ("jethro config check deploy/compose-config.yaml --file-only", "good"),
         ("JETHRO__SERVER__PORT=9000 jethro config show", "port: 9000"),
         ('jethro route --local "what is 12 + 30?"', "small"),
         ('jethro route --local "sort 52 17 88 6 34"', "large"),

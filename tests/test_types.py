@@ -100,6 +100,6 @@ def test_in_the_schemas(shown):
 def test_the_fields_as_they_are():
     assert [f.name for f in DECISION_FIELDS] == [
         *("decision_id", "strategy", "pool", "model", "reason", "score", "threshold", "router"),
-        *("policy_version", "decision_ms", "expected", "features"),
+        *("policy_version", "decision_ms", "expected", "features", "warning"),
     ]
-    assert [f.name for f in DECISION_FIELDS if f.optional] == ["score", "threshold", "router"]
+    assert [f.name for f in DECISION_FIELDS if f.optional] == ["score", "threshold", "router", "warning"]

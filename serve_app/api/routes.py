@@ -125,9 +125,9 @@ class Routes:
         return json_response({"ok": True})
 
     async def ready(self, request: Request) -> Response:
-        """Whether every required pool can answer."""
+        """Whether every routed query can be answered, and whether by the pools that are meant to."""
         readiness = self._services.readiness()
-        response = json_response({"ok": readiness.ok, "pools": readiness.pools}, 200 if readiness.ok else 503)
+        response = json_response(asdict(readiness), 200 if readiness.ok else 503)
         if not readiness.ok:
             response.headers["retry-after"] = str(self._services.config.gateway.retry_after_s)
         return response
@@ -171,8 +171,8 @@ class Routes:
         ]
 
     def _operator_operations(self) -> list[Operation]:
-        ready = (Content(shapes.READY, "Ready."),)
-        not_ready = (Content(shapes.READY, "A required pool has no healthy replica."),)
+        ready = (Content(shapes.READY, "Ready, degraded or not."),)
+        not_ready = (Content(shapes.READY, "Queries cannot be answered: see `why` of the pools."),)
         text = (Content(shapes.TEXT, media_type="text/plain"),)
         return [
             Operation("GET", "/health/live", "live", "Alive.", self.live, answers(shapes.ALIVE), open=True),

@@ -106,6 +106,11 @@ ROUTERS = _object(
                     "refusals": _INTEGER,
                     "refused": _MAYBE_STRING,
                     "drift": {"type": "object", "additionalProperties": _SIGNAL},
+                    "models": {
+                        "type": ["object", "null"],
+                        "description": "The weak and strong model it was trained on.",
+                    },
+                    "warning": {**_MAYBE_STRING, "description": "What the decisions by its score carry."},
                 }
             )
         ),
@@ -147,5 +152,5 @@ DECISION_DELETED = _object({"id": _STRING, "object": {"const": "decision"}, "del
 DECISIONS_DELETED = _object({"object": {"const": "decisions.deleted"}, "decisions": _INTEGER, "feedback": _INTEGER})
 STORED = _object({"decision_id": _STRING, "stored": {"const": True}})
 ALIVE = _object({"ok": {"const": True}})
-READY = _object({"ok": {"type": "boolean"}, "pools": {"type": "object"}})
+READY = _object({"ok": {"type": "boolean"}, "degraded": {"type": "boolean"}, "pools": {"type": "object"}})
 TEXT: dict[str, Any] = {"type": "string"}

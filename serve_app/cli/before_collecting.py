@@ -46,26 +46,29 @@ class PriorOfQueries:
 def prior_of(reference: str | None, config: "Config") -> PriorOfQueries | None:
     """The router of a reference, None: the one that serves by default, loaded and able to score; none for "".
 
-    Raises ConfigError naming the routers that exist.
+    By default there is none either where no router that knows the models is chosen: a hash is no evidence. Raises
+    ConfigError naming the routers that exist.
     """
     if reference == "":
         return None
+    from serve_app.routing.default import default_source, guess_statement, is_undecided
     from serve_app.routing.reference import pinned
     from serve_app.routing.registry import Registry
-    from serve_app.routing.serving.loading import default_source, warm_up
+    from serve_app.routing.serving.loading import warm_up
     from serve_app.training.artefacts import open_router
 
     registry = Registry(Path(config.routing.registry), config.routing.seed)
-    chosen = default_source(config.routing, registry) if reference is None else reference
+    models = config.routed_models
+    if reference is None and is_undecided(config.routing, registry, models):
+        say(
+            f"note: no router trained on {' and '.join(models)} is chosen: no prior is recorded; name one with --router"
+        )
+        return None
+    chosen = default_source(config.routing, registry, models) if reference is None else reference
     found = open_router(registry, chosen)
     warm_up(found.registered)
-    models = tuple(config.pools[name].model for name in ("small", "large") if name in config.pools)
-    if found.registered.models not in (None, models):
-        weak, strong = found.registered.models or ("", "")
-        say(
-            f"note: router {found.name} was trained on answers of {weak} and {strong}, not of these models: its score "
-            "may say nothing about them; train one on their answers, or collect without a prior: --router ''"
-        )
+    if (statement := guess_statement(found.registered, models)) is not None:
+        say(f"note: {statement}, or collect without a prior: --router ''")
     return PriorOfQueries(pinned(registry, chosen, found.registered), found)
 
 

@@ -124,7 +124,7 @@ def explain_decision(decision: Mapping[str, Any]) -> str:
     """Several lines: the choice and its reason, the expected outcome of each action, top features."""
     rows = [("answers", f"{decision.get('pool', '?')} ({decision.get('model', '?')})")]
     rows += [("because", str(decision.get("reason") or _score(decision)))]
-    rows += [(name, str(decision[name])) for name in ("strategy", "router") if decision.get(name)]
+    rows += [(name, str(decision[name])) for name in ("strategy", "router", "warning") if decision.get(name)]
     for action, figures in (decision.get("expected") or {}).items():
         rows.append((f"expects {action}", ", ".join(f"{k} {float(v):.3g}" for k, v in figures.items())))
     features = [f for f in (decision.get("features") or {}).items() if f[0] != "bias"][:_FEATURES_SHOWN]

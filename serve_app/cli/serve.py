@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve_app.cli.options import SetOption, parse_settings
+from serve_app.cli.options import SetOption, named, parse_settings, say
 
 if TYPE_CHECKING:
     from serve_app.config import Config
+    from serve_app.gateway.services import Readiness
 
 
 def serve(
@@ -33,10 +34,10 @@ def serve(
         from serve_app.config import load
 
         config = load(source, settings=parse_settings(set_ or [], {"server.host": host, "server.port": port}))
-        from serve_app.deployments.run import run  # Ray: only now that the config is known to be good
+        from serve_app.deployments.run import run  # only now that the file is known to be good
 
-        typer.echo(f"starting {source or 'lab'}: {_pools(config)} ...", err=True)
-        run(config, ready=lambda: _say_ready(config))
+        say(f"starting {source or 'lab'}: {_pools(config)} ...")
+        run(config, console=ServeConsole(config), source=named(source))
 
 
 def serve_config(
@@ -60,15 +61,45 @@ def _pools(config: "Config") -> str:
     return ", ".join(f"{name} = {pool.model} ({pool.engine.kind})" for name, pool in config.pools.items())
 
 
-def _say_ready(config: "Config") -> None:
-    everywhere = config.server.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-    host = "127.0.0.1" if everywhere else config.server.host
-    url = f"http://{f'[{host}]' if ':' in host else host}:{config.server.port}"
-    typer.secho(f"jethro is ready: {url}/v1", fg="green", err=True)
-    if everywhere:
-        keys = ", ".join(f"${key.env}" for key in config.server.keys)
-        which = f"with a key ({keys}) as bearer token" if keys else "without a key (server.allow_unauthenticated)"
-        typer.echo(f"  other machines: by any address of this one, port {config.server.port}, {which}", err=True)
-    typer.echo(
-        f'  try: jethro chat --url {url} "what is 12 + 30?"   (API page: {url}/docs; stop with Ctrl-C)', err=True
-    )
+class ServeConsole:
+    """How a start goes, on standard error; the last lines say where queries are answered, and what of it to know."""
+
+    def __init__(self, config: "Config") -> None:
+        self._config = config
+        self._warnings: list[str] = []
+
+    def warn(self, line: str) -> None:
+        """Said at once, and again when it is ready: what Ray and others print comes between."""
+        self._warnings.append(line)
+        typer.secho(f"warning: {line}", fg="yellow", err=True)
+
+    def waiting(self, state: "Readiness") -> None:
+        """What queries wait for."""
+        typer.secho(f"not ready: {'; '.join(self._down(state))}; waiting", fg="red", err=True)
+
+    def ready(self, state: "Readiness") -> None:
+        """Where queries are answered."""
+        from serve_app.deployments.readiness import address
+
+        server, url = self._config.server, address(self._config)
+        typer.secho(f"jethro is ready{', degraded' if state.degraded else ''}: {url}/v1", fg="green", err=True)
+        for line in self._down(state):
+            typer.secho(f"  {line}", fg="yellow", err=True)
+        for line in self._warnings:
+            typer.secho(f"  warning: {line}", fg="yellow", err=True)
+        if server.host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            keys = ", ".join(f"${key.env}" for key in server.keys)
+            which = f"with a key ({keys}) as bearer token" if keys else "without a key (server.allow_unauthenticated)"
+            say(f"  other machines: by any address of this one, port {server.port}, {which}")
+        say(f'  try: jethro chat --url {url} "what is 12 + 30?"   (API page: {url}/docs; stop with Ctrl-C)')
+
+    def _down(self, state: "Readiness") -> list[str]:
+        """The pools that do not answer, where they should be, and why."""
+        found = []
+        for name, pool in state.pools.items():
+            if not pool["ok"]:
+                engine = self._config.pools[name].engine
+                urls = [url.partition("?")[0] for url in getattr(engine, "urls", ())]  # a query may hold a key
+                where = f" at {', '.join(urls)}" if urls else ""
+                found.append(f"pool {name} ({self._config.pools[name].model}) is down{where}: {pool['why']}")
+        return found

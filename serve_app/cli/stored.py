@@ -137,7 +137,7 @@ def restore(
 
 
 def _for_owner(path: Path) -> BinaryIO:
-    """A new file that nobody else can read: it holds prompts."""
+    """A new file that no other user can read: it holds prompts."""
     with writing(path, "give another with --out"):
         path.unlink(missing_ok=True)
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")

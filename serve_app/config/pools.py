@@ -77,7 +77,11 @@ class PoolConfig(Node):
     max_queued_requests: Annotated[int, Field(ge=0)] = Field(256, description="Waiting in one replica; then 429.")
     drain_s: PositiveFloat = Field(30.0, description="Longest wait for open requests when a replica stops.")
     wait_s: NonNegativeFloat = Field(10.0, description="How long a request waits for a replica when there is none.")
-    required: bool = Field(True, description="Ready only when this pool has a healthy replica.")
+    required: bool | None = Field(
+        None,
+        description="true: not ready while no replica of this pool answers; false: ready without it; null: ready, but "
+        "degraded, while another pool answers every routed query in its place.",
+    )
 
     @field_validator("replicas", mode="before")
     @classmethod

@@ -233,6 +233,11 @@ class Config(Node):
                     found[env] = f"pools.{name}.engine.{key}"
         return found
 
+    @property
+    def routed_models(self) -> tuple[str, str]:
+        """The ids of the weak and the strong model, which the router chooses between."""
+        return self.pools["small"].model, self.pools["large"].model
+
     def front_bounds(self) -> FrontBounds:
         """Bounds of the HAProxy in front. A caller is cut off only after the deadline of any request."""
         return FrontBounds(

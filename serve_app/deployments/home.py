@@ -14,13 +14,10 @@ from typing import NoReturn
 from serve_app.config.environment import leave_home, prepare_serve_environment
 from serve_app.config.load import keep_secrets
 from serve_app.config.tree import Config
-from serve_app.errors import ConfigError
+from serve_app.deployments.checks import HOME_PREFIX, check_temporary_folder
 from serve_app.front.control import drain
 from serve_app.front.settings import PROGRAM, FrontSettings, bundled_haproxy, new_token, save, write_private
 from serve_app.front.sweep import sweep
-
-_LONGEST_PATH = 30
-"""Of the folder, in bytes: Ray and HAProxy put sockets in it, whose whole path may have 107."""
 
 
 class Home:
@@ -28,11 +25,9 @@ class Home:
 
     def __init__(self, config: Config) -> None:
         """Write what HAProxy and Ray need there, and set the environment for Ray. Raises ConfigError."""
+        check_temporary_folder()
         os.umask(0o077)
-        self.path = Path(tempfile.mkdtemp(prefix="jethro-"))
-        if len(os.fsencode(self.path)) > _LONGEST_PATH:
-            self.path.rmdir()
-            raise ConfigError(f"TMPDIR: {self.path.parent} is too long for sockets below it; use /tmp")
+        self.path = Path(tempfile.mkdtemp(prefix=HOME_PREFIX))
         settings = FrontSettings(new_token(), bundled_haproxy(), **config.front_bounds(), host=config.server.host)
         save(settings, self.path)
         launcher = self.path / PROGRAM

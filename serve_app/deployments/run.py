@@ -3,22 +3,24 @@
 import logging
 import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serve_app.config import Config, secret
+from serve_app.config import Config
 from serve_app.config.environment import cluster_address, prepare_serve_environment
 from serve_app.deployments import signals
+from serve_app.deployments.checks import check_resources, check_start
 from serve_app.deployments.home import Home
+from serve_app.deployments.readiness import Console, NoConsole, ReadyWatch, address, readiness_at
 from serve_app.deployments.scaling import SHARE_POLICY, share_limits
-from serve_app.engines.factory import preflight
 from serve_app.errors import ConfigError, JethroError
+from serve_app.gateway.services import Readiness
+from serve_app.routing.reference import split_reference
 from serve_app.routing.registry import Registry
-from serve_app.routing.serving.scoring_service import required_replicas
 
 logger = logging.getLogger("ray.serve")
 
@@ -38,19 +40,22 @@ _stopping = threading.Lock()
 _ERROR_LINE = re.compile(r"(?:[\w.]+\.)?\w*(?:Error|Exception): (.+)")
 
 
-def start(config: Config, *, engine_factory: str | None = None) -> None:
-    """Serve the config; returns when the application answers.
+def start(
+    config: Config, *, engine_factory: str | None = None, source: str = "", warn: Callable[[str], None] = lambda _: None
+) -> None:
+    """Serve the config of the file `source`; returns when the application is deployed. `warn` gets what to say of it.
 
-    Raises ConfigError if it cannot run, and Ended if the Ray of its own did not start.
+    Raises ConfigError if it cannot run, before Ray starts as far as that is known then, and Ended if the Ray of its own
+    did not start.
     """
-    check_secrets(config)
+    report = check_start(config, own_engines=engine_factory is not None)
+    report.require(source)
+    for line in report.warnings:
+        warn(line)
     if cluster_address():
         prepare_serve_environment()
         _launch(config, engine_factory)
         return
-    check_port(config)
-    for name, pool in config.pools.items() if engine_factory is None else ():
-        preflight(name, pool)
     with _making:
         _home.append(Home(config))
     for last in (False, True):
@@ -87,7 +92,7 @@ def _launch(config: Config, engine_factory: str | None) -> None:
     else:
         quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.WARNING}
         ray.init(_temp_dir=str(own.ray_folder), **quiet)
-    _check_resources(config, ray.cluster_resources())
+    check_resources(config, ray.cluster_resources())
     args: dict[str, Any] = {"config": _absolute(config) if own else config.model_dump(mode="json")}
     if engine_factory:
         args["engine_factory"] = engine_factory
@@ -150,9 +155,11 @@ def _absolute(config: Config) -> dict[str, Any]:
     cascade = tree["cascade"]
     for branch, key in ((cascade, "chain"), (cascade["streaming"], "chain"), (cascade, "routing")):
         branch[key] = None if branch[key] is None else str(Path(branch[key]).absolute())
-    router = config.routing.router
-    if router is not None and router not in Registry(Path(config.routing.registry)).names():
-        tree["routing"]["router"] = str(Path(router).absolute())
+    if config.routing.router is not None:
+        source, version = split_reference(config.routing.router)
+        if source not in Registry(Path(config.routing.registry)).names():
+            source = str(Path(source).absolute())
+        tree["routing"]["router"] = source if version is None else f"{source}@{version}"
     return tree
 
 
@@ -220,11 +227,13 @@ def _stop_ray(*, ended: bool) -> None:
         ray.shutdown()
 
 
-def run(config: Config, *, ready: Callable[[], None] = lambda: None, engine_factory: str | None = None) -> None:
-    """Serve until SIGINT or SIGTERM, then drain; a second signal ends at once. `ready` is called when it answers.
+def run(config: Config, *, console: Console | None = None, engine_factory: str | None = None, source: str = "") -> None:
+    """Serve the config of the file `source` until SIGINT or SIGTERM, then drain; a second signal ends at once.
 
-    For a process that does nothing else. Raises Ended if the cluster that it started breaks.
+    For a process that does nothing else. Raises ConfigError if the config cannot run, Ended if the cluster that it
+    started breaks.
     """
+    console = console or NoConsole()
     over, served = threading.Event(), threading.Event()
 
     def on_signal() -> None:
@@ -236,10 +245,11 @@ def run(config: Config, *, ready: Callable[[], None] = lambda: None, engine_fact
     with signals.held():
         signals.take(on_signal, _end_at_once)
         try:
-            start(config, engine_factory=engine_factory)
+            start(config, engine_factory=engine_factory, source=source, warn=console.warn)
             served.set()
-            ready()
-            while not over.wait(_WATCH_S):
+            watch = ReadyWatch(console, _state_of(config))
+            while not over.wait(_WATCH_S if watch.done else _LOOK_S):
+                watch.step()
                 if (lost := _lost_process()) is not None:
                     raise Ended(f"{lost} of the Ray cluster ended: start again; its logs are in {_home[-1].logs}")
         except Ended:
@@ -249,6 +259,11 @@ def run(config: Config, *, ready: Callable[[], None] = lambda: None, engine_fact
             _claim_the_end()
             stop(config.gateway.drain_s, ended=ended)
             signals.ignore()
+
+
+def _state_of(config: Config) -> Callable[[], Readiness | None]:
+    """What the endpoint says of itself; of one on a cluster that is elsewhere, that it is deployed."""
+    return (lambda: Readiness(True)) if cluster_address() else partial(readiness_at, address(config))
 
 
 class Ended(JethroError):
@@ -297,39 +312,3 @@ def why_failed(messages: Mapping[str, str]) -> str:
         if errors := [m for line in message.splitlines() if (m := _ERROR_LINE.match(line.strip()))]:
             found.append(f"{deployment} did not start: {errors[-1][1]}")
     return "\n".join(found)
-
-
-def check_port(config: Config) -> None:
-    """The address is free. Raises ConfigError naming it."""
-    host, port = config.server.host, config.server.port
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as e:
-            raise ConfigError(
-                f"server.host, server.port: cannot listen on {host}:{port} ({e.strerror}); "
-                "stop what listens there or choose another with --port"
-            ) from e
-
-
-def check_secrets(config: Config) -> None:
-    """Every secret that the config refers to is set. Raises ConfigError naming the variable."""
-    for env, key in config.secrets().items():
-        secret(env, used_by=key)
-
-
-def _check_resources(config: Config, cluster: dict[str, float]) -> None:
-    """Refuse at once a config that needs more CPUs or GPUs than the cluster has: it would wait forever."""
-    for resource in ("CPU", "GPU"):
-        field = f"num_{resource.lower()}s"
-        need = config.gateway.replicas * config.gateway.num_cpus if resource == "CPU" else 0.0
-        need += sum(p.replicas.min * getattr(p.resources, field) for p in config.pools.values() if not p.remote)
-        need += required_replicas(config) * getattr(config.scorer.resources, field)
-        need += config.streams.num_cpus if resource == "CPU" and config.streams.enabled else 0.0
-        have = cluster.get(resource, 0.0)
-        if need > have + 1e-9:
-            raise ConfigError(
-                f"the config requires {need:g} {resource}s (gateway.num_cpus, pools.*.replicas × resources.{field}, "
-                f"scorer, streams) and the Ray cluster has {have:g}: lower {field} or the replicas, or add nodes"
-            )

@@ -1,7 +1,8 @@
 """The cascades of a config: which chain serves each name, or why no chain does."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -13,15 +14,17 @@ from serve_app.cascade.base import Chain, Level, Signal
 from serve_app.cascade.routing.router import FILE as ROUTING_FILE
 from serve_app.cascade.routing.router import load_routing
 from serve_app.cascade.serving.routed import RoutedCascade
+from serve_app.cascade.serving.run import Cascade
 from serve_app.cascade.serving.skipping import LatencyEstimate, with_prior_limits
 from serve_app.cascade.serving.strategy import CascadeStrategy
 from serve_app.cascade.serving.streaming import Race, StreamingCascade
 from serve_app.cascade.signals.specs import parts_of, with_prior_of
 from serve_app.cascade.signals.tokens import RecordedConfidence
 from serve_app.config.strategies import CascadeConfig, ChainConfig, RaceConfig
-from serve_app.errors import ConfigError
+from serve_app.errors import ConfigError, DependencyError
 from serve_app.gateway.priors import PriorRouters
 from serve_app.pools.base import Pool
+from serve_app.routing.default import guess_note, guess_statement
 from serve_app.routing.reference import split_reference
 from serve_app.routing.registry import shipped_version
 from serve_app.strategy import Strategy
@@ -36,10 +39,14 @@ logger = logging.getLogger("jethro.gateway")
 
 @dataclass(frozen=True, slots=True)
 class AvailableCascades:
-    """Strategies by name, each with a one-line description; `missing` has the reason for every other name."""
+    """Strategies by name, each with a one-line description; `missing` has the reason for every other name.
+
+    `statements`: for the operator, of cascades that read a router which does not know the models.
+    """
 
     strategies: Mapping[str, tuple[Strategy, str]] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    statements: Sequence[str] = ()
 
 
 def load_cascades(config: CascadeConfig, pools: Mapping[str, Pool], priors: PriorRouters) -> AvailableCascades:
@@ -78,7 +85,22 @@ def load_cascades(config: CascadeConfig, pools: Mapping[str, Pool], priors: Prio
     else:
         line = f"{', '.join(routed.routing.pools)}: after each answer, whether to stop or which model is next"
         strategies[ROUTE] = (routed, line)
-    return AvailableCascades(strategies, missing)
+    made = [strategy for strategy, _ in strategies.values() if isinstance(strategy, Cascade)]
+    statements = [said for cascade in made if (said := _unknowing(cascade, pools, priors)) is not None]
+    for said in statements:
+        logger.warning("%s", said)
+    return AvailableCascades(strategies, missing, statements)
+
+
+def _unknowing(cascade: Cascade, pools: Mapping[str, Pool], priors: PriorRouters) -> str | None:
+    """Have the cascade's decisions say that a router which it reads does not know the models; for the operator too."""
+    read = [*_priors(cascade.chain), *([] if cascade.router is None else [cascade.router])]
+    models = pools["small"].model, pools["large"].model
+    for found in (priors.router(reference) for reference in read):
+        if found is not None and (note := guess_note(found, models)) is not None:
+            cascade.warning = f"{note}, and the cascade reads it"
+            return f"jethro-{cascade.name} reads a router's score: {guess_statement(found, models)}, and fit again"
+    return None
 
 
 def _race(race: RaceConfig | None, chain: Chain, priors: PriorRouters) -> Race | None:
@@ -102,7 +124,8 @@ def _chain(
         return chain if _fits(chain, pools, priors) else None
     if settings.chain is not None:
         where = f"{key}.chain: {Path(settings.chain) / CHAIN_FILE}"
-        chain = load_chain(Path(settings.chain))
+        with _named(f"{key}.chain"):
+            chain = load_chain(Path(settings.chain))
     else:
         where = f"{key}.levels"
         specs = [level.model_dump(exclude_none=True) for level in settings.levels or ()]
@@ -115,7 +138,9 @@ def _routed(
 ) -> RoutedCascade | None:
     """The configured cascade router, ready to serve; else the shipped one, if it is for these models; else None."""
     if config.routing is not None:
-        routed = RoutedCascade("cascade-route", load_routing(Path(config.routing)), pools, priors.score, latency)
+        with _named("cascade.routing"):
+            fitted = load_routing(Path(config.routing))
+        routed = RoutedCascade("cascade-route", fitted, pools, priors.score, latency)
         _served(routed.chain, f"cascade.routing: {Path(config.routing) / ROUTING_FILE}", pools, priors)
         return routed
     with resources.as_file(resources.files("serve_app.cascade") / "lab" / "routing") as folder:
@@ -125,6 +150,15 @@ def _routed(
         return None
     routed = RoutedCascade("cascade-route", router, pools, priors.score, latency)
     return routed if _fits(routed.chain, pools, priors) else None
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Errors name the config's key, as well as the file."""
+    try:
+        yield
+    except (ConfigError, DependencyError) as e:
+        raise type(e)(f"{key}: {e}") from e
 
 
 def _shipped_prior(signal: Signal) -> Signal:

@@ -70,6 +70,22 @@ class Catalogue:
                 f"routing.multi_pool: router {self._multi_pool.router!r} does not estimate the large pool: "
                 "train an estimator on these models' answers, or leave multi_pool out"
             )
+        if self._multi_pool is not None and not any(_has_price(pool) for pool in pools.values()):
+            raise ConfigError(
+                f"pools.*.price: no pool has one, and routing.multi_pool weighs quality against cost, so that "
+                f"{ROUTE_ALL} would always call the best: set pools.NAME.price, or leave multi_pool out"
+            )
+        if config.routing.capacity.enabled and config.routing.capacity.quality_floor is not None:
+            self._check_floor()
+
+    def _check_floor(self) -> None:
+        default = self.routers.routers[self.routers.default]
+        if self._expected[default.version] is None:
+            raise ConfigError(
+                f"routing.capacity.quality_floor: router {default.name} has no calibration data of these models, so "
+                "that the small pool's quality is unknown and no query would be moved there: calibrate a router on "
+                "their answers, or set null"
+            )
 
     @classmethod
     def from_config(cls, config: Config, pools: Mapping[str, Pool]) -> "Catalogue":
@@ -82,10 +98,16 @@ class Catalogue:
         """The routers in service."""
         return self._now.routers
 
+    @property
+    def statements(self) -> list[str]:
+        """For the operator: the default router, and the cascades' routers, that do not know the models."""
+        default = self.routers.statement
+        return [*([] if default is None else [default]), *self._cascades.statements]
+
     def swap(self, routers: RouterSet) -> None:
         """Serve these from the next request on."""
         self._expected = {router.version: self._expects(router) for router in routers.routers.values()}
-        route = self._route("route", routers.routers[routers.default], routers.threshold)
+        route = self._route("route", routers.routers[routers.default], routers.threshold, routers.default_note)
         named: dict[str, Strategy] = {"jethro": route, "jethro-route": route}
         many = self._multi_pool
         every = route_all(many, routers.routers.get(many.router), self._pools) if many is not None else None
@@ -155,9 +177,9 @@ class Catalogue:
                 param="model",
                 code="invalid_threshold",
             )
-        return self._route(f"router-{name}", served, threshold)
+        return self._route(f"router-{name}", served, threshold, routers.notes.get(name))
 
-    def _route(self, name: str, served: ServedRouter, threshold: float) -> RouteStrategy:
+    def _route(self, name: str, served: ServedRouter, threshold: float, note: str | None) -> RouteStrategy:
         return RouteStrategy(
             name,
             served,
@@ -166,6 +188,7 @@ class Catalogue:
             expected=self._expected.get(served.version),
             overload=self._overload,
             explained=served.registered.loaded.placement in self._explained,
+            warning=note,
         )
 
     def _expects(self, served: ServedRouter) -> ExpectedOutcome | None:
@@ -176,6 +199,10 @@ class Catalogue:
         if registered.calibration is None or registered.models != (self._weak.model, self._strong.model):
             return None
         return ExpectedOutcome(registered.calibration, self._weak, self._strong)
+
+
+def _has_price(pool: Pool) -> bool:
+    return bool(pool.price.input_usd_per_million or pool.price.output_usd_per_million)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,15 +39,19 @@ class DescribedPool:
         """Nothing to close."""
 
 
+def described(config: Config) -> dict[str, DescribedPool]:
+    """The config's pools, as far as it describes them."""
+    prices = {n: Price(p.price.input_usd_per_million, p.price.output_usd_per_million) for n, p in config.pools.items()}
+    return {n: DescribedPool(n, p.model, prices[n], capabilities(p)) for n, p in config.pools.items()}
+
+
 def decide(config: Config, model: str, question: str) -> dict[str, Any]:
     """The decision on a one-message query, as JSON-ready values.
 
     Raises ModelNotFound for an unknown `model`, ConfigError if the router cannot be loaded.
     """
-    prices = {n: Price(p.price.input_usd_per_million, p.price.output_usd_per_million) for n, p in config.pools.items()}
-    pools = {n: DescribedPool(n, p.model, prices[n], capabilities(p)) for n, p in config.pools.items()}
     named = model.split("-")[1:2] if model.startswith("router-") else []
     routing = config.routing.model_copy(update={"offered": tuple(named)})  # no other router need be loaded
     config = config.model_copy(update={"routing": routing})
-    strategy = Catalogue.from_config(config, pools).resolve(model)
+    strategy = Catalogue.from_config(config, described(config)).resolve(model)
     return asdict(asyncio.run(strategy.decide(Query(messages=(Message("user", question),)), "local")))

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from serve_app.errors import ConfigError
+from serve_app.routing.artefact import Registered
 from serve_app.routing.reference import split_reference
 from serve_app.routing.serving.served import ScoringFailed, ServedRouter
 from serve_app.types import Query
@@ -64,6 +65,11 @@ class PriorRouters:
                 f"{', '.join(f'{s.name}@{s.version}' for s in serving.values())}: serve that version, or fit again"
             )
         self._pinned[reference] = same
+
+    def router(self, reference: str) -> Registered | None:
+        """The router behind a reference, if it is ready to score."""
+        served = self._pinned.get(reference) or self._serving().get(reference)
+        return served.registered if served is not None else None
 
     async def score(self, reference: str, query: Query) -> float | None:
         """The strong win rate of a query; None where the router fails or is no longer in service."""

@@ -98,6 +98,7 @@ class Reloader:
 
     def _figures(self, routers: RouterSet, served: ServedRouter) -> RouterFigures:
         default, loaded = served.name == routers.default, served.registered.loaded
+        models = served.registered.models
         return RouterFigures(
             name=served.name,
             kind=loaded.name,
@@ -109,6 +110,8 @@ class Reloader:
             refusals=self.refusals[served.name],
             refused=routers.refused.get(served.name),
             drift=served.watch.state() if served.watch is not None else {},
+            models=None if models is None else dict(zip(("weak", "strong"), models, strict=True)),
+            warning=routers.default_note if default else routers.notes.get(served.name),
         )
 
     async def _follow(self) -> None:
@@ -142,5 +145,6 @@ def _same(before: RouterSet, after: RouterSet) -> bool:
     return (
         before.routers.keys() == after.routers.keys()
         and all(before.routers[name] is served for name, served in after.routers.items())
-        and (before.default, before.threshold) == (after.default, after.threshold)
+        and (before.default, before.threshold, before.default_note)
+        == (after.default, after.threshold, after.default_note)
     )

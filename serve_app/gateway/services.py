@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,18 @@ from serve_app.store.base import RequestRecord, Store
 from serve_app.store.sqlite import SqliteStore
 from serve_app.streams.base import LearnerPort
 from serve_app.streams.service import Streams
+from serve_app.types import Capabilities
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether queries can be answered now, with details by pool (JSON-ready values)."""
+    """Whether queries can be answered now, with details by pool (JSON-ready values).
+
+    `degraded`: every routed query can, but a pool is down, so that others answer in its place.
+    """
 
     ok: bool
+    degraded: bool = False
     pools: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -41,7 +46,7 @@ async def no_scrape() -> str:
 class Services:
     """The parts. `keys` maps tenant to key; without keys no key is required.
 
-    `ready` is called by /health/ready and never waits; by default a required pool needs a replica.
+    `ready` is called by /health/ready and never waits; by default see `pools_ready`.
     `gateways` returns the metrics of all Gateways, distinguished by a label; by default only this one's are shown.
     `scrape` returns further metrics in Prometheus' text format, for instance those of the replicas' engines.
     `demand` counts the requests that decisions place on the pools; `limiter` shares this Gateway among tenants.
@@ -92,7 +97,7 @@ class Services:
             self.store.record(record)
 
     def readiness(self) -> Readiness:
-        """Whether every required pool has a healthy replica."""
+        """Whether every routed query can be answered."""
         return self.ready() if self.ready is not None else pools_ready(self.config, self.pools)
 
 
@@ -133,7 +138,7 @@ def build_services(
         store=store,
         recorder=recorder,
         access_log=JsonLog(replica=replica) if config.log.access else NoLog(),
-        keys=_keys(config.server.keys),
+        keys=caller_keys(config.server.keys),
         metrics_key=secret(metrics, used_by="server.metrics_key_env") if metrics else None,
         limiter=FairLimiter(gateway.max_ongoing_requests, share, weights, gateway.retry_after_s),
     )
@@ -146,8 +151,8 @@ def _streams(config: Config, pools: Mapping[str, Pool], replica: str, learner: L
     return Streams(learner, pools, config.streams, f"{replica or 'gateway'}-{secrets.token_hex(6)}")
 
 
-def _keys(references: Sequence[KeyConfig]) -> dict[str, str]:
-    """Tenant to key. Two tenants with the same key would be indistinguishable."""
+def caller_keys(references: Sequence[KeyConfig]) -> dict[str, str]:
+    """Tenant to key. Raises ConfigError for one that is not set, and for two that are the same: one would be lost."""
     keys: dict[str, str] = {}
     for reference in references:
         value = secret(reference.env, used_by=f"server.keys.{reference.name}")
@@ -158,17 +163,46 @@ def _keys(references: Sequence[KeyConfig]) -> dict[str, str]:
 
 
 def pools_ready(config: Config, pools: Mapping[str, Pool]) -> Readiness:
-    """Readiness by the pools' load: a required pool needs a replica that answers, or none if it may scale to zero."""
+    """Readiness by the pools' load: a pool needs a replica that answers, or none if it may scale to zero.
+
+    One that is down counts as `PoolConfig.required` says. One that has not started yet is waited for: until then the
+    others are no substitute, but all that there is.
+    """
     detail: dict[str, dict[str, Any]] = {}
     for name, settings in config.pools.items():
         pool = pools.get(name)
         load = pool.load() if pool is not None else None
+        # a pool that may scale to zero is ready without replicas: the first query starts one
+        ok = load is not None and (load.answers if load.replicas else settings.replicas.min == 0)
         detail[name] = {
-            # a pool that may scale to zero is ready without replicas: the first query starts one
-            "ok": load is not None and (load.answers if load.replicas else settings.replicas.min == 0),
+            "ok": ok,
             "required": settings.required,
             "replicas": load.replicas if load else 0,
             "in_flight": load.in_flight if load else 0,
             "waiting": load.waiting if load else 0,
+            "why": None if ok else (load.fault if load else None) or "no replica answers",
         }
-    return Readiness(all(d["ok"] for d in detail.values() if d["required"]), detail)
+    up = {name for name, found in detail.items() if found["ok"]}
+    down = [name for name in detail if name not in up]
+    ready = all(_dispensable(name, config, pools, up) for name in down)
+    return Readiness(ready, ready and any(config.pools[name].required is None for name in down), detail)
+
+
+def _dispensable(name: str, config: Config, pools: Mapping[str, Pool], up: Collection[str]) -> bool:
+    """Whether the endpoint is ready without this pool: one of the two that route to each other can do all it could."""
+    if (required := config.pools[name].required) is not None:
+        return not required
+    pool = pools.get(name)
+    if pool is None or not pool.load().started:
+        return False
+    others = [pools[other].capabilities for other in ("small", "large") if other in up]
+    return any(_covers(other, pool.capabilities) for other in others)
+
+
+def _covers(able: Capabilities, needed: Capabilities) -> bool:
+    """Whether one engine supports whatever another does; contexts are compared where both are known."""
+    features = ("logprobs", "guided", "tools", "adapters")
+    if any(getattr(needed, name) and not getattr(able, name) for name in features):
+        return False
+    contexts = able.max_context_tokens, needed.max_context_tokens
+    return None in contexts or (contexts[0] or 0) >= (contexts[1] or 0)

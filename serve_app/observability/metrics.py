@@ -108,7 +108,8 @@ _TPOT_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 
 class RouterFigures:
     """One router in service; counts since the start of this process.
 
-    `drift`: by signal, `drift` (whether), `statistic`, `limit`, `queries`.
+    `drift`: by signal, `drift` (whether), `statistic`, `limit`, `queries`. `models`: the weak and the strong one whose
+    answers it was trained on, None for none. `warning`: what the decisions by its score carry.
     """
 
     name: str
@@ -121,6 +122,8 @@ class RouterFigures:
     refusals: int
     refused: str | None
     drift: Mapping[str, Mapping[str, Any]]
+    models: Mapping[str, str] | None = None
+    warning: str | None = None
 
 
 class Recorder:

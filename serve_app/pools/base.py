@@ -12,7 +12,8 @@ from serve_app.wire.frames import Answer, Call, Frame
 class PoolLoad:
     """Load as last known: replicas to choose from, requests in flight from this Gateway, and queued in replicas.
 
-    `places`: requests that those replicas serve at once; 0: unknown. `answers`: by a request or a probe of late.
+    `places`: requests that those replicas serve at once; 0: unknown. `answers`: by a request or a probe of late;
+    `fault`: why not, without any address. `started`: not still waiting for its first replica.
     """
 
     replicas: int
@@ -20,6 +21,8 @@ class PoolLoad:
     waiting: int = 0
     places: int = 0
     answers: bool = True
+    fault: str | None = None
+    started: bool = True
 
 
 class Pool(Protocol):

@@ -109,6 +109,8 @@ class Directory:
     longest_cooldown_s: float = _COOLDOWN_MAX_S
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.monotonic
+    begun: bool = False
+    """Whether any member has ever answered."""
     _members: dict[str, Member] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _refresh_now: asyncio.Event = field(default_factory=asyncio.Event)
@@ -193,7 +195,7 @@ class Directory:
         if seen is None or seen == member.failures:
             member.failures = 0
             member.down_until = 0.0
-        member.heard = True
+        member.heard = self.begun = True
         member.missed = 0
         member.note(member.ok, self.clock())
 
@@ -270,6 +272,7 @@ class Directory:
 
     def _judge(self, member: Member, answer: bool | None, *, missing: bool) -> None:
         member.heard = bool(answer)
+        self.begun = self.begun or member.heard
         if answer is not None or not missing:
             member.missed = 0
             return

@@ -66,13 +66,18 @@ class HttpPool:
         self.repairs: Counter[str] = Counter()
         """What had to be repaired in answers so far, by kind."""
         self._upstreams: dict[str, Upstream] = {}
+        self._faults: dict[str, str] = {}
+        """By address: what its last probe found wrong."""
 
     def load(self) -> PoolLoad:
         """Available members, this Gateway's open requests there, and the others they last reported."""
         members = self.directory.available
         in_flight, waiting = sum(m.in_flight for m in members), sum(m.others for m in members)
         places = len(members) * self.options.places
-        return PoolLoad(len(members), in_flight, waiting, places, answers=bool(self.directory.answering))
+        answers = bool(self.directory.answering)
+        fault = None if answers else self._fault()
+        started = self.directory.begun or not self.options.identify
+        return PoolLoad(len(members), in_flight, waiting, places, answers=answers, fault=fault, started=started)
 
     async def watch(self) -> None:
         """Probe the members until cancelled: replicas always, other servers until it is known that they answer."""
@@ -81,9 +86,26 @@ class HttpPool:
                 await self.directory.watch(partial(replica_answers, session))
         else:
             await self.directory.watch(
-                lambda address: self._upstream_at(address).answers(_PROBED_PATH),
-                unheard_only=True, every_s=_REMOTE_PROBE_EVERY_S, probe_s=self.options.timeouts.connect_s,
+                self._remote_answers, unheard_only=True, every_s=_REMOTE_PROBE_EVERY_S,
+                probe_s=self.options.timeouts.connect_s,
             )  # fmt: skip
+
+    async def _remote_answers(self, address: str) -> bool:
+        self._faults.setdefault(address, f"does not answer within {self.options.timeouts.connect_s:g} s")
+        fault = await self._upstream_at(address).fault(_PROBED_PATH)
+        if fault is None:
+            self._faults.pop(address, None)
+        else:
+            self._faults[address] = fault
+        return fault is None
+
+    def _fault(self) -> str:
+        """Why no member is known to answer."""
+        members = self.directory.members
+        if self.options.identify:
+            return "no replica answers" if members else "no replica runs"
+        found = dict.fromkeys(self._faults.get(m.address, "most requests fail" if m.heard else "") for m in members)
+        return "; ".join(filter(None, found)) or "not known yet"
 
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """See `Pool.stream`."""

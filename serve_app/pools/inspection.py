@@ -101,6 +101,14 @@ class UpstreamReport:
         """Whether nothing was found that keeps the config from being served."""
         return not any(finding.refused for finding in self.findings)
 
+    def summary(self) -> str:
+        """What it is, on one line: pool, address, model, time of one token, capabilities, clock."""
+        seconds = "not answered" if self.answer_s is None else f"one token in {self.answer_s:.2f} s"
+        able = ", ".join(name for name, there in self.supports.items() if there)
+        clock = "" if self.clock_ahead_s is None else f"; clock {self.clock_ahead_s:+.0f} s"
+        where = self.url.partition("?")[0]
+        return f"{self.pool}: {where} as {self.model}: {seconds}; {able or 'no capability'}{clock}"
+
 
 async def check_upstreams(
     pools: Mapping[str, PoolConfig], *, explore: bool = False, call_s: float = CALL_S, total_s: float = TOTAL_S

@@ -194,19 +194,26 @@ class Upstream:
         except (TimeoutError, aiohttp.ClientError, OSError) as e:
             self._raise_connection(e)
 
-    async def answers(self, path: str) -> bool:
-        """Whether a GET of `path` is answered, if only by a refusal: not by one of the key, or of a server that is
-        overloaded or away. For other servers than replicas.
+    async def fault(self, path: str) -> str | None:
+        """Why a GET of `path` is not answered, in a few words without the address; None if it is.
+
+        A refusal is an answer: not one of the key, or of a server that is overloaded or away. For other servers than
+        replicas.
         """
         assert isinstance(self._session, aiohttp.ClientSession)
         try:
             url = URL(self.base_url + path + self._query)
             async with self._session.get(url, headers=self._headers, allow_redirects=False) as response:
-                return response.status not in _KEY_REFUSED and (
-                    response.status < HTTPStatus.INTERNAL_SERVER_ERROR or response.status == HTTPStatus.NOT_IMPLEMENTED
-                )
+                status = response.status
+        except (aiohttp.ClientConnectorError, ConnectionRefusedError):
+            return "cannot be reached"
         except (aiohttp.ClientError, OSError):
-            return False
+            return "closes the connection"
+        if status in _KEY_REFUSED:
+            return f"refuses the key (status {status})"
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.NOT_IMPLEMENTED:
+            return None
+        return f"answers with status {status}"
 
     def failure(self, message: str, kind: type[UpstreamError] = OddAnswer) -> UpstreamError:
         """An UpstreamError with the address as a note."""

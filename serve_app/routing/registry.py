@@ -152,8 +152,13 @@ class Registry:
 
         The version appears whole or not at all. It serves at once if `use` is true, or if it is the first of its
         name and `use` is not false. The same router saved again is the same version. Raises ConfigError for a name
-        that is invalid in requests, OSError if the folder cannot be written.
+        that is invalid in requests or that of a shipped router, OSError if the folder cannot be written.
         """
+        if name in router_names():
+            raise ConfigError(
+                f"router name {name!r}: a router that ships with jethro has it, and one name would stand for two: give "
+                f"another, as {own_name(name)}"
+            )
         first = _valid(name) not in self.names()
         home = self.folder / name
         home.mkdir(parents=True, exist_ok=True)
@@ -225,6 +230,11 @@ def router_names() -> list[str]:
     """Names of the routers that ship with the package; `random` needs no artefact."""
     shipped = {f.parent.name for f in artefacts_dir().glob("*/card.json")}
     return sorted(shipped | {RANDOM})
+
+
+def own_name(name: str) -> str:
+    """The name to register a router under by default: that of a shipped one stands for the shipped one alone."""
+    return f"my_{name}" if name in router_names() else name
 
 
 def load_router(name_or_folder: str, *, seed: int = 0, remote: Collection[Placement] = ()) -> Registered:

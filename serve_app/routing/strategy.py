@@ -23,7 +23,7 @@ class RouteStrategy:
     by the other, in either direction: an answer of the other model is better than none. The Decision says so.
 
     `pools` are the weak and the strong one. Without `overload` excess requests queue or are rejected. Logged decisions
-    carry feature contributions if `explained`, expected outcomes where `expected` is known.
+    carry feature contributions if `explained`, expected outcomes where `expected` is known. `warning`: of the router.
     """
 
     name: str
@@ -34,6 +34,7 @@ class RouteStrategy:
     expected: ExpectedOutcome | None = None
     overload: OverloadPolicy | None = None
     explained: bool = False
+    warning: str | None = None
 
     def __post_init__(self) -> None:
         self.version = f"{self.router.version}@{self.threshold:.6g}"
@@ -95,6 +96,7 @@ class RouteStrategy:
             threshold=threshold,
             router=self.router.name,
             policy_version=self.version,
+            warning=self.warning,
             expected=expected,
             features={} if features is None else features,
             decision_ms=(perf_counter() - started) * 1e3,

@@ -1,8 +1,9 @@
 """Reads feedback and prompts from a store's file, without writing to it: a server may be using it."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -12,8 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from serve_app.errors import ConfigError
+from serve_app.files import unwritable
 from serve_app.store.base import COLLECTED
-from serve_app.store.schema import APPLICATION_ID, VERSION, decisions, feedback
+from serve_app.store.schema import APPLICATION_ID, VERSION, check_format, decisions, feedback
 
 
 @contextmanager
@@ -38,6 +40,29 @@ def open_readonly(path: Path) -> Iterator[Connection]:
         raise ConfigError(f"{path}: cannot be read ({e.orig}); use the file named in `store.path`") from e
     finally:
         engine.dispose()
+
+
+def check_usable(path: str) -> None:
+    """Raises ConfigError, naming key, file and fix, for a path at which no store can be opened. Changes nothing.
+
+    Damage is not looked for: that takes long in a large file, and the store does so when it opens.
+    """
+    file = Path(path)
+    if (why := unwritable(file.parent)) is not None:
+        raise ConfigError(f"store.path: {path} cannot be created ({why}); choose another path")
+    if not file.exists():
+        return
+    if not file.is_file() or not os.access(file, os.R_OK | os.W_OK):
+        what = "cannot be read and written by this user" if file.is_file() else "is no file"
+        raise ConfigError(f"store.path: {path} {what}; choose another path")
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True)) as connection:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if application or tables:  # an empty file becomes a store
+                check_format(connection, path)
+    except sqlite3.Error as e:
+        raise ConfigError(f"store.path: {path} cannot be read ({e}); move it away, or choose another path") from e
 
 
 @dataclass(frozen=True, slots=True)

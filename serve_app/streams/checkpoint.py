@@ -21,8 +21,9 @@ import safetensors
 import safetensors.numpy
 
 from serve_app.errors import ConfigError
-from serve_app.files import PART, write_whole
+from serve_app.files import PART, unwritable, write_whole
 from serve_app.streams.online.base import Arrays
+from serve_app.streams.spec import is_name
 
 _RETRY_S: Final = 0.1
 _OWNER_ONLY: Final = 0o700
@@ -55,6 +56,29 @@ def lock_folder(
                     f"streams.folder: another Learner uses {folder}; stop it, or give each endpoint its own folder"
                 ) from None
             pause(_RETRY_S)
+
+
+def check_folder(folder: Path) -> list[str]:
+    """What of the folder's streams this version cannot read, each with the fix. Changes nothing.
+
+    Raises ConfigError if a Learner could not use the folder, or another one does.
+    """
+    if (why := unwritable(folder)) is not None:
+        raise ConfigError(f"streams.folder: {folder} cannot be used ({why}); give a writable folder")
+    if (folder / "lock").is_file():
+        os.close(lock_folder(folder, wait_s=0.0))
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        newest_first = _found(path) if path.is_dir() and is_name(path.name) else iter(())
+        for number, file in newest_first:
+            try:
+                _load(number, file)
+            except ConfigError as e:
+                found.append(f"streams.folder: {e}")
+            except (OSError, *_CORRUPT):
+                continue  # the Learner takes the one before it
+            break
+    return found
 
 
 _KEPT: Final = 2

@@ -21,7 +21,7 @@ from serve_app.data.validation import check
 from serve_app.errors import ConfigError, DataError
 from serve_app.learning.metrics import Interval, average_pgr, bootstrap, cost_quality_curve
 from serve_app.routing.base import Report, silent
-from serve_app.routing.registry import RANDOM, Registry
+from serve_app.routing.registry import RANDOM, Registry, own_name
 from serve_app.training.artefacts import Artefact, learned_from, open_router
 from serve_app.training.training import (
     ARTEFACT_KEYS,
@@ -92,6 +92,8 @@ class Refreshed:
 def refresh(name: str, dataset: Dataset, registry: Registry, plan: RefreshPlan, report: Report = silent) -> Refreshed:
     """Retrain the router `name` as it was trained, register it, compare, and swap if it is not worse.
 
+    That of a shipped router has a name of its own, see `own_name`, which serves from then on next to it.
+
     `dataset` has the scored answers of the pools `small` and `large` to fresh queries. Raises DataError if it cannot
     teach, or too few of its queries are new to the version in service; ConfigError for an unknown name.
     """
@@ -103,11 +105,12 @@ def refresh(name: str, dataset: Dataset, registry: Registry, plan: RefreshPlan, 
     run = replace(_run_of(served, plan), digest=data_digest(learn))
     report(f"{name}: {run.kind} again on {len(learn):,} queries; {len(held):,} held out")
     trained = train(run, learn, report)
-    fresh = register(trained, learn, registry, name, use=False)
+    own = own_name(name)
+    fresh = register(trained, learn, registry, own, use=False)
     found = compared(served, trained.router.score(held.queries), held, plan)
-    found = replace(found, name=name, fresh=fresh)
+    found = replace(found, name=own, fresh=fresh)
     if found.not_worse and plan.swap:
-        registry.use(name, fresh)
+        registry.use(own, fresh)
         return replace(found, swapped=True)
     return found
 

@@ -28,7 +28,7 @@ from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError, reading
 from serve_app.routing.artefact import PROMISING, class_of_kind
 from serve_app.routing.base import Report, Router, silent
-from serve_app.routing.registry import KINDS, Registry
+from serve_app.routing.registry import KINDS, Registry, own_name
 from serve_app.training.artefacts import Artefact
 from serve_app.training.evaluation import router_metrics
 
@@ -211,13 +211,15 @@ def train(run: TrainingRun, dataset: Dataset, report: Report = silent) -> Traine
 def register(
     trained: Trained, dataset: Dataset, registry: Registry, name: str | None = None, use: bool | None = None
 ) -> str:
-    """Save the router as a version of `name` (default: its kind) with card, calibration, figures and run.
+    """Save the router as a version of `name` with card, calibration, figures and run.
 
-    Returns the version; see `Registry.register` for `use`. Raises ConfigError for a bad name.
+    Without `name` it is `own_name` of its kind. Returns the version; see `Registry.register` for `use`. Raises
+    ConfigError for a bad name.
     """
+    name = name or own_name(trained.run.kind)
     version = registry.register(
         trained.router,
-        name=name or trained.run.kind,
+        name=name,
         calibration=trained.calibration,
         threshold=trained.threshold,
         models=(dataset.weak.model, dataset.strong.model),
@@ -233,7 +235,7 @@ def register(
         use=use,
     )
     battles = () if dataset.preferences is None else dataset.preferences.queries
-    save_fingerprints(registry.path(name or trained.run.kind, version), dataset.queries + battles)
+    save_fingerprints(registry.path(name, version), dataset.queries + battles)
     return version
 
 
@@ -242,8 +244,8 @@ def recalibrate(
 ) -> str:
     """Register the same router with a threshold calibrated on the dataset, as a new version that does not serve yet.
 
-    Returns the version. The dataset holds queries that the router has not learned from. Raises ConfigError where the
-    target cannot be reached (InsufficientData where it cannot be promised).
+    A shipped one is registered under `own_name`. Returns the version. The dataset holds queries that the router has not
+    learned from. Raises ConfigError where the target cannot be reached (InsufficientData where it cannot be promised).
     """
     found = artefact.registered
     if artefact.folder is None:
@@ -257,7 +259,7 @@ def recalibrate(
     data = {**card["data"], "calibration": FRESH, **about}
     version = registry.register(
         found.router,
-        name=artefact.name,
+        name=own_name(artefact.name),
         calibration=calibration,
         threshold=threshold,
         models=(dataset.weak.model, dataset.strong.model),
@@ -267,7 +269,9 @@ def recalibrate(
         queries=dataset.queries,
         use=False,
     )
-    save_fingerprints(registry.path(artefact.name, version), dataset.queries, load_fingerprints(artefact.folder))
+    save_fingerprints(
+        registry.path(own_name(artefact.name), version), dataset.queries, load_fingerprints(artefact.folder)
+    )
     return version
 
 

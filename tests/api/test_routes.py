@@ -163,9 +163,19 @@ async def test_live(client):
 async def test_ready_says_what_is_missing(client):
     ready = await client().get("/health/ready")
     assert (ready.status_code, ready.json()["ok"], ready.json()["pools"]["small"]["replicas"]) == (200, True, 1)
-    response = await client(services(large=FakePool("large", "lab-large", replicas=0))).get("/health/ready")
+    nobody = services(small=FakePool(replicas=0), large=FakePool("large", "lab-large", replicas=0))
+    response = await client(nobody).get("/health/ready")
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
-    assert [p["ok"] for p in response.json()["pools"].values()] == [True, False]
+    assert [p["ok"] for p in response.json()["pools"].values()] == [False, False]
+
+
+async def test_while_another_pool_answers_in_its_place_it_is_degraded(client):
+    response = await client(services(large=FakePool("large", "lab-large", replicas=0))).get("/health/ready")
+    assert response.status_code == 200 and response.json()["degraded"] is True
+    assert [(p["ok"], p["why"]) for p in response.json()["pools"].values()] == [
+        (True, None),
+        (False, "no replica answers"),
+    ]
 
 
 async def test_a_pool_that_need_not_be_there(client):
@@ -176,7 +186,7 @@ async def test_a_pool_that_need_not_be_there(client):
 
 
 async def test_readiness_can_be_said_from_outside(client):
-    parts = replace(services(), ready=lambda: Readiness(False, {"small": {"ok": False, "detail": "stops"}}))
+    parts = replace(services(), ready=lambda: Readiness(False, pools={"small": {"ok": False, "detail": "stops"}}))
     response = await client(parts).get("/health/ready")
     assert (response.status_code, response.json()["pools"]) == (503, {"small": {"ok": False, "detail": "stops"}})
 

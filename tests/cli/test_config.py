@@ -3,13 +3,15 @@
 import yaml
 
 from serve_app.config import load, profile_names
+from tests.integration.serving import free_port
 
 
 def test_check_says_good_and_what_is_in_it(run, tmp_path):
     path = tmp_path / "my.yaml"
     path.write_text(run("config", "show", "remote").stdout)
-    result = run("config", "check", str(path))
-    assert result.exit_code == 0
+    keys = {"SMALL_API_KEY": "a", "LARGE_API_KEY": "b"}
+    result = run("config", "check", str(path), "--set", f"server.port={free_port()}", **keys)
+    assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[0] == f"{path}: good"
     assert "small: small-model (openai" in result.stdout
 

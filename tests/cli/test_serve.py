@@ -2,7 +2,10 @@
 
 import pytest
 
+from serve_app.cli.serve import ServeConsole
+from serve_app.config import load
 from serve_app.deployments import run as deployment
+from serve_app.gateway.services import Readiness
 
 
 @pytest.fixture
@@ -10,9 +13,9 @@ def served(monkeypatch):
     """Configs that were handed over to be served."""
     configs = []
 
-    def record(config, *, ready):
+    def record(config, *, console, source):
         configs.append(config)
-        ready()
+        console.ready(Readiness(True))
 
     monkeypatch.setattr(deployment, "run", record)
     return configs
@@ -47,3 +50,20 @@ def test_a_wrong_config_never_reaches_ray(run, served, arguments, said):
     assert (result.exit_code, served) == (2, [])
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_console_says_what_is_down_where_and_what_to_know_of_the_config(capsys):
+    console = ServeConsole(load("remote", env={}))
+    console.warn("no router is chosen")
+    down = {"ok": False, "required": None, "why": "cannot be reached"}
+    up = {"ok": True, "required": None, "why": None}
+    console.waiting(Readiness(False, pools={"small": down, "large": down}))
+    console.ready(Readiness(True, degraded=True, pools={"small": down, "large": up}))
+    lines = capsys.readouterr().err.splitlines()
+    small = "pool small (small-model) is down at http://127.0.0.1:8101/v1: cannot be reached"
+    assert lines[0] == "warning: no router is chosen"
+    assert lines[1].startswith(
+        f"not ready: {small}; pool large (large-model) is down at http://127.0.0.1:8102/v1: cannot"
+    )
+    assert lines[2] == "jethro is ready, degraded: http://127.0.0.1:8000/v1"
+    assert lines[3:5] == [f"  {small}", "  warning: no router is chosen"]

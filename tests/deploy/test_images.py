@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,10 @@ from typer.testing import CliRunner
 from serve_app.cli.main import app
 from serve_app.config import Config
 from serve_app.deployments import run as deployment
+from serve_app.deployments.checks import check_secrets
+from serve_app.deployments.readiness import Console
 from serve_app.errors import ConfigError
+from serve_app.gateway.services import Readiness
 from tests.deploy.images import DOCKERFILES, ROOT, context, replay, steps
 
 HADOLINT = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
@@ -85,9 +87,9 @@ def test_what_a_container_runs_answers_from_outside_with_a_key(
 ) -> None:
     served: list[Config] = []
 
-    def record(config: Config, *, ready: Callable[[], None]) -> None:
+    def record(config: Config, *, console: Console, source: str) -> None:
         served.append(config)
-        ready()
+        console.ready(Readiness(True))
 
     monkeypatch.setattr(deployment, "run", record)
     (command,) = (json.loads(s.text) for s in steps(name) if s.name == "CMD")
@@ -102,7 +104,7 @@ def test_what_a_container_runs_answers_from_outside_with_a_key(
     assert "other machines: by any address of this one, port 8000, with a key ($JETHRO_KEY)" in done.stderr
     monkeypatch.delenv("JETHRO_KEY", raising=False)
     with pytest.raises(ConfigError, match=r"server\.keys \(default\): environment variable JETHRO_KEY is not set"):
-        deployment.check_secrets(config)
+        check_secrets(config)
     # what it writes is in the working directory, which is the user's
     assert [s.text for s in steps(name) if s.name == "WORKDIR"][-1] == "/var/lib/jethro"
     assert not Path(config.store.path).is_absolute()

@@ -14,7 +14,8 @@ from ray.serve import Application
 from serve_app.config import Config, load
 from serve_app.deployments import build, gateway, learner, pool, scorer
 from serve_app.deployments.application import BuildArgs, deployment_name
-from serve_app.deployments.run import check_port, check_secrets, start, why_failed
+from serve_app.deployments.checks import check_port, check_secrets
+from serve_app.deployments.run import start, why_failed
 from serve_app.errors import ConfigError
 from tests.integration.serving import free_port
 

@@ -124,7 +124,30 @@ async def test_serving_other_models_than_it_was_trained_on_is_said_loudly(
     tree["pools"]["large"]["model"] = "m-new"
     catalogue = Catalogue.from_config(Config.model_validate(tree), served)
     assert "m-small and m-new" in caplog.text
-    assert (await catalogue.resolve("jethro").decide(query(), "d")).expected == {}
+    for name in ("jethro", "router-complexity-0.5"):
+        decision = await catalogue.resolve(name).decide(query(), "d")
+        assert decision.expected == {}
+        assert decision.warning == "router complexity was not trained on these models: its score is a guess"
+    (statement,) = catalogue.statements
+    assert (
+        "router complexity was trained on the answers of m-small and m-large, but serves m-small and m-n" in statement
+    )
+
+
+async def test_without_a_router_for_the_models_a_share_is_served_and_said(tmp_path: Path) -> None:
+    catalogue = Catalogue.from_config(config(registry=str(tmp_path)), pools())
+    chosen = await catalogue.resolve("jethro").decide(query(), "d")
+    assert chosen.router == "random" and chosen.threshold == 0.5
+    assert chosen.warning is not None and chosen.warning.startswith("no router trained on these models is chosen")
+    named = await catalogue.resolve("router-random-0.5").decide(query(), "d")
+    assert named.warning is None, "who names it knows what it does"
+    assert len(catalogue.statements) == 1
+
+
+async def test_a_router_that_knows_the_models_needs_no_warning(artefact: Path) -> None:
+    catalogue = Catalogue.from_config(config(router=str(artefact)), pools())
+    assert (await catalogue.resolve("jethro").decide(query(), "d")).warning is None
+    assert catalogue.statements == []
 
 
 def test_thresholds_of_the_config(artefact: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.config.strategies import CascadeConfig
 from serve_app.errors import ConfigError
-from serve_app.gateway.cascades import CASCADE, load_cascades
+from serve_app.gateway.cascades import CASCADE, STREAM, load_cascades
 from serve_app.gateway.priors import PriorRouters
 from serve_app.routing.registry import load_router, shipped_version
 from serve_app.routing.serving.served import ScoringFailed, ServedRouter
@@ -91,8 +91,29 @@ def test_a_chain_without_a_version_is_served_with_a_warning(caplog: pytest.LogCa
     assert CASCADE in found.strategies
     assert "cascade.levels: levels[0].signal: reads the score of router complexity in whatever version" in caplog.text
     caplog.clear()
-    load_cascades(CascadeConfig.model_validate(chain_of(SHIPPED)), pools(), PriorRouters(lambda: there))  # type: ignore[arg-type]
+    load_cascades(CascadeConfig.model_validate(chain_of(SHIPPED)), pools(**LAB), PriorRouters(lambda: there))  # type: ignore[arg-type]
     assert caplog.text == ""
+
+
+async def test_a_chain_that_reads_a_router_of_other_models_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    there = {"complexity": ServedRouter(load_router("complexity"), "complexity")}
+    found = load_cascades(CascadeConfig.model_validate(chain_of(SHIPPED)), pools(), PriorRouters(lambda: there))  # type: ignore[arg-type]
+    decision = await found.strategies[CASCADE][0].decide(QUERY, "d")
+    assert decision.warning == (
+        "router complexity was not trained on these models: its score is a guess, and the cascade reads it"
+    )
+    (statement,) = found.statements
+    assert statement in caplog.text
+    assert "jethro-cascade reads a router's score: router complexity was trained on the answers of jlab-sm" in statement
+
+
+async def test_a_race_by_a_router_of_other_models_says_so() -> None:
+    there = {"complexity": ServedRouter(load_router("complexity"), "complexity")}
+    level = {"pool": "small", "signal": {"name": "min_logprob"}, "calibrator": CALIBRATOR, "threshold": 0.5}
+    streaming = {"levels": [level, {"pool": "large"}], "probe_tokens": 4, "race": {}}
+    config = CascadeConfig.model_validate({"streaming": streaming})
+    found = load_cascades(config, pools(), PriorRouters(lambda: there))  # type: ignore[arg-type]
+    assert "was not trained on these models" in str((await found.strategies[STREAM][0].decide(QUERY, "d")).warning)
 
 
 async def test_shipped_chains_read_the_shipped_router_though_a_trained_one_has_its_name() -> None:

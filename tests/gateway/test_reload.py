@@ -122,7 +122,7 @@ async def test_names_come_and_go_and_the_default_may_change(tmp_path: Path, capl
         assert await reloader.look() and "mine" in catalogue.routers.routers
         registry.use_default("mine")
         assert await reloader.look() and catalogue.routers.default == "mine"
-        assert "mine instead of complexity" in caplog.text
+        assert "mine instead of random" in caplog.text
         assert any(m.id.startswith("router-mine-") for m in catalogue.models())
 
 

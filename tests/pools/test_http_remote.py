@@ -59,7 +59,8 @@ async def test_a_probe_tells_whether_an_upstream_answers(status: int, answers: b
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         watching.cancel()
-        assert pool.load().answers is answers
+        assert pool.load().answers is answers and (pool.load().fault is None) is answers
+        assert answers or f"status {status}" in str(pool.load().fault)
         assert server.requests[0].path.endswith("/models?api-version=1")
 
 
@@ -70,7 +71,7 @@ async def test_an_upstream_that_cannot_be_reached_does_not_answer() -> None:
             await pool.complete(query(), CALL)
         await asyncio.sleep(0.1)
         watching.cancel()
-        assert not pool.load().answers
+        assert not pool.load().answers and pool.load().fault == "cannot be reached"
 
 
 async def test_a_full_pool_says_so_at_once() -> None:

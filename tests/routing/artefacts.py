@@ -18,9 +18,13 @@ def pools() -> dict[str, FakePool]:
     return {"small": FakePool("small"), "large": FakePool("large")}
 
 
-def config(registry: Path, **routing: object) -> Config:
+LAB = ("jlab-small", "jlab-large")
+"""Those that the shipped routers know."""
+
+
+def config(registry: Path, models: tuple[str, str] = MODELS, **routing: object) -> Config:
     engine = {"kind": "openai", "urls": ["http://localhost/v1"]}
-    tree = {name: {"model": f"m-{name}", "engine": engine} for name in pools()}
+    tree = {name: {"model": model, "engine": engine} for name, model in zip(("small", "large"), models, strict=True)}
     return Config.model_validate({"pools": tree, "routing": {"registry": str(registry), **routing}})
 
 

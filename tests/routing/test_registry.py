@@ -140,7 +140,11 @@ def test_the_same_router_saved_again_is_the_same_version(tmp_path: Path) -> None
 def test_a_version_of_a_shipped_name_stands_beside_the_shipped_one(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     shipped = registry.current("complexity")
-    mine = register(registry, 1, name="complexity")
+    with pytest.raises(ConfigError, match=r"'complexity'.* one name would stand for two: give another, as my_complex"):
+        register(registry, 1, name="complexity")
+    mine = register(registry, 1)  # as versions before this one did, and as a copy by hand does
+    (tmp_path / "mine").rename(tmp_path / "complexity")
+    (tmp_path / "complexity" / "current").unlink()
     assert registry.versions("complexity") == [shipped, mine] and registry.current("complexity") == shipped
     registry.use("complexity", mine)
     assert isinstance(registry.load("complexity").router, RandomRouter)

@@ -90,11 +90,12 @@ def test_queries_that_the_old_version_knows_are_not_held_against_the_new_one(reg
         refresh("mine", OLD, registry, PLAN)
 
 
-def test_a_shipped_router_is_refreshed_by_its_kind_and_stays_beside(registry: Registry) -> None:
+def test_a_shipped_router_is_refreshed_by_its_kind_under_a_name_of_its_own(registry: Registry) -> None:
     shipped = registry.current("complexity")
     found = refresh("complexity", sums(400, seed=2), registry, PLAN)
-    assert found.served == shipped and registry.versions("complexity") == [shipped, found.fresh]
-    assert registry.current("complexity") == (found.fresh if found.swapped else shipped)
+    assert found.served == shipped and registry.versions("complexity") == [shipped]
+    assert found.name == "my_complexity" and registry.versions("my_complexity") == [found.fresh]
+    assert registry.current("complexity") == shipped
 
 
 def test_random_and_unknown_routers_are_refused(registry: Registry) -> None:

@@ -47,6 +47,8 @@ class Cascade(ABC):
     latency: LatencyEstimate = field(default_factory=LatencyEstimate)
     router: str | None = field(default=None, init=False)
     """Whose score a run needs even if no signal does."""
+    warning: str | None = field(default=None, init=False)
+    """Of a router whose score it reads; its decisions carry it."""
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """The first stage and the plan; no pool is called. Raises UnsupportedParameter if no level can honour it."""
@@ -281,7 +283,7 @@ class CascadeRun(ABC):
         chain = self.cascade.chain
         if chain.expected:
             expected = {"chain": {name: float(value) for name, value in chain.expected.items()}} | expected
-        figures |= {"policy_version": chain.version, "expected": expected}
+        figures |= {"policy_version": chain.version, "expected": expected, "warning": self.cascade.warning}
         return Decision(self.context.call.id, self.cascade.name, pool.name, pool.model, reason, **figures)
 
     def standing(self) -> tuple[Step, ...]:

@@ -34,7 +34,9 @@ _RUN = "Train again from this file: the run.json of an artefact, or YAML."
 def train(
     kind: Annotated[str | None, typer.Argument(help="complexity, knn, mf, hybrid_prob, ...; not with --run.")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="Parquet file of `jethro data`.")] = None,
-    name: Annotated[str | None, typer.Option(help="Register it under this name; without it the kind.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Register it under this name; without it the kind, my_KIND where one ships.")
+    ] = None,
     registry: RegistryOption = REGISTRY,
     set_: ParamOption = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same router. Default 0.")] = None,
@@ -59,7 +61,7 @@ def train(
 
     from serve_app.cli.router.report import say_registered
     from serve_app.data.validation import check_leak, load_pair
-    from serve_app.routing.registry import Registry
+    from serve_app.routing.registry import Registry, own_name
     from serve_app.training.training import data_digest, register
     from serve_app.training.training import train as fit
 
@@ -75,7 +77,7 @@ def train(
     folder = Registry(registry)
     with writing(registry, ELSEWHERE):
         version = register(trained, dataset, folder, name, use)
-    say_registered(folder, name or spec.kind, version, "queries that it was not fitted on")
+    say_registered(folder, name or own_name(spec.kind), version, "queries that it was not fitted on")
 
 
 def _training_run(kind: str | None, run: Path | None, given: dict[str, Any], pairs: list[str]) -> Any:
@@ -218,7 +220,7 @@ def calibrate(
     from serve_app.cli.router.report import note_other_models, say_registered
     from serve_app.data.validation import load_pair
     from serve_app.decision.target import Guarantee, Target, quality_range
-    from serve_app.routing.registry import Registry
+    from serve_app.routing.registry import Registry, own_name
     from serve_app.training.artefacts import open_router, unlearned
     from serve_app.training.training import recalibrate
 
@@ -232,5 +234,5 @@ def calibrate(
     with writing(registry, ELSEWHERE):
         version = recalibrate(found, dataset, aim, promise, folder)
         if use:
-            folder.use(found.name, version)
-    say_registered(folder, found.name, version, "calibration queries")
+            folder.use(own_name(found.name), version)
+    say_registered(folder, own_name(found.name), version, "calibration queries")

@@ -1,5 +1,6 @@
 """`jethro router list | show | use`: the registered routers, their cards, and which one serves."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,31 +10,41 @@ from serve_app.cli.router.report import ELSEWHERE, REGISTRY, RegistryOption
 from serve_app.errors import ConfigError, writing
 
 if TYPE_CHECKING:
+    from serve_app.config import Config
     from serve_app.routing.registry import Registry
 
 _WHICH = "NAME, or NAME@VERSION."
 
 
 def list_routers(
-    registry: RegistryOption = REGISTRY, json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
+    registry: RegistryOption = REGISTRY,
+    config: Annotated[str | None, typer.Option(help="The config whose default is marked; its registry too.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List routers and their versions with figures; `*` marks the version that serves.
+    """List routers and their versions with figures and models; `*` marks the version of a name that serves.
+
+    `default` marks the one that `jethro` means, of a config if one is given, and the last line says why it is that one.
 
     \b
     Examples:
       jethro router list
+      jethro router list --config my.yaml
       jethro router list --json
     """
+    from serve_app.config import load
     from serve_app.routing.registry import Registry
     from serve_app.training.report import markdown_table
 
-    folder = Registry(registry)
-    rows = [row for name in folder.names() for row in _versions(folder, name)]
+    settings = load(config) if config is not None else None
+    folder = Registry(registry if settings is None else Path(settings.routing.registry))
+    default, why = _default(folder, settings)
+    rows = [row for name in folder.names() for row in _versions(folder, name, default)]
     if json:
         show_json(rows)
         return
-    head = ["", "router", "version", "kind", "threshold", "target", "strong calls", "drop", "APGR"]
+    head = ["", "router", "version", "kind", "trained on", "threshold", "target", "strong calls", "drop", "APGR"]
     typer.echo(markdown_table(head, [_row(row) for row in rows]))
+    typer.echo(why)
 
 
 def show(router: Annotated[str, typer.Argument(help=_WHICH)], registry: RegistryOption = REGISTRY) -> None:
@@ -91,10 +102,37 @@ def _which(registry: "Registry", router: str) -> tuple[str, str]:
     return name, version or registry.current(name)
 
 
-def _versions(registry: "Registry", name: str) -> list[dict[str, Any]]:
-    from serve_app.routing.artefact import read_card
+def _default(registry: "Registry", config: "Config | None") -> tuple[str | None, str]:
+    """The reference of the default router, None where that depends on a config's models; and why it is that one."""
+    from serve_app.routing.default import FALLBACK, default_source, is_undecided, models_of
     from serve_app.routing.registry import RANDOM
 
+    if config is not None:
+        source = default_source(config.routing, registry, config.routed_models)
+        if config.routing.router:
+            return source, f"default: {source}, by routing.router"
+        if is_undecided(config.routing, registry, config.routed_models):
+            models = " and ".join(config.routed_models)
+            return source, f"default: {RANDOM}, as none is chosen and none that ships knows {models}"
+    else:
+        source = registry.default() or FALLBACK
+    if registry.default():
+        return (
+            source,
+            f"default: {source}, by `jethro router use --as-default`; a config's routing.router goes before it",
+        )
+    models = " and ".join(models_of(registry, FALLBACK) or ())
+    if config is not None:
+        return source, f"default: {FALLBACK}, which ships for {models}"
+    why = f"default: none chosen; {FALLBACK} serves {models}, {RANDOM} any other models; see --config"
+    return None, why
+
+
+def _versions(registry: "Registry", name: str, default: str | None) -> list[dict[str, Any]]:
+    from serve_app.routing.artefact import read_card
+    from serve_app.routing.registry import RANDOM, router_names, shipped_version
+
+    chosen, _, pinned = (default or "").partition("@")
     serving, override = registry.serving(name)
     rows = []
     for version in registry.versions(name):
@@ -106,7 +144,11 @@ def _versions(registry: "Registry", name: str) -> list[dict[str, Any]]:
             threshold, target = override, "given"
             shown |= dict.fromkeys(("strong_share", "quality", "quality_drop"))  # those are of the card's own threshold
         about = {"kind": card["kind"], "threshold": threshold, "target": target, "models": card.get("models")}
-        rows.append({"name": name, "version": version, "serves": version == serving, **about, **shown})
+        serves = version == serving
+        is_default = name == chosen and (version == pinned if pinned else serves)
+        ships = name in router_names() and (name == RANDOM or version == shipped_version(name))
+        marks = {"serves": serves, "default": is_default, "shipped": ships}
+        rows.append({"name": name, "version": version, **marks, **about, **shown})
     return rows
 
 
@@ -115,10 +157,11 @@ def _row(row: dict[str, Any]) -> list[str]:
         return "" if row[key] is None else format(row[key], form)
 
     return [
-        "*" if row["serves"] else "",
+        "* default" if row["default"] else "*" if row["serves"] else "",
         row["name"],
         row["version"],
         row["kind"],
+        " / ".join(map(str, (row["models"] or {}).values())),
         number("threshold", ".4g"),
         row["target"] or "",
         number("strong_share", ".1%"),

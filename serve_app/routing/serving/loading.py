@@ -6,7 +6,7 @@ A version that fails to load takes nothing away: the previous one keeps serving 
 import logging
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -15,14 +15,20 @@ from serve_app.config.tree import Config, RoutingConfig
 from serve_app.errors import ConfigError, DependencyError, JethroError
 from serve_app.routing.artefact import Registered
 from serve_app.routing.base import Placement
+from serve_app.routing.default import (
+    UNDECIDED,
+    default_source,
+    guess_note,
+    guess_statement,
+    is_undecided,
+    undecided_statement,
+)
 from serve_app.routing.reference import open_reference, split_reference
 from serve_app.routing.registry import RANDOM, Registry
 from serve_app.routing.serving.batching import Act, ScoringThread
 from serve_app.routing.serving.served import ServedRouter, checked
 from serve_app.types import Message, Query
 
-FALLBACK = "complexity"
-"""Serves where neither the config nor the registry names a router; it ships with the package."""
 HEAVY: Final[tuple[Placement, ...]] = ("scorer",)
 """Placements of routers that score in the Scorer, where there is one."""
 _WARM_UP = Query((Message("user", "What is 12 + 30? Give the bare result."),))
@@ -54,11 +60,15 @@ class RouterFactory:
         registry: Registry,
         remote: RemoteScorer | None = None,
         placements: Collection[Placement] = HEAVY,
+        *,
+        check_only: bool = False,
     ) -> None:
+        """`check_only`: no router is warmed up, for a process that will score nothing."""
         self._routing = routing
         self._registry = registry
         self._remote = remote
         self._placements = placements if remote is not None else ()
+        self._check_only = check_only
         self._thread = ScoringThread(routing.score_batch, partial(limit_torch_threads, routing.score_threads))
 
     def load(self, source: str, version: str | None = None, *, eager: bool = True) -> ServedRouter:
@@ -80,7 +90,7 @@ class RouterFactory:
             self._remote.prepare(source, found.version)
             call = partial(_call_remote, self._remote, source, found.version)
             return ServedRouter(found, source, call, timeout_s=timeout_s, kept=kept)
-        late = not eager and placement == "batched"
+        late = placement == "batched" and (not eager or self._check_only)
         if not late:
             limit_torch_threads(self._routing.score_threads)  # other routers serve meanwhile
             warm_up(found)
@@ -130,13 +140,17 @@ def limit_torch_threads(threads: int) -> None:
 class RouterSet:
     """All routers in service, by name; the model `jethro` means `default` at `threshold`.
 
-    `refused` holds, by name, why a version that should serve does not.
+    `refused` holds, by name, why a version that should serve does not; `notes` what the decisions of a router say that
+    does not know the models, and `default_note` those of the default. `statement` says it to the operator.
     """
 
     routers: Mapping[str, ServedRouter]
     default: str
     threshold: float
     refused: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    default_note: str | None = None
+    statement: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,12 +163,11 @@ class Loader:
     models: tuple[str, str]
 
     @classmethod
-    def from_config(cls, config: Config, remote: RemoteScorer | None = None) -> "Loader":
-        """The loader of a config."""
+    def from_config(cls, config: Config, remote: RemoteScorer | None = None, *, check_only: bool = False) -> "Loader":
+        """The loader of a config; `check_only`: see RouterFactory."""
         registry = Registry(Path(config.routing.registry), config.routing.seed)
-        models = (config.pools["small"].model, config.pools["large"].model)
-        factory = RouterFactory(config.routing, registry, remote, config.scorer.placements)
-        return cls(config.routing, registry, factory, models)
+        factory = RouterFactory(config.routing, registry, remote, config.scorer.placements, check_only=check_only)
+        return cls(config.routing, registry, factory, config.routed_models)
 
     def fingerprint(self) -> tuple[str, ...]:
         """See Registry.fingerprint."""
@@ -163,21 +176,23 @@ class Loader:
     def load(self, before: RouterSet | None = None) -> RouterSet:
         """The routers to serve now; those that serve already in the right version are kept as they are.
 
-        Raises ConfigError if the default router fails to load and no previous one serves.
+        Raises ConfigError if no previous ones serve and the default router fails to load, or one that is offered does
+        not exist.
         """
+        if before is None:
+            self._check_offered()
         refused: dict[str, str] = {}
         known = before.routers if before is not None else {}
         try:
-            default = self._chosen(default_source(self.routing, self.registry), known)
-            threshold = default_threshold(self.routing, default.registered)
+            undecided = is_undecided(self.routing, self.registry, self.models)
+            default = self._chosen(default_source(self.routing, self.registry, self.models), known)
+            threshold = self._threshold(default.registered, undecided)
             if default.watch is not None:
                 default.watch.set_threshold(threshold)
-            if default not in known.values():
-                self._warn_of_other_models(default.registered)
         except JethroError as e:
             if before is None:
                 raise
-            default, threshold = known[before.default], before.threshold
+            default, threshold, undecided = known[before.default], before.threshold, before.default_note == UNDECIDED
             refused[before.default] = str(e)
         routers = {default.name: default}
         offered = self.routing.offered
@@ -199,23 +214,36 @@ class Loader:
             logger.error(
                 "router %s is refused%s: %s", name, ", the previous version keeps serving" * (name in routers), why
             )
-        return RouterSet(dict(sorted(routers.items())), default.name, threshold, refused)
+        found = RouterSet(dict(sorted(routers.items())), default.name, threshold, refused)
+        found = self._noted(found, default.registered, undecided)
+        if found.statement is not None and (before is None or before.statement != found.statement):
+            logger.warning("%s", found.statement)
+        return found
 
     def close(self) -> None:
         """End the scoring thread."""
         self.factory.close()
 
+    def _check_offered(self) -> None:
+        names = self.registry.names()
+        if unknown := [name for name in self.routing.offered or () if name not in names]:
+            raise ConfigError(
+                f"routing.offered: no router {unknown[0]!r}: {self.registry.folder} and the package have "
+                f"{', '.join(names)}; train it, or leave it out"
+            )
+
     def _chosen(self, source: str, known: Mapping[str, ServedRouter]) -> ServedRouter:
         """The default router: of the registry, or in a folder, which is read once."""
-        if source in self.registry.names():
-            return self._named(source, known.get(source))
-        name, version = split_reference(source)
-        sources = (name, str(Path(name).absolute()))
-        same = [r for r in known.values() if r.source in sources and version in (None, r.version)]
         try:
+            if source in self.registry.names():
+                return self._named(source, known.get(source))
+            name, version = split_reference(source)
+            sources = (name, str(Path(name).absolute()))
+            same = [r for r in known.values() if r.source in sources and version in (None, r.version)]
             return same[0] if same else self.factory.load(source)
-        except ConfigError as e:
-            raise ConfigError(f"routing.router: {e}") from e
+        except (ConfigError, DependencyError) as e:
+            where = "routing.router" if self.routing.router else f"the default of routing.registry ({source})"
+            raise type(e)(f"{where}: {e}") from e
 
     def pinned(self, reference: str) -> ServedRouter:
         """The router of a reference, apart from those in service: it is not listed, and no swap replaces it.
@@ -234,21 +262,24 @@ class Loader:
         chosen = threshold if threshold is not None else float(known.registered.card["threshold"])
         return known if chosen == known.threshold else known.at(chosen)
 
-    def _warn_of_other_models(self, found: Registered) -> None:
-        """A router has learned nothing about models whose answers it never saw."""
-        if found.models is not None and found.models != self.models:
-            logger.warning(
-                "router %s was trained on the answers of %s and %s, but serves %s and %s: its scores are a guess "
-                "for them; collect their answers and train it again",
-                found.name,
-                *found.models,
-                *self.models,
-            )
+    def _threshold(self, default: Registered, undecided: bool) -> float:
+        """See `default_threshold`."""
+        try:
+            return default_threshold(self.routing, default)
+        except ConfigError as e:
+            if not undecided:
+                raise
+            raise ConfigError(f"{e} ({undecided_statement(self.registry, self.models, default.threshold)})") from e
 
-
-def default_source(routing: RoutingConfig, registry: Registry) -> str:
-    """Name or folder of the default router: the config's, the registry's, or the shipped one."""
-    return routing.router or registry.default() or FALLBACK
+    def _noted(self, found: RouterSet, default: Registered, undecided: bool) -> RouterSet:
+        """With what is to be said of routers that do not know the models."""
+        notes = {name: guess_note(served.registered, self.models) for name, served in found.routers.items()}
+        if undecided:
+            note, statement = UNDECIDED, undecided_statement(self.registry, self.models, found.threshold)
+        else:
+            note, statement = notes[found.default] or "", guess_statement(default, self.models) or ""
+        known = {name: text for name, text in notes.items() if text is not None}
+        return replace(found, notes=known, default_note=note or None, statement=statement or None)
 
 
 def default_threshold(routing: RoutingConfig, registered: Registered) -> float:

@@ -11,9 +11,10 @@ from serve_app.config.tree import Config
 from serve_app.errors import JethroError
 from serve_app.routing.artefact import class_of, read_card
 from serve_app.routing.base import Placement
+from serve_app.routing.default import default_source
 from serve_app.routing.reference import split_reference
 from serve_app.routing.registry import KINDS, RANDOM, Registry
-from serve_app.routing.serving.loading import RouterFactory, default_source
+from serve_app.routing.serving.loading import RouterFactory
 from serve_app.routing.serving.served import ServedRouter
 from serve_app.types import Message, Query
 
@@ -37,7 +38,7 @@ class ScoringService:
 
         A router that fails to load is logged: the Gateways refuse and report it as well.
         """
-        source = default_source(config.routing, self._registry)
+        source = default_source(config.routing, self._registry, config.routed_models)
         try:
             name, version = split_reference(source)
             if name in self._registry.names() and placement_of(self._registry, source) in config.scorer.placements:
@@ -101,4 +102,7 @@ def required_replicas(config: Config) -> int:
     if config.scorer.replicas is not None:
         return config.scorer.replicas
     registry = Registry(Path(config.routing.registry), config.routing.seed)
-    return int(placement_of(registry, default_source(config.routing, registry)) in config.scorer.placements)
+    return int(
+        placement_of(registry, default_source(config.routing, registry, config.routed_models))
+        in config.scorer.placements
+    )
