@@ -68,10 +68,10 @@ def check_start(config: Config, *, own_engines: bool = False) -> StartReport:
         check_temporary_folder,
         bundled_haproxy,
         partial(check_usable, config.store.path),
-        partial(check_resources, config, _machine()),
         *(partial(preflight, name, pool) for name, pool in engines.items()),
         partial(_check_streams, config, report),
         partial(_check_strategies, config, report),
+        partial(_check_machine, config),
     ]
     for check in checks:
         with _noted(report):
@@ -129,10 +129,19 @@ def check_resources(config: Config, have: Mapping[str, float]) -> None:
     report.require()
 
 
-def _machine() -> dict[str, float]:
-    """The most that Ray can find here: it may find fewer CPUs where the process is bounded, and counts GPUs itself."""
+def _check_machine(config: Config) -> None:
+    """Against the most that Ray can find here: fewer CPUs where the process is bounded, and it counts GPUs itself."""
     gpus = any(Path(device).exists() for device in _GPU_DEVICES)
-    return {"CPU": float(os.cpu_count() or 1), "GPU": inf if gpus else 0.0}
+    if _scorer_replicas(config) is not None:
+        check_resources(config, {"CPU": float(os.cpu_count() or 1), "GPU": inf if gpus else 0.0})
+
+
+def _scorer_replicas(config: Config) -> int | None:
+    """None where the default router cannot be read: the check of the strategies says so."""
+    try:
+        return required_replicas(config)
+    except JethroError:
+        return None
 
 
 def _check_streams(config: Config, report: StartReport) -> None:
@@ -142,7 +151,7 @@ def _check_streams(config: Config, report: StartReport) -> None:
 
 def _check_strategies(config: Config, report: StartReport) -> None:
     """Load routers and chains as a Gateway does. Raises ConfigError or DependencyError."""
-    loader = Loader.from_config(config, _NoScorer() if required_replicas(config) else None, check_only=True)
+    loader = Loader.from_config(config, _NoScorer() if _scorer_replicas(config) else None, check_only=True)
     try:
         with _quiet():
             found = loader.load()

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -218,6 +219,8 @@ def _end_requests() -> None:
 
 
 def _stop_ray(*, ended: bool) -> None:
+    if "ray" not in sys.modules:  # the start was refused before
+        return
     import ray
     from ray import serve
 

@@ -41,24 +41,30 @@ def build_engine(name: str, pool: PoolConfig) -> Engine:
 def preflight(name: str, pool: PoolConfig) -> None:
     """Check on this machine, without loading anything, that the engine can start.
 
-    Raises ConfigError for a missing model folder, DependencyError for an extra that is not installed.
+    Raises ConfigError for a missing folder of a model or adapter, DependencyError for an extra that is not installed.
     """
     settings = pool.engine
     path = getattr(settings, "path", None)
     if path is not None and path.startswith(_LAB):
         _lab_folder(name, path)
-    elif path is not None and path.startswith(("/", "./", "../", "~")) and not Path(path).expanduser().is_dir():
-        raise ConfigError(
-            f"pools.{name}.engine.path: {path}: no such folder; use a folder in Hugging Face format or a model id"
-        )
+    elif path is not None:
+        _check_folder(f"pools.{name}.engine.path", path, "in Hugging Face format or a model id")
+    for adapter, where in getattr(settings, "adapters", {}).items():
+        _check_folder(f"pools.{name}.engine.adapters.{adapter}", where, "of a LoRA adapter or its id")
     module = _EXTRAS.get(settings.kind)
     if module is not None and importlib.util.find_spec(module) is None:
         raise _missing(name, module, settings.kind)
 
 
+def _check_folder(key: str, path: str, kind: str) -> None:
+    """Raises ConfigError for what can only be a folder, and is none."""
+    if path.startswith(("/", "./", "../", "~")) and not Path(path).expanduser().is_dir():
+        raise ConfigError(f"{key}: {path}: no such folder; use a folder {kind}")
+
+
 def _missing(name: str, module: str, kind: str) -> DependencyError:
     package = f"jethro[{_EXTRAS[kind]}]" if kind in _EXTRAS else "jethro"
-    return DependencyError(f'pool {name}: {module} is not installed; pip install "{package}"')
+    return DependencyError(f'pools.{name}.engine.kind: {module} is not installed; pip install "{package}"')
 
 
 def _lab_folder(name: str, path: str) -> Path:

@@ -105,7 +105,8 @@ class UpstreamReport:
         """What it is, on one line: pool, address, model, time of one token, capabilities, clock."""
         seconds = "not answered" if self.answer_s is None else f"one token in {self.answer_s:.2f} s"
         able = ", ".join(name for name, there in self.supports.items() if there)
-        clock = "" if self.clock_ahead_s is None else f"; clock {self.clock_ahead_s:+.0f} s"
+        off_s = self.clock_ahead_s
+        clock = "" if off_s is None else f"; clock off by {off_s:+.0f} s" if abs(off_s) > _CLOCK_S else "; clock agrees"
         where = self.url.partition("?")[0]
         return f"{self.pool}: {where} as {self.model}: {seconds}; {able or 'no capability'}{clock}"
 

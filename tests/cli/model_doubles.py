@@ -1,7 +1,8 @@
 """Two models behind one OpenAI-compatible address that answer sums: a weak one right on 60 %, a strong one on 93 %.
 
 What each says to a prompt is a function of the prompt, so that a served answer is the collected one. Longer sums are
-harder, and the weak model's log-probability shows how likely it is to be right, as far as it knows.
+harder, and the weak model's log-probability shows how likely it is to be right, as far as it knows. They list their
+names at /v1/models, and greet whoever gives no sum.
 """
 
 import json
@@ -46,6 +47,8 @@ def prompts(n: int, seed: int) -> list[dict[str, Any]]:
 
 def answer_of(model: str, prompt: str) -> tuple[str, float]:
     """The answer and the log-probability of its one token."""
+    if not prompt.startswith("What is "):
+        return "Hello.", -0.1
     terms = [int(word) for word in prompt.removeprefix("What is ").removesuffix("?").split(" + ")]
     rng = Random(blake2b(f"{model}\n{prompt}".encode(), digest_size=8).digest())
     start, each = _RIGHT[model]
@@ -110,8 +113,18 @@ def _handler(doubles: ModelDoubles) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
+        def do_GET(self) -> None:
+            data = [{"id": name, "object": "model"} for name in (WEAK, STRONG)]
+            known = self.path == "/v1/models"
+            body = {"object": "list", "data": data} if known else {"error": {"message": f"no route {self.path}"}}
+            self._send(json.dumps(body), "application/json", 200 if known else 404)
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if body["model"] not in _RIGHT:
+                error = {"message": f"no model {body['model']}", "code": "model_not_found"}
+                self._send(json.dumps({"error": error}), "application/json", 404)
+                return
             with doubles.lock:
                 doubles.calls.append(body["model"])
             text, logprob = answer_of(body["model"], body["messages"][-1]["content"])
@@ -141,9 +154,9 @@ def _handler(doubles: ModelDoubles) -> type[BaseHTTPRequestHandler]:
             lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
             self._send("".join([*lines, "data: [DONE]\n\n"]), "text/event-stream")
 
-        def _send(self, text: str, kind: str) -> None:
+        def _send(self, text: str, kind: str, status: int = 200) -> None:
             data = text.encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("content-type", kind)
             self.send_header("content-length", str(len(data)))
             self.end_headers()
