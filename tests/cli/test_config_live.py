@@ -33,15 +33,14 @@ def check(run: Any, doubles: ModelDoubles, tmp_path: Path, monkeypatch: pytest.M
     return check
 
 
-def test_upstreams_that_are_as_configured_are_told_one_by_one(check: Check, doubles: ModelDoubles) -> None:
+def test_upstreams_that_are_as_configured_are_told_one_by_one(check: Check) -> None:
     done = check("pools.small.engine.api_key_env=UPSTREAM_KEY", UPSTREAM_KEY="k-hush")
     assert done.exit_code == 0, done.stderr
     lines = [line.strip() for line in done.stdout.splitlines()]
     for pool, model in (("small", WEAK), ("large", STRONG)):
         (line,) = (line for line in lines if line.startswith(f"{pool}: http"))
-        assert (f"/v1 as {model}: one token in 0." in line and line.endswith("; streaming, logprobs; clock +0 s")) or (
-            "; clock -" in line
-        )
+        assert f"/v1 as {model}: one token in 0." in line
+        assert line.endswith("; streaming, logprobs; clock agrees")
     assert "k-hush" not in done.output
 
 
@@ -57,14 +56,13 @@ def test_upstreams_that_are_as_configured_are_told_one_by_one(check: Check, doub
             ["pools.small.engine.upstream_model: http", "it lists double-small, double-large"],
         ),
         (["pools.small.engine.urls=[{down}]"], ["pools.small.engine.urls: {down}: the upstream cannot be reached"]),
-        (["pools.small.engine.urls=[{up}/v2]"], ["pools.small.engine.urls", "/v2: ", "write the base URL"]),
     ],
 )
 def test_what_an_upstream_lacks_is_refused_with_pool_address_key_and_fix(
-    check: Check, doubles: ModelDoubles, settings: list[str], said: list[str]
+    check: Check, settings: list[str], said: list[str]
 ) -> None:
     down = unused_url()
-    done = check(*(text.format(down=down, up=doubles.url) for text in settings))
+    done = check(*(text.format(down=down) for text in settings))
     assert (done.exit_code, done.stdout) == (2, "")
     for part in said:
         assert part.format(down=down) in done.stderr
