@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "serve_app"
 
 FLOORS = (
-    ("types", "errors", "arrays", "files", "erasure"),
-    ("wire", "journal", "front"),
+    ("types", "errors", "arrays", "files", "erasure", "numbers"),
+    ("wire", "journal", "front", "plots"),
     ("config",),
     ("lab", "learning"),
     ("pools", "store"),

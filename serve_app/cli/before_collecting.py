@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from serve_app.config import Config
     from serve_app.data.collection.plan import LabeledQuery
     from serve_app.data.dataset import Dataset
+    from serve_app.grading.base import ReferenceMetric
     from serve_app.training.artefacts import Artefact
 
 _NAMED = 3
@@ -147,9 +148,11 @@ def check_references(queries: "Collection[LabeledQuery]", metric: str | None) ->
     """Raises ConfigError for an unknown metric, DataError for queries without the reference that it compares with."""
     if metric is None:
         return
-    from serve_app.grading import get_metric
+    from serve_app.grading import JUDGES, get_metric
     from serve_app.grading.base import ReferenceMetric
 
+    if metric in JUDGES:
+        return
     made = get_metric(metric)
     lacking = [item.id for item in queries if item.reference is None]
     if isinstance(made, ReferenceMetric) and lacking:
@@ -158,3 +161,20 @@ def check_references(queries: "Collection[LabeledQuery]", metric: str | None) ->
             f"{metric!r} compares with it: add `reference` to each row, or collect without --metric and score with one "
             "that needs none, as judge"
         )
+    if isinstance(made, ReferenceMetric) and queries:
+        _rehearse(made, list(queries))
+
+
+def _rehearse(metric: "ReferenceMetric", queries: "list[LabeledQuery]") -> None:
+    """Grades no answers at all, to find a reference that the metric cannot read. Raises DataError naming its row."""
+    from serve_app.data.dataset import Dataset
+
+    metric.prepare_all(
+        Dataset(
+            tuple(item.query for item in queries),
+            {},
+            tuple(item.group for item in queries),
+            ids=tuple(item.id for item in queries),
+            references=tuple(item.reference for item in queries),
+        )
+    )

@@ -10,6 +10,7 @@ import typer
 
 from serve_app.cli.options import SetOption, listed, parse_settings, say
 from serve_app.errors import ConfigError
+from serve_app.numbers import fixed, significant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +99,7 @@ def collect(
     from serve_app.data.collection.plan import CollectionPlan
     from serve_app.types import Sampling
 
-    check_out(out, samples, _journal(out))
+    check_out(out, samples, journal_of(out))
     if batches:
         if lab is None or prompts or log or url or config or set_ or metric or verdicts or max_tokens or per_call:
             raise ConfigError(_ONLY_LAB)
@@ -113,7 +114,7 @@ def collect(
     sampling = Sampling(max_tokens, temperature, n=samples, seed=seed, logprobs=logprobs > 0, top_logprobs=logprobs)
     plan = CollectionPlan(sampling, concurrency, per_call or settings.limits.n)
     calls = replace(plan, extra_samples=extra_samples, verdicts=verdicts)
-    found = _collected(queries, source, calls, opened_pools(settings, url, pool or ()), out, metric)
+    found = collected(queries, source, calls, opened_pools(settings, url, pool or ()), out, metric)
     _save(found, out, router, split)
 
 
@@ -195,11 +196,12 @@ def _queries(
     return found, {"source": "lab", "split": f"unseen, {half} half", "lab": lab}
 
 
-def _journal(out: Path) -> Path:
+def journal_of(out: Path) -> Path:
+    """The file that keeps the finished calls of a collection."""
     return out.with_name(f"{out.name}.journal")
 
 
-def _collected(
+def collected(
     queries: "list[LabeledQuery]",
     source: "dict[str, object]",
     plan: "CollectionPlan",
@@ -212,7 +214,7 @@ def _collected(
     from serve_app.data.collection.collect import collect as collect_answers
     from serve_app.grading import get_metric
 
-    line, journal = ProgressLine(), _journal(out)
+    line, journal = ProgressLine(), journal_of(out)
 
     def report(now: "CollectionProgress") -> None:
         line.show(lambda: progress_text(now), last=now.done == now.total)
@@ -286,12 +288,12 @@ def _save(found: "Dataset", out: Path, router: "PriorOfQueries | None", split: s
     if router is not None:
         typer.echo(f"  prior: the score of router {router.reference}")
     spent = found.about.get("spent_usd", 0.0)
-    typer.echo(f"{out}: {len(found):,} queries, {', '.join(found.pools)}, ${spent:.4f} spent")
+    typer.echo(f"{out}: {len(found):,} queries, {', '.join(found.pools)}, ${fixed(spent, 4)} spent")
     scored = {name: pool.quality.mean() for name, pool in found.pools.items()}
     if any(isnan(quality) for quality in scored.values()):
         typer.echo(f"  next: jethro data score {out} --metric exact")
         return
     for name, pool in found.pools.items():
-        typer.echo(f"  {name}: quality {scored[name]:.4f}, {pool.cost_usd.mean():.3g} USD a query")
+        typer.echo(f"  {name}: quality {fixed(scored[name], 4)}, {significant(pool.cost_usd.mean())} USD a query")
     if any(pool.logprobs for pool in found.pools.values()):
         typer.echo(f"  next: jethro cascade fit --data {out} --target quality-drop=0.01 --out var/cascades/mine")

@@ -1,20 +1,20 @@
 """`jethro data`: the answers that routers and cascades are fitted on: collected, imported, scored, split and shown."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from serve_app.cli.collect import ConfigOption, OutOption, PoolUrlOption, collect, opened_pools
+from serve_app.cli.collect import ConfigOption, OutOption, PoolUrlOption, collect
 from serve_app.cli.options import SetOption, new_group, parse_settings, say
+from serve_app.cli.start.grading import graded
 from serve_app.errors import ConfigError, DataError
+from serve_app.numbers import fixed
 
 group = new_group(help="Collect, import, score, split and show the answers that routers and cascades are fitted on.")
 group.command("collect")(collect)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A Parquet file of `jethro data`.")]
-_JUDGES = ("judge", "judge_pairwise")
 
 
 @group.command("import")
@@ -91,26 +91,16 @@ def score(
     import yaml
 
     from serve_app.config import load
-    from serve_app.data.dataset import Dataset
     from serve_app.data.recorded import read_answers, write_answers
-    from serve_app.grading import get_metric
 
     options: dict[str, Any] = {k: yaml.safe_load(v) for k, v in parse_settings(option or []).items()}
     dataset = read_answers(file)
 
-    async def scored() -> Dataset:
-        if metric not in _JUDGES:
-            return await get_metric(metric, **options).score(dataset, say)
-        if judge is None:
-            raise ConfigError(f"metric {metric} needs --judge POOL, one of the config's pools")
-        settings = load(config, settings=parse_settings(set_ or []))
-        async with opened_pools(settings, url, [judge]) as pools:
-            return await get_metric(metric, pool=pools[judge], **options).score(dataset, say)
-
-    found = asyncio.run(scored())
+    settings = None if judge is None else load(config, settings=parse_settings(set_ or []))
+    found = graded(dataset, metric, options, settings, judge, url)
     write_answers(found, out or file)
     for name, pool in found.pools.items():
-        typer.echo(f"{name}: mean quality {pool.quality.mean():.4f}")
+        typer.echo(f"{name}: mean quality {fixed(pool.quality.mean(), 4)}")
 
 
 @group.command()

@@ -8,6 +8,7 @@ import httpx
 import orjson
 
 from serve_app.errors import ConfigError, UpstreamError
+from serve_app.numbers import fixed, significant, usd
 
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 600.0
@@ -114,7 +115,7 @@ def explain_answer(decision: Mapping[str, Any]) -> str:
     names = " ".join(str(decision[k]) for k in ("pool", "model") if decision.get(k))
     parts = [names, str(decision.get("reason") or _score(decision))]
     if (cost_usd := decision.get("cost_usd", decision.get("cost-usd"))) is not None:
-        parts.append(f"${float(cost_usd):.3g}")
+        parts.append(usd(float(cost_usd)))
     if decision.get("usage"):
         parts.append(f"{decision['usage'].get('completion_tokens', 0)} tokens")
     return printable("[" + " · ".join(p for p in parts if p) + "]")
@@ -126,10 +127,12 @@ def explain_decision(decision: Mapping[str, Any]) -> str:
     rows += [("because", str(decision.get("reason") or _score(decision)))]
     rows += [(name, str(decision[name])) for name in ("strategy", "router", "warning") if decision.get(name)]
     for action, figures in (decision.get("expected") or {}).items():
-        rows.append((f"expects {action}", ", ".join(f"{k} {float(v):.3g}" for k, v in figures.items())))
+        rows.append((f"expects {action}", ", ".join(f"{k} {significant(float(v))}" for k, v in figures.items())))
     features = [f for f in (decision.get("features") or {}).items() if f[0] != "bias"][:_FEATURES_SHOWN]
     if features:
-        rows.append(("features", ", ".join(f"{name} {float(weight):+.2f}" for name, weight in features)))
+        rows.append(
+            ("features", ", ".join(f"{name} {fixed(float(weight), 2, sign=True)}" for name, weight in features))
+        )
     width = max(len(name) for name, _ in rows) + 2
     return printable("\n".join(f"{name:<{width}}{text}" for name, text in rows))
 
@@ -140,4 +143,4 @@ def _score(decision: Mapping[str, Any]) -> str:
     if score in (None, "") or threshold in (None, ""):
         return ""
     sign = ">=" if float(score) >= float(threshold) else "<"
-    return f"{float(score):.3f} {sign} {float(threshold):.3f}"
+    return f"{fixed(float(score), 3)} {sign} {fixed(float(threshold), 3)}"

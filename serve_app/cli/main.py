@@ -8,6 +8,7 @@ from serve_app.cli import chat, config, data, k8s, lab, scale, serve, stored
 from serve_app.cli.cascade import commands as cascade
 from serve_app.cli.options import new_group
 from serve_app.cli.router import commands as router
+from serve_app.cli.start import init, tune
 from serve_app.cli.stream import commands as stream
 
 app = new_group(
@@ -17,6 +18,8 @@ app = new_group(
 
     \b
     Start here:
+      jethro init                          a config for two models of your own
+      jethro tune --prompts mine.jsonl     a router for them: whether it pays off, and how much
       jethro serve                         the endpoint with two small embedded models, on CPU
       jethro chat "what is 12 + 30?"       ask it; shows which model answered and why
       jethro route "what is 12 + 30?"      only the decision, no answer
@@ -25,6 +28,8 @@ app = new_group(
 )
 app.command("serve")(serve.serve)
 app.command("serve-config")(serve.serve_config)
+app.command("init")(init.init)
+app.command("tune")(tune.tune)
 app.command("chat")(chat.chat)
 app.command("route")(chat.route)
 app.command("backup")(stored.backup)

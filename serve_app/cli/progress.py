@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from serve_app.numbers import fixed
+
 if TYPE_CHECKING:
     from serve_app.data.collection.plan import CollectionProgress
 
@@ -35,10 +37,10 @@ def progress_text(progress: "CollectionProgress") -> str:
     """A collection's progress in one line."""
     parts = [f"{progress.done:,} of {progress.total:,}"]
     if progress.fresh and progress.elapsed_s > 0:
-        parts.append(f"{progress.fresh / progress.elapsed_s:.1f} a second")
+        parts.append(f"{fixed(progress.fresh / progress.elapsed_s, 1)} a second")
     if progress.left_s is not None and progress.done < progress.total:
         parts.append(f"{_duration(progress.left_s)} left")
-    parts.append(f"${progress.spent_usd:.4f}")
+    parts.append(f"${fixed(progress.spent_usd, 4)}")
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
     if progress.trouble and progress.done < progress.total:

@@ -8,6 +8,7 @@ import numpy as np
 from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset, PoolAnswers
 from serve_app.learning.metrics import bootstrap
+from serve_app.numbers import between, fixed, significant
 
 _BINS = 10
 _BAR = 40
@@ -47,9 +48,9 @@ def _pool(name: str, pool: PoolAnswers, not_recorded: Collection[str]) -> str:
     else:
         means = pool.quality.mean(1)
         found = bootstrap(lambda rows: float(means[rows].mean()), len(means))
-        quality = f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
+        quality = between(*(fixed(part, 4) for part in (found.value, found.low, found.high)))
     latency = "-" if pool.latency_ms is None else f"{np.nanmean(pool.latency_ms):,.0f}"
-    cost = "-" if "cost_usd" in not_recorded else f"{pool.cost_usd.mean():.3g}"
+    cost = "-" if "cost_usd" in not_recorded else significant(pool.cost_usd.mean())
     tokens = "-" if "prompt_tokens" in not_recorded else f"{read:,.0f}/{written:,.0f}"
     return f"{name:<12}{pool.model[:27]:<28}{pool.quality.shape[1]:>8}{quality:>26}{cost:>13}{tokens:>16}{latency:>9}"
 

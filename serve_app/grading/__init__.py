@@ -29,7 +29,10 @@ Options by keyword: `exact` normalise; `choice` letters; `rouge_l` and `token_f1
 direction, batch_size, max_tokens, device; `judge` and `judge_pairwise` pool (a Pool, needed) and concurrency.
 """
 
-__all__ = ["METRICS", "Metric", "Range", "Report", "get_metric", "silent"]
+JUDGES = frozenset({"judge", "judge_pairwise"})
+"""Metrics that call a model; they need no reference, and look at one where there is one."""
+
+__all__ = ["JUDGES", "METRICS", "Metric", "Range", "Report", "get_metric", "silent"]
 
 
 def get_metric(name: str, **options: Any) -> Metric:

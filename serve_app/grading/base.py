@@ -72,6 +72,16 @@ class ReferenceMetric(ABC):
         """
         return reference
 
+    def prepare_all(self, dataset: Dataset) -> list[Any]:
+        """`prepare` of every row. Raises DataError naming the first row that cannot be graded."""
+        found = []
+        for row, reference in enumerate(references_of(dataset, self.name)):
+            try:
+                found.append(self.prepare(dataset, row, reference))
+            except ValueError as e:
+                raise DataError(f"row {dataset.ids[row]!r}: {e}") from e
+        return found
+
     @abstractmethod
     def grade(self, prepared: Any, answer: str) -> float | None:
         """Quality of one answer in [0, 1]; None if nothing could be read from it, which graders count as wrong."""
@@ -83,11 +93,7 @@ class ReferenceMetric(ABC):
     def _score(self, dataset: Dataset, report: Report) -> Dataset:
         quality = {name: np.zeros(pool.quality.shape) for name, pool in dataset.pools.items()}
         unread: Counter[str] = Counter()
-        for row, reference in enumerate(references_of(dataset, self.name)):
-            try:
-                prepared = self.prepare(dataset, row, reference)
-            except ValueError as e:
-                raise DataError(f"row {dataset.ids[row]!r}: {e}") from e
+        for row, prepared in enumerate(self.prepare_all(dataset)):
             for name, pool in dataset.pools.items():
                 for sample, text in enumerate(pool.texts[row]):
                     graded = self.grade(prepared, text)

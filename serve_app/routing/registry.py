@@ -181,6 +181,23 @@ class Registry:
             self.use(name, version)
         return version
 
+    def adopt(self, other: "Registry", name: str, version: str) -> None:
+        """Copy a version of another registry, whole or not at all; it does not serve yet.
+
+        Raises ConfigError if there is none or the name is invalid, OSError if the folder cannot be written.
+        """
+        source, home = other.path(name, version), self.folder / _valid(name)
+        if (home / version / "card.json").is_file():
+            return
+        home.mkdir(parents=True, exist_ok=True)
+        draft = Path(mkdtemp(prefix=".draft-", dir=home))
+        try:
+            shutil.copytree(source, draft, dirs_exist_ok=True)
+            draft.chmod(0o755)
+            draft.rename(home / version)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
     def use(self, name: str, version: str | None = None, threshold: float | None = None) -> None:
         """Serve a version from now on (default: the current one), at `threshold` instead of its own if given.
 
@@ -260,6 +277,12 @@ def shipped_version(name: str) -> str | None:
     """The version of a router that ships with the package; None if none of that name does."""
     folder = artefacts_dir() / name
     return str(read_card(folder)["version"]) if (folder / "card.json").is_file() else None
+
+
+def check_own_name(name: str) -> None:
+    """Raises ConfigError for a name that callers cannot write, or that a router has which ships with the package."""
+    if _valid(name) in router_names():
+        raise ConfigError(f"router name {name!r} is that of a router which ships with the package: give another --name")
 
 
 def _valid(name: str) -> str:

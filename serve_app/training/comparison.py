@@ -23,6 +23,7 @@ from serve_app.decision.threshold import Calibration
 from serve_app.errors import ConfigError, JethroError
 from serve_app.files import replacing
 from serve_app.learning.metrics import Interval, percentile_interval
+from serve_app.numbers import between, fixed, significant
 from serve_app.routing.base import Report, Router, silent
 from serve_app.training.evaluation import (
     LEVEL,
@@ -110,7 +111,7 @@ def compare(
             report(f"{kind}: cannot take part: {e}")
             continue
         found.append(_candidate(kind, scores, dataset, folds, plan))
-        report(f"{kind}: APGR {found[-1].apgr:.3f}")
+        report(f"{kind}: APGR {fixed(found[-1].apgr, 3)}")
     if error is not None and len(found) == 1:
         raise error
     return sorted(found, key=lambda c: -c.apgr), refused
@@ -241,7 +242,7 @@ def recommend(candidates: Sequence[ComparedRouter]) -> Recommendation:
     if chosen is best:
         others = [f"{c.kind} by {_gap(difference(best, c))}" for c in rivals[1:]]
         over = f"; it leads {', '.join(others)}" if others else ""
-        return Recommendation(best.kind, f"{best.kind}: the best APGR, {best.apgr:.3f}{over}")
+        return Recommendation(best.kind, f"{best.kind}: the best APGR, {fixed(best.apgr, 3)}{over}")
     return Recommendation(
         chosen.kind,
         f"{chosen.kind}: {best.kind} leads it by {_gap(difference(best, chosen))} APGR, which may be chance, and "
@@ -264,8 +265,8 @@ def cheaper(one: ComparedRouter, other: ComparedRouter) -> bool:
 
 def _gap(value: Interval) -> str:
     """A difference with its interval."""
-    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    return between(*(fixed(part, 3) for part in (value.value, value.low, value.high)))
 
 
 def _cost(candidate: ComparedRouter) -> str:
-    return f"{candidate.placement}, {candidate.decision_ms:.2g} ms a decision"
+    return f"{candidate.placement}, {significant(candidate.decision_ms, 2)} ms a decision"

@@ -20,6 +20,7 @@ from serve_app.data.splitting import folds
 from serve_app.data.validation import check
 from serve_app.errors import ConfigError, DataError
 from serve_app.learning.metrics import Interval, average_pgr, bootstrap, cost_quality_curve
+from serve_app.numbers import fixed, percent
 from serve_app.routing.base import Report, silent
 from serve_app.routing.registry import RANDOM, Registry, own_name
 from serve_app.training.artefacts import Artefact, learned_from, open_router
@@ -77,16 +78,17 @@ class Refreshed:
         d = self.difference
         found = (
             f"{self.fresh} against {self.served} on {self.queries:,} held-out queries, "
-            f"{100 * self.share:.1f} % strong calls each: quality {self.fresh_quality:.4f} against "
-            f"{self.served_quality:.4f}, difference {d.value:+.4f} (95 %: {d.low:+.4f} to {d.high:+.4f})"
+            f"{percent(self.share)} strong calls each: quality {fixed(self.fresh_quality, 4)} against "
+            f"{fixed(self.served_quality, 4)}, difference {fixed(d.value, 4, sign=True)} (95 %: "
+            f"{fixed(d.low, 4, sign=True)} to {fixed(d.high, 4, sign=True)})"
         )
         if self.served_apgr is not None and self.fresh_apgr is not None:
-            found += f"; APGR {self.fresh_apgr:.3f} against {self.served_apgr:.3f}"
+            found += f"; APGR {fixed(self.fresh_apgr, 3)} against {fixed(self.served_apgr, 3)}"
         if self.not_worse:
             done = f"{self.name} serves it from now on" if self.swapped else "it may serve: jethro router use"
-            return f"{found}. Not worse (at most {self.allowed:.4f} may be lost): {done}."
+            return f"{found}. Not worse (at most {fixed(self.allowed, 4)} may be lost): {done}."
         why = "it is worse" if d.high < 0 else "that it is not worse cannot be shown with so few queries"
-        return f"{found}. {self.served} continues to serve: {why} (at most {self.allowed:.4f} may be lost)."
+        return f"{found}. {self.served} continues to serve: {why} (at most {fixed(self.allowed, 4)} may be lost)."
 
 
 def refresh(name: str, dataset: Dataset, registry: Registry, plan: RefreshPlan, report: Report = silent) -> Refreshed:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from serve_app import plots
 from serve_app.data.dataset import Dataset
-from serve_app.errors import needs_extra
 from serve_app.learning.metrics import Interval
+from serve_app.numbers import between, fixed, percent, significant
 from serve_app.training.comparison import BASELINE, ComparedRouter, ComparisonPlan, difference, recommend
 from serve_app.training.evaluation import ADVANTAGES, Evaluation, interval_json
 
@@ -25,11 +26,11 @@ _PLAIN = {
 
 def evaluation_markdown(evaluation: Evaluation) -> str:
     """The report of one router, with the figures of the random router and of the oracle where they have one."""
-    rows = [[name, _with_interval(evaluation.figures[key]), *_bounds(evaluation, key)] for key, name in _PLAIN.items()]
+    rows = [[name, with_interval(evaluation.figures[key]), *_bounds(evaluation, key)] for key, name in _PLAIN.items()]
     rows += [
         [
             f"quality drop at {advantage:.0%} cost advantage",
-            _with_interval(evaluation.figures[f"drop_at_{advantage:.0%}"], percent=True),
+            with_interval(evaluation.figures[f"drop_at_{advantage:.0%}"], as_percent=True),
             *_drops(evaluation, advantage),
         ]
         for advantage in ADVANTAGES
@@ -60,11 +61,13 @@ def _thresholds(evaluation: Evaluation) -> str:
     for threshold in evaluation.thresholds:
         at = evaluation.at(threshold)
         costs = [
-            f"{at['cost_usd'].value:.3g}" if at["cost_usd"].value else "-",
-            _with_interval(at["cost_share"], percent=True),
+            significant(at["cost_usd"].value) if at["cost_usd"].value else "-",
+            with_interval(at["cost_share"], as_percent=True),
         ]
-        share, drop = (_with_interval(at[name], percent=True) for name in ("share", "drop"))
-        rows.append([f"{threshold:.6g}", share, _with_interval(at["quality"]), drop, _with_interval(at["pgr"]), *costs])
+        share, drop = (with_interval(at[name], as_percent=True) for name in ("share", "drop"))
+        rows.append(
+            [significant(threshold, 6), share, with_interval(at["quality"]), drop, with_interval(at["pgr"]), *costs]
+        )
     head = ["threshold", "strong calls", "quality", "drop", "PGR", "USD a query", "cost of always strong"]
     return markdown_table(head, rows)
 
@@ -80,19 +83,17 @@ def _drops(evaluation: Evaluation, advantage: float) -> list[str]:
     strong, weak = evaluation.curve.strong, evaluation.curve.weak
     size = abs(strong) or 1.0
     oracle = evaluation.oracle.quality_at(1 - advantage)
-    return [f"{100 * advantage * (strong - weak) / size:.2f} %", f"{100 * (strong - oracle) / size:.2f} %"]
+    return [percent(advantage * (strong - weak) / size, 2), percent((strong - oracle) / size, 2)]
 
 
-def _with_interval(value: Interval, percent: bool = False) -> str:
-    if not np.isfinite(value.value):
-        return "-"
-    if percent:
-        return f"{100 * value.value:.2f} % [{100 * value.low:.2f}, {100 * value.high:.2f}]"
-    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+def with_interval(value: Interval, as_percent: bool = False) -> str:
+    """A figure with its interval, to three decimals, or as a percentage with two."""
+    parts = (value.value, value.low, value.high)
+    return between(*(percent(part, 2) if as_percent else fixed(part, 3) for part in parts))
 
 
 def _plain(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "-"
+    return fixed(value, 3)
 
 
 def comparison_markdown(candidates: Sequence[ComparedRouter], refused: Mapping[str, str], plan: ComparisonPlan) -> str:
@@ -104,8 +105,8 @@ def comparison_markdown(candidates: Sequence[ComparedRouter], refused: Mapping[s
     parts = [
         "# Routers compared",
         f"{first.queries:,} queries in {plan.folds} folds, each scored by a router fitted on the other folds; always "
-        f"weak {first.curve.weak:.4f}, always strong {first.curve.strong:.4f}, APGR of the oracle "
-        f"{first.oracle_apgr:.3f}. In brackets 95 % bootstrap intervals.",
+        f"weak {fixed(first.curve.weak, 4)}, always strong {fixed(first.curve.strong, 4)}, APGR of the oracle "
+        f"{_plain(first.oracle_apgr)}. In brackets 95 % bootstrap intervals.",
         markdown_table(head, rows),
         *(f"{kind} could not take part: {reason}" for kind, reason in refused.items()),
         f"Recommended: {recommend(candidates).reason}.",
@@ -148,22 +149,18 @@ def _json(candidate: ComparedRouter, candidates: Sequence[ComparedRouter]) -> di
 
 def _row(candidate: ComparedRouter) -> list[str]:
     figures = candidate.evaluation.figures
-    plain = [f"{figures[name].value:.3f}" for name in ("cpt50", "cpt80", "auc")]
+    plain = [_plain(figures[name].value) for name in ("cpt50", "cpt80", "auc")]
     return [
         candidate.kind,
-        _with_interval(figures["apgr"]),
+        with_interval(figures["apgr"]),
         *plain,
-        _with_interval(figures["drop_at_20%"], percent=True),
-        f"{100 * candidate.share:.1f} %",
-        f"{100 * candidate.drop:.2f} %",
+        with_interval(figures["drop_at_20%"], as_percent=True),
+        percent(candidate.share),
+        percent(candidate.drop, 2),
         candidate.placement,
-        f"{candidate.decision_ms:.2g}",
-        f"{candidate.fit_s:.1f}",
+        significant(candidate.decision_ms, 2),
+        fixed(candidate.fit_s, 1),
     ]
-
-
-_DPI = 130
-_GREY = "#777777"
 
 
 def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
@@ -171,56 +168,50 @@ def plot_evaluation(evaluation: Evaluation, path: Path) -> None:
 
     Raises DependencyError without matplotlib.
     """
-    figure, (left, right) = _new(2)
-    _curves(left, {evaluation.router: evaluation}, {evaluation.router: evaluation.at(evaluation.thresholds[0])})
+    figure, (left, right) = plots.new_figure(2)
+    draw_curves(left, [evaluation], evaluation.at(evaluation.thresholds[0]))
     rows = evaluation.reliability
     score = np.array([row["score"] for row in rows])
     outcome = np.array([row["outcome"] for row in rows])
     error = 1.96 * np.array([row["standard_error"] for row in rows])
-    right.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="calibrated")
-    right.errorbar(score, outcome, error, marker="o", markersize=4, capsize=2, label="bins of equal mass, 95 %")
-    right.set(xlabel="score (predicted strong win rate)", ylabel="observed strong win rate", xlim=(0, 1), ylim=(0, 1))
-    right.set_title(f"reliability, error {evaluation.figures['calibration_error'].value:.3f}", fontsize=10)
-    right.legend(fontsize=8)
-    _save(figure, path)
+    right.plot([0, 1], [0, 1], color=plots.GREY, linestyle=":", label="calibrated")
+    bins = {"marker": "o", "markersize": 4, "capsize": 2, "color": plots.color(0)}
+    right.errorbar(score, outcome, error, label="bins of equal mass, 95 %", **bins)
+    error_is = fixed(evaluation.figures["calibration_error"].value, 3)
+    labels = {"xlabel": "score (predicted strong win rate)", "ylabel": "observed strong win rate"}
+    plots.finish(right, f"reliability, error {error_is}", xlim=(0, 1), ylim=(0, 1), **labels)
+    plots.save(figure, path)
 
 
 def plot_comparison(evaluations: Sequence[Evaluation], path: Path) -> None:
     """One PNG: the curves of all routers on the same queries. Raises DependencyError without matplotlib."""
-    figure, axes = _new(1)
-    _curves(axes, {e.router: e for e in evaluations}, {})
-    _save(figure, path)
+    figure, axes = plots.new_figure()
+    draw_curves(axes, evaluations)
+    plots.save(figure, path)
 
 
-def _new(panels: int) -> tuple[Any, Any]:
-    with needs_extra("plots need matplotlib", "train"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    figure = Figure(figsize=(5.6 * panels, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, panels)
+def draw_curves(
+    axes: Any, evaluations: Sequence[Evaluation], chosen: Mapping[str, Interval] | None = None, what: str = ""
+) -> None:
+    """Quality over the share of strong calls for each, with random, always-weak, always-strong and the oracle.
 
-
-def _curves(axes: Any, evaluations: Mapping[str, Evaluation], chosen: Mapping[str, Mapping[str, Any]]) -> None:
-    """Quality over share for each, with random, always-weak, always-strong and the oracle."""
-    first = next(iter(evaluations.values()))
+    `chosen`: share and quality at the threshold of the first, drawn with their intervals. `what`: the title.
+    """
+    first = evaluations[0]
     weak, strong = first.curve.weak, first.curve.strong
-    axes.plot(first.oracle.share, first.oracle.quality, color=_GREY, linestyle="--", label="oracle")
-    for name, evaluation in evaluations.items():
+    axes.plot(first.oracle.share, first.oracle.quality, color=plots.GREY, linestyle="--", label="oracle")
+    for number, evaluation in enumerate(evaluations):
         apgr = evaluation.figures["apgr"].value
-        label = f"{name} (APGR {apgr:.3f})" if np.isfinite(apgr) else name
-        axes.plot(evaluation.curve.share, evaluation.curve.quality, label=label)
-    axes.plot([0, 1], [weak, strong], color=_GREY, linestyle=":", label="random")
-    axes.plot([0], [weak], "s", color=_GREY, label="always weak")
-    axes.plot([1], [strong], "^", color=_GREY, label="always strong")
-    for point in chosen.values():
-        axes.plot([point["share"].value], [point["quality"].value], "o", color="black", label="threshold")
-    axes.set(xlabel="share of strong calls", ylabel="mean quality", xlim=(-0.02, 1.02))
-    axes.set_title(f"{first.queries:,} queries", fontsize=10)
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
-
-
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+        label = f"{evaluation.router} (APGR {fixed(apgr, 3)})" if np.isfinite(apgr) else evaluation.router
+        axes.plot(evaluation.curve.share, evaluation.curve.quality, color=plots.color(number), label=label)
+    axes.plot([0, 1], [weak, strong], color=plots.GREY, linestyle=":", label="random")
+    plots.mark(axes, 1, (0.0, weak), "always weak", filled=False, color=plots.GREY)
+    plots.mark(axes, 2, (1.0, strong), "always strong", filled=False, color=plots.GREY)
+    if chosen is not None:
+        at = {name: chosen[name] for name in ("share", "quality")}
+        x, y = at["share"].value, at["quality"].value
+        spread = [[[v.value - v.low], [v.high - v.value]] for v in at.values()]
+        axes.errorbar([x], [y], xerr=spread[0], yerr=spread[1], color="black", capsize=3, linewidth=1, zorder=4)
+        plots.mark(axes, 3, (x, y), "threshold, 95 %", color="black")
+    labels = {"xlabel": "share of strong calls", "ylabel": "mean quality"}
+    plots.finish(axes, what or f"{first.queries:,} queries", xlim=(-0.03, 1.03), **labels)

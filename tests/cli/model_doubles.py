@@ -46,7 +46,7 @@ def prompts(n: int, seed: int) -> list[dict[str, Any]]:
 
 
 def answer_of(model: str, prompt: str) -> tuple[str, float]:
-    """The answer and the log-probability of its one token."""
+    """The answer and the log-probability of its one token; anything but a sum is greeted."""
     if not prompt.startswith("What is "):
         return "Hello.", -0.1
     terms = [int(word) for word in prompt.removeprefix("What is ").removesuffix("?").split(" + ")]
@@ -114,8 +114,10 @@ def _handler(doubles: ModelDoubles) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
-            data = [{"id": name, "object": "model"} for name in (WEAK, STRONG)]
-            known = self.path == "/v1/models"
+            """Below /weak/v1 and /strong/v1 one model is listed, below /v1 both."""
+            below = {"weak": (WEAK,), "strong": (STRONG,), "v1": (WEAK, STRONG)}
+            known = below.get(self.path.split("/")[1], ()) if self.path.endswith("/v1/models") else ()
+            data = [{"id": model, "object": "model", "max_model_len": 8192} for model in known]
             body = {"object": "list", "data": data} if known else {"error": {"message": f"no route {self.path}"}}
             self._send(json.dumps(body), "application/json", 200 if known else 404)
 

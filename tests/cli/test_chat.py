@@ -9,7 +9,7 @@ def test_one_question_streams_the_answer_and_says_who_answered_and_why(run, endp
     result = run("chat", "what is 12 + 30?", "--url", endpoint.url)
     assert result.exit_code == 0
     assert result.stdout == "42\n"
-    assert result.stderr == "[small jlab-small · win rate 0.031 < threshold 0.420 · $1.25e-06 · 2 tokens]\n"
+    assert result.stderr == "[small jlab-small · win rate 0.031 < threshold 0.420 · $0.00000125 · 2 tokens]\n"
     ((path, key, body),) = endpoint.asked
     assert (path, key) == ("/v1/chat/completions", None)
     assert body == {

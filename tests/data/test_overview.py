@@ -16,7 +16,7 @@ def test_what_it_says_is_so() -> None:
     text = "\n".join(lines)
     assert lines[0].startswith("100 queries, digest ") and data.digest() in lines[0] and "seed 0" in lines[1]
     (small,) = [line for line in lines if line.startswith("small ")]
-    assert "m-small" in small and f"{easy:.4f} [" in small and "1e-06" in small and "10/2" in small
+    assert "m-small" in small and f"{easy:.4f} [" in small and "0.000001" in small and "10/2" in small
     low, high = (float(x) for x in small.split("[")[1].split("]")[0].split(","))
     assert low < easy < high
     assert f"oracle: quality 1.0000 with {100 * (1 - easy):.1f} % calls of large" in text
@@ -29,7 +29,7 @@ def test_what_is_not_known_is_not_made_up() -> None:
     data = sums(10, seed=0)
     data.weak.quality[:] = np.nan
     text = "\n".join(overview(replace(data, about={"not_recorded": ["cost_usd", "prompt_tokens"]})))
-    assert "not scored" in text and "oracle" not in text and "1e-06" not in text
+    assert "not scored" in text and "oracle" not in text and "0.000001" not in text
     alone = replace(data, pools={"mid": answers("m", [0.5] * 10)})
     assert "oracle" not in "\n".join(overview(alone))
 

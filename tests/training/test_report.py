@@ -30,7 +30,7 @@ def test_figures_stand_beside_random_and_oracle() -> None:
     assert rows["APGR"] == ["0.750 [0.650, 0.850]", "0.500", "0.750"]
     drop = rows["quality drop at 40% cost advantage"]
     assert drop[0].startswith("0.00 % [0.00") and drop[1:] == ["20.00 %", "0.00 %"]
-    assert rows["0.5"][0].startswith("50.00 %") and rows["0.5"][4] == "5.5e-06"
+    assert rows["0.5"][0].startswith("50.00 %") and rows["0.5"][4] == "0.0000055"
     assert rows["0.5"][5].startswith("55.00 %")
     assert rows["0.85"][0].startswith("25.00 %")
 

@@ -35,6 +35,7 @@ from serve_app.data.recorded import Recorded
 from serve_app.decision.target import COST, STRONG_SHARE, Target
 from serve_app.errors import ConfigError, DataError, InsufficientData
 from serve_app.learning.logistic import folds_of
+from serve_app.numbers import significant
 
 NEEDY, GOOD, HOPELESS = 0, 1, 2
 BINS: Final = 9
@@ -278,7 +279,9 @@ def _fit(labelled: LabelledQueries, plan: AutoMixPlan) -> BinnedAcceptance:
     least, most = float(labelled.small_cost.mean()), float((labelled.small_cost + labelled.large_cost).mean())
     if target.name == COST:
         if target.value < least:
-            raise ConfigError(f"{target} USD cannot be met: {plan.models[0]} alone costs {least:.3g} a query; raise it")
+            raise ConfigError(
+                f"{target} USD cannot be met: {plan.models[0]} alone costs {significant(least)} a query; raise it"
+            )
         return fit(labelled, target.value)
     if target.name == STRONG_SHARE:
         return fit(labelled, least + target.value * (most - least))

@@ -39,6 +39,7 @@ from serve_app.data.recorded import Recorded
 from serve_app.decision.target import COST, QUALITY_DROP, Target
 from serve_app.errors import ConfigError, InsufficientData
 from serve_app.learning.logistic import folds_of
+from serve_app.numbers import fixed, percent, significant
 
 T = TypeVar("T")
 Report = Callable[[str], None]
@@ -225,15 +226,17 @@ def _chosen(fits: Sequence[_CrossFit], report: Report) -> tuple[HeldOut, _CrossF
 def _line(held_out: HeldOut, plan: ConfidencePlan) -> str:
     how = ", ".join([plan.calibrator, *["cost-aware"] * plan.cost_aware, *(["scorer"] if plan.scorer else [])])
     return (
-        f"{' -> '.join(held_out.models)} ({how}): quality {held_out.quality.mean():.4f}, "
-        f"{held_out.cost_usd.mean():.3g} USD a query, {100 * held_out.strong_share:.1f} % reach the last (held out)"
+        f"{' -> '.join(held_out.models)} ({how}): quality {fixed(held_out.quality.mean(), 4)}, "
+        f"{significant(held_out.cost_usd.mean())} USD a query, {percent(held_out.strong_share)} reach the last "
+        "(held out)"
     )
 
 
 def _out_of_reach(recorded: Recorded, plan: ChainPlan) -> str:
     cheapest = float(recorded.cost_usd.mean(0).min())
     if plan.target.name == COST and plan.target.value < cheapest:
-        return f"{plan.target} USD cannot be met: the cheapest model alone costs {cheapest:.3g} USD a query; raise it"
+        least = significant(cheapest)
+        return f"{plan.target} USD cannot be met: the cheapest model alone costs {least} USD a query; raise it"
     return (
         f"{plan.target} cannot be met with {' -> '.join(plan.models)} (an answer whose signal is undefined is "
         "escalated): loosen it, or give other models or signals"

@@ -21,6 +21,8 @@ from serve_app.cascade.fitting.held_out import HeldOut, drop, interval
 from serve_app.data.recorded import Recorded
 from serve_app.decision.target import COST, QUALITY_DROP, STRONG_SHARE, Target
 from serve_app.errors import DataError, InsufficientData
+from serve_app.learning.metrics import Interval
+from serve_app.numbers import between, fixed, percent, significant
 
 TIGHTER: Final = (1.0, 0.9, 0.75, 0.5, 0.25, 0.0)
 """Parts of a target that a fit aims at until held-out queries keep the target itself: thresholds that just keep it on
@@ -74,14 +76,14 @@ def missed(held_out: HeldOut, recorded: Recorded, target: Target) -> str | None:
         found = drop(held_out.quality, recorded.of(held_out.models[-1:]).ok[:, 0])
         if found.value <= target.value + 1e-9:
             return None
-        return f"quality drop {100 * found.value:.2f} % [{100 * found.low:.2f}, {100 * found.high:.2f}]"
+        return f"quality drop {between(*(percent(part, 2) for part in (found.value, found.low, found.high)))}"
     values = held_out.reached.astype(np.float64) if target.name == STRONG_SHARE else held_out.cost_usd
     if values.mean() <= target.value * (1 + 1e-9) + float(values.std()) / sqrt(len(values)):
         return None
     found = interval(values)
     if target.name == COST:
-        return f"{found.value:.3g} USD a query [{found.low:.3g}, {found.high:.3g}]"
-    return f"strong share {100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+        return f"{significant(found.value)} USD a query [{significant(found.low)}, {significant(found.high)}]"
+    return f"strong share {between(*(percent(part) for part in (found.value, found.low, found.high)))}"
 
 
 def on_target(fit: Callable[[Target], HeldOut | None], first: HeldOut, recorded: Recorded, target: Target) -> Target:
@@ -110,13 +112,14 @@ def check_worth(held_out: HeldOut, recorded: Recorded, where: str = "held-out qu
         return
     what = "worse" if gain.mean() < 0 else "no better" if gain.mean() == 0 else "not surely better"
     found, alone = interval(gain), float(recorded.cost_usd[:, best].mean())
-    share = f"{100 * cost / alone:.0f} % of that" if alone > 0 else "more"
+    share = f"{percent(cost / alone, 0)} of that" if alone > 0 else "more"
     raise DataError(
-        f"the cascade {held_out.route()} is {what} than {name} alone, which costs {alone:.3g} USD a query against "
-        f"{cost:.3g} ({share}; {100 * held_out.strong_share:.0f} % of the queries reach {held_out.models[-1]}): "
-        f"quality {held_out.quality.mean():.4f} against {recorded.ok[:, best].mean():.4f} on {where}, a difference of "
-        f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]; use {name}, another target, other signals or "
-        "models"
+        f"the cascade {held_out.route()} is {what} than {name} alone, which costs {significant(alone)} USD a query "
+        f"against {significant(cost)} ({share}; {percent(held_out.strong_share, 0)} of the queries reach "
+        f"{held_out.models[-1]}): "
+        f"quality {fixed(held_out.quality.mean(), 4)} against "
+        f"{fixed(recorded.ok[:, best].mean(), 4)} on {where}, a difference of {_difference(found)}; use {name}, "
+        "another target, other signals or models"
     )
 
 
@@ -156,3 +159,7 @@ def held_out_by(
     if not known.any():
         return None, known
     return HeldOut(tuple(models), level[known], quality[known], cost[known]), known
+
+
+def _difference(found: Interval) -> str:
+    return between(*(fixed(part, 4, sign=True) for part in (found.value, found.low, found.high)))

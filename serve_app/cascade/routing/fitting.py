@@ -43,6 +43,7 @@ from serve_app.cascade.signals.combined import fit_combined, joint_needs
 from serve_app.data.recorded import Recorded
 from serve_app.errors import ConfigError, InsufficientData
 from serve_app.learning.logistic import folds_of
+from serve_app.numbers import fixed, significant
 
 FOLDS = 10
 
@@ -108,7 +109,7 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
     tables = crossfitted(seen, chosen.ok, difficulty, folds)
     shaped = choose_shape(tables, plan.form, plan.seed)
     shape = shaped.shape
-    figures = f"area {shaped.area:.4f}, form {shape.form}, spread {shape.spread:g}, later {shape.later:g}"
+    figures = f"area {fixed(shaped.area, 4)}, form {shape.form}, spread {shape.spread:g}, later {shape.later:g}"
     report(f"{', '.join(plan.models)}: {figures}")
     mixture, fell_back = within_budget(tables, shaped, plan.budget_usd)
     if not fell_back:
@@ -119,7 +120,7 @@ def fit_routing(recorded: Recorded, plan: RoutingPlan, report: Report = lambda _
             mixture, fell_back = best_single_mix(tables.ok, tables.cost_usd, plan.budget_usd).mixture(), True
     walked = expected(tables, mixture)
     how = "single models" if fell_back else shape.form
-    report(f"{how}: quality {walked.quality.mean():.4f} at {walked.cost_usd.mean():.3g} USD a query")
+    report(f"{how}: quality {fixed(walked.quality.mean(), 4)} at {significant(walked.cost_usd.mean())} USD a query")
     estimates = fit_estimates(seen, chosen.ok, difficulty)
     reads = len(estimates.prompts.weights) > 0  # where prompts do not help no encoder is run for them
     found = CascadeRouter(

@@ -21,6 +21,7 @@ from serve_app.arrays import Floats
 from serve_app.cascade.routing.supermodels import Form
 from serve_app.cascade.routing.walk import NextModelPolicy, Tables, Walked, always, walk
 from serve_app.errors import ConfigError
+from serve_app.numbers import significant
 
 PRICES = 40
 """Rungs of the ladder of λ."""
@@ -83,7 +84,8 @@ def mix(rungs: list[Rung], budget_usd: float) -> Mixture:
     costs = [rung.cost_usd for rung in rungs]
     if budget_usd < min(costs) * (1 - _SLACK):
         raise ConfigError(
-            f"a budget of {budget_usd:.3g} USD a query cannot be kept: the cheapest costs {min(costs):.3g}; raise it"
+            f"a budget of {significant(budget_usd)} USD a query cannot be kept: the cheapest costs "
+            f"{significant(min(costs))}; raise it"
         )
     kept = [i for i, cost in enumerate(costs) if cost <= budget_usd * (1 + _SLACK)]
     last = max(kept)  # λ falls with i: the lowest price that keeps the budget
@@ -256,8 +258,8 @@ def best_single_mix(ok: Floats, cost_usd: Floats, budget_usd: float) -> SingleMi
     inside = np.flatnonzero(cost <= budget_usd * (1 + 1e-9))
     if len(inside) == 0:
         raise ConfigError(
-            f"a budget of {budget_usd:.3g} USD a query cannot be kept: the cheapest model costs {cost.min():.3g}; "
-            "raise it"
+            f"a budget of {significant(budget_usd)} USD a query cannot be kept: the cheapest model costs "
+            f"{significant(cost.min())}; raise it"
         )
     best = max(inside.tolist(), key=lambda m: (quality[m], -cost[m]))
     found = SingleMix(best, best, 0.0, float(quality[best]), float(cost[best]))

@@ -11,6 +11,7 @@ from serve_app.cli.collect import collect_for_cascades
 from serve_app.cli.options import listed, new_group, say
 from serve_app.cli.router.report import REGISTRY, RegistryOption
 from serve_app.errors import ConfigError, DataError
+from serve_app.numbers import fixed, significant
 
 if TYPE_CHECKING:
     from serve_app.data.recorded import Recorded
@@ -113,9 +114,9 @@ def fit_routing(
     router = fit(recorded, plan, say)
     if router.data["fell_back"] and not fall_back:
         raise DataError(
-            f"at {usd:.3g} USD a query single models are better than any route between {', '.join(names)} that these "
-            "answers support: give another --budget, other --signals or --models, more answers, or --fall-back to "
-            "save a router that calls single models"
+            f"at {significant(usd)} USD a query single models are better than any route between {', '.join(names)} "
+            "that these answers support: give another --budget, other --signals or --models, more answers, or "
+            "--fall-back to save a router that calls single models"
         )
     save_routing(router, out)
     typer.echo(f"{out}: {router.version}")
@@ -260,7 +261,7 @@ def evaluate(
     found = held_out_of(chain, replay)
     say_chain(expected(found, recorded, found.models))
     for level in signal_qualities(chain, replay):
-        typer.echo(f"  {level.pool}: AUC {level.auc:.3f}, calibration error {level.calibration_error:.3f}")
+        typer.echo(f"  {level.pool}: AUC {fixed(level.auc, 3)}, calibration error {fixed(level.calibration_error, 3)}")
 
 
 @group.command()
@@ -279,7 +280,9 @@ def show(folder: Annotated[Path, typer.Argument(help="The folder of a fitted cha
             typer.echo(f"  {level.pool}{model}: always taken")
             continue
         names = ", ".join(dict.fromkeys(part.name for part in parts_of(level.signal)))
-        typer.echo(f"  {level.pool}{model}: taken at {level.threshold:.4f} and above, by {level.signal.name} ({names})")
+        typer.echo(
+            f"  {level.pool}{model}: taken at {fixed(level.threshold, 4)} and above, by {level.signal.name} ({names})"
+        )
     try:
         if chain.expected:
             say_chain(chain.expected)

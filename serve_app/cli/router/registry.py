@@ -1,5 +1,6 @@
 """`jethro router list | show | use`: the registered routers, their cards, and which one serves."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 from serve_app.cli.options import show_json
 from serve_app.cli.router.report import ELSEWHERE, REGISTRY, RegistryOption
 from serve_app.errors import ConfigError, writing
+from serve_app.numbers import fixed, percent, significant
 
 if TYPE_CHECKING:
     from serve_app.config import Config
@@ -92,7 +94,7 @@ def use(
             folder.use_default(name)
     found = folder.load(name)
     default = ", the default router" if folder.default() == name else ""
-    typer.echo(f"{name} serves {found.version} at threshold {found.threshold:.6g}{default}")
+    typer.echo(f"{name} serves {found.version} at threshold {significant(found.threshold, 6)}{default}")
 
 
 def _which(registry: "Registry", router: str) -> tuple[str, str]:
@@ -153,8 +155,8 @@ def _versions(registry: "Registry", name: str, default: str | None) -> list[dict
 
 
 def _row(row: dict[str, Any]) -> list[str]:
-    def number(key: str, form: str) -> str:
-        return "" if row[key] is None else format(row[key], form)
+    def shown(key: str, form: Callable[[float, int], str], digits: int) -> str:
+        return "" if row[key] is None else form(row[key], digits)
 
     return [
         "* default" if row["default"] else "*" if row["serves"] else "",
@@ -162,9 +164,9 @@ def _row(row: dict[str, Any]) -> list[str]:
         row["version"],
         row["kind"],
         " / ".join(map(str, (row["models"] or {}).values())),
-        number("threshold", ".4g"),
+        shown("threshold", significant, 4),
         row["target"] or "",
-        number("strong_share", ".1%"),
-        number("quality_drop", ".2%"),
-        number("apgr", ".3f"),
+        shown("strong_share", percent, 1),
+        shown("quality_drop", percent, 2),
+        shown("apgr", fixed, 3),
     ]

@@ -22,16 +22,17 @@ def note_other_models(models: tuple[str, str] | None, dataset: "Dataset") -> Non
 
 def say_registered(registry: "Registry", name: str, version: str, queries: str) -> None:
     """Where the version is, its figures on `queries`, and what to do next."""
+    from serve_app.numbers import fixed, percent, significant
     from serve_app.routing.artefact import read_card
 
     folder = registry.path(name, version)
     card = read_card(folder)
     figures = card["metrics"]
-    apgr = f", APGR {figures['apgr']:.3f}" if "apgr" in figures else ""
-    typer.echo(f"{folder}: threshold {card['threshold']:.6g} ({card['target']}){apgr}")
+    apgr = f", APGR {fixed(figures['apgr'], 3)}" if "apgr" in figures else ""
+    typer.echo(f"{folder}: threshold {significant(card['threshold'], 6)} ({card['target']}){apgr}")
     typer.echo(
-        f"on {figures['queries']:,.0f} {queries}: {100 * figures['strong_share']:.1f} % strong calls, quality "
-        f"{figures['quality']:.4f}, drop {100 * figures['quality_drop']:.2f} %"
+        f"on {figures['queries']:,.0f} {queries}: {percent(figures['strong_share'])} strong calls, quality "
+        f"{fixed(figures['quality'], 4)}, drop {percent(figures['quality_drop'], 2)}"
     )
     if registry.current(name) == version:
         typer.echo(f"{name} serves this version: jethro serve --set routing.router={name}")

@@ -1,0 +1,1 @@
+"""From nothing to a tuned router: `jethro init` and `jethro tune`."""
