@@ -81,7 +81,7 @@ def test_a_url_that_may_hold_a_key_makes_the_file_the_owners(run, doubles, folde
     [
         (["--small", "URL/v1"], "--small-model is missing: which model of"),
         (["--small", "http://127.0.0.1:1/v1"], "start the server, or correct the URL"),
-        (["--small", "URL/weak/v1", "--small-model", "wrong-port", "--large", "http://127.0.0.1:1/v1"], "the URL"),
+        (["--small-model", "wrong"], "it lists double-small: write one of its ids"),
         (["--small", "http://bad host/v1"], "a URL has no blanks"),
         (["--small-key-env", "sk-123abc"], "not a key"),
         (["--small-key-env", "NOT_SET_HERE"], "NOT_SET_HERE is not set"),
