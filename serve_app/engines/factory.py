@@ -44,16 +44,39 @@ def preflight(name: str, pool: PoolConfig) -> None:
     Raises ConfigError for a missing folder of a model or adapter, DependencyError for an extra that is not installed.
     """
     settings = pool.engine
+    module = _EXTRAS.get(settings.kind)
+    if module is not None and importlib.util.find_spec(module) is None:
+        raise _missing(name, module, settings.kind)
     path = getattr(settings, "path", None)
     if path is not None and path.startswith(_LAB):
         _lab_folder(name, path)
     elif path is not None:
-        _check_folder(f"pools.{name}.engine.path", path, "in Hugging Face format or a model id")
+        _check_model(f"pools.{name}.engine.path", path)
     for adapter, where in getattr(settings, "adapters", {}).items():
         _check_folder(f"pools.{name}.engine.adapters.{adapter}", where, "of a LoRA adapter or its id")
-    module = _EXTRAS.get(settings.kind)
-    if module is not None and importlib.util.find_spec(module) is None:
-        raise _missing(name, module, settings.kind)
+
+
+def _check_model(key: str, path: str) -> None:
+    """Raises ConfigError for a folder that holds no model, and for an id that is not available without a network."""
+    _check_folder(key, path, "in Hugging Face format or a model id")
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"{key}: {path}: no config.json in it; use a folder in Hugging Face format")
+        return
+    from huggingface_hub import constants, try_to_load_from_cache  # the engine's extra brings it
+
+    try:
+        cached = isinstance(try_to_load_from_cache(path, "config.json"), str)
+    except ValueError as e:  # of its own kind for what is no id
+        raise ConfigError(
+            f"{key}: {path}: no such folder, and no Hugging Face id (NAME or OWNER/NAME); use one of the two"
+        ) from e
+    if constants.HF_HUB_OFFLINE and not cached:
+        raise ConfigError(
+            f"{key}: {path}: no such folder, and not in Hugging Face's cache, while HF_HUB_OFFLINE forbids to download "
+            "it; download it before, or unset the variable"
+        )
 
 
 def _check_folder(key: str, path: str, kind: str) -> None:

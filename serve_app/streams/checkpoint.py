@@ -27,6 +27,8 @@ from serve_app.streams.spec import is_name
 
 _RETRY_S: Final = 0.1
 _OWNER_ONLY: Final = 0o700
+_STOPPING_S: Final = 3.0
+"""A Learner that was just stopped may still be writing its checkpoints."""
 
 
 def lock_folder(
@@ -66,7 +68,7 @@ def check_folder(folder: Path) -> list[str]:
     if (why := unwritable(folder)) is not None:
         raise ConfigError(f"streams.folder: {folder} cannot be used ({why}); give a writable folder")
     if (folder / "lock").is_file():
-        os.close(lock_folder(folder, wait_s=0.0))
+        os.close(lock_folder(folder, wait_s=_STOPPING_S))
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         newest_first = _found(path) if path.is_dir() and is_name(path.name) else iter(())

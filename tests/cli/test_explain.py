@@ -22,6 +22,8 @@ def test_a_bare_decision_is_explained():
         "answers  small (m)",
         "because  r",
     ]
+    warned = explain_decision({"pool": "small", "model": "m", "reason": "r", "warning": "a guess"}).splitlines()
+    assert warned[-1] == "warning  a guess"
 
 
 def test_control_characters_are_dropped_and_text_is_kept():

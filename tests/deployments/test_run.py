@@ -38,11 +38,11 @@ print(json.dumps(found))
 
 
 @pytest.fixture
-def started():
+def started(tmp_path):
     def started(*failures: str) -> dict:
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(PROGRAM), json.dumps(failures), str(free_port())],
-            capture_output=True, text=True, check=True,
+            capture_output=True, text=True, check=True, cwd=tmp_path,
         )  # fmt: skip
         return json.loads(done.stdout)
 

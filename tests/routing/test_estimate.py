@@ -138,6 +138,14 @@ def test_a_router_that_does_not_estimate_is_refused() -> None:
         Catalogue.from_config(tree("random", {"quality_usd": 1e-5}, threshold=0.5), pools)
 
 
+def test_without_any_price_quality_is_weighed_against_nothing(artefact: Path) -> None:
+    free = {"small": FakePool("small"), "large": FakePool("large")}
+    for pool in free.values():
+        pool.price = Price()
+    with pytest.raises(ConfigError, match=r"pools\.\*\.price: no pool has one.*set pools\.NAME\.price"):
+        Catalogue.from_config(tree(str(artefact), {"quality_usd": 0.1}), free)
+
+
 def tree(router: str, multi_pool: dict[str, float] | None, **routing: object) -> Config:
     engine = {"kind": "openai", "urls": ["http://localhost/v1"]}
     pools = {name: {"model": f"m-{name}", "engine": engine} for name in ("small", "large")}

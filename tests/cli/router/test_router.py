@@ -1,10 +1,13 @@
 """`jethro router`: from data to a router that serves, through the commands alone."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from serve_app.data.dataset import Dataset
 from serve_app.data.near_duplicates import known_rows, text_hashes
@@ -48,6 +51,44 @@ def test_train_registers_serves_and_tells(jethro: Run) -> None:
     assert {"complexity", "random"} < {row["name"] for row in listed}
     shown = json.loads(jethro("router", "show", "mine").stdout)
     assert shown["serves"] and shown["run"]["folds"] == 2 and shown["kind"] == "complexity"
+
+
+def test_a_router_of_a_shipped_kind_gets_a_name_of_its_own(jethro: Run) -> None:
+    given = ("router", "train", "complexity", "--data", "train.parquet", "--folds", "2")
+    result = jethro(*given)
+    assert result.exit_code == 0, result.stderr
+    assert "my_complexity serves this version: jethro serve --set routing.router=my_complexity" in result.stdout
+    refused = jethro(*given, "--name", "complexity")
+    assert refused.exit_code == 2 and "one name would stand for two: give another, as my_complexity" in refused.stderr
+
+
+def test_the_list_marks_the_default_and_says_why(jethro: Run) -> None:
+    def listed(*words: str) -> tuple[str, list[str]]:
+        rows = json.loads(jethro("router", "list", "--json", *words).stdout)
+        default = [row["name"] for row in rows if row["default"]]
+        return jethro("router", "list", *words).stdout.splitlines()[-1], default
+
+    Path("own.yaml").write_text(yaml.safe_dump(config_of("m-small", "m-large")), "utf-8")
+    Path("lab.yaml").write_text(yaml.safe_dump(config_of("jlab-small", "jlab-large")), "utf-8")
+    why, default = listed()
+    assert default == [] and why.startswith(
+        "default: none chosen; complexity serves jlab-small and jlab-large, random any"
+    )
+    why, default = listed("--config", "own.yaml")
+    assert default == ["random"] and "none that ships knows m-small and m-large" in why
+    why, default = listed("--config", "lab.yaml")
+    assert default == ["complexity"] and "ships for jlab-small and jlab-large" in why
+    trained(jethro)
+    assert jethro("router", "use", "mine", "--as-default").exit_code == 0
+    why, default = listed("--config", "own.yaml")
+    assert default == ["mine"] and "--as-default" in why
+    assert re.search(r"\| \* default +\| mine +\|", jethro("router", "list").stdout)
+    assert "| jlab-small / jlab-large |" in jethro("router", "list").stdout
+
+
+def config_of(*models: str) -> dict[str, Any]:
+    engine = {"kind": "openai", "urls": ["http://127.0.0.1:9/v1"]}
+    return {"pools": {name: {"model": m, "engine": engine} for name, m in zip(("small", "large"), models, strict=True)}}
 
 
 def test_the_run_of_an_artefact_trains_the_same_version(jethro: Run) -> None:
