@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.cli.options import SetOption, named, new_group, parse_settings
+from serve_app.cli.options import SetOption, new_group, parse_settings
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def check(
       jethro config check my.yaml --set server.port=9000
       jethro config check cluster.yaml --file-only
     """
-    from serve_app.config import load
+    from serve_app.config import load, source_name
 
     config = load(file, settings=parse_settings(set_ or []))
-    source, warnings = named(file), list[str]()
+    source, warnings = source_name(file), list[str]()
     if not file_only:
         from serve_app.deployments.checks import check_start
 

@@ -51,13 +51,6 @@ def parse_settings(pairs: Sequence[str], shorthands: Mapping[str, object | None]
     return settings
 
 
-def named(source: str | None) -> str:
-    """The config's file or profile as messages name it; empty for a default that the operator has not written."""
-    from serve_app.config import profile_names
-
-    return f"profile {source}" if source in profile_names() else source or ""
-
-
 def say(line: str) -> None:
     """A line on standard error."""
     typer.echo(line, err=True)

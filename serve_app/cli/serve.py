@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve_app.cli.options import SetOption, named, parse_settings, say
+from serve_app.cli.options import SetOption, parse_settings, say
 
 if TYPE_CHECKING:
     from serve_app.config import Config
@@ -31,13 +31,13 @@ def serve(
     from serve_app.deployments.signals import held
 
     with held():  # before any library starts threads
-        from serve_app.config import load
+        from serve_app.config import load, source_name
 
         config = load(source, settings=parse_settings(set_ or [], {"server.host": host, "server.port": port}))
         from serve_app.deployments.run import run  # only now that the file is known to be good
 
         say(f"starting {source or 'lab'}: {_pools(config)} ...")
-        run(config, console=ServeConsole(config), source=named(source))
+        run(config, console=ServeConsole(config), source=source_name(source))
 
 
 def serve_config(

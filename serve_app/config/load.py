@@ -38,8 +38,7 @@ def load(
     Raises ConfigError with file, key, value and what to write instead, all mistakes at once.
     """
     env = os.environ if env is None else env
-    source = source or env.get("JETHRO_CONFIG") or "lab"
-    where, content = _read(source)
+    where, content = _read(_chosen(source, env))
     tree = _parse(where, content)
     names = [name for name in sorted(env) if name.startswith(_PREFIX)]
     changes = [(f"environment variable {n}", n.removeprefix(_PREFIX).lower().split("__"), env[n]) for n in names]
@@ -47,6 +46,16 @@ def load(
     for origin, key, text in changes:
         _override(tree, origin, key, text)
     return _validate(", ".join([where, *(origin for origin, _, _ in changes)]), tree)
+
+
+def source_name(source: str | None = None, env: Mapping[str, str] | None = None) -> str:
+    """What messages call the file or profile that `load` reads."""
+    chosen = _chosen(source, os.environ if env is None else env)
+    return f"profile {chosen}" if chosen in profile_names() and not Path(chosen).is_file() else chosen
+
+
+def _chosen(source: str | None, env: Mapping[str, str]) -> str:
+    return source or env.get("JETHRO_CONFIG") or "lab"
 
 
 def check_file(path: str) -> Config:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serve_app.config import Config, caller_key, check_file, load, profile_names, secret
+from serve_app.config import Config, caller_key, check_file, load, profile_names, secret, source_name
 from serve_app.config.engines import OpenAISettings, TransformersSettings, VllmSettings
 from serve_app.errors import ConfigError
 
@@ -337,3 +337,9 @@ def test_a_branch_may_be_merged_into_another(tmp_path: Path) -> None:
     )
     large = load(str(file), env={}).pools["large"].engine
     assert (large.path, large.threads) == ("y", 2)
+
+
+def test_a_source_is_called_what_it_is(tmp_path, monkeypatch):
+    assert source_name("my.yaml", {}) == "my.yaml"
+    assert (source_name("gpu", {}), source_name(None, {})) == ("profile gpu", "profile lab")
+    assert source_name(None, {"JETHRO_CONFIG": "own.yaml"}) == "own.yaml"

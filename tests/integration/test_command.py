@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from threading import Thread
 import httpx
 import pytest
 
+from tests.cli.model_doubles import ModelDoubles, answering, config, write_config
 from tests.integration.ports import listed, listening
 
 pytestmark = pytest.mark.integration
@@ -32,9 +34,9 @@ def free_port() -> int:
 class Served:
     """A running `jethro serve` with what it said on standard error so far."""
 
-    def __init__(self, port: int, store: Path) -> None:
+    def __init__(self, port: int, store: Path, source: str = "lab") -> None:
         self.url = f"http://127.0.0.1:{port}"
-        arguments = ["serve", "lab", "--port", str(port), "--set", f"store.path={store}"]
+        arguments = ["serve", source, "--port", str(port), "--set", f"store.path={store}"]
         self.process = subprocess.Popen([JETHRO, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT)
         self.said: list[str] = []
         self._reader = Thread(target=self._read, daemon=True)
@@ -144,3 +146,41 @@ def test_ctrl_c_stops_it_in_order(served: Served) -> None:
     assert "Traceback" not in "".join(served.said)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{served.url}/health/live")
+
+
+def test_what_is_missing_stops_the_start_in_seconds_and_is_the_last_line(tmp_path: Path) -> None:
+    tree = config(ModelDoubles(url="http://127.0.0.1:9"), tmp_path / "routers", cascade={"chain": "./chain"})
+    file = write_config(tmp_path / "my.yaml", tree)
+    begun = time.monotonic()
+    done = jethro("serve", file, "--port", str(free_port()))
+    assert time.monotonic() - begun < 30, "Ray alone takes longer on a busy machine"
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {file}: cascade.chain: chain/chain.json: no such file; ")
+
+
+def test_a_pool_that_is_down_and_a_router_of_other_models_are_said_at_the_start_and_in_answers(tmp_path: Path) -> None:
+    with answering(ModelDoubles()) as doubles:
+        tree = config(doubles, tmp_path / "routers", routing={"router": "complexity"})
+        tree["pools"]["large"]["engine"]["urls"] = [f"http://127.0.0.1:{free_port()}/v1"]
+        served = Served(free_port(), tmp_path / "log.sqlite3", write_config(tmp_path / "my.yaml", tree))
+        try:
+            served.wait_ready()
+            served._reader.join(1.0)
+            said = "".join(served.said)
+            assert f"jethro is ready, degraded: {served.url}/v1" in said
+            assert (
+                f"pool large (double-large) is down at {tree['pools']['large']['engine']['urls'][0]}: cannot be" in said
+            )
+            assert (
+                "warning: router complexity was trained on the answers of jlab-small and jlab-large, but serves" in said
+            )
+            state = httpx.get(f"{served.url}/health/ready", timeout=10)
+            assert (state.status_code, state.json()["degraded"]) == (200, True)
+            assert state.json()["pools"]["large"]["why"] == "cannot be reached"
+            body = {"model": "jethro", "messages": [{"role": "user", "content": "What is 12 + 30?"}]}
+            answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60)
+            assert answer.status_code == 200 and answer.headers["x-jethro-model"] == "double-small"
+            assert "was not trained on these models" in answer.headers["x-jethro-warning"]
+        finally:
+            assert served.stop() == 0
