@@ -11,7 +11,8 @@ from serve_app.errors import JethroError
 if TYPE_CHECKING:
     from serve_app.cli.endpoint import Endpoint
 
-_COMMANDS = "/new starts over, /quit or Ctrl-D ends"
+_COMMANDS = "/new starts over, exit or Ctrl-D ends"
+_ENDS = ("exit", "quit", "/exit", "/quit")
 
 
 @dataclass
@@ -108,7 +109,7 @@ def _converse(endpoint: "Endpoint", conversation: Conversation, start: list[dict
         except EOFError:
             typer.echo()
             return
-        if question in ("/quit", "/exit"):
+        if question.lower() in _ENDS:
             return
         if question == "/new":
             conversation.messages = list(start)

@@ -11,9 +11,10 @@ import typer
 from serve_app.cli.options import SetOption, listed, parse_settings, say
 from serve_app.errors import ConfigError
 from serve_app.numbers import fixed, significant
+from serve_app.types import Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from serve_app.cli.before_collecting import PriorOfQueries
     from serve_app.config import Config
@@ -28,7 +29,8 @@ Half = Literal["learn", "measure"]
 OutOption = Annotated[Path, typer.Option("--out", help="The Parquet file to write.")]
 AnswersOption = Annotated[Path, typer.Option("--out", help="The file to write: .parquet, or .jsonl for one sample.")]
 PromptsOption = Annotated[
-    Path | None, typer.Option(help="JSON lines, CSV or Parquet with prompt or messages; optional id, reference.")
+    Path | None,
+    typer.Option(help="JSON lines, CSV or Parquet: prompt or messages; reference, the right answer; optional id."),
 ]
 LabOption = Annotated[int | None, typer.Option(min=1, help="Number of lab queries, unseen by the models.")]
 HalfOption = Annotated[Half, typer.Option(help="Which half of the lab's queries.")]
@@ -84,20 +86,20 @@ def collect(
 ) -> None:
     """Collect several answers of every pool to every query; after a kill the same command resumes.
 
-    Every finished call is kept in OUT.journal, so that nothing is requested or paid twice; OUT is written at the end.
-    A query that a pool refuses is left out and reported. A sample's cost is that of an answer requested alone. The key
-    of --url is read from JETHRO_API_KEY. Cascades need --logprobs 5, and some signals --extra-samples or --verdicts.
+    A row of --prompts is {"prompt": "what is 2 + 2?", "reference": "4"}: --metric (number, choice, exact, ...) compares
+    answers with the right one in `reference`. Without any, let a model judge: jethro data score OUT --metric judge.
+    Finished calls are kept in OUT.journal: nothing is paid twice. A query that a pool refuses is left out. JETHRO_API_KEY
+    has the key of --url. Cascades need --logprobs 5, some signals --extra-samples or --verdicts too.
 
     \b
     Examples:
       jethro data collect --lab 500 --out lab.parquet                       the lab's models, in this process
-      jethro data collect --prompts mine.jsonl --config my.yaml --out a.parquet
+      jethro data collect --prompts mine.jsonl --config my.yaml --metric number --out a.parquet
       jethro data collect --log var/jethro.sqlite3 --limit 2000 --url http://127.0.0.1:8000 --out a.parquet
     """
     from serve_app.cli.before_collecting import answerable, check_out, check_request, prior_of
     from serve_app.config import load
     from serve_app.data.collection.plan import CollectionPlan
-    from serve_app.types import Sampling
 
     check_out(out, samples, journal_of(out))
     if batches:
@@ -105,17 +107,17 @@ def collect(
             raise ConfigError(_ONLY_LAB)
         router = prior_of(prior, load(None))
         found = _lab_answers(lab, half, seed or 0, pool, (samples, temperature, logprobs, extra_samples), router)
-        return _save(found.take(range(len(found))[:limit]), out, router, split)
+        return _save(found.take(range(len(found))[:limit]), out, router, (split, half), {})
     settings, metric = load(config, settings=parse_settings(set_ or [])), metric or ("lab" if lab else None)
     check_request(settings, pool or (), metric, logprobs=logprobs > 0, instead=extra_samples > 0 or verdicts > 0)
-    router = prior_of(prior, settings)
-    queries, source = _queries(prompts, log, lab, half, seed or 0, limit)
+    router, (queries, source) = prior_of(prior, settings), _queries(prompts, log, lab, half, seed or 0, limit)
     queries = answerable(queries, metric, router, skip_seen)
     sampling = Sampling(max_tokens, temperature, n=samples, seed=seed, logprobs=logprobs > 0, top_logprobs=logprobs)
     plan = CollectionPlan(sampling, concurrency, per_call or settings.limits.n)
-    calls = replace(plan, extra_samples=extra_samples, verdicts=verdicts)
-    found = collected(queries, source, calls, opened_pools(settings, url, pool or ()), out, metric)
-    _save(found, out, router, split)
+    plan = replace(plan, extra_samples=extra_samples, verdicts=verdicts)
+    found = collected(queries, source, plan, opened_pools(settings, url, pool or ()), out, metric)
+    given = {"config": config, "set_": set_, "url": url, "registry": settings.routing.registry}
+    _save(found, out, router, (split, half if lab else ""), given)
 
 
 def collect_for_cascades(
@@ -272,14 +274,25 @@ def _learned_in_lab(router: "PriorOfQueries", plan: "LabPlan") -> frozenset[str]
     return frozenset(known | {queries[at].query.text for at in router.learned_from(queries)})
 
 
-def _save(found: "Dataset", out: Path, router: "PriorOfQueries | None", split: str) -> None:
-    """Write the answers, with the router's scores and the split, and report what they are."""
+def _save(
+    found: "Dataset",
+    out: Path,
+    router: "PriorOfQueries | None",
+    part: tuple[str, str],
+    given: "Mapping[str, Any]",
+) -> None:
+    """Write the answers, with the router's scores and the split, and report what they are and what comes next.
+
+    `part`: the split, and the half of the lab's queries; `given`: see `after_collecting`.
+    """
     from math import isnan
 
+    from serve_app.cli.start.next_step import after_collecting
     from serve_app.data.recorded import write_answers
 
     if router is not None:
         found = router.score(found)
+    split, half = part
     write_answers(replace(found, splits=(split,) * len(found)) if split else found, out)
     if failed := found.about.get("failed"):
         typer.secho(f"{failed} queries are left out:", fg="yellow", err=True)
@@ -290,10 +303,7 @@ def _save(found: "Dataset", out: Path, router: "PriorOfQueries | None", split: s
     spent = found.about.get("spent_usd", 0.0)
     typer.echo(f"{out}: {len(found):,} queries, {', '.join(found.pools)}, ${fixed(spent, 4)} spent")
     scored = {name: pool.quality.mean() for name, pool in found.pools.items()}
-    if any(isnan(quality) for quality in scored.values()):
-        typer.echo(f"  next: jethro data score {out} --metric exact")
-        return
     for name, pool in found.pools.items():
-        typer.echo(f"  {name}: quality {fixed(scored[name], 4)}, {significant(pool.cost_usd.mean())} USD a query")
-    if any(pool.logprobs for pool in found.pools.values()):
-        typer.echo(f"  next: jethro cascade fit --data {out} --target quality-drop=0.01 --out var/cascades/mine")
+        if not isnan(scored[name]):
+            typer.echo(f"  {name}: quality {fixed(scored[name], 4)}, {significant(pool.cost_usd.mean())} USD a query")
+    after_collecting(found, out, split, half, given)

@@ -1,15 +1,20 @@
 """`jethro data`: the answers that routers and cascades are fitted on: collected, imported, scored, split and shown."""
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from serve_app.cli.collect import ConfigOption, OutOption, PoolUrlOption, collect
+from serve_app.cli.collect import ConfigOption, OutOption, PoolUrlOption, collect, opened_pools
 from serve_app.cli.options import SetOption, new_group, parse_settings, say
-from serve_app.cli.start.grading import graded
 from serve_app.errors import ConfigError, DataError
 from serve_app.numbers import fixed
+
+if TYPE_CHECKING:
+    from serve_app.config import Config
+    from serve_app.data.dataset import Dataset
 
 group = new_group(help="Collect, import, score, split and show the answers that routers and cascades are fitted on.")
 group.command("collect")(collect)
@@ -123,6 +128,9 @@ def split(
       jethro data split answers.parquet
       jethro data split mmlu.parquet --train 0.7 --by group     test on subjects that were not trained on
     """
+    import numpy as np
+
+    from serve_app.cli.start.next_step import say_next
     from serve_app.data.near_duplicates import THRESHOLD
     from serve_app.data.recorded import read_answers
     from serve_app.data.splitting import split_dataset
@@ -131,10 +139,15 @@ def split(
     dataset = read_answers(file)
     if not len(dataset):
         raise DataError(f"{file}: is empty; there is nothing to split")
+    first: Path | None = None
     for name, part in split_dataset(dataset, shares, seed, threshold or THRESHOLD, by == "group").items():
         path = file.with_name(f"{file.name.removesuffix('.parquet')}.{name}.parquet")
         part.save(path)
         typer.echo(f"{path}: {len(part):,} queries")
+        if name == "train" and len(part.pools) > 1 and not any(np.isnan(p.quality).any() for p in part.pools.values()):
+            first = path
+    if first is not None:
+        say_next("router", "compare", data=first)
 
 
 @group.command()
@@ -154,6 +167,31 @@ def show(
 
     for line in overview(read_answers(file), examples):
         typer.echo(printable(line))
+
+
+def graded(
+    dataset: "Dataset",
+    metric: str,
+    options: Mapping[str, Any],
+    config: "Config | None",
+    judge: str | None,
+    url: str | None = None,
+) -> "Dataset":
+    """The answers with their quality. `judge`: the config's pool that judges, at `url` or as the config has it.
+
+    Raises ConfigError for a judge that is missing, and what `Metric.score` raises.
+    """
+    from serve_app.grading import JUDGES, get_metric
+
+    async def scored() -> "Dataset":
+        if metric not in JUDGES:
+            return await get_metric(metric, **options).score(dataset, say)
+        if judge is None or config is None:
+            raise ConfigError(f"metric {metric} needs --judge POOL, one of the config's pools")
+        async with opened_pools(config, url, [judge]) as pools:
+            return await get_metric(metric, pool=pools[judge], **options).score(dataset, say)
+
+    return asyncio.run(scored())
 
 
 def _save_battles(file: Path, feedback: bool, out: Path) -> None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from serve_app.cli.endpoint import Endpoint
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+REGISTRY = Path("var/routers")
+"""Where routers are registered unless an option or the config says otherwise."""
 UrlOption = Annotated[str, typer.Option("--url", envvar="JETHRO_URL", help="URL of the endpoint.")]
 SetOption = Annotated[
     list[str] | None,

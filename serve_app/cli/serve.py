@@ -91,7 +91,7 @@ class ServeConsole:
             keys = ", ".join(f"${key.env}" for key in server.keys)
             which = f"with a key ({keys}) as bearer token" if keys else "without a key (server.allow_unauthenticated)"
             say(f"  other machines: by any address of this one, port {server.port}, {which}")
-        say(f'  try: jethro chat --url {url} "what is 12 + 30?"   (API page: {url}/docs; stop with Ctrl-C)')
+        say(f'  try: jethro chat --url {url} "{_example(self._config)}"   (API page: {url}/docs; stop with Ctrl-C)')
 
     def _down(self, state: "Readiness") -> list[str]:
         """The pools that do not answer, where they should be, and why."""
@@ -103,3 +103,9 @@ class ServeConsole:
                 where = f" at {', '.join(urls)}" if urls else ""
                 found.append(f"pool {name} ({self._config.pools[name].model}) is down{where}: {pool['why']}")
         return found
+
+
+def _example(config: "Config") -> str:
+    """A question that the models can answer: the embedded ones know their tasks alone."""
+    embedded = all(getattr(config.pools[name].engine, "path", "").startswith("lab:") for name in ("small", "large"))
+    return "what is 12 + 30?" if embedded else "Name three uses of a paper clip."

@@ -35,7 +35,7 @@ def test_address_and_key_come_from_the_environment(run, endpoint):
 
 
 def test_a_conversation_keeps_its_turns_until_it_is_begun_anew(run, endpoint):
-    result = run("chat", "--url", endpoint.url, input="one\n\ntwo\n/new\nthree\n/what\n/quit\nfour\n")
+    result = run("chat", "--url", endpoint.url, input="one\n\ntwo\n/new\nthree\n/what\nexit\nfour\n")
     assert result.exit_code == 0
     turns = [[m["content"] for m in body["messages"]] for _, _, body in endpoint.asked]
     assert turns == [["one"], ["one", "42", "two"], ["three"]]

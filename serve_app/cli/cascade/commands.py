@@ -8,8 +8,8 @@ import typer
 from serve_app.cli.cascade.data import matching_answers, recorded_answers, with_signals
 from serve_app.cli.cascade.report import say_chain, say_fitted_routing, say_routing
 from serve_app.cli.collect import collect_for_cascades
-from serve_app.cli.options import listed, new_group, say
-from serve_app.cli.router.report import REGISTRY, RegistryOption
+from serve_app.cli.options import REGISTRY, listed, new_group, say
+from serve_app.cli.router.report import RegistryOption
 from serve_app.errors import ConfigError, DataError
 from serve_app.numbers import fixed, significant
 

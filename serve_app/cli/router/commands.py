@@ -5,11 +5,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from serve_app.cli.options import listed, new_group
+from serve_app.cli.options import REGISTRY, listed, new_group
 from serve_app.cli.router import refresh, registry
 from serve_app.cli.router.report import (
     ELSEWHERE,
-    REGISTRY,
     DataOption,
     ParamOption,
     RegistryOption,
@@ -176,9 +175,10 @@ def compare(
       jethro router compare --data answers.parquet --kinds knn --set knn.neighbours=40 --out report
     """
     from serve_app.cli.options import write_report
+    from serve_app.cli.start.next_step import after_comparing
     from serve_app.data.validation import load_pair
     from serve_app.decision.target import Target
-    from serve_app.training.comparison import ComparisonPlan
+    from serve_app.training.comparison import ComparisonPlan, recommend
     from serve_app.training.comparison import compare as cross_validate
     from serve_app.training.report import comparison_json, comparison_markdown, plot_comparison
 
@@ -192,6 +192,9 @@ def compare(
     body = comparison_json(candidates, refused, plan, dataset)
     shown = [c.evaluation for c in candidates if c.kind != "random"]
     write_report(folder, "comparison", body, text, lambda path: plot_comparison(shown, path))
+    if (kind := recommend(candidates).kind) is not None:
+        chosen = {"weak": weak, "strong": strong, "seed": seed, "target": target, "preferences": preferences}
+        after_comparing(kind, data, {**chosen, "params": plan.params.get(kind, {})})
 
 
 @group.command()

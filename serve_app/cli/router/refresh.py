@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve_app.cli.options import SetOption
-from serve_app.cli.router.report import ELSEWHERE, REGISTRY, RegistryOption, StrongOption, WeakOption
+from serve_app.cli.options import REGISTRY, SetOption
+from serve_app.cli.router.report import ELSEWHERE, RegistryOption, StrongOption, WeakOption
 from serve_app.errors import ConfigError, writing
 
 if TYPE_CHECKING:

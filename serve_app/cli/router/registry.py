@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.cli.options import show_json
-from serve_app.cli.router.report import ELSEWHERE, REGISTRY, RegistryOption
+from serve_app.cli.options import REGISTRY, show_json
+from serve_app.cli.router.report import ELSEWHERE, RegistryOption
 from serve_app.errors import ConfigError, writing
 from serve_app.numbers import fixed, percent, significant
 

@@ -22,6 +22,7 @@ def note_other_models(models: tuple[str, str] | None, dataset: "Dataset") -> Non
 
 def say_registered(registry: "Registry", name: str, version: str, queries: str) -> None:
     """Where the version is, its figures on `queries`, and what to do next."""
+    from serve_app.cli.start.next_step import after_registering
     from serve_app.numbers import fixed, percent, significant
     from serve_app.routing.artefact import read_card
 
@@ -34,13 +35,9 @@ def say_registered(registry: "Registry", name: str, version: str, queries: str) 
         f"on {figures['queries']:,.0f} {queries}: {percent(figures['strong_share'])} strong calls, quality "
         f"{fixed(figures['quality'], 4)}, drop {percent(figures['quality_drop'], 2)}"
     )
-    if registry.current(name) == version:
-        typer.echo(f"{name} serves this version: jethro serve --set routing.router={name}")
-    else:
-        typer.echo(f"to serve it: jethro router use {name}@{version}")
+    after_registering(registry, name, version)
 
 
-REGISTRY = Path("var/routers")
 ELSEWHERE = "give another with --registry"
 """What to do about a registry that cannot be written."""
 RegistryOption = Annotated[Path, typer.Option("--registry", help="Folder of the registered routers.")]

@@ -92,7 +92,7 @@ class _Grading:
 
     @classmethod
     def of(cls, metric: str | None, judge: str, queries: "list[LabeledQuery]") -> "_Grading":
-        from serve_app.cli.start.grading import usual_metric
+        from serve_app.grading import usual_metric
 
         if metric is None:
             metric, why = usual_metric([item.reference for item in queries])
@@ -163,7 +163,7 @@ def _answers(
 
 
 def _graded(answers: "Dataset", how: _Grading, config: "Config", folder: Path) -> "Dataset":
-    from serve_app.cli.start.grading import graded
+    from serve_app.cli.data import graded
     from serve_app.data.recorded import write_answers
     from serve_app.grading import JUDGES
     from serve_app.numbers import fixed
