@@ -88,8 +88,8 @@ def collect(
 
     A row of --prompts is {"prompt": "what is 2 + 2?", "reference": "4"}: --metric (number, choice, exact, ...) compares
     answers with the right one in `reference`. Without any, let a model judge: jethro data score OUT --metric judge.
-    Finished calls are kept in OUT.journal: nothing is paid twice. A query that a pool refuses is left out. JETHRO_API_KEY
-    has the key of --url. Cascades need --logprobs 5, some signals --extra-samples or --verdicts too.
+    Finished calls are kept in OUT.journal: nothing is paid twice. A query that a pool refuses is left out. The key of
+    --url is in JETHRO_API_KEY. Cascades need --logprobs 5, some signals --extra-samples or --verdicts too.
 
     \b
     Examples:
