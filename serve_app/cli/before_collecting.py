@@ -127,7 +127,14 @@ def check_request(config: "Config", names: Sequence[str], metric: str | None, *,
 
     `logprobs`: log-probabilities are collected, for cascades; `instead`: so is other evidence.
     """
+    from serve_app.grading import JUDGES
+
     check_references((), metric)
+    if metric in JUDGES:
+        raise ConfigError(
+            f"--metric {metric} calls a pool for each answer: collect without --metric, and grade afterwards with "
+            f"`jethro data score --metric {metric} --judge POOL`"
+        )
     if unknown := [name for name in names if name not in config.pools]:
         raise ConfigError(f"the config has no pool {unknown[0]!r}: it has {', '.join(config.pools)}")
     if twice := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
