@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from serve_app.errors import ConfigError
 from serve_app.files import unwritable
 from serve_app.store.base import COLLECTED
+from serve_app.store.file import damage
 from serve_app.store.schema import APPLICATION_ID, VERSION, check_format, decisions, feedback
 
 
@@ -45,7 +46,7 @@ def open_readonly(path: Path) -> Iterator[Connection]:
 def check_usable(path: str) -> None:
     """Raises ConfigError, naming key, file and fix, for a path at which no store can be opened. Changes nothing.
 
-    Damage is not looked for: that takes long in a large file, and the store does so when it opens.
+    Reads the whole file, as the store does when it opens: of gigabytes that takes seconds.
     """
     file = Path(path)
     if (why := unwritable(file.parent)) is not None:
@@ -61,6 +62,9 @@ def check_usable(path: str) -> None:
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if application or tables:  # an empty file becomes a store
                 check_format(connection, path)
+                if (found := damage(connection)) is not None:
+                    remedy = "move it away, or repair it with the command .recover of sqlite3"
+                    raise ConfigError(f"store.path: {path} is damaged ({found}): {remedy}")
     except sqlite3.Error as e:
         raise ConfigError(f"store.path: {path} cannot be read ({e}); move it away, or choose another path") from e
 

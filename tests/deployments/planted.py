@@ -17,7 +17,7 @@ import pytest
 from serve_app.cascade.artefact import FILE as CHAIN_FILE
 from serve_app.deployments import checks
 from serve_app.routing.registry import Registry
-from serve_app.store.schema import APPLICATION_ID
+from serve_app.store.schema import APPLICATION_ID, VERSION
 from tests.integration.serving import free_port
 from tests.routing.artefacts import register
 
@@ -135,6 +135,16 @@ def _database(m: Machine, application: int, version: int) -> None:
         file.execute(f"PRAGMA application_id = {application}")
         file.execute(f"PRAGMA user_version = {version}")
         file.commit()
+
+
+def _damaged_log(m: Machine) -> None:
+    _database(m, APPLICATION_ID, VERSION)
+    file = m.folder / "log.sqlite3"
+    with closing(sqlite3.connect(file)) as log:
+        log.executemany("INSERT INTO mine VALUES (?)", [("x" * 1000,)] * 99)
+        log.commit()
+    content = file.read_bytes()
+    file.write_bytes(content[:20_000] + b"?" * 8_000 + content[28_000:])
 
 
 def _no_database(m: Machine) -> None:
@@ -297,6 +307,7 @@ MISTAKES = [
         "the log is a folder", lambda m: (m.folder / "log.sqlite3").mkdir(),
         "store.path", "choose another path", ("log.sqlite3",),
     ),
+    Mistake("the log is damaged", _damaged_log, "store.path", ".recover of sqlite3", ("log.sqlite3", "is damaged")),
     Mistake("the log is no database", _no_database, "store.path", "move it away", ("log.sqlite3",)),
     Mistake(
         "the log is a database of another program", lambda m: _database(m, 7, 0),
