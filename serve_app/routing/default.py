@@ -18,8 +18,8 @@ FALLBACK: Final = "complexity"
 UNDECIDED: Final = "no router trained on these models is chosen: each gets a share by hash, whatever the query"
 """In the decisions of `random` where it was not chosen."""
 _TRAIN: Final = (
-    "train one on their answers (`jethro tune`, or `jethro data collect` and `jethro router train`), and choose it with "
-    "`jethro router use NAME --as-default`"
+    "train one on their answers (`jethro tune`, or `jethro data collect` and `jethro router train`), and choose it "
+    "with `jethro router use NAME --as-default`"
 )
 
 
