@@ -1,8 +1,9 @@
-"""Array types, the sigmoid and the softmax, and npz files read whole with one kind of error for every fault."""
+"""Array types, sigmoid, softmax and Wilson's interval; npz files read whole with one kind of error for every fault."""
 
 import tokenize
 import zipfile
 import zlib
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+_Z95 = 1.959964
+"""Normal quantile of a two-sided 95 % interval."""
 
 _HEADER = (tokenize.TokenError, SyntaxError, RecursionError, MemoryError)
 """What numpy lets through of an array's header that is no Python literal, or of a shape beyond all memory."""
@@ -26,6 +29,16 @@ def softmax(logits: NDArray[Any]) -> Floats:
     powers = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
     total: Floats = powers / powers.sum(axis=-1, keepdims=True)
     return total
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share, `hits` of `n` (Wilson 1927), in [0, 1]; all of it where n is 0."""
+    if not n:
+        return 0.0, 1.0
+    share, z2 = hits / n, _Z95**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z95 * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -9,20 +9,17 @@ command resumes after a kill.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from benchmarks.online_cascade.figures import paired, summary
 from benchmarks.online_cascade.methods import ABLATED, CASCADE, LLM_ALONE, METHODS, NO_BASELINES, PLAIN, without
 from benchmarks.online_cascade.plan import Bench, nearest
 from benchmarks.online_cascade.plot import draw
 from benchmarks.online_cascade.report import text
-from benchmarks.online_cascade.stream import load
+from benchmarks.online_cascade.stream import load, remember_vectors
 from benchmarks.process import BUILD
 from benchmarks.stamp import environment
 from serve_app.errors import ConfigError
@@ -75,7 +72,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     stream, other = data.halves() if args.half == "stream" else reversed(data.halves())
     spec = StreamSpec(data.name, data.labels, "", audit_share=args.audit_share, params=args.params)
     bench = Bench(stream, other, spec, range(args.seeds), args.keep, tell)
-    _encode((*stream.texts, *other.texts), args.keep)
+    remember_vectors((*stream.texts, *other.texts), args.keep, tell)
     budgets: dict[str, Any] = {}
     equal: dict[str, Any] = {}
     swept = bench.released()
@@ -128,20 +125,6 @@ def write(out: Path, result: dict[str, Any]) -> None:
     (out / f"{name}.md").write_text(text(result), "utf-8")
     draw(result, out / f"{name}.png")
     print(text(result))
-
-
-def _encode(texts: tuple[str, ...], keep: Path) -> None:
-    """All vectors at once, which is quicker than one by one; kept for the process, and in a file for the next."""
-    from serve_app.learning.encoder import load_encoder
-
-    encoder = load_encoder()
-    key = hashlib.blake2b("\0".join((encoder.digest, *texts)).encode("utf-8", "replace"), digest_size=8).hexdigest()
-    path = keep / f"vectors-{key}.npy"
-    if not path.is_file():
-        keep.mkdir(parents=True, exist_ok=True)
-        tell(f"encoding {len(texts):,} texts")
-        np.save(path, encoder.embed(texts))
-    encoder.remember(texts, list(np.load(path)))
 
 
 def _bars(name: str, budgets: dict[str, Any]) -> list[dict[str, Any]]:

@@ -21,12 +21,12 @@ from serve_app.streams.online.base import StreamSpec
 from serve_app.streams.online.settings import FIXES, plain, settings_of
 
 CASCADE, PLAIN = "online cascade", "released algorithm"
-UNLEARNED = "cascade, deferral not learned"
+LEARNED = "cascade, deferral learned"
 MARGIN, ENSEMBLE, FRONT, RANDOM = "margin sampling", "online ensemble", "front-loading", "random"
 MARGIN_TWO = f"{MARGIN}, the cascade's students"
 LLM_ALONE = "LLM alone"
-NO_BASELINES = (CASCADE, UNLEARNED, PLAIN, LLM_ALONE)
-"""The cascade, what it is without a part of it or our changes, and what makes other numbers of calls."""
+NO_BASELINES = (CASCADE, LEARNED, PLAIN, LLM_ALONE)
+"""The cascade, what it is with a part more or without our changes, and what makes other numbers of calls."""
 MARGIN_FIRST = 100
 """LLM labels that margin sampling begins with, as its authors' runs on ISEAR do."""
 PLAIN_PARAMS = {"encoder.decay": 0.9, "encoder.calibration": 0.45, "logistic.decay": 0.8, "logistic.calibration": 0.15}
@@ -76,10 +76,6 @@ def _margin_two(job: Job) -> Replayed:
     return online(job.stream, _taught(job), asks)
 
 
-def _unlearned(job: Job) -> Replayed:
-    return cascade(job.stream, replace(job.spec, params={**job.spec.params, "deferral_steps": 0}))
-
-
 def _ensemble(job: Job) -> Replayed:
     asks = at_random(job.calls, len(job.stream), job.spec.seed, falling=True)
     return online(job.stream, _taught(job, averaged=True), asks)
@@ -105,9 +101,14 @@ def _distilled_alone(kind: str) -> Callable[[Job], Replayed]:
     return lambda job: distilled(job.stream, _taught(job, kind=kind), job.other, job.calls)
 
 
+def without(*changes: str) -> Callable[[Job], Replayed]:
+    """The cascade with changes switched off."""
+    return lambda job: cascade(job.stream, replace(job.spec, fixes=dict.fromkeys(changes, False)))
+
+
 METHODS: Mapping[str, Callable[[Job], Replayed]] = {
     CASCADE: _cascade,
-    UNLEARNED: _unlearned,
+    LEARNED: without("margin"),
     MARGIN: _margin,
     MARGIN_TWO: _margin_two,
     ENSEMBLE: _ensemble,
@@ -127,20 +128,15 @@ where its two likeliest labels are near each other, after so many labels to begi
 budget, where theirs was tuned to it beforehand. The row below it is stronger than theirs: both students, pooled as the
 cascade's top level pools them, its front-load and its budget control. Front-loading, random and distillation have both
 students too; the online ensemble averages them and asks at random, ever less. A level alone is taught by the first
-calls, and answers every query itself. The cascade whose deferral is not learned is no baseline but what it is without
-one part: its levels, balanced, with the margin that deferral begins as.
+calls, and answers every query itself. The cascade whose deferral is learned is no baseline but what it is with one part
+more: its levels, with deferral that begins as their margin.
 """
-
-
-def without(*changes: str) -> Callable[[Job], Replayed]:
-    """The cascade with changes switched off."""
-    return lambda job: cascade(job.stream, replace(job.spec, fixes=dict.fromkeys(changes, False)))
 
 
 ABLATED: Mapping[str, Callable[[Job], Replayed]] = {
     **{f"without {name}": without(name) for name in FIXES if name not in ("single_softmax", "drift")},
-    "without learned deferral": _unlearned,
     "without cost_to_go, single_softmax": without("cost_to_go", "single_softmax"),
     "with 2 % audits": lambda job: cascade(job.stream, replace(job.spec, audit_share=0.02)),
 }
-"""Softmax plays no part in the advantage, and drift none in a stream without a shift."""
+"""Softmax plays no part in the advantage, and drift none in a stream without a shift. Without margin, prior or
+cost_to_go deferral is learned."""

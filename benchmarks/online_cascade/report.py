@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.online_cascade.figures import WINDOW
-from benchmarks.online_cascade.methods import CASCADE, PLAIN, UNLEARNED
+from benchmarks.online_cascade.methods import CASCADE, LEARNED, PLAIN
 from benchmarks.stamp import one_line
 from benchmarks.table import markdown
 
@@ -49,8 +49,8 @@ def _bars(result: dict[str, Any]) -> str:
     for share, methods in result["budgets"].items():
         kept = methods[CASCADE]["accuracy"]["mean"] / result["llm"]["accuracy"]["mean"]
         lines.append(
-            f"- {float(share):.0%} of LLM calls keep {kept:.0%} of the LLM's accuracy. That deferral is learned, not "
-            f"left as the margin of the same levels, makes {_signed(methods[UNLEARNED]['against'])} points of it."
+            f"- {float(share):.0%} of LLM calls keep {kept:.0%} of the LLM's accuracy. Deferral by margin is "
+            f"{_signed(methods[LEARNED]['against'])} points over learned deferral of the same levels."
         )
     return "\n".join(lines) + "\n"
 

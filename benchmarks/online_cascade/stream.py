@@ -1,7 +1,9 @@
 """Reads a stream: a file of texts, gold labels and recorded labels of an LLM, halved and shuffled."""
 
 import gzip
+import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,20 @@ def load(path: Path, expert: str, names: tuple[str, ...] = ()) -> Recorded:
     texts = tuple(str(row["text"]) for row in rows)
     gold = np.array([place[row["label"]] for row in rows])
     return Recorded(path.name.split(".")[0], texts, gold, np.array(experts), labels)
+
+
+def remember_vectors(texts: tuple[str, ...], keep: Path, report: Callable[[str], None]) -> None:
+    """Encode all texts at once, which is quicker than one by one: kept for the process, and in a file for the next."""
+    from serve_app.learning.encoder import load_encoder
+
+    encoder = load_encoder()
+    key = hashlib.blake2b("\0".join((encoder.digest, *texts)).encode("utf-8", "replace"), digest_size=8).hexdigest()
+    path = keep / f"vectors-{key}.npy"
+    if not path.is_file():
+        keep.mkdir(parents=True, exist_ok=True)
+        report(f"encoding {len(texts):,} texts")
+        np.save(path, encoder.embed(texts))
+    encoder.remember(texts, list(np.load(path)))
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

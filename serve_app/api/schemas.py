@@ -322,7 +322,12 @@ class StreamRequest(Part):
         ["logistic", "encoder"], description="Small models, weakest first."
     )
     explore_floor: Share = 0.0
-    audit_share: Share = Field(0.02, description="Share of the queries that always go to the LLM.")
+    audit_share: Share = Field(0.005, description="Share of the queries that always go to the LLM.")
+    objective: Literal["accuracy", "balanced"] = Field(
+        "accuracy",
+        description="What the small models learn for: accuracy over all queries, or the mean over labels of each "
+        "label's recall.",
+    )
     fixes: Annotated[dict[Annotated[str, Field(max_length=64)], bool], Field(max_length=32)] | None = Field(
         None, alias="mends"
     )

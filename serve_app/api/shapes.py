@@ -132,6 +132,7 @@ STREAM = _object(
         "levels": _list(_STRING),
         "explore_floor": _NUMBER,
         "audit_share": _NUMBER,
+        "objective": {"enum": ["accuracy", "balanced"]},
         "seed": _INTEGER,
         "state": {"enum": ["learning", "learner away", "unreadable"]},
         "error": _MAYBE_STRING,
@@ -139,7 +140,7 @@ STREAM = _object(
     },
     optional=(
         *("labels", "instruction", "llm_pool", "mu", "llm_share", "horizon"),
-        *("levels", "explore_floor", "audit_share", "seed"),
+        *("levels", "explore_floor", "audit_share", "objective", "seed"),
     ),
 )
 STREAMS = _object({"object": {"const": "list"}, "data": _list(STREAM)})

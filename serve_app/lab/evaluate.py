@@ -2,18 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from serve_app.arrays import wilson
 from serve_app.lab.sample import Split, sample
 from serve_app.lab.tasks import LEVELS, TASKS, Item
 
 Answer = Callable[[Sequence[str]], Sequence[str]]
 """Answers prompts (each a single user message), in order."""
-
-_Z95 = 1.959964
-"""Normal quantile of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +27,8 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % score interval (Wilson 1927)."""
-        if not self.total:
-            return 0.0, 1.0
-        n, p, z2 = self.total, self.value, _Z95**2
-        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = _Z95 * sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-        return max(0.0, middle - half), min(1.0, middle + half)
+        """Wilson's 95 % score interval."""
+        return wilson(self.right, self.total)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from serve_app.arrays import wilson
 from serve_app.errors import DataError, reading
 from serve_app.streams.labels import normal
 from serve_app.streams.online.base import LabeledEvent, Learner
 
 _LONGEST: Final = 2**30
 """Characters of a CSV field: texts beyond Python's default bound of 131,072 are left to the endpoint to refuse."""
+_AHEAD: Final = 512
+"""Texts whose features are computed together: enough for batches of similar length, a second or two of work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +148,18 @@ class ReplayScore:
         """Of the answers whose true label is known; None without such answers."""
         return self.right / self.known if self.known else None
 
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy."""
+        return wilson(self.right, self.known)
+
     def share(self, level: str) -> float:
         """Share of the answers that are of this level."""
         return self.levels.get(level, 0) / max(1, self.done)
+
+    def share_interval(self, level: str) -> tuple[float, float]:
+        """Wilson's 95 % interval of that share."""
+        return wilson(self.levels.get(level, 0), self.done)
 
     def add(self, level: str, label: int | None, row: ReplayRow) -> None:
         """An answer: the index of its label, None if it names none."""
@@ -163,7 +175,9 @@ class ReplayScore:
         return {
             "queries": self.done,
             "accuracy": self.accuracy,
+            "accuracy_interval": list(self.accuracy_interval) if self.known else None,
             "share": {level: self.share(level) for level in self.levels},
+            "share_interval": {level: list(self.share_interval(level)) for level in self.levels},
             "unparsed": self.unparsed,
             "failed": self.failed,
         }
@@ -172,9 +186,14 @@ class ReplayScore:
 def replay(
     learner: Learner, rows: Sequence[ReplayRow], levels: Sequence[str], seed: int, report: Callable[[ReplayScore], None]
 ) -> ReplayScore:
-    """Row by row, with the expert's column as the LLM; `report` is called after each."""
+    """Row by row, with the expert's column as the LLM; `report` is called after each.
+
+    Texts are prepared `_AHEAD` at a time, which takes a third of the time of one by one.
+    """
     rng, score = random.Random(seed), ReplayScore()
-    for row in rows:
+    for at, row in enumerate(rows):
+        if at % _AHEAD == 0:
+            learner.prepare([ahead.text for ahead in rows[at : at + _AHEAD]])
         episode = learner.policy().act(row.text, [rng.random() for _ in range(1 + len(levels))])
         learner.observe(episode)
         if episode.level is None:

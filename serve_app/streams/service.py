@@ -26,7 +26,7 @@ _INLINE: Final = ("logistic",)
 """Levels that take microseconds: they are computed on the event loop."""
 _SPEC_FIELDS: Final = (
     *("labels", "instruction", "llm_pool", "mu", "llm_share", "horizon"),
-    *("levels", "explore_floor", "audit_share", "seed"),
+    *("levels", "explore_floor", "audit_share", "objective", "seed"),
 )
 """Fields of a spec that the API shows."""
 logger = logging.getLogger("jethro.streams")

@@ -9,11 +9,12 @@ from typing import Any, Final
 from serve_app.errors import RequestError
 from serve_app.streams.base import BudgetChange
 from serve_app.streams.labels import normal
-from serve_app.streams.online.base import StreamSpec
+from serve_app.streams.online.base import OBJECTIVES, StreamSpec
 
 LEVELS: Final = ("logistic", "encoder")
 """Kinds of small models, weakest first."""
 _BUDGET: Final = ("mu", "llm_share", "horizon")
+_EARLIER: Final = {"margin": False}
 _NAME = re.compile(r"(?!lock$)[a-z0-9][a-z0-9_-]{0,47}")
 """`lock` is the file by which a Learner owns the folder."""
 _MOST_HORIZON: Final = 10**9
@@ -33,8 +34,14 @@ def spec_to_json(spec: StreamSpec) -> dict[str, Any]:
 
 
 def spec_from_json(spec: Mapping[str, Any]) -> StreamSpec:
-    """The inverse of `spec_to_json`; fields with a default may be missing. `fixes` has its older name in JSON."""
+    """The inverse of `spec_to_json`; fields with a default may be missing. `fixes` has its older name in JSON.
+
+    A spec without an objective is of an earlier version, whose streams always balanced and learned to defer: the stream
+    continues as it was created.
+    """
     values = {"fixes" if key == "mends" else key: value for key, value in spec.items()}
+    if "objective" not in values:
+        values |= {"objective": "balanced", "fixes": {**_EARLIER, **(values.get("fixes") or {})}}
     return StreamSpec(**{**values, "labels": tuple(spec["labels"]), "levels": tuple(spec["levels"])})
 
 
@@ -72,6 +79,8 @@ def check_spec(spec: StreamSpec, most_labels: int, pools: Collection[str]) -> No
     places = [LEVELS.index(kind) if kind in LEVELS else -1 for kind in spec.levels]
     if not places or -1 in places or places != sorted(set(places)):
         raise _wrong("levels", f"{list(spec.levels)!r:.80}: give some of {', '.join(LEVELS)}, weakest first")
+    if spec.objective not in OBJECTIVES:
+        raise _wrong("objective", f"{spec.objective[:60]!r}: give one of {', '.join(OBJECTIVES)}")
     for field in ("explore_floor", "audit_share"):
         if not 0.0 <= getattr(spec, field) < 1.0:
             raise _wrong(field, f"{getattr(spec, field):g}: give a share from 0 to less than 1")

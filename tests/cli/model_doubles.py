@@ -2,7 +2,7 @@
 
 What each says to a prompt is a function of the prompt, so that a served answer is the collected one. Longer sums are
 harder, and the weak model's log-probability shows how likely it is to be right, as far as it knows. They list their
-names at /v1/models, and greet whoever gives no sum.
+names at /v1/models, label reviews (the strong one rightly in 93 % of them), and greet whoever gives neither.
 """
 
 import json
@@ -22,6 +22,8 @@ import yaml
 WEAK, STRONG = "double-small", "double-large"
 _RIGHT = {WEAK: (1.08, 0.095), STRONG: (1.11, 0.02)}
 """Probability of a right answer: intercept, and what each term of the sum takes away."""
+_LABELED = {WEAK: 0.6, STRONG: 0.93}
+"""Probability of the right label of a review."""
 _MOST_TERMS = 8
 
 
@@ -46,7 +48,9 @@ def prompts(n: int, seed: int) -> list[dict[str, Any]]:
 
 
 def answer_of(model: str, prompt: str) -> tuple[str, float]:
-    """The answer and the log-probability of its one token; anything but a sum is greeted."""
+    """The answer and the log-probability of its one token; anything but a sum or a review is greeted."""
+    if prompt.startswith("Review: "):
+        return label_of(model, prompt), -0.1
     if not prompt.startswith("What is "):
         return "Hello.", -0.1
     terms = [int(word) for word in prompt.removeprefix("What is ").removesuffix("?").split(" + ")]
@@ -55,6 +59,35 @@ def answer_of(model: str, prompt: str) -> tuple[str, float]:
     likely = min(max(start - each * len(terms) + rng.gauss(0.0, 0.15), 0.02), 0.98)
     right = rng.random() < likely
     return str(sum(terms) + (0 if right else rng.randint(1, 9))), math.log(likely)
+
+
+TOPICS = {
+    "food": ["soup", "bread", "salt", "plate", "sauce", "dessert", "menu", "taste"],
+    "room": ["bed", "shower", "pillow", "window", "towel", "carpet", "lamp", "noise"],
+    "staff": ["waiter", "smile", "desk", "manager", "greeting", "porter", "help", "answer"],
+}
+"""Labels of reviews, with words that are mostly theirs."""
+_FILLERS = [f"thing{i}" for i in range(60)]
+
+
+def reviews(n: int, seed: int) -> list[dict[str, str]]:
+    """Reviews of one topic each: `text`, and the topic as `label`."""
+    rng, rows = Random(seed), []
+    for number in range(n):
+        label = rng.choice(list(TOPICS))
+        words = rng.choices(TOPICS[label], k=2) + rng.choices(TOPICS[rng.choice(list(TOPICS))], k=1)
+        words += rng.choices(_FILLERS, k=3)
+        rng.shuffle(words)
+        rows.append({"text": f"Review: {' '.join(words)}, day {number}.", "label": label})
+    return rows
+
+
+def label_of(model: str, text: str) -> str:
+    """The topic with most words of a review, or another one where the model errs."""
+    words = text.replace(",", "").split()
+    rng = Random(blake2b(f"{model}\n{text}".encode(), digest_size=8).digest())
+    likely = max(TOPICS, key=lambda topic: sum(word in TOPICS[topic] for word in words))
+    return likely if rng.random() < _LABELED[model] else rng.choice([topic for topic in TOPICS if topic != likely])
 
 
 def config(doubles: ModelDoubles, registry: Path, **more: Any) -> dict[str, Any]:

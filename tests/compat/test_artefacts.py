@@ -144,7 +144,21 @@ def test_streams_resume_where_they_were_and_learn_on(tmp_path: Path, exact: bool
     texts = json.loads((ARTEFACTS / "streams-texts.json").read_text("utf-8"))
     found = cascade_readings.stream_reading(folder, later, texts)
     assert [f.name for f in folder.rglob("*.corrupt")] == []
-    check(found, EXPECTED["streams"], exact, READ)
+    check(_without_what_is_new(found), EXPECTED["streams"], exact, READ)
+
+
+def _without_what_is_new(found: Any) -> Any:
+    """A reading of streams without fields of later versions, which say that the stream continues as it was created."""
+    if isinstance(found, list):
+        return [_without_what_is_new(one) for one in found]
+    if not isinstance(found, dict):
+        return found
+    if "mends" in found:
+        assert found["objective"] == "balanced"
+        assert found["mends"]["margin"] is False
+        mends = {name: on for name, on in found["mends"].items() if name != "margin"}
+        found = {name: value for name, value in found.items() if name != "objective"} | {"mends": mends}
+    return {name: _without_what_is_new(value) for name, value in found.items() if name != "evenness"}
 
 
 def test_recorded_answers_and_data_sets_are_read_the_same() -> None:

@@ -57,6 +57,9 @@ class WordLearner:
     order: list[str] = field(default_factory=list)
     _policy: WordPolicy | None = None
 
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Words are counted as they come."""
+
     def observe(self, episode: Episode) -> None:
         self.seen += 1
 

@@ -52,6 +52,7 @@ def test_json_and_back():
         ({"levels": ("encoder", "logistic")}, "levels", "weakest first"),
         ({"levels": ("tree",)}, "levels", "weakest first"),
         ({"audit_share": 2.0}, "audit_share", "less than 1"),
+        ({"objective": "recall"}, "objective", "recall.*accuracy, balanced"),
         ({"explore_floor": -0.1}, "explore_floor", "less than 1"),
         ({"params": {"deferral_steps": 1e9}}, "params", "deferral_steps .*1e.09.* 0 to 64"),
         ({"params": {"logistic.cache_size": 1e300}}, "params", "logistic.cache_size .*1e.300.* 0 to 10000"),
@@ -75,3 +76,12 @@ def test_a_budget_makes_no_other_stream():
     assert difference(spec(), with_budget(spec(), BudgetChange(mu=3.0))) is None
     assert difference(spec(), spec(labels=("joy", "anger"))) == "labels"
     assert difference(spec(), spec(instruction="Other.")) == "instruction"
+
+
+def test_a_stream_of_an_earlier_version_continues_as_it_was_created():
+    values = spec_to_json(spec(fixes={"drift": False}))
+    del values["objective"]
+    found = spec_from_json(values)
+    assert (found.objective, dict(found.fixes)) == ("balanced", {"margin": False, "drift": False})
+    assert spec_from_json(spec_to_json(found)) == found
+    assert difference(found, spec(fixes={"drift": False})) in ("mends", "objective")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,10 @@ LabelsOption = Annotated[str, typer.Option(help="Comma-separated labels.")]
 ShareOption = Annotated[float | None, typer.Option(help="Share of the queries that reach the LLM.")]
 MuOption = Annotated[float | None, typer.Option(help="Price of a unit of cost, instead of a share.")]
 HorizonOption = Annotated[int | None, typer.Option(help="Number of queries over which the share is met.")]
+ObjectiveOption = Annotated[
+    Literal["accuracy", "balanced"],
+    typer.Option(help="accuracy, over all queries; or balanced: the mean over labels of each one's recall."),
+]
 LevelsOption = Annotated[str, typer.Option(help="Comma-separated small models, weakest first.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -29,6 +33,7 @@ def create(
     mu: MuOption = None,
     horizon: HorizonOption = None,
     levels: LevelsOption = "logistic,encoder",
+    objective: ObjectiveOption = "accuracy",
     llm_pool: Annotated[str, typer.Option(help="The pool that labels queries.")] = "large",
     reset: Annotated[bool, typer.Option("--reset", help="Start over, without what was learned.")] = False,
     url: UrlOption = DEFAULT_URL,
@@ -41,7 +46,7 @@ def create(
       jethro stream create spam --labels spam,ham --instruction "Is this mail spam?" --levels logistic --mu 0.001
     """
     given = {"name": name, "labels": list(listed(labels)), "instruction": instruction, "levels": list(listed(levels))}
-    body = given | {"llm_pool": llm_pool, "reset": reset} | budget_of(llm_share, mu, horizon)
+    body = given | {"llm_pool": llm_pool, "objective": objective, "reset": reset} | budget_of(llm_share, mu, horizon)
     with connected(url) as endpoint:
         stream = endpoint.call("POST", "/v1/streams", body)
     typer.echo(f"stream {name}: request the model {stream['model']}; {budget_line(stream)}")
@@ -111,7 +116,9 @@ def replay(
     labels: Annotated[str | None, typer.Option(help="With --offline: comma-separated labels.")] = None,
     llm_share: ShareOption = None,
     mu: MuOption = None,
+    horizon: HorizonOption = None,
     levels: LevelsOption = "logistic,encoder",
+    objective: ObjectiveOption = "accuracy",
     url: UrlOption = DEFAULT_URL,
     json: JsonOption = False,
 ) -> None:
@@ -129,7 +136,8 @@ def replay(
     if offline:
         if expert is None or labels is None:
             raise ConfigError("--offline needs --expert COLUMN (the LLM's labels) and --labels a,b,c")
-        given = {"labels": listed(labels), "levels": listed(levels), **budget_of(llm_share, mu, None)}
+        given = {"labels": listed(labels), "levels": listed(levels), "objective": objective}
+        given |= budget_of(llm_share, mu, horizon)
         rows = replaying.rows_of(file, columns, listed(labels), limit, shuffle)
         score = replaying.offline(rows, given)
     else:

@@ -42,10 +42,12 @@ def rows_of(
 def offline(rows: Sequence[ReplayRow], given: Mapping[str, Any]) -> ReplayScore:
     """Learn in this process, with the column of the expert as the LLM. `given` are fields of the stream's spec.
 
+    The budget's horizon is the file unless another is given.
+
     Raises RequestError for a stream that the API would refuse, ConfigError for what only the learner knows.
     """
     budget: dict[str, Any] = {"llm_share": None} if given.get("mu") is not None and "llm_share" not in given else {}
-    spec = StreamSpec("replay", instruction="-", horizon=len(rows), **given, **budget)
+    spec = StreamSpec("replay", instruction="-", **{"horizon": len(rows), **given, **budget})
     check_spec(spec, StreamsConfig().labels, (spec.llm_pool,))
     return replay(OnlineCore().new(spec), rows, spec.levels, spec.seed, _ReplayProgress(len(rows)))
 
@@ -59,9 +61,14 @@ def summary(score: ReplayScore) -> str:
     """The result in a few lines."""
     parts = [f"{score.done:,} answers"]
     parts += [f"{level} {score.share(level):.1%}" for level in sorted(score.levels, key=lambda x: x == "llm")]
+    if "llm" in score.levels:
+        low, high = score.share_interval("llm")
+        parts[-1] += f" [{100 * low:.1f}, {100 * high:.1f}]"
     line = ", ".join(parts)
     if score.accuracy is not None:
-        line += f"\naccuracy {score.accuracy:.4f} ({score.right:,} of {score.known:,})"
+        low, high = score.accuracy_interval
+        line += f"\naccuracy {score.accuracy:.4f} [{low:.4f}, {high:.4f}] "
+        line += f"({score.right:,} of {score.known:,}); in brackets 95 % intervals"
     if score.unparsed:
         line += f"\n{score.unparsed:,} answers named no label"
     if score.failed:

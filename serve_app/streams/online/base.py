@@ -17,6 +17,8 @@ Row = NDArray[np.float32]
 """Features of one text, as a level reads them."""
 Probabilities = NDArray[np.float64]
 """[labels], summing to 1."""
+OBJECTIVES = ("accuracy", "balanced")
+"""What a stream's levels learn for: the first is the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class StreamSpec:
     `instruction` is the LLM's task. One of `mu` (price of a unit of cost, the paper's mu) and `llm_share` (budget:
     share of queries that reach the LLM, kept by moving mu) is set. `levels`: kinds of small models, weakest first.
     `explore_floor`: lower bound of beta, `audit_share`: share of queries that go straight to the LLM whatever the
-    levels decide. `fixes` names what departs from the released code, each switchable. `horizon`: queries over which
+    levels decide. `objective`: "accuracy", of all answers, or "balanced", of the mean over labels of each label's
+    recall. `fixes` names what departs from the released code, each switchable. `horizon`: queries over which
     `llm_share` is kept as a whole: early labels are borrowed from later queries of it, then paid back. `params`:
     hyper-parameters that are not the defaults, by the names of `LearnerSettings` ("encoder.cost", "front_load").
     """
@@ -39,7 +42,8 @@ class StreamSpec:
     llm_share: float | None = 0.2
     levels: tuple[str, ...] = ("logistic", "encoder")
     explore_floor: float = 0.0
-    audit_share: float = 0.02
+    audit_share: float = 0.005
+    objective: str = "accuracy"
     fixes: Mapping[str, bool] = field(default_factory=dict)
     seed: int = 0
     horizon: int = 5_000
@@ -101,6 +105,9 @@ class StreamPolicy(Protocol):
 class Learner(Protocol):
     """Learns; one owner, not thread-safe."""
 
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Compute the levels' features of texts that come next, in batches. Nothing is learned."""
+
     def observe(self, episode: Episode) -> None:
         """A query was acted on (answered by a level, or sent to the LLM): update budgets and counts."""
 
@@ -125,6 +132,9 @@ def under(arrays: Arrays, prefix: str) -> dict[str, NDArray[np.generic]]:
 class Predictor(Protocol):
     """Class probabilities by a linear softmax over features of the text. Immutable and thread-safe."""
 
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Compute and keep features of texts that come next, where a batch is quicker than one text at a time."""
+
     def features(self, text: str) -> Row:
         """What it reads of a text; this is where a level's compute is spent."""
 
@@ -140,6 +150,8 @@ class Student(Protocol):
 
     updates: int
     """Times that its weights were updated since it began, or began again after a drift."""
+    evening: float
+    """In [0, 1]: how far it makes up for labels that come more often than others; set from outside."""
 
     @property
     def predictor(self) -> Predictor:

@@ -1,7 +1,10 @@
 """The deferral functions f_j: from a level's class probabilities alone to the urge to defer to the next model.
 
-Nie et al. 2024: an MLP of 128 ReLU units and one sigmoid output for each level, and no gradient into the levels. Two
-objectives: the paper's (calibration plus the cost J of the whole cascade), and the advantage of deferring.
+By default f_j is 1 - margin / 2 and nothing of it is learned: at equal calls learned functions were no better on any
+stream that was measured, and they took most of a learner's time (benchmarks/results/skewed_streams.md).
+
+Learned, after Nie et al. 2024: an MLP of 128 ReLU units and one sigmoid output for each level, and no gradient into the
+levels. Two objectives: the paper's (calibration plus the cost J of the whole cascade), and the advantage of deferring.
 All levels learn from one store of episodes, with a network and an optimizer each.
 """
 
@@ -12,7 +15,7 @@ from numpy.typing import NDArray
 
 from serve_app.streams.online.base import Arrays, StreamSpec
 from serve_app.streams.online.budget import thresholds
-from serve_app.streams.online.settings import has_fix, settings_of
+from serve_app.streams.online.settings import defers_by_margin, has_fix, settings_of
 
 HIDDEN = 128
 Weights = dict[str, NDArray[np.float64]]
@@ -38,6 +41,12 @@ class LabeledEpisodes:
             logs = self.probabilities - np.log(np.exp(self.probabilities).sum(axis=2, keepdims=True))
         taken: NDArray[np.float64] = -np.take_along_axis(logs, self.labels[:, None, None], axis=2)[:, :, 0]
         return taken
+
+
+def margin_urge(probabilities: NDArray[np.float64]) -> float:
+    """f of a level's probabilities [labels] where deferral is not learned: 1 - margin / 2, in [1/2, 1]."""
+    second, first = np.partition(probabilities, -2)[-2:]
+    return float(1.0 - (first - second) / 2)
 
 
 DeferralInputs = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -161,22 +170,26 @@ class Deferral:
         self._seed = spec.seed
         self._replays = has_fix(spec, "replay")
         self._to_go = has_fix(spec, "cost_to_go")
+        self._by_margin = defers_by_margin(spec)
         self._prior = has_fix(spec, "prior")
         # of the top level no calibration is needed: the price of the LLM does its work
         self._caution = np.array([self._settings.caution] * (len(spec.levels) - 1) + [0.0])
         self._twice = not has_fix(spec, "single_softmax")
         rng = np.random.default_rng([spec.seed, 2])
-        self.networks: list[Weights] = [new_network(len(spec.labels), self._prior, rng) for _ in spec.levels]
+        learned = () if self._by_margin else spec.levels
+        self.networks: list[Weights] = [new_network(len(spec.labels), self._prior, rng) for _ in learned]
         rates = [
             self._settings.deferral_rate if self._to_go else level.learning_rate for level in self._settings.levels
         ]
-        self._adams = [Adam(w, rate) for w, rate in zip(self.networks, rates, strict=True)]
+        self._adams = [Adam(w, rate) for w, rate in zip(self.networks, rates, strict=not self._by_margin)]
         self._episodes: list[NDArray[np.float64]] = []
         self._labels: list[int] = []
         self._draws = 0
 
     def urges(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
         """f [levels] of one query's probabilities [levels, labels]."""
+        if self._by_margin:
+            return np.array([margin_urge(p) for p in probabilities])
         row: NDArray[np.float64] = self._urges(probabilities[None])[0]
         return row
 
@@ -188,6 +201,8 @@ class Deferral:
 
     def learn(self, probabilities: NDArray[np.float64], label: int, prices: NDArray[np.float64]) -> None:
         """Learn from one query's probabilities, as predicted before its LLM label was learned."""
+        if self._by_margin:
+            return
         self._episodes.append(probabilities)
         self._labels.append(label)
         keep = self._settings.deferral_replay if self._replays else 1
@@ -207,7 +222,7 @@ class Deferral:
             "labels": np.array(self._labels, dtype=np.int64),
             "counts": np.array([self._draws, *(adam.steps for adam in self._adams)], dtype=np.int64),
         }
-        for kind, network, adam in zip(self._kinds, self.networks, self._adams, strict=True):
+        for kind, network, adam in zip(self._kinds, self.networks, self._adams, strict=not self._by_margin):
             kept |= {f"{kind}.{k}": v for k, v in network.items()}
             for name in _MOMENTS:
                 kept |= {f"{kind}.{name}.{k}": v for k, v in getattr(adam, name).items()}
@@ -215,6 +230,8 @@ class Deferral:
 
     def restore(self, arrays: Arrays) -> None:
         """The inverse of `state`."""
+        if self._by_margin:
+            return
         self._episodes = [np.array(e, dtype=np.float64) for e in arrays["episodes"]]
         self._labels = [int(x) for x in arrays["labels"]]
         self._draws, *steps = (int(n) for n in arrays["counts"])

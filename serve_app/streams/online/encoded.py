@@ -12,6 +12,8 @@ the identity, so that unchanged labels stay. The result is the mean of the prior
 correct.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -71,6 +73,12 @@ class EncodedPredictor:
         """The inverse of `arrays`."""
         return cls(np.asarray(arrays["weights"], dtype=np.float64))
 
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Encode these texts in batches of similar length; the encoder keeps their vectors."""
+        from serve_app.learning.encoder import load_encoder
+
+        load_encoder().embed(texts)
+
     def features(self, text: str) -> Row:
         """The sentence vector, a 1 after it."""
         return encoded(text)
@@ -124,6 +132,7 @@ class EncodedStudent:
         self._cache = Replay(self._cache_size + 1, self._labels)
         self._store = Replay(settings.replay, self._labels)
         self.updates = 0
+        self.evening = 1.0
         self._ridge = np.full(self._size, RIDGE)
         self._ridge[-1] = BIAS_RIDGE
         self._frozen: EncodedPredictor | None = None
@@ -208,7 +217,7 @@ class EncodedStudent:
         targets = np.eye(self._labels)[self._store.labels]
         inverse = np.linalg.inv(self._gram + np.diag(self._ridge))
         centre = self._centre(rows)
-        favour = excess(self._store.counts, self._balance)
+        favour = self.evening * excess(self._store.counts, self._balance)
         for _ in range(steps):
             shrink = self._ridge[:, None] * (self._weights - centre)
             gradient = rows.T @ (softmax(rows @ self._weights + favour) - targets) + shrink

@@ -5,6 +5,7 @@ Online cascade learning, Nie et al. 2024 (arXiv 2402.04513), learned from the LL
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from serve_app.streams.online.budget import HeldPrice, LlmBudget
 from serve_app.streams.online.deferral import Deferral
 from serve_app.streams.online.drift import DriftDetector, surprise
 from serve_app.streams.online.policy import STUDENTS, CascadePolicy, PolicyParameters, pooled
-from serve_app.streams.online.settings import has_fix, settings_of
+from serve_app.streams.online.replay import evenness, trust_in_even_labels
+from serve_app.streams.online.settings import defers_by_margin, has_fix, settings_of
 
 WHY = ("confident", "deferred", "explored", "audit", "warm-up")
 _MEMORY = 0.98
@@ -106,6 +108,7 @@ class OnlineCascade:
         self._drift = DriftDetector(self.settings.drift_slack, self.settings.drift_alarm)
         self._tally = Tally(len(spec.levels))
         self._labels = 0
+        self._answers = np.zeros(len(spec.labels), dtype=np.int64)
         self._restart_until = 0
         self._version = 0
         self._policy: CascadePolicy | None = None
@@ -138,8 +141,13 @@ class OnlineCascade:
 
     @property
     def beta(self) -> tuple[float, ...]:
-        """Probability by level that a confident level is skipped: decay ** updates, not below the floor."""
+        """Probability by level that a confident level is skipped: decay ** updates, not below the floor.
+
+        Exploration is for learning to defer, so that there is none beyond the floor where levels defer by margin.
+        """
         floor = self.spec.explore_floor if has_fix(self.spec, "floor") else 0.0
+        if defers_by_margin(self.spec):
+            return (floor,) * len(self._students)
         levels = zip(self.settings.levels, self._students, strict=True)
         return tuple(max(floor, level.decay**s.updates) for level, s in levels)
 
@@ -159,9 +167,16 @@ class OnlineCascade:
         """Whether the LLM answers all."""
         return self.warm_up_calls > 0
 
+    def prepare(self, texts: Sequence[str]) -> None:
+        """See Learner."""
+        for s in self._students:
+            s.predictor.prepare(texts)
+
     def observe(self, episode: Episode) -> None:
         """See Learner."""
         self._tally.observe(episode)
+        if episode.label is not None:
+            self._answers[episode.label] += 1
         if self._budget is not None:
             self._budget.observe(episode.level is None, steer=episode.why != "warm-up")
             if abs(self._budget.price - self._published_price) > _PRICE_STEP:
@@ -184,6 +199,8 @@ class OnlineCascade:
         drifted = self._check(probabilities, label, labelled.episode)
         if min(s.updates for s in self._students) >= self.settings.deferral_after:
             self._deferral.learn(probabilities, label, self._prices)
+        self._answers[label] += 1
+        self._set_evening()
         for s, row in zip(self._students, rows, strict=True):
             s.learn(row, label, self._labels)
         if drifted:
@@ -211,6 +228,7 @@ class OnlineCascade:
             "format": FORMAT,
             "labels_of": list(self.spec.labels),
             "labels": self._labels,
+            "answers": self._answers.tolist(),
             "restart_until": self._restart_until,
             "version": self._version,
             "told_price": self._published_price,
@@ -226,6 +244,7 @@ class OnlineCascade:
         """See Learner. Shares are of all queries seen; `agreement` is of the audits' own labels with the LLM's."""
         return self._tally.figures(self.spec.levels) | {
             "labels_learned": self._labels,
+            "evenness": evenness(self._answers),
             "updates": dict(zip(self.spec.levels, (s.updates for s in self._students), strict=True)),
             "beta": dict(zip(self.spec.levels, self.beta, strict=True)),
             "mu": self.mu,
@@ -283,10 +302,15 @@ class OnlineCascade:
 
     def _begin_again(self) -> None:
         """Labels from before the change are dropped, and the LLM answers for a while."""
+        self._answers[:] = 0
         for s in self._students:
             s.begin_again(self._drift.since)
         self._deferral.forget()
         self._restart_until = self._labels + self._affordable(self.settings.drift_restart)
+
+    def _set_evening(self) -> None:
+        for s in self._students:
+            s.evening = 1.0 if self.spec.objective == "balanced" else trust_in_even_labels(self._answers)
 
     def _affordable(self, calls: int) -> int:
         """So many LLM calls, or half of those that the budget has left."""
@@ -301,6 +325,8 @@ class OnlineCascade:
         self._deferral.restore(under(arrays, "deferral"))
         self._tally.restore(values["tally"])
         self._labels, self._restart_until = int(values["labels"]), int(values["restart_until"])
+        self._answers[:] = values.get("answers", 0)  # an earlier version did not count them
+        self._set_evening()
         self._drift.restore(values["drift"])
         if self._budget is not None and values["budget"] is not None:  # else it had a price: the budget begins now
             self._budget.price, queries, calls = values["budget"]

@@ -10,7 +10,9 @@ large scale multitask learning", without the sign), weighted 1 + log(count), at 
 import re
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +40,7 @@ def hashed(text: str) -> Sparse:
     weights: dict[int, float] = {}
     for gram, count in counts.items():
         column = zlib.crc32(gram.encode("utf-8", "surrogatepass")) % COLUMNS
-        weights[column] = weights.get(column, 0.0) + 1.0 + float(np.log(count))
+        weights[column] = weights.get(column, 0.0) + 1.0 + log(count)
     found = np.array([list(weights), list(weights.values())], dtype=np.float32).reshape(2, -1)
     if found.shape[1]:
         found[1] /= np.linalg.norm(found[1])
@@ -67,6 +69,9 @@ class HashedPredictor:
         weights[arrays["columns"]] = arrays["weights"]
         return cls(weights, np.asarray(arrays["bias"], dtype=np.float32))
 
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Nothing: hashing a batch is no quicker."""
+
     def features(self, text: str) -> Sparse:
         """Hashed n-grams."""
         return hashed(text)
@@ -94,6 +99,7 @@ class HashedStudent:
         self._cache = Replay(self._cache_size + 1, self._labels)
         self._store = Replay(settings.replay, self._labels)
         self.updates = 0
+        self.evening = 1.0
         self._trained = 0
         self._frozen: HashedPredictor | None = None
         self._forget()
@@ -180,7 +186,7 @@ class HashedStudent:
         weights = self._weights[touched]
         logits = np.tile(self._bias, (len(rows), 1))
         np.add.at(logits, owner, values[:, None] * weights[place])
-        errors = softmax(logits + excess(self._store.counts, self._balance)).astype(np.float32)
+        errors = softmax(logits + self.evening * excess(self._store.counts, self._balance)).astype(np.float32)
         errors[np.arange(len(rows)), labels] -= 1.0
         gradient = SHRINK * weights
         np.add.at(gradient, place, values[:, None] * errors[owner])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from serve_app.arrays import softmax
 from serve_app.streams.online.base import Arrays, Episode, Predictor, Probabilities, StreamSpec, Student, under
 from serve_app.streams.online.budget import HeldPrice
-from serve_app.streams.online.deferral import Weights, forward, inputs
+from serve_app.streams.online.deferral import Weights, forward, inputs, margin_urge
 from serve_app.streams.online.encoded import EncodedPredictor, EncodedStudent
 from serve_app.streams.online.logistic import HashedPredictor, HashedStudent
 from serve_app.streams.online.settings import has_fix, settings_of
@@ -47,7 +47,10 @@ class PolicyParameters:
 
 
 class CascadePolicy:
-    """Level j answers if f_j <= threshold_j and its coin is at least beta_j (section 1.2 of the paper's algorithm)."""
+    """Level j answers if f_j <= threshold_j and its coin is at least beta_j (section 1.2 of the paper's algorithm).
+
+    `networks`: the learned f_j by level; none where levels defer by margin.
+    """
 
     def __init__(
         self,
@@ -113,6 +116,8 @@ class CascadePolicy:
         """Class probabilities of level j, which take in those of the level below, and f_j of them."""
         own = self._levels[j].of(self._levels[j].features(text))
         probabilities = pooled(own, below, self._pooling)
+        if not self._networks:
+            return probabilities, margin_urge(probabilities)
         return probabilities, float(forward(self._networks[j], inputs(probabilities[None], self._prior))[0])
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
@@ -126,8 +131,9 @@ class CascadePolicy:
         }
         if n.terms is not None:
             found["terms"] = np.array([n.terms.price, n.terms.rate, n.terms.step, n.terms.most, *n.terms.costs])
-        for kind, level, network in zip(self._kinds, self._levels, self._networks, strict=True):
+        for kind, level in zip(self._kinds, self._levels, strict=True):
             found |= {f"{kind}.{k}": v for k, v in level.arrays().items()}
+        for kind, network in zip(self._kinds, self._networks, strict=bool(self._networks)):
             found |= {f"{kind}.deferral.{k}": v for k, v in network.items()}
         return found
 
@@ -141,7 +147,8 @@ def policy_from(spec: StreamSpec, arrays: Arrays) -> CascadePolicy:
         terms = HeldPrice(price, rate, step, most, tuple(costs))
     act = PolicyParameters(_floats(arrays["thresholds"]), _floats(arrays["beta"]), int(warm_up), audit_share, terms)
     parts = {kind: under(arrays, kind) for kind in spec.levels}
-    networks = [{k: np.asarray(v, dtype=np.float64) for k, v in under(p, "deferral").items()} for p in parts.values()]
+    learned = [under(part, "deferral") for part in parts.values()]
+    networks = [{k: np.asarray(v, dtype=np.float64) for k, v in network.items()} for network in learned if network]
     levels = [PREDICTORS[kind](part, len(spec.labels)) for kind, part in parts.items()]
     return CascadePolicy(spec, int(arrays["version"][0]), levels, networks, act)
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from serve_app.errors import ConfigError
-from serve_app.streams.online.base import StreamSpec
+from serve_app.streams.online.base import OBJECTIVES, StreamSpec
 
 _LEAST = 1e-6
 """Of what is divided by."""
 KINDS = ("logistic", "encoder")
 """Kinds of small levels, weakest first."""
 FIXES = (
-    *("replay", "single_softmax", "cost_to_go", "prior", "label_words", "pooled", "balanced"),
+    *("replay", "single_softmax", "cost_to_go", "prior", "margin", "label_words", "pooled", "balanced"),
     *("early_exit", "floor", "front_load", "drift", "carry_over"),
 )
 """What departs from the released code; all are on unless a stream switches them off. `plain` switches all off.
@@ -24,9 +24,11 @@ FIXES = (
 replay: levels and deferral learn again from a bounded, balanced store of LLM labels, not once from a cache that is then
 emptied. single_softmax: cross entropy of the probabilities themselves (the released code applies softmax twice).
 cost_to_go: deferral regresses the advantage of deferring, and the price acts on the decision (see `deferral`).
-prior: deferral begins as margin sampling. label_words: the encoder level begins from the words of the labels.
+prior: deferral begins as margin sampling. margin: it stays that, and nothing of it is learned; without cost_to_go or
+prior it is learned all the same. label_words: the encoder level begins from the words of the labels.
 pooled: a level's probabilities take in those of the levels below it, which were computed anyway.
-balanced: levels learn, from the store, as if the LLM gave all labels about as often (see `replay`).
+balanced: levels learn, from the store, as if the LLM gave all labels about as often, where the objective is balanced or
+the answers are nearly even (see `replay`).
 early_exit: levels above the one that answers are not computed.
 floor: exploration never falls below `explore_floor`, and `audit_share` of the queries go straight to the LLM.
 front_load: labels are borrowed from the horizon's later queries.
@@ -129,6 +131,11 @@ def has_fix(spec: StreamSpec, fix: str) -> bool:
     return spec.fixes.get(fix, True)
 
 
+def defers_by_margin(spec: StreamSpec) -> bool:
+    """Whether levels defer by the margin of their probabilities, and nothing of deferral is learned."""
+    return all(has_fix(spec, fix) for fix in ("margin", "prior", "cost_to_go"))
+
+
 def plain(fixes: Mapping[str, bool] | None = None) -> dict[str, bool]:
     """The released algorithm as coded: every fix off, save those of `fixes` that are on."""
     return {fix: False for fix in FIXES} | dict(fixes or {})
@@ -152,6 +159,8 @@ def _check(spec: StreamSpec) -> None:
     for name, value in (("explore_floor", spec.explore_floor), ("audit_share", spec.audit_share)):
         if not 0 <= value < 1:
             raise ConfigError(f"{where}: {name} must be at least 0 and below 1, not {value}")
+    if spec.objective not in OBJECTIVES:
+        raise ConfigError(f"{where}: objective must be one of {', '.join(OBJECTIVES)}, not {spec.objective!r}")
     if spec.horizon < 1:
         raise ConfigError(f"{where}: horizon must be 1 query or more, not {spec.horizon}")
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.online_cascade.__main__ import _bars, main
 from benchmarks.online_cascade.episodes import LLM, Replayed
 from benchmarks.online_cascade.figures import measured, over_seeds
-from benchmarks.online_cascade.methods import CASCADE, LLM_ALONE, MARGIN_TWO, METHODS, UNLEARNED, Job, _taught
+from benchmarks.online_cascade.methods import CASCADE, LEARNED, LLM_ALONE, MARGIN_TWO, METHODS, Job, _taught
 from benchmarks.online_cascade.stream import Recorded
 from serve_app.streams.online.base import StreamSpec
 
@@ -90,7 +90,7 @@ def test_the_verdict_is_on_all_baselines_and_names_those_within_the_interval():
 
     methods = {
         CASCADE: one(0.6, 0.0),
-        UNLEARNED: one(0.7, -0.1),
+        LEARNED: one(0.7, -0.1),
         "random": one(0.595, 0.005),
         "front-loading": one(0.5, 0.1),
     }

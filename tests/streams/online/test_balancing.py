@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from serve_app.streams.online.base import Episode, LabeledEvent
 from serve_app.streams.online.encoded import EncodedStudent
+from serve_app.streams.online.learner import OnlineCascade
 from serve_app.streams.online.logistic import HashedStudent
-from serve_app.streams.online.replay import excess
+from serve_app.streams.online.replay import evenness, excess, trust_in_even_labels
 
 STUDENTS = {"logistic": HashedStudent, "encoder": EncodedStudent}
 
@@ -51,3 +53,52 @@ def test_a_favourite_of_the_llm_is_not_the_levels_favourite(spec, queries):
         right = [student.predictor.of(student.predictor.features(text)).argmax() == label for text, label in asked]
         recall[balanced] = np.mean(right)
     assert recall[True] > recall[False] + 0.02
+
+
+def test_evenness_is_the_entropy_over_that_of_even_shares():
+    assert evenness(np.array([7, 7, 7])) == pytest.approx(1.0)
+    assert evenness(np.array([9, 0])) == evenness(np.zeros(3, dtype=np.int64)) == 0.0
+    assert evenness(np.array([2, 1])) == pytest.approx(0.918, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("counts", "trust"), [([10, 10], 1.0), ([20, 10], 0.0), ([66, 11, 11, 12], 0.0), ([64, 36], 0.756)]
+)
+def test_labels_are_trusted_to_be_even_by_the_answers_and_not_where_one_has_two_thirds(counts, trust):
+    assert trust_in_even_labels(np.array(counts)) == pytest.approx(trust, abs=1e-3)
+
+
+def _evening(learner: OnlineCascade, labels: list[int]) -> float:
+    """After answers of the level and one label of the LLM."""
+    for label in labels:
+        learner.observe(Episode(0, label, ((0.3, 0.3, 0.4),), (0.6,), "confident", 1))
+    learner.learn(LabeledEvent("redword1", 0, Episode(None, None, (), (), "deferred", 1)))
+    return learner._students[0].evening
+
+
+def test_how_far_a_level_balances_follows_all_answers_of_the_stream(spec):
+    assert _evening(OnlineCascade(spec()), [0, 1, 2] * 30) == 1.0
+    assert _evening(OnlineCascade(spec()), [0, 0, 0, 0, 1, 2] * 15) == 0.0
+    assert _evening(OnlineCascade(spec(objective="balanced")), [0, 0, 0, 0, 1, 2] * 15) == 1.0
+
+
+def test_a_state_from_before_answers_were_counted_is_read(spec):
+    learner = OnlineCascade(spec())
+    _evening(learner, [0, 1, 2] * 30)
+    arrays, values = learner.state()
+    del values["answers"]
+    assert OnlineCascade.restored(spec(), arrays, values).figures()["evenness"] == 0.0
+
+
+@pytest.mark.slow
+def test_one_common_label_is_answered_more_rightly_than_where_labels_are_always_balanced(spec, queries, driven):
+    """Two thirds of the texts are red, and half of all texts say nothing of their label."""
+    right = {}
+    for objective in ("accuracy", "balanced"):
+        rng = np.random.default_rng(3)
+        asked = [(text, label) for text, label in queries(1800, 0) if label == 0 or rng.random() < 0.25]
+        asked = [(text if rng.random() < 0.5 else "noise1 noise2", label) for text, label in asked]
+        learner = OnlineCascade(spec(objective=objective, llm_share=0.2, horizon=len(asked)))
+        told = driven(learner, asked)
+        right[objective] = np.mean([a == y for (_, a), (_, y) in zip(told, asked, strict=True)])
+    assert right["accuracy"] > right["balanced"]

@@ -10,9 +10,11 @@ from serve_app.streams.online.deferral import (
     backward,
     forward,
     inputs,
+    margin_urge,
     new_network,
     paper_slopes,
 )
+from serve_app.streams.online.learner import OnlineCascade
 
 
 def probabilities(n: int, seed: int = 0, labels: int = 4) -> np.ndarray:
@@ -106,3 +108,19 @@ def test_adam_is_torchs():
         leaf.grad = torch.tensor(gradient)
         theirs.step()
     np.testing.assert_allclose(weights["w1"], leaf.detach().numpy(), atol=1e-9)
+
+
+def test_the_margin_is_what_an_untaught_network_says():
+    p = probabilities(50)
+    f = forward(new_network(4, True, np.random.default_rng(0)), inputs(p, True))
+    np.testing.assert_allclose([margin_urge(row) for row in p], f, atol=1e-3)  # the network's is clipped
+
+
+def test_by_default_nothing_of_deferral_is_learned_or_published(spec, queries, driven):
+    learner = OnlineCascade(spec())
+    driven(learner, queries(300, 0))
+    assert not [name for name in learner.policy().arrays() if ".deferral." in name]
+    assert learner.state()[0]["deferral.episodes"].size == 0
+    assert learner.beta == (0.0,)
+    episode = learner.policy().act("redword1 redword2", None)
+    assert episode.deferral == (margin_urge(np.array(episode.probabilities[0])),)

@@ -1,0 +1,1 @@
+"""Streams whose labels are even, and the same with one common label."""
