@@ -28,6 +28,7 @@ from serve_app.routing.default import guess_note, guess_statement
 from serve_app.routing.reference import split_reference
 from serve_app.routing.registry import shipped_version
 from serve_app.strategy import Strategy
+from serve_app.types import Price
 
 CASCADE: Final = "jethro-cascade"
 STREAM: Final = "jethro-cascade-stream"
@@ -141,7 +142,13 @@ def _routed(
         with _named("cascade.routing"):
             fitted = load_routing(Path(config.routing))
         routed = RoutedCascade("cascade-route", fitted, pools, priors.score, latency)
-        _served(routed.chain, f"cascade.routing: {Path(config.routing) / ROUTING_FILE}", pools, priors)
+        where = f"cascade.routing: {Path(config.routing) / ROUTING_FILE}"
+        _served(routed.chain, where, pools, priors)
+        if fitted.expected.get("cost_usd") and not any(has_price(pools[name].price) for name in fitted.pools):
+            raise ConfigError(
+                f"{where}: it was fitted to weigh quality against cost, and none of its pools has a price: set "
+                f"pools.NAME.price of {' and '.join(fitted.pools)} as at the fit"
+            )
         return routed
     with resources.as_file(resources.files("serve_app.cascade") / "lab" / "routing") as folder:
         router = load_routing(folder)
@@ -159,6 +166,11 @@ def _named(key: str) -> Iterator[None]:
         yield
     except (ConfigError, DependencyError) as e:
         raise type(e)(f"{key}: {e}") from e
+
+
+def has_price(price: Price) -> bool:
+    """Whether tokens cost anything."""
+    return bool(price.input_usd_per_million or price.output_usd_per_million)
 
 
 def _shipped_prior(signal: Signal) -> Signal:

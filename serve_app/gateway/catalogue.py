@@ -9,7 +9,7 @@ from serve_app.config.tree import Config
 from serve_app.decision.capacity import OverloadPolicy
 from serve_app.decision.threshold import ExpectedOutcome
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
-from serve_app.gateway.cascades import load_cascades
+from serve_app.gateway.cascades import has_price, load_cascades
 from serve_app.gateway.priors import PriorRouters
 from serve_app.pools.base import Pool
 from serve_app.routing.multi_pool import NAME as ROUTE_ALL
@@ -70,7 +70,7 @@ class Catalogue:
                 f"routing.multi_pool: router {self._multi_pool.router!r} does not estimate the large pool: "
                 "train an estimator on these models' answers, or leave multi_pool out"
             )
-        if self._multi_pool is not None and not any(_has_price(pool) for pool in pools.values()):
+        if self._multi_pool is not None and not any(has_price(pool.price) for pool in pools.values()):
             raise ConfigError(
                 f"pools.*.price: no pool has one, and routing.multi_pool weighs quality against cost, so that "
                 f"{ROUTE_ALL} would always call the best: set pools.NAME.price, or leave multi_pool out"
@@ -199,10 +199,6 @@ class Catalogue:
         if registered.calibration is None or registered.models != (self._weak.model, self._strong.model):
             return None
         return ExpectedOutcome(registered.calibration, self._weak, self._strong)
-
-
-def _has_price(pool: Pool) -> bool:
-    return bool(pool.price.input_usd_per_million or pool.price.output_usd_per_million)
 
 
 @dataclass(frozen=True, slots=True)

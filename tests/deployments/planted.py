@@ -75,6 +75,13 @@ class Machine:
         file.write_text(json.dumps(json.loads(file.read_text()) | changes))
         self.set("cascade", chain="chain")
 
+    def shipped_routing(self) -> None:
+        """The cascade router of the embedded models, as `routed`, over pools with their names and without prices."""
+        shutil.copytree(Path(checks.__file__).parents[1] / "cascade" / "lab" / "routing", self.folder / "routed")
+        for name in ("small", "large"):
+            self.tree["pools"][name]["model"] = f"jlab-{name}"
+        self.set("cascade", routing="routed")
+
     def hold(self, thing: Any) -> Any:
         self.held.append(thing)
         return thing
@@ -272,6 +279,10 @@ MISTAKES = [
     Mistake(
         "the cascade router is missing", lambda m: m.set("cascade", routing="routed"),
         "cascade.routing", "fit", ("routed/", "no such file"),
+    ),
+    Mistake(
+        "the cascade router weighs costs that the config lacks", Machine.shipped_routing,
+        "cascade.routing", "pools.NAME.price of small and large", ("routed/", "none of its pools has a price"),
     ),
     Mistake(
         "the router has no such name", lambda m: m.set("routing", router="mime"),
