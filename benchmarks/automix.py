@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
+from serve_app import plots
 from serve_app.cascade.fitting.automix import DECIDERS, LabelledQueries, escalated, incremental_benefit
 from serve_app.data.recorded import Recorded, read
 from serve_app.learning.metrics import bootstrap
@@ -115,12 +116,7 @@ def table(rows: Sequence[dict[str, Any]], stamp: dict[str, Any]) -> str:
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Bars of the lift, with intervals."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes: Any = figure.subplots()
+    figure, axes = plots.new_figure(1, 10, 4.5)
     for number, decider in enumerate(DECIDERS):
         found = [row[decider] for row in rows]
         at = np.arange(len(rows)) + 0.27 * (number - 1)
@@ -132,7 +128,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set(ylabel="lift of IBC, %", title="on a recorded confidence, whose cost is not counted")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=100)
+    plots.save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
+from serve_app import plots
 from serve_app.data.dataset import Dataset
 from serve_app.decision.target import Guarantee
 from serve_app.decision.threshold import Calibration, Threshold
@@ -175,29 +176,23 @@ def table(shares: list[dict[str, float]], promises: list[Promise], found: dict[s
 
 def draw(promises: list[Promise], caption: str, path: Path) -> None:
     """Two panels: how often the promise of the first drop is broken, and the strong calls that it costs."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = plots.new_figure(2, 5.0)
     names = {"none": "no promise", "expectation": "in expectation", "ltt": f"with confidence {1 - DELTA:g}"}
     for method, name in names.items():
         of = [p for p in promises if p.method == method and p.max_drop == DROPS[0]]
         left.plot([p.queries for p in of], [100 * p.broken for p in of], marker="o", label=name)
         right.plot([p.queries for p in of], [100 * p.mean_share for p in of], marker="o", label=name)
-    left.axhline(100 * DELTA, color="#777777", linestyle=":", label=f"delta = {DELTA:g}")
-    right.axhline(100 * promises[0].best_share, color="#777777", linestyle=":", label="knowing the whole pool")
+    left.axhline(100 * DELTA, color=plots.GREY, linestyle=":", label=f"delta = {DELTA:g}")
+    right.axhline(100 * promises[0].best_share, color=plots.GREY, linestyle=":", label="knowing the whole pool")
     left.set_ylabel(f"calibration sets whose drop is over {100 * DROPS[0]:g} %, %")
     right.set_ylabel("strong calls, %")
     for axes in (left, right):
         axes.set(xlabel="calibration queries", xscale="log")
         axes.set_xticks(SIZES, [f"{size:,}" for size in SIZES])
         axes.minorticks_off()
-        axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
-    figure.supxlabel(caption, fontsize=6, color="#777777")
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    plots.caption(figure, caption)
+    plots.save(figure, path)
 
 
 def main(argv: list[str] | None = None) -> int:

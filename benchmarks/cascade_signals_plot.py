@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from serve_app import plots
+
 MARKERS = {"whole": ("o", "#cc3311"), "1": ("^", "#4477aa"), "2": ("s", "#228833"), "3": ("D", "#aa3377")}
 """By how many tokens of the answer were judged."""
 
@@ -13,17 +15,18 @@ def draw(rows: Sequence[Mapping[str, Any]], target: str, caption: str, path: Pat
 
     A row has `signal`, `tokens`, `auc`, `strong_share`, `drop`, `drop_low` and `drop_high`, shares of 1.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = list(dict.fromkeys(row["signal"] for row in rows))[::-1]
-    figure = Figure(figsize=(11.0, 0.27 * len(names) + 1.4), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    quality, calls, drop = figure.subplots(1, 3, sharey=True)
-    for tokens, (marker, color) in MARKERS.items():
+    figure, (quality, calls, drop) = plots.new_figure(3, 3.7, 0.27 * len(names) + 1.4, sharey=True)
+    for number, (tokens, (marker, color)) in enumerate(MARKERS.items()):
         own = [row for row in rows if row["tokens"] == tokens]
         at = [names.index(row["signal"]) for row in own]
-        style: dict[str, Any] = {"marker": marker, "color": color, "linestyle": "", "markersize": 5, "alpha": 0.8}
+        style: dict[str, Any] = {
+            "marker": marker,
+            "color": color,
+            "linestyle": "",
+            "markersize": 9 - 2 * number,
+            "zorder": 5 + number,
+        }
         label = "whole answer" if tokens == "whole" else f"first {tokens} token{'s' * (tokens != '1')}"
         quality.plot([row["auc"] for row in own], at, label=label, **style)
         calls.plot([100 * row["strong_share"] for row in own], at, **style)
@@ -37,6 +40,5 @@ def draw(rows: Sequence[Mapping[str, Any]], target: str, caption: str, path: Pat
     quality.legend(fontsize=7, loc="upper left")
     for axes, title in ((quality, "AUC"), (calls, "strong calls, %"), (drop, "quality drop, % [95 %]")):
         axes.set_title(f"{title}", fontsize=9)
-        axes.grid(alpha=0.25)
     figure.suptitle(f"fitted to {target}; {caption}", fontsize=6, color="#777777")
-    figure.savefig(path, metadata={"Software": None})
+    plots.save(figure, path)

@@ -29,6 +29,7 @@ from benchmarks.process import BUILD, free_port, stop_in_order_on_sigterm
 from benchmarks.scaling_recording import Recording
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
+from serve_app import plots
 from serve_app.autoscaling.policy import places
 from serve_app.autoscaling.traces import PoolCall
 from serve_app.data.collection.lab import unseen_queries
@@ -243,12 +244,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 def plot(found: Mapping[str, Any], step_s: float, path: Path) -> None:
     """Replicas of both pools over time under both policies, and the policy's targets."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(len(POOLS), 1, figsize=(8, 6), sharex=True)
+    figure, axes = plots.new_figure(1, 8, 3, rows=len(POOLS), sharex=True)
     for axis, pool in zip(axes, POOLS, strict=True):
         for policy in (policy for policy in LABELS if policy in found):
             series, label = found[policy]["series"], LABELS[policy]
@@ -260,8 +256,7 @@ def plot(found: Mapping[str, Any], step_s: float, path: Path) -> None:
         axis.set_ylabel(f"replicas of {pool}")
     axes[0].legend(fontsize=8)
     axes[-1].set_xlabel("seconds")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    plots.save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,16 +15,25 @@ GREY: Final = "#777777"
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 _SIZE, _EACH = 13.0, 2.0
 _DPI: Final = 130
+_STYLE: Final = {"axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "axes.titlesize": 10}
 
 
-def new_figure(panels: int = 1, width: float = 5.6, height: float = 4.2) -> tuple[Any, Any]:
-    """A figure of panels side by side, inches each, and its axes: one, or an array of them."""
+def new_figure(
+    panels: int = 1, width: float = 5.6, height: float = 4.2, *, rows: int = 1, **options: Any
+) -> tuple[Any, Any]:
+    """A figure of panels side by side (and in `rows`), inches each, and its axes: one, or an array of them.
+
+    `options` are those of matplotlib's `subplots`. Lines and bars take the colors in order.
+    """
     with needs_extra("plots need matplotlib", "train"):
+        from matplotlib import rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    figure = Figure(figsize=(width * panels, height), layout="constrained")
+        from matplotlib.rcsetup import cycler
+    figure = Figure(figsize=(width * panels, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, panels)
+    with rc_context({**_STYLE, "axes.prop_cycle": cycler(color=list(COLORS))}):
+        return figure, figure.subplots(rows, panels, **options)
 
 
 def color(number: int) -> str:
@@ -48,8 +57,12 @@ def finish(axes: Any, title: str, **labels: Any) -> None:
     """Labels, title, grid and legend of a panel."""
     axes.set(**labels)
     axes.set_title(title, fontsize=10)
-    axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
+
+
+def caption(figure: Any, text: str) -> None:
+    """A small line below: what was measured, where and when."""
+    figure.supxlabel(text, fontsize=5.5, color=GREY)
 
 
 def save(figure: Any, path: Path) -> None:

@@ -7,39 +7,31 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cascade_serving.figures import Run
-
-_COLOURS = ("#1f6fb2", "#c46a1a", "#2a8f5b", "#8a4fb0", "#c2a500", "#c0395a")
+from serve_app import plots
 
 
 def draw(runs: Mapping[str, Run], found: Mapping[str, Any], caption: str, path: Path) -> None:
     """Write a PNG; the first run's quality, and every run's streaming cascade against the pools alone."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.4), dpi=110)
+    figure, (left, right) = plots.new_figure(2, 5.5, 4.4)
     first, run = next(iter(runs.items()))
     weak, strong = found[first][run.weak], found[first][run.strong]
     left.plot(
         [0, 100], [100 * weak["quality"], 100 * strong["quality"]], "--", color="#bbbbbb", label="random, expected"
     )
-    for name, colour in zip(run.replies, _COLOURS, strict=False):
+    for number, name in enumerate(run.replies):
         point = found[first][name]
         low, high = point["quality_drop_interval_95"]
         best = strong["quality"]
         bars = [[100 * best * (high - point["quality_drop"])], [100 * best * (point["quality_drop"] - low)]]
         at = (100 * point["strong_calls"], 100 * point["quality"])
-        left.errorbar(*at, yerr=np.maximum(bars, 0), fmt="o", color=colour, label=name, capsize=3)
+        left.errorbar(*at, yerr=np.maximum(bars, 0), color=plots.color(number), capsize=3)
+        plots.mark(left, number, at, name)
     left.set_xlabel("queries with a strong call, %")
     left.set_ylabel("exact answers, %")
     left.legend(fontsize=8, frameon=False, loc="lower right")
-    left.grid(alpha=0.25)
     _times(right, runs)
-    figure.text(0.01, 0.005, caption, fontsize=5.5, color="#777777")
-    figure.tight_layout(rect=(0, 0.02, 1, 1))
-    figure.savefig(path)
-    pyplot.close(figure)
+    plots.caption(figure, caption)
+    plots.save(figure, path)
 
 
 def _times(axes: Any, runs: Mapping[str, Run]) -> None:
@@ -53,7 +45,7 @@ def _times(axes: Any, runs: Mapping[str, Run]) -> None:
                 replies = run.replies[name]
                 lines[f"accepted, {title}"] = [r.first_ms for r in replies if r.pool != "large"]
                 lines[f"escalated, {title}"] = [r.first_ms for r in replies if r.pool == "large"]
-    for (label, values), colour in zip(lines.items(), ("#999999", "#333333", *_COLOURS), strict=False):
+    for (label, values), colour in zip(lines.items(), ("#999999", "#333333", *plots.COLORS), strict=False):
         if values:
             axes.plot(np.sort(values), np.linspace(0, 100, len(values)), label=label, color=colour)
     axes.set_xscale("log")
@@ -62,4 +54,3 @@ def _times(axes: Any, runs: Mapping[str, Run]) -> None:
     axes.set_xlabel("time to first token, ms")
     axes.set_ylabel("streams that have begun, %")
     axes.legend(fontsize=8, frameon=False)
-    axes.grid(alpha=0.25)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cascades.curves import Curve
+from serve_app import plots
 
 STYLES: dict[str, dict[str, Any]] = {
     "threshold": {"color": "#999999", "linestyle": "-.", "linewidth": 1.0},
@@ -20,14 +21,10 @@ def draw(
     panels: Mapping[str, tuple[Mapping[str, Curve], Mapping[str, tuple[float, float]]]], caption: str, path: Path
 ) -> None:
     """Write a PNG. A panel: curves by method, and single models by name as (mean cost in US dollars, quality)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.4 * columns, 3.5 * rows + 0.3), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, panels_of = plots.new_figure(columns, 4.4, 3.5, rows=rows, squeeze=False)
+    grid = panels_of.ravel()
     for axes, (title, (curves, singles)) in zip(grid, panels.items(), strict=False):
         dearest = max(cost for cost, _ in singles.values())
         for name, curve in curves.items():
@@ -39,11 +36,10 @@ def draw(
             axes.annotate(name, (100 * cost / dearest, quality), fontsize=6, textcoords="offset points", xytext=(3, -7))
         axes.set_xlim(0, 105)
         axes.set_title(title, fontsize=9)
-        axes.grid(alpha=0.25)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     grid[0].legend(fontsize=7, frameon=False, loc="lower right")
     figure.supxlabel("mean cost, % of the dearest model's", fontsize=9)
     figure.supylabel("test quality", fontsize=9)
     figure.suptitle(caption, fontsize=6, color="#777777")
-    figure.savefig(path, metadata={"Software": None})
+    plots.save(figure, path)

@@ -18,6 +18,7 @@ from benchmarks.engine.runs import CASES, Rate, generate, queries, run
 from benchmarks.process import BUILD
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
+from serve_app import plots
 from serve_app.config.engines import TransformersSettings
 from serve_app.config.pools import PoolConfig
 
@@ -142,23 +143,16 @@ def write(out: Path, found: dict[str, Any], rates: dict[str, list[Rate]]) -> Non
 
 
 def _plot(path: Path, found: dict[str, Any], rates: dict[str, list[Rate]]) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axis = plots.new_figure(1, 7, 4.5)
     for case, rows in rates.items():
         axis.plot([r.concurrency for r in rows], [r.tokens_per_s for r in rows], marker="o", label=f"engine, {case}")
     for batch, rate in found["generate_tokens_per_s"].items():
         axis.axhline(rate, ls="--", lw=1, color="gray")
         axis.annotate(f"generate, batch {batch}", (1, rate), fontsize=8, va="bottom")
     axis.set(xscale="log", yscale="log", xlabel="requests at once", ylabel="output tokens a second")
-    axis.grid(alpha=0.3, which="both")
     axis.legend()
     figure.suptitle(one_line(found["environment"]), fontsize=7)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    plots.save(figure, path)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from benchmarks.gateway.pacing import ITL_P95_MS, PACE_MS, Paced
 from benchmarks.gateway.rounds import ONE_SHOT, STREAM, Cell
 from benchmarks.stamp import one_line
 from benchmarks.table import markdown
+from serve_app import plots
 
 JETHRO, BARE, LITELLM = "jethro", "bare uvicorn", "litellm"
 
@@ -100,12 +101,7 @@ def tables(cells: Sequence[Cell], paced: Sequence[Paced], layers: Layers, stamp:
 
 def plot(cells: Sequence[Cell], paced: Sequence[Paced], stamp: dict[str, Any], path: Path) -> None:
     """Rates by target and concurrency, on logarithmic axes, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", width_ratios=[2, 2, 1])
+    figure, axes = plots.new_figure(3, 4.3, width_ratios=[2, 2, 1])
     targets = list(dict.fromkeys(c.target for c in cells))
     for axis, case in zip(axes, (ONE_SHOT, STREAM), strict=False):
         concurrencies = sorted({c.concurrency for c in cells})
@@ -123,8 +119,7 @@ def plot(cells: Sequence[Cell], paced: Sequence[Paced], stamp: dict[str, Any], p
     axes[2].set_visible(bool(paced))
     axes[2].tick_params("x", labelsize=7)
     figure.suptitle(one_line(stamp), fontsize=7)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    plots.save(figure, path)
 
 
 def _case(cells: Sequence[Cell], case: str) -> str:

@@ -6,24 +6,20 @@ from typing import Any
 from benchmarks.hybrid_llm.figures import SHARES
 from benchmarks.hybrid_llm.report import NAMES, in_order
 from benchmarks.stamp import one_line
+from serve_app import plots
 
 _STYLES = {
-    "r_det": ("#8a6fb3", "-"),
-    "r_prob": ("#1f6fb2", "-"),
-    "r_trans": ("#2b9c6a", "-"),
-    "complexity": ("#777777", "-."),
+    "r_det": (plots.color(4), "-"),
+    "r_prob": (plots.color(0), "-"),
+    "r_trans": (plots.color(2), "-"),
+    "complexity": (plots.GREY, "-."),
 }
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
     """Write a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     metrics = found["metrics"]
-    figure, panels = pyplot.subplots(len(metrics), 3, figsize=(11, 3.3 * len(metrics)), dpi=100, squeeze=False)
+    figure, panels = plots.new_figure(3, 3.7, 3.3, rows=len(metrics), squeeze=False)
     for row, (metric, pairs) in zip(panels, metrics.items(), strict=True):
         for axes, (name, gap, figures) in zip(row, in_order(pairs), strict=True):
             _panel(axes, figures)
@@ -32,10 +28,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
     for axes in panels[-1]:
         axes.set_xlabel("cost advantage, % of queries to the small model", fontsize=9)
     panels[0][0].legend(fontsize=8, frameon=False, loc="upper left")
-    figure.text(0.01, 0.005, one_line(found["environment"]), fontsize=5.5, color="#777777")
-    figure.tight_layout(rect=(0, 0.02, 1, 1))
-    figure.savefig(path)
-    pyplot.close(figure)
+    plots.caption(figure, one_line(found["environment"]))
+    plots.save(figure, path)
 
 
 def _panel(axes: Any, figures: dict[str, Any]) -> None:
@@ -45,7 +39,6 @@ def _panel(axes: Any, figures: dict[str, Any]) -> None:
         axes.plot(shares, [100 * d for d in values["curve"]], line, color=colour, label=router, linewidth=1.4)
     axes.plot(shares, [100 * d for d in figures["oracle"]["curve"]], ":", color="#222222", label="oracle")
     end = figures["quality"]["gap"] / figures["quality"]["large"]
-    axes.plot([0, 100], [0, 100 * end], "--", color="#c46a1a", label="random")
+    axes.plot([0, 100], [0, 100 * end], "--", color=plots.color(1), label="random")
     axes.set_xlim(0, 80)
     axes.set_ylim(-1.5, 100 * end * 0.4)
-    axes.grid(alpha=0.25)

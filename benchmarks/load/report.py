@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.load.loops import Run
 from benchmarks.stamp import one_line
 from benchmarks.table import markdown
+from serve_app import plots
 
 _ROWS = (
     ("requests completed", "completed"),
@@ -46,13 +47,8 @@ def table(found: dict[str, Any], percentiles: Sequence[float]) -> str:
 
 def plot(run: Run, found: dict[str, Any], path: Path) -> None:
     """Distributions of TTFT and E2E, and requests a second over time, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
     done = [r for r in run.records if r.ok]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, (left, right) = plots.new_figure(2, 5.5, 4.0)
     for label, values in (
         ("TTFT", [r.ttft_s for r in done if r.ttft_s is not None]),
         ("E2E", [r.e2el_s for r in done]),
@@ -60,17 +56,18 @@ def plot(run: Run, found: dict[str, Any], path: Path) -> None:
         if values:
             left.ecdf([v * 1e3 for v in values], label=label)
     left.set(xlabel="ms", ylabel="share of requests", xscale="log", title="Latency", ylim=(0, 1))
-    left.grid(alpha=0.3)
     if done:
         left.legend()
     seconds = range(int(found["duration"]) + 2)
-    for label, rows, colour in (("completed", done, "C0"), ("failed", [r for r in run.records if not r.ok], "C3")):
+    for label, rows, colour in (
+        ("completed", done, plots.color(0)),
+        ("failed", [r for r in run.records if not r.ok], plots.color(7)),
+    ):
         right.hist([r.end_s - run.start_s for r in rows], bins=seconds, histtype="step", label=label, color=colour)
     right.set(xlabel="s", ylabel="requests in each second", title="Ends over time")
     right.legend()
     figure.suptitle(found["label"], fontsize=10)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    plots.save(figure, path)
 
 
 def _percent(share: float | None) -> float | None:

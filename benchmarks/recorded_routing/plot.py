@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks.recorded_routing.crossed import BASELINE, Crossed
 from benchmarks.recorded_routing.sets import Task
+from serve_app import plots
 from serve_app.learning.metrics import average_pgr, cost_quality_curve, oracle_curve
 
 _MOST = 5
@@ -15,14 +16,10 @@ _MOST = 5
 
 def draw(tasks: Mapping[str, Task], scores: Mapping[str, Mapping[str, Crossed]], caption: str, path: Path) -> None:
     """Write a PNG: the curves of the best routers and the baseline, random, and the oracle."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = min(2, len(tasks))
     rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(6.2 * columns, 4.4 * rows + 0.2), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, panels = plots.new_figure(columns, 6.2, 4.4, rows=rows, squeeze=False)
+    grid = panels.ravel()
     for axes, (title, task) in zip(grid, tasks.items(), strict=False):
         weak, strong = task.dataset.weak.quality.mean(1), task.dataset.strong.quality.mean(1)
         curves = {kind: cost_quality_curve(one.scores, weak, strong) for kind, one in scores[title].items()}
@@ -35,14 +32,13 @@ def draw(tasks: Mapping[str, Task], scores: Mapping[str, Mapping[str, Crossed]],
             label = f"{BASELINE} {apgr[BASELINE]:.3f}"
             axes.plot(100 * curve.share, curve.quality, color="black", linewidth=1, linestyle="-.", label=label)
         oracle = oracle_curve(weak, strong)
-        axes.plot(100 * oracle.share, oracle.quality, ":", color="#777777", label="oracle")
+        axes.plot(100 * oracle.share, oracle.quality, ":", color=plots.GREY, label="oracle")
         axes.plot([0, 100], [weak.mean(), strong.mean()], "--", color="#c46a1a", label="random, expected")
         axes.set_ylim(weak.mean() - 0.12 * np.ptp(oracle.quality), oracle.quality.max() + 0.04 * np.ptp(oracle.quality))
         axes.set(xlabel="strong calls, % of queries", ylabel="mean quality")
         axes.set_title(f"{title}: {len(task.dataset):,} queries", fontsize=10)
-        axes.grid(alpha=0.25)
         axes.legend(fontsize=8, frameon=False, loc="lower right", title="APGR", title_fontsize=8)
     for axes in grid[len(tasks) :]:
         axes.set_axis_off()
-    figure.supxlabel(caption, fontsize=5.5, color="#777777")
-    figure.savefig(path, metadata={"Software": None})
+    plots.caption(figure, caption)
+    plots.save(figure, path)

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from serve_app import plots
 from serve_app.autoscaling.comparison import DEFAULT, OURS, QUEUE, RAY_TARGET, Comparison, RuleFigures, Scenario
-from serve_app.errors import needs_extra
 
 _HEAD = (
     *("rule", "large h", "small h", "strong TTFT p50 / p95 / p99 s", "weak TTFT p50 / p95 / p99 s"),
@@ -108,30 +108,25 @@ def _finite(value: Any) -> Any:
     return value
 
 
-_COLOURS = {OURS: "#1f77b4", DEFAULT: "#d62728", QUEUE: "#2ca02c", "oracle": "#777777"}
+_COLORS = {OURS: plots.color(0), DEFAULT: plots.color(1), QUEUE: plots.color(2), "oracle": plots.GREY}
 
 
 def plot(found: Sequence[Comparison], path: Path) -> None:
     """One PNG, a row for each trace: large replicas, calls that wait, frontier. Raises DependencyError."""
-    with needs_extra("plots need matplotlib", "train"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    figure = Figure(figsize=(15, 2.7 * len(found)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(found), 3, squeeze=False)
+    figure, axes = plots.new_figure(3, 5, 2.7, rows=len(found), squeeze=False)
     for row, comparison in zip(axes, found, strict=True):
         _over_time(row[0], row[1], comparison)
         _frontier(row[2], comparison)
     axes[0][0].legend(fontsize=7)
     axes[0][2].legend(fontsize=7)
-    figure.savefig(path, dpi=90)
+    plots.save(figure, path)
 
 
 def _over_time(replicas: Any, queue: Any, comparison: Comparison) -> None:
     for name, outcome in comparison.runs.items():
         line, minutes = outcome.timeline, outcome.timeline.at_s / 60
-        replicas.step(minutes, line.target["large"], where="post", color=_COLOURS[name], linewidth=0.9, label=name)
-        queue.plot(minutes, line.queued["large"], color=_COLOURS[name], linewidth=0.9)
+        replicas.step(minutes, line.target["large"], where="post", color=_COLORS[name], linewidth=0.9, label=name)
+        queue.plot(minutes, line.queued["large"], color=_COLORS[name], linewidth=0.9)
     replicas.set(title=comparison.trace, xlabel="minutes", ylabel="target of large replicas")
     queue.set(xlabel="minutes", ylabel="strong calls that wait")
 
@@ -141,7 +136,7 @@ def _frontier(axes: Any, comparison: Comparison) -> None:
     held = sorted(comparison.holds.values(), key=lambda f: f.large_hours)
     for points, name, label in ((swept, DEFAULT, "default by target"), (held, OURS, "ours by hold")):
         hours, p95 = [f.large_hours for f in points], [f.strong_p95_s for f in points]
-        axes.plot(hours, p95, "o-", color=_COLOURS[name], markersize=3, linewidth=0.8, label=label)
+        axes.plot(hours, p95, "o-", color=_COLORS[name], markersize=3, linewidth=0.8, label=label)
     for name, figures in comparison.rules.items():
-        axes.plot(figures.large_hours, figures.strong_p95_s, "*", color=_COLOURS[name], markersize=9)
+        axes.plot(figures.large_hours, figures.strong_p95_s, "*", color=_COLORS[name], markersize=9)
     axes.set(xlabel="large replica-hours", ylabel="strong TTFT p95, s", yscale="log")
