@@ -28,6 +28,7 @@ logger = logging.getLogger("ray.serve")
 _APP = "jethro"
 _WATCH_S = 1.0
 _LOOK_S = 0.05
+_READY_S = 0.2
 _LAST_WORD_S = 2.0
 """For the errors of what did not finish in time to reach the callers."""
 _PROXY_S = 240
@@ -251,7 +252,7 @@ def run(config: Config, *, console: Console | None = None, engine_factory: str |
             start(config, engine_factory=engine_factory, source=source, warn=console.warn)
             served.set()
             watch = ReadyWatch(console, _state_of(config))
-            while not over.wait(_WATCH_S if watch.done else _LOOK_S):
+            while not over.wait(_WATCH_S if watch.done else _READY_S):
                 watch.step()
                 if (lost := _lost_process()) is not None:
                     raise Ended(f"{lost} of the Ray cluster ended: start again; its logs are in {_home[-1].logs}")
