@@ -51,18 +51,23 @@ def preflight(name: str, pool: PoolConfig) -> None:
     if path is not None and path.startswith(_LAB):
         _lab_folder(name, path)
     elif path is not None:
-        _check_model(f"pools.{name}.engine.path", path)
+        _check_model(f"pools.{name}.engine.path", path, safetensors=settings.kind == "transformers")
     for adapter, where in getattr(settings, "adapters", {}).items():
         _check_folder(f"pools.{name}.engine.adapters.{adapter}", where, "of a LoRA adapter or its id")
 
 
-def _check_model(key: str, path: str) -> None:
+def _check_model(key: str, path: str, *, safetensors: bool) -> None:
     """Raises ConfigError for a folder that holds no model, and for an id that is not available without a network."""
     _check_folder(key, path, "in Hugging Face format or a model id")
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{key}: {path}: no config.json in it; use a folder in Hugging Face format")
+        if safetensors and not any(folder.glob("*.safetensors")):
+            raise ConfigError(
+                f"{key}: {path}: no *.safetensors in it, and weights in other formats may run code: save the model "
+                "with `save_pretrained`"
+            )
         return
     from huggingface_hub import constants, try_to_load_from_cache  # the engine's extra brings it
 

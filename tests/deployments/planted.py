@@ -187,6 +187,12 @@ def _empty_model(m: Machine) -> None:
     m.own_engine(kind="transformers", path="model")
 
 
+def _pickled_model(m: Machine) -> None:
+    _empty_model(m)
+    (m.folder / "model" / "config.json").write_text("{}")
+    (m.folder / "model" / "pytorch_model.bin").write_bytes(b"")
+
+
 def _no_adapter(m: Machine) -> None:
     _empty_model(m)
     (m.folder / "model" / "config.json").write_text("{}")
@@ -333,6 +339,10 @@ MISTAKES = [
     Mistake(
         "the model's folder is missing", lambda m: m.own_engine(kind="transformers", path="./models/mine"),
         "pools.small.engine.path", "use a folder in Hugging Face format", ("./models/mine",),
+    ),
+    Mistake(
+        "the model's weights are pickled", _pickled_model,
+        "pools.small.engine.path", "save the model with `save_pretrained`", ("no *.safetensors",),
     ),
     Mistake(
         "the model's folder is empty", _empty_model,

@@ -34,7 +34,8 @@ def load_model(settings: TransformersSettings) -> LoadedModel:
         _check_cache(path, config)
         tokenizer = AutoTokenizer.from_pretrained(path)
         dtype = getattr(torch, settings.dtype)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa").to(device).eval()
+        how = {"dtype": dtype, "attn_implementation": "sdpa", "use_safetensors": True}
+        model = AutoModelForCausalLM.from_pretrained(path, **how).to(device).eval()
     except (OSError, ValueError, RuntimeError, ImportError) as e:
         raise ConfigError(
             f"model {settings.path!r} cannot be loaded on {settings.device} as {settings.dtype}: {e}; "
