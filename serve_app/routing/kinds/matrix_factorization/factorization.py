@@ -163,11 +163,10 @@ def _one_epoch(
         at = order[start : start + recipe.batch]
         batch = [column[at] for column in battles]
         seen = prompts[batch[0]]
-        loss = net.loss(seen + recipe.noise * torch.randn(seen.shape, generator=dice), batch)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        with torch.no_grad():
+            loss = net.differentiate(seen + recipe.noise * torch.randn(seen.shape, generator=dice), batch)
         optimizer.step()
-        total += float(loss.detach()) * len(at)
+        total += float(loss) * len(at)
     return total / len(order)
 
 
@@ -197,6 +196,30 @@ class _Net:
         _, first, second, won = battles
         unit = normalize(self.vectors, dim=1)
         logits: torch.Tensor = ((unit[first] - unit[second]) * (prompts @ self.projection.T)) @ self.weights
+        loss: torch.Tensor = binary_cross_entropy_with_logits(logits, won)
+        return loss
+
+    def differentiate(self, prompts: "torch.Tensor", battles: list["torch.Tensor"]) -> "torch.Tensor":
+        """`loss`, with its gradients in the three tensors: written out, they take half the time of torch's own.
+
+        With unit vectors u = v / |v|, gaps g = u_first - u_second, m = g * (W q) and logits z = m · w.
+        """
+        import torch
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        _, first, second, won = battles
+        length = self.vectors.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        unit = self.vectors / length
+        gaps, projected = unit[first] - unit[second], prompts @ self.projection.T
+        products = gaps * projected
+        logits = products @ self.weights
+        by_logit = (torch.sigmoid(logits) - won) / len(won)
+        by_product = torch.outer(by_logit, self.weights)
+        by_gap = by_product * projected
+        by_unit = torch.zeros_like(unit).index_add_(0, first, by_gap).index_add_(0, second, -by_gap)
+        self.weights.grad = products.T @ by_logit
+        self.projection.grad = (by_product * gaps).T @ prompts
+        self.vectors.grad = (by_unit - unit * (by_unit * unit).sum(1, keepdim=True)) / length
         loss: torch.Tensor = binary_cross_entropy_with_logits(logits, won)
         return loss
 

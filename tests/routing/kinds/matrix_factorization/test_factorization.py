@@ -9,6 +9,7 @@ from serve_app.routing.kinds.matrix_factorization.factorization import (
     Battles,
     FactorRecipe,
     Factors,
+    _Net,
     _split,
     train_factors,
 )
@@ -113,3 +114,21 @@ def test_all_battles_of_a_prompt_are_held_back_together() -> None:
     learn, judge = _split(Battles(prompt, zeros, zeros + 1, np.ones(500, np.float32)), 0.1, 0)
     assert len(judge) == 50 and len(learn) == 450
     assert not set(judge.prompt) & set(learn.prompt)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gradients_written_out_are_those_of_autograd(seed: int) -> None:
+    dice = torch.Generator().manual_seed(seed)
+    net = _Net(11, 4, 7, dice)
+    first, second = torch.randint(0, 4, (2, 30), generator=dice)
+    won = torch.where(torch.rand(30, generator=dice) < 0.5, 0.5, 1.0)
+    battles = [torch.arange(30), first, second, won]  # some of one model against itself
+    prompts = torch.randn(30, 11, generator=dice)
+    loss = net.loss(prompts, battles)
+    expected = torch.autograd.grad(loss, net.parameters)
+    with torch.no_grad():
+        found = net.differentiate(prompts, battles)
+    assert float(found) == pytest.approx(float(loss.detach()), rel=1e-6)
+    for tensor, gradient in zip(net.parameters, expected, strict=True):
+        assert tensor.grad is not None
+        assert_allclose(tensor.grad.numpy(), gradient.numpy(), rtol=1e-4, atol=1e-7)
