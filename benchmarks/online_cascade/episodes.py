@@ -35,7 +35,9 @@ def cascade(stream: Recorded, spec: StreamSpec) -> Replayed:
     answers, by = np.empty(len(stream), dtype=np.int64), np.empty(len(stream), dtype=np.int64)
     trace = []
     for t, text in enumerate(stream.texts):
-        episode = learner.policy().act(text, rng.random(1 + len(spec.levels)))
+        policy = learner.policy()
+        episode = policy.act(text, rng.random(1 + len(spec.levels)))
+        policy.observe(episode)
         learner.observe(episode)
         if episode.level is None:
             answers[t], by[t] = stream.expert[t], LLM

@@ -22,8 +22,8 @@ from serve_app.streams.online.base import LabeledEvent, Learner
 
 _LONGEST: Final = 2**30
 """Characters of a CSV field: texts beyond Python's default bound of 131,072 are left to the endpoint to refuse."""
-_AHEAD: Final = 512
-"""Texts whose features are computed together: enough for batches of similar length, a second or two of work."""
+_AHEAD: Final = 1024
+"""Texts whose features are computed together: enough for batches of similar length, a few seconds of work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,9 @@ def replay(
     for at, row in enumerate(rows):
         if at % _AHEAD == 0:
             learner.prepare([ahead.text for ahead in rows[at : at + _AHEAD]])
-        episode = learner.policy().act(row.text, [rng.random() for _ in range(1 + len(levels))])
+        policy = learner.policy()
+        episode = policy.act(row.text, [rng.random() for _ in range(1 + len(levels))])
+        policy.observe(episode)  # as a Gateway does: its price moves with every query, not with every policy
         learner.observe(episode)
         if episode.level is None:
             learner.learn(LabeledEvent(row.text, row.expert, episode))

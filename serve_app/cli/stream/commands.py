@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from serve_app.cli.options import DEFAULT_URL, UrlOption, connected, listed, new_group, show_json
+from serve_app.config.environment import export
 from serve_app.errors import ConfigError
 
 group = new_group(help="Streams of classification queries, learned online from the LLM's answers.")
@@ -130,6 +131,8 @@ def replay(
       jethro stream replay isear.jsonl.gz --offline --label label --expert gpt35 --shuffle 42 --llm-share 0.2 \\
           --labels joy,sadness,anger,guilt,shame,fear,disgust
     """
+    if offline:  # before numpy is loaded: the learner's matrices are small, and threads would wait for each other
+        export({"OPENBLAS_NUM_THREADS": "1"})
     from serve_app.cli.stream import replay as replaying
 
     columns = text, label, expert if offline else None
