@@ -1,7 +1,8 @@
 """The deferral functions f_j: from a level's class probabilities alone to the urge to defer to the next model.
 
-By default f_j is 1 - margin / 2 and nothing of it is learned: at equal calls learned functions were no better on any
-stream that was measured, and they took most of a learner's time (benchmarks/results/skewed_streams.md).
+By default f_j is 1 - margin / 2 and nothing of it is learned: at equal calls learned functions made no difference
+beyond two standard errors on even or skewed labels, and took half of a learner's time
+(benchmarks/results/skewed_streams.md).
 
 Learned, after Nie et al. 2024: an MLP of 128 ReLU units and one sigmoid output for each level, and no gradient into the
 levels. Two objectives: the paper's (calibration plus the cost J of the whole cascade), and the advantage of deferring.
