@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from serve_app.cli.options import DEFAULT_URL, UrlOption, connected, listed, new_group, show_json
-from serve_app.config.environment import export
 from serve_app.errors import ConfigError
 
 group = new_group(help="Streams of classification queries, learned online from the LLM's answers.")
@@ -132,6 +131,8 @@ def replay(
           --labels joy,sadness,anger,guilt,shame,fear,disgust
     """
     if offline:  # before numpy is loaded: the learner's matrices are small, and threads would wait for each other
+        from serve_app.config.environment import export
+
         export({"OPENBLAS_NUM_THREADS": "1"})
     from serve_app.cli.stream import replay as replaying
 
