@@ -285,7 +285,7 @@ async def test_what_is_older_than_keep_days_goes_with_its_feedback_and_its_bytes
         while len(rows(config)) > 50:
             await asyncio.sleep(0.02)
     assert on_disk(config.path, "<alice says 00049") == on_disk(config.path, "kept no longer") == 0
-    assert on_disk(config.path, "<alice says 00050") == 30
+    assert on_disk(config.path, "<alice says 00050") >= 30, "what follows the deletion may be in the -wal file as well"
     assert rows(config, "SELECT * FROM feedback") == rows(config, "SELECT * FROM erasures") == []
     await store.aclose()
 
