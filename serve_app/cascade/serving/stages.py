@@ -8,6 +8,7 @@ from time import perf_counter
 from serve_app.cascade.base import Chain, Level, Needs
 from serve_app.cascade.serving.relay import PendingStream
 from serve_app.errors import JethroError
+from serve_app.numbers import fixed, significant
 from serve_app.pools.attempt import refusal, unmet
 from serve_app.pools.base import Pool
 from serve_app.types import Query, Step, Usage
@@ -56,10 +57,10 @@ class LevelConfidence:
             return self.why
         if math.isnan(self.value):
             return f"{self.signal} is undefined"
-        found = f"{self.signal} {self.value:.4g}, P(correct) {self.probability:.3f}"
+        found = f"{self.signal} {significant(self.value, 4)}, P(correct) {fixed(self.probability, 3)}"
         if math.isnan(self.threshold):
             return found
-        return f"{found} {'>=' if self.accepted else '<'} {self.threshold:.3f}"
+        return f"{found} {'>=' if self.accepted else '<'} {fixed(self.threshold, 3)}"
 
 
 @dataclass(slots=True, eq=False)

@@ -8,6 +8,7 @@ import typer
 
 from serve_app.cli.options import DEFAULT_URL, UrlOption, connected, listed, new_group, show_json
 from serve_app.errors import ConfigError
+from serve_app.numbers import percent, significant
 
 group = new_group(help="Streams of classification queries, learned online from the LLM's answers.")
 
@@ -63,7 +64,7 @@ def list_streams(url: UrlOption = DEFAULT_URL, json: JsonOption = False) -> None
         typer.echo("no streams: create one with `jethro stream create`")
     for stream in [] if json else streams:
         figures = stream["figures"]
-        shares = ", ".join(f"{level} {part:.1%}" for level, part in figures.get("share", {}).items())
+        shares = ", ".join(f"{level} {percent(part)}" for level, part in figures.get("share", {}).items())
         typer.echo(f"{stream['id']}: {stream['state']}, {figures.get('queries', 0):,} queries ({shares})")
 
 
@@ -170,8 +171,8 @@ def budget_line(stream: dict[str, Any]) -> str:
     if "llm_share" not in stream:
         return f"its policy is not loaded here yet ({stream['state']})"
     if stream.get("mu") is not None:
-        return f"a unit of cost has the price mu = {stream['mu']:g}"
-    return f"at most {stream['llm_share']:.1%} of {stream['horizon']:,} queries reach the LLM"
+        return f"a unit of cost has the price mu = {significant(stream['mu'])}"
+    return f"at most {percent(stream['llm_share'])} of {stream['horizon']:,} queries reach the LLM"
 
 
 def lines(stream: Mapping[str, Any]) -> Iterator[str]:
@@ -183,7 +184,7 @@ def lines(stream: Mapping[str, Any]) -> Iterator[str]:
     if not (figures := stream["figures"]):
         return
     yield f"  queries {figures['queries']:,}, of them " + ", ".join(
-        f"{level} {part:.1%}" for level, part in figures["share"].items()
+        f"{level} {percent(part)}" for level, part in figures["share"].items()
     )
     yield f"  labels learned {figures['labelled']:,}, policy version {figures['version']:,}"
     yield from _learner(figures["learner"])
@@ -205,10 +206,10 @@ def _learner(figures: Mapping[str, Any]) -> Iterator[str]:
     if figures.get("warming_up"):
         yield "  warming up: the LLM answers all"
     if figures.get("agreement") is not None:
-        yield f"  agreement with the LLM in recent audits: {figures['agreement']:.1%}"
+        yield f"  agreement with the LLM in recent audits: {percent(figures['agreement'])}"
     for level, part in (figures.get("level_agreement") or {}).items():
         if part is not None:
-            yield f"  {level} agrees with the LLM where both answered: {part:.1%}"
+            yield f"  {level} agrees with the LLM where both answered: {percent(part)}"
     if figures.get("drift_alarms"):
         yield f"  label drift detected: {figures['drift_alarms']:,}"
     if figures.get("drift_looks"):

@@ -13,6 +13,7 @@ from serve_app.cli.progress import ProgressLine
 from serve_app.config import caller_key
 from serve_app.config.strategies import StreamsConfig
 from serve_app.errors import UpstreamError
+from serve_app.numbers import between, fixed, percent
 from serve_app.streams.base import PREFIX, OnlineCore
 from serve_app.streams.labels import parsed
 from serve_app.streams.online.base import StreamSpec
@@ -60,14 +61,13 @@ def over_http(rows: Sequence[ReplayRow], labels: Sequence[str], stream: str, url
 def summary(score: ReplayScore) -> str:
     """The result in a few lines."""
     parts = [f"{score.done:,} answers"]
-    parts += [f"{level} {score.share(level):.1%}" for level in sorted(score.levels, key=lambda x: x == "llm")]
+    parts += [f"{level} {percent(score.share(level))}" for level in sorted(score.levels, key=lambda x: x == "llm")]
     if "llm" in score.levels:
-        low, high = score.share_interval("llm")
-        parts[-1] += f" [{100 * low:.1f}, {100 * high:.1f}]"
+        parts[-1] = f"llm {between(*(percent(x) for x in (score.share('llm'), *score.share_interval('llm'))))}"
     line = ", ".join(parts)
     if score.accuracy is not None:
-        low, high = score.accuracy_interval
-        line += f"\naccuracy {score.accuracy:.4f} [{low:.4f}, {high:.4f}] "
+        accuracy = between(*(fixed(x, 4) for x in (score.accuracy, *score.accuracy_interval)))
+        line += f"\naccuracy {accuracy} "
         line += f"({score.right:,} of {score.known:,}); in brackets 95 % intervals"
     if score.unparsed:
         line += f"\n{score.unparsed:,} answers named no label"
@@ -146,9 +146,9 @@ class _ReplayProgress:
     def _text(self, score: ReplayScore) -> str:
         elapsed_s = max(monotonic() - self._started_s, 1e-9)
         parts = [f"{score.done:,} of {self._total:,}", f"{score.done / elapsed_s:,.0f} a second"]
-        parts.append(f"LLM {score.share('llm'):.1%}")
+        parts.append(f"LLM {percent(score.share('llm'))}")
         if score.accuracy is not None:
-            parts.append(f"accuracy {score.accuracy:.3f}")
+            parts.append(f"accuracy {fixed(score.accuracy, 3)}")
         if score.failed:
             parts.append(f"{score.failed:,} failed: {self.trouble[:80]}")
         return ", ".join(parts)

@@ -35,8 +35,8 @@ def write(tmp_path, rows):
 def test_create_list_status_budget_delete(run, url):
     assert run("stream", "list", "--url", url).stdout.endswith("`jethro stream create`\n")
     result = run(*CREATE, "--levels", "logistic", "--llm-share", "0.3", "--url", url)
-    assert "model jethro-stream-mood; at most 30.0% of 5,000 queries" in result.stdout
-    assert run("stream", "list", "--url", url).stdout.startswith("mood: learning, 0 queries (logistic 0.0%")
+    assert "model jethro-stream-mood; at most 30.0 % of 5,000 queries" in result.stdout
+    assert run("stream", "list", "--url", url).stdout.startswith("mood: learning, 0 queries (logistic 0.0 %")
     told = run("stream", "status", "mood", "--url", url)
     assert told.stdout.startswith("stream mood (jethro-stream-mood): learning\n")
     assert json.loads(run("stream", "status", "mood", "--json", "--url", url).stdout)["labels"] == ["joy", "fear"]
@@ -143,7 +143,7 @@ def test_an_answer_that_is_none_of_the_endpoints_is_one_failed_request(run, tmp_
     with answering((200, headers, body), (200, OURS, WHOLE)) as url:
         result = run("stream", "replay", path, "--stream", "mood", "--concurrency", "1", "--url", url)
     assert result.exit_code == 1
-    assert "1 answers, logistic 100.0%" in result.stdout
+    assert "1 answers, logistic 100.0 %" in result.stdout
     assert "1 failed: 200: " in result.stderr
 
 
