@@ -132,7 +132,7 @@ class Supervisor:
             await self._watch()
             self._remove_files()
             if self._stay:  # Serve must not start another: it continues to find this one
-                await self._over.wait()
+                await self._outlasted()
             return 0
         finally:
             server.close()
@@ -158,10 +158,24 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError):
             os.kill(before.pid, signal.SIGUSR1)
         try:
-            await self._over.wait()
+            await self._outlasted()
             return 0
         finally:
             server.close()
+
+    async def _outlasted(self) -> None:
+        """Until this process is to end, or Serve has ended without a word to it."""
+        alone_since, loop = None, asyncio.get_running_loop()
+        while not self._over.is_set():
+            if self._stem.attached:
+                alone_since = None
+            else:
+                alone_since = alone_since or loop.time()
+                if loop.time() - alone_since > _ORPHAN_S:
+                    return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PROBE_S):
+                    await self._over.wait()
 
     def _remove_files(self) -> None:
         for path in (self._file, Path(self._inner)):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import stat
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from serve_app.front.control import drain
 from serve_app.front.control import main as control
 from serve_app.front.settings import FrontSettings, bundled_haproxy, save
-from serve_app.front.supervisor import command
+from serve_app.front.supervisor import Stem, Supervisor, _parent, command
 from tests.front.small_servers import TOKEN, until_answered
 
 
@@ -56,6 +57,23 @@ async def test_a_draining_front_that_serve_replaces_accepts_nothing_and_waits_fo
     third.terminate()
     assert await third.wait() == 0
     assert not [p.name for p in front.folder.iterdir() if p.suffix[1:].isdigit()]
+
+
+async def test_a_drained_front_that_serve_left_behind_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("serve_app.front.supervisor._ORPHAN_S", 0.2)
+    config = tmp_path / "serve.cfg"
+    config.write_text(f"global\n    stats socket {tmp_path}/s.sock mode 666 level admin\n")
+
+    def drained(stem: Stem) -> Supervisor:
+        return Supervisor(FrontSettings(TOKEN, "haproxy"), config, stem, reuse_port=True)
+
+    left = drained(Stem(os.getppid(), -1))  # its manager is gone
+    async with asyncio.timeout(10):
+        await left._outlasted()
+    of_serve = drained(Stem(os.getppid(), _parent(os.getppid())))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2):
+            await of_serve._outlasted()
 
 
 async def test_a_drain_ends_after_its_time_and_says_so(front, capfd):
