@@ -30,6 +30,11 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{rounded:f}" if rounded else "0"
 
 
+def plain(value: float) -> str:
+    """Up to six significant digits, as they are typed: 0.01, 0.00001, 1000000."""
+    return f"{Decimal(f'{value:g}'):f}"
+
+
 def percent(share: float, decimals: int = 1) -> str:
     """A share of 1 as a percentage."""
     return f"{fixed(100 * share, decimals)} %" if isfinite(share) else NONE

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from serve_app.decision.risk import UNIT, Sample, confident_threshold, conformal_threshold
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
+from serve_app.numbers import plain
 
 STRONG_SHARE, COST, QUALITY_DROP = "strong-share", "cost", "quality-drop"
 _FORMS = "strong-share=0.4, cost=0.0002 (mean USD a query) or quality-drop=0.01"
@@ -62,7 +63,7 @@ class Target:
         return cls(name, value)
 
     def __str__(self) -> str:
-        return f"{self.name}={self.value:g}"
+        return f"{self.name}={plain(self.value)}"
 
     def threshold(self, calibration: Calibration, guarantee: Guarantee | None = None) -> Threshold:
         """The threshold that reaches the target on the calibration data, or with a guarantee on similar traffic.

@@ -18,6 +18,7 @@ from serve_app.arrays import Floats, read_arrays
 from serve_app.data.dataset import Dataset
 from serve_app.errors import ConfigError, reading
 from serve_app.learning.metrics import Curve, cost_quality_curve
+from serve_app.numbers import usd
 from serve_app.pools.base import Pool
 from serve_app.types import Price
 
@@ -143,10 +144,10 @@ class Threshold:
         within = np.flatnonzero(curve.cost_usd <= mean_cost_usd * (1 + 1e-12))
         if len(within) == 0:
             raise ConfigError(
-                f"a mean cost of {mean_cost_usd:g} USD a query cannot be met: the cheapest is "
-                f"{curve.cost_usd.min():g} USD; raise the target"
+                f"a mean cost of {usd(mean_cost_usd)} a query cannot be met: the cheapest is "
+                f"{usd(curve.cost_usd.min())}; raise the target"
             )
-        return cls._at(curve, int(within[-1]), f"cost <= {mean_cost_usd:g} USD")
+        return cls._at(curve, int(within[-1]), f"cost <= {usd(mean_cost_usd)}")
 
     @classmethod
     def of_value(cls, calibration: Calibration, value: float, target: str) -> Self:

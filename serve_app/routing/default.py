@@ -10,6 +10,7 @@ from typing import Final
 
 from serve_app.config.tree import RoutingConfig
 from serve_app.errors import ConfigError
+from serve_app.numbers import percent
 from serve_app.routing.artefact import Registered, read_card
 from serve_app.routing.registry import RANDOM, Registry
 
@@ -76,7 +77,7 @@ def undecided_statement(registry: Registry, models: tuple[str, str], threshold: 
             f"the registry has {', '.join(own)}, trained on them: choose one with `jethro router use NAME --as-default`"
         )
     return (
-        f"no router trained on {' and '.join(models)} is chosen: `random` sends {100 * (1 - threshold):.3g} % of the "
+        f"no router trained on {' and '.join(models)} is chosen: `random` sends {percent(1 - threshold)} of the "
         f"queries to {models[1]}, by a hash of their text; {fix}"
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from serve_app.arrays import Floats
 from serve_app.config.tree import MultiPoolConfig
+from serve_app.numbers import usd
 from serve_app.pools.attempt import refusal, unmet
 from serve_app.pools.base import Pool
 from serve_app.routing.estimate import Estimate
@@ -122,10 +123,10 @@ class MultiPoolStrategy:
 
 def _reason(order: Sequence[str], expected: Mapping[str, Mapping[str, float]], utility: Utility) -> str:
     first = expected[order[0]]
-    text = f"utility {first['utility']:.3f}: quality {first['quality']:.3f} at {first['cost_usd']:.3g} USD"
+    text = f"utility {first['utility']:.3f}: quality {first['quality']:.3f} at {usd(first['cost_usd'])}"
     if len(order) > 1:
         text += f"; next {order[1]} {expected[order[1]]['utility']:.3f}"
-    return f"{text} (a unit of quality is worth {utility.quality_usd:g} USD)"
+    return f"{text} (a unit of quality is worth {usd(utility.quality_usd)})"
 
 
 def route_all(

@@ -20,7 +20,7 @@ def calibration(n: int = 2000) -> Calibration:
     return Calibration(scores, weak, np.ones(n), tokens, tokens, np.full(n, 1e-6), np.full(n, 5e-6))
 
 
-@pytest.mark.parametrize("text", ["strong-share=0.4", "cost=2e-06", "quality-drop=0.02"])
+@pytest.mark.parametrize("text", ["strong-share=0.4", "cost=0.000002", "quality-drop=0.02"])
 def test_a_target_is_read_and_written(text: str) -> None:
     assert str(Target.parse(text)) == text
 

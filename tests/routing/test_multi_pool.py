@@ -57,7 +57,7 @@ async def test_a_decision_says_what_is_expected_of_every_pool() -> None:
     small = decision.expected["small"]
     assert small["cost_usd"] == pytest.approx((100 * 1 + 10 * 10) / 1e6)
     assert small["utility"] == pytest.approx(0.7 - 2e-4 / 2e-3)
-    assert "quality 0.700" in decision.reason and "0.002 USD" in decision.reason
+    assert "quality 0.700" in decision.reason and "$0.002" in decision.reason
 
 
 async def test_uncertain_quality_is_marked_down() -> None:

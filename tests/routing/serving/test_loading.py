@@ -146,7 +146,7 @@ def test_for_other_models_the_shipped_router_is_no_default(tmp_path: Path, caplo
     assert found.default == "random" and found.threshold == 0.5
     assert found.default_note is not None and "no router trained on these models is chosen" in found.default_note
     assert found.statement is not None and found.statement in caplog.text
-    assert "no router trained on m-small and m-large is chosen: `random` sends 50 % of the queries" in found.statement
+    assert "no router trained on m-small and m-large is chosen: `random` sends 50.0 % of the queries" in found.statement
     assert found.notes["complexity"] == "router complexity was not trained on these models: its score is a guess"
     assert "random" not in found.notes
 
@@ -176,7 +176,7 @@ def test_random_that_was_chosen_needs_no_warning(tmp_path: Path) -> None:
 
 def test_the_share_of_the_config_is_that_of_the_hash(tmp_path: Path) -> None:
     found = loader(tmp_path, strong_share=0.2).load()
-    assert found.threshold == pytest.approx(0.8) and "sends 20 % of the queries to m-large" in str(found.statement)
+    assert found.threshold == pytest.approx(0.8) and "sends 20.0 % of the queries to m-large" in str(found.statement)
 
 
 def test_a_quality_without_a_router_stops_the_start(tmp_path: Path) -> None:
