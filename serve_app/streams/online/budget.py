@@ -15,8 +15,9 @@ class LlmBudget:
     """At most `share` * `horizon` LLM calls in the first `horizon` queries, and `share` of all queries after them.
 
     The price rises with each call and falls with each query that makes none, so that calls come at the rate that is
-    still to be spent: minimising loss + price * calls, it is the multiplier of the constraint (the paper's mu times
-    the LLM's cost), and the step is online gradient ascent on it. Prices are in units of the loss, in [0, `most`].
+    still to be spent; once none is left, the Learner's policy makes none. Minimising loss + price * calls, it is the
+    multiplier of the constraint (the paper's mu times the LLM's cost), and the step is online gradient ascent on it.
+    Prices are in units of the loss, in [0, `most`].
     """
 
     share: float

@@ -131,8 +131,10 @@ class OnlineCascade:
 
     @property
     def price(self) -> float:
-        """What an LLM call costs now, in units of the loss: mu times the LLM's cost."""
-        return self.settings.price(self.spec.mu or 0.0) if self._budget is None else self._budget.price
+        """What an LLM call costs now, in units of the loss: mu times the LLM's cost; the most once no call is left."""
+        if self._budget is None:
+            return self.settings.price(self.spec.mu or 0.0)
+        return self._budget.most if self._budget.spent else self._budget.price
 
     @property
     def mu(self) -> float:
@@ -145,11 +147,16 @@ class OnlineCascade:
 
         Exploration is for learning to defer, so that there is none beyond the floor where levels defer by margin.
         """
-        floor = self.spec.explore_floor if has_fix(self.spec, "floor") else 0.0
+        floor = self.spec.explore_floor if self._may_explore else 0.0
         if defers_by_margin(self.spec):
             return (floor,) * len(self._students)
         levels = zip(self.settings.levels, self._students, strict=True)
         return tuple(max(floor, level.decay**s.updates) for level, s in levels)
+
+    @property
+    def _may_explore(self) -> bool:
+        """Whether queries go to the LLM for what is learned of it, not for their own sake."""
+        return has_fix(self.spec, "floor") and not (self._budget is not None and self._budget.spent)
 
     @property
     def warm_up_calls(self) -> int:
@@ -179,7 +186,7 @@ class OnlineCascade:
             self._answers[episode.label] += 1
         if self._budget is not None:
             self._budget.observe(episode.level is None, steer=episode.why != "warm-up")
-            if abs(self._budget.price - self._published_price) > _PRICE_STEP:
+            if abs(self.price - self._published_price) > _PRICE_STEP:
                 self._policy = None
 
     def learn(self, labelled: LabeledEvent) -> None:
@@ -212,7 +219,7 @@ class OnlineCascade:
         if self._policy is None:
             self._version += 1
             self._published_price = self.price
-            audit_share = self.spec.audit_share if has_fix(self.spec, "floor") else 0.0
+            audit_share = self.spec.audit_share if self._may_explore else 0.0
             thresholds = self._deferral.thresholds(self._prices)
             act = PolicyParameters(thresholds, self.beta, self.warm_up_calls, audit_share, self._terms)
             levels = [s.predictor for s in self._students]
@@ -272,7 +279,8 @@ class OnlineCascade:
         if budget is None or not has_fix(self.spec, "cost_to_go"):
             return None
         costs = [self.settings.cost_after(j) / self.settings.llm_cost for j in range(len(self.spec.levels))]
-        return HeldPrice(budget.price, budget.steady_rate, budget.step, budget.most, tuple(costs))
+        rate = 0.0 if budget.spent else budget.steady_rate
+        return HeldPrice(self.price, rate, budget.step, budget.most, tuple(costs))
 
     def _predict(self, rows: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         """[levels, labels], as the policy takes them."""

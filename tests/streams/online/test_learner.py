@@ -1,6 +1,7 @@
 """The cascade as a whole, on a stream that is easy to learn."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -20,6 +21,21 @@ def test_it_keeps_its_share_and_is_mostly_right(spec, queries, driven):
     told = driven(learner, asked)
     assert np.mean([level is None for level, _ in told]) == pytest.approx(0.25, abs=0.03)
     assert np.mean([answer == label for (_, answer), (_, label) in zip(told, asked, strict=True)]) > 0.9
+
+
+@pytest.mark.parametrize("audit_share", [0.0, 0.05])
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.2])
+def test_a_short_stream_that_nothing_is_sure_of_makes_no_call_beyond_its_share(
+    spec, queries, driven, share, audit_share
+):
+    rng = np.random.default_rng(0)
+    unlearnable = [(text, int(rng.integers(3))) for text, _ in queries(200, 0)]
+    learner = OnlineCascade(spec(llm_share=share, horizon=200, audit_share=audit_share))
+    told = driven(learner, unlearnable)
+    assert sum(level is None for level, _ in told) == round(200 * share)
+    after = driven(learner, unlearnable, seed=1)
+    lent = 200 / 10 * share  # of the next tenth of a horizon
+    assert sum(level is None for level, _ in after) <= math.ceil(200 * share + lent), "what follows has the same share"
 
 
 def test_it_beats_asking_at_random(spec, queries, driven):
