@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def names(file: Path, folder: Path) -> bool:
         return str(folder).encode() in file.read_bytes()
     except OSError:
         return False
+
+
+def test_a_child_that_does_not_name_the_folder_yet_ends_too(folder):
+    """As one that the endpoint had just begun to start when it became this program."""
+    child = ["sh", "-c", 'sleep 1; mkdir -p "$WHERE/jethro-$WHAT/late"']
+    sweeping = [sys.executable, "-P", "-m", "serve_app.front.sweep", str(folder)]
+    program = f"import os, subprocess; subprocess.Popen({child!r}); os.execv({sys.executable!r}, {sweeping!r})"
+    env = os.environ | {"WHERE": str(folder.parent), "WHAT": "test"}
+    assert subprocess.run([sys.executable, "-c", program], env=env, check=False).returncode == 0
+    time.sleep(1.5)
+    assert not folder.exists()
 
 
 def test_as_a_program_it_removes_the_folder_too(folder):
