@@ -168,7 +168,7 @@ def test_outcomes_rise_with_the_budget():
         (made_up(50), plan(), InsufficientData, "100 queries, .*50"),
         (made_up(), plan(models=("small",)), ConfigError, "two models, .*small"),
         (made_up(), plan(models=("small", "huge")), DataError, "'huge'"),
-        (made_up(), plan("cost=0.000001"), ConfigError, "cost=1e-06 .*cheapest model"),
+        (made_up(), plan("cost=0.000001"), ConfigError, "cost=0.000001 .*cheapest model"),
         (made_up(), plan(confidence=replace(ONE, calibrator="x")), ConfigError, "calibrator 'x'"),
     ],
 )
