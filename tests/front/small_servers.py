@@ -78,10 +78,10 @@ class Front:
         return process
 
     async def pid(self) -> int | None:
-        """The pid that Serve sees."""
+        """The pid that Serve sees; None while nobody answers, or the one that does is being replaced."""
         with contextlib.suppress(OSError):
             info = await command(self.socket, "show info")
-            return next(int(line.split()[1]) for line in info.decode().splitlines() if line.startswith("Pid:"))
+            return next((int(line.split()[1]) for line in info.decode().splitlines() if line.startswith("Pid:")), None)
         return None
 
     async def haproxy(self) -> int:
