@@ -111,6 +111,7 @@ class Supervisor:
         self._ending = asyncio.Event()
         self._over = asyncio.Event()
         self._stay = False
+        self._alone_since: float | None = None
         self._info = b""
 
     async def run(self) -> int:
@@ -165,17 +166,17 @@ class Supervisor:
 
     async def _outlasted(self) -> None:
         """Until this process is to end, or Serve has ended without a word to it."""
-        alone_since, loop = None, asyncio.get_running_loop()
-        while not self._over.is_set():
-            if self._stem.attached:
-                alone_since = None
-            else:
-                alone_since = alone_since or loop.time()
-                if loop.time() - alone_since > _ORPHAN_S:
-                    return
+        while not self._over.is_set() and not self._left_behind():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PROBE_S):
                     await self._over.wait()
+
+    def _left_behind(self) -> bool:
+        """Whether Serve ended longer ago than `_ORPHAN_S`."""
+        if self._stem.attached:
+            return False
+        self._alone_since = self._alone_since or time.monotonic()
+        return time.monotonic() - self._alone_since > _ORPHAN_S
 
     def _remove_files(self) -> None:
         for path in (self._file, Path(self._inner)):
@@ -212,7 +213,7 @@ class Supervisor:
 
     async def _watch(self) -> None:
         """Replace a HAProxy that ended or hangs, until it is to stop; then wait for its end."""
-        pause_s, alone_since, loop = 0.1, None, asyncio.get_running_loop()
+        pause_s = 0.1
         while not self._ending.is_set():
             if not await self._alive():
                 if await self._replaced():  # while this process was stopped
@@ -225,10 +226,8 @@ class Supervisor:
                 else:
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            if not self._stem.attached:
-                alone_since = alone_since or loop.time()
-                if loop.time() - alone_since > _ORPHAN_S:
-                    self._stop(signal.SIGUSR1)
+            if self._left_behind():
+                self._stop(signal.SIGUSR1)
         assert self._process is not None
         await self._process.wait()
 
