@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
-from serve_app.autoscaling.comparison import OURS, Comparison, Scenario, compare, reference, runs_of
+from serve_app.autoscaling.comparison import OURS, RuleComparison, Scenario, compare, reference, runs_of
 from serve_app.autoscaling.report import plot, to_json, to_markdown
 from serve_app.autoscaling.rules import Delays, ReportTimes
 from serve_app.autoscaling.traces import standard_traces
@@ -60,7 +60,7 @@ def main() -> None:
     print(text)
 
 
-def _text(found: Sequence[Comparison], tuned: Sequence[Comparison], scenario: Scenario, seeds: range) -> str:
+def _text(found: Sequence[RuleComparison], tuned: Sequence[RuleComparison], scenario: Scenario, seeds: range) -> str:
     reached = [c.trace for c in found if c.saving.reached]
     missed = [c.trace for c in found if not c.saving.reached]
     models = scenario.models
@@ -83,7 +83,7 @@ def _pool(scenario: Scenario, name: str) -> str:
     )
 
 
-def _quick(tuned: Sequence[Comparison]) -> str:
+def _quick(tuned: Sequence[RuleComparison]) -> str:
     head = ["trace", "large h saved at equal goodput, %", "TTFT p95 saved at equal hours, %", "our large h"]
     rows = [[c.trace, 100 * c.saving.hours, 100 * c.saving.ttft, c.rules[OURS].large_hours] for c in tuned]
     return (

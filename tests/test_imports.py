@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "serve_app"
 
 FLOORS = (
-    ("types", "errors", "arrays", "files", "erasure", "numbers"),
+    ("types", "errors", "arrays", "files", "erasure", "numbers", "precision"),
     ("wire", "journal", "front", "plots"),
     ("config",),
     ("lab", "learning"),
@@ -26,7 +26,7 @@ FLOORS = (
     ("strategy",),
     ("grading", "decision", "streams"),
     ("routing",),
-    ("cascade",),
+    ("cascade", "ensemble"),
     ("training", "backup"),
     ("gateway",),
     ("api",),
@@ -44,8 +44,8 @@ FOREIGN = {
     "ray": {"deployments"},
     "fastapi": {"api", "deployments"},
     "starlette": {"api", "deployments", "engines", "gateway"},
-    "torch": {"engines", "lab", "learning", "cascade", "routing", "grading", "data"},
-    "transformers": {"engines", "lab", "learning", "routing", "grading", "data"},
+    "torch": {"engines", "lab", "learning", "cascade", "routing", "grading", "data", "ensemble", "precision"},
+    "transformers": {"engines", "lab", "learning", "routing", "grading", "data", "ensemble"},
     "vllm": {"engines"},
     "sklearn": {"learning", "routing", "lab", "cascade"},
     "typer": {"cli"},

@@ -95,7 +95,7 @@ class Saving:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class RuleComparison:
     """One kind of trace: figures by rule, the default's by target (of the large pool), ours by `hold_s`, and
     the runs of the first seed."""
 
@@ -126,7 +126,7 @@ def warm_start(trace: Trace, scenario: Scenario) -> dict[str, int]:
 
 def compare(
     traces: Sequence[Trace], scenario: Scenario, progress: Callable[[str], None] = lambda done: None
-) -> Comparison:
+) -> RuleComparison:
     """One kind of trace drawn with several seeds, under every rule; `progress` is called `runs_of` times a trace."""
     found: dict[str, list[RuleFigures]] = {}
     runs: dict[str, SimulationResult] = {}
@@ -141,7 +141,7 @@ def compare(
                 runs.setdefault(name, outcome)
             progress(f"{trace.name}: {name}")
     means = {name: RuleFigures.mean(figures) for name, figures in found.items()}
-    return Comparison(
+    return RuleComparison(
         traces[0].name,
         {name: means[name] for name in RULES},
         {target: means[name] for target, name in swept.items()},

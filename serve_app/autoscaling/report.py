@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app import plots
-from serve_app.autoscaling.comparison import DEFAULT, OURS, QUEUE, RAY_TARGET, Comparison, RuleFigures, Scenario
+from serve_app.autoscaling.comparison import DEFAULT, OURS, QUEUE, RAY_TARGET, RuleComparison, RuleFigures, Scenario
 
 _HEAD = (
     *("rule", "large h", "small h", "strong TTFT p50 / p95 / p99 s", "weak TTFT p50 / p95 / p99 s"),
@@ -14,7 +14,7 @@ _HEAD = (
 )
 
 
-def to_json(found: Sequence[Comparison], scenario: Scenario) -> dict[str, Any]:
+def to_json(found: Sequence[RuleComparison], scenario: Scenario) -> dict[str, Any]:
     """Everything that was measured, by trace; numbers that are not finite become null."""
     body = {
         "slo_s": scenario.slo_s,
@@ -29,12 +29,12 @@ def to_json(found: Sequence[Comparison], scenario: Scenario) -> dict[str, Any]:
     return cleaned
 
 
-def to_markdown(found: Sequence[Comparison], scenario: Scenario) -> str:
+def to_markdown(found: Sequence[RuleComparison], scenario: Scenario) -> str:
     """A table of savings, how to read it, and a table by trace."""
     return "\n".join([_savings(found), _reading(scenario), *(_figures(c) for c in found)])
 
 
-def _savings(found: Sequence[Comparison]) -> str:
+def _savings(found: Sequence[RuleComparison]) -> str:
     head = (
         *("trace", "ours, large h", "goodput %", "Serve's default, large h", "goodput %", "saved"),
         *("swept: hours saved at equal goodput", "swept: TTFT p95 saved at equal hours", "line"),
@@ -65,7 +65,7 @@ def _reading(scenario: Scenario) -> str:
     )
 
 
-def _figures(c: Comparison) -> str:
+def _figures(c: RuleComparison) -> str:
     named: dict[str, RuleFigures] = dict(c.rules)
     named |= {f"{DEFAULT}, target {target:g}": figures for target, figures in c.frontier.items()}
     named |= {f"{OURS}, hold {hold:g} s": figures for hold, figures in c.holds.items()}
@@ -79,7 +79,7 @@ def _row(name: str, f: RuleFigures) -> tuple[str, ...]:
     return (name, f"{f.large_hours:.2f}", f"{f.small_hours:.2f}", strong, weak, *shares, f"{f.changes:.0f}")
 
 
-def _trace(c: Comparison) -> dict[str, Any]:
+def _trace(c: RuleComparison) -> dict[str, Any]:
     return {
         "rules": {name: asdict(f) for name, f in c.rules.items()},
         "default_by_target": {f"{t:g}": asdict(f) for t, f in c.frontier.items()},
@@ -111,7 +111,7 @@ def _finite(value: Any) -> Any:
 _COLORS = {OURS: plots.color(0), DEFAULT: plots.color(1), QUEUE: plots.color(2), "oracle": plots.GREY}
 
 
-def plot(found: Sequence[Comparison], path: Path) -> None:
+def plot(found: Sequence[RuleComparison], path: Path) -> None:
     """One PNG, a row for each trace: large replicas, calls that wait, frontier. Raises DependencyError."""
     figure, axes = plots.new_figure(3, 5, 2.7, rows=len(found), squeeze=False)
     for row, comparison in zip(axes, found, strict=True):
@@ -122,7 +122,7 @@ def plot(found: Sequence[Comparison], path: Path) -> None:
     plots.save(figure, path)
 
 
-def _over_time(replicas: Any, queue: Any, comparison: Comparison) -> None:
+def _over_time(replicas: Any, queue: Any, comparison: RuleComparison) -> None:
     for name, outcome in comparison.runs.items():
         line, minutes = outcome.timeline, outcome.timeline.at_s / 60
         replicas.step(minutes, line.target["large"], where="post", color=_COLORS[name], linewidth=0.9, label=name)
@@ -131,7 +131,7 @@ def _over_time(replicas: Any, queue: Any, comparison: Comparison) -> None:
     queue.set(xlabel="minutes", ylabel="strong calls that wait")
 
 
-def _frontier(axes: Any, comparison: Comparison) -> None:
+def _frontier(axes: Any, comparison: RuleComparison) -> None:
     swept = sorted(comparison.frontier.values(), key=lambda f: f.large_hours)
     held = sorted(comparison.holds.values(), key=lambda f: f.large_hours)
     for points, name, label in ((swept, DEFAULT, "default by target"), (held, OURS, "ours by hold")):

@@ -39,6 +39,10 @@ def import_(
         bool, typer.Option("--preferences", help="Battles: prompt, model_a, model_b, winner.")
     ] = False,
     feedback: Annotated[bool, typer.Option("--feedback", help="FILE is a decision log: import its feedback.")] = False,
+    score: Annotated[
+        str | None,
+        typer.Option(help="MixInstruct: the score that is the quality. Default: bartscore, or the only one."),
+    ] = None,
 ) -> None:
     """Import recorded outcomes, or battles, of other programs, or the feedback in a decision log.
 
@@ -47,29 +51,35 @@ def import_(
     category), reference, id and contaminated if there are. Of several turns no answers between them are known: the
     query is the user's side. Costs that are not recorded are 0, which is reported.
 
+    MixInstruct's own files (a JSON list or JSON lines with candidates) are recognized: each model is a pool, NAME=MODEL
+    chooses models, the score becomes the quality in [0, 1], and all scores are kept for rankers.
+
     \b
     Examples:
       jethro data import gsm8k.jsonl.gz --pool small=mixtral-8x7b --pool large=gpt-4 --out gsm8k.parquet
       jethro data import mine.csv --quality-range 1 10 --out mine.parquet
       jethro data import arena.jsonl --preferences --out battles.parquet
+      jethro data import val.json --pool small=alpaca-native --pool large=vicuna-13b-1.1 --out mix.parquet
       jethro data import var/jethro.sqlite3 --feedback --preferences --out battles.parquet
     """
-    from serve_app.data.importing import import_outcomes
+    from serve_app.data.mixinstruct import is_mixinstruct
 
-    if (preferences or feedback) and (pool or keep_contaminated or quality_range):
-        raise ConfigError("--preferences and --feedback take no --pool, --keep-contaminated or --quality-range")
+    if (preferences or feedback) and (pool or keep_contaminated or quality_range or score):
+        raise ConfigError("--preferences and --feedback take no --pool, --keep-contaminated, --quality-range, --score")
     if preferences:
         _save_battles(file, feedback, out)
         return
     if feedback:
         _save_scores(file, out)
         return
-    found = import_outcomes(file, _models(pool or []), keep_contaminated=keep_contaminated, quality_range=quality_range)
-    found.save(out)
-    dropped = found.about["contaminated_dropped"]
-    typer.echo(f"{out}: {len(found):,} queries, {', '.join(found.pools)}; {dropped:,} contaminated rows dropped")
-    if found.about["not_recorded"]:
-        typer.echo(f"  not recorded, set to 0: {', '.join(found.about['not_recorded'])}")
+    if is_mixinstruct(file):
+        if keep_contaminated:
+            raise ConfigError("--keep-contaminated: rows of MixInstruct are not marked as contaminated; omit it")
+        _save_candidates(file, _models(pool or []), score, quality_range, out)
+        return
+    if score is not None:
+        raise ConfigError(f"--score: {file} has no candidates as MixInstruct's files do; its quality is in its columns")
+    _save_outcomes(file, _models(pool or []), keep_contaminated, quality_range, out)
 
 
 @group.command()
@@ -201,12 +211,58 @@ def _save_battles(file: Path, feedback: bool, out: Path) -> None:
         battles = read_feedback(file).preferences()
     else:
         from serve_app.data.importing import import_preferences
+        from serve_app.data.mixinstruct import import_comparisons, is_mixinstruct
 
-        battles = import_preferences(file)
+        battles = import_comparisons(file) if is_mixinstruct(file) else import_preferences(file)
     if not len(battles):
         raise DataError(f"{file}: no feedback says which of two answers is better; there is no battle")
     battles.save(out)
     typer.echo(f"{out}: {len(battles):,} battles of {len({*battles.model_a, *battles.model_b}):,} models")
+
+
+def _save_outcomes(
+    file: Path,
+    models: Mapping[str, str],
+    keep_contaminated: bool,
+    quality_range: tuple[float, float] | None,
+    out: Path,
+) -> None:
+    """Rows with columns of each pool."""
+    from serve_app.data.importing import import_outcomes
+
+    found = import_outcomes(file, models, keep_contaminated=keep_contaminated, quality_range=quality_range)
+    found.save(out)
+    dropped = found.about["contaminated_dropped"]
+    typer.echo(f"{out}: {len(found):,} queries, {', '.join(found.pools)}; {dropped:,} contaminated rows dropped")
+    if found.about["not_recorded"]:
+        typer.echo(f"  not recorded, set to 0: {', '.join(found.about['not_recorded'])}")
+
+
+def _save_candidates(
+    file: Path,
+    models: Mapping[str, str],
+    score: str | None,
+    quality_range: tuple[float, float] | None,
+    out: Path,
+) -> None:
+    """MixInstruct's candidates, a pool a model."""
+    from serve_app.data.mixinstruct import import_mixinstruct
+
+    found = import_mixinstruct(file, models, score=score, quality_range=quality_range)
+    found.save(out)
+    about = found.about
+    quality = f"quality {about['score_map']}" if "score_map" in about else "no scores: use `jethro data score`"
+    typer.echo(f"{out}: {len(found):,} queries, {', '.join(found.pools)}; {quality}")
+    notes = {
+        "rows left out, without an answer of every model": about["left_out"],
+        "candidates dropped, beyond the samples that most rows have": about["surplus_candidates"],
+        "answers are empty texts": about["empty_texts"],
+    }
+    for what, count in notes.items():
+        if count:
+            typer.echo(f"  {count:,} {what}")
+    if about["unknown_keys"]:
+        typer.echo(f"  ignored keys: {', '.join(about['unknown_keys'])}")
 
 
 def _save_scores(file: Path, out: Path) -> None:

@@ -1,11 +1,12 @@
-"""Settings of cascades, which serve fitted chains, and of named streams that are learned online."""
+"""Settings of cascades and ensembles, which serve what was fitted, and of named streams that are learned online."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from serve_app.config.base import FolderOrFile, Node
 
+_POOL: Final = "pool:"
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -68,6 +69,85 @@ class CascadeConfig(ChainConfig):
     min_remaining_s: NonNegativeFloat = Field(
         1.0, description="With an answer available, no further level is called with less time to the deadline."
     )
+
+
+class MemberConfig(Node):
+    """Answers of one pool, or of one of its adapters."""
+
+    pool: str = Field(description="The pool that is called.")
+    samples: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Answers that are drawn.")
+    adapter: str | None = Field(None, description="One of the pool's adapters; null: its model alone.")
+
+
+class RoundConfig(Node):
+    """Members that are called at once."""
+
+    calls: Annotated[tuple[MemberConfig, ...], Field(min_length=1)] = Field(description="The members.")
+    stop_at: NonNegativeFloat = Field(
+        0.0,
+        description="No further round is called if the leading answer is right with at least this probability, or has "
+        "this share of the votes where no agreement model was fitted; 0: none is, above 1: always.",
+    )
+
+
+def fusing_pool(fuser: str | None) -> str | None:
+    """The NAME of a fuser written as pool:NAME; None for any other."""
+    return fuser.removeprefix(_POOL) if fuser is not None and fuser.startswith(_POOL) else None
+
+
+class EnsembleConfig(Node):
+    """`jethro-ensemble`: several answers, and the best of them, or one fused from the best."""
+
+    plan: FolderOrFile | None = Field(None, description="Folder of a fitted plan; null: see rounds.")
+    rounds: tuple[RoundConfig, ...] | None = Field(None, description="The rounds themselves, none of them fitted.")
+    select: Literal["vote", "ranker", "logprob", "last"] | None = Field(
+        None,
+        description="With rounds: what picks the answer: the votes, a ranker, the mean log-probability of its tokens, "
+        "or its round, the last; null: the ranker if there is one, else the votes.",
+    )
+    normalizer: str | None = Field(None, description="With rounds: the form in which answers are compared; null: text.")
+    ranker: FolderOrFile | None = Field(None, description="Folder of a ranker; null: the plan's.")
+    ranker_timeout_ms: PositiveFloat = Field(2000.0, description="Without scores in this time the votes decide.")
+    fuser: FolderOrFile | None = Field(
+        None, description="Folder of a fuser, or pool:NAME, whose model fuses by prompt; null: the plan's."
+    )
+    fuse_top: Annotated[int, Field(ge=2, le=16)] | None = Field(
+        None, description="Best answers that are fused; null: as the plan has it, or 3 with rounds and a fuser."
+    )
+    fuser_timeout_s: PositiveFloat = Field(
+        20.0, description="Without a fused answer in this time the best is returned."
+    )
+    deadline_s: PositiveFloat | None = Field(
+        None,
+        description="After it the answer is picked among those that are there; null: the plan's, or no such limit.",
+    )
+    quorum: PositiveInt | None = Field(
+        None, description="Answers that must be there before the deadline counts; null: the plan's, or 1."
+    )
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The folders that serving reads, by key; a fuser that is a pool is none."""
+        named = {"plan": self.plan, "ranker": self.ranker, "fuser": None if self.fusing_pool else self.fuser}
+        return {key: folder for key, folder in named.items() if folder is not None}
+
+    @property
+    def fusing_pool(self) -> str | None:
+        """The pool that fuses by prompt, if the config names one."""
+        return fusing_pool(self.fuser)
+
+    @model_validator(mode="after")
+    def _one_plan(self) -> Self:
+        if self.plan is not None and self.rounds is not None:
+            raise ValueError("plan and rounds contradict each other: keep one")
+        if self.rounds is not None and not self.rounds:
+            raise ValueError("rounds: a plan has at least one; add one, or leave the key out")
+        for name in ("select", "normalizer"):
+            if self.rounds is None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} belongs to rounds, and a fitted plan has its own: leave it out, or give rounds"
+                )
+        return self
 
 
 class StreamsConfig(Node):

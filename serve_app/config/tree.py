@@ -10,7 +10,7 @@ from serve_app.config.base import FolderOrFile, Node
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.kubernetes import KubernetesConfig
 from serve_app.config.pools import PoolConfig, ResourcesConfig
-from serve_app.config.strategies import CascadeConfig, StreamsConfig
+from serve_app.config.strategies import CascadeConfig, EnsembleConfig, StreamsConfig
 from serve_app.front.settings import FrontBounds
 
 
@@ -125,6 +125,17 @@ class MultiPoolConfig(Node):
     router: str = Field("estimator", description="The router that estimates; it must be offered.")
 
 
+class BestOfConfig(Node):
+    """BEST-Route: the router chooses a pool and how many answers of it are drawn, and the best of them is returned."""
+
+    select: Literal["vote", "ranker", "logprob"] | None = Field(
+        None, description="What picks the answer; null: the ranker if there is one, else the votes."
+    )
+    ranker: FolderOrFile | None = Field(None, description="Folder of a ranker.")
+    ranker_timeout_ms: PositiveFloat = Field(2000.0, description="Without scores in this time the votes decide.")
+    normalizer: str = Field("text", description="The form in which answers are compared.")
+
+
 class CapacityConfig(Node):
     """Borderline queries go to the small pool while the large one is full."""
 
@@ -166,6 +177,9 @@ class RoutingConfig(Node):
     )
     delta: Probability = Field(0.1, description="With ltt (Learn then Test): the risk that the promise is broken.")
     multi_pool: MultiPoolConfig | None = Field(None, description="Routing over all pools; null: not offered.")
+    best_of: BestOfConfig | None = Field(
+        None, description="Serve the candidates of best_route routers; null: they choose between one answer of each."
+    )
     capacity: CapacityConfig = CapacityConfig()
     seed: int = Field(0, description="Seed of the router `random`.")
     score_timeout_ms: PositiveFloat = Field(2000.0, description="Without a score in this time the strong pool answers.")
@@ -215,6 +229,7 @@ class Config(Node):
     pools: dict[str, PoolConfig]
     routing: RoutingConfig = RoutingConfig()
     cascade: CascadeConfig = CascadeConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
     scorer: ScorerConfig = ScorerConfig()
     streams: StreamsConfig = StreamsConfig()
     store: StoreConfig = StoreConfig()

@@ -57,6 +57,8 @@ class PoolAnswers:
     tokens; the model's `verdicts` on it, fractions in [0, 1] or nan; `extra_samples`, answers drawn at a temperature of
     their own, for agreement alone; `confidence`, a raw signal of shape [n], higher is surer, nan if unknown; and
     `extra_cost_usd` of shape [n], the cost of the calls for verdicts and extra samples.
+
+    `scores`: what further metrics gave each sample, by name, in their own units; shape [n, k], nan where unknown.
     """
 
     model: str
@@ -71,13 +73,13 @@ class PoolAnswers:
     extra_samples: tuple[tuple[str, ...], ...] = ()
     confidence: Floats | None = None
     extra_cost_usd: Floats | None = None
+    scores: Mapping[str, Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = self.quality.shape
         if len(shape) != 2 or shape[1] == 0:
             raise ValueError(f"{self.model}: quality has shape {shape}, not [queries, samples]")
-        for name in MEASURES[1:]:
-            values = getattr(self, name)
+        for name, values in [*((m, getattr(self, m)) for m in MEASURES[1:]), *self.scores.items()]:
             if values is not None and values.shape != shape:
                 raise ValueError(f"{self.model}: {name} has shape {values.shape}, quality has {shape}")
         if len(self.texts) != shape[0] or any(len(t) != shape[1] for t in self.texts):
@@ -188,6 +190,8 @@ class Dataset:
                 if found is not None and len(found):
                     plain = found.tolist() if isinstance(found, np.ndarray) else found
                     digest.update(repr((field_name, plain)).encode("utf-8", "surrogatepass"))
+            for metric in sorted(pool.scores):
+                digest.update(metric.encode() + np.where(np.isnan(s := pool.scores[metric]), np.nan, s).tobytes())
         if self.prior is not None:
             digest.update(repr(("prior", self.prior.tolist())).encode())
         return digest.hexdigest()
@@ -207,7 +211,7 @@ class Dataset:
 
         Its columns are `id`, `messages`, `group`, `reference` (or null), and for every pool P `P_text` and P with each
         of MEASURES: lists with one element a sample, null where a sample is not scored or was not timed. Where known
-        also `split`, `prior`, and P with each of EVIDENCE.
+        also `split`, `prior`, P with each of EVIDENCE, and `P_score_M` of further metrics M.
 
             duckdb:  select "group", avg(list_avg(small_quality)) from 'answers.parquet' group by 1
             pandas:  pandas.read_parquet("answers.parquet")["small_quality"].map(numpy.mean)
@@ -235,8 +239,12 @@ class Dataset:
                 values = getattr(pool, what)
                 if values is not None and len(values):
                     columns[f"{name}_{what}"] = column(values)
+            for metric, values in pool.scores.items():
+                columns[f"{name}_score_{metric}"] = samples_column(values, values.shape)
         models = {name: pool.model for name, pool in self.pools.items()}
-        write_table(path, columns, {"kind": KIND, "models": models, "about": dict(self.about)})
+        scores = {name: list(pool.scores) for name, pool in self.pools.items() if pool.scores}
+        header = {"kind": KIND, "models": models, "about": dict(self.about)} | ({"scores": scores} if scores else {})
+        write_table(path, columns, header)
 
     @classmethod
     def load(cls, path: Path) -> "Dataset":
@@ -258,9 +266,11 @@ class Dataset:
 
 
 def _taken(values: _Values, rows: NDArray[np.int64]) -> _Values:
-    """Some rows of a column: of an array or a tuple; None and an empty tuple stay."""
+    """Some rows of a column: of an array, arrays by name, or a tuple; None and an empty tuple stay."""
     if isinstance(values, tuple):
         return tuple(values[i] for i in rows) if values else values  # type: ignore[return-value]
+    if isinstance(values, dict):
+        return {name: own[rows] for name, own in values.items()}  # type: ignore[return-value]
     return values[rows] if isinstance(values, np.ndarray) else values  # type: ignore[return-value]
 
 
@@ -274,4 +284,6 @@ def _read_pool(table: Table, name: str, model: str) -> PoolAnswers:
     latency = columns.pop("latency_ms")
     known = [(what, f"{name}_{what}", read) for what, (_, read) in EVIDENCE.items() if f"{name}_{what}" in table]
     evidence = {what: read(table, column) for what, column, read in known}
+    metrics = table.header.get("scores", {}).get(name, [])
+    evidence["scores"] = {str(m): table.samples(f"{name}_score_{m}", nulls=True) for m in metrics}
     return PoolAnswers(model, texts, **columns, latency_ms=None if np.isnan(latency).all() else latency, **evidence)

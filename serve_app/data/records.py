@@ -7,7 +7,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -60,7 +60,7 @@ def read_records(path: Path) -> Iterator[Record]:
         else:
             with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as raw:
                 lines = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-                yield from _csv(path, lines) if ".csv" in name else _json_lines(path, lines)
+                yield from _csv(path, lines) if ".csv" in name else json_lines(path, lines)
     except (OSError, EOFError, UnicodeDecodeError) as e:
         raise DataError(f"{path}: cannot be read ({e})") from e
 
@@ -138,7 +138,8 @@ def _message(record: Record, column: str, item: Any) -> Message:
     return Message(item["role"], item["content"], rest)
 
 
-def _json_lines(path: Path, lines: io.TextIOWrapper) -> Iterator[Record]:
+def json_lines(path: Path, lines: Iterable[str]) -> Iterator[Record]:
+    """The objects of JSON lines. Raises DataError naming file and line."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

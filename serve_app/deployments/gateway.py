@@ -64,7 +64,7 @@ class GatewayReplica:
         streams = LearnerHandle(learner) if learner is not None else None
         # loads the routers, and torch with them: before the first request, and not on the loop
         services = await asyncio.to_thread(
-            build_services, tree, pools, replica=self._replica, scorer=remote, learner=streams
+            build_services, tree, pools, replica=self._replica, scorer=remote, learner=streams, remote_models=remote
         )
         self._services = replace(services, gateways=self._gateways, scrape=partial(scrape, pools.values()))
         await self._services.start()

@@ -157,6 +157,11 @@ def _absolute(config: Config) -> dict[str, Any]:
     cascade = tree["cascade"]
     for branch, key in ((cascade, "chain"), (cascade["streaming"], "chain"), (cascade, "routing")):
         branch[key] = None if branch[key] is None else str(Path(branch[key]).absolute())
+    ensemble = tree["ensemble"]
+    for key, folder in config.ensemble.folders.items():
+        ensemble[key] = str(Path(folder).absolute())
+    if config.routing.best_of is not None and (ranker := config.routing.best_of.ranker) is not None:
+        tree["routing"]["best_of"]["ranker"] = str(Path(ranker).absolute())
     if config.routing.router is not None:
         source, version = split_reference(config.routing.router)
         if source not in Registry(Path(config.routing.registry)).names():

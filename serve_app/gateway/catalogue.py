@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from serve_app.config.tree import Config
 from serve_app.decision.capacity import OverloadPolicy
 from serve_app.decision.threshold import ExpectedOutcome
+from serve_app.ensemble.serving.best_route import BestRouteStrategy, serves_candidates
+from serve_app.ensemble.serving.model_loading import ModelLoader, ModelThreads
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.gateway.cascades import has_price, load_cascades
+from serve_app.gateway.ensembles import load_best_of, load_ensembles
 from serve_app.gateway.priors import PriorRouters
 from serve_app.pools.base import Pool
 from serve_app.routing.multi_pool import NAME as ROUTE_ALL
@@ -49,11 +52,13 @@ class Catalogue:
         routers: RouterSet,
         streams: Streams | None = None,
         load_router: Callable[[str], ServedRouter] | None = None,
+        models: ModelLoader | None = None,
     ) -> None:
         """Raises KeyError unless `small` and `large` are among the pools.
 
-        `load_router` finds versions (NAME@VERSION) that cascades were fitted with and that do not serve. Raises
-        ConfigError if `routing.multi_pool` or a cascade's chain is invalid.
+        `load_router` finds versions (NAME@VERSION) that cascades were fitted with and that do not serve; `models` loads
+        rankers and fusers, by default in this process. Raises ConfigError if `routing.multi_pool`, a cascade's chain
+        or an ensemble's plan is invalid.
         """
         self._multi_pool = config.routing.multi_pool
         self._overload = OverloadPolicy.from_config(config)
@@ -62,8 +67,13 @@ class Catalogue:
         self._weak, self._strong = pools["small"], pools["large"]
         self._explained = _EXPLAINED[config.routing.explain]
         self._expected: dict[str, ExpectedOutcome | None] = {}
+        models, best_of = models or ModelLoader(ModelThreads()), config.routing.best_of
+        self._best_of = load_best_of(best_of, models) if best_of is not None else None
         self._now = _Names(routers, {}, OrderedDict())
         self._cascades = load_cascades(config.cascade, pools, PriorRouters(lambda: self.routers.routers, load_router))
+        ensembles = load_ensembles(config.ensemble, pools, models)
+        self._fitted = {**self._cascades.strategies, **ensembles.strategies}
+        self._missing = {**self._cascades.missing, **ensembles.missing}
         self.swap(routers)
         if self._multi_pool is not None and ROUTE_ALL not in self._now.named:
             raise ConfigError(
@@ -75,6 +85,8 @@ class Catalogue:
                 f"pools.*.price: no pool has one, and routing.multi_pool weighs quality against cost, so that "
                 f"{ROUTE_ALL} would always call the best: set pools.NAME.price, or leave multi_pool out"
             )
+        if self._best_of is not None:
+            _check_best_of(routers, pools)
         if config.routing.capacity.enabled and config.routing.capacity.quality_floor is not None:
             self._check_floor()
 
@@ -113,7 +125,7 @@ class Catalogue:
         every = route_all(many, routers.routers.get(many.router), self._pools) if many is not None else None
         if every is not None:
             named[ROUTE_ALL] = every
-        named.update({name: strategy for name, (strategy, _) in self._cascades.strategies.items()})
+        named.update({name: strategy for name, (strategy, _) in self._fitted.items()})
         named.update({pool.model: DirectStrategy(pool) for pool in self._pools.values()})
         self._now = _Names(routers, named, OrderedDict())
 
@@ -128,8 +140,8 @@ class Catalogue:
             return strategy
         if self._streams is not None and model.startswith(PREFIX):
             return self._streams.strategy(model)
-        if model in self._cascades.missing:
-            raise ModelNotFound(self._cascades.missing[model], param="model")
+        if (why := self._missing.get(model)) is not None:
+            raise ModelNotFound(why, param="model")
         form = _ROUTER_FORM.fullmatch(model)
         if form is None:
             raise ModelNotFound(
@@ -150,7 +162,7 @@ class Catalogue:
         ]
         if ROUTE_ALL in self._now.named:
             listed.append(ModelEntry(ROUTE_ALL, "the pool of all that is worth its cost most"))
-        listed += [ModelEntry(name, line) for name, (_, line) in self._cascades.strategies.items()]
+        listed += [ModelEntry(name, line) for name, (_, line) in self._fitted.items()]
         listed += [ModelEntry(pool.model, f"the {pool.name} pool, no decision") for pool in self._pools.values()]
         for name, served in self._now.routers.routers.items():
             form = f"router-{name}-{served.threshold:.4g}"
@@ -160,7 +172,7 @@ class Catalogue:
             listed += [ModelEntry(PREFIX + name, line) for name in self._streams.names()]
         return listed
 
-    def _from_form(self, routers: RouterSet, name: str, text: str) -> RouteStrategy:
+    def _from_form(self, routers: RouterSet, name: str, text: str) -> Strategy:
         served = routers.routers.get(name)
         if served is None:
             raise ModelNotFound(
@@ -179,7 +191,9 @@ class Catalogue:
             )
         return self._route(f"router-{name}", served, threshold, routers.notes.get(name))
 
-    def _route(self, name: str, served: ServedRouter, threshold: float, note: str | None) -> RouteStrategy:
+    def _route(self, name: str, served: ServedRouter, threshold: float, note: str | None) -> Strategy:
+        if self._best_of is not None and serves_candidates(served):
+            return BestRouteStrategy(name, served, threshold, self._pools, self._best_of, warning=note)
         return RouteStrategy(
             name,
             served,
@@ -201,10 +215,24 @@ class Catalogue:
         return ExpectedOutcome(registered.calibration, self._weak, self._strong)
 
 
+def _check_best_of(routers: RouterSet, pools: Mapping[str, Pool]) -> None:
+    """Raises ConfigError if `routing.best_of` would change nothing, or every candidate costs the same."""
+    if not any(serves_candidates(served) for served in routers.routers.values()):
+        raise ConfigError(
+            "routing.best_of: no best_route router is offered in the Gateway: train one with `jethro router train "
+            "best_route`, keep scorer.encoders false, or leave best_of out"
+        )
+    if not any(has_price(pool.price) for pool in pools.values()):
+        raise ConfigError(
+            "pools.*.price: no pool has one, and routing.best_of takes the cheapest candidate that is good enough: set "
+            "pools.NAME.price, or leave best_of out"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Names:
     """One state of the catalogue: the strategy of each name, and those made on request."""
 
     routers: RouterSet
     named: Mapping[str, Strategy]
-    made: OrderedDict[str, RouteStrategy]
+    made: OrderedDict[str, Strategy]

@@ -4,11 +4,13 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from serve_app.autoscaling.signals import Demand
 from serve_app.config.load import secret
 from serve_app.config.tree import Config, KeyConfig
+from serve_app.ensemble.serving.model_loading import ModelLoader, ModelThreads, RemoteModels
 from serve_app.errors import ConfigError
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.gateway.fairness import FairLimiter
@@ -17,7 +19,7 @@ from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
 from serve_app.observability.metrics import Recorder
 from serve_app.pools.base import Pool
 from serve_app.pools.http import HttpPool
-from serve_app.routing.serving.loading import Loader, RemoteScorer
+from serve_app.routing.serving.loading import Loader, RemoteScorer, limit_torch_threads
 from serve_app.store.base import RequestRecord, Store
 from serve_app.store.sqlite import SqliteStore
 from serve_app.streams.base import LearnerPort
@@ -69,6 +71,7 @@ class Services:
     streams: Streams | None = None
     metrics_key: str | None = None
     stops: set[Callable[[], None]] = field(default_factory=set)
+    models: ModelLoader | None = None
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""
@@ -83,6 +86,8 @@ class Services:
         if self.streams is not None:
             await self.streams.aclose()
         await self.routers.aclose()
+        if self.models is not None:
+            await asyncio.to_thread(self.models.close)
         for pool in self.pools.values():
             await pool.aclose()
         await asyncio.to_thread(self.access_log.close)
@@ -108,16 +113,20 @@ def build_services(
     replica: str = "",
     scorer: RemoteScorer | None = None,
     learner: LearnerPort | None = None,
+    remote_models: RemoteModels | None = None,
 ) -> Services:
     """The services of a config over given pools; `replica` names this process in the request log.
 
     Loads the routers, which is slow: call it in a thread where an event loop runs. `scorer` is where heavy routers
-    score; by default they score here. `learner` is where streams learn; without it there are none.
+    score, `remote_models` where rankers and fusers run; by default all do here. `learner` is where streams learn;
+    without it there are none.
     Raises ConfigError for a router that cannot be loaded or a key whose environment variable is not set.
     """
     loader = Loader.from_config(config, scorer)
     streams = _streams(config, pools, replica, learner)
-    catalogue = Catalogue(config, pools, loader.load(), streams, loader.pinned)
+    begin = partial(limit_torch_threads, config.routing.score_threads)
+    models = ModelLoader(ModelThreads(config.routing.score_batch, begin), remote_models)
+    catalogue = Catalogue(config, pools, loader.load(), streams, loader.pinned, models)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
     recorder = Recorder()
@@ -134,6 +143,7 @@ def build_services(
         catalogue=catalogue,
         streams=streams,
         routers=routers,
+        models=models,
         pools=pools,
         store=store,
         recorder=recorder,

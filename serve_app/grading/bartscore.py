@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError
 
 from serve_app.data.dataset import Dataset
-from serve_app.errors import ConfigError, DataError, needs_extra
+from serve_app.errors import ConfigError, DataError
 from serve_app.grading.base import Range, Report, references_of, silent, with_quality
+from serve_app.learning.seq2seq import IGNORED, load_seq2seq
 
 Pair = tuple[str, str]
 """Source and target text."""
@@ -21,10 +21,6 @@ _TARGET_TOKENS = 2048
 """Target tokens of one forward pass, padding counted: a vocabulary of 50,000 takes 0.2 MB of logits for each."""
 _REPORTED_EVERY = 50
 """Batches between two lines of progress."""
-_HARMLESS = {"final_logits_bias"}
-"""Weights that a model may lack: BART's bias of its logits is zero unless it was trained."""
-_IGNORED = -100
-"""Label of padding, as Hugging Face models take it."""
 
 
 class Seq2SeqLikelihood:
@@ -39,28 +35,11 @@ class Seq2SeqLikelihood:
     ) -> None:
         if batch_size < 1 or max_tokens < 1:
             raise ConfigError(f"batch_size {batch_size} and max_tokens {max_tokens} must each be 1 or more")
-        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-            raise ConfigError(f"{folder}: no seq2seq model; give a folder with config.json and *.safetensors")
-        self._torch, transformers = _libraries()
-        self.device = device or ("cuda" if self._torch.cuda.is_available() else "cpu")
-        try:
-            config = transformers.AutoConfig.from_pretrained(folder)
-            if not config.is_encoder_decoder:
-                raise ConfigError(f"{folder}: {config.model_type} is no encoder-decoder model; give one as BART or T5")
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-            model, loaded = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-                folder, use_safetensors=True, dtype=self._torch.float32, output_loading_info=True
-            )
-            self._model = model.eval().to(self.device)
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
-            raise ConfigError(f"{folder}: the model cannot be loaded ({e}); save it again with save_pretrained") from e
-        if missing := set(loaded["missing_keys"]) - _HARMLESS:
-            raise ConfigError(f"{folder}: the weights lack {min(missing)} and would be random; save the whole model")
-        if self._tokenizer.pad_token_id is None:
-            raise ConfigError(f"{folder}: its tokenizer has no padding token; set pad_token in tokenizer_config.json")
+        self._read = load_seq2seq(folder, device)
+        self._tokenizer = self._read.tokenizer
         self._batch_size = batch_size
-        self._source_tokens = min(max_tokens, _positions(config, "encoder"))
-        self._target_tokens = min(max_tokens, _positions(config, "decoder"))
+        self._source_tokens = min(max_tokens, self._read.positions("encoder"))
+        self._target_tokens = min(max_tokens, self._read.positions("decoder"))
         self.truncated = 0
 
     def mean_log_probability(self, pairs: Sequence[Pair], report: Report = silent) -> list[float]:
@@ -102,39 +81,17 @@ class Seq2SeqLikelihood:
             yield rows
 
     def _forward(self, sources: list[list[int]], targets: list[list[int]]) -> list[float]:
-        torch = self._torch
-        read, mask = self._padded(sources, self._tokenizer.pad_token_id)
-        labels, _ = self._padded(targets, _IGNORED)
-        with torch.inference_mode():
-            logits = self._model(input_ids=read, attention_mask=mask, labels=labels, use_cache=False).logits
-            lost = torch.nn.functional.cross_entropy(
-                logits.transpose(1, 2), labels, reduction="none", ignore_index=_IGNORED
-            )
-            means = -lost.sum(1) / (labels != _IGNORED).sum(1)
-        return [float(mean) for mean in means.cpu()]
-
-    def _padded(self, rows: list[list[int]], filler: int) -> tuple[Any, Any]:
-        """Ids of shape [rows, longest], `filler` to the right of each row, and the mask of what is no filler."""
-        longest = max(len(row) for row in rows)
-        ids = self._torch.tensor([row + [filler] * (longest - len(row)) for row in rows], device=self.device)
-        mask = self._torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.device)
-        return ids, mask
-
-
-def _positions(config: Any, side: str) -> int:
-    """Tokens that one side of the model can read; without bound where positions are relative."""
-    for name in (f"max_{side}_position_embeddings", "max_position_embeddings"):
-        bound = getattr(config, name, None)
-        if bound is not None:
-            return int(bound)
-    return 2**31
-
-
-def _libraries() -> tuple[Any, Any]:
-    with needs_extra("a seq2seq model needs torch and transformers", "train"):
         import torch
-        import transformers
-    return torch, transformers
+
+        read, mask = self._read.padded(sources, self._tokenizer.pad_token_id)
+        labels, _ = self._read.padded(targets, IGNORED)
+        with torch.inference_mode():
+            logits = self._read.model(input_ids=read, attention_mask=mask, labels=labels, use_cache=False).logits
+            lost = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED
+            )
+            means = -lost.sum(1) / (labels != IGNORED).sum(1)
+        return [float(mean) for mean in means.cpu()]
 
 
 Direction = Literal["faithfulness", "precision", "recall", "f"]

@@ -49,7 +49,7 @@ def nowhere(path: str) -> bool:
 
 
 def own_artefacts(config: Config, is_dir: IsDir = os.path.isdir) -> list[Named]:
-    """The folders of routers and chains that serving reads, without those that ship with the package."""
+    """The folders of routers, chains and ensembles that serving reads, without those that ship with the package."""
     found = [Named("routing.registry", config.routing.registry, "routers")] if _own_routers(config) else []
     if (router := config.routing.router) and is_folder(config, router, is_dir):
         found.append(Named("routing.router", split_reference(router)[0], "router"))
@@ -58,7 +58,11 @@ def own_artefacts(config: Config, is_dir: IsDir = os.path.isdir) -> list[Named]:
         "cascade.streaming.chain": (config.cascade.streaming.chain, "streaming-chain"),
         "cascade.routing": (config.cascade.routing, "cascade-router"),
     }
-    return found + [Named(key, path, packed) for key, (path, packed) in chains.items() if path is not None]
+    found += [Named(key, path, packed) for key, (path, packed) in chains.items() if path is not None]
+    if config.routing.best_of is not None and (ranker := config.routing.best_of.ranker) is not None:
+        found.append(Named("routing.best_of.ranker", ranker, "best-of-ranker"))
+    ensemble = config.ensemble.folders
+    return found + [Named(f"ensemble.{key}", path, f"ensemble-{key}") for key, path in ensemble.items()]
 
 
 def is_folder(config: Config, router: str, is_dir: IsDir = os.path.isdir) -> bool:

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from serve_app.lab.model import SIZES, build_tokenizer
-from serve_app.lab.train import TrainingProgress, TrainSettings, has_bfloat16, train
+from serve_app.lab.train import TrainingProgress, TrainSettings, train
+from serve_app.precision import has_bfloat16
 
 NOTE = "training.json"
 """File in the model's folder that says how it was trained."""

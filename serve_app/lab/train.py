@@ -9,7 +9,6 @@ Measured on one core with AVX512-BF16: 1.75 times the tokens per second on the l
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from serve_app.files import replacing
 from serve_app.lab.batches import IGNORE, RoundShape, TrainingBatch, held_out_batches, round_of_batches
 from serve_app.lab.model import ModelSize, new_model
 from serve_app.lab.tasks import CELLS, LEVELS
+from serve_app.precision import mixed
 
 FILE = "checkpoint.pt"
 MATRIX_RATE = 8e-3
@@ -252,24 +252,10 @@ def _last_answer(wrong: Tensor, answers: Tensor) -> Tensor:
     return wrong & (run == run[:, -1:])
 
 
-def has_bfloat16() -> bool:
-    """Whether this CPU computes in bfloat16 (AVX512-BF16 or AMX), so that mixed precision pays."""
-    flags = torch.cpu.get_capabilities()
-    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
-
-
 def use_float32_attention(model: LlamaForCausalLM) -> None:
     """Switch `model`, in place, to causal attention that computes in float32 under autocast."""
     AttentionInterface.register(_ATTENTION, _attention)
     model.set_attn_implementation(_ATTENTION)
-
-
-def mixed(enabled: bool) -> AbstractContextManager[Any]:
-    """Context for one forward pass in which matrix products run in bfloat16, if enabled.
-
-    Weights are cast afresh at each use: a cache of casts would go stale when the optimizer steps.
-    """
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def _attention(

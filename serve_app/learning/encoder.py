@@ -22,17 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.errors import ConfigError, missing_extra, needs_extra
-
-_NATIVE = ("avx512_bf16", "amx_bf16")
-"""Capabilities of x86 CPUs, as torch names them; without one of them bfloat16 would be emulated, and slow."""
+from serve_app.precision import has_bfloat16
 
 
 def narrowed(model: Any) -> Any:
     """The torch module, its linear layers replaced in place if this CPU has native bfloat16."""
-    import torch
-
-    capabilities = torch.cpu.get_capabilities()
-    return narrow(model) if any(capabilities.get(name) for name in _NATIVE) else model
+    return narrow(model) if has_bfloat16() else model
 
 
 def narrow(model: Any) -> Any:

@@ -227,7 +227,8 @@ class Recorder:
         if len(steps) > 1 and steps[0].pool != steps[-1].pool and steps[0].failed:
             self._fallbacks.labels(steps[0].pool).inc()
         decision = record.decision
-        if decision is not None and (len(steps) > 1 or (steps and steps[0].wasted)):
+        compares = decision is not None and decision.strategy == "ensemble"  # others than the best were not rejected
+        if decision is not None and not compares and (len(steps) > 1 or (steps and steps[0].wasted)):
             for pool in {step.pool for step in steps if step.wasted and not step.failed} - {decision.pool}:
                 self._escalations.labels(pool).inc()
         for step in steps:

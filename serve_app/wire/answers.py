@@ -102,6 +102,29 @@ class ChoiceText:
             call["arguments"] += function.get("arguments") or ""
 
 
+def text_of(said: ChoiceText) -> str:
+    """A choice as text, followed by each tool call as `name(arguments)`."""
+    calls = [f"{call['name']}({call['arguments']})" for _, call in sorted(said.calls.items())]
+    return "\n".join([*([said.text] if said.text or not calls else []), *calls])
+
+
+def invalid_call(said: ChoiceText, query: Query) -> str:
+    """Why a finished choice's tool calls are invalid: no such tool, or arguments that are no JSON object; else ""."""
+    if not said.calls or said.finish_reason is None:
+        return ""
+    names = {str((tool.get("function") or {}).get("name")) for tool in query.tools}
+    for call in said.calls.values():
+        if call["name"] not in names:
+            return f"it calls {call['name'][:64]!r}, which is no tool"
+        try:
+            arguments = orjson.loads(call["arguments"] or "{}")
+        except orjson.JSONDecodeError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            return f"its arguments for {call['name'][:64]} are no JSON object"
+    return ""
+
+
 class AnswerReader:
     """Reads an answer of `n` choices, frame by frame or whole; `usage` is the last one received.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.autoscaling.comparison import DEFAULT, OURS, Comparison, compare, reference
+from serve_app.autoscaling.comparison import DEFAULT, OURS, RuleComparison, compare, reference
 from serve_app.autoscaling.report import plot, to_json, to_markdown
 from serve_app.autoscaling.traces import Traffic, constant
 
@@ -14,7 +14,7 @@ SCENARIO = replace(reference(), shares=(0.25, 1.0), holds_s=(300.0,))
 
 
 @pytest.fixture(scope="module")
-def found() -> list[Comparison]:
+def found() -> list[RuleComparison]:
     """One trace with strong queries and one without."""
     return [
         compare([Traffic(constant(4.0), constant(share), 4.0).draw(name, 60.0, 1)], SCENARIO)
@@ -22,7 +22,7 @@ def found() -> list[Comparison]:
     ]
 
 
-def test_json_is_complete_and_has_no_nan(found: list[Comparison]) -> None:
+def test_json_is_complete_and_has_no_nan(found: list[RuleComparison]) -> None:
     body = json.loads(json.dumps(to_json(found, SCENARIO), allow_nan=False))
     mixed = body["traces"]["mixed"]
     assert mixed["rules"][OURS]["large_hours"] == found[0].rules[OURS].large_hours
@@ -32,7 +32,7 @@ def test_json_is_complete_and_has_no_nan(found: list[Comparison]) -> None:
     assert body["pools"]["large"]["limits"]["max_replicas"] == SCENARIO.limits["large"].max_replicas
 
 
-def test_markdown_has_a_row_for_each_rule_and_says_how_to_read_it(found: list[Comparison]) -> None:
+def test_markdown_has_a_row_for_each_rule_and_says_how_to_read_it(found: list[RuleComparison]) -> None:
     text = to_markdown(found, SCENARIO)
     assert text.count("### ") == 2
     for name in (OURS, DEFAULT, f"{DEFAULT}, target 8", f"{OURS}, hold 300 s", "oracle"):
@@ -43,6 +43,6 @@ def test_markdown_has_a_row_for_each_rule_and_says_how_to_read_it(found: list[Co
 
 
 @pytest.mark.slow
-def test_the_picture_is_a_png(found: list[Comparison], tmp_path: Path) -> None:
+def test_the_picture_is_a_png(found: list[RuleComparison], tmp_path: Path) -> None:
     plot(found, tmp_path / "scaling.png")
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")

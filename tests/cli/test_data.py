@@ -184,6 +184,42 @@ def test_import_and_show(run, tmp_path):
     assert run("data", "import", str(tmp_path / "r.jsonl"), "--out", out, "--pool", "=x").exit_code == 2
 
 
+def mixinstruct(path: Path, n: int) -> Path:
+    """Prompts of two lengths: the weak model is the better one on short ones."""
+    rows = []
+    for i in range(n):
+        hard = i % 2 == 1
+        scores = {"weak": -4.0 if hard else -1.0, "strong": -1.5}
+        candidates = [
+            {"model": m, "decoding_method": "greedy", "text": m, "scores": {"bartscore": s, "rougeL": s + 5}}
+            for m, s in scores.items()
+        ]
+        prompt = f"explain at length and prove number {i}" if hard else f"say {i}"
+        rows.append({"id": f"set/{i}", "instruction": prompt, "input": "", "output": "x", "candidates": candidates})
+    rows[0]["cmp_results"] = {"weak,strong": "A is better"}
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_mixinstruct_becomes_a_router(run, tmp_path):
+    path, out = str(mixinstruct(tmp_path / "mix.json", 60)), str(tmp_path / "a.parquet")
+    assert run("data", "import", path, "--out", out).exit_code == 0
+    assert list(Dataset.load(Path(out)).pools) == ["weak", "strong"]
+    pair = ("--pool", "small=weak", "--pool", "large=strong")
+    result = run("data", "import", path, *pair, "--out", out)
+    assert "60 queries, small, large; quality exp(bartscore)" in result.stdout, result.output
+    registry = str(tmp_path / "registry")
+    result = run("router", "train", "complexity", "--data", out, "--registry", registry, "--name", "mix")
+    assert result.exit_code == 0, result.output
+    found = run("data", "import", path, *pair, "--score", "rougeL", "--out", out)
+    assert "quality rougeL / 100" in found.stdout
+    assert "there are bartscore, rougeL" in run("data", "import", path, "--score", "bleu", "--out", out).output
+    assert run("data", "import", path, "--keep-contaminated", "--out", out).exit_code == 2
+    assert "1 battles of 2 models" in run("data", "import", path, "--preferences", "--out", out).stdout
+    (tmp_path / "r.csv").write_text("prompt,a_correct\nq,1\n")
+    assert "--score" in run("data", "import", str(tmp_path / "r.csv"), "--score", "x", "--out", out).output
+
+
 def test_import_of_battles(run, tmp_path):
     row = {"prompt": "p", "model_a": "a", "model_b": "b", "winner": "tie"}
     (tmp_path / "r.jsonl").write_text(json.dumps(row))

@@ -113,6 +113,10 @@ def _no_logprobs(m: Machine) -> None:
     m.engine(logprobs=False)
 
 
+def _ensemble(m: Machine, *calls: dict[str, Any]) -> None:
+    m.set("ensemble", rounds=[{"calls": list(calls)}])
+
+
 def _gone_default(m: Machine) -> None:
     m.router()
     (m.folder / "routers" / "default").write_text("gone\n")
@@ -289,6 +293,25 @@ MISTAKES = [
     Mistake(
         "the cascade router weighs costs that the config lacks", Machine.shipped_routing,
         "cascade.routing", "pools.NAME.price of small and large", ("routed/", "none of its pools has a price"),
+    ),
+    Mistake(
+        "the ensemble calls a pool that there is not", lambda m: _ensemble(m, {"pool": "tiny"}),
+        "ensemble.rounds", "add it under pools", ("'tiny'", "large, small"),
+    ),
+    Mistake(
+        "the ensemble's quorum is never there",
+        lambda m: (_ensemble(m, {"pool": "small"}), m.set("ensemble", quorum=3)),
+        "ensemble.rounds", "lower ensemble.quorum to 1", ("quorum is 3",),
+    ),
+    Mistake(
+        "the ensemble's ranker is missing",
+        lambda m: (_ensemble(m, {"pool": "small"}, {"pool": "large"}), m.set("ensemble", ranker="./ranker")),
+        "ensemble.ranker", "give the folder of a saved ranker", ("ranker/ranker.json: no such file",),
+    ),
+    Mistake(
+        "the ensemble's fuser is missing",
+        lambda m: (_ensemble(m, {"pool": "small"}, {"pool": "large"}), m.set("ensemble", fuser="./fuser")),
+        "ensemble.fuser", "give a folder with config.json", ("fuser: no seq2seq model",),
     ),
     Mistake(
         "the router has no such name", lambda m: m.set("routing", router="mime"),

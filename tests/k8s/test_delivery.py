@@ -62,6 +62,15 @@ def test_packed_folders_have_the_same_names_in_every_pod() -> None:
     assert in_cluster(inside) == inside
 
 
+def test_the_folders_of_an_ensemble_are_packed_too() -> None:
+    inside = in_cluster(config(ensemble={"plan": "p", "ranker": "r", "fuser": "f"}, kubernetes=ARCHIVE)).ensemble
+    assert (inside.plan, inside.ranker) == (f"{ARTEFACTS_PATH}/ensemble-plan", f"{ARTEFACTS_PATH}/ensemble-ranker")
+    assert inside.fuser == f"{ARTEFACTS_PATH}/ensemble-fuser"
+    calls = [{"calls": [{"pool": "small"}, {"pool": "large"}]}]
+    inside = in_cluster(config(ensemble={"rounds": calls, "fuser": "pool:large"}, kubernetes=ARCHIVE)).ensemble
+    assert inside.fuser == "pool:large", "no folder"
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

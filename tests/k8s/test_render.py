@@ -130,13 +130,15 @@ def test_a_serve_config_for_any_cluster_has_whole_paths_and_names_the_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = cluster_file(lab(cascade={"chain": "var/chain"}), "my.yaml")
+    ensemble = {"plan": "var/plan", "fuser": "pool:large"}
+    text = cluster_file(lab(cascade={"chain": "var/chain"}, ensemble=ensemble), "my.yaml")
     rendered = yaml.safe_load(text)
     assert kept(rendered, ServeDeploySchema.model_validate(rendered).model_dump(exclude_unset=True))
     config = Config.model_validate(rendered["applications"][0]["args"]["config"])
     assert config.store.path == str(tmp_path / "var" / "jethro.sqlite3")
     assert config.routing.registry == str(tmp_path / "var" / "routers")
     assert config.cascade.chain == str(tmp_path / "var" / "chain")
+    assert (config.ensemble.plan, config.ensemble.fuser) == (str(tmp_path / "var" / "plan"), "pool:large")
     assert "# JETHRO_KEY: server.keys (default)" in text and "jethro serve-config my.yaml" in text
     assert (rendered["http_options"]["host"], rendered["http_options"]["port"]) == ("127.0.0.1", 8000)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from serve_app.routing.kinds.fine_tuned.text_classifier import learned_tokenizer
+from serve_app.learning.scratch_encoder import learned_tokenizer
 from tests.data.samples import sums
 
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, sigmoid
 from serve_app.cascade.signals.calibration import ConfidenceCurve, fit_curve
-from serve_app.cascade.signals.consistency import normalised
 from serve_app.data.recorded import Recorded
+from serve_app.grading.normalizers import plain_text
 from serve_app.learning.logistic import fit_ridge_logistic
 from serve_app.learning.ridge import fit_ridge
 
@@ -90,7 +90,7 @@ def observations_of(
 
 def agreement(texts: Sequence[str]) -> Floats:
     """Which answers say the same once normalised, [K, K] in {0, 1}; an empty one agrees with none but itself."""
-    said = [normalised(text) for text in texts]
+    said = [plain_text(text) for text in texts]
     found = np.array([[bool(a) and a == b for b in said] for a in said], dtype=np.float64)
     np.fill_diagonal(found, 1.0)
     return found

@@ -8,14 +8,13 @@ import asyncio
 from dataclasses import replace
 from typing import Final
 
-from serve_app.cascade.serving.confidence import assess, evidence_of, text_of
+from serve_app.cascade.serving.confidence import assess, evidence_of
 from serve_app.cascade.serving.stages import StageResult
 from serve_app.data.answers import TEMPERATURE, parse_verdicts, verification_query
-from serve_app.errors import JethroError, RequestError, UpstreamError
-from serve_app.pools.base import Pool
+from serve_app.errors import JethroError, UpstreamError
+from serve_app.pools.samples import answers_of
 from serve_app.types import Query, Usage
-from serve_app.wire.answers import AnswerReader
-from serve_app.wire.frames import Answer, Call
+from serve_app.wire.answers import AnswerReader, text_of
 
 SAMPLE_TEMPERATURE: Final = TEMPERATURE
 """Of further samples where the caller's own temperature, 0, would make them all the same."""
@@ -81,12 +80,7 @@ async def _choices(result: StageResult, query: Query, what: str) -> list[AnswerR
     """`query.sampling.n` answers in one call, or in as many calls where the pool takes no n; none where it fails."""
     pool, call = result.stage.pool, result.call
     try:
-        try:
-            answers = [await pool.complete(query, replace(call, id=f"{call.id}-{what}"))]
-        except RequestError as error:
-            if error.param != "n":
-                raise
-            answers = await _one_by_one(pool, query, call, what)
+        answers = await answers_of(pool, query, call, what)
         each = query if len(answers) == 1 else replace(query, sampling=replace(query.sampling, n=1))
         readings = [AnswerReader(each) for _ in answers]
         for reading, answer in zip(readings, answers, strict=True):
@@ -98,19 +92,3 @@ async def _choices(result: StageResult, query: Query, what: str) -> list[AnswerR
     written = sum(answer.usage.completion_tokens for answer in answers)
     result.record(what, Usage(read, written), further=True)
     return readings
-
-
-async def _one_by_one(pool: Pool, query: Query, call: Call, what: str) -> list[Answer]:
-    """As many concurrent calls as answers."""
-    sampling = query.sampling
-    queries = [
-        replace(query, sampling=replace(sampling, n=1, seed=None if sampling.seed is None else sampling.seed + i))
-        for i in range(sampling.n)
-    ]
-    try:
-        async with asyncio.TaskGroup() as group:
-            named = [(one, replace(call, id=f"{call.id}-{what}{i}")) for i, one in enumerate(queries)]
-            calls = [group.create_task(pool.complete(one, its_call)) for one, its_call in named]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in calls]

@@ -9,15 +9,12 @@ import math
 from collections.abc import Sequence
 from time import perf_counter
 
-import orjson
-
 from serve_app.cascade.base import Signal
 from serve_app.cascade.serving.stages import LevelConfidence, StageResult
 from serve_app.cascade.signals.answer_scorer import AnswerScorer
 from serve_app.cascade.signals.specs import parts_of
 from serve_app.data.answers import AnswerEvidence
-from serve_app.types import Query
-from serve_app.wire.answers import ChoiceText
+from serve_app.wire.answers import invalid_call, text_of
 
 logger = logging.getLogger("jethro.cascade")
 
@@ -67,29 +64,6 @@ def evidence_of(
         text, logprobs, finished = said.opening(tokens), logprobs[:tokens], False
     verdicts = result.verdicts.get(index, ())
     return AnswerEvidence(result.sent, text, logprobs, finished, result.samples, verdicts, prior)
-
-
-def text_of(said: ChoiceText) -> str:
-    """A choice as text, followed by each tool call as `name(arguments)`."""
-    calls = [f"{call['name']}({call['arguments']})" for _, call in sorted(said.calls.items())]
-    return "\n".join([*([said.text] if said.text or not calls else []), *calls])
-
-
-def invalid_call(said: ChoiceText, query: Query) -> str:
-    """Why a finished choice's tool calls are invalid: no such tool, or arguments that are no JSON object; else ""."""
-    if not said.calls or said.finish_reason is None:
-        return ""
-    names = {str((tool.get("function") or {}).get("name")) for tool in query.tools}
-    for call in said.calls.values():
-        if call["name"] not in names:
-            return f"it calls {call['name'][:64]!r}, which is no tool"
-        try:
-            arguments = orjson.loads(call["arguments"] or "{}")
-        except orjson.JSONDecodeError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            return f"its arguments for {call['name'][:64]} are no JSON object"
-    return ""
 
 
 def is_slow(signal: Signal) -> bool:

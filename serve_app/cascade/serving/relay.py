@@ -1,82 +1,42 @@
-"""Streams that begin before it is known whether they are used, and cleanup that a second cancellation cannot cut short.
+"""Requests what a signal needs of a model, and relays the answer with what the caller requested."""
 
-A caller who disconnects cancels the request's task twice: the server does, and so does the request's own watch, the
-second time while the calls that the first one ended are being closed. `run_shielded` closes them all nevertheless.
-"""
+from collections.abc import AsyncGenerator
 
-import asyncio
-import logging
-from collections.abc import Coroutine
-from typing import Any, TypeVar
-
-from serve_app.errors import JethroError
-from serve_app.pools.base import Pool
+from serve_app.cascade.base import Needs
+from serve_app.cascade.serving.stages import StageResult
 from serve_app.types import Query
-from serve_app.wire.frames import Call, Frame
-
-logger = logging.getLogger("jethro.cascade")
-T = TypeVar("T")
-
-
-async def run_shielded(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end; a cancellation meanwhile is raised afterwards."""
-    task = asyncio.get_running_loop().create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError as again:
-            cancelled = again
-    if cancelled is None:
-        return task.result()
-    if not task.cancelled():
-        task.exception()  # retrieved, so that the loop does not log it as lost
-    raise cancelled
+from serve_app.wire.answers import whole_answer
+from serve_app.wire.frames import Answer, Frame, usage_from_openai
+from serve_app.wire.response_filter import ResponseFilter, with_logprobs
 
 
-class PendingStream:
-    """A pool's stream, begun at once in a task of its own; `aclose` ends it wherever it is.
+def with_needs(query: Query, needs: Needs) -> Query:
+    """The query with the log-probabilities that the signal needs; the same query if it needs none."""
+    return with_logprobs(query, needs.top_logprobs) if needs.logprobs else query
 
-    `error`: why it failed, if it did before its first frame was requested.
+
+async def relay(result: StageResult, query: Query, *, stream: bool) -> AsyncGenerator[Frame | Answer]:
+    """The answer of `result` as `query` requests it: the frames held so far, then those still to come; or one Answer.
+
+    An open stream passes through unparsed, and its usage is recorded at its end. Raises what the pool raises.
     """
-
-    def __init__(self, pool: Pool, query: Query, call: Call) -> None:
-        self.error: JethroError | None = None
-        self._frames = pool.stream(query, call)
-        self._first: asyncio.Task[Frame | None] | None = asyncio.create_task(self._next())
-
-    async def next(self) -> Frame | None:
-        """The next frame; None at the end. Raises what the pool raises."""
-        if self._first is None:
-            return await self._next()
-        first = await self._first
-        self._first = None
-        return first
-
-    async def aclose(self) -> Frame | None:
-        """Close the stream, and with it the call, even if cancelled meanwhile; returns a first frame not yet read."""
-        first, self._first = self._first, None
-        if first is not None:
-            first.cancel()
-        return await run_shielded(self._closed(first))
-
-    async def _closed(self, first: "asyncio.Task[Frame | None] | None") -> Frame | None:
-        try:
-            return await self._unread(first) if first is not None else None
-        finally:
-            await self._frames.aclose()
-
-    async def _next(self) -> Frame | None:
-        return await anext(self._frames, None)
-
-    async def _unread(self, first: "asyncio.Task[Frame | None]") -> Frame | None:
-        """The result of the cancelled task, once it has ended: only then can its stream be closed."""
-        await asyncio.wait((first,))
-        if first.cancelled():
-            return None
-        error = first.exception()
-        if error is None:
-            return first.result()
-        logger.debug("a stream that was not used ended: %r", error)
-        self.error = error if isinstance(error, JethroError) else None
-        return None
+    shown = ResponseFilter(query, result.sent)
+    if stream:
+        yield shown.frame(Frame(b"".join(frame.data for frame in result.frames)))
+    if result.stream is not None:
+        usage = next((frame.usage for frame in reversed(result.frames) if frame.usage), None)
+        while (frame := await result.stream.next()) is not None:
+            usage = frame.usage or usage
+            if stream:
+                yield shown.frame(frame)
+            else:
+                result.frames.append(frame)
+        reason = "taken" if result.confidence is None else str(result.confidence)
+        result.record(reason, usage_from_openai(usage))
+    if stream:
+        return
+    if result.answer is not None:
+        yield shown.answer(result.answer)
+    else:
+        frames = [shown.frame(frame) for frame in result.frames]
+        yield whole_answer(frames, query, result.call, result.stage.pool.model)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from serve_app.cascade.base import Chain, Level, Needs, Signal
 from serve_app.cascade.routing.router import Advice, Answered, CascadeRouter, Prompt
-from serve_app.cascade.serving.confidence import text_of
 from serve_app.cascade.serving.run import Cascade, CascadeRun, PriorOf, no_prior
 from serve_app.cascade.serving.skipping import LatencyEstimate
 from serve_app.cascade.serving.stages import Stage, StageResult
@@ -28,6 +27,7 @@ from serve_app.pools.attempt import refusal, unmet
 from serve_app.pools.base import Pool
 from serve_app.strategy import Context
 from serve_app.types import Decision, Query
+from serve_app.wire.answers import text_of
 
 
 class RoutedCascade(Cascade):

@@ -16,13 +16,13 @@ from typing import Any
 
 from serve_app.cascade.base import Chain
 from serve_app.cascade.serving.confidence import features_of
-from serve_app.cascade.serving.relay import run_shielded
-from serve_app.cascade.serving.response_filter import relay, with_needs
+from serve_app.cascade.serving.relay import relay, with_needs
 from serve_app.cascade.serving.skipping import LatencyEstimate
 from serve_app.cascade.serving.stages import Stage, StageResult, plan_stages
 from serve_app.errors import DeadlineExceeded, JethroError
 from serve_app.pools.attempt import may_fall_back, most_relevant
 from serve_app.pools.base import Pool
+from serve_app.pools.pending import run_shielded
 from serve_app.strategy import Context, Event, Spent
 from serve_app.types import Decision, Query, Step, Usage
 from serve_app.wire.frames import Call

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from serve_app.cascade.base import Chain, Level, Needs
-from serve_app.cascade.serving.relay import PendingStream
 from serve_app.errors import JethroError
 from serve_app.numbers import fixed, significant
 from serve_app.pools.attempt import refusal, unmet
 from serve_app.pools.base import Pool
+from serve_app.pools.pending import PendingStream
 from serve_app.types import Query, Step, Usage
 from serve_app.wire.answers import AnswerReader
 from serve_app.wire.frames import Answer, Call, Frame

@@ -8,10 +8,10 @@ time is skipped, and the best answer so far is returned if there is none better.
 import asyncio
 
 from serve_app.cascade.serving.calls import call_and_assess
-from serve_app.cascade.serving.relay import PendingStream
 from serve_app.cascade.serving.run import Cascade, CascadeRun, late
 from serve_app.cascade.serving.stages import StageResult
 from serve_app.errors import DeadlineExceeded, UpstreamError
+from serve_app.pools.pending import PendingStream
 from serve_app.strategy import Context
 from serve_app.types import Query
 

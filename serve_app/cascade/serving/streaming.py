@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from serve_app.cascade.serving.confidence import assess
-from serve_app.cascade.serving.relay import PendingStream
 from serve_app.cascade.serving.run import Cascade, CascadeRun, late
 from serve_app.cascade.serving.stages import Stage, StageResult
 from serve_app.cascade.serving.strategy import first_frame
 from serve_app.errors import UpstreamError
+from serve_app.pools.pending import PendingStream
 from serve_app.strategy import Context, Spent
 from serve_app.types import Query
 

@@ -3,17 +3,14 @@
 The prompt of self-verification and the reader of its verdicts are in `serve_app.data.answers`.
 """
 
-import unicodedata
 from dataclasses import dataclass
 from math import isnan, nan
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from serve_app.cascade.base import Needs
 from serve_app.data.answers import AnswerEvidence
 from serve_app.errors import ConfigError
-
-_EDGES: Final = " \t\r\n.,;:!?\"'`*"
-"""What may surround an answer without meaning; a sign or a bracket has one."""
+from serve_app.grading.normalizers import plain_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +34,12 @@ class AnswerAgreement:
 
     def value(self, evidence: AnswerEvidence) -> float:
         """In [0, 1]; nan without samples, or before the answer says anything."""
-        said = normalised(evidence.text)
+        said = plain_text(evidence.text)
         if not evidence.samples or (not said and not evidence.finished):
             return nan
-        others = [normalised(sample) for sample in evidence.samples]
+        others = [plain_text(sample) for sample in evidence.samples]
         same = [other == said if evidence.finished else other.startswith(said) for other in others]
         return sum(same) / len(same)
-
-
-def normalised(text: str) -> str:
-    """Composed, lower case, single spaces, without punctuation at the ends ("-5" and "5" stay different)."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_EDGES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """BEST-Route: the cheapest of many candidates, a pool with its best of n answers, that is good enough.
 
-Best of n is evaluated offline only: to serve it, a ranker has to choose among the answers, which is for ensembles. The
-router serves by its `score`, which is about one answer of the small pool.
+With `routing.best_of` the candidates are served, see `ensemble.serving.best_route`: the answer among n is then chosen
+by a ranker, by vote or by log-probability. Otherwise the router serves by its `score`, which is about one answer of the
+small pool.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ _TOKENS = tuple(TokenHead.__slots__)
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Candidate:
+class SampledPool:
     """The best of `samples` answers of a pool."""
 
     pool: str
@@ -75,6 +76,21 @@ class Candidate:
 
     def __str__(self) -> str:
         return f"{self.pool}x{self.samples}"
+
+
+@dataclass(frozen=True, slots=True)
+class SampledEstimate:
+    """What is expected of a candidate for one query: P(good enough), tokens of the prompt and of each answer."""
+
+    candidate: SampledPool
+    good_enough: float
+    prompt_tokens: float
+    answer_tokens: float
+
+    def cost_usd(self, price: Price) -> float:
+        """The prompt once, the answer n times."""
+        written = self.candidate.samples * self.answer_tokens * price.output_usd_per_million
+        return (self.prompt_tokens * price.input_usd_per_million + written) / 1e6
 
 
 @dataclass(eq=False)
@@ -96,7 +112,7 @@ class BestRouteRouter(LearnedRouter):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.candidates_: tuple[Candidate, ...] = ()
+        self.candidates_: tuple[SampledPool, ...] = ()
         self.features_: QueryFeatures | None = None
         self.weights_ = np.zeros((0, 0))
         self.biases_ = np.zeros(0)
@@ -113,7 +129,7 @@ class BestRouteRouter(LearnedRouter):
         check_scored(dataset, self.name)
         reference = dataset.pools[REFERENCE].quality
         labels = {
-            Candidate(pool, n): match_rate(answers.quality, reference, n, self.margin)
+            SampledPool(pool, n): match_rate(answers.quality, reference, n, self.margin)
             for pool, answers in dataset.pools.items()
             if pool != REFERENCE
             for n in range(1, min(self.samples, answers.quality.shape[1]) + 1)
@@ -154,36 +170,45 @@ class BestRouteRouter(LearnedRouter):
 
         Shape [len(queries), candidates + 1]. Raises KeyError for a pool without a price.
         """
+        return np.array(
+            [[one.cost_usd(prices[one.candidate.pool]) for one in row] for row in self.sampled_estimates(queries)],
+            dtype=np.float64,
+        ).reshape(len(queries), len(self.candidates_) + 1)
+
+    def sampled_estimates(self, queries: Sequence[Query]) -> list[list[SampledEstimate]]:
+        """For each query what is expected of every candidate, the reference last, which is always good enough."""
+        good = self.good_enough(queries)
         rows = self._matrices(queries, "estimating")[str(self.candidates_[0])]
-        found = np.empty((len(queries), len(self.candidates_) + 1))
-        for j, candidate in enumerate((*self.candidates_, Candidate(REFERENCE))):
-            tokens, price = self.tokens_[candidate.pool], prices[candidate.pool]
-            for i, (x, query) in enumerate(zip(rows, queries, strict=True)):
-                read = tokens.prompt_tokens(len(query.text)) * price.input_usd_per_million
-                written = tokens.completion_tokens(x) * price.output_usd_per_million
-                found[i, j] = (read + candidate.samples * written) / 1e6
+        found = []
+        for x, query, chances in zip(rows, queries, good, strict=True):
+            row = []
+            for candidate, chance in zip((*self.candidates_, SampledPool(REFERENCE)), (*chances, 1.0), strict=True):
+                tokens = self.tokens_[candidate.pool]
+                read, written = tokens.prompt_tokens(len(query.text)), tokens.completion_tokens(x)
+                row.append(SampledEstimate(candidate, float(chance), float(read), float(written)))
+            found.append(row)
         return found
 
-    def choose(self, queries: Sequence[Query], threshold: float, prices: Mapping[str, Price]) -> list[Candidate]:
+    def choose(self, queries: Sequence[Query], threshold: float, prices: Mapping[str, Price]) -> list[SampledPool]:
         """The cheapest candidate of those good enough with a probability of at least the threshold; else the reference.
 
         A candidate dearer than the reference is never taken.
         """
         chosen = cheapest(self.good_enough(queries), self.cost_usd(queries, prices), threshold)
-        every = (*self.candidates_, Candidate(REFERENCE))
+        every = (*self.candidates_, SampledPool(REFERENCE))
         return [every[j] for j in chosen]
 
     def score(self, queries: Sequence[Query]) -> Floats:
         """Strong win rates, [len(queries)]: 1 - P(one answer of `small` is good enough)."""
-        rows = self._matrices(queries, "scoring")[str(Candidate(_WEAK))]
-        at = self.candidates_.index(Candidate(_WEAK))
+        rows = self._matrices(queries, "scoring")[str(SampledPool(_WEAK))]
+        at = self.candidates_.index(SampledPool(_WEAK))
         log_odds = [float(x @ self.weights_[at]) + self.biases_[at] for x in rows]
         return sigmoid(-np.array(log_odds, dtype=np.float64))
 
     def explain(self, query: Query) -> Mapping[str, float]:
         """Signed contributions in log-odds by group of features, largest in size first; they add up to the score's."""
-        x = self._matrices((query,), "explaining")[str(Candidate(_WEAK))][0]
-        at = self.candidates_.index(Candidate(_WEAK))
+        x = self._matrices((query,), "explaining")[str(SampledPool(_WEAK))][0]
+        at = self.candidates_.index(SampledPool(_WEAK))
         terms = summed(self._need(self.features_, "explaining").groups, -self.weights_[at] * x)
         terms["bias"] = -float(self.biases_[at])
         return largest_first(terms)
@@ -204,7 +229,7 @@ class BestRouteRouter(LearnedRouter):
 
     def _restore(self, body: Mapping[str, Any], files: RouterFiles) -> None:
         saved_encoder(files.path, self.encoder, body["encoder_digest"])
-        self.candidates_ = tuple(Candidate(str(pool), int(n)) for pool, n in body["candidates"])
+        self.candidates_ = tuple(SampledPool(str(pool), int(n)) for pool, n in body["candidates"])
         self.tokens_ = {
             p: TokenHead(**{n: _number_or_array(v) for n, v in t.items()}) for p, t in body["tokens"].items()
         }
@@ -212,7 +237,7 @@ class BestRouteRouter(LearnedRouter):
         arrays = files.arrays("heads.npz")
         self.weights_, self.biases_ = arrays["weights"], arrays["biases"]
         shape = (len(self.candidates_), len(self.features_.groups))
-        if self.weights_.shape != shape or Candidate(_WEAK) not in self.candidates_:
+        if self.weights_.shape != shape or SampledPool(_WEAK) not in self.candidates_:
             raise ValueError("candidates, heads and features do not fit together")
 
     def _matrices(self, queries: Sequence[Query], act: str) -> dict[str, Floats]:

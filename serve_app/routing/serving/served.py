@@ -18,6 +18,7 @@ from serve_app.learning.encoder import loaded_encoder
 from serve_app.routing.artefact import Registered
 from serve_app.routing.base import Router
 from serve_app.routing.estimate import Estimate, EstimatingRouter
+from serve_app.routing.kinds.best_route import SampledEstimate
 from serve_app.routing.serving.batching import Act
 from serve_app.routing.serving.watching import RouterWatch
 from serve_app.types import Query
@@ -124,6 +125,20 @@ class ServedRouter:
                 return found
         except Exception as e:
             raise self._warning.failure(e) from e
+
+    async def sampled_estimates(self, query: Query) -> list[SampledEstimate]:
+        """What is expected of each pool with each number of answers; only of BEST-Route, in this process.
+
+        Raises ScoringFailed.
+        """
+        try:
+            assert self.call is not None
+            async with asyncio.timeout(self._limit_s):
+                found: list[SampledEstimate] = await self.call(query, "sampled")
+        except Exception as e:
+            raise self._warning.failure(e) from e
+        self._limit_s = self.timeout_s
+        return found
 
     def logged_features(self, query: Query) -> Mapping[str, float]:
         """The largest feature contributions, computed when they are read; empty where the Scorer has the weights."""

@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 
 from serve_app.cascade.base import Level, Needs
-from serve_app.cascade.serving.confidence import confidence_in, is_slow, text_of
+from serve_app.cascade.serving.confidence import confidence_in, is_slow
 from serve_app.cascade.serving.stages import LevelConfidence, Stage, StageResult
 from serve_app.cascade.signals.answer_scorer import AnswerScorer
 from serve_app.types import Chunk
-from serve_app.wire.answers import AnswerReader
+from serve_app.wire.answers import AnswerReader, text_of
 from tests.cascade.fakes import CALL, Doubt, Same, Seen, pool, query
 
 CALLED = Chunk(0, tool_calls=({"index": 0, "id": "c", "function": {"name": "add", "arguments": '{"a":'}},))

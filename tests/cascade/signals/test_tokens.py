@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.cascade.fitting.confidence import opening
-from serve_app.cascade.signals.consistency import AnswerAgreement, SelfVerification, normalised
+from serve_app.cascade.signals.consistency import AnswerAgreement, SelfVerification
 from serve_app.cascade.signals.specs import UNTRAINED, signal_of, spec_of
 from serve_app.cascade.signals.tokens import (
     Brevity,
@@ -22,6 +22,7 @@ from serve_app.cascade.signals.tokens import (
 )
 from serve_app.data.answers import AnswerEvidence, parse_verdict, parse_verdicts, verification_query
 from serve_app.errors import ConfigError
+from serve_app.grading.normalizers import plain_text as normalised
 from serve_app.types import Message, Query, TokenLogprob
 
 QUERY = Query((Message("user", "what is 2 + 2?"),))

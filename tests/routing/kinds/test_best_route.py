@@ -12,7 +12,7 @@ from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import load_encoder
-from serve_app.routing.kinds.best_route import BestRouteRouter, Candidate, best_of, cheapest, match_rate
+from serve_app.routing.kinds.best_route import BestRouteRouter, SampledPool, best_of, cheapest, match_rate
 from serve_app.types import Message, Price, Query
 from tests.routing.kinds.test_estimator import chances
 
@@ -80,6 +80,18 @@ def test_a_prompt_is_paid_once_and_every_answer(fitted: BestRouteRouter, data: D
     np.testing.assert_allclose(cost[:, 3], 20 * cost[:, 0], rtol=1e-6)  # both pools write as much here
 
 
+def test_the_estimates_are_what_the_choice_is_made_of(fitted: BestRouteRouter, data: Dataset) -> None:
+    queries = data.queries[:9]
+    estimates = fitted.sampled_estimates(queries)
+    assert [str(one.candidate) for one in estimates[0]] == ["smallx1", "smallx2", "smallx3", "largex1"]
+    good = np.array([[one.good_enough for one in row] for row in estimates])
+    np.testing.assert_array_equal(good[:, :3], fitted.good_enough(queries))
+    assert (good[:, 3] == 1.0).all()
+    np.testing.assert_allclose(1.0 - good[:, 0], fitted.score(queries))
+    cost = np.array([[one.cost_usd(PRICES[one.candidate.pool]) for one in row] for row in estimates])
+    np.testing.assert_array_equal(cost, fitted.cost_usd(queries, PRICES))
+
+
 def test_the_cheapest_good_enough_is_taken_else_the_reference() -> None:
     good = np.array([[0.9, 0.95], [0.6, 0.9], [0.1, 0.2], [0.9, 0.9]])
     cost = np.array([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0], [1.0, 2.0, 5.0], [9.0, 8.0, 5.0]])
@@ -91,14 +103,14 @@ def test_the_cheapest_good_enough_is_taken_else_the_reference() -> None:
 
 def test_thresholds_move_the_choice_from_one_end_to_the_other(fitted: BestRouteRouter, data: Dataset) -> None:
     queries = data.queries[:100]
-    assert set(fitted.choose(queries, 0.0, PRICES)) == {Candidate("small", 1)}
-    assert set(fitted.choose(queries, 1.0, PRICES)) == {Candidate("large")}
+    assert set(fitted.choose(queries, 0.0, PRICES)) == {SampledPool("small", 1)}
+    assert set(fitted.choose(queries, 1.0, PRICES)) == {SampledPool("large")}
     assert len(set(fitted.choose(queries, 0.7, PRICES))) > 2
 
 
 def recorded(router: BestRouteRouter, data: Dataset) -> tuple[Floats, Floats]:
     """Mean recorded (quality, cost in USD) of the choices at 21 thresholds, and of each candidate alone."""
-    every = (*router.candidates_, Candidate("large"))
+    every = (*router.candidates_, SampledPool("large"))
     tokens = {c: data.pools[c.pool].mean_tokens() for c in every}
     quality = np.stack([best_of(data.pools[c.pool].quality, c.samples) for c in every], axis=1)
     price = [PRICES[c.pool].output_usd_per_million / 1e6 for c in every]

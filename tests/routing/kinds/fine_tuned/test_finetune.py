@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from serve_app.learning.scratch_encoder import Shape, fresh_encoder, learned_tokenizer
 from serve_app.routing.kinds.fine_tuned import finetune as module
 from serve_app.routing.kinds.fine_tuned import text_network as frozen_states
-from serve_app.routing.kinds.fine_tuned.finetune import Examples, Recipe, finetune
-from serve_app.routing.kinds.fine_tuned.text_classifier import Shape, fresh_encoder, learned_tokenizer
+from serve_app.routing.kinds.fine_tuned.finetune import Examples, Recipe, TextLearner, finetune
 from serve_app.routing.kinds.fine_tuned.text_network import TextNetwork
 from tests.data.samples import sums
 from tests.learning.encoders import save_encoder
@@ -46,8 +46,10 @@ def test_it_learns_and_keeps_its_best_epoch() -> None:
     finetune(network, TEXTS, LABELS, Recipe(8, 3e-3), lines.append)
     found = losses(lines)
     assert min(found) < 0.4 < 0.6 < found[0]
-    training = module._Training(network, Examples.of(network, TEXTS, LABELS, 0), Recipe())
-    assert training.held_back_loss() == pytest.approx(min(found), abs=1e-4)
+    learner = TextLearner(network, Examples.of(network, TEXTS, LABELS, 0), 0)
+    parts = [learner.loss(batch) for batch in learner.held_back()]
+    mean = sum(float(loss.detach()) * weight for loss, weight in parts) / sum(weight for _, weight in parts)
+    assert mean == pytest.approx(min(found), abs=1e-4)
 
 
 def test_it_stops_when_what_is_held_back_gets_no_better() -> None:

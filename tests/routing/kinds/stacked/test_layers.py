@@ -15,7 +15,7 @@ TEXTS = [LONG, "hi", "", "\ud800?"]
 def views() -> LayerViews:
     """Views of the encoder in float32, also on a CPU where it would multiply in bfloat16: the tolerances need it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("serve_app.learning.encoder._NATIVE", ())
+        patch.setattr("serve_app.learning.encoder.has_bfloat16", lambda: False)
         encoder = SentenceEncoder("minilm", encoder_folder("minilm"))
         assert encoder._model
     return LayerViews(encoder)

@@ -5,29 +5,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.cascade.base import Needs
-from serve_app.cascade.serving.response_filter import ResponseFilter, with_needs
 from serve_app.errors import UpstreamError
 from serve_app.types import Chunk, TokenLogprob
 from serve_app.wire.encoding import StreamEncoder
 from serve_app.wire.frames import Answer, Frame
+from serve_app.wire.response_filter import ResponseFilter, with_logprobs
 from tests.cascade.fakes import query
 
 NASTY = '"logprobs":{"content":[],"refusal":null},"text_offset":[1]}\\ ü'
 
 
-def test_needs_are_added_and_nothing_is_taken_away() -> None:
-    assert with_needs(query(), Needs()) == query()
-    assert with_needs(query(), Needs(logprobs=True, top_logprobs=3)).sampling.top_logprobs == 3
+def test_log_probabilities_are_added_and_nothing_is_taken_away() -> None:
+    assert with_logprobs(query(), 3).sampling.top_logprobs == 3
     asked = query(logprobs=True, top_logprobs=7)
-    assert with_needs(asked, Needs(logprobs=True, top_logprobs=3)) is asked
+    assert with_logprobs(asked, 3) is asked
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
 @given(words=st.lists(st.one_of(st.just(NASTY), st.text(min_size=1)), min_size=1, max_size=4))
 def test_a_stream_without_log_probabilities_again_is_the_one_that_never_had_any(endpoint, words) -> None:
     asked = replace(query(), endpoint=endpoint)
-    sent = with_needs(asked, Needs(logprobs=True, top_logprobs=2))
+    sent = with_logprobs(asked, 2)
     plain = StreamEncoder(asked, model="m", answer_id="a", created=1)
     rich = StreamEncoder(sent, model="m", answer_id="a", created=1)
     logprobs = tuple(TokenLogprob(w, -0.5, ((w, -0.5), ("text_offset", -2.0))) for w in words)
@@ -42,10 +40,10 @@ def test_what_another_upstream_writes_is_parsed() -> None:
         "choices": [{"index": 0, "logprobs": {"content": [{"token": "a", "logprob": -1}]}, "delta": {"content": "a"}}]
     }
     frame = Frame(b"data: " + orjson.dumps(event, option=orjson.OPT_INDENT_2).replace(b"\n", b" ") + b"\n\n")
-    shown = ResponseFilter(query(), with_needs(query(), Needs(logprobs=True))).frame(frame)
+    shown = ResponseFilter(query(), with_logprobs(query())).frame(frame)
     assert shown.events[0]["choices"][0]["logprobs"] is None
     with pytest.raises(UpstreamError):
-        ResponseFilter(query(), with_needs(query(), Needs(logprobs=True))).frame(Frame(b'data: {"logprobs": {\n\n'))
+        ResponseFilter(query(), with_logprobs(query())).frame(Frame(b'data: {"logprobs": {\n\n'))
 
 
 def test_frames_pass_untouched_where_nothing_was_added() -> None:
@@ -55,7 +53,7 @@ def test_frames_pass_untouched_where_nothing_was_added() -> None:
 
 def test_alternatives_are_cut_to_the_number_asked_for() -> None:
     asked = query(logprobs=True, top_logprobs=1)
-    sent = with_needs(asked, Needs(logprobs=True, top_logprobs=3))
+    sent = with_logprobs(asked, 3)
     top = [{"token": t, "logprob": -1.0} for t in "abc"]
     body = {"choices": [{"logprobs": {"content": [{"token": "a", "logprob": -1.0, "top_logprobs": top}]}}]}
     cut = ResponseFilter(asked, sent).answer(Answer(orjson.dumps(body))).parsed

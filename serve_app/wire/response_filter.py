@@ -1,20 +1,16 @@
-"""Requests what a signal needs of a model, and shows the caller only what the caller requested.
+"""Shows the caller only what the caller requested of an answer whose log-probabilities someone else needed.
 
 Streams are cut by bytes, not parsed: a quote inside a JSON string is escaped, so the patterns below only match keys.
 """
 
 import re
-from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 
-from serve_app.cascade.base import Needs
-from serve_app.cascade.serving.stages import StageResult
 from serve_app.types import Query
-from serve_app.wire.answers import whole_answer
-from serve_app.wire.frames import Answer, Frame, usage_from_openai
+from serve_app.wire.frames import Answer, Frame
 
 _CHAT: Final = re.compile(rb'"logprobs":\{"content":\[.*?\],"refusal":null\}(?=[,}])')
 _TEXT: Final = re.compile(rb'"logprobs":\{"tokens":.*?"text_offset":\[[^\]]*\]\}(?=[,}])')
@@ -22,13 +18,12 @@ _LEFT: Final = re.compile(rb'"logprobs": *\{')
 _NONE: Final = b'"logprobs":null'
 
 
-def with_needs(query: Query, needs: Needs) -> Query:
-    """The query with the log-probabilities that the signal needs; the same query if it needs none."""
+def with_logprobs(query: Query, top: int = 0) -> Query:
+    """The query with log-probabilities and at least `top` alternatives; the same query if it has them."""
     sampling = query.sampling
-    if not needs.logprobs or (sampling.logprobs and sampling.top_logprobs >= needs.top_logprobs):
+    if sampling.logprobs and sampling.top_logprobs >= top:
         return query
-    top = max(sampling.top_logprobs, needs.top_logprobs)
-    return replace(query, sampling=replace(sampling, logprobs=True, top_logprobs=top))
+    return replace(query, sampling=replace(sampling, logprobs=True, top_logprobs=max(sampling.top_logprobs, top)))
 
 
 class ResponseFilter:
@@ -72,30 +67,3 @@ class ResponseFilter:
             return {**found, "content": cut}
         tops = [dict(list((top or {}).items())[:kept]) for top in found.get("top_logprobs") or ()]
         return {**found, "top_logprobs": tops}
-
-
-async def relay(result: StageResult, query: Query, *, stream: bool) -> AsyncGenerator[Frame | Answer]:
-    """The answer of `result` as `query` requests it: the frames held so far, then those still to come; or one Answer.
-
-    An open stream passes through unparsed, and its usage is recorded at its end. Raises what the pool raises.
-    """
-    shown = ResponseFilter(query, result.sent)
-    if stream:
-        yield shown.frame(Frame(b"".join(frame.data for frame in result.frames)))
-    if result.stream is not None:
-        usage = next((frame.usage for frame in reversed(result.frames) if frame.usage), None)
-        while (frame := await result.stream.next()) is not None:
-            usage = frame.usage or usage
-            if stream:
-                yield shown.frame(frame)
-            else:
-                result.frames.append(frame)
-        reason = "taken" if result.confidence is None else str(result.confidence)
-        result.record(reason, usage_from_openai(usage))
-    if stream:
-        return
-    if result.answer is not None:
-        yield shown.answer(result.answer)
-    else:
-        frames = [shown.frame(frame) for frame in result.frames]
-        yield whole_answer(frames, query, result.call, result.stage.pool.model)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from serve_app.errors import ConfigError
-from serve_app.routing.kinds.fine_tuned.text_classifier import SMALL, Shape, fresh_encoder, learned_tokenizer
+from serve_app.learning.scratch_encoder import SMALL, Shape, fresh_encoder, learned_tokenizer
 
 TEXTS = ["what is 12 + 7?"] * 9 + ["reverse oak"] * 9 + ["naïve Café"]
 

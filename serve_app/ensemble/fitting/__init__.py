@@ -1,0 +1,1 @@
+"""Fitting of ensemble plans on recorded answers."""

@@ -1,0 +1,1 @@
+"""Fusers: GenFuser, and fusion by prompt in any pool."""

@@ -1,0 +1,1 @@
+"""Rankers: PairRanker and the aggregation of its comparisons."""
