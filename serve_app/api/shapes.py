@@ -50,9 +50,10 @@ COMPLETION = _object(
     }
 )
 EVENT_STREAM: dict[str, Any] = {
-    "type": "string",
+    **_object({"event": _STRING, "data": _STRING}, optional=("event",)),
     "description": "Server-sent events, one chunk each; the last chunk carries `jethro`; then `data: [DONE]`.",
 }
+"""Describes each event, not the whole stream: so read OpenAPI's readers a `schema` of this media type before 3.2."""
 MODEL = _object(
     {"id": _STRING, "object": {"const": "model"}, "created": _INTEGER, "owned_by": _STRING, "description": _STRING}
 )

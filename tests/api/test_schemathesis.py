@@ -33,7 +33,10 @@ BEYOND_THE_SCHEMA = (
 """What a JSON schema does not say: the only reasons to refuse a request that it allows."""
 
 
-def holds(operation, mode, examples):
+STREAMED = [operation for operation in BODY if operation.path in ("/v1/chat/completions", "/v1/completions")]
+
+
+def holds(operation, mode, examples, **fields):
     phases = (Phase.explicit, Phase.generate, Phase.shrink)
 
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), phases=phases)
@@ -42,6 +45,7 @@ def holds(operation, mode, examples):
         case = data.draw(operation.as_strategy(generation_mode=mode))
         if mode is GenerationMode.POSITIVE and isinstance(case.body, dict) and "model" in case.body:
             case.body["model"] = "jethro"  # any other is a 404 and nothing behind it is reached
+            case.body.update(fields)
         response = case.call_and_validate(excluded_checks=[positive_data_acceptance])
         if mode is GenerationMode.POSITIVE and response.status_code == 400:
             assert operation in BODY, response.text
@@ -53,6 +57,11 @@ def holds(operation, mode, examples):
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.label)
 def test_what_the_description_allows(operation):
     holds(operation, GenerationMode.POSITIVE, 6 if operation in BODY else 2)
+
+
+@pytest.mark.parametrize("operation", STREAMED, ids=lambda o: o.label)
+def test_every_event_of_a_stream_is_as_described(operation):
+    holds(operation, GenerationMode.POSITIVE, 6, stream=True)
 
 
 @pytest.mark.parametrize("operation", BODY, ids=lambda o: o.label)
