@@ -2,8 +2,10 @@
 
 Any file of AlpacaEval's columns: instruction, outputs {model: text, with the reference's}, pref {model: probability
 that the judge prefers it to the reference}. Cross-validated by prompt over the weakest models of the file (or those
-named): each method picks one of their answers, and its figure is the mean preference of what it picked. Rankers and the
-best single model are chosen on the other folds alone.
+named): each method picks one of their answers, and its figure is the mean preference of what it picked. Rankers, what
+they know of the models, and the best single model come from the other folds alone. Rankers are reported twice: by the
+texts alone, and with the prior of the models that wrote them (see `serve_app.ensemble.ranking.model_prior`), as an
+ensemble is served.
 
 The length-controlled figure follows AlpacaEval 2's (Dubois et al. 2024, arXiv 2404.04475): the preference is regressed,
 by logistic regression, on a term for each model and on tanh of the standardized difference in length to the reference,
@@ -33,8 +35,13 @@ from serve_app.errors import DataError
 from serve_app.learning.metrics import bootstrap
 
 REFERENCE = "gpt4_1106_preview"
-RANKERS = {"reward model": "pointwise", "pair ranker": "pair"}
+FORMS = {"reward model": "pointwise", "pair ranker": "pair"}
+KNOWN = ", models known"
+SERVED = "pair ranker" + KNOWN
+RANKERS = (*FORMS, *(name + KNOWN for name in FORMS))
 METHODS = ("random pick", "longest answer", "best single", *RANKERS, "oracle")
+Scores = dict[str, Floats]
+"""By ranker, [prompts, models]."""
 _ROUNDS = 2000
 
 
@@ -56,7 +63,9 @@ class Answers:
 
     def examples(self, rows: Sequence[int]) -> list[ScoredCandidates]:
         """What rankers learn from."""
-        return [ScoredCandidates(self.prompts[i], self.texts[i], self.pref[i][:, None]) for i in rows]
+        return [
+            ScoredCandidates(self.prompts[i], self.texts[i], self.pref[i][:, None], models=self.models) for i in rows
+        ]
 
 
 def read(path: Path, models: str) -> Answers:
@@ -74,36 +83,41 @@ def read(path: Path, models: str) -> Answers:
     return Answers(tuple(chosen), tuple(row["instruction"] for row in rows), texts, pref, np.array(longer, float))
 
 
-def fold_of(n: int, folds: int) -> Floats:
-    """The fold of each prompt, [n]; always the same."""
-    return np.random.default_rng(0).permutation(n) % folds
+def fold_of(n: int, folds: int, split: int) -> Floats:
+    """The fold of each prompt in a split, [n]; always the same."""
+    return np.random.default_rng(split).permutation(n) % folds
 
 
-def ranker_scores(answers: Answers, args: argparse.Namespace, seed: int, report: Callable[[str], None]) -> Any:
-    """Held-out scores by method, [prompts, models] each: every fold is kept, so that a killed run resumes."""
+def ranker_scores(answers: Answers, args: argparse.Namespace, split: int, report: Callable[[str], None]) -> Scores:
+    """Held-out scores by ranker: those of every fold are kept in a file, so that a killed run resumes."""
     from serve_app.ensemble.ranking.lower_states import LowerStates
 
-    joint = args.joint_layers or None
-    states = LowerStates() if joint is not None else None
-    folds, found = fold_of(len(answers.prompts), args.folds), {}
-    for name, form in RANKERS.items():
-        found[name] = np.zeros(answers.pref.shape)
+    states = LowerStates() if args.joint_layers else None
+    folds = fold_of(len(answers.prompts), args.folds, split)
+    found = {name: np.zeros(answers.pref.shape) for name in RANKERS}
+    for name, form in FORMS.items():
         for fold in range(args.folds):
-            key = [form, seed, fold, args.folds, answers.models, len(answers.prompts), *recipe_of(args).values()]
-            path = args.work / f"{form}-{blake2b(repr(key).encode(), digest_size=8).hexdigest()}.json"
+            path = kept_at(answers, args, form, split, fold)
             if not path.exists():
-                report(f"{name}, seed {seed}, fold {fold + 1} of {args.folds}")
-                scores = _fold_scores(answers, folds == fold, form, seed, args, states)
+                report(f"{name}, split {split}, fold {fold + 1} of {args.folds}")
+                both = _fold_scores(answers, folds == fold, form, args, states)
                 args.work.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(scores.tolist()), "utf-8")
-            found[name][folds == fold] = np.array(json.loads(path.read_text("utf-8")))
+                path.write_text(json.dumps([scores.tolist() for scores in both]), "utf-8")
+            for key, own in zip((name, name + KNOWN), json.loads(path.read_text("utf-8")), strict=True):
+                found[key][folds == fold] = np.array(own)
     return found
 
 
+def kept_at(answers: Answers, args: argparse.Namespace, form: str, split: int, fold: int) -> Path:
+    """The file of one fold's scores."""
+    key = [form, split, fold, args.folds, answers.models, len(answers.prompts), *recipe_of(args).values()]
+    return args.work / f"{form}-{split}-{fold}-{blake2b(repr(key).encode(), digest_size=8).hexdigest()}.json"
+
+
 def _fold_scores(
-    answers: Answers, held_out: Any, form: str, seed: int, args: argparse.Namespace, states: Any
-) -> Floats:
-    """Scores of the prompts held out, by a ranker that was trained on the others."""
+    answers: Answers, held_out: Any, form: str, args: argparse.Namespace, states: Any
+) -> tuple[Floats, Floats]:
+    """Scores of the prompts held out, by a ranker that was trained on the others: by texts alone, and by models too."""
     from serve_app.ensemble.ranking.network import NetworkShape
     from serve_app.ensemble.ranking.pair_ranker import fit_ranker
     from serve_app.ensemble.ranking.sequence import Lengths
@@ -118,35 +132,42 @@ def _fold_scores(
         loss=args.loss,
         train_layers=joint,
         patience=args.epochs,
-        seed=seed,
+        encoder=args.encoder,
+        seed=args.seed,
     )
     ranker = fit_ranker(answers.examples(np.flatnonzero(~held_out).tolist()), shape, recipe, tell, None, states)
     ranker.states = states
     rows = np.flatnonzero(held_out).tolist()
-    return np.stack(ranker.scores_of([(answers.prompts[i], answers.texts[i]) for i in rows]))
+    plain = ranker.scores_of([(answers.prompts[i], answers.texts[i]) for i in rows])
+    return np.stack(plain), np.stack([ranker.informed(own, answers.models) for own in plain])
 
 
 def recipe_of(args: argparse.Namespace) -> dict[str, Any]:
     """What the rankers are trained with."""
-    names = ("epochs", "learning_rate", "pairs", "loss", "joint_layers", "source_tokens", "candidate_tokens")
-    return {name: getattr(args, name) for name in names}
+    names = ("epochs", "learning_rate", "pairs", "loss", "joint_layers", "source_tokens", "candidate_tokens", "seed")
+    return {"encoder": Path(args.encoder).name, **{name: getattr(args, name) for name in names}}
 
 
-def picks(answers: Answers, folds: Floats, scores: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
-    """How often each method picks each answer, [prompts, models]; a ranker's is the mean over seeds."""
+def picks(answers: Answers, folds: Sequence[Floats], scores: Sequence[Scores]) -> Scores:
+    """How often each method picks each answer, [prompts, models]: the mean over splits, with the folds of each."""
     pref, n = answers.pref, len(answers.prompts)
-    single = np.zeros_like(pref)
-    for fold in np.unique(folds):
-        single[folds == fold, pref[folds != fold].mean(axis=0).argmax()] = 1.0
     found = {
         "random pick": np.full_like(pref, 1 / pref.shape[1]),
         "longest answer": _one_hot(answers.lengths),
-        "best single": single,
+        "best single": np.mean([_best_single(pref, own) for own in folds], axis=0),
     }
-    found |= {name: np.mean([_one_hot(seed[name]) for seed in scores], axis=0) for name in RANKERS}
+    found |= {name: np.mean([_one_hot(split[name]) for split in scores], axis=0) for name in RANKERS}
     found["oracle"] = _one_hot(pref)
     assert all(np.allclose(p.sum(axis=1), 1) and len(p) == n for p in found.values())
     return found
+
+
+def _best_single(pref: Floats, folds: Floats) -> Floats:
+    """The pick of the model that is best on the other folds."""
+    single = np.zeros_like(pref)
+    for fold in np.unique(folds):
+        single[folds == fold, pref[folds != fold].mean(axis=0).argmax()] = 1.0
+    return single
 
 
 def _one_hot(scores: Floats) -> Floats:
@@ -184,7 +205,7 @@ def controlled(picked: Floats, pref: Floats, offset: Floats) -> float:
     return float(sigmoid((low + high) / 2))
 
 
-def figures(answers: Answers, chosen: dict[str, Floats], scores: Sequence[dict[str, Floats]]) -> list[dict[str, Any]]:
+def figures(answers: Answers, chosen: Scores, scores: Sequence[Scores]) -> list[dict[str, Any]]:
     """A row for each method: preference and length-controlled preference with 95 % intervals, characters picked."""
     pref, (weight, x) = answers.pref, length_weight(answers)
     rows = []
@@ -196,8 +217,8 @@ def figures(answers: Answers, chosen: dict[str, Floats], scores: Sequence[dict[s
         row |= {"controlled": free.value, "controlled_low": free.low, "controlled_high": free.high}
         row["characters"] = float((own * answers.lengths).sum(1).mean())
         if name in RANKERS:
-            row["pairs_right"] = float(np.mean([pairs_right(seed[name], pref) for seed in scores]))
-            row["by_seed"] = [float((_one_hot(seed[name]) * pref).sum(1).mean()) for seed in scores]
+            row["pairs_right"] = float(np.mean([pairs_right(split[name], pref) for split in scores]))
+            row["by_split"] = [float((_one_hot(split[name]) * pref).sum(1).mean()) for split in scores]
         rows.append(row)
     return rows
 
@@ -208,13 +229,20 @@ def pairs_right(scores: Floats, pref: Floats) -> float:
     return float((1 + np.sign(gaps[gaps > 0]) * np.sign(margins[gaps > 0])).mean() / 2)
 
 
-def differences(answers: Answers, chosen: dict[str, Floats]) -> dict[str, dict[str, float]]:
-    """The pair ranker's preference minus another method's, on the same prompts."""
-    found = {}
-    for name in ("reward model", "best single", "longest answer", "random pick"):
-        gap = ((chosen["pair ranker"] - chosen[name]) * answers.pref).sum(1)
+COMPARED = (
+    *((SERVED, other) for other in METHODS if other not in (SERVED, "oracle")),
+    *(("pair ranker", other) for other in ("reward model", "best single")),
+)
+"""Methods whose difference is reported."""
+
+
+def differences(answers: Answers, chosen: Scores) -> list[dict[str, Any]]:
+    """How much more preference one method's picks have than another's, on the same prompts."""
+    found = []
+    for one, other in COMPARED:
+        gap = ((chosen[one] - chosen[other]) * answers.pref).sum(1)
         interval = bootstrap(lambda at, g=gap: float(g[at].mean()), len(gap), rounds=_ROUNDS)
-        found[name] = {"value": interval.value, "low": interval.low, "high": interval.high}
+        found.append({"of": one, "to": other, "value": interval.value, "low": interval.low, "high": interval.high})
     return found
 
 
@@ -227,16 +255,24 @@ def text(found: dict[str, Any]) -> str:
         rows.append([row["method"], f"{100 * row['preference']:.1f}", _span(row["low"], row["high"]),
                      f"{100 * row['controlled']:.1f}", _span(row["controlled_low"], row["controlled_high"]),
                      f"{row['characters']:,.0f}", right])  # fmt: skip
-    gaps = [[f"pair ranker - {name}", f"{100 * g['value']:+.1f}", _span(g["low"], g["high"])]
-            for name, g in found["differences"].items()]  # fmt: skip
-    about = (
-        f"{found['prompts']} prompts, {len(found['models'])} models, {found['folds']} folds by prompt, "
-        f"{found['seeds']} seed(s). Preference: how often a judge prefers the answer that a method picks to the "
-        "reference's, in percent. Intervals: bootstrap of the prompts. Length-controlled: see "
-        f"`benchmarks/pair_ranking.py`. Both rankers: MiniLM, {found['recipe']}.\n\nBest single model: "
-        f"{found['best_single']}; it is chosen on the other folds. Which of the two serves by default where the pair "
-        f"ranker is not above it: {found['serves']}."
+    gaps = [[f"{g['of']} - {g['to']}", f"{100 * g['value']:+.1f}", _span(g["low"], g["high"])]
+            for g in found["differences"]]  # fmt: skip
+    by_split = "; ".join(
+        f"{row['method']} {', '.join(f'{100 * value:.1f}' for value in row['by_split'])}"
+        for row in found["rows"]
+        if "by_split" in row
     )
+    about = (
+        f"{found['prompts']} prompts, {len(found['models'])} models, {found['folds']} folds by prompt, splits "
+        f"{', '.join(map(str, found['splits']))}. Preference: how often a judge prefers the answer that a method picks "
+        "to the reference's, in percent. Intervals: bootstrap of the prompts. Length-controlled: see "
+        f"`benchmarks/pair_ranking.py`. Rankers: {found['recipe']}; *models known*: with a prior of the models "
+        "that wrote the answers, fitted on the training folds.\n\n"
+        f"Best single model: {found['best_single']}; it is chosen on the other folds. Serves by default: "
+        f"{found['serves']}.\n\nBy split: {by_split}."
+    )
+    if found["note"]:
+        about += f"\n\n{found['note']}"
     parts = [markdown(head, rows), markdown(["difference", "points", "95 %"], gaps)]
     return f"# Ranking real answers\n\n{about}\n\n" + "\n".join(parts) + f"\n{one_line(found['environment'])}\n"
 
@@ -247,7 +283,7 @@ def _span(low: float, high: float) -> str:
 
 def draw(found: dict[str, Any], path: Path) -> None:
     """Bars of both figures with intervals."""
-    figure, axes = plots.new_figure(1, 8, 4)
+    figure, axes = plots.new_figure(1, 9, 4)
     at = np.arange(len(found["rows"]))
     for number, (key, low, high) in enumerate(
         (("preference", "low", "high"), ("controlled", "controlled_low", "controlled_high"))
@@ -257,7 +293,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         label = "preference" if number == 0 else "length-controlled"
         axes.bar(at + 0.4 * number - 0.2, values, 0.38, yerr=np.abs(ends - values), label=label,
                  error_kw={"linewidth": 0.8})  # fmt: skip
-    axes.set_xticks(at, [row["method"] for row in found["rows"]], fontsize=8)
+    axes.set_xticks(at, [row["method"].replace(", ", ",\n") for row in found["rows"]], fontsize=7)
     plots.finish(axes, f"{found['prompts']} prompts, {len(found['models'])} models", ylabel="judge preference, %")
     plots.save(figure, path)
 
@@ -275,51 +311,55 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p.add_argument("--data", type=Path, default=default, required=default is None, help="JSON lines, gzipped or not")
     p.add_argument("--models", default="weakest:12", help="weakest:N, or comma-separated names")
     p.add_argument("--folds", type=int, default=5)
-    p.add_argument("--seeds", type=int, default=2, help="trainings of each ranker and fold")
+    p.add_argument("--splits", default="11,12", help="seeds of the splits into folds; commas")
+    p.add_argument("--seed", type=int, default=0, help="of the trainings")
+    p.add_argument("--encoder", default="minilm", help="or the folder of a Hugging Face encoder")
     p.add_argument("--epochs", type=int, default=4)
     p.add_argument("--learning-rate", type=float, default=3e-4)
     p.add_argument("--pairs", type=int, default=66, help="pairs of a prompt in an epoch")
     p.add_argument("--loss", choices=["bce", "bradley_terry"], default="bradley_terry")
     p.add_argument("--joint-layers", type=int, default=1, help="0: whole pairs in every layer, all of it trained")
-    p.add_argument("--source-tokens", type=int, default=64)
-    p.add_argument("--candidate-tokens", type=int, default=128)
+    p.add_argument("--source-tokens", type=int, default=96)
+    p.add_argument("--candidate-tokens", type=int, default=400)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--work", type=Path, default=BUILD / "pair_ranking", help="scores of finished folds are kept here")
+    p.add_argument("--note", default="", help="is printed below the figures")
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return p.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, measure, write JSON, table and plot; 1 if the pair ranker is not above the reward model."""
+    """Train, measure, write JSON, table and plot; 1 if the pair ranker that serves is not above the reward model."""
     import torch
 
     args = arguments(argv)
     torch.set_num_threads(args.threads)
     stamp, answers = environment(), read(args.data, args.models)
     stamp["command"] = stamp["command"].replace(str(args.data), args.data.name).replace(str(args.work), "WORK")
-    scores = [ranker_scores(answers, args, seed, tell) for seed in range(args.seeds)]
-    chosen = picks(answers, fold_of(len(answers.prompts), args.folds), scores)
+    splits = [int(split) for split in args.splits.split(",")]
+    scores = [ranker_scores(answers, args, split, tell) for split in splits]
+    chosen = picks(answers, [fold_of(len(answers.prompts), args.folds, split) for split in splits], scores)
     rows = {row["method"]: row for row in figures(answers, chosen, scores)}
-    best = answers.models[int(answers.pref.mean(axis=0).argmax())]
-    above = rows["pair ranker"]["preference"] > rows["best single"]["preference"]
+    above = rows[SERVED]["preference"] > rows["best single"]["preference"]
     found = {
         "environment": stamp,
         "prompts": len(answers.prompts),
         "models": list(answers.models),
         "folds": args.folds,
-        "seeds": args.seeds,
+        "splits": splits,
         "recipe": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in recipe_of(args).items()),
         "rows": list(rows.values()),
         "differences": differences(answers, chosen),
-        "best_single": best,
-        "serves": "the pair ranker" if above else "the best single model",
+        "best_single": answers.models[int(answers.pref.mean(axis=0).argmax())],
+        "serves": f"the {SERVED}" if above else "the best single model",
+        "note": args.note,
     }
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "pair_ranking.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     (args.out / "pair_ranking.md").write_text(text(found), "utf-8")
     draw(found, args.out / "pair_ranking.png")
     print(text(found))
-    return 0 if rows["pair ranker"]["preference"] > rows["reward model"]["preference"] else 1
+    return 0 if rows[SERVED]["preference"] > rows["reward model"]["preference"] else 1
 
 
 if __name__ == "__main__":

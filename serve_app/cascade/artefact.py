@@ -28,7 +28,7 @@ from serve_app.cascade.signals.specs import calibrator_of, parts_of, signal_of, 
 from serve_app.errors import ConfigError, writing
 from serve_app.files import write_whole
 from serve_app.learning.encoder import saved_encoder
-from serve_app.routing.artefact import read_json
+from serve_app.learning.saved_folder import read_json
 
 FILE: Final = "chain.json"
 FORMAT: Final = 1

@@ -40,6 +40,8 @@ EVIDENCE: Final[Mapping[str, tuple[Callable[[Any], Any], Callable[[Table, str], 
     "extra_cost_usd": (numbers_column, Table.numbers),
 }
 """What may be known of the first sample, for cascades, with the writer and the reader of its Parquet column."""
+LOGPROB: Final = "logprob"
+"""Name among `PoolAnswers.scores` of the mean log-probability (natural log) of each sample's tokens."""
 KIND: Final = "jethro-dataset"
 _MAY_BE_NULL: Final = ("quality", "latency_ms")
 _Values = TypeVar("_Values")
@@ -58,7 +60,8 @@ class PoolAnswers:
     their own, for agreement alone; `confidence`, a raw signal of shape [n], higher is surer, nan if unknown; and
     `extra_cost_usd` of shape [n], the cost of the calls for verdicts and extra samples.
 
-    `scores`: what further metrics gave each sample, by name, in their own units; shape [n, k], nan where unknown.
+    `scores`: what further metrics gave each sample, by name, in their own units, and `LOGPROB`; shape [n, k], nan where
+    unknown.
     """
 
     model: str
@@ -96,6 +99,18 @@ class PoolAnswers:
         at = np.asarray(rows, dtype=np.int64)
         names = [f.name for f in fields(self) if f.name != "model"]
         return replace(self, **{name: _taken(getattr(self, name), at) for name in names})
+
+    def mean_logprobs(self) -> Floats:
+        """Mean log-probability of each sample's tokens, shape [n, k], nan where unknown.
+
+        Without `LOGPROB` among the scores it is read off the log-probabilities of the first samples.
+        """
+        if LOGPROB in self.scores:
+            return self.scores[LOGPROB]
+        found = np.full(self.quality.shape, np.nan)
+        for row, tokens in enumerate(self.logprobs):
+            found[row, 0] = mean_logprob(tokens)
+        return found
 
     def mean_tokens(self) -> Floats:
         """Mean prompt and completion tokens of each query, shape [n, 2]."""
@@ -263,6 +278,12 @@ class Dataset:
             splits=table.texts("split") if "split" in table else (),
             prior=table.numbers("prior") if "prior" in table else None,
         )
+
+
+def mean_logprob(tokens: Sequence[TokenLogprob]) -> float:
+    """Mean over the tokens whose log-probability is known; nan without any."""
+    known = [token.logprob for token in tokens if not np.isnan(token.logprob)]
+    return sum(known) / len(known) if known else float("nan")
 
 
 def _taken(values: _Values, rows: NDArray[np.int64]) -> _Values:

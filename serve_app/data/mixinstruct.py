@@ -58,12 +58,13 @@ class ScoredAnswer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredCandidates:
-    """A request and its candidates; `scores` has shape [candidates, metrics], higher is better."""
+    """A request; candidates, with `scores` [candidates, metrics], higher is better; who wrote them, () if unknown."""
 
     source: str
     candidates: tuple[str, ...]
     scores: Floats
     reference: str | None = None
+    models: tuple[str, ...] = ()
 
 
 def is_mixinstruct(path: Path) -> bool:
@@ -109,11 +110,10 @@ def import_mixinstruct(
     metric = _chosen_score(path, kept, score)
     mapping = None if metric is None else _map_to_unit(metric, kept, counts, quality_range)
     pools = {name: _pool(kept, model, counts[model]) for name, model in models.items()}
-    surplus = sum(max(0, _count(a, model) - k) for _, a in kept for model, k in counts.items())
     about: dict[str, Any] = {
         "source": path.name,
         "left_out": len(rows) - len(kept),
-        "surplus_candidates": surplus,
+        "surplus_candidates": sum(max(0, _count(a, model) - k) for _, a in kept for model, k in counts.items()),
         "empty_texts": sum(not text for pool in pools.values() for texts in pool.texts for text in texts),
         "unknown_keys": _unknown_keys(rows),
         "not_recorded": sorted(MEASURES[1:]),
@@ -146,8 +146,8 @@ def scored_candidates(path: Path, metrics: Sequence[str] = ()) -> list[ScoredCan
         for number, answer in enumerate(answers):
             _check_score(record, number, answer, metrics)
         scores = np.array([[answer.scores[m] for m in metrics] for answer in answers], dtype=np.float64)
-        texts = tuple(answer.text for answer in answers)
-        found.append(ScoredCandidates(_source(record), texts, scores, _reference(record)))
+        texts, models = zip(*((answer.text, answer.model) for answer in answers), strict=True)
+        found.append(ScoredCandidates(_source(record), texts, scores, _reference(record), models))
     return found
 
 
@@ -177,8 +177,9 @@ def candidates_of(dataset: Dataset, metrics: Sequence[str] = ()) -> list[ScoredC
         raise DataError(f"row {row} (id {dataset.ids[row]!r}): an answer has no score; use `jethro data score`")
     references = dataset.references or (None,) * len(dataset)
     texts = [tuple(t for pool in dataset.pools.values() for t in pool.texts[row]) for row in range(len(dataset))]
+    models = tuple(pool.model for pool in dataset.pools.values() for _ in range(pool.quality.shape[1]))
     return [
-        ScoredCandidates(query.text, own, scores[row], reference)
+        ScoredCandidates(query.text, own, scores[row], reference, models)
         for row, (query, own, reference) in enumerate(zip(dataset.queries, texts, references, strict=True))
     ]
 
@@ -245,7 +246,6 @@ def _map_to_unit(
     checked = [(r, n, a) for r, answers in rows for n, a in enumerate(answers) if a.model in counts]
     for record, number, answer in checked:
         _check_score(record, number, answer, (metric,))
-    most = max(answer.scores[metric] for _, _, answer in checked)
     if quality_range is not None:
         low, high, found = *quality_range, _ScoreMap("as recorded")
     elif "bartscore" in name:
@@ -254,7 +254,7 @@ def _map_to_unit(
         low, high = -float("inf"), float("inf")
         found = _ScoreMap(f"({metric} + 2) / 3, clipped to [0, 1]", *_BLEURT)
     else:
-        low, high = 0.0, 100.0 if most > 1.0 else 1.0
+        low, high = 0.0, 100.0 if max(answer.scores[metric] for _, _, answer in checked) > 1.0 else 1.0
         found = _ScoreMap(metric if high == 1.0 else f"{metric} / 100", 0.0, high)
     for record, number, answer in checked:
         if not low <= answer.scores[metric] <= high:

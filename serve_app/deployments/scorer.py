@@ -53,9 +53,11 @@ class ScorerReplica:
             return str(e)
         return None
 
-    async def rank(self, folder: str, version: str, source: str, candidates: list[str]) -> list[float]:
+    async def rank(
+        self, folder: str, version: str, source: str, candidates: list[str], models: list[str]
+    ) -> list[float]:
         """See RemoteModels."""
-        return await self._models.rank(folder, version, source, candidates)
+        return await self._models.rank(folder, version, source, candidates, models)
 
     async def fuse(self, folder: str, version: str, source: str, candidates: list[str]) -> dict[str, Any]:
         """See RemoteModels; as plain values."""
@@ -97,9 +99,11 @@ class ScorerHandle:
         if any(refused):
             raise ConfigError(f"router {source} {version}: {next(filter(None, refused))}")
 
-    async def rank(self, folder: str, version: str, source: str, candidates: Sequence[str]) -> Sequence[float]:
+    async def rank(
+        self, folder: str, version: str, source: str, candidates: Sequence[str], models: Sequence[str] = ()
+    ) -> Sequence[float]:
         """See RemoteModels."""
-        reply = self._handle.rank.remote(folder, version, source, list(candidates))
+        reply = self._handle.rank.remote(folder, version, source, list(candidates), list(models))
         scores: list[float] = await replica_reply(reply)
         return scores
 

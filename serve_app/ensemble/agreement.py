@@ -5,28 +5,33 @@ Each distinct answer has the log-odds of being right
     bias + sum over members of  said_m * (share of m's samples that say it) + other_m * (share that say another)
          + length_m * (how long m's answer is, standardised) + liked * (accuracy of its members on like queries)
 
-so that a vote counts as much as its member's accuracy is worth next to the others': members that err together share
-one weight. The answer of the highest log-odds leads, and a logistic curve fitted on queries held out of the fit makes
-its log-odds a probability. There is one such model for each round of a plan, of all members called by then.
+so that a vote counts as much as its member's accuracy is worth next to those of the others: members that err together
+share one weight. The answer of the highest log-odds leads, and a logistic curve fitted on queries held out of the fit
+makes its log-odds a probability. There is one such model for each round of a plan, of all members called by then.
 
 The form is the naive Bayes vote of Nitzan and Paroush (1982), log(p / (1 - p)) a member, with the weights fitted at
-once (ridge logistic regression) instead of member by member. A few microseconds: no array is made.
+once (ridge logistic regression) instead of member by member. Less than a millisecond: no array is made.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, isfinite, log
-from typing import Any, Final, Self
+from math import exp, isfinite, log, sqrt
+from typing import Any, Final, Literal, Self
 
 from serve_app.ensemble.base import Vote
 from serve_app.errors import ConfigError
-from serve_app.learning.features import NUMERIC, read
+from serve_app.learning.features import NUMERIC, Reading, read
 from serve_app.types import Query
 
 KIND: Final = "votes"
+StopRule = Literal["probability", "gain"]
+"""Whether a plan stops by the probability that its answer is right, or by what further rounds are expected to add."""
 _KEYS: Final = frozenset({"kind", "similarity", "stages", "likes"})
-_STAGE_KEYS: Final = frozenset({"members", "bias", "weights", "length_mean", "length_scale", "slope", "shift"})
-_LIKE_KEYS: Final = frozenset({"bias", "numeric", "mean", "deviation", "tasks"})
+_STAGE_KEYS: Final = frozenset(
+    {"members", "bias", "weights", "length_mean", "length_scale", "slope", "shift", "now", "later"}
+)
+_EXPECTATION_KEYS: Final = frozenset({"bias", "lead", "liked"})
+_LIKE_KEYS: Final = frozenset({"bias", "numeric", "mean", "deviation", "tasks", "words"})
 _REMEDY: Final = "fit the ensemble again"
 _SHORT: Final = 10
 """Added to a number of tokens before its logarithm: between one and five tokens there is no difference."""
@@ -41,11 +46,28 @@ _MOST: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
+class Expectation:
+    """Log-odds that an answer will be right, as known after a stage: `bias` + `lead` times the leading answer's
+    log-odds + the sum of `liked` times each member's offset on the query, whether it was called yet or not.
+    """
+
+    bias: float
+    lead: float
+    liked: Mapping[str, float] = field(default_factory=dict)
+
+    def probability(self, log_odds: float, offsets: Mapping[str, float]) -> float:
+        """In (0, 1)."""
+        liked = sum(weight * offsets.get(name, 0.0) for name, weight in self.liked.items())
+        return _logistic(self.bias + self.lead * log_odds + liked)
+
+
+@dataclass(frozen=True, slots=True)
 class VoteStage:
     """The model of the votes of `members`. `weights`: said, other, length of each member, then liked: 3 m + 1.
 
     `length_mean` and `length_scale`: of the logarithm of each member's tokens. `slope` and `shift`: calibration of the
-    leading answer's log-odds.
+    leading answer's log-odds. `now` and `later`: of the answer as it leads, and of the answer after all further rounds;
+    with both, a plan stops by what the further rounds are expected to add.
     """
 
     members: tuple[str, ...]
@@ -55,6 +77,8 @@ class VoteStage:
     length_scale: tuple[float, ...]
     slope: float = 1.0
     shift: float = 0.0
+    now: Expectation | None = None
+    later: Expectation | None = None
 
     def log_odds(self, row: Sequence[float]) -> float:
         """Of one answer, before calibration; see `columns`."""
@@ -62,7 +86,13 @@ class VoteStage:
 
     def calibrated(self, log_odds: float) -> float:
         """The probability in (0, 1) that a leading answer is right."""
-        return 1.0 / (1.0 + exp(-max(-500.0, min(500.0, self.slope * log_odds + self.shift))))
+        return _logistic(self.slope * log_odds + self.shift)
+
+    def sure(self, log_odds: float, offsets: Mapping[str, float]) -> float:
+        """What is compared with `stop_at`: 1 less the expected gain of further rounds, or the probability."""
+        if self.now is None or self.later is None:
+            return self.calibrated(log_odds)
+        return 1.0 - max(0.0, self.later.probability(log_odds, offsets) - self.now.probability(log_odds, offsets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +100,7 @@ class LikeQueries:
     """By how much, in log-odds, a member is more often right on queries like this than on all.
 
     `numeric`: weights of `learning.features.NUMERIC`, standardised by `mean` and `deviation`; `tasks`: of the task
-    guess.
+    guess; `words`: of the words in the last user turn, as a unit vector over those that are known. {} without.
     """
 
     bias: float
@@ -78,13 +108,18 @@ class LikeQueries:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     tasks: Mapping[str, float] = field(default_factory=dict)
+    words: Mapping[str, float] = field(default_factory=dict)
 
-    def offset(self, numeric: Sequence[float], task: str) -> float:
+    def offset(self, reading: Reading) -> float:
         """Of a query as it was read."""
         standard = (
-            max(-_MOST, min(_MOST, (x - m) / d)) for x, m, d in zip(numeric, self.mean, self.deviation, strict=True)
+            max(-_MOST, min(_MOST, (x - m) / d))
+            for x, m, d in zip(reading.numeric, self.mean, self.deviation, strict=True)
         )
-        return self.bias + sum(w * x for w, x in zip(self.numeric, standard, strict=True)) + self.tasks.get(task, 0.0)
+        numbers = sum(w * x for w, x in zip(self.numeric, standard, strict=True))
+        known = [self.words[word] for word in sorted(set(reading.tokens)) if word in self.words]
+        spoken = sum(known) / sqrt(len(known)) if known else 0.0
+        return self.bias + numbers + self.tasks.get(reading.task, 0.0) + spoken
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +134,17 @@ class Agreement:
     similarity: float | None = None
     offsets: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def stops(self) -> StopRule:
+        """What `sure` is of: all stages but the last have the same."""
+        return "probability" if self.stages[0].now is None else "gain"
+
     def for_query(self, query: Query) -> "Agreement":
         """The same model with the members' accuracies on queries like this one."""
         if not self.likes:
             return self
         found = read(query)
-        offsets = {name: like.offset(found.numeric, found.task) for name, like in self.likes.items()}
+        offsets = {name: like.offset(found) for name, like in self.likes.items()}
         return Agreement(self.stages, self.likes, self.similarity, offsets)
 
     def probability(self, votes: Sequence[Vote]) -> tuple[str, float]:
@@ -113,17 +153,27 @@ class Agreement:
         Members that the model does not know count for nothing; where it knows none of them, the first answer leads
         with the probability 0.
         """
+        stage, leader, log_odds = self._leading(votes)
+        return leader, 0.0 if log_odds is None else stage.calibrated(log_odds)
+
+    def sure(self, votes: Sequence[Vote]) -> float:
+        """What is compared with `stop_at`, in [0, 1]; see `VoteStage.sure`. At least one vote."""
+        stage, _, log_odds = self._leading(votes)
+        return 0.0 if log_odds is None else stage.sure(log_odds, self.offsets)
+
+    def _leading(self, votes: Sequence[Vote]) -> tuple[VoteStage, str, float | None]:
+        """The stage, the leading answer and its log-odds; None where no member is known."""
         stage = self.stage_of(votes)
         known = [vote for vote in votes if vote.member in stage.members]
         if not known:
-            return votes[0].answer, 0.0
+            return stage, votes[0].answer, None
         labels = groups(known, self.similarity)
         best, leader = float("-inf"), 0
         for at in dict.fromkeys(labels):
             found = stage.log_odds(columns(stage, known, labels, at, self.offsets))
             if found > best:
                 best, leader = found, at
-        return known[leader].answer, stage.calibrated(best)
+        return stage, known[leader].answer, best
 
     def stage_of(self, votes: Sequence[Vote]) -> VoteStage:
         """The first stage that has all members of the votes; the last where none has."""
@@ -150,6 +200,8 @@ class Agreement:
         if not isinstance(body["stages"], list) or not body["stages"]:
             raise ConfigError(f"{where}.stages: must be a list of at least one stage; {_REMEDY}")
         stages = tuple(_stage(spec, f"{where}.stages[{i}]") for i, spec in enumerate(body["stages"]))
+        if len({stage.now is None for stage in stages[:-1]}) > 1:
+            raise ConfigError(f"{where}.stages: some have now and later and some have not; {_REMEDY}")
         if not isinstance(body["likes"], dict):
             raise ConfigError(f"{where}.likes: must be an object; {_REMEDY}")
         likes = {str(name): _like(spec, f"{where}.likes.{name}") for name, spec in body["likes"].items()}
@@ -239,17 +291,35 @@ def _stage(spec: Any, where: str) -> VoteStage:
     bias, slope, shift = _numbers([body[key] for key in ("bias", "slope", "shift")], 3, f"{where}.bias, slope, shift")
     if slope < 0:
         raise ConfigError(f"{where}.slope: is {slope:g}, below 0; {_REMEDY}")
-    return VoteStage(tuple(members), bias, lists["weights"], lists["length_mean"], lists["length_scale"], slope, shift)
+    now, later = (_expectation(body[key], f"{where}.{key}") for key in ("now", "later"))
+    if (now is None) != (later is None):
+        raise ConfigError(f"{where}: now and later must both be there, or neither; {_REMEDY}")
+    lengths = lists["length_mean"], lists["length_scale"]
+    return VoteStage(tuple(members), bias, lists["weights"], *lengths, slope, shift, now, later)
+
+
+def _expectation(spec: Any, where: str) -> Expectation | None:
+    if spec is None:
+        return None
+    body = _object(spec, _EXPECTATION_KEYS, where)
+    if not isinstance(body["liked"], dict):
+        raise ConfigError(f"{where}.liked: must be an object; {_REMEDY}")
+    bias, lead = _numbers([body["bias"], body["lead"]], 2, f"{where}.bias, lead")
+    liked = _numbers(list(body["liked"].values()), None, f"{where}.liked")
+    return Expectation(bias, lead, dict(zip(map(str, body["liked"]), liked, strict=True)))
 
 
 def _like(spec: Any, where: str) -> LikeQueries:
     body = _object(spec, _LIKE_KEYS, where)
     lists = {key: _numbers(body[key], len(NUMERIC), f"{where}.{key}") for key in ("numeric", "mean", "deviation")}
-    if min(lists["deviation"]) <= 0 or not isinstance(body["tasks"], dict):
-        raise ConfigError(f"{where}: deviation must be above 0, tasks an object; {_REMEDY}")
-    tasks = dict(zip(body["tasks"], _numbers(list(body["tasks"].values()), None, f"{where}.tasks"), strict=True))
+    if min(lists["deviation"]) <= 0 or not all(isinstance(body[key], dict) for key in ("tasks", "words")):
+        raise ConfigError(f"{where}: deviation must be above 0, tasks and words objects; {_REMEDY}")
+    tasks, words = (
+        dict(zip(body[key], _numbers(list(body[key].values()), None, f"{where}.{key}"), strict=True))
+        for key in ("tasks", "words")
+    )
     (bias,) = _numbers([body["bias"]], 1, f"{where}.bias")
-    return LikeQueries(bias, lists["numeric"], lists["mean"], lists["deviation"], tasks)
+    return LikeQueries(bias, lists["numeric"], lists["mean"], lists["deviation"], tasks, words)
 
 
 def _object(spec: Any, keys: frozenset[str], where: str) -> dict[str, Any]:
@@ -269,8 +339,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
+def _logistic(log_odds: float) -> float:
+    return 1.0 / (1.0 + exp(-max(-500.0, min(500.0, log_odds))))
+
+
 def _plain(value: Any) -> Any:
     """As JSON has it."""
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, Expectation):
+        return {key: _plain(getattr(value, key)) for key in sorted(_EXPECTATION_KEYS)}
     return list(value) if isinstance(value, tuple) else value

@@ -26,7 +26,7 @@ from serve_app.ensemble.base import EnsemblePlan, MemberCalls, Round, Selection
 from serve_app.errors import ConfigError, writing
 from serve_app.files import write_whole
 from serve_app.grading.normalizers import normalizer
-from serve_app.routing.artefact import read_json
+from serve_app.learning.saved_folder import read_json
 
 FILE: Final = "plan.json"
 FORMAT: Final = 1

@@ -54,6 +54,11 @@ class AgreementModel(Protocol):
     def probability(self, votes: Sequence[Vote]) -> tuple[str, float]:
         """The leading answer, and the calibrated probability, in [0, 1], that it is right. At least one vote."""
 
+    def sure(self, votes: Sequence[Vote]) -> float:
+        """What is compared with `Round.stop_at`, in [0, 1]: that probability, or 1 less the gain expected of further
+        rounds. At least one vote.
+        """
+
 
 class Ranker(Protocol):
     """A pairwise ranker. All of a batch share forward passes, of whichever requests they are."""
@@ -70,6 +75,12 @@ class Ranker(Protocol):
 
     def scores_of(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[Floats]:
         """`scores` of each (source, candidates); all share forward passes."""
+
+    def informed(self, scores: Floats, models: Sequence[str]) -> Floats:
+        """`scores` with what the ranker knows of the models that wrote the candidates; as they are if that is nothing.
+
+        `models`: one a candidate, or () where they are not known.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +122,10 @@ class MemberCalls:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Calls made at once. After it, the plan stops if the leading answer is right with at least `stop_at`.
+    """Calls made at once. After it, the plan stops if it is as sure of the leading answer as `stop_at`.
 
-    `stop_at` is compared with the calibrated probability of the plan's `agreement` model; 0 always stops, as after the
-    last round, and above 1 never.
+    `stop_at` is compared with `AgreementModel.sure` of the plan's `agreement` model; 0 always stops, as after the last
+    round, and above 1 never.
     """
 
     calls: tuple[MemberCalls, ...]

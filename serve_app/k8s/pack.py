@@ -11,7 +11,7 @@ from serve_app.errors import ConfigError, writing
 from serve_app.files import replacing
 from serve_app.k8s.delivery import Named, own_artefacts
 from serve_app.k8s.prepare import MAX_BYTES
-from serve_app.routing.artefact import check_folder
+from serve_app.learning.saved_folder import check_folder
 
 
 def pack(config: Config, out: Path) -> tuple[str, list[Named]]:

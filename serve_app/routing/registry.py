@@ -24,10 +24,10 @@ from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError, reading
 from serve_app.files import write_whole
 from serve_app.learning.encoder import loaded_encoder
+from serve_app.learning.saved_folder import check_folder
 from serve_app.routing.artefact import (
     INPUTS,
     Registered,
-    check_folder,
     class_of,
     load_artefact,
     read_card,

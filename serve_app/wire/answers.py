@@ -24,6 +24,10 @@ _FINISH: dict[str, FinishReason] = {
 }
 
 
+_EXTRAS = ("refusal", "reasoning_content", "reasoning", "audio", "function_call")
+"""Of a message or a delta: what a caller may have been given though its content is empty."""
+
+
 def choice_chunk(choice: Mapping[str, Any], endpoint: Endpoint) -> Chunk:
     """One choice of an event, or of a whole answer, as a Chunk. Raises KeyError, TypeError or ValueError on others."""
     reason, logprobs = choice.get("finish_reason"), choice.get("logprobs") or {}
@@ -74,6 +78,14 @@ class ChoiceText:
     finish_reason: FinishReason | None = None
     calls: dict[int, dict[str, str]] = field(default_factory=dict)
     """Tool calls by position: name, and arguments as far as they came."""
+    has_extras: bool = False
+    """Whether it has any of _EXTRAS."""
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether it has no text, no call, no extras, and no end that explains it: by length or by a filter."""
+        explained = self.finish_reason in ("length", "content_filter")
+        return not (self.calls or self.has_extras or explained or self.text.strip())
 
     @property
     def text(self) -> str:
@@ -143,6 +155,11 @@ class AnswerReader:
         return len(self.choices) >= self._n and all(s.finish_reason is not None for s in self.choices.values())
 
     @property
+    def says_nothing(self) -> bool:
+        """Whether no choice says anything so far."""
+        return all(said.says_nothing for said in self.choices.values())
+
+    @property
     def written(self) -> int:
         """Tokens of all choices so far."""
         return sum(said.tokens for said in self.choices.values())
@@ -172,7 +189,10 @@ class AnswerReader:
                 self.usage = usage_from_openai(body["usage"])
             for choice in body.get("choices") or ():
                 chunk = choice_chunk(choice, self._endpoint)
-                self.choices.setdefault(chunk.index, ChoiceText()).add(chunk)
+                said = self.choices.setdefault(chunk.index, ChoiceText())
+                said.add(chunk)
+                message = choice.get("delta") or choice.get("message") or {}
+                said.has_extras = said.has_extras or any(message.get(name) for name in _EXTRAS)
         except (AttributeError, KeyError, TypeError, ValueError) as e:
             raise UpstreamError(f"the model sent an answer of an unknown shape ({type(e).__name__})") from e
 

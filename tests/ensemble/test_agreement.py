@@ -1,15 +1,16 @@
 """The vote of answers, by hand-computed cases, and its state."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import exp
 from typing import Any
 
 import pytest
 
-from serve_app.ensemble.agreement import Agreement, LikeQueries, VoteStage, groups
+from serve_app.ensemble.agreement import Agreement, Expectation, LikeQueries, VoteStage, groups
 from serve_app.ensemble.base import Vote
 from serve_app.errors import ConfigError
-from serve_app.learning.features import NUMERIC
+from serve_app.learning.features import NUMERIC, read
 from serve_app.types import Message, Query
 
 TWO = VoteStage(("a", "b"), -0.5, (1.0, 0.4, -0.8, -0.3, 0.2, 0.0, 1.0), (2.0, 2.0), (1.0, 1.0))
@@ -63,6 +64,29 @@ def test_accuracy_on_like_queries_shifts_the_vote() -> None:
     assert MODEL.for_query(Query((Message("user", "x"),))) is MODEL
 
 
+def test_words_are_a_unit_vector_over_those_known() -> None:
+    zeros, ones = (0.0,) * len(NUMERIC), (1.0,) * len(NUMERIC)
+    like = LikeQueries(0.5, zeros, zeros, ones, words={"law": 2.0, "court": 1.0, "sum": -3.0})
+    offsets = [like.offset(read(Query((Message("user", text),)))) for text in ("law, law and court", "physics", "Sum")]
+    assert offsets == pytest.approx([0.5 + 3.0 / 2**0.5, 0.5, 0.5 - 3.0])
+
+
+def test_a_plan_stops_by_what_further_rounds_are_expected_to_add() -> None:
+    now, later = Expectation(-0.9, 1.0, {"b": 0.5}), Expectation(0.8, 0.25, {"c": 2.0})
+    stage = replace(TWO, now=now, later=later)
+    votes = [Vote("a", "4")]
+    odds = -0.5 + 1.0  # a says it
+    found = Agreement((stage,), offsets={"b": 0.4, "c": -0.3})
+    gain = p(0.8 + 0.25 * odds - 0.6) - p(-0.9 + odds + 0.2)
+    assert gain > 0 and found.sure(votes) == pytest.approx(1.0 - gain), "b and c have no vote, and count all the same"
+    worse = replace(stage, later=Expectation(-2.0, 0.0))
+    assert Agreement((worse,)).sure(votes) == 1.0, "nothing is to be gained"
+    assert Agreement((TWO,)).sure(votes) == Agreement((TWO,)).probability(votes)[1]
+    assert Agreement((stage,)).sure([Vote("z", "9")]) == 0.0
+    kept = Agreement.from_state(replace(found, stages=(stage, THREE)).state())
+    assert kept.stages == (stage, THREE) and kept.stops == "gain" and MODEL.stops == "probability"
+
+
 LONG = "the treaty was signed in the old town hall in march 1648"
 
 
@@ -100,6 +124,11 @@ BROKEN: dict[str, Callable[[dict[str, Any]], object]] = {
     r"weights: must be 7 finite": lambda s: s["stages"][0]["weights"].__setitem__(0, float("nan")),
     "length_scale: must be above 0": lambda s: s["stages"][0].update(length_scale=[0.0, 1.0]),
     "slope: is -1, below 0": lambda s: s["stages"][0].update(slope=-1),
+    "now and later must both be there": lambda s: s["stages"][0].update(now={"bias": 0.0, "lead": 1.0, "liked": {}}),
+    r"later: must be an object of bias, lead, liked": lambda s: s["stages"][0].update(later={"bias": 0.0}),
+    "some have now and later and some have not": lambda s: s["stages"].insert(
+        0, s["stages"][0] | {key: {"bias": 0.0, "lead": 1.0, "liked": {}} for key in ("now", "later")}
+    ),
     "name one twice": lambda s: s["stages"][0].update(members=["a", "a"]),
     "members: must be a list of names": lambda s: s["stages"][0].update(members=[1, 2]),
 }

@@ -11,7 +11,8 @@ import pytest
 
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
-from serve_app.routing.artefact import MAX_FILES, MAX_JSON_BYTES, save_registered
+from serve_app.learning.saved_folder import MAX_FILES, MAX_JSON_BYTES
+from serve_app.routing.artefact import save_registered
 from serve_app.routing.kinds.random import RandomRouter
 from serve_app.routing.registry import KINDS, Registry, artefacts_dir, load_router, router_names
 from tests.data.samples import sums
@@ -250,7 +251,7 @@ def test_artefacts_that_none_of_ours_would_be_are_refused(tmp_path: Path) -> Non
 def test_arrays_that_unpack_to_too_much_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry(tmp_path)
     register(registry, 1)
-    monkeypatch.setattr("serve_app.routing.artefact.MAX_ARRAYS_BYTES", 1000)
+    monkeypatch.setattr("serve_app.learning.saved_folder.MAX_ARRAYS_BYTES", 1000)
     with pytest.raises(ConfigError, match=r"calibration\.npz: unpacks"):
         registry.load("mine")
 

@@ -33,7 +33,7 @@ from serve_app.cascade.signals.specs import signal_of, spec_of
 from serve_app.errors import ConfigError, reading, writing
 from serve_app.files import replacing, write_whole
 from serve_app.learning.encoder import saved_encoder
-from serve_app.routing.artefact import check_folder, read_json
+from serve_app.learning.saved_folder import check_folder, read_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,21 @@
 """`jethro ensemble`: a plan for several models from collected answers, and one better answer out of several."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from serve_app.cli.ensemble.fusing import fuse, train_fuser
+from serve_app.cli.ensemble.plan_report import PlanPlot, body, markdown, say_outcome, say_plan
 from serve_app.cli.ensemble.ranking import rank, train_ranker
 from serve_app.cli.options import listed, new_group, say, write_report
 from serve_app.errors import ConfigError, DataError
-from serve_app.numbers import between, fixed, percent, significant
+from serve_app.numbers import fixed, significant
 
 if TYPE_CHECKING:
     from serve_app.data.dataset import Dataset
-    from serve_app.ensemble.artefact import FittedPlan
-    from serve_app.ensemble.fitting.plan import EnsembleFit
-    from serve_app.ensemble.fitting.shapes import PlanOutcome
+    from serve_app.ensemble.fitting.models import FitModels
 
 DataArgument = Annotated[Path, typer.Argument(metavar="DATA", help="Scored answers of `jethro data collect`.")]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Only the rows of this split; default all.")]
@@ -35,25 +34,31 @@ def fit(
     strong: Annotated[str | None, typer.Option(help="The pool that is called last; default the dearest.")] = None,
     most_members: Annotated[int, typer.Option(min=1, max=8, help="Cheap pools that a plan calls at most.")] = 4,
     samples: Annotated[int, typer.Option(min=1, max=64, help="Answers of one pool at most, as far as recorded.")] = 1,
+    ranker: Annotated[Path | None, typer.Option(help="Folder of a ranker that may pick the answer.")] = None,
+    fuser: Annotated[Path | None, typer.Option(help="Folder of a trained fuser that may write it.")] = None,
+    fuse_top: Annotated[int, typer.Option(min=2, max=16, help="Best answers that are fused.")] = 3,
     form: Annotated[str, typer.Option("--normalizer", help=_FORM)] = "auto",
     split: SplitOption = None,
     report: Annotated[Path | None, typer.Option(help=_REPORT)] = None,
     seed: Annotated[int, typer.Option(help="Draws folds.")] = 0,
 ) -> None:
-    """Fit an ensemble: whom to ask first, how votes count, and when the strong model is needed.
+    """Fit an ensemble: whom to ask first, how the answer is picked, and when the strong model is needed.
 
-    Figures are of queries held out of the fit. Refused where a single model is as good for as much; the message names
-    it.
+    Picked by vote, unless log-probabilities, the last model, a ranker or a fuser is surely better on your answers; the
+    table shows each. Figures are of queries held out of the fit. Refused where a single model is as good for as much;
+    the message names it. A ranker or fuser should have been trained on other answers than these.
 
     \b
     Examples:
       jethro ensemble fit answers.parquet --max-strong-share 0.2 --out var/ensembles/mine
       jethro ensemble fit answers.parquet --target quality-drop=0.01 --samples 4 --out var/ensembles/mine
       jethro ensemble fit answers.parquet --budget-usd 0.0002 --members a,b,large --out var/ensembles/mine
+      jethro ensemble fit answers.parquet --max-strong-share 0.2 --ranker var/rankers/mine --out var/ensembles/mine
     """
     from serve_app.ensemble.artefact import save_plan
     from serve_app.ensemble.fitting.goal import Goal
-    from serve_app.ensemble.fitting.plan import EnsembleFit, EnsembleOptions
+    from serve_app.ensemble.fitting.plan import EnsembleFit
+    from serve_app.ensemble.fitting.search import EnsembleOptions
 
     goal = Goal.parse(target, budget_usd, max_strong_share)
     options = EnsembleOptions(
@@ -64,13 +69,13 @@ def fit(
         form=form,
         seed=seed,
     )
-    fitting = EnsembleFit(_answers(data, split), options, say)
+    fitting = EnsembleFit(_answers(data, split), options, say, _models(ranker, fuser, fuse_top, out))
     fitted = fitting.plan(goal)
     save_plan(fitted, out)
     typer.echo(f"{out}: {fitted.plan.version}")
-    _say_plan(fitted)
+    say_plan(fitted)
     write_report(
-        report or out, "ensemble", _body(fitting, fitted), _markdown(fitting, fitted), _Plot(fitting, fitted).draw
+        report or out, "ensemble", body(fitting, fitted), markdown(fitting, fitted), PlanPlot(fitting, fitted).draw
     )
 
 
@@ -80,7 +85,7 @@ def show(folder: Annotated[Path, typer.Argument(help="The folder of a fitted pla
 
     fitted = load_fitted(folder)
     typer.echo(f"{fitted.plan.version}, fitted for {fitted.target or 'no target'}")
-    _say_plan(fitted)
+    say_plan(fitted)
 
 
 def evaluate(
@@ -98,7 +103,8 @@ def evaluate(
     """
     from serve_app.ensemble.artefact import load_fitted
     from serve_app.ensemble.fitting.answers import Answers
-    from serve_app.ensemble.fitting.shapes import replay
+    from serve_app.ensemble.fitting.plan import picking_of
+    from serve_app.ensemble.fitting.shapes import replay, strengths_of
     from serve_app.ensemble.fitting.worth import Singles
 
     fitted = load_fitted(folder)
@@ -109,8 +115,17 @@ def evaluate(
         if pool in dataset.pools and dataset.pools[pool].model not in ("", model):
             raise DataError(f"{data}: {pool} is {dataset.pools[pool].model}, the plan was fitted on {model}")
     answers = Answers.of(dataset, form=fitted.plan.normalizer)
-    outcome = replay(fitted.plan, answers, str(fitted.data.get("strong", "")))
-    _say_outcome(outcome)
+    plan = fitted.plan
+    models = _models(
+        _named(plan.ranker, folder) if plan.select == "ranker" else None,
+        _named(plan.fuser, folder) if plan.fuse_top else None,
+        plan.fuse_top,
+        folder,
+    )
+    samples = max((call.samples for call in plan.members), default=1)
+    picking = picking_of(dataset, answers, strengths_of(plan), models, say, samples)
+    outcome = replay(plan, answers, str(fitted.data.get("strong", "")), picking)
+    say_outcome(outcome)
     singles = Singles.of(answers)
     best = singles.rival(float(outcome.cost_usd.mean()))
     if best is not None:
@@ -132,101 +147,35 @@ def _answers(path: Path, split: str | None) -> "Dataset":
     return dataset.take(rows)
 
 
-def _say_plan(fitted: "FittedPlan") -> None:
-    from serve_app.ensemble.fitting.shapes import described
-
-    plan, found = fitted.plan, fitted.plan.expected
-    for number, each in enumerate(plan.rounds):
-        last = number == len(plan.rounds) - 1
-        what = "" if last else f": its leading answer is taken if it is right with {fixed(each.stop_at, 3)} or more"
-        typer.echo(f"  round {number + 1}: {described((each.calls,))}{what}")
-    typer.echo(f"  picks by {plan.select}, answers compared as {plan.normalizer}")
-    if not found:
-        return
-    try:
-        quality = between(*(fixed(found[key], 4) for key in ("quality", "quality_low", "quality_high")))
-        share = between(*(percent(found[f"strong_share{end}"]) for end in ("", "_low", "_high")))
-        typer.echo(f"  quality {quality}, {significant(found['cost_usd'])} USD a query (held out)")
-        typer.echo(
-            f"  {share} call {fitted.data.get('strong', 'the strong member')}, which alone has "
-            f"{fixed(found['strong_quality'], 4)} at {significant(found['strong_cost_usd'])} USD"
-        )
-    except KeyError as e:
-        raise ConfigError(f"expected has no {e.args[0]}; fit the ensemble again, or empty it") from None
-    shares = [f"{k.removeprefix('share:')} {percent(v)}" for k, v in found.items() if k.startswith("share:")]
-    typer.echo("  called: " + ", ".join(shares))
+def _named(name: str | None, folder: Path) -> Path | None:
+    """Where a plan's ranker or fuser is: in the plan's own folder, if there is one of that name."""
+    if name is None:
+        return None
+    if name.startswith("pool:"):
+        raise ConfigError(f"{folder}: it fuses by the model of {name}: answers that it never wrote cannot be measured")
+    return folder / name if (folder / name).is_dir() else Path(name)
 
 
-def _say_outcome(outcome: "PlanOutcome") -> None:
-    from serve_app.ensemble.fitting.worth import interval
+def _models(ranker: Path | None, fuser: Path | None, fuse_top: int, plan: Path) -> "FitModels":
+    """The ranker and fuser in these folders, with the names under which a plan in `plan` finds them."""
+    from serve_app.ensemble.fitting.models import FitModels
 
-    quality, cost = interval(outcome.quality), interval(outcome.cost_usd)
-    figures = between(*(fixed(part, 4) for part in (quality.value, quality.low, quality.high)))
-    usd = between(*(significant(part) for part in (cost.value, cost.low, cost.high)))
-    typer.echo(
-        f"  quality {figures}, {usd} USD a query, {percent(float(outcome.strong.mean()))} call the strong member"
-    )
+    def name(folder: Path | None) -> str:
+        if folder is None:
+            return ""
+        whole, own = folder.absolute(), plan.absolute()
+        return str(whole.relative_to(own)) if whole.is_relative_to(own) else str(whole)
 
+    found = FitModels(ranker_name=name(ranker), fuser_name=name(fuser), fuse_top=fuse_top)
+    if ranker is not None:
+        from serve_app.ensemble.ranking.pair_ranker import load_ranker
 
-def _body(fitting: "EnsembleFit", fitted: "FittedPlan") -> Mapping[str, Any]:
-    singles = fitting.singles
-    alone = {
-        name: {"quality": float(q), "cost_usd": float(c)}
-        for name, q, c in zip(singles.names, singles.quality.mean(0), singles.cost_usd.mean(0), strict=True)
-    }
-    plan = fitted.plan
-    return {
-        "version": plan.version,
-        "target": fitted.target,
-        "expected": dict(plan.expected),
-        "singles": alone,
-        "data": dict(fitted.data),
-    }
+        found = replace(found, ranker=load_ranker(ranker))
+    if fuser is not None:
+        from serve_app.ensemble.fusing.gen_fuser import GenFuser
 
-
-def _markdown(fitting: "EnsembleFit", fitted: "FittedPlan") -> str:
-    from serve_app.ensemble.fitting.shapes import described
-
-    plan, found, singles = fitted.plan, fitted.plan.expected, fitting.singles
-    rows = [
-        (name, fixed(float(q), 4), significant(float(c)), "")
-        for name, q, c in zip(singles.names, singles.quality.mean(0), singles.cost_usd.mean(0), strict=True)
-    ]
-    quality = between(*(fixed(found[key], 4) for key in ("quality", "quality_low", "quality_high")))
-    rows.append(("**ensemble**", quality, significant(found["cost_usd"]), percent(found["strong_share"])))
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return (
-        f"# Ensemble {plan.version}\n\nFitted for {fitted.target} on {len(fitting.answers):,} queries; every figure is "
-        f"of queries held out of the fit. Every call is paid.\n\n`{described(tuple(r.calls for r in plan.rounds))}`, "
-        f"stops at {', '.join(fixed(r.stop_at, 3) for r in plan.rounds[:-1]) or 'the only round'}; answers are "
-        f"compared as {plan.normalizer}.\n\n"
-        f"| | quality | USD a query | calls of {fitting.strong} |\n| --- | ---: | ---: | ---: |\n"
-        f"{table}\n"
-    )
-
-
-class _Plot:
-    """Quality over cost: every model alone, and the plan with its intervals."""
-
-    def __init__(self, fitting: "EnsembleFit", fitted: "FittedPlan") -> None:
-        self._singles, self._fitted = fitting.singles, fitted
-
-    def draw(self, path: Path) -> None:
-        """Write a PNG."""
-        from serve_app import plots
-
-        figure, axes = plots.new_figure()
-        singles, found = self._singles, self._fitted.plan.expected
-        for name, q, c in zip(singles.names, singles.quality.mean(0), singles.cost_usd.mean(0), strict=True):
-            axes.plot([c], [q], "o", color=plots.GREY, markersize=5)
-            axes.annotate(name, (c, q), fontsize=7, textcoords="offset points", xytext=(4, -8))
-        low, high = found["quality_low"], found["quality_high"]
-        spread = [[found["quality"] - low], [high - found["quality"]]]
-        axes.errorbar(
-            [found["cost_usd"]], [found["quality"]], yerr=spread, fmt="s", color=plots.color(0), label="ensemble"
-        )
-        plots.finish(axes, str(self._fitted.target), xlabel="mean cost, USD a query", ylabel="quality, held out")
-        plots.save(figure, path)
+        found = replace(found, fuser=GenFuser.load(fuser))
+    return found
 
 
 group = new_group(help="Several answers to one query: fit whom to ask and how votes count, rank, fuse the best.")

@@ -31,7 +31,8 @@ def rank(
     """Rank the candidates of every row; after a kill the same command resumes.
 
     A row is one query: source, prompt, messages, or instruction and input; and candidates, texts or objects with text,
-    of any number. scores and ranks are in their order, 1 is the best rank; best is the position of the best.
+    of any number. scores and ranks are in their order, 1 is the best rank; best is the position of the best. Where
+    every candidate names its model, and the ranker knows these models, scores by max_logits count that too.
 
     \b
     Examples:
@@ -55,6 +56,8 @@ def rank(
             for start in range(done, len(requests), batch):
                 part = range(start, min(start + batch, len(requests)))
                 for number, scores in zip(part, loaded.aggregated([requests[n] for n in part], policy), strict=True):
+                    if policy == "max_logits":
+                        scores = loaded.informed(scores, _models(records[number]))
                     found = {
                         "scores": [round(score, 6) for score in scores.tolist()],
                         "ranks": ranks(scores).tolist(),
@@ -146,6 +149,14 @@ def _request(record: "Record") -> tuple[str, Sequence[str]]:
 
     row = read_row(Record({k: v for k, v in record.values.items() if k != "scores"}, record.where), reference=False)
     return row.source, row.candidates
+
+
+def _models(record: "Record") -> tuple[str, ...]:
+    """The models that wrote a row's candidates; () unless all of them are named."""
+    given: list[Any] = record.values["candidates"]
+    named = [one.get("model") if isinstance(one, dict) else None for one in given]
+    names = tuple(name for name in named if isinstance(name, str))
+    return names if len(names) == len(given) else ()
 
 
 def _ranked_before(out: Path, records: "Sequence[Record]", version: str) -> int:

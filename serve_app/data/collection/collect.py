@@ -21,7 +21,7 @@ from serve_app.arrays import Floats
 from serve_app.data.answers import EXTRA_TEMPERATURE, AnswerEvidence, parse_verdicts, verification_query
 from serve_app.data.collection.journal import AnswerJournal, CollectedCall
 from serve_app.data.collection.plan import CollectionPlan, CollectionProgress, LabeledQuery, ReportProgress
-from serve_app.data.dataset import Dataset, PoolAnswers
+from serve_app.data.dataset import LOGPROB, Dataset, PoolAnswers, mean_logprob
 from serve_app.errors import (
     AuthenticationFailed,
     ConfigError,
@@ -339,6 +339,8 @@ class _CollectionRun:
         completion = spread(lambda c: c.completion_tokens / len(c.texts))
         price = pool.price
         tokens = tuple(calls[0].logprobs() for calls in kept)
+        means = [[mean_logprob(one) for call in calls for one in call.all_logprobs()][:n] for calls in kept]
+        sampled = n > 1 and np.isfinite(means).any()
         return PoolAnswers(
             pool.model,
             tuple(tuple(self.texts(item.id, name)) for item in rows),
@@ -348,6 +350,7 @@ class _CollectionRun:
             completion,
             spread(lambda c: c.latency_ms),
             logprobs=tokens if any(tokens) else (),
+            scores={LOGPROB: np.array(means, dtype=np.float64)} if sampled else {},
         )
 
 

@@ -59,8 +59,15 @@ class CollectedCall:
 
     def logprobs(self) -> tuple[TokenLogprob, ...]:
         """The tokens of the first text with their log-probabilities; empty where none were recorded."""
-        tokens = (self.detail or {}).get("tokens") or [[]]
-        return tuple(TokenLogprob(text, value, tuple((t, v) for t, v in top)) for text, value, top in tokens[0])
+        return self.all_logprobs()[0] if self.texts else ()
+
+    def all_logprobs(self) -> list[tuple[TokenLogprob, ...]]:
+        """The same of each text."""
+        recorded = (self.detail or {}).get("tokens") or [[] for _ in self.texts]
+        return [
+            tuple(TokenLogprob(text, value, tuple((t, v) for t, v in top)) for text, value, top in tokens)
+            for tokens in recorded
+        ]
 
 
 class AnswerJournal:

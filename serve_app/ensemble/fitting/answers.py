@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Final, Self
 
 import numpy as np
 
 from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
-from serve_app.ensemble.base import EnsemblePlan, MemberCalls, Vote
+from serve_app.ensemble.base import Candidate, EnsemblePlan, MemberCalls, Vote
 from serve_app.errors import ConfigError, DataError
 from serve_app.grading.normalizers import NORMALIZERS, normalizer
 from serve_app.types import Query
@@ -21,9 +22,19 @@ _COMPARED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedCandidate:
+    """A recorded answer that says something: the candidate, its vote, and its quality in [0, 1]."""
+
+    candidate: Candidate
+    vote: Vote
+    quality: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answers:
     """n queries, answered by the members `names`. Of member m: `forms[m]`, n tuples of k normalized answers ("" says
-    nothing), and arrays [n, k] of quality in [0, 1], cost in US dollars and completion tokens.
+    nothing), `texts[m]` as they are, and arrays [n, k] of quality in [0, 1], cost in US dollars, completion tokens and
+    mean log-probabilities of the tokens (nan where unknown).
     """
 
     names: tuple[str, ...]
@@ -35,6 +46,7 @@ class Answers:
     tokens: tuple[Floats, ...]
     models: tuple[str, ...] = ()
     texts: tuple[tuple[tuple[str, ...], ...], ...] = field(default=(), repr=False)
+    logprobs: tuple[Floats, ...] = ()
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -72,6 +84,7 @@ class Answers:
             tokens=tuple(pool.completion_tokens for pool in pools),
             models=tuple(pool.model for pool in pools),
             texts=tuple(pool.texts for pool in pools),
+            logprobs=tuple(pool.mean_logprobs() for pool in pools),
         )
 
     def samples(self, name: str) -> int:
@@ -92,17 +105,30 @@ class Answers:
         found: Floats = self.quality[self.names.index(name)][:, 0]
         return found
 
-    def votes(self, row: int, calls: Sequence[MemberCalls]) -> tuple[list[Vote], list[float]]:
-        """The votes on a query, and the quality of the answer behind each. One that says nothing is no vote."""
-        votes, quality = [], []
+    def candidates(self, row: int, calls: Sequence[MemberCalls]) -> list[RecordedCandidate]:
+        """What calls give on a query. An answer that says nothing is no candidate."""
+        found = []
         for call in calls:
             at = self.names.index(call.pool)
             for sample, form in enumerate(self.forms[at][row][: call.samples]):
-                if form:
-                    tokens = float(self.tokens[at][row, sample])
-                    votes.append(Vote(call.name, form, tokens if tokens > 0 else None))
-                    quality.append(float(self.quality[at][row, sample]))
-        return votes, quality
+                if not form:
+                    continue
+                tokens, logprob = (float(values[at][row, sample]) for values in (self.tokens, self.logprobs))
+                said = Candidate(call.name, self.texts[at][row][sample], sample, None if isnan(logprob) else logprob)
+                vote = Vote(call.name, form, tokens if tokens > 0 else None)
+                found.append(RecordedCandidate(said, vote, float(self.quality[at][row, sample])))
+        return found
+
+    def votes(self, row: int, calls: Sequence[MemberCalls]) -> tuple[list[Vote], list[float]]:
+        """The votes on a query, and the quality of the answer behind each."""
+        found = self.candidates(row, calls)
+        return [one.vote for one in found], [one.quality for one in found]
+
+    def has_logprobs(self, call: MemberCalls) -> bool:
+        """Whether log-probabilities are known of every answer of a call that says something."""
+        at = self.names.index(call.pool)
+        said = np.array([[bool(form) for form in forms[: call.samples]] for forms in self.forms[at]])
+        return bool(np.isfinite(self.logprobs[at][:, : call.samples])[said].all())
 
     def check(self, plan: EnsemblePlan) -> None:
         """Raises DataError if a member of a plan was not recorded, with as many samples."""

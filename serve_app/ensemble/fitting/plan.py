@@ -1,88 +1,67 @@
 """Fits an ensemble plan on recorded answers: which members, how many answers of each, in which rounds, when to stop.
 
-Members are added one at a time, each only if it surely helps, from the best one or two of the cheap ones; the strong
-member, the dearest unless it is named, is called last. Votes are judged by fits that have not seen the query, and so
-are the plan's figures: each fold under the thresholds of the others. A plan that is no better than a single model at
-its cost is refused.
+Plans are searched for each way of picking the answer that the data and the models given allow: by vote, by the last
+member called, by log-probability, by a ranker, and fused from the best. The strong member, the dearest unless it is
+named, is called last. Votes are judged by fits that have not seen the query, and so are the plan's figures. The vote
+stands unless another way is surely better. A plan that is no better than a single model at its cost is refused.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
-from math import sqrt
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.arrays import Floats
 from serve_app.data.dataset import Dataset
+from serve_app.ensemble.agreement import Agreement
 from serve_app.ensemble.artefact import FittedPlan, version_of
 from serve_app.ensemble.base import EnsemblePlan, MemberCalls, Round
 from serve_app.ensemble.fitting.answers import Answers
 from serve_app.ensemble.fitting.goal import Goal
-from serve_app.ensemble.fitting.shapes import NEVER, PlanOutcome, PlanShape, Rounds, described, shape_of
-from serve_app.ensemble.fitting.votes import VoteFits, like_queries
+from serve_app.ensemble.fitting.likes import like_queries
+from serve_app.ensemble.fitting.models import FitModels, FusedAnswers, RankedCandidates, check_gradable
+from serve_app.ensemble.fitting.picking import LAST, LOGPROB, RANKER, VOTE, Picking, PickRule
+from serve_app.ensemble.fitting.search import EnsembleOptions, PlanSearch, Report, SearchSpace, TriedPlan, silent
+from serve_app.ensemble.fitting.sets import CandidateSets, candidate_sets
+from serve_app.ensemble.fitting.shapes import NEVER, PlanShape, Rounds, described, stages_of
+from serve_app.ensemble.fitting.votes import VoteFits
 from serve_app.ensemble.fitting.worth import Singles, check_worth, expected
 from serve_app.errors import ConfigError, DataError, InsufficientData
 from serve_app.learning.logistic import folds_of
-from serve_app.numbers import fixed, percent, significant
-
-Report = Callable[[str], None]
-
-
-def _silent(line: str) -> None:
-    """Report nothing."""
-
 
 LEAST: Final = 60
 """Queries below which nothing is fitted: a fifth of them must still say something."""
-_PAIRS_OF: Final = 6
-"""The most accurate cheap members whose pairs are tried first."""
-_SURELY: Final = 0.5
-"""Standard errors by which one more member must help."""
-_AIMS: Final = (0.0, 0.25, 0.5, 1.0, 1.5)
-"""Standard errors above a quality that thresholds aim at, until held-out queries reach it."""
-_SPLIT_SAVES: Final = 0.02
-"""Share of the cost that calling one cheap member before the others must save."""
+_ANOTHER_WAY: Final = 1.5
+"""Standard errors by which another way of picking must be better than the vote: it is the luckiest of several, and one
+query that it alone answers is one standard error."""
+_SETS_OF: Final = 6
+"""The most accurate members whose answers a fuser may get."""
 
 
-@dataclass(frozen=True, slots=True)
-class EnsembleOptions:
-    """How a plan is fitted. `members`: pools that may be called, all by default; `strong`: the one called last, by
-    default the dearest. `most_members`: cheap ones at once; `samples`: answers of one member at most. `form`: in which
-    answers are compared, see `grading.normalizers`; auto: the one that fits. `like_queries`: also learn on which
-    queries a member is more often right.
+@dataclass(slots=True)
+class WaysTried:
+    """The best plan of each way of picking, None where none meets the goal; `why_not` of those left out.
+
+    `sets`: which answers the fuser may get.
     """
 
-    members: tuple[str, ...] = ()
-    strong: str | None = None
-    most_members: int = 4
-    samples: int = 1
-    form: str = "auto"
-    like_queries: bool = True
-    folds: int = 5
-    seed: int = 0
+    best: dict[PickRule, TriedPlan | None] = field(default_factory=dict)
+    why_not: dict[str, str] = field(default_factory=dict)
+    sets: CandidateSets | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class TriedPlan:
-    """A shape with its thresholds by fold, applied to the queries of the fold. `aim`: the quality they were chosen for,
-    None where the goal is none.
-    """
-
-    shape: PlanShape
-    outcome: PlanOutcome
-    aim: float | None = None
-
-    @property
-    def quality(self) -> float:
-        """Mean, held out."""
-        return float(self.outcome.quality.mean())
-
-    @property
-    def cost_usd(self) -> float:
-        """Mean US dollars a query, held out."""
-        return float(self.outcome.cost_usd.mean())
+    def report(self, chosen: TriedPlan) -> list[dict[str, Any]]:
+        """As the plan's folder keeps it, and `jethro ensemble fit` prints it: what was chosen over what."""
+        found: list[dict[str, Any]] = []
+        for way, one in self.best.items():
+            if one is None:
+                found.append({"picks": str(way), "why_not": "no plan meets the goal"})
+                continue
+            figures = {"quality": one.quality, "cost_usd": one.cost_usd, "strong_share": one.strong_share}
+            what = {"picks": str(way), "plan": described(one.shape.rounds), "stops": one.shape.stops}
+            found.append({**what, **figures, "chosen": one is chosen})
+        return found + [{"picks": way, "why_not": why} for way, why in self.why_not.items()]
 
 
 class EnsembleFit:
@@ -91,7 +70,13 @@ class EnsembleFit:
     Raises InsufficientData for too few queries, ConfigError and DataError for members that cannot be fitted on.
     """
 
-    def __init__(self, dataset: Dataset, options: EnsembleOptions | None = None, report: Report = _silent) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        options: EnsembleOptions | None = None,
+        report: Report = silent,
+        models: FitModels | None = None,
+    ) -> None:
         self.options = EnsembleOptions() if options is None else options
         self.dataset, self.report = dataset, report
         self.answers = answers = Answers.of(dataset, self.options.members, self.options.form)
@@ -110,202 +95,186 @@ class EnsembleFit:
         likes, offsets = like_queries(answers, folds) if self.options.like_queries else ({}, {})
         if likes:
             report(f"accuracy depends on the query: {', '.join(likes)}")
-        self.votes = VoteFits(answers, folds, likes, offsets)
-        self.singles = Singles.of(answers)
+        self.models = FitModels() if models is None else models
+        self.space = SearchSpace(
+            answers,
+            self.options,
+            VoteFits(answers, folds, likes, offsets),
+            Singles.of(answers),
+            picking_of(dataset, answers, answers.strengths(), self.models, report, self.options.samples),
+            self.options.strong or _dearest(answers),
+            report,
+        )
+
+    @property
+    def votes(self) -> VoteFits:
+        """Its agreement models."""
+        return self.space.votes
+
+    @property
+    def singles(self) -> Singles:
+        """Every member alone."""
+        return self.space.singles
 
     @property
     def strong(self) -> str:
         """The member that is called last."""
-        cost = dict(zip(self.singles.names, self.singles.cost_usd.mean(0).tolist(), strict=True))
-        return self.options.strong or max(self.answers.names, key=lambda name: cost[name])
+        return self.space.strong
 
     def plan(self, goal: Goal) -> FittedPlan:
         """The plan that meets the goal best, with held-out figures.
 
-        Raises ConfigError where the goal is out of reach, DataError naming the single model to use where that is as
+        Raises ConfigError where the goal is out of reach, NotWorthIt naming the single model to use where that is as
         good.
         """
-        search = _Search(self, goal)
-        best = search.best()
+        search = PlanSearch(self.space, goal)
+        tried = self._tried(goal)
+        best: TriedPlan | None = None
+        for one in tried.best.values():
+            if one is not None and (best is None or search.surely(one, best, _ANOTHER_WAY)):
+                best = one
+        if best is None:
+            raise ConfigError(
+                f"{goal} cannot be met with {', '.join(self.answers.names)}: loosen it, or collect answers of other "
+                "members"
+            )
         check_worth(best.outcome, described(best.shape.rounds), self.singles, search.goal, search.least)
-        return _fitted(search, best)
+        return self._fitted(goal, best, tried)
+
+    def _tried(self, goal: Goal) -> WaysTried:
+        """The best plan of each way."""
+        found = WaysTried()
+        for way in (VOTE, LAST):
+            found.best[way] = PlanSearch(self.space, goal, way).best()
+        most = {n: min(self.options.samples, self.answers.samples(n)) for n in self.answers.names}
+        known = [k for n, k in most.items() if self.answers.has_logprobs(MemberCalls(n, k))]
+        alone = [n for n in most if self.answers.has_logprobs(MemberCalls(n))]
+        if len(alone) > 1 or max(known, default=0) > 1:
+            found.best[LOGPROB] = PlanSearch(self.space, goal, LOGPROB).best()
+        else:
+            found.why_not["logprob"] = "fewer than two answers to a query have log-probabilities"
+        if self.models.ranker is not None:
+            found.best[RANKER] = PlanSearch(self.space, goal, RANKER).best()
+        else:
+            found.why_not["ranker"] = "no --ranker was given"
+        if self.models.fuser is not None:
+            self._try_fusing(goal, found)
+        else:
+            found.why_not["fuser"] = "no --fuser was given"
+        return found
+
+    def _try_fusing(self, goal: Goal, tried: WaysTried) -> None:
+        """Fuse samples of one model and a mix, at once or with the strong member where they do not agree."""
+        way = PickRule("vote" if self.models.ranker is None else "ranker", self.models.fuse_top)
+        search = PlanSearch(self.space, goal, way)
+        able = sorted(self.answers.names, key=lambda name: -float(self.answers.alone(name).mean()))[:_SETS_OF]
+
+        def affordable(calls: Sequence[MemberCalls]) -> bool:
+            return all(call.pool in able for call in calls) and search.affords(calls)
+
+        def fused(calls: tuple[MemberCalls, ...], rows: NDArray[np.int64]) -> Floats:
+            leaders = self.votes.judged(calls).leaders
+            picked = self.space.picking.at(rows.tolist(), calls, leaders, way)
+            return picked.quality
+
+        try:
+            tried.sets = candidate_sets(self.answers, way.fuse_top, self.options.samples, affordable, fused)
+        except DataError as e:
+            tried.why_not[str(way)] = str(e)
+            return
+        self.space.report(f"fusing: {tried.sets}")
+        shapes: list[Rounds] = []
+        for calls in tried.sets.calls:
+            shapes.append((calls,))
+            if all(call.pool != self.strong for call in calls):
+                shapes.append((calls, (MemberCalls(self.strong),)))
+        tried.best[way] = search.best_among(shapes)
+
+    def _fitted(self, goal: Goal, best: TriedPlan, tried: WaysTried) -> FittedPlan:
+        """The plan of all queries."""
+        shape, way, models = best.shape, best.shape.way, self.models
+        thresholds = shape.thresholds(best.goal, best.least)
+        if thresholds is None:
+            raise DataError(f"{goal} is met on parts of the queries only: loosen it, or collect more answers")
+        rounds = _joined(shape.rounds, thresholds, apart=way.select == "last")
+        called = {call.pool for each in rounds for call in each.calls}
+        named = {n: m for n, m in zip(self.answers.names, self.answers.models, strict=True) if n in called and m}
+        plan = EnsemblePlan(
+            rounds=rounds,
+            select=way.select,
+            version="",
+            normalizer=self.answers.normalizer,
+            agreement=self._agreement(shape, rounds).state(),
+            ranker=models.ranker_name if way.select == "ranker" else None,
+            fuser=models.fuser_name if way.fuse_top else None,
+            fuse_top=way.fuse_top,
+            expected=expected(best.outcome, shape, self.singles, self.strong),
+            models=named,
+        )
+        about = self._about(tried, best)
+        return FittedPlan(replace(plan, version=version_of(plan)), str(goal), about)
+
+    def _agreement(self, shape: PlanShape, rounds: Sequence[Round]) -> Agreement:
+        """Of the rounds to serve, some of which may be several of the shape's."""
+        expectations = dict(zip(stages_of(shape.rounds), shape.expectations, strict=False))
+        stages = stages_of(tuple(each.calls for each in rounds))
+        return self.votes.agreement(stages, [expectations.get(stage) for stage in stages])
+
+    def _about(self, tried: WaysTried, best: TriedPlan) -> dict[str, Any]:
+        about: dict[str, Any] = {"digest": self.dataset.digest(), "queries": len(self.answers)}
+        about |= {"figures": "cross-fitted", "strong": self.strong, "folds": self.options.folds}
+        about |= {"seed": self.options.seed, "tried": tried.report(best)}
+        if metric := self.dataset.about.get("metric"):
+            about["metric"] = str(metric)
+        for name, model in (("ranker", self.models.ranker), ("fuser", self.models.fuser)):
+            if model is not None:
+                about[name] = model.version
+        if tried.sets is not None:
+            about["sets"] = str(tried.sets)
+        return about
+
+
+def picking_of(
+    dataset: Dataset,
+    answers: Answers,
+    strengths: Mapping[str, float],
+    models: FitModels,
+    report: Report = silent,
+    samples: int = 1,
+) -> Picking:
+    """How answers are picked with these models. Raises ConfigError where fused answers cannot be graded."""
+    ranked = RankedCandidates(answers, models.ranker, samples, report) if models.ranker is not None else None
+    if models.fuser is None:
+        return Picking(answers, strengths, ranked)
+    check_gradable(dataset)
+    return Picking(answers, strengths, ranked, FusedAnswers(dataset, models.fuser, report))
 
 
 def fit_plan(
-    dataset: Dataset, goal: Goal, options: EnsembleOptions | None = None, report: Report = _silent
+    dataset: Dataset,
+    goal: Goal,
+    options: EnsembleOptions | None = None,
+    report: Report = silent,
+    models: FitModels | None = None,
 ) -> FittedPlan:
     """The plan that meets the goal best on the answers; see `EnsembleFit`."""
-    return EnsembleFit(dataset, options, report).plan(goal)
+    return EnsembleFit(dataset, options, report, models).plan(goal)
 
 
-class _Search:
-    """The search for a shape; `goal` has the budget that holds, also where none is given.
+def _dearest(answers: Answers) -> str:
+    return max(answers.names, key=lambda name: float(answers.cost(MemberCalls(name)).mean()))
 
-    A plan that is no better than a single model at its cost gives way to any that is.
+
+def _joined(rounds: Rounds, thresholds: Sequence[float], apart: bool = False) -> tuple[Round, ...]:
+    """Rounds to serve. One after which the plan never stops is joined with the next: waiting for it is of no use.
+
+    `apart`: not so, since the last round alone decides.
     """
-
-    def __init__(self, fit: EnsembleFit, goal: Goal) -> None:
-        self.fit, self.stated, self.answers, self.options = fit, goal, fit.answers, fit.options
-        self.strong = fit.strong
-        self.cheap = [name for name in fit.answers.names if name != fit.strong]
-        # without a budget, no plan may cost more than the dearest member alone costs
-        dearest = float(fit.singles.cost_usd.mean(0).max())
-        self.goal = goal if goal.budget_usd is not None else replace(goal, budget_usd=dearest)
-        self.least = goal.least_quality(float(fit.answers.alone(fit.strong).mean()))
-
-    def best(self) -> TriedPlan:
-        """The best shape. Raises ConfigError where none meets the goal."""
-        found = self._best_of(self._starts())
-        if found is None:
-            raise ConfigError(
-                f"{self.stated} cannot be met with {', '.join(self.answers.names)}: loosen it, or collect "
-                "answers of other members"
-            )
-        while (more := self._best_of(self._grown(found), against=found)) is not None:
-            found = more
-        for split in self._splits(found):
-            if (one := self._candidate(split)) is not None and self._saves(one, found):
-                found = one
-                self._say(found)
-        return found
-
-    def _starts(self) -> Iterator[Rounds]:
-        """One or two cheap members, then the strong one; two members at once without it."""
-        last = MemberCalls(self.strong)
-        able = sorted(self.cheap, key=lambda name: -float(self.answers.alone(name).mean()))
-        for name in able:
-            yield ((MemberCalls(name),), (last,))
-            if (k := min(self.options.samples, self.answers.samples(name))) > 1:
-                yield ((MemberCalls(name, k),), (last,))
-                yield ((MemberCalls(name, k),),)
-        for pair in combinations(able[:_PAIRS_OF], 2):
-            calls = tuple(MemberCalls(name) for name in pair)
-            yield (calls, (last,))
-            yield (calls,)
-
-    def _grown(self, one: TriedPlan) -> Iterator[Rounds]:
-        """The same with one more cheap member in the first round, or with more samples of one."""
-        first, *rest = one.shape.rounds
-        names = {call.pool for call in first}
-        if len(first) < self.options.most_members:
-            for name in self.cheap:
-                if name not in names:
-                    yield ((*first, MemberCalls(name)), *rest)
-        for at, call in enumerate(first):
-            if (k := min(self.options.samples, self.answers.samples(call.pool))) > call.samples:
-                yield ((*first[:at], replace(call, samples=k), *first[at + 1 :]), *rest)
-
-    def _splits(self, one: TriedPlan) -> Iterator[Rounds]:
-        """The same with one cheap member called before the others."""
-        first, *rest = one.shape.rounds
-        if len(first) > 1:
-            for size in range(1, len(first)):
-                for ahead in combinations(first, size):
-                    yield (ahead, tuple(call for call in first if call not in ahead), *rest)
-
-    def _best_of(self, shapes: Iterator[Rounds], against: TriedPlan | None = None) -> TriedPlan | None:
-        """The best of some; with `against`, None unless it is surely better."""
-        best: TriedPlan | None = None
-        for rounds in shapes:
-            one = self._candidate(rounds)
-            if one is not None and (best is None or self._key(one) > self._key(best)):
-                best = one
-        if best is None or (against is not None and not self._surely(best, against)):
-            return None
-        self._say(best)
-        return best
-
-    def _candidate(self, rounds: Rounds) -> TriedPlan | None:
-        """The shape held out; None where it cannot meet the goal.
-
-        A quality is aimed at from above until queries held out have it: thresholds that just reach it where they were
-        chosen miss it by as much as they were lucky there.
-        """
-        shape = shape_of(self.fit.votes, rounds, self.strong)
-        if shape.cost_usd[:, 0].mean() > (self.goal.budget_usd or 0.0):
-            return None
-        error = float(shape.quality[:, -1].std()) / sqrt(len(shape.quality))
-        for more in _AIMS if self.least is not None else (0.0,):
-            aim = None if self.least is None else self.least + more * error
-            outcome = held_out(shape, self.fit.votes.folds, self.goal, aim)
-            if outcome is not None and (self.least is None or outcome.quality.mean() >= self.least - 1e-9):
-                return TriedPlan(shape, outcome, aim)
-        return None
-
-    def _key(self, one: TriedPlan) -> tuple[bool, float, float]:
-        worth = self.fit.singles.beaten_by(one.outcome) is None
-        if self.least is None:
-            return (worth, one.quality, -one.cost_usd)
-        return (worth, -one.cost_usd, one.quality)
-
-    def _surely(self, one: TriedPlan, other: TriedPlan) -> bool:
-        singles = self.fit.singles
-        if (singles.beaten_by(other.outcome) is None) != (worth := singles.beaten_by(one.outcome) is None):
-            return worth
-        if self.least is None:
-            gain = one.outcome.quality - other.outcome.quality
-        else:
-            gain = other.outcome.cost_usd - one.outcome.cost_usd
-        return bool(gain.mean() > 0 and gain.mean() >= _SURELY * gain.std() / sqrt(len(gain)))
-
-    def _saves(self, one: TriedPlan, other: TriedPlan) -> bool:
-        """Whether a plan saves cost and loses nothing for it."""
-        return one.cost_usd <= (1 - _SPLIT_SAVES) * other.cost_usd and one.quality >= other.quality - 1e-9
-
-    def _say(self, one: TriedPlan) -> None:
-        self.fit.report(
-            f"{described(one.shape.rounds)}: quality {fixed(one.quality, 4)}, {significant(one.cost_usd)} USD a query, "
-            f"{percent(float(one.outcome.strong.mean()))} call {self.strong} (held out)"
-        )
-
-
-def held_out(shape: PlanShape, folds: NDArray[np.int64], goal: Goal, least: float | None) -> PlanOutcome | None:
-    """Each fold under the thresholds of the others; None where these cannot meet the goal."""
-    ends: list[tuple[NDArray[np.int64], PlanOutcome]] = []
-    for fold in np.unique(folds):
-        inside = np.flatnonzero(folds == fold)
-        thresholds = shape.thresholds(goal, least, folds != fold)
-        if thresholds is None:
-            return None
-        ends.append((inside, shape.outcome(thresholds).take(inside)))
-    order = np.argsort(np.concatenate([rows for rows, _ in ends]))
-    parts = [np.concatenate([getattr(found, name) for _, found in ends])[order] for name in PlanOutcome.__slots__]
-    return PlanOutcome(*parts)
-
-
-def _fitted(search: _Search, best: TriedPlan) -> FittedPlan:
-    """The plan of all queries."""
-    fit, options, shape = search.fit, search.options, best.shape
-    thresholds = shape.thresholds(search.goal, best.aim)
-    if thresholds is None:
-        raise DataError(f"{search.stated} is met on parts of the queries only: loosen it, or collect more answers")
-    rounds = _joined(shape.rounds, thresholds)
-    stages = [[call for each in rounds[: i + 1] for call in each.calls] for i in range(len(rounds))]
-    called = {call.pool for each in rounds for call in each.calls}
-    models = {n: m for n, m in zip(fit.answers.names, fit.answers.models, strict=True) if n in called and m}
-    plan = EnsemblePlan(
-        rounds=rounds,
-        select="vote",
-        version="",
-        normalizer=fit.answers.normalizer,
-        agreement=fit.votes.agreement(stages).state(),
-        expected=expected(best.outcome, shape, fit.singles, search.strong),
-        models=models,
-    )
-    about = {"digest": fit.dataset.digest(), "queries": len(fit.answers), "figures": "cross-fitted"}
-    about |= {"strong": search.strong, "folds": options.folds, "seed": options.seed}
-    if metric := fit.dataset.about.get("metric"):
-        about["metric"] = str(metric)
-    return FittedPlan(replace(plan, version=version_of(plan)), str(search.stated), about)
-
-
-def _joined(rounds: Rounds, thresholds: Sequence[float]) -> tuple[Round, ...]:
-    """Rounds to serve. One after which the plan never stops is joined with the next: waiting for it is of no use."""
     found: list[Round] = []
     waiting: tuple[MemberCalls, ...] = ()
     for calls, stop_at in zip(rounds, [*thresholds, 0.0], strict=True):
         waiting = (*waiting, *calls)
-        if stop_at < NEVER:
+        if stop_at < NEVER or apart:
             found.append(Round(waiting, float(stop_at)))
             waiting = ()
     return tuple(found)

@@ -8,36 +8,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats, sigmoid
-from serve_app.ensemble.agreement import Agreement, LikeQueries, VoteStage, columns, groups, log_length
+from serve_app.ensemble.agreement import Agreement, Expectation, LikeQueries, VoteStage, columns, groups, log_length
 from serve_app.ensemble.base import MemberCalls, Vote
 from serve_app.ensemble.fitting.answers import Answers
-from serve_app.learning.features import NUMERIC, Reading, read
-from serve_app.learning.logistic import RidgeLogistic, fit_ridge_logistic, log_loss
+from serve_app.learning.logistic import RidgeLogistic, fit_ridge_logistic
 
 PENALTY: Final = 5.0
 """Of the weights of votes, see `fit_ridge_logistic`: with ten columns and 200 queries they would follow noise."""
-_LIKE_PENALTY: Final = 30.0
-_SURE: Final = 1.0
-"""Standard errors by which accuracies on like queries must lower the log loss, out of fold, to be used."""
-_LEAST_TASK: Final = 20
-"""Queries of a guessed task below which it has no weight of its own."""
 _FLATTEST: Final = 0.05
 """Least slope of a calibration: a fit on noise must not turn the order around."""
 _SIMILARITY: Final = 0.8
 """See `agreement.groups`, for free text."""
-_MOST: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
     """Of a stage over n queries, by fits that have not seen them: the leading answer's `log_odds`, its calibrated
-    probability `p` and its true `quality`, shape [n]; 0 where no member says anything.
+    probability `p` and its true `quality`, shape [n]; 0 where no member says anything. `leaders`: its form, "" there.
     """
 
     stage: VoteStage
     log_odds: Floats
     p: Floats
     quality: Floats
+    leaders: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -62,30 +56,53 @@ class VoteFits:
             self._judged[key] = self._fit(key)
         return self._judged[key]
 
-    def agreement(self, stages: Sequence[Sequence[MemberCalls]]) -> Agreement:
-        """The model to serve, of the calls by the end of each round."""
-        found = tuple(self.judged(calls).stage for calls in stages)
+    def agreement(
+        self,
+        stages: Sequence[Sequence[MemberCalls]],
+        expectations: Sequence[tuple[Expectation, Expectation] | None] = (),
+    ) -> Agreement:
+        """The model to serve, of the calls by the end of each round; `expectations`: now and later, of each of them."""
+        found = [self.judged(calls).stage for calls in stages]
+        for at, expectation in enumerate(expectations):
+            if expectation is not None:
+                found[at] = replace(found[at], now=expectation[0], later=expectation[1])
         members = {name for stage in found for name in stage.members}
-        return Agreement(found, {n: like for n, like in self.likes.items() if n in members}, self.similarity)
+        likes = {name: like for name, like in self.likes.items() if name in members}
+        return Agreement(tuple(found), likes, self.similarity)
+
+    def liked(self, calls: Sequence[MemberCalls]) -> tuple[str, ...]:
+        """The members of some calls whose accuracy depends on the query."""
+        return tuple(dict.fromkeys(call.name for call in calls if call.name in self.offsets))
+
+    def expectation(self, log_odds: Floats, quality: Floats, liked: Sequence[str]) -> tuple[Expectation, Floats]:
+        """Of the quality [n] that is expected by what is known at a stage: as fitted on all, and out of fold, [n]."""
+        x = np.column_stack([log_odds, *[self.offsets[name] for name in liked]])
+        p = np.empty(len(x))
+        for fold in np.unique(self.folds):
+            inside = self.folds == fold
+            p[inside] = sigmoid(fit_ridge_logistic(x[~inside], quality[~inside], 1.0).log_odds(x[inside]))
+        model = fit_ridge_logistic(x, quality, 1.0)
+        lead, *rest = model.weights.tolist()
+        return Expectation(model.bias, lead, dict(zip(liked, rest, strict=True))), p
 
     def _fit(self, calls: Sequence[MemberCalls]) -> Judged:
         stage = self._blank(calls)
-        rows, x, quality = self._table(stage, calls)
+        rows, forms, x, quality = self._table(stage, calls)
         fold_of = self.folds[rows]
         raw = np.empty(len(rows))
         for fold in np.unique(self.folds):
             inside = fold_of == fold
             if inside.any():
                 raw[inside] = fit_ridge_logistic(x[~inside], quality[~inside], PENALTY).log_odds(x[inside])
-        log_odds, found = _leading(rows, raw, quality, len(self.answers))
-        said = np.zeros(len(self.answers), dtype=bool)
-        said[rows] = True
+        at = _leading(rows, raw, len(self.answers))
+        said = at >= 0
+        log_odds, found = (np.append(values, 0.0)[at] for values in (raw, quality))
         curve = calibration(log_odds[said], found[said])
         final = fit_ridge_logistic(x, quality, PENALTY)
         slope = max(float(curve.weights[0]), _FLATTEST)
         stage = replace(stage, bias=final.bias, weights=tuple(final.weights.tolist()), slope=slope, shift=curve.bias)
         p = np.where(said, sigmoid(slope * log_odds + curve.bias), 0.0)
-        return Judged(stage, np.where(said, log_odds, 0.0), p, found)
+        return Judged(stage, log_odds, p, found, tuple(forms[i] if i >= 0 else "" for i in at.tolist()))
 
     def _blank(self, calls: Sequence[MemberCalls]) -> VoteStage:
         """The stage without weights, its lengths measured."""
@@ -96,9 +113,11 @@ class VoteFits:
         members = tuple(call.name for call in calls)
         return VoteStage(members, 0.0, (0.0,) * (3 * m + 1), tuple(float(found.mean()) for found in logs), scales)
 
-    def _table(self, stage: VoteStage, calls: Sequence[MemberCalls]) -> tuple[NDArray[np.int64], Floats, Floats]:
-        """One row for each distinct answer: its query, columns, and quality; see `returned_quality`."""
-        rows, x, quality = [], [], []
+    def _table(
+        self, stage: VoteStage, calls: Sequence[MemberCalls]
+    ) -> tuple[NDArray[np.int64], list[str], Floats, Floats]:
+        """One row for each distinct answer: its query, form, columns, and quality; see `returned_quality`."""
+        rows, forms, x, quality = [], [], [], []
         strengths = self.answers.strengths()
         for row in range(len(self.answers)):
             votes, good = self.answers.votes(row, calls)
@@ -106,10 +125,13 @@ class VoteFits:
             offsets = {name: float(values[row]) for name, values in self.offsets.items()}
             for at in dict.fromkeys(labels):
                 rows.append(row)
+                forms.append(votes[at].answer)
                 x.append(columns(stage, votes, labels, at, offsets))
-                quality.append(returned_quality(votes, good, [label == at for label in labels], strengths))
+                # of near-duplicates the first one's form is returned, as it is served
+                says = [vote.answer == votes[at].answer for vote in votes]
+                quality.append(returned_quality(votes, good, says, strengths))
         width = 3 * len(stage.members) + 1
-        return np.array(rows, dtype=np.int64), np.array(x).reshape(-1, width), np.array(quality)
+        return np.array(rows, dtype=np.int64), forms, np.array(x).reshape(-1, width), np.array(quality)
 
 
 def returned_quality(
@@ -128,47 +150,10 @@ def calibration(log_odds: Floats, quality: Floats) -> RidgeLogistic:
     return fit_ridge_logistic(log_odds[:, None], quality, 1.0)
 
 
-def _leading(rows: NDArray[np.int64], log_odds: Floats, quality: Floats, n: int) -> tuple[Floats, Floats]:
-    """Of each query the highest log-odds and the quality of that answer, shape [n]; the first of equal ones."""
-    best, found = np.full(n, -np.inf), np.zeros(n)
-    for row, value, good in zip(rows.tolist(), log_odds.tolist(), quality.tolist(), strict=True):
-        if value > best[row]:
-            best[row], found[row] = value, good
-    return np.where(np.isfinite(best), best, 0.0), found
-
-
-def like_queries(
-    answers: Answers, folds: NDArray[np.int64], seen: Sequence[Reading] | None = None
-) -> tuple[dict[str, LikeQueries], dict[str, Floats]]:
-    """Of each member whose accuracy depends on the query surely: the model of that, and out-of-fold offsets [n]."""
-    readings = seen if seen is not None else [read(query) for query in answers.queries]
-    numeric = np.array([r.numeric for r in readings], dtype=np.float64).reshape(-1, len(NUMERIC))
-    mean, deviation = numeric.mean(0), numeric.std(0)
-    deviation = np.where(deviation < 1e-9, 1.0, deviation)
-    tasks = [r.task for r in readings]
-    known = sorted(task for task in set(tasks) if tasks.count(task) >= _LEAST_TASK)
-    standard = np.clip((numeric - mean) / deviation, -_MOST, _MOST)
-    x = np.column_stack([standard, *[np.array([t == task for t in tasks], dtype=np.float64) for task in known]])
-    likes, offsets = {}, {}
-    for name in answers.names:
-        y = answers.alone(name)
-        guess, base = np.empty(len(y)), np.empty(len(y))
-        for fold in np.unique(folds):
-            inside = folds == fold
-            base[inside] = calibration(np.zeros(int((~inside).sum())), y[~inside]).bias
-            guess[inside] = fit_ridge_logistic(x[~inside], y[~inside], _LIKE_PENALTY).log_odds(x[inside])
-        gain = np.logaddexp(0.0, base) - y * base - np.logaddexp(0.0, guess) + y * guess
-        if gain.mean() <= _SURE * gain.std() / np.sqrt(len(gain)) or log_loss(guess, y) >= log_loss(base, y):
-            continue
-        model = fit_ridge_logistic(x, y, _LIKE_PENALTY)
-        bias = model.bias - calibration(np.zeros(len(y)), y).bias
-        numbers, rest = model.weights[: len(NUMERIC)], model.weights[len(NUMERIC) :]
-        likes[name] = LikeQueries(
-            float(bias),
-            tuple(numbers.tolist()),
-            tuple(mean.tolist()),
-            tuple(deviation.tolist()),
-            dict(zip(known, rest.tolist(), strict=True)),
-        )
-        offsets[name] = guess - base
-    return likes, offsets
+def _leading(rows: NDArray[np.int64], log_odds: Floats, n: int) -> NDArray[np.int64]:
+    """Of each query the position of its highest log-odds, shape [n], the first of equal ones; -1 without any."""
+    found = np.full(n, -1, dtype=np.int64)
+    for at, (row, value) in enumerate(zip(rows.tolist(), log_odds.tolist(), strict=True)):
+        if found[row] < 0 or value > log_odds[found[row]]:
+            found[row] = at
+    return found

@@ -22,6 +22,14 @@ _LEAST_SAVING: Final = 0.05
 """An ensemble that saves less against a model must be better than it."""
 
 
+class NotWorthIt(DataError):
+    """A fit is refused: the model `single` alone is as good for as much or less."""
+
+    def __init__(self, message: str, single: str) -> None:
+        super().__init__(message)
+        self.single = single
+
+
 @dataclass(frozen=True, slots=True)
 class Singles:
     """Each member alone: quality and cost of its first answers, shape [n, m]."""
@@ -58,13 +66,13 @@ class Singles:
 
 
 def check_worth(outcome: PlanOutcome, route: str, singles: Singles, goal: Goal, least: float | None) -> None:
-    """Raises DataError naming the single model that does as well as the plan `route` for as much or less."""
+    """Raises NotWorthIt naming the single model that does as well as the plan `route` for as much or less."""
     if (best := singles.beaten_by(outcome)) is not None:
-        raise DataError(_refusal(outcome, route, singles, best))
+        raise NotWorthIt(_refusal(outcome, route, singles, best), singles.names[best])
     cost = float(outcome.cost_usd.mean())
     cheapest = singles.cheapest(least, goal) if least is not None else None
     if cheapest is not None and float(singles.cost_usd[:, cheapest].mean()) <= (1 + _LEAST_SAVING) * cost:
-        raise DataError(_refusal(outcome, route, singles, cheapest))
+        raise NotWorthIt(_refusal(outcome, route, singles, cheapest), singles.names[cheapest])
 
 
 def _refusal(outcome: PlanOutcome, route: str, singles: Singles, best: int) -> str:

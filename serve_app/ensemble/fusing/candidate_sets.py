@@ -8,7 +8,7 @@ best and, with a weak member in it, lowers the mean; so mixing strong with weak 
 that writes better answers than the best of its candidates has a skill above 1.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -124,23 +124,33 @@ def sets_of(samples: Sequence[int], size: int) -> Iterator[dict[int, int]]:
     return rest(0, size)
 
 
+def best_sets(
+    quality: Floats, size: int, *, skill: float, allowed: Callable[[Counts], bool] = lambda counts: True
+) -> tuple[Counts | None, Counts | None]:
+    """The best allowed set of one member alone and the best mix, both of `size` answers; None where there is none."""
+    samples = [int((~np.isnan(quality[:, member, :]).all(axis=0)).sum()) for member in range(quality.shape[1])]
+    best: list[tuple[float, Counts | None]] = [(-np.inf, None), (-np.inf, None)]
+    for counts in sets_of(samples, size):
+        if not allowed(counts):
+            continue
+        mean = float(mean_quality(quality, counts).mean())
+        worth = mean + skill * (float(best_quality(quality, counts).mean()) - mean)
+        kind = int(len(counts) > 1)
+        if worth > best[kind][0]:
+            best[kind] = worth, counts
+    return best[0][1], best[1][1]
+
+
 def alone_or_mixed(quality: Floats, size: int, *, skill: float, seed: int = 0) -> tuple[Counts, Counts, SetComparison]:
     """The best set of one member alone, the best mix, and their comparison; both of `size` answers.
 
     The sets are chosen by the same recorded qualities, of which the mix is the best of many: measure it on others
     before it is relied on. Raises ValueError where there is no set of one of the kinds.
     """
-    samples = [int((~np.isnan(quality[:, member, :]).all(axis=0)).sum()) for member in range(quality.shape[1])]
-    worth = {}
-    for counts in sets_of(samples, size):
-        mean = mean_quality(quality, counts).mean()
-        worth[tuple(counts.items())] = mean + skill * (best_quality(quality, counts).mean() - mean)
-    alone = {own: value for own, value in worth.items() if len(own) == 1}
-    mixed = {own: value for own, value in worth.items() if len(own) > 1}
-    if not alone or not mixed:
-        what = "no member has" if not alone else "no two members have"
+    first, second = best_sets(quality, size, skill=skill)
+    if first is None or second is None:
+        what = "no member has" if first is None else "no two members have"
         raise ValueError(f"{what} samples for a set of {size} answers")
-    first, second = (dict(max(kind, key=lambda own: kind[own])) for kind in (alone, mixed))
     return first, second, compare_sets(quality, first, second, skill=skill, seed=seed)
 
 

@@ -30,8 +30,8 @@ from serve_app.ensemble.base import Fused
 from serve_app.ensemble.fusing.sequence import FuserInput, FuserTokenizer, FusionForm, add_sentinels
 from serve_app.errors import ConfigError, writing
 from serve_app.files import write_whole
+from serve_app.learning.saved_folder import read_json
 from serve_app.learning.seq2seq import Seq2Seq, libraries, load_seq2seq
-from serve_app.routing.artefact import read_json
 
 FILE: Final = "fuser.json"
 FORMAT: Final = 1

@@ -1,6 +1,6 @@
 """The folder of a saved ranker: its encoder, head and tokenizer, and a JSON file that says what they are.
 
-    ranker.json           shape (form, metrics, lengths, joint layers) and digest
+    ranker.json           shape (form, metrics, lengths, joint layers), prior of models and digest
     config.json           the encoder's shape, in Hugging Face's format
     weights.safetensors   encoder and head, in half precision
     tokenizer files       in Hugging Face's format, special tokens included
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from serve_app.ensemble.ranking.model_prior import ModelPrior
 from serve_app.ensemble.ranking.network import NetworkShape, RankingNetwork
 from serve_app.ensemble.ranking.sequence import Lengths, SequenceTokenizer
 from serve_app.errors import ConfigError, needs_extra, reading
@@ -75,7 +76,9 @@ def stored_weights(network: RankingNetwork) -> bytes:
     return save({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()})
 
 
-def save_network(network: RankingNetwork, weights: bytes, about: Mapping[str, Any], folder: Path) -> None:
+def save_network(
+    network: RankingNetwork, weights: bytes, prior: ModelPrior | None, about: Mapping[str, Any], folder: Path
+) -> None:
     """Write the folder; `weights` as `stored_weights` made them, before any layer was narrowed."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / WEIGHTS, weights)
@@ -84,25 +87,29 @@ def save_network(network: RankingNetwork, weights: bytes, about: Mapping[str, An
     body = {
         "format": FORMAT,
         "shape": asdict(network.shape),
-        "digest": digest_of(network, weights),
+        "prior": None if prior is None else asdict(prior),
+        "digest": digest_of(network, weights, prior),
         "about": dict(about),
     }
     with replacing(folder / FILE) as part:
         part.write_text(json.dumps(body, indent=1) + "\n", "utf-8")
 
 
-def load_network(folder: Path) -> tuple[RankingNetwork, bytes, dict[str, Any]]:
-    """The network, its weights file, and what was saved about it. Raises ConfigError naming the file and what to do."""
+def load_network(folder: Path) -> tuple[RankingNetwork, bytes, ModelPrior | None, dict[str, Any]]:
+    """The network, its weights file, the prior of models, and what was saved about it.
+
+    Raises ConfigError naming the file and what to do.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    with reading(folder / FILE, _REMEDY, ValueError, KeyError, TypeError):
+    with reading(folder / FILE, _REMEDY, ValueError, KeyError, TypeError, AttributeError):
         body = json.loads((folder / FILE).read_text("utf-8"))
         if body["format"] != FORMAT:
             raise ConfigError(f"{folder / FILE}: format {body['format']} is not {FORMAT}; train the ranker again")
         kept = body["shape"]
         shape = NetworkShape(**{**kept, "metrics": tuple(kept["metrics"]), "lengths": Lengths(**kept["lengths"])})
-        digest, about = str(body["digest"]), dict(body["about"])
+        digest, about, prior = str(body["digest"]), dict(body["about"]), _prior(body.get("prior"))
     transformers = _transformers()
     with reading(folder / WEIGHTS, _REMEDY, SafetensorError):
         raw = (folder / WEIGHTS).read_bytes()
@@ -119,17 +126,26 @@ def load_network(folder: Path) -> tuple[RankingNetwork, bytes, dict[str, Any]]:
     if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != expected:
         raise ConfigError(f"{folder / WEIGHTS}: holds other tensors than this ranker has; train the ranker again")
     network.load_state_dict(tensors, strict=True)
-    if digest_of(network, raw) != digest:
+    if digest_of(network, raw, prior) != digest:
         raise ConfigError(f"{folder}: its files do not match its digest {digest}; copy or train the ranker again")
-    return network, raw, about
+    return network, raw, prior, about
 
 
-def digest_of(network: RankingNetwork, weights: bytes) -> str:
-    """Hash of all that decides a score: weights, shape, and how words become tokens."""
+def digest_of(network: RankingNetwork, weights: bytes, prior: ModelPrior | None = None) -> str:
+    """Hash of all that decides a score: weights, shape, how words become tokens, and the prior of models."""
     digest = hashlib.blake2b(weights, digest_size=8)
     digest.update(repr(network.shape).encode())
     digest.update(network.tokens.fingerprint())
+    if prior is not None:
+        digest.update(json.dumps(asdict(prior), sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _prior(kept: Any) -> ModelPrior | None:
+    """As it was saved; folders of earlier versions have none. Raises KeyError, TypeError or ValueError."""
+    if kept is None:
+        return None
+    return ModelPrior(float(kept["scale"]), {str(model): float(own) for model, own in kept["strengths"].items()})
 
 
 def _transformers() -> Any:

@@ -8,14 +8,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from serve_app.ensemble.ranking.network import Lower, Parts, RankingNetwork
+from serve_app.ensemble.ranking.network import MULTIPLE, Lower, Parts, RankingNetwork
 
 Key = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids of a source, and of a candidate, or () for the source itself."""
 _TOKENS = 4096
 """Tokens of one pass, padding included: more of them no longer fit the caches and take longer each."""
-_MULTIPLE = 16
-"""Rows are padded to a multiple of this; see `learning.encoder`."""
 BYTES = 3 * 2**30
 """Size of all states that are kept."""
 
@@ -87,7 +85,7 @@ def passes(lengths: Sequence[int]) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lambda k: -lengths[k])
     start = 0
     while start < len(order):
-        width = -(-lengths[order[start]] // _MULTIPLE) * _MULTIPLE
+        width = -(-lengths[order[start]] // MULTIPLE) * MULTIPLE
         rows = max(1, _TOKENS // width)
         yield order[start : start + rows]
         start += rows

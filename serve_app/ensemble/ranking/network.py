@@ -29,6 +29,9 @@ from serve_app.ensemble.ranking.sequence import Lengths, SequenceTokenizer
 from serve_app.errors import ConfigError
 
 Form = Literal["pair", "pointwise"]
+MULTIPLE = 8
+"""Rows are padded to a multiple of this: oneDNN keeps code for every shape that it has met; see `learning.encoder`."""
+_ANY = 10**9
 _APART = -3.0
 """At first a candidate attends to the other one e^3 times less than to itself."""
 Pairs = Sequence[tuple[int, int]]
@@ -98,6 +101,7 @@ class RankingNetwork(torch.nn.Module):
             torch.nn.Linear(width, len(shape.metrics)),
         )
         self.layers = BertLayers.of(body)
+        self._positions = int(getattr(body.config, "max_position_embeddings", 0) or _ANY)
         if shape.joint_layers is not None:
             if self.layers is None:
                 raise ConfigError("joint_layers is for BERT encoders: leave it out")
@@ -147,12 +151,12 @@ class RankingNetwork(torch.nn.Module):
         `passes`: the candidates of each forward pass; all in one by default.
         """
         assert self.layers is not None
-        ids, lengths = _padded(parts.sources, self.tokens.pad)
+        ids, lengths = _padded(parts.sources, self.tokens.pad, self._positions)
         cache = self.layers.read_sources(ids, lengths, len(self.layers) - self._joint)
         sources = [states[:length] for states, length in zip(cache.states, lengths.tolist(), strict=True)]
         candidates: list[Tensor] = [cache.states[0]] * len(parts.candidates)
         for chosen in (range(len(parts.candidates)),) if passes is None else passes:
-            ids, lengths = _padded([parts.candidates[k] for k in chosen], self.tokens.pad)
+            ids, lengths = _padded([parts.candidates[k] for k in chosen], self.tokens.pad, self._positions)
             states = self.layers.read_after(ids, lengths, torch.tensor([parts.source_of[k] for k in chosen]), cache)
             for k, own, length in zip(chosen, states, lengths.tolist(), strict=True):
                 candidates[k] = own[:length]
@@ -230,8 +234,8 @@ class RankingNetwork(torch.nn.Module):
             rows.append(row)
             segments.append(segment)
             marks.append(mark)
-        index, lengths = _padded(rows, 0)
-        return flat, JoinedRows(index, lengths, torch.tensor(marks), _padded(segments, 0)[0])
+        index, lengths = _padded(rows, 0, _ANY)
+        return flat, JoinedRows(index, lengths, torch.tensor(marks), _padded(segments, 0, _ANY)[0])
 
     def _rows(self, parts: Parts) -> tuple[list[list[int]], list[int]]:
         """[source; candidate] of each candidate, and where the candidate begins."""
@@ -241,7 +245,7 @@ class RankingNetwork(torch.nn.Module):
 
     def _read(self, rows: Sequence[Sequence[int]], marks: Sequence[Sequence[int]]) -> Tensor:
         """Last-layer states at the marks, [rows, marks, width]."""
-        ids, lengths = _padded(rows, self.tokens.pad)
+        ids, lengths = _padded(rows, self.tokens.pad, self._positions)
         at = torch.tensor(marks)
         if self.layers is not None:
             return self.layers.read(ids, lengths, at)
@@ -254,12 +258,11 @@ class RankingNetwork(torch.nn.Module):
         return self.head(torch.cat([source, left], dim=1)), self.head(torch.cat([source, right], dim=1))
 
     def _check_lengths(self) -> None:
-        positions = int(getattr(self.body.config, "max_position_embeddings", 0) or 10**9)
-        if self.shape.most_tokens > positions:
+        if self.shape.most_tokens > self._positions:
             lengths = self.shape.lengths
             raise ConfigError(
-                f"a row of source {lengths.source} and candidates of {lengths.candidate} tokens has up to "
-                f"{self.shape.most_tokens}, more than the {positions} positions of this encoder: lower the lengths"
+                f"rows of source {lengths.source} and candidates of {lengths.candidate} tokens have up to "
+                f"{self.shape.most_tokens}; this encoder has {self._positions} positions: lower the lengths"
             )
 
 
@@ -267,10 +270,11 @@ def _sides_of(values: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
     return values[[left for left, _ in pairs]], values[[right for _, right in pairs]]
 
 
-def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids [rows, longest], padded at the end, and the length of each row."""
+def _padded(rows: Sequence[Sequence[int]], pad: int, most: int) -> tuple[Tensor, Tensor]:
+    """Ids [rows, tokens], padded at the end to a multiple of MULTIPLE but to no more than `most`, and the lengths."""
     lengths = np.array([len(row) for row in rows])
-    ids: NDArray[np.int64] = np.full((len(rows), int(lengths.max())), pad, dtype=np.int64)
+    width = max(int(lengths.max()), min(-(-int(lengths.max()) // MULTIPLE) * MULTIPLE, most))
+    ids: NDArray[np.int64] = np.full((len(rows), width), pad, dtype=np.int64)
     for k, row in enumerate(rows):
         ids[k, : len(row)] = row
     return torch.from_numpy(ids), torch.from_numpy(lengths)

@@ -26,6 +26,7 @@ from serve_app.ensemble.ranking.files import (
     stored_weights,
 )
 from serve_app.ensemble.ranking.lower_states import LowerStates, lower_of, passes, row_lengths, subset
+from serve_app.ensemble.ranking.model_prior import MOST, ModelPrior, fit_prior, model_strengths
 from serve_app.ensemble.ranking.network import Lower, NetworkShape, Parts, RankingNetwork
 from serve_app.ensemble.ranking.training import RankingLearner, RankingRecipe, checkpoint_of, train
 from serve_app.errors import ConfigError
@@ -43,10 +44,12 @@ class LearnedRanker:
     kind: str
     form: str
 
-    def __init__(self, network: RankingNetwork, weights: bytes, about: dict[str, Any]) -> None:
+    def __init__(
+        self, network: RankingNetwork, weights: bytes, about: dict[str, Any], prior: ModelPrior | None = None
+    ) -> None:
         """`weights`: what `stored_weights` made of the network."""
-        self.network, self.about, self._weights = network, about, weights
-        self._digest = digest_of(network, weights)
+        self.network, self.about, self.prior, self._weights = network, about, prior, weights
+        self._digest = digest_of(network, weights, prior)
         self.states: LowerStates | None = None
         """Kept states of lower layers, for many calls over the same texts; None in service."""
 
@@ -63,14 +66,14 @@ class LearnedRanker:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The ranker of a folder. Raises ConfigError naming the file, also for one of the other kind."""
-        network, weights, about = load_network(folder)
+        network, weights, prior, about = load_network(folder)
         if network.shape.form != cls.form:
             raise ConfigError(f"{folder}: holds a {network.shape.form} ranker, not a {cls.form} one")
-        return cls(network, weights, about)
+        return cls(network, weights, about, prior)
 
     def save(self, folder: Path) -> None:
         """Write the folder that `load` reads."""
-        save_network(self.network, self._weights, self.about, folder)
+        save_network(self.network, self._weights, self.prior, self.about, folder)
 
     def narrow(self) -> Self:
         """Linear layers of the encoder in bfloat16, where the CPU has it: faster, and scores differ by about 1e-3."""
@@ -95,6 +98,24 @@ class LearnedRanker:
     def scores_of(self, requests: Sequence[Request]) -> list[Floats]:
         """See `Ranker`."""
         return self.aggregated(requests, "max_logits")
+
+    def logits_of(self, scores: Floats) -> Floats:
+        """`scores` as logits: candidate i is better than j with the chance sigmoid(logit i - logit j)."""
+        return scores / (2 * len(scores))
+
+    def scores_from(self, logits: Floats) -> Floats:
+        """MaxLogits over the differences of `logits_of`."""
+        scores: Floats = 2 * len(logits) * (logits - logits.mean())
+        return scores
+
+    def informed(self, scores: Floats, models: Sequence[str]) -> Floats:
+        """`scores` with what is known of the models that wrote the candidates: see `model_prior`.
+
+        As they are where there is no prior, or where it does not know a model.
+        """
+        if self.prior is None or not self.prior.knows(models):
+            return scores
+        return self.scores_from(self.prior.added(self.logits_of(scores), models))
 
     def aggregated(self, requests: Sequence[Request], policy: Policy) -> list[Floats]:
         """Scores of each request's candidates by a policy over its whole matrix."""
@@ -220,6 +241,14 @@ class RewardModel(LearnedRanker):
         ends = np.cumsum([len(texts) for _, texts in requests])
         return list(np.split(values, ends[:-1])) if requests else []
 
+    def logits_of(self, scores: Floats) -> Floats:
+        """The values themselves."""
+        return scores
+
+    def scores_from(self, logits: Floats) -> Floats:
+        """The values themselves."""
+        return logits
+
 
 def fit_ranker(
     examples: Sequence[ScoredCandidates],
@@ -246,14 +275,25 @@ def fit_ranker(
     held_back = None if np.isnan(error) else error
     about = {"recipe": recorded, "examples": len(examples), "held_back_error": held_back}
     made = PairRanker if shape.form == "pair" else RewardModel
-    return made(network, stored_weights(network), about)
+    weights = stored_weights(network)
+    return made(network, weights, about, _prior(made(network, weights, about), learner, states))
+
+
+def _prior(ranker: LearnedRanker, learner: RankingLearner, states: LowerStates | None) -> ModelPrior | None:
+    """What is known of the models that wrote the candidates; None where that is nothing."""
+    by_model, held_back = model_strengths(learner.inside), learner.outside[:MOST]
+    if not by_model:
+        return None
+    ranker.states = states
+    values = [ranker.logits_of(ranker.scores(example.source, example.candidates)) for example in held_back]
+    return fit_prior(by_model, held_back, values)
 
 
 def load_ranker(folder: Path) -> "PairRanker | RewardModel":
     """The ranker of a folder, of either kind. Raises ConfigError naming the file and what to do."""
-    network, weights, about = load_network(folder)
+    network, weights, prior, about = load_network(folder)
     made = PairRanker if network.shape.form == "pair" else RewardModel
-    return made(network, weights, about)
+    return made(network, weights, about, prior)
 
 
 def parts_of(network: RankingNetwork, texts: Sequence[tuple[str, str]]) -> tuple[Parts, dict[tuple[str, str], int]]:

@@ -95,6 +95,16 @@ class RankingLearner:
         self._micro = max(1, min(recipe.batch, int(_TOKENS / max(1.0, float(np.mean(costs))))))
 
     @property
+    def inside(self) -> list[ScoredCandidates]:
+        """The examples that it learns from."""
+        return [self._examples[i] for i in self._inside]
+
+    @property
+    def outside(self) -> list[ScoredCandidates]:
+        """The examples held back."""
+        return [self._examples[i] for i in self._held]
+
+    @property
     def accumulate(self) -> int:
         """Batches of an optimizer step."""
         return max(1, round(self._recipe.batch / self._micro))

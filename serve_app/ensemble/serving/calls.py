@@ -90,10 +90,12 @@ class HeldCall:
         answer what was received.
         """
         ms = (perf_counter() - self.started) * 1e3 if self.ended_ms is None else self.ended_ms
+        usage = self.usage or self.reading.usage
         if self.error is not None:
-            return Step(self.pool.name, f"failed: {self.error.code}", latency_ms=ms, wasted=True, failed=True)
-        usage = self.usage or self.reading.usage or Usage(prompt_tokens, self.reading.written)
-        return Step(self.pool.name, reason, usage, self.pool.price.cost_usd(usage), ms, wasted)
+            reason, usage, wasted = f"failed: {self.error.code}", usage or Usage(), True
+        usage = usage or Usage(prompt_tokens, self.reading.written)
+        failed = self.error is not None
+        return Step(self.pool.name, reason, usage, self.pool.price.cost_usd(usage), ms, wasted, failed)
 
     @property
     def prompt_tokens(self) -> int:

@@ -1,7 +1,9 @@
 """Candidate answers as they came in: what each says, in which form it is compared, and what rules it out.
 
 A tool call counts as its canonical JSON, so that two calls that differ in spacing or in the order of arguments are the
-same answer. An answer with a flaw is kept, and wins only where every other has a worse one.
+same answer. An answer with a flaw is kept, and wins only where every other has a worse one. What says nothing at all is
+no candidate: the member has failed. It is an answer, though a flawed one, where the caller can tell why it is empty: by
+its end (length, content filter), by a refusal or thoughts next to the content, or by stop sequences of the request.
 """
 
 import logging
@@ -18,8 +20,8 @@ from serve_app.grading.normalizers import Normalizer
 from serve_app.types import Query
 from serve_app.wire.answers import ChoiceText, invalid_call, text_of
 
-SOUND, CUT, FAULTY, EMPTY = range(4)
-"""How much is wrong with a candidate. Those of the least of these present are compared, and no others."""
+SOUND, CUT, FAULTY, EMPTY, NOTHING = range(5)
+"""How much is wrong with a candidate. Those of the least of these present are compared, but never NOTHING."""
 
 logger = logging.getLogger("jethro.ensemble")
 
@@ -45,6 +47,12 @@ class HeldAnswer:
     def member(self) -> str:
         """The pool, or pool/adapter, that wrote it."""
         return self.call.member.name
+
+    @property
+    def model(self) -> str:
+        """The model of that pool, with the adapter."""
+        adapter = self.call.member.adapter
+        return self.call.pool.model if adapter is None else f"{self.call.pool.model}/{adapter}"
 
     @property
     def label(self) -> str:
@@ -99,6 +107,8 @@ def _held(
     keys = tuple(compared(one, normalize) for one in said)
     flaws = [_flaw(one, key, query) for one, key in zip(said, keys, strict=True)]
     severity, flaw = max(flaws, key=lambda found: found[0])
+    if not query.sampling.stop and all(one.says_nothing for one in said):
+        severity = NOTHING
     values = [t.logprob for one in said for t in one.logprobs if not isnan(t.logprob)]
     return HeldAnswer(
         call,

@@ -53,18 +53,36 @@ async def choose(held: Sequence[HeldAnswer], served: ServedPlan, voting: Voting,
         return _by_vote([one for one in able if one.call.round == able[-1].call.round], voting)
     if select == "logprob":
         return _by_logprob(able, by_vote)
+    groups = merged(able)
+    if len(groups) == 1:
+        return Chosen(by_vote.order, f"{len(able)} candidates say the same", by_vote.probability, notes=by_vote.notes)
+    cooldown = served.ranker_cooldown
+    if cooldown.is_active():
+        by_vote.notes.append("the ranker failed many times before and is left alone for a while: by vote")
+        return by_vote
+    limit_s = rank_s if call.deadline_s is None else min(rank_s, max(0.0, call.deadline_s - monotonic()))
     try:
         if rank is None:
             raise LookupError("there is none")
-        limit_s = rank_s if call.deadline_s is None else min(rank_s, max(0.0, call.deadline_s - monotonic()))
         async with asyncio.timeout(limit_s):
-            return await _ranked(able, by_vote, rank, query)
+            ranked = await _ranked(groups, by_vote, rank, query)
     except TimeoutError:
+        if counts(limit_s, rank_s):
+            cooldown.failed()
         by_vote.notes.append("the ranker gave no scores in time: by vote")
+        return by_vote
     except Exception as e:
+        cooldown.failed()
         logger.warning("the ranker failed", exc_info=e)
         by_vote.notes.append(f"the ranker failed ({type(e).__name__}): by vote")
-    return by_vote
+        return by_vote
+    cooldown.succeeded()
+    return ranked
+
+
+def counts(limit_s: float, whole_s: float) -> bool:
+    """Whether being late is a failure: a caller in a hurry gave too little time for that."""
+    return limit_s >= whole_s / 2
 
 
 def _by_vote(able: Sequence[HeldAnswer], voting: Voting) -> Chosen:
@@ -86,18 +104,20 @@ def _by_logprob(able: Sequence[HeldAnswer], by_vote: Chosen) -> Chosen:
     return Chosen(order, f"mean log-probability {scores[order[0]]:.4f}", scores=scores)
 
 
-async def _ranked(able: Sequence[HeldAnswer], by_vote: Chosen, rank: RankWith, query: Query) -> Chosen:
-    """By the mean score of each candidate's choices. Near-duplicates are ranked once, and their votes break ties."""
-    groups = merged(able)
-    if len(groups) == 1:
-        return Chosen(by_vote.order, f"{len(able)} candidates say the same", by_vote.probability, notes=by_vote.notes)
-    texts = [text for group in groups for text in group[0].texts]
-    found = [float(score) for score in await rank(query.text, texts)]
+async def _ranked(groups: Sequence[list[HeldAnswer]], by_vote: Chosen, rank: RankWith, query: Query) -> Chosen:
+    """By the mean score of each candidate's choices.
+
+    Near-duplicates are ranked once, as the answer of the first member called, and their votes break ties.
+    """
+    firsts = [group[0] for group in groups]
+    texts = [text for one in firsts for text in one.texts]
+    models = [one.model for one in firsts for _ in one.texts]
+    found = [float(score) for score in await rank(query.text, texts, models)]
     if len(found) != len(texts) or not all(isfinite(score) for score in found):
         raise ValueError("scores that are no numbers, or not one for each candidate")
     scores: dict[HeldAnswer, float] = {}
-    for group in groups:
-        mine, found = found[: len(group[0].texts)], found[len(group[0].texts) :]
+    for group, first in zip(groups, firsts, strict=True):
+        mine, found = found[: len(first.texts)], found[len(first.texts) :]
         scores |= dict.fromkeys(group, sum(mine) / len(mine))
     order = sorted(by_vote.order, key=lambda one: -scores[one])
     why = f"ranked first of {len(groups)} with {scores[order[0]]:.3f}"

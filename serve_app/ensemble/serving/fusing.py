@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from serve_app.ensemble.base import Fused
 from serve_app.ensemble.serving.candidates import SOUND, HeldAnswer, merged
-from serve_app.ensemble.serving.served import FuseWith
+from serve_app.ensemble.serving.choosing import counts
+from serve_app.ensemble.serving.served import ServedPlan
 from serve_app.types import Chunk, Query, Usage
 from serve_app.wire.encoding import StreamEncoder, encode_answer
 from serve_app.wire.frames import Answer, Call, Frame
@@ -46,22 +47,26 @@ def why_not_fused(query: Query, best: Sequence[HeldAnswer]) -> str:
     return ""
 
 
-async def fuse(source: str, best: Sequence[HeldAnswer], with_: FuseWith, limit_s: float) -> Fused:
-    """The fuser's answer within `limit_s` seconds; else the best candidate, with the reason."""
+async def fuse(source: str, best: Sequence[HeldAnswer], served: ServedPlan, limit_s: float) -> Fused:
+    """The trained fuser's answer within `limit_s` seconds; else the best candidate, with the reason."""
     texts = [one.texts[0] for one in best]
+    assert served.fuse is not None
     try:
         async with asyncio.timeout(limit_s):
-            fused = await with_(source, texts)
-        if not fused.used:
-            return fused
-        if not fused.text.strip():
-            return Fused(texts[0], reason="the fuser wrote nothing")
-        return fused
+            fused = await served.fuse(source, texts)
     except TimeoutError:
+        if counts(limit_s, served.fuse_s):
+            served.fuser_cooldown.failed()
         return Fused(texts[0], reason="the fuser gave no answer in time")
     except Exception as e:
+        served.fuser_cooldown.failed()
         logger.warning("the fuser failed", exc_info=e)
         return Fused(texts[0], reason=f"the fuser failed ({type(e).__name__})")
+    if fused.used and not fused.text.strip():
+        served.fuser_cooldown.failed()
+        return Fused(texts[0], reason="the fuser wrote nothing")
+    served.fuser_cooldown.succeeded()
+    return fused
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Final
 from serve_app.data.answers import EXTRA_TEMPERATURE
 from serve_app.ensemble.base import MemberCalls
 from serve_app.ensemble.serving.calls import HeldCall
-from serve_app.ensemble.serving.candidates import CUT, HeldAnswer, answers_in
+from serve_app.ensemble.serving.candidates import CUT, NOTHING, HeldAnswer, answers_in
 from serve_app.ensemble.serving.served import ServedPlan
 from serve_app.pools.base import Pool
 from serve_app.pools.samples import refuses_n, singly
@@ -35,6 +35,8 @@ class Gathering:
         plan = served.plan
         self.calls: list[HeldCall] = []
         self.held: list[HeldAnswer] = []
+        self.silent: list[HeldAnswer] = []
+        """Answers that say nothing: no candidates, and their calls count as failed."""
         self.round = 0
         self._plan, self._pools, self._query, self._context = plan, served.pools, query, context
         self._normalize, self._refusing = served.normalize, served.refusing
@@ -124,7 +126,7 @@ class Gathering:
         return tuple(call.step(self._reason(call), prompt, wasted=call not in used) for call in self.calls)
 
     def _reason(self, call: HeldCall) -> str:
-        flaws = {one.flaw: None for one in self.held if one.call is call and one.flaw}
+        flaws = {one.flaw: None for one in (*self.held, *self.silent) if one.call is call and one.flaw}
         return call.interrupted or "; ".join(flaws) or ("candidate" if call.whole else "cut off")
 
     def _begun(self, call: HeldCall) -> HeldCall:
@@ -141,7 +143,8 @@ class Gathering:
     def _ended(self, call: HeldCall) -> list[HeldCall]:
         """Take in what a call gave; returns the calls to make instead where its pool takes no `n`."""
         if call.error is None or call.sent.sampling.n == self._query.sampling.n or not refuses_n(call.error):
-            self.held += answers_in(call, self._query, self._normalize)
+            for one in answers_in(call, self._query, self._normalize):
+                (self.silent if one.severity == NOTHING else self.held).append(one)
             return []
         self._refusing.add(call.pool.name)
         self.calls.remove(call)

@@ -26,8 +26,10 @@ _WARM_UP: Final = ("What is 12 + 30?", ("42", "It is 43."))
 class RemoteModels(Protocol):
     """The Scorer, in another process: rankers and fusers by their folder and version."""
 
-    async def rank(self, folder: str, version: str, source: str, candidates: Sequence[str]) -> Sequence[float]:
-        """One score a candidate, higher is better."""
+    async def rank(
+        self, folder: str, version: str, source: str, candidates: Sequence[str], models: Sequence[str] = ()
+    ) -> Sequence[float]:
+        """One score a candidate, higher is better. `models`: who wrote each; () where that is not known."""
 
     async def fuse(self, folder: str, version: str, source: str, candidates: Sequence[str]) -> Fused:
         """One answer out of the candidates, the best first."""
@@ -74,11 +76,14 @@ class ModelThreads:
         except Exception as e:
             raise ConfigError(f"{folder}: the {kind} does not work ({e!r}); train it again") from e
 
-    async def rank(self, folder: str, version: str, source: str, candidates: Sequence[str]) -> list[float]:
+    async def rank(
+        self, folder: str, version: str, source: str, candidates: Sequence[str], models: Sequence[str] = ()
+    ) -> list[float]:
         """See RemoteModels. Raises ConfigError for a version that the folder does not have."""
         if (folder, version) not in self._rankers:
             await self._reload("ranker", folder, version)
-        scores = await self._ranking.scores(self._rankers[folder, version], source, list(candidates))
+        ranker = self._rankers[folder, version]
+        scores = ranker.informed(await self._ranking.scores(ranker, source, list(candidates)), models)
         return [float(score) for score in scores]
 
     async def fuse(self, folder: str, version: str, source: str, candidates: Sequence[str]) -> Fused:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from serve_app.ensemble.base import EnsemblePlan, Round
-from serve_app.ensemble.serving.calls import HeldCall
 from serve_app.ensemble.serving.candidates import HeldAnswer
 from serve_app.ensemble.serving.choosing import Chosen
+from serve_app.ensemble.serving.gathering import Gathering
 
 _SHOWN: Final = 12
 """Candidates whose votes and scores are shown, the best: of fifty the rest say little, and the log keeps them all."""
@@ -20,10 +20,9 @@ def described(rounds: Sequence[Round]) -> str:
     )
 
 
-def reason(
-    calls: Sequence[HeldCall], held: Sequence[HeldAnswer], choice: Chosen | None, notes: Sequence[str], end: str
-) -> str:
+def reason(gathering: Gathering, choice: Chosen | None, notes: Sequence[str], end: str) -> str:
     """Why this answer: how many candidates there were, why the winner won, what went otherwise, who was missing."""
+    held = gathering.held
     counts = Counter(one.member for one in held)
     said = []
     if held:
@@ -32,18 +31,18 @@ def reason(
         said.append(f"{len(held)} candidates of {members}, {distinct} distinct" if len(held) > 1 else members)
     if choice is not None:
         said += [f"{choice.best.label}: {choice.why}", *choice.notes]
-    return "; ".join([*said, *dict.fromkeys(notes), *_missing(calls, held), end])
+    return "; ".join([*said, *dict.fromkeys(notes), *_missing(gathering), end])
 
 
-def _missing(calls: Sequence[HeldCall], held: Sequence[HeldAnswer]) -> list[str]:
+def _missing(gathering: Gathering) -> list[str]:
     """Members that gave no answer, or one with a flaw, each with the reason and how often."""
     found: Counter[tuple[str, str]] = Counter()
-    for call in calls:
+    for call in gathering.calls:
         if call.error is not None:
             found[call.member.name, f"failed: {call.error.code}"] += 1
         elif call.interrupted:
             found[call.member.name, f"was {call.interrupted}"] += 1
-    for one in held:
+    for one in (*gathering.held, *gathering.silent):
         if one.flaw:
             found[one.member, one.flaw] += 1
     return [f"{member} {why}{f' ({n} times)' if n > 1 else ''}" for (member, why), n in found.items()]

@@ -8,16 +8,27 @@ from serve_app.ensemble.base import AgreementModel, EnsemblePlan, Fused
 from serve_app.ensemble.serving.voting import Voting, strengths
 from serve_app.grading.normalizers import Normalizer
 from serve_app.pools.base import Pool
+from serve_app.routing.serving.cooldown import Cooldown
 from serve_app.types import Query
 
-RankWith = Callable[[str, Sequence[str]], Awaitable[Sequence[float]]]
-"""A ranker's scores of candidate texts as answers to a source text, higher is better; raises what the ranker raises."""
+RankWith = Callable[[str, Sequence[str], Sequence[str]], Awaitable[Sequence[float]]]
+"""A ranker's scores of candidate texts as answers to a source text, higher is better; raises what the ranker raises.
+
+The last argument names the model that wrote each candidate.
+"""
 
 FuseWith = Callable[[str, Sequence[str]], Awaitable[Fused]]
 """A fuser's answer to a source text from candidate texts, the best first; raises what the fuser raises."""
 
 _SENDING_S: Final = 0.5
 """For the votes, the cancelled calls and the bytes of the answer."""
+_COOLDOWN_S: Final = 10.0
+"""Of a ranker or a fuser that keeps failing: about as long as one may take."""
+
+
+def new_cooldown() -> Cooldown:
+    """Of one ranker or fuser."""
+    return Cooldown(_COOLDOWN_S)
 
 
 @dataclass(eq=False)
@@ -25,7 +36,8 @@ class ServedPlan:
     """A plan over pools. `name` is the strategy's; `pools` has every pool of the plan by name.
 
     `normalize`: the form of answers that is compared. `rank` and `fuse`: the plan's ranker and fuser, with the longest
-    wait for each in seconds; `fuse_pool` fuses by prompt instead.
+    wait for each in seconds; `fuse_pool` fuses by prompt instead. Either has a cooldown when it keeps
+    failing or is late.
     """
 
     name: str
@@ -39,6 +51,8 @@ class ServedPlan:
     fuse: FuseWith | None = None
     fuse_s: float = 10.0
     fuse_pool: str | None = None
+    ranker_cooldown: Cooldown = field(default_factory=new_cooldown)
+    fuser_cooldown: Cooldown = field(default_factory=new_cooldown)
     warning: str | None = None
     refusing: set[str] = field(default_factory=set)
     """Pools that were found to take no `n`."""

@@ -20,7 +20,7 @@ from serve_app.ensemble.base import MemberCalls, Round
 from serve_app.ensemble.fusing.by_prompt import fusing_query
 from serve_app.ensemble.serving.calls import HeldCall
 from serve_app.ensemble.serving.candidates import eligible
-from serve_app.ensemble.serving.choosing import Chosen, choose
+from serve_app.ensemble.serving.choosing import Chosen, choose, counts
 from serve_app.ensemble.serving.fusing import FusedText, fuse, to_fuse, why_not_fused
 from serve_app.ensemble.serving.gathering import Gathering
 from serve_app.ensemble.serving.reporting import described, figures, outcomes, reason
@@ -187,17 +187,19 @@ class EnsembleRun:
             return False
         if self._decides(number):
             return True
-        _, probability = self._voting.leading([vote for one in held for vote in one.votes])
+        sure = self._voting.sure([vote for one in held for vote in one.votes])
         self._threshold = each.stop_at
-        stops = probability >= each.stop_at
+        stops = sure >= each.stop_at
         sign, what = (">=", "stopped") if stops else ("<", "continued")
-        self.notes.append(f"{what} after round {number + 1} of {rounds}: {probability:.3f} {sign} {each.stop_at:.3f}")
+        self.notes.append(f"{what} after round {number + 1} of {rounds}: {sure:.3f} {sign} {each.stop_at:.3f}")
         return stops
 
     def _error(self) -> JethroError:
         """What the caller gets if no member has an answer."""
-        failures = [(call.error, call.pool.capabilities) for call in self._gathering.calls if call.error is not None]
-        late = [call for call in self._gathering.calls if call.error is None]
+        calls, silent = self._gathering.calls, {one.call for one in self._gathering.silent}
+        errors = [(call, _nothing(call) if call in silent else call.error) for call in calls]
+        failures = [(error, call.pool.capabilities) for call, error in errors if error is not None]
+        late = [call for call, error in errors if error is None]
         if late or not failures:
             return DeadlineExceeded(f"{' and '.join(c.pool.model for c in late)} did not finish before the deadline")
         return most_relevant(failures)
@@ -234,13 +236,15 @@ class EnsembleRun:
         """The fused answer; nothing if there is none in time, and a note says why."""
         ensemble, started = self.ensemble, perf_counter()
         best = to_fuse(choice.order, ensemble.plan.fuse_top)
+        if ensemble.fuser_cooldown.is_active():
+            self.notes.append("not fused: the fuser failed many times before and is left alone for a while")
+            return
         if ensemble.fuse_pool is not None:
             async with aclosing(self._fused_by_prompt(choice, MemberCalls(ensemble.fuse_pool))) as events:
                 async for event in events:
                     yield event
             return
-        assert ensemble.fuse is not None
-        fused = await fuse(self.query.text, best, ensemble.fuse, self._limit_s(ensemble.fuse_s))
+        fused = await fuse(self.query.text, best, ensemble, self._limit_s(ensemble.fuse_s))
         self._ms += (perf_counter() - started) * 1e3
         if not fused.used:
             self.notes.append(f"not fused: {fused.reason}")
@@ -258,8 +262,9 @@ class EnsembleRun:
         if self.query.endpoint != "chat":
             self.notes.append("not fused: the endpoint is no chat")
             return
-        best = to_fuse(choice.order, self.ensemble.plan.fuse_top)
-        end_s = monotonic() + self._limit_s(self.ensemble.fuse_s)
+        best, cooldown = to_fuse(choice.order, self.ensemble.plan.fuse_top), self.ensemble.fuser_cooldown
+        limit_s = self._limit_s(self.ensemble.fuse_s)
+        end_s = monotonic() + limit_s
         for count in range(len(best), 1, -1):
             sent = fusing_query(self.query, [one.texts[0] for one in best[:count]])
             call = self._gathering.begin_with(member, sent, stream=self.context.stream)
@@ -270,6 +275,10 @@ class EnsembleRun:
                     yield event
             if not isinstance(call.error, ContextLengthExceeded):
                 break
+        if self._used or isinstance(call.error, ContextLengthExceeded):
+            cooldown.succeeded()
+        elif counts(limit_s, self.ensemble.fuse_s):
+            cooldown.failed()
         if not self._used:
             self.notes.append(f"not fused: {call.pool.model} gave no answer")
 
@@ -283,7 +292,7 @@ class EnsembleRun:
         shown = call.filter_for(self.query)
         if not self.context.stream:
             await self._gathering.gather([call], lambda outstanding: False, within_s)
-            if not call.whole or not call.reading.choices[0].text.strip():
+            if not call.whole or call.reading.says_nothing:
                 return
             self._used = list(used)
             yield self._decision(call.pool, choice, end)
@@ -292,29 +301,33 @@ class EnsembleRun:
             return
         stream = PendingStream(call.pool, call.sent, call.call)
         self._streams.append(stream)
-        frame = await self._first(call, stream, within_s)
-        if frame is None:
+        opening = await self._opening(call, stream, within_s)
+        if not opening:
             return
         self._used = list(used)
         yield self._decision(call.pool, choice, end)
         usage = None
-        while frame is not None:
+        for frame in opening:
             usage = frame.usage or usage
             yield shown.frame(frame)
-            frame = await stream.next()
+        while (following := await stream.next()) is not None:
+            usage = following.usage or usage
+            yield shown.frame(following)
         call.usage = usage_from_openai(usage)
         call.end()
         yield Spent(self._gathering.steps(self._used))
 
-    async def _first(self, call: HeldCall, stream: PendingStream, within_s: float | None) -> Frame | None:
-        """The first frame; None, and the call has its error, if there is none in time."""
-        model = call.pool.model
+    async def _opening(self, call: HeldCall, stream: PendingStream, within_s: float | None) -> list[Frame]:
+        """The frames up to the first that says something; none, and the call has its error, without that in time."""
+        model, frames = call.pool.model, list[Frame]()
         try:
             async with asyncio.timeout(within_s):
-                frame = await stream.next()
-            if frame is not None:
-                return frame
-            call.error = UpstreamError(f"{model} ended its stream without an answer")
+                while (frame := await stream.next()) is not None:
+                    frames.append(frame)
+                    call.reading.frame(frame)
+                    if not call.reading.says_nothing or (self.query.sampling.stop and call.reading.finished):
+                        return frames
+            call.error = _nothing(call)
         except TimeoutError:
             call.error = DeadlineExceeded(f"{model} did not begin before the deadline")
         except JethroError as error:
@@ -324,7 +337,7 @@ class EnsembleRun:
             call.error = UpstreamError(f"{model} failed; the log says why")
         call.end()
         await stream.aclose()
-        return None
+        return []
 
     def _limit_s(self, most_s: float) -> float:
         """At most so many seconds, fewer where the caller's deadline is nearer."""
@@ -350,7 +363,7 @@ class EnsembleRun:
             self.ensemble.name,
             pool.name,
             pool.model,
-            reason(gathering.calls, gathering.held, choice, [*self.notes, *self._voting.failed], end),
+            reason(gathering, choice, [*self.notes, *self._voting.failed], end),
             score=None if choice is None else choice.probability,
             threshold=self._threshold,
             policy_version=plan.version,
@@ -359,3 +372,9 @@ class EnsembleRun:
             features=figures(gathering.held, choice),
             warning=self.ensemble.warning,
         )
+
+
+def _nothing(call: HeldCall) -> UpstreamError:
+    """The failure of a call that ended without saying anything."""
+    how = "returned an empty answer" if call.reading.finished else "ended its stream without an answer"
+    return UpstreamError(f"{call.pool.model} {how}")

@@ -46,6 +46,19 @@ class Voting:
         strongest = max(tied, key=lambda vote: self.strength.get(vote.member, -1))
         return strongest.answer, most / len(votes)
 
+    def sure(self, votes: Sequence[Vote]) -> float:
+        """What is compared with `Round.stop_at`: see `AgreementModel.sure`. At least one vote."""
+        if self.model is not None:
+            try:
+                sure = self.model.sure(votes)
+                if 0.0 <= sure <= 1.0:
+                    return float(sure)
+                self.failed.append(f"agreement model gave {sure!r}")
+            except Exception as e:  # no answer must be lost to it
+                logger.exception("the agreement model failed")
+                self.failed.append(f"agreement model failed: {type(e).__name__}")
+        return self.leading(votes)[1]
+
     def is_settled(self, votes: Sequence[Vote], outstanding: Sequence[str], least: float) -> bool:
         """Whether the leader stays, and stays as sure as `least`, whatever the members of the outstanding votes say.
 
@@ -58,8 +71,8 @@ class Voting:
         others = Counter(vote.answer for vote in votes if vote.answer != leader)
         rivals = [*(answer for answer, _ in others.most_common(1)), _UNSEEN]
         for rival in rivals:
-            found, probability = self.leading([*votes, *(Vote(member, rival) for member in outstanding)])
-            if found != leader or probability < least:
+            worst = [*votes, *(Vote(member, rival) for member in outstanding)]
+            if self.leading(worst)[0] != leader or (least > 0.0 and self.sure(worst) < least):
                 return False
         return True
 

@@ -20,6 +20,7 @@ from serve_app.routing.base import Router
 from serve_app.routing.estimate import Estimate, EstimatingRouter
 from serve_app.routing.kinds.best_route import SampledEstimate
 from serve_app.routing.serving.batching import Act
+from serve_app.routing.serving.cooldown import Cooldown
 from serve_app.routing.serving.watching import RouterWatch
 from serve_app.types import Query
 
@@ -30,10 +31,8 @@ Call = Callable[[Query, Act], Awaitable[Any]]
 
 _WARN_EVERY_S: Final = 30.0
 """A router that fails at every query is logged this often, not at every query."""
-_LATE: Final = 5
 _COOLDOWN_S: Final = 2.0
-"""After so many consecutive late scores the router is not called for a while: callers do not wait in vain, and an
-overloaded thread or Scorer can catch up."""
+"""Of a router with consecutive late scores."""
 _LOGGED: Final = 12
 """Features that a logged decision shows, the largest: more would make the log ten times as large."""
 
@@ -66,8 +65,7 @@ class ServedRouter:
         """None without calibration data: there is nothing to compare with."""
         self._limit_s = self.timeout_s if self.first_s is None else self.first_s
         self._kept: OrderedDict[bytes, float] = OrderedDict()
-        self._late = 0
-        self._cooldown_until_s = float("-inf")
+        self._cooldown = Cooldown(_COOLDOWN_S, self.clock)
         self._warning = ThrottledWarning(self.name)
 
     @property
@@ -151,18 +149,18 @@ class ServedRouter:
         if known is not None:
             self._kept.move_to_end(key)
             return known
-        if self.clock() < self._cooldown_until_s:
+        if self._cooldown.is_active():
             raise ScoringFailed("no score in time, many times before")
         try:
             async with asyncio.timeout(self._limit_s):
                 score = checked(float(await call(query, "score")))
         except Exception as e:
-            self._late = self._late + 1 if isinstance(e, TimeoutError) else 0
-            if self._late >= _LATE:
-                self._late = _LATE - 1  # one more late score after the cooldown starts the next one
-                self._cooldown_until_s = self.clock() + _COOLDOWN_S
+            if isinstance(e, TimeoutError):
+                self._cooldown.failed()
+            else:
+                self._cooldown.succeeded()
             raise self._warning.failure(e) from e
-        self._late = 0
+        self._cooldown.succeeded()
         self._limit_s = self.timeout_s
         self._kept[key] = score
         if len(self._kept) > self.kept:

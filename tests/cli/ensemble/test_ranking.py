@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve_app.ensemble.ranking.pair_ranker import load_ranker
+from serve_app.ensemble.ranking.model_prior import ModelPrior
+from serve_app.ensemble.ranking.pair_ranker import PairRanker, load_ranker
 from tests.cli.conftest import Run
 from tests.ensemble.ranking.rankers import examples
 from tests.learning.encoders import save_encoder
@@ -79,6 +80,24 @@ def test_rows_are_ranked_in_their_order_with_any_number_of_candidates(run: Run, 
         assert found["best"] == int(np.argmax(found["scores"])) and found["ranks"][found["best"]] == 1
         assert found["ranker"] == loaded.version and found.get("kept") == row.get("kept")
     assert read(tmp_path / "out.jsonl")[0]["ranks"][0] == read(tmp_path / "out.jsonl")[0]["ranks"][3]
+
+
+def test_who_wrote_a_candidate_counts_where_the_ranker_knows_the_models(run: Run, ranker: Path, tmp_path: Path) -> None:
+    plain = load_ranker(ranker)
+    knows = PairRanker(plain.network, plain._weights, {}, ModelPrior(0.0, {"good": 1.0, "bad": -1.0}))  # type: ignore[arg-type]
+    knows.save(tmp_path / "knows")
+    named = [{"text": "1", "model": "bad"}, {"text": "2", "model": "good"}]
+    rows = [{"source": "x", "candidates": own} for own in (named, named[::-1], [{"text": "1"}, named[1]], ["1", "2"])]
+    file, out = written(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
+    result = run("ensemble", "rank", file, "--ranker", str(tmp_path / "knows"), "--out", str(out))
+    assert result.exit_code == 0, result.output
+    found = [row["scores"] for row in read(out)]
+    assert found[:2] == [[-4.0, 4.0], [4.0, -4.0]], "MaxLogits of one pair: 2 * (1 - -1)"
+    for scores in found[2:]:
+        np.testing.assert_allclose(scores, plain.scores("x", ["1", "2"]), atol=1e-5)
+    wins = tmp_path / "wins.jsonl"
+    run("ensemble", "rank", file, "--ranker", str(tmp_path / "knows"), "--out", str(wins), "--policy", "max_wins")
+    assert [sum(row["scores"]) for row in read(wins)] == [2] * 4, "wins are counted, of which there are two"
 
 
 def test_a_killed_ranking_resumes_after_its_last_whole_line(run: Run, ranker: Path, tmp_path: Path) -> None:

@@ -93,6 +93,18 @@ async def test_answers_are_read_back_with_their_evidence(tmp_path: Path, name: s
     assert dataset.about["spent_usd"] == pytest.approx(3 * (12 + 12 + 30) * 1e-6)
 
 
+async def test_every_sample_has_its_log_probability(tmp_path: Path) -> None:
+    pools = {"small": SurePool("small"), "large": SurePool("large", logprobs=False)}
+    drawn = CollectionPlan(Sampling(temperature=0.7, n=3, logprobs=True), concurrency=2)
+    found = await get_metric("exact").score(await collect(QUERIES, pools, drawn, journal=tmp_path / "j"))
+    found.save(tmp_path / "out.parquet")
+    again = Dataset.load(tmp_path / "out.parquet")
+    assert again.pools["small"].mean_logprobs().tolist() == [[-0.25] * 3] * 3
+    assert again.pools["large"].scores == {} and np.isnan(again.pools["large"].mean_logprobs()).all()
+    alone = await collected({"small": SurePool("small")}, tmp_path)
+    assert alone.pools["small"].scores == {} and alone.pools["small"].mean_logprobs().tolist() == [[-0.25]] * 3
+
+
 def test_nothing_is_requested_twice(tmp_path: Path) -> None:
     first = {"small": SurePool("small"), "large": SurePool("large")}
     found = asyncio.run(collected(first, tmp_path, samples=2, verdicts=2))

@@ -6,8 +6,10 @@ import pytest
 from serve_app.ensemble.artefact import version_of
 from serve_app.ensemble.fitting.answers import Answers, best_form
 from serve_app.ensemble.fitting.goal import Goal
-from serve_app.ensemble.fitting.plan import EnsembleFit, EnsembleOptions, fit_plan
+from serve_app.ensemble.fitting.plan import EnsembleFit, fit_plan
+from serve_app.ensemble.fitting.search import EnsembleOptions
 from serve_app.ensemble.fitting.shapes import replay
+from serve_app.ensemble.fitting.worth import NotWorthIt
 from serve_app.errors import ConfigError, DataError, InsufficientData
 from tests.ensemble.fitting.answered import answered, drawn
 
@@ -71,8 +73,10 @@ def test_the_cheapest_plan_that_reaches_a_quality() -> None:
 
 
 def test_a_budget_is_kept() -> None:
-    expected = fit_plan(answered(drawn(600, EQUAL), COST), Goal(budget_usd=3e-4)).plan.expected
-    assert expected["cost_usd"] <= 3.2e-4 and expected["quality"] > 0.85
+    fitted = fit_plan(answered(drawn(600, EQUAL), COST), Goal(budget_usd=3e-4))
+    test = Answers.of(answered(drawn(2000, EQUAL, seed=5), COST), form=fitted.plan.normalizer)
+    outcome = replay(fitted.plan, test, "large")
+    assert outcome.cost_usd.mean() <= 3e-4 and fitted.plan.expected["quality"] > 0.85
 
 
 def test_accuracy_that_depends_on_the_query_is_learned() -> None:
@@ -91,11 +95,11 @@ def test_accuracy_that_depends_on_the_query_is_learned() -> None:
 
     texts = [f"question {i} " + "with many more words " * (15 if is_long else 0) for i, is_long in enumerate(long)]
     data = replace(data, queries=tuple(Query((Message("user", text),)) for text in texts))
-    with_likes, without = (
-        fit_plan(data, Goal(strong_share=0.1), EnsembleOptions(like_queries=known)).plan for known in (True, False)
-    )
-    assert set(with_likes.agreement["likes"]) == {"a", "b"}  # type: ignore[call-overload]
-    assert with_likes.expected["quality"] > without.expected["quality"] + 0.1
+    plan = fit_plan(data, Goal(strong_share=0.1)).plan
+    assert set(plan.agreement["likes"]) == {"a", "b"}  # type: ignore[call-overload]
+    assert plan.expected["quality"] > data.pools["b"].quality.mean() + 0.2
+    with pytest.raises(NotWorthIt):  # members that are right on half of the queries each, and none knows on which
+        fit_plan(data, Goal(strong_share=0.1), EnsembleOptions(like_queries=False))
 
 
 def test_the_form_of_answers_is_the_one_that_fits() -> None:

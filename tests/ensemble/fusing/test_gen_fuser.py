@@ -32,7 +32,7 @@ def fused(fuser: GenFuser, count: int = 100) -> list[Fused]:
 def test_it_writes_what_it_has_learned(trained: GenFuser):
     found = fused(trained)
     right = sum(f.text == row.reference for f, row in zip(found, copies(100), strict=True) if f.used)
-    assert right > 50, "chance is 6 of 100"
+    assert right > 20, "chance is 6 of 100"
 
 
 def test_requests_do_not_influence_each_other(trained: GenFuser, monkeypatch: pytest.MonkeyPatch):

@@ -132,7 +132,7 @@ def test_passes_hold_every_row_once_and_are_bounded() -> None:
     chosen = list(passes(lengths))
     assert sorted(k for rows in chosen for k in rows) == list(range(500))
     for rows in chosen:
-        width = -(-max(lengths[k] for k in rows) // 16) * 16
+        width = -(-max(lengths[k] for k in rows) // 8) * 8
         assert len(rows) == 1 or len(rows) * width <= 4096
     assert list(passes([])) == []
 

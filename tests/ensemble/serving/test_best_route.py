@@ -75,7 +75,7 @@ async def test_the_cheapest_that_is_good_enough_is_called(
 
 
 async def test_the_answer_is_picked_by_a_ranker() -> None:
-    async def rank(source: str, texts: list[str]) -> list[float]:
+    async def rank(source: str, texts: list[str], models: list[str]) -> list[float]:
         return [float(text == "one") for text in texts]
 
     decision, said, _ = told(await run(strategy(pools(), 0.2, select="ranker", rank=rank)))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from serve_app.ensemble.base import Fused
-from serve_app.ensemble.ranking.pair_ranker import load_ranker
+from serve_app.ensemble.ranking.model_prior import ModelPrior
+from serve_app.ensemble.ranking.pair_ranker import PairRanker, load_ranker
 from serve_app.ensemble.serving.model_loading import ModelKind, ModelLoader, ModelThreads
 from serve_app.errors import ConfigError
 from tests.cascade.fakes import run, told
@@ -58,6 +59,25 @@ async def test_an_ensemble_is_ranked_by_a_real_ranker(folders: dict[str, Path], 
     assert said == ["3", "9", "1"][int(np.argmax(scores))] and "ranked first of 3" in decision.reason
 
 
+async def test_a_ranker_is_told_which_model_wrote_a_candidate(
+    folders: dict[str, Path], here: ModelThreads, tmp_path: Path
+) -> None:
+    ranker = load_ranker(folders["ranker"])
+    told_of = PairRanker(ranker.network, ranker._weights, {}, ModelPrior(0.0, {"m-a": 0.0, "m-b": 9.0, "m-c": 1.0}))
+    told_of.save(tmp_path / "told")
+    rank, made = ModelLoader(here).ranker(tmp_path / "told"), plan(("a", "b", "c"), select="ranker")
+    pools = members(a="3", b="9", c="1")
+    decision, said, _ = told(await run(ensemble(pools, made, rank=rank, rank_s=20.0)))
+    assert (decision.pool, said) == ("b", "9") and decision.features["b:score"] > decision.features["c:score"]
+    pools = members(a="3", b="3!", c="1")
+    decision, said, _ = told(await run(ensemble(pools, made, rank=rank, rank_s=20.0)))
+    assert said == "1", "near-duplicates count as those of the first that is called"
+    unknown = members(a="3", b="9", d="1")
+    decision, *_ = told(await run(ensemble(unknown, plan(tuple(unknown), select="ranker"), rank=rank, rank_s=20.0)))
+    found = [decision.features[f"{name}:score"] for name in "abd"]
+    np.testing.assert_allclose(found, ranker.scores("what?", ["3", "9", "1"]), atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["ranker", "fuser"])
 def test_what_cannot_be_loaded_is_said_with_its_folder(tmp_path: Path, here: ModelThreads, kind: ModelKind) -> None:
     with pytest.raises(ConfigError, match=str(tmp_path)):
@@ -94,9 +114,11 @@ class Elsewhere:
     def __init__(self, threads: ModelThreads) -> None:
         self.threads, self.calls = threads, 0
 
-    async def rank(self, folder: str, version: str, source: str, candidates: Sequence[str]) -> Sequence[float]:
+    async def rank(
+        self, folder: str, version: str, source: str, candidates: Sequence[str], models: Sequence[str] = ()
+    ) -> Sequence[float]:
         self.calls += 1
-        return await self.threads.rank(folder, version, source, candidates)
+        return await self.threads.rank(folder, version, source, candidates, models)
 
     async def fuse(self, folder: str, version: str, source: str, candidates: Sequence[str]) -> Fused:
         self.calls += 1

@@ -115,13 +115,16 @@ class Trusts:
     """An agreement model that believes one member alone."""
 
     def __init__(self, member: str, probability: float) -> None:
-        self.member, self.sure = member, probability
+        self.member, self.right = member, probability
 
     def for_query(self, query: object) -> "Trusts":
         return self
 
     def probability(self, votes: object) -> tuple[str, float]:
-        return next(v.answer for v in votes if v.member == self.member), self.sure  # type: ignore[attr-defined]
+        return next(v.answer for v in votes if v.member == self.member), self.right  # type: ignore[attr-defined]
+
+    def sure(self, votes: object) -> float:
+        return self.probability(votes)[1]
 
 
 @BOTH
@@ -142,7 +145,7 @@ async def test_an_agreement_model_that_fails_leaves_the_plurality(stream: bool) 
 async def test_the_ranker_sees_each_answer_once(stream: bool) -> None:
     seen = []
 
-    async def rank(source: str, texts: object) -> list[float]:
+    async def rank(source: str, texts: object, models: object) -> list[float]:
         seen.append((source, sorted(texts)))  # type: ignore[call-overload]
         return [float(len(t)) for t in texts]  # type: ignore[attr-defined]
 

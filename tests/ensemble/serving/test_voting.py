@@ -57,6 +57,9 @@ class Slow:
         self.calls += 1
         return votes[0].answer, 0.5  # type: ignore[index]
 
+    def sure(self, votes: object) -> float:
+        return self.probability(votes)[1]
+
 
 def test_fifty_different_answers_ask_the_model_nothing_on_the_way() -> None:
     model = Slow()

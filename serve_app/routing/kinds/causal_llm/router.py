@@ -18,10 +18,9 @@ from serve_app.routing.kinds.causal_llm.rating_model import (
     INSTRUCTION,
     RATINGS,
     RatingModel,
-    RatingRecipe,
     check_files,
-    train_ratings,
 )
+from serve_app.routing.kinds.causal_llm.rating_training import RatingRecipe, train_ratings
 from serve_app.types import Query
 
 GOOD = 4
@@ -39,6 +38,7 @@ class CausalLlmRouter(LearnedRouter):
     the strong win rate over all pairs of samples in fifths, 5 where it is below 0.2 down to 1 from 0.8 on (with one
     sample each: 1 where the strong model is better, else 5), and of the pair's further preferences 1 where the strong
     model won, 4 for a tie, 5 where the weak model won. `model` is a Hugging Face folder, or `lab:large` and the like.
+    With `checkpoint`, a folder, a killed `fit` resumes.
     """
 
     name = "causal_llm"
@@ -59,6 +59,7 @@ class CausalLlmRouter(LearnedRouter):
                 f"max_tokens {self.max_tokens}; give at least 1, at least 1, more than 0 and at least 16"
             )
         self.recipe = RatingRecipe(self.epochs, self.learning_rate, self.batch, self.seed)
+        self.checkpoint: Path | None = None
         self.model_: RatingModel | None = None
 
     def fit(self, dataset: Dataset, report: Report = silent) -> Self:
@@ -73,7 +74,7 @@ class CausalLlmRouter(LearnedRouter):
             raise ConfigError("causal_llm: no query has a quality or a preference of the pair; score the dataset first")
         report(f"{len(ratings):,} ratings, {np.bincount(ratings, minlength=6)[1:].tolist()} from 1 to 5")
         model = RatingModel(self._folder(), self.instruction, self.max_tokens)
-        train_ratings(model, questions, ratings, self.recipe, report)
+        train_ratings(model, questions, ratings, self.recipe, report, self.checkpoint)
         self.model_ = model
         return self
 

@@ -1,0 +1,1 @@
+"""Fitted ensembles on recorded answers of real models: quality against strong calls and cost."""
