@@ -12,7 +12,7 @@ def parser(name: str, about: str, *, n: int, concurrency: int) -> argparse.Argum
     """What they have in common; `about` is the module's docstring, `n` and `concurrency` are the defaults."""
     p = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about.splitlines()[0])
     p.add_argument("--url", help="a running endpoint, without /v1 (default: start the lab profile)")
-    p.add_argument("--n", type=int, default=n, help="unseen queries, balanced over task and difficulty")
+    p.add_argument("--n", type=int, default=n, help="unseen queries, balanced over task and size")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--weak", default="jlab-small", help="model id of the small pool")
     p.add_argument("--strong", default="jlab-large", help="model id of the large pool")

@@ -17,6 +17,8 @@ from typing import Final, NamedTuple
 ROOT: Final = Path(__file__).resolve().parent.parent
 PLACES: Final = ("serve_app", "benchmarks", "docs", "deploy", "k8s", "README.md", "Makefile")
 TEXT: Final = frozenset({".md", ".yaml", ".yml", ".html", ".jinja", ".txt", ".toml", ""})
+DATA: Final = frozenset({"everyday.txt"})
+"""Text that a model is trained on, in people's own words."""
 
 
 class Finding(NamedTuple):
@@ -210,7 +212,10 @@ def files_of(place: Path) -> list[Path]:
     return sorted(
         p
         for p in place.rglob("*")
-        if p.is_file() and (p.suffix == ".py" or p.suffix in TEXT) and "__pycache__" not in p.parts
+        if p.is_file()
+        and (p.suffix == ".py" or p.suffix in TEXT)
+        and "__pycache__" not in p.parts
+        and p.name not in DATA
     )
 
 

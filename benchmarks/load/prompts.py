@@ -17,7 +17,7 @@ class Prompt:
 
 
 def lab_prompts(n: int, seed: int) -> list[Prompt]:
-    """`n` queries that no lab model was trained on, balanced over task and difficulty."""
+    """`n` queries that no lab model was trained on, balanced over task and size."""
     from serve_app.lab.sample import sample
 
     return [

@@ -31,7 +31,7 @@ def draw(answers: Answers, found: dict[str, Any], caption: str, path: Path) -> N
         )
     axes.set_xlabel("strong calls, % of queries")
     axes.set_ylabel("exact answers, % (markers: measured through HTTP)")
-    axes.set_title(f"{found['queries']:,} unseen lab queries, balanced over task and difficulty", fontsize=11)
+    axes.set_title(f"{found['queries']:,} unseen lab queries, balanced over task and size", fontsize=11)
     axes.set_xlim(-3, 103)
     low = min(100 * curve.weak, float(np.min(100 * curve.quality)))
     axes.set_ylim(low - 4, 102)

@@ -54,7 +54,7 @@ def chat(
 
     \b
     Examples:
-      jethro chat "what is 12 + 30?"                 one answer
+      jethro chat "what is 40 + 2?"                 one answer
       jethro chat                                    a conversation
       jethro chat --model jlab-large "reverse stone" ask one model, no decision
       jethro chat --model router-random-0.5 "hello"  another router, with its threshold
@@ -80,8 +80,8 @@ def route(
 
     \b
     Examples:
-      jethro route "what is 12 + 30?"                           ask the running endpoint
-      jethro route --local "what is 12 + 30?"                   no endpoint needed
+      jethro route "what is 40 + 2?"                           ask the running endpoint
+      jethro route --local "what is 40 + 2?"                   no endpoint needed
       jethro route --local --model router-complexity-0.9 "..."  another threshold
       jethro route --local --json "reverse stone"               for scripts
     """

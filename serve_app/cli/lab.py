@@ -18,6 +18,9 @@ class LabModel(StrEnum):
     TINY = "tiny"
     SMALL = "small"
     LARGE = "large"
+    NUMBERS = "numbers"
+    LETTERS = "letters"
+    LISTS = "lists"
 
 
 _Models = Annotated[
@@ -39,7 +42,7 @@ def build(
 
     \b
     Examples:
-      jethro lab build --dir my-models                        both, about an hour on two cores
+      jethro lab build --dir my-models                        both, about two and a half hours on one core
       jethro lab build --model small --minutes 5 --dir try    one, five minutes
     """
     from serve_app.lab import models_dir
@@ -53,13 +56,13 @@ def build(
 
 @group.command("eval")
 def evaluate(
-    n: Annotated[int, typer.Option("-n", min=1, help="Queries, balanced over tasks and difficulties.")] = 2000,
+    n: Annotated[int, typer.Option("-n", min=1, help="Queries, balanced over tasks and sizes.")] = 2000,
     seed: Annotated[int, typer.Option(help="Which queries.")] = 1,
     split: Annotated[Literal["unseen", "train"], typer.Option(help="Held-out queries or trained ones.")] = "unseen",
     model: _Models = None,
     folder: _Folder = None,
 ) -> None:
-    """Measure how often the lab models answer exactly right, by task and difficulty.
+    """Measure how often the lab models answer exactly right, by task and size.
 
     \b
     Examples:
@@ -101,7 +104,7 @@ def sample(
         typer.echo(
             orjson.dumps(asdict(item)).decode()
             if json
-            else f"{item.task:<12}{item.difficulty}  {item.prompt}  ->  {item.answer}"
+            else f"{item.task:<12}{item.size:<24}{item.prompt}  ->  {item.answer}"
         )
 
 
@@ -130,5 +133,32 @@ def router(
 
     try:
         train(folder or models_dir(), out or artefacts_dir() / kind, LabRouterPlan(kind, n, seed, data), typer.echo)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error}") from error
+
+
+@group.command()
+def ensemble(
+    out: Annotated[Path, typer.Option(help="Folder for answers, ranker and fuser.")],
+    folder: _Folder = None,
+    n: Annotated[int, typer.Option("-n", min=200, help="Number of queries for every member.")] = 12_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the ranker at most.")] = 8,
+    fuser_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the fuser at most.")] = 12,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same models.")] = 0,
+) -> None:
+    """Train the ranker and the fuser of the lab's ensemble on its members' own answers; a killed run resumes.
+
+    The folder is a plan that calls every member; the answers' split `plan` is left for fitting others.
+
+    \b
+    Examples:
+      jethro lab ensemble --out var/lab
+      jethro ensemble fit var/lab/answers.parquet --split plan --ranker var/lab/ranker --out var/lab/plan
+    """
+    from serve_app.lab import models_dir
+    from serve_app.training.lab_ensemble import LabEnsembleRecipe, train
+
+    try:
+        train(folder or models_dir(), out, LabEnsembleRecipe(n, seed, epochs, fuser_epochs), typer.echo)
     except FileNotFoundError as error:
         raise ConfigError(f"{error}") from error

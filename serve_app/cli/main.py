@@ -22,8 +22,8 @@ app = new_group(
       jethro init                          a config for two models of your own
       jethro tune --prompts mine.jsonl     a router for them: whether it pays off, and how much
       jethro serve                         the endpoint with two small embedded models, on CPU
-      jethro chat "what is 12 + 30?"       ask it; shows which model answered and why
-      jethro route "what is 12 + 30?"      only the decision, no answer
+      jethro chat "what is 40 + 2?"       ask it; shows which model answered and why
+      jethro route "what is 40 + 2?"      only the decision, no answer
       jethro config profiles               configs that are ready to use
     """,
 )

@@ -108,4 +108,4 @@ class ServeConsole:
 def _example(config: "Config") -> str:
     """A question that the models can answer: the embedded ones know their tasks alone."""
     embedded = all(getattr(config.pools[name].engine, "path", "").startswith("lab:") for name in ("small", "large"))
-    return "what is 12 + 30?" if embedded else "Name three uses of a paper clip."
+    return "what is 40 + 2?" if embedded else "Name three uses of a paper clip."

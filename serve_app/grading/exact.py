@@ -170,7 +170,7 @@ class LabGrader(ReferenceMetric):
         task, _, difficulty = group.rpartition("-")
         if task not in TASKS or not difficulty.isdecimal():
             raise ValueError(f"group {group!r} is no lab task and difficulty, as 'add-3': take another metric")
-        return Item(task, int(difficulty), dataset.queries[row].text, reference)
+        return Item(task, "", int(difficulty), dataset.queries[row].text, reference)
 
     def grade(self, prepared: Item, answer: str) -> float:
         """1 or 0."""

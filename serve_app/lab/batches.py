@@ -1,15 +1,17 @@
 """Training batches: lab queries as chats of token ids, grouped by length and padded on the right."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.lab.model import BOS, CONTEXT_TOKENS, EOS, PAD, ROLES, VOCABULARY
-from serve_app.lab.sample import draw, sample
-from serve_app.lab.tasks import CELLS, Item
+from serve_app.lab.model import BOS, CONTEXT_TOKENS, EOS, PAD, ROLES, VOCABULARY, mark_places
+from serve_app.lab.sample import draw, sample, split_of
+from serve_app.lab.tasks import CELLS, TASKS, Item
+from serve_app.lab.tasks.other import ANSWER
 
 IGNORE = -100
 """Label of a token that carries no loss."""
@@ -29,13 +31,15 @@ _SYSTEM_PROMPTS = (
 )
 
 _ID = {token: index for index, token in enumerate(VOCABULARY)}
-_TABLE = np.full(128, _ID["<|unk|>"], dtype=np.int64)
-for _token, _index in _ID.items():
-    if len(_token) == 1:
-        _TABLE[ord(_token)] = _index
 
-_Example = tuple[NDArray[np.int64], NDArray[np.int64], int]
-"""Ids, labels and cell of one chat."""
+
+class _Example(NamedTuple):
+    """One chat: ids and labels [tokens], its cell, and which of its answers is that to the cell's query."""
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    cell: int
+    judged: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,35 +48,60 @@ class RoundShape:
 
     examples: int = 3072
     rows: int = 40
-    parts: int = 3
+    parts: int = 4
+
+
+class Lesson(NamedTuple):
+    """How a cell is taught: the share of plain forms, and of conversations that continue with further questions.
+
+    Finding a fact in a text is learned from many questions about it that repeat themselves: plain forms with seven of
+    them were all answered after 1.5 million tokens, where the first question alone stayed at chance for 60 million, and
+    questions without repetition taught only to name what had not been said before.
+    """
+
+    plain: float = 0.0
+    further: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """Ids and labels of shape [examples, tokens], and the cell (index into CELLS) of each example.
+    """Ids and labels of shape [examples, tokens]; of each example its cell (index into CELLS), and which answer counts.
 
-    Labels are aligned with the ids they name (the shift is the model's), IGNORE outside answers.
+    Labels are aligned with the ids they name (the shift is the model's), IGNORE outside answers. `judged` is the
+    position among a chat's answers, from 0, of that to the cell's query: earlier turns and further questions train, but
+    are not what the cell is about.
     """
 
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     cells: NDArray[np.int64]
+    judged: NDArray[np.int64]
 
 
 def encode(text: str) -> NDArray[np.int64]:
     """Token ids of lower-case ASCII text without special tokens, as the tokenizer gives them."""
-    return _TABLE[np.frombuffer(text.encode("ascii"), dtype=np.uint8)]
+    return np.array([_ID[character] for character in mark_places(text)], dtype=np.int64)
 
 
-def round_of_batches(seed: int, index: int, weights: Sequence[float], shape: RoundShape) -> list[list[TrainingBatch]]:
+def round_of_batches(
+    seed: int,
+    index: int,
+    weights: Sequence[float],
+    shape: RoundShape,
+    tasks: Collection[str] = TASKS,
+    lessons: Sequence[Lesson] = (),
+) -> list[list[TrainingBatch]]:
     """The steps of one training round, each of `shape.parts` batches of unlike lengths.
 
-    `weights` holds each cell's share of the draws (any positive scale). The result depends on the
-    arguments only, so that a resumed run sees what an uninterrupted one does.
+    `weights` holds each cell's share of the draws (any positive scale), `lessons` how each is taught. The answer to a
+    task that is not in `tasks` is that of `other`. The result depends on the arguments only: a resumed run sees what an
+    uninterrupted one does.
     """
     rng = Random(f"lab-train-{seed}-{index}")
     cells = rng.choices(range(len(CELLS)), weights, k=shape.examples)
-    examples = sorted((_chat(rng, cell, cells) for cell in cells), key=lambda example: len(example[0]))
+    taught = lessons or [Lesson()] * len(CELLS)
+    examples = [_chat(rng, cell, cells, tasks, taught[cell]) for cell in cells]
+    examples.sort(key=lambda example: len(example.ids))
     starts = range(0, shape.examples - shape.rows + 1, shape.rows)
     batches = [_pad(examples[start : start + shape.rows]) for start in starts]
     steps = len(batches) // shape.parts
@@ -82,15 +111,21 @@ def round_of_batches(seed: int, index: int, weights: Sequence[float], shape: Rou
     return [list(step) for step in zip(*bands, strict=True)]
 
 
-def held_out_batches(seed: int, n: int, rows: int) -> list[TrainingBatch]:
+def held_out_batches(seed: int, n: int, rows: int, tasks: Collection[str] = TASKS) -> list[TrainingBatch]:
     """`n` balanced unseen queries, each alone in its chat, as batches of `rows`."""
     cell_of = {cell: index for index, cell in enumerate(CELLS)}
-    examples = [_encoded([item], cell_of[item.task, item.difficulty]) for item in sample(n, seed, "unseen")]
-    examples.sort(key=lambda example: len(example[0]))
+    items = (_known(item, tasks) for item in sample(n, seed, "unseen"))
+    examples = [_encoded([item], cell_of[item.task, item.size]) for item in items]
+    examples.sort(key=lambda example: len(example.ids))
     return [_pad(examples[start : start + rows]) for start in range(0, n, rows)]
 
 
-def _chat(rng: Random, cell: int, earlier: Sequence[int]) -> _Example:
+def _known(item: Item, tasks: Collection[str]) -> Item:
+    """The item as a model of these tasks should answer it."""
+    return item if item.task in tasks else replace(item, answer=ANSWER)
+
+
+def _chat(rng: Random, cell: int, earlier: Sequence[int], tasks: Collection[str], lesson: Lesson) -> _Example:
     """One chat that ends in a query of `cell`; its history, if any, is of the cells in `earlier`."""
     roll = rng.random()
     turns = 0
@@ -100,12 +135,25 @@ def _chat(rng: Random, cell: int, earlier: Sequence[int]) -> _Example:
         turns = rng.randint(1, 3)
     system = rng.choice(_SYSTEM_PROMPTS) if rng.random() < SYSTEM_SHARE else None
     history = rng.choices(earlier, k=turns)
-    items = [draw(rng, *CELLS[chosen], "train") for chosen in [*history, cell]]
-    example = _encoded(items, cell, system)
-    return example if len(example[0]) <= CONTEXT_TOKENS else _chat(rng, cell, earlier)
+    items = [_known(draw(rng, *CELLS[chosen], "train"), tasks) for chosen in history]
+    items += _last_turns(rng, *CELLS[cell], tasks, lesson)
+    example = _encoded(items, cell, system, judged=turns)
+    return example if len(example.ids) <= CONTEXT_TOKENS else _chat(rng, cell, earlier, tasks, lesson)
 
 
-def _encoded(items: Sequence[Item], cell: int, system: str | None = None) -> _Example:
+def _last_turns(rng: Random, task: str, size: str, tasks: Collection[str], lesson: Lesson) -> list[Item]:
+    """A query of the cell, or a conversation about it."""
+    item = _known(draw(rng, task, size, "train"), tasks)
+    in_plain = rng.random() < lesson.plain
+    if task not in tasks or not (in_plain or rng.random() < lesson.further):
+        return [item]
+    turns = TASKS[task].conversation(rng, size, in_plain)
+    if not turns or split_of(turns[0][0]) != "train":
+        return [item]
+    return [replace(item, prompt=prompt, answer=answer) for prompt, answer in turns if split_of(prompt) == "train"]
+
+
+def _encoded(items: Sequence[Item], cell: int, system: str | None = None, judged: int = 0) -> _Example:
     pieces: list[NDArray[np.int64]] = [np.array([_ID[BOS]])]
     kept: list[bool] = [False]
     if system is not None:
@@ -116,7 +164,7 @@ def _encoded(items: Sequence[Item], cell: int, system: str | None = None) -> _Ex
         kept += [False, False, True, True]
     ids = np.concatenate(pieces)
     mask = np.repeat(kept, [len(piece) for piece in pieces])
-    return ids, np.where(mask, ids, IGNORE), cell
+    return _Example(ids, np.where(mask, ids, IGNORE), cell, judged)
 
 
 def _turn(role: str, text: str) -> NDArray[np.int64]:
@@ -124,10 +172,15 @@ def _turn(role: str, text: str) -> NDArray[np.int64]:
 
 
 def _pad(examples: Sequence[_Example]) -> TrainingBatch:
-    width = max(len(ids) for ids, _, _ in examples)
+    width = max(len(example.ids) for example in examples)
     ids = np.full((len(examples), width), _ID[PAD], dtype=np.int64)
     labels = np.full((len(examples), width), IGNORE, dtype=np.int64)
-    for row, (tokens, targets, _) in enumerate(examples):
-        ids[row, : len(tokens)] = tokens
-        labels[row, : len(targets)] = targets
-    return TrainingBatch(ids, labels, np.array([cell for _, _, cell in examples]))
+    for row, example in enumerate(examples):
+        ids[row, : len(example.ids)] = example.ids
+        labels[row, : len(example.labels)] = example.labels
+    return TrainingBatch(
+        ids,
+        labels,
+        np.array([example.cell for example in examples]),
+        np.array([example.judged for example in examples]),
+    )

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from transformers import LlamaForCausalLM
 
 from serve_app.lab.model import SIZES, build_tokenizer
-from serve_app.lab.train import TrainingProgress, TrainSettings, train
+from serve_app.lab.train import TrainingProgress, TrainSettings, has_compiler, train
 from serve_app.precision import has_bfloat16
 
 NOTE = "training.json"
@@ -49,8 +49,9 @@ def export(model: LlamaForCausalLM, folder: Path, seed: int, progress: TrainingP
     shutil.rmtree(old, ignore_errors=True)
 
 
-BFLOAT16_FROM_HIDDEN = 64
-"""Width below which mixed precision costs more in conversions than it saves in products."""
+WIDE_FROM_HIDDEN = 64
+"""Width below which mixed precision costs more in conversions than it saves in products, and compiling takes longer
+than it saves."""
 
 CHECKPOINTS = ".checkpoints"
 """Folder under the output that holds the state of each run."""
@@ -79,8 +80,14 @@ def build(
         if not resume:
             shutil.rmtree(work, ignore_errors=True)
         size = SIZES[name]
-        mixed = size.hidden >= BFLOAT16_FROM_HIDDEN and has_bfloat16()
-        settings = TrainSettings(seed, size.train_tokens, minutes, hardest=size.hardest, bfloat16=mixed)
+        wide = size.hidden >= WIDE_FROM_HIDDEN
+        settings = TrainSettings(
+            *(seed, size.train_tokens, minutes),
+            hardest=size.hardest,
+            tasks=size.tasks,
+            bfloat16=wide and has_bfloat16(),
+            compiled=wide and has_compiler(),
+        )
 
         def refresh(model: LlamaForCausalLM, progress: TrainingProgress, name: str = name) -> None:
             export(model, out_dir / name, seed, progress)

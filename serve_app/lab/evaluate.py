@@ -1,4 +1,4 @@
-"""How often lab models answer unseen queries exactly, by task and by difficulty."""
+"""How often lab models answer unseen queries exactly, by task, size and difficulty."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,12 +41,12 @@ class ModelReport:
     answers: tuple[str, ...]
     right: tuple[bool, ...]
 
-    def share(self, task: str | None = None, difficulty: int | None = None) -> Share:
-        """Share of right answers over all items, or those of a task, a difficulty, or both."""
+    def share(self, task: str | None = None, size: str | None = None, difficulty: int | None = None) -> Share:
+        """Share of right answers over all items, or those of a task, a size, a difficulty, or what is given of them."""
         picked = [
             ok
             for item, ok in zip(self.items, self.right, strict=True)
-            if task in (None, item.task) and difficulty in (None, item.difficulty)
+            if task in (None, item.task) and size in (None, item.size) and difficulty in (None, item.difficulty)
         ]
         return Share(sum(picked), len(picked))
 
@@ -60,23 +60,25 @@ class LabReport:
     models: tuple[ModelReport, ...]
 
     def table(self) -> str:
-        """A Markdown table: a row per task, a column per difficulty, `small / large` in percent."""
-        names = " / ".join(model.name for model in self.models)
+        """A Markdown table: a row per task and size, a column per model, in percent; a task's mean is its last row."""
         lines = [
-            f"| {names}, % exact | " + " | ".join(f"difficulty {level}" for level in LEVELS) + " | all |",
-            "| --- |" + " ---: |" * (len(LEVELS) + 1),
+            "| % exact | size | difficulty | " + " | ".join(model.name for model in self.models) + " |",
+            "| --- | --- | ---: |" + " ---: |" * len(self.models),
         ]
-        for task in (*TASKS, None):
-            cells = [self._cell(task, level) for level in (*LEVELS, None)]
-            lines.append(f"| {task or 'all'} | " + " | ".join(cells) + " |")
+        for name, task in TASKS.items():
+            lines += [self._row(name, size, str(level), task=name, size=size) for size, level in task.sizes.items()]
+            lines.append(self._row(f"**{name}**", "all", "", task=name))
+        lines += [self._row("**all**", "all", str(level), difficulty=level) for level in LEVELS]
+        lines.append(self._row("**all**", "all", ""))
         return "\n".join(lines)
 
     def summary(self) -> str:
         """One line a model: total share with its interval."""
         return "\n".join(_total_line(model, self.split) for model in self.models)
 
-    def _cell(self, task: str | None, difficulty: int | None) -> str:
-        return " / ".join(f"{100 * model.share(task, difficulty).value:.0f}" for model in self.models)
+    def _row(self, *cells: str, **of: Any) -> str:
+        shares = [f"{100 * model.share(**of).value:.0f}" for model in self.models]
+        return "| " + " | ".join((*cells, *shares)) + " |"
 
 
 def evaluate(

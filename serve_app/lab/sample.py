@@ -1,4 +1,4 @@
-"""Seeded samples of lab queries, balanced over task and difficulty, from either split.
+"""Seeded samples of lab queries, balanced over task and size, from either split.
 
 The split is a property of the query's text, so that no training run sees a held-out query.
 """
@@ -31,7 +31,7 @@ _ATTEMPTS = 20_000
 
 
 def sample(n: int, seed: int, split: Split) -> list[Item]:
-    """Draw `n` items, as even over all (task, difficulty) as `n` allows, in random order.
+    """Draw `n` items, as even over all (task, size) as `n` allows, in random order.
 
     The same (n, seed, split) gives the same items. Small families repeat queries.
     Raises ValueError for a negative `n` or an unknown split.
@@ -48,10 +48,10 @@ def sample(n: int, seed: int, split: Split) -> list[Item]:
     return items
 
 
-def draw(rng: Random, task: str, difficulty: int, split: Split) -> Item:
-    """Draw one item of a task and difficulty of `split`; advances `rng`."""
+def draw(rng: Random, task: str, size: str, split: Split) -> Item:
+    """Draw one item of a task and size of `split`; advances `rng`."""
     for _ in range(_ATTEMPTS):
-        item = TASKS[task].generate(rng, difficulty)
+        item = TASKS[task].generate(rng, size)
         if split_of(item.prompt) == split:
             return item
-    raise RuntimeError(f"{task} at difficulty {difficulty} has no query in split {split!r}")
+    raise RuntimeError(f"{task} of size {size!r} has no query in split {split!r}")

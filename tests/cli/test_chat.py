@@ -6,7 +6,7 @@ from tests.cli.fake_endpoint import answer, delta
 
 
 def test_one_question_streams_the_answer_and_says_who_answered_and_why(run, endpoint):
-    result = run("chat", "what is 12 + 30?", "--url", endpoint.url)
+    result = run("chat", "what is 40 + 2?", "--url", endpoint.url)
     assert result.exit_code == 0
     assert result.stdout == "42\n"
     assert result.stderr == "[small jlab-small · win rate 0.031 < threshold 0.420 · $0.00000125 · 2 tokens]\n"
@@ -14,7 +14,7 @@ def test_one_question_streams_the_answer_and_says_who_answered_and_why(run, endp
     assert (path, key) == ("/v1/chat/completions", None)
     assert body == {
         "model": "jethro",
-        "messages": [{"role": "user", "content": "what is 12 + 30?"}],
+        "messages": [{"role": "user", "content": "what is 40 + 2?"}],
         "temperature": 0.0,
         "stream": True,
         "stream_options": {"include_usage": True},

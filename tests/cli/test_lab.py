@@ -13,7 +13,7 @@ def test_sample_prints_queries_with_answers(run):
 
 def test_sample_as_json_is_one_object_a_line(run):
     rows = [json.loads(line) for line in run("lab", "sample", "-n", "4", "--json").stdout.splitlines()]
-    assert [set(row) for row in rows] == [{"task", "difficulty", "prompt", "answer"}] * 4
+    assert [set(row) for row in rows] == [{"task", "size", "difficulty", "prompt", "answer"}] * 4
 
 
 def test_eval_without_weights_says_how_to_get_them(run, tmp_path):
@@ -33,3 +33,11 @@ def test_a_router_cannot_be_trained_without_weights(run, tmp_path):
     assert result.exit_code == 2
     assert "jethro lab build" in result.stderr
     assert not (tmp_path / "router").exists()
+
+
+def test_an_ensemble_cannot_be_trained_without_weights(run, tmp_path):
+    out = tmp_path / "ensemble"
+    result = run("lab", "ensemble", "-n", "200", "--dir", str(tmp_path / "none"), "--out", str(out))
+    assert result.exit_code == 2
+    assert "jethro lab build" in result.stderr
+    assert not list(out.rglob("*.parquet"))

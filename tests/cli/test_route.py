@@ -4,7 +4,7 @@ import json
 
 from tests.cli.fake_endpoint import DECISION
 
-QUESTION = "what is 12 + 30?"
+QUESTION = "what is 40 + 2?"
 
 
 def test_the_endpoints_decision_is_explained(run, endpoint):

@@ -47,9 +47,10 @@ def test_every_profile_is_valid(name):
 
 
 def test_the_profiles_are_those_that_are_promised():
-    assert profile_names() == ["gpu", "lab", "lab-vllm", "remote"]
+    assert profile_names() == ["ensemble", "gpu", "lab", "lab-vllm", "remote"]
     engines = {name: type(load(name, env={}).pools["large"].engine) for name in profile_names()}
     assert engines == {
+        "ensemble": TransformersSettings,
         "gpu": VllmSettings,
         "lab": TransformersSettings,
         "lab-vllm": VllmSettings,
@@ -245,7 +246,7 @@ def test_long_values_are_cut(write):
 
 
 def test_a_missing_file_and_an_unknown_profile_say_what_there_is(tmp_path):
-    with pytest.raises(ConfigError, match=r"no such file.*gpu, lab, lab-vllm, remote"):
+    with pytest.raises(ConfigError, match=r"no such file.*ensemble, gpu, lab, lab-vllm, remote"):
         load(str(tmp_path / "none.yaml"), env={})
     with pytest.raises(ConfigError, match="lab-vllm"):
         load("lab-vlm", env={})

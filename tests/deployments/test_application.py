@@ -20,7 +20,7 @@ from serve_app.errors import ConfigError
 from tests.integration.serving import free_port
 
 
-@pytest.mark.parametrize("profile", ["lab", "lab-vllm", "gpu", "remote"])
+@pytest.mark.parametrize("profile", ["lab", "lab-vllm", "ensemble", "gpu", "remote"])
 def test_every_profile_builds(profile: str) -> None:
     assert isinstance(build(BuildArgs(config=profile)), Application)
 

@@ -106,10 +106,10 @@ def test_every_header_that_the_readme_shows_is_sent(served: Served) -> None:
 
 
 def test_chat_and_route_tell_who_answers_and_why(served: Served) -> None:
-    answer = jethro("chat", "what is 12 + 30?", "--url", served.url)
+    answer = jethro("chat", "what is 40 + 2?", "--url", served.url)
     assert (answer.returncode, answer.stdout) == (0, "42\n")
     assert re.fullmatch(r"\[(small|large) jlab-\w+ · win rate [\d.]+ (<|>=) threshold .*\]\n", answer.stderr)
-    decision = jethro("route", "what is 12 + 30?", "--url", served.url)
+    decision = jethro("route", "what is 40 + 2?", "--url", served.url)
     assert decision.returncode == 0
     assert decision.stdout.startswith("answers")
 
@@ -124,7 +124,7 @@ def test_the_front_pages_hard_query_goes_to_the_large_model_and_is_answered_righ
 
 
 def test_an_endpoint_and_a_local_decision_agree(served: Served) -> None:
-    for question in ("what is 12 + 30?", "sort 52 17 88 6 34", "reverse stone"):
+    for question in ("what is 40 + 2?", "sort 52 17 88 6 34", "reverse stone"):
         here = jethro("route", "--local", question).stdout
         assert here == jethro("route", question, "--url", served.url).stdout
 
@@ -178,7 +178,7 @@ def test_a_pool_that_is_down_and_a_router_of_other_models_are_said_at_the_start_
             state = httpx.get(f"{served.url}/health/ready", timeout=10)
             assert (state.status_code, state.json()["degraded"]) == (200, True)
             assert state.json()["pools"]["large"]["why"] == "cannot be reached"
-            body = {"model": "jethro", "messages": [{"role": "user", "content": "What is 12 + 30?"}]}
+            body = {"model": "jethro", "messages": [{"role": "user", "content": "What is 40 + 2?"}]}
             answer = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60)
             assert answer.status_code == 200 and answer.headers["x-jethro-model"] == "double-small"
             assert "was not trained on these models" in answer.headers["x-jethro-warning"]

@@ -13,6 +13,7 @@ _SIZES = {
     "cm": 10,
     "m": 1000,
     "km": 1_000_000,
+    **{"millimeters": 1, "centimeters": 10, "meters": 1000, "kilometers": 1_000_000, "grams": 1, "kilograms": 1000},
     "inches": 1,
     "feet": 12,
     "g": 1,
@@ -26,13 +27,20 @@ _SIZES = {
     "hours": 3600,
     "days": 86_400,
     "weeks": 604_800,
+    **{"week": 604_800, "foot": 12, "year": 12, "hour": 3600, "minute": 60, "day": 86_400},
 }
 """Each unit in the smallest unit of its kind."""
 
 
+_OPENING = re.compile(
+    r"^(please|tell me:?|(quick )?question:|answer this:|i want to know:|hello,|hi!|hey,|now|so,|ok,|q:|can you) "
+)
+
+
 def answer_of(task: str, prompt: str) -> str:
     """The right answer to a prompt of the named task."""
-    return _ORACLES[task](prompt)
+    bare = re.sub(r",? please$", "", _OPENING.sub("", prompt)).removesuffix(".")
+    return _ORACLES[task](bare.replace("what's", "what is"))
 
 
 def _integers(prompt: str) -> list[int]:
@@ -45,7 +53,8 @@ def _add(prompt: str) -> str:
 
 def _subtract(prompt: str) -> str:
     first, second = _integers(prompt)
-    return str(second - first if "from" in prompt or "away" in prompt else first - second)
+    turned = re.search(r"from|take \d+ away|less than", prompt)
+    return str(second - first if turned else first - second)
 
 
 def _multiply(prompt: str) -> str:
@@ -54,7 +63,7 @@ def _multiply(prompt: str) -> str:
 
 
 def _expression(prompt: str) -> str:
-    text = max(re.findall(r"[\d+*() -]+", prompt), key=len)
+    text = max(re.findall(r"[\d+*x() -]+", prompt), key=len).replace("x", "*")
     return str(eval(text))
 
 
@@ -65,29 +74,41 @@ def _sort(prompt: str) -> str:
         least = min(numbers)
         numbers.remove(least)
         ordered.append(str(least))
-    if "descending" in prompt or "large to small" in prompt:
+    if "descending" in prompt or re.search("(large|largest|highest) to", prompt):
         ordered = ordered[::-1]
     return " ".join(ordered)
 
 
 def _largest(prompt: str) -> str:
     numbers = sorted(_integers(prompt))
-    return str(numbers[0] if "small" in prompt else numbers[-1])
+    return str(numbers[0] if re.search("small|low|less|minimum", prompt) else numbers[-1])
+
+
+_REVERSALS = (
+    r"(?:reverse|spell|write|say|turn)(?: the (?:word|string|letters (?:of|in))| this(?: word)?)? ?:? ?['\"]?"
+    r"((?!backwards|reversed)[a-z]+)['\"]?(?: backwards| around| in reverse)?",
+    r"(?:what is|how do you spell) ([a-z]+) (?:in reverse|spelled backwards|backwards|reversed)\??",
+    r"(?:what is )?the reverse of ([a-z]+)\??",
+    r"([a-z]+) (?:backwards|reversed|in reverse)",
+)
 
 
 def _reverse(prompt: str) -> str:
-    fillers = r"^(reverse the word|reverse|spell|write|what is)\s|\s(backwards|in reverse\??|spelled backwards\??)$"
-    word = re.sub(fillers, "", re.sub(fillers, "", prompt)).removesuffix(" spelled")
+    word = next(found[1] for pattern in _REVERSALS if (found := re.fullmatch(pattern, prompt)))
     return "".join(reversed(word))
 
 
 def _count(prompt: str) -> str:
+    prompt = re.sub(r" (have|appear in|occur in)\??( |$)", r" ", prompt).strip()
     *words, word = prompt.rstrip("?").split()
     if "vowels" in words:
         return str(len(re.findall("[aeiou]", word)))
-    if "letters" in words or words[0] == "length":
+    whole = "letters" in words[:3] and not re.search("letters [a-z] in ", prompt)
+    if whole or "long" in words or "length" in words:
         return str(len(word))
-    letter = next(filler for filler in words if len(filler) == 1)
+    letter = next(
+        w[0] for w in words if re.fullmatch("[a-z]('?s)?", w) and not (w == "is" and {"times", "often"} & set(words))
+    )
     return str(len(word.split(letter)) - 1)
 
 
@@ -106,7 +127,7 @@ def _calendar(prompt: str) -> str:
 
 def _units(prompt: str) -> str:
     amounts = re.findall(r"(\d+) ([a-z]+)", prompt)
-    asked = re.search(r"how many ([a-z]+)|(?:to|in) ([a-z]+)\??$", prompt)
+    asked = re.search(r"how many ([a-z]+)|(?:to|into|in|= \?) ([a-z]+)\??$", prompt)
     assert asked is not None
     unit = asked.group(1) or asked.group(2)
     return str(sum(int(amount) * _SIZES[name] for amount, name in amounts) // _SIZES[unit])
@@ -115,7 +136,7 @@ def _units(prompt: str) -> str:
 def _roman(prompt: str) -> str:
     if numbers := _integers(prompt):
         return next(text for text in _numerals() if _value(text) == numbers[0])
-    numeral = re.search(r"(?:number is|convert|write|numeral) ([ivxlc]+)", prompt).group(1)
+    numeral = next(word for word in re.findall("[a-z]+", prompt) if re.fullmatch("[ivxlc]+", word))
     return str(_value(numeral))
 
 
@@ -131,18 +152,12 @@ def _value(numeral: str) -> int:
 
 
 def _lookup(prompt: str) -> str:
-    text, question = re.match(r"(.*?)(?:\. |, what)(.*)", prompt).groups()
-    people = re.findall(r"([a-z]+) has (\d+) ([a-z]+)", text)
+    people = re.findall(r"([a-z]+) has (\d+) ([a-z]+)", prompt)
     if not people:
-        values = dict(re.findall(r"\b([a-z]) (?:is|=) (\d+)", text))
-        return values[question.rstrip("?").split()[-1]]
-    asked = question.rstrip("?").split()
-    for name, amount, thing in people:
-        if asked[0] == "who" and thing in asked:
-            return name
-        if asked[0] == "how" and name in asked:
-            return amount
-    raise AssertionError(prompt)
+        values = dict(re.findall(r"\b([a-z])(?: is | = |=)(\d+)", prompt))
+        return values[re.findall(r"\b[a-z]\b", re.sub(r"[^a-z]", " ", prompt))[-1]]
+    asked = re.search(r"\bhow .*$", prompt)[0].rstrip("?").split()
+    return next(amount for name, amount, _ in people if name in asked)
 
 
 def _steps(prompt: str) -> str:
@@ -153,6 +168,10 @@ def _steps(prompt: str) -> str:
         else:
             value += _integers(step)[0] * (1 if step.startswith("add") else -1)
     return str(value)
+
+
+def _other(prompt: str) -> str:
+    return "i only know small tasks"
 
 
 _ORACLES = {
@@ -169,4 +188,5 @@ _ORACLES = {
     "roman": _roman,
     "lookup": _lookup,
     "steps": _steps,
+    "other": _other,
 }

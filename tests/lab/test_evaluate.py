@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.lab.evaluate import LabReport, Share, evaluate
 from serve_app.lab.sample import sample
-from serve_app.lab.tasks import CELLS, TASKS
+from serve_app.lab.tasks import CELLS, LEVELS, TASKS
 
 N = 2 * len(CELLS)
 
@@ -31,26 +31,27 @@ def report() -> LabReport:
     return evaluate({"small": Knows({"add"}), "large": Knows(set(TASKS))}, n=N, seed=3)
 
 
-def test_shares_by_task_and_difficulty(report: LabReport) -> None:
+def test_shares_by_task_and_size(report: LabReport) -> None:
     small, large = report.models
     assert large.share() == Share(N, N)
-    assert small.share(task="add") == Share(10, 10)
-    assert small.share(task="sort") == Share(0, 10)
-    assert small.share(difficulty=3) == Share(2, 2 * len(TASKS))
-    assert small.share("add", 5) == Share(2, 2)
-    assert small.share().value == pytest.approx(1 / len(TASKS))
+    sizes = len(TASKS["add"].sizes)
+    assert small.share(task="add") == Share(2 * sizes, 2 * sizes)
+    assert small.share(task="sort") == Share(0, 2 * len(TASKS["sort"].sizes))
+    assert small.share("add", "3 and 3 digits") == Share(2, 2)
+    assert small.share(difficulty=5).right == 2
+    assert small.share().value == pytest.approx(sizes / len(CELLS))
 
 
-def test_table_has_a_row_a_task_and_a_column_a_difficulty(report: LabReport) -> None:
+def test_table_has_a_row_a_size_and_a_column_a_model(report: LabReport) -> None:
     lines = report.table().splitlines()
-    assert len(lines) == 2 + len(TASKS) + 1
-    assert {line.count("|") for line in lines} == {8}
-    assert "| add | 100 / 100 |" in report.table()
-    assert "| sort | 0 / 100 |" in report.table()
+    assert len(lines) == 2 + len(CELLS) + len(TASKS) + len(LEVELS) + 1
+    assert {line.count("|") for line in lines} == {6}
+    assert "| add | 3 and 3 digits | 5 | 100 | 100 |" in lines
+    assert "| **sort** | all |  | 0 | 100 |" in lines
 
 
 def test_summary_names_model_share_and_interval(report: LabReport) -> None:
-    assert "large: 100.0 % exact of 130 unseen queries (95 % interval 97.1 to 100.0)" in report.summary()
+    assert f"large: 100.0 % exact of {N} unseen queries (95 % interval 97" in report.summary()
 
 
 def test_wilson_interval_against_known_values() -> None:

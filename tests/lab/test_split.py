@@ -53,15 +53,15 @@ def test_training_rounds_hold_no_unseen_query() -> None:
 
 def test_sample_is_balanced_and_seeded() -> None:
     items = sample(2 * len(CELLS), 3, "unseen")
-    assert set(Counter((item.task, item.difficulty) for item in items).values()) == {2}
+    assert set(Counter((item.task, item.size) for item in items).values()) == {2}
     assert items == sample(2 * len(CELLS), 3, "unseen")
     assert items != sample(2 * len(CELLS), 4, "unseen")
     assert sample(0, 3, "train") == []
 
 
 def test_every_cell_has_unseen_queries() -> None:
-    for task, difficulty in CELLS:
-        item = draw(Random(5), task, difficulty, "unseen")
+    for task, size in CELLS:
+        item = draw(Random(5), task, size, "unseen")
         assert split_of(item.prompt) == "unseen"
 
 

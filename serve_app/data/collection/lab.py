@@ -31,7 +31,7 @@ Report = Callable[[str], None]
 MODELS = ("tiny", "small", "large")
 _DRAWS = 64
 """Unseen queries drawn for one of the requested half; a cell that yields none has all its few queries in the other."""
-_TINY_USD_PER_MILLION = 0.03
+_TINY_USD_PER_MILLION = 0.02
 """The lab prices small and large by parameter count; so is tiny, which is in no profile."""
 _ROWS = 64
 """Queries answered at once; those of like length are together."""
@@ -48,7 +48,7 @@ def half_of(prompt: str) -> Half:
 
 
 def unseen_queries(n: int, seed: int, half: Half, without: frozenset[str] = frozenset()) -> list[Item]:
-    """`n` unseen items of one half, as even over all (task, difficulty) as the half allows, in random order.
+    """`n` unseen items of one half, as even over all (task, size) as the half allows, in random order.
 
     The same arguments return the same items; small families repeat queries. `without` are prompts to leave out, those
     that a router learned from for instance: cells that lose some repeat what they have, those that lose all are left
@@ -73,13 +73,13 @@ def unseen_queries(n: int, seed: int, half: Half, without: frozenset[str] = froz
 
 def _replaced(drawn: Sequence[Item], more: Sequence[Item], without: frozenset[str]) -> list[Item]:
     """As many items of each cell as were drawn, out of all that are not left out, in turns."""
-    left: dict[tuple[str, int], list[Item]] = {}
+    left: dict[tuple[str, str], list[Item]] = {}
     for item in {i.prompt: i for i in (*drawn, *more) if i.prompt not in without}.values():
-        left.setdefault((item.task, item.difficulty), []).append(item)
+        left.setdefault((item.task, item.size), []).append(item)
     taken = dict.fromkeys(left, 0)
     found = []
     for item in drawn:
-        cell = (item.task, item.difficulty)
+        cell = (item.task, item.size)
         if cell in left:
             found.append(left[cell][taken[cell] % len(left[cell])])
             taken[cell] += 1
@@ -112,7 +112,7 @@ class LabPlan:
 
 
 def record_lab(models_dir: Path, plan: LabPlan, report: Report = print) -> Dataset:
-    """The models' answers, a pool each, graded by exact match; even over task and difficulty, in random order.
+    """The models' answers, a pool each, graded by exact match; even over task and size, in random order.
 
     Small families repeat queries; a query that is drawn again has the same answers again. Pools are named after the
     models: `dataset.pair("tiny", "large")` makes a pair of them. Raises FileNotFoundError for a folder without weights.
@@ -149,7 +149,7 @@ def record_lab(models_dir: Path, plan: LabPlan, report: Report = print) -> Datas
 
 def usd_per_million(name: str) -> float:
     """Price of a token, read or written (the lab charges both alike)."""
-    pools = load("lab", env={}).pools
+    pools = load("ensemble", env={}).pools
     return pools[name].price.input_usd_per_million if name in pools else _TINY_USD_PER_MILLION
 
 

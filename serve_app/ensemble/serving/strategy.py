@@ -236,6 +236,9 @@ class EnsembleRun:
         """The fused answer; nothing if there is none in time, and a note says why."""
         ensemble, started = self.ensemble, perf_counter()
         best = to_fuse(choice.order, ensemble.plan.fuse_top)
+        if ensemble.fuse_pool is not None and self.query.endpoint != "chat":
+            self.notes.append("not fused: the endpoint is no chat")
+            return
         if ensemble.fuser_cooldown.is_active():
             self.notes.append("not fused: the fuser failed many times before and is left alone for a while")
             return
@@ -259,9 +262,6 @@ class EnsembleRun:
 
     async def _fused_by_prompt(self, choice: Chosen, member: MemberCalls) -> AsyncGenerator[Event]:
         """The answer of a pool that is shown the candidates, with fewer where they do not fit its context."""
-        if self.query.endpoint != "chat":
-            self.notes.append("not fused: the endpoint is no chat")
-            return
         best, cooldown = to_fuse(choice.order, self.ensemble.plan.fuse_top), self.ensemble.fuser_cooldown
         limit_s = self._limit_s(self.ensemble.fuse_s)
         end_s = monotonic() + limit_s

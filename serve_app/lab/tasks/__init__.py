@@ -1,4 +1,4 @@
-"""The lab's task families, each with an exact grader and five known difficulties."""
+"""The lab's task families, each with an exact grader, known sizes and five difficulties."""
 
 from serve_app.lab.tasks.arithmetic import Add, Expression, Multiply, Steps, Subtract
 from serve_app.lab.tasks.base import LEVELS, Item, Task, grade
@@ -6,6 +6,7 @@ from serve_app.lab.tasks.calendar import Calendar
 from serve_app.lab.tasks.letters import Count, Reverse
 from serve_app.lab.tasks.lookup import Lookup
 from serve_app.lab.tasks.numbers import Largest, Roman, Sort, Units
+from serve_app.lab.tasks.other import Other
 
 TASKS: dict[str, Task] = {
     "add": Add(),
@@ -21,10 +22,11 @@ TASKS: dict[str, Task] = {
     "roman": Roman(),
     "lookup": Lookup(),
     "steps": Steps(),
+    "other": Other(),
 }
 """Every family by its name."""
 
-CELLS: tuple[tuple[str, int], ...] = tuple((name, level) for name in TASKS for level in LEVELS)
-"""Every (task, difficulty), in a fixed order."""
+CELLS: tuple[tuple[str, str], ...] = tuple((name, size) for name, task in TASKS.items() for size in task.sizes)
+"""Every (task, size), in a fixed order: the smallest size of a task first."""
 
 __all__ = ["CELLS", "LEVELS", "TASKS", "Item", "Task", "grade"]

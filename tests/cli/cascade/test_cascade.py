@@ -137,7 +137,10 @@ def test_lab_answers_are_collected(run: Run, tmp_path: Path) -> None:
         (("--prompts", "x.jsonl"), "--metric is missing"),
         (("--prompts", "x.jsonl", "--metric", "exact"), "x.jsonl: no such file"),
         (("--prompts", "x.jsonl", "--metric", "zzz"), "metric 'zzz' is unknown"),
-        (("--lab", "5", "--chain", "small,huge"), "the lab has no model 'huge'; there are large, small, tiny"),
+        (
+            ("--lab", "5", "--chain", "small,huge"),
+            "the lab has no model 'huge'; there are large, letters,",
+        ),
     ],
 )
 def test_collecting_says_what_is_missing(run: Run, tmp_path: Path, options: tuple[str, ...], says: str) -> None:

@@ -8,13 +8,15 @@ from serve_app.data.collection.lab import Half, half_of, unseen_queries
 from serve_app.lab.sample import split_of
 from serve_app.lab.tasks import CELLS
 
+N = 2 * len(CELLS)
+
 
 @pytest.mark.parametrize("half", ["learn", "measure"])
 def test_queries_are_unseen_of_the_half_balanced_and_the_same_again(half: Half) -> None:
-    items = unseen_queries(130, 3, half)
-    assert len(items) == 130 and items == unseen_queries(130, 3, half) != unseen_queries(130, 4, half)
+    items = unseen_queries(N, 3, half)
+    assert len(items) == N and items == unseen_queries(N, 3, half) != unseen_queries(N, 4, half)
     assert all(split_of(i.prompt) == "unseen" and half_of(i.prompt) == half for i in items)
-    counts = Counter((i.task, i.difficulty) for i in items)
+    counts = Counter((i.task, i.size) for i in items)
     assert len(counts) > 0.9 * len(CELLS) and max(counts.values()) <= 3
 
 

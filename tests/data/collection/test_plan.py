@@ -56,5 +56,5 @@ def test_lab_queries_are_different_unseen_and_of_one_half() -> None:
     assert len({a.id for a in found}) == len(found)
     assert {half_of(a.query.text) for a in queries_from_lab(50, 0, "measure")} == {"measure"}
     task, _, difficulty = found[0].group.rpartition("-")
-    right = Item(task, int(difficulty), texts[0], found[0].reference or "")
+    right = Item(task, "", int(difficulty), texts[0], found[0].reference or "")
     assert TASKS[task].grade(right, right.answer) == 1.0

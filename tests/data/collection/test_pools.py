@@ -16,7 +16,7 @@ CALL = Call("c", "c", 0)
 async def test_engines_of_a_config_run_in_this_process() -> None:
     pytest.importorskip("transformers", reason="needs the extra transformers")
     async with pools_here(load("lab", env={}), ["small"]) as pools:
-        assert list(pools) == ["small"] and pools["small"].price.input_usd_per_million == 0.05
+        assert list(pools) == ["small"] and pools["small"].price.input_usd_per_million == 0.1
         answer = await pools["small"].complete(QUERY, CALL)
         assert answer.parsed["model"] == "jlab-small" and answer.usage.completion_tokens > 0
 
