@@ -115,12 +115,9 @@ def _recorded(models_dir: Path, path: Path, plan: LabPlan, report: Report) -> Da
 
 
 def _part(dataset: Dataset, split: str) -> Dataset:
-    return members_of(dataset.take([row for row, name in enumerate(dataset.splits) if name == split]))
-
-
-def members_of(dataset: Dataset) -> Dataset:
-    """The answers of the members alone."""
-    return replace(dataset, pools={name: dataset.pools[name] for name in MEMBERS})
+    """The answers of the members to the queries of one split."""
+    part = dataset.take([row for row, name in enumerate(dataset.splits) if name == split])
+    return replace(part, pools={name: part.pools[name] for name in MEMBERS})
 
 
 def _ranker(dataset: Dataset, folder: Path, recipe: LabEnsembleRecipe, report: Report) -> PairRanker | RewardModel:
