@@ -65,6 +65,8 @@ class Query:
     metadata: Mapping[str, str] = field(default_factory=dict)
     tenant: str | None = None
     adapter: str | None = None
+    task: str | None = None
+    """The caller's hint at the task, for orchestration; it stays with the Gateway."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further parameters for engines that support them (guided decoding, template arguments)."""
 
@@ -209,6 +211,8 @@ class Decision:
     threshold: Annotated[float | None, Shown("The threshold in force.", header="threshold", logged="threshold")] = None
     router: Annotated[str | None, Shown("The router that scored.")] = None
     policy_version: Annotated[str, Shown("Version of router or cascade, and threshold.", header="policy")] = ""
+    task: Annotated[str | None, Shown("The task that orchestration recognized.", header="task", logged="task")] = None
+    adapter: Annotated[str | None, Shown("The adapter of that model.", header="adapter", logged="adapter")] = None
     decision_ms: Annotated[float, Shown("Time of the decision, in ms.", logged="decision_ms", decimals=3)] = 0.0
     expected: Annotated[
         Mapping[str, Mapping[str, float]],

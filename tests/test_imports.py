@@ -27,6 +27,7 @@ FLOORS = (
     ("grading", "decision", "streams"),
     ("routing",),
     ("cascade", "ensemble"),
+    ("orchestration",),
     ("training", "backup"),
     ("gateway",),
     ("api",),

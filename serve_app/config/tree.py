@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 from serve_app.config.base import FolderOrFile, Node
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.kubernetes import KubernetesConfig
+from serve_app.config.orchestration import OrchestrationConfig
 from serve_app.config.pools import PoolConfig, ResourcesConfig
 from serve_app.config.strategies import CascadeConfig, EnsembleConfig, StreamsConfig
 from serve_app.front.settings import FrontBounds
@@ -230,6 +231,7 @@ class Config(Node):
     routing: RoutingConfig = RoutingConfig()
     cascade: CascadeConfig = CascadeConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
+    orchestration: OrchestrationConfig = OrchestrationConfig()
     scorer: ScorerConfig = ScorerConfig()
     streams: StreamsConfig = StreamsConfig()
     store: StoreConfig = StoreConfig()
