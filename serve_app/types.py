@@ -211,8 +211,6 @@ class Decision:
     threshold: Annotated[float | None, Shown("The threshold in force.", header="threshold", logged="threshold")] = None
     router: Annotated[str | None, Shown("The router that scored.")] = None
     policy_version: Annotated[str, Shown("Version of router or cascade, and threshold.", header="policy")] = ""
-    task: Annotated[str | None, Shown("The task that orchestration recognized.", header="task", logged="task")] = None
-    adapter: Annotated[str | None, Shown("The adapter of that model.", header="adapter", logged="adapter")] = None
     decision_ms: Annotated[float, Shown("Time of the decision, in ms.", logged="decision_ms", decimals=3)] = 0.0
     expected: Annotated[
         Mapping[str, Mapping[str, float]],
@@ -224,6 +222,8 @@ class Decision:
     warning: Annotated[
         str | None, Shown("Why the choice may be of no use, as with a router of other models.", header="warning")
     ] = None
+    task: Annotated[str | None, Shown("The task that orchestration recognized.", header="task", logged="task")] = None
+    adapter: Annotated[str | None, Shown("The adapter of that model.", header="adapter", logged="adapter")] = None
     preferred_pool: str | None = None
     """The pool preferred without regard to load, if other than `pool`: its demand counts for scaling."""
 

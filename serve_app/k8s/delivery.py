@@ -61,6 +61,8 @@ def own_artefacts(config: Config, is_dir: IsDir = os.path.isdir) -> list[Named]:
     found += [Named(key, path, packed) for key, (path, packed) in chains.items() if path is not None]
     if config.routing.best_of is not None and (ranker := config.routing.best_of.ranker) is not None:
         found.append(Named("routing.best_of.ranker", ranker, "best-of-ranker"))
+    if (tasks := config.orchestration.classifier) is not None:
+        found.append(Named("orchestration.classifier", tasks, "task-classifier"))
     ensemble = config.ensemble.folders
     return found + [Named(f"ensemble.{key}", path, f"ensemble-{key}") for key, path in ensemble.items()]
 

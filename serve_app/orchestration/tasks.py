@@ -14,7 +14,7 @@ from serve_app.errors import RequestError
 from serve_app.types import Message, Query, Sampling
 
 DEFAULT: Final = "default"
-"""Name of the row for queries of no task, and the hint that asks for it."""
+"""Name of the row for queries of no task, and the hint that names it."""
 _MOST_CHARS: Final = 20_000
 """Of the last turn that patterns and the classifier read; a task shows early, and reading takes time."""
 _UNSET: Final = Sampling().temperature

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Run what standard input asks for: {"function": "MODULE:NAME", "arguments": {...}, "memory_bytes": N}."""
+    """Run what standard input names: {"function": "MODULE:NAME", "arguments": {...}, "memory_bytes": N}."""
     request = json.loads(sys.stdin.buffer.read())
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

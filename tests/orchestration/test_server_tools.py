@@ -39,7 +39,7 @@ async def test_a_tool_that_fails_says_why(function: str, argument: int, says: st
 
 
 def _sleeping() -> bool:
-    return subprocess.run(["pgrep", "-f", "^sleep 7717"], capture_output=True).returncode == 0  # noqa: S607
+    return subprocess.run(["pgrep", "-f", "^sleep 7717"], capture_output=True).returncode == 0
 
 
 async def _gone(what: Callable[[], bool]) -> bool:
