@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import orjson
 
+from serve_app.config.environment import tool_environment
 from serve_app.config.orchestration import ToolConfig
 from serve_app.errors import UpstreamError
 from serve_app.orchestration.checks import mismatch
@@ -25,8 +26,6 @@ from serve_app.wire.answers import AnswerReader
 
 logger = logging.getLogger("jethro.orchestration")
 
-_PASSED_ON: Final = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "TMPDIR")
-"""Environment variables of a tool's process; a key is none of them."""
 _OVERHEAD: Final = 1024
 """Bytes of a reply around its result."""
 
@@ -136,7 +135,7 @@ async def run_tool(name: str, tool: ToolConfig, arguments: Mapping[str, Any]) ->
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        env={key: os.environ[key] for key in _PASSED_ON if key in os.environ},
+        env=tool_environment(),
         start_new_session=True,
     )
     try:
