@@ -5,7 +5,7 @@ supported passes only with a value that changes nothing; the schema refuses othe
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -15,7 +15,8 @@ from pydantic_core import ErrorDetails
 from serve_app.api.schemas import ChatRequest, CompletionRequest, Part, TextFormat, ToolChoice
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import RequestError, UnsupportedParameter
-from serve_app.types import Message, Query, Sampling
+from serve_app.placement.policy import STRICTEST
+from serve_app.types import Message, Privacy, Query, Sampling
 
 _MEDIA = ("image_url", "input_audio", "file", "video_url", "input_image", "input_file")
 _CODES = {
@@ -120,6 +121,27 @@ _COMPLETIONS: Final[Mapping[str, tuple[Any, ...]]] = {
     "suffix": (None, ""),
 }
 UNSUPPORTED: Final[Mapping[str, Mapping[str, tuple[Any, ...]]]] = {"chat": _CHAT, "completions": _COMPLETIONS}
+
+
+PRIVACY_HEADER: Final = "x-jethro-privacy"
+_CLASSES: Final[Mapping[bytes, Privacy]] = {b"local": "local", b"private": "private", b"any": "any"}
+
+
+def requested_class(headers: Iterable[tuple[bytes, bytes]]) -> Privacy | None:
+    """The privacy class of x-jethro-privacy, the strictest if it is given twice; None without.
+
+    Raises RequestError for another value: a misspelt class must not mean the widest one.
+    """
+    found: list[Privacy] = []
+    for name, value in headers:
+        if name == b"x-jethro-privacy":
+            given = _CLASSES.get(value.strip().lower())
+            if given is None:
+                raise RequestError(
+                    f"{PRIVACY_HEADER}: use local, private or any.", param=PRIVACY_HEADER, code="invalid_value"
+                )
+            found.append(given)
+    return min(found, key=STRICTEST.index, default=None)
 
 
 def drop_unsupported(body: dict[str, Any], endpoint: str) -> None:
