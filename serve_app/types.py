@@ -77,6 +77,8 @@ class Query:
     privacy: Privacy = "any"
     reach: frozenset[str] | None = None
     """Names of the pools that may see the query; None: any. Set once, before a strategy runs, and never widened."""
+    detected: frozenset[str] = frozenset()
+    """Categories of personal data that were found in it, where they were looked for."""
 
     @cached_property
     def text(self) -> str:

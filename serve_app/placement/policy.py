@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from serve_app.config.placement import RuleConfig
 from serve_app.config.tree import Config
 from serve_app.guards.personal.detector import PersonalData, texts_of
 from serve_app.types import Place, Privacy, Query
@@ -61,18 +62,14 @@ class PlacementPolicy:
             found = await self._personal.find(texts_of(query), query, call)
             detected = Counter(span.category for spans in found for span in spans)
         privacy = self.privacy(query.tenant, requested, bool(detected))
+        categories = frozenset(detected)
         reach = self._reach[privacy]
         for rule, allowed in self._rules:
-            if (
-                (rule.tenants is None or query.tenant in rule.tenants)
-                and (rule.classes is None or privacy in rule.classes)
-                and (rule.detected is None or not detected.keys().isdisjoint(rule.detected))
-                and (rule.tasks is None or query.metadata.get(TASK) in rule.tasks)
-            ):
+            if _applies(rule, query, privacy, categories, query.metadata.get(TASK)):
                 reach &= allowed
-        if privacy == "any" and reach == self._all:
+        if privacy == "any" and reach == self._all and not categories:
             return Placed(query, detected)
-        return Placed(replace(query, privacy=privacy, reach=reach), detected)
+        return Placed(replace(query, privacy=privacy, reach=reach, detected=categories), detected)
 
     def privacy(self, tenant: str | None, requested: Privacy | None, detected: bool) -> Privacy:
         """The class in force: the strictest, unless the caller may loosen and says what it wants."""
@@ -88,14 +85,19 @@ class PlacementPolicy:
 
     def narrowed(self, query: Query, task: str) -> Query:
         """The query with the rules of a task as well, for a strategy that found out the task: never a wider reach."""
-        reach = self._all if query.reach is None else query.reach
+        before = self._all if query.reach is None else query.reach
+        reach = before
         for rule, allowed in self._rules:
-            if (
-                rule.tasks is not None
-                and task in rule.tasks
-                and rule.detected is None
-                and (rule.tenants is None or query.tenant in rule.tenants)
-                and (rule.classes is None or query.privacy in rule.classes)
-            ):
+            if rule.tasks is not None and _applies(rule, query, query.privacy, query.detected, task):
                 reach &= allowed
-        return query if query.reach is None and reach == self._all else replace(query, reach=reach)
+        return query if reach == before else replace(query, reach=reach)
+
+
+def _applies(rule: RuleConfig, query: Query, privacy: Privacy, detected: frozenset[str], task: str | None) -> bool:
+    """Whether all that the rule names is so."""
+    return (
+        (rule.tenants is None or query.tenant in rule.tenants)
+        and (rule.classes is None or privacy in rule.classes)
+        and (rule.detected is None or not detected.isdisjoint(rule.detected))
+        and (rule.tasks is None or task in rule.tasks)
+    )
