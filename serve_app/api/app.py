@@ -28,7 +28,7 @@ from serve_app.gateway.services import Services
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
-_ERRORS: Final = (400, 404, 413, 429, 500, 502, 503, 504)
+_ERRORS: Final = (400, 403, 404, 413, 429, 500, 502, 503, 504)
 
 
 def build_app(services: Services) -> Starlette:
@@ -66,8 +66,10 @@ def _answering(hot: dict[str, ASGIApp]) -> list[Operation]:
     text: dict[int, tuple[Content, ...]] = {200: (Content(shapes.COMPLETION), stream)}
     said, done = "Answer a conversation.", "Complete a prompt."
     return [
-        Operation("POST", CHAT, "chat_completions", said, hot[CHAT], chat, _ERRORS, ChatRequest),
-        Operation("POST", COMPLETIONS, "completions", done, hot[COMPLETIONS], text, _ERRORS, CompletionRequest),
+        Operation("POST", CHAT, "chat_completions", said, hot[CHAT], chat, _ERRORS, ChatRequest, placed=True),
+        Operation(
+            "POST", COMPLETIONS, "completions", done, hot[COMPLETIONS], text, _ERRORS, CompletionRequest, placed=True
+        ),
     ]
 
 

@@ -6,8 +6,9 @@ disconnects or the deadline passes, the strategy's iterator is closed at once, a
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from time import monotonic, time
 from types import TracebackType
 from typing import Any, Final, Self
@@ -17,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.api.body import parse_object, read_body
 from serve_app.api.middleware import CALLER, Caller, Ids
-from serve_app.api.query import ParsedRequest
+from serve_app.api.query import ParsedRequest, hinted, requested_class
 from serve_app.api.reply import (
     INTERNAL,
     Headers,
@@ -37,7 +38,8 @@ from serve_app.errors import DeadlineExceeded, JethroError, PoolUnavailable, Ups
 from serve_app.gateway.services import Services
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent
-from serve_app.types import Decision, Endpoint
+from serve_app.types import REACH, Decision, Endpoint, Privacy, Query
+from serve_app.unrecorded import Undecided
 from serve_app.wire.frames import Answer, Call, Frame
 
 logger = logging.getLogger("jethro.api")
@@ -145,16 +147,23 @@ class CompletionHandler:
         """Answer one request. GatewayMiddleware has put the Caller into the scope."""
         services, started = self._services, monotonic()
         caller: Caller = scope[CALLER]
-        record = RequestRecord(caller.request_id, self._endpoint, time(), tenant=caller.tenant)
-        response = _Response(record, started, send)
+        record = RequestRecord(caller.request_id, self._endpoint, time(), tenant=caller.tenant, unrecorded=True)
+        response = _Response(record, started, send, services)
         services.recorder.started()
         services.demand.arrived()
+        with Undecided() as undecided:
+            await self._run(scope, receive, response, undecided)
+
+    async def _run(self, scope: Scope, receive: Receive, response: "_Response", undecided: Undecided) -> None:
+        """The request to its end; whatever its end is, it is settled. Its log lines are within `undecided`."""
+        services, record, started = self._services, response.record, response.started
+        reach = REACH.set(None)
         try:
-            self._enter(caller.tenant)
+            self._enter(record.tenant)
             try:
-                await self._answer(scope, receive, response)
+                await self._answer(scope, receive, response, undecided)
             finally:
-                services.limiter.leave(caller.tenant)
+                services.limiter.leave(record.tenant)
         except (CallerGone, ClientDisconnect):
             record.status, record.http_status = "cancelled", 499
         except JethroError as error:
@@ -166,6 +175,7 @@ class CompletionHandler:
             record.status, record.http_status = "cancelled", 499
             raise
         finally:
+            REACH.reset(reach)
             record.latency_ms = (monotonic() - started) * 1e3
             services.settle(record)
 
@@ -177,24 +187,26 @@ class CompletionHandler:
             self._services.demand.refused()
             raise
 
-    async def _answer(self, scope: Scope, receive: Receive, response: "_Response") -> None:
+    async def _answer(self, scope: Scope, receive: Receive, response: "_Response", undecided: Undecided) -> None:
         services, record = self._services, response.record
         limits = services.config.limits
         body = await read_body(scope, receive, limits.body_bytes)
         request = self._read(parse_object(body), limits, record.tenant)
         record.model, record.stream = request.model, request.stream
         record.user, record.safety_identifier = request.query.user, request.query.safety_identifier
-        if services.config.store.keep_prompts:
-            record.prompt = request.query.text
+        requested = requested_class(scope["headers"])
         strategy = services.catalogue.resolve(request.model)
         response.parsed()
         deadline_s = response.started + limits.request_timeout_s
         call = Call(self._ids.new(), record.request_id, int(record.created_s), deadline_s)
         context = Context(call, request.stream, services.demand)
         try:
-            events = strategy.run(request.query, context)
-            async with Interrupt(receive, limits.request_timeout_s, services.stops), aclosing(events):
-                await response.relay(events, request)
+            async with Interrupt(receive, limits.request_timeout_s, services.stops):
+                query = await self._placed(
+                    hinted(request.query, scope["headers"]), requested, response, call, undecided
+                )
+                async with aclosing(strategy.run(query, context)) as events:
+                    await response.relay(events, request)
         except DeadlinePassed:
             raise DeadlineExceeded(f"No whole answer within {limits.request_timeout_s:g} s.") from None
         except Stopped:
@@ -202,13 +214,33 @@ class CompletionHandler:
         finally:
             record.steps = record.steps or context.ledger.standing()
 
+    async def _placed(
+        self, query: Query, requested: Privacy | None, response: "_Response", call: Call, undecided: Undecided
+    ) -> Query:
+        """The query with its class and reach, which from here on hold for all that this task does."""
+        services, record = self._services, response.record
+        if services.placement is not None:
+            placed = await services.placement.place(query, requested, call)
+            query = placed.query
+            response.found("personal_data", placed.detected)
+        record.unrecorded = query.stays_unrecorded
+        undecided.decide(query.stays_unrecorded)
+        response.privacy = query.privacy
+        REACH.set(query.reach)
+        if services.config.store.keep_prompts and not query.stays_unrecorded:
+            record.prompt = query.text
+        return query
+
 
 class _Response:
-    """The response to one request, as far as it has been sent."""
+    """The response to one request, as far as it has been sent. `privacy`: its class, once it is known."""
 
-    def __init__(self, record: RequestRecord, started: float, send: Send) -> None:
+    def __init__(self, record: RequestRecord, started: float, send: Send, services: Services) -> None:
         self.record = record
         self.started = started
+        self.privacy: Privacy = "any"
+        self._placement, self._recorder = services.placement, services.recorder
+        self._found: dict[str, int] = {}
         self._send = send
         self._headers: Headers = [(b"x-request-id", record.request_id.encode())]
         self._begun = False
@@ -218,6 +250,14 @@ class _Response:
         """The body is read and checked."""
         self._parsed_at = monotonic()
         self.record.parse_ms = (self._parsed_at - self.started) * 1e3
+
+    def found(self, guard: str, categories: Mapping[str, int]) -> None:
+        """What a guard found, by category: counted, and shown in the answer. Never what it was."""
+        for category, number in categories.items():
+            key = f"{guard}.{category}"
+            self._found[key] = self._found.get(key, 0) + number
+        if categories and self.record.decision is not None:
+            self.record.decision = replace(self.record.decision, guards=dict(self._found))
 
     async def relay(self, events: AsyncIterator[Event], request: ParsedRequest) -> None:
         """Send the events of a strategy to the caller."""
@@ -262,6 +302,8 @@ class _Response:
 
     def _decided(self, decision: Decision) -> None:
         elapsed_ms = (monotonic() - self._parsed_at) * 1e3
+        place = None if self._placement is None else self._placement.place_of(decision.pool)
+        decision = replace(decision, privacy=self.privacy, place=place, guards=self._found)
         self.record.decision = decision
         self.record.decide_ms = decision.decision_ms
         self.record.first_byte_ms = max(0.0, elapsed_ms - decision.decision_ms)

@@ -1,6 +1,7 @@
 """The outermost layer, plain ASGI: request id, bearer keys, the short way to the hot routes, and errors of last resort.
 
-Headers that begin with x-jethro- belong to the server: a caller's are never read.
+Headers that begin with x-jethro- belong to the server: of a caller's, only x-jethro-privacy and -task are read, by the
+routes that call models.
 """
 
 import hashlib

@@ -19,8 +19,10 @@ from starlette.types import ASGIApp
 
 from serve_app import __version__
 from serve_app.api import shapes
+from serve_app.api.query import PRIVACY_HEADER
 from serve_app.api.schemas import Part
 from serve_app.config.tree import LimitsConfig
+from serve_app.placement.policy import STRICTEST
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -44,7 +46,8 @@ class Operation:
     """A method on a path, run by a handler or, on the hot path, by an ASGI app (any object that is not a function).
 
     `ok` maps statuses to their content, `errors` lists the statuses with the error object. `parameters` describes the
-    path's parameters. `confirm` names a query parameter that has to be `true`. `open`: no key is needed.
+    path's parameters. `confirm` names a query parameter that has to be `true`. `open`: no key is needed. `placed`: the
+    caller's privacy class is read.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
@@ -58,6 +61,7 @@ class Operation:
     parameters: dict[str, str] = field(default_factory=dict)
     open: bool = False
     confirm: str | None = None
+    placed: bool = False
 
     @property
     def public_path(self) -> str:
@@ -119,6 +123,15 @@ _HEADERS = {"x-request-id": {"description": "The caller's, or a new one.", "sche
 _RETRY_AFTER = {"retry-after": {"description": "Seconds.", "schema": {"type": "string"}}}
 
 
+_PRIVACY = {
+    "name": PRIVACY_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Which pools may see the request. It may tighten the class of the key, and loosen it where allowed.",
+    "schema": {"enum": list(STRICTEST)},
+}
+
+
 def describe(operations: Sequence[Operation], limits: LimitsConfig, *, keys: bool) -> dict[str, Any]:
     """The whole document. `keys`: the routes that are not open need a bearer key."""
     requests = sorted({o.request for o in operations if o.request is not None}, key=lambda m: m.__name__)
@@ -161,6 +174,8 @@ def _operation(operation: Operation, keys: bool) -> dict[str, Any]:
     if operation.confirm is not None:
         confirmed = {"name": operation.confirm, "in": "query", "required": True, "schema": {"enum": ["true"]}}
         described.setdefault("parameters", []).append({**confirmed, "description": "Has to be `true`."})
+    if operation.placed:
+        described.setdefault("parameters", []).append(_PRIVACY)
     if operation.request is not None:
         schema = {"$ref": _REF + operation.request.__name__}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

@@ -5,8 +5,9 @@ supported passes only with a value that changes nothing; the schema refuses othe
 """
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -15,7 +16,8 @@ from pydantic_core import ErrorDetails
 from serve_app.api.schemas import ChatRequest, CompletionRequest, Part, TextFormat, ToolChoice
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import RequestError, UnsupportedParameter
-from serve_app.types import Message, Query, Sampling
+from serve_app.placement.policy import STRICTEST
+from serve_app.types import Message, Privacy, Query, Sampling
 
 _MEDIA = ("image_url", "input_audio", "file", "video_url", "input_image", "input_file")
 _CODES = {
@@ -120,6 +122,42 @@ _COMPLETIONS: Final[Mapping[str, tuple[Any, ...]]] = {
     "suffix": (None, ""),
 }
 UNSUPPORTED: Final[Mapping[str, Mapping[str, tuple[Any, ...]]]] = {"chat": _CHAT, "completions": _COMPLETIONS}
+
+
+PRIVACY_HEADER: Final = "x-jethro-privacy"
+_CLASSES: Final[Mapping[bytes, Privacy]] = {b"local": "local", b"private": "private", b"any": "any"}
+
+
+def requested_class(headers: Iterable[tuple[bytes, bytes]]) -> Privacy | None:
+    """The privacy class of x-jethro-privacy, the strictest if it is given twice; None without.
+
+    Raises RequestError for another value: a misspelt class must not mean the widest one.
+    """
+    found: list[Privacy] = []
+    for name, value in headers:
+        if name == b"x-jethro-privacy":
+            given = _CLASSES.get(value.strip().lower())
+            if given is None:
+                raise RequestError(
+                    f"{PRIVACY_HEADER}: use local, private or any.", param=PRIVACY_HEADER, code="invalid_value"
+                )
+            found.append(given)
+    return min(found, key=STRICTEST.index, default=None)
+
+
+TASK_HEADER: Final = b"x-jethro-task"
+_TASK: Final = re.compile(rb"[a-z0-9][a-z0-9_-]{0,47}")
+
+
+def hinted(query: Query, headers: Iterable[tuple[bytes, bytes]]) -> Query:
+    """The query with the task of x-jethro-task; the same query without. Raises RequestError for what is no name."""
+    given = next((value.strip() for name, value in headers if name == TASK_HEADER), None)
+    if given is None:
+        return query
+    if _TASK.fullmatch(given) is None:
+        header = TASK_HEADER.decode()
+        raise RequestError(f"{header}: give the name of a task in the table.", param=header, code="invalid_value")
+    return replace(query, task=given.decode())
 
 
 def drop_unsupported(body: dict[str, Any], endpoint: str) -> None:

@@ -1,7 +1,8 @@
 """The routes other than completions and streams: models, routing, feedback, health, metrics."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from time import monotonic, time
 from typing import Any
 
@@ -12,7 +13,7 @@ from serve_app.api import shapes
 from serve_app.api.body import parse_object, read_body
 from serve_app.api.middleware import CALLER, METRICS, Caller, Ids
 from serve_app.api.openapi import Content, Operation, answers
-from serve_app.api.query import chat_request, check
+from serve_app.api.query import chat_request, check, hinted, requested_class
 from serve_app.api.reply import decision_json, json_response
 from serve_app.api.schemas import ChatRequest, FeedbackRequest
 from serve_app.errors import ModelNotFound, RequestError
@@ -20,6 +21,8 @@ from serve_app.gateway.catalogue import ModelEntry
 from serve_app.gateway.services import Services
 from serve_app.store.base import TIE, Feedback, RequestRecord
 from serve_app.streams.base import PREFIX
+from serve_app.unrecorded import Undecided
+from serve_app.wire.frames import Call
 
 _COUNTERPART = {"small": "large", "large": "small"}
 """The pool compared with by default: the two required pools are compared with each other."""
@@ -95,12 +98,24 @@ class Routes:
             caller.request_id, "route", time(), parsed.model, tenant=caller.tenant, status="route_only"
         )
         record.user, record.safety_identifier = parsed.query.user, parsed.query.safety_identifier
-        if services.config.store.keep_prompts:
-            record.prompt = parsed.query.text
-        record.decision = await services.catalogue.resolve(parsed.model).decide(parsed.query, self._ids.new())
+        requested, id_ = requested_class(request.scope["headers"]), self._ids.new()
+        strategy = services.catalogue.resolve(parsed.model)
+        with Undecided() as undecided:
+            query, detected = hinted(parsed.query, request.scope["headers"]), Counter[str]()
+            if services.placement is not None:
+                placed = await services.placement.place(query, requested, Call(id_, caller.request_id, 0))
+                query = placed.query
+                detected.update({f"personal_data.{category}": n for category, n in placed.detected.items()})
+            undecided.decide(query.stays_unrecorded)
+            record.unrecorded = query.stays_unrecorded
+            if services.config.store.keep_prompts and not query.stays_unrecorded:
+                record.prompt = query.text
+            decision = await strategy.decide(query, id_)
+        place = None if services.placement is None else services.placement.place_of(decision.pool)
+        record.decision = decision = replace(decision, privacy=query.privacy, place=place, guards=detected)
         record.latency_ms = (monotonic() - started) * 1e3
         services.settle(record)
-        return json_response(decision_json(record.decision))
+        return json_response(decision_json(decision))
 
     async def feedback(self, request: Request) -> Response:
         """Store a caller's feedback; answers when it is durable."""
@@ -108,6 +123,8 @@ class Routes:
         body = await read_body(request.scope, request.receive, services.config.limits.body_bytes)
         given = check(FeedbackRequest, parse_object(body))
         record = await self._own_record(request, given.decision_id)
+        if given.comment is not None and record.get("privacy") == "local":
+            raise _invalid("comment", "the request was of privacy class local, of which no text is kept: leave it out")
         feedback = checked_feedback(given, record["pool"], services.pools)
         await services.store.feedback(feedback)
         services.recorder.feedback()
@@ -163,9 +180,11 @@ class Routes:
         decide, judge = "The decision that a chat request would get, without an answer.", "Rate an answer."
         routers = "The routers in service."
         decision, stored = answers(shapes.DECISION), answers(shapes.STORED)
-        reads, writes = (400, 404, 413), (400, 404, 409, 413, 503)
+        reads, writes = (400, 403, 404, 413, 503), (400, 404, 409, 413, 503)
         return [
-            Operation("POST", "/v1/route", "route_query", decide, self.route, decision, reads, ChatRequest),
+            Operation(
+                "POST", "/v1/route", "route_query", decide, self.route, decision, reads, ChatRequest, placed=True
+            ),
             Operation("POST", "/v1/feedback", "give_feedback", judge, self.feedback, stored, writes, FeedbackRequest),
             Operation("GET", "/v1/routers", "list_routers", routers, self.routers, answers(shapes.ROUTERS)),
         ]

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 from serve_app.config.base import ModelName, Node
 from serve_app.config.cluster import ResourceDemand
 from serve_app.config.engines import EngineConfig, OpenAISettings, TransformersSettings, VllmSettings
+from serve_app.types import Place
 
 
 class ReplicasConfig(Node):
@@ -83,6 +84,12 @@ class PoolConfig(Node):
         "degraded, while another pool answers every routed query in its place.",
     )
 
+    place: Place | None = Field(
+        None,
+        description="Who runs it: local (this cluster), private (machines of ours) or public (another party); decides "
+        "which privacy classes may reach it. null: public for engine.kind openai, else local.",
+    )
+
     @field_validator("replicas", mode="before")
     @classmethod
     def _fixed(cls, replicas: object) -> object:
@@ -117,6 +124,11 @@ class PoolConfig(Node):
                 f"{key}.resources.num_gpus is {gpus:g}: set num_gpus: {engine.tensor_parallel}"
             )
         return None
+
+    @property
+    def located(self) -> Place:
+        """Who runs it."""
+        return self.place or ("public" if self.remote else "local")
 
     @property
     def remote(self) -> bool:

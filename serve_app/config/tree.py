@@ -1,7 +1,7 @@
 """The config tree: every setting with its type, unit, bounds and default."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -10,9 +10,11 @@ from serve_app.config.base import FolderOrFile, Node
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.kubernetes import KubernetesConfig
 from serve_app.config.orchestration import OrchestrationConfig
+from serve_app.config.placement import PlacementConfig
 from serve_app.config.pools import PoolConfig, ResourcesConfig
 from serve_app.config.strategies import CascadeConfig, EnsembleConfig, StreamsConfig
 from serve_app.front.settings import FrontBounds
+from serve_app.types import Place, Privacy
 
 
 class StoreConfig(Node):
@@ -55,6 +57,10 @@ class KeyConfig(Node):
     min_quality: Probability | None = Field(
         None, description="Queries with an expected quality below this are not moved to relieve the large pool."
     )
+    privacy: Privacy | None = Field(
+        None, description="Class of the tenant's requests; its header may only tighten it. null: placement.default."
+    )
+    may_loosen: bool = Field(False, description="The tenant's header may loosen it; see placement.may_loosen.")
 
 
 class ServerConfig(Node):
@@ -234,10 +240,15 @@ class Config(Node):
     orchestration: OrchestrationConfig = OrchestrationConfig()
     scorer: ScorerConfig = ScorerConfig()
     streams: StreamsConfig = StreamsConfig()
+    placement: PlacementConfig = PlacementConfig()
     store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
     cluster: ClusterConfig = ClusterConfig()
     kubernetes: KubernetesConfig = KubernetesConfig()
+
+    def pools_of(self, places: Collection[Place]) -> frozenset[str]:
+        """Names of the pools of these places."""
+        return frozenset(name for name, pool in self.pools.items() if pool.located in places)
 
     def secrets(self) -> dict[str, str]:
         """Environment variables that hold secrets, with the key of this tree that names each."""
@@ -287,6 +298,24 @@ class Config(Node):
         error = next((e for e in errors if e is not None), None) or misfit(self.cluster.nodes, list(self.demands()))
         if error is not None:
             raise ValueError(error)
+        return self
+
+    @model_validator(mode="after")
+    def _placed(self) -> Self:
+        """Rules that name what there is not would restrict nothing, or everything."""
+        tenants = {key.name for key in self.server.keys}
+        for number, rule in enumerate(self.placement.rules):
+            key = f"placement.rules.{number}"
+            if unknown := sorted(set(rule.pools) - set(self.pools)):
+                raise ValueError(f"{key}.pools: no pool {unknown[0]!r}; there are {', '.join(self.pools)}")
+            if rule.tenants is not None and (unknown := sorted(set(rule.tenants) - tenants)):
+                raise ValueError(f"{key}.tenants: no key {unknown[0]!r} in server.keys: add it, or correct the name")
+        pool = self.placement.personal_data.names_pool
+        if pool is not None and (pool not in self.pools or self.pools[pool].located != "local"):
+            raise ValueError(
+                f"placement.personal_data.names_pool: {pool!r} must be a pool of place local, since it sees every "
+                "request before its class is known"
+            )
         return self
 
     def demands(self) -> Iterator[ResourceDemand]:

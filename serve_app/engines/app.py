@@ -24,10 +24,12 @@ from serve_app.errors import (
     UpstreamError,
 )
 from serve_app.types import REQUEST_ID, Endpoint
+from serve_app.unrecorded import HEADER, unrecorded
 
 logger = logging.getLogger("jethro.engines")
 _POSTS: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
 _GETS = ("/health", "/metrics")
+_UNRECORDED = HEADER.encode()
 _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
@@ -50,6 +52,10 @@ class ReplicaApp:
         if scope["type"] != "http":
             await _lifespan(scope, receive, send)
             return
+        with unrecorded(any(name == _UNRECORDED for name, _ in scope["headers"])):
+            await self._respond(scope, receive, send)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope["path"] in _POSTS and scope["method"] == "POST":
                 await self._answer(scope, receive, send)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from serve_app.autoscaling.signals import Demand
+from serve_app.config.engines import VllmSettings
 from serve_app.config.load import secret
 from serve_app.config.tree import Config, KeyConfig
 from serve_app.ensemble.serving.model_loading import ModelLoader, ModelThreads, RemoteModels
@@ -15,8 +16,12 @@ from serve_app.errors import ConfigError
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.gateway.fairness import FairLimiter
 from serve_app.gateway.reload import Reloader
+from serve_app.guards.personal.detector import PersonalData
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
 from serve_app.observability.metrics import Recorder
+from serve_app.placement.policy import PlacementPolicy
+from serve_app.placement.pool import PlacedPool
+from serve_app.placement.redaction import Redactor
 from serve_app.pools.base import Pool
 from serve_app.pools.http import HttpPool
 from serve_app.routing.serving.loading import Loader, RemoteScorer, limit_torch_threads
@@ -72,6 +77,7 @@ class Services:
     metrics_key: str | None = None
     stops: set[Callable[[], None]] = field(default_factory=set)
     models: ModelLoader | None = None
+    placement: PlacementPolicy | None = None
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""
@@ -94,6 +100,8 @@ class Services:
 
     def settle(self, record: RequestRecord) -> None:
         """Metrics, log line and stored decision of a request that is over; never waits."""
+        if record.unrecorded:
+            record = record.without_content()
         self.recorder.ended(record)
         for step in record.steps:
             self.demand.spent(step.pool, step.usage.prompt_tokens, step.usage.completion_tokens)
@@ -122,6 +130,9 @@ def build_services(
     without it there are none.
     Raises ConfigError for a router that cannot be loaded or a key whose environment variable is not set.
     """
+    own_pools = pools
+    personal = PersonalData(config.placement.personal_data, pools) if _detects(config) else None
+    pools = placed_pools(config, pools, personal)
     loader = Loader.from_config(config, scorer)
     streams = _streams(config, pools, replica, learner)
     begin = partial(limit_torch_threads, config.routing.score_threads)
@@ -132,7 +143,7 @@ def build_services(
     recorder = Recorder()
     recorder.watch_store(store)
     recorder.watch_routers(routers.figures)
-    recorder.watch_repairs({name: pool.repairs for name, pool in pools.items() if isinstance(pool, HttpPool)})
+    recorder.watch_repairs({name: pool.repairs for name, pool in own_pools.items() if isinstance(pool, HttpPool)})
     if streams is not None:
         recorder.watch_streams(streams)
     weights = {key.name: key.weight for key in config.server.keys}
@@ -151,7 +162,26 @@ def build_services(
         keys=caller_keys(config.server.keys),
         metrics_key=secret(metrics, used_by="server.metrics_key_env") if metrics else None,
         limiter=FairLimiter(gateway.max_ongoing_requests, share, weights, gateway.retry_after_s),
+        placement=PlacementPolicy(config, personal),
     )
+
+
+def _detects(config: Config) -> bool:
+    return config.placement.detects or bool(config.placement.redaction.places)
+
+
+def placed_pools(config: Config, pools: Mapping[str, Pool], personal: PersonalData | None = None) -> dict[str, Pool]:
+    """Every pool behind a wrapper that refuses what it may not see, and redacts what it may only see redacted."""
+    settings = config.placement.redaction
+    placed: dict[str, Pool] = {}
+    for name, pool in pools.items():
+        found = config.pools.get(name)
+        redactor = None
+        if found is not None and personal is not None and found.located in settings.places:
+            redactor = Redactor(personal, settings.categories, instruct=settings.instruct)
+        salts = found is not None and isinstance(found.engine, VllmSettings)
+        placed[name] = PlacedPool(pool, redactor=redactor, salts=salts)
+    return placed
 
 
 def _streams(config: Config, pools: Mapping[str, Pool], replica: str, learner: LearnerPort | None) -> Streams | None:

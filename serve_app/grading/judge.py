@@ -7,8 +7,7 @@ and only the last line of the reply counts. Rows with an answer that could not b
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
-from itertools import combinations, count
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from serve_app.grading.base import UNIT, Range, Report, silent, with_quality
 from serve_app.grading.calls import JudgeCalls
 from serve_app.pools.base import Pool
 from serve_app.types import Query
+from serve_app.wire.marks import mark_of
 
 Verdict = Literal["first", "second", "tie"]
 RATINGS = (1, 10)
@@ -78,12 +78,6 @@ def read_verdict(reply: str) -> Verdict | None:
     found = _VERDICT.fullmatch(_last_line(reply))
     verdicts: dict[str, Verdict] = {"FIRST": "first", "SECOND": "second", "TIE": "tie"}
     return verdicts[found[1]] if found else None
-
-
-def mark_of(*texts: str) -> str:
-    """A mark that occurs in none of the texts, the same for the same texts; unpredictable before they are known."""
-    digests = (blake2b(repr((n, texts)).encode(), digest_size=6, person=b"jethro-judge").hexdigest() for n in count())
-    return next(digest for digest in digests if all(digest not in text for text in texts))
 
 
 def _prompt(task: str, parts: Mapping[str, str | None], question: str, form: str) -> str:

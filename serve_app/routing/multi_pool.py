@@ -11,7 +11,7 @@ import numpy as np
 from serve_app.arrays import Floats
 from serve_app.config.tree import MultiPoolConfig
 from serve_app.numbers import usd
-from serve_app.pools.attempt import refusal, unmet
+from serve_app.pools.attempt import lacking, refusal, why_skipped
 from serve_app.pools.base import Pool
 from serve_app.routing.estimate import Estimate
 from serve_app.routing.serving.served import ScoringFailed, ServedRouter
@@ -81,9 +81,9 @@ class MultiPoolStrategy:
             expected = {}
             order = sorted(self._pools, key=lambda name: name != _SAFE)
             reason = f"router {self._router.name} gave no estimate ({failure}): {_SAFE} to be safe"
-        able, lacking = self._able(query, order)
-        if able[0].name != order[0]:
-            reason = f"{reason}, but {self._pools[order[0]].model} does not support {lacking}"
+        able, lack = self._able(query, order)
+        if lack is not None:
+            reason = f"{reason}, but {why_skipped(self._pools[order[0]].model, lack)}"
         decision = Decision(
             id=decision_id,
             strategy=self.name,
@@ -114,11 +114,11 @@ class MultiPoolStrategy:
 
     def _able(self, query: Query, order: Sequence[str]) -> tuple[list[Pool], str | None]:
         """Pools that support the query, in order, and what the first of all lacks."""
-        lacking = {name: unmet(query, self._pools[name].capabilities) for name in order}
-        able = [self._pools[name] for name in order if lacking[name] is None]
+        lacks = {name: lacking(query, self._pools[name]) for name in order}
+        able = [self._pools[name] for name in order if lacks[name] is None]
         if not able:
-            raise refusal(lacking[order[0]] or "", " or ".join(self._pools[name].model for name in order))
-        return able, lacking[order[0]]
+            raise refusal(lacks[order[0]] or "", " or ".join(self._pools[name].model for name in order))
+        return able, lacks[order[0]]
 
 
 def _reason(order: Sequence[str], expected: Mapping[str, Mapping[str, float]], utility: Utility) -> str:

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from serve_app.decision.capacity import OverloadPolicy
 from serve_app.decision.threshold import ExpectedOutcome
-from serve_app.pools.attempt import Attempt, refusal, unmet
+from serve_app.pools.attempt import Attempt, lacking, refusal, why_skipped
 from serve_app.pools.base import Pool
 from serve_app.routing.serving.served import ScoringFailed, ServedRouter
 from serve_app.strategy import Context, Event, Spent
@@ -52,9 +52,9 @@ class RouteStrategy:
 
     async def _routed(self, query: Query, decision_id: str) -> tuple[Decision, list[Pool]]:
         """The choice for a query that will be answered: watched, and explained as far as that costs nothing."""
-        features = self.router.logged_features(query) if self.explained else {}
+        features = self.router.logged_features(query) if self.explained and not query.stays_unrecorded else {}
         decision, pools = await self._choose(query, decision_id, features)
-        if decision.score is not None and self.router.watch is not None:
+        if decision.score is not None and self.router.watch is not None and not query.stays_unrecorded:
             self.router.watch.observe(query, decision.score)
         return decision, pools
 
@@ -80,12 +80,12 @@ class RouteStrategy:
                 reason = f"{reason}, but {self.strong.model} is full: {raised:.3f} until it has room"
                 chosen, threshold, strong = self.strong.name, raised, False
         first, second = (self.strong, self.weak) if strong else (self.weak, self.strong)
-        lacking, other_lacking = unmet(query, first.capabilities), unmet(query, second.capabilities)
-        if lacking and other_lacking:
-            raise refusal(lacking, f"{first.model} or {second.model}")
-        if lacking:
-            reason = f"{reason}, but {first.model} does not support {lacking}"
-            first, second, other_lacking = second, first, lacking
+        lack, other_lack = lacking(query, first), lacking(query, second)
+        if lack and other_lack:
+            raise refusal(lack, f"{first.model} or {second.model}")
+        if lack:
+            reason = f"{reason}, but {why_skipped(first.model, lack)}"
+            first, second, other_lack = second, first, lack
         decision = Decision(
             id=decision_id,
             strategy=self.name,
@@ -103,7 +103,7 @@ class RouteStrategy:
             preferred_pool=chosen,
         )
         kept = first is self.strong and not movable
-        return decision, [first] if other_lacking or kept else [first, second]
+        return decision, [first] if other_lack or kept else [first, second]
 
     def _raised(
         self, overload: OverloadPolicy, query: Query, score: float | None, expected: Mapping[str, Mapping[str, float]]
@@ -114,7 +114,7 @@ class RouteStrategy:
         """
         if not overload.allows(query, expected.get(self.weak.name, {}).get("quality")):
             return self.threshold, False
-        if score is None or score < self.threshold or unmet(query, self.weak.capabilities):
+        if score is None or score < self.threshold or lacking(query, self.weak):
             return self.threshold, True
         return overload.threshold(self.threshold, self.weak.load(), self.strong.load()), True
 
@@ -128,9 +128,8 @@ class DirectStrategy:
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """The pool that the request names. Raises UnsupportedParameter if it does not support the query."""
-        lacking = unmet(query, self.pool.capabilities)
-        if lacking:
-            raise refusal(lacking, self.pool.model)
+        if lack := lacking(query, self.pool):
+            raise refusal(lack, self.pool.model)
         reason = f"the request names {self.pool.model}"
         return Decision(decision_id, self.name, self.pool.name, self.pool.model, reason)
 

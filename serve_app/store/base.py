@@ -1,7 +1,8 @@
 """The record of a request and the contract of a store. Serving never waits for it: only feedback is awaited."""
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol
 
 from serve_app.erasure import Origin, Selection
@@ -14,6 +15,9 @@ MOST_FEEDBACK: Final = 100
 """Pieces of feedback on one decision; further ones are refused."""
 COLLECTED: Final = "collect-"
 """Prefix of the request ids of `jethro data collect`: its queries are not traffic to learn from."""
+NOT_KEPT: Final = "not kept: privacy class local"
+"""The reason in the record of a decision of which no content is kept; its caller has received the true one."""
+_CODE: Final = re.compile(r"[a-z][a-z_]{0,39}")
 
 
 @dataclass(slots=True)
@@ -40,6 +44,8 @@ class RequestRecord:
     error_code: str | None = None
     decision: Decision | None = None
     steps: tuple[Step, ...] = ()
+    unrecorded: bool = False
+    """Nothing of its content may be kept; see `without_content`."""
     prompt: str | None = None
     """Kept only if `store.keep_prompts` is set."""
     parse_ms: float | None = None
@@ -54,6 +60,18 @@ class RequestRecord:
         assert self.decision is not None
         users = tuple(u for u in (self.user, self.safety_identifier) if u is not None)
         return Origin(self.decision.id, self.tenant, users, self.created_s)
+
+    def without_content(self) -> "RequestRecord":
+        """The same record without what may quote the request or its answer: texts, reasons and feature contributions.
+
+        Ids, names, counts, times and costs stay.
+        """
+        decision = self.decision
+        if decision is not None:
+            decision = replace(decision, reason=NOT_KEPT, features={})
+        code = self.error_code if self.error_code is None or _CODE.fullmatch(self.error_code) else "error"
+        steps = tuple(replace(step, reason="") for step in self.steps)
+        return replace(self, decision=decision, steps=steps, prompt=None, error_code=code)
 
     @property
     def usage(self) -> Usage:

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from serve_app.errors import JethroError, PoolUnavailable, RequestError, UnsupportedParameter, UpstreamError
-from serve_app.pools.attempt import Attempt
+from serve_app.pools.attempt import BARRED, Attempt, refusal
 from serve_app.pools.base import Pool
 from serve_app.strategy import Context, Spent
 from serve_app.strategy import Event as StrategyEvent
@@ -58,8 +58,9 @@ class StreamStrategy:
         """Decision, then the frame or the answer, then what was spent; see the contract."""
         started = perf_counter()
         stream, _, episode = await self._acted(query)
-        stream.policy.observe(episode)
-        self.events.put(self.stream, stream.uid, ObservedEvent(episode))
+        if not query.stays_unrecorded:
+            stream.policy.observe(episode)
+            self.events.put(self.stream, stream.uid, ObservedEvent(episode))
         decision = self._decision(stream, episode, context.call.id, started, {})
         if episode.level is not None and episode.label is not None:
             answer, usage, spent = stream.spec.labels[episode.label], Usage(), Spent(())
@@ -80,7 +81,20 @@ class StreamStrategy:
         """The current stream, the text, and what the policy does with it."""
         stream = await self.find(self.stream, query.tenant)
         text = _text(query, self.text_chars)
+        if not query.may_reach(stream.spec.llm_pool):
+            return stream, text, await self._without_llm(stream, text)
         return stream, text, await self.act(stream, text, True)
+
+    async def _without_llm(self, stream: ActiveStream, text: str) -> Episode:
+        """What the small levels say of a query that the LLM may not see. Raises PlacementForbidden if they are new."""
+        episode = await self.act(stream, text, False)
+        last = episode.probabilities[-1]
+        if max(last) - min(last) < _UNIFORM:
+            raise refusal(BARRED, self._llm_model(stream.spec.llm_pool))
+        if episode.level is None:
+            level, label = len(episode.probabilities) - 1, max(range(len(last)), key=last.__getitem__)
+            episode = replace(episode, level=level, label=label)
+        return replace(episode, why=f"{episode.why}, and the LLM may not see the text")
 
     async def _call_llm(
         self, stream: ActiveStream, query: Query, episode: Episode, decision: Decision, context: Context
@@ -90,10 +104,12 @@ class StreamStrategy:
         try:
             pool = self.pool(spec.llm_pool)
             guided = pool.capabilities.guided
-            answer = await Attempt((pool,), question(spec, text, guided=guided), context.call, steps).complete()
+            asked = replace(question(spec, text, guided=guided), privacy=query.privacy, reach=query.reach)
+            answer = await Attempt((pool,), asked, context.call, steps).complete()
             content = _content(answer)
         except JethroError as error:
-            self.events.failed(self.stream, stream.uid)
+            if not query.stays_unrecorded:
+                self.events.failed(self.stream, stream.uid)
             if (fallback := await self._fallback(stream, text, episode)) is None:
                 raise
             level = spec.levels[fallback[0]]
@@ -102,7 +118,8 @@ class StreamStrategy:
             return spec.labels[fallback[1]], Usage(), Spent(tuple(steps)), decision
         label = parsed(content, spec.labels)
         whose = (context.call.created_s, query.tenant, query.users)
-        self.events.put(self.stream, stream.uid, LabeledEvent(text, label, episode, decision.id, *whose))
+        if not query.stays_unrecorded:  # a label is learned with its text, which the journal keeps
+            self.events.put(self.stream, stream.uid, LabeledEvent(text, label, episode, decision.id, *whose))
         if label is None:
             decision = replace(decision, reason=f"{decision.reason}; the answer names no label, or more than one")
         return content if label is None else spec.labels[label], answer.usage, Spent(tuple(steps)), decision

@@ -32,6 +32,7 @@ async def call_and_assess(result: StageResult, prior: float | None, *, stream: b
         verdicts = {}
         for index in result.reading.choices:
             query = verification_query(evidence_of(result, index), needs.verdicts, result.sent.sampling.seed)
+            query = replace(query, privacy=result.sent.privacy, reach=result.sent.reach)
             readings = await _choices(result, query, f"verdict{index}")
             verdicts[index] = parse_verdicts([s.text for reading in readings for s in reading.choices.values()])
         result.verdicts = verdicts

@@ -23,7 +23,7 @@ from serve_app.cascade.serving.strategy import call_checked
 from serve_app.cascade.signals.calibration import LogisticCalibrator
 from serve_app.errors import ConfigError
 from serve_app.learning.encoder import load_encoder
-from serve_app.pools.attempt import refusal, unmet
+from serve_app.pools.attempt import lacking, refusal, why_skipped
 from serve_app.pools.base import Pool
 from serve_app.strategy import Context
 from serve_app.types import Decision, Query
@@ -72,15 +72,15 @@ class _RoutedRun(CascadeRun):
 
     async def prepare(self) -> None:
         pools = self.cascade.pools
-        lacking = {name: unmet(self.query, pools[name].capabilities) for name in self._router.pools}
-        if all(lacking.values()):
+        lacks = {name: lacking(self.query, pools[name]) for name in self._router.pools}
+        if all(lacks.values()):
             models = " or ".join(pools[name].model for name in self._router.pools)
-            raise refusal(lacking[self._router.pools[-1]] or "", models)
-        self.notes = [f"{pools[name].model} does not support {what}" for name, what in lacking.items() if what]
+            raise refusal(lacks[self._router.pools[-1]] or "", models)
+        self.notes = [why_skipped(pools[name].model, lack) for name, lack in lacks.items() if lack]
         self.stages = [
             Stage(level, pools[level.pool], checked=True, needs=_needs(level.signal, pools[level.pool]))
             for level in self.cascade.chain.levels
-            if level.signal is not None and not lacking[level.pool]
+            if level.signal is not None and not lacks[level.pool]
         ]
         started = perf_counter()
         router = next((stage.needs.prior for stage in self.stages if stage.needs.prior), None)

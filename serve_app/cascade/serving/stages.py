@@ -8,7 +8,7 @@ from time import perf_counter
 from serve_app.cascade.base import Chain, Level, Needs
 from serve_app.errors import JethroError
 from serve_app.numbers import fixed, significant
-from serve_app.pools.attempt import refusal, unmet
+from serve_app.pools.attempt import lacking, refusal, why_skipped
 from serve_app.pools.base import Pool
 from serve_app.pools.pending import PendingStream
 from serve_app.types import Query, Step, Usage
@@ -147,12 +147,12 @@ def plan_stages(chain: Chain, pools: Mapping[str, Pool], query: Query) -> tuple[
     The last level that can honour the query is not checked, as no other could answer instead. A level whose pool
     cannot return what its signal needs is a reserve. Raises UnsupportedParameter if no level can honour the query.
     """
-    found = [(level, pools[level.pool], unmet(query, pools[level.pool].capabilities)) for level in chain.levels]
-    able = [(level, pool) for level, pool, lacking in found if not lacking]
-    lacks = [(pool, lacking) for _, pool, lacking in found if lacking]
+    found = [(level, pools[level.pool], lacking(query, pools[level.pool])) for level in chain.levels]
+    able = [(level, pool) for level, pool, lack in found if not lack]
+    lacks = [(pool, lack) for _, pool, lack in found if lack]
     if not able:
         raise refusal(lacks[-1][1], " or ".join(pool.model for pool, _ in lacks))
-    notes = [f"{pool.model} does not support {lacking}" for pool, lacking in lacks]
+    notes = [why_skipped(pool.model, lack) for pool, lack in lacks]
     stages, reserve = [], []
     for level, pool in able[:-1]:
         needs = level.signal.needs if level.signal is not None else NO_NEEDS

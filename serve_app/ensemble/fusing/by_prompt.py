@@ -13,11 +13,11 @@ from typing import Final
 from serve_app.ensemble.base import Fused
 from serve_app.ensemble.fusing.sequence import FEWEST, chosen, distinct
 from serve_app.errors import ConfigError, ContextLengthExceeded
-from serve_app.grading.judge import mark_of
 from serve_app.pools.base import Pool
 from serve_app.types import Message, Query, Usage
 from serve_app.wire.answers import AnswerReader
 from serve_app.wire.frames import Answer, Call, Frame
+from serve_app.wire.marks import mark_of
 
 _FRAME: Final = """{request}
 

@@ -17,7 +17,7 @@ from serve_app.ensemble.serving.served import RankWith, ServedPlan
 from serve_app.ensemble.serving.strategy import EnsembleRun
 from serve_app.grading.normalizers import normalizer
 from serve_app.numbers import usd
-from serve_app.pools.attempt import unmet
+from serve_app.pools.attempt import lacking
 from serve_app.pools.base import Pool
 from serve_app.routing.kinds.best_route import REFERENCE, BestRouteRouter, SampledEstimate, SampledPool
 from serve_app.routing.serving.served import ScoringFailed, ServedRouter
@@ -68,7 +68,7 @@ class BestRouteStrategy:
     async def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then every call made; see the contract of Strategy."""
         chosen, decision = await self._chosen(query, context.call.id)
-        if decision.score is not None and self._router.watch is not None:
+        if decision.score is not None and self._router.watch is not None and not query.stays_unrecorded:
             self._router.watch.observe(query, decision.score)
         events = EnsembleRun(self._served(chosen), query, context).events()
         try:
@@ -129,7 +129,7 @@ class BestRouteStrategy:
     def _can(self, candidate: SampledPool, query: Query) -> bool:
         """Whether a pool is served that can honour the query."""
         pool = self._pools.get(candidate.pool)
-        return pool is not None and unmet(query, pool.capabilities) is None
+        return pool is not None and lacking(query, pool) is None
 
     def _served(self, chosen: SampledPool) -> ServedPlan:
         """The plan of one query: the chosen candidate, and the reference where it gives no answer."""

@@ -26,7 +26,7 @@ from serve_app.ensemble.serving.gathering import Gathering
 from serve_app.ensemble.serving.reporting import described, figures, outcomes, reason
 from serve_app.ensemble.serving.served import ServedPlan
 from serve_app.errors import ContextLengthExceeded, DeadlineExceeded, JethroError, PoolUnavailable, UpstreamError
-from serve_app.pools.attempt import most_relevant, refusal, unmet
+from serve_app.pools.attempt import BARRED, lacking, most_relevant, refusal, why_skipped
 from serve_app.pools.base import Pool
 from serve_app.pools.pending import PendingStream, run_shielded
 from serve_app.strategy import Context, Event, Spent
@@ -76,15 +76,15 @@ class EnsembleRun:
             able = []
             for member in each.calls:
                 pool = self.ensemble.pools[member.pool]
-                if (lacking := self._lacking(member, pool)) is None:
+                if (lack := self._lacking(member, pool)) is None:
                     able.append(member)
                 else:
-                    lacks.append((pool, lacking))
+                    lacks.append((pool, lack))
             if able:
                 self.rounds.append(replace(each, calls=tuple(able)))
         if not self.rounds:
             raise refusal(lacks[-1][1], " or ".join(dict.fromkeys(pool.model for pool, _ in lacks)))
-        self.notes += [f"{pool.model} does not support {lacking}" for pool, lacking in lacks]
+        self.notes += [why_skipped(pool.model, lack) for pool, lack in lacks]
 
     async def events(self) -> AsyncGenerator[Event]:
         """Decision, then frames or one Answer, then Spent."""
@@ -140,10 +140,10 @@ class EnsembleRun:
     def _lacking(self, member: MemberCalls, pool: Pool) -> str | None:
         """What the member cannot do that the query, or the plan, requires."""
         query = self.query if member.adapter is None else replace(self.query, adapter=member.adapter)
-        lacking = unmet(query, pool.capabilities)
-        if lacking is None and self.ensemble.plan.select == "logprob" and not pool.capabilities.logprobs:
+        lack = lacking(query, pool)
+        if lack is None and self.ensemble.plan.select == "logprob" and not pool.capabilities.logprobs:
             return "logprobs"
-        return lacking
+        return lack
 
     def _compared_with_none(self, number: int) -> MemberCalls | None:
         """The one member of the round that decides, if its answer can be relayed as it is written."""
@@ -238,6 +238,9 @@ class EnsembleRun:
         best = to_fuse(choice.order, ensemble.plan.fuse_top)
         if ensemble.fuse_pool is not None and self.query.endpoint != "chat":
             self.notes.append("not fused: the endpoint is no chat")
+            return
+        if ensemble.fuse_pool is not None and not self.query.may_reach(ensemble.fuse_pool):
+            self.notes.append(f"not fused: {why_skipped(ensemble.pools[ensemble.fuse_pool].model, BARRED)}")
             return
         if ensemble.fuser_cooldown.is_active():
             self.notes.append("not fused: the fuser failed many times before and is left alone for a while")

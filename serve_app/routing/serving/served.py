@@ -162,6 +162,8 @@ class ServedRouter:
             raise self._warning.failure(e) from e
         self._cooldown.succeeded()
         self._limit_s = self.timeout_s
+        if query.stays_unrecorded:
+            return score
         self._kept[key] = score
         if len(self._kept) > self.kept:
             self._kept.popitem(last=False)

@@ -1,0 +1,1 @@
+"""Detection of personal data and secrets in tiers: patterns with checksums first, then Presidio, then a model."""
