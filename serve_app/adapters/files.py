@@ -82,10 +82,12 @@ def read_files(folder: Path) -> AdapterFiles:
             f"{folder / CONFIG}: r is {_short(rank)} and lora_alpha {_short(alpha)}; r must be a whole number from 1, "
             "lora_alpha a number above 0"
         )
-    modules = _modules(folder, rank)
+    try:
+        modules, size = _modules(folder, rank), (folder / WEIGHTS).stat().st_size
+    except OSError as e:
+        raise InvalidAdapter(f"{folder}: cannot be read ({e}); add the adapter again") from e
     scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
     base = config.get("base_model_name_or_path")
-    size = (folder / WEIGHTS).stat().st_size
     return AdapterFiles(folder, rank, scale, modules, size, base if isinstance(base, str) and base else None)
 
 
@@ -163,7 +165,7 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118 - no mapping
             kinds = {key: each.get_dtype() for key, each in slices.items()}
             shapes = {key: tuple(each.get_shape()) for key, each in slices.items()}
-    except (SafetensorError, OSError, ValueError) as e:
+    except (SafetensorError, ValueError) as e:
         raise InvalidAdapter(f"{file}: is damaged ({e}); copy or save the adapter again") from e
     if wrong := {kind for kind in kinds.values() if kind not in _DTYPES}:
         raise InvalidAdapter(
@@ -184,11 +186,8 @@ def _check_format(folder: Path) -> None:
                 f"{remedy}"
             )
         raise InvalidAdapter(f"{folder}: has no {WEIGHTS}; {remedy}")
-    try:
-        with file.open("rb") as opened:
-            start = opened.read(8)
-    except OSError as e:
-        raise InvalidAdapter(f"{file}: cannot be read ({e})") from e
+    with file.open("rb") as opened:
+        start = opened.read(8)
     # a header's length may begin with the same bytes, but never ends beyond the file
     if start.startswith(_PICKLE_STARTS) and int.from_bytes(start, "little") > file.stat().st_size:
         raise InvalidAdapter(f"{file}: is a pickle under another name, and is refused; {remedy}")

@@ -8,10 +8,11 @@ Because replicas read this folder, and are not called one by one, an adapter tha
 that start later too. Adapters that ship with the package are listed as well.
 """
 
-import os
+import fcntl
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -25,10 +26,10 @@ from serve_app.adapters.errors import InvalidAdapter
 from serve_app.adapters.files import ABOUT, CONFIG, WEIGHTS, AdapterFiles, read_files
 from serve_app.config.adapters import AdaptersConfig
 from serve_app.errors import Conflict, ModelNotFound
-from serve_app.files import PART, sync_folder, write_whole
+from serve_app.files import sync_folder, write_whole
 from serve_app.lab import models_dir
 
-_CURRENT, _PINNED = "current", "pinned"
+_CURRENT, _PINNED, _LOCK = "current", "pinned", ".lock"
 _MIB = 1 << 20
 
 
@@ -71,7 +72,14 @@ class AdapterRegistry:
         if (shipped / ABOUT).is_file():
             return self._read(name, "", shipped)
         version = self._current(name)
-        return None if version is None else self._read(name, version, self.folder / name / version)
+        while version is not None:
+            try:
+                return self._read(name, version, self.folder / name / version)
+            except InvalidAdapter:
+                before, version = version, self._current(name)
+                if version == before:
+                    raise
+        return None
 
     def get(self, name: str) -> AdapterCard:
         """As `find`. Raises ModelNotFound that lists what there is."""
@@ -100,23 +108,23 @@ class AdapterRegistry:
         described = self._described(files, name, base, about)
         if (shipped_dir() / described.name / ABOUT).is_file():
             raise Conflict(f"adapter {described.name!r} ships with Jethro: give another name", param="name")
-        if not replacing and self._current(described.name) is not None:
-            raise _taken(described.name)
-        version = self._copy(source, described, files.rank)
-        self._serve(described.name, version, replacing)
-        return self.get(described.name)
+        with self._writing():
+            if not replacing and self._current(described.name) is not None:
+                raise Conflict(
+                    f"there is an adapter {described.name!r}: remove it first, replace it, or give another name",
+                    param="name",
+                )
+            self._serve(described.name, self._copy(source, described, files.rank))
+            return self.get(described.name)
 
     def remove(self, name: str) -> None:
         """Remove an adapter; requests that are open finish with it. Raises ModelNotFound, or Conflict if it ships."""
-        card = self.get(name)
-        if card.shipped:
+        if self.get(name).shipped:
             raise Conflict(f"adapter {name!r} ships with Jethro and cannot be removed", param="name")
-        gone = Path(mkdtemp(prefix=".removed-", dir=self.folder))
-        try:
-            (self.folder / name).rename(gone / name)
-        except FileNotFoundError:  # another process has removed it meanwhile
-            pass
-        finally:
+        with self._writing():
+            self.get(name)
+            gone = Path(mkdtemp(prefix=".removed-", dir=self.folder))
+            (self.folder / name).rename(gone / name)  # at once for readers
             shutil.rmtree(gone, ignore_errors=True)
 
     def pin(self, name: str, pinned: bool = True) -> AdapterCard:
@@ -127,15 +135,14 @@ class AdapterRegistry:
                 f"adapter {name!r} ships with Jethro: pin it in the config, with pools.NAME.engine.adapters.pinned",
                 param="name",
             )
-        mark = self.folder / name / _PINNED
-        try:
+        with self._writing():
+            card = self.get(name)
+            mark = self.folder / name / _PINNED
             if pinned:
                 mark.touch()
             else:
                 mark.unlink(missing_ok=True)
-        except FileNotFoundError:
-            return self.get(name)  # removed meanwhile: it says so
-        return replace(card, pinned=pinned)
+            return replace(card, pinned=pinned)
 
     def check(self, card: AdapterCard, base: BaseModel, shapes: Mapping[str, tuple[int, int]] | None = None) -> None:
         """Whether an adapter may be loaded over a base: bounds, the base's hash, shapes, unchanged files.
@@ -213,24 +220,22 @@ class AdapterRegistry:
             shutil.rmtree(draft, ignore_errors=True)
         return version
 
-    def _serve(self, name: str, version: str, replacing: bool) -> None:
+    def _serve(self, name: str, version: str) -> None:
         """Point `current` at a version, and delete those before the last one: a load of that may be under way."""
         home = self.folder / name
         before = self._current(name)
-        if replacing:
-            write_whole(home / _CURRENT, f"{version}\n".encode())
-        else:
-            part = home / f".{_CURRENT}-{os.getpid()}-{time.monotonic_ns()}{PART}"
-            part.write_text(f"{version}\n", "utf-8")
-            try:
-                os.link(part, home / _CURRENT)  # unlike a rename, fails if another process was first
-            except FileExistsError:
-                raise _taken(name) from None
-            finally:
-                part.unlink(missing_ok=True)
+        write_whole(home / _CURRENT, f"{version}\n".encode())
         for old in _folders(home):
             if old.name not in (version, before):
                 shutil.rmtree(old, ignore_errors=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One writer at a time, of all processes that have the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / _LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _current(self, name: str) -> str | None:
         try:
@@ -240,19 +245,14 @@ class AdapterRegistry:
         except (OSError, UnicodeDecodeError) as e:
             raise InvalidAdapter(f"{self.folder / name / _CURRENT}: cannot be read ({e}); add the adapter again") from e
 
-    def _read(self, name: str, version: str, folder: Path) -> AdapterCard | None:
-        """A card, read once: versions never change. None if the folder was removed meanwhile."""
+    def _read(self, name: str, version: str, folder: Path) -> AdapterCard:
+        """A card, read once: versions never change."""
         shipped = not version
         if not shipped and (Path(version).name != version or version.startswith(".")):
             raise InvalidAdapter(f"{self.folder / name / _CURRENT}: names no version; add the adapter again")
         known = self._cards.get((name, version))
         if known is None or known.folder != folder:
-            try:
-                known = read_card(folder, shipped=shipped, version=version or None)
-            except InvalidAdapter:
-                if not shipped and self._current(name) is None:
-                    return None
-                raise
+            known = read_card(folder, shipped=shipped, version=version or None)
             if known.name != name:
                 raise InvalidAdapter(f"{folder}: is the adapter {known.name!r} in the folder of {name!r}; add it again")
             self._cards[name, version] = known
@@ -263,10 +263,6 @@ class AdapterRegistry:
 def shipped_dir() -> Path:
     """Folder of the adapters that ship with the package, one folder each; it need not exist."""
     return models_dir().parent / "adapters"
-
-
-def _taken(name: str) -> Conflict:
-    return Conflict(f"there is an adapter {name!r}: remove it first, replace it, or give another name", param="name")
 
 
 def _folders(folder: Path) -> list[Path]:
