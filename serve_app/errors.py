@@ -9,6 +9,7 @@
     │   ├── UnsupportedParameter     a parameter that this model does not support      400
     │   ├── ContextLengthExceeded    the prompt does not fit the model                 400
     │   ├── AuthenticationFailed     no key, or a wrong one                            401
+    │   ├── PermissionDenied         a valid key that may not do this                  403
     │   ├── NotFound                 unknown route or record                           404
     │   ├── ModelNotFound            unknown model                                     404
     │   ├── MethodNotAllowed         known route, wrong method                         405
@@ -138,6 +139,14 @@ class AuthenticationFailed(RequestError):
     status = 401
     type = "authentication_error"
     default_code = "invalid_api_key"
+
+
+class PermissionDenied(RequestError):
+    """A valid key whose tenant may not do this."""
+
+    status = 403
+    type = "permission_error"
+    default_code = "permission_denied"
 
 
 class NotFound(RequestError):

@@ -93,17 +93,25 @@ class AdapterRegistry:
         return card
 
     def add(
-        self, source: Path, *, name: str | None = None, base: str | None = None, replacing: bool = False, **about: Any
+        self,
+        folder: Path,
+        *,
+        name: str | None = None,
+        base: str | None = None,
+        replacing: bool = False,
+        pinned: bool = False,
+        **about: Any,
     ) -> AdapterCard:
         """Check a folder in PEFT's format and copy it in; it serves from the next look of each replica on.
 
         `base` (a model id or folder with its weights on this machine) is required for a folder without
-        `jethro_adapter.json`, which is then bound to these weights. `about`: `task`, `licence`, `metrics`, `source`.
+        `jethro_adapter.json`, which is then bound to these weights. `pinned`: every replica loads it at
+        once and keeps it. `about`: `task`, `licence`, `metrics`, `source`.
 
         Raises InvalidAdapter for what cannot be served, Conflict if the name is taken and not `replacing`, OSError if
         the folder cannot be written.
         """
-        files = read_files(source)
+        files = read_files(folder)
         self._check_bounds(files)
         described = self._described(files, name, base, about)
         if (shipped_dir() / described.name / ABOUT).is_file():
@@ -114,7 +122,9 @@ class AdapterRegistry:
                     f"there is an adapter {described.name!r}: remove it first, replace it, or give another name",
                     param="name",
                 )
-            self._serve(described.name, self._copy(source, described, files.rank))
+            self._serve(described.name, self._copy(folder, described, files.rank))
+            if pinned:
+                (self.folder / described.name / _PINNED).touch()
             return self.get(described.name)
 
     def remove(self, name: str) -> None:
