@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from time import monotonic
 
 from benchmarks.script import PROMPT_TOKENS, TOKEN, pace_s
+from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.pools import PoolConfig
 from serve_app.engines.base import EngineHealth
 from serve_app.types import Capabilities, Chunk, Query, Usage
@@ -52,6 +53,6 @@ class FakeEngine:
         """Nothing to free."""
 
 
-def build(name: str, pool: PoolConfig) -> FakeEngine:
+def build(name: str, pool: PoolConfig, adapters: AdaptersConfig | None = None) -> FakeEngine:
     """The engine factory for `serve_app.deployments`, in place of the real engines."""
     return FakeEngine(pool.model)

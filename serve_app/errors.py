@@ -11,6 +11,7 @@
     │   ├── AuthenticationFailed     no key, or a wrong one                            401
     │   ├── PlacementForbidden       no pool may see the request                       403
     │   ├── ContentFiltered          a guard refuses the request or its answer         400
+    │   ├── PermissionDenied         a valid key that may not do this                  403
     │   ├── NotFound                 unknown route or record                           404
     │   ├── ModelNotFound            unknown model                                     404
     │   ├── MethodNotAllowed         known route, wrong method                         405
@@ -154,6 +155,14 @@ class ContentFiltered(RequestError):
     """A guard refuses the request, or the answer before its first byte; OpenAI's and Azure's code."""
 
     default_code = "content_filter"
+
+
+class PermissionDenied(RequestError):
+    """A valid key whose tenant may not do this."""
+
+    status = 403
+    type = "permission_error"
+    default_code = "permission_denied"
 
 
 class NotFound(RequestError):

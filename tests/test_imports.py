@@ -20,7 +20,7 @@ FLOORS = (
     ("wire", "journal", "front", "plots"),
     ("config",),
     ("lab", "learning"),
-    ("pools", "store"),
+    ("pools", "store", "adapters"),
     ("engines", "observability", "autoscaling", "guards"),
     ("placement",),
     ("data",),

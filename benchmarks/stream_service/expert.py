@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.process import BUILD
+from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.pools import PoolConfig
 from serve_app.engines.base import EngineHealth
 from serve_app.types import Capabilities, Chunk, Query, Usage
@@ -81,6 +82,6 @@ class FakeExpert:
         """Nothing to free."""
 
 
-def build(name: str, pool: PoolConfig) -> FakeExpert:
+def build(name: str, pool: PoolConfig, adapters: AdaptersConfig | None = None) -> FakeExpert:
     """The engine factory for `serve_app.deployments`, in place of the real engines."""
     return FakeExpert(pool.model)

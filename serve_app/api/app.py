@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from serve_app.api import openapi as docs
 from serve_app.api import shapes
+from serve_app.api.adapters import AdapterRoutes
 from serve_app.api.completions import CompletionHandler
 from serve_app.api.decisions import DecisionRoutes
 from serve_app.api.middleware import GatewayMiddleware
@@ -37,7 +38,7 @@ def build_app(services: Services) -> Starlette:
         CHAT: CompletionHandler(services, "chat", chat_request),
         COMPLETIONS: CompletionHandler(services, "completions", completion_request),
     }
-    groups = (Routes(services), DecisionRoutes(services), StreamRoutes(services))
+    groups = (Routes(services), DecisionRoutes(services), StreamRoutes(services), AdapterRoutes(services))
     operations = [*_answering(hot), *(operation for group in groups for operation in group.operations())]
     if services.config.server.expose_docs:
         operations += docs.operations(operations, services.config.limits, keys=bool(services.keys))

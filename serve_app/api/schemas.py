@@ -342,3 +342,28 @@ class BudgetRequest(Part):
     llm_share: Annotated[float, Field(gt=0, le=1)] | None = None
     mu: Annotated[float, Field(ge=0, le=1e6)] | None = None
     horizon: Annotated[int, Field(ge=1, le=10**9)] | None = None
+
+
+class AdapterRequest(Part):
+    """The body of POST /v1/adapters. An adapter that Jethro did not train also needs `name` and `pool`."""
+
+    source: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
+        description="A Hugging Face id, or a folder of the server below one of `adapters.sources`, in PEFT's format."
+    )
+    name: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        None, description="What callers write after the model's id and a colon; null: the adapter's own."
+    )
+    pool: PoolName | None = Field(None, description="The pool whose model it belongs to.")
+    task: Annotated[str, Field(max_length=256)] | None = Field(None, description="What it is for.")
+    licence: Annotated[str, Field(max_length=256)] | None = None
+    revision: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        None, description="Of the Hugging Face repository."
+    )
+    replace: bool = Field(False, description="If the name is taken, serve this one instead.")
+    pinned: bool = Field(False, description="Every replica loads it at once and keeps it.")
+
+
+class AdapterPin(Part):
+    """The body of PATCH /v1/adapters/{name}."""
+
+    pinned: bool = Field(description="Every replica loads it at once and keeps it.")

@@ -146,6 +146,34 @@ STREAM = _object(
 )
 STREAMS = _object({"object": {"const": "list"}, "data": _list(STREAM)})
 STREAM_DELETED = _object({"id": _STRING, "object": {"const": "stream"}, "deleted": {"const": True}})
+ADAPTER = _object(
+    {
+        "id": _STRING,
+        "object": {"const": "adapter"},
+        "version": _STRING,
+        "base": _STRING,
+        "base_sha256": _STRING,
+        "task": _MAYBE_STRING,
+        "rank": _INTEGER,
+        "parameters": _INTEGER,
+        "bytes": _INTEGER,
+        "licence": _MAYBE_STRING,
+        "metrics": {"type": "object"},
+        "created": {"type": ["string", "number", "null"]},
+        "data_sha256": _MAYBE_STRING,
+        "source": _MAYBE_STRING,
+        "shipped": {"type": "boolean"},
+        "pinned": {"type": "boolean"},
+        "models": {**_list(_STRING), "description": "What callers write in `model` to use it."},
+        "loaded": {
+            "type": "object",
+            "additionalProperties": _INTEGER,
+            "description": "By pool, the replicas that hold it.",
+        },
+    }
+)
+ADAPTERS = _object({"object": {"const": "list"}, "data": _list(ADAPTER)})
+ADAPTER_DELETED = _object({"id": _STRING, "object": {"const": "adapter"}, "deleted": {"const": True}})
 RECORDS: dict[str, Any] = {
     "type": "string",
     "description": "JSON lines, each a record with its feedback.",

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator
 
+from serve_app.config.adapters import AdapterCacheConfig, VllmAdaptersConfig
 from serve_app.config.base import FolderOrFile, ModelName, Node
 
 _ROUTES = ("/chat/completions", "/completions")
@@ -72,6 +73,9 @@ class TransformersSettings(Node):
     threads: PositiveInt = Field(1, description="CPU threads of the replica's forward passes.")
     max_batch: PositiveInt = Field(64, description="Sequences that share one forward pass.")
     max_waiting: PositiveInt = Field(256, description="Requests that may wait for a place; beyond it 429.")
+    adapters: AdapterCacheConfig | None = Field(
+        None, description="Serve the registered LoRA adapters of this model; null: none."
+    )
 
 
 class VllmSettings(Node):
@@ -88,7 +92,9 @@ class VllmSettings(Node):
     )
     cpu_kv_cache_gib: PositiveInt | None = Field(None, description="CPU build: memory of the KV cache.")
     prefix_caching: bool = Field(True, description="Reuse the KV cache of equal prefixes.")
-    adapters: dict[str, FolderOrFile] = Field(default_factory=dict, description="LoRA adapters: name to folder or id.")
+    adapters: VllmAdaptersConfig | None = Field(
+        None, description="Serve the registered LoRA adapters of this model; null: none."
+    )
     tool_parser: str | None = Field(None, description="vLLM's tool-call parser; without it tools are refused.")
     max_waiting: PositiveInt = Field(256, description="Requests that may wait for a place; beyond it 429.")
     args: dict[str, Any] = Field(default_factory=dict, description="Further AsyncEngineArgs.")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.base import FolderOrFile, Node
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.kubernetes import KubernetesConfig
@@ -238,6 +239,7 @@ class Config(Node):
     cascade: CascadeConfig = CascadeConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     orchestration: OrchestrationConfig = OrchestrationConfig()
+    adapters: AdaptersConfig = AdaptersConfig()
     scorer: ScorerConfig = ScorerConfig()
     streams: StreamsConfig = StreamsConfig()
     placement: PlacementConfig = PlacementConfig()
@@ -290,6 +292,16 @@ class Config(Node):
         if taken:
             raise ValueError(f"model id {', '.join(taken)}: ids must differ and not begin with jethro or router-")
         return pools
+
+    @model_validator(mode="after")
+    def _managed(self) -> Self:
+        tenants = [key.name for key in self.server.keys]
+        if unknown := [name for name in self.adapters.managers if name not in tenants]:
+            raise ValueError(
+                f"adapters.managers: no key is named {', '.join(unknown)}: name tenants of server.keys, which are "
+                f"{', '.join(tenants) or 'none'}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

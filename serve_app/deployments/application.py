@@ -40,7 +40,7 @@ def build(args: BuildArgs) -> serve.Application:
     # what a Gateway lets in may grow a little when it is written again
     body_bytes = 2 * config.limits.body_bytes
     handles = {
-        name: _pool(name, pool, args.engine_factory, body_bytes, config.log.level)
+        name: _pool(name, pool, args.engine_factory, body_bytes, config)
         for name, pool in config.pools.items()
         if not pool.remote
     }
@@ -69,7 +69,7 @@ def deployment_name(pool: str) -> str:
     return "".join(part.capitalize() for part in pool.replace("-", "_").split("_")) + "Pool"
 
 
-def _pool(name: str, pool: PoolConfig, engine_factory: str, body_bytes: int, log_level: str) -> serve.Application:
+def _pool(name: str, pool: PoolConfig, engine_factory: str, body_bytes: int, config: Config) -> serve.Application:
     deployment = serve.deployment(
         PoolReplica,
         name=deployment_name(name),
@@ -81,7 +81,8 @@ def _pool(name: str, pool: PoolConfig, engine_factory: str, body_bytes: int, log
         health_check_timeout_s=30,
         **_replicas(name, pool),
     )
-    return deployment.bind(name, pool.model_dump(mode="json"), engine_factory, body_bytes, log_level)
+    settings, adapters = pool.model_dump(mode="json"), config.adapters.model_dump(mode="json")
+    return deployment.bind(name, settings, engine_factory, body_bytes, config.log.level, adapters)
 
 
 def _replicas(name: str, pool: PoolConfig) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ray import serve
 from ray.experimental import internal_kv
 
 from serve_app.autoscaling.signals import FINISHED, IN_FLIGHT, QUEUED, SERVICE
+from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.pools import PoolConfig
 from serve_app.deployments.listeners import bind_to_node, listener, node_address
 from serve_app.engines.app import build_replica_app
@@ -23,7 +24,7 @@ from serve_app.observability.process_log import log_to_stderr
 logger = logging.getLogger("jethro.deployments")
 
 _SECRET_KEY = b"jethro:cluster-secret"
-EngineFactory = Callable[[str, PoolConfig], Engine]
+EngineFactory = Callable[[str, PoolConfig, AdaptersConfig], Engine]
 
 
 def cluster_secret() -> str:
@@ -41,7 +42,13 @@ class PoolReplica:
     """Runs a pool's engine. Gateways find it through `describe` and talk to its port."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, name: str, pool: dict[str, Any], engine_factory: str, body_bytes: int, log_level: str = "info"
+        self,
+        name: str,
+        pool: dict[str, Any],
+        engine_factory: str,
+        body_bytes: int,
+        log_level: str = "info",
+        adapters: dict[str, Any] | None = None,
     ) -> None:
         log_to_stderr(log_level, serve.get_replica_context().replica_id.unique_id)
         bind_to_node()
@@ -49,7 +56,7 @@ class PoolReplica:
         self._drain_s = config.drain_s
         module, _, function = engine_factory.partition(":")
         factory: EngineFactory = getattr(importlib.import_module(module), function)
-        self._engine = factory(name, config)
+        self._engine = factory(name, config, AdaptersConfig.model_validate(adapters or {}))
         await self._engine.start()
         self._app = build_replica_app(
             self._engine,
@@ -79,6 +86,7 @@ class PoolReplica:
             "waiting": admission.queued,
             "draining": admission.draining,
             "pid": os.getpid(),
+            "adapters": list(self._engine.health().adapters),
         }
 
     async def record_autoscaling_stats(self) -> dict[str, float]:

@@ -16,6 +16,8 @@ class EngineHealth:
     waiting: int = 0
     detail: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)
+    adapters: tuple[str, ...] = ()
+    """Adapters in memory: requests for them are best sent here."""
 
 
 class Engine(Protocol):
@@ -37,6 +39,7 @@ class Engine(Protocol):
 
         Raises:
             ContextLengthExceeded: the prompt leaves no room for an answer.
+            ModelNotFound: the engine serves adapters, and none of the query's name.
             UnsupportedParameter: the query needs a capability that this engine lacks.
             Overloaded: the engine's own queue is full.
             UpstreamError: the model failed.

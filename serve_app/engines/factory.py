@@ -5,20 +5,22 @@ import importlib.util
 from pathlib import Path
 from typing import cast
 
+from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.pools import PoolConfig
 from serve_app.engines.base import Engine
 from serve_app.errors import ConfigError, DependencyError
 
 _CLASSES = {"transformers": "serve_app.engines.transformers:HFEngine", "vllm": "serve_app.engines.vllm:VllmEngine"}
-"""Kind to class; each is called with the id that callers see and the pool's engine settings, path resolved."""
+"""Kind to class; each is called with the id that callers see, the pool's engine settings, path resolved, and the
+settings of the adapters' registry."""
 
 _EXTRAS = {"transformers": "transformers", "vllm": "vllm"}
 """Kind to extra, which is named after the module it brings."""
 _LAB = "lab:"
 
 
-def build_engine(name: str, pool: PoolConfig) -> Engine:
-    """An engine that is not started yet, for the pool `name`.
+def build_engine(name: str, pool: PoolConfig, adapters: AdaptersConfig | None = None) -> Engine:
+    """An engine that is not started yet, for the pool `name`; `adapters`: the registry, by default that of the config.
 
     Raises:
         ConfigError: a `lab:` model that does not exist.
@@ -35,13 +37,13 @@ def build_engine(name: str, pool: PoolConfig) -> Engine:
         if e.name is None or e.name.startswith("serve_app"):
             raise
         raise _missing(name, e.name, settings.kind) from e
-    return cast(Engine, engine_class(pool.model, settings))
+    return cast(Engine, engine_class(pool.model, settings, adapters))
 
 
 def preflight(name: str, pool: PoolConfig) -> None:
     """Check on this machine, without loading anything, that the engine can start.
 
-    Raises ConfigError for a missing folder of a model or adapter, DependencyError for an extra that is not installed.
+    Raises ConfigError for a missing folder of a model, DependencyError for an extra that is not installed.
     """
     settings = pool.engine
     module = _EXTRAS.get(settings.kind)
@@ -52,8 +54,6 @@ def preflight(name: str, pool: PoolConfig) -> None:
         _lab_folder(name, path)
     elif path is not None:
         _check_model(f"pools.{name}.engine.path", path, safetensors=settings.kind == "transformers")
-    for adapter, where in getattr(settings, "adapters", {}).items():
-        _check_folder(f"pools.{name}.engine.adapters.{adapter}", where, "of a LoRA adapter or its id")
 
 
 def _check_model(key: str, path: str, *, safetensors: bool) -> None:

@@ -48,6 +48,7 @@ class ReplicaRequest:
         if body.get("model") != engine.model:
             raise ModelNotFound(f"this replica runs {engine.model!r}, not {body.get('model')!r}", param="model")
         self._query = query_from_openai(body, endpoint)
+        self._model = engine.model if self._query.adapter is None else f"{engine.model}:{self._query.adapter}"
         self._id = headers.get(b"x-jethro-id", b"").decode("latin-1") or uuid.uuid4().hex
         created = headers.get(b"x-jethro-created", b"")
         self._created = int(created) if created.isdigit() else int(time.time())
@@ -80,7 +81,7 @@ class ReplicaRequest:
         finished = sum(c.finish_reason is not None for c in chunks)
         if finished != self._query.sampling.n:
             raise UpstreamError(f"the model finished {finished} of {self._query.sampling.n} choices")
-        body = encode_answer(self._query, chunks, model=self._engine.model, answer_id=self._id, created=self._created)
+        body = encode_answer(self._query, chunks, model=self._model, answer_id=self._id, created=self._created)
         headers = [_JSON, (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -99,7 +100,7 @@ class ReplicaRequest:
 
     async def _send_events(self, bursts: Bursts[Chunk], burst: list[Chunk], send: Send) -> bytes:
         """Sends all events but the last write, which it returns: finish, usage and `[DONE]`, or the error."""
-        encoder = StreamEncoder(self._query, model=self._engine.model, answer_id=self._id, created=self._created)
+        encoder = StreamEncoder(self._query, model=self._model, answer_id=self._id, created=self._created)
         held = b""
         try:
             while True:

@@ -13,6 +13,7 @@ from serve_app.config.load import secret
 from serve_app.config.tree import Config, KeyConfig
 from serve_app.ensemble.serving.model_loading import ModelLoader, ModelThreads, RemoteModels
 from serve_app.errors import ConfigError
+from serve_app.gateway.adapters import GatewayAdapters
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.gateway.fairness import FairLimiter
 from serve_app.gateway.reload import Reloader
@@ -78,11 +79,14 @@ class Services:
     stops: set[Callable[[], None]] = field(default_factory=set)
     models: ModelLoader | None = None
     placement: PlacementPolicy | None = None
+    adapters: GatewayAdapters | None = None
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""
         await self.store.start()
         self.routers.start()
+        if self.adapters is not None:
+            self.adapters.start()
         if self.streams is not None:
             self.streams.start()
 
@@ -92,6 +96,8 @@ class Services:
         if self.streams is not None:
             await self.streams.aclose()
         await self.routers.aclose()
+        if self.adapters is not None:
+            await self.adapters.aclose()
         if self.models is not None:
             await asyncio.to_thread(self.models.close)
         for pool in self.pools.values():
@@ -137,7 +143,8 @@ def build_services(
     streams = _streams(config, pools, replica, learner)
     begin = partial(limit_torch_threads, config.routing.score_threads)
     models = ModelLoader(ModelThreads(config.routing.score_batch, begin), remote_models)
-    catalogue = Catalogue(config, pools, loader.load(), streams, loader.pinned, models)
+    adapters = GatewayAdapters(config, pools)
+    catalogue = Catalogue(config, pools, loader.load(), streams, loader.pinned, models, adapters)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
     recorder = Recorder()
@@ -155,6 +162,7 @@ def build_services(
         streams=streams,
         routers=routers,
         models=models,
+        adapters=adapters,
         pools=pools,
         store=store,
         recorder=recorder,
@@ -240,8 +248,11 @@ def _dispensable(name: str, config: Config, pools: Mapping[str, Pool], up: Colle
 
 
 def _covers(able: Capabilities, needed: Capabilities) -> bool:
-    """Whether one engine supports whatever another does; contexts are compared where both are known."""
-    features = ("logprobs", "guided", "tools", "adapters")
+    """Whether one engine supports whatever routed queries need of another; contexts are compared where both are known.
+
+    Adapters are of one model, and are requested by its name: no other pool could answer for them in any case.
+    """
+    features = ("logprobs", "guided", "tools")
     if any(getattr(needed, name) and not getattr(able, name) for name in features):
         return False
     contexts = able.max_context_tokens, needed.max_context_tokens

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from serve_app.config import Config
-from serve_app.config.engines import OpenAISettings, VllmSettings
+from serve_app.config.engines import OpenAISettings
 from serve_app.errors import ConfigError, reading
 from serve_app.routing.reference import split_reference
 from serve_app.routing.registry import Registry, router_names
@@ -25,6 +25,8 @@ LOG_PATH: Final = f"{STATE_PATH}/log"
 ARTEFACTS_PATH: Final = "/var/lib/jethro-artefacts"
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _ROUTER = re.compile(r"[a-z0-9_]{1,64}")
+REGISTRIES: Final = ("routing.registry", "adapters.registry")
+"""Folders that serving reads and the command line writes to."""
 Keys = tuple[str, ...]
 IsDir = Callable[[str], bool]
 
@@ -39,8 +41,8 @@ class Named:
 
     @property
     def keys(self) -> Keys:
-        """The key, part by part; the name of an adapter, at the end, may have dots."""
-        return tuple(self.key.split(".", 4))
+        """The key, part by part."""
+        return tuple(self.key.split("."))
 
 
 def nowhere(path: str) -> bool:
@@ -63,8 +65,24 @@ def own_artefacts(config: Config, is_dir: IsDir = os.path.isdir) -> list[Named]:
         found.append(Named("routing.best_of.ranker", ranker, "best-of-ranker"))
     if (tasks := config.orchestration.classifier) is not None:
         found.append(Named("orchestration.classifier", tasks, "task-classifier"))
+    if serves_adapters(config) and _folder_names(config.adapters.registry):
+        found.append(Named("adapters.registry", config.adapters.registry, "adapters"))
     ensemble = config.ensemble.folders
     return found + [Named(f"ensemble.{key}", path, f"ensemble-{key}") for key, path in ensemble.items()]
+
+
+def serves_adapters(config: Config) -> bool:
+    """Whether a pool serves LoRA adapters."""
+    return any(getattr(pool.engine, "adapters", None) is not None for pool in config.pools.values())
+
+
+def _registries(config: Config) -> list[str]:
+    return [config.routing.registry, *([config.adapters.registry] if serves_adapters(config) else [])]
+
+
+def _folder_names(path: str) -> list[str]:
+    folder = Path(path)
+    return [f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")] if folder.is_dir() else []
 
 
 def is_folder(config: Config, router: str, is_dir: IsDir = os.path.isdir) -> bool:
@@ -106,16 +124,14 @@ def elsewhere(config: Config) -> bool:
 
 
 def weights(config: Config, is_dir: IsDir = os.path.isdir) -> list[Named]:
-    """Folders of models and adapters that local pools name; ids of the model hub and embedded models are none."""
+    """Folders of models that local pools name; ids of the model hub and embedded models are none."""
     found = []
     for name, pool in config.pools.items():
         engine, key = pool.engine, f"pools.{name}.engine"
         if isinstance(engine, OpenAISettings):
             continue
-        paths = {f"{key}.path": engine.path}
-        if isinstance(engine, VllmSettings):
-            paths |= {f"{key}.adapters.{adapter}": path for adapter, path in engine.adapters.items()}
-        found += [Named(key, path, "") for key, path in paths.items() if _local(path, is_dir)]
+        if _local(engine.path, is_dir):
+            found.append(Named(f"{key}.path", engine.path, ""))
     return found
 
 
@@ -133,6 +149,7 @@ def delivered(config: Config) -> dict[Keys, str]:
     changed: dict[Keys, str] = {}
     kept = [("store.path", config.store.path), ("routing.registry", config.routing.registry)]
     kept += [("streams.folder", config.streams.folder)] if config.streams.enabled else []
+    kept += [("adapters.registry", config.adapters.registry)] if serves_adapters(config) else []
     for key, path in kept:
         if not os.path.isabs(path):
             folder = LOG_PATH if key == "store.path" and options.state else STATE_PATH
@@ -143,8 +160,8 @@ def delivered(config: Config) -> dict[Keys, str]:
             changed.pop(named.keys, None)
         elif options.artefacts is not None:
             changed[named.keys] = f"{ARTEFACTS_PATH}/{named.packed}{_version(config, named)}"
-        elif named.key == "routing.registry" and options.state:
-            continue  # on the claim, where routers are registered or copied to
+        elif named.key in REGISTRIES and options.state:
+            continue  # on the claim, where routers and adapters are registered or copied to
         else:
             raise ConfigError(_undelivered(config, named))
     for named in weights(config):
@@ -193,7 +210,7 @@ def _routers_in(body: object) -> Iterator[str]:
 def required_paths(config: Config) -> list[str]:
     """Folders that must be there before a pod with this config may start."""
     found = [named.path for named in [*own_artefacts(config, nowhere), *weights(config, nowhere)]]
-    found += [config.routing.registry] if below(config.routing.registry, ARTEFACTS_PATH) else []
+    found += [path for path in _registries(config) if below(path, ARTEFACTS_PATH)]
     return sorted(set(found))
 
 
@@ -227,7 +244,7 @@ def path_mistakes(where: str, config: Config, filled: Sequence[str], own: Sequen
 
     `filled`: its folders with what the operator has put there, image included; `own`: those of the pod alone.
     """
-    named = [n for n in own_artefacts(config, nowhere) if n.key != "routing.registry"] + weights(config, nowhere)
+    named = [n for n in own_artefacts(config, nowhere) if n.key not in REGISTRIES] + weights(config, nowhere)
     for folder in named:
         if not any(below(folder.path, place) for place in filled):
             yield (
@@ -243,6 +260,7 @@ def path_mistakes(where: str, config: Config, filled: Sequence[str], own: Sequen
             )
     written = {"store.path": config.store.path, "routing.registry": registry}
     written |= {"streams.folder": config.streams.folder} if config.streams.enabled else {}
+    written |= {"adapters.registry": config.adapters.registry} if serves_adapters(config) else {}
     for key, path in written.items():
         if not os.path.isabs(path):
             yield f"{where}: {key}: {path} is relative to a folder that the image decides on; render again"

@@ -9,7 +9,7 @@ from pathlib import Path
 from serve_app.config import Config
 from serve_app.errors import ConfigError, writing
 from serve_app.files import replacing
-from serve_app.k8s.delivery import Named, own_artefacts
+from serve_app.k8s.delivery import REGISTRIES, Named, own_artefacts
 from serve_app.k8s.prepare import MAX_BYTES
 from serve_app.learning.saved_folder import check_folder
 
@@ -47,7 +47,7 @@ def pack(config: Config, out: Path) -> tuple[str, list[Named]]:
 def _artefacts(named: Named) -> Iterator[Path]:
     """The folders to check: a registry holds one for each version."""
     folder = Path(named.path)
-    yield from folder.glob("*/*/") if named.key == "routing.registry" else [folder]
+    yield from folder.glob("*/*/") if named.key in REGISTRIES else [folder]
 
 
 def _add(archive: tarfile.TarFile, named: Named) -> None:

@@ -4,6 +4,10 @@ A Directory picks by power of two choices: of two members drawn at random, the l
 of two choices in randomized load balancing", 2001). The load of a member is this Gateway's requests in flight there
 plus the other requests it last reported. Members come from a `discover` function or are fixed addresses.
 
+A request for an adapter goes to a member that holds it, unless that is much busier than another. One that no member
+holds has a member of its own, the same for every Gateway (rendezvous hashing: Thaler and Ravishankar, "Using name-based
+mappings to increase hit rates", 1998).
+
 A member is ejected at once when it is dead, that is, takes no connection. One that is alive is ejected for the share of
 different requests that failed there of late, and only while another can answer. A replica that takes connections and
 answers no probe (stopped, or spinning) is silent: requests that wait there for a first byte are sent to another.
@@ -16,7 +20,8 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 
 from serve_app.errors import PoolUnavailable, replica_reply
 
@@ -34,6 +39,8 @@ _PROBE_EVERY_S = 0.4
 _PROBE_S = 1.0
 _OWN_DELAY_S = 0.5  # a round of probes that took that much longer says that this process was held up itself
 _MOST_MISSED = 2  # probes
+_BELIEVED_S = 3.0  # that a member loads the adapter of a request sent there, until it reports it
+_BUSIER, _BUSIER_BY = 2, 4  # a holder is left out above this many times another's load, and these requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,8 @@ class ReplicaReport:
     waiting: int = 0
     draining: bool = False
     pid: int = 0
+    adapters: Collection[str] = ()
+    """Adapters in its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,12 @@ class Member:
     heard: bool = False
     missed: int = 0
     waiting: set[asyncio.Timeout] = field(default_factory=set)
+    sent: dict[str, float] = field(default_factory=dict)
+    """By adapter, when a request for it was last sent here."""
+
+    def holds(self, adapter: str, now_s: float) -> bool:
+        """Whether the adapter is in its memory, by its report or because it was just requested there."""
+        return adapter in self.report.adapters or now_s - self.sent.get(adapter, -_BELIEVED_S) < _BELIEVED_S
 
     def note(self, outcomes: deque[float], now_s: float) -> None:
         """Add a request to one of the outcomes, and forget the oldest of both: their share is of the same time."""
@@ -109,6 +124,8 @@ class Directory:
     longest_cooldown_s: float = _COOLDOWN_MAX_S
     rng: random.Random = field(default_factory=random.Random)
     clock: Callable[[], float] = time.monotonic
+    affinity: bool = True
+    """Prefer members that hold a request's adapter."""
     begun: bool = False
     """Whether any member has ever answered."""
     _members: dict[str, Member] = field(default_factory=dict)
@@ -155,8 +172,8 @@ class Directory:
         self._members = fresh
         self._changed.set()
 
-    async def pick(self, exclude: Collection[str] = (), *, wait: bool = True) -> Member:
-        """A member for the next request, none of `exclude`.
+    async def pick(self, exclude: Collection[str] = (), *, wait: bool = True, adapter: str | None = None) -> Member:
+        """A member for the next request, none of `exclude`; preferably one that holds `adapter`.
 
         Raises PoolUnavailable if there is none, after `wait_s` if `wait` and none is excluded yet.
         """
@@ -174,11 +191,29 @@ class Directory:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, 0.1)):  # `wait_for` may swallow a cancellation
                     await self._changed.wait()
+        if adapter is None or not self.affinity:
+            return self._less_loaded(candidates)
+        return self._holder(candidates, adapter)
+
+    def _less_loaded(self, candidates: Sequence[Member]) -> Member:
+        """Of two drawn at random, the less loaded one."""
         if len(candidates) == 1:
             return candidates[0]
         if len(candidates) == 2:
             return min(candidates, key=lambda m: (m.load, self.rng.random()))
         return min(self.rng.sample(candidates, 2), key=lambda m: m.load)
+
+    def _holder(self, candidates: Sequence[Member], adapter: str) -> Member:
+        """A member that holds the adapter, or is to load it."""
+        now = self.clock()
+        holders = [m for m in candidates if m.holds(adapter, now)]
+        preferred = self._less_loaded(holders) if holders else max(candidates, key=lambda m: _affinity(adapter, m))
+        other = self._less_loaded(candidates)
+        chosen = other if preferred.load > _BUSIER * other.load + _BUSIER_BY else preferred
+        chosen.sent[adapter] = now
+        if len(chosen.sent) > _REMEMBERED:
+            chosen.sent = {name: at for name, at in chosen.sent.items() if now - at < _BELIEVED_S}
+        return chosen
 
     def _candidates(self, exclude: Collection[str]) -> list[Member]:
         """Members to pick from; if all are cooling down, those that failed once: a slow host drops connections too.
@@ -231,8 +266,7 @@ class Directory:
 
     def draining(self, member: Member) -> None:
         """The member reported that it is stopping: it gets no further requests."""
-        report = member.report
-        member.report = ReplicaReport(report.address, report.running, report.waiting, draining=True, pid=report.pid)
+        member.report = replace(member.report, draining=True)
         self._refresh_now.set()
 
     async def follow(self, discover: Discover, *, every_s: float = 1.0, discovery_s: float = _DISCOVERY_S) -> None:
@@ -281,6 +315,11 @@ class Directory:
             now = asyncio.get_running_loop().time()
             for limit in member.waiting:
                 limit.reschedule(now)
+
+
+def _affinity(adapter: str, member: Member) -> bytes:
+    """By which each Gateway finds the same member for an adapter; few adapters move when a member comes or goes."""
+    return blake2b(f"{adapter}\n{member.address}".encode(), digest_size=8).digest()
 
 
 async def _probed(probe: Probe, member: Member, probe_s: float) -> bool | None:

@@ -38,12 +38,12 @@ def capabilities(pool: PoolConfig) -> Capabilities:
     """The capabilities of the pool's engine, as far as the config shows them."""
     engine = pool.engine
     if isinstance(engine, TransformersSettings):
-        return Capabilities()
+        return Capabilities(adapters=engine.adapters is not None)
     if isinstance(engine, VllmSettings):
         return Capabilities(
             guided=True,
             tools=engine.tool_parser is not None,
-            adapters=bool(engine.adapters),
+            adapters=engine.adapters is not None,
             max_context_tokens=engine.max_context_tokens,
         )
     return Capabilities(

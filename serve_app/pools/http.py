@@ -116,7 +116,7 @@ class HttpPool:
         def open_at(upstream: Upstream) -> Awaitable[EventStream]:
             return upstream.open_stream(path, body, headers, choices=n, deadline_s=call.deadline_s)
 
-        member, events = await self._first(open_at, call)
+        member, events = await self._first(open_at, call, query.adapter)
         seen = member.failures
         try:
             async for frame in events:
@@ -141,7 +141,7 @@ class HttpPool:
             except JethroError as error:
                 raise upstream.refusal(error) from error.__cause__
 
-        member, answer = await self._first(post_to, call)
+        member, answer = await self._first(post_to, call, query.adapter)
         member.in_flight -= 1
         return answer
 
@@ -154,12 +154,14 @@ class HttpPool:
         """Close all connections."""
         await self._session.close()
 
-    async def _first(self, send: Callable[[Upstream], Awaitable[T]], call: Call) -> tuple[Member, T]:
+    async def _first(
+        self, send: Callable[[Upstream], Awaitable[T]], call: Call, adapter: str | None
+    ) -> tuple[Member, T]:
         """Try members until one answers with its first byte; that one stays counted in flight."""
         tried: dict[str, JethroError] = {}
         attempt = 0
         while True:
-            member = await self._next_member(tried, call)
+            member = await self._next_member(tried, call, adapter)
             member.in_flight += 1
             seen = member.failures
             try:
@@ -197,10 +199,10 @@ class HttpPool:
         except TimeoutError:
             raise upstream.failure("the replica takes connections and does not answer", SilentReplica) from None
 
-    async def _next_member(self, tried: Mapping[str, JethroError], call: Call) -> Member:
+    async def _next_member(self, tried: Mapping[str, JethroError], call: Call, adapter: str | None) -> Member:
         """A member not tried yet; once all were, any available one, since it may have restarted."""
         try:
-            return await self.directory.pick(tried, wait=call.may_wait)
+            return await self.directory.pick(tried, wait=call.may_wait, adapter=adapter)
         except PoolUnavailable:
             if not tried:
                 raise

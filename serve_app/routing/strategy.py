@@ -120,25 +120,29 @@ class RouteStrategy:
 
 
 class DirectStrategy:
-    """One pool, no decision: for requests that name a pool's own model id."""
+    """One pool, no decision: for requests that name a pool's own model id, or one of its adapters."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, adapter: str | None = None) -> None:
         self.name = "direct"
-        self.pool = pool
+        self.pool, self.adapter = pool, adapter
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """The pool that the request names. Raises UnsupportedParameter if it does not support the query."""
-        if lack := lacking(query, self.pool):
+        if lack := lacking(self._with_adapter(query), self.pool):
             raise refusal(lack, self.pool.model)
-        reason = f"the request names {self.pool.model}"
-        return Decision(decision_id, self.name, self.pool.name, self.pool.model, reason)
+        model = self.pool.model if self.adapter is None else f"{self.pool.model}:{self.adapter}"
+        return Decision(decision_id, self.name, self.pool.name, model, f"the request names {model}")
 
     def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then what was spent; see the contract."""
+        query = self._with_adapter(query)
         return answer(partial(self._chosen, query, context.call.id), query, context)
 
     async def _chosen(self, query: Query, decision_id: str) -> tuple[Decision, tuple[Pool, ...]]:
         return await self.decide(query, decision_id), (self.pool,)
+
+    def _with_adapter(self, query: Query) -> Query:
+        return query if self.adapter is None else replace(query, adapter=self.adapter)
 
 
 async def answer(

@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from serve_app.api.query import chat_request, check, completion_request
+from serve_app.api.query import chat_request, check, completion_request, hinted
 from serve_app.api.schemas import FeedbackRequest
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import RequestError, UnsupportedParameter
-from serve_app.types import Message, Sampling
+from serve_app.types import Message, Query, Sampling
 
 LIMITS = LimitsConfig(messages=4, n=3, stop=2, stop_chars=5, top_logprobs=5, max_tokens=100, tools=2)
 USER = {"role": "user", "content": "hi"}
@@ -285,3 +285,12 @@ def test_feedback():
         with pytest.raises(RequestError) as caught:
             check(FeedbackRequest, {"decision_id": "x", "score": score})
         assert caught.value.param == "score"
+
+
+def test_a_task_hint_is_a_name_or_refused() -> None:
+    query = Query((Message("user", "hi"),))
+    assert hinted(query, [(b"x-jethro-task", b" sort ")]).task == "sort"
+    assert hinted(query, [(b"host", b"x")]) is query
+    for text in (b"", b"Sort", b"a b", b"x" * 49, b"\xff"):
+        with pytest.raises(RequestError, match="x-jethro-task"):
+            hinted(query, [(b"x-jethro-task", text)])

@@ -32,7 +32,7 @@ async def pools_here(config: Config, names: Sequence[str] = ()) -> AsyncIterator
             if settings.remote:
                 pool = build_pool(name, settings, cluster_secret="", timeout_s=config.limits.request_timeout_s)
             else:
-                engine = build_engine(name, settings)
+                engine = build_engine(name, settings, config.adapters)
                 pool = LocalPool(name, engine, Price(**settings.price.model_dump()))
                 await engine.start()
             stack.push_async_callback(pool.aclose)

@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from serve_app.engines.transformers.loading import LoadedModel
+from serve_app.engines.transformers.lora import LoraStack
 from serve_app.engines.transformers.sampler import SamplingPlan, sample
 from serve_app.engines.transformers.sequence import Likely, Sequence
 
@@ -132,6 +133,7 @@ class Batch:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._model, self._config, self._device = loaded.model, loaded.model.config, loaded.device
+        self.lora = LoraStack(loaded.model)
         self.sequences: list[Sequence] = []
         self.reset()
 
@@ -142,6 +144,7 @@ class Batch:
         self._tokens = torch.empty(0, dtype=torch.long, device=self._device)
         self._lengths = torch.empty(0, dtype=torch.long, device=self._device)
         self._plan: SamplingPlan | None = None
+        self.lora.clear()
 
     @torch.inference_mode()
     def prefill(self, joiners: Rows[Sequence]) -> Sampled:
@@ -153,6 +156,7 @@ class Batch:
         number = {request: i for i, request in enumerate(requests)}
         sources = torch.tensor([number[s.request] for s in joiners], device=self._device)
         cache = DynamicCache(config=self._config)
+        self.lora.select([r.adapter for r in requests], others=(s.request.adapter for s in self.sequences))
         logits = self._read([r.prompt_ids for r in requests], cache)[sources]
         tokens, likely = sample(logits, SamplingPlan.of(joiners, self._device))
         self._append(joiners, cache, sources, tokens)
@@ -165,6 +169,7 @@ class Batch:
         self._cache.fit(count, count, 1 + max(s.length for s in self.sequences))
         positions = torch.arange(self._cache.capacity_positions, device=self._device)
         self._cache.aim(torch.arange(count, device=self._device), self._lengths)
+        self.lora.select([s.request.adapter for s in self.sequences])
         logits = self._model(
             input_ids=self._tokens[:, None],
             attention_mask=(positions <= self._lengths[:, None])[:, None, None],
@@ -196,6 +201,7 @@ class Batch:
         self._tokens, self._lengths, self._plan = self._tokens[:count], self._lengths[:count], None
         if not count:
             self._cache.clear()
+            self.lora.clear()
 
     def _read(self, prompts: list[list[int]], cache: DynamicCache) -> Tensor:
         """Logits [prompts, vocabulary] after each prompt. Shorter prompts are padded on the right, where causal

@@ -5,18 +5,34 @@ Turns a Query into the model's token ids: chat template, tokenizer, and whether 
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 from jinja2 import TemplateError
 
+from serve_app.adapters.base_model import known_base
+from serve_app.adapters.card import AdapterCard
+from serve_app.adapters.errors import InvalidAdapter
+from serve_app.adapters.registry import AdapterRegistry
+from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.engines import TransformersSettings
+from serve_app.engines.adapter_cache import AdapterCache
 from serve_app.engines.base import EngineHealth
 from serve_app.engines.transformers.loading import LoadedModel
+from serve_app.engines.transformers.lora import LoraWeights, load_weights, weight_bytes
 from serve_app.engines.transformers.metrics import EngineFigures
 from serve_app.engines.transformers.sequence import Request
 from serve_app.engines.transformers.text import Decode, decoder
 from serve_app.engines.transformers.worker import Worker
-from serve_app.errors import ContextLengthExceeded, Overloaded, PoolUnavailable, RequestError, UnsupportedParameter
+from serve_app.errors import (
+    ConfigError,
+    ContextLengthExceeded,
+    Overloaded,
+    PoolUnavailable,
+    RequestError,
+    UnsupportedParameter,
+)
 from serve_app.types import Capabilities, Chunk, Query
 
 
@@ -91,10 +107,13 @@ _TEMPLATE_OPTIONS = "chat_template_kwargs"
 class HFEngine:
     """Engine over any causal language model that transformers runs with a plain attention cache."""
 
-    def __init__(self, model: str, settings: TransformersSettings) -> None:
+    def __init__(self, model: str, settings: TransformersSettings, adapters: AdaptersConfig | None = None) -> None:
+        """`adapters`: the registry, used if the settings serve adapters; its default is that of the config."""
         self.model = model
-        self.capabilities = Capabilities()
-        self._settings = settings
+        self.capabilities = Capabilities(adapters=settings.adapters is not None)
+        self._settings, self._registry = settings, AdapterRegistry(adapters or AdaptersConfig())
+        self._adapters: AdapterCache[LoraWeights] | None = None
+        self._following: asyncio.Task[None] | None = None
         self._figures = EngineFigures(model)
         self._worker = Worker(settings, self._figures)
         self._loaded: LoadedModel | None = None
@@ -106,23 +125,33 @@ class HFEngine:
         loaded = await self._worker.start()
         self._prompts = PromptEncoder(loaded.tokenizer, loaded.context_tokens)
         self._decode: Decode = decoder(loaded.tokenizer)
-        self.capabilities = Capabilities(max_context_tokens=loaded.context_tokens)
+        self.capabilities = replace(self.capabilities, max_context_tokens=loaded.context_tokens)
+        if self._settings.adapters is not None:
+            self._adapters = await asyncio.to_thread(self._adapter_cache, loaded)
+            await self._adapters.look()
+            self._following = asyncio.get_running_loop().create_task(self._adapters.follow())
         self._loaded = loaded
 
     async def stream(self, query: Query) -> AsyncGenerator[Chunk, None]:
         """See Engine.stream. Queue bound: `max_waiting` choices beyond the `max_batch` that may run."""
-        request = await self._admit(query)
-        self._open.add(request)
-        self._worker.submit(request)
-        try:
-            while True:
-                chunk = await request.mailbox.get()
-                yield chunk
-                if chunk.usage is not None:
-                    return
-        finally:
-            request.cancelled = True
-            self._open.discard(request)
+        async with AsyncExitStack() as leases:
+            request = await self._admit(query)
+            if query.adapter is not None:
+                assert self._adapters is not None
+                request.adapter = await leases.enter_async_context(self._adapters.lease(query.adapter))
+                if self._closed:
+                    raise PoolUnavailable(f"{self.model} is not running", retry_after_s=1)
+            self._open.add(request)
+            self._worker.submit(request)
+            try:
+                while True:
+                    chunk = await request.mailbox.get()
+                    yield chunk
+                    if chunk.usage is not None:
+                        return
+            finally:
+                request.cancelled = True
+                self._open.discard(request)
 
     def health(self) -> EngineHealth:
         """Requests with a choice in the batch, and those still outside; `figures` counts rows."""
@@ -135,6 +164,7 @@ class HFEngine:
             waiting=len(self._open) - running,
             detail="every step fails; the log says why" if self._worker.broken else "",
             figures={"rows": self._worker.running, "waiting_rows": self._worker.waiting},
+            adapters=self._adapters.names() if self._adapters is not None else (),
         )
 
     def metrics(self) -> str:
@@ -147,12 +177,46 @@ class HFEngine:
         """Stops the thread; open streams end with PoolUnavailable."""
         if not self._closed:
             self._closed = True
+            if self._following is not None:
+                self._following.cancel()
+                await asyncio.gather(self._following, return_exceptions=True)
+            if self._adapters is not None:
+                await self._adapters.aclose()
             await self._worker.stop()
+
+    def _adapter_cache(self, loaded: LoadedModel) -> AdapterCache[LoraWeights]:
+        """Raises ConfigError if the weights of the model itself cannot be found, to which adapters are bound."""
+        settings, dtype = self._settings.adapters, loaded.model.dtype
+        assert settings is not None
+        try:
+            base = known_base(self._settings.path)
+        except InvalidAdapter as e:
+            raise ConfigError(f"engine.adapters: {e}") from e
+
+        async def load(card: AdapterCard) -> LoraWeights:
+            module = self._worker.lora.missing(card)
+            if module is not None:
+                raise InvalidAdapter(
+                    f"adapter {card.name!r} changes {module}, which is no linear module of {self.model} that this "
+                    "engine can batch; train it without, or use engine.kind vllm",
+                    param="model",
+                )
+            return await asyncio.to_thread(load_weights, card, loaded.device, dtype)
+
+        return AdapterCache(
+            self._registry,
+            settings,
+            base,
+            load,
+            bytes_of=lambda card: weight_bytes(card, dtype),
+            figures=self._figures.adapters,
+            max_waiting=self._settings.max_waiting,
+        )
 
     async def _admit(self, query: Query) -> Request:
         if self._loaded is None or self._closed:
             raise PoolUnavailable(f"{self.model} is not running", retry_after_s=1)
-        _check_supported(query, self.model)
+        _check_supported(query, self.model, adapters=self._settings.adapters is not None)
         self._check_load(query.sampling.n)
         encode = self._prompts.encode
         ids = await asyncio.to_thread(encode, query) if len(query.text) > LONG_PROMPT_CHARS else encode(query)
@@ -165,12 +229,12 @@ class HFEngine:
             raise Overloaded(f"{self.model} is busy: {taken} answers are open; try again later", retry_after_s=1)
 
 
-def _check_supported(query: Query, model: str) -> None:
+def _check_supported(query: Query, model: str, *, adapters: bool) -> None:
     """Refuses what would otherwise be ignored."""
     requested: dict[str, object] = {
         "response_format": query.response_format is not None and query.response_format.get("type") != "text",
         "tools": query.tools,
-        "adapter": query.adapter,
+        "adapter": query.adapter is not None and not adapters,
         **{key: True for key in query.extra if key != _TEMPLATE_OPTIONS},
     }
     for name, value in requested.items():

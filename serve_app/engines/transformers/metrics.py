@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from serve_app.engines.adapter_figures import AdapterFigures
+
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2, 4)
 
@@ -21,6 +23,7 @@ class EngineFigures:
         self._rows = self._histogram("batch_rows", "Rows of a decoding step.", _ROWS, model)
         self._decode = self._histogram("decode_seconds", "Time of a decoding step.", _SECONDS, model)
         self._prefill = self._histogram("prefill_seconds", "Time of a pass that reads prompts.", _SECONDS, model)
+        self.adapters = AdapterFigures(model, self._registry)
 
     def decoded(self, rows: int, seconds: float) -> None:
         """A decoding step is done."""

@@ -4,10 +4,14 @@ import asyncio
 import random
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from serve_app.engines.transformers.text import Decode, Detokenizer, StopScanner
 from serve_app.errors import JethroError
 from serve_app.types import Chunk, FinishReason, Sampling, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    from serve_app.engines.transformers.lora import LoraWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class Request:
     """Choices that have had a place in the batch."""
     unfinished: int = 0
     completion_tokens: int = 0
+    adapter: "LoraWeights | None" = None
+    """What its rows add to the model."""
 
     @classmethod
     def of(

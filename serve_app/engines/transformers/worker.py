@@ -18,6 +18,7 @@ import torch
 from serve_app.config.engines import TransformersSettings
 from serve_app.engines.transformers.batch import Batch, Sampled
 from serve_app.engines.transformers.loading import LoadedModel, load_model
+from serve_app.engines.transformers.lora import LoraStack
 from serve_app.engines.transformers.metrics import EngineFigures
 from serve_app.engines.transformers.scheduler import BatchLimits, Scheduler
 from serve_app.engines.transformers.sequence import Mailbox, Request, Sequence
@@ -112,6 +113,11 @@ class Worker:
     def waiting(self) -> int:
         """Sequences that wait for a row."""
         return self._scheduler.waiting
+
+    @property
+    def lora(self) -> LoraStack:
+        """Which adapters the model can take; what is in the batch belongs to the thread."""
+        return self._batch.lora
 
     @property
     def broken(self) -> bool:

@@ -11,8 +11,6 @@ from serve_app.config.engines import VllmSettings
 WATCHDOG = "serve_app.engines.vllm.parent_watchdog.ParentWatchdog"
 _GIB = 2**30
 _CPU_KV_CACHE_GIB = 1
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM accepts as a maximum
-_MOST_LORAS_IN_A_BATCH = 8
 
 
 def is_cpu_build() -> bool:
@@ -56,8 +54,13 @@ def engine_arguments(model: str, settings: VllmSettings, *, cpu: bool) -> dict[s
         arguments["worker_extension_cls"] = WATCHDOG
     if settings.max_context_tokens is not None:
         arguments["max_model_len"] = settings.max_context_tokens
-    if settings.adapters:
-        arguments |= _lora_arguments(settings.adapters)
+    if settings.adapters is not None:
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": settings.adapters.max_in_batch,
+            "max_cpu_loras": settings.adapters.max_loaded,
+            "max_lora_rank": settings.adapters.max_rank,
+        }
     if cpu:
         arguments |= _cpu_arguments(settings)
     return arguments | settings.args
@@ -78,19 +81,6 @@ def _cpu_arguments(settings: VllmSettings) -> dict[str, Any]:
 def _stored_dtype(path: str) -> str | None:
     config = _read_json(Path(path) / "config.json")
     return config.get("dtype") or config.get("torch_dtype")
-
-
-def _lora_arguments(adapters: dict[str, str]) -> dict[str, Any]:
-    # Ranks of adapters in local folders are known; for a hub id vLLM's own default stands, or settings.args.
-    ranks = [rank for path in adapters.values() if (rank := _read_json(Path(path) / "adapter_config.json").get("r"))]
-    arguments: dict[str, Any] = {
-        "enable_lora": True,
-        "max_loras": min(len(adapters), _MOST_LORAS_IN_A_BATCH),
-        "max_cpu_loras": len(adapters),
-    }
-    if ranks:
-        arguments["max_lora_rank"] = next((r for r in _LORA_RANKS if r >= max(ranks)), max(ranks))
-    return arguments
 
 
 def _read_json(path: Path) -> dict[str, Any]:

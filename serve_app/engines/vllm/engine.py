@@ -5,18 +5,24 @@ import importlib
 import itertools
 import os
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from serve_app.adapters.base_model import known_base
+from serve_app.adapters.card import AdapterCard
+from serve_app.adapters.errors import InvalidAdapter
+from serve_app.adapters.registry import AdapterRegistry
+from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.engines import VllmSettings
 from serve_app.config.environment import export
+from serve_app.engines.adapter_cache import AdapterCache
+from serve_app.engines.adapter_figures import AdapterFigures
 from serve_app.engines.base import EngineHealth
 from serve_app.engines.vllm.arguments import WATCHDOG, engine_arguments, environment, is_cpu_build
 from serve_app.errors import (
     ConfigError,
     DependencyError,
-    ModelNotFound,
     Overloaded,
     PoolUnavailable,
     UnsupportedParameter,
@@ -24,6 +30,7 @@ from serve_app.errors import (
 from serve_app.types import Capabilities, Chunk, Message, Query, Sampling
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -38,19 +45,24 @@ class VllmEngine:
     PagedAttention", 2023). One per process: vLLM keeps its metrics and its environment for the whole process.
     """
 
-    def __init__(self, model: str, settings: VllmSettings) -> None:
+    def __init__(self, model: str, settings: VllmSettings, adapters: AdaptersConfig | None = None) -> None:
+        """`adapters`: the registry, used if the settings serve adapters; its default is that of the config."""
         self.model = model
         self.capabilities = Capabilities(
             logprobs=True,
             guided=True,
             tools=settings.tool_parser is not None,
-            adapters=bool(settings.adapters),
+            adapters=settings.adapters is not None,
             max_context_tokens=settings.max_context_tokens,
         )
         self._settings = settings
         self._engine: AsyncLLM | None = None
         self._renderer: QueryRenderer | None = None
-        self._adapters: dict[str, LoRARequest] = {}
+        self._registry = AdapterRegistry(adapters or AdaptersConfig())
+        self._adapters: AdapterCache[LoRARequest] | None = None
+        self._adapter_ids = itertools.count(1)
+        self._adapter_metrics: CollectorRegistry | None = None
+        self._following: asyncio.Task[None] | None = None
         self._ids = itertools.count()
         self._capacity = self._running = self._waiting = self._open_choices = 0
 
@@ -60,16 +72,14 @@ class VllmEngine:
         # vLLM's modules keep exceptions of their import, and these the frames that imported them.
         await asyncio.to_thread(_import, self._settings)
         self._engine = engine = await asyncio.to_thread(_start, self.model, self._settings)
-        from vllm.lora.request import LoRARequest
-
         from serve_app.engines.vllm.rendering import QueryRenderer
 
         config = engine.vllm_config
         self._renderer = QueryRenderer(engine, model=self.model, tool_parser=self._settings.tool_parser)
-        self._adapters = {
-            name: LoRARequest(name, number, path)
-            for number, (name, path) in enumerate(self._settings.adapters.items(), start=1)
-        }
+        if self._settings.adapters is not None:
+            self._adapters = await asyncio.to_thread(self._adapter_cache, engine)
+            await self._adapters.look()
+            self._following = asyncio.get_running_loop().create_task(self._adapters.follow())
         self._capacity = config.scheduler_config.max_num_seqs + self._settings.max_waiting
         self.capabilities = replace(self.capabilities, max_context_tokens=config.model_config.max_model_len)
         parallel = config.parallel_config
@@ -78,14 +88,17 @@ class VllmEngine:
         await self._warm_up()
 
     async def stream(self, query: Query) -> AsyncGenerator[Chunk, None]:
-        """See Engine.stream. Adapters by the name they have in the settings, else ModelNotFound."""
+        """See Engine.stream. Adapters by the name they have in the registry, else ModelNotFound."""
         if self._engine is None or self._renderer is None:
             raise PoolUnavailable(f"model {self.model} is not running", retry_after_s=_RETRY_AFTER_S)
         from serve_app.engines.vllm.chunks import ChunkWriter
         from serve_app.engines.vllm.rendering import error_of
 
-        adapter = self._adapter(query)
-        with self._admitted(query.sampling.n) as started:
+        async with AsyncExitStack() as held:
+            started = held.enter_context(self._admitted(query.sampling.n))
+            adapter = None
+            if query.adapter is not None:
+                adapter = await held.enter_async_context(self._cache(query.adapter).lease(query.adapter))
             rendered = await self._renderer.render(query)
             writer = ChunkWriter(query, rendered)
             outputs = self._engine.generate(
@@ -117,10 +130,11 @@ class VllmEngine:
             waiting=self._waiting,
             detail="" if ok else "the engine core died",
             figures={"unfinished_sequences": float(self._engine.get_num_unfinished_requests())},
+            adapters=self._adapters.names() if self._adapters is not None else (),
         )
 
     def metrics(self) -> str:
-        """vLLM's own metrics (`vllm:*`) with `model_name` as callers see it."""
+        """vLLM's own metrics (`vllm:*`) with `model_name` as callers see it, and those of the adapters."""
         if self._engine is None:
             return ""
         from prometheus_client import CollectorRegistry, generate_latest
@@ -128,27 +142,63 @@ class VllmEngine:
 
         own = CollectorRegistry(auto_describe=False)
         own.register(_Only(get_prometheus_registry(), _METRIC_PREFIX))
-        return generate_latest(own).decode()
+        adapters = generate_latest(self._adapter_metrics) if self._adapter_metrics is not None else b""
+        return (generate_latest(own) + adapters).decode()
 
     async def aclose(self) -> None:
         """Abort what is open and stop the engine core."""
         engine, self._engine, self._renderer = self._engine, None, None
         if engine is None:
             return
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        if self._adapters is not None:
+            await self._adapters.aclose()
         await engine.abort(list(engine.output_processor.external_req_ids))
         if engine.output_handler is not None:
             engine.output_handler.cancel()  # or it takes the core's end for a crash and says so
         await asyncio.to_thread(engine.shutdown)
 
-    def _adapter(self, query: Query) -> "LoRARequest | None":
-        if query.adapter is None:
-            return None
-        if not self._adapters:
-            raise UnsupportedParameter(f"model {self.model} has no adapters", param="adapter")
-        found = self._adapters.get(query.adapter)
-        if found is None:
-            raise ModelNotFound(f"model {self.model} has no adapter {query.adapter!r}", param="adapter")
-        return found
+    def _cache(self, adapter: str) -> "AdapterCache[LoRARequest]":
+        if self._adapters is None:
+            raise UnsupportedParameter(f"model {self.model} serves no adapters: leave {adapter!r} out", param="model")
+        return self._adapters
+
+    def _adapter_cache(self, engine: "AsyncLLM") -> "AdapterCache[LoRARequest]":
+        """Raises ConfigError if the weights of the model itself cannot be found, to which adapters are bound."""
+        from prometheus_client import CollectorRegistry
+        from vllm.lora.request import LoRARequest
+
+        settings = self._settings.adapters
+        assert settings is not None
+        try:
+            base = known_base(self._settings.path)
+        except InvalidAdapter as e:
+            raise ConfigError(f"engine.adapters: {e}") from e
+
+        async def load(card: AdapterCard) -> LoRARequest:
+            # a number of its own for every load: vLLM keeps what it has loaded by number
+            request = LoRARequest(card.name, next(self._adapter_ids), str(card.folder))
+            if not await engine.add_lora(request):
+                raise InvalidAdapter(f"adapter {card.name!r}: vLLM does not load it; its log says why", param="model")
+            return request
+
+        async def unload(request: LoRARequest) -> None:
+            await engine.remove_lora(request.lora_int_id)
+
+        self._adapter_metrics = CollectorRegistry()
+        return AdapterCache(
+            self._registry,
+            settings,
+            base,
+            load,
+            unload=unload,
+            bytes_of=lambda card: card.files.bytes,
+            figures=AdapterFigures(self.model, self._adapter_metrics),
+            max_waiting=self._settings.max_waiting,
+            max_rank=settings.max_rank,
+        )
 
     @contextmanager
     def _admitted(self, choices: int) -> Iterator[Any]:

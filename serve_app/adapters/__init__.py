@@ -1,0 +1,1 @@
+"""LoRA adapters: the registry that Gateways and replicas share, their files, and the base model each belongs to."""
