@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli import chat, config, data, k8s, lab, scale, serve, stored
+from serve_app.cli import chat, config, data, k8s, lab, model, scale, serve, stored
 from serve_app.cli.cascade import commands as cascade
 from serve_app.cli.ensemble import commands as ensemble
 from serve_app.cli.options import new_group
@@ -22,6 +22,7 @@ app = new_group(
       jethro init                          a config for two models of your own
       jethro tune --prompts mine.jsonl     a router for them: whether it pays off, and how much
       jethro serve                         the endpoint with two small embedded models, on CPU
+      jethro serve assistant --small-only  a small model of real English, downloaded once
       jethro chat "what is 40 + 2?"       ask it; shows which model answered and why
       jethro route "what is 40 + 2?"      only the decision, no answer
       jethro config profiles               configs that are ready to use
@@ -37,6 +38,7 @@ app.command("backup")(stored.backup)
 app.command("restore")(stored.restore)
 app.add_typer(config.group, name="config")
 app.add_typer(lab.group, name="lab")
+app.add_typer(model.group, name="model")
 app.add_typer(data.group, name="data")
 app.add_typer(router.group, name="router")
 app.add_typer(stream.group, name="stream")

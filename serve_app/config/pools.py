@@ -119,6 +119,11 @@ class PoolConfig(Node):
         return None
 
     @property
+    def embedded(self) -> bool:
+        """Whether its model is one of those that ship, which know their own tasks alone."""
+        return getattr(self.engine, "path", "").startswith("lab:")
+
+    @property
     def remote(self) -> bool:
         """Whether the pool is fixed addresses run by another party."""
         return isinstance(self.engine, OpenAISettings)

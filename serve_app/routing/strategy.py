@@ -120,19 +120,19 @@ class RouteStrategy:
 
 
 class DirectStrategy:
-    """One pool, no decision: for requests that name a pool's own model id."""
+    """One pool, no decision: for requests that name a pool's own model id, or where there is no other (`reason`)."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, reason: str | None = None) -> None:
         self.name = "direct"
         self.pool = pool
+        self._reason = reason or f"the request names {pool.model}"
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """The pool that the request names. Raises UnsupportedParameter if it does not support the query."""
         lacking = unmet(query, self.pool.capabilities)
         if lacking:
             raise refusal(lacking, self.pool.model)
-        reason = f"the request names {self.pool.model}"
-        return Decision(decision_id, self.name, self.pool.name, self.pool.model, reason)
+        return Decision(decision_id, self.name, self.pool.name, self.pool.model, self._reason)
 
     def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then what was spent; see the contract."""
