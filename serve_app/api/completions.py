@@ -34,6 +34,7 @@ from serve_app.api.reply import (
 from serve_app.api.stream_finalizer import StreamFinalizer
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import DeadlineExceeded, JethroError, PoolUnavailable, UpstreamError
+from serve_app.gateway.scope import ScopeNotes
 from serve_app.gateway.services import Services
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent
@@ -146,7 +147,7 @@ class CompletionHandler:
         services, started = self._services, monotonic()
         caller: Caller = scope[CALLER]
         record = RequestRecord(caller.request_id, self._endpoint, time(), tenant=caller.tenant)
-        response = _Response(record, started, send)
+        response = _Response(record, started, send, services.scope)
         services.recorder.started()
         services.demand.arrived()
         try:
@@ -206,8 +207,9 @@ class CompletionHandler:
 class _Response:
     """The response to one request, as far as it has been sent."""
 
-    def __init__(self, record: RequestRecord, started: float, send: Send) -> None:
+    def __init__(self, record: RequestRecord, started: float, send: Send, scope: ScopeNotes) -> None:
         self.record = record
+        self._scope = scope
         self.started = started
         self._send = send
         self._headers: Headers = [(b"x-request-id", record.request_id.encode())]
@@ -231,7 +233,7 @@ class _Response:
                 if data:
                     await self._send({"type": "http.response.body", "body": data, "more_body": True})
             elif isinstance(event, Decision):
-                self._decided(event)
+                self._decided(self._scope.noted(request.model, request.query, event))
                 if request.stream:
                     await self._begin_stream()
             elif isinstance(event, Answer):

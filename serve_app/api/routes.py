@@ -97,7 +97,8 @@ class Routes:
         record.user, record.safety_identifier = parsed.query.user, parsed.query.safety_identifier
         if services.config.store.keep_prompts:
             record.prompt = parsed.query.text
-        record.decision = await services.catalogue.resolve(parsed.model).decide(parsed.query, self._ids.new())
+        decision = await services.catalogue.resolve(parsed.model).decide(parsed.query, self._ids.new())
+        record.decision = services.scope.noted(parsed.model, parsed.query, decision)
         record.latency_ms = (monotonic() - started) * 1e3
         services.settle(record)
         return json_response(decision_json(record.decision))

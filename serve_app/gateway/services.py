@@ -15,6 +15,7 @@ from serve_app.errors import ConfigError
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.gateway.fairness import FairLimiter
 from serve_app.gateway.reload import Reloader
+from serve_app.gateway.scope import ScopeNotes
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
 from serve_app.observability.metrics import Recorder
 from serve_app.pools.base import Pool
@@ -53,6 +54,7 @@ class Services:
     `scrape` returns further metrics in Prometheus' text format, for instance those of the replicas' engines.
     `demand` counts the requests that decisions place on the pools; `limiter` shares this Gateway among tenants.
     `stops` holds a call for every request that is being answered, which ends it with an error.
+    `scope` warns where an embedded model answers what it does not know.
     """
 
     config: Config
@@ -72,6 +74,7 @@ class Services:
     metrics_key: str | None = None
     stops: set[Callable[[], None]] = field(default_factory=set)
     models: ModelLoader | None = None
+    scope: ScopeNotes = ScopeNotes((), None)
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""
@@ -151,6 +154,7 @@ def build_services(
         keys=caller_keys(config.server.keys),
         metrics_key=secret(metrics, used_by="server.metrics_key_env") if metrics else None,
         limiter=FairLimiter(gateway.max_ongoing_requests, share, weights, gateway.retry_after_s),
+        scope=ScopeNotes.from_config(config),
     )
 
 
