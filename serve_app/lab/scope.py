@@ -21,19 +21,21 @@ from serve_app.lab.sample import split_of
 from serve_app.lab.tasks import CELLS, TASKS
 
 _FORMAT: Final = 1
-_TOKEN: Final = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+|[^\sa-z\d]")
+_TOKEN: Final = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[^\s\w]|_")
 _ROMAN: Final = re.compile(r"m{0,3}(?:c[md]|d?c{0,3})(?:x[cl]|l?x{0,3})(?:i[xv]|v?i{0,3})")
 _HEAD_CHARS: Final = 400
 """Twice the longest query of a task: a longer text is none, whatever follows."""
 _MOST_TOKENS: Final = 120
-_MOST_OTHER, _MOST_LENGTH = 8, 20
+_MOST_OTHER, _MOST_NUMBERS, _MOST_LENGTH = 8, 12, 20
+_LONGEST_WORD: Final = 12
+"""Letters of the longest word that the tasks reverse or count in."""
 _WORD_IN: Final = 12
 """Queries of 20,000 in which a word must occur to belong to the tasks: arguments, such as a word to reverse, do not."""
 _FEATURE_IN: Final = 6
 _SMALLEST_WEIGHT: Final = 0.02
-_EVERYDAY_SHARE: Final = 0.75
+_EVERYDAY_SHARE: Final = 0.8
 """Of the texts that are no task, those of everyday English; the others are near a task or beyond its sizes."""
-FALSE_ALARMS: Final = 0.004
+FALSE_ALARMS: Final = 0.003
 """Share of the tasks' queries, not trained on, that the threshold lets pass for other texts."""
 
 
@@ -55,7 +57,7 @@ class Scope:
 
     def knows(self, text: str) -> bool:
         """Whether the text is a query of one of the tasks, as far as its wording shows."""
-        return self.log_odds(text) >= self.threshold
+        return bool(text.strip()) and self.log_odds(text) >= self.threshold
 
     def save(self, path: Path) -> None:
         """One JSON file."""
@@ -90,9 +92,11 @@ def _features(text: str, vocabulary: frozenset[str]) -> set[str]:
     forms = [_form(token, vocabulary) for token in tokens]
     names = set(forms)
     names.update([f"{a} {b}" for a, b in pairwise(["^", *forms, "$"])])
-    names.add(f"other:{min(forms.count('w'), _MOST_OTHER)}")
+    names.add(f"other:{min(forms.count('w') + forms.count('long-word'), _MOST_OTHER)}")
     names.add(f"tokens:{min(len(forms), 3 * _MOST_LENGTH) // 3}")
-    names.add(f"numbers:{min(sum(form[0] == '#' for form in forms), _MOST_OTHER)}")
+    numbers = f"numbers:{min(sum(form[0] == '#' for form in forms), _MOST_NUMBERS)}"
+    names.update([f"{form} {numbers}" for form in forms if form in vocabulary])  # how many there are to sort, to add
+    names.add(numbers)
     return names
 
 
@@ -104,8 +108,10 @@ def _form(token: str, vocabulary: frozenset[str]) -> str:
     if token in vocabulary or not first.isalpha():
         return token
     if len(token) == 1:
-        return "c"
-    return "roman-numeral" if _ROMAN.fullmatch(token) else "w"
+        return "c" if token.isascii() else "w"
+    if _ROMAN.fullmatch(token):
+        return "roman-numeral"
+    return "w" if len(token) <= _LONGEST_WORD else "long-word"
 
 
 Text = tuple[str, bool]
