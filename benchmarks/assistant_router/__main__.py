@@ -2,9 +2,9 @@
 
     python -m benchmarks.assistant_router --data FOLDER [--model FOLDER] [--ship]
 
-`--data` is a folder with `multi/` and `cascade/`: recorded answers of many models to public questions, which are not part
-of this repository (see the result for their sources). SmolLM2 answers them here, by the engine that serves it: about
-fifteen minutes on one quiet core; a killed run resumes. `--ship` writes the artefact of the profile `assistant`.
+`--data` is a folder with `multi/` and `cascade/`: recorded answers of many models to public questions, which are not
+part of this repository (see the result for their sources). SmolLM2 answers them here, by the engine that serves it:
+about fifteen minutes on one quiet core; a killed run resumes. `--ship` writes the artefact of the profile `assistant`.
 """
 
 import argparse
@@ -56,13 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, stamp = arguments(argv), environment()
     stamp["command"] = "--data DATA" + " --ship" * args.ship
     try:
-        asked = questions(args.data, args.seed)
+        chosen = questions(args.data, args.seed)
         if not args.no_collect:
             packaged = args.model.startswith(PREFIX)
             model = ensure(find(args.model, "--model"), tell) if packaged else Path(args.model)
-            collect(asked, model, args.answers, args.threads, tell)
+            collect(chosen, model, args.answers, args.threads, tell)
         answers = known(args.answers)
-        result, scored, dataset = measured(asked, answers, args)
+        result, scored, dataset = measured(chosen, answers, args)
         if args.ship:
             result["shipped"] = register(
                 dataset, SHIPPED, scored[SHIPPED].scores, artefacts_dir() / "assistant", args.seed, tell
@@ -85,11 +85,11 @@ def tell(line: str) -> None:
 
 
 def measured(
-    asked: Sequence[Question], answers: dict[str, Any], args: argparse.Namespace
+    chosen: Sequence[Question], answers: dict[str, Any], args: argparse.Namespace
 ) -> tuple[dict[str, Any], dict[str, Scored], Dataset]:
     """All figures, the cross-fitted scores by kind, and the dataset that the router learns from."""
-    dataset = dataset_of(asked, answers, TRAINED)
-    others = {name: dataset_of(asked, answers, (name,)) for name in sorted({q.set for q in asked} - set(TRAINED))}
+    dataset = dataset_of(chosen, answers, TRAINED)
+    others = {name: dataset_of(chosen, answers, (name,)) for name in sorted({q.set for q in chosen} - set(TRAINED))}
     scored: dict[str, Scored] = {}
     tasks: dict[str, dict[str, Any]] = {"folds": {}, "unseen groups": {}, **{f"transfer:{n}": {} for n in others}}
     for kind in args.kinds:
@@ -99,7 +99,7 @@ def measured(
         tasks["unseen groups"][kind] = figures(crossed(dataset, kind, args.seed, by_group=True))
         for name, test in others.items():
             tasks[f"transfer:{name}"][kind] = figures(transferred(dataset, test, kind, args.seed))
-    sets = {name: about(dataset_of(asked, answers, (name,))) for name in sorted({q.set for q in asked})}
+    sets = {name: about(dataset_of(chosen, answers, (name,))) for name in sorted({q.set for q in chosen})}
     families = {
         group: about(dataset.take(np.flatnonzero(np.array(dataset.groups) == group)))
         for group in sorted(set(dataset.groups))

@@ -14,7 +14,7 @@ from serve_app.types import Message, Query, Sampling
 
 WEAK = "smollm2-135m-instruct"
 AT_ONCE = 24
-_TOLD = 50
+_REPORTED = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,18 @@ def known(path: Path) -> dict[str, Answer]:
 
 
 def collect(
-    asked: Sequence[Question], model: Path, kept: Path, threads: int, report: Callable[[str], None]
+    chosen: Sequence[Question], model: Path, kept: Path, threads: int, report: Callable[[str], None]
 ) -> dict[str, Answer]:
-    """The answer to every question, by id; those in the file `kept` are not asked again."""
-    left = [q for q in asked if q.id not in known(kept)]
+    """The answer to every question, by id; those in the file `kept` are not chosen again."""
+    left = [q for q in chosen if q.id not in known(kept)]
     if left:
-        report(f"{len(left):,} of {len(asked):,} questions are to be answered")
+        report(f"{len(left):,} of {len(chosen):,} questions are to be answered")
         asyncio.run(_answer(left, model, kept, threads, report))
     return known(kept)
 
 
 async def _answer(
-    asked: Sequence[Question], model: Path, kept: Path, threads: int, report: Callable[[str], None]
+    chosen: Sequence[Question], model: Path, kept: Path, threads: int, report: Callable[[str], None]
 ) -> None:
     engine = HFEngine(WEAK, TransformersSettings(path=str(model), threads=threads, max_batch=AT_ONCE))
     await engine.start()
@@ -75,10 +75,10 @@ async def _answer(
             out.write(json.dumps(row) + "\n")
             out.flush()
             done += 1
-            if done % _TOLD == 0 or done == len(asked):
-                report(f"{done:,} of {len(asked):,} answered in {perf_counter() - started:.0f} s")
+            if done % _REPORTED == 0 or done == len(chosen):
+                report(f"{done:,} of {len(chosen):,} answered in {perf_counter() - started:.0f} s")
 
         async with asyncio.TaskGroup() as tasks:
-            for question in asked:
+            for question in chosen:
                 tasks.create_task(one(question))
     await engine.aclose()

@@ -35,9 +35,9 @@ class Scored:
     evaluation: Evaluation
 
 
-def dataset_of(asked: Sequence[Question], answers: Mapping[str, Answer], sets: Sequence[str]) -> Dataset:
+def dataset_of(chosen: Sequence[Question], answers: Mapping[str, Answer], sets: Sequence[str]) -> Dataset:
     """The answered questions of some sets; quality is 1 or 0. Groups are families of everyday questions, or sets."""
-    rows = [q for q in asked if q.set in sets and q.id in answers]
+    rows = [q for q in chosen if q.set in sets and q.id in answers]
     weak = [answers[q.id] for q in rows]
     prompts = [len(q.text) / _CHARS_PER_TOKEN for q in rows]
     pools = {
@@ -93,7 +93,7 @@ def transferred(train: Dataset, test: Dataset, kind: str, seed: int) -> Scored:
 def register(
     dataset: Dataset, kind: str, scores: Floats, out: Path, seed: int, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Fit on all, with the threshold of the cross-fitted `scores`, and write the artefact. Returns its card's figures."""
+    """Fit on all, take the threshold of the cross-fitted `scores`, write the artefact; returns its card's figures."""
     calibration = Calibration.of(scores, dataset)
     threshold = Threshold.for_drop(calibration, MOST_DROP)
     metrics = router_metrics(calibration, threshold.value, seed)

@@ -36,8 +36,8 @@ def text(found: dict[str, Any]) -> str:
     head = (
         f"# The router of the profile `assistant`\n\nsmall is {WEAK}, answering here, greedy; large is {STRONG}, from "
         f"recorded answers. {found['questions']:,} questions: small right on {whole['small']:.1%}, large on "
-        f"{whole['large']:.1%}; small is as good as large on {whole['small_is_enough']:.1%}, so that an oracle would call "
-        f"large on {whole['oracle_share']:.1%}.\n"
+        f"{whole['large']:.1%}; small is as good as large on {whole['small_is_enough']:.1%}, so that an oracle would "
+        f"call large on {whole['oracle_share']:.1%}.\n"
     )
     parts = [head, _sets(found), _families(found)]
     parts += [_task(TITLES[name], kinds) for name, kinds in found["tasks"].items() if kinds]

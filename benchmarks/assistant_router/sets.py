@@ -45,7 +45,7 @@ class Question:
 
 
 def _words(answer: str, references: Sequence[str]) -> bool:
-    """A reference stands in the answer, word for word."""
+    """The answer has a reference in it, word for word."""
     said = f" {normalise(answer)} "
     return any(f" {normalise(r)} " in said for r in references)
 
@@ -56,9 +56,9 @@ def _symbol(answer: str, references: Sequence[str]) -> bool:
 
 
 def _first(answer: str, references: Sequence[str]) -> bool:
-    """The first of the words that may be an answer: yes or no, positive or negative."""
-    found = re.search(r"\b(yes|no|positive|negative)\b", answer.lower())
-    return found is not None and found[1] in references
+    """The first of the words that may be an answer: yes or no, positive or negative, or that it is liked or not."""
+    found = re.search(r"\b(yes|no|positive|negative|not like|dislikes?|likes?|liked)\b", answer.lower())
+    return found is not None and _SAYS.get(found[1], found[1]) in references
 
 
 def _number(answer: str, references: Sequence[str]) -> bool:
@@ -81,6 +81,8 @@ def _value(answer: str, references: Sequence[str]) -> bool:
     return any(literal(said) == literal(r) for r in references)
 
 
+_SAYS = {"not like": "negative", "dislike": "negative", "dislikes": "negative"}
+_SAYS |= dict.fromkeys(("like", "likes", "liked"), "positive")
 GRADERS: Mapping[str, Callable[[str, Sequence[str]], bool]] = {
     "words": _words,
     "symbol": _symbol,
@@ -195,7 +197,9 @@ def _trivia(path: Path, model: str) -> list[Question]:
         references = tuple(r for r in right if normalise(r))
         if references:
             values = float(entry["ok"]), float(entry["tout"])
-            found.append(Question(f"trivia-{i}", "trivia", "trivia", text, references, "words", *values, _LIMITS["trivia"]))
+            found.append(
+                Question(f"trivia-{i}", "trivia", "trivia", text, references, "words", *values, _LIMITS["trivia"])
+            )
     return found
 
 

@@ -143,7 +143,7 @@ def scope(
     n: Annotated[int, typer.Option("-n", min=1000, help="Texts to learn from, half of them other texts.")] = 40_000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 0,
 ) -> None:
-    """Train what tells the lab's tasks from other texts, by which decisions warn that a text is none of them.
+    """Train the classifier of the lab's tasks against other texts, by which decisions warn of the latter.
 
     \b
     Examples:

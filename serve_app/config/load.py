@@ -23,7 +23,16 @@ from serve_app.front.settings import FOLDER, write_private
 
 _PREFIX = "JETHRO__"
 _SECRETS = "secrets.json"
-_OF_A_PAIR = ("router", "offered", "threshold", "strong_share", "max_quality_drop", "guarantee", "multi_pool", "best_of")
+_OF_A_PAIR = (
+    "router",
+    "offered",
+    "threshold",
+    "strong_share",
+    "max_quality_drop",
+    "guarantee",
+    "multi_pool",
+    "best_of",
+)
 """Keys of `routing` that mean nothing without a large model."""
 
 

@@ -54,6 +54,9 @@ def decide(config: Config, model: str, question: str) -> dict[str, Any]:
     named = model.split("-")[1:2] if model.startswith("router-") else []
     routing = config.routing.model_copy(update={"offered": tuple(named)})  # no other router need be loaded
     config = config.model_copy(update={"routing": routing})
-    strategy, query = Catalogue.from_config(config, described(config)).resolve(model), Query((Message("user", question),))
+    strategy, query = (
+        Catalogue.from_config(config, described(config)).resolve(model),
+        Query((Message("user", question),)),
+    )
     decision = asyncio.run(strategy.decide(query, "local"))
     return asdict(ScopeNotes.from_config(config).noted(model, query, decision))

@@ -1,7 +1,7 @@
 """What a decision says where an embedded model answers a text that is none of its tasks.
 
-The embedded models know the lab's tasks alone and, asked anything else, at best say so. A newcomer who asks for Hamlet's
-author should learn that from the reply itself, and how to serve a model of real English.
+The embedded models know the lab's tasks alone and, on anything else, at best say so. A newcomer with a question about
+Hamlet should learn that from the reply itself, and how to serve a model of real English.
 """
 
 from collections.abc import Collection
@@ -23,8 +23,8 @@ WARNING: Final = (
 class ScopeNotes:
     """`pools` are those with an embedded model."""
 
-    pools: Collection[str]
-    scope: Scope | None
+    pools: Collection[str] = ()
+    scope: Scope | None = None
 
     @classmethod
     def from_config(cls, config: Config) -> Self:

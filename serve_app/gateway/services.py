@@ -74,7 +74,7 @@ class Services:
     metrics_key: str | None = None
     stops: set[Callable[[], None]] = field(default_factory=set)
     models: ModelLoader | None = None
-    scope: ScopeNotes = ScopeNotes((), None)
+    scope: ScopeNotes = field(default_factory=ScopeNotes)
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""

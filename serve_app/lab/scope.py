@@ -1,4 +1,4 @@
-"""Whether a text is one of the lab's tasks, told in microseconds from its wording.
+"""Whether a text is one of the lab's tasks: decided in microseconds from its wording.
 
 A logistic regression on words, pairs of neighboring words, and counts. Its vocabulary is closed: the words that the
 tasks are written with; any other word is one of "other words", so that all English beyond the tasks looks alike to it.
@@ -13,7 +13,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from serve_app.errors import needs_extra
 from serve_app.files import write_whole
@@ -62,7 +62,7 @@ class Scope:
     def save(self, path: Path) -> None:
         """One JSON file."""
         weights = {name: round(weight, 3) for name, weight in sorted(self.weights.items())}
-        body = {"format": _FORMAT, "bias": round(self.bias, 3), "threshold": round(self.threshold, 3)}
+        body: dict[str, Any] = {"format": _FORMAT, "bias": round(self.bias, 3), "threshold": round(self.threshold, 3)}
         body |= {"vocabulary": sorted(self.vocabulary), "weights": weights}
         write_whole(path, (json.dumps(body, indent=0) + "\n").encode())
 
@@ -71,7 +71,9 @@ class Scope:
         """What was saved. Raises OSError, KeyError or ValueError for a broken file."""
         body = json.loads(path.read_text("utf-8"))
         if body["format"] != _FORMAT:
-            raise ValueError(f"{path}: format is {body['format']}, this version reads {_FORMAT}; run `jethro lab scope`")
+            raise ValueError(
+                f"{path}: format is {body['format']}, this version reads {_FORMAT}; run `jethro lab scope`"
+            )
         return cls(frozenset(body["vocabulary"]), body["weights"], body["bias"], body["threshold"])
 
 
@@ -101,7 +103,7 @@ def _features(text: str, vocabulary: frozenset[str]) -> set[str]:
 
 
 def _form(token: str, vocabulary: frozenset[str]) -> str:
-    """A word of the tasks as it is; a number by its digits; a letter, a Roman numeral, or any other word by its kind."""
+    """A word of the tasks as it is; a number by its digits; a letter, a Roman numeral, any other word by its kind."""
     first = token[0]
     if first.isdecimal():
         return f"#{min(len(token), 4)}"

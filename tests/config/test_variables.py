@@ -118,6 +118,6 @@ def test_what_needs_a_large_model_contradicts_small_only(more, said, tmp_path):
 def test_without_a_large_pool_both_ways_out_are_named(tmp_path):
     file = tmp_path / "my.yaml"
     file.write_text("pools: {small: {model: m, engine: {kind: openai, urls: ['http://h']}}}")
-    with pytest.raises(ConfigError, match="pool large missing: .* add it, or set small_only: true"):
+    with pytest.raises(ConfigError, match=r"pool large missing: .* add it, or set small_only: true"):
         load(str(file), env={})
     assert load(str(file), env={}, small_only=True).pools["small"].model == "m"

