@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli import chat, config, data, k8s, lab, model, scale, serve, stored
+from serve_app.cli import chat, config, data, k8s, lab, scale, serve, stored
 from serve_app.cli.cascade import commands as cascade
 from serve_app.cli.ensemble import commands as ensemble
 from serve_app.cli.options import new_group
 from serve_app.cli.router import commands as router
-from serve_app.cli.start import init, tune
+from serve_app.cli.start import init, model, tune
 from serve_app.cli.stream import commands as stream
 
 app = new_group(

@@ -35,5 +35,14 @@ def convert(source: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def main(arguments: list[str]) -> int:
+    """Exit status 2 and a line of usage for anything but a file and a folder that does not exist yet."""
+    if len(arguments) != 2 or not Path(arguments[0]).is_file() or Path(arguments[1]).exists():
+        print("usage: python -m serve_app.engines.packaged.convert FILE.gguf NEW_FOLDER", file=sys.stderr)
+        return 2
+    convert(Path(arguments[0]), Path(arguments[1]))
+    return 0
+
+
 if __name__ == "__main__":
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from serve_app.config.environment import model_cache
 from serve_app.engines.packaged import fetch
 from serve_app.engines.packaged.catalogue import MODELS, find, folder_of, is_ready
-from serve_app.engines.packaged.convert import convert
+from serve_app.engines.packaged.convert import convert, main
 from serve_app.engines.packaged.fetch import ensure
 from serve_app.engines.transformers import HFEngine
 from serve_app.errors import ConfigError, DependencyError
@@ -236,3 +236,12 @@ def test_the_cache_is_the_users_own_unless_a_variable_names_another(tmp_path):
 
 def test_the_tiny_wheel_holds_what_the_catalogue_names(packaged):
     assert packaged[0].member == MEMBER
+
+
+def test_the_converter_refuses_what_is_no_file_or_would_be_overwritten(tmp_path, capsys):
+    write_gguf(tmp_path / "tiny.gguf")
+    for arguments in ([], [str(tmp_path / "no.gguf"), "x"], [str(tmp_path / "tiny.gguf"), str(tmp_path)]):
+        assert main(arguments) == 2
+        assert "usage: " in capsys.readouterr().err
+    assert main([str(tmp_path / "tiny.gguf"), str(tmp_path / "made")]) == 0
+    assert (tmp_path / "made" / "model.safetensors").is_file()
