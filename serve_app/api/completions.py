@@ -237,6 +237,7 @@ class _Response:
 
     def __init__(self, record: RequestRecord, started: float, send: Send, services: Services) -> None:
         self.record = record
+        self._scope = services.scope
         self.started = started
         self.privacy: Privacy = "any"
         self._placement, self._recorder = services.placement, services.recorder
@@ -271,7 +272,7 @@ class _Response:
                 if data:
                     await self._send({"type": "http.response.body", "body": data, "more_body": True})
             elif isinstance(event, Decision):
-                self._decided(event)
+                self._decided(self._scope.noted(request.model, request.query, event))
                 if request.stream:
                     await self._begin_stream()
             elif isinstance(event, Answer):

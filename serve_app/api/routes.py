@@ -112,6 +112,7 @@ class Routes:
                 record.prompt = query.text
             decision = await strategy.decide(query, id_)
         place = None if services.placement is None else services.placement.place_of(decision.pool)
+        decision = services.scope.noted(parsed.model, query, decision)
         record.decision = decision = replace(decision, privacy=query.privacy, place=place, guards=detected)
         record.latency_ms = (monotonic() - started) * 1e3
         services.settle(record)

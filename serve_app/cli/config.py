@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.cli.options import SetOption, new_group, parse_settings
+from serve_app.cli.options import SetOption, SmallOnlyOption, new_group, parse_settings
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ group = new_group(help="Check a config, show what is in force, list profiles.")
 def check(
     file: Annotated[str, typer.Argument(help="A YAML file (or a profile's name).")],
     set_: SetOption = None,
+    small_only: SmallOnlyOption = False,
     live: Annotated[bool, typer.Option("--live", help="Also call the upstreams; costs a few tokens each.")] = False,
     file_only: Annotated[
         bool, typer.Option("--file-only", help="Look at the file alone, not at this machine: for one served elsewhere.")
@@ -39,7 +40,7 @@ def check(
     """
     from serve_app.config import load, source_name
 
-    config = load(file, settings=parse_settings(set_ or []))
+    config = load(file, settings=parse_settings(set_ or []), small_only=small_only)
     source, warnings = source_name(file), list[str]()
     if not file_only:
         from serve_app.deployments.checks import check_start
@@ -87,6 +88,7 @@ def _live(config: "Config", source: str, timeout: float, total: float) -> list[s
 def show(
     source: Annotated[str | None, typer.Argument(help="A profile or a YAML file; without it `lab`.")] = None,
     set_: SetOption = None,
+    small_only: SmallOnlyOption = False,
 ) -> None:
     """Print the config in force as YAML: the file, then JETHRO__... variables, then --set; defaults filled in.
 
@@ -102,7 +104,9 @@ def show(
 
     from serve_app.config import load
 
-    tree: dict[str, Any] = load(source, settings=parse_settings(set_ or [])).model_dump(mode="json")
+    tree: dict[str, Any] = load(source, settings=parse_settings(set_ or []), small_only=small_only).model_dump(
+        mode="json"
+    )
     typer.echo(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), nl=False)
 
 
@@ -118,5 +122,9 @@ def profiles() -> None:
     from serve_app.config import load, profile_names
 
     for name in profile_names():
-        pools = load(name, env={}).pools
-        typer.echo(f"{name:<10} " + ", ".join(f"{k}: {p.model} ({p.engine.kind})" for k, p in pools.items()))
+        try:
+            pools, further = load(name, env={}).pools, ""
+        except ConfigError:  # its large model is named by environment variables
+            pools, further = load(name, env={}, small_only=True).pools, ", large: by environment variables"
+        said = ", ".join(f"{k}: {p.model} ({p.engine.kind})" for k, p in pools.items())
+        typer.echo(f"{name:<10} {said}{further}")

@@ -111,14 +111,18 @@ def printable(text: str) -> str:
 
 
 def explain_answer(decision: Mapping[str, Any]) -> str:
-    """One line under an answer: the model, the reason, the cost. `decision` is the `jethro` object or its headers."""
+    """Under an answer: the model, the reason, the cost, and what to know of it on a line of its own.
+
+    `decision` is the `jethro` object or its headers.
+    """
     names = " ".join(str(decision[k]) for k in ("pool", "model") if decision.get(k))
     parts = [names, str(decision.get("reason") or _score(decision))]
     if (cost_usd := decision.get("cost_usd", decision.get("cost-usd"))) is not None:
         parts.append(usd(float(cost_usd)))
     if decision.get("usage"):
         parts.append(f"{decision['usage'].get('completion_tokens', 0)} tokens")
-    return printable("[" + " · ".join(p for p in parts if p) + "]")
+    line = "[" + " · ".join(p for p in parts if p) + "]"
+    return printable(line + (f"\nwarning: {decision['warning']}" if decision.get("warning") else ""))
 
 
 def explain_decision(decision: Mapping[str, Any]) -> str:

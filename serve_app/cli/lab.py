@@ -138,6 +138,24 @@ def router(
 
 
 @group.command()
+def scope(
+    out: Annotated[Path | None, typer.Option(help="Output file. Default: the package's own.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1000, help="Texts to learn from, half of them other texts.")] = 40_000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 0,
+) -> None:
+    """Train the classifier of the lab's tasks against other texts, by which decisions warn of the latter.
+
+    \b
+    Examples:
+      jethro lab scope                    after a change of the tasks; half a minute
+      jethro lab scope --out scope.json
+    """
+    from serve_app.lab.scope import fit_scope, scope_file
+
+    fit_scope(n, seed, typer.echo).save(out or scope_file())
+
+
+@group.command()
 def ensemble(
     out: Annotated[Path, typer.Option(help="Folder for answers, ranker and fuser.")],
     folder: _Folder = None,

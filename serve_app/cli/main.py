@@ -11,7 +11,7 @@ from serve_app.cli.ensemble import commands as ensemble
 from serve_app.cli.options import new_group
 from serve_app.cli.orchestrate import commands as orchestrate
 from serve_app.cli.router import commands as router
-from serve_app.cli.start import init, tune
+from serve_app.cli.start import init, model, tune
 from serve_app.cli.stream import commands as stream
 
 app = new_group(
@@ -24,6 +24,7 @@ app = new_group(
       jethro init                          a config for two models of your own
       jethro tune --prompts mine.jsonl     a router for them: whether it pays off, and how much
       jethro serve                         the endpoint with two small embedded models, on CPU
+      jethro serve assistant --small-only  a small model of real English, downloaded once
       jethro chat "what is 40 + 2?"       ask it; shows which model answered and why
       jethro route "what is 40 + 2?"      only the decision, no answer
       jethro config profiles               configs that are ready to use
@@ -39,6 +40,7 @@ app.command("backup")(stored.backup)
 app.command("restore")(stored.restore)
 app.add_typer(config.group, name="config")
 app.add_typer(lab.group, name="lab")
+app.add_typer(model.group, name="model")
 app.add_typer(data.group, name="data")
 app.add_typer(router.group, name="router")
 app.add_typer(stream.group, name="stream")

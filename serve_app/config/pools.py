@@ -131,6 +131,11 @@ class PoolConfig(Node):
         return self.place or ("public" if self.remote else "local")
 
     @property
+    def embedded(self) -> bool:
+        """Whether its model is one of those that ship, which know their own tasks alone."""
+        return getattr(self.engine, "path", "").startswith("lab:")
+
+    @property
     def remote(self) -> bool:
         """Whether the pool is fixed addresses run by another party."""
         return isinstance(self.engine, OpenAISettings)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -229,12 +229,13 @@ class ScorerConfig(Node):
 
 
 class Config(Node):
-    """Everything. `small` and `large` must be among the pools."""
+    """Everything. `small` must be among the pools, and `large` unless `small_only` is set."""
 
     server: ServerConfig = ServerConfig()
     limits: LimitsConfig = LimitsConfig()
     gateway: GatewayConfig = GatewayConfig()
     pools: dict[str, PoolConfig]
+    small_only: bool = Field(False, description="There is no pool large: every query goes to small, undecided.")
     routing: RoutingConfig = RoutingConfig()
     cascade: CascadeConfig = CascadeConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
@@ -265,8 +266,8 @@ class Config(Node):
 
     @property
     def routed_models(self) -> tuple[str, str]:
-        """The ids of the weak and the strong model, which the router chooses between."""
-        return self.pools["small"].model, self.pools["large"].model
+        """The ids of the weak and the strong model, which the router chooses between; one for both with small_only."""
+        return self.pools["small"].model, self.pools["small" if self.small_only else "large"].model
 
     def front_bounds(self) -> FrontBounds:
         """Bounds of the HAProxy in front. A caller is cut off only after the deadline of any request."""
@@ -280,8 +281,9 @@ class Config(Node):
     @field_validator("pools")
     @classmethod
     def _pools(cls, pools: dict[str, PoolConfig]) -> dict[str, PoolConfig]:
-        if missing := [name for name in ("small", "large") if name not in pools]:
-            raise ValueError(f"pool {' and '.join(missing)} missing: the router chooses between small and large")
+        if "small" not in pools:
+            missing = " and ".join(name for name in ("small", "large") if name not in pools)
+            raise ValueError(f"pool {missing} missing: the router chooses between small and large")
         for name in pools:
             if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):
                 raise ValueError(f"pool name {name!r}: use a-z, 0-9, _ and -, beginning with a letter")
@@ -292,6 +294,37 @@ class Config(Node):
         if taken:
             raise ValueError(f"model id {', '.join(taken)}: ids must differ and not begin with jethro or router-")
         return pools
+
+    @model_validator(mode="before")
+    @classmethod
+    def _undecided(cls, tree: Any) -> Any:
+        """Without a large pool no router is read, be it the registry's default."""
+        if not isinstance(tree, dict) or tree.get("small_only") is not True:
+            return tree
+        routing = tree.get("routing", {})
+        return tree | {"routing": {"router": "random", "offered": [], **routing}} if isinstance(routing, dict) else tree
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        """A large pool, or the word that there is none."""
+        if not self.small_only and "large" not in self.pools:
+            raise ValueError(
+                "pool large missing: the router chooses between small and large; add it, or set small_only: true"
+            )
+        if self.small_only:
+            routing, cascade = self.routing, self.cascade
+            refused = {
+                "pools.large": self.pools.get("large"),
+                "routing.router": None if routing.router == "random" else routing.router,
+                "routing.multi_pool": routing.multi_pool,
+                "routing.best_of": routing.best_of,
+                "cascade.chain": cascade.chain or cascade.levels,
+                "cascade.streaming.chain": cascade.streaming.chain or cascade.streaming.levels,
+                "cascade.routing": cascade.routing,
+            }
+            if named := [key for key, value in refused.items() if value is not None]:
+                raise ValueError(f"small_only leaves out the pool large: remove {' and '.join(named)}, or small_only")
+        return self
 
     @model_validator(mode="after")
     def _managed(self) -> Self:

@@ -8,6 +8,7 @@ from typing import cast
 from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.pools import PoolConfig
 from serve_app.engines.base import Engine
+from serve_app.engines.packaged import catalogue as packaged
 from serve_app.errors import ConfigError, DependencyError
 
 _CLASSES = {"transformers": "serve_app.engines.transformers:HFEngine", "vllm": "serve_app.engines.vllm:VllmEngine"}
@@ -23,13 +24,15 @@ def build_engine(name: str, pool: PoolConfig, adapters: AdaptersConfig | None = 
     """An engine that is not started yet, for the pool `name`; `adapters`: the registry, by default that of the config.
 
     Raises:
-        ConfigError: a `lab:` model that does not exist.
+        ConfigError: a `lab:` or `package:` model that does not exist.
         DependencyError: the engine's extra is not installed.
     """
     settings = pool.engine
     path = getattr(settings, "path", None)
     if path is not None and path.startswith(_LAB):
         settings = settings.model_copy(update={"path": str(_lab_folder(name, path))})
+    elif path is not None and path.startswith(packaged.PREFIX):
+        settings = settings.model_copy(update={"path": str(_packaged_folder(name, path))})
     module, class_name = _CLASSES[settings.kind].split(":")
     try:
         engine_class = getattr(importlib.import_module(module), class_name)
@@ -52,6 +55,8 @@ def preflight(name: str, pool: PoolConfig) -> None:
     path = getattr(settings, "path", None)
     if path is not None and path.startswith(_LAB):
         _lab_folder(name, path)
+    elif path is not None and path.startswith(packaged.PREFIX):
+        _packaged_folder(name, path)
     elif path is not None:
         _check_model(f"pools.{name}.engine.path", path, safetensors=settings.kind == "transformers")
 
@@ -93,6 +98,17 @@ def _check_folder(key: str, path: str, kind: str) -> None:
 def _missing(name: str, module: str, kind: str) -> DependencyError:
     package = f"jethro[{_EXTRAS[kind]}]" if kind in _EXTRAS else "jethro"
     return DependencyError(f'pools.{name}.engine.kind: {module} is not installed; pip install "{package}"')
+
+
+def _packaged_folder(name: str, path: str) -> Path:
+    """Raises ConfigError for a model that no package brings, or that is not in the cache yet."""
+    model = packaged.find(path, f"pools.{name}.engine.path")
+    if not packaged.is_ready(model):
+        raise ConfigError(
+            f"pools.{name}.engine.path: {path} is not on this machine yet (no {packaged.folder_of(model)}): "
+            f"run `jethro model fetch {model.name}`, as `jethro serve` does by itself"
+        )
+    return packaged.folder_of(model)
 
 
 def _lab_folder(name: str, path: str) -> Path:

@@ -12,7 +12,7 @@ from serve_app.ensemble.serving.best_route import BestRouteStrategy, serves_cand
 from serve_app.ensemble.serving.model_loading import ModelLoader, ModelThreads
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.gateway.adapters import GatewayAdapters
-from serve_app.gateway.cascades import has_price, load_cascades
+from serve_app.gateway.cascades import AvailableCascades, has_price, load_cascades
 from serve_app.gateway.ensembles import load_best_of, load_ensembles
 from serve_app.gateway.orchestration import ORCHESTRATE, load_orchestration
 from serve_app.gateway.priors import PriorRouters
@@ -29,6 +29,8 @@ from serve_app.streams.service import Streams
 _ROUTER_FORM = re.compile(r"router-([a-z0-9_]+)-(.+)")
 _CACHED = 128
 """Strategies of the form router-NAME-THRESHOLD that are kept; callers may request any number of thresholds."""
+_ALONE = "this endpoint has the small model alone (small_only)"
+"""Why, in each decision of an endpoint without a large pool."""
 _EXPLAINED = {"asked": frozenset(), "inline": frozenset({"inline"}), "all": frozenset({"inline", "batched", "scorer"})}
 """Setting `routing.explain` to the placements whose logged decisions carry an explanation."""
 
@@ -57,7 +59,7 @@ class Catalogue:
         models: ModelLoader | None = None,
         adapters: GatewayAdapters | None = None,
     ) -> None:
-        """Raises KeyError unless `small` and `large` are among the pools.
+        """Raises KeyError unless `small` and, without `small_only`, `large` are among the pools.
 
         `load_router` finds versions (NAME@VERSION) that cascades were fitted with and that do not serve; `models` loads
         rankers and fusers, by default in this process; `adapters` finds those of the pools.
@@ -68,14 +70,15 @@ class Catalogue:
         self._overload = OverloadPolicy.from_config(config)
         self._pools = pools
         self._streams, self._adapters = streams, adapters
-        self._weak, self._strong = pools["small"], pools["large"]
+        self._alone = config.small_only
+        self._weak, self._strong = pools["small"], pools["small" if self._alone else "large"]
         self._explained = _EXPLAINED[config.routing.explain]
         self._expected: dict[str, ExpectedOutcome | None] = {}
         models, best_of = models or ModelLoader(ModelThreads()), config.routing.best_of
         self._best_of = load_best_of(best_of, models) if best_of is not None else None
         self._now = _Names(routers, {}, OrderedDict())
         priors = PriorRouters(lambda: self.routers.routers, load_router)
-        self._cascades = load_cascades(config.cascade, pools, priors)
+        self._cascades = AvailableCascades() if self._alone else load_cascades(config.cascade, pools, priors)
         ensembles = load_ensembles(config.ensemble, pools, models)
         self._orchestration, line = load_orchestration(config.orchestration, pools, priors)
         self._fitted = {**self._cascades.strategies, **ensembles.strategies, ORCHESTRATE: (self._orchestration, line)}
@@ -127,7 +130,7 @@ class Catalogue:
         self._expected = {router.version: self._expects(router) for router in routers.routers.values()}
         self._orchestration.router, self._orchestration.threshold = routers.default, routers.threshold
         self._orchestration.router_note = routers.default_note
-        route = self._route("route", routers.routers[routers.default], routers.threshold, routers.default_note)
+        route = self._default(routers)
         named: dict[str, Strategy] = {"jethro": route, "jethro-route": route}
         many = self._multi_pool
         every = route_all(many, routers.routers.get(many.router), self._pools) if many is not None else None
@@ -136,6 +139,12 @@ class Catalogue:
         named.update({name: strategy for name, (strategy, _) in self._fitted.items()})
         named.update({pool.model: DirectStrategy(pool) for pool in self._pools.values()})
         self._now = _Names(routers, named, OrderedDict())
+
+    def _default(self, routers: RouterSet) -> Strategy:
+        """What the name jethro means: the default router's choice, or the one pool that there is."""
+        if self._alone:
+            return DirectStrategy(self._weak, reason=_ALONE)
+        return self._route("route", routers.routers[routers.default], routers.threshold, routers.default_note)
 
     def resolve(self, model: str) -> Strategy:
         """The strategy for a `model` field.
@@ -152,11 +161,11 @@ class Catalogue:
             raise ModelNotFound(why, param="model")
         if self._adapters is not None and (found := self._adapters.resolve(model)) is not None:
             return DirectStrategy(*found)
-        form = _ROUTER_FORM.fullmatch(model)
+        form = None if self._alone else _ROUTER_FORM.fullmatch(model)
         if form is None:
             raise ModelNotFound(
-                f"The model {model[:100]!r} does not exist: use one of {', '.join(now.named)}, "
-                "or router-NAME-THRESHOLD",
+                f"The model {model[:100]!r} does not exist: use one of {', '.join(now.named)}"
+                + ("" if self._alone else ", or router-NAME-THRESHOLD"),
                 param="model",
             )
         made = now.made[model] = self._from_form(now.routers, form[1], form[2])
@@ -168,7 +177,9 @@ class Catalogue:
         """Every name that can be listed; of the router form one example per router, at its default threshold."""
         listed = [
             ModelEntry("jethro", "the configured default strategy"),
-            ModelEntry("jethro-route", "a router sends each query to the small or the large model"),
+            ModelEntry(
+                "jethro-route", _ALONE if self._alone else "a router sends each query to the small or the large model"
+            ),
         ]
         if ROUTE_ALL in self._now.named:
             listed.append(ModelEntry(ROUTE_ALL, "the pool of all that is worth its cost most"))
@@ -177,7 +188,7 @@ class Catalogue:
         for full, card, pool in self._adapters.names() if self._adapters is not None else ():
             task = f": {card.about.task}" if card.about.task else ""
             listed.append(ModelEntry(full, f"the {pool.name} pool with the adapter {card.name}{task}"))
-        for name, served in self._now.routers.routers.items():
+        for name, served in {} if self._alone else self._now.routers.routers.items():
             form = f"router-{name}-{served.threshold:.4g}"
             listed.append(ModelEntry(form, f"router {name} with a threshold of your own"))
         if self._streams is not None:

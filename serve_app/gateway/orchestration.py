@@ -25,6 +25,7 @@ from serve_app.pools.base import Pool
 
 ORCHESTRATE: Final = "jethro-orchestrate"
 _DEFAULT: Final = TaskConfig(tiers=(TierConfig(pool="small"), TierConfig(pool="large", strong=True)))
+_ALONE: Final = TaskConfig(tiers=(TierConfig(pool="small"),))
 _SHIPPED: Final = "tasks.yaml"
 
 
@@ -43,7 +44,7 @@ def load_orchestration(
     """The strategy over these pools, and its line in /v1/models. Raises ConfigError for a table that cannot serve."""
     ships = _shipped(pools) if config.tasks is None else None
     rows = config.tasks if config.tasks is not None else ships.tasks if ships is not None else {}
-    default = config.default or (ships.default if ships is not None else _DEFAULT)
+    default = config.default or (ships.default if ships is not None else _DEFAULT if "large" in pools else _ALONE)
     for name, row in {**rows, "default": default}.items():
         _check_tiers(f"orchestration.tasks.{name}" if name in rows else "orchestration.default", row, pools)
     classifier = None

@@ -8,6 +8,7 @@ from typing import Any
 from serve_app.config import Config
 from serve_app.errors import PoolUnavailable
 from serve_app.gateway.catalogue import Catalogue
+from serve_app.gateway.scope import ScopeNotes
 from serve_app.pools.base import PoolLoad
 from serve_app.pools.factory import capabilities
 from serve_app.types import Capabilities, Message, Price, Query
@@ -53,5 +54,9 @@ def decide(config: Config, model: str, question: str) -> dict[str, Any]:
     named = model.split("-")[1:2] if model.startswith("router-") else []
     routing = config.routing.model_copy(update={"offered": tuple(named)})  # no other router need be loaded
     config = config.model_copy(update={"routing": routing})
-    strategy = Catalogue.from_config(config, described(config)).resolve(model)
-    return asdict(asyncio.run(strategy.decide(Query(messages=(Message("user", question),)), "local")))
+    strategy, query = (
+        Catalogue.from_config(config, described(config)).resolve(model),
+        Query((Message("user", question),)),
+    )
+    decision = asyncio.run(strategy.decide(query, "local"))
+    return asdict(ScopeNotes.from_config(config).noted(model, query, decision))

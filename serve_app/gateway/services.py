@@ -17,6 +17,7 @@ from serve_app.gateway.adapters import GatewayAdapters
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.gateway.fairness import FairLimiter
 from serve_app.gateway.reload import Reloader
+from serve_app.gateway.scope import ScopeNotes
 from serve_app.guards.personal.detector import PersonalData
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
 from serve_app.observability.metrics import Recorder
@@ -59,6 +60,7 @@ class Services:
     `scrape` returns further metrics in Prometheus' text format, for instance those of the replicas' engines.
     `demand` counts the requests that decisions place on the pools; `limiter` shares this Gateway among tenants.
     `stops` holds a call for every request that is being answered, which ends it with an error.
+    `scope` warns where an embedded model answers what it does not know.
     """
 
     config: Config
@@ -80,6 +82,7 @@ class Services:
     models: ModelLoader | None = None
     placement: PlacementPolicy | None = None
     adapters: GatewayAdapters | None = None
+    scope: ScopeNotes = field(default_factory=ScopeNotes)
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""
@@ -171,6 +174,7 @@ def build_services(
         metrics_key=secret(metrics, used_by="server.metrics_key_env") if metrics else None,
         limiter=FairLimiter(gateway.max_ongoing_requests, share, weights, gateway.retry_after_s),
         placement=PlacementPolicy(config, personal),
+        scope=ScopeNotes.from_config(config),
     )
 
 

@@ -120,18 +120,23 @@ class RouteStrategy:
 
 
 class DirectStrategy:
-    """One pool, no decision: for requests that name a pool's own model id, or one of its adapters."""
+    """One pool, no decision: for requests that name a pool's own model id, or one of its adapters.
 
-    def __init__(self, pool: Pool, adapter: str | None = None) -> None:
+    `reason`: where there is no other pool.
+    """
+
+    def __init__(self, pool: Pool, adapter: str | None = None, *, reason: str | None = None) -> None:
         self.name = "direct"
         self.pool, self.adapter = pool, adapter
+        self._model = pool.model if adapter is None else f"{pool.model}:{adapter}"
+        self._reason = reason or f"the request names {self._model}"
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """The pool that the request names. Raises UnsupportedParameter if it does not support the query."""
         if lack := lacking(self._with_adapter(query), self.pool):
             raise refusal(lack, self.pool.model)
-        model = self.pool.model if self.adapter is None else f"{self.pool.model}:{self.adapter}"
-        return Decision(decision_id, self.name, self.pool.name, model, f"the request names {model}")
+        decision = Decision(decision_id, self.name, self.pool.name, self._model, self._reason)
+        return decision if self.adapter is None else replace(decision, adapter=self.adapter)
 
     def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then what was spent; see the contract."""

@@ -11,6 +11,7 @@ from serve_app.config.load import load
 from serve_app.config.tree import Config
 from serve_app.erasure import Selection
 from serve_app.errors import ModelNotFound, NotFound
+from serve_app.gateway.scope import ScopeNotes
 from serve_app.gateway.services import Services
 from serve_app.observability.access_log import NoLog
 from serve_app.observability.metrics import Recorder, RouterFigures
@@ -239,6 +240,7 @@ def services(
     keys: Mapping[str, str] | None = None,
     metrics_key: str | None = None,
     tree: Config | None = None,
+    scope: ScopeNotes | None = None,
     change: Callable[[dict[str, Any]], None] = lambda parts: None,
 ) -> Services:
     """Services over fakes; `change` may replace any of the parts."""
@@ -253,6 +255,6 @@ def services(
         "routers": FakeRouters(),
         "keys": keys or {},
         "metrics_key": metrics_key,
-    }
+    } | ({} if scope is None else {"scope": scope})
     change(parts)
     return Services(**parts)

@@ -39,17 +39,22 @@ def mistakes(write, text):
     return [line.removeprefix(f"{path}: ") for line in lines]
 
 
+LARGE = {"JETHRO_LARGE_URL": "http://127.0.0.1:1/v1", "JETHRO_LARGE_MODEL": "big"}
+"""What the profile `assistant` takes from the environment."""
+
+
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_is_valid(name):
-    config = load(name, env={})
+    config = load(name, env=LARGE)
     assert {"small", "large"} <= set(config.pools)
     assert config.server.host == "127.0.0.1"
 
 
 def test_the_profiles_are_those_that_are_promised():
-    assert profile_names() == ["ensemble", "gpu", "lab", "lab-vllm", "remote"]
-    engines = {name: type(load(name, env={}).pools["large"].engine) for name in profile_names()}
+    assert profile_names() == ["assistant", "ensemble", "gpu", "lab", "lab-vllm", "remote"]
+    engines = {name: type(load(name, env=LARGE).pools["large"].engine) for name in profile_names()}
     assert engines == {
+        "assistant": OpenAISettings,
         "ensemble": TransformersSettings,
         "gpu": VllmSettings,
         "lab": TransformersSettings,
@@ -80,7 +85,7 @@ def test_the_tree_is_frozen(write):
 
 def test_a_dumped_config_is_the_same_config_again():
     for name in profile_names():
-        config = load(name, env={})
+        config = load(name, env=LARGE)
         assert Config.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
 
 

@@ -39,3 +39,21 @@ def test_a_missing_extra_is_one_sentence_with_the_pip_line(monkeypatch):
     monkeypatch.setattr(factory.importlib, "import_module", missing)
     with pytest.raises(DependencyError, match=r'torch .*pip install "jethro\[transformers\]"'):
         build_engine("small", pool(kind="transformers", path="somewhere"))
+
+
+def test_a_packaged_path_becomes_the_folder_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JETHRO_MODELS", str(tmp_path))
+    settings = pool(kind="transformers", path="package:smollm2-135m-instruct")
+    for check in (build_engine, factory.preflight):
+        with pytest.raises(ConfigError, match=r"pools\.small\.engine\.path: .* run `jethro model fetch smollm2-135m-i"):
+            check("small", settings)
+    save_random_model(tmp_path / "smollm2-135m-instruct")
+    factory.preflight("small", settings)
+    assert build_engine("small", settings)._settings.path == str(tmp_path / "smollm2-135m-instruct")
+
+
+def test_a_packaged_model_that_does_not_exist_names_the_key_and_those_that_do():
+    with pytest.raises(
+        ConfigError, match=r"pools\.large\.engine\.path: package:gpt: no packaged model .* smollm2-135m"
+    ):
+        build_engine("large", pool(kind="transformers", path="package:gpt"))

@@ -174,3 +174,31 @@ def test_random_needs_no_data_for_a_share_but_for_a_quality() -> None:
 def test_unknown_router_is_named() -> None:
     with pytest.raises(ConfigError, match=r"'nope'.*random"):
         Catalogue.from_config(config(router="nope"), pools())
+
+
+def alone() -> tuple[Config, dict[str, FakePool]]:
+    tree = config().model_dump(mode="json")
+    del tree["pools"]["large"], tree["routing"]
+    return Config.model_validate({**tree, "small_only": True}), {n: p for n, p in pools().items() if n != "large"}
+
+
+async def test_with_the_small_model_alone_every_query_goes_there_and_the_decision_says_so() -> None:
+    settings, of = alone()
+    catalogue = Catalogue.from_config(settings, of)
+    for name in ("jethro", "jethro-route"):
+        decision = await catalogue.resolve(name).decide(query("prove that there are infinitely many primes"), "d")
+        assert (decision.pool, decision.strategy, decision.score) == ("small", "direct", None)
+        assert decision.reason == "this endpoint has the small model alone (small_only)"
+        assert decision.warning is None
+    direct = await catalogue.resolve("m-other").decide(query(), "d")
+    assert (direct.pool, direct.reason) == ("other", "the request names m-other")
+
+
+def test_with_the_small_model_alone_no_router_or_cascade_is_listed_or_found() -> None:
+    catalogue = Catalogue.from_config(*alone())
+    assert [entry.id for entry in catalogue.models()] == ["jethro", "jethro-route", "m-small", "m-other"]
+    for name in ("router-random-0.5", "jethro-cascade", "jethro-route-all"):
+        with pytest.raises(ModelNotFound) as raised:
+            catalogue.resolve(name)
+        assert "router-NAME" not in str(raised.value)
+    assert catalogue.statements == []

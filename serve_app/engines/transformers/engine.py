@@ -221,6 +221,8 @@ class HFEngine:
         encode = self._prompts.encode
         ids = await asyncio.to_thread(encode, query) if len(query.text) > LONG_PROMPT_CHARS else encode(query)
         room = self._prompts.room(len(ids))
+        if query.sampling.max_tokens is None and self._settings.max_tokens is not None:
+            room = min(room, self._settings.max_tokens)
         return Request.of(query.sampling, ids, room=room, decode=self._decode, eos_ids=self._loaded.eos_ids)
 
     def _check_load(self, choices: int) -> None:

@@ -210,3 +210,13 @@ async def test_half_precision_runs(folder):
     await engine.start()
     assert len(await text(engine, query())) == 8
     await engine.aclose()
+
+
+async def test_an_answer_without_a_limit_of_its_own_has_the_settings_limit(folder):
+    engine = HFEngine("m", settings_for(folder, max_tokens=6))
+    await engine.start()
+    for asked, most in ((None, 6), (3, 3), (9, 9)):
+        chunks = [chunk async for chunk in engine.stream(query(PROMPTS[0], max_tokens=asked))]
+        assert chunks[-1].usage.completion_tokens <= most
+        assert chunks[-1].finish_reason == "stop" or chunks[-1].usage.completion_tokens == most
+    await engine.aclose()

@@ -1,0 +1,1 @@
+"""Models that ship in Python packages: taken once through pip, converted once, and kept in a cache of the user's."""
