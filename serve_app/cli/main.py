@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from serve_app.cli import chat, config, data, k8s, lab, scale, serve, stored
+from serve_app.cli.adapter import commands as adapter
 from serve_app.cli.cascade import commands as cascade
 from serve_app.cli.ensemble import commands as ensemble
 from serve_app.cli.options import new_group
@@ -42,6 +43,7 @@ app.add_typer(router.group, name="router")
 app.add_typer(stream.group, name="stream")
 app.add_typer(cascade.group, name="cascade")
 app.add_typer(ensemble.group, name="ensemble")
+app.add_typer(adapter.group, name="adapter")
 app.add_typer(stored.group, name="decisions")
 app.add_typer(scale.group, name="scale")
 app.add_typer(k8s.group, name="k8s")

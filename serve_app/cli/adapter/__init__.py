@@ -1,0 +1,1 @@
+"""`jethro adapter`: LoRA adapters, trained and registered."""
