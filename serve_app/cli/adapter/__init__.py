@@ -1,1 +1,1 @@
-"""`jethro adapter`."""
+"""`jethro adapter`: LoRA adapters, trained and registered."""
