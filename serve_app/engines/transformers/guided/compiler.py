@@ -1,0 +1,145 @@
+"""Compiles forms of answers into guides: on threads of its own, within bounds, and once for equal forms.
+
+The library is llguidance (MIT), the one of vLLM's two that refuses what it cannot keep: xgrammar passes over keywords
+of JSON schema that it does not know. Both take some microseconds a token (docs/structured.md has the measurement);
+llguidance has no dependencies and compiles a schema in milliseconds.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits
+
+from serve_app.engines.structured import Constraint
+from serve_app.engines.transformers.guided.grammars import CallPlan, call_grammar, grammar_of
+from serve_app.engines.transformers.guided.guide import Closer, Guide
+from serve_app.engines.transformers.guided.vocabulary import Vocabulary
+from serve_app.errors import Overloaded, RequestError
+
+COMPILE_S = 10.0
+"""Longest wait for a form to be compiled; the compiler's own limits end it soon after."""
+THREADS = 2
+PENDING = 32
+"""Forms that may wait for a thread."""
+CACHED = 256
+TRIAL_TOKENS = 24
+"""Tokens of a random answer that a new form is tried with: patterns that explode do so within a few."""
+
+_LIMITS = LLParserLimits(
+    max_lexer_states=50_000, step_lexer_fuel=200_000, max_grammar_size=200_000, verbose_errors=False
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A compiled form, shared by the requests that want it; every choice gets a Guide of its own."""
+
+    vocabulary: Vocabulary
+    closer: Closer
+    matcher: LLMatcher
+    plan: tuple[int, ...]
+    is_json: bool
+
+    def guide(self) -> Guide:
+        """A Guide at the beginning of an answer."""
+        return Guide(self.vocabulary, self.closer, self.matcher.deep_copy(), self.plan, is_json=self.is_json)
+
+
+class Compiler:
+    """Forms for one vocabulary and one context length (tokens). Its methods are called on the event loop."""
+
+    def __init__(self, vocabulary: Vocabulary, context_tokens: int) -> None:
+        self._vocabulary, self._context_tokens = vocabulary, context_tokens
+        self._closer = Closer(vocabulary)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jethro-grammar")
+        self._pending = 0
+        self._forms: OrderedDict[bytes, Form | RequestError] = OrderedDict()
+
+    async def form(self, constraint: Constraint | None, calls: CallPlan | None) -> Form:
+        """The compiled form of a constraint, of tool calls, or of both; at least one is given.
+
+        Raises:
+            RequestError: the form is invalid, unsupported, too complex, or no answer within the context has it.
+            Overloaded: too many forms wait to be compiled.
+        """
+        param = constraint.param if constraint is not None and calls is None else "tools"
+        grammar = call_grammar(calls, constraint) if calls is not None else grammar_of(constraint)  # type: ignore[arg-type]
+        key = hashlib.sha256(grammar.encode()).digest()
+        found = self._forms.get(key)
+        if found is None:
+            is_json = (constraint is not None and constraint.kind == "json") or (calls is not None and calls.required)
+            found = await self._compiled(grammar, param, is_json)
+            self._forms[key] = found
+        self._forms.move_to_end(key)
+        while len(self._forms) > CACHED:
+            self._forms.popitem(last=False)
+        if isinstance(found, RequestError):
+            raise RequestError(found.message, param=param, code=found.code)
+        return found
+
+    def close(self) -> None:
+        """Ends the threads without waiting for them."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _compiled(self, grammar: str, param: str, is_json: bool) -> Form | RequestError:
+        if self._pending >= PENDING:
+            raise Overloaded("too many schemas and grammars wait to be compiled; try again later", retry_after_s=1)
+        self._pending += 1
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._threads, self._compile, grammar, param, is_json)
+        work.add_done_callback(self._finished)
+        try:
+            async with asyncio.timeout(COMPILE_S):
+                return await asyncio.shield(work)
+        except TimeoutError:
+            return _refused(param, f"it took more than {COMPILE_S:g} s to compile: simplify it")
+
+    def _finished(self, work: "asyncio.Future[Form | RequestError]") -> None:
+        self._pending -= 1
+        if not work.cancelled():
+            work.exception()  # retrieved, or the loop reports one of a request that has left
+
+    def _compile(self, grammar: str, param: str, is_json: bool) -> Form | RequestError:
+        matcher = LLMatcher(self._vocabulary.grammar_tokenizer, grammar, log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            return _refused(param, _reason(matcher))
+        plan = self._closer.plan(matcher, self._context_tokens)
+        if matcher.is_error():
+            return _refused(param, _reason(matcher))
+        if plan is None:
+            return _refused(
+                param,
+                f"no answer of this form within the model's context of {self._context_tokens} tokens was found: "
+                "bound what is required, or end the recursion",
+            )
+        failure = self._tried(matcher.deep_copy())
+        if failure is not None:
+            return _refused(param, failure)
+        return Form(self._vocabulary, self._closer, matcher, plan, is_json)
+
+    def _tried(self, matcher: LLMatcher) -> str | None:
+        """Why a random answer fails; None if it goes well."""
+        rng = random.Random(0)
+        for _ in range(TRIAL_TOKENS):
+            if matcher.is_stopped():
+                break
+            mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+            allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little")[: self._vocabulary.extended])
+            allowed = allowed[~np.isin(allowed, self._vocabulary.eos_ids)]
+            if matcher.is_error() or not len(allowed):
+                break
+            matcher.consume_token(int(allowed[rng.randrange(len(allowed))]))
+        return _reason(matcher) if matcher.is_error() else None
+
+
+def _reason(matcher: LLMatcher) -> str:
+    return " ".join(matcher.get_error().partition("<state>")[0].split())[:300].rstrip(".")
+
+
+def _refused(param: str, why: str) -> RequestError:
+    return RequestError(f"{param}: this form of answer is not possible here: {why}.", param=param, code="invalid_value")

@@ -1,0 +1,221 @@
+"""One choice's way through its grammar: which tokens may come next, and how the answer still ends in time.
+
+A grammar alone lets a model write blanks, digits or array items until its tokens run out. So a Guide keeps a closing
+plan: tokens that end the answer from here. Near the limit a sampled token is accepted only if a plan still fits after
+it; otherwise the plan's own next token takes its place. Numbers and repeated characters that run on are ended the same
+way. A plan is any short way out, not always the shortest.
+"""
+
+from collections import Counter
+
+import numpy as np
+from llguidance import LLMatcher
+from numpy.typing import NDArray
+
+from serve_app.engines.transformers.guided.vocabulary import Vocabulary
+from serve_app.errors import RequestError
+
+REFRESH = 32
+"""Tokens between two looks at the way out while the limit is far."""
+MARGIN = 48
+"""The way out is looked at after every token once fewer than this and twice its length are left."""
+LONGEST_NUMBER = 17
+"""Digits of a number without end: what 64 bits hold, and what a float tells apart."""
+LONGEST_RUN = 100
+"""One character repeated inside a string."""
+
+_CLOSING = b'}]",:'
+_LETTER = b"q"
+"""Where it may come, the text is inside a string, which only a quote ends."""
+_MOST_USES = 64
+"""Of one token in a plan, before rarer ones come first: a way out must not run in a circle."""
+_DIGITS = b"0123456789"
+_OPENING = b".-ntf[{"
+
+
+class Closer:
+    """Finds closing plans. Tokens of one byte each that tend to end things come first, in this order."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        single = {text: token for token, text in reversed(list(enumerate(vocabulary.bytes_of))) if len(text) == 1}
+        self._closing = [single[bytes([b])] for b in _CLOSING if bytes([b]) in single]
+        self._quote, self._letter = single.get(b'"', -1), single.get(_LETTER, -1)
+        self._digits = [single[bytes([b])] for b in _DIGITS if bytes([b]) in single]
+        self._opening = [single[bytes([b])] for b in _OPENING if bytes([b]) in single]
+        self._lengths = np.array([len(text) or 99 for text in vocabulary.bytes_of])
+        self._words = -(-vocabulary.extended // 32)
+        self._size, self._eos = vocabulary.extended, vocabulary.eos_ids
+
+    def plan(self, matcher: LLMatcher, most: int) -> tuple[int, ...] | None:
+        """At most `most` tokens after which the answer may end; None if none was found. The matcher is unchanged."""
+        found: list[int] = []
+        used: Counter[int] = Counter()
+        while not matcher.is_accepting():
+            forced = matcher.compute_ff_tokens()
+            step = forced if forced else self._step(matcher, used)
+            if not step or len(found) + len(step) > most or not matcher.consume_tokens(step):
+                break
+            used.update(step)
+            found += step
+        whole = matcher.is_accepting() and not matcher.is_error()
+        if found and not matcher.is_error():
+            matcher.rollback(len(found))
+        return tuple(found) if whole else None
+
+    def _step(self, matcher: LLMatcher, used: Counter[int]) -> list[int]:
+        mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+
+        def may_come(token: int) -> bool:
+            return token >= 0 and bool(mask[token >> 3] >> (token & 7) & 1)
+
+        if may_come(self._letter) and may_come(self._quote):
+            return [self._quote]
+        for group in (self._closing, sorted(self._digits, key=lambda t: used[t]), self._opening):
+            for token in group:
+                if may_come(token) and used[token] < _MOST_USES:
+                    return [token]
+        allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little")[: self._size])
+        allowed = allowed[~np.isin(allowed, self._eos)]
+        if not len(allowed):
+            return []
+        repeats = np.array([used[int(token)] for token in allowed])
+        return [int(allowed[np.lexsort((allowed, self._lengths[allowed], repeats))[0]])]
+
+
+class Guide:
+    """The state of one choice. Calls come in turn: `fill`, then `choose` with the sampled token."""
+
+    __slots__ = ("_closer", "_forced", "_matcher", "_plan", "_runs", "_steps", "_vocabulary", "_zone", "said")
+
+    def __init__(
+        self, vocabulary: Vocabulary, closer: Closer, matcher: LLMatcher, plan: tuple[int, ...], *, is_json: bool
+    ) -> None:
+        self._vocabulary, self._closer, self._matcher = vocabulary, closer, matcher
+        self._plan: tuple[int, ...] | None = plan
+        self._zone = MARGIN + 2 * len(plan)
+        self._runs = RunLength() if is_json else None
+        self._forced: int | None = None
+        self._steps = 0
+        self.said = -1
+        """The token that `choose` took, in the vocabulary extended by missing bytes."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer is whole and nothing may follow."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    @property
+    def valid(self) -> bool:
+        """Whether the answer may end here."""
+        return self._matcher.is_accepting() and not self._matcher.is_error()
+
+    @property
+    def error(self) -> RequestError | None:
+        """Why the grammar cannot go on; None while it can."""
+        if not self._matcher.is_error():
+            return None
+        why = self._matcher.get_error().partition("\n")[0][:200]
+        return RequestError(
+            f"the answer's form became too complex to follow ({why}): simplify the schema, pattern or grammar",
+            code="invalid_value",
+        )
+
+    def fill(self, words: NDArray[np.int32]) -> bool:
+        """Writes the bit mask of tokens that may come next; False if none is of the model's own vocabulary."""
+        self._forced = None
+        self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+        size = self._vocabulary.size
+        if self._vocabulary.extended == size:
+            return True
+        allowed = np.unpackbits(words.view(np.uint8), bitorder="little")[: self._vocabulary.extended]
+        if allowed[:size].any():
+            return True
+        self._forced = size + int(allowed[size:].argmax())
+        return False
+
+    def choose(self, token: int, left: int) -> int:
+        """Takes a token, the sampled one or a better one; returns the id that the model reads next.
+
+        `left`: tokens that the answer may still have, this one included.
+        """
+        self.said = self._taken(token if self._forced is None else self._forced, left)
+        if self._runs is not None:
+            self._runs.add(self._vocabulary.bytes_of[self.said])
+        self._steps += 1
+        return self._vocabulary.model_id(self.said)
+
+    def _taken(self, token: int, left: int) -> int:
+        matcher = self._matcher
+        runs_on = self._runs is not None and self._runs.too_long(self._vocabulary.bytes_of[token])
+        if not runs_on and left > self._zone and self._steps % REFRESH:
+            self._plan = None
+            matcher.consume_token(token)
+            return token
+        before = self._plan if self._plan is not None else self._closer.plan(matcher, left)
+        if runs_on and before and before[0] != token:
+            return self._follow(before)
+        matcher.consume_token(token)
+        if matcher.is_error():
+            return token
+        after = self._after(before, token, left)
+        if after is None and before is not None and 0 < len(before) <= left:
+            if matcher.rollback(1):
+                return self._follow(before)
+        self._plan = after
+        if after is not None:
+            self._zone = max(self._zone, MARGIN + 2 * len(after))
+        return token
+
+    def _follow(self, plan: tuple[int, ...]) -> int:
+        self._matcher.consume_token(plan[0])
+        self._plan = plan[1:]
+        return plan[0]
+
+    def _after(self, before: tuple[int, ...] | None, token: int, left: int) -> tuple[int, ...] | None:
+        """A plan of fewer than `left` tokens from the state after `token`, an earlier one where it still holds."""
+        if self.done or self.valid:
+            return ()
+        if before:
+            if before[0] == token:
+                return before[1:]
+            if len(before) < left and self._holds(before):
+                return before
+        return self._closer.plan(self._matcher, left - 1)
+
+    def _holds(self, plan: tuple[int, ...]) -> bool:
+        ending = [*plan, *self._vocabulary.eos_ids[:1]]
+        return self._matcher.validate_tokens(ending) == len(ending)
+
+
+class RunLength:
+    """Follows JSON text and says when a number's digits, or one character in a string, run on."""
+
+    __slots__ = ("_escaped", "_in_string", "_last", "_length")
+
+    def __init__(self) -> None:
+        self._in_string = self._escaped = False
+        self._last, self._length = -1, 0
+
+    def add(self, text: bytes) -> None:
+        """The next piece of the text."""
+        for byte in text:
+            if self._in_string:
+                self._length = self._length + 1 if byte == self._last else 1
+                if self._escaped:
+                    self._escaped = False
+                elif byte == 0x5C:
+                    self._escaped = True
+                elif byte == 0x22:
+                    self._in_string, self._length = False, 0
+            else:
+                self._length = self._length + 1 if byte in _DIGITS else 0
+                self._in_string = byte == 0x22
+            self._last = byte
+
+    def too_long(self, text: bytes) -> bool:
+        """Whether a token with this text would continue a run that is long enough."""
+        if not text:
+            return False
+        if self._in_string:
+            return self._length >= LONGEST_RUN and text[0] == self._last
+        return self._length + sum(byte in _DIGITS for byte in text) > LONGEST_NUMBER and text[0] in _DIGITS
