@@ -8,6 +8,7 @@
     ├── RequestError                 the caller's mistake                              400
     │   ├── UnsupportedParameter     a parameter that this model does not support      400
     │   ├── ContextLengthExceeded    the prompt does not fit the model                 400
+    │   ├── InvalidAdapter           a LoRA adapter that cannot be used                400
     │   ├── AuthenticationFailed     no key, or a wrong one                            401
     │   ├── PlacementForbidden       no pool may see the request                       403
     │   ├── ContentFiltered          a guard refuses the request or its answer         400
@@ -133,6 +134,12 @@ class ContextLengthExceeded(RequestError):
     """The prompt (with the requested answer) does not fit the model's context."""
 
     default_code = "context_length_exceeded"
+
+
+class InvalidAdapter(RequestError):
+    """A LoRA adapter that cannot be used: its files, its size, or its base model. The message says what to do."""
+
+    default_code = "invalid_adapter"
 
 
 class AuthenticationFailed(RequestError):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from serve_app.adapters.errors import InvalidAdapter
 from serve_app.adapters.files import AdapterFiles
+from serve_app.errors import InvalidAdapter
 from serve_app.lab import models_dir
 
 _LAB = "lab:"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serve_app.adapters.errors import InvalidAdapter
 from serve_app.adapters.files import ABOUT, CONFIG, WEIGHTS, AdapterFiles, read_files, read_json
 from serve_app.config.adapters import ADAPTER_NAME
+from serve_app.errors import InvalidAdapter
 
 _NAME = re.compile(ADAPTER_NAME)
 _HASH = re.compile(r"[0-9a-f]{64}")

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from serve_app.adapters.errors import InvalidAdapter
+from serve_app.errors import InvalidAdapter
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"

@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from serve_app.adapters.errors import InvalidAdapter
 from serve_app.adapters.files import ABOUT, CONFIG, WEIGHTS
-from serve_app.errors import needs_extra
+from serve_app.errors import InvalidAdapter, needs_extra
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

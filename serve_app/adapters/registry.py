@@ -4,6 +4,8 @@
     <folder>/<name>/current      the version that serves; replaced whole
     <folder>/<name>/pinned       there while every replica is to keep the adapter in memory
 
+An adapter's own folder put there as <folder>/<name> serves as well, as long as there is no `current`.
+
 Because replicas read this folder, and are not called one by one, an adapter that was added is on all of them, on those
 that start later too. Adapters that ship with the package are listed as well.
 """
@@ -22,10 +24,9 @@ import orjson
 
 from serve_app.adapters.base_model import BaseModel, check_shapes, find_base, known_base, mismatch
 from serve_app.adapters.card import AdapterAbout, AdapterCard, content_version, read_about, read_card, valid_name
-from serve_app.adapters.errors import InvalidAdapter
 from serve_app.adapters.files import ABOUT, CONFIG, WEIGHTS, AdapterFiles, read_files
 from serve_app.config.adapters import AdaptersConfig
-from serve_app.errors import Conflict, ModelNotFound
+from serve_app.errors import Conflict, InvalidAdapter, ModelNotFound
 from serve_app.files import sync_folder, write_whole
 from serve_app.lab import models_dir
 
@@ -40,7 +41,7 @@ class AdapterRegistry:
         self.settings = settings
         self.folder = Path(settings.registry)
         self._cards: dict[tuple[str, str], AdapterCard] = {}
-        """Read before, by name and version: neither changes."""
+        """Read before, by name and version: neither changes. For a folder of its own, by the times of its files."""
         self.faults: dict[str, str] = {}
         """By name, why an adapter of the folder cannot be used, as of the last look at all."""
 
@@ -70,7 +71,7 @@ class AdapterRegistry:
             return None
         shipped = shipped_dir() / name
         if (shipped / ABOUT).is_file():
-            return self._read(name, "", shipped)
+            return self._read_own(name, shipped, shipped=True)
         version = self._current(name)
         while version is not None:
             try:
@@ -79,7 +80,8 @@ class AdapterRegistry:
                 before, version = version, self._current(name)
                 if version == before:
                     raise
-        return None
+        own = self.folder / name
+        return self._read_own(name, own) if (own / ABOUT).is_file() else None
 
     def get(self, name: str) -> AdapterCard:
         """As `find`. Raises ModelNotFound that lists what there is."""
@@ -117,7 +119,7 @@ class AdapterRegistry:
         if (shipped_dir() / described.name / ABOUT).is_file():
             raise Conflict(f"adapter {described.name!r} ships with Jethro: give another name", param="name")
         with self._writing():
-            if not replacing and self._current(described.name) is not None:
+            if not replacing and self.find(described.name) is not None:
                 raise Conflict(
                     f"there is an adapter {described.name!r}: remove it first, replace it, or give another name",
                     param="name",
@@ -257,22 +259,39 @@ class AdapterRegistry:
 
     def _read(self, name: str, version: str, folder: Path) -> AdapterCard:
         """A card, read once: versions never change."""
-        shipped = not version
-        if not shipped and (Path(version).name != version or version.startswith(".")):
+        if Path(version).name != version or version.startswith("."):
             raise InvalidAdapter(f"{self.folder / name / _CURRENT}: names no version; add the adapter again")
         known = self._cards.get((name, version))
-        if known is None or known.folder != folder:
-            known = read_card(folder, shipped=shipped, version=version or None)
-            if known.name != name:
-                raise InvalidAdapter(f"{folder}: is the adapter {known.name!r} in the folder of {name!r}; add it again")
-            self._cards[name, version] = known
-        pinned = not shipped and (self.folder / name / _PINNED).exists()
-        return known if known.pinned == pinned else replace(known, pinned=pinned)
+        if known is None:
+            known = self._cards[name, version] = _named(read_card(folder, version=version), name)
+        return self._marked(known)
+
+    def _read_own(self, name: str, folder: Path, *, shipped: bool = False) -> AdapterCard:
+        """The card of an adapter's folder itself, read again when a file of it has changed."""
+        try:
+            stats = [(folder / file).stat() for file in (CONFIG, WEIGHTS, ABOUT)]
+        except OSError as e:
+            raise InvalidAdapter(f"{folder}: cannot be read ({e}); add the adapter again") from e
+        stamp = "/".join(f"{s.st_size}-{s.st_mtime_ns}" for s in stats)
+        known = self._cards.get((name, stamp))
+        if known is None:
+            known = self._cards[name, stamp] = _named(read_card(folder, shipped=shipped), name)
+        return known if shipped else self._marked(known)
+
+    def _marked(self, card: AdapterCard) -> AdapterCard:
+        pinned = (self.folder / card.name / _PINNED).exists()
+        return card if card.pinned == pinned else replace(card, pinned=pinned)
 
 
 def shipped_dir() -> Path:
     """Folder of the adapters that ship with the package, one folder each; it need not exist."""
     return models_dir().parent / "adapters"
+
+
+def _named(card: AdapterCard, name: str) -> AdapterCard:
+    if card.name != name:
+        raise InvalidAdapter(f"{card.folder}: is the adapter {card.name!r} in the folder of {name!r}; add it again")
+    return card
 
 
 def _folders(folder: Path) -> list[Path]:

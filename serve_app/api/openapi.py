@@ -212,7 +212,7 @@ def operations(described: Sequence[Operation], limits: LimitsConfig, *, keys: bo
         return Response(document(), media_type="application/json")
 
     async def page(request: Request) -> Response:
-        html = resources.files("serve_app.api").joinpath("docs.html").read_text("utf-8")
+        html = resources.files("serve_app.api").joinpath("pages/docs.html").read_text("utf-8")
         return Response(html, media_type="text/html", headers={"content-security-policy": _POLICY})
 
     html = (Content(shapes.TEXT, media_type="text/html"),)

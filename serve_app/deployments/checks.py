@@ -68,7 +68,7 @@ def check_start(config: Config, *, own_engines: bool = False) -> StartReport:
         check_temporary_folder,
         bundled_haproxy,
         partial(check_usable, config.store.path),
-        *(partial(preflight, name, pool) for name, pool in engines.items()),
+        *(partial(preflight, name, pool, config.adapters) for name, pool in engines.items()),
         partial(_check_streams, config, report),
         partial(_check_strategies, config, report),
         partial(_check_machine, config),

@@ -18,11 +18,10 @@ from typing import Any, Generic, TypeVar
 
 from serve_app.adapters.base_model import BaseModel
 from serve_app.adapters.card import AdapterCard
-from serve_app.adapters.errors import InvalidAdapter
 from serve_app.adapters.registry import AdapterRegistry
 from serve_app.config.adapters import AdapterCacheConfig
 from serve_app.engines.adapter_figures import AdapterFigures
-from serve_app.errors import JethroError, ModelNotFound, Overloaded
+from serve_app.errors import InvalidAdapter, JethroError, ModelNotFound, Overloaded
 
 logger = logging.getLogger("jethro.engines")
 
@@ -30,6 +29,19 @@ T = TypeVar("T")
 Key = tuple[str, str]
 """Name and version: a replaced adapter is another one, and both are held while requests use the old one."""
 _MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterHost(Generic[T]):
+    """How an engine loads adapters. `bytes_of`: memory that one takes; `max_rank`: the engine's own, None: no bound.
+
+    `unload` frees one where dropping the last reference does not.
+    """
+
+    load: Callable[[AdapterCard], Awaitable[T]]
+    bytes_of: Callable[[AdapterCard], int]
+    max_rank: int | None = None
+    unload: Callable[[T], Awaitable[None]] | None = None
 
 
 @dataclass(eq=False)
@@ -56,27 +68,20 @@ class _Waiter(Generic[T]):
 
 
 class AdapterCache(Generic[T]):
-    """The adapters of `registry` that belong to `base`, as `load` made them. Use it within one event loop.
-
-    `bytes_of`: memory that one takes. `unload` frees one where dropping the last reference does not.
-    """
+    """The adapters of `registry` that belong to `base`, as `host` loads them. Use it within one event loop."""
 
     def __init__(
         self,
         registry: AdapterRegistry,
         settings: AdapterCacheConfig,
         base: BaseModel,
-        load: Callable[[AdapterCard], Awaitable[T]],
+        host: AdapterHost[T],
         *,
-        bytes_of: Callable[[AdapterCard], int],
         figures: AdapterFigures,
         max_waiting: int = 256,
-        max_rank: int | None = None,
-        unload: Callable[[T], Awaitable[None]] | None = None,
     ) -> None:
         self._registry, self._settings, self._base = registry, settings, base
-        self._load, self._unload, self._bytes_of = load, unload, bytes_of
-        self._figures, self._max_waiting, self._max_rank = figures, max_waiting, max_rank
+        self._host, self._figures, self._max_waiting = host, figures, max_waiting
         self._sha256: str | None = None
         self._shapes: Mapping[str, tuple[int, int]] | None = None
         self._entries: OrderedDict[Key, _Entry[T]] = OrderedDict()
@@ -212,15 +217,16 @@ class AdapterCache(Generic[T]):
         if self._shapes is None:
             self._shapes = self._base.shapes()
         self._registry.check(card, self._base, self._shapes)
-        if self._max_rank is not None and card.files.rank > self._max_rank:
+        most = self._host.max_rank
+        if most is not None and card.files.rank > most:
             raise InvalidAdapter(
-                f"adapter {card.name!r} has rank {card.files.rank}, and engine.adapters.max_rank is {self._max_rank}: "
+                f"adapter {card.name!r} has rank {card.files.rank}, and engine.adapters.max_rank is {most}: "
                 "raise it, or train the adapter with a lower rank",
                 param="model",
             )
 
     def _check_fits(self, card: AdapterCard) -> None:
-        cost, most = self._bytes_of(card), self._settings.memory_mib * _MIB
+        cost, most = self._host.bytes_of(card), self._settings.memory_mib * _MIB
         if cost > most:
             raise InvalidAdapter(
                 f"adapter {card.name!r} takes {cost / _MIB:.1f} MiB, and engine.adapters.memory_mib is "
@@ -265,7 +271,7 @@ class AdapterCache(Generic[T]):
         key = card.name, card.version
         entry = self._entries.get(key)
         if entry is None:
-            cost = self._bytes_of(card)
+            cost = self._host.bytes_of(card)
             if not self._make_room(cost):
                 return None
             entry = self._entries[key] = _Entry(card, cost, asyncio.get_running_loop().create_future())
@@ -306,7 +312,7 @@ class AdapterCache(Generic[T]):
         try:
             if self._unloading:
                 await asyncio.gather(*self._unloading, return_exceptions=True)
-            value = await self._load(entry.card)
+            value = await self._host.load(entry.card)
         except BaseException as e:
             self._figures.failed()
             self._forget(entry)
@@ -336,13 +342,12 @@ class AdapterCache(Generic[T]):
     def _evict(self, entry: _Entry[T]) -> None:
         if self._forget(entry):
             self._figures.evicted()
-            if self._unload is not None:
-                self._begin(self._free(entry.ready.result()), self._unloading)
+            if self._host.unload is not None:
+                self._begin(self._free(self._host.unload, entry.ready.result()), self._unloading)
 
-    async def _free(self, value: T) -> None:
-        assert self._unload is not None
+    async def _free(self, unload: Callable[[T], Awaitable[None]], value: T) -> None:
         try:
-            await self._unload(value)
+            await unload(value)
         except Exception:
             logger.exception("an adapter could not be unloaded")
 

@@ -5,11 +5,12 @@ import importlib.util
 from pathlib import Path
 from typing import cast
 
+from serve_app.adapters.registry import AdapterRegistry
 from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.pools import PoolConfig
 from serve_app.engines.base import Engine
 from serve_app.engines.packaged import catalogue as packaged
-from serve_app.errors import ConfigError, DependencyError
+from serve_app.errors import ConfigError, DependencyError, JethroError
 
 _CLASSES = {"transformers": "serve_app.engines.transformers:HFEngine", "vllm": "serve_app.engines.vllm:VllmEngine"}
 """Kind to class; each is called with the id that callers see, the pool's engine settings, path resolved, and the
@@ -43,10 +44,11 @@ def build_engine(name: str, pool: PoolConfig, adapters: AdaptersConfig | None = 
     return cast(Engine, engine_class(pool.model, settings, adapters))
 
 
-def preflight(name: str, pool: PoolConfig) -> None:
+def preflight(name: str, pool: PoolConfig, adapters: AdaptersConfig | None = None) -> None:
     """Check on this machine, without loading anything, that the engine can start.
 
-    Raises ConfigError for a missing folder of a model, DependencyError for an extra that is not installed.
+    Raises ConfigError for a missing folder of a model or a pinned adapter that is not in the registry, DependencyError
+    for an extra that is not installed.
     """
     settings = pool.engine
     module = _EXTRAS.get(settings.kind)
@@ -59,6 +61,20 @@ def preflight(name: str, pool: PoolConfig) -> None:
         _packaged_folder(name, path)
     elif path is not None:
         _check_model(f"pools.{name}.engine.path", path, safetensors=settings.kind == "transformers")
+    cache = getattr(settings, "adapters", None)
+    if cache is not None and cache.pinned:
+        _check_pinned(
+            f"pools.{name}.engine.adapters.pinned", cache.pinned, AdapterRegistry(adapters or AdaptersConfig())
+        )
+
+
+def _check_pinned(key: str, names: tuple[str, ...], registry: AdapterRegistry) -> None:
+    """Raises ConfigError for a name that the registry does not have, or a damaged adapter."""
+    for name in names:
+        try:
+            registry.get(name)
+        except JethroError as e:
+            raise ConfigError(f"{key}: {e}") from e
 
 
 def _check_model(key: str, path: str, *, safetensors: bool) -> None:

@@ -75,7 +75,9 @@ def constraint_of(query: Query) -> Constraint | None:
     if len(wanted) > 1:
         raise _refused("structured_outputs", "cannot be combined with response_format: send one of them")
     if wanted and query.sampling.stop:
-        raise _refused("stop", "would cut the structured answer short: leave it out, the answer ends where its form ends")
+        raise _refused(
+            "stop", "would cut the structured answer short: leave it out, the answer ends where its form ends"
+        )
     return wanted[0] if wanted else None
 
 

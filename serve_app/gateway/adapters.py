@@ -14,10 +14,9 @@ from typing import Any
 from serve_app.adapters import hub
 from serve_app.adapters.base_model import find_base, mismatch
 from serve_app.adapters.card import AdapterCard
-from serve_app.adapters.errors import InvalidAdapter
 from serve_app.adapters.registry import AdapterRegistry
 from serve_app.config.tree import Config
-from serve_app.errors import JethroError, ModelNotFound, NotFound, PermissionDenied, PoolUnavailable
+from serve_app.errors import InvalidAdapter, JethroError, ModelNotFound, NotFound, PermissionDenied, PoolUnavailable
 from serve_app.pools.base import Pool
 from serve_app.pools.http import HttpPool
 

@@ -57,19 +57,19 @@ class Catalogue:
         streams: Streams | None = None,
         load_router: Callable[[str], ServedRouter] | None = None,
         models: ModelLoader | None = None,
-        adapters: GatewayAdapters | None = None,
     ) -> None:
         """Raises KeyError unless `small` and, without `small_only`, `large` are among the pools.
 
         `load_router` finds versions (NAME@VERSION) that cascades were fitted with and that do not serve; `models` loads
-        rankers and fusers, by default in this process; `adapters` finds those of the pools.
-        Raises ConfigError if `routing.multi_pool`, a cascade's chain
+        rankers and fusers, by default in this process. Raises ConfigError if `routing.multi_pool`, a cascade's chain
         or an ensemble's plan is invalid.
         """
         self._multi_pool = config.routing.multi_pool
         self._overload = OverloadPolicy.from_config(config)
         self._pools = pools
-        self._streams, self._adapters = streams, adapters
+        self._streams = streams
+        self.adapters: GatewayAdapters | None = None
+        """Finds what MODEL:ADAPTER names; set before the first request, or never."""
         self._alone = config.small_only
         self._weak, self._strong = pools["small"], pools["small" if self._alone else "large"]
         self._explained = _EXPLAINED[config.routing.explain]
@@ -159,7 +159,7 @@ class Catalogue:
             return self._streams.strategy(model)
         if (why := self._missing.get(model)) is not None:
             raise ModelNotFound(why, param="model")
-        if self._adapters is not None and (found := self._adapters.resolve(model)) is not None:
+        if self.adapters is not None and (found := self.adapters.resolve(model)) is not None:
             return DirectStrategy(*found)
         form = None if self._alone else _ROUTER_FORM.fullmatch(model)
         if form is None:
@@ -185,7 +185,7 @@ class Catalogue:
             listed.append(ModelEntry(ROUTE_ALL, "the pool of all that is worth its cost most"))
         listed += [ModelEntry(name, line) for name, (_, line) in self._fitted.items()]
         listed += [ModelEntry(pool.model, f"the {pool.name} pool, no decision") for pool in self._pools.values()]
-        for full, card, pool in self._adapters.names() if self._adapters is not None else ():
+        for full, card, pool in self.adapters.names() if self.adapters is not None else ():
             task = f": {card.about.task}" if card.about.task else ""
             listed.append(ModelEntry(full, f"the {pool.name} pool with the adapter {card.name}{task}"))
         for name, served in {} if self._alone else self._now.routers.routers.items():

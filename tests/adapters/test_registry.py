@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from serve_app.adapters import registry as registry_module
-from serve_app.adapters.errors import InvalidAdapter
 from serve_app.adapters.registry import AdapterRegistry
-from serve_app.errors import Conflict, JethroError, ModelNotFound
+from serve_app.errors import Conflict, InvalidAdapter, JethroError, ModelNotFound
 from tests.lora import base_of, registry_settings, save_adapter
 from tests.models import save_random_model
 
@@ -91,6 +90,18 @@ def test_what_ships_is_listed_and_cannot_be_changed(registry, tmp_path, model, m
     ):
         with pytest.raises(Conflict, match="ships with Jethro"):
             change()
+
+
+def test_a_folder_that_was_trained_into_the_registry_serves_as_it_is(registry, model):
+    trained = save_adapter(registry.folder / "tone", model, name="tone")
+    first = registry.get("tone")
+    registry.check(first, base_of(model))
+    with pytest.raises(Conflict, match="there is an adapter 'tone'"):
+        registry.add(trained)
+    save_adapter(registry.folder / "tone", model, name="tone", seed=7)
+    assert registry.get("tone").version != first.version and registry.pin("tone").pinned
+    registry.remove("tone")
+    assert registry.all() == {}
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "a\\b", "A", "-a", ".hidden", "a b", "ä", "a" * 65, "a:b", "x\n"])

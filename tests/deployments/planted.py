@@ -200,7 +200,7 @@ def _pickled_model(m: Machine) -> None:
 def _no_adapter(m: Machine) -> None:
     _empty_model(m)
     (m.folder / "model" / "config.json").write_text("{}")
-    m.own_engine(kind="vllm", path="model", adapters={"legal": "/nowhere/legal"})
+    m.own_engine(kind="vllm", path="model", adapters={"pinned": ["legal"]})
     _package(m, "vllm", there=True)
 
 
@@ -384,8 +384,8 @@ MISTAKES = [
         "pools.small.engine.path", "use lab:small or lab:large", ("lab:huge",),
     ),
     Mistake(
-        "the adapter's folder is missing", _no_adapter,
-        "pools.small.engine.adapters.legal", "folder of a LoRA adapter", ("/nowhere/legal",),
+        "a pinned adapter is not registered", _no_adapter,
+        "pools.small.engine.adapters.pinned", "add one with `jethro adapter add`", ("no adapter 'legal'",),
     ),
     Mistake("vLLM is not installed", _no_vllm, "pools.small.engine.kind", 'pip install "jethro[vllm]"'),
     Mistake(

@@ -6,12 +6,11 @@ import random
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from serve_app.adapters.errors import InvalidAdapter
 from serve_app.adapters.registry import AdapterRegistry
 from serve_app.config.adapters import AdapterCacheConfig
-from serve_app.engines.adapter_cache import AdapterCache
+from serve_app.engines.adapter_cache import AdapterCache, AdapterHost
 from serve_app.engines.adapter_figures import AdapterFigures
-from serve_app.errors import ModelNotFound, Overloaded
+from serve_app.errors import InvalidAdapter, ModelNotFound, Overloaded
 from tests.lora import base_of, registry_settings, save_adapter
 from tests.models import save_random_model
 
@@ -41,15 +40,14 @@ class Bench:
         self.gate.set()
         self.error = None
         self.metrics = CollectorRegistry()
-        options = {key: settings.pop(key) for key in ("max_waiting", "max_rank") if key in settings}
+        host = AdapterHost(self.load, lambda card: 2**20, settings.pop("max_rank", None), self.unload)
+        options = {key: settings.pop(key) for key in ("max_waiting",) if key in settings}
         self.cache = AdapterCache(
             self.registry,
             AdapterCacheConfig(**settings),
             base_of(model),
-            self.load,
-            bytes_of=lambda card: 2**20,
+            host,
             figures=AdapterFigures("m", self.metrics),
-            unload=self.unload,
             **options,
         )
 
@@ -268,7 +266,7 @@ async def test_an_adapter_of_another_base_takes_nobodys_place(bench, tmp_path):
     await b.use("a")
     other = save_random_model(tmp_path / "other", seed=1)
     b.registry.add(save_adapter(tmp_path / "foreign", other, name="foreign"))
-    with pytest.raises(InvalidAdapter, match="belongs to .* request it from a pool that runs its base"):
+    with pytest.raises(InvalidAdapter, match=r"belongs to .* request it from a pool that runs its base"):
         await b.use("foreign")
     assert b.cache.names() == ("a",) and b.gone == []
 

@@ -93,10 +93,6 @@ def test_the_folders_of_an_ensemble_are_packed_too() -> None:
             {"engine": VLLM | {"path": "/data/qwen"}, "routing": {"registry": "none"}},
             r"pools\.small\.engine\.path: /data/qwen is .*write /var/lib/jethro/models/qwen",
         ),
-        (
-            {"engine": VLLM | {"adapters": {"fr": "./fr"}}, "routing": {"registry": "none"}},
-            r"pools\.small\.engine\.adapters\.fr: \./fr",
-        ),
     ],
 )
 def test_a_folder_that_reaches_no_pod_is_refused_with_the_fix(more: dict[str, Any], said: str) -> None:

@@ -13,11 +13,10 @@ from jinja2 import TemplateError
 
 from serve_app.adapters.base_model import known_base
 from serve_app.adapters.card import AdapterCard
-from serve_app.adapters.errors import InvalidAdapter
 from serve_app.adapters.registry import AdapterRegistry
 from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.engines import TransformersSettings
-from serve_app.engines.adapter_cache import AdapterCache
+from serve_app.engines.adapter_cache import AdapterCache, AdapterHost
 from serve_app.engines.base import EngineHealth
 from serve_app.engines.transformers.loading import LoadedModel
 from serve_app.engines.transformers.lora import LoraWeights, load_weights, weight_bytes
@@ -28,6 +27,7 @@ from serve_app.engines.transformers.worker import Worker
 from serve_app.errors import (
     ConfigError,
     ContextLengthExceeded,
+    InvalidAdapter,
     Overloaded,
     PoolUnavailable,
     RequestError,
@@ -207,8 +207,7 @@ class HFEngine:
             self._registry,
             settings,
             base,
-            load,
-            bytes_of=lambda card: weight_bytes(card, dtype),
+            AdapterHost(load, bytes_of=lambda card: weight_bytes(card, dtype)),
             figures=self._figures.adapters,
             max_waiting=self._settings.max_waiting,
         )

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from serve_app.adapters.card import AdapterCard
-from serve_app.adapters.errors import InvalidAdapter
 from serve_app.adapters.files import WEIGHTS, tensor_key
+from serve_app.errors import InvalidAdapter
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from serve_app.adapters.base_model import known_base
 from serve_app.adapters.card import AdapterCard
-from serve_app.adapters.errors import InvalidAdapter
 from serve_app.adapters.registry import AdapterRegistry
 from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.engines import VllmSettings
 from serve_app.config.environment import export
-from serve_app.engines.adapter_cache import AdapterCache
+from serve_app.engines.adapter_cache import AdapterCache, AdapterHost
 from serve_app.engines.adapter_figures import AdapterFigures
 from serve_app.engines.base import EngineHealth
 from serve_app.engines.vllm.arguments import WATCHDOG, engine_arguments, environment, is_cpu_build
 from serve_app.errors import (
     ConfigError,
     DependencyError,
+    InvalidAdapter,
     Overloaded,
     PoolUnavailable,
     UnsupportedParameter,
@@ -192,12 +192,9 @@ class VllmEngine:
             self._registry,
             settings,
             base,
-            load,
-            unload=unload,
-            bytes_of=lambda card: card.files.bytes,
+            AdapterHost(load, lambda card: card.files.bytes, settings.max_rank, unload),
             figures=AdapterFigures(self.model, self._adapter_metrics),
             max_waiting=self._settings.max_waiting,
-            max_rank=settings.max_rank,
         )
 
     @contextmanager

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from serve_app.adapters.card import read_card
-from serve_app.adapters.errors import InvalidAdapter
 from serve_app.engines.transformers.batch import Batch
 from serve_app.engines.transformers.loading import LoadedModel, load_model
 from serve_app.engines.transformers.lora import LoraStack, load_weights
+from serve_app.errors import InvalidAdapter
 from tests.engines.transformers.sequences import request
 from tests.lora import save_adapter
 from tests.models import save_random_model, settings_for

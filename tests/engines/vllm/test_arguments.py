@@ -51,18 +51,12 @@ def test_a_hub_id_has_no_folder_to_read():
     assert "dtype" not in engine_arguments("m", Settings(path="org/model", cpu_kv_cache_gib=3), cpu=True)
 
 
-@pytest.mark.parametrize(("ranks", "accepted"), [((4, 9), 16), ((8,), 8), ((600,), 600), ((), None)])
-def test_adapters_open_lora_with_room_for_the_largest(tmp_path, ranks, accepted):
-    adapters = {"remote": "org/adapter"}
-    for i, rank in enumerate(ranks):
-        folder = tmp_path / f"a{i}"
-        folder.mkdir()
-        (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
-        adapters[f"a{i}"] = str(folder)
-    arguments = engine_arguments("m", Settings(path="org/model", adapters=adapters), cpu=False)
-    assert arguments["enable_lora"] is True
-    assert arguments["max_cpu_loras"] == arguments["max_loras"] == len(adapters)
-    assert arguments.get("max_lora_rank") == accepted
+def test_adapters_open_lora_with_the_room_that_the_settings_give():
+    cache = {"max_loaded": 12, "max_in_batch": 3, "max_rank": 32}
+    arguments = engine_arguments("m", Settings(path="org/model", adapters=cache), cpu=False)
+    found = {key: arguments[key] for key in ("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank")}
+    assert found == {"enable_lora": True, "max_loras": 3, "max_cpu_loras": 12, "max_lora_rank": 32}
+    assert "enable_lora" not in engine_arguments("m", Settings(path="org/model"), cpu=False)
 
 
 def test_the_environment_is_quiet_and_offline_for_a_folder(tmp_path):
@@ -90,7 +84,7 @@ async def test_without_vllm_the_start_tells_what_to_install(monkeypatch, tmp_pat
 
 
 async def test_before_the_start():
-    engine = VllmEngine("m", Settings(path="org/model", tool_parser="hermes", adapters={"a": "b"}))
+    engine = VllmEngine("m", Settings(path="org/model", tool_parser="hermes", adapters={}))
     assert (engine.health().ok, engine.health().detail, engine.metrics()) == (False, "not started", "")
     assert engine.capabilities.tools and engine.capabilities.adapters and engine.capabilities.guided
     await engine.aclose()

@@ -63,9 +63,7 @@ class Vocabulary:
         """Tokens of a tokenizer whose decoder the library does not know: each one's bytes are what it decodes to."""
         backend = tokenizer.backend_tokenizer
         special = set(tokenizer.all_special_ids)
-        tokens = [
-            backend.decode([token], skip_special_tokens=False).encode() for token in range(self.size)
-        ]
+        tokens = [backend.decode([token], skip_special_tokens=False).encode() for token in range(self.size)]
         ids = backend.encode(_SAMPLE, add_special_tokens=False).ids
         if b"".join(tokens[i] for i in ids) != _SAMPLE.encode():
             raise ConfigError("the tokenizer's tokens do not decode one by one: its model cannot be guided")
