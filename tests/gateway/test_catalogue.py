@@ -196,7 +196,8 @@ async def test_with_the_small_model_alone_every_query_goes_there_and_the_decisio
 
 def test_with_the_small_model_alone_no_router_or_cascade_is_listed_or_found() -> None:
     catalogue = Catalogue.from_config(*alone())
-    assert [entry.id for entry in catalogue.models()] == ["jethro", "jethro-route", "m-small", "m-other"]
+    listed = [entry.id for entry in catalogue.models()]
+    assert listed == ["jethro", "jethro-route", "jethro-orchestrate", "m-small", "m-other"]
     for name in ("router-random-0.5", "jethro-cascade", "jethro-route-all"):
         with pytest.raises(ModelNotFound) as raised:
             catalogue.resolve(name)
