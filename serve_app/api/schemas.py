@@ -241,6 +241,25 @@ class JsonSchemaFormat(Part):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
+class StructuredOutputs(Part):
+    """An extension, named as in vLLM: the form of the answer. Exactly one key, besides those that are null."""
+
+    json_: JsonObject | str | None = Field(None, alias="json", description="A JSON schema, or one as text.")
+    json_object: bool | None = Field(None, description="Any JSON object.")
+    regex: Annotated[str, Field(min_length=1)] | None = Field(None, description="The whole answer matches it.")
+    choice: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = Field(
+        None, description="The answer is one of them."
+    )
+    grammar: Annotated[str, Field(min_length=1)] | None = Field(None, description="A context-free grammar.")
+
+    @model_validator(mode="after")
+    def _has_one(self) -> "StructuredOutputs":
+        given = (self.json_, self.json_object or None, self.regex, self.choice, self.grammar)
+        if sum(v is not None for v in given) != 1:
+            raise ValueError("exactly one of json, json_object, regex, choice and grammar is needed")
+        return self
+
+
 UserId = Annotated[str, Field(max_length=512)]
 
 
@@ -259,6 +278,7 @@ class _Sampled(Part):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: UserId | None = None
+    structured_outputs: StructuredOutputs | None = None
 
 
 class ChatRequest(_Sampled):

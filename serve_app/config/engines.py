@@ -72,6 +72,11 @@ class TransformersSettings(Node):
     threads: PositiveInt = Field(1, description="CPU threads of the replica's forward passes.")
     max_batch: PositiveInt = Field(64, description="Sequences that share one forward pass.")
     max_waiting: PositiveInt = Field(256, description="Requests that may wait for a place; beyond it 429.")
+    tool_prompt: Literal["auto", "none"] = Field(
+        "auto",
+        description="How the model reads of tools: by its chat template, or by a system text if that knows none "
+        "(auto); or not at all, so that calls need tool_choice `required` or a name (none, always for `lab:` models).",
+    )
 
 
 class VllmSettings(Node):

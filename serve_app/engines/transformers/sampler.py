@@ -3,7 +3,7 @@
 What each row needs is worked out when the rows change (`SamplingPlan`), not at every step; a batch of greedy rows costs
 one argmax. Sampling is by inverse transform: one uniform number per row, drawn from the row's own generator, so that
 a seed means the same tokens alone and among others. Nucleus: Holtzman et al., The Curious Case of Neural Text
-Degeneration, section 3.1. Log-probabilities are the model's own, before temperature, nucleus and penalties.
+Degeneration, section 3.1. Log-probabilities are the model's own, before temperature, nucleus, penalties and grammars.
 """
 
 from collections.abc import Sequence as Rows
@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from serve_app.engines.transformers.guided.masking import chosen, restricted
 from serve_app.engines.transformers.sequence import Likely, Sequence
 
 GREEDY_BELOW = 1e-5
@@ -21,13 +22,16 @@ GREEDY_BELOW = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """Row numbers by what they need. `plain` and `nucleus` rows are drawn, all others are greedy."""
+    """Row numbers by what they need. `plain` and `nucleus` rows are drawn, all others are greedy; `guided` ones have a
+    grammar.
+    """
 
     sequences: tuple[Sequence, ...]
     penalised: tuple[int, ...]
     plain: tuple[int, ...]
     nucleus: tuple[int, ...]
     logprobs: tuple[int, ...]
+    guided: tuple[int, ...]
     temperature: Tensor
     top_p: Tensor
 
@@ -42,6 +46,7 @@ class SamplingPlan:
             plain=tuple(i for i, s in drawn if s.top_p >= 1),
             nucleus=tuple(i for i, s in drawn if s.top_p < 1),
             logprobs=tuple(i for i, s in rows if s.logprobs),
+            guided=tuple(i for i, s in enumerate(sequences) if s.guide is not None),
             temperature=torch.tensor([s.temperature for _, s in rows], device=device)[:, None],
             top_p=torch.tensor([s.top_p for _, s in rows], device=device)[:, None],
         )
@@ -50,6 +55,10 @@ class SamplingPlan:
 def sample(logits: Tensor, plan: SamplingPlan) -> tuple[Tensor, dict[int, Likely]]:
     """Token ids [rows] from float logits [rows, vocabulary], and log-probabilities of the rows that want them."""
     scores = _penalise(logits, plan) if plan.penalised else logits
+    guides = [guide for i in plan.guided if (guide := plan.sequences[i].guide) is not None]
+    if guides:
+        owned = bool(plan.penalised) or not plan.logprobs
+        scores = restricted(scores, plan.guided, guides, in_place=owned)
     tokens = scores.argmax(-1)
     for rows, draw in ((plan.plain, _draw_plain), (plan.nucleus, _draw_nucleus)):
         if rows:
@@ -57,6 +66,8 @@ def sample(logits: Tensor, plan: SamplingPlan) -> tuple[Tensor, dict[int, Likely
             uniform = torch.tensor([plan.sequences[i].rng.random() for i in rows], device=logits.device)[:, None]
             probabilities = (scores[index].float() / plan.temperature[index]).softmax(-1)
             tokens[index] = draw(probabilities, uniform, plan.top_p[index])
+    if guides:
+        chosen(tokens, plan.guided, guides, [plan.sequences[i].left for i in plan.guided])
     return tokens, _likely(logits, tokens, plan) if plan.logprobs else {}
 
 

@@ -33,6 +33,14 @@ _DIGITS = b"0123456789"
 _OPENING = b".-ntf[{"
 
 
+def reason(matcher: LLMatcher) -> str:
+    """Why a matcher is in error, in one line without the text that it has read."""
+    message = matcher.get_error().partition("<state>")[0].replace("<non-verbose/>", "")
+    if "NoExtension" in message:
+        return "no answer has it"
+    return " ".join(message.split())[:300].rstrip(".")
+
+
 class Closer:
     """Finds closing plans. Tokens of one byte each that tend to end things come first, in this order."""
 
@@ -43,7 +51,6 @@ class Closer:
         self._digits = [single[bytes([b])] for b in _DIGITS if bytes([b]) in single]
         self._opening = [single[bytes([b])] for b in _OPENING if bytes([b]) in single]
         self._lengths = np.array([len(text) or 99 for text in vocabulary.bytes_of])
-        self._words = -(-vocabulary.extended // 32)
         self._size, self._eos = vocabulary.extended, vocabulary.eos_ids
 
     def plan(self, matcher: LLMatcher, most: int) -> tuple[int, ...] | None:
@@ -100,6 +107,16 @@ class Guide:
         """The token that `choose` took, in the vocabulary extended by missing bytes."""
 
     @property
+    def words(self) -> int:
+        """Words of 32 bits in a mask."""
+        return -(-self._vocabulary.extended // 32)
+
+    @property
+    def size(self) -> int:
+        """Tokens of the model's own vocabulary."""
+        return self._vocabulary.size
+
+    @property
     def done(self) -> bool:
         """Whether the answer is whole and nothing may follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
@@ -114,7 +131,7 @@ class Guide:
         """Why the grammar cannot go on; None while it can."""
         if not self._matcher.is_error():
             return None
-        why = self._matcher.get_error().partition("\n")[0][:200]
+        why = reason(self._matcher)
         return RequestError(
             f"the answer's form became too complex to follow ({why}): simplify the schema, pattern or grammar",
             code="invalid_value",
@@ -158,9 +175,8 @@ class Guide:
         if matcher.is_error():
             return token
         after = self._after(before, token, left)
-        if after is None and before is not None and 0 < len(before) <= left:
-            if matcher.rollback(1):
-                return self._follow(before)
+        if after is None and before is not None and 0 < len(before) <= left and matcher.rollback(1):
+            return self._follow(before)
         self._plan = after
         if after is not None:
             self._zone = max(self._zone, MARGIN + 2 * len(after))

@@ -11,7 +11,7 @@ from typing import Any
 import llguidance.hf
 from llguidance import LLTokenizer, TokenizerWrapper
 
-from serve_app.engines.transformers.text import Decode, decoder
+from serve_app.engines.transformers.text import decoder
 from serve_app.errors import ConfigError
 
 _SAMPLE = '{"name": "value 12, x_y-z", "list": [1, 20.5, true, null]}'
@@ -63,9 +63,7 @@ class Vocabulary:
         """Tokens of a tokenizer whose decoder the library does not know: each one's bytes are what it decodes to."""
         backend = tokenizer.backend_tokenizer
         special = set(tokenizer.all_special_ids)
-        tokens = [
-            backend.decode([token], skip_special_tokens=False).encode() for token in range(self.size)
-        ]
+        tokens = [backend.decode([token], skip_special_tokens=False).encode() for token in range(self.size)]
         ids = backend.encode(_SAMPLE, add_special_tokens=False).ids
         if b"".join(tokens[i] for i in ids) != _SAMPLE.encode():
             raise ConfigError("the tokenizer's tokens do not decode one by one: its model cannot be guided")
