@@ -198,10 +198,10 @@ def completion_request(body: dict[str, Any], limits: LimitsConfig, tenant: str |
 
 
 def _structured(r: ChatRequest | CompletionRequest) -> dict[str, Any]:
-    """vLLM's `structured_outputs` as the engines take it: without the keys that are null."""
+    """vLLM's `structured_outputs` as the engines take it: with its one key."""
     if r.structured_outputs is None:
         return {}
-    return {"structured_outputs": r.structured_outputs.model_dump(by_alias=True, exclude_none=True)}
+    return {"structured_outputs": r.structured_outputs.model_dump(by_alias=True, exclude_unset=True)}
 
 
 def check(model: type[M], body: dict[str, Any]) -> M:

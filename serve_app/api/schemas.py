@@ -241,21 +241,26 @@ class JsonSchemaFormat(Part):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
-class StructuredOutputs(Part):
-    """An extension, named as in vLLM: the form of the answer. Exactly one key, besides those that are null."""
+def _one_key(schema: dict[str, Any]) -> None:
+    schema |= {"minProperties": 1, "maxProperties": 1}
+    for field in schema["properties"].values():
+        field.pop("default", None)
 
-    json_: JsonObject | str | None = Field(None, alias="json", description="A JSON schema, or one as text.")
-    json_object: bool | None = Field(None, description="Any JSON object.")
-    regex: Annotated[str, Field(min_length=1)] | None = Field(None, description="The whole answer matches it.")
-    choice: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = Field(
-        None, description="The answer is one of them."
-    )
-    grammar: Annotated[str, Field(min_length=1)] | None = Field(None, description="A context-free grammar.")
+
+class StructuredOutputs(Part):
+    """An extension, named as in vLLM: the form of the answer, by exactly one of the keys."""
+
+    model_config = ConfigDict(json_schema_extra=_one_key)
+
+    json_: JsonObject | str = Field("", alias="json", description="A JSON schema, or one as text.")
+    json_object: Literal[True] = Field(True, description="Any JSON object.")
+    regex: str = Field("", min_length=1, description="The whole answer matches it.")
+    choice: Annotated[list[Stop], Field(min_length=1)] = Field([], description="The answer is one of them.")
+    grammar: str = Field("", min_length=1, description="A context-free grammar, in Lark's form or GBNF.")
 
     @model_validator(mode="after")
     def _has_one(self) -> "StructuredOutputs":
-        given = (self.json_, self.json_object or None, self.regex, self.choice, self.grammar)
-        if sum(v is not None for v in given) != 1:
+        if len(self.model_fields_set) != 1:
             raise ValueError("exactly one of json, json_object, regex, choice and grammar is needed")
         return self
 

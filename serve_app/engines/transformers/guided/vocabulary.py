@@ -26,8 +26,8 @@ class Vocabulary:
     def __init__(self, tokenizer: Any, eos_ids: frozenset[int]) -> None:
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise ConfigError("the tokenizer has no fast version, which guided decoding reads its tokens from")
-        self.eos_ids = sorted(eos_ids)
         self.size = len(tokenizer)
+        self.eos_ids = sorted(token for token in eos_ids if 0 <= token < self.size)
         self._decode = decoder(tokenizer)
         self._unknown = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else 0
         self._missing: list[bytes] = []
