@@ -196,6 +196,9 @@ def chat_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None)
     sampling = _sampling(r, limits, _max_tokens(r), bool(r.logprobs), r.top_logprobs or 0)
     tools = tuple(t.model_dump(exclude_none=True) for t in r.tools) if r.tools else ()
     choice = r.tool_choice.model_dump() if isinstance(r.tool_choice, ToolChoice) else r.tool_choice
+    extra = _structured(r)
+    if r.parallel_tool_calls is False and tools:
+        extra["parallel_tool_calls"] = False
     guided = r.response_format is not None and not isinstance(r.response_format, TextFormat)
     query = Query(
         messages=tuple([turn.message() for turn in r.messages]),
@@ -207,7 +210,7 @@ def chat_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None)
         safety_identifier=r.safety_identifier,
         metadata=r.metadata or {},
         tenant=tenant,
-        extra={"parallel_tool_calls": False} if r.parallel_tool_calls is False and tools else {},
+        extra=extra,
     )
     return _parsed(r, query)
 
@@ -221,8 +224,22 @@ def completion_request(body: dict[str, Any], limits: LimitsConfig, tenant: str |
     prompt = r.prompt if isinstance(r.prompt, str) else r.prompt[0]
     max_tokens = r.max_tokens if r.max_tokens is not None else min(_COMPLETION_TOKENS, limits.max_tokens)
     sampling = _sampling(r, limits, max_tokens, r.logprobs is not None, r.logprobs or 0)
-    query = Query((Message("user", prompt),), sampling, endpoint="completions", user=r.user, tenant=tenant)
+    query = Query(
+        (Message("user", prompt),),
+        sampling,
+        endpoint="completions",
+        user=r.user,
+        tenant=tenant,
+        extra=_structured(r),
+    )
     return _parsed(r, query)
+
+
+def _structured(r: ChatRequest | CompletionRequest) -> dict[str, Any]:
+    """vLLM's `structured_outputs` as the engines take it: with its one key."""
+    if r.structured_outputs is None:
+        return {}
+    return {"structured_outputs": r.structured_outputs.model_dump(by_alias=True, exclude_unset=True)}
 
 
 def check(model: type[M], body: dict[str, Any]) -> M:

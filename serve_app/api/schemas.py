@@ -241,6 +241,30 @@ class JsonSchemaFormat(Part):
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
+def _one_key(schema: dict[str, Any]) -> None:
+    schema |= {"minProperties": 1, "maxProperties": 1}
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
+class StructuredOutputs(Part):
+    """An extension, named as in vLLM: the form of the answer, by exactly one of the keys."""
+
+    model_config = ConfigDict(json_schema_extra=_one_key)
+
+    json_: JsonObject | str = Field("", alias="json", description="A JSON schema, or one as text.")
+    json_object: Literal[True] = Field(True, description="Any JSON object.")
+    regex: str = Field("", min_length=1, description="The whole answer matches it.")
+    choice: Annotated[list[Stop], Field(min_length=1)] = Field([], description="The answer is one of them.")
+    grammar: str = Field("", min_length=1, description="A context-free grammar, in Lark's form or GBNF.")
+
+    @model_validator(mode="after")
+    def _has_one(self) -> "StructuredOutputs":
+        if len(self.model_fields_set) != 1:
+            raise ValueError("exactly one of json, json_object, regex, choice and grammar is needed")
+        return self
+
+
 UserId = Annotated[str, Field(max_length=512)]
 
 
@@ -259,6 +283,7 @@ class _Sampled(Part):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: UserId | None = None
+    structured_outputs: StructuredOutputs | None = None
 
 
 class ChatRequest(_Sampled):

@@ -80,6 +80,11 @@ class TransformersSettings(Node):
     max_tokens: PositiveInt | None = Field(
         None, description="Longest answer where the request names none; null: as far as the context allows."
     )
+    tool_prompt: Literal["auto", "none"] = Field(
+        "auto",
+        description="How the model reads of tools: by its chat template, or by a system text if that knows none "
+        "(auto); or not at all, so that calls need tool_choice `required` or a name (none, always for `lab:` models).",
+    )
 
 
 class VllmSettings(Node):

@@ -31,7 +31,10 @@ def build_engine(name: str, pool: PoolConfig, adapters: AdaptersConfig | None = 
     settings = pool.engine
     path = getattr(settings, "path", None)
     if path is not None and path.startswith(_LAB):
-        settings = settings.model_copy(update={"path": str(_lab_folder(name, path))})
+        update: dict[str, object] = {"path": str(_lab_folder(name, path))}
+        if settings.kind == "transformers":
+            update["tool_prompt"] = "none"  # the lab's models have never read of tools, nor room for it
+        settings = settings.model_copy(update=update)
     elif path is not None and path.startswith(packaged.PREFIX):
         settings = settings.model_copy(update={"path": str(_packaged_folder(name, path))})
     module, class_name = _CLASSES[settings.kind].split(":")

@@ -1,9 +1,9 @@
 """What a query demands of its answer's form, checked and bounded before any engine compiles it.
 
-`response_format` (OpenAI's) and `structured_outputs` (vLLM's extension: json, json_object, regex, choice, grammar) become
-one Constraint; tools become one with their arguments. Both engines read queries through this module, so that a demand
-that one refuses gets the same sentence from the other. The bounds keep a caller's schema from exhausting the memory of
-the compilers, which allocate what a schema counts up to.
+`response_format` (OpenAI's) and `structured_outputs` (vLLM's extension: json, json_object, regex, choice, grammar)
+become one Constraint, tools become ToolSpecs. Both engines read queries through this module, so that a demand that one
+refuses gets the same sentence from the other. The bounds keep a caller's schema from exhausting the memory of the
+compilers, which allocate what a schema counts up to.
 
 A schema is narrowed, never widened: objects that list properties get no others unless the schema allows them by name,
 as OpenAI's strict mode requires and small models need. What validates against the narrowed schema validates against
@@ -128,7 +128,7 @@ def _of_extension(extra: Mapping[str, Any]) -> Constraint | None:
     if not isinstance(asked, Mapping):
         raise _refused(param, "must be an object with one of json, json_object, regex, choice, grammar")
     found = {key: value for key, value in asked.items() if value is not None and value is not False}
-    if len(found) != 1 or not (key := next(iter(found))) in _EXTENSIONS:
+    if len(found) != 1 or (key := next(iter(found))) not in _EXTENSIONS:
         raise _refused(param, "must have exactly one of json, json_object, regex, choice, grammar")
     return _EXTENSIONS[key](found[key], param)
 
@@ -214,7 +214,7 @@ class _Walk:
             if isinstance(node.get(key), Mapping):
                 self.schema(node[key], depth + 1)
         for key in _LISTS:
-            for child in node.get(key) if isinstance(node.get(key), list) else ():
+            for child in node[key] if isinstance(node.get(key), list) else ():
                 self.schema(child, depth + 2)
         for key in _MAPS:
             for child in node[key].values() if isinstance(node.get(key), Mapping) else ():

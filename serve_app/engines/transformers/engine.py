@@ -4,6 +4,7 @@ Turns a Query into the model's token ids: chat template, tokenizer, and whether 
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -18,11 +19,16 @@ from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.engines import TransformersSettings
 from serve_app.engines.adapter_cache import AdapterCache, AdapterHost
 from serve_app.engines.base import EngineHealth
+from serve_app.engines.structured import constraint_of
+from serve_app.engines.transformers.guided.compiler import Compiler, Form
+from serve_app.engines.transformers.guided.grammars import CallPlan
+from serve_app.engines.transformers.guided.vocabulary import Vocabulary
 from serve_app.engines.transformers.loading import LoadedModel
 from serve_app.engines.transformers.lora import LoraWeights, load_weights, weight_bytes
 from serve_app.engines.transformers.metrics import EngineFigures
 from serve_app.engines.transformers.sequence import Request
 from serve_app.engines.transformers.text import Decode, decoder
+from serve_app.engines.transformers.tools import ToolPrompt, reader_of
 from serve_app.engines.transformers.worker import Worker
 from serve_app.errors import (
     ConfigError,
@@ -35,12 +41,15 @@ from serve_app.errors import (
 )
 from serve_app.types import Capabilities, Chunk, Query
 
+logger = logging.getLogger("jethro.engines")
+
 
 class PromptEncoder:
     """Encodes queries for one tokenizer and one context length (tokens). Safe to call from any thread."""
 
-    def __init__(self, tokenizer: Any, context_tokens: int) -> None:
+    def __init__(self, tokenizer: Any, context_tokens: int, tools: ToolPrompt | None = None) -> None:
         self._tokenizer, self._context_tokens = tokenizer, context_tokens
+        self._tools = tools or ToolPrompt(tokenizer.chat_template, described=True)
 
     def encode(self, query: Query) -> list[int]:
         """The prompt's token ids, at least one.
@@ -67,7 +76,9 @@ class PromptEncoder:
     def _chat(self, query: Query) -> list[int]:
         if self._tokenizer.chat_template is None:
             raise RequestError("this model has no chat template: ask it through /v1/completions", param="messages")
-        text = self._render([m.to_openai() for m in query.messages], query.extra.get("chat_template_kwargs") or {})
+        messages, tools = self._tools.prepare(query)
+        options = dict(query.extra.get("chat_template_kwargs") or {})
+        text = self._render(messages, options | {"tools": tools} if tools else options)
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return ids
 
@@ -101,7 +112,8 @@ class PromptEncoder:
 LONG_PROMPT_CHARS = 16_384
 """Prompts above are tokenised in a thread; below, the event loop is held for less than the change would cost."""
 
-_TEMPLATE_OPTIONS = "chat_template_kwargs"
+_EXTRAS = frozenset(("chat_template_kwargs", "structured_outputs", "parallel_tool_calls"))
+"""Parameters beyond OpenAI's that this engine knows, and one of OpenAI's that only it reads."""
 
 
 class HFEngine:
@@ -117,15 +129,21 @@ class HFEngine:
         self._figures = EngineFigures(model)
         self._worker = Worker(settings, self._figures)
         self._loaded: LoadedModel | None = None
+        self._compiler: Compiler | None = None
         self._open: set[Request] = set()
         self._closed = False
 
     async def start(self) -> None:
         """Loads the model. Raises ConfigError if it cannot be loaded or run."""
         loaded = await self._worker.start()
-        self._prompts = PromptEncoder(loaded.tokenizer, loaded.context_tokens)
+        self._tools = ToolPrompt(loaded.tokenizer.chat_template, described=self._settings.tool_prompt != "none")
+        self._prompts = PromptEncoder(loaded.tokenizer, loaded.context_tokens, self._tools)
+        self._compiler = await asyncio.to_thread(_compiler, self.model, loaded)
         self._decode: Decode = decoder(loaded.tokenizer)
-        self.capabilities = replace(self.capabilities, max_context_tokens=loaded.context_tokens)
+        guided = self._compiler is not None
+        self.capabilities = replace(
+            self.capabilities, guided=guided, tools=guided, max_context_tokens=loaded.context_tokens
+        )
         if self._settings.adapters is not None:
             self._adapters = await asyncio.to_thread(self._adapter_cache, loaded)
             await self._adapters.look()
@@ -182,6 +200,8 @@ class HFEngine:
                 await asyncio.gather(self._following, return_exceptions=True)
             if self._adapters is not None:
                 await self._adapters.aclose()
+            if self._compiler is not None:
+                self._compiler.close()
             await self._worker.stop()
 
     def _adapter_cache(self, loaded: LoadedModel) -> AdapterCache[LoraWeights]:
@@ -215,14 +235,30 @@ class HFEngine:
     async def _admit(self, query: Query) -> Request:
         if self._loaded is None or self._closed:
             raise PoolUnavailable(f"{self.model} is not running", retry_after_s=1)
-        _check_supported(query, self.model, adapters=self._settings.adapters is not None)
+        adapters = self._settings.adapters is not None
+        _check_supported(query, self.model, guided=self._compiler is not None, adapters=adapters)
         self._check_load(query.sampling.n)
         encode = self._prompts.encode
         ids = await asyncio.to_thread(encode, query) if len(query.text) > LONG_PROMPT_CHARS else encode(query)
         room = self._prompts.room(len(ids))
         if query.sampling.max_tokens is None and self._settings.max_tokens is not None:
             room = min(room, self._settings.max_tokens)
-        return Request.of(query.sampling, ids, room=room, decode=self._decode, eos_ids=self._loaded.eos_ids)
+        form, calls = await self._form(query)
+        decode = self._decode if form is None else form.vocabulary.decode
+        request = Request.of(query.sampling, ids, room=room, decode=decode, eos_ids=self._loaded.eos_ids)
+        if form is not None:
+            for sequence in request.sequences:
+                sequence.guide, sequence.reader = form.guide(), reader_of(calls)
+        return request
+
+    async def _form(self, query: Query) -> tuple[Form | None, CallPlan | None]:
+        """What the answer must follow, compiled, and the calls that it may hold."""
+        if self._compiler is None:
+            return None, None
+        constraint, calls = constraint_of(query), self._tools.calls(query)
+        if constraint is None and calls is None:
+            return None, None
+        return await self._compiler.form(constraint, calls), calls
 
     def _check_load(self, choices: int) -> None:
         taken = sum(len(r.sequences) for r in self._open)
@@ -230,14 +266,26 @@ class HFEngine:
             raise Overloaded(f"{self.model} is busy: {taken} answers are open; try again later", retry_after_s=1)
 
 
-def _check_supported(query: Query, model: str, *, adapters: bool) -> None:
+def _compiler(model: str, loaded: LoadedModel) -> Compiler | None:
+    """None, with a line in the log, for a tokenizer that grammars cannot be matched with."""
+    try:
+        return Compiler(Vocabulary(loaded.tokenizer, loaded.eos_ids), loaded.context_tokens)
+    except ConfigError as e:
+        logger.warning("model %s answers without response_format and tools: %s", model, e)
+        return None
+
+
+def _check_supported(query: Query, model: str, *, guided: bool, adapters: bool) -> None:
     """Refuses what would otherwise be ignored."""
     requested: dict[str, object] = {
         "response_format": query.response_format is not None and query.response_format.get("type") != "text",
         "tools": query.tools,
-        "adapter": query.adapter is not None and not adapters,
-        **{key: True for key in query.extra if key != _TEMPLATE_OPTIONS},
+        "structured_outputs": query.extra.get("structured_outputs"),
     }
+    if guided:
+        requested.clear()
+    requested["adapter"] = query.adapter is not None and not adapters
+    requested |= {key: True for key in query.extra if key not in _EXTRAS}
     for name, value in requested.items():
         if value:
             raise UnsupportedParameter(f"{name} is not supported by model {model}; leave it out", param=name)

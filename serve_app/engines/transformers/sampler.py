@@ -3,16 +3,18 @@
 What each row needs is worked out when the rows change (`SamplingPlan`), not at every step; a batch of greedy rows costs
 one argmax. Sampling is by inverse transform: one uniform number per row, drawn from the row's own generator, so that
 a seed means the same tokens alone and among others. Nucleus: Holtzman et al., The Curious Case of Neural Text
-Degeneration, section 3.1. Log-probabilities are the model's own, before temperature, nucleus and penalties.
+Degeneration, section 3.1. Log-probabilities are the model's own, before temperature, nucleus, penalties and grammars.
 """
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from serve_app.engines.transformers.guided.guide import Guide
 from serve_app.engines.transformers.sequence import Likely, Sequence
 
 GREEDY_BELOW = 1e-5
@@ -21,13 +23,16 @@ GREEDY_BELOW = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """Row numbers by what they need. `plain` and `nucleus` rows are drawn, all others are greedy."""
+    """Row numbers by what they need. `plain` and `nucleus` rows are drawn, all others are greedy; `guided` ones have a
+    grammar.
+    """
 
     sequences: tuple[Sequence, ...]
     penalised: tuple[int, ...]
     plain: tuple[int, ...]
     nucleus: tuple[int, ...]
     logprobs: tuple[int, ...]
+    guided: tuple[int, ...]
     temperature: Tensor
     top_p: Tensor
 
@@ -42,6 +47,7 @@ class SamplingPlan:
             plain=tuple(i for i, s in drawn if s.top_p >= 1),
             nucleus=tuple(i for i, s in drawn if s.top_p < 1),
             logprobs=tuple(i for i, s in rows if s.logprobs),
+            guided=tuple(i for i, s in enumerate(sequences) if s.guide is not None),
             temperature=torch.tensor([s.temperature for _, s in rows], device=device)[:, None],
             top_p=torch.tensor([s.top_p for _, s in rows], device=device)[:, None],
         )
@@ -50,6 +56,10 @@ class SamplingPlan:
 def sample(logits: Tensor, plan: SamplingPlan) -> tuple[Tensor, dict[int, Likely]]:
     """Token ids [rows] from float logits [rows, vocabulary], and log-probabilities of the rows that want them."""
     scores = _penalise(logits, plan) if plan.penalised else logits
+    guides = [guide for i in plan.guided if (guide := plan.sequences[i].guide) is not None]
+    if guides:
+        owned = bool(plan.penalised) or not plan.logprobs
+        scores = _restricted(scores, plan.guided, guides, in_place=owned)
     tokens = scores.argmax(-1)
     for rows, draw in ((plan.plain, _draw_plain), (plan.nucleus, _draw_nucleus)):
         if rows:
@@ -57,7 +67,38 @@ def sample(logits: Tensor, plan: SamplingPlan) -> tuple[Tensor, dict[int, Likely
             uniform = torch.tensor([plan.sequences[i].rng.random() for i in rows], device=logits.device)[:, None]
             probabilities = (scores[index].float() / plan.temperature[index]).softmax(-1)
             tokens[index] = draw(probabilities, uniform, plan.top_p[index])
+    if guides:
+        _choose(tokens, plan.guided, guides, [plan.sequences[i].left for i in plan.guided])
     return tokens, _likely(logits, tokens, plan) if plan.logprobs else {}
+
+
+def _restricted(scores: Tensor, rows: Rows[int], guides: Rows[Guide], *, in_place: bool) -> Tensor:
+    """Scores [all rows, vocabulary] where tokens that a row's grammar forbids have minus infinity.
+
+    A row whose grammar allows no token of the model's stays as it is: `Guide.choose` writes what must come.
+    """
+    words = np.zeros((len(rows), guides[0].words), dtype=np.int32)
+    held = [i for i, guide in enumerate(guides) if guide.fill(words[i])]
+    if not held:
+        return scores
+    size, width = guides[0].size, scores.shape[-1]
+    allowed = np.zeros((len(held), width), dtype=np.uint8)
+    bits = np.unpackbits(words[held].view(np.uint8), axis=1, bitorder="little")[:, : min(size, width)]
+    allowed[:, : bits.shape[1]] = bits
+    forbidden = torch.from_numpy(allowed == 0).to(scores.device)
+    index = torch.tensor([rows[i] for i in held], device=scores.device)
+    scores = scores if in_place else scores.clone()
+    scores[index] = scores[index].masked_fill(forbidden, -torch.inf)
+    return scores
+
+
+def _choose(tokens: Tensor, rows: Rows[int], guides: Rows[Guide], left: Rows[int]) -> None:
+    """Puts into `tokens` [all rows] what each row's guide makes of its sampled token; `left` as in `Guide.choose`."""
+    index = torch.tensor(rows, device=tokens.device)
+    sampled = tokens[index].tolist()
+    taken = [guide.choose(token, most) for guide, token, most in zip(guides, sampled, left, strict=True)]
+    if taken != sampled:
+        tokens[index] = torch.tensor(taken, device=tokens.device)
 
 
 def _penalise(logits: Tensor, plan: SamplingPlan) -> Tensor:

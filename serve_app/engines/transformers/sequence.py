@@ -4,9 +4,11 @@ import asyncio
 import random
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from serve_app.engines.transformers.guided.guide import Guide
 from serve_app.engines.transformers.text import Decode, Detokenizer, StopScanner
+from serve_app.engines.transformers.tools import CallReader
 from serve_app.errors import JethroError
 from serve_app.types import Chunk, FinishReason, Sampling, TokenLogprob, Usage
 
@@ -83,13 +85,17 @@ class Sequence:
     """One choice of a request, from its prompt to its finish reason."""
 
     __slots__ = (
-        *("counts", "index", "length", "request", "rng", "said"),
+        *("counts", "guide", "index", "length", "reader", "request", "rng", "said"),
         *("_decode", "_detokenizer", "_eos_ids", "_ids", "_logprobs", "_stop"),
     )
 
     def __init__(self, request: Request, index: int, decode: Decode, eos_ids: frozenset[int]) -> None:
         sampling = request.sampling
         self.request, self.index = request, index
+        self.guide: Guide | None = None
+        """What the choice's text must follow."""
+        self.reader: CallReader | None = None
+        """Takes tool calls out of the text."""
         self.length = len(request.prompt_ids)
         """Tokens whose keys and values are in the cache, or will be after the prefill."""
         self.said = 0
@@ -111,6 +117,11 @@ class Sequence:
         return len(self.request.prompt_ids) + self.request.max_tokens
 
     @property
+    def left(self) -> int:
+        """Tokens that the answer may still have."""
+        return self.request.max_tokens - self.said
+
+    @property
     def sampling(self) -> Sampling:
         """The request's sampling parameters."""
         return self.request.sampling
@@ -120,22 +131,25 @@ class Sequence:
         self.said += 1
         self.request.completion_tokens += 1
         self._ids.append(token_id)
-        if token_id in self._eos_ids:
+        written = token_id if self.guide is None else self.guide.said
+        if written in self._eos_ids:
             return self._finish("", "stop")
         if self.counts is not None:
             self.counts[token_id] = self.counts.get(token_id, 0) + 1
-        text = self._detokenizer.add(token_id)
+        text = self._detokenizer.add(written)
         if likely is not None:
-            self._logprobs.append(self._logprob(token_id, text, likely))
+            self._logprobs.append(self._logprob(written, text, likely))
         if self._stop is not None:
             text, stopped = self._stop.feed(text)
             if stopped:
                 return self._chunk(text, "stop")
-        if self.said >= self.request.max_tokens:
-            return self._finish(text, "length")
+        if self.guide is not None and self.guide.done:
+            return self._finish(text, "stop")
+        if self.left <= 0:
+            return self._finish(text, "stop" if self.guide is not None and self.guide.valid else "length")
         return self._chunk(text, None) if text else None
 
-    def _finish(self, text: str, reason: FinishReason) -> Chunk:
+    def _finish(self, text: str, reason: FinishReason) -> Chunk | None:
         """The last chunk with all text that was kept back; a stop string in it still counts."""
         rest = self._detokenizer.flush()
         if self._stop is None:
@@ -145,7 +159,15 @@ class Sequence:
             return self._chunk(text + out, "stop")
         return self._chunk(text + out + self._stop.flush(), reason)
 
-    def _chunk(self, text: str, reason: FinishReason | None) -> Chunk:
+    def _chunk(self, text: str, reason: FinishReason | None) -> Chunk | None:
+        """None while the reader holds all of the text back."""
+        calls: tuple[dict[str, Any], ...] = ()
+        if self.reader is not None:
+            text, calls = self.reader.feed(text, last=reason is not None)
+            if reason is None and not text and not calls:
+                return None
+            if reason == "stop" and self.reader.finishes_with_calls:
+                reason = "tool_calls"
         logprobs, ids = tuple(self._logprobs), tuple(self._ids)
         self._logprobs.clear()
         self._ids.clear()
@@ -154,7 +176,7 @@ class Sequence:
             self.request.unfinished -= 1
             if self.request.unfinished == 0:
                 usage = Usage(len(self.request.prompt_ids), self.request.completion_tokens)
-        return Chunk(self.index, text, ids, logprobs, reason, (), usage)
+        return Chunk(self.index, text, ids, logprobs, reason, calls, usage)
 
     def _logprob(self, token_id: int, text: str, likely: Likely) -> TokenLogprob:
         """A token reads as the text that it completed; alone if it completed none."""

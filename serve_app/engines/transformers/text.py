@@ -69,6 +69,11 @@ class StopScanner:
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops, self._held = stops, ""
 
+    @property
+    def held(self) -> str:
+        """What is kept back."""
+        return self._held
+
     def feed(self, text: str) -> tuple[str, bool]:
         """The text that may go out, and whether a stop string was found (it and what follows are dropped)."""
         if not self._stops:

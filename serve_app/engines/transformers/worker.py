@@ -190,6 +190,11 @@ class Worker:
             if sequence.request.cancelled:
                 leaving.append(row)
                 continue
+            if sequence.guide is not None and (error := sequence.guide.error) is not None:
+                sequence.request.cancelled = True
+                events.append((sequence.request.mailbox, error))
+                leaving.append(row)
+                continue
             chunk = sequence.accept(token, likely)
             if chunk is not None:
                 events.append((sequence.request.mailbox, chunk))

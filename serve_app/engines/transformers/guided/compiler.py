@@ -17,7 +17,7 @@ from llguidance import LLMatcher, LLParserLimits
 
 from serve_app.engines.structured import Constraint
 from serve_app.engines.transformers.guided.grammars import CallPlan, call_grammar, grammar_of
-from serve_app.engines.transformers.guided.guide import Closer, Guide
+from serve_app.engines.transformers.guided.guide import Closer, Guide, reason
 from serve_app.engines.transformers.guided.vocabulary import Vocabulary
 from serve_app.errors import Overloaded, RequestError
 
@@ -107,10 +107,10 @@ class Compiler:
     def _compile(self, grammar: str, param: str, is_json: bool) -> Form | RequestError:
         matcher = LLMatcher(self._vocabulary.grammar_tokenizer, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
-            return _refused(param, _reason(matcher))
+            return _refused(param, reason(matcher))
         plan = self._closer.plan(matcher, self._context_tokens)
         if matcher.is_error():
-            return _refused(param, _reason(matcher))
+            return _refused(param, reason(matcher))
         if plan is None:
             return _refused(
                 param,
@@ -134,11 +134,7 @@ class Compiler:
             if matcher.is_error() or not len(allowed):
                 break
             matcher.consume_token(int(allowed[rng.randrange(len(allowed))]))
-        return _reason(matcher) if matcher.is_error() else None
-
-
-def _reason(matcher: LLMatcher) -> str:
-    return " ".join(matcher.get_error().partition("<state>")[0].split())[:300].rstrip(".")
+        return reason(matcher) if matcher.is_error() else None
 
 
 def _refused(param: str, why: str) -> RequestError:

@@ -5,9 +5,9 @@ Tool calls have the Hermes form, which the templates of many models know: `<tool
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from llguidance import LLMatcher
@@ -16,13 +16,17 @@ from llguidance.gbnf_to_lark import any_to_lark
 from serve_app.engines.structured import Constraint, ToolSpec
 from serve_app.errors import RequestError
 
-JSON_OPTIONS: Mapping[str, Any] = {
-    "whitespace_flexible": True,
-    "whitespace_pattern": r"\x20?",
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+JSON_OPTIONS: "JsonCompileOptions" = {
+    "whitespace_flexible": False,
+    "item_separator": r",\x20?",
+    "key_separator": r":\x20?",
     "coerce_one_of": False,
     "lenient": False,
 }
-"""One blank at most between JSON's parts, or models write blanks without end; what cannot be kept is refused."""
+"""One blank at most after a comma or colon, or models write blanks without end; what cannot be kept is refused."""
 
 MOST_CALLS = 16
 """Calls in one answer."""
@@ -44,18 +48,21 @@ BARE = CallForm("", "", "", "")
 
 @dataclass(frozen=True, slots=True)
 class CallPlan:
-    """Which calls an answer may hold. `required`: nothing else. `single`: one call at most."""
+    """Which calls an answer may hold. `required`: nothing else. `single`: one call at most. `named`: of the tool
+    that the caller chose.
+    """
 
     tools: tuple[ToolSpec, ...]
     form: CallForm
     required: bool
     single: bool
+    named: bool = False
 
 
 def grammar_of(constraint: Constraint) -> str:
     """The grammar of a constraint. Raises RequestError if it cannot be read."""
     if constraint.kind == "json":
-        return LLMatcher.grammar_from_json_schema(orjson.dumps(constraint.value).decode(), overrides=dict(JSON_OPTIONS))
+        return LLMatcher.grammar_from_json_schema(orjson.dumps(constraint.value).decode(), overrides=JSON_OPTIONS)
     if constraint.kind == "regex":
         return LLMatcher.grammar_from_regex(constraint.value)
     if constraint.kind == "choice":
@@ -71,7 +78,7 @@ def grammar_of(constraint: Constraint) -> str:
 
 
 def call_grammar(plan: CallPlan, answer: Constraint | None) -> str:
-    """The grammar of an answer that calls tools, or says something first, or (`answer`) has a form where it does not."""
+    """The grammar of an answer that calls tools; where it need not, it may be text, or has the form `answer`."""
     form = plan.form
     rules = [f"tool_{i}: {_call_of(tool)}" for i, tool in enumerate(plan.tools)]
     rules.append("body: " + " | ".join(f"tool_{i}" for i in range(len(plan.tools))))

@@ -27,10 +27,18 @@ LONGEST_RUN = 100
 _CLOSING = b'}]",:'
 _LETTER = b"q"
 """Where it may come, the text is inside a string, which only a quote ends."""
-_MOST_USES = 64
+_MOST_USES, _MOST_DIGITS = 64, 3
 """Of one token in a plan, before rarer ones come first: a way out must not run in a circle."""
 _DIGITS = b"0123456789"
-_OPENING = b".-ntf[{"
+_OPENING = b"ntf[{"
+
+
+def reason(matcher: LLMatcher) -> str:
+    """Why a matcher is in error, in one line without the text that it has read."""
+    message = matcher.get_error().partition("<state>")[0].replace("<non-verbose/>", "")
+    if "NoExtension" in message:
+        return "no answer has it"
+    return " ".join(message.split())[:300].rstrip(".")
 
 
 class Closer:
@@ -38,29 +46,26 @@ class Closer:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         single = {text: token for token, text in reversed(list(enumerate(vocabulary.bytes_of))) if len(text) == 1}
+        self._single = sorted(single.values())
         self._closing = [single[bytes([b])] for b in _CLOSING if bytes([b]) in single]
         self._quote, self._letter = single.get(b'"', -1), single.get(_LETTER, -1)
         self._digits = [single[bytes([b])] for b in _DIGITS if bytes([b]) in single]
         self._opening = [single[bytes([b])] for b in _OPENING if bytes([b]) in single]
-        self._lengths = np.array([len(text) or 99 for text in vocabulary.bytes_of])
-        self._words = -(-vocabulary.extended // 32)
         self._size, self._eos = vocabulary.extended, vocabulary.eos_ids
 
     def plan(self, matcher: LLMatcher, most: int) -> tuple[int, ...] | None:
         """At most `most` tokens after which the answer may end; None if none was found. The matcher is unchanged."""
+        matcher = matcher.deep_copy()  # a microsecond, and the library's rollback loses its way after forced tokens
         found: list[int] = []
         used: Counter[int] = Counter()
         while not matcher.is_accepting():
             forced = matcher.compute_ff_tokens()
             step = forced if forced else self._step(matcher, used)
             if not step or len(found) + len(step) > most or not matcher.consume_tokens(step):
-                break
+                return None
             used.update(step)
             found += step
-        whole = matcher.is_accepting() and not matcher.is_error()
-        if found and not matcher.is_error():
-            matcher.rollback(len(found))
-        return tuple(found) if whole else None
+        return None if matcher.is_error() else tuple(found)
 
     def _step(self, matcher: LLMatcher, used: Counter[int]) -> list[int]:
         mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
@@ -68,18 +73,20 @@ class Closer:
         def may_come(token: int) -> bool:
             return token >= 0 and bool(mask[token >> 3] >> (token & 7) & 1)
 
-        if may_come(self._letter) and may_come(self._quote):
+        inside = may_come(self._letter)
+        if inside and may_come(self._quote):
             return [self._quote]
-        for group in (self._closing, sorted(self._digits, key=lambda t: used[t]), self._opening):
+        digits = sorted(self._digits, key=lambda t: used[t])
+        groups = () if inside else ((self._closing, _MOST_USES), (digits, _MOST_DIGITS), (self._opening, _MOST_USES))
+        for group, most in groups:
             for token in group:
-                if may_come(token) and used[token] < _MOST_USES:
+                if may_come(token) and used[token] < most:
                     return [token]
-        allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little")[: self._size])
-        allowed = allowed[~np.isin(allowed, self._eos)]
-        if not len(allowed):
-            return []
-        repeats = np.array([used[int(token)] for token in allowed])
-        return [int(allowed[np.lexsort((allowed, self._lengths[allowed], repeats))[0]])]
+        rarest = min(filter(may_come, self._single), key=lambda token: used[token], default=None)
+        if rarest is not None:
+            return [rarest]
+        longer = np.flatnonzero(np.unpackbits(mask, bitorder="little")[: self._size]).tolist()
+        return sorted(set(longer) - set(self._eos), key=lambda token: used[token])[:1]
 
 
 class Guide:
@@ -100,6 +107,16 @@ class Guide:
         """The token that `choose` took, in the vocabulary extended by missing bytes."""
 
     @property
+    def words(self) -> int:
+        """Words of 32 bits in a mask."""
+        return -(-self._vocabulary.extended // 32)
+
+    @property
+    def size(self) -> int:
+        """Tokens of the model's own vocabulary."""
+        return self._vocabulary.size
+
+    @property
     def done(self) -> bool:
         """Whether the answer is whole and nothing may follow."""
         return self._matcher.is_stopped() and not self._matcher.is_error()
@@ -114,7 +131,7 @@ class Guide:
         """Why the grammar cannot go on; None while it can."""
         if not self._matcher.is_error():
             return None
-        why = self._matcher.get_error().partition("\n")[0][:200]
+        why = reason(self._matcher)
         return RequestError(
             f"the answer's form became too complex to follow ({why}): simplify the schema, pattern or grammar",
             code="invalid_value",
@@ -152,39 +169,36 @@ class Guide:
             matcher.consume_token(token)
             return token
         before = self._plan if self._plan is not None else self._closer.plan(matcher, left)
-        if runs_on and before and before[0] != token:
-            return self._follow(before)
-        matcher.consume_token(token)
-        if matcher.is_error():
-            return token
-        after = self._after(before, token, left)
-        if after is None and before is not None and 0 < len(before) <= left:
-            if matcher.rollback(1):
-                return self._follow(before)
-        self._plan = after
+        if runs_on and before is not None and before[:1] != (token,):
+            return self._follow(before, token)
+        trial = matcher.deep_copy()
+        trial.consume_token(token)
+        after = None if trial.is_error() else self._after(trial, before, token, left)
+        if after is None and before is not None and len(before) <= left:
+            return self._follow(before, token)
+        self._matcher, self._plan = trial, after
         if after is not None:
             self._zone = max(self._zone, MARGIN + 2 * len(after))
         return token
 
-    def _follow(self, plan: tuple[int, ...]) -> int:
-        self._matcher.consume_token(plan[0])
-        self._plan = plan[1:]
-        return plan[0]
+    def _follow(self, plan: tuple[int, ...], token: int) -> int:
+        """The plan's next token; the end where it has none; the sampled token for a model that knows no end."""
+        step = plan[0] if plan else next(iter(self._vocabulary.eos_ids), token)
+        self._matcher.consume_token(step)
+        self._plan = plan[1:] if plan else None
+        return step
 
-    def _after(self, before: tuple[int, ...] | None, token: int, left: int) -> tuple[int, ...] | None:
+    def _after(self, trial: LLMatcher, before: tuple[int, ...] | None, token: int, left: int) -> tuple[int, ...] | None:
         """A plan of fewer than `left` tokens from the state after `token`, an earlier one where it still holds."""
-        if self.done or self.valid:
+        if trial.is_accepting():
             return ()
         if before:
             if before[0] == token:
                 return before[1:]
-            if len(before) < left and self._holds(before):
+            ending = [*before, *self._vocabulary.eos_ids[:1]]
+            if len(before) < left and trial.validate_tokens(ending) == len(ending):
                 return before
-        return self._closer.plan(self._matcher, left - 1)
-
-    def _holds(self, plan: tuple[int, ...]) -> bool:
-        ending = [*plan, *self._vocabulary.eos_ids[:1]]
-        return self._matcher.validate_tokens(ending) == len(ending)
+        return self._closer.plan(trial, left - 1)
 
 
 class RunLength:

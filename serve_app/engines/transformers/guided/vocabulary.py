@@ -11,7 +11,7 @@ from typing import Any
 import llguidance.hf
 from llguidance import LLTokenizer, TokenizerWrapper
 
-from serve_app.engines.transformers.text import Decode, decoder
+from serve_app.engines.transformers.text import decoder
 from serve_app.errors import ConfigError
 
 _SAMPLE = '{"name": "value 12, x_y-z", "list": [1, 20.5, true, null]}'
@@ -26,8 +26,8 @@ class Vocabulary:
     def __init__(self, tokenizer: Any, eos_ids: frozenset[int]) -> None:
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise ConfigError("the tokenizer has no fast version, which guided decoding reads its tokens from")
-        self.eos_ids = sorted(eos_ids)
         self.size = len(tokenizer)
+        self.eos_ids = sorted(token for token in eos_ids if 0 <= token < self.size)
         self._decode = decoder(tokenizer)
         self._unknown = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else 0
         self._missing: list[bytes] = []

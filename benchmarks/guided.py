@@ -1,0 +1,292 @@
+"""Structured output of the transformers engine: do finished answers validate, do they finish, what does it cost.
+
+Schemas are drawn at random: nested objects, optional keys, enums, constants, arrays, strings, numbers with bounds,
+anyOf, nulls. Every second one is the signature of a tool that must be called. Answers are sampled at temperature 1 and
+checked by `jsonschema`, an implementation that shares nothing with the grammar. The cost is taken in pairs: a round of
+concurrent guided answers, then the same prompts for as many tokens each from a copy of the model that never ends a text
+by itself. Forms are compiled before that; their compile time is reported alone.
+
+python -m benchmarks.guided                                  the lab's large model, a vocabulary of 118 characters
+python -m benchmarks.guided --model FOLDER --name smollm2    any other model of the transformers engine
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from benchmarks.engine.endless import endless
+from benchmarks.stamp import environment, one_line
+from benchmarks.table import markdown
+from serve_app.config.pools import PoolConfig
+from serve_app.engines.base import Engine
+from serve_app.engines.factory import build_engine
+from serve_app.types import Chunk, Message, Query, Sampling
+from serve_app.wire.answers import ChoiceText
+
+WORDS = ("name", "age", "unit", "city", "isOpen", "x", "kind_2", "total-cost", "Größe", "note", "parts", "id")
+PROMPTS = ("what is 40 + 2?", "sort 52 17 88 6 34", "reverse extraordinary", "how many days has a leap year?")
+VALUES = ("red", "Green", "dark blue", 'with "quotes"', 7, -3, 2.5, True, None)
+MAX_DEPTH = 3
+
+
+def schema(rng: Random, depth: int = 0) -> dict[str, Any]:
+    """A random schema; containers end at MAX_DEPTH."""
+    kinds = ["string", "integer", "number", "boolean", "null", "enum", "const", "nullable"]
+    kinds += ["object", "object", "array", "anyOf"] if depth < MAX_DEPTH else []
+    kind = rng.choice(kinds)
+    if kind == "object":
+        return signature(rng, depth)
+    if kind == "array":
+        least = rng.randrange(3)
+        made = {"type": "array", "items": schema(rng, depth + 1), "minItems": least}
+        return made | ({"maxItems": least + rng.randrange(4)} if rng.random() < 0.7 else {})
+    if kind == "anyOf":
+        return {"anyOf": [schema(rng, depth + 1) for _ in range(rng.randint(2, 3))]}
+    if kind == "enum":
+        return {
+            "enum": rng.sample(
+                ["red", "Green", "dark blue", 'with "quotes"', 7, -3, 2.5, True, None], rng.randint(1, 4)
+            )
+        }
+    if kind == "const":
+        return {"const": rng.choice(["fixed", 12, False, "line\nbreak"])}
+    return _leaf(kind, rng)
+
+
+def _leaf(kind: str, rng: Random) -> dict[str, Any]:
+    if kind == "nullable":
+        return {"type": [rng.choice(["string", "integer"]), "null"]}
+    made: dict[str, Any] = {"type": kind}
+    if kind == "string" and rng.random() < 0.6:
+        made |= rng.choice([
+            {"minLength": 2, "maxLength": rng.randint(3, 12)},
+            {"maxLength": 8},
+            {"pattern": rng.choice(["^[a-z]{2,5}$", "^[A-Z][0-9]{3}-x?$", "^(ab|c)+d$"])},
+            {"format": rng.choice(["date", "time", "email", "uuid", "ipv4"])},
+        ])  # fmt: skip
+    if kind == "integer" and rng.random() < 0.6:
+        low = rng.randint(-200, 100)
+        made |= {"minimum": low, "maximum": low + rng.randint(0, 500)} if rng.random() < 0.8 else {"multipleOf": 5}
+    if kind == "number" and rng.random() < 0.6:
+        low = round(rng.uniform(-50, 50), 2)
+        made |= {"exclusiveMinimum" if rng.random() < 0.5 else "minimum": low, "maximum": low + rng.randint(1, 90)}
+    return made
+
+
+def signature(rng: Random, depth: int = 0) -> dict[str, Any]:
+    """A random object's schema."""
+    names = rng.sample(WORDS, rng.randint(1, 4))
+    made: dict[str, Any] = {"type": "object", "properties": {name: schema(rng, depth + 1) for name in names}}
+    made["required"] = [name for name in names if rng.random() < 0.7]
+    if rng.random() < 0.7:
+        made["additionalProperties"] = False
+    return made
+
+
+def query(number: int, max_tokens: int) -> tuple[Query, dict[str, Any]]:
+    """The n-th query and the schema that its answer, or the arguments of its call, must follow."""
+    rng = Random(f"guided/{number}")
+    sampling = Sampling(max_tokens=max_tokens, temperature=1.0, seed=number)
+    messages = (Message("user", PROMPTS[number % len(PROMPTS)]),)
+    if number % 2:
+        wanted = signature(rng)
+        tools = ({"type": "function", "function": {"name": rng.choice(WORDS[:4]), "parameters": wanted}},)
+        return Query(messages, sampling, tools=tools, tool_choice="required"), wanted
+    wanted = schema(rng)
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": wanted, "strict": True}}
+    return Query(messages, sampling, response_format=form), wanted
+
+
+async def answer(engine: Engine, sent: Query) -> tuple[ChoiceText, int]:
+    """The whole answer and its tokens."""
+    said, last = ChoiceText(), Chunk()
+    async for last in engine.stream(sent):
+        said.add(last)
+    assert last.usage is not None
+    return said, last.usage.completion_tokens
+
+
+def fault(said: ChoiceText, sent: Query, wanted: dict[str, Any]) -> str:
+    """Why an answer does not validate; empty if it does."""
+    import jsonschema
+
+    text = said.text
+    if sent.tools:
+        if len(said.calls) < 1 or said.finish_reason != "tool_calls":
+            return f"no call, {said.finish_reason}"
+        texts = [call["arguments"] for call in said.calls.values()]
+    else:
+        texts = [text]
+    for one in texts:
+        try:
+            jsonschema.Draft202012Validator(wanted).validate(json.loads(one))
+        except (ValueError, jsonschema.ValidationError) as e:
+            return f"{str(e).splitlines()[0]}: {one[:200]}"
+    return ""
+
+
+async def compile_all(engine: Engine, queries: Sequence[Query]) -> list[float]:
+    """Milliseconds to compile each form, one after another: each is asked for one token's worth before it is needed."""
+    times = []
+    for sent in queries:
+        started = perf_counter()
+        await engine._form(sent)  # type: ignore[attr-defined]
+        times.append(1e3 * (perf_counter() - started))
+    return times
+
+
+async def validity(engine: Engine, count: int, concurrency: int, max_tokens: int) -> dict[str, Any]:
+    """How many of `count` answers finish, and how many of those validate."""
+    pending = [query(i, max_tokens) for i in range(count)]
+    compiled = await compile_all(engine, [sent for sent, _ in pending])
+    faults, unfinished, tokens = list[str](), 0, 0
+    for at in range(0, count, concurrency):
+        some = pending[at : at + concurrency]
+        answers = await asyncio.gather(*(answer(engine, sent) for sent, _ in some))
+        for (said, written), (sent, wanted) in zip(answers, some, strict=True):
+            tokens += written
+            if said.finish_reason == "length":
+                unfinished += 1
+            elif why := fault(said, sent, wanted):
+                faults.append(why)
+    finished = count - unfinished
+    return {
+        "schemas": count,
+        "finished": finished,
+        "valid": finished - len(faults),
+        "faults": faults[:20],
+        "tokens_per_answer": tokens / count,
+        "compile_ms_p50": median(compiled),
+        "compile_ms_max": max(compiled),
+    }
+
+
+async def cost(guided: Engine, free: Engine, rounds: int, concurrency: int, max_tokens: int) -> dict[str, Any]:
+    """Tokens a second with and without guides, in alternating rounds of the same shape; ratios by round."""
+    ratios, written, spent = [], [0, 0], [0.0, 0.0]
+    for round_number in range(rounds + 1):
+        some = [query(round_number * concurrency + i, max_tokens)[0] for i in range(concurrency)]
+        await compile_all(guided, some)
+        started = perf_counter()
+        counts = [tokens for _, tokens in await asyncio.gather(*(answer(guided, sent) for sent in some))]
+        guided_s = perf_counter() - started
+        plain = [
+            Query(q.messages, Sampling(max_tokens=count, temperature=1.0, seed=i))
+            for i, (q, count) in enumerate(zip(some, counts, strict=True))
+        ]
+        started = perf_counter()
+        free_counts = [tokens for _, tokens in await asyncio.gather(*(answer(free, sent) for sent in plain))]
+        free_s = perf_counter() - started
+        assert free_counts == counts, "the copy ends no text by itself"
+        if round_number:  # the first warms up
+            ratios.append(guided_s / free_s)
+            written[0] += sum(counts)
+            written[1] += sum(counts)
+            spent[0] += guided_s
+            spent[1] += free_s
+    return {
+        "rounds": rounds,
+        "guided_tokens_per_s": written[0] / spent[0],
+        "free_tokens_per_s": written[1] / spent[1],
+        "overhead": spent[0] / spent[1] - 1,
+        "overhead_p50": median(ratios) - 1,
+    }
+
+
+async def measured(args: argparse.Namespace) -> dict[str, Any]:
+    """Both figures of one model."""
+    from serve_app.lab import models_dir
+
+    folder = models_dir() / args.model.removeprefix("lab:") if args.model.startswith("lab:") else Path(args.model)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = endless(folder, Path(scratch) / "endless")
+        engines = [_engine(args.model, args), _engine(str(copy), args)]
+        for engine in engines:
+            await engine.start()
+        try:
+            found = await validity(engines[0], args.schemas, args.concurrency, args.max_tokens)
+            print(found, file=sys.stderr, flush=True)
+            found |= await cost(*engines, args.rounds, args.concurrency, args.cost_tokens or args.max_tokens)
+        finally:
+            for engine in engines:
+                await engine.aclose()
+    return {"model": args.name, **found}
+
+
+def _engine(path: str, args: argparse.Namespace) -> Engine:
+    settings = {
+        "kind": "transformers",
+        "path": path,
+        "threads": args.threads,
+        "dtype": args.dtype,
+        "tool_prompt": "none",
+    }
+    return build_engine("bench", PoolConfig.model_validate({"model": "bench", "engine": settings}))
+
+
+def text(found: dict[str, Any]) -> str:
+    """The result as Markdown; a row for each model measured so far."""
+    head = [
+        "model",
+        "schemas",
+        "finished",
+        "finished and valid",
+        "tokens an answer",
+        "compile p50, ms",
+        "compile max, ms",
+    ]
+    head += ["guided, tokens/s", "free, tokens/s", "overhead, %", "median of rounds, %"]
+    rows = [
+        [r["model"], r["schemas"], r["finished"], r["valid"], f"{r['tokens_per_answer']:.0f}", r["compile_ms_p50"],
+         r["compile_ms_max"], r["guided_tokens_per_s"], r["free_tokens_per_s"], f"{100 * r['overhead']:.1f}",
+         f"{100 * r['overhead_p50']:.1f}"]
+        for r in found["rows"]
+    ]  # fmt: skip
+    about = (
+        "Random JSON schemas and tool signatures, half each; answers sampled at temperature 1 and validated by "
+        "jsonschema. Overhead: time of guided answers over that of the same number of free tokens, in alternating "
+        "rounds of one run; its compile time is not in it."
+    )
+    stamps = "\n".join(
+        f"{r['model']}: {one_line(r['environment'])}, {r['environment']['command']}" for r in found["rows"]
+    )
+    return f"# Structured output\n\n{about}\n\n{markdown(head, rows)}\n{stamps}\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, write JSON and table; results of other models in the same files stay."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.guided", description=__doc__.splitlines()[0])
+    p.add_argument("--model", default="lab:large", help="lab:large, lab:small, or a folder")
+    p.add_argument("--name", default="", help="of the row")
+    p.add_argument("--schemas", type=int, default=500)
+    p.add_argument("--concurrency", type=int, default=16)
+    p.add_argument("--max-tokens", type=int, default=400)
+    p.add_argument("--rounds", type=int, default=12)
+    p.add_argument("--cost-tokens", type=int, default=0, help="max_tokens of the rounds; default: as for the schemas")
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--dtype", default="float32")
+    p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    args = p.parse_args(argv)
+    args.name = args.name or args.model
+    stamp = environment()
+    row = asyncio.run(measured(args)) | {"environment": stamp}
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "guided.json"
+    others = json.loads(path.read_text("utf-8"))["rows"] if path.is_file() else []
+    found = {"rows": sorted([*(r for r in others if r["model"] != args.name), row], key=lambda r: r["model"])}
+    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    (args.out / "guided.md").write_text(text(found), "utf-8")
+    print(text(found))
+    return 0 if row["valid"] == row["finished"] == row["schemas"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
