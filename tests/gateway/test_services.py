@@ -52,7 +52,7 @@ async def test_a_router_that_does_not_know_the_models_is_told_to_callers(tree, p
     services = build_services(tree.model_copy(update={"routing": routing, "pools": named}), pools)
     await services.start()
     said = "router complexity was not trained on these models: its score is a guess"
-    ask = {"model": "jethro", "messages": [{"role": "user", "content": "hi"}]}
+    ask = {"model": "jethro", "messages": [{"role": "user", "content": "what is 1 + 1?"}]}
     transport = httpx.ASGITransport(build_app(services))
     async with httpx.AsyncClient(transport=transport, base_url="http://jethro") as http:
         answer = await http.post("/v1/chat/completions", json=ask)
