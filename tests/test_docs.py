@@ -193,7 +193,7 @@ def test_the_branches_of_the_config_are_all_named():
     table = PAGES["docs/configure.md"].split("| branch |")[1].split("\n\n")[0]
     named = {
         re.sub(r"\W.*", "", name)
-        for name in re.findall(r"`([a-z.<>]+)`", re.sub(r"\|[^|]*\|$", "|", table, flags=re.M))
+        for name in re.findall(r"`([a-z_.<>]+)`", re.sub(r"\|[^|]*\|$", "|", table, flags=re.M))
     }
     assert named == set(Config.model_fields)
 

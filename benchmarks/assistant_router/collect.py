@@ -44,7 +44,8 @@ def collect(
     chosen: Sequence[Question], model: Path, kept: Path, threads: int, report: Callable[[str], None]
 ) -> dict[str, Answer]:
     """The answer to every question, by id; those in the file `kept` are not chosen again."""
-    left = [q for q in chosen if q.id not in known(kept)]
+    done = known(kept)
+    left = sorted((q for q in chosen if q.id not in done), key=lambda q: len(q.text))  # like lengths share a pass
     if left:
         report(f"{len(left):,} of {len(chosen):,} questions are to be answered")
         asyncio.run(_answer(left, model, kept, threads, report))

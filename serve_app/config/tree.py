@@ -4,7 +4,15 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.base import FolderOrFile, Node
@@ -234,8 +242,8 @@ class Config(Node):
     server: ServerConfig = ServerConfig()
     limits: LimitsConfig = LimitsConfig()
     gateway: GatewayConfig = GatewayConfig()
-    pools: dict[str, PoolConfig]
     small_only: bool = Field(False, description="There is no pool large: every query goes to small, undecided.")
+    pools: dict[str, PoolConfig]
     routing: RoutingConfig = RoutingConfig()
     cascade: CascadeConfig = CascadeConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
@@ -280,10 +288,11 @@ class Config(Node):
 
     @field_validator("pools")
     @classmethod
-    def _pools(cls, pools: dict[str, PoolConfig]) -> dict[str, PoolConfig]:
-        if "small" not in pools:
-            missing = " and ".join(name for name in ("small", "large") if name not in pools)
-            raise ValueError(f"pool {missing} missing: the router chooses between small and large")
+    def _pools(cls, pools: dict[str, PoolConfig], info: ValidationInfo) -> dict[str, PoolConfig]:
+        required = ("small",) if info.data.get("small_only") else ("small", "large")
+        if missing := [name for name in required if name not in pools]:
+            alone = "; add it, or set small_only: true" if missing == ["large"] else ""
+            raise ValueError(f"pool {' and '.join(missing)} missing: the router chooses between small and large{alone}")
         for name in pools:
             if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):
                 raise ValueError(f"pool name {name!r}: use a-z, 0-9, _ and -, beginning with a letter")
@@ -306,11 +315,7 @@ class Config(Node):
 
     @model_validator(mode="after")
     def _paired(self) -> Self:
-        """A large pool, or the word that there is none."""
-        if not self.small_only and "large" not in self.pools:
-            raise ValueError(
-                "pool large missing: the router chooses between small and large; add it, or set small_only: true"
-            )
+        """With small_only nothing may need a large pool."""
         if self.small_only:
             routing, cascade = self.routing, self.cascade
             refused = {

@@ -34,9 +34,9 @@ def free_port() -> int:
 class Served:
     """A running `jethro serve` with what it said on standard error so far."""
 
-    def __init__(self, port: int, store: Path, source: str = "lab") -> None:
+    def __init__(self, port: int, store: Path, source: str = "lab", *options: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        arguments = ["serve", source, "--port", str(port), "--set", f"store.path={store}"]
+        arguments = ["serve", source, "--port", str(port), "--set", f"store.path={store}", *options]
         self.process = subprocess.Popen([JETHRO, *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT)
         self.said: list[str] = []
         self._reader = Thread(target=self._read, daemon=True)

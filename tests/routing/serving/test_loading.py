@@ -107,7 +107,7 @@ def test_what_ships_but_needs_an_extra_is_left_out_without_alarm(
 
     monkeypatch.setattr("serve_app.routing.kinds.matrix_factorization.router.saved_encoder", not_installed)
     found = loader(tmp_path).load()
-    assert set(found.routers) == {"complexity", "random"} and found.refused == {}
+    assert set(found.routers) == {"assistant", "complexity", "random"} and found.refused == {}
     with pytest.raises(DependencyError, match="not installed"):
         loader(tmp_path, router="mf").load()
 
