@@ -162,3 +162,29 @@ def ensemble(
         train(folder or models_dir(), out, LabEnsembleRecipe(n, seed, epochs, fuser_epochs), typer.echo)
     except FileNotFoundError as error:
         raise ConfigError(f"{error}") from error
+
+
+@group.command()
+def adapters(
+    task: Annotated[list[str] | None, typer.Option("--task", help="A task; repeat it for more. Default: all.")] = None,
+    folder: _Folder = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder. Default: the package's own.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same adapters.")] = 0,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on. Default: each adapter's own.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming an interrupted run.")] = False,
+) -> None:
+    """Train the task adapters (LoRA) of the lab's small model, with progress; an interrupted run resumes.
+
+    \b
+    Examples:
+      jethro lab adapters --out my-adapters                 all, some minutes each on one core
+      jethro lab adapters --task reverse --out my-adapters
+    """
+    from serve_app.lab import adapters_dir, models_dir
+    from serve_app.tuning.lab import ADAPTERS, LabTuning, build_adapters
+
+    try:
+        tuning = LabTuning(seed, tokens, resume=not fresh)
+        build_adapters(folder or models_dir(), out or adapters_dir(), tuning, task or list(ADAPTERS), typer.echo)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"{error}") from error

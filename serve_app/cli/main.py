@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli import chat, config, data, k8s, lab, scale, serve, stored
+from serve_app.cli import adapter, chat, config, data, k8s, lab, scale, serve, stored
 from serve_app.cli.cascade import commands as cascade
 from serve_app.cli.ensemble import commands as ensemble
 from serve_app.cli.options import new_group
@@ -43,38 +43,4 @@ app.add_typer(router.group, name="router")
 app.add_typer(stream.group, name="stream")
 app.add_typer(cascade.group, name="cascade")
 app.add_typer(ensemble.group, name="ensemble")
-app.add_typer(orchestrate.group, name="orchestrate")
-app.add_typer(stored.group, name="decisions")
-app.add_typer(scale.group, name="scale")
-app.add_typer(k8s.group, name="k8s")
-
-
-def _print_version(requested: bool) -> None:
-    if requested:
-        from importlib.metadata import version
-
-        typer.echo(f"jethro {version('jethro')}")
-        raise typer.Exit
-
-
-_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""OpenMP's threads sleep while they wait for each other. By default they spin, which on a machine that does much else
-takes the cores from those that are waited for: vectors of 420 texts took 36 s so, and take 4 s."""
-
-
-@app.callback()
-def _options(
-    ctx: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Options that stand before the command."""
-    if ctx.invoked_subcommand != "serve":  # its processes choose for themselves: vLLM's own threads should spin
-        from serve_app.config.environment import export
-
-        export(_THREADS)
-
-
-if __name__ == "__main__":
-    app()
+app.add_typer(adapter.group, name="adapter")

@@ -111,10 +111,12 @@ def round_of_batches(
     return [list(step) for step in zip(*bands, strict=True)]
 
 
-def held_out_batches(seed: int, n: int, rows: int, tasks: Collection[str] = TASKS) -> list[TrainingBatch]:
-    """`n` balanced unseen queries, each alone in its chat, as batches of `rows`."""
+def held_out_batches(
+    seed: int, n: int, rows: int, tasks: Collection[str] = TASKS, foreign: bool = True
+) -> list[TrainingBatch]:
+    """`n` balanced unseen queries, each alone in its chat, as batches of `rows`; with `foreign`, of all tasks."""
     cell_of = {cell: index for index, cell in enumerate(CELLS)}
-    items = (_known(item, tasks) for item in sample(n, seed, "unseen"))
+    items = (_known(item, tasks) for item in sample(n, seed, "unseen", TASKS if foreign else tasks))
     examples = [_encoded([item], cell_of[item.task, item.size]) for item in items]
     examples.sort(key=lambda example: len(example.ids))
     return [_pad(examples[start : start + rows]) for start in range(0, n, rows)]

@@ -124,6 +124,11 @@ def model_inputs(tokenizer: Any, prompts: Sequence[str]) -> Any:
 def greedy(folder: Path, rows: int = 128, max_new_tokens: int = 40) -> tuple[Answer, int]:
     """An answer function over a model folder, greedy and batched, and the number of parameters."""
     model, tokenizer = load_model(folder)
+    return greedy_answer(model, tokenizer, rows, max_new_tokens), int(model.num_parameters())
+
+
+def greedy_answer(model: Any, tokenizer: Any, rows: int = 128, max_new_tokens: int = 40) -> Answer:
+    """An answer function over a loaded model, greedy and batched."""
 
     def answer(prompts: Sequence[str]) -> list[str]:
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -138,7 +143,7 @@ def greedy(folder: Path, rows: int = 128, max_new_tokens: int = 40) -> tuple[Ans
                 texts[index] = text
         return texts
 
-    return answer, int(model.num_parameters())
+    return answer
 
 
 def _report(name: str, parameters: int | None, items: Sequence[Item], answer: Answer) -> ModelReport:

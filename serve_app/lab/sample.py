@@ -3,6 +3,7 @@
 The split is a property of the query's text, so that no training run sees a held-out query.
 """
 
+from collections.abc import Collection
 from hashlib import blake2b
 from random import Random
 from typing import Literal
@@ -30,18 +31,20 @@ _ATTEMPTS = 20_000
 """Draws after which a cell is taken to have no query in the split (the rarer split is 1 in 20)."""
 
 
-def sample(n: int, seed: int, split: Split) -> list[Item]:
-    """Draw `n` items, as even over all (task, size) as `n` allows, in random order.
+def sample(n: int, seed: int, split: Split, tasks: Collection[str] = TASKS) -> list[Item]:
+    """Draw `n` items, as even over all (task, size) of `tasks` as `n` allows, in random order.
 
-    The same (n, seed, split) gives the same items. Small families repeat queries.
-    Raises ValueError for a negative `n` or an unknown split.
+    The same arguments give the same items. Small families repeat queries.
+    Raises ValueError for a negative `n`, an unknown split, or no known task.
     """
     if n < 0:
         raise ValueError(f"n is {n}: it must not be negative")
     if split not in ("train", "unseen"):
         raise ValueError(f"split is {split!r}: it must be 'train' or 'unseen'")
     rng = Random(f"lab-sample-{seed}-{split}")
-    cells = list(CELLS)
+    cells = [cell for cell in CELLS if cell[0] in tasks]
+    if not cells:
+        raise ValueError(f"tasks are {', '.join(tasks) or 'none'}: they must be of {', '.join(TASKS)}")
     rng.shuffle(cells)
     items = [draw(rng, *cells[index % len(cells)], split) for index in range(n)]
     rng.shuffle(items)

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import AttentionInterface, LlamaForCausalLM
+from transformers import AttentionInterface, LlamaForCausalLM, PreTrainedModel
 
 from serve_app.files import replacing
 from serve_app.lab.batches import IGNORE, Lesson, RoundShape, TrainingBatch, held_out_batches, round_of_batches
@@ -31,7 +31,7 @@ from serve_app.precision import mixed
 FILE = "checkpoint.pt"
 MATRIX_RATE = 4e-3
 VECTOR_RATE = 4e-3
-"""Peak learning rates of Muon and of AdamW."""
+"""Peak learning rates of Muon and of AdamW by default."""
 HELD_OUT_ROWS = 64
 """Unseen queries per batch."""
 WEIGHT_DECAY = 0.02
@@ -95,13 +95,18 @@ class TrainingProgress:
         ]
 
     def cell_weights(
-        self, floor: float, hardest: int = LEVELS[-1], tasks: Collection[str] = TASKS, done: float = 1.0
+        self,
+        floor: float,
+        hardest: int = LEVELS[-1],
+        tasks: Collection[str] = TASKS,
+        done: float = 1.0,
+        foreign: float = FOREIGN,
     ) -> list[float]:
         """Share of each cell in the next round: its running error, never below the floor.
 
         A size whose smaller neighbour is not yet learned is held back, so that the time goes to what can be
         learned now (a curriculum in the sense of Bengio et al. 2009). Difficulties above `hardest` are never drawn,
-        and cells of tasks outside `tasks`, which share one answer, at FOREIGN of their weight. In a stage (`done` is
+        and cells of tasks outside `tasks`, which share one answer, at `foreign` of their weight. In a stage (`done` is
         the share of the budget that is spent) the other tasks have less, if it has any of `tasks`.
         """
         stage = _stage_at(done)
@@ -112,7 +117,7 @@ class TrainingProgress:
             gate = min(max(smaller.get(task, OPENS_AT) / OPENS_AT, HELD_BACK), 1.0)
             smaller[task] = accuracy
             if task not in tasks:
-                weights.append(FOREIGN * (floor + 1 - accuracy))
+                weights.append(foreign * (floor + 1 - accuracy))
             else:
                 weights.append(floor + gate * (1 - accuracy) if TASKS[task].sizes[size] <= hardest else 0.0)
             weights[-1] *= stage.others if stage and chosen and task not in chosen else 1.0
@@ -137,7 +142,8 @@ class TrainSettings:
     `compiled`: through torch's compiler, which needs one for C++ and a minute, and then takes half the time.
     A budget in tokens makes the run the same on every machine; one in minutes does not.
     `held_out` unseen queries are answered at each checkpoint; difficulties above `hardest` are not trained,
-    and to tasks outside `tasks` the answer is that of `other`.
+    and to tasks outside `tasks` the answer is that of `other`, drawn at `foreign` of the weight of others. Peak
+    learning rates: `matrix_rate` is Muon's, `vector_rate` AdamW's.
     """
 
     seed: int
@@ -148,9 +154,15 @@ class TrainSettings:
     floor: float = 0.05
     hardest: int = LEVELS[-1]
     tasks: tuple[str, ...] = tuple(TASKS)
+    foreign: float = FOREIGN
+    matrix_rate: float = MATRIX_RATE
+    vector_rate: float = VECTOR_RATE
     bfloat16: bool = False
     compiled: bool = False
     checkpoint_s: float = 60.0
+
+
+OnCheckpoint = Callable[[LlamaForCausalLM, TrainingProgress], None]
 
 
 def train(
@@ -158,25 +170,43 @@ def train(
     settings: TrainSettings,
     folder: Path,
     report: Callable[[str], None],
-    on_checkpoint: Callable[[LlamaForCausalLM, TrainingProgress], None] | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
 ) -> tuple[LlamaForCausalLM, TrainingProgress]:
     """Train from the checkpoint in `folder`, or from nothing, until the budget is spent.
 
     Writes checkpoints into `folder` and reports one line per round; `on_checkpoint` is called after each checkpoint.
     Raises ValueError if the checkpoint is of another seed or shape.
     """
-    run = _TrainingRun(size, settings, folder)
+    model = new_model(size, settings.seed)
+    return model, train_model(model, size.name, settings, folder, report, on_checkpoint)
+
+
+def train_model(
+    model: LlamaForCausalLM,
+    name: str,
+    settings: TrainSettings,
+    folder: Path,
+    report: Callable[[str], None],
+    on_checkpoint: OnCheckpoint | None = None,
+) -> TrainingProgress:
+    """Train those parameters of `model` that require gradients, in place; otherwise as `train`.
+
+    `name` begins each line of progress.
+    """
+    run = _TrainingRun(model, settings, folder)
     saved_at = time.monotonic()
-    held_out = held_out_batches(settings.seed, settings.held_out, HELD_OUT_ROWS, settings.tasks)
+    held_out = held_out_batches(
+        settings.seed, settings.held_out, HELD_OUT_ROWS, settings.tasks, foreign=settings.foreign > 0
+    )
     while run.share_done < 1:
-        report(f"{size.name}: {run.round()}")
+        report(f"{name}: {run.round()}")
         if time.monotonic() - saved_at > settings.checkpoint_s or run.share_done >= 1:
             run.save()
             saved_at = time.monotonic()
-            report(f"{size.name}: unseen exact {100 * held_out_accuracy(run.model, held_out):.1f} %")
+            report(f"{name}: unseen exact {100 * held_out_accuracy(run.model, held_out):.1f} %")
             if on_checkpoint is not None:
                 on_checkpoint(run.model, run.progress)
-    return run.model, run.progress
+    return run.progress
 
 
 class _TrainingRun:
@@ -185,20 +215,21 @@ class _TrainingRun:
     The checkpoint is loaded with `weights_only=True`, so that it can hold no code.
     """
 
-    def __init__(self, size: ModelSize, settings: TrainSettings, folder: Path) -> None:
+    def __init__(self, model: LlamaForCausalLM, settings: TrainSettings, folder: Path) -> None:
         self._settings, self._path = settings, folder / FILE
-        self.model = new_model(size, settings.seed)
+        self.model = model
         if settings.bfloat16:
             use_float32_attention(self.model)
         if settings.compiled:
             self.model.model.compile(dynamic=True)  # one kernel for every length
-        matrices = [p for p in self.model.model.layers.parameters() if p.ndim == 2]
+        matrices = [p for p in self.model.model.layers.parameters() if p.ndim == 2 and p.requires_grad]
         chosen = {id(p) for p in matrices}
-        others = [p for p in self.model.parameters() if id(p) not in chosen]
-        self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=VECTOR_RATE, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
+        others = [p for p in self.model.parameters() if p.requires_grad and id(p) not in chosen]
+        muon = torch.optim.Muon(matrices, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [(muon, settings.matrix_rate)]
+        if others:  # none where only LoRA's matrices are trained
+            adamw = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
+            self._optimizers.append((adamw, settings.vector_rate))
         self.progress = TrainingProgress()
         if self._path.exists():
             self._restore()
@@ -217,7 +248,7 @@ class _TrainingRun:
         state = {
             "seed": self._settings.seed,
             "model": self.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "optimizers": [optimizer.state_dict() for optimizer, _ in self._optimizers],
             "rounds": progress.rounds,
             "tokens": progress.tokens,
             "seconds": progress.seconds,
@@ -235,7 +266,7 @@ class _TrainingRun:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
             raise ValueError(f"{path} is of another model shape: remove it to start anew") from error
-        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+        for (optimizer, _), saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         progress.rounds, progress.tokens, progress.seconds = state["rounds"], state["tokens"], state["seconds"]
         progress.accuracy = state["accuracy"].numpy().copy()
@@ -244,9 +275,11 @@ class _TrainingRun:
         """Run one round of steps in place; returns a line on it."""
         started, before, progress, settings = time.monotonic(), self.progress.tokens, self.progress, self._settings
         self.model.train()
-        weights = progress.cell_weights(settings.floor, settings.hardest, settings.tasks, self.share_done)
+        weights = progress.cell_weights(
+            settings.floor, settings.hardest, settings.tasks, self.share_done, settings.foreign
+        )
         scale = learning_rate_scale(self.share_done)
-        for optimizer, rate in zip(self._optimizers, (MATRIX_RATE, VECTOR_RATE), strict=True):
+        for optimizer, rate in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
         lessons = progress.lessons(self.share_done)
@@ -275,7 +308,7 @@ class _TrainingRun:
             self.progress.observe(batch.cells, right.numpy())
             self.progress.tokens += batch.ids.size
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
-        for optimizer in self._optimizers:
+        for optimizer, _ in self._optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return total / targets
@@ -314,7 +347,7 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in ("g++", "clang++"))
 
 
-def use_float32_attention(model: LlamaForCausalLM) -> None:
+def use_float32_attention(model: PreTrainedModel) -> None:
     """Switch `model`, in place, to causal attention that computes in float32 under autocast."""
     AttentionInterface.register(_ATTENTION, _attention)
     model.set_attn_implementation(_ATTENTION)
@@ -327,6 +360,9 @@ def _attention(
         raise ValueError("training attention takes no mask: pad on the right")
     with torch.autocast("cpu", enabled=False):
         mixed_values = functional.scaled_dot_product_attention(
-            query.float(), key.float(), value.float(), is_causal=True, scale=options["scaling"]
+            *(query.float(), key.float(), value.float()),
+            is_causal=True,
+            scale=options["scaling"],
+            enable_gqa=query.shape[1] != key.shape[1],
         )
     return mixed_values.transpose(1, 2).contiguous().to(query.dtype), None
