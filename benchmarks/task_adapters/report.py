@@ -71,8 +71,9 @@ def _smollm2(part: dict[str, Any]) -> list[str]:
         f"{training['rank']}) was trained on {training['rows'] + training['held_out']:,} rows, {training['held_out']} "
         f"of which are held out, {training['epochs']} epoch on the CPU: {training['cpu_seconds'] / 60:.0f} minutes of "
         f"one core ({training['seconds'] / 60:.0f} minutes by the clock, on cores shared with other work). It adds "
-        f"{100 * part['gain']:.1f} points to the best of the base model's methods, whose prompts were chosen on "
-        f"{part['chosen_on']} rows of their own.\n"
+        f"{100 * part['gain']:.1f} points to the better of the base model's choice and free answer, and "
+        f"{100 * part['gain_over_calibrated']:.1f} to its calibrated choice, which subtracts each label's mean "
+        f"log-probability over texts of the task. Prompts were chosen on {part['chosen_on']} rows of their own.\n"
     )
     head = ("adapter", "method", "prompt", "accuracy, %", "95 %")
     return ["## SmolLM2\n", said, markdown(head, rows), *_missed(part), one_line(part["environment"]) + "\n"]

@@ -199,11 +199,10 @@ def adapters(
       jethro lab adapters --task reverse --out my-adapters
     """
     from serve_app.lab import adapters_dir, models_dir
-    from serve_app.tuning.lab import ADAPTERS, build_adapters
+    from serve_app.tuning.lab import ADAPTERS, LabTuning, build_adapters
 
     try:
-        build_adapters(
-            folder or models_dir(), out or adapters_dir(), seed, task or list(ADAPTERS), not fresh, tokens, typer.echo
-        )
+        tuning = LabTuning(seed, tokens, resume=not fresh)
+        build_adapters(folder or models_dir(), out or adapters_dir(), tuning, task or list(ADAPTERS), typer.echo)
     except (ValueError, FileNotFoundError) as error:
         raise ConfigError(f"{error}") from error

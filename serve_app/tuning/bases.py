@@ -15,7 +15,7 @@ _POSITIONS: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class BaseModel:
+class TuningBase:
     """`name` as adapters are bound to it, the folder, the model in evaluation mode and its tokenizer."""
 
     name: str
@@ -55,7 +55,7 @@ def base_folder(base: str) -> Path:
     return folder
 
 
-def load_base(base: str, name: str | None = None, device: str | None = None) -> BaseModel:
+def load_base(base: str, name: str | None = None, device: str | None = None) -> TuningBase:
     """The base model of an adapter. `device` is any that torch names, by default a GPU if there is one.
 
     On a CPU weights are float32, on a GPU bfloat16. `name`: by default `base` if it is the lab's, else the folder's.
@@ -80,4 +80,4 @@ def load_base(base: str, name: str | None = None, device: str | None = None) -> 
         raise ConfigError(f"base {base}: cannot be loaded ({e}); save it again with save_pretrained") from e
     if missing := loaded["missing_keys"]:
         raise ConfigError(f"base {base}: the weights lack {min(missing)} and would be random; save the whole model")
-    return BaseModel(name or (base if base.startswith(LAB) else folder.name), folder, model, tokenizer)
+    return TuningBase(name or (base if base.startswith(LAB) else folder.name), folder, model, tokenizer)

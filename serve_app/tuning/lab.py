@@ -43,30 +43,34 @@ class LabAdapter:
 ADAPTERS: Final[Mapping[str, LabAdapter]] = {
     "reverse": LabAdapter(),
     "roman": LabAdapter(),
-    "calendar": LabAdapter(),
     "units": LabAdapter(),
-    "sort": LabAdapter(),
-    "steps": LabAdapter(),
-    "add": LabAdapter(),
-    "count": LabAdapter(),
 }
 """The task adapters, by task."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabTuning:
+    """`seed` of first weights and queries; `tokens`: a budget in place of each adapter's own.
+
+    With `resume` an interrupted run continues from its last checkpoint.
+    """
+
+    seed: int = 0
+    tokens: int | None = None
+    resume: bool = True
 
 
 def build_adapters(
     models_dir: Path,
     out_dir: Path,
-    seed: int,
+    tuning: LabTuning,
     tasks: Sequence[str] = tuple(ADAPTERS),
-    resume: bool = True,
-    tokens: int | None = None,
     report: Callable[[str], None] = print,
 ) -> None:
     """Train the adapters of these tasks into `out_dir`/{task}, one after the other, on one thread each.
 
-    The same seed gives the same adapters on the same kind of CPU. With `resume` an interrupted run continues from its
-    last checkpoint. `tokens` is a budget in place of each adapter's own. Raises ValueError for a task without adapter
-    or a checkpoint of another seed, FileNotFoundError for a missing base.
+    The same seed gives the same adapters on the same kind of CPU. Raises ValueError for a task without adapter or a
+    checkpoint of another seed, FileNotFoundError for a missing base.
     """
     unknown = sorted(set(tasks) - set(ADAPTERS))
     if unknown:
@@ -76,21 +80,18 @@ def build_adapters(
         raise FileNotFoundError(f"{base} holds no model: build it with `jethro lab build --model {BASE}`")
     torch.set_num_threads(1)
     for task in tasks:
-        work = out_dir / CHECKPOINTS / task
-        if not resume:
-            shutil.rmtree(work, ignore_errors=True)
-        _build(task, base, out_dir / task, work, seed, tokens, report)
+        if not tuning.resume:
+            shutil.rmtree(out_dir / CHECKPOINTS / task, ignore_errors=True)
+        _build(task, base, out_dir, tuning, report)
 
 
-def _build(
-    task: str, base: Path, out: Path, work: Path, seed: int, tokens: int | None, report: Callable[[str], None]
-) -> None:
-    plan = ADAPTERS[task]
+def _build(task: str, base: Path, out_dir: Path, tuning: LabTuning, report: Callable[[str], None]) -> None:
+    plan, out, seed = ADAPTERS[task], out_dir / task, tuning.seed
     model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
     wrapped = add_lora(model, LoraShape(plan.rank), seed)
     settings = TrainSettings(
         seed,
-        tokens or plan.tokens,
+        tuning.tokens or plan.tokens,
         held_out=_HELD_OUT,
         tasks=(task, _REFUSAL),
         foreign=0.0,
@@ -109,7 +110,7 @@ def _build(
         save_adapter(wrapped, out, AdapterNote(task, BASE_ID, weights, task, plan.rank, LICENCE, data, metrics))
         report(f"{task}: unseen exact {100 * before:.1f} % without, {100 * metrics['exact_unseen']:.1f} % with it")
 
-    progress = train_model(model, task, settings, work, report, refresh)
+    progress = train_model(model, task, settings, out_dir / CHECKPOINTS / task, report, refresh)
     if not out.exists():  # the run had ended before its folder was written
         refresh(model, progress)
     report(f"{task}: written to {out}")

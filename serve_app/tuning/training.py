@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from time import perf_counter, process_time
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from serve_app.errors import ConfigError, DataError
 from serve_app.lab.train import use_float32_attention
 from serve_app.learning.descent import Checkpoint, Descent, descend, half_precision
 from serve_app.precision import mixed
-from serve_app.tuning.bases import BaseModel
+from serve_app.tuning.bases import TuningBase
 from serve_app.tuning.encoding import EncodedRow, encode, within
 from serve_app.tuning.lora import AdapterNote, LoraShape, add_lora, base_sha256, save_adapter, trained_parameters
 from serve_app.tuning.rows import FEWEST, TuningRow, rows_sha256
@@ -66,7 +67,7 @@ class TuningRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
+class HeldOutScore:
     """On what is held out: mean loss of an answer's tokens, and share of answers whose every token is the likeliest.
 
     The latter is the share of exact answers under greedy decoding.
@@ -77,19 +78,18 @@ class HeldOut:
 
 
 def train_adapter(
-    base: BaseModel,
+    base: TuningBase,
     rows: Sequence[TuningRow],
     recipe: TuningRecipe,
     note: tuple[str, str, str],
     out: Path,
     report: Callable[[str], None],
-    checkpoint: Path | None = None,
 ) -> AdapterNote:
-    """Train an adapter and write its folder; returns what `jethro_adapter.json` says.
+    """Train an adapter and write its folder, `out`; returns what `jethro_adapter.json` says.
 
-    `note`: its name, task and licence. The base model is changed in place: it has the adapter's layers afterwards. With
-    `checkpoint`, a folder, a run that was killed resumes to the step. Raises DataError for rows that cannot be used,
-    before the first step.
+    `note`: its name, task and licence. The base model is changed in place: it has the adapter's layers afterwards. A
+    run that was killed resumes to the step; until the end its checkpoint is in a folder next to `out`. Raises DataError
+    for rows that cannot be used, before the first step.
     """
     learner = AdapterLearner(base, rows, recipe)
     report(
@@ -100,7 +100,7 @@ def train_adapter(
     started, worked = perf_counter(), process_time()
     before = learner.held_out()
     report(f"without the adapter: held-out loss {before.loss:.4f}, exact {100 * before.exact:.1f} %")
-    kept = None if checkpoint is None else Checkpoint(checkpoint, learner.key())
+    checkpoint = out.with_name(f"{out.name}.training")
     how = Descent(
         recipe.epochs,
         recipe.learning_rate,
@@ -109,7 +109,7 @@ def train_adapter(
         checkpoint_s=recipe.checkpoint_s,
         report_s=recipe.report_s,
     )
-    descend(learner, how, report, kept)
+    descend(learner, how, report, Checkpoint(checkpoint, learner.key()))
     after = learner.held_out()
     report(f"with the adapter: held-out loss {after.loss:.4f}, exact {100 * after.exact:.1f} %")
     metrics = {
@@ -128,13 +128,14 @@ def train_adapter(
         name, base.name, base_sha256(base.folder), task, recipe.shape.rank, licence, rows_sha256(rows), metrics
     )
     save_adapter(learner.model, out, found)
+    rmtree(checkpoint, ignore_errors=True)
     return found
 
 
 class AdapterLearner:
     """A base model with LoRA layers and its rows as tokens, held out by the hash of the conversation."""
 
-    def __init__(self, base: BaseModel, rows: Sequence[TuningRow], recipe: TuningRecipe) -> None:
+    def __init__(self, base: TuningBase, rows: Sequence[TuningRow], recipe: TuningRecipe) -> None:
         self._base, self._recipe = base, recipe
         encoded = encode(rows, base.tokenizer, base.stops)
         fitting = within(rows, encoded, self._most_tokens(), recipe.skip_long)
@@ -158,10 +159,10 @@ class AdapterLearner:
         self.model.eval()
 
     def _most_tokens(self) -> int:
-        asked, positions = self._recipe.most_tokens, self._base.positions
-        if asked is not None and asked > positions:
-            raise ConfigError(f"max_tokens {asked:,}: the model reads {positions:,} tokens at most")
-        return asked or positions
+        requested, positions = self._recipe.most_tokens, self._base.positions
+        if requested is not None and requested > positions:
+            raise ConfigError(f"max_tokens {requested:,}: the model reads {positions:,} tokens at most")
+        return requested or positions
 
     @property
     def parameters(self) -> int:
@@ -201,7 +202,7 @@ class AdapterLearner:
         loss, _ = self._answers(batch)
         return loss, float(sum(len(self._rows[i].answer) for i in batch))
 
-    def held_out(self) -> HeldOut:
+    def held_out(self) -> HeldOutScore:
         """Loss and exactness on what is held out, with the adapter as it is."""
         import torch
 
@@ -211,7 +212,7 @@ class AdapterLearner:
                 loss, exact = self._answers(batch)
                 tokens = sum(len(self._rows[i].answer) for i in batch)
                 total, weight, right = total + float(loss) * tokens, weight + tokens, right + float(exact.sum())
-        return HeldOut(total / weight, right / len(self.outside))
+        return HeldOutScore(total / weight, right / len(self.outside))
 
     def _answers(self, batch: Sequence[int]) -> tuple[Any, Any]:
         """Mean loss over the answers' tokens of a batch, and whether each row's answer is the likeliest, [rows]."""

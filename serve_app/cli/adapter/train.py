@@ -58,8 +58,6 @@ def train(
       jethro adapter train support --base pool:small --config my.yaml --data tickets.jsonl --out var/adapters/support
       jethro adapter train liked --base my-model --log var/jethro.sqlite3 --answers answers.parquet --out var/liked
     """
-    from shutil import rmtree
-
     from serve_app.tuning.bases import load_base
     from serve_app.tuning.lora import LoraShape
     from serve_app.tuning.rows import checked
@@ -73,9 +71,7 @@ def train(
     )
     rows, source = _rows(data or [], answers, log, min_score, listed(pools) if pools else ())
     model = load_base(*_base(base, base_name, config), device)
-    checkpoint = out.with_name(f"{out.name}.training")
-    found = train_adapter(model, checked(rows, source), recipe, (name, task or name, licence), out, say, checkpoint)
-    rmtree(checkpoint, ignore_errors=True)
+    found = train_adapter(model, checked(rows, source), recipe, (name, task or name, licence), out, say)
     m = found.metrics
     typer.echo(
         f"{out}: {found.base}, rank {found.rank}; held-out exact {100 * m['held_out_exact_before']:.1f} % without it, "
