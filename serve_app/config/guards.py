@@ -22,7 +22,9 @@ class PatternConfig(Node):
     pattern: Annotated[str, Field(min_length=1, max_length=2000)] | None = Field(
         None, description="Regular expression of bounded width: {0,40} instead of * or +."
     )
-    locales: tuple[str, ...] | None = Field(None, description="Locales of guards.locales in which it counts; null: all.")
+    locales: tuple[str, ...] | None = Field(
+        None, description="Locales of guards.locales in which it counts; null: all."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -60,7 +62,8 @@ class GuardConfig(Node):
     )
     timeout_s: PositiveFloat = Field(5.0, description="Of kind classifier: longest wait for the verdict.")
     on_error: Literal["block", "pass"] = Field(
-        "block", description="Of kind classifier: what happens without a verdict, or where the pool may not see the text."
+        "block",
+        description="Of kind classifier: what happens without a verdict, or where the pool may not see the text.",
     )
 
     @model_validator(mode="after")
@@ -71,6 +74,8 @@ class GuardConfig(Node):
             raise ValueError(f"{self.name}: pool belongs to kind classifier, which needs one")
         if self.kind == "classifier" and self.action == "redact":
             raise ValueError(f"{self.name}: a classifier finds no place to redact: use block, warn or escalate")
+        if self.action == "redact" and "quoted" in self.on:
+            raise ValueError(f"{self.name}: quoted text is part of a message: redact on input, or block")
         if self.pools is not None and self.on != ("output",):
             raise ValueError(f"{self.name}: pools is of the answer's pool: set on: [output]")
         return self

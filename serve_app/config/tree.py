@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 
 from serve_app.config.base import FolderOrFile, Node
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
+from serve_app.config.guards import GuardsConfig
 from serve_app.config.kubernetes import KubernetesConfig
 from serve_app.config.placement import PlacementConfig
 from serve_app.config.pools import PoolConfig, ResourcesConfig
@@ -239,6 +240,7 @@ class Config(Node):
     scorer: ScorerConfig = ScorerConfig()
     streams: StreamsConfig = StreamsConfig()
     placement: PlacementConfig = PlacementConfig()
+    guards: GuardsConfig = GuardsConfig()
     store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from serve_app.config.guards import Action, GuardConfig, GuardsConfig, Where
+from serve_app.config.placement import PersonalDataConfig
 from serve_app.errors import ContentFiltered
 from serve_app.guards.classifier import Classifier, verdict
-from serve_app.guards.injection import folded, quoted_in
+from serve_app.guards.injection import HIDDEN, folded, quoted_in
 from serve_app.guards.recognizers import recognizers_of
 from serve_app.guards.spans import Recognizer, Span, find_all, merged
-from serve_app.config.placement import PersonalDataConfig
 from serve_app.pools.base import Pool
 from serve_app.types import Message, Query
 from serve_app.wire.frames import Call
@@ -51,8 +51,13 @@ class Verdict:
 class Guards:
     """The guards of a config over its pools. Raises ConfigError for a pattern or a policy file that is invalid."""
 
-    def __init__(self, config: GuardsConfig, chain: Sequence[GuardConfig], personal: PersonalDataConfig,
-                 pools: Mapping[str, Pool]) -> None:
+    def __init__(
+        self,
+        config: GuardsConfig,
+        chain: Sequence[GuardConfig],
+        personal: PersonalDataConfig,
+        pools: Mapping[str, Pool],
+    ) -> None:
         self.config = config
         self._guards = {guard.name: guard for guard in chain if guard.enabled}
         self._patterns = {name: recognizers_of(g, config, personal) for name, g in self._guards.items()}
@@ -82,10 +87,10 @@ class Guards:
         spans = find_all(recognizers, text)
         plain = folded(text) if where != "output" else text
         if plain != text:  # what hides from the eye must not hide from a guard
-            hidden = [span for span in find_all(recognizers, plain) if self.action_of(span) != "redact"]
-            known = {(span.guard, span.category) for span in spans}
-            spans += [replaced for span in hidden if (span.guard, span.category) not in known
-                      for replaced in (span._replace(start=0, end=0),)]
+            seen = find_all(recognizers, plain)
+            unseen = [span._replace(start=0, end=0) for span in spans if span.category == HIDDEN]
+            if len(seen) + len(unseen) > len(spans):
+                text, spans = plain, [*unseen, *seen]
         return self.verdict(text, spans)
 
     def verdict(self, text: str, spans: Sequence[Span]) -> Verdict:
@@ -130,7 +135,9 @@ class Guards:
                     checked = replace(message, content=verdict_.text)
             messages.append(checked)
         action = max(actions, key=_ORDER.index, default=None)
-        whole = Verdict("\n".join(text for m in messages for where, text in _texts(m) if where != "quoted"), action, found)
+        whole = Verdict(
+            "\n".join(text for m in messages for where, text in _texts(m) if where != "quoted"), action, found
+        )
         if query.messages != tuple(messages):
             query = replace(query, messages=tuple(messages))
         return query, await self._judged(whole, "input", query, call, None)

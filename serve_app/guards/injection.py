@@ -7,13 +7,17 @@ French and Spanish. Every pattern is bounded.
 """
 
 import re
+import unicodedata
 from typing import Final
 
 from serve_app.guards.spans import Recognizer
 
+HIDDEN: Final = "hidden"
 _GAP: Final = r"\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,4}?"
 _SHORT: Final = r"\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,2}?"
-_RULES: Final = r"(?:instructions?|prompts?|rules?|guidelines?|directives?|constraints|restrictions|training|programming)"
+_RULES: Final = (
+    r"(?:instructions?|prompts?|rules?|guidelines?|directives?|constraints|restrictions|training|programming)"
+)
 _MODEL: Final = r"(?:AIs?|LLMs?|language models?|(?:AI |virtual |helpful )?assistants?|chat ?bots?|GPT|agents?|model)"
 
 _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
@@ -33,55 +37,87 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     (
         "override",
         rf"\b(?:your|the) (?:new|real|actual|true|updated) (?:{_RULES}|task|goal|objective|mission) "
-        r"(?:is|are|now|follows?|:)|\bnew (?:system )?instructions? ?:|\binstead of (?:summari[sz]ing|translating|rewriting)\b",
+        r"(?:is|are|now|follows?|:)|\bnew (?:system )?instructions? ?:|\binstead of (?:summari[sz]ing"
+        r"|translating|rewriting)\b",
         ("new ", "real ", "actual ", "true ", "updated ", "instead of"),
     ),
     (
         "override",
-        r"\b(?:ignorier|vergiss|missachte)\w{0,3}\W{1,3}(?:[\w-]{1,20}\W{1,3}){0,4}?(?:anweisung|vorgabe|regel|prompt)\w{0,4}"
+        r"\b(?:ignorier|vergiss|missachte)\w{0,3}\W{1,3}(?:[\w-]{1,20}\W{1,3}){0,4}?(?:anweisung|vorgabe"
+        r"|regel|prompt)\w{0,4}"
         r"|\b(?:ignore[zr]?|oublie[zr]?)\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,4}?(?:instructions|consignes|règles)"
         r"|\b(?:ignora|olvida)\W{1,3}(?:[\w-]{1,20}\W{1,3}){0,4}?(?:instrucciones|indicaciones|reglas)",
         ("ignorier", "vergiss", "missachte", "ignore", "oublie", "ignora", "olvida"),
     ),
     (
         "persona",
-        r"\b(?:you are|you're|act|behave|respond|answer|pretend|roleplay|role-play)\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,6}?"
-        r"(?:DAN\b|unrestricted|unfiltered|uncensored|jailbroken|amoral|without (?:any )?(?:rules|restrictions|filters|limits"
+        r"\b(?:you are|you're|act|behave|respond|answer|pretend|roleplay"
+        r"|role-play)\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,6}?"
+        r"(?:DAN\b|unrestricted|unfiltered|uncensored|jailbroken|amoral|without (?:any )?(?:rules"
+        r"|restrictions|filters|limits"
         r"|ethics|safety)|no (?:rules|restrictions|filters|limits|ethical)|free of (?:all )?(?:rules|restrictions))",
         ("you are", "you're", "act", "behave", "respond", "answer", "pretend", "role"),
     ),
     (
         "persona",
-        r"\b(?:developer|debug|god|admin|jailbreak|sudo|maintenance) mode (?:is )?(?:now )?(?:enabled|activated|on|engaged)\b"
+        r"\b(?:developer|debug|god|admin|jailbreak|sudo|maintenance) mode (?:is )?(?:now )?(?:enabled"
+        r"|activated|on|engaged)\b"
         r"|\bdo anything now\b|\b(?:enter|enable|activate|switch to) (?:developer|debug|god|jailbreak|sudo) mode\b",
         ("mode", "do anything"),
     ),
     (
         "leak",
         r"\b(?:reveal|show|print|repeat|output|display|tell|give|leak|expose|recite|disclose|dump|write out|copy|send)"
-        rf"{_GAP}(?:system (?:prompt|message|instructions)|(?:hidden|secret|initial|original|internal|confidential|developer)"
+        rf"{_GAP}(?:system (?:prompt|message|instructions)|(?:hidden|secret|initial|original|internal"
+        rf"|confidential|developer)"
         r" (?:prompt|message|instructions)|your (?:prompt|instructions|configuration|guidelines))\b",
         ("prompt", "instructions", "system message", "secret message", "configuration", "guidelines", "message"),
     ),
     (
         "leak",
-        r"\bwhat (?:is|are|was|were|does) (?:your|the) (?:system|hidden|initial|original|secret) (?:prompt|instructions|message)"
+        r"\bwhat (?:is|are|was|were|does) (?:your|the) (?:system|hidden|initial|original|secret) (?:prompt"
+        r"|instructions|message)"
         r"|\brepeat (?:everything|the words|all (?:the )?text) (?:above|before)\b",
         ("what ", "repeat"),
     ),
     (
         "delimiter",
-        r"<\|(?:im_start|im_end|system|user|assistant|endoftext|eot_id|start_header_id|end_header_id)\|>|\[/?INST\]|<</?SYS>>"
+        r"<\|(?:im_start|im_end|system|user|assistant|endoftext|eot_id|start_header_id|end_header_id)\|>"
+        r"|\[/?INST\]|<</?SYS>>"
         r"|</?(?:system|assistant|instructions?)>|(?:^|\n)#{2,4} ?(?:system|instruction|assistant)s? ?:"
         r"|(?:^|\n)\[?(?:system|assistant)\]?(?: message| note| override| prompt)? ?: ",
-        ("<|", "[inst", "[/inst", "<<", "<system", "</system", "<assistant", "</assistant", "<instruction", "</instruction")
+        (
+            "<|",
+            "[inst",
+            "[/inst",
+            "<<",
+            "<system",
+            "</system",
+            "<assistant",
+            "</assistant",
+            "<instruction",
+            "</instruction",
+        )
         + ("#", "system", "assistant"),
     ),
     (
         "address",
         rf"\b(?:attention|note|notice|message|instructions?|important|memo|dear|hey|hello|reminder)\W{{0,3}}"
-        rf"(?:to|for|,)?\W{{0,3}}(?:all |any |the |you, )?{_MODEL}\W{{0,2}}(?:reading|processing|summari[sz]ing|reviewing|:|,|who)",
-        ("attention", "note", "notice", "message", "instruction", "important", "memo", "dear", "hey", "hello", "reminder"),
+        rf"(?:to|for|,)?\W{{0,3}}(?:all |any |the |you, )?{_MODEL}\W{{0,2}}(?:reading|processing"
+        rf"|summari[sz]ing|reviewing|:|,|who)",
+        (
+            "attention",
+            "note",
+            "notice",
+            "message",
+            "instruction",
+            "important",
+            "memo",
+            "dear",
+            "hey",
+            "hello",
+            "reminder",
+        ),
     ),
     (
         "address",
@@ -91,13 +127,15 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ),
     (
         "address",
-        r"\b(?:do not|don't|never|without) (?:tell|mention|inform|inform|reveal|telling|mentioning|informing|disclose)\w{0,3}"
+        r"\b(?:do not|don't|never|without) (?:tell|mention|inform|inform|reveal|telling|mentioning"
+        r"|informing|disclose)\w{0,3}"
         r" (?:this |it |any of this )?(?:to )?(?:the |any )?(?:user|human|reader|customer|anyone)\b",
         ("user", "human", "reader", "customer", "anyone"),
     ),
     (
         "channel",
-        r"\b(?:send|forward|post|upload|transmit|exfiltrate|email|e-mail|leak|submit)\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,8}?"
+        r"\b(?:send|forward|post|upload|transmit|exfiltrate|email|e-mail|leak"
+        r"|submit)\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,8}?"
         r"(?:to|at)\W{1,3}(?:https?://|[\w.+-]{1,40}@[\w-]{1,40}\.)",
         ("http", "@"),
     ),
@@ -108,7 +146,7 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         r" (?:with|to (?:send|delete|transfer|email|forward|buy|pay|post))",
         ("tool", "function", "command", "plugin"),
     ),
-    ("hidden", "[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]{4,64}|[\U000e0001-\U000e007f]{2,64}", ()),
+    (HIDDEN, "[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]{4,64}|[\U000e0001-\U000e007f]{2,64}", ()),
 )
 
 
@@ -119,7 +157,8 @@ def injection_recognizers() -> list[Recognizer]:
 
 _TASK: Final = re.compile(
     r"\b(?:summari[sz]e|summary|sum up|tl;?dr|rewrite|rephrase|paraphrase|translate|proofread|shorten|extract|classify"
-    r"|key points|correct the|zusammenfass|übersetz|résume|traduis|resume|traduce|analy[sz]e|review|what does .{0,40} say)",
+    r"|key points|correct the|zusammenfass|übersetz|résume|traduis|resume|traduce|analy[sz]e|review"
+    r"|what does .{0,40} say)",
     re.IGNORECASE,
 )
 _QUOTED: Final = re.compile(
@@ -148,6 +187,4 @@ _INVISIBLE: Final = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u
 
 def folded(text: str) -> str:
     """The text without characters that nobody sees, and with compatibility forms as plain letters."""
-    import unicodedata
-
     return text if text.isascii() else _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
