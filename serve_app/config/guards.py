@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from serve_app.config.base import FolderOrFile, Node
 
 GuardKind = Literal["patterns", "personal_data", "secrets", "injection", "classifier"]
-Where = Literal["input", "tool", "quoted", "output"]
+TextSource = Literal["input", "tool", "quoted", "output"]
 Action = Literal["warn", "redact", "escalate", "block"]
 _NAME = r"^[a-z][a-z0-9_]{0,39}$"
 
@@ -38,10 +38,10 @@ class GuardConfig(Node):
 
     name: Annotated[str, Field(pattern=_NAME)] = Field(description="Name that metrics and answers show.")
     kind: GuardKind = Field(
-        description="patterns: your own; personal_data and secrets: by placement.personal_data; injection: instructions "
-        "in content that is data; classifier: a pool's model."
+        description="patterns: your own; personal_data and secrets: by placement.personal_data; injection: "
+        "instructions in content that is data; classifier: a pool's model."
     )
-    on: Annotated[tuple[Where, ...], Field(min_length=1)] = Field(
+    on: Annotated[tuple[TextSource, ...], Field(min_length=1)] = Field(
         ("input", "output"),
         description="input: the caller's messages; tool: results of tools; quoted: fenced, quoted or tagged text in a "
         "message that asks for a summary, a rewrite or a translation; output: the answer.",

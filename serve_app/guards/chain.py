@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from serve_app.config.guards import Action, GuardConfig, GuardsConfig, Where
+from serve_app.config.guards import Action, GuardConfig, GuardsConfig, TextSource
 from serve_app.config.placement import PersonalDataConfig
 from serve_app.errors import ContentFiltered
 from serve_app.guards.classifier import Classifier, verdict
@@ -69,19 +69,19 @@ class Guards:
         """What a finding leads to."""
         return self._guards[span.guard].action
 
-    def recognizers(self, where: Where, pool: str | None = None) -> list[Recognizer]:
+    def recognizers(self, where: TextSource, pool: str | None = None) -> list[Recognizer]:
         """The patterns for texts that come from there, of an answer those for its pool."""
         return [r for name, guard in self._guards.items() if _counts(guard, where, pool) for r in self._patterns[name]]
 
-    def classifies(self, where: Where, pool: str | None = None) -> bool:
+    def classifies(self, where: TextSource, pool: str | None = None) -> bool:
         """Whether a model judges texts that come from there."""
         return any(_counts(self._guards[name], where, pool) for name in self._classifiers)
 
-    def checks(self, where: Where, pool: str | None = None) -> bool:
+    def checks(self, where: TextSource, pool: str | None = None) -> bool:
         """Whether any guard checks texts that come from there."""
         return any(_counts(guard, where, pool) for guard in self._guards.values())
 
-    def scan(self, text: str, where: Where, pool: str | None = None) -> Verdict:
+    def scan(self, text: str, where: TextSource, pool: str | None = None) -> Verdict:
         """The verdict of the patterns alone, which wait for nothing."""
         recognizers = self.recognizers(where, pool)
         spans = find_all(recognizers, text)
@@ -117,7 +117,7 @@ class Guards:
         return await self._judged(self.scan(text, "output", pool), "output", query, call, pool)
 
     async def check_input(self, query: Query, call: Call) -> tuple[Query, Verdict]:
-        """The query as it may go on, and the verdict on all of it. Raises ContentFiltered if it is too long to check."""
+        """The query as it may continue, and the verdict on it. Raises ContentFiltered if it is too long to check."""
         size = sum(len(message.content) for message in query.messages)
         if self._guards and size > self.config.characters:
             raise ContentFiltered(
@@ -142,7 +142,7 @@ class Guards:
             query = replace(query, messages=tuple(messages))
         return query, await self._judged(whole, "input", query, call, None)
 
-    async def _judged(self, so_far: Verdict, where: Where, query: Query, call: Call, pool: str | None) -> Verdict:
+    async def _judged(self, so_far: Verdict, where: TextSource, query: Query, call: Call, pool: str | None) -> Verdict:
         """With the classifiers' verdicts, one after the other until one stops the text."""
         for name, classifier in self._classifiers.items():
             guard = self._guards[name]
@@ -157,11 +157,11 @@ class Guards:
         return so_far
 
 
-def _counts(guard: GuardConfig, where: Where, pool: str | None) -> bool:
+def _counts(guard: GuardConfig, where: TextSource, pool: str | None) -> bool:
     return where in guard.on and (guard.pools is None or pool is None or pool in guard.pools)
 
 
-def _texts(message: Message) -> list[tuple[Where, str]]:
+def _texts(message: Message) -> list[tuple[TextSource, str]]:
     """What is checked of a message: the operator's own and the model's earlier turns are not."""
     if message.role in ("tool", "function"):
         return [("tool", message.content)]

@@ -86,19 +86,7 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         r"|\[/?INST\]|<</?SYS>>"
         r"|</?(?:system|assistant|instructions?)>|(?:^|\n)#{2,4} ?(?:system|instruction|assistant)s? ?:"
         r"|(?:^|\n)\[?(?:system|assistant)\]?(?: message| note| override| prompt)? ?: ",
-        (
-            "<|",
-            "[inst",
-            "[/inst",
-            "<<",
-            "<system",
-            "</system",
-            "<assistant",
-            "</assistant",
-            "<instruction",
-            "</instruction",
-        )
-        + ("#", "system", "assistant"),
+        ("<|", "[inst", "[/inst", "<<", "<system", "</system", "<inst", "</inst", "#", "system", "assistant"),
     ),
     (
         "address",
@@ -134,9 +122,10 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ),
     (
         "channel",
-        r"\b(?:send|forward|post|upload|transmit|exfiltrate|email|e-mail|leak"
-        r"|submit)\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,8}?"
-        r"(?:to|at)\W{1,3}(?:https?://|[\w.+-]{1,40}@[\w-]{1,40}\.)",
+        r"\b(?:send|forward|post|upload|transmit|exfiltrate|email|e-mail|leak|submit|copy)\W{1,3}"
+        r"(?:[\w'’-]{1,20}\W{1,3}){0,4}?"
+        r"(?:conversation|chat|history|data|contents?|credentials?|passwords?|keys?|secrets?|tokens?|everything|files?)\b"
+        r"\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,4}?(?:to|at)\W{1,3}(?:https?://|[\w.+-]{1,40}@[\w-]{1,40}\.)",
         ("http", "@"),
     ),
     ("channel", r"!\[[^\]\n]{0,80}\]\(https?://[^)\s]{0,200}\?[^)\s]{0,120}=", ("![",)),
