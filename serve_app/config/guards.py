@@ -44,7 +44,7 @@ class GuardConfig(Node):
     on: Annotated[tuple[TextSource, ...], Field(min_length=1)] = Field(
         ("input", "output"),
         description="input: the caller's messages; tool: results of tools; quoted: fenced, quoted or tagged text in a "
-        "message that asks for a summary, a rewrite or a translation; output: the answer.",
+        "message that requests a summary, a rewrite or a translation; output: the answer.",
     )
     action: Action = Field(
         "block", description="escalate: block, but a strategy that escalates may ask the next model first."
@@ -95,7 +95,8 @@ class GuardsConfig(Node):
         "answer is status 200 with the message and finish_reason content_filter.",
     )
     message: str = Field(
-        "This request or its answer was stopped by a rule of this endpoint.", description="What the caller is told."
+        "This request or its answer was stopped by a rule of this endpoint.",
+        description="What the caller receives instead.",
     )
     characters: PositiveInt = Field(
         200_000, description="Most characters of a request that are checked; a longer one is refused."

@@ -1,6 +1,6 @@
 """A guard by a model: a pool reads a text and says whether it is unsafe, and of which category.
 
-The text is data between lines with a mark that its writer cannot know. TextSource the pool returns log-probabilities, the
+The text is data between lines with a mark that its writer cannot know. Where the pool returns log-probabilities, the
 probability of the first word decides at the guard's threshold; elsewhere the word itself does.
 """
 

@@ -2,7 +2,7 @@
 
 Categories: `override` (ignore your instructions), `persona` (an unrestricted role), `leak` (the hidden prompt),
 `delimiter` (markup of chat templates), `address` (content that addresses the model or hides from the user), `channel`
-(data to an address outside), `hidden` (characters that nobody sees). English first; the commonest phrases in German,
+(data to an address outside), `hidden` (invisible characters). English first; the commonest phrases in German,
 French and Spanish. Every pattern is bounded.
 """
 
@@ -23,15 +23,15 @@ _MODEL: Final = r"(?:AIs?|LLMs?|language models?|(?:AI |virtual |helpful )?assis
 _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     (
         "override",
-        rf"\b(?:ignore|disregard|forget|override|bypass|overrule|set aside|stop following|do not follow|don't follow)"
+        rf"\b(?:ignore|disregard|forget|override|bypass|overrule|stop following|do not follow|don't follow)"
         rf"{_GAP}(?:previous|prior|above|earlier|preceding|before|all|any|your|system|original|initial|existing|these)"
         rf"{_SHORT}{_RULES}\b",
-        ("ignore", "disregard", "forget", "overr", "bypass", "set aside", "follow"),
+        ("ignore", "disregard", "forget", "overr", "bypass", "follow"),
     ),
     (
         "override",
         r"\b(?:ignore|disregard|forget) (?:everything|all|anything)(?: that was| that is)? "
-        r"(?:above|before|you (?:were|have been) told|you know|written so far|said so far|previously said)\b",
+        r"(?:above|before|you (?:were|have been) given|you know|written so far|said so far|previously said)\b",
         ("ignore", "disregard", "forget"),
     ),
     (
@@ -115,7 +115,7 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ),
     (
         "address",
-        r"\b(?:do not|don't|never|without) (?:tell|mention|inform|inform|reveal|telling|mentioning"
+        r"\b(?:do not|don't|never|without) (?:tell|mention|inform|inform|reveal|mentioning"
         r"|informing|disclose)\w{0,3}"
         r" (?:this |it |any of this )?(?:to )?(?:the |any )?(?:user|human|reader|customer|anyone)\b",
         ("user", "human", "reader", "customer", "anyone"),
@@ -161,7 +161,7 @@ _AFTER: Final = re.compile(r":\s*\n(?P<rest>.{40,})\Z", re.DOTALL)
 def quoted_in(text: str) -> list[str]:
     """The parts of a message that are data: quoted, fenced or tagged, or all after `: ` and a line end.
 
-    Empty unless the message asks for a summary, a rewrite or the like.
+    Empty unless the message requests a summary, a rewrite or the like.
     """
     if _TASK.search(text[:2000]) is None and _TASK.search(text[-500:]) is None:
         return []
@@ -175,5 +175,5 @@ _INVISIBLE: Final = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u
 
 
 def folded(text: str) -> str:
-    """The text without characters that nobody sees, and with compatibility forms as plain letters."""
+    """The text without invisible characters, and with compatibility forms as plain letters."""
     return text if text.isascii() else _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
