@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Final, Self
 
 HEADER: Final = "x-jethro-unrecorded"
-"""By which a Gateway tells a replica."""
+"""By which a Gateway informs a replica."""
 
 _CURRENT: Final[ContextVar[bool]] = ContextVar("jethro_unrecorded", default=False)
 _OPEN: Final = [0, 0]
@@ -18,9 +18,9 @@ _OPEN: Final = [0, 0]
 
 
 @contextmanager
-def unrecorded(wanted: bool = True) -> Iterator[None]:
-    """The body works for a request of which nothing may be kept, and so do the tasks that it starts; if `wanted`."""
-    if not wanted:
+def unrecorded(required: bool = True) -> Iterator[None]:
+    """The body works for a request of which nothing may be kept, and so do the tasks that it starts, if `required`."""
+    if not required:
         yield
         return
     token = _CURRENT.set(True)
@@ -41,10 +41,10 @@ class Undecided:
         self._counted = False
         return self
 
-    def decide(self, wanted: bool) -> None:
-        """The class is known; `wanted`: nothing may be kept."""
-        _CURRENT.set(wanted)
-        if wanted and not self._counted:
+    def decide(self, required: bool) -> None:
+        """The class is known; `required`: nothing may be kept."""
+        _CURRENT.set(required)
+        if required and not self._counted:
             self._counted = True
             _OPEN[0] += 1
             _OPEN[1] += 1

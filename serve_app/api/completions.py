@@ -6,7 +6,7 @@ disconnects or the deadline passes, the strategy's iterator is closed at once, a
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from time import monotonic, time
@@ -34,10 +34,18 @@ from serve_app.api.reply import (
 )
 from serve_app.api.stream_finalizer import StreamFinalizer
 from serve_app.config.tree import LimitsConfig
-from serve_app.errors import DeadlineExceeded, JethroError, PoolUnavailable, UpstreamError
+from serve_app.errors import (
+    ContentFiltered,
+    DeadlineExceeded,
+    JethroError,
+    PoolUnavailable,
+    UnsupportedParameter,
+    UpstreamError,
+)
 from serve_app.gateway.services import Services
+from serve_app.guards.answers import guarded, refusal_events
 from serve_app.store.base import RequestRecord
-from serve_app.strategy import Context, Event, Spent
+from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.types import REACH, Decision, Endpoint, Privacy, Query
 from serve_app.unrecorded import Undecided
 from serve_app.wire.frames import Answer, Call, Frame
@@ -202,10 +210,9 @@ class CompletionHandler:
         context = Context(call, request.stream, services.demand)
         try:
             async with Interrupt(receive, limits.request_timeout_s, services.stops):
-                query = await self._placed(
-                    hinted(request.query, scope["headers"]), requested, response, call, undecided
-                )
-                async with aclosing(strategy.run(query, context)) as events:
+                hint = hinted(request.query, scope["headers"])
+                query = await self._placed(hint, requested, response, call, undecided)
+                async with aclosing(await self._guarded(strategy, query, request.model, response, context)) as events:
                     await response.relay(events, request)
         except DeadlinePassed:
             raise DeadlineExceeded(f"No whole answer within {limits.request_timeout_s:g} s.") from None
@@ -222,7 +229,7 @@ class CompletionHandler:
         if services.placement is not None:
             placed = await services.placement.place(query, requested, call)
             query = placed.query
-            response.found("personal_data", placed.detected)
+            response.found({f"placement.{category}": n for category, n in placed.detected.items()})
         record.unrecorded = query.stays_unrecorded
         undecided.decide(query.stays_unrecorded)
         response.privacy = query.privacy
@@ -230,6 +237,26 @@ class CompletionHandler:
         if services.config.store.keep_prompts and not query.stays_unrecorded:
             record.prompt = query.text
         return query
+
+    async def _guarded(
+        self, strategy: Strategy, query: Query, model: str, response: "_Response", context: Context
+    ) -> AsyncGenerator[Event]:
+        """The strategy's events, with request and answer checked. Raises ContentFiltered for a request that is not."""
+        guards = self._services.guards
+        if guards is None:
+            return strategy.run(query, context)
+        if query.sampling.logprobs and guards.checks("output"):
+            raise UnsupportedParameter(
+                "logprobs: they would show what guards hold back of an answer: leave it out.", param="logprobs"
+            )
+        query, verdict = await guards.check_input(query, context.call)
+        response.found(verdict.findings)
+        if not verdict.stops:
+            return guarded(strategy.run(query, context), guards, query, context, response.found)
+        self._services.recorder.refused("input")
+        if guards.config.refusal == "error":
+            raise ContentFiltered(guards.config.message, param="messages" if query.endpoint == "chat" else "prompt")
+        return refusal_events(guards.config.message, query, model, context)
 
 
 class _Response:
@@ -252,12 +279,14 @@ class _Response:
         self._parsed_at = monotonic()
         self.record.parse_ms = (self._parsed_at - self.started) * 1e3
 
-    def found(self, guard: str, categories: Mapping[str, int]) -> None:
-        """What a guard found, by category: counted, and shown in the answer. Never what it was."""
-        for category, number in categories.items():
-            key = f"{guard}.{category}"
-            self._found[key] = self._found.get(key, 0) + number
-        if categories and self.record.decision is not None:
+    def found(self, findings: Mapping[str, int]) -> None:
+        """What was found, by `guard.category`: counted, and shown in the answer. Never what it was."""
+        if not findings:
+            return
+        self._recorder.found(findings)
+        for name, number in findings.items():
+            self._found[name] = self._found.get(name, 0) + number
+        if self.record.decision is not None:
             self.record.decision = replace(self.record.decision, guards=dict(self._found))
 
     async def relay(self, events: AsyncIterator[Event], request: ParsedRequest) -> None:

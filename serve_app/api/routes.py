@@ -105,7 +105,7 @@ class Routes:
             if services.placement is not None:
                 placed = await services.placement.place(query, requested, Call(id_, caller.request_id, 0))
                 query = placed.query
-                detected.update({f"personal_data.{category}": n for category, n in placed.detected.items()})
+                detected.update({f"placement.{category}": n for category, n in placed.detected.items()})
             undecided.decide(query.stays_unrecorded)
             record.unrecorded = query.stays_unrecorded
             if services.config.store.keep_prompts and not query.stays_unrecorded:

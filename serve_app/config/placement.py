@@ -51,7 +51,7 @@ class PersonalDataConfig(Node):
         None, description="An installed spaCy model that finds names and places for Presidio; null: no such model."
     )
     names_pool: str | None = Field(
-        None, description="A pool of place local whose model is asked for names and places; null: they are not found."
+        None, description="A pool of place local whose model lists names and places; null: they are not found."
     )
     names_timeout_s: PositiveFloat = Field(5.0, description="Without its answer in this time the request is refused.")
 

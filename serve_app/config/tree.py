@@ -17,6 +17,7 @@ from pydantic import (
 from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.base import FolderOrFile, Node
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
+from serve_app.config.guards import GuardsConfig
 from serve_app.config.kubernetes import KubernetesConfig
 from serve_app.config.orchestration import OrchestrationConfig
 from serve_app.config.placement import PlacementConfig
@@ -252,6 +253,7 @@ class Config(Node):
     scorer: ScorerConfig = ScorerConfig()
     streams: StreamsConfig = StreamsConfig()
     placement: PlacementConfig = PlacementConfig()
+    guards: GuardsConfig = GuardsConfig()
     store: StoreConfig = StoreConfig()
     log: LogConfig = LogConfig()
     cluster: ClusterConfig = ClusterConfig()

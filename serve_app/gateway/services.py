@@ -18,7 +18,9 @@ from serve_app.gateway.catalogue import Catalogue
 from serve_app.gateway.fairness import FairLimiter
 from serve_app.gateway.reload import Reloader
 from serve_app.gateway.scope import ScopeNotes
+from serve_app.guards.chain import Guards
 from serve_app.guards.personal.detector import PersonalData
+from serve_app.guards.recognizers import chain_of
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
 from serve_app.observability.metrics import Recorder
 from serve_app.placement.policy import PlacementPolicy
@@ -83,6 +85,7 @@ class Services:
     placement: PlacementPolicy | None = None
     adapters: GatewayAdapters | None = None
     scope: ScopeNotes = field(default_factory=ScopeNotes)
+    guards: Guards | None = None
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""
@@ -175,7 +178,18 @@ def build_services(
         limiter=FairLimiter(gateway.max_ongoing_requests, share, weights, gateway.retry_after_s),
         placement=PlacementPolicy(config, personal),
         scope=ScopeNotes.from_config(config),
+        guards=_guards(config, pools),
     )
+
+
+def _guards(config: Config, pools: Mapping[str, Pool]) -> Guards | None:
+    """The guards of a config, None without any. Raises ConfigError for one that is invalid."""
+    chain = chain_of(config.guards)
+    for guard in chain:
+        for name in (*(guard.pools or ()), *([guard.pool] if guard.pool is not None else [])):
+            if name not in pools:
+                raise ConfigError(f"guards: {guard.name}: no pool {name!r}; there are {', '.join(pools)}: name one")
+    return Guards(config.guards, chain, config.placement.personal_data, pools) if chain else None
 
 
 def _detects(config: Config) -> bool:

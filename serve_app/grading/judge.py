@@ -20,7 +20,7 @@ from serve_app.grading.base import UNIT, Range, Report, silent, with_quality
 from serve_app.grading.calls import JudgeCalls
 from serve_app.pools.base import Pool
 from serve_app.types import Query
-from serve_app.wire.marks import mark_of
+from serve_app.wire.requests import mark_of
 
 Verdict = Literal["first", "second", "tie"]
 RATINGS = (1, 10)

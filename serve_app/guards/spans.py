@@ -8,7 +8,7 @@ leaves before the whole is known, whatever the pieces are.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from re import _parser  # type: ignore[attr-defined]  # the standard library's own parser, for the width of a pattern
 from typing import Final, NamedTuple
 
@@ -57,6 +57,10 @@ class Recognizer:
         object.__setattr__(self, "width", width)
         end = rf"[{self.alphabet}]*\Z" if self.alphabet else ""
         object.__setattr__(self, "_end", re.compile(end) if end else None)
+
+    def named(self, guard: str) -> "Recognizer":
+        """The same for a guard of this name."""
+        return replace(self, guard=guard)
 
     def find(self, text: str) -> Iterator[Span]:
         """Spans of a whole text, in order."""

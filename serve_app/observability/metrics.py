@@ -156,6 +156,9 @@ class Recorder:
         self._cost = cache(counter("jethro_cost_usd", "Spent, in US dollars", pool).labels)
         self._unauthorized = counter("jethro_unauthorized", "Requests with no key or a wrong one")
         self._feedback = counter("jethro_feedback", "Feedback stored")
+        found = "Findings of guards, and of personal data by placement"
+        self._findings = counter("jethro_guard_findings", found, ("guard", "category"))
+        self._refused = counter("jethro_guard_refusals", "Requests and answers that guards stopped", ("where",))
 
     def watch_store(self, figures: StoreFigures) -> None:
         """Report a store's queue and losses at every scrape."""
@@ -200,6 +203,16 @@ class Recorder:
     def unauthorized(self) -> None:
         """A request was refused for its key."""
         self._unauthorized.inc()
+
+    def found(self, findings: Mapping[str, int]) -> None:
+        """Guards found something: numbers by `guard.category`."""
+        for name, number in findings.items():
+            guard, _, category = name.partition(".")
+            self._findings.labels(guard, category).inc(number)
+
+    def refused(self, where: str) -> None:
+        """Guards stopped a request (`input`) or an answer (`output`)."""
+        self._refused.labels(where).inc()
 
     def feedback(self) -> None:
         """Feedback was stored."""

@@ -72,7 +72,7 @@ class PlacementPolicy:
         return Placed(replace(query, privacy=privacy, reach=reach, detected=categories), detected)
 
     def privacy(self, tenant: str | None, requested: Privacy | None, detected: bool) -> Privacy:
-        """The class in force: the strictest, unless the caller may loosen and says what it wants."""
+        """The class in force: the strictest, unless the caller may loosen and names one."""
         settings = self._settings
         given: list[Privacy] = [self._classes.get(tenant or "", settings.default)]
         if detected and settings.detected is not None:

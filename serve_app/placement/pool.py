@@ -68,7 +68,7 @@ class PlacedPool:
         )
 
     def _salted(self, query: Query) -> Query:
-        """With a salt, so that its cache is shared with nobody (class local) or within a tenant (private)."""
+        """With a salt, so that its cache is not shared (class local) or within a tenant (private)."""
         if not self._salts or query.privacy == "any":
             return query
         own = query.stays_unrecorded or query.tenant is None

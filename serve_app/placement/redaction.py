@@ -114,7 +114,7 @@ class Redactor:
         found = await self._personal.find(texts, query, call)
         if not any(found):
             return query, {}
-        spans = {text: self._wanted(each) for text, each in zip(texts, found, strict=True)}
+        spans = {text: self._replaced(each) for text, each in zip(texts, found, strict=True)}
         placeholders = Placeholders(texts)
         changed = _Changed(spans, placeholders)
         messages = [Message(m.role, changed.text(m.content), changed.value(_unnamed(m))) for m in query.messages]
@@ -135,7 +135,7 @@ class Redactor:
         )
         return sent, values
 
-    def _wanted(self, spans: list[Span]) -> list[Span]:
+    def _replaced(self, spans: list[Span]) -> list[Span]:
         return [s for s in spans if self._categories is None or s.category in self._categories]
 
 

@@ -104,8 +104,8 @@ class StreamStrategy:
         try:
             pool = self.pool(spec.llm_pool)
             guided = pool.capabilities.guided
-            asked = replace(question(spec, text, guided=guided), privacy=query.privacy, reach=query.reach)
-            answer = await Attempt((pool,), asked, context.call, steps).complete()
+            sent = replace(question(spec, text, guided=guided), privacy=query.privacy, reach=query.reach)
+            answer = await Attempt((pool,), sent, context.call, steps).complete()
             content = _content(answer)
         except JethroError as error:
             if not query.stays_unrecorded:

@@ -10,13 +10,14 @@ from typing import Any, Final, Protocol
 import orjson
 
 from serve_app.errors import UpstreamError
+from serve_app.types import FinishReason
 from serve_app.wire.frames import Answer, Frame
 
 FIELDS: Final = ("content", "text", "reasoning_content", "reasoning", "refusal")
 """Of a message, a delta or a choice: what a caller reads."""
 ARGUMENTS: Final = "arguments"
 """The name under which a filter is made for a tool call's arguments, which are JSON."""
-FILTERED: Final = "content_filter"
+FILTERED: Final[FinishReason] = "content_filter"
 
 
 class TextFilter(Protocol):

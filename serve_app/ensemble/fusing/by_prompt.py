@@ -17,7 +17,7 @@ from serve_app.pools.base import Pool
 from serve_app.types import Message, Query, Usage
 from serve_app.wire.answers import AnswerReader
 from serve_app.wire.frames import Answer, Call, Frame
-from serve_app.wire.marks import mark_of
+from serve_app.wire.requests import mark_of
 
 _FRAME: Final = """{request}
 

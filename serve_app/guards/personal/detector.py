@@ -1,6 +1,6 @@
 """Personal data in a request's texts: the tiers of the config, one after the other.
 
-Names and places have no pattern. They are found by a pool of place local that is asked for them, or by a spaCy model
+Names and places have no pattern. They are found by a pool of place local that lists them, or by a spaCy model
 that the operator has installed for Presidio; without either they are not found, and the documentation says so.
 """
 
@@ -25,14 +25,14 @@ class PersonalData:
     def __init__(self, config: PersonalDataConfig, pools: Mapping[str, Pool]) -> None:
         self._categories = config.categories
         self.recognizers = personal_recognizers(config.regions, config.categories)
-        wanted = config.categories is None or bool({"name", "location"} & set(config.categories))
+        named = config.categories is None or bool({"name", "location"} & set(config.categories))
         self._presidio = PresidioTier(config) if config.tier == "presidio" else None
         pool = config.names_pool
-        self._names = NamesModel(pools[pool], config.names_timeout_s) if pool is not None and wanted else None
+        self._names = NamesModel(pools[pool], config.names_timeout_s) if pool is not None and named else None
 
     @property
     def waits(self) -> bool:
-        """Whether a pool is asked, so that a request waits for more than arithmetic."""
+        """Whether a pool is called, so that a request waits for more than arithmetic."""
         return self._names is not None
 
     async def find(self, texts: Sequence[str], query: Query, call: Call) -> list[list[Span]]:

@@ -47,11 +47,11 @@ class PresidioTier:
                 f"placement.personal_data.spacy_model: {config.spacy_model or config.language!r} cannot be loaded "
                 f"({e}): install that model's package, or leave it out"
             ) from e
-        engine.nlp = {config.language: pipeline}  # type: ignore[assignment]  # its own `load` would download
+        engine.nlp = {config.language: pipeline}  # its own `load` would download
         registry = RecognizerRegistry(supported_languages=[config.language])
         registry.load_predefined_recognizers(languages=[config.language])
         left_out = _LEFT_OUT if config.spacy_model else (*_LEFT_OUT, "SpacyRecognizer")
-        registry.recognizers = [r for r in registry.recognizers if str(r.name) not in left_out]  # type: ignore[has-type]
+        registry.recognizers = [r for r in registry.recognizers if str(r.name) not in left_out]
         self._analyzer = AnalyzerEngine(
             registry=registry, nlp_engine=engine, supported_languages=[config.language], log_decision_process=False
         )

@@ -17,7 +17,7 @@ from serve_app.errors import ConfigError, ContextLengthExceeded, UpstreamError
 from serve_app.types import Capabilities, Message, Price, Query, Sampling
 from serve_app.wire.answers import AnswerReader
 from serve_app.wire.frames import Call
-from serve_app.wire.marks import mark_of
+from serve_app.wire.requests import mark_of
 from tests.fakes import FakeEngine
 
 CALL = Call("d-1", "r-1", 1)
