@@ -65,6 +65,8 @@ class Query:
     metadata: Mapping[str, str] = field(default_factory=dict)
     tenant: str | None = None
     adapter: str | None = None
+    task: str | None = None
+    """The caller's hint at the task, for orchestration; it stays with the Gateway."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further parameters for engines that support them (guided decoding, template arguments)."""
 
@@ -220,6 +222,8 @@ class Decision:
     warning: Annotated[
         str | None, Shown("Why the choice may be of no use, as with a router of other models.", header="warning")
     ] = None
+    task: Annotated[str | None, Shown("The task that orchestration recognized.", header="task", logged="task")] = None
+    adapter: Annotated[str | None, Shown("The adapter of that model.", header="adapter", logged="adapter")] = None
     preferred_pool: str | None = None
     """The pool preferred without regard to load, if other than `pool`: its demand counts for scaling."""
 

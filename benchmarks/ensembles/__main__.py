@@ -54,7 +54,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {e}", file=sys.stderr)
         return 2
     verdict = {line: [s["name"] for s in found if any(s["lines"][line]["reached"].values())] for line in (THREE, CHEAP)}
-    result = {"environment": stamp, "seed": args.seed, "splits": args.splits, "settings": found, "verdict": verdict}
+    result = {
+        "environment": stamp,
+        "seed": args.seed,
+        "splits": args.splits,
+        "routed_splits": args.routed,
+        "settings": found,
+        "verdict": verdict,
+    }
     (args.out / "ensembles.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     (args.out / "ensembles.md").write_text(text(result), "utf-8")
     draw(found, f"{one_line(stamp)}, seed {args.seed}", args.out / "ensembles.png")

@@ -138,6 +138,7 @@ def text(result: Mapping[str, Any]) -> str:
         "plan at the same calls. Over the best single: over the best model that costs no more, by its answers to the "
         "same half, with a 95 % interval.",
         *([] if _routed(result["settings"]) else ["Routing and cascade routing were left out of this run."]),
+        *([f"Routing and cascade routing: of the first {n} splits."] if (n := result.get("routed_splits")) else []),
         CHOSEN,
         _below_single(result["settings"]),
         *(

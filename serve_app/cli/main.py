@@ -9,6 +9,7 @@ from serve_app.cli.adapter import commands as adapter
 from serve_app.cli.cascade import commands as cascade
 from serve_app.cli.ensemble import commands as ensemble
 from serve_app.cli.options import new_group
+from serve_app.cli.orchestrate import commands as orchestrate
 from serve_app.cli.router import commands as router
 from serve_app.cli.start import init, tune
 from serve_app.cli.stream import commands as stream
@@ -43,6 +44,7 @@ app.add_typer(router.group, name="router")
 app.add_typer(stream.group, name="stream")
 app.add_typer(cascade.group, name="cascade")
 app.add_typer(ensemble.group, name="ensemble")
+app.add_typer(orchestrate.group, name="orchestrate")
 app.add_typer(adapter.group, name="adapter")
 app.add_typer(stored.group, name="decisions")
 app.add_typer(scale.group, name="scale")

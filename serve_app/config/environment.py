@@ -50,6 +50,15 @@ _PATIENCE = {
 }
 """Limits of a start on a machine that does much else: a dozen processes start at once, and each waits for another."""
 
+_OF_TOOLS = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "TMPDIR")
+"""Variables that a tool's process gets; a key is none of them."""
+
+
+def tool_environment() -> dict[str, str]:
+    """The environment of a process that runs a tool for a model: enough to find Python, and no secret."""
+    return {key: os.environ[key] for key in _OF_TOOLS if key in os.environ}
+
+
 _INGRESS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
 """Ports of Gateways, to which HAProxy sends. Serve announces a port to HAProxy before it has bound it: where two
 endpoints of one machine draw from the same ports, one's callers have reached the other's Gateway."""

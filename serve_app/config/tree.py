@@ -10,6 +10,7 @@ from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.base import FolderOrFile, Node
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.kubernetes import KubernetesConfig
+from serve_app.config.orchestration import OrchestrationConfig
 from serve_app.config.pools import PoolConfig, ResourcesConfig
 from serve_app.config.strategies import CascadeConfig, EnsembleConfig, StreamsConfig
 from serve_app.front.settings import FrontBounds
@@ -231,6 +232,7 @@ class Config(Node):
     routing: RoutingConfig = RoutingConfig()
     cascade: CascadeConfig = CascadeConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
+    orchestration: OrchestrationConfig = OrchestrationConfig()
     adapters: AdaptersConfig = AdaptersConfig()
     scorer: ScorerConfig = ScorerConfig()
     streams: StreamsConfig = StreamsConfig()

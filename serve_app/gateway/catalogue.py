@@ -14,6 +14,7 @@ from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.gateway.adapters import GatewayAdapters
 from serve_app.gateway.cascades import has_price, load_cascades
 from serve_app.gateway.ensembles import load_best_of, load_ensembles
+from serve_app.gateway.orchestration import ORCHESTRATE, load_orchestration
 from serve_app.gateway.priors import PriorRouters
 from serve_app.pools.base import Pool
 from serve_app.routing.multi_pool import NAME as ROUTE_ALL
@@ -73,9 +74,11 @@ class Catalogue:
         models, best_of = models or ModelLoader(ModelThreads()), config.routing.best_of
         self._best_of = load_best_of(best_of, models) if best_of is not None else None
         self._now = _Names(routers, {}, OrderedDict())
-        self._cascades = load_cascades(config.cascade, pools, PriorRouters(lambda: self.routers.routers, load_router))
+        priors = PriorRouters(lambda: self.routers.routers, load_router)
+        self._cascades = load_cascades(config.cascade, pools, priors)
         ensembles = load_ensembles(config.ensemble, pools, models)
-        self._fitted = {**self._cascades.strategies, **ensembles.strategies}
+        self._orchestration, line = load_orchestration(config.orchestration, pools, priors)
+        self._fitted = {**self._cascades.strategies, **ensembles.strategies, ORCHESTRATE: (self._orchestration, line)}
         self._missing = {**self._cascades.missing, **ensembles.missing}
         self.swap(routers)
         if self._multi_pool is not None and ROUTE_ALL not in self._now.named:
@@ -122,6 +125,8 @@ class Catalogue:
     def swap(self, routers: RouterSet) -> None:
         """Serve these from the next request on."""
         self._expected = {router.version: self._expects(router) for router in routers.routers.values()}
+        self._orchestration.router, self._orchestration.threshold = routers.default, routers.threshold
+        self._orchestration.router_note = routers.default_note
         route = self._route("route", routers.routers[routers.default], routers.threshold, routers.default_note)
         named: dict[str, Strategy] = {"jethro": route, "jethro-route": route}
         many = self._multi_pool

@@ -63,6 +63,8 @@ def own_artefacts(config: Config, is_dir: IsDir = os.path.isdir) -> list[Named]:
     found += [Named(key, path, packed) for key, (path, packed) in chains.items() if path is not None]
     if config.routing.best_of is not None and (ranker := config.routing.best_of.ranker) is not None:
         found.append(Named("routing.best_of.ranker", ranker, "best-of-ranker"))
+    if (tasks := config.orchestration.classifier) is not None:
+        found.append(Named("orchestration.classifier", tasks, "task-classifier"))
     if serves_adapters(config) and _folder_names(config.adapters.registry):
         found.append(Named("adapters.registry", config.adapters.registry, "adapters"))
     ensemble = config.ensemble.folders

@@ -60,8 +60,8 @@ def _closed(node: Any, top: bool = False) -> Any:
 
 
 def _against(schema: Any, body: Any) -> Iterator[str]:
-    with needs_extra("checking manifests needs jsonschema", "k8s"):
-        from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator
+
     for error in Draft202012Validator(schema).iter_errors(body):
         path = ".".join(str(part) for part in error.absolute_path) or "the object"
         if error.validator == "additionalProperties":

@@ -93,7 +93,7 @@ def test_cache_of_thresholds_is_bounded(catalogue: Catalogue) -> None:
 
 def test_listing_names_what_resolves(catalogue: Catalogue) -> None:
     listed = [m.id for m in catalogue.models()]
-    assert listed[:5] == ["jethro", "jethro-route", "m-small", "m-large", "m-other"]
+    assert listed[:6] == ["jethro", "jethro-route", "jethro-orchestrate", "m-small", "m-large", "m-other"]
     assert any(name.startswith("router-random-") for name in listed) and len(set(listed)) == len(listed)
     for name in listed:
         catalogue.resolve(name)

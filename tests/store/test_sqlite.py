@@ -72,7 +72,8 @@ async def test_a_decision_is_seen_at_once_with_all_its_fields(store):
         "score": 0.25, "threshold": 0.5, "reason": "easy", "policy_version": "v1", "decision_ms": 0.2,
         "expected": {"small": {"quality": 0.9, "cost_usd": 1e-6}}, "features": {"length": 0.1}, "prompt_tokens": 5,
         "completion_tokens": 3, "cost_usd": 1e-6, "latency_ms": 12.5, "ttft_ms": 3.5, "error_code": "x",
-        "prompt": "hi", "user": None, "safety_identifier": None, "feedback": [], "warning": None,
+        "prompt": "hi", "user": None, "safety_identifier": None, "feedback": [], "warning": None, "task": None,
+        "adapter": None,
     }  # fmt: skip
 
 

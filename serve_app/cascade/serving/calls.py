@@ -26,7 +26,7 @@ async def call_and_assess(result: StageResult, prior: float | None, *, stream: b
     if needs.samples:
         result.samples = await _answer_and_samples(result, needs.samples, stream)
     else:
-        await _answer(result, stream)
+        await call_for_answer(result, stream=stream)
     result.record("confidence unknown", result.reading.usage or Usage())
     if needs.verdicts:
         verdicts = {}
@@ -39,7 +39,8 @@ async def call_and_assess(result: StageResult, prior: float | None, *, stream: b
     result.steps[0] = replace(result.steps[0], reason=str(result.confidence))
 
 
-async def _answer(result: StageResult, stream: bool) -> None:
+async def call_for_answer(result: StageResult, *, stream: bool) -> None:
+    """Fill in answer or frames (`stream`), held whole. Raises as the pool does, UpstreamError for half an answer."""
     pool = result.stage.pool
     if not stream:
         result.answer = await pool.complete(result.sent, result.call)
@@ -60,7 +61,7 @@ async def _answer_and_samples(result: StageResult, count: int, stream: bool) -> 
     try:
         async with asyncio.TaskGroup() as group:
             samples = group.create_task(_samples(result, count))
-            await _answer(result, stream)
+            await call_for_answer(result, stream=stream)
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
     return samples.result()

@@ -103,6 +103,10 @@ class CascadeRun(ABC):
         """The stage to call now; by default the next one up the chain."""
         return self.stages[len(self.called)] if len(self.called) < len(self.stages) else None
 
+    def query_for(self, stage: Stage) -> Query:
+        """The query as the stage's pool receives it; by default with what its signal needs."""
+        return with_needs(self.query, stage.needs)
+
     @abstractmethod
     async def call(self, result: StageResult) -> None:
         """Call a stage until it is known whether its answer is taken. Raises JethroError if there is none."""
@@ -159,7 +163,7 @@ class CascadeRun(ABC):
         self.context.demand.requested(stage.pool.name)
         last = not self._others(stage) and all(r.error is not None for r in self.results)
         call = replace(self.context.call, may_wait=last)
-        self.results.append(StageResult(stage, with_needs(self.query, stage.needs), call))
+        self.results.append(StageResult(stage, self.query_for(stage), call))
         return self.results[-1]
 
     @property

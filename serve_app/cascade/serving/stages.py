@@ -129,6 +129,11 @@ class StageResult:
         self.steps.insert(len(self.steps) if further else 0, step)
         self.recorded = self.recorded or not further
 
+    def ask_again(self, sent: Query) -> None:
+        """Forget the answer to the query sent before, whose call is recorded, for the one to `sent`."""
+        self.sent, self.answer, self.frames = sent, None, []
+        self.reading = AnswerReader(sent)
+
     def fail(self, error: JethroError) -> None:
         """Record that the call gave no answer."""
         self.error, self.recorded = error, True

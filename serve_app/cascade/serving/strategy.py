@@ -28,18 +28,24 @@ class _ConfidenceRun(CascadeRun):
     async def call(self, result: StageResult) -> None:
         if result.stage.checked:
             await call_checked(self, result)
-        elif self.context.stream:
-            result.stream = PendingStream(result.stage.pool, result.sent, result.call)
-            await first_frame(result, self.within_s)
         else:
-            try:
-                async with asyncio.timeout(self.within_s):
-                    answer = await result.stage.pool.complete(result.sent, result.call)
-            except TimeoutError:
-                raise late(result) from None
-            result.record("taken", answer.usage)
-            result.answer = answer
-            self.took(result)
+            await pass_through(self, result)
+
+
+async def pass_through(run: CascadeRun, result: StageResult) -> None:
+    """Call a stage whose answer is taken whatever it is: a stream until its first frame, otherwise to its end."""
+    if run.context.stream:
+        result.stream = PendingStream(result.stage.pool, result.sent, result.call)
+        await first_frame(result, run.within_s)
+        return
+    try:
+        async with asyncio.timeout(run.within_s):
+            answer = await result.stage.pool.complete(result.sent, result.call)
+    except TimeoutError:
+        raise late(result) from None
+    result.record("taken", answer.usage)
+    result.answer = answer
+    run.took(result)
 
 
 async def call_checked(run: CascadeRun, result: StageResult) -> None:

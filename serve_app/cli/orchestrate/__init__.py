@@ -1,0 +1,1 @@
+"""`jethro orchestrate`."""

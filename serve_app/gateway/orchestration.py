@@ -1,0 +1,108 @@
+"""The orchestration of a config: which task table serves under the name jethro-orchestrate, or why none does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import yaml
+from pydantic import ValidationError
+
+from serve_app.cascade.base import Chain
+from serve_app.cascade.serving.skipping import LatencyEstimate
+from serve_app.config.orchestration import OrchestrationConfig, TaskConfig, TierConfig
+from serve_app.errors import ConfigError
+from serve_app.gateway.priors import PriorRouters
+from serve_app.orchestration.checks import Verdict, no_verdict
+from serve_app.orchestration.classifier import HashedTasks
+from serve_app.orchestration.server_tools import ServerTools
+from serve_app.orchestration.strategy import Orchestration
+from serve_app.orchestration.tasks import TaskTable
+from serve_app.pools.base import Pool
+
+ORCHESTRATE: Final = "jethro-orchestrate"
+_DEFAULT: Final = TaskConfig(tiers=(TierConfig(pool="small"), TierConfig(pool="large", strong=True)))
+_SHIPPED: Final = "tasks.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedTable:
+    """A table that ships: the model of each of its pools, its rows, and the row of all other queries."""
+
+    models: Mapping[str, str]
+    tasks: Mapping[str, TaskConfig] = field(default_factory=dict)
+    default: TaskConfig = _DEFAULT
+
+
+def load_orchestration(
+    config: OrchestrationConfig, pools: Mapping[str, Pool], priors: PriorRouters, verdict: Verdict = no_verdict
+) -> tuple[Orchestration, str]:
+    """The strategy over these pools, and its line in /v1/models. Raises ConfigError for a table that cannot serve."""
+    ships = _shipped(pools) if config.tasks is None else None
+    rows = config.tasks if config.tasks is not None else ships.tasks if ships is not None else {}
+    default = config.default or (ships.default if ships is not None else _DEFAULT)
+    for name, row in {**rows, "default": default}.items():
+        _check_tiers(f"orchestration.tasks.{name}" if name in rows else "orchestration.default", row, pools)
+    classifier = None
+    if config.classifier is not None:
+        try:
+            classifier = HashedTasks.load(Path(config.classifier))
+        except ConfigError as e:
+            raise ConfigError(f"orchestration.classifier: {e}") from e
+        if unknown := next((task for task in classifier.tasks if task not in rows), None):
+            raise ConfigError(
+                f"orchestration.classifier: it knows the task {unknown!r}, which orchestration.tasks has not: add its "
+                "row, or fit the classifier without it"
+            )
+    strategy = Orchestration(
+        "orchestrate",
+        Chain((), _version(rows, default, classifier.version if classifier is not None else "")),
+        pools,
+        priors.score,
+        LatencyEstimate(config.min_remaining_s),
+        table=TaskTable(rows, default, classifier, config.min_probability),
+        tools=ServerTools(config.tools, config.tool_steps, config.tool_calls),
+        verdict=verdict,
+    )
+    named = f"{', '.join(rows)}, and all else" if rows else "every query"
+    return strategy, f"the tiers of a query's task in turn, until an answer passes its checks: {named}"
+
+
+def _check_tiers(where: str, row: TaskConfig, pools: Mapping[str, Pool]) -> None:
+    for number, tier in enumerate(row.tiers):
+        pool = pools.get(tier.pool)
+        if pool is None:
+            raise ConfigError(
+                f"{where}.tiers[{number}].pool: no pool {tier.pool!r}, the config has {', '.join(pools)}: name one of "
+                "them, or add it under pools"
+            )
+        if tier.min_confidence is not None and not pool.capabilities.logprobs:
+            raise ConfigError(
+                f"{where}.tiers[{number}].min_confidence: pool {tier.pool} returns no log-probabilities: set "
+                f"pools.{tier.pool}.engine.logprobs if it does, or leave min_confidence out"
+            )
+
+
+def _shipped(pools: Mapping[str, Pool]) -> ShippedTable | None:
+    """The table that ships, if these are the models that it was made for."""
+    file = resources.files("serve_app.orchestration") / "lab" / _SHIPPED
+    if not file.is_file():
+        return None
+    body: dict[str, Any] = yaml.safe_load(file.read_text("utf-8"))
+    try:
+        rows = {name: TaskConfig.model_validate(row) for name, row in body["tasks"].items()}
+        table = ShippedTable(body["models"], rows, TaskConfig.model_validate(body["default"]))
+    except (KeyError, ValidationError) as e:
+        raise ConfigError(f"the task table that ships is broken: {e}; install the package again") from e
+    fits = all(name in pools and pools[name].model == model for name, model in table.models.items())
+    return table if fits else None
+
+
+def _version(rows: Mapping[str, TaskConfig], default: TaskConfig, classifier: str) -> str:
+    """A hash of all that decides, so that a decision names the table it was made by."""
+    tables = {name: row.model_dump(mode="json") for name, row in {**rows, "default": default}.items()}
+    content = orjson.dumps([tables, classifier], option=orjson.OPT_SORT_KEYS)
+    return f"orchestration-{blake2b(content, digest_size=6).hexdigest()}"
