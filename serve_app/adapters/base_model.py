@@ -101,17 +101,17 @@ def check_shapes(files: AdapterFiles, shapes: Mapping[str, tuple[int, int]], nam
             )
 
 
-def mismatch(adapter: str, wanted: tuple[str, str], base: tuple[str, str]) -> InvalidAdapter:
+def mismatch(adapter: str, bound: tuple[str, str], base: tuple[str, str]) -> InvalidAdapter:
     """The error for an adapter of another base; both are (name, hash)."""
-    theirs, ours = f"{wanted[1][:_SHOWN]}…", f"{base[1][:_SHOWN]}…"
-    if wanted[0] == base[0]:
+    theirs, ours = f"{bound[1][:_SHOWN]}…", f"{base[1][:_SHOWN]}…"
+    if bound[0] == base[0]:
         return InvalidAdapter(
-            f"adapter {adapter!r} was trained on another version of {wanted[0]} (weights {theirs}, here {ours}): train "
+            f"adapter {adapter!r} was trained on another version of {bound[0]} (weights {theirs}, here {ours}): train "
             "it again on this version, or serve the version it was trained on",
             param="model",
         )
     return InvalidAdapter(
-        f"adapter {adapter!r} belongs to {wanted[0]} (weights {theirs}) and not to {base[0]} (weights {ours}): request "
+        f"adapter {adapter!r} belongs to {bound[0]} (weights {theirs}) and not to {base[0]} (weights {ours}): request "
         "it from a pool that runs its base model, or train it on this one",
         param="model",
     )

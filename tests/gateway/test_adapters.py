@@ -1,19 +1,22 @@
 """Which pool serves which adapter, and the names that callers write."""
 
+import asyncio
+
 import pytest
 
 from serve_app.adapters.registry import AdapterRegistry
+from serve_app.config.adapters import AdapterCacheConfig, VllmAdaptersConfig
 from serve_app.config.tree import Config
-from serve_app.errors import ConfigError, InvalidAdapter, ModelNotFound, NotFound, PermissionDenied
+from serve_app.errors import InvalidAdapter, ModelNotFound, NotFound, PermissionDenied
 from serve_app.gateway.adapters import GatewayAdapters
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.pools.directory import Directory, ReplicaReport
 from serve_app.pools.factory import build_pool
 from serve_app.routing.strategy import DirectStrategy
 from serve_app.types import Capabilities, Message, Query
+from tests.api.fakes import FakePool
 from tests.lora import registry_settings, save_adapter
 from tests.models import save_random_model
-from tests.routing.fakes import FakePool
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +84,7 @@ async def test_an_adapter_of_an_older_version_of_the_base(adapters, registry, tm
     model = tmp_path / "changing"
     save_random_model(model, seed=5)
     registry.add(save_adapter(tmp_path / "old", model, name="old"))
-    with pytest.raises(ModelNotFound, match="'old' belongs to .* request it from a pool that runs its base model"):
+    with pytest.raises(ModelNotFound, match=r"'old' belongs to .* request it from a pool that runs its base model"):
         adapters.resolve("m:old")
 
 
@@ -173,8 +176,6 @@ async def test_replicas_that_hold_an_adapter_are_counted(tmp_path, models, regis
 
 
 async def test_the_registry_is_followed(tmp_path, models, registry):
-    import asyncio
-
     tree = config(models, tmp_path)
     adapters = GatewayAdapters(tree, fakes(tree))
     adapters.start()
@@ -190,12 +191,9 @@ async def test_the_registry_is_followed(tmp_path, models, registry):
 
 
 def test_settings_that_contradict_themselves():
-    from serve_app.config.adapters import AdapterCacheConfig, VllmAdaptersConfig
-
     with pytest.raises(ValueError, match="2 adapters are pinned and max_loaded is 1"):
         AdapterCacheConfig(max_loaded=1, pinned=("a", "b"))
     with pytest.raises(ValueError, match="name each pinned adapter once"):
         AdapterCacheConfig(pinned=("a", "a"))
     with pytest.raises(ValueError, match="max_in_batch 4 is above max_loaded 2"):
         VllmAdaptersConfig(max_loaded=2)
-    assert issubclass(ConfigError, Exception)

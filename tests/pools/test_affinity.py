@@ -11,7 +11,9 @@ A, B, C = "http://a/v1", "http://b/v1", "http://c/v1"
 
 def directory(clock=None, **held: object) -> Directory:
     made = Directory("small", rng=random.Random(0), **({"clock": clock} if clock else {}))
-    made.update([ReplicaReport(address, adapters=held.get(name, ())) for name, address in zip("abc", (A, B, C))])
+    made.update(
+        [ReplicaReport(address, adapters=held.get(name, ())) for name, address in zip("abc", (A, B, C), strict=True)]
+    )
     return made
 
 

@@ -155,5 +155,5 @@ def _mask(rows: tuple[LoraWeights | None, ...], stacked: _Stacked) -> Tensor | N
     device = stacked.down.device
     ranks = torch.tensor([rank for _, rank in stacked.owners], device=device)
     columns = torch.arange(len(ranks), device=device).repeat_interleave(ranks)
-    wanted = torch.tensor([-1 if row is None else number.get(row, -1) for row in rows], device=device)
-    return (wanted[:, None, None] == columns).to(stacked.down.dtype)
+    chosen = torch.tensor([-1 if row is None else number.get(row, -1) for row in rows], device=device)
+    return (chosen[:, None, None] == columns).to(stacked.down.dtype)

@@ -86,7 +86,7 @@ async def test_without_the_setting_an_adapter_is_refused(model):
     await engine.aclose()
 
 
-async def test_unknown_foreign_and_damaged_adapters_harm_nothing_else(engine, registry, tmp_path):
+async def test_unknown_foreign_and_damaged_adapters_harm_nothing_else(engine, registry, tmp_path, model):
     assert engine.capabilities.adapters
     with pytest.raises(ModelNotFound, match="'nobody' does not exist: this model has a, b, c"):
         await text(engine, query("nobody"))
@@ -96,7 +96,7 @@ async def test_unknown_foreign_and_damaged_adapters_harm_nothing_else(engine, re
     registry.add(save_adapter(tmp_path / "foreign", other, name="foreign"))
     with pytest.raises(InvalidAdapter, match="belongs to"):
         await text(engine, query("foreign"))
-    broken = registry.add(save_adapter(tmp_path / "broken", tmp_path.parent / "x" if False else other, name="broken"))
+    broken = registry.add(save_adapter(tmp_path / "broken", model, name="broken"))
     (broken.folder / "adapter_model.safetensors").write_bytes(b"\x07" * 100)
     with pytest.raises(JethroError) as caught:
         await text(engine, query("broken"))
@@ -133,11 +133,10 @@ async def test_pinned_adapters_are_there_before_the_first_request(model, registr
 
 
 async def test_one_that_is_too_large_for_the_memory(model, registry, tmp_path):
+    registry = AdapterRegistry(registry_settings(tmp_path, max_rank=160))
+    big = registry.add(save_adapter(tmp_path / "big", model, name="big", rank=160, targets=("_proj",)))
+    assert big.files.parameters * 4 > 2**20
     engine = await started(model, registry, max_loaded=2, memory_mib=1)
-    registry.add(save_adapter(tmp_path / "big", model, name="big", rank=64, targets=("_proj",)))
-    sizes = registry.get("big").files.parameters * 4
-    if sizes <= 2**20:
-        pytest.skip("the model is too small")
     with pytest.raises(InvalidAdapter, match=r"engine\.adapters\.memory_mib is 1: raise it"):
         await text(engine, query("big"))
     await engine.aclose()
@@ -187,8 +186,9 @@ async def test_changes_under_load_fail_nobody_else(engine, registry, tmp_path, m
 
     async def change():
         for _ in range(10):
+            before = guests
             await asyncio.to_thread(registry.add, source)
-            await asyncio.sleep(0.1)
+            await until(lambda before=before: guests > before)
             await asyncio.to_thread(registry.remove, "guest")
             await asyncio.sleep(0.05)
 
@@ -196,4 +196,4 @@ async def test_changes_under_load_fail_nobody_else(engine, registry, tmp_path, m
     await change()
     stop = True
     await asyncio.gather(*tasks)
-    assert wrong == [] and guests > 10
+    assert wrong == [] and guests >= 10

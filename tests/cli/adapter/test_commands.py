@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from serve_app.cli.adapter import registry as commands
+from serve_app.cli.adapter import commands
 from tests.lora import save_adapter
 from tests.models import save_random_model
 
@@ -42,8 +42,8 @@ def test_add_list_show_pin_and_remove(run, config, tmp_path, model):
     taken = run("adapter", "add", str(raw), *options)
     assert taken.exit_code == 2 and "there is an adapter 'tone'" in taken.stderr
     assert run("adapter", "add", str(raw), *options, "--replace").exit_code == 0
-    listed = run("adapter", "list", "--config", config).stdout
-    assert "| tone |" in listed and "| mit |" in listed
+    cells = run("adapter", "list", "--config", config).stdout.splitlines()[-1].split("|")
+    assert [cell.strip() for cell in cells[1:7]] == ["tone", str(model), "tone", "4", "0.01", "mit"]
     assert run("adapter", "pin", "tone", "--config", config).stdout == "adapter tone is pinned\n"
     shown = json.loads(run("adapter", "show", "tone", "--config", config).stdout)
     assert (shown["id"], shown["pinned"], shown["rank"], shown["base"]) == ("tone", True, 4, str(model))
