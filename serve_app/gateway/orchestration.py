@@ -1,7 +1,7 @@
 """The orchestration of a config: which task table serves under the name jethro-orchestrate, or why none does."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from importlib import resources
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import orjson
 import yaml
-from pydantic import ValidationError
 
 from serve_app.cascade.base import Chain
 from serve_app.cascade.serving.skipping import LatencyEstimate
@@ -20,7 +19,7 @@ from serve_app.orchestration.checks import Verdict, no_verdict
 from serve_app.orchestration.classifier import HashedTasks
 from serve_app.orchestration.server_tools import ServerTools
 from serve_app.orchestration.strategy import Orchestration
-from serve_app.orchestration.tasks import TaskTable
+from serve_app.orchestration.tasks import TaskClassifier, TaskTable
 from serve_app.pools.base import Pool
 
 ORCHESTRATE: Final = "jethro-orchestrate"
@@ -31,11 +30,12 @@ _SHIPPED: Final = "tasks.yaml"
 
 @dataclass(frozen=True, slots=True)
 class ShippedTable:
-    """A table that ships: the model of each of its pools, its rows, and the row of all other queries."""
+    """A table that ships: the model of each of its pools, its rows, the row of all other queries, its classifier."""
 
     models: Mapping[str, str]
-    tasks: Mapping[str, TaskConfig] = field(default_factory=dict)
-    default: TaskConfig = _DEFAULT
+    tasks: Mapping[str, TaskConfig]
+    default: TaskConfig
+    classifier: TaskClassifier | None
 
 
 def load_orchestration(
@@ -47,17 +47,9 @@ def load_orchestration(
     default = config.default or (ships.default if ships is not None else _DEFAULT if "large" in pools else _ALONE)
     for name, row in {**rows, "default": default}.items():
         _check_tiers(f"orchestration.tasks.{name}" if name in rows else "orchestration.default", row, pools)
-    classifier = None
+    classifier = ships.classifier if ships is not None else None
     if config.classifier is not None:
-        try:
-            classifier = HashedTasks.load(Path(config.classifier))
-        except ConfigError as e:
-            raise ConfigError(f"orchestration.classifier: {e}") from e
-        if unknown := next((task for task in classifier.tasks if task not in rows), None):
-            raise ConfigError(
-                f"orchestration.classifier: it knows the task {unknown!r}, which orchestration.tasks has not: add its "
-                "row, or fit the classifier without it"
-            )
+        classifier = _classifier(Path(config.classifier), rows)
     strategy = Orchestration(
         "orchestrate",
         Chain((), _version(rows, default, classifier.version if classifier is not None else "")),
@@ -70,6 +62,20 @@ def load_orchestration(
     )
     named = f"{', '.join(rows)}, and all else" if rows else "every query"
     return strategy, f"the tiers of a query's task in turn, until an answer passes its checks: {named}"
+
+
+def _classifier(folder: Path, rows: Mapping[str, TaskConfig]) -> HashedTasks:
+    """The configured classifier, whose tasks must have rows."""
+    try:
+        found = HashedTasks.load(folder)
+    except ConfigError as e:
+        raise ConfigError(f"orchestration.classifier: {e}") from e
+    if unknown := next((task for task in found.tasks if task not in rows), None):
+        raise ConfigError(
+            f"orchestration.classifier: it knows the task {unknown!r}, which orchestration.tasks has not: add its row, "
+            "or fit the classifier without it"
+        )
+    return found
 
 
 def _check_tiers(where: str, row: TaskConfig, pools: Mapping[str, Pool]) -> None:
@@ -88,18 +94,16 @@ def _check_tiers(where: str, row: TaskConfig, pools: Mapping[str, Pool]) -> None
 
 
 def _shipped(pools: Mapping[str, Pool]) -> ShippedTable | None:
-    """The table that ships, if these are the models that it was made for."""
-    file = resources.files("serve_app.orchestration") / "lab" / _SHIPPED
-    if not file.is_file():
-        return None
-    body: dict[str, Any] = yaml.safe_load(file.read_text("utf-8"))
-    try:
+    """The table that ships, if these are the models that it was made for, with the adapters that it names."""
+    with resources.as_file(resources.files("serve_app.orchestration") / "lab") as folder:
+        body: dict[str, Any] = yaml.safe_load((folder / _SHIPPED).read_text("utf-8"))
+        if any(name not in pools or pools[name].model != model for name, model in body["models"].items()):
+            return None
         rows = {name: TaskConfig.model_validate(row) for name, row in body["tasks"].items()}
-        table = ShippedTable(body["models"], rows, TaskConfig.model_validate(body["default"]))
-    except (KeyError, ValidationError) as e:
-        raise ConfigError(f"the task table that ships is broken: {e}; install the package again") from e
-    fits = all(name in pools and pools[name].model == model for name, model in table.models.items())
-    return table if fits else None
+        named = [tier for row in rows.values() for tier in row.tiers if tier.adapter is not None]
+        if any(not pools[tier.pool].capabilities.adapters for tier in named):
+            return None
+        return ShippedTable(body["models"], rows, TaskConfig.model_validate(body["default"]), HashedTasks.load(folder))
 
 
 def _version(rows: Mapping[str, TaskConfig], default: TaskConfig, classifier: str) -> str:

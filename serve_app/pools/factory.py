@@ -38,7 +38,7 @@ def capabilities(pool: PoolConfig) -> Capabilities:
     """The capabilities of the pool's engine, as far as the config shows them."""
     engine = pool.engine
     if isinstance(engine, TransformersSettings):
-        return Capabilities(adapters=engine.adapters is not None)
+        return Capabilities(guided=True, tools=True, adapters=engine.adapters is not None)
     if isinstance(engine, VllmSettings):
         return Capabilities(
             guided=True,
