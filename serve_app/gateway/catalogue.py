@@ -14,8 +14,9 @@ from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.gateway.adapters import GatewayAdapters
 from serve_app.gateway.cascades import AvailableCascades, has_price, load_cascades
 from serve_app.gateway.ensembles import load_best_of, load_ensembles
-from serve_app.gateway.orchestration import ORCHESTRATE, load_orchestration
+from serve_app.gateway.orchestration import ORCHESTRATE, judge_of, load_orchestration
 from serve_app.gateway.priors import PriorRouters
+from serve_app.guards.chain import Guards
 from serve_app.pools.base import Pool
 from serve_app.routing.multi_pool import NAME as ROUTE_ALL
 from serve_app.routing.multi_pool import route_all
@@ -113,6 +114,10 @@ class Catalogue:
         """The catalogue of a config, never swapped. Raises ConfigError if the default router cannot be loaded."""
         loader = Loader.from_config(config)
         return cls(config, pools, loader.load(), load_router=loader.pinned)
+
+    def guard_by(self, guards: Guards) -> None:
+        """Have orchestration hand an answer that the guards stop to the next tier; call it before the first request."""
+        self._orchestration.judge = judge_of(guards)
 
     @property
     def routers(self) -> RouterSet:

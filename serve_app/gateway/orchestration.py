@@ -15,12 +15,15 @@ from serve_app.cascade.serving.skipping import LatencyEstimate
 from serve_app.config.orchestration import OrchestrationConfig, TaskConfig, TierConfig
 from serve_app.errors import ConfigError
 from serve_app.gateway.priors import PriorRouters
-from serve_app.orchestration.checks import Verdict, no_verdict
+from serve_app.guards.chain import Guards
+from serve_app.orchestration.checks import Judge
 from serve_app.orchestration.classifier import HashedTasks
 from serve_app.orchestration.server_tools import ServerTools
 from serve_app.orchestration.strategy import Orchestration
 from serve_app.orchestration.tasks import TaskClassifier, TaskTable
 from serve_app.pools.base import Pool
+from serve_app.types import Query
+from serve_app.wire.frames import Call
 
 ORCHESTRATE: Final = "jethro-orchestrate"
 _DEFAULT: Final = TaskConfig(tiers=(TierConfig(pool="small"), TierConfig(pool="large", strong=True)))
@@ -39,7 +42,7 @@ class ShippedTable:
 
 
 def load_orchestration(
-    config: OrchestrationConfig, pools: Mapping[str, Pool], priors: PriorRouters, verdict: Verdict = no_verdict
+    config: OrchestrationConfig, pools: Mapping[str, Pool], priors: PriorRouters
 ) -> tuple[Orchestration, str]:
     """The strategy over these pools, and its line in /v1/models. Raises ConfigError for a table that cannot serve."""
     ships = _shipped(pools) if config.tasks is None else None
@@ -58,10 +61,19 @@ def load_orchestration(
         LatencyEstimate(config.min_remaining_s),
         table=TaskTable(rows, default, classifier, config.min_probability),
         tools=ServerTools(config.tools, config.tool_steps, config.tool_calls),
-        verdict=verdict,
     )
     named = f"{', '.join(rows)}, and all else" if rows else "every query"
     return strategy, f"the tiers of a query's task in turn, until an answer passes its checks: {named}"
+
+
+def judge_of(guards: Guards) -> Judge:
+    """The guards as what orchestration requires of an answer: one that may not leave is another tier's to give."""
+
+    async def judge(text: str, query: Query, call: Call, pool: str) -> str:
+        verdict = await guards.check_output(text, query, call, pool)
+        return f"guards stop it ({', '.join(sorted(verdict.findings))})" if verdict.stops else ""
+
+    return judge
 
 
 def _classifier(folder: Path, rows: Mapping[str, TaskConfig]) -> HashedTasks:

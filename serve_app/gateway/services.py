@@ -151,6 +151,9 @@ def build_services(
     models = ModelLoader(ModelThreads(config.routing.score_batch, begin), remote_models)
     catalogue = Catalogue(config, pools, loader.load(), streams, loader.pinned, models)
     adapters = catalogue.adapters = GatewayAdapters(config, pools)
+    guards = _guards(config, pools)
+    if guards is not None:
+        catalogue.guard_by(guards)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
     recorder = Recorder()
@@ -178,7 +181,7 @@ def build_services(
         limiter=FairLimiter(gateway.max_ongoing_requests, share, weights, gateway.retry_after_s),
         placement=PlacementPolicy(config, personal),
         scope=ScopeNotes.from_config(config),
-        guards=_guards(config, pools),
+        guards=guards,
     )
 
 

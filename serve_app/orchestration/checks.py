@@ -4,7 +4,7 @@ Engines that guide generation cannot break a schema; others can, and so can an a
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,27 +16,28 @@ from referencing.exceptions import Unresolvable
 from serve_app.config.orchestration import ChecksConfig
 from serve_app.types import Query
 from serve_app.wire.answers import AnswerReader, ChoiceText, invalid_call
+from serve_app.wire.frames import Call
 
-Verdict = Callable[[str], str]
-"""Why a text must not be sent, by the guards; an empty string if it may."""
+Judge = Callable[[str, Query, Call, str], Awaitable[str]]
+"""Why an answer of a pool must not be sent, by the guards; an empty string if it may."""
 _KEPT: Final = 256
 """Compiled schemas that are kept."""
 _MOST_MATCHED: Final = 100_000
 """Characters that regular expressions of the operator read."""
 
 
-def no_verdict(text: str) -> str:
+async def no_judge(text: str, query: Query, call: Call, pool: str) -> str:
     """Without guards every text may be sent."""
-    del text
+    del text, query, call, pool
     return ""
 
 
-def failed_check(reading: AnswerReader, sent: Query, checks: ChecksConfig, verdict: Verdict = no_verdict) -> str:
+def failed_check(reading: AnswerReader, sent: Query, checks: ChecksConfig) -> str:
     """Why the answer to `sent` fails, of the first choice that does; an empty string if none does."""
-    return next((why for said in reading.choices.values() if (why := _failed(said, sent, checks, verdict))), "")
+    return next((why for said in reading.choices.values() if (why := _failed(said, sent, checks))), "")
 
 
-def _failed(said: ChoiceText, sent: Query, checks: ChecksConfig, verdict: Verdict) -> str:
+def _failed(said: ChoiceText, sent: Query, checks: ChecksConfig) -> str:
     if said.says_nothing:
         return "it says nothing"
     if checks.whole and said.finish_reason == "length" and sent.sampling.max_tokens is None:
@@ -51,7 +52,7 @@ def _failed(said: ChoiceText, sent: Query, checks: ChecksConfig, verdict: Verdic
         return "it does not have the form of the task"
     if any(re.search(pattern, read, re.IGNORECASE) for pattern in checks.declines):
         return "it declines"
-    return verdict(text)
+    return ""
 
 
 def _misfit(said: ChoiceText, sent: Query) -> str:

@@ -24,13 +24,14 @@ from serve_app.cascade.serving.stages import LevelConfidence, Stage, StageResult
 from serve_app.cascade.serving.strategy import pass_through
 from serve_app.cascade.signals.tokens import MinLogprob
 from serve_app.config.orchestration import TierConfig
-from serve_app.orchestration.checks import Verdict, failed_check, no_verdict
+from serve_app.orchestration.checks import Judge, failed_check, no_judge
 from serve_app.orchestration.server_tools import ServerTools, ToolFailure, turns_of
 from serve_app.orchestration.tasks import Recognized, TaskTable, sent_to
 from serve_app.pools.attempt import lacking, refusal, why_skipped
 from serve_app.pools.base import Pool
 from serve_app.strategy import Context
 from serve_app.types import Decision, Message, Query, Usage
+from serve_app.wire.answers import text_of
 
 _CHECKS: Final = "checks"
 
@@ -59,7 +60,7 @@ class Orchestration(Cascade):
     router: str | None = None
     threshold: float = 0.5
     router_note: str | None = None
-    verdict: Verdict = no_verdict
+    judge: Judge = no_judge
 
     def new_run(self, query: Query, context: Context) -> "OrchestrationRun":
         """A run through the tiers of the query's task. Raises RequestError for a hint that names no task."""
@@ -162,19 +163,28 @@ class OrchestrationRun(CascadeRun):
                 raise ToolFailure(f"a tool that {result.stage.pool.model} called failed")
             result.ask_again(self.query_for(result.stage))
         result.record("answered", usage)
-        result.confidence = self._confidence(result)
+        result.confidence = await self._confidence(result)
         result.steps[0] = replace(result.steps[0], reason=str(result.confidence))
 
-    def _confidence(self, result: StageResult) -> LevelConfidence:
+    async def _confidence(self, result: StageResult) -> LevelConfidence:
         """Whether the answer passes; that of the last tier does whatever it is."""
         started = perf_counter()
-        verdict = self.cascade.verdict
-        why = failed_check(result.reading, result.sent, self.task.row.checks, verdict) if result.stage.checked else ""
+        why = await self._failed_check(result) if result.stage.checked else ""
         if result.stage.level.signal is not None:
             found = confidence_in(result, self.prior)
             return replace(found, why=found.why or why)
         ms = (perf_counter() - started) * 1e3
         return LevelConfidence(result.stage.pool.name, _CHECKS, 1.0, 0.0 if why else 1.0, 0.0, ms, why)
+
+    async def _failed_check(self, result: StageResult) -> str:
+        """Why the answer of a tier is not sent: by the row's checks, then by the guards."""
+        if why := failed_check(result.reading, result.sent, self.task.row.checks):
+            return why
+        name, judge = result.stage.pool.name, self.cascade.judge
+        for said in result.reading.choices.values():
+            if why := await judge(text_of(said), self.query, result.call, name):
+                return why
+        return ""
 
     @property
     def best(self) -> StageResult | None:

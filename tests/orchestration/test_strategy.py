@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
+from serve_app.config.guards import GuardsConfig
 from serve_app.config.orchestration import TaskConfig
+from serve_app.config.placement import PersonalDataConfig
 from serve_app.errors import RequestError, UnsupportedParameter, UpstreamError
-from serve_app.orchestration.checks import no_verdict
+from serve_app.gateway.orchestration import judge_of
+from serve_app.guards.chain import Guards
 from serve_app.strategy import Context
 from serve_app.types import Capabilities, Message, Query, Sampling
 from tests.cascade.fakes import CALL, run, told
-from tests.orchestration.fakes import ABLE, call, engine_of, orchestration, pool, tool
+from tests.orchestration.fakes import call, engine_of, orchestration, pool, tool
 
 BOTH = pytest.mark.parametrize("stream", [False, True])
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -63,12 +66,17 @@ async def test_operators_checks(stream: bool) -> None:
 
 @BOTH
 async def test_a_guards_verdict_escalates_and_its_text_is_never_sent(stream: bool) -> None:
-    def verdict(text: str) -> str:
-        return "guard: secrets" if "secret" in text else ""
-
-    strategy = orchestration([pool("small", "a secret"), pool("large", "fine")], verdict=verdict)
+    words = {
+        "name": "words",
+        "kind": "patterns",
+        "on": ["output"],
+        "patterns": [{"category": "code", "words": ["xyzzy"]}],
+    }
+    config = GuardsConfig.model_validate({"chain": [words]})
+    guards = Guards(config, config.chain, PersonalDataConfig(), {})
+    strategy = orchestration([pool("small", "say xyzzy"), pool("large", "fine")], judge=judge_of(guards))
     decision, said, _ = told(await run(strategy, ask(), stream=stream))
-    assert said == "fine" and "guard: secrets" in decision.reason
+    assert said == "fine" and "guards stop it (words.code)" in decision.reason and "xyzzy" not in decision.reason
 
 
 async def test_an_answer_that_failed_a_check_is_not_returned_where_the_next_tier_fails() -> None:
@@ -250,4 +258,4 @@ async def test_decide_plans_without_a_call() -> None:
     rows = {"sort": row(tiers=[{"pool": "small", "adapter": "sort"}, {"pool": "large"}], patterns=["sort"])}
     decision = await orchestration([small, pool("large")], rows).decide(ask("sort 2 1"), "d")
     assert (decision.task, decision.adapter, decision.pool) == ("sort", "sort", "small")
-    assert not engine_of(small).queries and no_verdict("x") == "" and ABLE.tools
+    assert not engine_of(small).queries
