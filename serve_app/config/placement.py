@@ -64,7 +64,9 @@ class RuleConfig(Node):
     detected: tuple[Personal, ...] | None = Field(
         None, description="At least one of these was found in the request; null: whatever it holds."
     )
-    tasks: tuple[str, ...] | None = Field(None, description="The request's `metadata.task`; null: any, or none.")
+    tasks: tuple[str, ...] | None = Field(
+        None, description="By x-jethro-task, or as orchestration recognized it; null: any, or none."
+    )
     places: tuple[Place, ...] = Field((), description="Pools of these places may be reached.")
     pools: tuple[str, ...] = Field((), description="So may these pools. Both empty: no pool at all.")
 

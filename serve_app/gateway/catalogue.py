@@ -26,6 +26,7 @@ from serve_app.routing.strategy import DirectStrategy, RouteStrategy
 from serve_app.strategy import Strategy
 from serve_app.streams.base import PREFIX
 from serve_app.streams.service import Streams
+from serve_app.types import Query
 
 _ROUTER_FORM = re.compile(r"router-([a-z0-9_]+)-(.+)")
 _CACHED = 128
@@ -115,9 +116,14 @@ class Catalogue:
         loader = Loader.from_config(config)
         return cls(config, pools, loader.load(), load_router=loader.pinned)
 
-    def guard_by(self, guards: Guards) -> None:
-        """Have orchestration hand an answer that the guards stop to the next tier; call it before the first request."""
-        self._orchestration.judge = judge_of(guards)
+    def guard_by(self, guards: Guards | None, narrow: Callable[[Query, str], Query]) -> None:
+        """Have orchestration hand an answer that the guards stop to the next tier, and follow a task's placement.
+
+        Call it before the first request. `narrow` returns a query with the rules of a task.
+        """
+        self._orchestration.narrow = narrow
+        if guards is not None:
+            self._orchestration.judge = judge_of(guards)
 
     @property
     def routers(self) -> RouterSet:

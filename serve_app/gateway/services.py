@@ -151,9 +151,8 @@ def build_services(
     models = ModelLoader(ModelThreads(config.routing.score_batch, begin), remote_models)
     catalogue = Catalogue(config, pools, loader.load(), streams, loader.pinned, models)
     adapters = catalogue.adapters = GatewayAdapters(config, pools)
-    guards = _guards(config, pools)
-    if guards is not None:
-        catalogue.guard_by(guards)
+    guards, placement = _guards(config, pools), PlacementPolicy(config, personal)
+    catalogue.guard_by(guards, placement.narrowed)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
     recorder = Recorder()
@@ -179,7 +178,7 @@ def build_services(
         keys=caller_keys(config.server.keys),
         metrics_key=secret(metrics, used_by="server.metrics_key_env") if metrics else None,
         limiter=FairLimiter(gateway.max_ongoing_requests, share, weights, gateway.retry_after_s),
-        placement=PlacementPolicy(config, personal),
+        placement=placement,
         scope=ScopeNotes.from_config(config),
         guards=guards,
     )

@@ -10,7 +10,7 @@ A tier whose answer is checked is held whole. The last one passes through, unles
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import exp, isnan
 from time import perf_counter
@@ -47,11 +47,17 @@ class TokenProbability:
 _TOKENS: Final[Calibrator] = TokenProbability()
 
 
+def unchanged(query: Query, task: str) -> Query:
+    """Without placement no task has rules."""
+    del task
+    return query
+
+
 @dataclass(eq=False)
 class Orchestration(Cascade):
     """A task table over pools, as a Strategy.
 
-    `router`: whose win rate, at or above `threshold`, has a query begin at a `strong` tier; `router_note`: what the
+    `narrow`: the query with the rules of placement for a task. `router`: whose win rate, at or above `threshold`, has a query begin at a `strong` tier; `router_note`: what the
     decisions that read it carry as a warning.
     """
 
@@ -61,10 +67,12 @@ class Orchestration(Cascade):
     threshold: float = 0.5
     router_note: str | None = None
     judge: Judge = no_judge
+    narrow: Callable[[Query, str], Query] = unchanged
 
     def new_run(self, query: Query, context: Context) -> "OrchestrationRun":
         """A run through the tiers of the query's task. Raises RequestError for a hint that names no task."""
-        return OrchestrationRun(self, query, context, self.table.recognize(query))
+        task = self.table.recognize(query)
+        return OrchestrationRun(self, self.narrow(query, task.name), context, task)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

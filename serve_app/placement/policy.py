@@ -22,8 +22,6 @@ _PLACES: Final[Mapping[Privacy, tuple[Place, ...]]] = {
     "private": ("local", "private"),
     "any": ("local", "private", "public"),
 }
-TASK: Final = "task"
-"""The key of `metadata` that hints at the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ class PlacementPolicy:
         categories = frozenset(detected)
         reach = self._reach[privacy]
         for rule, allowed in self._rules:
-            if _applies(rule, query, privacy, categories, query.metadata.get(TASK)):
+            if _applies(rule, query, privacy, categories, query.task):
                 reach &= allowed
         if privacy == "any" and reach == self._all and not categories:
             return Placed(query, detected)

@@ -129,7 +129,7 @@ def test_no_strategy_ever_calls_a_forbidden_pool(
             (Message("user", text),),
             Sampling(max_tokens=40),
             tools=(tool,) if tools else (),
-            metadata={"task": task} if task else {},
+            task=task,
             tenant=tenant,
         )
         placed = (await policy.place(query, requested, CALL)).query

@@ -9,12 +9,17 @@ from hypothesis import strategies as st
 
 from serve_app.cascade.serving.strategy import CascadeStrategy
 from serve_app.cascade.serving.streaming import Race, StreamingCascade
+from serve_app.config.orchestration import TaskConfig
 from serve_app.config.strategies import StreamsConfig
 from serve_app.config.tree import Config
 from serve_app.decision.capacity import OverloadPolicy
 from serve_app.engines.local_pool import LocalPool
 from serve_app.ensemble.serving.best_route import BestOf, BestRouteStrategy
 from serve_app.errors import JethroError, Overloaded, PoolUnavailable, UpstreamError
+from serve_app.orchestration.server_tools import ServerTools
+from serve_app.orchestration.strategy import Orchestration
+from serve_app.orchestration.tasks import TaskTable
+from serve_app.placement.policy import PlacementPolicy
 from serve_app.pools.base import PoolLoad
 from serve_app.routing.artefact import Registered
 from serve_app.routing.serving.served import ServedRouter
@@ -115,8 +120,18 @@ def strategies(pools: Mapping[str, Any], config_: Config) -> dict[str, Strategy]
         "ensemble-rounds": ensemble(dict(pools), plan(("small",), ("cloud", "large"), ("remote",), stop_at=0.9)),
         "ensemble-fused": fused,
         "best-of": best,
+        "orchestrate": _orchestrated(pools, config_),
         **{f"direct-{name}": DirectStrategy(pools[name]) for name in NAMES},
     }
+
+
+def _orchestrated(pools: Mapping[str, Any], config_: Config) -> Orchestration:
+    """A task by a pattern, and all else; a task's rules hold too."""
+    tiers = [{"pool": name} for name in NAMES]
+    rows = {"chat": TaskConfig.model_validate({"tiers": tiers[::-1], "patterns": ["question"]})}
+    table = TaskTable(rows | {"sort": rows["chat"]}, TaskConfig.model_validate({"tiers": tiers}))
+    narrow = PlacementPolicy(config_).narrowed
+    return Orchestration("orchestrate", chain(), pools, table=table, tools=ServerTools({}, 4, 2), narrow=narrow)
 
 
 COMPETES = {
