@@ -57,8 +57,8 @@ def unchanged(query: Query, task: str) -> Query:
 class Orchestration(Cascade):
     """A task table over pools, as a Strategy.
 
-    `narrow`: the query with the rules of placement for a task. `router`: whose win rate, at or above `threshold`, has a query begin at a `strong` tier; `router_note`: what the
-    decisions that read it carry as a warning.
+    `router`: whose win rate, at or above `threshold`, has a query begin at a `strong` tier; `router_note`: what the
+    decisions that read it carry as a warning. `narrow`: returns a query with the rules of placement for a task.
     """
 
     table: TaskTable = field(kw_only=True)

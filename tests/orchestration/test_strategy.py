@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -259,3 +260,15 @@ async def test_decide_plans_without_a_call() -> None:
     decision = await orchestration([small, pool("large")], rows).decide(ask("sort 2 1"), "d")
     assert (decision.task, decision.adapter, decision.pool) == ("sort", "sort", "small")
     assert not engine_of(small).queries
+
+
+async def test_a_recognized_tasks_rules_of_placement_hold() -> None:
+    def narrow(query: Query, task: str) -> Query:
+        return replace(query, reach=frozenset({"large"})) if task == "sort" else query
+
+    small = pool("small", "no")
+    strategy = orchestration([small, pool("large", "ok")], {"sort": row(patterns=["^sort"])}, narrow=narrow)
+    decision, *_ = told(await run(strategy, ask("sort 2 1")))
+    assert decision.pool == "large" and "m-small may not see the request" in decision.reason
+    assert not engine_of(small).queries
+    assert told(await run(strategy, ask("other")))[0].pool == "small"

@@ -126,10 +126,10 @@ def strategies(pools: Mapping[str, Any], config_: Config) -> dict[str, Strategy]
 
 
 def _orchestrated(pools: Mapping[str, Any], config_: Config) -> Orchestration:
-    """A task by a pattern, and all else; a task's rules hold too."""
+    """Tasks by hint, and all else; a task's rules hold too."""
     tiers = [{"pool": name} for name in NAMES]
-    rows = {"chat": TaskConfig.model_validate({"tiers": tiers[::-1], "patterns": ["question"]})}
-    table = TaskTable(rows | {"sort": rows["chat"]}, TaskConfig.model_validate({"tiers": tiers}))
+    backwards = TaskConfig.model_validate({"tiers": tiers[::-1]})
+    table = TaskTable({"chat": backwards, "sort": backwards}, TaskConfig.model_validate({"tiers": tiers}))
     narrow = PlacementPolicy(config_).narrowed
     return Orchestration("orchestrate", chain(), pools, table=table, tools=ServerTools({}, 4, 2), narrow=narrow)
 
