@@ -43,6 +43,7 @@ class LabAdapter:
 ADAPTERS: Final[Mapping[str, LabAdapter]] = {
     "reverse": LabAdapter(),
     "roman": LabAdapter(),
+    "sort": LabAdapter(),
     "units": LabAdapter(),
 }
 """The task adapters, by task."""
