@@ -176,8 +176,9 @@ class AdapterCache(Generic[T]):
                 if (card.name, card.version) not in self._entries:
                     await asyncio.to_thread(self._check, card)
                 self._check_fits(card)
+                known = self._entries.get((card.name, card.version))
+                hit = known is not None and known.loaded and not known.leaving
                 entry = await self._take(card)
-                hit = entry.loaded
                 try:
                     value = await asyncio.shield(entry.ready)
                 except BaseException:
@@ -360,15 +361,20 @@ class AdapterCache(Generic[T]):
         return True
 
     def _serve_waiting(self) -> None:
-        """Give places to those that wait, in their order, until one finds no room."""
+        """Give places to those that wait, in their order, until one finds no room; then only what takes none."""
+        blocked: deque[_Waiter[T]] = deque()
         while self._waiting:
             waiter = self._waiting[0]
             if not waiter.place.done():
-                entry = self._try(waiter.card)
-                if entry is None:
-                    return
-                waiter.place.set_result(entry)
+                entry = self._entries.get((waiter.card.name, waiter.card.version))
+                if entry is not None and not entry.leaving:
+                    waiter.place.set_result(self._shared(entry))
+                elif not blocked and (entry := self._try(waiter.card)) is not None:
+                    waiter.place.set_result(entry)
+                else:
+                    blocked.append(waiter)
             self._waiting.popleft()
+        self._waiting = blocked
 
     def _begin(self, work: Coroutine[Any, Any, None], where: "set[asyncio.Task[None]] | None" = None) -> None:
         kept = self._tasks if where is None else where
