@@ -18,8 +18,8 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -155,6 +155,14 @@ def zipf_requests(n: int, adapters: Sequence[str], seed: int) -> list[tuple[str,
     return [(name, prompt(rng)) for name in rng.choices(order, weights, k=n)]
 
 
+class _Server(uvicorn.Server):
+    """Leaves signals to the benchmark: a second server's handlers would end the first."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 class Replica:
     """One engine behind a port of this process, as a pool's replica has it."""
 
@@ -177,7 +185,7 @@ class Replica:
         app = build_replica_app(self.engine, secret=SECRET)
         self.admission = app.admission
         options = uvicorn.Config(app, port=0, http="httptools", lifespan="off", log_config=None, access_log=False)
-        self.server = uvicorn.Server(options)
+        self.server = _Server(options)
         self.serving = asyncio.get_running_loop().create_task(self.server.serve())
         while not self.server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)

@@ -31,9 +31,9 @@ def _transformers(folder: Path) -> Engine:
 
 def _vllm(folder: Path) -> Engine:
     from serve_app.engines.vllm import VllmEngine
-    from tests.engines.vllm_lab import MODEL, settings
+    from tests.engines.vllm_lab import MODEL, registry, settings
 
-    return VllmEngine(MODEL, settings(folder))
+    return VllmEngine(MODEL, settings(folder), registry(folder))
 
 
 def _no_vllm() -> str:

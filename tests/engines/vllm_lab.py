@@ -1,15 +1,13 @@
 """One real vLLM engine for all tests that want one: half a minute to start, so it is started once."""
 
-import json
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
-
+from serve_app.adapters.registry import AdapterRegistry
+from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.engines import VllmSettings as Settings
 from serve_app.lab import models_dir
 from serve_app.lab.model import SIZES, build_tokenizer, new_model
+from tests.lora import registry_settings, save_adapter
 
 MODEL = "jlab-small"
 ADAPTER = "loud"
@@ -27,36 +25,19 @@ def model_folder(folder: Path) -> Path:
     return folder
 
 
-def adapter_folder(folder: Path, model: Path) -> Path:
-    """A LoRA adapter in PEFT's format, strong enough to change any greedy answer."""
-    rank = 4
-    torch.manual_seed(5)
-    folder.mkdir()
-    tensors = {}
-    for name, weight in AutoModelForCausalLM.from_pretrained(model).state_dict().items():
-        if name.endswith(("q_proj.weight", "v_proj.weight")):
-            base = f"base_model.model.{name.removesuffix('.weight')}"
-            tensors[f"{base}.lora_A.weight"] = torch.randn(rank, weight.shape[1])
-            tensors[f"{base}.lora_B.weight"] = torch.randn(weight.shape[0], rank)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {
-        "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": rank,
-        "target_modules": ["q_proj", "v_proj"],
-        "bias": "none",
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
+def registry(folder: Path) -> AdaptersConfig:
+    """Where `settings` put the adapter."""
+    return registry_settings(folder)
 
 
 def settings(folder: Path) -> Settings:
     model = model_folder(folder / "model")
+    AdapterRegistry(registry(folder)).add(save_adapter(folder / "adapter", model, name=ADAPTER, seed=5))
     return Settings(
         path=str(model),
         cpu_kv_cache_gib=1,
         tool_parser="hermes",
-        adapters={ADAPTER: str(adapter_folder(folder / "adapter", model))},
+        adapters={"max_loaded": 2, "max_in_batch": 2, "max_rank": 8},
         max_waiting=MAX_WAITING,
         # A model that never saw JSON writes blanks for ever where the grammar lets it.
         args={

