@@ -86,12 +86,8 @@ def test_the_small_model_answers_in_english(served: Served) -> None:
 
 
 def test_a_stream_arrives_in_pieces(served: Served) -> None:
-    body = {
-        "model": SMALL,
-        "messages": [{"role": "user", "content": "Count to five."}],
-        "stream": True,
-        "max_tokens": 20,
-    }
+    turn = {"role": "user", "content": "Count to five."}
+    body = {"model": SMALL, "messages": [turn], "stream": True, "max_tokens": 20}
     with httpx.stream("POST", f"{served.url}/v1/chat/completions", json=body, timeout=300) as answer:
         events = [line for line in answer.iter_lines() if line.startswith("data: ")]
     assert len(events) > 5 and events[-1] == "data: [DONE]"
@@ -105,10 +101,8 @@ def test_a_hard_question_goes_to_the_large_model(served: Served, doubles: ModelD
 
 
 def test_the_router_says_that_it_does_not_know_this_large_model(served: Served) -> None:
-    answer = ask(served, HARD)
-    assert (
-        answer.headers["x-jethro-warning"] == "router assistant was not trained on these models: its score is a guess"
-    )
+    answer, said = ask(served, HARD), "router assistant was not trained on these models: its score is a guess"
+    assert answer.headers["x-jethro-warning"] == said
     assert answer.json()["jethro"]["router"] == "assistant"
 
 
@@ -140,6 +134,7 @@ def test_without_the_large_model_a_second_start_needs_no_network(
         assert [m["id"] for m in httpx.get(f"{served.url}/v1/models", timeout=30).json()["data"]] == [
             "jethro",
             "jethro-route",
+            "jethro-orchestrate",
             SMALL,
         ]
         assert not any("download" in line or "convert" in line for line in served.said)
