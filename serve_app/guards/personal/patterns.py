@@ -235,7 +235,7 @@ def _everywhere(regions: Sequence[str]) -> list[Recognizer]:
     mac = r"(?<![\w:-])(?:[\da-fA-F]{2}[:-]){5}[\da-fA-F]{2}(?![\w:-])"
     born = (
         r"(?i:\bborn|birth ?date|date of birth|\bdob|birthday|geboren|geburtsdatum|née? le|date de naissance|nacid[oa])"
-        r"(?i:[ :,]{1,3}(?:is|on|in|am|the|el|le|:)){0,2}[ :]{0,3}"
+        r"(?i:[ :,]{1,3}(?:is|was|on|in|am|the|el|le|:)){0,3}[ :]{0,3}"
         r"(?P<span>\d{1,4}[./\- ](?:\d{1,2}|[^\W\d_]{3,10})[./\- ,]{1,2}\d{2,4}"
         r"|[^\W\d_]{3,10} \d{1,2}(?:st|nd|rd|th)?,? \d{4})"
     )
