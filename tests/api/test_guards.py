@@ -117,21 +117,21 @@ async def test_a_request_that_a_guard_stops_is_openais_error(client: Any, stream
 async def test_official_clients_see_refusals_as_they_expect() -> None:
     made = guarded_parts(WORDS, refusal="answer", message="Not here.")
     with serving(lambda: made) as url:
-        http = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none")
-        said = await http.chat.completions.create(**ask("an owl"))
-        assert (said.choices[0].message.content, said.choices[0].finish_reason) == ("Not here.", "content_filter")
-        stream = await http.chat.completions.create(**ask("an owl", stream=True))
-        chunks = [chunk async for chunk in stream]
-        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "Not here."
-        assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "content_filter"
-        whole = await http.chat.completions.create(**ask("hi"))
-        assert (whole.choices[0].message.content, whole.choices[0].message.refusal) == (None, "Not here.")
-        assert whole.choices[0].finish_reason == "content_filter"
-        stream = await http.chat.completions.create(**ask("hi", stream=True))
-        chunks = [chunk async for chunk in stream]
-        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "the "
-        assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "content_filter"
-        assert chunks[-1].model_extra["jethro"]["guards"] == {"words.code": 1}  # type: ignore[index]
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as http:
+            said = await http.chat.completions.create(**ask("an owl"))
+            assert (said.choices[0].message.content, said.choices[0].finish_reason) == ("Not here.", "content_filter")
+            stream = await http.chat.completions.create(**ask("an owl", stream=True))
+            chunks = [chunk async for chunk in stream]
+            assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "Not here."
+            assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "content_filter"
+            whole = await http.chat.completions.create(**ask("hi"))
+            assert (whole.choices[0].message.content, whole.choices[0].message.refusal) == (None, "Not here.")
+            assert whole.choices[0].finish_reason == "content_filter"
+            stream = await http.chat.completions.create(**ask("hi", stream=True))
+            chunks = [chunk async for chunk in stream]
+            assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "the "
+            assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "content_filter"
+            assert chunks[-1].model_extra["jethro"]["guards"] == {"words.code": 1}  # type: ignore[index]
 
 
 async def test_logprobs_would_show_what_is_held_back(client: Any) -> None:
