@@ -13,119 +13,125 @@ from typing import Final
 from serve_app.guards.spans import Recognizer
 
 HIDDEN: Final = "hidden"
-_GAP: Final = r"\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,4}?"
-_SHORT: Final = r"\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,2}?"
 _RULES: Final = (
     r"(?:instructions?|prompts?|rules?|guidelines?|directives?|constraints|restrictions|training|programming)"
 )
-_MODEL: Final = r"(?:AIs?|LLMs?|language models?|(?:AI |virtual |helpful )?assistants?|chat ?bots?|GPT|agents?|model)"
+_WORDS: Final = r"\W{1,3}(?:[\w'’-]{1,20}\W{1,3})"
+_MODEL: Final = (
+    r"(?:(?:AI |virtual |helpful )?(?:assistants?|language models?|agents?|models?|chat ?bots?)|AIs?|LLMs?|ChatGPT|GPT"
+    r"|Claude|Gemini|Copilot)"
+)
+_NAMED: Final = r"(?:AIs?|LLMs?|(?:AI )?language models?|AI assistants?|chat ?bots?|ChatGPT|GPT|Claude|Gemini|Copilot)"
+_NOT: Final = r"(?<!not )(?<!never )(?<!n't )(?<!n’t )"
+_UNBOUND: Final = (
+    r"(?:DAN\b|unrestricted|unfiltered|uncensored|jailbroken|amoral|evil AI|without (?:any )?(?:rules"
+    r"|restrictions|filters"
+    r"|limits|ethics|safety)|no (?:rules|restrictions|filters|limits|ethical)|free of (?:all "
+    r"|any )?(?:rules|restrictions))"
+)
 
 _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     (
         "override",
-        rf"\b(?:ignore|disregard|forget|override|bypass|overrule|stop following|do not follow|don't follow)"
-        rf"{_GAP}(?:previous|prior|above|earlier|preceding|before|all|any|your|system|original|initial|existing|these)"
-        rf"{_SHORT}{_RULES}\b",
+        rf"{_NOT}\b(?:ignore|disregard|forget|override|bypass|overrule|stop following|do not follow|don't follow)"
+        rf"{_WORDS}{{0,4}}?(?:previous|prior|above|earlier|preceding|before|all|any|your|system"
+        rf"|original|initial|existing"
+        rf"|these){_WORDS}{{0,2}}?{_RULES}\b",
         ("ignore", "disregard", "forget", "overr", "bypass", "follow"),
     ),
     (
         "override",
-        r"\b(?:ignore|disregard|forget) (?:everything|all|anything)(?: that was| that is)? "
-        r"(?:above|before|you (?:were|have been) given|you know|written so far|said so far|previously said)\b",
+        rf"{_NOT}\b(?:ignore|disregard|forget) (?:everything|all|anything)(?: that was| that is)? "
+        r"(?:above|before|you (?:were|have been) [a-z]{2,12}|you know|written so far|said so far|previously said)\b",
         ("ignore", "disregard", "forget"),
     ),
     (
         "override",
+        r"\b(?:must not|never|stop|no longer|do not|don't) (?:follow|obey)(?:ing)? (?:them\b|these\b"
+        r"|your (?:rules|operator)"
+        r"|(?:the|any|your) (?:instructions?|rules|prompt|messages?) (?:of|from"
+        r"|in) (?:the )?(?:system|operator|developer))"
+        r"|\bignore what the (?:user|customer|caller|reader)\b"
+        r"|\b(?:supersede|override|replace|overrule)s? (?:the|your|all|any) (?:operator|system"
+        r"|previous|original|earlier)",
+        ("follow", "obey", "ignore what", "supersede", "override", "replace", "overrule"),
+    ),
+    (
+        "override",
         rf"\b(?:your|the) (?:new|real|actual|true|updated) (?:{_RULES}|task|goal|objective|mission) "
-        r"(?:is|are|now|follows?|:)|\bnew (?:system )?instructions? ?:|\binstead of (?:summari[sz]ing"
-        r"|translating|rewriting)\b",
+        r"(?:is|are|now|follows?|:) (?:to|now|that you)|\bnew (?:(?:system )?instructions?"
+        r"|system (?:prompt|message)) ?:"
+        r"|\binstead of (?:summari[sz]ing|translating|rewriting)\b",
         ("new ", "real ", "actual ", "true ", "updated ", "instead of"),
     ),
     (
         "override",
-        r"\b(?:ignorier|vergiss|missachte)\w{0,3}\W{1,3}(?:[\w-]{1,20}\W{1,3}){0,4}?(?:anweisung|vorgabe"
-        r"|regel|prompt)\w{0,4}"
-        r"|\b(?:ignore[zr]?|oublie[zr]?)\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,4}?(?:instructions|consignes|règles)"
-        r"|\b(?:ignora|olvida)\W{1,3}(?:[\w-]{1,20}\W{1,3}){0,4}?(?:instrucciones|indicaciones|reglas)",
+        rf"\b(?:ignorier|vergiss|missachte)\w{{0,3}}(?! nicht){_WORDS}{{0,4}}?(?:anweisung|vorgabe"
+        rf"|regel|prompt)\w{{0,4}}"
+        rf"|(?<!n')(?<!n’)\b(?:ignore[zr]?|oublie[zr]?){_WORDS}{{0,4}}?(?:instructions|consignes|règles)"
+        rf"|(?<!no )\b(?:ignora|olvida){_WORDS}{{0,4}}?(?:instrucciones|indicaciones|reglas)",
         ("ignorier", "vergiss", "missachte", "ignore", "oublie", "ignora", "olvida"),
     ),
     (
         "persona",
-        r"\b(?:you are|you're|act|behave|respond|answer|pretend|roleplay"
-        r"|role-play)\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,6}?"
-        r"(?:DAN\b|unrestricted|unfiltered|uncensored|jailbroken|amoral|without (?:any )?(?:rules"
-        r"|restrictions|filters|limits"
-        r"|ethics|safety)|no (?:rules|restrictions|filters|limits|ethical)|free of (?:all )?(?:rules|restrictions))",
+        r"(?:\b(?:you are|you're|roleplay|role-play|and)|(?:^|[.!?:;,\n\"] {0,2}|please |now (?:on )?(?:you )?)"
+        rf"(?:act|behave|respond|answer|pretend)){_WORDS}{{0,6}}?{_UNBOUND}",
         ("you are", "you're", "act", "behave", "respond", "answer", "pretend", "role"),
     ),
     (
         "persona",
         r"\b(?:developer|debug|god|admin|jailbreak|sudo|maintenance) mode (?:is )?(?:now )?(?:enabled"
         r"|activated|on|engaged)\b"
-        r"|\bdo anything now\b|\b(?:enter|enable|activate|switch to) (?:developer|debug|god|jailbreak|sudo) mode\b",
+        r"|\bdo anything now\b|\b(?:enter|enable|activate|switch to) (?:developer|god|jailbreak|sudo) mode\b",
         ("mode", "do anything"),
     ),
     (
         "leak",
         r"\b(?:reveal|show|print|repeat|output|display|tell|give|leak|expose|recite|disclose|dump|write out|copy|send)"
-        rf"{_GAP}(?:system (?:prompt|message|instructions)|(?:hidden|secret|initial|original|internal"
-        rf"|confidential|developer)"
-        r" (?:prompt|message|instructions)|your (?:prompt|instructions|configuration|guidelines))\b",
+        rf"{_WORDS}{{0,7}}?(?:system (?:prompt|message|instructions)|(?:hidden|secret|initial|original"
+        rf"|internal|confidential"
+        r"|developer) (?:prompt|message|instructions)|your (?:prompt|instructions|configuration|guidelines)"
+        r"|(?:prompt|instructions) (?:that (?:was|were)|you (?:were|have been)) given)\b",
         ("prompt", "instructions", "system message", "secret message", "configuration", "guidelines", "message"),
     ),
     (
         "leak",
-        r"\bwhat (?:is|are|was|were|does) (?:your|the) (?:system|hidden|initial|original|secret) (?:prompt"
-        r"|instructions|message)"
-        r"|\brepeat (?:everything|the words|all (?:the )?text) (?:above|before)\b",
+        r"\bwhat (?:is|are|was|were|does) (?:your|the) (?:system|hidden|initial|original|secret) (?:prompt|instructions"
+        r"|message)|\brepeat (?:everything|the words|all (?:the )?text) (?:above|before)\b",
         ("what ", "repeat"),
     ),
     (
         "delimiter",
-        r"<\|(?:im_start|im_end|system|user|assistant|endoftext|eot_id|start_header_id|end_header_id)\|>"
-        r"|\[/?INST\]|<</?SYS>>"
-        r"|</?(?:system|assistant|instructions?)>|(?:^|\n)#{2,4} ?(?:system|instruction|assistant)s? ?:"
-        r"|(?:^|\n)\[?(?:system|assistant)\]?(?: message| note| override| prompt)? ?: ",
-        ("<|", "[inst", "[/inst", "<<", "<system", "</system", "<inst", "</inst", "#", "system", "assistant"),
+        r"<\|(?:im_start|im_end|system|user|assistant|endoftext|eot_id|start_header_id|end_header_id)\|>|\[/?INST\]"
+        r"|<</?SYS>>|</?(?:system|assistant|instructions?)>|(?:^|\n)#{2,4} ?(?:system|instruction|assistant)s? ?:"
+        r"|\n\[?(?:system|assistant)\]?(?: message| note| override| prompt)? ?: |^system ?: ?(?:you|your|the user)\b",
+        ("<|", "[inst", "[/inst", "<<", "<inst", "</inst", "system", "assistant"),
     ),
     (
         "address",
-        rf"\b(?:attention|note|notice|message|instructions?|important|memo|dear|hey|hello|reminder)\W{{0,3}}"
-        rf"(?:to|for|,)?\W{{0,3}}(?:all |any |the |you, )?{_MODEL}\W{{0,2}}(?:reading|processing"
-        rf"|summari[sz]ing|reviewing|:|,|who)",
-        (
-            "attention",
-            "note",
-            "notice",
-            "message",
-            "instruction",
-            "important",
-            "memo",
-            "dear",
-            "hey",
-            "hello",
-            "reminder",
-        ),
+        r"\b(?:attention|note|notice|message|instructions?|text|important|memo|dear|hey|hello|reminder)\W{0,3}"
+        rf"(?:to|for|,)?\W{{0,3}}(?:all |any |the |you, )?(?:{_MODEL}\W{{0,2}}(?:reading|processing|summari[sz]ing"
+        rf"|reviewing|:)|{_NAMED}(?: \w{{2,12}})?\W{{0,1}}[,:])",
+        ("attention", "not", "message", "instruction", "text", "important", "memo", "dear", "hey", "hello", "reminder"),
     ),
     (
         "address",
-        rf"\bif you are (?:an? |the )?{_MODEL}\b|\bas an? {_MODEL}, you (?:must|should|will|are required)\b"
+        rf"\bif you are (?:an? |the )?{_MODEL}\b|\bas an? {_NAMED}, you (?:must|should|will|are required)\b"
         rf"|\b{_MODEL} (?:reading|processing|summari[sz]ing) this (?:must|should|will|text|document|page)",
         ("if you are", "as a", "reading", "processing", "summari"),
     ),
     (
         "address",
-        r"\b(?:do not|don't|never|without) (?:tell|mention|inform|inform|reveal|mentioning"
-        r"|informing|disclose)\w{0,3}"
-        r" (?:this |it |any of this )?(?:to )?(?:the |any )?(?:user|human|reader|customer|anyone)\b",
+        r"\b(?:do not|don't|never|without) (?:tell|mention|inform|reveal|disclose)(?:ing)? (?:this |it |any of this )?"
+        r"(?:to )?(?:the |any )?(?:user|human|reader|customer|anyone)\b",
         ("user", "human", "reader", "customer", "anyone"),
     ),
     (
         "channel",
-        r"\b(?:send|forward|post|upload|transmit|exfiltrate|email|e-mail|leak|submit|copy)\W{1,3}"
-        r"(?:[\w'’-]{1,20}\W{1,3}){0,4}?"
-        r"(?:conversation|chat|history|data|contents?|credentials?|passwords?|keys?|secrets?|tokens?|everything|files?)\b"
-        r"\W{1,3}(?:[\w'’-]{1,20}\W{1,3}){0,4}?(?:to|at)\W{1,3}(?:https?://|[\w.+-]{1,40}@[\w-]{1,40}\.)",
+        rf"\b(?:send|forward|post|upload|transmit|exfiltrate|email|e-mail|leak|submit|copy){_WORDS}{{0,4}}?"
+        r"(?:conversation|chat|history|data|contents?|credentials?|passwords?|keys?|secrets?|tokens?"
+        r"|everything|files?|list)\b"
+        rf"{_WORDS}{{0,5}}?(?:to|at)\W{{1,3}}(?:https?://|[\w.+-]{{1,40}}@[\w-]{{1,40}}\.)",
         ("http", "@"),
     ),
     ("channel", r"!\[[^\]\n]{0,80}\]\(https?://[^)\s]{0,200}\?[^)\s]{0,120}=", ("![",)),
@@ -174,6 +180,14 @@ def quoted_in(text: str) -> list[str]:
 _INVISIBLE: Final = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad\U000e0001-\U000e007f]")
 
 
+_SPACED: Final = re.compile(r"(?<!\S)(?:\S ){4,200}\S(?!\S)")
+"""Letters with a blank between any two, as in `i g n o r e`."""
+
+
 def folded(text: str) -> str:
-    """The text without invisible characters, and with compatibility forms as plain letters."""
-    return text if text.isascii() else _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+    """The text without invisible characters and blanks inside words, and with compatibility forms as plain letters."""
+    if not text.isascii():
+        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+    if _SPACED.search(text) is None:
+        return text
+    return re.sub(r" {2,9}", " ", _SPACED.sub(lambda found: found.group().replace(" ", ""), text))

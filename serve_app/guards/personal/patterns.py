@@ -108,9 +108,12 @@ def phonenumbers_valid(number: str, region: str | None) -> bool:
     return bool(found)
 
 
+_VALUE: Final = re.compile(r"[A-Za-z0-9/+_\-.=]{16,200}")
+
+
 def _secret(text: str, start: int, end: int) -> bool:
     """A value that a machine made: long, mixed, and no word of a language or a placeholder."""
-    value = text[start:end].rsplit("=", 1)[-1].rsplit(":", 1)[-1].strip("\"' ")
+    value = _VALUE.findall(text[start:end])[-1]
     if (
         len(value) < 16
         or len(set(value)) < 8
