@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import inspect
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
 
@@ -13,8 +14,8 @@ from serve_app.gateway.services import Services
 
 
 @contextlib.contextmanager
-def serving(make: Callable[[], Services]) -> Iterator[str]:
-    """Serves the services made by `make` (in the server's thread); gives the base URL and stops at the end."""
+def serving(make: Callable[[], Services | Awaitable[Services]]) -> Iterator[str]:
+    """Serves the services made by `make` (in the server's thread and loop); gives the base URL and stops at the end."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     sock.listen()
@@ -22,7 +23,8 @@ def serving(make: Callable[[], Services]) -> Iterator[str]:
     servers: list[uvicorn.Server] = []
 
     async def run() -> None:
-        parts = make()
+        made = make()
+        parts = await made if inspect.isawaitable(made) else made
         await parts.start()
         config = uvicorn.Config(build_app(parts), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
         servers.append(uvicorn.Server(config))
@@ -33,7 +35,7 @@ def serving(make: Callable[[], Services]) -> Iterator[str]:
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)  # models may be loaded before
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
     finally:
         servers[0].should_exit = True

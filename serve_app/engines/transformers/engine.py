@@ -76,11 +76,13 @@ class PromptEncoder:
     def _chat(self, query: Query) -> list[int]:
         if self._tokenizer.chat_template is None:
             raise RequestError("this model has no chat template: ask it through /v1/completions", param="messages")
+        ids: list[int] = self._tokenizer(self._text(query), add_special_tokens=False).input_ids
+        return ids
+
+    def _text(self, query: Query) -> str:
         messages, tools = self._tools.prepare(query)
         options = dict(query.extra.get("chat_template_kwargs") or {})
-        text = self._render(messages, options | {"tools": tools} if tools else options)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return ids
+        return self._render(messages, options | {"tools": tools} if tools else options)
 
     def _render(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> str:
         """The text of the messages. The role `developer`, which few templates know, is then tried as `system`."""

@@ -167,15 +167,15 @@ class CallReader:
                 break
         if last and not self._in_call and self._scan is not None:
             said.append(self._scan.flush())
-        content = "".join(said)
-        return (content.lstrip() if self.called and not content.strip() else content), tuple(calls)
+        return "".join(said), tuple(calls)
 
     def _speak(self, text: str, said: list[str]) -> str:
         """Passes text on up to a call's start."""
         assert self._scan is not None
         held = self._scan.held
         out, found = self._scan.feed(text)
-        said.append("" if self._only_calls else out)
+        blank = self.called and not out.strip()  # what stands between calls
+        said.append("" if self._only_calls or blank else out)
         if not found:
             return ""
         self._in_call = True
