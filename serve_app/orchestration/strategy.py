@@ -12,13 +12,13 @@ A tier whose answer is checked is held whole. The last one passes through, unles
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import exp, isnan
+from math import exp, isnan, nan
 from time import perf_counter
 from typing import Final
 
 from serve_app.cascade.base import Calibrator, Level
 from serve_app.cascade.serving.calls import call_for_answer
-from serve_app.cascade.serving.confidence import confidence_in
+from serve_app.cascade.serving.confidence import confidence_in, features_of
 from serve_app.cascade.serving.run import Cascade, CascadeRun, late
 from serve_app.cascade.serving.stages import LevelConfidence, Stage, StageResult
 from serve_app.cascade.serving.strategy import pass_through
@@ -73,6 +73,19 @@ class Orchestration(Cascade):
         """A run through the tiers of the query's task. Raises RequestError for a hint that names no task."""
         task = self.table.recognize(query)
         return OrchestrationRun(self, self.narrow(query, task.name), context, task)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedAnswer(LevelConfidence):
+    """The outcome of the checks alone: an answer passes them or does not, and nothing is said of its probability."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it passed."""
+        return not self.why
+
+    def __str__(self) -> str:
+        return self.why or "passed its checks"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,7 +195,7 @@ class OrchestrationRun(CascadeRun):
             found = confidence_in(result, self.prior)
             return replace(found, why=found.why or why)
         ms = (perf_counter() - started) * 1e3
-        return LevelConfidence(result.stage.pool.name, _CHECKS, 1.0, 0.0 if why else 1.0, 0.0, ms, why)
+        return CheckedAnswer(result.stage.pool.name, _CHECKS, nan, 0.0 if why else 1.0, nan, ms, why)
 
     async def _failed_check(self, result: StageResult) -> str:
         """Why the answer of a tier is not sent: by the row's checks, then by the guards."""
@@ -201,8 +214,11 @@ class OrchestrationRun(CascadeRun):
         return max(passed, key=lambda r: r.probability, default=None)
 
     def decision(self, taken: StageResult) -> Decision:
-        """With the task, and the adapter of the tier that answers."""
-        return self._named(super().decision(taken), taken.sent)
+        """With the task, and the adapter of the tier that answers; without a score where only checks decided."""
+        decision = self._named(super().decision(taken), taken.sent)
+        if taken.confidence is not None and not isinstance(taken.confidence, CheckedAnswer):
+            return decision
+        return replace(decision, score=None, threshold=None, expected={}, features=features_of((), self.prior))
 
     def planned(self) -> Decision:
         """What the run would do, with no pool called."""

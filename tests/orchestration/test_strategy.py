@@ -37,6 +37,8 @@ async def test_the_first_tier_answers_what_passes(stream: bool) -> None:
     small, large = pool("small", "fine"), pool("large")
     decision, said, spent = told(await run(orchestration([small, large]), ask(), stream=stream))
     assert (said, decision.pool, decision.task, decision.strategy) == ("fine", "small", "default", "orchestrate")
+    assert (decision.score, decision.threshold, decision.expected, decision.features) == (None, None, {}, {})
+    assert decision.reason == "small: passed its checks; task default (no task); m-small answers"
     assert [step.wasted for step in spent.steps] == [False] and not engine_of(large).queries
 
 
