@@ -17,6 +17,7 @@ _DATA = "JSON lines, CSV or Parquet with prompt and completion, or messages. Rep
 _ANSWERS = "Recorded answers of `jethro data collect`: the best answer to each query is learned."
 _LOG = "With --answers: the decision log; only answers of pools that callers liked for the prompt are learned."
 _TARGETS = "Comma-separated names of layers; default all linear projections of attention and MLP."
+_BFLOAT16 = "On a CPU, matrix products in bfloat16: faster on some, slower on others."
 _SKIP_LONG = "Leave out rows that are too long, instead of refusing."
 
 
@@ -41,6 +42,7 @@ def train(
     held_out: Annotated[int, typer.Option(min=2, help="One row in so many is held out.")] = 10,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a row; default the model's context.")] = None,
     skip_long: Annotated[bool, typer.Option("--skip-long", help=_SKIP_LONG)] = False,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help=_BFLOAT16)] = False,
     config: Annotated[str | None, typer.Option(help="For pool:NAME: profile or YAML file; default lab.")] = None,
     base_name: Annotated[str | None, typer.Option(help="Name of the base model. Default: its folder's.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same adapter.")] = 0,
@@ -67,7 +69,7 @@ def train(
         raise ConfigError(f"{out}: exists already; give another --out, or move it away")
     shape = LoraShape(rank, alpha, tuple(listed(targets)) if targets else ())
     recipe = TuningRecipe(
-        shape, epochs, learning_rate, batch, held_out, patience, max_tokens, skip_long=skip_long, seed=seed
+        shape, epochs, learning_rate, batch, held_out, patience, max_tokens, skip_long, bfloat16, seed
     )
     rows, source = _rows(data or [], answers, log, min_score, listed(pools) if pools else ())
     model = load_base(*_base(base, base_name, config), device)
