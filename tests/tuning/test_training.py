@@ -195,3 +195,28 @@ def test_a_base_in_another_format_is_refused(random_model: Path, tmp_path: Path)
     (tmp_path / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ConfigError, match="cannot be loaded"):
         load_base(str(tmp_path))
+
+
+def test_in_bfloat16_the_loss_is_the_same_but_for_rounding(tmp_path: Path) -> None:
+    """With fewer heads of keys than of queries, as most models of today have."""
+    from transformers import LlamaForCausalLM
+
+    from serve_app.lab.model import SIZES, build_tokenizer, new_model
+
+    config = new_model(SIZES["small"], 0).config
+    config.num_attention_heads, config.num_key_value_heads = 4, 2
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    model.generation_config.eos_token_id = config.eos_token_id
+    model.save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    found = []
+    for bfloat16 in (False, True):
+        recipe = replace(RECIPE, bfloat16=bfloat16)
+        learner = AdapterLearner(load_base(str(tmp_path), device="cpu"), word_rows(), recipe)
+        loss, _ = learner.loss(learner.batches(0)[0])
+        loss.backward()
+        found.append((float(loss.detach()), learner.held_out()))
+    (exact, score), (rounded, other) = found
+    assert rounded != exact and rounded == pytest.approx(exact, rel=0.02)
+    assert other.loss == pytest.approx(score.loss, rel=0.02)
