@@ -28,7 +28,7 @@ from serve_app.engines.packaged.fetch import ensure
 from serve_app.errors import JethroError
 from serve_app.types import Message, Query, Sampling
 
-SETTINGS = (("float32", 1), ("bfloat16", 1), ("float32", 2), ("bfloat16", 2))
+DTYPES = ("float32", "bfloat16")
 CONCURRENT = (1, 8)
 TOKENS = 48
 _PROMPT = "Tell me a story about a dog that finds a key in the garden, number {i}."
@@ -40,6 +40,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(prog="python -m benchmarks.assistant_speed", description=__doc__.splitlines()[0])
     p.add_argument("--model", default="package:smollm2-135m-instruct", help="package:NAME or a folder")
     p.add_argument("--rounds", type=int, default=2, help="turns of each setting; medians are reported")
+    p.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads of the forward passes, each measured")
     p.add_argument("--one", nargs=2, metavar=("DTYPE", "THREADS"), help=argparse.SUPPRESS)
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return p.parse_args(argv)
@@ -58,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JethroError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    runs: dict[tuple[str, int], list[dict[str, float]]] = {setting: [] for setting in SETTINGS}
+    settings = [(dtype, threads) for threads in args.threads for dtype in DTYPES]
+    runs: dict[tuple[str, int], list[dict[str, float]]] = {setting: [] for setting in settings}
     for number in range(args.rounds):
-        for dtype, threads in SETTINGS:
+        for dtype, threads in settings:
             tell(f"round {number + 1} of {args.rounds}: {dtype}, {threads} threads")
             runs[dtype, threads].append(in_a_process(folder, dtype, threads))
     rows = [

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.assistant_router.collect import collect, known
 from benchmarks.assistant_router.learn import MOST_DROP, Scored, crossed, dataset_of, register, transferred
-from benchmarks.assistant_router.report import draw, text
+from benchmarks.assistant_router.report import card, draw, text
 from benchmarks.assistant_router.sets import TRAINED, Question, questions
 from benchmarks.stamp import environment
 from serve_app.data.dataset import Dataset
@@ -71,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {e}", file=sys.stderr)
         return 2
     result["environment"] = stamp
+    if args.ship:
+        (artefacts_dir() / "assistant" / "README.md").write_text(card(result), "utf-8")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "assistant_router.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     (args.out / "assistant_router.md").write_text(text(result), "utf-8")

@@ -106,6 +106,8 @@ def register(
         "assumed": "the strong model is counted right on all everyday questions",
     }
     router = new_router(kind, {}, seed).fit(dataset)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "README.md").unlink(missing_ok=True)  # written again by the caller, and no part of the version
     save_registered(out, router, calibration, threshold, (WEAK, STRONG), data, metrics)
     report(f"{out}: threshold {threshold.value:.4f}, {100 * threshold.share:.1f} % strong calls")
     return metrics

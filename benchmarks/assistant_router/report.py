@@ -45,6 +45,28 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def card(found: dict[str, Any]) -> str:
+    """The README of the artefact that ships."""
+    at, whole, folds = found["shipped"], found["all"], found["tasks"]["folds"]
+    unseen = found["tasks"]["unseen groups"]["complexity"]
+    return (
+        f"# Router `assistant`\n\nFor {WEAK} (small) and {STRONG} (large), the default of the profile `assistant`. A "
+        "`complexity` router: logistic regression on what can be read off a query, and the history of similar ones. "
+        "It holds weights, counts and hashes, no text of any question but single common words.\n\n"
+        f"- Learned from {found['questions']:,} questions: small's own graded answers, large's recorded ones. "
+        f"Sets: {', '.join(TRAINED)}; sources and licenses are in the result.\n"
+        f"- small is right on {whole['small']:.1%} of them, large on {whole['large']:.1%}. Everyday questions have no "
+        "recorded answer of large, which is counted right on all of them.\n"
+        f"- On questions that it was not fitted on: APGR {_value(folds['complexity']['apgr'])} (random "
+        f"{_value(folds['random']['apgr'])}), AUC {_value(folds['complexity']['auc'])}. On kinds of question that it "
+        f"never met: APGR {_value(unseen['apgr'])}, AUC {_value(unseen['auc'])}, no better than chance.\n"
+        f"- Threshold: the fewest calls of large that lose at most 2 % of its quality, {at['strong_share']:.1%} of "
+        "these questions. A model of this size is right on few questions, so most queries go to large.\n\n"
+        "Made by `python -m benchmarks.assistant_router --data DATA --ship`; full tables in "
+        "`benchmarks/results/assistant_router.md`.\n"
+    )
+
+
 def _sets(found: dict[str, Any]) -> str:
     rows = [
         (
