@@ -71,14 +71,14 @@ def constraint_of(query: Query) -> Constraint | None:
 
     Raises RequestError that names the parameter if the demand is malformed, over the bounds, or made twice.
     """
-    wanted = [c for c in (_of_format(query.response_format), _of_extension(query.extra)) if c is not None]
-    if len(wanted) > 1:
+    demands = [c for c in (_of_format(query.response_format), _of_extension(query.extra)) if c is not None]
+    if len(demands) > 1:
         raise _refused("structured_outputs", "cannot be combined with response_format: send one of them")
-    if wanted and query.sampling.stop:
+    if demands and query.sampling.stop:
         raise _refused(
             "stop", "would cut the structured answer short: leave it out, the answer ends where its form ends"
         )
-    return wanted[0] if wanted else None
+    return demands[0] if demands else None
 
 
 def tools_of(query: Query) -> tuple[ToolSpec, ...]:
@@ -121,13 +121,13 @@ def _of_format(response_format: Mapping[str, Any] | None) -> Constraint | None:
 
 
 def _of_extension(extra: Mapping[str, Any]) -> Constraint | None:
-    asked = extra.get("structured_outputs")
-    if asked is None:
+    extension = extra.get("structured_outputs")
+    if extension is None:
         return None
     param = "structured_outputs"
-    if not isinstance(asked, Mapping):
+    if not isinstance(extension, Mapping):
         raise _refused(param, "must be an object with one of json, json_object, regex, choice, grammar")
-    found = {key: value for key, value in asked.items() if value is not None and value is not False}
+    found = {key: value for key, value in extension.items() if value is not None and value is not False}
     if len(found) != 1 or (key := next(iter(found))) not in _EXTENSIONS:
         raise _refused(param, "must have exactly one of json, json_object, regex, choice, grammar")
     return _EXTENSIONS[key](found[key], param)
@@ -193,7 +193,7 @@ def checked_schema(schema: Any, param: str) -> dict[str, Any]:
 
 
 class _Walk:
-    """Counts what a schema asks for; raises RequestError over the bounds."""
+    """Counts what a schema requires; raises RequestError over the bounds."""
 
     def __init__(self, param: str) -> None:
         self._param = param

@@ -78,13 +78,19 @@ def _restricted(scores: Tensor, rows: Rows[int], guides: Rows[Guide], *, in_plac
     A row whose grammar allows no token of the model's stays as it is: `Guide.choose` writes what must come.
     """
     words = np.zeros((len(rows), guides[0].words), dtype=np.int32)
-    held = [i for i, guide in enumerate(guides) if guide.fill(words[i])]
+    address, row_bytes = words.ctypes.data, words.strides[0]
+    for i, guide in enumerate(guides):
+        guide.fill(address + i * row_bytes, row_bytes)
+    bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
+    size, width = guides[0].size, scores.shape[-1]
+    own = bits[:, :size].any(axis=1)
+    for i in np.flatnonzero(~own).tolist():
+        guides[i].force(bits[i])
+    held = np.flatnonzero(own).tolist()
     if not held:
         return scores
-    size, width = guides[0].size, scores.shape[-1]
     allowed = np.zeros((len(held), width), dtype=np.uint8)
-    bits = np.unpackbits(words[held].view(np.uint8), axis=1, bitorder="little")[:, : min(size, width)]
-    allowed[:, : bits.shape[1]] = bits
+    allowed[:, : min(size, width)] = bits[held, : min(size, width)]
     forbidden = torch.from_numpy(allowed == 0).to(scores.device)
     index = torch.tensor([rows[i] for i in held], device=scores.device)
     scores = scores if in_place else scores.clone()

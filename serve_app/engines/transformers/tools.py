@@ -2,7 +2,7 @@
 
 A template that knows tools and the form `<tool_call>` renders them itself. For others a system text describes them in
 the same form (that of Nous Research's Hermes models, which many others have learned), and earlier calls and results
-become text. With the engine's `tool_prompt: none` the model is not told of tools at all: tiny models that cannot read
+become text. With the engine's `tool_prompt: none` the model reads nothing of tools: tiny models that cannot read
 about them still call one where the caller demands it, since the grammar writes all but the arguments.
 """
 
@@ -66,7 +66,7 @@ class ToolPrompt:
         return _instructed(messages, tools) if tools else messages, None
 
     def _as_text(self, message: dict[str, Any]) -> dict[str, Any]:
-        """A turn without calls in fields of their own. Results stay with their role where the model is not told."""
+        """A turn without calls in fields of their own. Results stay with their role where the model does not read of tools."""
         if message.get("tool_calls"):
             form = self.form
             objects = [_call_object(call) for call in message["tool_calls"]]

@@ -1,7 +1,7 @@
 """Constraints and tools as llguidance's grammars (its Lark dialect, with JSON schemas inside).
 
 Tool calls have the Hermes form, which the templates of many models know: `<tool_call>`, a JSON object with `name` and
-`arguments`, `</tool_call>`, each on lines of its own. A model that is not told of tools writes the bare object.
+`arguments`, `</tool_call>`, each on lines of its own. A model that does not read of tools writes the bare object.
 """
 
 import re

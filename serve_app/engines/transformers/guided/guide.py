@@ -20,7 +20,7 @@ REFRESH = 32
 MARGIN = 48
 """The way out is looked at after every token once fewer than this and twice its length are left."""
 LONGEST_NUMBER = 17
-"""Digits of a number without end: what 64 bits hold, and what a float tells apart."""
+"""Digits of a number without end: what 64 bits hold, and what a float distinguishes."""
 LONGEST_RUN = 100
 """One character repeated inside a string."""
 
@@ -90,7 +90,7 @@ class Closer:
 
 
 class Guide:
-    """The state of one choice. Calls come in turn: `fill`, then `choose` with the sampled token."""
+    """The state of one choice. Calls come in turn: `fill`, sometimes `force`, and `choose` with the sampled token."""
 
     __slots__ = ("_closer", "_forced", "_matcher", "_plan", "_runs", "_steps", "_vocabulary", "_zone", "said")
 
@@ -128,7 +128,7 @@ class Guide:
 
     @property
     def error(self) -> RequestError | None:
-        """Why the grammar cannot go on; None while it can."""
+        """Why the grammar has no next token; None while it has."""
         if not self._matcher.is_error():
             return None
         why = reason(self._matcher)
@@ -137,18 +137,14 @@ class Guide:
             code="invalid_value",
         )
 
-    def fill(self, words: NDArray[np.int32]) -> bool:
-        """Writes the bit mask of tokens that may come next; False if none is of the model's own vocabulary."""
+    def fill(self, address: int, size_bytes: int) -> None:
+        """Writes the bit mask of tokens that may come next to a place in memory, `words` words long."""
         self._forced = None
-        self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-        size = self._vocabulary.size
-        if self._vocabulary.extended == size:
-            return True
-        allowed = np.unpackbits(words.view(np.uint8), bitorder="little")[: self._vocabulary.extended]
-        if allowed[:size].any():
-            return True
-        self._forced = size + int(allowed[size:].argmax())
-        return False
+        self._matcher.unsafe_compute_mask_ptr(address, size_bytes)
+
+    def force(self, allowed: NDArray[np.uint8]) -> None:
+        """No token of the model's own may come: `choose` will take the first of the others. `allowed`: the mask."""
+        self._forced = self.size + int(allowed[self.size : self._vocabulary.extended].argmax())
 
     def choose(self, token: int, left: int) -> int:
         """Takes a token, the sampled one or a better one; returns the id that the model reads next.

@@ -89,8 +89,11 @@ class _ByBytes:
             if token not in special:
                 self._ids.setdefault(text, token)
         self._longest = max(map(len, self._ids))
+        self._by_byte = [self._ids.get(bytes([byte]), 0) for byte in range(256)]
 
     def __call__(self, text: bytes) -> list[int]:
+        if self._longest == 1:
+            return [self._by_byte[byte] for byte in text]
         ids: list[int] = []
         at = 0
         while at < len(text):

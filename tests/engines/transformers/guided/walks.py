@@ -39,8 +39,11 @@ def walk(form: Form, budget: int, seed: int) -> tuple[str, str]:
     guide, rng, said = form.guide(), random.Random(seed), []
     words = np.zeros(guide.words, np.int32)
     while len(said) < budget:
-        guide.fill(words)
-        allowed = np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little")[: guide.size])
+        guide.fill(words.ctypes.data, words.nbytes)
+        bits = np.unpackbits(words.view(np.uint8), bitorder="little")
+        allowed = np.flatnonzero(bits[: guide.size])
+        if not len(allowed):
+            guide.force(bits)
         guide.choose(int(rng.choice(allowed)) if len(allowed) else 0, budget - len(said))
         assert guide.error is None
         if guide.said == EOS:
