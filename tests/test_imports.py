@@ -52,6 +52,7 @@ FOREIGN = {
     },
     "transformers": {"engines", "lab", "learning", "routing", "grading", "data", "ensemble", "tuning"},
     "peft": {"tuning"},
+    "llguidance": {"engines"},
     "vllm": {"engines"},
     "sklearn": {"learning", "routing", "lab", "cascade"},
     "typer": {"cli"},

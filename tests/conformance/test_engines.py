@@ -1,7 +1,9 @@
 """The contract of `serve_app.engines.base.Engine`, held against every engine in `tests/conformance/engines.py`."""
 
 import asyncio
+import json
 import math
+import re
 
 import pytest
 import pytest_asyncio
@@ -233,3 +235,65 @@ async def test_a_whole_conversation_is_taken(engine):
 
 async def test_metrics_are_prometheus_text(engine):
     list(text_string_to_metric_families(engine.metrics()))
+
+
+def formatted(schema) -> dict[str, object]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}
+
+
+FORMS = {
+    "json_schema": (
+        formatted({"enum": ["A", "b", 3]}),
+        lambda text: json.loads(text) in ("A", "b", 3),
+    ),
+    "json": (
+        {"extra": {"structured_outputs": {"json": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}}}},
+        lambda text: isinstance(json.loads(text), list),
+    ),
+    "regex": (
+        {"extra": {"structured_outputs": {"regex": "[a-c]{3}-[0-9]"}}},
+        lambda text: re.fullmatch("[a-c]{3}-[0-9]", text),
+    ),
+    "choice": ({"extra": {"structured_outputs": {"choice": ["one", "two"]}}}, lambda text: text in ("one", "two")),
+    "grammar": ({"extra": {"structured_outputs": {"grammar": 'root ::= "x" | "y"'}}}, lambda text: text in ("x", "y")),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+async def test_an_answer_has_the_form_that_is_demanded(engine, form, endpoint):
+    if not engine.capabilities.guided:
+        pytest.skip("the engine has no guided")
+    demand, holds = FORMS[form]
+    if endpoint == "completions" and "response_format" in demand:
+        pytest.skip("a chat's parameter")
+    sampling = query(temperature=1.0, seed=3, max_tokens=60).sampling
+    free, *guided = await asyncio.gather(
+        ask(engine, query()),
+        *(ask(engine, Query(query().messages, sampling, endpoint=endpoint, **demand)) for _ in range(3)),
+    )
+    assert finishes(free)
+    for chunks in guided:
+        assert finishes(chunks) == {0: "stop"}
+        assert holds(texts(chunks)[0])
+
+
+@pytest.mark.parametrize(
+    ("demand", "param"),
+    [
+        (formatted({"type": "nonsense"}), "response_format"),
+        (formatted({"maxItems": 10**9}), "response_format"),
+        ({"extra": {"structured_outputs": {"regex": "("}}}, "structured_outputs"),
+        ({"extra": {"structured_outputs": {"grammar": "nonsense"}}}, "structured_outputs"),
+        ({"extra": {"structured_outputs": {"choice": []}}}, "structured_outputs"),
+        ({"extra": {"structured_outputs": {"regex": "a", "choice": ["a"]}}}, "structured_outputs"),
+    ],
+)  # fmt: skip
+async def test_a_form_that_is_none_is_refused_by_name_and_harms_nobody(engine, demand, param):
+    if not engine.capabilities.guided:
+        pytest.skip("the engine has no guided")
+    other = asyncio.create_task(ask(engine, query(max_tokens=30)))
+    with pytest.raises(RequestError) as caught:
+        await ask(engine, Query(query().messages, query().sampling, **demand))
+    assert (caught.value.status, caught.value.param) == (400, param)
+    assert finishes(await other)

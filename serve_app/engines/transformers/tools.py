@@ -66,7 +66,7 @@ class ToolPrompt:
         return _instructed(messages, tools) if tools else messages, None
 
     def _as_text(self, message: dict[str, Any]) -> dict[str, Any]:
-        """A turn without calls in fields of their own. Results stay with their role where the model does not read of tools."""
+        """A turn without calls in fields of their own. Results keep their role if the model reads nothing of tools."""
         if message.get("tool_calls"):
             form = self.form
             objects = [_call_object(call) for call in message["tool_calls"]]

@@ -114,7 +114,7 @@ class VllmEngine:
                     for chunk in writer.chunks(output):
                         yield chunk
             except Exception as e:
-                raise error_of(e) from e
+                raise error_of(e, form=rendered.form) from e
             finally:
                 # Closing vLLM's generator aborts the request; a finished one has nothing left to abort.
                 await outputs.aclose()

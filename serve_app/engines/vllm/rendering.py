@@ -4,7 +4,7 @@ vLLM's OpenAI request models parse the query, so guided decoding, chat template 
 as in vLLM. A key that vLLM knows but this engine does not support is refused by name. vLLM's exceptions become ours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +17,7 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from serve_app.engines.structured import Constraint, constraint_of, tools_of
 from serve_app.errors import (
     ContextLengthExceeded,
     JethroError,
@@ -55,6 +56,8 @@ class Rendered:
     params: SamplingParams
     request: ChatCompletionRequest | None = None
     parsers: tuple[Parser, ...] = ()
+    form: str | None = None
+    """The parameter that demanded a form of the answer."""
 
 
 class QueryRenderer:
@@ -84,10 +87,14 @@ class QueryRenderer:
         without a parser and for unknown keys, RequestError for whatever else vLLM refuses.
         """
         self._refuse(query)
+        constraint, tools = constraint_of(query), tools_of(query)
+        form = constraint.param if constraint is not None else "tools" if tools else None
+        query = _narrowed(query, constraint)
         try:
-            return await (self._chat(query) if query.endpoint == "chat" else self._completion(query))
+            rendered = await (self._chat(query) if query.endpoint == "chat" else self._completion(query))
         except Exception as e:
-            raise error_of(e, prompt=_PROMPT[query.endpoint]) from e
+            raise error_of(e, prompt=_PROMPT[query.endpoint], form=form) from e
+        return replace(rendered, form=form)
 
     def _refuse(self, query: Query) -> None:
         for key in query.extra:
@@ -160,31 +167,50 @@ class QueryRenderer:
         return context - prompt_tokens
 
 
+def _narrowed(query: Query, constraint: Constraint | None) -> Query:
+    """The query with the checked schema, so that both engines leave out the same properties."""
+    if constraint is None or constraint.kind != "json":
+        return query
+    if constraint.param == "structured_outputs":
+        return replace(query, extra={**query.extra, "structured_outputs": {"json": constraint.value}})
+    inner = (query.response_format or {}).get("json_schema")
+    if not inner:
+        return query
+    schema = {**inner, "schema": constraint.value}
+    return replace(query, response_format={"type": "json_schema", "json_schema": schema})
+
+
 _RETRY_AFTER_S = 1.0
 _LENGTH_PARAMETERS = ("input_text", "input_tokens")
-_PARAMETERS = {"max_completion_tokens": "max_tokens", "structured_outputs": "response_format"}
+_PARAMETERS = {"max_completion_tokens": "max_tokens"}
 _INNER_MESSAGE_CHARS = 500
 
 
-def error_of(error: Exception, *, prompt: str = "messages") -> JethroError:
-    """The error for an exception of rendering or of the engine; `prompt` names the prompt's field."""
+def error_of(error: Exception, *, prompt: str = "messages", form: str | None = None) -> JethroError:
+    """The error for an exception of rendering or of the engine.
+
+    `prompt` names the prompt's field, `form` the parameter that demands a form of the answer: what vLLM refuses without
+    a name is its schema, pattern or grammar.
+    """
     if isinstance(error, JethroError):
         return error
     if isinstance(error, VLLMValidationError):
-        return _validation_error(error, prompt)
+        return _validation_error(error, prompt, form)
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else None
         return RequestError(f"{key or 'the request'}: {first['msg']}", param=_PARAMETERS.get(key or "", key))
     if isinstance(error, VLLMClientError | ValueError | TypeError):
-        return RequestError(str(error)[:_INNER_MESSAGE_CHARS] or type(error).__name__)
+        return RequestError(str(error)[:_INNER_MESSAGE_CHARS] or type(error).__name__, param=form)
     if isinstance(error, GracefulHTTPError):
         return Overloaded(error.message, retry_after_s=_RETRY_AFTER_S)
     return UpstreamError(f"the model's engine failed ({type(error).__name__})")
 
 
-def _validation_error(error: VLLMValidationError, prompt: str) -> RequestError:
+def _validation_error(error: VLLMValidationError, prompt: str, form: str | None) -> RequestError:
     message = str(error.args[0])[:_INNER_MESSAGE_CHARS] if error.args else "invalid request"
     if error.parameter in _LENGTH_PARAMETERS:
         return ContextLengthExceeded(message, param=prompt)
+    if error.parameter in (None, "structured_outputs"):
+        return RequestError(message, param=form or error.parameter)
     return RequestError(message, param=_PARAMETERS.get(error.parameter or "", error.parameter))
