@@ -40,7 +40,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(prog="python -m benchmarks.assistant_speed", description=__doc__.splitlines()[0])
     p.add_argument("--model", default="package:smollm2-135m-instruct", help="package:NAME or a folder")
     p.add_argument("--rounds", type=int, default=2, help="turns of each setting; medians are reported")
-    p.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads of the forward passes, each measured")
+    p.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="threads of the forward passes, each measured"
+    )
     p.add_argument("--one", nargs=2, metavar=("DTYPE", "THREADS"), help=argparse.SUPPRESS)
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return p.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Guards and the detection of personal data on labelled texts: what is found, what is found wrongly, and how long it takes.
+"""Guards and the detection of personal data on labelled texts: what is found, what is found wrongly, and the time.
 
 The texts are our own (`benchmarks/data`), half of them harmless ones that look alike. Every second one of a kind is
 held out: patterns were changed after a look at the others only, and both parts are reported. Classifier guards need a
@@ -27,12 +27,12 @@ from serve_app.guards.personal.detector import PersonalData
 
 DATA = Path(__file__).parent / "data"
 CHAIN = (
-    {"name": "injection", "kind": "injection", "on": ["tool"]},
-    {"name": "secrets", "kind": "secrets", "on": ["input"]},
+    {"name": "injection", "kind": "injection", "texts": ["tool"]},
+    {"name": "secrets", "kind": "secrets", "texts": ["input"]},
     {
         "name": "words",
         "kind": "patterns",
-        "on": ["input"],
+        "texts": ["input"],
         "patterns": [{"category": "code", "words": ["project falcon", "bluebird"]}],
     },
 )
@@ -77,7 +77,7 @@ def guard_rates() -> list[dict[str, Any]]:
     found = []
     for part in PARTS:
         for guard in CHAIN:
-            name, (source,) = str(guard["name"]), guard["on"]
+            name, (source,) = str(guard["name"]), guard["texts"]
             rows = [row for row in rows_of("guards.jsonl") if row["guard"] == name and row["part"] == part]
             hit = [any(key.startswith(f"{name}.") for key in guards.scan(r["text"], source).findings) for r in rows]
             found.append({"guard": name, "part": part, **rates(zip((r["unsafe"] for r in rows), hit, strict=True))})
@@ -109,7 +109,7 @@ def personal_rates(presidio: bool) -> list[dict[str, Any]]:
 
 def times() -> list[dict[str, Any]]:
     """Milliseconds of one check, by length of the text; the text is new in every call."""
-    config = GuardsConfig(chain=(*CHAIN, {"name": "personal", "kind": "personal_data", "on": ["input", "tool"]}))  # type: ignore[arg-type]
+    config = GuardsConfig(chain=(*CHAIN, {"name": "personal", "kind": "personal_data", "texts": ["input", "tool"]}))  # type: ignore[arg-type]
     guards = Guards(config, config.chain, PersonalDataConfig(), {})
     personal = PersonalData(PersonalDataConfig(), {})
     tasks: dict[str, Callable[[str], Any]] = {
@@ -156,8 +156,9 @@ def text(found: dict[str, Any]) -> str:
             return "–" if pair is None else f"{100 * pair[0]:.0f} – {100 * pair[1]:.0f}"
 
         part = "held out" if row["part"] == "held_out" else row["part"]
-        return [row["guard"], part, row["unsafe"], percent(row["detection"]), span(row["detection_95"]), row["harmless"],
-                percent(row["false_alarms"]), span(row["false_alarms_95"])]  # fmt: skip
+        found_, alarms = percent(row["detection"]), percent(row["false_alarms"])
+        before = [row["guard"], part, row["unsafe"], found_, span(row["detection_95"])]
+        return [*before, row["harmless"], alarms, span(row["false_alarms_95"])]
 
     speed = [[r["texts"], r["what"], r["p50_ms"], r["p95_ms"]] for r in found["times"]]
     parts = [

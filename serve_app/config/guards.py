@@ -41,7 +41,7 @@ class GuardConfig(Node):
         description="patterns: your own; personal_data and secrets: by placement.personal_data; injection: "
         "instructions in content that is data; classifier: a pool's model."
     )
-    on: Annotated[tuple[TextSource, ...], Field(min_length=1)] = Field(
+    texts: Annotated[tuple[TextSource, ...], Field(min_length=1)] = Field(
         ("input", "output"),
         description="input: the caller's messages; tool: results of tools; quoted: fenced, quoted or tagged text in a "
         "message that requests a summary, a rewrite or a translation; output: the answer.",
@@ -74,10 +74,10 @@ class GuardConfig(Node):
             raise ValueError(f"{self.name}: pool belongs to kind classifier, which needs one")
         if self.kind == "classifier" and self.action == "redact":
             raise ValueError(f"{self.name}: a classifier finds no place to redact: use block, warn or escalate")
-        if self.action == "redact" and "quoted" in self.on:
+        if self.action == "redact" and "quoted" in self.texts:
             raise ValueError(f"{self.name}: quoted text is part of a message: redact on input, or block")
-        if self.pools is not None and self.on != ("output",):
-            raise ValueError(f"{self.name}: pools is of the answer's pool: set on: [output]")
+        if self.pools is not None and self.texts != ("output",):
+            raise ValueError(f"{self.name}: pools is of the answer's pool: set texts: [output]")
         return self
 
 

@@ -158,7 +158,7 @@ class Guards:
 
 
 def _counts(guard: GuardConfig, where: TextSource, pool: str | None) -> bool:
-    return where in guard.on and (guard.pools is None or pool is None or pool in guard.pools)
+    return where in guard.texts and (guard.pools is None or pool is None or pool in guard.pools)
 
 
 def _texts(message: Message) -> list[tuple[TextSource, str]]:

@@ -18,7 +18,7 @@ from tests.cascade.fakes import engine
 from tests.guards.fakes import CALL, QUERY, events, guards, leaving
 
 WORDS = {"name": "words", "kind": "patterns", "patterns": [{"category": "code", "words": ["blue bird", "owl"]}]}
-PERSONAL = {"name": "pii", "kind": "personal_data", "action": "redact", "on": ["output"]}
+PERSONAL = {"name": "pii", "kind": "personal_data", "action": "redact", "texts": ["output"]}
 SECRETS = {"name": "secrets", "kind": "secrets"}
 
 
@@ -111,7 +111,7 @@ async def test_prose_flows_while_guards_watch() -> None:
 
 
 async def test_a_private_key_cannot_be_replaced_in_a_stream_and_stops_it() -> None:
-    made = guards({**SECRETS, "action": "redact", "on": ["output"]})
+    made = guards({**SECRETS, "action": "redact", "texts": ["output"]})
     text = "here: -----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY----- done"
     texts, finish, _ = await leaving(made, list(text))
     assert ("".join(texts), finish) == ("here: ", "content_filter")
@@ -137,7 +137,7 @@ def _guarded(made: Guards, pieces: list[str]):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(("says", "finish"), [("unsafe violence", "content_filter"), ("safe", "stop")])
 async def test_a_classifier_reads_the_whole_before_a_word_leaves(stream: bool, says: str, finish: str) -> None:
     judge = LocalPool("judge", engine([says], "judge", capabilities=Capabilities(logprobs=False)))
-    made = guards({"name": "judge", "kind": "classifier", "pool": "judge", "on": ["output"]}, pools={"judge": judge})
+    made = guards({"name": "judge", "kind": "classifier", "pool": "judge", "texts": ["output"]}, pools={"judge": judge})
     texts, ended, found = await leaving(made, ["some ", "answer"], stream)
     assert ended == finish
     assert "".join(texts) == ("some answer" if finish == "stop" else "")

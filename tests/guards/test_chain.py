@@ -14,7 +14,7 @@ from serve_app.types import Capabilities, Message, Query
 from tests.cascade.fakes import engine, engine_of
 from tests.guards.fakes import CALL, QUERY, guards
 
-INJECTION = {"name": "injection", "kind": "injection", "on": ["tool", "quoted"]}
+INJECTION = {"name": "injection", "kind": "injection", "texts": ["tool", "quoted"]}
 
 
 def asked(*messages: tuple[str, str]) -> Query:
@@ -44,7 +44,7 @@ async def test_instructions_in_data_are_found(messages: list[tuple[str, str]], f
 
 async def test_actions_from_the_weakest_to_the_strongest() -> None:
     text = "mail a@b.io about the owl"
-    personal = {"name": "pii", "kind": "personal_data", "action": "redact", "on": ["input"]}
+    personal = {"name": "pii", "kind": "personal_data", "action": "redact", "texts": ["input"]}
     words = {"name": "words", "kind": "patterns", "patterns": [{"category": "code", "words": ["owl"]}]}
     query, verdict = await guards(personal).check_input(asked(("user", text)), CALL)
     assert query.messages[0].content == "mail [email] about the owl" and not verdict.stops
@@ -57,7 +57,7 @@ async def test_actions_from_the_weakest_to_the_strongest() -> None:
 async def test_a_guard_may_be_off_of_some_pools_or_of_other_locales() -> None:
     word = {"category": "code", "words": ["owl"]}
     off = {"name": "off", "kind": "patterns", "patterns": [word], "enabled": False}
-    large = {"name": "large", "kind": "patterns", "patterns": [word], "on": ["output"], "pools": ["large"]}
+    large = {"name": "large", "kind": "patterns", "patterns": [word], "texts": ["output"], "pools": ["large"]}
     german = {"name": "german", "kind": "patterns", "patterns": [{**word, "locales": ["de"]}]}
     made = guards(off, large, german)
     assert made.scan("owl", "output", "small").findings == {}
@@ -104,8 +104,8 @@ async def test_a_request_too_long_to_check_is_refused() -> None:
     [
         ({"kind": "classifier"}, "pool belongs to kind classifier"),
         ({"kind": "patterns"}, "patterns belong to kind patterns"),
-        ({"pools": ["small"]}, r"set on: \[output\]"),
-        ({"action": "redact", "on": ["quoted"]}, "redact on input"),
+        ({"pools": ["small"]}, r"set texts: \[output\]"),
+        ({"action": "redact", "texts": ["quoted"]}, "redact on input"),
         ({"kind": "classifier", "pool": "small", "action": "redact"}, "no place to redact"),
     ],
 )
