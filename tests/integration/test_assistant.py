@@ -113,6 +113,17 @@ def test_easy_questions_go_to_the_small_model_at_a_threshold_of_ones_own(served:
     assert len(doubles.calls) == calls
 
 
+def test_personal_data_never_reaches_the_large_model(served: Served, doubles: ModelDoubles) -> None:
+    calls, personal = len(doubles.calls), f"{HARD} Send the proof to jane.doe@example.com."
+    for model in ("jethro", "jethro-orchestrate", "router-assistant-0"):
+        answer = ask(served, personal, model)
+        assert answer.headers["x-jethro-pool"] == "small" and answer.headers["x-jethro-privacy"] == "local"
+    body = {"model": STRONG, "messages": [{"role": "user", "content": personal}]}
+    refused = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=300)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "placement_forbidden")
+    assert len(doubles.calls) == calls
+
+
 def test_without_the_large_model_a_second_start_needs_no_network(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
