@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from serve_app.adapters.registry import AdapterRegistry
 from serve_app.config import Config
+from serve_app.config.adapters import AdaptersConfig
 from serve_app.errors import ConfigError
 from serve_app.k8s.delivery import ARTEFACTS_PATH, path_mistakes
 from serve_app.k8s.extras import build_command, required_extras, uncovered
@@ -20,6 +22,8 @@ from serve_app.k8s.pods import worker_group, worker_groups
 from serve_app.k8s.render import in_cluster
 from serve_app.k8s.volumes import init_containers
 from serve_app.routing.registry import artefacts_dir
+from tests.lora import save_adapter
+from tests.models import save_random_model
 
 ARCHIVE = {"artefacts": {"url": "https://files.partner.test/a.tar.gz", "sha256": "0" * 64}}
 VLLM = {"kind": "vllm", "path": "org/model"}
@@ -51,6 +55,27 @@ def config(engine: dict[str, Any] | None = None, **more: Any) -> Config:
 
 
 OWN = {"routing": {"router": "mine"}, "cascade": {"chain": "var/chain"}}
+
+
+def test_registered_adapters_are_packed_or_on_the_state_claim(here: Path) -> None:
+    model = save_random_model(here / "model")
+    engine = {"kind": "transformers", "path": "lab:small", "adapters": {}}
+    routing = {"registry": "none"}
+    assert in_cluster(config(engine, routing=routing)).adapters.registry == "/var/lib/jethro/adapters"
+    AdapterRegistry(AdaptersConfig()).add(save_adapter(here / "tone", model, name="tone"))
+    with pytest.raises(ConfigError, match=r"adapters\.registry: var/adapters is a folder of this machine"):
+        in_cluster(config(engine, routing=routing))
+    packed = in_cluster(config(engine, routing=routing, kubernetes=ARCHIVE))
+    assert packed.adapters.registry == f"{ARTEFACTS_PATH}/adapters"
+    claim = in_cluster(config(engine, routing=routing, kubernetes={"state": {"claim": "jethro"}}))
+    assert claim.adapters.registry == "/var/lib/jethro/adapters"
+    without = in_cluster(config({**engine, "adapters": None}, routing=routing))
+    assert without.adapters.registry == "var/adapters"
+    _, found = pack(config(engine, routing=routing), here / "a.tar.gz")
+    assert [named.key for named in found] == ["adapters.registry"]
+    with tarfile.open(here / "a.tar.gz") as archive:
+        names = {name.rpartition("/")[2] for name in archive.getnames()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "jethro_adapter.json", "current"}
 
 
 def test_packed_folders_have_the_same_names_in_every_pod() -> None:
