@@ -160,7 +160,7 @@ def text(found: dict[str, Any]) -> str:
     return (
         f"# Speed of SmolLM2-135M-Instruct in the transformers engine\n\n{markdown(head, rows)}\n"
         f"Answers of {found['tokens']} tokens, greedy, medians of {found['rounds']} rounds in which the settings took "
-        "turns. Rates per second are of this machine as busy as it was; those per CPU second do not depend on it.\n\n"
+        "turns. Rates per second are of this machine as busy as it was; those per CPU second depend on it far less.\n\n"
         f"{one_line(found['environment'])}\n"
     )
 

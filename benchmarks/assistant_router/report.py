@@ -59,7 +59,7 @@ def card(found: dict[str, Any]) -> str:
         "recorded answer of large, which is counted right on all of them.\n"
         f"- On questions that it was not fitted on: APGR {_value(folds['complexity']['apgr'])} (random "
         f"{_value(folds['random']['apgr'])}), AUC {_value(folds['complexity']['auc'])}. On kinds of question that it "
-        f"never met: APGR {_value(unseen['apgr'])}, AUC {_value(unseen['auc'])}, no better than chance.\n"
+        f"never met: APGR {_value(unseen['apgr'])}, AUC {_value(unseen['auc'])}{_against_chance(unseen['auc'])}.\n"
         f"- Threshold: the fewest calls of large that lose at most 2 % of its quality, {at['strong_share']:.1%} of "
         "these questions. A model of this size is right on few questions, so most queries go to large.\n\n"
         "Made by `python -m benchmarks.assistant_router --data DATA --ship`; full tables in "
@@ -123,6 +123,12 @@ def _value(value: dict[str, Any]) -> str:
     if value["value"] is None:
         return "–"
     return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def _against_chance(auc: dict[str, Any]) -> str:
+    if auc["high"] is not None and auc["high"] < 0.5:
+        return ", worse than chance: it says nothing of them"
+    return "" if auc["low"] is not None and auc["low"] > 0.5 else ", no better than chance"
 
 
 def _percent(value: dict[str, Any]) -> str:
