@@ -113,6 +113,8 @@ def measured(
     found = {
         "seed": args.seed,
         "questions": len(dataset),
+        "sampled": len(chosen),
+        "answered": sum(q.id in answers for q in chosen),
         "all": about(dataset),
         "sets": sets,
         "families": families,

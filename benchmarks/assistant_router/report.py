@@ -39,6 +39,11 @@ def text(found: dict[str, Any]) -> str:
         f"{whole['large']:.1%}; small is as good as large on {whole['small_is_enough']:.1%}, so that an oracle would "
         f"call large on {whole['oracle_share']:.1%}.\n"
     )
+    if found["answered"] < found["sampled"]:
+        head += (
+            f"\nOf {found['sampled']:,} sampled questions {found['answered']:,} had been answered, short ones of each set "
+            "first: sets that the table shows small are cut there.\n"
+        )
     parts = [head, _sets(found), _families(found)]
     parts += [_task(TITLES[name], kinds) for name, kinds in found["tasks"].items() if kinds]
     parts += [_points(found), _honesty(), f"{one_line(found['environment'])}, seed {found['seed']}\n"]
