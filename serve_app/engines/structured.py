@@ -11,7 +11,7 @@ the original.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ Kind = Literal["json", "regex", "choice", "grammar"]
 SCHEMA_BYTES = 1 << 17
 """Of a schema as JSON, or of all tools together."""
 SCHEMA_DEPTH = 48
-"""Levels of JSON in a schema."""
+"""Levels of subschemas in a schema; levels of JSON may be twice as many."""
 PROPERTIES = 500
 """Names under `properties` in a whole schema: every optional one that may come next costs time at every token."""
 ENUM_VALUES = 5_000
@@ -37,6 +37,8 @@ PATTERN_CHARS = 8_192
 PATTERN_REPEATS = 10_000
 """Characters of a regular expression, and the largest count in one."""
 GRAMMAR_CHARS = 1 << 16
+REFERENCED_LEVELS = 400
+"""Levels of subschemas, those behind each reference added up: compilers follow references on their stack."""
 COMBINATIONS = 2_000
 """Alternatives that `allOf` may multiply to."""
 
@@ -181,14 +183,16 @@ def checked_schema(schema: Any, param: str) -> dict[str, Any]:
         return {}
     if not isinstance(schema, Mapping):
         raise _refused(param, "the schema must be a JSON object")
-    walk = _Walk(param)
-    walk.schema(schema, 1)
     try:
         size = len(orjson.dumps(schema))
     except (TypeError, orjson.JSONEncodeError) as e:
-        raise _refused(param, f"the schema is no plain JSON with integers of 64 bits: {e}") from e
+        why = f"the schema is nested more than {SCHEMA_DEPTH} levels deep, or no plain JSON with integers of 64 bits"
+        raise _refused(param, why) from e
     if size > SCHEMA_BYTES:
         raise _refused(param, f"the schema has {size} bytes, more than the {SCHEMA_BYTES} allowed: shorten it")
+    walk = _Walk(param)
+    walk.schema(schema, 1)
+    walk.check_references(schema)
     return dict(schema) if walk.merges else _closed(schema)
 
 
@@ -199,6 +203,7 @@ class _Walk:
         self._param = param
         self._properties = self._enum = self._items = 0
         self._alternatives = 1
+        self._references: set[str] = set()
         self.merges = False
         """Whether subschemas are intersected somewhere, where closing one could leave nothing."""
 
@@ -209,16 +214,17 @@ class _Walk:
         if "x-guidance" in node:
             raise _refused(self._param, "the schema has the key x-guidance, which is reserved")
         self._count(node)
+        if isinstance(node.get("$ref"), str):
+            self._references.add(node["$ref"])
         self.merges |= "allOf" in node or ("properties" in node and any(key in node for key in _MERGES))
-        for key in _SUBSCHEMAS:
-            if isinstance(node.get(key), Mapping):
-                self.schema(node[key], depth + 1)
-        for key in _LISTS:
-            for child in node[key] if isinstance(node.get(key), list) else ():
-                self.schema(child, depth + 2)
-        for key in _MAPS:
-            for child in node[key].values() if isinstance(node.get(key), Mapping) else ():
-                self.schema(child, depth + 2)
+        for child in _children(node):
+            self.schema(child, depth + 1)
+
+    def check_references(self, root: Mapping[str, Any]) -> None:
+        """After the walk: no way through the references is longer than all that they lead to, laid end to end."""
+        levels = _levels(root) + sum(_levels(_target(root, reference)) for reference in self._references)
+        if levels > REFERENCED_LEVELS:
+            raise _refused(self._param, f"the schema's references lead through more than {REFERENCED_LEVELS} levels")
 
     def _check_depth(self, node: Any, depth: int) -> None:
         if depth > SCHEMA_DEPTH or (depth == 1 and _deeper(node, 2 * SCHEMA_DEPTH)):
@@ -248,6 +254,39 @@ class _Walk:
         for pattern in (node.get("pattern"), *(patterns if isinstance(patterns, Mapping) else ())):
             if isinstance(pattern, str):
                 _check_pattern(pattern, self._param)
+
+
+def _children(node: Mapping[str, Any]) -> Iterator[Any]:
+    """The subschemas of a schema."""
+    for key in _SUBSCHEMAS:
+        if isinstance(node.get(key), Mapping):
+            yield node[key]
+    for key in _LISTS:
+        if isinstance(node.get(key), list):
+            yield from node[key]
+    for key in _MAPS:
+        if isinstance(node.get(key), Mapping):
+            yield from node[key].values()
+
+
+def _levels(node: Any) -> int:
+    """Height in subschemas, without those in $defs, which only references reach."""
+    if not isinstance(node, Mapping):
+        return 1
+    reached = {key: value for key, value in node.items() if key not in ("$defs", "definitions")}
+    return 1 + max((_levels(child) for child in _children(reached)), default=0)
+
+
+def _target(root: Mapping[str, Any], reference: str) -> Any:
+    """What a reference within the document points to; None for others, which compilers refuse."""
+    at: Any = root
+    for step in reference.removeprefix("#").split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(at, list) and name.isdecimal() and int(name) < len(at):
+            at = at[int(name)]
+        else:
+            at = at.get(name) if isinstance(at, Mapping) else None
+    return at
 
 
 def _deeper(node: Any, levels: int) -> bool:

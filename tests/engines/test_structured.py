@@ -99,6 +99,14 @@ def nested(levels: int):
         ({"patternProperties": {"b{99999}": {}}}, "repeats"),
         ({"allOf": [{"anyOf": [{}] * 10}] * 5}, "combinations"),
         ({"description": "x" * structured.SCHEMA_BYTES}, "bytes"),
+        ({"$ref": "#/$defs/d0", "$defs": {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(2_000)}}, "references"),
+        (
+            {
+                "$ref": "#/$defs/d0",
+                "$defs": {f"d{i}": {"items": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}]}} for i in range(200)},
+            },
+            "references",
+        ),
         ({"minimum": 10**30}, "64 bits"),
         ({"properties": {"a": {"x-guidance": {"lenient": True}}}}, "reserved"),
     ],

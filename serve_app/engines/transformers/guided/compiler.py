@@ -67,12 +67,10 @@ class Compiler:
             Overloaded: too many forms wait to be compiled.
         """
         param = constraint.param if constraint is not None and calls is None else "tools"
-        grammar = call_grammar(calls, constraint) if calls is not None else grammar_of(constraint)  # type: ignore[arg-type]
-        key = hashlib.sha256(grammar.encode()).digest()
+        key = hashlib.sha256(repr((constraint, calls)).encode()).digest()
         found = self._forms.get(key)
         if found is None:
-            is_json = (constraint is not None and constraint.kind == "json") or (calls is not None and calls.required)
-            found = await self._compiled(grammar, param, is_json)
+            found = await self._compiled(constraint, calls, param)
             self._forms[key] = found
         self._forms.move_to_end(key)
         while len(self._forms) > CACHED:
@@ -85,12 +83,12 @@ class Compiler:
         """Ends the threads without waiting for them."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _compiled(self, grammar: str, param: str, is_json: bool) -> Form | RequestError:
+    async def _compiled(self, constraint: Constraint | None, calls: CallPlan | None, param: str) -> Form | RequestError:
         if self._pending >= PENDING:
             raise Overloaded("too many schemas and grammars wait to be compiled; try again later", retry_after_s=1)
         self._pending += 1
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._threads, self._compile, grammar, param, is_json)
+        work = loop.run_in_executor(self._threads, self._compile, constraint, calls, param)
         work.add_done_callback(self._finished)
         try:
             async with asyncio.timeout(COMPILE_S):
@@ -103,7 +101,11 @@ class Compiler:
         if not work.cancelled():
             work.exception()  # retrieved, or the loop reports one of a request that has left
 
-    def _compile(self, grammar: str, param: str, is_json: bool) -> Form | RequestError:
+    def _compile(self, constraint: Constraint | None, calls: CallPlan | None, param: str) -> Form | RequestError:
+        try:
+            grammar = call_grammar(calls, constraint) if calls is not None else grammar_of(constraint)  # type: ignore[arg-type]
+        except RequestError as e:
+            return e
         matcher = LLMatcher(self._vocabulary.grammar_tokenizer, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             return _refused(param, reason(matcher))
@@ -119,6 +121,7 @@ class Compiler:
         failure = self._tried(matcher.deep_copy())
         if failure is not None:
             return _refused(param, failure)
+        is_json = calls.required if calls is not None else constraint is not None and constraint.kind == "json"
         return Form(self._vocabulary, self._closer, matcher, plan, is_json)
 
     def _tried(self, matcher: LLMatcher) -> str | None:
