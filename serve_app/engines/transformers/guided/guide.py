@@ -21,6 +21,8 @@ MARGIN = 48
 """The way out is looked at after every token once fewer than this and twice its length are left."""
 LONGEST_NUMBER = 17
 """Digits of a number without end: what 64 bits hold, and what a float distinguishes."""
+EXPONENT = 2
+"""Digits of an exponent."""
 LONGEST_RUN = 100
 """One character repeated inside a string."""
 
@@ -204,7 +206,7 @@ class RunLength:
 
     def __init__(self) -> None:
         self._in_string = self._escaped = False
-        self._last, self._length = -1, 0
+        self._last, self._length = 0, 0
 
     def add(self, text: bytes) -> None:
         """The next piece of the text."""
@@ -218,9 +220,17 @@ class RunLength:
                 elif byte == 0x22:
                     self._in_string, self._length = False, 0
             else:
-                self._length = self._length + 1 if byte in _DIGITS else 0
+                self._length = self._number(byte)
                 self._in_string = byte == 0x22
             self._last = byte
+
+    def _number(self, byte: int) -> int:
+        """Digits of the number so far. An exponent has room for EXPONENT of them: parsers refuse what is no double."""
+        if byte in _DIGITS:
+            return self._length + 1
+        if byte in b"eE" and self._last in _DIGITS:
+            return LONGEST_NUMBER - EXPONENT
+        return self._length if byte in b"+-" and self._last in b"eE" and self._length else 0
 
     def too_long(self, text: bytes) -> bool:
         """Whether a token with this text would continue a run that is long enough."""

@@ -84,6 +84,13 @@ def test_a_number_runs_on_when_its_digits_are_more_than_a_float_tells_apart():
     assert not runs.too_long(b"}")
 
 
+@pytest.mark.parametrize(("text", "long"), [(b"1e3", False), (b"1e30", True), (b"1.5E-30", True), (b"[true", False)])
+def test_an_exponent_has_two_digits(text, long):
+    runs = RunLength()
+    runs.add(text)
+    assert runs.too_long(b"7") is long
+
+
 def test_digits_in_a_string_run_on_only_when_they_are_all_the_same():
     runs = RunLength()
     runs.add(b'{"a":"' + b"12" * LONGEST_RUN)
