@@ -108,7 +108,7 @@ def personal_rates(presidio: bool) -> list[dict[str, Any]]:
 
 
 def times() -> list[dict[str, Any]]:
-    """Milliseconds of CPU of one check, by length of the text, which is new in every call: other load does not count."""
+    """Milliseconds of CPU of one check, by length of the text, which is new in every call."""
     config = GuardsConfig(chain=(*CHAIN, {"name": "personal", "kind": "personal_data", "texts": ["input", "tool"]}))  # type: ignore[arg-type]
     guards = Guards(config, config.chain, PersonalDataConfig(), {})
     personal = PersonalData(PersonalDataConfig(), {})

@@ -19,7 +19,11 @@ def test_the_texts_are_many_and_half_of_them_harmless() -> None:
 def test_every_guard_is_reported_on_both_parts(tmp_path: Path) -> None:
     assert bench.main(["--out", str(tmp_path)]) == 0
     page = (tmp_path / "guards.md").read_text("utf-8")
-    assert page.count("| injection ") == 2 and page.count("held out") > 10 and "p50, ms" in page
+    assert (
+        page.count("\n| injection  ") + page.count("\n| injection |") == 2
+        and page.count("held out") > 10
+        and "p50, ms" in page
+    )
     found = {(r["guard"], r["part"]): r for r in bench.guard_rates()}
     assert found["words", "dev"]["detection"] == 1.0
     assert found["injection", "held_out"]["detection"] > 0.7 > 0.1 > found["injection", "held_out"]["false_alarms"]
