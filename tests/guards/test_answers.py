@@ -112,7 +112,7 @@ async def test_prose_flows_while_guards_watch() -> None:
 
 async def test_a_private_key_cannot_be_replaced_in_a_stream_and_stops_it() -> None:
     made = guards({**SECRETS, "action": "redact", "texts": ["output"]})
-    text = "here: -----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY----- done"
+    text = "here: " + "-" * 5 + "BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY----- done"
     texts, finish, _ = await leaving(made, list(text))
     assert ("".join(texts), finish) == ("here: ", "content_filter")
 
