@@ -178,8 +178,8 @@ class VllmEngine:
             raise ConfigError(f"engine.adapters: {e}") from e
 
         async def load(card: AdapterCard) -> LoRARequest:
-            # a number of its own for every load: vLLM keeps what it has loaded by number
-            request = LoRARequest(card.name, next(self._adapter_ids), str(card.folder))
+            # vLLM keeps what it has loaded by number, and the prefixes that it has read by name
+            request = LoRARequest(f"{card.name}@{card.version}", next(self._adapter_ids), str(card.folder))
             if not await engine.add_lora(request):
                 raise InvalidAdapter(f"adapter {card.name!r}: vLLM does not load it; its log says why", param="model")
             return request

@@ -56,6 +56,8 @@ def test_adapters_open_lora_with_the_room_that_the_settings_give():
     arguments = engine_arguments("m", Settings(path="org/model", adapters=cache), cpu=False)
     found = {key: arguments[key] for key in ("enable_lora", "max_loras", "max_cpu_loras", "max_lora_rank")}
     assert found == {"enable_lora": True, "max_loras": 3, "max_cpu_loras": 12, "max_lora_rank": 32}
+    on_cpu = engine_arguments("m", Settings(path="org/model", adapters=cache), cpu=True)
+    assert on_cpu["max_loras"] == on_cpu["max_cpu_loras"] == 13, "the last slot stays empty"
     assert "enable_lora" not in engine_arguments("m", Settings(path="org/model"), cpu=False)
 
 
