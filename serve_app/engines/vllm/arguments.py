@@ -64,8 +64,8 @@ def engine_arguments(model: str, settings: VllmSettings, *, cpu: bool) -> dict[s
     if cpu:
         arguments |= _cpu_arguments(settings)
         if settings.adapters is not None:
-            # In a mixed batch vLLM's operations for CPU give rows without an adapter the last slot's weights (they index
-            # with -1). With one slot more than there can be adapters that one stays empty.
+            # In a mixed batch vLLM's operations for CPU give rows without an adapter the weights of the last slot: they
+            # index with -1. With one slot more than there can be adapters, that one stays empty.
             arguments["max_loras"] = arguments["max_cpu_loras"] = settings.adapters.max_loaded + 1
     return arguments | settings.args
 
