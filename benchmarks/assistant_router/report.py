@@ -41,8 +41,8 @@ def text(found: dict[str, Any]) -> str:
     )
     if found["answered"] < found["sampled"]:
         head += (
-            f"\nOf {found['sampled']:,} sampled questions {found['answered']:,} had been answered, short ones of each set "
-            "first: sets that the table shows small are cut there.\n"
+            f"\nOf {found['sampled']:,} sampled questions {found['answered']:,} had been answered, short ones of each "
+            "set first: sets that the table shows small are cut there.\n"
         )
     parts = [head, _sets(found), _families(found)]
     parts += [_task(TITLES[name], kinds) for name, kinds in found["tasks"].items() if kinds]
