@@ -1,7 +1,7 @@
 """Reads the tree: profile or YAML file, then environment overrides, then validation that says what to change.
 
 Overrides: `JETHRO__SERVER__PORT=9000` sets `server.port`; values are read as YAML. A value `${NAME}` is that of an
-environment variable, see `config.variables`.
+environment variable, see `config.environment`.
 """
 
 import difflib
@@ -15,9 +15,9 @@ import orjson
 import yaml
 from pydantic import ValidationError
 
+from serve_app.config.environment import expanded
 from serve_app.config.tree import Config
 from serve_app.config.validation import sentences, short
-from serve_app.config.variables import expanded
 from serve_app.errors import ConfigError, reading
 from serve_app.front.settings import FOLDER, write_private
 

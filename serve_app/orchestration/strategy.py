@@ -24,6 +24,7 @@ from serve_app.cascade.serving.stages import LevelConfidence, Stage, StageResult
 from serve_app.cascade.serving.strategy import pass_through
 from serve_app.cascade.signals.tokens import MinLogprob
 from serve_app.config.orchestration import TierConfig
+from serve_app.errors import ModelNotFound, UpstreamError
 from serve_app.orchestration.checks import Judge, failed_check, no_judge
 from serve_app.orchestration.server_tools import ServerTools, ToolFailure, turns_of
 from serve_app.orchestration.tasks import Recognized, TaskTable, sent_to
@@ -163,6 +164,10 @@ class OrchestrationRun(CascadeRun):
                 await self._answered(result)
         except TimeoutError:
             raise late(result) from None
+        except ModelNotFound as error:  # the table's own adapter was removed: no fault of the caller
+            if self.query.adapter is not None:
+                raise
+            raise UpstreamError(error.message, code="adapter_missing") from error
         self.took(result)
 
     async def _answered(self, result: StageResult) -> None:

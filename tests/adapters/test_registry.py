@@ -21,6 +21,12 @@ def model(tmp_path_factory):
     return save_random_model(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_ships(tmp_path, monkeypatch):
+    """The names of these tests are free."""
+    monkeypatch.setattr(registry_module, "shipped_dir", lambda: tmp_path / "shipped")
+
+
 @pytest.fixture
 def registry(tmp_path):
     return AdapterRegistry(registry_settings(tmp_path))

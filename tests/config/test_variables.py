@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from serve_app.config import load, profile_names
-from serve_app.config.variables import expanded
+from serve_app.config.environment import expanded
 from serve_app.errors import ConfigError
 
 LARGE = {"JETHRO_LARGE_URL": "http://127.0.0.1:1/v1", "JETHRO_LARGE_MODEL": "big"}

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from serve_app.adapters import registry as registry_module
 from serve_app.adapters.registry import AdapterRegistry
 from serve_app.config.adapters import AdapterCacheConfig, VllmAdaptersConfig
 from serve_app.config.tree import Config
@@ -23,6 +24,12 @@ from tests.models import save_random_model
 def models(tmp_path_factory):
     place = tmp_path_factory.mktemp("models")
     return {name: save_random_model(place / name, seed=i) for i, name in enumerate(("small", "other"))}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ships(tmp_path, monkeypatch):
+    """The names of these tests are free."""
+    monkeypatch.setattr(registry_module, "shipped_dir", lambda: tmp_path / "shipped")
 
 
 def config(models, folder, **adapters) -> Config:

@@ -106,7 +106,7 @@ def test_a_mark_is_in_no_text_and_always_the_same(texts):
 
 
 def test_a_mark_that_happens_to_be_there_is_not_taken(monkeypatch):
-    from serve_app.grading import judge as judge_prompts
+    from serve_app.wire import requests
 
     class Digest:
         def __init__(self, data: bytes, **_: object) -> None:
@@ -115,6 +115,6 @@ def test_a_mark_that_happens_to_be_there_is_not_taken(monkeypatch):
         def hexdigest(self) -> str:
             return "0" * 12 if self.data.startswith(b"(0,") else "1" * 12
 
-    monkeypatch.setattr(judge_prompts, "blake2b", Digest)
+    monkeypatch.setattr(requests, "blake2b", Digest)
     assert mark_of("x") == "0" * 12
     assert mark_of("x", "before " + "0" * 12) == "1" * 12

@@ -11,7 +11,7 @@ import pytest
 from serve_app.config.guards import GuardsConfig
 from serve_app.config.orchestration import TaskConfig
 from serve_app.config.placement import PersonalDataConfig
-from serve_app.errors import RequestError, UnsupportedParameter, UpstreamError
+from serve_app.errors import ModelNotFound, RequestError, UnsupportedParameter, UpstreamError
 from serve_app.gateway.orchestration import judge_of
 from serve_app.guards.chain import Guards
 from serve_app.strategy import Context
@@ -140,6 +140,19 @@ async def test_the_tasks_prompt_sampling_and_adapter_are_sent() -> None:
     assert [m.content for m in sent.messages] == ["Be brief.", "Text: Shorten this"]
     assert (sent.adapter, sent.sampling.temperature, sent.sampling.max_tokens) == ("short", 0.0, 9)
     assert (decision.task, decision.adapter) == ("short", "short")
+
+
+async def test_an_adapter_that_was_removed_is_the_next_tiers_case() -> None:
+    small = pool("small")
+
+    async def gone(query: Query) -> Any:
+        raise ModelNotFound("no adapter 'short'")
+        yield
+
+    engine_of(small)._chunks = gone  # type: ignore[method-assign]
+    default = row(tiers=[{"pool": "small", "adapter": "short"}, {"pool": "large"}])
+    decision, said, _ = told(await run(orchestration([small, pool("large", "ok")], default=default), ask()))
+    assert said == "ok" and "adapter_missing" in decision.reason
 
 
 async def test_what_the_caller_sets_stays() -> None:
