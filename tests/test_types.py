@@ -100,6 +100,8 @@ def test_in_the_schemas(shown):
 def test_the_fields_as_they_are():
     assert [f.name for f in DECISION_FIELDS] == [
         *("decision_id", "strategy", "pool", "model", "reason", "score", "threshold", "router"),
-        *("policy_version", "decision_ms", "expected", "features", "warning"),
+        *("policy_version", "decision_ms", "expected", "features", "warning", "task", "adapter"),
+        *("privacy", "place", "guards"),
     ]
-    assert [f.name for f in DECISION_FIELDS if f.optional] == ["score", "threshold", "router", "warning"]
+    optional = ["score", "threshold", "router", "warning", "task", "adapter", "privacy", "place"]
+    assert [f.name for f in DECISION_FIELDS if f.optional] == optional
