@@ -106,8 +106,11 @@ def test_the_router_says_that_it_does_not_know_this_large_model(served: Served) 
     assert answer.json()["jethro"]["router"] == "assistant"
 
 
-def test_easy_questions_go_to_the_small_model_at_a_threshold_of_ones_own(served: Served, doubles: ModelDoubles) -> None:
+def test_easy_questions_go_to_the_small_model(served: Served, doubles: ModelDoubles) -> None:
+    """One of a kind that it is good at by default, any at a threshold of one's own."""
     calls = len(doubles.calls)
+    answer = ask(served, "What is the chemical symbol for gold?")
+    assert answer.headers["x-jethro-pool"] == "small" and "Au" in said(answer)
     answer = ask(served, "What is the plural of mouse?", "router-assistant-1")
     assert answer.headers["x-jethro-pool"] == "small" and len(said(answer)) > 3
     assert len(doubles.calls) == calls
