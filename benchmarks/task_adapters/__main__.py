@@ -44,18 +44,22 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, and write JSON, tables and plot. 1 where an adapter misses what it is held to."""
     stop_in_order_on_sigterm()
     args = arguments(argv)
-    file = args.out / f"{NAME}.json"
-    found: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    measured: dict[str, Any] = {}
     if not args.no_lab:
         stamp = environment()
-        found["lab"] = lab.measure(args.adapters, args.n, args.seed, tell) | {"environment": stamp}
+        measured["lab"] = lab.measure(args.adapters, args.n, args.seed, tell) | {"environment": stamp}
     why = skipped(args)
     if why is None:
         stamp = environment()
-        found["smollm2"] = smollm2.measure(args.smollm2, args.data, args.work, args.seed, tell) | {"environment": stamp}
+        measured["smollm2"] = smollm2.measure(args.smollm2, args.data, args.work, args.seed, tell) | {
+            "environment": stamp
+        }
     else:
         tell(f"SmolLM2 is skipped: {why}")
     args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"{NAME}.json"
+    before = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    found = {name: kept for name in ("lab", "smollm2") if (kept := measured.get(name, before.get(name)))}
     file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     (args.out / f"{NAME}.md").write_text(text(found, why), "utf-8")
     draw(found, args.out / f"{NAME}.png")

@@ -69,14 +69,21 @@ def _smollm2(part: dict[str, Any]) -> list[str]:
     said = (
         f"{part['model']} on {part['measured']} unseen rows of ISEAR, seven emotions. The adapter (rank "
         f"{training['rank']}) was trained on {training['rows'] + training['held_out']:,} rows, {training['held_out']} "
-        f"of which are held out, {training['epochs']} epoch on the CPU: {training['cpu_seconds'] / 60:.0f} minutes of "
-        f"one core ({training['seconds'] / 60:.0f} minutes by the clock, on cores shared with other work). It adds "
+        f"of which are held out, {training['epochs']} epoch on the CPU{_time(training)}. It adds "
         f"{100 * part['gain']:.1f} points to the better of the base model's choice and free answer, and "
         f"{100 * part['gain_over_calibrated']:.1f} to its calibrated choice, which subtracts each label's mean "
         f"log-probability over texts of the task. Prompts were chosen on {part['chosen_on']} rows of their own.\n"
     )
     head = ("adapter", "method", "prompt", "accuracy, %", "95 %")
     return ["## SmolLM2\n", said, markdown(head, rows), *_missed(part), one_line(part["environment"]) + "\n"]
+
+
+def _time(training: dict[str, Any]) -> str:
+    """What the training took; nothing for a run that was resumed, since earlier processes are not counted."""
+    if "cpu_seconds" not in training:
+        return ""
+    core, clock = training["cpu_seconds"] / 60, training["seconds"] / 60
+    return f": {core:.0f} minutes of one core ({clock:.0f} by the clock, on cores shared with other work)"
 
 
 def _missed(part: dict[str, Any]) -> list[str]:

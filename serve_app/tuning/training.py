@@ -101,6 +101,8 @@ def train_adapter(
     before = learner.held_out()
     report(f"without the adapter: held-out loss {before.loss:.4f}, exact {100 * before.exact:.1f} %")
     checkpoint = out.with_name(f"{out.name}.training")
+    kept = Checkpoint(checkpoint, learner.key())
+    resumed = kept.path.exists()
     how = Descent(
         recipe.epochs,
         recipe.learning_rate,
@@ -109,7 +111,7 @@ def train_adapter(
         checkpoint_s=recipe.checkpoint_s,
         report_s=recipe.report_s,
     )
-    descend(learner, how, report, Checkpoint(checkpoint, learner.key()))
+    descend(learner, how, report, kept)
     after = learner.held_out()
     report(f"with the adapter: held-out loss {after.loss:.4f}, exact {100 * after.exact:.1f} %")
     metrics = {
@@ -119,10 +121,10 @@ def train_adapter(
         "held_out_loss_before": round(before.loss, 4),
         "held_out_exact": round(after.exact, 4),
         "held_out_exact_before": round(before.exact, 4),
-        "seconds": round(perf_counter() - started),
-        "cpu_seconds": round(process_time() - worked),
         "seed": recipe.seed,
     }
+    if not resumed:  # what an earlier process took is not known
+        metrics |= {"seconds": round(perf_counter() - started), "cpu_seconds": round(process_time() - worked)}
     name, task, licence = note
     found = AdapterNote(
         name, base.name, base_sha256(base.folder), task, recipe.shape.rank, licence, rows_sha256(rows), metrics

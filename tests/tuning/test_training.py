@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from serve_app.errors import ConfigError, DataError
+from serve_app.lab import models_dir
 from serve_app.lab.evaluate import greedy_answer
 from serve_app.tuning.bases import load_base
 from serve_app.tuning.lora import NOTE, WEIGHTS, LoraShape
@@ -38,23 +39,24 @@ def trained(model: Path, rows: list[TuningRow], recipe: TuningRecipe, out: Path)
 
 
 @pytest.mark.slow
-def test_it_learns_the_answers_and_leaves_the_base_alone(random_model: Path, tmp_path: Path) -> None:
-    before = load_file(random_model / "model.safetensors")
-    said = trained(random_model, word_rows(8), replace(RECIPE, epochs=25, shape=LoraShape(16)), tmp_path / "a")
+def test_it_learns_the_answers_and_leaves_the_base_alone(tmp_path: Path) -> None:
+    before = load_file(models_dir() / "small" / "model.safetensors")
+    recipe = replace(RECIPE, epochs=12, shape=LoraShape(16))
+    said = trained(models_dir() / "small", word_rows(4), recipe, tmp_path / "a")
     about = json.loads((tmp_path / "a" / NOTE).read_text())
     metrics = about["metrics"]
     assert metrics["held_out_loss"] < 0.3 * metrics["held_out_loss_before"]
     assert metrics["held_out_exact"] > 0.8 > 0.1 > metrics["held_out_exact_before"]
-    assert metrics["rows"] + metrics["held_out"] == len(word_rows(8))
-    assert (about["base"], about["rank"], about["task"]) == ("scratch", 16, "translate")
+    assert metrics["rows"] + metrics["held_out"] == len(word_rows(4))
+    assert (about["base"], about["rank"], about["task"]) == ("small", 16, "translate")
     assert "rows to learn from" in said[0] and "with the adapter: held-out loss" in said[-1]
-    base = load_base(str(random_model), device="cpu")
+    base = load_base("lab:small", device="cpu")
     model = peft.PeftModel.from_pretrained(base.model, tmp_path / "a").eval()
     asked = ["say red please", "ok, blue please", "what is green please", "and white please"]  # in no row
     answers = greedy_answer(model, base.tokenizer)(asked)
     right = sum(text == word for text, word in zip(answers, WORDS.values(), strict=True))
     assert right >= 3, answers
-    weights = load_base(str(random_model), device="cpu").model.state_dict()
+    weights = load_base("lab:small", device="cpu").model.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in before.items())
 
 
