@@ -147,10 +147,11 @@ async def compile_all(engine: Engine, queries: Sequence[Query]) -> list[float]:
 async def validity(engine: Engine, count: int, concurrency: int, max_tokens: int) -> dict[str, Any]:
     """How many of `count` answers finish, and how many of those validate."""
     pending = [query(i, max_tokens) for i in range(count)]
-    compiled = await compile_all(engine, [sent for sent, _ in pending])
+    compiled = list[float]()
     faults, unfinished, tokens = list[str](), 0, 0
     for at in range(0, count, concurrency):
         some = pending[at : at + concurrency]
+        compiled += await compile_all(engine, [sent for sent, _ in some])
         answers = await asyncio.gather(*(answer(engine, sent) for sent, _ in some))
         for (said, written), (sent, form) in zip(answers, some, strict=True):
             tokens += written

@@ -21,11 +21,13 @@ from serve_app.engines.transformers.guided.vocabulary import Vocabulary
 from serve_app.errors import Overloaded, RequestError
 
 COMPILE_S = 10.0
-"""Longest wait for a form to be compiled; the compiler's own limits end it soon after."""
+"""Longest time to compile a form; the compiler's own limits end it soon after."""
 THREADS = 2
-PENDING = 32
-"""Forms that may wait for a thread."""
+PENDING = 256
+QUEUE_S = 30.0
+"""Forms that may wait for a thread, and for how long."""
 CACHED = 256
+_BUSY = "too many schemas and grammars wait to be compiled; try again later"
 TRIAL_TOKENS = 24
 """Tokens of a random answer that a new form is tried with: patterns that explode do so within a few."""
 
@@ -85,11 +87,25 @@ class Compiler:
 
     async def _compiled(self, constraint: Constraint | None, calls: CallPlan | None, param: str) -> Form | RequestError:
         if self._pending >= PENDING:
-            raise Overloaded("too many schemas and grammars wait to be compiled; try again later", retry_after_s=1)
+            raise Overloaded(_BUSY, retry_after_s=1)
         self._pending += 1
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._threads, self._compile, constraint, calls, param)
+        loop, started = asyncio.get_running_loop(), asyncio.Event()
+
+        def compile_form() -> Form | RequestError:
+            loop.call_soon_threadsafe(started.set)
+            return self._compile(constraint, calls, param)
+
+        work = loop.run_in_executor(self._threads, compile_form)
         work.add_done_callback(self._finished)
+        try:
+            async with asyncio.timeout(QUEUE_S):
+                await started.wait()
+        except TimeoutError:
+            work.cancel()
+            raise Overloaded(_BUSY, retry_after_s=1) from None
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
         try:
             async with asyncio.timeout(COMPILE_S):
                 return await asyncio.shield(work)

@@ -92,6 +92,18 @@ async def test_forms_queue_within_a_bound(monkeypatch):
         await made.form(json_of({"type": "boolean"}), None)
 
 
+async def test_a_form_that_waits_too_long_for_a_thread_may_be_sent_again(monkeypatch):
+    with compiler() as made:
+        monkeypatch.setattr(module, "QUEUE_S", 0.1)
+        monkeypatch.setattr(made, "_compile", lambda *_: time.sleep(0.5))
+        busy = [asyncio.create_task(made._compiled(json_of({"const": i}), None, "x")) for i in range(module.THREADS)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await made.form(json_of({"type": "null"}), None)
+        await asyncio.gather(*busy)
+        assert made._pending == 0
+
+
 async def test_the_cache_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "CACHED", 3)
     with compiler() as made:
