@@ -2,6 +2,7 @@
 
 import pytest
 
+from serve_app.adapters import registry as registry_module
 from serve_app.adapters.registry import AdapterRegistry
 from serve_app.api.middleware import CALLER
 from serve_app.gateway.adapters import GatewayAdapters
@@ -17,6 +18,12 @@ assert CALLER
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return save_random_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ships(tmp_path, monkeypatch):
+    """The names of these tests are free."""
+    monkeypatch.setattr(registry_module, "shipped_dir", lambda: tmp_path / "shipped")
 
 
 @pytest.fixture

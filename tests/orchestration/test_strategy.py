@@ -72,7 +72,7 @@ async def test_a_guards_verdict_escalates_and_its_text_is_never_sent(stream: boo
     words = {
         "name": "words",
         "kind": "patterns",
-        "on": ["output"],
+        "texts": ["output"],
         "patterns": [{"category": "code", "words": ["xyzzy"]}],
     }
     config = GuardsConfig.model_validate({"chain": [words]})
