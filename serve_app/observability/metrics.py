@@ -158,7 +158,7 @@ class Recorder:
         self._feedback = counter("jethro_feedback", "Feedback stored")
         found = "Findings of guards, and of personal data by placement"
         self._findings = counter("jethro_guard_findings", found, ("guard", "category"))
-        self._refused = counter("jethro_guard_refusals", "Requests and answers that guards stopped", ("where",))
+        self._refused = counter("jethro_guard_refusals", "Requests that guards refused", ("where",))
 
     def watch_store(self, figures: StoreFigures) -> None:
         """Report a store's queue and losses at every scrape."""
@@ -211,7 +211,7 @@ class Recorder:
             self._findings.labels(guard, category).inc(number)
 
     def refused(self, where: str) -> None:
-        """Guards stopped a request (`input`) or an answer (`output`)."""
+        """Guards refused a request."""
         self._refused.labels(where).inc()
 
     def feedback(self) -> None:

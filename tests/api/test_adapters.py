@@ -73,7 +73,7 @@ async def test_the_life_of_an_adapter(client, parts, tmp_path, model):
     assert (await api.get("/v1/models/lab-small:tone")).json()["id"] == "lab-small:tone"
     answered = await api.post("/v1/chat/completions", json=chat("lab-small:tone"))
     assert answered.status_code == 200 and answered.headers["x-jethro-model"] == "lab-small:tone"
-    assert services.pools["small"].queries[-1].adapter == "tone"
+    assert services.pools["small"].inner.queries[-1].adapter == "tone"
     assert (await api.post("/v1/route", json=chat("lab-small:tone"))).json()["model"] == "lab-small:tone"
     gone = await api.delete("/v1/adapters/tone")
     assert gone.json() == {"id": "tone", "object": "adapter", "deleted": True}
