@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from serve_app.adapters import registry
 from serve_app.cli.adapter import commands
 from tests.lora import save_adapter
 from tests.models import save_random_model
@@ -15,6 +16,12 @@ assert commands
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return save_random_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ships(tmp_path, monkeypatch):
+    """The names of these tests are free."""
+    monkeypatch.setattr(registry, "shipped_dir", lambda: tmp_path / "shipped")
 
 
 @pytest.fixture
