@@ -19,10 +19,12 @@ import numpy as np
 from benchmarks.task_adapters import isear
 from benchmarks.task_adapters.choice import first_label, free_answers, label_scores
 from benchmarks.task_adapters.isear import LABELS, Report
+from serve_app.adapters.base_model import BaseModel
+from serve_app.adapters.files import ABOUT
 from serve_app.arrays import wilson
 from serve_app.files import write_whole
 from serve_app.tuning.bases import TuningBase, load_base
-from serve_app.tuning.lora import NOTE, LoraShape, base_sha256
+from serve_app.tuning.lora import LoraShape
 from serve_app.tuning.rows import read_rows
 from serve_app.tuning.training import TuningRecipe, train_adapter
 
@@ -78,7 +80,7 @@ def measure(base: Path, data: Path, work: Path, seed: int, report: Callable[[str
     fine = [_figures("as trained", way, by(model, found, "as trained", parts.measure)) for way, by in ways.items()]
     for row in fine:
         report(f"with the adapter, {row['method']}: {100 * row['accuracy']:.1f} %")
-    note = json.loads((adapter / NOTE).read_text("utf-8"))
+    note = json.loads((adapter / ABOUT).read_text("utf-8"))
     of = {row["method"]: float(row["accuracy"]) for row in plain}
     gain = fine[0]["accuracy"] - max(of[CHOICE], of[FREE])
     return {
@@ -98,7 +100,7 @@ def measure(base: Path, data: Path, work: Path, seed: int, report: Callable[[str
 def trained(base: Path, rows: Sequence[Report], work: Path, report: Callable[[str], None]) -> Path:
     """The adapter's folder in `work`; a killed run resumes."""
     out = work / "isear"
-    if not (out / NOTE).exists():
+    if not (out / ABOUT).exists():
         work.mkdir(parents=True, exist_ok=True)
         isear.write_rows(rows, work / "isear.jsonl")
         model = load_base(str(base), NAME, "cpu")
@@ -111,7 +113,7 @@ def without_adapter(
     base: Path, parts: isear.Reports, work: Path, report: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Figures of the base model by each method, kept in `work` for a run that was killed afterwards."""
-    about = {"base": base_sha256(base), "prompts": repr(PROMPTS), "rows": rows_digest(parts)}
+    about = {"base": BaseModel(str(base), base).sha256, "prompts": repr(PROMPTS), "rows": rows_digest(parts)}
     kept = work / "base.json"
     if kept.exists() and (before := json.loads(kept.read_text("utf-8")))["about"] == about:
         return list(before["figures"])

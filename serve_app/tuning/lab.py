@@ -17,10 +17,12 @@ from typing import Any, Final
 import torch
 from transformers import LlamaForCausalLM
 
+from serve_app.adapters.base_model import BaseModel
+from serve_app.adapters.card import AdapterAbout
 from serve_app.lab.batches import held_out_batches
 from serve_app.lab.build import CHECKPOINTS
 from serve_app.lab.train import HELD_OUT_ROWS, TrainingProgress, TrainSettings, held_out_accuracy, train_model
-from serve_app.tuning.lora import AdapterNote, LoraShape, add_lora, base_sha256, save_adapter
+from serve_app.tuning.lora import LoraShape, add_lora, save_adapter
 
 BASE: Final = "small"
 BASE_ID: Final = f"lab:{BASE}"
@@ -102,13 +104,13 @@ def _build(task: str, base: Path, out_dir: Path, tuning: LabTuning, report: Call
     with wrapped.disable_adapter():
         before = held_out_accuracy(model, unseen)
     data = hashlib.sha256(json.dumps([task, seed, settings.tokens, asdict(plan)]).encode()).hexdigest()
-    weights = base_sha256(base)
+    weights = BaseModel(BASE_ID, base).sha256
 
     def refresh(_: LlamaForCausalLM, progress: TrainingProgress) -> None:
         metrics: dict[str, Any] = {"exact_unseen_before": round(before, 4), "unseen": _HELD_OUT}
         metrics["exact_unseen"] = round(held_out_accuracy(model, unseen), 4)
         metrics |= {"tokens": progress.tokens, "seconds": round(progress.seconds), "seed": seed}
-        save_adapter(wrapped, out, AdapterNote(task, BASE_ID, weights, task, plan.rank, LICENCE, data, metrics))
+        save_adapter(wrapped, out, AdapterAbout(task, BASE_ID, weights, task, LICENCE, metrics, data_sha256=data))
         report(f"{task}: unseen exact {100 * before:.1f} % without, {100 * metrics['exact_unseen']:.1f} % with it")
 
     progress = train_model(model, task, settings, out_dir / CHECKPOINTS / task, report, refresh)

@@ -7,23 +7,18 @@ alone. Weights are in safetensors, which hold no code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from serve_app.adapters.card import AdapterAbout
+from serve_app.adapters.files import ABOUT, CONFIG, WEIGHTS
 from serve_app.errors import ConfigError, needs_extra
 from serve_app.files import sync_folder, write_whole
-
-NOTE: Final = "jethro_adapter.json"
-CONFIG: Final = "adapter_config.json"
-WEIGHTS: Final = "adapter_model.safetensors"
-"""Files of an adapter's folder."""
-_CHUNK: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +35,6 @@ class LoraShape:
     def __post_init__(self) -> None:
         if self.rank < 1 or (self.alpha is not None and self.alpha < 1):
             raise ConfigError(f"rank {self.rank} and alpha {self.alpha} must be 1 or more")
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterNote:
-    """What `jethro_adapter.json` says. `base` names a model, `base_sha256` its weights, see `base_sha256`."""
-
-    name: str
-    base: str
-    base_sha256: str
-    task: str
-    rank: int
-    licence: str
-    data_sha256: str
-    metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
 def add_lora(model: Any, shape: LoraShape, seed: int) -> Any:
@@ -100,7 +81,7 @@ def trained_parameters(model: Any) -> dict[str, Any]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_adapter(model: Any, folder: Path, note: AdapterNote, half: bool = False) -> None:
+def save_adapter(model: Any, folder: Path, about: AdapterAbout, half: bool = False) -> None:
     """Write the adapter of a PEFT model to `folder`, replacing it whole; `half`: weights in float16.
 
     A reader sees the old folder or the new one, but for the moment between two renames.
@@ -118,10 +99,11 @@ def save_adapter(model: Any, folder: Path, note: AdapterNote, half: bool = False
               metadata={"format": "pt"})  # fmt: skip
     (fresh / WEIGHTS).chmod(0o644)  # save_file makes it readable by its owner only
     config = model.peft_config["default"]
-    about = config.to_dict() | {"base_model_name_or_path": note.base, "inference_mode": True}
-    about["target_modules"] = sorted(config.target_modules)  # a set has no order
-    _write_json(fresh / CONFIG, about)
-    _write_json(fresh / NOTE, {**_fields(note), "created": datetime.now(UTC).isoformat(timespec="seconds")})
+    settings = config.to_dict() | {"base_model_name_or_path": about.base, "inference_mode": True}
+    settings["target_modules"] = sorted(config.target_modules)  # a set has no order
+    _write_json(fresh / CONFIG, settings)
+    dated = replace(about, created=datetime.now(UTC).isoformat(timespec="seconds"))
+    _write_json(fresh / ABOUT, {key: value for key, value in dated.to_json(config.r).items() if value is not None})
     sync_folder(fresh)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -131,26 +113,6 @@ def save_adapter(model: Any, folder: Path, note: AdapterNote, half: bool = False
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _fields(note: AdapterNote) -> dict[str, Any]:
-    return {name: getattr(note, name) for name in AdapterNote.__slots__}
-
-
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     plain = {key: entry.value if hasattr(entry, "value") else entry for key, entry in value.items()}
     write_whole(path, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
-
-
-def base_sha256(folder: Path) -> str:
-    """SHA-256, in hex, of the bytes of a model's *.safetensors in the order of their names.
-
-    Raises ConfigError for a folder without any.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ConfigError(f"{folder}: no weights in *.safetensors; save the model with save_pretrained")
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()

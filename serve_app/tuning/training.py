@@ -18,13 +18,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from serve_app.adapters.base_model import BaseModel
+from serve_app.adapters.card import AdapterAbout
 from serve_app.errors import ConfigError, DataError
 from serve_app.lab.train import use_float32_attention
 from serve_app.learning.descent import Checkpoint, Descent, descend
 from serve_app.precision import mixed
 from serve_app.tuning.bases import TuningBase
 from serve_app.tuning.encoding import EncodedRow, encode, within
-from serve_app.tuning.lora import AdapterNote, LoraShape, add_lora, base_sha256, save_adapter, trained_parameters
+from serve_app.tuning.lora import LoraShape, add_lora, save_adapter, trained_parameters
 from serve_app.tuning.rows import FEWEST, TuningRow, rows_sha256
 
 _TOKENS: Final = 16_384
@@ -84,7 +86,7 @@ def train_adapter(
     note: tuple[str, str, str],
     out: Path,
     report: Callable[[str], None],
-) -> AdapterNote:
+) -> AdapterAbout:
     """Train an adapter and write its folder, `out`; returns what `jethro_adapter.json` says.
 
     `note`: its name, task and licence. The base model is changed in place: it has the adapter's layers afterwards. A
@@ -126,9 +128,8 @@ def train_adapter(
     if not resumed:  # what an earlier process took is not known
         metrics |= {"seconds": round(perf_counter() - started), "cpu_seconds": round(process_time() - worked)}
     name, task, licence = note
-    found = AdapterNote(
-        name, base.name, base_sha256(base.folder), task, recipe.shape.rank, licence, rows_sha256(rows), metrics
-    )
+    weights = BaseModel(base.name, base.folder).sha256
+    found = AdapterAbout(name, base.name, weights, task, licence, metrics, data_sha256=rows_sha256(rows))
     save_adapter(learner.model, out, found)
     rmtree(checkpoint, ignore_errors=True)
     return found
@@ -172,7 +173,7 @@ class AdapterLearner:
 
     def key(self) -> str:
         """Names the rows, the recipe, the base and the adapter's first weights."""
-        about = (self._rows, self.inside, self._recipe, base_sha256(self._base.folder))
+        about = (self._rows, self.inside, self._recipe, BaseModel(self._base.name, self._base.folder).sha256)
         digest = hashlib.blake2b(repr(about).encode(), digest_size=16)
         for name, parameter in self.trained().items():
             digest.update(f"{name}{tuple(parameter.shape)}".encode())

@@ -9,6 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from serve_app.adapters.base_model import BaseModel
+from serve_app.adapters.files import ABOUT as NOTE
+from serve_app.adapters.files import CONFIG, WEIGHTS
 from serve_app.lab import adapters_dir, models_dir
 from serve_app.lab.batches import RoundShape
 from serve_app.lab.evaluate import greedy_answer, load_model
@@ -16,7 +19,6 @@ from serve_app.lab.sample import sample
 from serve_app.lab.tasks import TASKS
 from serve_app.lab.train import TrainSettings
 from serve_app.tuning import lab
-from serve_app.tuning.lora import CONFIG, NOTE, WEIGHTS, base_sha256
 
 SHIPPED = sorted(path.parent.name for path in adapters_dir().glob(f"*/{NOTE}"))
 TOKENS = 60_000
@@ -40,7 +42,9 @@ def test_an_adapter_is_built_and_an_interrupted_run_resumes_to_the_same(
     said = list[str]()
     lab.build_adapters(models_dir(), tmp_path / "whole", BUDGET, ["reverse"], said.append)
     about = json.loads((tmp_path / "whole" / "reverse" / NOTE).read_text())
-    assert about["base"] == "lab:small" and about["base_sha256"] == base_sha256(models_dir() / "small")
+    assert (
+        about["base"] == "lab:small" and about["base_sha256"] == BaseModel("lab:small", models_dir() / "small").sha256
+    )
     assert about["metrics"]["tokens"] >= TOKENS and about["task"] == "reverse"
     losses = [float(line.split("loss ")[1].split()[0]) for line in said if "loss" in line]
     assert losses[-1] < losses[0]
@@ -81,7 +85,7 @@ def test_three_or_more_adapters_ship_and_are_small() -> None:
 @pytest.mark.parametrize("task", SHIPPED)
 def test_what_ships_is_bound_to_the_small_model_that_ships(task: str) -> None:
     about = json.loads((adapters_dir() / task / NOTE).read_text())
-    assert about["base_sha256"] == base_sha256(models_dir() / "small")
+    assert about["base_sha256"] == BaseModel("lab:small", models_dir() / "small").sha256
     assert (about["name"], about["task"], about["rank"]) == (task, task, lab.ADAPTERS[task].rank)
     assert lab.ADAPTERS[task].rank <= 64
 

@@ -1,6 +1,5 @@
 """LoRA layers and an adapter's folder: PEFT reads what is written, and a fresh adapter changes nothing."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -9,23 +8,22 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from serve_app.adapters.card import AdapterAbout, read_card
+from serve_app.adapters.files import ABOUT, CONFIG, WEIGHTS
 from serve_app.errors import ConfigError
 from serve_app.tuning.bases import load_base
 from serve_app.tuning.lora import (
-    CONFIG,
-    NOTE,
-    WEIGHTS,
-    AdapterNote,
     LoraShape,
     add_lora,
-    base_sha256,
     linear_layers,
     save_adapter,
     trained_parameters,
 )
 
 ALL = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-ABOUT = AdapterNote("greek", "lab:small", "0" * 64, "translate", 4, "Apache-2.0", "1" * 64, {"held_out_loss": 0.5})
+GREEK = AdapterAbout(
+    *("greek", "lab:small", "0" * 64, "translate", "Apache-2.0", {"held_out_loss": 0.5}), data_sha256="1" * 64
+)
 IDS = torch.arange(8, 40)[None]
 
 
@@ -67,12 +65,13 @@ def test_peft_loads_the_folder_with_the_same_answers(half: bool, random_model: P
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     folder = tmp_path / "greek"
     for _ in range(2):  # the second replaces the first
-        save_adapter(model, folder, ABOUT, half)
-    assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG, NOTE, WEIGHTS])
+        save_adapter(model, folder, GREEK, half)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG, ABOUT, WEIGHTS])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["greek"]
-    about = json.loads((folder / NOTE).read_text())
+    about = json.loads((folder / ABOUT).read_text())
     created = about.pop("created")
-    assert created.startswith("20") and about == {name: getattr(ABOUT, name) for name in AdapterNote.__slots__}
+    written = {key: value for key, value in GREEK.to_json(4).items() if value is not None}
+    assert created.startswith("20") and about == written and read_card(folder).about.data_sha256 == "1" * 64
     config = json.loads((folder / CONFIG).read_text())
     assert (config["r"], config["lora_alpha"], set(config["target_modules"])) == (4, 8, ALL)
     with safe_open(folder / WEIGHTS, "pt") as weights:
@@ -82,11 +81,3 @@ def test_peft_loads_the_folder_with_the_same_answers(half: bool, random_model: P
     plain = logits(load_base(str(random_model), device="cpu").model)
     assert torch.allclose(logits(loaded), logits(model), atol=1e-2 if half else 1e-6)
     assert float((logits(model) - plain).abs().max()) > 0.1
-
-
-def test_the_base_is_named_by_the_bytes_of_its_weights(tmp_path: Path) -> None:
-    (tmp_path / "b.safetensors").write_bytes(b"second")
-    (tmp_path / "a.safetensors").write_bytes(b"first")
-    assert base_sha256(tmp_path) == hashlib.sha256(b"firstsecond").hexdigest()
-    with pytest.raises(ConfigError, match="no weights"):
-        base_sha256(tmp_path / "none")

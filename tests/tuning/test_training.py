@@ -15,11 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from serve_app.adapters.files import ABOUT as NOTE
+from serve_app.adapters.files import WEIGHTS
 from serve_app.errors import ConfigError, DataError
 from serve_app.lab import models_dir
 from serve_app.lab.evaluate import greedy_answer
 from serve_app.tuning.bases import load_base
-from serve_app.tuning.lora import NOTE, WEIGHTS, LoraShape
+from serve_app.tuning.lora import LoraShape
 from serve_app.tuning.rows import TuningRow
 from serve_app.tuning.training import AdapterLearner, TuningRecipe, train_adapter
 from tests.tuning.rows_of_words import WORDS, word_rows, write

@@ -76,7 +76,7 @@ def train(
     found = train_adapter(model, checked(rows, source), recipe, (name, task or name, licence), out, say)
     m = found.metrics
     typer.echo(
-        f"{out}: {found.base}, rank {found.rank}; held-out exact {100 * m['held_out_exact_before']:.1f} % without it, "
+        f"{out}: {found.base}, rank {rank}; held-out exact {100 * m['held_out_exact_before']:.1f} % without it, "
         f"{100 * m['held_out_exact']:.1f} % with it"
     )
 

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from serve_app.adapters.base_model import BaseModel
+from serve_app.adapters.files import ABOUT as NOTE
 from serve_app.data.dataset import Dataset, PoolAnswers
 from serve_app.lab import models_dir
-from serve_app.tuning.lora import NOTE, base_sha256
 from serve_app.types import Message, Query
 
 ROWS = [{"prompt": f"say {i}", "completion": f"{i % 7} it is"} for i in range(40)]
@@ -35,7 +36,7 @@ def test_rows_become_an_adapter_of_the_base(run, rows, tmp_path):
     found = about(out)
     assert (found["name"], found["base"], found["task"]) == ("polite", "lab:small", "manners")
     assert (found["rank"], found["licence"]) == (2, "MIT")
-    assert found["base_sha256"] == base_sha256(models_dir() / "small")
+    assert found["base_sha256"] == BaseModel("lab:small", models_dir() / "small").sha256
     assert found["metrics"]["rows"] + found["metrics"]["held_out"] == len(ROWS)
     assert "held-out exact" in result.stdout and "epoch 1 of 1" in result.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["polite", "rows.jsonl"], "the checkpoint is gone"
