@@ -60,7 +60,7 @@ def _served(url: str, folder: Path) -> None:
     base = said(ask(url, "jlab-small"))
     assert base == "7"
     missing = ask(url, "jlab-small:one")
-    assert missing.status_code == 404 and "there are none" in missing.json()["error"]["message"]
+    assert missing.status_code == 404 and "no adapter 'one'" in missing.json()["error"]["message"]
     for word in ("one", "two"):
         body = {"source": str(folder / "sources" / word), "name": word, "pool": "small"}
         added = httpx.post(f"{url}/v1/adapters", json=body, timeout=30)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,4 +91,7 @@ def test_the_word_is_nowhere_while_the_endpoint_runs(asked: Any) -> None:
 
 def test_a_word_of_another_class_is_where_the_operator_asked_for_it(asked: Any) -> None:
     _, control, folder, sessions, _ = asked
-    assert any("jethro.sqlite3" in name for name in files_with(control, folder, *sessions))
+    end = time.monotonic() + 10  # decisions are written in batches
+    while not any("jethro.sqlite3" in name for name in files_with(control, folder, *sessions)):
+        assert time.monotonic() < end
+        time.sleep(0.2)
