@@ -107,13 +107,15 @@ class OrchestrationRun(CascadeRun):
         self.work: list[Message] = []
 
     async def prepare(self) -> None:
-        """Plan the tiers that can honour the query. Raises UnsupportedParameter if none can."""
+        """Plan the tiers that can honour the query. Raises UnsupportedParameter if none can.
+
+        Tiers in front of the one where the router has the query begin are reserves, for when no later one answers.
+        """
         strategy, row = self.cascade, self.task.row
         self.notes.append(str(self.task))
-        tiers = await self._after_the_router(row.tiers)
         able: list[tuple[TierConfig, Pool]] = []
         lacks: list[tuple[Pool, str]] = []
-        for tier in tiers:
+        for tier in row.tiers:
             pool = strategy.pools[tier.pool]
             lack = lacking(strategy.tools.offered(sent_to(self.query, row, tier), row.tools), pool)
             if lack is None:
@@ -123,23 +125,25 @@ class OrchestrationRun(CascadeRun):
         if not able:
             raise refusal(lacks[-1][1], " or ".join(dict.fromkeys(pool.model for pool, _ in lacks)))
         self.notes += [why_skipped(pool.model, lack) for pool, lack in lacks]
-        last = len(able) - 1
-        self.stages = [
-            TierStage(self._level(tier), pool, checked=i < last, tier=tier) for i, (tier, pool) in enumerate(able)
+        begin, last = await self._begin([tier for tier, _ in able]), len(able) - 1
+        stages = [
+            TierStage(self._level(tier), pool, checked=begin <= i < last, reserve=i < begin, tier=tier)
+            for i, (tier, pool) in enumerate(able)
         ]
+        self.stages = [*stages[begin:], *stages[:begin]]
 
-    async def _after_the_router(self, tiers: Sequence[TierConfig]) -> Sequence[TierConfig]:
-        """The tiers without those in front of a `strong` one, if the router sends the query there."""
-        at = next((i for i, tier in enumerate(tiers) if tier.strong), None)
+    async def _begin(self, tiers: Sequence[TierConfig]) -> int:
+        """The position of the tier that is called first: the `strong` one if the router sends the query there."""
+        at = next((i for i, tier in enumerate(tiers) if tier.strong), 0)
         if not at or self.cascade.router is None:
-            return tiers
+            return 0
         started = perf_counter()
         self.prior = await self.cascade.prior(self.cascade.router, self.query)
         self.prior_ms = (perf_counter() - started) * 1e3
         if self.prior is None or self.prior < self.cascade.threshold:
-            return tiers
+            return 0
         self.notes.append(f"win rate {self.prior:.3f} >= threshold {self.cascade.threshold:.3f}")
-        return tiers[at:]
+        return at
 
     def _level(self, tier: TierConfig) -> Level:
         """What decides of an answer of this tier: nothing but its checks, unless a confidence is demanded."""

@@ -186,6 +186,28 @@ async def test_the_router_sends_hard_queries_past_the_first_tier() -> None:
 
 
 @BOTH
+async def test_a_hard_query_stays_in_front_where_the_strong_tier_cannot_have_it_or_fails(stream: bool) -> None:
+    async def prior(router: str, query: Query) -> float:
+        return 0.9
+
+    default = row(tiers=[{"pool": "small"}, {"pool": "large", "strong": True}])
+    local = ask("hard", reach=frozenset({"small"}))
+    strategy = orchestration([pool("small", "ok"), pool("large")], default=default, prior=prior, router="r")
+    decision, said, _ = told(await run(strategy, local, stream=stream))
+    assert (decision.pool, said) == ("small", "ok") and "m-large may not see the request" in decision.reason
+    large = pool("large", fail_after=0)
+
+    async def away(query: Query) -> Any:
+        raise UpstreamError("away")
+        yield
+
+    engine_of(large)._chunks = away  # type: ignore[method-assign]
+    strategy = orchestration([pool("small", "ok"), large], default=default, prior=prior, router="r")
+    decision, said, _ = told(await run(strategy, ask("hard"), stream=stream))
+    assert (decision.pool, said) == ("small", "ok") and "m-large failed" in decision.reason
+
+
+@BOTH
 async def test_tools_run_on_the_server_until_there_is_an_answer(stream: bool) -> None:
     small = pool("small", call("double", a=21), "it is 42")
     tools = {"double": tool("double")}
