@@ -302,7 +302,8 @@ async def test_beyond_its_queue_it_says_so_at_once(engine):
 async def test_metrics_carry_the_model_as_callers_see_it(engine):
     text = engine.metrics()
     assert f'model_name="{MODEL}"' in text and "vllm:prefix_cache_queries_total" in text
-    assert all(line.split()[2].startswith("vllm:") for line in text.splitlines() if line.startswith("# TYPE"))
+    names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert all(name.startswith(("vllm:", "jethro_engine_adapter")) for name in names)
 
 
 async def test_a_model_that_is_not_there(tmp_path):
