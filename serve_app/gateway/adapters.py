@@ -17,6 +17,7 @@ from serve_app.adapters.card import AdapterCard
 from serve_app.adapters.registry import AdapterRegistry
 from serve_app.config.tree import Config
 from serve_app.errors import InvalidAdapter, JethroError, ModelNotFound, NotFound, PermissionDenied, PoolUnavailable
+from serve_app.placement.pool import PlacedPool
 from serve_app.pools.base import Pool
 from serve_app.pools.http import HttpPool
 
@@ -206,6 +207,7 @@ class GatewayAdapters:
         found = {}
         for name in self._bases:
             pool = self._pools[name]
+            pool = pool.inner if isinstance(pool, PlacedPool) else pool
             if isinstance(pool, HttpPool):
                 found[name] = sum(adapter in member.report.adapters for member in pool.directory.members)
         return found

@@ -11,6 +11,7 @@ from serve_app.config.tree import Config
 from serve_app.errors import InvalidAdapter, ModelNotFound, NotFound, PermissionDenied
 from serve_app.gateway.adapters import GatewayAdapters
 from serve_app.gateway.catalogue import Catalogue
+from serve_app.placement.pool import PlacedPool
 from serve_app.pools.directory import Directory, ReplicaReport
 from serve_app.pools.factory import build_pool
 from serve_app.routing.strategy import DirectStrategy
@@ -177,8 +178,9 @@ async def test_replicas_that_hold_an_adapter_are_counted(tmp_path, models, regis
     assert pool.capabilities.adapters
     assert isinstance(pool.directory, Directory)
     pool.directory.update([ReplicaReport("a", adapters=("sort",)), ReplicaReport("b")])
-    adapters = GatewayAdapters(tree, {**fakes(tree), "small": pool})
-    assert (await adapters.get("sort"))["loaded"] == {"small": 1}
+    for served in (pool, PlacedPool(pool)):
+        adapters = GatewayAdapters(tree, {**fakes(tree), "small": served})
+        assert (await adapters.get("sort"))["loaded"] == {"small": 1}
     await pool.aclose()
 
 
