@@ -24,7 +24,7 @@ def environment() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "packages": {p: v for p in PACKAGES if (v := _version(p))},
-        "command": " ".join(sys.argv[1:]),
+        "command": " ".join(Path(word).name if word.startswith("/") else word for word in sys.argv[1:]),
     }
 
 
