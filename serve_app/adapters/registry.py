@@ -10,10 +10,12 @@ Because replicas read this folder, and are not called one by one, an adapter tha
 that start later too. Adapters that ship with the package are listed as well.
 """
 
+import asyncio
 import fcntl
+import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from serve_app.adapters.base_model import BaseModel, check_shapes, find_base, kn
 from serve_app.adapters.card import AdapterAbout, AdapterCard, content_version, read_about, read_card, valid_name
 from serve_app.adapters.files import ABOUT, CONFIG, WEIGHTS, AdapterFiles, read_files
 from serve_app.config.adapters import AdaptersConfig
-from serve_app.errors import Conflict, InvalidAdapter, ModelNotFound
+from serve_app.errors import Conflict, InvalidAdapter, JethroError, ModelNotFound
 from serve_app.files import sync_folder, write_whole
 from serve_app.lab import models_dir
 
@@ -281,6 +283,23 @@ class AdapterRegistry:
     def _marked(self, card: AdapterCard) -> AdapterCard:
         pinned = (self.folder / card.name / _PINNED).exists()
         return card if card.pinned == pinned else replace(card, pinned=pinned)
+
+
+async def follow_registry(look: Callable[[], Awaitable[None]], reload_s: float, logger: logging.Logger) -> None:
+    """Call `look` every `reload_s` seconds until cancelled, once if that is 0; a failure is logged once."""
+    last_error = ""
+    while True:
+        try:
+            await look()
+            last_error = ""
+        except Exception as e:
+            if repr(e) != last_error:
+                trace = None if isinstance(e, JethroError | OSError) else e
+                logger.error("the registry of adapters cannot be followed: %s", e, exc_info=trace)
+                last_error = repr(e)
+        if not reload_s:
+            return
+        await asyncio.sleep(reload_s)
 
 
 def shipped_dir() -> Path:

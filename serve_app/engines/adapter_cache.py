@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from serve_app.adapters.base_model import BaseModel
 from serve_app.adapters.card import AdapterCard
-from serve_app.adapters.registry import AdapterRegistry
+from serve_app.adapters.registry import AdapterRegistry, follow_registry
 from serve_app.config.adapters import AdapterCacheConfig
 from serve_app.engines.adapter_figures import AdapterFigures
 from serve_app.errors import InvalidAdapter, JethroError, ModelNotFound, Overloaded
@@ -110,19 +110,7 @@ class AdapterCache(Generic[T]):
 
     async def follow(self) -> None:
         """Look at the registry until cancelled: drop what was removed or replaced, load what is pinned."""
-        last_error = ""
-        while True:
-            try:
-                await self.look()
-                last_error = ""
-            except Exception as e:
-                if repr(e) != last_error:  # once, however often it is repeated
-                    trace = None if isinstance(e, JethroError | OSError) else e
-                    logger.error("the registry of adapters cannot be followed: %s", e, exc_info=trace)
-                    last_error = repr(e)
-            if not self._registry.settings.reload_s:
-                return
-            await asyncio.sleep(self._registry.settings.reload_s)
+        await follow_registry(self.look, self._registry.settings.reload_s, logger)
 
     async def look(self) -> None:
         """One look at the registry."""

@@ -14,9 +14,9 @@ from typing import Any
 from serve_app.adapters import hub
 from serve_app.adapters.base_model import find_base, mismatch
 from serve_app.adapters.card import AdapterCard
-from serve_app.adapters.registry import AdapterRegistry
+from serve_app.adapters.registry import AdapterRegistry, follow_registry
 from serve_app.config.tree import Config
-from serve_app.errors import InvalidAdapter, JethroError, ModelNotFound, NotFound, PermissionDenied, PoolUnavailable
+from serve_app.errors import InvalidAdapter, ModelNotFound, NotFound, PermissionDenied, PoolUnavailable
 from serve_app.placement.pool import PlacedPool
 from serve_app.pools.base import Pool
 from serve_app.pools.http import HttpPool
@@ -213,19 +213,7 @@ class GatewayAdapters:
         return found
 
     async def _follow(self) -> None:
-        last_error = ""
-        while True:
-            try:
-                await self.look()
-                last_error = ""
-            except Exception as e:
-                if repr(e) != last_error:  # once, however often it is repeated
-                    trace = None if isinstance(e, JethroError | OSError) else e
-                    logger.error("the registry of adapters cannot be followed: %s", e, exc_info=trace)
-                    last_error = repr(e)
-            if not self._settings.reload_s:
-                return
-            await asyncio.sleep(self._settings.reload_s)
+        await follow_registry(self.look, self._settings.reload_s, logger)
 
 
 @contextmanager
