@@ -97,6 +97,13 @@ async def settle():
         await asyncio.sleep(0.005)
 
 
+async def queued(bench, count):
+    """Until so many requests wait for a place: their adapters are read in a thread first, which takes its time."""
+    async with asyncio.timeout(60):
+        while len(bench.cache._waiting) < count:
+            await asyncio.sleep(0.005)
+
+
 async def end(*tasks):
     for task in tasks:
         task.cancel()
@@ -134,8 +141,10 @@ async def test_one_in_use_is_never_evicted_and_others_wait_in_turn(bench):
     b = bench(max_loaded=1)
     holder = b.hold("a")
     await holder.has.wait()
-    second, third = b.hold("b"), b.hold("c")
-    await settle()
+    second = b.hold("b")
+    await queued(b, 1)
+    third = b.hold("c")
+    await queued(b, 2)
     assert b.loads == ["a"] and not second.has.is_set() and b.gone == []
     await end(holder)
     await asyncio.wait_for(second.has.wait(), 5)
