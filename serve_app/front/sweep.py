@@ -15,15 +15,16 @@ from time import monotonic, sleep
 _LOOK_S = 0.01
 _LONGEST_S = 10.0
 """A process in the kernel's hands outlives its SIGKILL."""
-_TRIES = 5
+_OUTPUTS = ("fd/1", "fd/2")
 _DEAD = ("Z", "X")
 
 
 def sweep(folder: Path, *, children: bool = False) -> None:
     """Kill the processes that belong to the folder, so that none holds the endpoint's port, and wait for their end.
 
-    They name it in the command line, or in the environment that they were started with. `children`: also this process's
-    own, which do not name it yet while they are being started.
+    They name it in the command line or in the environment that they were started with, or write their output to a file
+    in it: a worker of Ray overwrites both names with its title. `children`: also this process's own, which do not name
+    it yet while they are being started.
     """
     until = monotonic() + _LONGEST_S
     while _kill(str(folder).encode(), children) and monotonic() < until:
@@ -38,6 +39,7 @@ def _kill(name: bytes, children: bool) -> bool:
             if int(process.name) != os.getpid() and (
                 (children and _is_child(process))
                 or any(name in (process / file).read_bytes() for file in ("cmdline", "environ"))
+                or any(name in os.readlink(bytes(process / file)) for file in _OUTPUTS)
             ):
                 os.kill(int(process.name), signal.SIGKILL)
                 found = True
@@ -51,7 +53,8 @@ def _is_child(process: Path) -> bool:
 
 def main(folder: Path) -> None:
     """Kill, and remove the folder: again, where a process wrote to it in the moment of its end."""
-    for _ in range(_TRIES):
+    until = monotonic() + _LONGEST_S
+    while monotonic() < until:
         sweep(folder, children=True)
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

@@ -34,6 +34,26 @@ def test_who_names_the_folder_ends_and_nobody_else(folder):
         other.wait()
 
 
+def test_who_writes_its_output_there_ends_too(folder):
+    """As a worker of Ray, whose title takes the place of its command line and its environment."""
+    with (folder / "worker.err").open("w") as output:
+        worker = subprocess.Popen(["sleep", "60"], stderr=output)
+    sweep(folder)
+    assert worker.wait(5) == -9
+
+
+def test_the_folder_goes_however_long_something_writes_to_it(folder):
+    """A process that names it nowhere and is not a child, and that writes longer than a few tries take."""
+    touch = "for i in range(20000): (p / str(i)).touch()"
+    write = f"import os, pathlib; p = pathlib.Path(os.environ['A'], os.environ['B'])\n{touch}"
+    writer = start(sys.executable, "-c", write, A=str(folder.parent), B=folder.name)
+    while not any(folder.iterdir()):
+        time.sleep(0.001)
+    subprocess.run([sys.executable, "-P", "-m", "serve_app.front.sweep", str(folder)], check=True)
+    assert not folder.exists()
+    writer.wait(5)
+
+
 def test_children_that_are_started_meanwhile_end_too(folder):
     """A process that starts another every few milliseconds, of another name."""
     parent = start("sh", "-c", "while :; do sleep 60 & sleep 0.002; done", JETHRO_FRONT=str(folder))
