@@ -1,13 +1,11 @@
 """Where spans go: OpenTelemetry's batch processor, in a thread of its own, and the exporter that its variables name.
 
 A collector that is away costs its spans and nothing else: the queue is bounded (OTEL_BSP_MAX_QUEUE_SIZE), a full one
-drops, and our log says so once. OpenTelemetry's own log is silenced: it repeats itself at every batch, and quotes the
-exporter's headers, which hold keys.
+drops, and our log says once that spans are lost. OpenTelemetry's own log is silenced, see `process_log`.
 """
 
 import logging
 from collections.abc import Sequence
-from typing import Final
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -20,8 +18,6 @@ from serve_app.config.load import trace_export
 
 logger = logging.getLogger("jethro.tracing")
 
-_SILENCED: Final = logging.CRITICAL + 1
-
 
 def open_provider(sample: float, instance: str) -> TracerProvider | None:
     """A provider that exports; None where the environment turns export off.
@@ -31,7 +27,6 @@ def open_provider(sample: float, instance: str) -> TracerProvider | None:
     chosen = trace_export()
     if chosen.exporter == "none":
         return None
-    logging.getLogger("opentelemetry").setLevel(_SILENCED)
     exporter = ConsoleSpanExporter() if chosen.exporter == "console" else OTLPSpanExporter(headers=chosen.headers)
     provider = provider_of(sample, instance)
     provider.add_span_processor(BatchSpanProcessor(ReportedExporter(exporter)))

@@ -4,7 +4,8 @@ Names, numbers and counts only. Messages and answers are on it if the operator h
 request of which nothing may be kept.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from serve_app.errors import JethroError
-from serve_app.tracing.spans import Kind, Span, Value, current_span, error_type
+from serve_app.tracing.spans import TraceSpan, Value, current_span, error_type
 from serve_app.types import Chunk, Query
 from serve_app.wire.answers import AnswerReader
 from serve_app.wire.frames import Answer, Call, Frame, usage_from_openai
@@ -27,9 +28,9 @@ _OTHER: Final = "other"
 class CallSpan:
     """The span of a call, filled in as the answer passes. It never raises for what an answer holds."""
 
-    def __init__(self, span: Span, query: Query) -> None:
+    def __init__(self, span: TraceSpan, query: Query, *, quotes: bool) -> None:
         self._span, self._started = span, perf_counter()
-        self._reader = AnswerReader(query) if span.may_quote else None
+        self._reader = AnswerReader(query) if quotes and span.may_quote else None
         self._begun = False
         self._finishes: dict[Any, str] = {}
 
@@ -37,16 +38,23 @@ class CallSpan:
         """Its trace context, for the request that it stands for."""
         return self._span.headers()
 
-    def at(self, address: str) -> None:
-        """The address that is called now."""
+    def at(self, address: str, *, ours: bool) -> None:
+        """The address that is called now; `ours`: a replica's."""
         from serve_app.tracing import names
 
         parts = urlsplit(address)
-        self._span.set({names.SERVER_ADDRESS: parts.hostname, names.SERVER_PORT: parts.port})
+        provider = names.OURS if ours else names.provider_of(address)
+        self._span.set(
+            {names.PROVIDER: provider, names.SERVER_ADDRESS: parts.hostname, names.SERVER_PORT: parts.port},
+        )
 
     def attempt_failed(self, address: str, error: BaseException) -> None:
         """A try at this address failed."""
-        self._span.event(ATTEMPT, {"server.address": urlsplit(address).netloc, "error.type": error_type(error)})
+        parts = urlsplit(address)
+        self._span.event(
+            ATTEMPT,
+            {"server.address": parts.hostname, "server.port": parts.port, "error.type": error_type(error)},
+        )
 
     def frame(self, frame: Frame) -> None:
         """The next piece of the answer."""
@@ -126,22 +134,52 @@ class CallSpan:
 _REASONS: Final = {"stop", "length", "tool_calls", "function_call", "content_filter"}
 
 
-def begin_call(query: Query, call: Call | None, about: Mapping[str, Value | None], *, kind: Kind) -> CallSpan | None:
-    """The span of a call to a model under the current one; None where nothing is recorded.
-
-    `about`: further attributes, `gen_ai.request.model` among them.
-    """
-    parent = current_span()
-    return None if parent is None else CallSpan(_called(parent, query, call, about, kind), query)
-
-
-def _called(parent: Span, query: Query, call: Call | None, about: Mapping[str, Value | None], kind: Kind) -> Span:
+def begin_call(query: Query, call: Call, pool: str, model: str, *, stream: bool = False) -> CallSpan | None:
+    """The span of a call to a pool under the current one; None where nothing is recorded."""
+    if (parent := current_span()) is None:
+        return None
     from serve_app.tracing import names
 
-    sampling, operation = query.sampling, names.OPERATIONS[query.endpoint]
+    about: dict[str, Value | None] = {"jethro.pool": pool, "jethro.decision_id": call.decision_id, names.STREAM: stream}
+    if parent.may_quote:
+        about[names.INPUT_MESSAGES] = _json([_message(m.to_openai()) for m in query.messages])
+        about[names.TOOL_DEFINITIONS] = _json([dict(tool) for tool in query.tools]) if query.tools else None
+    name = f"{names.OPERATIONS[query.endpoint]} {model}"
+    return CallSpan(parent.child(name, "client", {**described(query, model), **about}), query, quotes=True)
+
+
+def begin_engine(query: Query, model: str) -> CallSpan | None:
+    """The span of an engine's work on a query under the current one; None where nothing is recorded."""
+    if (parent := current_span()) is None:
+        return None
+    return CallSpan(parent.child(f"generate {model}", attributes=described(query, model)), query, quotes=False)
+
+
+@contextmanager
+def ending(span: CallSpan | None) -> Iterator[None]:
+    """The body is what the span stands for: the span ends with it."""
+    if span is None:
+        yield
+        return
+    try:
+        yield
+    except BaseException as error:
+        span.ended_by(error)
+        raise
+    finally:
+        span.end()
+
+
+def described(query: Query, model: str) -> dict[str, Value | None]:
+    """What is requested of a model, but for content."""
+    from serve_app.tracing import names
+
+    sampling = query.sampling
     form = str((query.response_format or {}).get("type", ""))
-    attributes: dict[str, Value | None] = {
-        names.OPERATION: operation,
+    return {
+        names.OPERATION: names.OPERATIONS[query.endpoint],
+        names.PROVIDER: names.OURS,
+        names.REQUEST_MODEL: model,
         names.CHOICES: sampling.n if sampling.n != 1 else None,
         names.MAX_TOKENS: sampling.max_tokens,
         names.TEMPERATURE: sampling.temperature,
@@ -150,14 +188,8 @@ def _called(parent: Span, query: Query, call: Call | None, about: Mapping[str, V
         names.FREQUENCY_PENALTY: sampling.frequency_penalty or None,
         names.PRESENCE_PENALTY: sampling.presence_penalty or None,
         names.OUTPUT_TYPE: "json" if form.startswith("json") else None,
-        "jethro.decision_id": None if call is None else call.id.partition("-")[0],
         "jethro.adapter": query.adapter,
-        **about,
     }
-    if parent.may_quote:
-        attributes[names.INPUT_MESSAGES] = _json([_message(m.to_openai()) for m in query.messages])
-        attributes[names.TOOL_DEFINITIONS] = _json([dict(tool) for tool in query.tools]) if query.tools else None
-    return parent.child(f"{operation} {about[names.REQUEST_MODEL]}", kind, attributes)
 
 
 async def watched(chunks: AsyncGenerator[Chunk, None], span: CallSpan) -> AsyncGenerator[Chunk, None]:

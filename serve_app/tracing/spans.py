@@ -31,11 +31,12 @@ Value = str | bool | int | float | list[str]
 Attributes = Mapping[str, Value | None]
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
-_CURRENT: Final[ContextVar["Span | None"]] = ContextVar("jethro_span", default=None)
+_CURRENT: Final[ContextVar["TraceSpan | None"]] = ContextVar("jethro_span", default=None)
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _CONTEXT: Final = (b"traceparent", b"tracestate")
 _LONGEST: Final = 1024
 """Bytes of a caller's trace context; a longer one is not followed."""
+_SERVER_ERROR: Final = 500
 _CLOSE_S: Final = 3.0
 """Longest wait for what is queued at the end: a collector that is away must not hold up a stop."""
 _NOTHING: Final[AbstractContextManager[None]] = nullcontext()
@@ -68,7 +69,7 @@ class Tracing:
         provider = open_provider(log.traces.sample, instance)
         return None if provider is None else cls(provider, content=log.content, follow=follow)
 
-    def request(self, name: str, headers: RawHeaders, attributes: Attributes) -> "Span":
+    def request(self, name: str, headers: RawHeaders, attributes: Attributes) -> "TraceSpan":
         """The server span of a request, under the caller's if it sent a trace context. The caller ends it."""
         return _begun(self, name, "server", self._context_of(headers), attributes)
 
@@ -91,7 +92,7 @@ class Tracing:
         return self._propagator.extract({name: ",".join(values) for name, values in found.items()}, Context())
 
 
-class Span:
+class TraceSpan:
     """One span; without `recording` it has a trace context alone. Every method may be called after its end."""
 
     __slots__ = ("_span", "_tracing", "recording")
@@ -117,7 +118,7 @@ class Span:
         state = context.trace_state.to_header()
         return {"traceparent": parent, "tracestate": state} if state else {"traceparent": parent}
 
-    def child(self, name: str, kind: Kind = "internal", attributes: Attributes | None = None) -> "Span":
+    def child(self, name: str, kind: Kind = "internal", attributes: Attributes | None = None) -> "TraceSpan":
         """A span under it. The caller ends it."""
         from opentelemetry.context import Context
         from opentelemetry.trace import set_span_in_context
@@ -146,29 +147,40 @@ class Span:
         else:
             self.failed(error_type(error))
 
+    def answered(self, status: int, code: str | None = None) -> None:
+        """A request was answered with this HTTP status. What is wrong with the request itself is no failure of ours."""
+        self.set({"http.response.status_code": status, "error.type": code})
+        if status >= _SERVER_ERROR:
+            self.failed(code or str(status))
+
     def end(self) -> None:
         """It is over, and exported."""
         self._span.end()
 
 
-def _begun(tracing: Tracing, name: str, kind: Kind, context: "Context", attributes: Attributes) -> Span:
+def _begun(tracing: Tracing, name: str, kind: Kind, context: "Context", attributes: Attributes) -> TraceSpan:
     from opentelemetry.trace import SpanKind
 
     kinds = {"internal": SpanKind.INTERNAL, "server": SpanKind.SERVER, "client": SpanKind.CLIENT}
-    return Span(tracing, tracing.tracer.start_span(name, context, kinds[kind], _present(attributes)))
+    return TraceSpan(tracing, tracing.tracer.start_span(name, context, kinds[kind], _present(attributes)))
 
 
 def _present(attributes: Attributes) -> dict[str, Value]:
-    return {name: value for name, value in attributes.items() if value is not None}
+    return {n: v for n, v in attributes.items() if v is not None and v == v}  # not a number: not known
 
 
 def error_type(error: BaseException) -> str:
     """A word for an error that quotes nothing: its code, or the name of its type."""
     code = error.code if isinstance(error, JethroError) else None
-    return code if code is not None and _CODE.fullmatch(code) else type(error).__name__
+    return type(error).__name__ if code is None else checked_code(code)
 
 
-def current_span() -> Span | None:
+def checked_code(code: str) -> str:
+    """An error's code, if it is one: an upstream may have put a sentence there."""
+    return code if _CODE.fullmatch(code) else "error"
+
+
+def current_span() -> TraceSpan | None:
     """The span that the current task works for, if it records."""
     span = _CURRENT.get()
     return span if span is not None and span.recording else None
@@ -181,7 +193,7 @@ def trace_headers() -> dict[str, str]:
 
 
 @contextmanager
-def in_force(span: Span | None) -> Iterator[None]:
+def in_force(span: TraceSpan | None) -> Iterator[None]:
     """The body, and the tasks that it starts, work for this span. Not around a `yield` of an async generator."""
     token = _CURRENT.set(span)
     try:
@@ -190,14 +202,31 @@ def in_force(span: Span | None) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def spanned(name: str, attributes: Attributes | None = None) -> AbstractContextManager[Span | None]:
+@contextmanager
+def serving(span: TraceSpan) -> Iterator[None]:
+    """The body answers the request of a server span, which ends with it; errors pass through."""
+    token = _CURRENT.set(span)
+    try:
+        yield
+    except JethroError as error:
+        span.answered(error.status, error_type(error))
+        raise
+    except BaseException as error:
+        span.ended_by(error)
+        raise
+    finally:
+        _CURRENT.reset(token)
+        span.end()
+
+
+def spanned(name: str, attributes: Attributes | None = None) -> AbstractContextManager[TraceSpan | None]:
     """The body as a span of its own under the current one; None where nothing is recorded. Not around a `yield`."""
     parent = _CURRENT.get()
     return _NOTHING if parent is None or not parent.recording else _spanned(parent, name, attributes)
 
 
 @contextmanager
-def _spanned(parent: Span, name: str, attributes: Attributes | None) -> Iterator[Span]:
+def _spanned(parent: TraceSpan, name: str, attributes: Attributes | None) -> Iterator[TraceSpan]:
     span = parent.child(name, attributes=attributes)
     token = _CURRENT.set(span)
     try:
