@@ -16,7 +16,7 @@ from serve_app.api.openapi import Content, Operation, answers
 from serve_app.api.query import chat_request, check, hinted, requested_class
 from serve_app.api.reply import decision_json, json_response
 from serve_app.api.schemas import ChatRequest, FeedbackRequest
-from serve_app.errors import ModelNotFound, RequestError
+from serve_app.errors import JethroError, ModelNotFound, RequestError
 from serve_app.gateway.catalogue import ModelEntry
 from serve_app.gateway.services import Services
 from serve_app.observability.request_span import begin_attributes, note_decision
@@ -97,7 +97,8 @@ class Routes:
             return await self._route(request)
         caller = _caller(request)
         about = begin_attributes("chat", request.url.path, caller.request_id, caller.tenant)
-        with serving(span := tracing.request(f"POST {request.url.path}", request.scope["headers"], about)):
+        span = tracing.request(f"POST {request.url.path}", request.scope["headers"], about)
+        with serving(span, JethroError.status):
             response = await self._route(request)
             span.answered(response.status_code)
             return response

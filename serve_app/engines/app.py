@@ -82,7 +82,7 @@ class ReplicaApp:
             return
         about = {"jethro.request_id": REQUEST_ID.get(), "jethro.decision_id": decision_id, "url.path": scope["path"]}
         span = self.tracing.request(f"POST {scope['path']}", scope["headers"], {"http.request.method": "POST", **about})
-        with serving(span):
+        with serving(span, UpstreamError.status):
             await self._run(scope["path"], headers, receive, _noting_status(span, send))
 
     async def _run(self, path: str, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:

@@ -53,7 +53,12 @@ class CallSpan:
         parts = urlsplit(address)
         self._span.event(
             ATTEMPT,
-            {"server.address": parts.hostname, "server.port": parts.port, "error.type": error_type(error)},
+            {
+                "server.address": parts.hostname,
+                "server.port": parts.port,
+                "error.type": error_type(error),
+                "jethro.error": type(error).__name__,
+            },
         )
 
     def frame(self, frame: Frame) -> None:

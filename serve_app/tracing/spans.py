@@ -203,13 +203,19 @@ def in_force(span: TraceSpan | None) -> Iterator[None]:
 
 
 @contextmanager
-def serving(span: TraceSpan) -> Iterator[None]:
-    """The body answers the request of a server span, which ends with it; errors pass through."""
+def serving(span: TraceSpan, status: int) -> Iterator[None]:
+    """The body answers the request of a server span, which ends with it; errors pass through.
+
+    `status`: the HTTP status with which errors that are not ours are answered.
+    """
     token = _CURRENT.set(span)
     try:
         yield
     except JethroError as error:
         span.answered(error.status, error_type(error))
+        raise
+    except Exception as error:
+        span.answered(status, error_type(error))
         raise
     except BaseException as error:
         span.ended_by(error)

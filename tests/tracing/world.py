@@ -1,4 +1,4 @@
-"""Every strategy over real replica apps on localhost, each side with traces of its own, as in processes of their own."""
+"""Every strategy over real replica apps on localhost, each side with traces of its own, as if they were processes."""
 
 import asyncio
 import contextlib
