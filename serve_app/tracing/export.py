@@ -27,7 +27,7 @@ def open_provider(sample: float, instance: str) -> TracerProvider | None:
     chosen = trace_export()
     if chosen.exporter == "none":
         return None
-    exporter = ConsoleSpanExporter() if chosen.exporter == "console" else OTLPSpanExporter(headers=chosen.headers)
+    exporter = _to_stdout() if chosen.exporter == "console" else OTLPSpanExporter(headers=chosen.headers)
     provider = provider_of(sample, instance)
     provider.add_span_processor(BatchSpanProcessor(ReportedExporter(exporter)))
     return provider
@@ -38,6 +38,12 @@ def provider_of(sample: float, instance: str) -> TracerProvider:
     ours = Resource({"service.name": "jethro", "service.version": __version__, "service.instance.id": instance})
     resource = ours.merge(OTELResourceDetector().detect())
     return TracerProvider(ParentBased(TraceIdRatioBased(sample)), resource, shutdown_on_exit=False)
+
+
+def _to_stdout() -> SpanExporter:
+    """A line of JSON for each span, to file descriptor 1: in a replica sys.stdout is Ray Serve's."""
+    out = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - kept
+    return ConsoleSpanExporter(out=out, formatter=lambda span: f"{span.to_json(indent=None)}\n")
 
 
 class ReportedExporter(SpanExporter):
