@@ -8,7 +8,9 @@ from serve_app.types import Decision, Step, Usage
 
 
 def request_record(**changes) -> RequestRecord:
-    decision = Decision("d", "route", "small", "lab-small", "easy", 0.2, 0.5, "complexity", decision_ms=0.3, cause="score_below")
+    decision = Decision(
+        "d", "route", "small", "lab-small", "easy", 0.2, 0.5, "complexity", decision_ms=0.3, cause="score_below"
+    )
     values = {
         "http_status": 200, "status": "completed", "decision": decision, "parse_ms": 0.1, "first_byte_ms": 5.0,
         "steps": (Step("small", "chosen", Usage(5, 3), 1e-6, 9.0),), "ttft_ms": 6.0, "latency_ms": 10.0,
