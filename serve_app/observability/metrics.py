@@ -4,7 +4,7 @@ Everything is recorded once per request, at its end. Nothing is observed per tok
 pieces of a stream are taken when it is over.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -75,9 +75,9 @@ class Recorder:
         """Report the routers' versions and drift at every scrape."""
         self.registry.register(AtScrape(partial(of_routers, figures)))
 
-    def watch_pools(self, pools: Mapping[str, WatchedPool]) -> None:
-        """Report the pools' load at every scrape."""
-        self.registry.register(AtScrape(partial(of_pools, pools)))
+    def watch_pools(self, pools: Mapping[str, WatchedPool], may_sleep: Collection[str] = ()) -> None:
+        """Report the pools' load at every scrape. `may_sleep`: pools that need no replica while nothing calls them."""
+        self.registry.register(AtScrape(partial(of_pools, pools, may_sleep)))
 
     def watch_calls(self, repairs: Mapping[str, Mapping[str, int]], retries: Mapping[str, Mapping[str, int]]) -> None:
         """Report at every scrape what upstreams' answers cost: by pool, counts of repairs and retries by kind."""
