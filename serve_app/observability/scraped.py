@@ -106,10 +106,10 @@ def of_pools(pools: Mapping[str, WatchedPool], may_sleep: Collection[str] = ()) 
 
 
 def of_counts(definition: d.MetricDefinition, counts: Mapping[str, Mapping[str, int]]) -> Families:
-    """One counter, of numbers by pool and kind."""
-    counter = family(definition)
+    """One counter, of numbers by pool and kind; kinds that never were are 0."""
+    counter, kinds = family(definition), d.VALUES["what"] if definition is d.REPAIRS else d.RETRY_REASONS
     for pool, by_kind in counts.items():
-        for kind, number in list(by_kind.items()):
+        for kind, number in (dict.fromkeys(kinds, 0) | dict(by_kind)).items():
             counter.add_metric((pool, kind), number)
     return [counter]
 
