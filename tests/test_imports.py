@@ -21,7 +21,8 @@ FLOORS = (
     ("config",),
     ("lab", "learning", "tracing"),
     ("pools", "store", "adapters"),
-    ("engines", "observability", "autoscaling"),
+    ("observability",),
+    ("engines", "autoscaling"),
     ("data",),
     ("strategy",),
     ("guards",),
@@ -57,6 +58,8 @@ FOREIGN = {
     "vllm": {"engines"},
     "sklearn": {"learning", "routing", "lab", "cascade"},
     "typer": {"cli"},
+    "grafana_api": {"observability"},
+    "requests": {"observability"},
     "pyarrow": {"data"},
 }
 """The rooms that may import it."""

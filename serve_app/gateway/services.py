@@ -159,10 +159,9 @@ def build_services(
     catalogue.guard_by(guards, placement.narrowed)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
-    recorder = Recorder()
+    recorder = _recorder(config, own_pools)
     recorder.watch_store(store)
     recorder.watch_routers(routers.figures)
-    recorder.watch_repairs({name: pool.repairs for name, pool in own_pools.items() if isinstance(pool, HttpPool)})
     if streams is not None:
         recorder.watch_streams(streams)
     weights = {key.name: key.weight for key in config.server.keys}
@@ -187,6 +186,15 @@ def build_services(
         guards=guards,
         tracing=Tracing.from_config(config.log, replica, follow=config.log.traces.follow_callers),
     )
+
+
+def _recorder(config: Config, pools: Mapping[str, Pool]) -> Recorder:
+    """The metrics over these pools."""
+    recorder = Recorder(large=pools["large"].price if "large" in pools else None)
+    recorder.watch_pools(pools, {name for name, pool in config.pools.items() if pool.replicas.min == 0})
+    https = {name: pool for name, pool in pools.items() if isinstance(pool, HttpPool)}
+    recorder.watch_calls({name: p.repairs for name, p in https.items()}, {name: p.retries for name, p in https.items()})
+    return recorder
 
 
 def _guards(config: Config, pools: Mapping[str, Pool]) -> Guards | None:
