@@ -209,3 +209,25 @@ def _answer_usage(record: RequestRecord) -> Usage:
     if record.answered is not None:
         return record.answered
     return next((step.usage for step in record.steps if not step.wasted), Usage())
+
+
+class SilentRecorder(Recorder):
+    """`log.metrics: false`: nothing is counted, and `text` has what is read at a scrape."""
+
+    def started(self) -> None:
+        """Nothing."""
+
+    def ended(self, record: RequestRecord) -> None:
+        """Nothing."""
+
+    def unauthorized(self, code: str | None = None) -> None:
+        """Nothing."""
+
+    def found(self, findings: Mapping[str, int]) -> None:
+        """Nothing."""
+
+    def refused(self, where: str) -> None:
+        """Nothing."""
+
+    def feedback(self, record: Mapping[str, object] | None = None, score: float | None = None) -> None:
+        """Nothing."""
