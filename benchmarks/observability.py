@@ -126,9 +126,8 @@ def one_round(cell: Compared, on: Target, off: Target, turn: int, seconds: float
         load: Load = wrk(target.completions, cell.concurrency, seconds, target.body(cell.case))
         cell.errors += load.errors
         rates.append(load.per_second)
-    line = ", ".join(
-        f"{name} {rates[-1]:,.0f}" for name, rates in ((ON, cell.on), (OFF, cell.off), (AGAIN, cell.again))
-    )
+    found = ((ON, cell.on), (OFF, cell.off), (AGAIN, cell.again))
+    line = ", ".join(f"{name} {rates[-1]:,.0f}" for name, rates in found)
     print(f"  round {turn + 1}  {cell.case}: {line} a second", flush=True)
 
 

@@ -19,13 +19,13 @@ from benchmarks.collector import Collector, ReceivedSpan
 from serve_app.config import load
 from serve_app.front.settings import FOLDER
 from tests.integration.serving import serving
+from tests.integration.test_ensembles import ranker
 from tests.integration.test_privacy import CHAT, STREAM, files_with, session_folders
 
 pytestmark = pytest.mark.integration
 
 SERVER, CLIENT = 2, 3
 POST = f"POST {CHAT}"
-TASKS = ("reverse %s", "sort 52 17 88 6 34 for %s", "what is 40 + 2? %s")
 
 
 @dataclass
@@ -39,6 +39,8 @@ class Asked:
     sessions: list[Path] = field(default_factory=list)
     answered: dict[tuple[str, bool], str] = field(default_factory=dict)
     """Decision ids by model and whether it was streamed."""
+    easy: dict[tuple[str, bool], str] = field(default_factory=dict)
+    """The same for a question that the small model may answer."""
     statuses: list[int] = field(default_factory=list)
     metrics: str = ""
     environments: list[dict[str, str]] = field(default_factory=list)
@@ -90,6 +92,9 @@ def ask_all(http: httpx.Client, asked: Asked) -> None:
             asked.statuses.append(response.status_code)
             if response.status_code == 200:
                 asked.answered[model, stream] = response.headers["x-jethro-decision-id"]
+            simple = [{"role": "user", "content": "what is 40 + 2?"}]
+            response = http.post(CHAT, json={"model": model, "messages": simple, "stream": stream}, timeout=120)
+            asked.easy[model, stream] = response.headers["x-jethro-decision-id"]
         body = {"model": model, "stream": True, "messages": said}
         with http.stream("POST", CHAT, json=body, timeout=60) as leaving:
             next(leaving.iter_raw(), b"")
@@ -122,6 +127,10 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     folder = tmp_path_factory.mktemp("serve")
     tree = load("lab").model_dump(mode="json")
     tree["streams"]["folder"] = str(folder / "streams")
+    tree["ensemble"]["rounds"] = [{"calls": [{"pool": "small", "samples": 3}, {"pool": "large"}], "stop_at": 0.0}]
+    tree["ensemble"] |= {"ranker": ranker(folder), "ranker_timeout_ms": 20_000}
+    tree["scorer"] |= {"replicas": 1}
+    tree["scorer"]["resources"]["num_cpus"] = 0.1
     tree["log"] |= {"level": "debug", "traces": {"enabled": True, "sample": 1.0}}
     before = set(session_folders())
     with Collector() as collector, pytest.MonkeyPatch.context() as changed:
@@ -148,7 +157,7 @@ def test_every_strategy_answered(asked: Asked) -> None:
 
 
 def test_every_trace_is_one_tree_across_processes(asked: Asked) -> None:
-    for (model, stream), decision_id in asked.answered.items():
+    for (model, stream), decision_id in [*asked.answered.items(), *asked.easy.items()]:
         spans = asked.of(decision_id)
         by_id = {span.span_id: span for span in spans}
         (root,) = [span for span in spans if not span.parent_id]
@@ -161,7 +170,7 @@ def test_every_trace_is_one_tree_across_processes(asked: Asked) -> None:
             (engine,) = [span for span in spans if span.parent_id == served.span_id]
             assert call.instance == root.instance and call.name == f"chat {call.attributes['gen_ai.request.model']}"
             assert served.kind == SERVER and served.instance == engine.instance != root.instance
-            assert engine.name == call.name.replace("chat", "generate")
+            assert engine.name.partition(":")[0] == call.name.replace("chat", "generate")  # with its adapter
             assert served.attributes["jethro.decision_id"] == decision_id
     seen = {span.instance for span in asked.collector.spans}
     assert len(seen) >= 3, seen  # the Gateway and a replica of each pool
@@ -171,13 +180,14 @@ def test_every_trace_is_one_tree_across_processes(asked: Asked) -> None:
     ("model", "names"),
     [
         ("jethro-cascade", {"decide", "assess"}),
+        ("jethro-cascade-stream", {"decide", "assess"}),
         ("jethro-ensemble", {"decide", "choose"}),
         ("jethro-orchestrate", {"decide", "assess"}),
     ],
 )
 def test_a_strategy_shows_what_it_did_between_its_calls(asked: Asked, model: str, names: set[str]) -> None:
     for stream in (False, True):
-        assert names <= {span.name for span in asked.of(asked.answered[model, stream])}
+        assert names <= {span.name for span in asked.of(asked.easy[model, stream])}
 
 
 def test_who_left_in_the_middle_is_shown_so(asked: Asked) -> None:
