@@ -165,9 +165,8 @@ class CompletionHandler:
             with Undecided() as undecided:
                 await self._run(scope, receive, response, undecided)
             return
-        path = scope["path"]
-        about = begin_attributes(self._endpoint, path, caller.request_id, caller.tenant)
-        span = services.tracing.request(f"POST {path}", scope["headers"], about)
+        about = begin_attributes(self._endpoint, scope["path"], caller.request_id, caller.tenant)
+        span = services.tracing.request(f"POST {scope['path']}", scope["headers"], about)
         record.trace_id = span.trace_id if span.recording else None
         try:
             with in_force(span), Undecided() as undecided:
