@@ -81,6 +81,7 @@ def _spent(record: RequestRecord) -> Attributes:
         names.STREAM: record.stream,
         names.INPUT_TOKENS: usage.prompt_tokens if called else None,
         names.OUTPUT_TOKENS: usage.completion_tokens if called else None,
+        "jethro.decision_id": record.decision_id,
         "jethro.status": record.status,
         "jethro.calls": len(record.steps),
         "jethro.cost_usd": record.cost_usd if called else None,
