@@ -184,7 +184,7 @@ def build_services(
         placement=placement,
         scope=ScopeNotes.from_config(config),
         guards=guards,
-        tracing=Tracing.from_config(config.log, replica, follow=config.log.traces.follow_callers),
+        tracing=Tracing.from_config(config.log, replica),
     )
 
 
