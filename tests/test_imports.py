@@ -21,7 +21,8 @@ FLOORS = (
     ("config",),
     ("lab", "learning"),
     ("pools", "store", "adapters"),
-    ("engines", "observability", "autoscaling"),
+    ("observability",),
+    ("engines", "autoscaling"),
     ("data",),
     ("strategy",),
     ("guards",),
@@ -56,6 +57,8 @@ FOREIGN = {
     "vllm": {"engines"},
     "sklearn": {"learning", "routing", "lab", "cascade"},
     "typer": {"cli"},
+    "grafana_api": {"observability"},
+    "requests": {"observability"},
     "pyarrow": {"data"},
 }
 """The rooms that may import it."""
