@@ -38,6 +38,8 @@ Place = Literal["local", "private", "public"]
 
 REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("jethro_request_id", default=None)
 """The id, as its caller has seen it, of the request that the current task works for: log lines carry it."""
+DECISION_ID: Final[ContextVar[str | None]] = ContextVar("jethro_decision_id", default=None)
+"""The id of the decision on that request, once it has one: log lines carry it too."""
 REACH: Final[ContextVar[frozenset[str] | None]] = ContextVar("jethro_reach", default=None)
 """The pools that the current task's request may reach, None: any; it also holds for queries that are made for it."""
 

@@ -44,9 +44,11 @@ from serve_app.errors import (
 )
 from serve_app.gateway.services import Services
 from serve_app.guards.answers import guarded, refusal_events
+from serve_app.observability.request_span import begin_attributes, finish
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent, Strategy
-from serve_app.types import REACH, Decision, Endpoint, Privacy, Query
+from serve_app.tracing.spans import in_force, spanned
+from serve_app.types import DECISION_ID, REACH, Decision, Endpoint, Privacy, Query
 from serve_app.unrecorded import Undecided
 from serve_app.wire.frames import Answer, Call, Frame
 
@@ -159,13 +161,24 @@ class CompletionHandler:
         response = _Response(record, started, send, services)
         services.recorder.started()
         services.demand.arrived()
-        with Undecided() as undecided:
-            await self._run(scope, receive, response, undecided)
+        if services.tracing is None:
+            with Undecided() as undecided:
+                await self._run(scope, receive, response, undecided)
+            return
+        path = scope["path"]
+        about = begin_attributes(self._endpoint, path, caller.request_id, caller.tenant)
+        span = services.tracing.request(f"POST {path}", scope["headers"], about)
+        record.trace_id = span.trace_id if span.recording else None
+        try:
+            with in_force(span), Undecided() as undecided:
+                await self._run(scope, receive, response, undecided)
+        finally:
+            finish(span, record)
 
     async def _run(self, scope: Scope, receive: Receive, response: "_Response", undecided: Undecided) -> None:
         """The request to its end; whatever its end is, it is settled. Its log lines are within `undecided`."""
         services, record, started = self._services, response.record, response.started
-        reach = REACH.set(None)
+        reach, decision_id = REACH.set(None), DECISION_ID.set(None)
         try:
             self._enter(record.tenant)
             try:
@@ -184,6 +197,7 @@ class CompletionHandler:
             raise
         finally:
             REACH.reset(reach)
+            DECISION_ID.reset(decision_id)
             record.latency_ms = (monotonic() - started) * 1e3
             services.settle(record)
 
@@ -207,6 +221,7 @@ class CompletionHandler:
         response.parsed()
         deadline_s = response.started + limits.request_timeout_s
         call = Call(self._ids.new(), record.request_id, int(record.created_s), deadline_s)
+        DECISION_ID.set(call.id)
         context = Context(call, request.stream, services.demand)
         try:
             async with Interrupt(receive, limits.request_timeout_s, services.stops):
@@ -227,7 +242,8 @@ class CompletionHandler:
         """The query with its class and reach, which from here on hold for all that this task does."""
         services, record = self._services, response.record
         if services.placement is not None:
-            placed = await services.placement.place(query, requested, call)
+            with spanned("place"):
+                placed = await services.placement.place(query, requested, call)
             query = placed.query
             response.found({f"placement.{category}": n for category, n in placed.detected.items()})
         record.unrecorded = query.stays_unrecorded

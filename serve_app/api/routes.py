@@ -16,11 +16,13 @@ from serve_app.api.openapi import Content, Operation, answers
 from serve_app.api.query import chat_request, check, hinted, requested_class
 from serve_app.api.reply import decision_json, json_response
 from serve_app.api.schemas import ChatRequest, FeedbackRequest
-from serve_app.errors import ModelNotFound, RequestError
+from serve_app.errors import JethroError, ModelNotFound, RequestError
 from serve_app.gateway.catalogue import ModelEntry
 from serve_app.gateway.services import Services
+from serve_app.observability.request_span import begin_attributes, note_decision
 from serve_app.store.base import TIE, Feedback, RequestRecord
 from serve_app.streams.base import PREFIX
+from serve_app.tracing.spans import serving, spanned
 from serve_app.unrecorded import Undecided
 from serve_app.wire.frames import Call
 
@@ -91,6 +93,17 @@ class Routes:
 
     async def route(self, request: Request) -> Response:
         """The decision that a chat request would get, without calling a model."""
+        if (tracing := self._services.tracing) is None:
+            return await self._route(request)
+        caller = _caller(request)
+        about = begin_attributes("chat", request.url.path, caller.request_id, caller.tenant)
+        span = tracing.request(f"POST {request.url.path}", request.scope["headers"], about)
+        with serving(span, JethroError.status):
+            response = await self._route(request)
+            span.answered(response.status_code)
+            return response
+
+    async def _route(self, request: Request) -> Response:
         services, caller, started = self._services, _caller(request), monotonic()
         body = await read_body(request.scope, request.receive, services.config.limits.body_bytes)
         parsed = chat_request(parse_object(body), services.config.limits, caller.tenant)
@@ -110,7 +123,10 @@ class Routes:
             record.unrecorded = query.stays_unrecorded
             if services.config.store.keep_prompts and not query.stays_unrecorded:
                 record.prompt = query.text
-            decision = await strategy.decide(query, id_)
+            with spanned("decide") as span:
+                decision = await strategy.decide(query, id_)
+                note_decision(span, decision)
+        record.trace_id = span.trace_id if span is not None else None
         place = None if services.placement is None else services.placement.place_of(decision.pool)
         decision = services.scope.noted(parsed.model, query, decision)
         record.decision = decision = replace(decision, privacy=query.privacy, place=place, guards=detected)

@@ -48,7 +48,7 @@ class GatewayReplica:
         tree = Config.model_validate(config)
         here = serve.get_replica_context()
         self._replica, self._here = here.replica_id.unique_id, (here.deployment, here.app_name)
-        log_to_stderr(tree.log.level, self._replica)
+        log_to_stderr(tree.log.level, self._replica, content=tree.log.content)
         bind_to_node()
         secret = cluster_secret()
         timeout_s = tree.limits.request_timeout_s

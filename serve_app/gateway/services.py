@@ -33,6 +33,7 @@ from serve_app.store.base import RequestRecord, Store
 from serve_app.store.sqlite import SqliteStore
 from serve_app.streams.base import LearnerPort
 from serve_app.streams.service import Streams
+from serve_app.tracing.spans import Tracing
 from serve_app.types import Capabilities
 
 
@@ -86,6 +87,7 @@ class Services:
     adapters: GatewayAdapters | None = None
     scope: ScopeNotes = field(default_factory=ScopeNotes)
     guards: Guards | None = None
+    tracing: Tracing | None = None
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""
@@ -109,6 +111,8 @@ class Services:
         for pool in self.pools.values():
             await pool.aclose()
         await asyncio.to_thread(self.access_log.close)
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     def settle(self, record: RequestRecord) -> None:
         """Metrics, log line and stored decision of a request that is over; never waits."""
@@ -186,6 +190,7 @@ def build_services(
         placement=placement,
         scope=ScopeNotes.from_config(config),
         guards=guards,
+        tracing=Tracing.from_config(config.log, replica, follow=config.log.traces.follow_callers),
     )
 
 

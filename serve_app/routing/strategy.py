@@ -8,10 +8,12 @@ from time import perf_counter
 
 from serve_app.decision.capacity import OverloadPolicy
 from serve_app.decision.threshold import ExpectedOutcome
+from serve_app.observability.request_span import note_decision
 from serve_app.pools.attempt import Attempt, lacking, refusal, why_skipped
 from serve_app.pools.base import Pool
 from serve_app.routing.serving.served import ScoringFailed, ServedRouter
 from serve_app.strategy import Context, Event, Spent
+from serve_app.tracing.spans import spanned
 from serve_app.types import Cause, Decision, Query
 
 
@@ -160,7 +162,9 @@ async def answer(
 
     `choose` is called with the first `anext`: its errors are raised before the Decision.
     """
-    decision, pools = await choose()
+    with spanned("decide") as span:
+        decision, pools = await choose()
+        note_decision(span, decision)
     context.demand.requested(decision.preferred_pool or decision.pool)
     attempt = Attempt(pools, query, context.call)
     if context.stream:

@@ -47,6 +47,8 @@ class RequestRecord:
     steps: tuple[Step, ...] = ()
     unrecorded: bool = False
     """Nothing of its content may be kept; see `without_content`."""
+    trace_id: str | None = None
+    """Of its trace, if it is sampled: log lines carry it."""
     prompt: str | None = None
     """Kept only if `store.keep_prompts` is set."""
     parse_ms: float | None = None

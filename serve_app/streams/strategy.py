@@ -18,6 +18,7 @@ from serve_app.streams.base import PREFIX, ActiveStream, ObservedEvent
 from serve_app.streams.event_queue import EventQueue
 from serve_app.streams.labels import parsed, question
 from serve_app.streams.online.base import Episode, LabeledEvent
+from serve_app.tracing.spans import spanned
 from serve_app.types import Cause, Chunk, Decision, Query, Step, Usage
 from serve_app.wire.encoding import StreamEncoder, encode_answer
 from serve_app.wire.frames import Answer, Frame
@@ -62,7 +63,8 @@ class StreamStrategy:
     async def run(self, query: Query, context: Context) -> AsyncGenerator[StrategyEvent]:
         """Decision, then the frame or the answer, then what was spent; see the contract."""
         started = perf_counter()
-        stream, _, episode = await self._acted(query)
+        with spanned("decide", {"jethro.strategy": self.name}):
+            stream, _, episode = await self._acted(query)
         if not query.stays_unrecorded:
             stream.policy.observe(episode)
             self.events.put(self.stream, stream.uid, ObservedEvent(episode))

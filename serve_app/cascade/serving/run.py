@@ -24,6 +24,7 @@ from serve_app.pools.attempt import may_fall_back, most_relevant
 from serve_app.pools.base import Pool
 from serve_app.pools.pending import run_shielded
 from serve_app.strategy import Context, Event, Spent
+from serve_app.tracing.spans import spanned
 from serve_app.types import Cause, Decision, Query, Step, Usage
 from serve_app.wire.frames import Call
 
@@ -122,7 +123,10 @@ class CascadeRun(ABC):
 
     async def events(self) -> AsyncGenerator[Event]:
         """Decision, then frames or one Answer, then Spent."""
-        await self.prepare()
+        with spanned("decide", {"jethro.strategy": self.cascade.name}) as span:
+            await self.prepare()
+            if span is not None:
+                span.set({"jethro.score": self.prior})
         self.context.ledger.standing = self.standing
         try:
             while (stage := self.next_stage()) is not None and self._is_worth(stage):

@@ -17,11 +17,13 @@ from serve_app.ensemble.serving.served import RankWith, ServedPlan
 from serve_app.ensemble.serving.strategy import EnsembleRun
 from serve_app.grading.normalizers import normalizer
 from serve_app.numbers import usd
+from serve_app.observability.request_span import note_decision
 from serve_app.pools.attempt import lacking
 from serve_app.pools.base import Pool
 from serve_app.routing.kinds.best_route import REFERENCE, BestRouteRouter, SampledEstimate, SampledPool
 from serve_app.routing.serving.served import ScoringFailed, ServedRouter
 from serve_app.strategy import Context, Event
+from serve_app.tracing.spans import spanned
 from serve_app.types import Cause, Decision, Query
 from serve_app.wire.frames import Call
 
@@ -67,7 +69,9 @@ class BestRouteStrategy:
 
     async def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then every call made; see the contract of Strategy."""
-        chosen, decision = await self._chosen(query, context.call.id)
+        with spanned("decide") as span:
+            chosen, decision = await self._chosen(query, context.call.id)
+            note_decision(span, decision)
         if decision.score is not None and self._router.watch is not None and not query.stays_unrecorded:
             self._router.watch.observe(query, decision.score)
         events = EnsembleRun(self._served(chosen), query, context).events()

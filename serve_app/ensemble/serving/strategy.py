@@ -30,6 +30,7 @@ from serve_app.pools.attempt import BARRED, lacking, most_relevant, refusal, why
 from serve_app.pools.base import Pool
 from serve_app.pools.pending import PendingStream, run_shielded
 from serve_app.strategy import Context, Event, Spent
+from serve_app.tracing.spans import spanned
 from serve_app.types import Cause, Decision, Query, Step, Usage, total_usage
 from serve_app.wire.frames import Call, Frame, usage_from_openai
 
@@ -88,7 +89,8 @@ class EnsembleRun:
 
     async def events(self) -> AsyncGenerator[Event]:
         """Decision, then frames or one Answer, then Spent."""
-        self.prepare()
+        with spanned("decide", {"jethro.strategy": self.ensemble.name}):
+            self.prepare()
         self.context.ledger.standing = self.standing
         try:
             async with aclosing(self._answered()) as events:
@@ -209,7 +211,8 @@ class EnsembleRun:
     async def _choose(self) -> Chosen:
         ensemble, started = self.ensemble, perf_counter()
         held = self._gathering.candidates
-        choice = await choose(held, ensemble, self._voting, self.query, self.context.call)
+        with spanned("choose", {"jethro.select": ensemble.plan.select}):
+            choice = await choose(held, ensemble, self._voting, self.query, self.context.call)
         self._ms += (perf_counter() - started) * 1e3
         return choice
 
