@@ -30,7 +30,7 @@ FLOORS = (
     ("routing",),
     ("cascade", "ensemble"),
     ("orchestration",),
-    ("training", "tuning", "backup"),
+    ("training", "tuning", "backup", "replay"),
     ("gateway",),
     ("api",),
     ("deployments",),
