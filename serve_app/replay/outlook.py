@@ -67,7 +67,7 @@ def outlook(
     at = np.asarray(thresholds, dtype=np.float64)
     sums = _Sums(calibration, at, prices)
     values = sums.figures(np.ones((1, len(calibration))))
-    parts = [sums.figures(weights) for weights in _weights(len(calibration), rounds, seed)]
+    parts = [sums.figures(weights) for weights in resample_weights(len(calibration), rounds, seed)]
     drawn = {name: np.concatenate([part[name] for part in parts]) for name in FIGURES}
     return Outlook(at, {name: value[0] for name, value in values.items()}, drawn, len(calibration))
 
@@ -140,7 +140,7 @@ def costs(calibration: Calibration, prices: Prices | None) -> tuple[Floats, Floa
     return weak, strong
 
 
-def _weights(n: int, rounds: int, seed: int) -> Iterator[Floats]:
+def resample_weights(n: int, rounds: int, seed: int) -> Iterator[Floats]:
     """How often each query is drawn, a few resamples at a time."""
     rng = np.random.default_rng(seed)
     at_once = max(1, _CELLS // n)

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import ColumnElement, Connection, create_engine, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, create_engine, func, null, select, tuple_
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -181,6 +181,25 @@ def _bounded(connection: Connection, seconds: float) -> Iterator[None]:
         ) from None
     finally:
         driver.set_progress_handler(None, 0)
+
+
+def decision_rows(
+    path: Path, which: DecisionFilter, names: Sequence[str]
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Columns of decisions, oldest first, and their feedback as (decision id, score, preferred, against).
+
+    Queries of `jethro data collect` are skipped. A column that an older file lacks is None throughout. Raises
+    ConfigError if there is no such file, or it is not a store of this version.
+    """
+    selected = [*conditions(which), ~decisions.c.request_id.startswith(COLLECTED, autoescape=True)]
+    given = [feedback.c[name] for name in ("decision_id", "score", "preferred", "against")]
+    rated = select(*given).join(decisions, feedback.c.decision_id == decisions.c.decision_id).where(*selected)
+    with open_readonly(path) as connection:
+        present = {name for _, name, *_ in connection.exec_driver_sql("PRAGMA table_info(decisions)")}
+        columns = [decisions.c[name] if name in present else null().label(name) for name in names]
+        found = select(*columns).where(*selected).order_by(*place.clauses)
+        rows = [tuple(row) for row in connection.execute(found)]
+        return rows, [tuple(row) for row in connection.execute(rated.order_by(feedback.c.id))]
 
 
 _CONVERSATIONS = ("chat", "route")
