@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import Floats
+from serve_app.arrays import Floats, wilson
 from serve_app.decision.threshold import Calibration
 from serve_app.learning.metrics import Interval, percentile_interval
 from serve_app.replay.outlook import LEVEL, Prices, resample_weights
@@ -229,7 +229,7 @@ class _Costs:
 
 def _share(served: Bools, predicted: Bools, drawn: _Drawn, ahead: int) -> Estimate:
     n = len(served)
-    before, after = (wilson(int(chosen.sum()), n) for chosen in (served, predicted))
+    before, after = (share_interval(int(chosen.sum()), n) for chosen in (served, predicted))
     change = percentile_interval(after.value - before.value, drawn.means[:, 1] - drawn.means[:, 0], LEVEL)
     center = (after.low + after.high) / 2
     return Estimate(before, after, change, _bounded(_ahead(after, center * (1 - center), ahead)))
@@ -265,14 +265,10 @@ def _bounded(found: Interval) -> Interval:
     return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
 
 
-def wilson(count: int, n: int) -> Interval:
-    """Wilson's score interval of a share (Wilson 1927); nan without observations."""
-    if n == 0:
-        return Interval(float("nan"), float("nan"), float("nan"))
-    p, z2 = count / n, Z * Z
-    center = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z * sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return Interval(p, min(p, max(0.0, center - half)), max(p, min(1.0, center + half)))
+def share_interval(count: int, n: int) -> Interval:
+    """A share with Wilson's score interval (Wilson 1927), which always holds it."""
+    low, high = wilson(count, n)
+    return Interval(count / n, min(low, count / n), max(high, count / n))
 
 
 def ratings(values: Floats, seed: int = 0) -> Ratings | None:
@@ -281,6 +277,6 @@ def ratings(values: Floats, seed: int = 0) -> Ratings | None:
     if not len(known):
         return None
     if np.isin(known, (0.0, 1.0)).all():
-        return Ratings(len(known), wilson(int(known.sum()), len(known)))
+        return Ratings(len(known), share_interval(int(known.sum()), len(known)))
     drawn = np.concatenate([w @ known / len(known) for w in resample_weights(len(known), ROUNDS, seed)])
     return Ratings(len(known), percentile_interval(float(known.mean()), drawn, LEVEL))

@@ -15,6 +15,7 @@ import numpy as np
 from serve_app.arrays import Floats
 from serve_app.decision.threshold import Calibration, token_cost_usd
 from serve_app.learning.metrics import Interval, percentile_interval
+from serve_app.training.evaluation import interval_json
 from serve_app.types import Price
 
 ROUNDS: Final = 1000
@@ -148,12 +149,6 @@ def resample_weights(n: int, rounds: int, seed: int) -> Iterator[Floats]:
         some = min(at_once, rounds - start)
         places = rng.integers(0, n, (some, n)) + np.arange(some)[:, None] * n
         yield np.bincount(places.ravel(), minlength=some * n).reshape(some, n).astype(np.float64)
-
-
-def interval_json(value: Interval) -> dict[str, float | None]:
-    """Value, low and high to eight digits; null where the figure does not exist."""
-    parts = {"value": value.value, "low": value.low, "high": value.high}
-    return {name: float(f"{part:.8g}") if np.isfinite(part) else None for name, part in parts.items()}
 
 
 def point_json(outlook: Outlook, i: int) -> dict[str, Any]:
