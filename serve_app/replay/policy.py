@@ -58,7 +58,7 @@ class Moves:
     @property
     def moved(self) -> Bools:
         """Whether another pool would answer."""
-        return self.served != self.predicted
+        return np.asarray(self.served != self.predicted)
 
 
 def move(
@@ -130,10 +130,12 @@ def _base_threshold(log: DecisionColumns) -> Floats:
 
 def _rescored(router: Router, prompts: NDArray[np.object_], progress: Progress) -> Floats:
     """The scores of prompts, each different one scored once. The log keeps a conversation as one text."""
-    distinct, at = np.unique(prompts.astype(str), return_inverse=True) if len(prompts) else (prompts, [])
+    if not len(prompts):
+        return np.empty(0)
+    distinct, at = np.unique(prompts.astype(str), return_inverse=True)
     found = np.empty(len(distinct))
     for start in range(0, len(distinct), _BATCH):
         some = [Query((Message("user", str(text)),)) for text in distinct[start : start + _BATCH]]
         found[start : start + len(some)] = router.score(some)
         progress(start + len(some), len(distinct))
-    return found[at] if len(prompts) else np.empty(0)
+    return found[at]
