@@ -32,6 +32,7 @@ FLOORS = (
     ("cascade", "ensemble"),
     ("orchestration",),
     ("training", "tuning", "backup"),
+    ("replay",),
     ("gateway",),
     ("api",),
     ("deployments",),

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from serve_app.api import openapi as docs
 from serve_app.api import shapes
 from serve_app.api.adapters import AdapterRoutes
+from serve_app.api.admin.operations import admin_operations
 from serve_app.api.completions import CompletionHandler
 from serve_app.api.decisions import DecisionRoutes
 from serve_app.api.middleware import GatewayMiddleware
@@ -40,6 +41,7 @@ def build_app(services: Services) -> Starlette:
     }
     groups = (Routes(services), DecisionRoutes(services), StreamRoutes(services), AdapterRoutes(services))
     operations = [*_answering(hot), *(operation for group in groups for operation in group.operations())]
+    operations += admin_operations(services)
     if services.config.server.expose_docs:
         operations += docs.operations(operations, services.config.limits, keys=bool(services.keys))
     open_paths = frozenset(o.path for o in operations if o.open)
