@@ -31,7 +31,7 @@ FLOORS = (
     ("cascade", "ensemble"),
     ("orchestration",),
     ("training", "tuning", "backup"),
-    ("gateway",),
+    ("gateway", "console"),
     ("api",),
     ("deployments",),
     ("k8s",),

@@ -87,6 +87,8 @@ class ServeConsole:
 
         server, url = self._config.server, address(self._config)
         typer.secho(f"jethro is ready{', degraded' if state.degraded else ''}: {url}/v1", fg="green", err=True)
+        if server.expose_console:
+            typer.secho(f"  console: {url}/console", fg="green", err=True)
         for line in self._down(state):
             typer.secho(f"  {line}", fg="yellow", err=True)
         for line in self._warnings:

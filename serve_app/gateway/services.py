@@ -22,6 +22,7 @@ from serve_app.guards.chain import Guards
 from serve_app.guards.personal.detector import PersonalData
 from serve_app.guards.recognizers import chain_of
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
+from serve_app.observability.live import LiveFigures
 from serve_app.observability.metrics import Recorder
 from serve_app.placement.policy import PlacementPolicy
 from serve_app.placement.pool import PlacedPool
@@ -63,6 +64,7 @@ class Services:
     `demand` counts the requests that decisions place on the pools; `limiter` shares this Gateway among tenants.
     `stops` holds a call for every request that is being answered, which ends it with an error.
     `scope` warns where an embedded model answers what it does not know.
+    `live` counts what ends, for the console; `live_gateways` returns what all Gateways counted, by default this one's.
     """
 
     config: Config
@@ -86,6 +88,8 @@ class Services:
     adapters: GatewayAdapters | None = None
     scope: ScopeNotes = field(default_factory=ScopeNotes)
     guards: Guards | None = None
+    live: LiveFigures = field(default_factory=LiveFigures)
+    live_gateways: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""
@@ -115,6 +119,7 @@ class Services:
         if record.unrecorded:
             record = record.without_content()
         self.recorder.ended(record)
+        self.live.ended(record)
         for step in record.steps:
             self.demand.spent(step.pool, step.usage.prompt_tokens, step.usage.completion_tokens)
         self.access_log.write(record)
@@ -181,6 +186,7 @@ def build_services(
         placement=placement,
         scope=ScopeNotes.from_config(config),
         guards=guards,
+        live=LiveFigures(pools["large"].price if "large" in pools and not config.small_only else None),
     )
 
 
