@@ -27,21 +27,28 @@ export function watchState(place, banner) {
       down();
       return;
     }
+    const ailing = Object.entries(answer.pools ?? {}).filter(([, pool]) => !pool.ok).map(([name, pool]) => `pool ${name}: ${pool.why}`).join("; ");
+    if (!answer.ok) {
+      unready(`Queries cannot be answered now. ${ailing || (answer.error?.message ?? "")}`);
+      return;
+    }
     if (lost) {
       lost = false;
       document.dispatchEvent(new CustomEvent("jethro:back"));
     }
-    const ailing = Object.entries(answer.pools ?? {}).filter(([, pool]) => !pool.ok).map(([name, pool]) => `pool ${name}: ${pool.why}`).join("; ");
-    if (!answer.ok) show("down", "not ready", `Queries cannot be answered now. ${ailing}`);
-    else if (answer.degraded) show("degraded", "degraded", `Answers come from fewer pools than there should be. ${ailing}`);
+    if (answer.degraded) show("degraded", "degraded", `Answers come from fewer pools than there should be. ${ailing}`);
     else show("ok", "ready", null);
   }
 
   function down() {
+    unready("The endpoint does not answer. Trying again every few seconds; nothing that you typed is lost.", "no connection");
+  }
+
+  function unready(sentence, word = "not ready") {
     lost = true;
-    show("down", "no connection", "The endpoint does not answer. Trying again every few seconds; nothing that you typed is lost.");
-    clearTimeout(down.timer);
-    down.timer = setTimeout(() => polling.now(), AGAIN_MS);
+    show("down", word, sentence);
+    clearTimeout(unready.timer);
+    unready.timer = setTimeout(() => polling.now(), AGAIN_MS);
   }
 
   place.className = "state";
