@@ -259,6 +259,31 @@ class CompletionHandler:
         return refusal_events(guards.config.message, query, model, context)
 
 
+class _Pieces:
+    """When the pieces of a stream were sent: a clock and a comparison for each, and no more."""
+
+    __slots__ = ("_count", "_first", "_last", "_longest")
+
+    def __init__(self) -> None:
+        self._count, self._first, self._last, self._longest = 0, 0.0, 0.0, 0.0
+
+    def sent(self, now: float) -> None:
+        """One is sent."""
+        if self._count:
+            gap = now - self._last
+            if gap > self._longest:
+                self._longest = gap
+        else:
+            self._first = now
+        self._count += 1
+        self._last = now
+
+    def note(self, record: RequestRecord) -> None:
+        """The stream is over."""
+        record.pieces, record.longest_gap_ms = self._count, self._longest * 1e3
+        record.pieces_ms = (self._last - self._first) * 1e3
+
+
 class _Response:
     """The response to one request, as far as it has been sent. `privacy`: its class, once it is known."""
 
@@ -293,12 +318,14 @@ class _Response:
         """Send the events of a strategy to the caller."""
         record, finalizer = self.record, StreamFinalizer(request.include_usage)
         answer: Answer | None = None
+        pieces = _Pieces()
         async for event in events:
             if isinstance(event, Frame):
                 if record.ttft_ms is None:
                     record.ttft_ms = self._elapsed_ms()
                 data = finalizer.passed(event)
                 if data:
+                    pieces.sent(monotonic())
                     await self._send({"type": "http.response.body", "body": data, "more_body": True})
             elif isinstance(event, Decision):
                 self._decided(self._scope.noted(request.model, request.query, event))
@@ -307,7 +334,8 @@ class _Response:
             elif isinstance(event, Answer):
                 answer = event
             elif isinstance(event, Spent):
-                record.steps = event.steps
+                record.steps, record.answered = event.steps, event.answered
+                pieces.note(record)
         if record.decision is None:
             raise UpstreamError("The strategy ended without a decision.")
         if request.stream:

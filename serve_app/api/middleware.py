@@ -156,7 +156,7 @@ class GatewayMiddleware:
         try:
             tenant = None if path in self._open else self._tenant(path, headers)
         except JethroError as error:
-            self._recorder.unauthorized()
+            self._recorder.unauthorized(error.code)
             await send_error(send, error, [(b"x-request-id", id_.encode()), *_closing(headers)])
             return
         scope[CALLER] = Caller(id_, tenant)

@@ -128,7 +128,7 @@ class Routes:
             raise _invalid("comment", "the request was of privacy class local, of which no text is kept: leave it out")
         feedback = checked_feedback(given, record["pool"], services.pools)
         await services.store.feedback(feedback)
-        services.recorder.feedback()
+        services.recorder.feedback(record, feedback.score)
         if feedback.score is not None:
             services.routers.observe_feedback(record, feedback.score)
         return json_response({"decision_id": given.decision_id, "stored": True})

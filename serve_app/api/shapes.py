@@ -120,6 +120,8 @@ ROUTERS = _object(
                         "description": "The weak and strong model it was trained on.",
                     },
                     "warning": {**_MAYBE_STRING, "description": "What the decisions by its score carry."},
+                    "share": {**_MAYBE_NUMBER, "description": "Share of strong calls among the last scores."},
+                    "expected_share": {**_MAYBE_NUMBER, "description": "The same share of the calibration data."},
                 }
             )
         ),

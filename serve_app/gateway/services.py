@@ -160,10 +160,15 @@ def build_services(
     catalogue.guard_by(guards, placement.narrowed)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
-    recorder = Recorder()
+    http_pools = {name: pool for name, pool in own_pools.items() if isinstance(pool, HttpPool)}
+    recorder = Recorder(large=own_pools["large"].price if "large" in own_pools else None)
     recorder.watch_store(store)
     recorder.watch_routers(routers.figures)
-    recorder.watch_repairs({name: pool.repairs for name, pool in own_pools.items() if isinstance(pool, HttpPool)})
+    recorder.watch_pools(own_pools)
+    recorder.watch_calls(
+        {name: pool.repairs for name, pool in http_pools.items()},
+        {name: pool.retries for name, pool in http_pools.items()},
+    )
     if streams is not None:
         recorder.watch_streams(streams)
     weights = {key.name: key.weight for key in config.server.keys}

@@ -225,6 +225,9 @@ class OrchestrationRun(CascadeRun):
     def decision(self, taken: StageResult) -> Decision:
         """With the task, and the adapter of the tier that answers; without a score where only checks decided."""
         decision = self._named(super().decision(taken), taken.sent)
+        of_checks = {r.stage.pool.name for r in self.results if isinstance(r.confidence, CheckedAnswer)}
+        found = {pool: p for pool, p in decision.confidences.items() if pool not in of_checks}
+        decision = replace(decision, confidences=found)
         if taken.confidence is not None and not isinstance(taken.confidence, CheckedAnswer):
             return decision
         return replace(decision, score=None, threshold=None, expected={}, features=features_of((), self.prior))

@@ -66,6 +66,8 @@ class HttpPool:
         self._session = ReplicaSession() if self.options.identify else client_session(self.options.proxy)
         self.repairs: Counter[str] = Counter()
         """What had to be repaired in answers so far, by kind."""
+        self.retries: Counter[str] = Counter()
+        """Calls that were sent again, by what was wrong with the one before."""
         self._upstreams: dict[str, Upstream] = {}
         self._faults: dict[str, str] = {}
         """By address: what its last probe found wrong."""
@@ -176,6 +178,7 @@ class HttpPool:
                     self._note(member, error, seen)
                 tried[member.address] = error
                 await self._pause(attempt, tried, error)
+                self.retries[_fault_of(error)] += 1
                 attempt += 1
             except BaseException:
                 member.in_flight -= 1
@@ -257,6 +260,17 @@ class HttpPool:
 
 def _all_full(tried: Mapping[str, JethroError]) -> bool:
     return all(isinstance(e, Overloaded) for e in tried.values())
+
+
+def _fault_of(error: JethroError) -> str:
+    """The kind of a failure for which a call is sent again."""
+    if isinstance(error, Overloaded):
+        return "full"
+    if isinstance(error, PoolUnavailable):
+        return "draining"
+    if isinstance(error, SlowUpstream | SilentReplica):
+        return "slow"
+    return "lost" if isinstance(error, LostConnection) else "failed"
 
 
 def _worst(errors: Iterable[JethroError]) -> JethroError:

@@ -28,7 +28,8 @@ class RequestRecord:
 
     `parse_ms` is reading and checking the body, `decide_ms` the strategy's decision, `first_byte_ms` the wait for
     the pool from the end of parsing to its first byte (without the decision), `ttft_ms` from the request's arrival
-    to the first byte sent, `latency_ms` to the last.
+    to the first byte sent, `latency_ms` to the last. Of a stream: `pieces` that were sent, `pieces_ms` from the first
+    to the last of them, and the longest time between two.
     """
 
     request_id: str
@@ -53,6 +54,11 @@ class RequestRecord:
     first_byte_ms: float | None = None
     ttft_ms: float | None = None
     latency_ms: float = 0.0
+    pieces: int = 0
+    pieces_ms: float = 0.0
+    longest_gap_ms: float = 0.0
+    answered: Usage | None = None
+    """Tokens of the answer, where the call that wrote it counts others as well; see `Spent`."""
 
     @property
     def origin(self) -> Origin:

@@ -14,7 +14,8 @@ from serve_app.errors import ModelNotFound, NotFound
 from serve_app.gateway.scope import ScopeNotes
 from serve_app.gateway.services import Services
 from serve_app.observability.access_log import NoLog
-from serve_app.observability.metrics import Recorder, RouterFigures
+from serve_app.observability.metrics import Recorder
+from serve_app.observability.scraped import RouterFigures
 from serve_app.pools.base import PoolLoad
 from serve_app.routing.artefact import Registered
 from serve_app.routing.serving.served import ServedRouter

@@ -8,7 +8,7 @@ from serve_app.types import Decision, Step, Usage
 
 
 def request_record(**changes) -> RequestRecord:
-    decision = Decision("d", "route", "small", "lab-small", "easy", 0.2, 0.5, "complexity", decision_ms=0.3)
+    decision = Decision("d", "route", "small", "lab-small", "easy", 0.2, 0.5, "complexity", decision_ms=0.3, cause="score_below")
     values = {
         "http_status": 200, "status": "completed", "decision": decision, "parse_ms": 0.1, "first_byte_ms": 5.0,
         "steps": (Step("small", "chosen", Usage(5, 3), 1e-6, 9.0),), "ttft_ms": 6.0, "latency_ms": 10.0,
@@ -34,7 +34,7 @@ def test_an_answer():
     seen = samples(recorder)
     assert seen["jethro_requests_in_flight"] == 0
     assert seen["jethro_requests_total|200|chat|small|completed|route"] == 1
-    assert seen["jethro_decisions_total|small|complexity"] == 1
+    assert seen["jethro_decisions_total|small|score_below|complexity|route"] == 1
     assert seen["jethro_decision_seconds_sum|complexity"] == pytest.approx(0.0003)
     assert seen["jethro_ttft_seconds_sum|chat|small|route"] == pytest.approx(0.006)
     assert seen["jethro_e2e_seconds_sum|chat|small|route"] == pytest.approx(0.01)
@@ -142,6 +142,7 @@ def test_every_metric_is_ours_by_name():
 
 class FakeFigures:
     name, version, threshold, swaps, refusals = "mine", "knn-1", 0.25, 3, 1
+    share, expected_share = 0.4, None
 
     @property
     def drift(self) -> dict[str, dict[str, object]]:
@@ -155,6 +156,7 @@ def test_routers_are_read_when_prometheus_asks():
     assert {name: value for name, value in samples(recorder).items() if name.startswith("jethro_router")} == {
         "jethro_router|mine|knn-1": 1.0,
         "jethro_router_threshold|mine": 0.25,
+        "jethro_router_share|mine": 0.4,
         "jethro_router_swaps_total|mine": 3.0,
         "jethro_router_refusals_total|mine": 1.0,
         "jethro_router_drift|mine|scores": 1.0,

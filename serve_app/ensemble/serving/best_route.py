@@ -22,7 +22,7 @@ from serve_app.pools.base import Pool
 from serve_app.routing.kinds.best_route import REFERENCE, BestRouteRouter, SampledEstimate, SampledPool
 from serve_app.routing.serving.served import ScoringFailed, ServedRouter
 from serve_app.strategy import Context, Event
-from serve_app.types import Decision, Query
+from serve_app.types import Cause, Decision, Query
 from serve_app.wire.frames import Call
 
 _ONE: Final = SampledPool("small")
@@ -81,6 +81,7 @@ class BestRouteStrategy:
         """The candidate, and what the router says of all of them."""
         started, needed = perf_counter(), 1.0 - self._threshold
         score, found, chosen = None, list[SampledEstimate](), SampledPool(REFERENCE)
+        cause: Cause = "no_score"
         try:
             estimates = await self._router.sampled_estimates(query)
         except ScoringFailed as failure:
@@ -89,6 +90,7 @@ class BestRouteStrategy:
             score = next((1.0 - one.good_enough for one in estimates if one.candidate == _ONE), None)
             found = [one for one in estimates if self._can(one.candidate, query)]
             chosen, reason = self._cheapest(found, needed)
+            cause = "utility"
         pool = self._pools[chosen.pool]
         expected = {
             str(one.candidate): {
@@ -110,6 +112,7 @@ class BestRouteStrategy:
             expected=expected,
             warning=self._warning,
             decision_ms=(perf_counter() - started) * 1e3,
+            cause=cause,
         )
         return chosen, decision
 
@@ -152,6 +155,7 @@ class BestRouteStrategy:
             reason=f"{decision.reason}; {carried_out.reason}",
             features=carried_out.features,
             decision_ms=decision.decision_ms + carried_out.decision_ms,
+            cause=decision.cause if carried_out.pool == decision.pool else "fallback",
         )
 
 
