@@ -205,6 +205,7 @@ LIVE = _object(
         "gateways": {**_INTEGER, "description": "Gateways that answered."},
         "in_flight": {**_INTEGER, "description": "Requests being answered."},
         "pools": {**_BY_POOL, "description": "By pool its model, price, replicas and load."},
+        "calibration": {**_list({"type": "object"}), "description": "Calibration errors, and of how many ratings."},
         "embedded": {"type": "boolean", "description": "Some pool is one of the embedded models, for lab tasks only."},
     }
 )

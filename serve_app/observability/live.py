@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from serve_app.store.base import RequestRecord
-from serve_app.types import Price, total_usage
+from serve_app.types import Price
 
 STEP_S: Final = 5
 STEPS: Final = 120
@@ -46,8 +46,9 @@ def percentile(bins: Mapping[int, int], percent: float) -> float | None:
 class LiveStep:
     """Requests that ended within one step. `at` counts steps since 1970.
 
-    `routed`: those whose pool was chosen by a decision, `strong` of them by the large pool; `saved_usd` is what the
-    large pool would have cost for the same tokens, less what was spent. A model that a caller named saves nothing.
+    `routed`: those whose pool was chosen by a decision, `strong` of them answered by the large pool. `saved_usd`: what
+    their answers would have cost at the large pool, token for token, less what they cost; a model that a caller named
+    saves nothing.
     """
 
     at: int
@@ -74,20 +75,19 @@ class LiveStep:
         decision = record.decision
         if decision is None:
             return
-        steps = record.steps
         self.tokens += record.usage.total_tokens
         self.pools[decision.pool] += 1
         self.strategies[decision.strategy] += 1
-        if len(steps) > 1:
+        if len(record.steps) > 1:
             self.wasted_usd += record.wasted_usd
-            self.escalated += decision.strategy != "ensemble" and was_escalated(record)
-        if decision.strategy != _DIRECT:
+            self.escalated += bool(record.escalated_from)
+        completed, routed = record.status == "completed", decision.strategy != _DIRECT
+        if routed:
             self.routed += 1
             self.strong += decision.pool == _STRONG
-            if strong is not None and steps:
-                answer = steps[0].usage if len(steps) == 1 else total_usage([s for s in steps if not s.wasted][-1:])
-                self.saved_usd += strong.cost_usd(answer) - cost_usd
-        if record.status == "completed":
+        if completed:
+            if routed and strong is not None:
+                self.saved_usd += strong.cost_usd(record.answer_usage) - cost_usd
             self.latency[latency_bin(record.latency_ms)] += 1
             if record.ttft_ms is not None:
                 self.ttft[latency_bin(record.ttft_ms)] += 1
@@ -115,13 +115,6 @@ def outcome_of(record: RequestRecord) -> str:
     return "refused" if 400 <= record.http_status < 500 else "failed"
 
 
-def was_escalated(record: RequestRecord) -> bool:
-    """Whether an answer was rejected for low confidence, and another pool's given instead."""
-    assert record.decision is not None
-    pool = record.decision.pool
-    return any(step.wasted and not step.failed and step.pool != pool for step in record.steps)
-
-
 class LiveFigures:
     """One Gateway's ring of steps; on one event loop, no locks."""
 
@@ -144,6 +137,21 @@ class LiveFigures:
         """The steps with traffic, oldest first, JSON-ready."""
         oldest = int(self._clock() // STEP_S) - STEPS
         return [step.to_json() for step in self._steps if step.at >= oldest]
+
+
+def merged_calibration(gateways: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Calibration errors of all Gateways, each weighted by its ratings: no Gateway knows what callers rated elsewhere."""
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for readings in gateways:
+        for r in readings:
+            sums = found.setdefault((r["strategy"], r["router"], r["pool"]), [0.0, 0.0])
+            sums[0] += r["error"] * r["ratings"]
+            sums[1] += r["ratings"]
+    return [
+        {"strategy": strategy, "router": router, "pool": pool, "error": error / ratings, "ratings": int(ratings)}
+        for (strategy, router, pool), (error, ratings) in sorted(found.items())
+        if ratings
+    ]
 
 
 def merged(gateways: Iterable[Sequence[Mapping[str, Any]]], now_s: float, window_s: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from serve_app.api.openapi import Operation, answers
 from serve_app.api.reply import json_response
 from serve_app.errors import RequestError
 from serve_app.gateway.services import Services
-from serve_app.observability.live import WINDOWS, merged
+from serve_app.observability.live import WINDOWS, merged, merged_calibration
 
 LIVE: Final = "/v1/admin/live"
 _KEPT_S: Final = 1.0
@@ -47,6 +47,7 @@ class LiveRoutes:
                 "gateways": len(gateways),
                 "in_flight": sum(g["in_flight"] for g in gateways),
                 "pools": self._pools([g["pools"] for g in gateways]),
+                "calibration": merged_calibration(g["calibration"] for g in gateways),
                 "embedded": self._services.scope.scope is not None,
             }
         )
@@ -83,6 +84,7 @@ def own_figures(services: Services) -> dict[str, Any]:
     return {
         "steps": services.live.steps(),
         "in_flight": len(services.stops),
+        "calibration": [reading._asdict() for reading in services.recorder.calibration()],
         "pools": {name: dict(pool) for name, pool in services.readiness().pools.items()},
     }
 

@@ -20,10 +20,10 @@ function axis(show, { size, label } = {}) {
   };
 }
 
-// `series`: [{label, colour, show, fill, dash, points, width, scale}]. `x`: {time, show, label}. `bands`: pairs of indices.
+// `series`: [{label, colour, show, fill, dash, points, width}]. `x`: {time, show, label, name}. `bands`: [high, low, colour].
 export class Chart {
-  constructor({ title, series, x = { time: true }, y, bands = [], height = 190, plugins = [], hooks = {} }) {
-    Object.assign(this, { title, series, x, y, bands, height, plugins, hooks });
+  constructor({ title, series, x = { time: true }, y, bands = [], height = 190 }) {
+    Object.assign(this, { title, series, x, y, bands, height });
     this.place = h("div", { "aria-hidden": "true" });
     this.words = h("p", { class: "sr" });
     this.element = h("figure", { class: "chart" }, this.words, this.place);
@@ -41,6 +41,12 @@ export class Chart {
     this.words.textContent = `${this.title}: ${words}`;
     if (this.plot) this.plot.setData(data);
     else this.redraw();
+    this.latest();
+  }
+
+  // While no pointer is on the chart, the legend shows the newest values.
+  latest() {
+    if (this.plot && !(this.plot.cursor.left >= 0) && this.x.time) this.plot.setLegend({ idx: this.data[0].length - 1 }, false);
   }
 
   fit() {
@@ -55,18 +61,17 @@ export class Chart {
     this.plot?.destroy();
     fill(this.place);
     this.plot = new uPlot(this.options(width), this.data, this.place);
+    this.latest();
   }
 
   options(width) {
     const lines = this.series.map((one) => ({
       label: one.label, stroke: colour(one.colour), width: one.width ?? 2, dash: one.dash, spanGaps: false, points: one.points ?? { show: false },
       fill: one.fill ? colour(one.fill) : undefined, value: (_, value) => (value === null || value === undefined ? "–" : (one.show ?? this.y.show)(value)),
-      ...(one.paths ? { paths: one.paths(uPlot) } : {}), ...(one.legend === false ? { class: "unlisted" } : {}),
     }));
     const time = this.x.time === true;
     return {
-      width, height: this.height, ms: 1e-3, plugins: this.plugins.map((make) => make(colour)), hooks: this.hooks,
-      padding: [10, 8, 0, 0],
+      width, height: this.height, padding: [10, 8, 0, 0],
       cursor: { points: { size: 7 }, drag: { x: false, y: false } },
       scales: { x: { time, ...(this.x.range ? { range: this.x.range } : {}) }, y: { range: this.y.range ?? ((_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.08 : 1]) } },
       axes: [
@@ -75,7 +80,7 @@ export class Chart {
       ],
       series: [{ label: this.x.name ?? "time", value: (_, value) => (value === null || value === undefined ? "–" : time ? new Date(value * 1000).toLocaleTimeString([], { hour12: false }) : this.x.show(value)) }, ...lines],
       bands: this.bands.map(([high, low, name]) => ({ series: [high, low], fill: colour(name) })),
-      legend: { live: true },
+      legend: { live: true, markers: { width: 0, fill: (_, i) => (i ? lines[i - 1].stroke : "transparent") } },
     };
   }
 

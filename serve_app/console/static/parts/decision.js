@@ -7,7 +7,8 @@ import { dateTime, decimal, ms, share, signed, usd, words } from "./format.js";
 import { failed, loading } from "./notice.js";
 import { table } from "./table.js";
 
-const MOST_FEATURES = 6;
+const MOST_FEATURES = 8;
+const BASE = "bias";
 
 export function poolBadge(pool, model) {
   const known = pool === "small" || pool === "large" ? pool : "";
@@ -41,10 +42,21 @@ export function contributions(features) {
   const all = Object.entries(features ?? {}).sort(([, a], [, b]) => Math.abs(b) - Math.abs(a)).slice(0, MOST_FEATURES);
   if (all.length === 0) return null;
   return table("Feature contributions to the score, largest first", [
-    { title: "feature", cell: ([name]) => words(name), header: true },
-    { title: "contribution (log-odds)", cell: ([, value]) => signed(value), number: true },
-    { title: "effect", cell: ([, value]) => (value > 0 ? "raises the score" : value < 0 ? "lowers the score" : "none") },
+    { title: "feature of the prompt", cell: ([name]) => featureName(name), header: true },
+    { title: "contribution, log-odds", cell: ([, value]) => signed(value), number: true },
   ], all);
+}
+
+// The same as one line: the strongest on each side. The base level is the same for all prompts.
+export function raisedBy(features) {
+  const all = Object.entries(features ?? {}).filter(([name]) => name !== BASE);
+  const side = (sign) => all.filter(([, v]) => v * sign > 0).sort(([, a], [, b]) => (b - a) * sign).slice(0, 3).map(([name, v]) => `${featureName(name)} (${signed(v, 1)})`).join(", ");
+  const raised = side(1), lowered = side(-1);
+  return [raised && `raised by ${raised}`, lowered && `lowered by ${lowered}`].filter(Boolean).join("; ");
+}
+
+function featureName(name) {
+  return { [BASE]: "base level, the same for all", chars: "length in characters" }[name] ?? words(name);
 }
 
 // What else a decision carries: task, adapter, privacy class, who runs the pool, findings of guards.
@@ -53,8 +65,8 @@ export function marks(decision) {
   return [
     decision.task && plain(`task ${decision.task}`, "The task that orchestration recognized."),
     decision.adapter && plain(`adapter ${decision.adapter}`, "The adapter of the model."),
-    decision.privacy && plain(`privacy ${decision.privacy}`, "The privacy class in force."),
-    decision.place && plain(`runs ${decision.place}`, "Who runs the pool that answered."),
+    decision.privacy && decision.privacy !== "any" && plain(`privacy class ${decision.privacy}`, "The privacy class in force."),
+    decision.place && decision.place !== "local" && plain(`answered at a ${decision.place} place`, "Who runs the pool that answered."),
     ...Object.entries(decision.guards ?? {}).map(([name, n]) => plain(`${name}: ${n}`, "Findings of a guard.")),
   ].filter(Boolean);
 }
@@ -119,7 +131,7 @@ function steps(calls) {
 
 function facts(r) {
   const rows = [
-    ["decision", r.decision_id], ["time", dateTime(r.created_s)], ["strategy", r.strategy], ["router", r.router], ["policy", r.policy_version],
+    ["decision", r.decision_id], ["time", dateTime(r.created_s)], ["strategy", r.strategy], ["router", r.router], ["policy", r.policy_version], ["privacy class", r.privacy], ["pool runs", r.place],
     ["time to decide", ms(r.decision_ms)], ["first byte", ms(r.ttft_ms)], ["last byte", ms(r.latency_ms)],
     ["tokens in / out", `${r.prompt_tokens ?? "–"} / ${r.completion_tokens ?? "–"}`], ["cost", usd(r.cost_usd)],
     ["error", r.error_code], ["tenant", r.tenant], ["user", r.user], ["prompt", r.prompt],

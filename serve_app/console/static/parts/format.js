@@ -27,12 +27,14 @@ export function usd(value) {
 
 export function ms(value) {
   if (!known(value)) return NONE;
+  if (value === 0) return `0${NBSP}ms`;
   if (value < 9.95) return `${value.toFixed(value < 0.995 ? 2 : 1)}${NBSP}ms`;
   if (value < 999.5) return `${Math.round(value)}${NBSP}ms`;
   return `${(value / 1000).toFixed(value < 9995 ? 2 : 1)}${NBSP}s`;
 }
 
 export function rate(value) {
+  if (value === 0) return "0/s";
   return known(value) ? `${value >= 99.5 ? count(value) : value.toFixed(value < 9.95 ? 2 : 1)}/s` : NONE;
 }
 

@@ -9,7 +9,7 @@ import { table } from "../../parts/table.js";
 // `changed` is called after a change, with an error if it was refused.
 export function adapters(list, changed) {
   if (list.length === 0) return empty("No adapters", "Add a LoRA adapter with POST /v1/adapters or jethro adapter add: every replica serves it without a restart.");
-  const loaded = (a) => Object.entries(a.loaded ?? {}).map(([pool, n]) => `${pool}: ${count(n)}`).join(", ") || "on demand";
+  const loaded = (a) => Object.entries(a.loaded ?? {}).filter(([, n]) => n > 0).map(([pool, n]) => `${count(n)} of ${pool}`).join(", ") || "none now";
   const toggle = async (a) => {
     try {
       await patch(`v1/adapters/${encodeURIComponent(a.id)}`, { pinned: !a.pinned });

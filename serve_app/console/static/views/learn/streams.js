@@ -5,7 +5,8 @@ import { count, decimal, share, words } from "../../parts/format.js";
 import { empty } from "../../parts/notice.js";
 import { table } from "../../parts/table.js";
 
-const HOW = 'curl -s http://127.0.0.1:8000/v1/streams -H "content-type: application/json" -d \'{"name": "mood", "labels": ["good", "bad"], "instruction": "Is this text good or bad?"}\'';
+const HOW = `curl -s ${new URL("v1/streams", document.baseURI)} -H 'content-type: application/json' \\
+  -d '{"name": "mood", "labels": ["good", "bad"], "instruction": "Is this text good or bad?"}'`;
 
 export function streams(list) {
   if (list.length === 0) {

@@ -5,18 +5,26 @@ import { fill, h } from "../../parts/dom.js";
 import { empty, failed, loading } from "../../parts/notice.js";
 import { poll } from "../../parts/poll.js";
 import { adapters } from "./adapters.js";
+import { calibration } from "./calibration.js";
 import { drift, routers } from "./drift.js";
 import { streams } from "./streams.js";
 
 const EVERY_MS = 5000;
 
 // Each part comes and fails by itself: what is off says how to turn it on.
+const data = (path) => async (read) => (await read(path)).data;
 const PARTS = [
-  { id: "streams", title: "Streams", note: "of your key", path: "v1/streams", draw: streams },
-  { id: "routers", title: "Routers", note: "in service", path: "v1/routers", draw: routers },
-  { id: "drift", title: "Drift", note: "recent queries against the calibration data", path: "v1/routers", draw: drift },
-  { id: "adapters", title: "Adapters", note: "of all models", path: "v1/adapters", draw: adapters },
+  { id: "streams", title: "Streams", note: "of your key", from: data("v1/streams"), draw: streams },
+  { id: "routers", title: "Routers", note: "in service", from: data("v1/routers"), draw: routers },
+  { id: "drift", title: "Drift", note: "recent queries against the calibration data", from: data("v1/routers"), draw: drift },
+  { id: "calibration", title: "Calibration", note: "what was expected against what came", from: expectations, draw: calibration },
+  { id: "adapters", title: "Adapters", note: "of all models", from: data("v1/adapters"), draw: adapters },
 ];
+
+async function expectations(read) {
+  const [routers, live] = await Promise.all([read("v1/routers"), read("v1/admin/live?window_s=60")]);
+  return { routers: routers.data, errors: live.calibration };
+}
 
 export class LearnView {
   constructor() {
@@ -44,11 +52,11 @@ export class LearnView {
 
   async load(card, read) {
     try {
-      const { data } = await read(card.path);
-      const now = JSON.stringify(data);
+      const found = await card.from(read);
+      const now = JSON.stringify(found);
       if (now === card.shown) return; // nothing moves under the reader
       card.shown = now;
-      fill(card.place, card.draw(data, (error) => this.changed(card, error)));
+      fill(card.place, card.draw(found, (error) => this.changed(card, error)));
     } catch (error) {
       if (error.name === "AbortError" || error.code === "lost") throw error;
       card.shown = null;

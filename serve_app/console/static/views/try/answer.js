@@ -2,7 +2,7 @@
 
 import { ApiError, get, post } from "../../parts/api.js";
 import { complete } from "../../parts/completion.js";
-import { contributions, marks, openDecision, poolBadge, reason, scale } from "../../parts/decision.js";
+import { contributions, marks, openDecision, poolBadge, raisedBy, reason, scale } from "../../parts/decision.js";
 import { fill, h, icon } from "../../parts/dom.js";
 import { count, ms, usd } from "../../parts/format.js";
 
@@ -54,22 +54,37 @@ export class Answer {
   }
 
   why(decision) {
-    const features = h("details", {}, h("summary", {}, "What raised the score"), h("p", { class: "muted small" }, "Loading …"));
-    features.addEventListener("toggle", () => features.open && this.explain(features, decision), { once: true });
-    const scored = Number.isFinite(decision.score);
-    return h("div", { class: "why" }, h("p", { class: "line" }, reason(decision)), scale(decision), scored && features);
+    const explained = h("div", { class: "stack" });
+    if (Number.isFinite(decision.score)) this.explain(explained, decision);
+    return h("div", { class: "why" }, h("p", { class: "line" }, reason(decision)), scale(decision), explained);
   }
 
-  // The stored decision has the contributions where the router gives them for nothing; otherwise it is asked again.
+  // The stored decision has the contributions where the router gives them for nothing; else they are asked for.
   async explain(place, decision) {
     try {
-      let found = contributions((await stored(decision.decision_id)).features);
-      if (!found) found = contributions((await post("v1/route", { model: this.request.model, messages: this.request.messages })).features);
-      fill(place, place.firstChild, found ?? h("p", { class: "muted small" }, "This router does not explain its scores."));
+      const { features } = await stored(decision.decision_id);
+      if (contributions(features)) this.showFeatures(place, features);
+      else fill(place, h("div", {}, h("button", { type: "button", class: "tiny", onclick: () => this.scoreAgain(place) }, "What raised the score?")));
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      fill(place, place.firstChild, h("p", { class: "failed small" }, error.message));
+      fill(place, h("p", { class: "muted small" }, error.message));
     }
+  }
+
+  async scoreAgain(place) {
+    try {
+      const { features } = await post("v1/route", { model: this.request.model, messages: this.request.messages });
+      if (contributions(features)) this.showFeatures(place, features);
+      else fill(place, h("p", { class: "muted small" }, "This router does not explain its scores."));
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      fill(place, h("p", { class: "failed small" }, error.message));
+    }
+  }
+
+  showFeatures(place, features) {
+    const line = raisedBy(features);
+    fill(place, h("details", {}, h("summary", {}, "Score ", line || "made of"), contributions(features)));
   }
 
   spent() {

@@ -37,6 +37,7 @@ export class Turn {
     const pools = this.others();
     const cards = pools.map(([pool]) => new Answer(ALONE[pool], { routed: false }));
     this.answers.classList.add("three");
+    this.element.closest(".try")?.classList.add("wide");
     this.answers.append(...cards.map((card) => card.element));
     await Promise.all(cards.map((card, i) => card.run({ ...this.request, model: pools[i][1] }, signal)));
     await this.answer.finished;

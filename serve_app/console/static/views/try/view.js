@@ -91,7 +91,6 @@ export class TryView {
     this.clear.hidden = false;
     this.turns.push(turn);
     this.list.append(turn.element);
-    this.element.classList.toggle("wide", this.sideBySide.checked);
     turn.element.scrollIntoView({ block: "start", behavior: "smooth" });
     this.running = new AbortController();
     this.button.textContent = "Stop";
