@@ -31,7 +31,7 @@ FLOORS = (
     ("routing",),
     ("cascade", "ensemble"),
     ("orchestration",),
-    ("training", "tuning", "backup"),
+    ("training", "tuning", "backup", "replay"),
     ("gateway", "console"),
     ("api",),
     ("deployments",),

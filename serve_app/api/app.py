@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from serve_app.api import openapi as docs
 from serve_app.api import shapes
 from serve_app.api.adapters import AdapterRoutes
+from serve_app.api.admin.operations import admin_operations
 from serve_app.api.completions import CompletionHandler
 from serve_app.api.console import page as console
 from serve_app.api.console.live import LiveRoutes
@@ -49,6 +50,7 @@ def build_app(services: Services) -> Starlette:
     )
     server = services.config.server
     operations = [*_answering(hot), *(operation for group in groups for operation in group.operations())]
+    operations += admin_operations(services)
     if server.expose_console:
         operations += console.ConsoleRoutes().operations()
     if server.expose_docs:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol
 
 from serve_app.erasure import Origin, Selection
+from serve_app.store.filtering import Cursor, DecisionFilter
 from serve_app.types import Decision, Step, Usage, total_usage
 
 Status = Literal["completed", "failed", "cancelled", "route_only"]
@@ -194,6 +195,13 @@ class Store(StoreFigures, Protocol):
 
     def export(self, selection: Selection) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
         """Records as `decision` returns them, oldest first, in pages."""
+
+    async def newest(self, which: DecisionFilter, before: Cursor | None, most: int) -> Sequence[Mapping[str, Any]]:
+        """Up to `most` records of any tenant, the newest first, that precede `before`; as `decision` returns them.
+
+        May lag behind by the time in which records are queued. Raises PoolUnavailable if there is no usable file now,
+        or the search takes too long.
+        """
 
     async def aclose(self) -> None:
         """Write what is queued and close."""

@@ -2,13 +2,15 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
+from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import Connection, create_engine, func, select
+from sqlalchemy import ColumnElement, Connection, create_engine, func, select, tuple_
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -16,7 +18,17 @@ from serve_app.errors import ConfigError
 from serve_app.files import unwritable
 from serve_app.store.base import COLLECTED
 from serve_app.store.file import damage
-from serve_app.store.schema import APPLICATION_ID, VERSION, check_format, decisions, feedback
+from serve_app.store.filtering import COLUMNS, Cursor, DecisionFilter
+from serve_app.store.schema import APPLICATION_ID, VERSION, check_format, decisions, feedback, to_json
+
+_VARIABLES: Final = 500
+"""SQLite bounds the number of variables in a statement."""
+_INSTRUCTIONS: Final = 10_000
+"""Of SQLite's machine between two looks at the clock: a fraction of a millisecond."""
+
+
+class TooSlow(Exception):
+    """A query was ended because it took too long; the text says what to do."""
 
 
 @contextmanager
@@ -103,6 +115,72 @@ def feedback_rows(path: Path) -> tuple[list[FeedbackRow], dict[str, str]]:
         rows = [FeedbackRow(*row) for row in connection.execute(query)]
         models = {pool: model for pool, model, _ in connection.execute(newest)}  # SQLite: the row of the maximum
     return rows, models
+
+
+place = tuple_(decisions.c.created_s, decisions.c.decision_id)
+"""The order of the log."""
+
+
+def conditions(which: DecisionFilter) -> list[ColumnElement[bool]]:
+    """For a SELECT of decisions; values are bound, never written into the statement."""
+    columns = decisions.c
+    given = {name: getattr(which, name) for name in COLUMNS}
+    found = [columns[name] == text for name, text in given.items() if text is not None]
+    if which.user is not None:
+        found.append((columns.user == which.user) | (columns.safety_identifier == which.user))
+    if which.policy is not None:
+        found.append(columns.policy_version.startswith(which.policy, autoescape=True))
+    bounds = (
+        (which.since_s, columns.created_s.__ge__),
+        (which.until_s, columns.created_s.__lt__),
+        (which.min_latency_ms, columns.latency_ms.__ge__),
+        (which.max_latency_ms, columns.latency_ms.__le__),
+    )
+    return [*found, *(condition(value) for value, condition in bounds if value is not None)]
+
+
+def newest_decisions(
+    path: Path, which: DecisionFilter, before: Cursor | None, most: int, seconds: float
+) -> list[dict[str, Any]]:
+    """Up to `most` decisions with their feedback, the newest first, that precede the one at `before`.
+
+    Raises TooSlow after so many seconds, ConfigError if there is no such file, or it is not a store of this version.
+    """
+    selected = conditions(which) + ([] if before is None else [place < before])
+    newest = [column.desc() for column in place.clauses]
+    found = select(decisions).where(*selected).order_by(*newest).limit(most)
+    with open_readonly(path) as connection, _bounded(connection, seconds):
+        rows = [row._asdict() for row in connection.execute(found)]
+        return with_feedback(connection, rows)
+
+
+def with_feedback(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of decisions as JSON-ready records, each with its feedback."""
+    given: dict[str, list[dict[str, Any]]] = {row["decision_id"]: [] for row in rows}
+    ids = list(given)
+    for i in range(0, len(ids), _VARIABLES):
+        query = select(feedback).where(feedback.c.decision_id.in_(ids[i : i + _VARIABLES])).order_by(feedback.c.id)
+        for one in connection.execute(query).mappings():
+            given[one["decision_id"]].append(dict(one))
+    return [to_json(row, given[row["decision_id"]]) for row in rows]
+
+
+@contextmanager
+def _bounded(connection: Connection, seconds: float) -> Iterator[None]:
+    """Ends a query that runs longer, whatever it has to scan. Raises TooSlow."""
+    driver: Any = connection.connection.driver_connection
+    until_s = monotonic() + seconds
+    driver.set_progress_handler(lambda: monotonic() > until_s, _INSTRUCTIONS)
+    try:
+        yield
+    except DBAPIError as e:
+        if getattr(e.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
+            raise
+        raise TooSlow(
+            f"The log holds too many decisions to be searched for these within {seconds:g} s: give a later `since`."
+        ) from None
+    finally:
+        driver.set_progress_handler(None, 0)
 
 
 _CONVERSATIONS = ("chat", "route")
