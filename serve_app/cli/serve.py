@@ -87,8 +87,6 @@ class ServeConsole:
 
         server, url = self._config.server, address(self._config)
         typer.secho(f"jethro is ready{', degraded' if state.degraded else ''}: {url}/v1", fg="green", err=True)
-        if server.expose_console:
-            typer.secho(f"  console: {url}/console", fg="green", err=True)
         for line in self._down(state):
             typer.secho(f"  {line}", fg="yellow", err=True)
         for line in self._warnings:
@@ -97,6 +95,8 @@ class ServeConsole:
             keys = ", ".join(f"${key.env}" for key in server.keys)
             which = f"with a key ({keys}) as bearer token" if keys else "without a key (server.allow_unauthenticated)"
             say(f"  other machines: by any address of this one, port {server.port}, {which}")
+        if server.expose_console:
+            say(f"  console: {url}/console")
         say(f'  try: jethro chat --url {url} "{_example(self._config)}"   (API page: {url}/docs; stop with Ctrl-C)')
 
     def _down(self, state: "Readiness") -> list[str]:

@@ -38,7 +38,7 @@ POLICY: Final = "; ".join(
 )
 """Only files of this endpoint run or are shown, and no text can become script: not even by a mistake of the page."""
 HEADERS: Final[Mapping[str, str]] = {
-    "cache-control": "no-cache",  # kept by the browser, and asked for again by its ETag
+    "cache-control": "no-cache",  # the browser keeps it, and checks its ETag each time
     "content-security-policy": POLICY,
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",

@@ -1,7 +1,7 @@
 """What the endpoint does right now: one Gateway's traffic of the last ten minutes, and that of all Gateways merged.
 
-Counters over steps of a few seconds in a ring, so that memory is bounded and a request costs two microseconds. Latencies
-are counted in bins of equal ratio: bins of several Gateways add up, and a percentile is exact to half a bin (4 %).
+Counters over steps of a few seconds, in a ring: memory is bounded, and a request costs a few microseconds. Latencies
+are counted in bins of equal ratio, so that those of several Gateways add up; a percentile is exact to half a bin (4 %).
 Prometheus holds the long history; this is what a page shows that has just been opened.
 """
 
@@ -140,7 +140,7 @@ class LiveFigures:
 
 
 def merged_calibration(gateways: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Calibration errors of all Gateways, each weighted by its ratings: no Gateway knows what callers rated elsewhere."""
+    """Calibration errors of all Gateways, each weighted by its ratings: a Gateway knows only those that it received."""
     found: dict[tuple[str, str, str], list[float]] = {}
     for readings in gateways:
         for r in readings:

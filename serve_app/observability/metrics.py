@@ -24,7 +24,7 @@ from serve_app.observability.scraped import (
     of_streams,
 )
 from serve_app.store.base import RequestRecord, StoreFigures
-from serve_app.types import Decision, Price, Usage
+from serve_app.types import Decision, Price
 
 _NO_ROOM = (429, 503)
 
@@ -196,5 +196,3 @@ class Recorder:
             if step.wasted:
                 self._wasted(step.pool).inc(step.usage.total_tokens)
                 self._wasted_usd(step.pool).inc(step.cost_usd)
-
-

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve_app.api import shapes
-from serve_app.api.openapi import Operation, answers
+from serve_app.api.openapi import Operation, QueryParameter, answers
 from serve_app.api.reply import json_response
 from serve_app.errors import RequestError
 from serve_app.gateway.services import Services
@@ -32,7 +32,11 @@ class LiveRoutes:
     def operations(self) -> list[Operation]:
         """The one, described."""
         live = "What all Gateways do now: shares, cost, latencies, pools, and ten minutes of history."
-        return [Operation("GET", LIVE, "live_figures", live, self.live, answers(shapes.LIVE), (400, 401, 403))]
+        window = QueryParameter("window_s", "What the totals are of; 60 by default.", {"enum": list(map(str, WINDOWS))})
+        found = answers(shapes.LIVE)
+        return [
+            Operation("GET", LIVE, "admin_live", live, self.live, found, (400,), query=(window,), admin=True),
+        ]
 
     async def live(self, request: Request) -> Response:
         """Totals over `window_s`, the history, and the pools."""

@@ -1,4 +1,4 @@
-"""The console's page and files, to be had without a key: they are the same for all, and hold nothing of this endpoint.
+"""The console's page and files, available without a key: they are the same for all and hold nothing of this endpoint.
 
 Each is validated by its ETag at every load, so that a page never mixes the files of two versions.
 """

@@ -9,6 +9,7 @@ import { VIEWS } from "./views/registry.js";
 const main = document.getElementById("main");
 const tabs = document.getElementById("tabs");
 const views = new Map();
+const asked = new Set();
 let shown = null;
 
 fill(tabs, VIEWS.map(({ id, title }) => h("a", { href: `#${id}`, "data-view": id }, icon(id), title)));
@@ -20,6 +21,7 @@ function show() {
   views.set(chosen.id, view);
   if (view === shown) return;
   const first = shown === null;
+  asked.clear();
   shown?.close();
   shown = view;
   fill(main, view.element);
@@ -35,12 +37,20 @@ function show() {
 
 // The view starts over: with another key, or after the endpoint was away.
 function again() {
+  asked.clear();
   shown.close();
   shown.open();
 }
 
+// A view that looks again every few seconds asks once; what the user does asks each time.
+function needKey({ kind, why, method }) {
+  if (method === "GET" && asked.has(kind)) return;
+  asked.add(kind);
+  askForKey(kind, why);
+}
+
 addEventListener("hashchange", show);
-document.addEventListener("jethro:key", (event) => askForKey(event.detail.kind, event.detail.why));
+document.addEventListener("jethro:key", (event) => needKey(event.detail));
 document.addEventListener("jethro:keys", again);
 document.addEventListener("jethro:back", again);
 document.getElementById("keys").addEventListener("click", () => askForKey());

@@ -41,8 +41,9 @@ export async function send(method, path, body, { signal, quiet = false } = {}) {
   }
   if (response.ok) return response;
   const error = await refusal(response);
+  error.keyKind = response.status === 401 ? kindFor(path) : null;
   if (error.status === 401 && !quiet) {
-    document.dispatchEvent(new CustomEvent("jethro:key", { detail: { kind: kindFor(path), why: error.message } }));
+    document.dispatchEvent(new CustomEvent("jethro:key", { detail: { kind: kindFor(path), why: error.message, method } }));
   }
   throw error;
 }

@@ -35,18 +35,19 @@ export class Chart {
     document.addEventListener("jethro:theme", this.themed);
   }
 
-  // `data`: columns, the x values first. `words`: the same in a sentence.
-  show(data, words) {
+  // `data`: columns, the x values first. `words`: the same in a sentence. `at`: the row that the legend shows.
+  show(data, words, at = data[0].length - 1) {
     this.data = data;
+    this.at = at;
     this.words.textContent = `${this.title}: ${words}`;
     if (this.plot) this.plot.setData(data);
     else this.redraw();
     this.latest();
   }
 
-  // While no pointer is on the chart, the legend shows the newest values.
+  // While no pointer is on the chart, the legend shows one row, by default the newest.
   latest() {
-    if (this.plot && !(this.plot.cursor.left >= 0) && this.x.time) this.plot.setLegend({ idx: this.data[0].length - 1 }, false);
+    if (this.plot && !(this.plot.cursor.left >= 0)) this.plot.setLegend({ idx: this.at }, false);
   }
 
   fit() {
@@ -61,7 +62,7 @@ export class Chart {
     this.plot?.destroy();
     fill(this.place);
     this.plot = new uPlot(this.options(width), this.data, this.place);
-    this.latest();
+    requestAnimationFrame(() => this.latest()); // uPlot empties the legend with its first drawing
   }
 
   options(width) {
@@ -71,7 +72,7 @@ export class Chart {
     }));
     const time = this.x.time === true;
     return {
-      width, height: this.height, padding: [10, 8, 0, 0],
+      width, height: this.height, padding: [10, 18, 0, 0],
       cursor: { points: { size: 7 }, drag: { x: false, y: false } },
       scales: { x: { time, ...(this.x.range ? { range: this.x.range } : {}) }, y: { range: this.y.range ?? ((_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.08 : 1]) } },
       axes: [

@@ -56,7 +56,7 @@ export function raisedBy(features) {
 }
 
 function featureName(name) {
-  return { [BASE]: "base level, the same for all", chars: "length in characters" }[name] ?? words(name);
+  return { [BASE]: "base level, the same for all", chars: "length in characters" }[name] ?? words(name).replaceAll("|", " · ").replaceAll(":", " ");
 }
 
 // What else a decision carries: task, adapter, privacy class, who runs the pool, findings of guards.

@@ -61,7 +61,7 @@ export function clock(seconds) {
 
 export function dateTime(seconds) {
   if (!known(seconds)) return NONE;
-  return new Date(seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
+  return new Date(seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "medium", hour12: false });
 }
 
 export function span(seconds) {

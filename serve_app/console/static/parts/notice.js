@@ -1,6 +1,7 @@
 // What a view says in place of data: it loads, there is nothing yet, it failed. Each says what to do next.
 
 import { h } from "./dom.js";
+import { askForKey } from "./key_dialog.js";
 
 export function loading(what) {
   return h("p", { class: "loading", role: "status" }, `Loading ${what} …`);
@@ -11,8 +12,9 @@ export function empty(title, ...advice) {
 }
 
 export function failed(error, retry) {
-  const again = retry && h("div", {}, h("button", { type: "button", class: "tiny", onclick: retry }, "Try again"));
-  return h("div", { class: "notice bad", role: "alert" }, h("p", {}, error.message), again);
+  const again = retry && h("button", { type: "button", class: "tiny", onclick: retry }, "Try again");
+  const key = error.keyKind && h("button", { type: "button", class: "tiny", onclick: () => askForKey(error.keyKind) }, "Enter a key");
+  return h("div", { class: "notice bad", role: "alert" }, h("p", {}, error.message), h("div", { class: "row" }, key, again));
 }
 
 export const EXAMPLES = ["what is 40 + 2?", "sort 52 17 88 6 34", "how many r in strawberry?", "687 + 320"];

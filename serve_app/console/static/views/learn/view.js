@@ -22,7 +22,7 @@ const PARTS = [
 ];
 
 async function expectations(read) {
-  const [routers, live] = await Promise.all([read("v1/routers"), read("v1/admin/live?window_s=60")]);
+  const [routers, live] = await Promise.all([read("v1/routers"), read("v1/admin/live", { quiet: true })]);
   return { routers: routers.data, errors: live.calibration };
 }
 
@@ -46,7 +46,7 @@ export class LearnView {
 
   async step(signal) {
     const calls = new Map();
-    const read = (path) => calls.get(path) ?? calls.set(path, get(path, { signal })).get(path);
+    const read = (path, options) => calls.get(path) ?? calls.set(path, get(path, { signal, ...options })).get(path);
     await Promise.all(this.cards.filter((card) => !this.off.has(card.id)).map((card) => this.load(card, read)));
   }
 

@@ -42,6 +42,7 @@ export class Turn {
     await Promise.all(cards.map((card, i) => card.run({ ...this.request, model: pools[i][1] }, signal)));
     await this.answer.finished;
     if (this.routed && cards.length === 2 && cards.every((card) => card.result)) this.askWhichIsBetter();
+    this.element.scrollIntoView({ block: "nearest", behavior: "smooth" });
   }
 
   // A preference between the two pools is what routers learn from.

@@ -41,7 +41,7 @@ export class CurveChart {
       rows.push(row);
     }
     rows.sort((a, b) => a[0] - b[0]);
-    this.chart.show(joined(rows), `in force: quality ${share(current?.quality.value)} at ${share(current && x(current))} (${this.axis.label}).`);
+    this.chart.show(joined(rows), `in force: quality ${share(current?.quality.value)} at ${share(current && x(current))} (${this.axis.label}).`, rows.findIndex((row) => row[4] !== null));
   }
 
   remove() {

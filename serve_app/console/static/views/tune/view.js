@@ -70,15 +70,17 @@ export class TuneView {
     const chart = h("section", { class: "card" }, h("header", {}, h("h2", {}, "Quality against cost"), h("span", { class: "muted" }, router.curve ? `${router.curve.queries.toLocaleString("en-US")} calibration queries` : "")),
       this.chart ? this.chart.element : empty("No calibration data", "This router carries no curve. Calibrate it on answers of your models: jethro router calibrate --help."));
     fill(this.place, router.warning && h("p", { class: "notice warn" }, router.warning), h("div", { class: "tune" }, chart, this.controls()), h("section", { class: "card" }, h("header", {}, h("h2", {}, "What it would do")), this.outcome), this.history());
-    this.select_(router.threshold);
+    this.chart?.show(router.curve.current, null);
+    this.consider(this.kept?.id === router.id ? this.kept.threshold : router.threshold);
+    this.kept = null;
   }
 
   controls() {
     const { router } = this;
-    this.slider = h("input", { type: "range", min: "0", max: String(Math.max(0, this.points.length - 1)), step: "1", "aria-label": "Along the curve, from always small to always large", disabled: this.points.length < 2, oninput: () => this.select_(this.points[Number(this.slider.value)].threshold) });
-    this.number = h("input", { type: "number", min: "0", max: "1", step: "any", onchange: () => this.number.checkValidity() && this.number.value !== "" && this.select_(this.number.valueAsNumber) });
+    this.slider = h("input", { type: "range", min: "0", max: String(Math.max(0, this.points.length - 1)), step: "1", "aria-label": "Along the curve, from always small to always large", disabled: this.points.length < 2, oninput: () => this.consider(this.points[Number(this.slider.value)].threshold) });
+    this.number = h("input", { type: "number", min: "0", max: "1", step: "any", onchange: () => this.number.checkValidity() && this.number.value !== "" && this.consider(this.number.valueAsNumber) });
     this.apply = h("button", { type: "button", class: "primary", onclick: () => this.change() }, "Apply");
-    this.back = h("button", { type: "button", class: "quiet", onclick: () => this.select_(router.threshold) }, "Reset");
+    this.back = h("button", { type: "button", class: "quiet", onclick: () => this.consider(router.threshold) }, "Reset");
     return h("section", { class: "card" }, h("header", {}, h("h2", {}, "Threshold")),
       h("p", { class: "muted small" }, "A query whose score is at least the threshold goes to the large model."),
       h("dl", { class: "facts" }, h("dt", {}, "in force"), h("dd", { class: "num", id: "in-force" }, decimal(router.threshold, 4)), h("dt", {}, "set by"), h("dd", {}, router.rule ?? "the router itself"), h("dt", {}, "version"), h("dd", {}, router.version)),
@@ -96,7 +98,7 @@ export class TuneView {
     return null;
   }
 
-  select_(threshold) {
+  consider(threshold) {
     this.chosen = threshold;
     this.number.value = String(Number(threshold.toFixed(6)));
     if (this.points.length > 0) {
@@ -136,6 +138,7 @@ export class TuneView {
 
   async write(action, body, sentence) {
     if (!this.access.granted) {
+      this.kept = { id: this.router.id, threshold: this.chosen };
       askForKey("admin", "A change of the threshold needs the admin key.");
       return;
     }
