@@ -43,7 +43,7 @@ class Watched:
     secrets: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """No error in the console, no violation of the policy, no request elsewhere, no key where it does not belong."""
+        """No error, no violation of the policy, no request elsewhere, no key where it does not belong."""
         assert self.errors == []
         assert self.foreign == []
         assert self.with_key_in_url == []

@@ -1,7 +1,7 @@
 // Numbers as people read them, always with their unit. Nothing is shown as a number that is not one.
 
 const NONE = "–";
-const NBSP = " ";
+export const NBSP = " ";
 
 function known(value) {
   return typeof value === "number" && Number.isFinite(value);

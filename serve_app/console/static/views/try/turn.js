@@ -1,6 +1,7 @@
 // One turn: what the user said, the answer, and on demand the same from the small and the large model alone.
 
 import { fill, h } from "../../parts/dom.js";
+import { share, usd } from "../../parts/format.js";
 import { Answer, sendFeedback } from "./answer.js";
 
 const ALONE = { small: "Small model only", large: "Large model only" };
@@ -12,8 +13,7 @@ export class Turn {
     this.answer = new Answer(routed ? "Jethro" : request.model, { routed });
     this.answer.request = request;
     this.answers = h("div", { class: "answers" }, this.answer.element);
-    this.verdict = h("div");
-    this.element = h("section", { class: "turn", "aria-label": "Turn" }, h("p", { class: "said" }, said), this.answers, this.verdict);
+    this.element = h("section", { class: "turn", "aria-label": "Turn" }, h("p", { class: "said" }, said), this.answers);
     this.compared = false;
   }
 
@@ -41,12 +41,20 @@ export class Turn {
     this.answers.append(...cards.map((card) => card.element));
     await Promise.all(cards.map((card, i) => card.run({ ...this.request, model: pools[i][1] }, signal)));
     await this.answer.finished;
-    if (this.routed && cards.length === 2 && cards.every((card) => card.result)) this.askWhichIsBetter();
+    if (this.routed && cards.length === 2 && cards.every((card) => card.result)) this.askWhichIsBetter(cards);
     this.element.scrollIntoView({ block: "nearest", behavior: "smooth" });
   }
 
+  // What the decision cost, by what each model alone did.
+  spending([small, large]) {
+    const cost = (answer) => answer.decision?.cost_usd;
+    const by = (answer, name) => (cost(answer) > 0 ? `${share(cost(this.answer) / cost(answer), 0)} of ${name} only (${usd(cost(answer))})` : null);
+    const parts = [by(large, "large"), by(small, "small")].filter(Boolean);
+    return parts.length > 0 && h("p", { class: "small" }, `Jethro's answer cost ${usd(cost(this.answer))}: ${parts.join(", ")}.`);
+  }
+
   // A preference between the two pools is what routers learn from.
-  askWhichIsBetter() {
+  askWhichIsBetter(cards) {
     const decision = this.answer.decision;
     if (!decision || !(decision.pool in ALONE)) return;
     const said = h("span", { class: "said-so", role: "status" });
@@ -56,6 +64,7 @@ export class Turn {
       }) }, label);
       return button;
     });
-    fill(this.verdict, h("div", { class: "thumbs", role: "group", "aria-label": "Which answer is better" }, h("span", { class: "small muted" }, "Which is better?"), choices, said));
+    const ask = h("div", { class: "thumbs", role: "group", "aria-label": "Which answer is better" }, h("span", { class: "small muted" }, "Which is better?"), choices, said);
+    this.answers.append(h("div", { class: "verdict" }, this.spending(cards), ask));
   }
 }

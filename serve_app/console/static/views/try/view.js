@@ -46,7 +46,7 @@ export class TryView {
 
   composer() {
     this.select = modelSelect(this.models);
-    this.prompt = h("textarea", { rows: "1", "aria-label": "Your prompt", placeholder: this.embedded ? "Ask a lab task, such as: sort 52 17 88 6 34" : "Ask anything", enterkeyhint: "send", onkeydown: (event) => this.typed(event) });
+    this.prompt = h("textarea", { rows: "1", "aria-label": "Your prompt", placeholder: this.embedded ? "Ask a lab task" : "Ask anything", enterkeyhint: "send", onkeydown: (event) => this.typed(event) });
     this.sideBySide = h("input", { type: "checkbox" });
     this.context = h("input", { type: "checkbox", checked: !this.embedded });
     this.temperature = h("input", { type: "number", min: "0", max: "2", step: "0.1", value: "0" });
@@ -58,8 +58,8 @@ export class TryView {
       h("label", { class: "check" }, this.context, "Send earlier turns too")));
     const form = h("form", { class: "composer", onsubmit: (event) => this.submit(event) },
       h("div", { class: "box" }, this.prompt,
-        h("div", { class: "row" }, this.select, h("label", { class: "check" }, this.sideBySide, "Side by side"), this.clear, this.button)),
-      settings);
+        h("div", { class: "row" }, this.select, h("label", { class: "check" }, this.sideBySide, "Side by side"), this.button)),
+      h("div", { class: "under" }, settings, this.clear));
     return form;
   }
 

@@ -20,11 +20,11 @@ export class CurveChart {
       x: { time: false, show: percent, label: this.axis.label, name: this.axis.name },
       y: { show: percent, label: "quality of the answers, mean", size: 58, range: (_, low, high) => [Math.max(0, low - 0.03), Math.min(1, high + 0.03)] },
       series: [
-        { label: "95 % interval, to", colour: "line-strong", width: 0 },
-        { label: "quality", colour: "accent" },
-        { label: "interval, from", colour: "line-strong", width: 0 },
-        { label: "in force", show: (v) => share(v), ...point("large", 12) },
-        { label: "selected", show: (v) => share(v), ...point("warn", 12) },
+        { label: "95 % interval to", colour: "accent-soft", width: 0, show: share },
+        { label: "quality", colour: "accent", show: share },
+        { label: "from", colour: "accent-soft", width: 0, show: share },
+        { label: "in force", show: share, ...point("large", 12) },
+        { label: "selected", show: share, ...point("warn", 12) },
       ],
       bands: [[1, 3, "accent-soft"]],
     });

@@ -2,7 +2,7 @@
 
 import { get } from "../../parts/api.js";
 import { fill, h } from "../../parts/dom.js";
-import { span } from "../../parts/format.js";
+import { NBSP, span } from "../../parts/format.js";
 import { empty, failed, loading } from "../../parts/notice.js";
 import { poll } from "../../parts/poll.js";
 import { WatchCharts } from "./charts.js";
@@ -62,7 +62,7 @@ export class WatchView {
   show(live) {
     this.pools.hidden = this.charts.element.hidden = this.decisions.element.hidden = false;
     const gateways = live.gateways === 1 ? "one Gateway" : `${live.gateways} Gateways`;
-    this.when.textContent = `Live figures of ${gateways}, of the last ${span(live.window_s)} where nothing else is said.`;
+    this.when.textContent = `All traffic of ${gateways}: figures of the last ${span(live.window_s)}, charts of the last 10${NBSP}min.`;
     const idle = live.history.requests.every((n) => n === 0) && live.totals.requests === 0;
     fill(this.figures, tiles(live), idle && h("div", { class: "card" }, empty("No traffic in the last ten minutes", "Ask something under Try, or send requests to /v1/chat/completions: figures move within seconds.")));
     this.charts.show(live);
