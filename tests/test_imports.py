@@ -57,6 +57,8 @@ FOREIGN = {
     "vllm": {"engines"},
     "sklearn": {"learning", "routing", "lab", "cascade"},
     "typer": {"cli"},
+    "grafana_api": {"observability"},
+    "requests": {"observability"},
     "pyarrow": {"data"},
 }
 """The rooms that may import it."""

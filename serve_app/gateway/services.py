@@ -166,7 +166,7 @@ def build_services(
     recorder = Recorder(large=own_pools["large"].price if "large" in own_pools else None)
     recorder.watch_store(store)
     recorder.watch_routers(routers.figures)
-    recorder.watch_pools(own_pools)
+    recorder.watch_pools(own_pools, {name for name, pool in config.pools.items() if pool.replicas.min == 0})
     recorder.watch_calls(
         {name: pool.repairs for name, pool in http_pools.items()},
         {name: pool.retries for name, pool in http_pools.items()},

@@ -190,7 +190,9 @@ GUARD_REFUSALS = MetricDefinition(
 )
 
 # Pools, as each Gateway sees them.
-POOL_UP = MetricDefinition("jethro_pool_up", "gauge", "1 or 0", _POOL, "1 while the pool answers")
+POOL_UP = MetricDefinition(
+    "jethro_pool_up", "gauge", "1 or 0", _POOL, "1 while the pool answers, or may be without replicas"
+)
 POOL_REPLICAS = MetricDefinition("jethro_pool_replicas", "gauge", "replicas", _POOL, "Replicas to choose from")
 POOL_IN_FLIGHT = MetricDefinition(
     "jethro_pool_in_flight",

@@ -4,7 +4,7 @@ Everything is recorded once per request, at its end. Nothing is observed per tok
 pieces of a stream are taken when it is over.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -75,9 +75,15 @@ class Recorder:
         """Report the routers' versions and drift at every scrape."""
         self.registry.register(AtScrape(partial(of_routers, figures)))
 
-    def watch_pools(self, pools: Mapping[str, WatchedPool]) -> None:
-        """Report the pools' load at every scrape."""
-        self.registry.register(AtScrape(partial(of_pools, pools)))
+    def watch_pools(self, pools: Mapping[str, WatchedPool], may_sleep: Collection[str] = ()) -> None:
+        """Report the pools' load at every scrape. `may_sleep`: pools that need no replica while nothing calls them.
+
+        What seldom happens to a pool is counted from 0, so that its first time is seen as a rise.
+        """
+        for name in pools:
+            for counted in (self._fallbacks, self._escalations, self._wasted, self._wasted_usd):
+                counted(name)
+        self.registry.register(AtScrape(partial(of_pools, pools, may_sleep)))
 
     def watch_calls(self, repairs: Mapping[str, Mapping[str, int]], retries: Mapping[str, Mapping[str, int]]) -> None:
         """Report at every scrape what upstreams' answers cost: by pool, counts of repairs and retries by kind."""
@@ -153,8 +159,9 @@ class Recorder:
         self._decide(router).observe(decision.decision_ms / 1e3)
         self._decision.observe(decision.decision_ms / 1e3)
         if router:
+            unscored = self._unscored(router)  # counted from 0, so that its first time is seen as a rise
             if decision.score is None:
-                self._unscored(router).inc()
+                unscored.inc()
             else:
                 self._score(router).observe(decision.score)
         if record.first_byte_ms is not None:

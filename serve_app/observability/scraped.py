@@ -4,7 +4,7 @@ Every Gateway reports the Learner's figures of the streams: take one of them, no
 stream's uid, not its name, which is its tenant's; it is bounded by `streams.most`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,24 +91,25 @@ def of_store(f: StoreFigures) -> Families:
     ]
 
 
-def of_pools(pools: Mapping[str, WatchedPool]) -> Families:
-    """Replicas, open and waiting calls, as this Gateway knows them."""
+def of_pools(pools: Mapping[str, WatchedPool], may_sleep: Collection[str] = ()) -> Families:
+    """Replicas, open and waiting calls, as this Gateway knows them. `may_sleep`: pools that are up without replicas."""
     up, replicas, open_, queue, places = (
         family(m) for m in (d.POOL_UP, d.POOL_REPLICAS, d.POOL_IN_FLIGHT, d.POOL_QUEUE, d.POOL_PLACES)
     )
     for name, pool in pools.items():
         load = pool.load()
-        values = (load.replicas > 0 and load.answers, load.replicas, load.in_flight, load.waiting, load.places)
+        up_now = load.answers if load.replicas else name in may_sleep
+        values = (up_now, load.replicas, load.in_flight, load.waiting, load.places)
         for one, value in zip((up, replicas, open_, queue, places), values, strict=True):
             one.add_metric((name,), float(value))
     return [up, replicas, open_, queue, places]
 
 
 def of_counts(definition: d.MetricDefinition, counts: Mapping[str, Mapping[str, int]]) -> Families:
-    """One counter, of numbers by pool and kind."""
-    counter = family(definition)
+    """One counter, of numbers by pool and kind; kinds that never were are 0."""
+    counter, kinds = family(definition), d.VALUES["what"] if definition is d.REPAIRS else d.RETRY_REASONS
     for pool, by_kind in counts.items():
-        for kind, number in list(by_kind.items()):
+        for kind, number in (dict.fromkeys(kinds, 0) | dict(by_kind)).items():
             counter.add_metric((pool, kind), number)
     return [counter]
 
