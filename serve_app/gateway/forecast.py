@@ -12,12 +12,12 @@ from serve_app.replay.outlook import (
     LEVEL,
     Outlook,
     Prices,
-    interval_json,
     outlook,
     point_json,
     spread_thresholds,
 )
 from serve_app.routing.serving.served import ServedRouter
+from serve_app.training.evaluation import interval_json
 
 _POINTS: Final = 61
 _CURVE_ROUNDS: Final = 400

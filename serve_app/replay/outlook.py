@@ -15,6 +15,7 @@ import numpy as np
 from serve_app.arrays import Floats
 from serve_app.decision.threshold import Calibration, token_cost_usd
 from serve_app.learning.metrics import Interval, percentile_interval
+from serve_app.training.evaluation import interval_json
 from serve_app.types import Price
 
 ROUNDS: Final = 1000
@@ -67,7 +68,7 @@ def outlook(
     at = np.asarray(thresholds, dtype=np.float64)
     sums = _Sums(calibration, at, prices)
     values = sums.figures(np.ones((1, len(calibration))))
-    parts = [sums.figures(weights) for weights in _weights(len(calibration), rounds, seed)]
+    parts = [sums.figures(weights) for weights in resample_weights(len(calibration), rounds, seed)]
     drawn = {name: np.concatenate([part[name] for part in parts]) for name in FIGURES}
     return Outlook(at, {name: value[0] for name, value in values.items()}, drawn, len(calibration))
 
@@ -140,7 +141,7 @@ def costs(calibration: Calibration, prices: Prices | None) -> tuple[Floats, Floa
     return weak, strong
 
 
-def _weights(n: int, rounds: int, seed: int) -> Iterator[Floats]:
+def resample_weights(n: int, rounds: int, seed: int) -> Iterator[Floats]:
     """How often each query is drawn, a few resamples at a time."""
     rng = np.random.default_rng(seed)
     at_once = max(1, _CELLS // n)
@@ -148,12 +149,6 @@ def _weights(n: int, rounds: int, seed: int) -> Iterator[Floats]:
         some = min(at_once, rounds - start)
         places = rng.integers(0, n, (some, n)) + np.arange(some)[:, None] * n
         yield np.bincount(places.ravel(), minlength=some * n).reshape(some, n).astype(np.float64)
-
-
-def interval_json(value: Interval) -> dict[str, float | None]:
-    """Value, low and high to eight digits; null where the figure does not exist."""
-    parts = {"value": value.value, "low": value.low, "high": value.high}
-    return {name: float(f"{part:.8g}") if np.isfinite(part) else None for name, part in parts.items()}
 
 
 def point_json(outlook: Outlook, i: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import ColumnElement, Connection, create_engine, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, create_engine, func, literal, select, tuple_
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -19,7 +19,7 @@ from serve_app.files import unwritable
 from serve_app.store.base import COLLECTED
 from serve_app.store.file import damage
 from serve_app.store.filtering import COLUMNS, Cursor, DecisionFilter
-from serve_app.store.schema import APPLICATION_ID, VERSION, check_format, decisions, feedback, to_json
+from serve_app.store.schema import APPLICATION_ID, VERSION, check_format, decisions, default_value, feedback, to_json
 
 _VARIABLES: Final = 500
 """SQLite bounds the number of variables in a statement."""
@@ -148,10 +148,39 @@ def newest_decisions(
     """
     selected = conditions(which) + ([] if before is None else [place < before])
     newest = [column.desc() for column in place.clauses]
-    found = select(decisions).where(*selected).order_by(*newest).limit(most)
     with open_readonly(path) as connection, _bounded(connection, seconds):
+        found = select(*_columns(connection)).where(*selected).order_by(*newest).limit(most)
         rows = [row._asdict() for row in connection.execute(found)]
         return with_feedback(connection, rows)
+
+
+def decision_pages(path: Path, which: DecisionFilter, id_: str | None = None) -> Iterator[list[dict[str, Any]]]:
+    """Records of decisions with their feedback, oldest first, in pages; of one decision if an id is given.
+
+    Raises ConfigError if there is no such file, or it is not a store of this version.
+    """
+    selected = [*conditions(which), *([] if id_ is None else [decisions.c.decision_id == id_])]
+    after: Cursor | None = None
+    with open_readonly(path) as connection:
+        columns = _columns(connection)
+        while True:
+            further = [] if after is None else [place > after]
+            found = select(*columns).where(*selected, *further).order_by(*place.clauses).limit(_VARIABLES)
+            page = with_feedback(connection, [row._asdict() for row in connection.execute(found)])
+            if page:
+                yield page
+                after = (page[-1]["created_s"], page[-1]["decision_id"])
+            if len(page) < _VARIABLES:
+                return
+
+
+def _columns(connection: Connection, names: Sequence[str] | None = None) -> list[ColumnElement[Any]]:
+    """Columns of decisions, by default all; one that an older file lacks has its default in every row."""
+    present = {name for _, name, *_ in connection.exec_driver_sql("PRAGMA table_info(decisions)")}
+    return [
+        decisions.c[name] if name in present else literal(default_value(name), decisions.c[name].type).label(name)
+        for name in (names if names is not None else decisions.c.keys())
+    ]
 
 
 def with_feedback(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -181,6 +210,23 @@ def _bounded(connection: Connection, seconds: float) -> Iterator[None]:
         ) from None
     finally:
         driver.set_progress_handler(None, 0)
+
+
+def decision_rows(
+    path: Path, which: DecisionFilter, names: Sequence[str]
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Columns of decisions, oldest first, and their feedback as (decision id, score, preferred, against).
+
+    Queries of `jethro data collect` are skipped. Raises ConfigError if there is no such file, or it is not a store of
+    this version.
+    """
+    selected = [*conditions(which), ~decisions.c.request_id.startswith(COLLECTED, autoescape=True)]
+    given = [feedback.c[name] for name in ("decision_id", "score", "preferred", "against")]
+    rated = select(*given).join(decisions, feedback.c.decision_id == decisions.c.decision_id).where(*selected)
+    with open_readonly(path) as connection:
+        found = select(*_columns(connection, names)).where(*selected).order_by(*place.clauses)
+        rows = [tuple(row) for row in connection.execute(found)]
+        return rows, [tuple(row) for row in connection.execute(rated.order_by(feedback.c.id))]
 
 
 _CONVERSATIONS = ("chat", "route")

@@ -24,7 +24,7 @@ from serve_app.store.filtering import (
 _LIMIT: Final = 50
 _MOST: Final = 500
 _DETAIL: Final = ("prompt", "features", "expected")
-"""Left out of a page: a decision that is opened shows them."""
+"""Left out of a page unless `detail` is true: a decision that is opened shows them."""
 _TIME: Final = "2h, 15m or 7d for so long ago, an ISO 8601 time (UTC by default), or unix seconds."
 _MOMENT: Final = (
     r"^([0-9]{1,9}[smhdw]|[0-9]{1,11}(\.[0-9]{1,6})?"
@@ -76,6 +76,7 @@ class AdminDecisions:
         """A page of them. `next` is the `before` of the following page, null at the end."""
         given = dict(request.query_params)
         limit = _limit(given.pop("limit", str(_LIMIT)))
+        whole = _flag(given.pop("detail", "false"))
         try:
             cursor = given.pop("before", None)
             before = None if cursor is None else read_cursor(cursor)
@@ -86,7 +87,8 @@ class AdminDecisions:
             name = str(e).partition(":")[0]
             raise RequestError(f"{e}.", param=name, code="invalid_value") from None
         found = await self._services.store.newest(which, before, limit + 1)
-        shown = [{k: v for k, v in record.items() if k not in _DETAIL} for record in found[:limit]]
+        left_out = () if whole else _DETAIL
+        shown = [{k: v for k, v in record.items() if k not in left_out} for record in found[:limit]]
         more = len(found) > limit
         body = {"object": "list", "data": shown, "has_more": more, "next": write_cursor(shown[-1]) if more else None}
         return json_response(body)
@@ -103,6 +105,12 @@ def _limit(text: str) -> int:
     return int(text)
 
 
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise RequestError("detail: use true or false.", param="detail", code="invalid_value")
+    return text == "true"
+
+
 def _query() -> tuple[QueryParameter, ...]:
     """The parameters, described."""
     text = {"type": "string", "pattern": r"^[^\u0000]{0,256}$"}
@@ -115,5 +123,6 @@ def _query() -> tuple[QueryParameter, ...]:
     return (
         QueryParameter("limit", "Most decisions of a page.", limit),
         QueryParameter("before", cursor, {"type": "string", "pattern": r"^[0-9]{1,12}(\.[0-9]{1,9})?:[!-~]{1,64}$"}),
+        QueryParameter("detail", f"Whether to send {', '.join(_DETAIL)} too.", {"type": "boolean", "default": False}),
         *(QueryParameter(name, _MEANINGS[name], kinds[name]) for name in PARAMETERS),
     )

@@ -284,16 +284,10 @@ class Loader:
         return RouterThreshold(self.registry.folder / name, served.version, own, rule)
 
     def _threshold(self, served: ServedRouter, undecided: bool) -> float:
-        """What an operator chose while the config said the same as now; else see `default_threshold`."""
+        """See `threshold_in_force`."""
         default = served.registered
-        if served.source == served.name:
-            chosen = read_chosen(self.registry.folder / served.name)
-            if chosen is not None and chosen.threshold is not None:
-                rule = threshold_rule(self.routing)
-                if chosen.holds(default.version, rule):
-                    return chosen.threshold
         try:
-            return default_threshold(self.routing, default)
+            return threshold_in_force(self.routing, self.registry, default, served.source)
         except ConfigError as e:
             if not undecided:
                 raise
@@ -320,6 +314,19 @@ def threshold_rule(routing: RoutingConfig) -> str | None:
         promise = "" if routing.guarantee is None else f",{routing.guarantee},{routing.delta:.10g}"
         return f"max_quality_drop={routing.max_quality_drop:.10g}{promise}"
     return None
+
+
+def threshold_in_force(routing: RoutingConfig, registry: Registry, default: Registered, source: str) -> float:
+    """Of the default router: what an operator chose while the config said the same as now, else the config's.
+
+    `source` is the name or the folder that it is loaded by. Raises ConfigError.
+    """
+    if source == default.name:
+        chosen = read_chosen(registry.folder / source)
+        if chosen is not None and chosen.holds(default.version, threshold_rule(routing)):
+            assert chosen.threshold is not None
+            return chosen.threshold
+    return default_threshold(routing, default)
 
 
 def default_threshold(routing: RoutingConfig, registered: Registered) -> float:
