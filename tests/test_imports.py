@@ -33,7 +33,7 @@ FLOORS = (
     ("orchestration",),
     ("training", "tuning", "backup"),
     ("replay",),
-    ("gateway",),
+    ("gateway", "console"),
     ("api",),
     ("deployments",),
     ("k8s",),

@@ -72,6 +72,7 @@ class ServerConfig(Node):
     keys: tuple[KeyConfig, ...] = Field((), description="Callers' keys; empty: no key is required.")
     allow_unauthenticated: bool = Field(False, description="Listen beyond localhost without keys; say so explicitly.")
     expose_docs: bool = Field(True, description="Serve the API documentation at /docs.")
+    expose_console: bool = Field(True, description="Serve the console at /console; a browser that opens / gets it.")
     metrics_key_env: str | None = Field(
         None,
         description="Environment variable with the key of /metrics, which without it is closed where keys are set.",

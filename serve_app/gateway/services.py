@@ -22,6 +22,7 @@ from serve_app.guards.chain import Guards
 from serve_app.guards.personal.detector import PersonalData
 from serve_app.guards.recognizers import chain_of
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
+from serve_app.observability.live import LiveFigures
 from serve_app.observability.metrics import Recorder
 from serve_app.placement.policy import PlacementPolicy
 from serve_app.placement.pool import PlacedPool
@@ -65,6 +66,7 @@ class Services:
     `metrics_key` opens /metrics where there are keys, `admin_key` opens /v1/admin; None: not configured.
     `stops` holds a call for every request that is being answered, which ends it with an error.
     `scope` warns where an embedded model answers what it does not know.
+    `live` counts what ends, for the console; `live_gateways` returns what all Gateways counted, by default this one's.
     """
 
     config: Config
@@ -90,6 +92,8 @@ class Services:
     scope: ScopeNotes = field(default_factory=ScopeNotes)
     guards: Guards | None = None
     tracing: Tracing | None = None
+    live: LiveFigures = field(default_factory=LiveFigures)
+    live_gateways: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""
@@ -121,6 +125,7 @@ class Services:
         if record.unrecorded:
             record = record.without_content()
         self.recorder.ended(record)
+        self.live.ended(record)
         for step in record.steps:
             self.demand.spent(step.pool, step.usage.prompt_tokens, step.usage.completion_tokens)
         self.access_log.write(record)
@@ -195,6 +200,7 @@ def build_services(
         scope=ScopeNotes.from_config(config),
         guards=guards,
         tracing=Tracing.from_config(config.log, replica, follow=config.log.traces.follow_callers),
+        live=LiveFigures(pools["large"].price if "large" in pools and not config.small_only else None),
     )
 
 

@@ -98,6 +98,23 @@ class RequestRecord:
         return total_usage([step for step in self.steps if step.wasted])
 
     @property
+    def answer_usage(self) -> Usage:
+        """Tokens of the answer: those of the call that wrote it, without further calls that checked it."""
+        if self.answered is not None:
+            return self.answered
+        return next((step.usage for step in self.steps if not step.wasted), Usage())
+
+    @property
+    def escalated_from(self) -> frozenset[str]:
+        """Pools whose answers were rejected for low confidence, and replaced by another pool's."""
+        decision, steps = self.decision, self.steps
+        if decision is None or not steps or (len(steps) == 1 and not steps[0].wasted):
+            return frozenset()
+        if decision.strategy == "ensemble":  # others than the best were not rejected
+            return frozenset()
+        return frozenset(s.pool for s in steps if s.wasted and not s.failed) - {decision.pool}
+
+    @property
     def wasted_usd(self) -> float:
         """US dollars of the calls that are in no answer."""
         return sum(s.cost_usd for s in self.steps if s.wasted)

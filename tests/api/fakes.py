@@ -149,6 +149,7 @@ class LengthRouter:
 class Entry:
     id: str
     description: str = "a fake"
+    pool: str | None = None
 
 
 class FakeCatalogue:
@@ -169,7 +170,8 @@ class FakeCatalogue:
 
     def models(self) -> list[Entry]:
         streams = self.streams.names() if self.streams is not None else ()
-        return [Entry(name) for name in (*self._named, *(PREFIX + name for name in streams))]
+        pools = {name: strategy.pool.name for name, strategy in self._named.items() if hasattr(strategy, "pool")}
+        return [Entry(name, pool=pools.get(name)) for name in (*self._named, *(PREFIX + name for name in streams))]
 
 
 class FakeRouters:
