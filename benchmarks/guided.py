@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -161,19 +162,21 @@ async def validity(engine: Engine, count: int, concurrency: int, max_tokens: int
     pending = [query(i, max_tokens) for i in range(count)]
     compiled = list[float]()
     faults, refusals, failures = list[str](), list[str](), list[str]()
+    answered = list[int]()
     unfinished = tokens = 0
     for at in range(0, count, concurrency):
         some = pending[at : at + concurrency]
         if isinstance(engine, HFEngine):
             compiled += await compile_all(engine, [sent for sent, _ in some])
         answers = await asyncio.gather(*(answer(engine, sent) for sent, _ in some), return_exceptions=True)
-        for given, (sent, form) in zip(answers, some, strict=True):
+        for number, (given, (sent, form)) in enumerate(zip(answers, some, strict=True), at):
             if isinstance(given, JethroError):
                 (refusals if isinstance(given, RequestError) else failures).append(given.message)
                 continue
             if isinstance(given, BaseException):
                 raise given
             said, written = given
+            answered.append(number)
             tokens += written
             if said.finish_reason == "length":
                 unfinished += 1
@@ -192,6 +195,7 @@ async def validity(engine: Engine, count: int, concurrency: int, max_tokens: int
         "tokens_per_answer": tokens / count,
         "compile_ms_p50": median(compiled) if compiled else None,
         "compile_ms_max": max(compiled) if compiled else None,
+        "answered": answered,
     }
 
 
@@ -202,11 +206,16 @@ async def round_of(engine: Engine, queries: Sequence[Query]) -> tuple[list[int],
     return counts, perf_counter() - started, process_time() - started_cpu
 
 
-async def cost(guided: Engine, free: Engine, rounds: int, concurrency: int, max_tokens: int) -> dict[str, Any]:
-    """Tokens a second with and without guides, in alternating rounds of the same shape; the first warms up."""
+async def cost(
+    guided: Engine, free: Engine, answered: Sequence[int], rounds: int, concurrency: int, max_tokens: int
+) -> dict[str, Any]:
+    """Tokens a second with and without guides, in alternating rounds of the same shape; the first warms up. `answered`:
+    the queries that the engine does not refuse.
+    """
+    numbers = islice(cycle(answered), (rounds + 1) * concurrency)
     written, seconds = 0, [0.0] * 4
     for round_number in range(rounds + 1):
-        some = [query(round_number * concurrency + i, max_tokens)[0] for i in range(concurrency)]
+        some = [query(number, max_tokens)[0] for number in islice(numbers, concurrency)]
         await compile_all(guided, some)
         counts, *guided_s = await round_of(guided, some)
         endless_answer = {} if isinstance(free, HFEngine) else {"ignore_eos": True}
@@ -265,7 +274,8 @@ async def measured(args: argparse.Namespace) -> dict[str, Any]:
             found = await validity(engines[0], args.schemas, args.concurrency, args.max_tokens)
             print(found, file=sys.stderr, flush=True)
             cost_tokens = args.cost_tokens or args.max_tokens
-            found |= await cost(engines[0], engines[-1], args.rounds, args.concurrency, cost_tokens)
+            answered = found.pop("answered")
+            found |= await cost(engines[0], engines[-1], answered, args.rounds, args.concurrency, cost_tokens)
         finally:
             for engine in engines:
                 await engine.aclose()
@@ -297,9 +307,9 @@ def text(found: dict[str, Any]) -> str:
     ]
     head += ["guided, tokens/s", "free, tokens/s", "overhead, %", "overhead in CPU time, %"]
     rows = [
-        [r["model"], r["schemas"], r.get("refused", 0), r["finished"], r["valid"], f"{r['tokens_per_answer']:.0f}", r["compile_ms_p50"],
-         r["compile_ms_max"], r["guided_tokens_per_s"], r["free_tokens_per_s"], f"{100 * r['overhead']:.1f}",
-         f"{100 * r['cpu_overhead']:.1f}"]
+        [r["model"], r["schemas"], r.get("refused", 0), r["finished"], r["valid"], f"{r['tokens_per_answer']:.0f}",
+         r["compile_ms_p50"], r["compile_ms_max"], r["guided_tokens_per_s"], r["free_tokens_per_s"],
+         f"{100 * r['overhead']:.1f}", f"{100 * r['cpu_overhead']:.1f}"]
         for r in found["rows"]
     ]  # fmt: skip
     about = (
