@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from contextlib import aclosing
 from dataclasses import replace
 from math import exp
@@ -14,9 +15,11 @@ from serve_app.config.orchestration import TaskConfig
 from serve_app.config.placement import PersonalDataConfig
 from serve_app.errors import ModelNotFound, RequestError, UnsupportedParameter, UpstreamError
 from serve_app.gateway.orchestration import judge_of
+from serve_app.guards.answers import guarded
 from serve_app.guards.chain import Guards
 from serve_app.strategy import Context
 from serve_app.types import Capabilities, Message, Query, Sampling
+from serve_app.wire.frames import Answer, Frame
 from tests.cascade.fakes import CALL, run, told
 from tests.orchestration.fakes import call, engine_of, orchestration, pool, tool
 
@@ -83,6 +86,24 @@ async def test_a_guards_verdict_escalates_and_its_text_is_never_sent(stream: boo
     strategy = orchestration([pool("small", "say xyzzy"), pool("large", "fine")], judge=judge_of(guards))
     decision, said, _ = told(await run(strategy, ask(), stream=stream))
     assert said == "fine" and "guards stop it (words.code)" in decision.reason and "xyzzy" not in decision.reason
+
+
+@BOTH
+@pytest.mark.parametrize(("verdicts", "said"), [(("safe",), "one"), (("unsafe violence", "safe"), "two")])
+async def test_a_classifier_judges_an_answer_once(stream: bool, verdicts: tuple[str, ...], said: str) -> None:
+    """Orchestration asks it to know whether to escalate; the guard of the way out has nothing to ask again."""
+    judge = pool("judge", *verdicts, can=Capabilities(logprobs=False))
+    config = GuardsConfig.model_validate(
+        {"chain": [{"name": "judge", "kind": "classifier", "pool": "judge", "texts": ["output"]}]}
+    )
+    guards = Guards(config, config.chain, PersonalDataConfig(), {"judge": judge})
+    strategy = orchestration([pool("small", "one"), pool("large", "two")], judge=judge_of(guards))
+    context, texts, found = Context(CALL, stream), "", Counter[str]()
+    async for event in guarded(strategy.run(ask(), context), guards, ask(), context, found.update):
+        for body in event.events if isinstance(event, Frame) else [event.parsed] if isinstance(event, Answer) else []:
+            for choice in body["choices"]:
+                texts += (choice.get("delta") or choice.get("message") or {}).get("content") or ""
+    assert texts == said and len(engine_of(judge).queries) == len(verdicts)
 
 
 async def test_an_answer_that_failed_a_check_is_not_returned_where_the_next_tier_fails() -> None:

@@ -70,10 +70,8 @@ class Closer:
         return None if matcher.is_error() else tuple(found)
 
     def _step(self, matcher: LLMatcher, used: Counter[int]) -> list[int]:
-        mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-
-        def may_come(token: int) -> bool:
-            return token >= 0 and bool(mask[token >> 3] >> (token & 7) & 1)
+        def may_come(token: int) -> bool:  # a fiftieth of the time that a whole mask takes
+            return token >= 0 and matcher.validate_tokens([token]) == 1
 
         inside = may_come(self._letter)
         if inside and may_come(self._quote):
@@ -84,10 +82,12 @@ class Closer:
             for token in group:
                 if may_come(token) and used[token] < most:
                     return [token]
-        rarest = min(filter(may_come, self._single), key=lambda token: used[token], default=None)
+        mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        allowed = np.unpackbits(mask, bitorder="little")[: self._size]
+        rarest = min((t for t in self._single if allowed[t]), key=lambda token: used[token], default=None)
         if rarest is not None:
             return [rarest]
-        longer = np.flatnonzero(np.unpackbits(mask, bitorder="little")[: self._size]).tolist()
+        longer = np.flatnonzero(allowed).tolist()
         return sorted(set(longer) - set(self._eos), key=lambda token: used[token])[:1]
 
 
