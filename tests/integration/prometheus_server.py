@@ -1,7 +1,8 @@
 """A real Prometheus over the running application: scrapes every second, answers queries. And what it cannot have here.
 
 The operator of KubeRay runs in Kubernetes alone. A stand-in exports its two metrics as its documentation names them, so
-that the queries on them are at least valid and name labels that there are.
+that the queries on them are at least valid and name labels that there are. vLLM's metrics are not there either: panels
+show them in place of the transformers engine's, by one query over both.
 """
 
 import contextlib

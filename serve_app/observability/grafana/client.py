@@ -20,7 +20,7 @@ _SAID: Final = 200
 """Characters shown of what Grafana says."""
 _PERMISSIONS: Final = {
     "dashboards": "dashboards and folders need the role Editor",
-    "data sources": "data sources need the role Admin: or let an admin create it, and name it with --datasource",
+    "data sources": "data sources need the role Admin; with less, give the uid of one in --datasource-uid",
 }
 
 
