@@ -165,9 +165,8 @@ class CompletionHandler:
             with Undecided() as undecided:
                 await self._run(scope, receive, response, undecided)
             return
-        path = scope["path"]
-        about = begin_attributes(self._endpoint, path, caller.request_id, caller.tenant)
-        span = services.tracing.request(f"POST {path}", scope["headers"], about)
+        about = begin_attributes(self._endpoint, scope["path"], caller.request_id, caller.tenant)
+        span = services.tracing.request(f"POST {scope['path']}", scope["headers"], about)
         record.trace_id = span.trace_id if span.recording else None
         try:
             with in_force(span), Undecided() as undecided:
@@ -210,8 +209,7 @@ class CompletionHandler:
             raise
 
     async def _answer(self, scope: Scope, receive: Receive, response: "_Response", undecided: Undecided) -> None:
-        services, record = self._services, response.record
-        limits = services.config.limits
+        services, record, limits = self._services, response.record, self._services.config.limits
         body = await read_body(scope, receive, limits.body_bytes)
         request = self._read(parse_object(body), limits, record.tenant)
         record.model, record.stream = request.model, request.stream
@@ -221,6 +219,7 @@ class CompletionHandler:
         response.parsed()
         deadline_s = response.started + limits.request_timeout_s
         call = Call(self._ids.new(), record.request_id, int(record.created_s), deadline_s)
+        record.decision_id = call.id
         DECISION_ID.set(call.id)
         context = Context(call, request.stream, services.demand)
         try:

@@ -51,6 +51,10 @@ class LogConfig(Node):
         "info", description="Least severity of messages that is logged."
     )
     access: bool = Field(True, description="Log every request.")
+    metrics: bool = Field(
+        True,
+        description="Count requests for /metrics; false: it shows what is read at a scrape alone.",
+    )
     content: bool = Field(
         False, description="Let log lines and traces quote requests and answers; never those of privacy class local."
     )

@@ -23,7 +23,7 @@ from serve_app.guards.personal.detector import PersonalData
 from serve_app.guards.recognizers import chain_of
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
 from serve_app.observability.live import LiveFigures
-from serve_app.observability.metrics import Recorder
+from serve_app.observability.metrics import Recorder, SilentRecorder
 from serve_app.placement.policy import PlacementPolicy
 from serve_app.placement.pool import PlacedPool
 from serve_app.placement.redaction import Redactor
@@ -200,7 +200,8 @@ def build_services(
 
 def _recorder(config: Config, pools: Mapping[str, Pool]) -> Recorder:
     """The metrics over these pools."""
-    recorder = Recorder(large=pools["large"].price if "large" in pools else None)
+    kind = Recorder if config.log.metrics else SilentRecorder
+    recorder = kind(large=pools["large"].price if "large" in pools else None)
     recorder.watch_pools(pools, {name for name, pool in config.pools.items() if pool.replicas.min == 0})
     https = {name: pool for name, pool in pools.items() if isinstance(pool, HttpPool)}
     recorder.watch_calls({name: p.repairs for name, p in https.items()}, {name: p.retries for name, p in https.items()})

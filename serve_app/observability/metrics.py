@@ -203,3 +203,25 @@ class Recorder:
             if step.wasted:
                 self._wasted(step.pool).inc(step.usage.total_tokens)
                 self._wasted_usd(step.pool).inc(step.cost_usd)
+
+
+class SilentRecorder(Recorder):
+    """`log.metrics: false`: nothing is counted, and `text` has what is read at a scrape."""
+
+    def started(self) -> None:
+        """Nothing."""
+
+    def ended(self, record: RequestRecord) -> None:
+        """Nothing."""
+
+    def unauthorized(self, code: str | None = None) -> None:
+        """Nothing."""
+
+    def found(self, findings: Mapping[str, int]) -> None:
+        """Nothing."""
+
+    def refused(self, where: str) -> None:
+        """Nothing."""
+
+    def feedback(self, record: Mapping[str, object] | None = None, score: float | None = None) -> None:
+        """Nothing."""

@@ -24,7 +24,7 @@ from serve_app.unrecorded import any_content, any_ever, any_open, is_unrecorded
 _FOREIGN: Final = ("asyncio", "uvicorn.error")
 """Loggers of others that report our exceptions; of theirs only errors, since callers can cause warnings at will."""
 _SILENT: Final = "opentelemetry"
-_TELLING: Final = (ConfigError, DependencyError, OSError, ImportError, MemoryError)
+_OF_THE_MACHINE: Final = (ConfigError, DependencyError, OSError, ImportError, MemoryError)
 """Errors whose text is about the machine or the config, and not about a request."""
 _OUT_OF_MEMORY: Final = "OutOfMemoryError"
 """torch's, by name: torch may not be loaded."""
@@ -91,9 +91,9 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             # not formatException, which prints to a string: Ray Serve's own `print` would garble it
             if _hides(record):
-                lines = _frames(record.exc_info[1], telling=())
+                lines = _frames(record.exc_info[1], kept=())
             elif self._quotes_nothing:
-                lines = _frames(record.exc_info[1], telling=_TELLING)
+                lines = _frames(record.exc_info[1], kept=_OF_THE_MACHINE)
             else:
                 lines = traceback.format_exception(*record.exc_info)
             fields["traceback"] = _valid("".join(lines).rstrip())
@@ -126,7 +126,7 @@ class _Named:
 
 
 def _type_alone(error: BaseException) -> object:
-    return error if isinstance(error, _TELLING) else _Named(type(error).__name__)
+    return error if isinstance(error, _OF_THE_MACHINE) else _Named(type(error).__name__)
 
 
 def log_to_stderr(level: str, replica: str = "", *, content: bool = False) -> None:
@@ -157,12 +157,12 @@ def _hides(record: logging.LogRecord) -> bool:
     return is_unrecorded() or any_open() or (any_ever() and record.name in _FOREIGN)
 
 
-def _frames(error: BaseException | None, telling: tuple[type[BaseException], ...]) -> list[str]:
-    """A traceback without what the errors say, but for those of `telling` types: types and places in the code."""
+def _frames(error: BaseException | None, kept: tuple[type[BaseException], ...]) -> list[str]:
+    """A traceback without what the errors say, but for those of `kept` types: types and places in the code."""
     lines: list[str] = []
     while error is not None:
         name = type(error).__name__
-        shown = bool(telling) and (isinstance(error, telling) or name == _OUT_OF_MEMORY)
+        shown = bool(kept) and (isinstance(error, kept) or name == _OUT_OF_MEMORY)
         lines += [*traceback.format_tb(error.__traceback__), f"{name}: {error if shown else '(not logged)'}\n"]
         if isinstance(error, BaseExceptionGroup):
             lines.append(f"of {', '.join(type(inner).__name__ for inner in error.exceptions)}\n")

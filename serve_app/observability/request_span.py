@@ -77,10 +77,11 @@ def _spent(record: RequestRecord) -> Attributes:
 
     usage, called = record.usage, bool(record.steps)
     return {
-        names.REQUEST_MODEL: record.model or None,
+        names.REQUEST_MODEL: record.model[:200] or None,
         names.STREAM: record.stream,
         names.INPUT_TOKENS: usage.prompt_tokens if called else None,
         names.OUTPUT_TOKENS: usage.completion_tokens if called else None,
+        "jethro.decision_id": record.decision_id,
         "jethro.status": record.status,
         "jethro.calls": len(record.steps),
         "jethro.cost_usd": record.cost_usd if called else None,

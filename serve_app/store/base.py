@@ -48,6 +48,8 @@ class RequestRecord:
     steps: tuple[Step, ...] = ()
     unrecorded: bool = False
     """Nothing of its content may be kept; see `without_content`."""
+    decision_id: str | None = None
+    """Of its decision, also where it failed before there was one: log lines of other processes name it."""
     trace_id: str | None = None
     """Of its trace, if it is sampled: log lines carry it."""
     prompt: str | None = None

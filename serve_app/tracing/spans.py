@@ -2,7 +2,7 @@
 
 The span in force is a context variable of our own and not OpenTelemetry's: strategies are async generators, between
 whose steps a token of OpenTelemetry's context would be reset in a context other than its own. A request that is not
-sampled has a span as well, which records nothing: its trace context is passed on, so that nobody else samples it.
+sampled has a span as well, which records nothing: its trace context is passed on, so that no other process samples it.
 
 Nothing that a caller or a model wrote is put on a span here; an error is known by its code.
 """

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve_app.observability.metrics import Recorder
+from serve_app.observability.metrics import Recorder, SilentRecorder
 from serve_app.pools.base import PoolLoad
 from serve_app.store.base import RequestRecord
 from serve_app.types import Decision, Price, Step, Usage
@@ -321,3 +321,20 @@ def test_retries_and_repairs_by_kind():
     assert [seen[f"jethro_upstream_repairs_total|small|{kind}"] for kind in ("json", "usage")] == [1, 0]
     retries["small"]["full"] += 1
     assert samples(recorder)["jethro_retries_total|small|full"] == 1
+
+
+def test_what_is_switched_off_counts_nothing_and_still_answers() -> None:
+    silent, counting = SilentRecorder(), Recorder()
+    record = RequestRecord("r", "chat", 0.0, status="failed", http_status=429)
+    for recorder in (silent, counting):
+        recorder.started()
+        recorder.ended(record)
+        recorder.unauthorized()
+        recorder.refused("input")
+        recorder.found({"g.email": 1})
+        recorder.feedback()
+    assert b"jethro_requests_total{" in counting.text() and b"jethro_requests_total{" not in silent.text()
+    assert b"jethro_feedback_total 0.0" in silent.text()
+    methods = [name for name, value in vars(Recorder).items() if callable(value) and not name.startswith("_")]
+    hot = {name for name in methods if not name.startswith("watch_")} - {"text"}
+    assert hot <= set(vars(SilentRecorder))

@@ -109,6 +109,7 @@ async def test_a_deadline_ends_every_span(tmp_path: Path, stream: bool) -> None:
         root = await made.root()
         assert root.failed and root["http.response.status_code"] == 504 and root["error.type"] == "deadline_exceeded"
         (call,) = calls_of(root)
+        assert root["jethro.decision_id"] == call["jethro.decision_id"] is not None
         assert call["jethro.cancelled"] or call["error.type"] == "deadline_exceeded"
         assert [(one["jethro.cancelled"], one.failed) for one in call.below] == [(True, False)] * 2
 

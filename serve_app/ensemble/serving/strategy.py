@@ -18,7 +18,7 @@ from time import monotonic, perf_counter
 
 from serve_app.ensemble.base import MemberCalls, Round
 from serve_app.ensemble.fusing.by_prompt import fusing_query
-from serve_app.ensemble.serving.calls import HeldCall
+from serve_app.ensemble.serving.calls import HeldCall, said_nothing
 from serve_app.ensemble.serving.candidates import eligible
 from serve_app.ensemble.serving.choosing import Chosen, choose, counts
 from serve_app.ensemble.serving.fusing import FusedText, fuse, to_fuse, why_not_fused
@@ -199,7 +199,7 @@ class EnsembleRun:
     def _error(self) -> JethroError:
         """What the caller gets if no member has an answer."""
         calls, silent = self._gathering.calls, {one.call for one in self._gathering.silent}
-        errors = [(call, _nothing(call) if call in silent else call.error) for call in calls]
+        errors = [(call, said_nothing(call) if call in silent else call.error) for call in calls]
         failures = [(error, call.pool.capabilities) for call, error in errors if error is not None]
         late = [call for call, error in errors if error is None]
         if late or not failures:
@@ -332,7 +332,7 @@ class EnsembleRun:
                     call.reading.frame(frame)
                     if not call.reading.says_nothing or (self.query.sampling.stop and call.reading.finished):
                         return frames
-            call.error = _nothing(call)
+            call.error = said_nothing(call)
         except TimeoutError:
             call.error = DeadlineExceeded(f"{model} did not begin before the deadline")
         except JethroError as error:
@@ -395,9 +395,3 @@ class EnsembleRun:
         if len(self._used) > 1:
             return "fused"
         return "picked" if len(self._gathering.held) > 1 else "unchecked"
-
-
-def _nothing(call: HeldCall) -> UpstreamError:
-    """The failure of a call that ended without saying anything."""
-    how = "returned an empty answer" if call.reading.finished else "ended its stream without an answer"
-    return UpstreamError(f"{call.pool.model} {how}")
