@@ -3,37 +3,48 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
+from serve_app.config.tree import Config
 from serve_app.decision.threshold import Calibration
+from serve_app.errors import ConfigError
 from serve_app.gateway.reload import Reloader
 from serve_app.pools.base import Pool
-from serve_app.replay.outlook import (
+from serve_app.replay.bootstrap_curve import (
     LEVEL,
-    Outlook,
     Prices,
-    outlook,
+    ThresholdFigures,
     point_json,
     spread_thresholds,
+    threshold_figures,
 )
+from serve_app.replay.log import DecisionColumns
+from serve_app.replay.policy import STRATEGY
+from serve_app.replay.report import replay_json
+from serve_app.replay.run import ReplayPlan
 from serve_app.routing.serving.served import ServedRouter
+from serve_app.store.filtering import DecisionFilter
 from serve_app.training.evaluation import interval_json
 
 _POINTS: Final = 61
 _CURVE_ROUNDS: Final = 400
 _ROUNDS: Final = 1000
 _CACHED: Final = 16
+_LOGGED: Final = 10_000
+"""Latest decisions that a prediction is made from; `jethro replay` takes all."""
 _METHOD: Final = "percentile bootstrap over the calibration queries, {} resamples"
 
 
 class RouterForecast:
     """Computes in the calling thread, half a second for 20,000 queries; curves are remembered by router version."""
 
-    def __init__(self, routers: Reloader, pools: Mapping[str, Pool]) -> None:
+    def __init__(self, config: Config, routers: Reloader, pools: Mapping[str, Pool]) -> None:
+        self._config = config
         self._routers = routers
         self._pools = pools
         self._lock = threading.Lock()
-        self._curves: OrderedDict[str, Outlook] = OrderedDict()
+        self._curves: OrderedDict[str, ThresholdFigures] = OrderedDict()
 
     def curve(self, name: str, current: float) -> dict[str, Any]:
         """JSON-ready. Raises NotFound."""
@@ -45,7 +56,7 @@ class RouterForecast:
             return {**about, "curve": None}
         with self._lock:  # one at a time: each holds a core
             curve = self._curve(served, calibration)
-            here = outlook(calibration, [current], self._prices(served), rounds=_CURVE_ROUNDS)
+            here = threshold_figures(calibration, [current], self._prices(served), rounds=_CURVE_ROUNDS)
         points = [point_json(curve, i) for i in range(len(curve.thresholds))]
         ends = {"current": point_json(here, 0), "weak": points[-1], "strong": points[0]}
         return {**about, "curve": {**self._data(served, calibration, _CURVE_ROUNDS), "points": points, **ends}}
@@ -55,18 +66,34 @@ class RouterForecast:
         served = self._routers.router(name)
         about = {"router": name, "version": served.version, "threshold": threshold, "current_threshold": current}
         calibration = served.registered.calibration
+        about |= self._of_log(served, threshold, current)
         if calibration is None:
             return {**about, "calibration": None}
         with self._lock:
-            found = outlook(calibration, [current, threshold], self._prices(served), rounds=_ROUNDS)
+            found = threshold_figures(calibration, [current, threshold], self._prices(served), rounds=_ROUNDS)
         change = {figure: interval_json(value) for figure, value in found.change(0, 1).items()}
         compared = {"predicted": point_json(found, 1), "current": point_json(found, 0), "change": change}
         return {**about, "calibration": {**self._data(served, calibration, _ROUNDS), **compared}}
 
-    def _curve(self, served: ServedRouter, calibration: Calibration) -> Outlook:
+    def _of_log(self, served: ServedRouter, threshold: float, current: float) -> dict[str, Any]:
+        """The latest logged decisions of this router version, replayed at the threshold; or why there are none."""
+        if self._config.small_only:
+            return {"log": None, "log_unavailable": "small_only: there is one model"}
+        plan = ReplayPlan.at(self._config, served.registered, threshold, current)
+        which = DecisionFilter(router=served.name, strategy=STRATEGY, status="completed", policy=f"{served.version}@")
+        with self._lock:
+            try:
+                log = DecisionColumns.of_file(Path(self._config.store.path), which, newest=_LOGGED)
+            except ConfigError as e:
+                return {"log": None, "log_unavailable": str(e)}
+            if not len(log):
+                return {"log": None, "log_unavailable": "no decision of this router version is in the log yet"}
+            return {"log": replay_json(plan.replay(log), plan), "log_unavailable": None}
+
+    def _curve(self, served: ServedRouter, calibration: Calibration) -> ThresholdFigures:
         if served.version not in self._curves:
             thresholds = spread_thresholds(calibration.scores, _POINTS)
-            found = outlook(calibration, thresholds, self._prices(served), rounds=_CURVE_ROUNDS)
+            found = threshold_figures(calibration, thresholds, self._prices(served), rounds=_CURVE_ROUNDS)
             self._curves[served.version] = found
             if len(self._curves) > _CACHED:
                 self._curves.popitem(last=False)

@@ -54,10 +54,10 @@ class DecisionColumns:
         return len(self.decision_id)
 
     @classmethod
-    def of_file(cls, path: Path, which: DecisionFilter, *, prompts: bool = False) -> Self:
-        """From a store's file. Raises ConfigError if it cannot be read."""
+    def of_file(cls, path: Path, which: DecisionFilter, *, prompts: bool = False, newest: int | None = None) -> Self:
+        """From a store's file, by default all. Raises ConfigError if it cannot be read."""
         names = (*_NUMBERS, *_TEXTS, *([_PROMPT] if prompts else []))
-        rows, given = decision_rows(path, which, names)
+        rows, given = decision_rows(path, which, names, newest)
         columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(names)
         return cls._made(dict(zip(names, columns, strict=True)), given)
 

@@ -81,7 +81,7 @@ def move(
             left_out[why] = left_out.get(why, 0) + gone
         log = log.take(chosen)
 
-    keep(log.status != "route_only", "only asked for the decision, no answer")
+    keep(log.status != "route_only", "requests of the decision alone, without an answer")
     keep(log.strategy == STRATEGY, "of other strategies than routing, which this does not change")
     keep(log.status == "completed", "failed or cancelled")
     keep((log.pool == policy.weak) | (log.pool == policy.strong), "answered by another pool")
@@ -96,8 +96,8 @@ def move(
         scores[~known] = _rescored(router, log.prompt[~known], progress)
     served = log.pool == policy.strong
     base = _base_threshold(log)
-    wanted = np.isnan(log.score) | (log.score >= base)  # without a score the strong pool answers, to be safe
-    forced = wanted != served
+    from_score = np.isnan(log.score) | (log.score >= base)  # without a score the strong pool answers, to be safe
+    forced = from_score != served
     after = np.isnan(scores) | (scores >= policy.threshold)
     forbidden = np.isin(log.privacy.astype(str), local_only) & ~served & after
     forced |= forbidden

@@ -8,13 +8,13 @@ import numpy as np
 
 from serve_app.learning.metrics import Interval
 from serve_app.numbers import between, fixed, percent, significant, usd
-from serve_app.replay.estimate import Estimate, Ratings, ReplayResult
-from serve_app.replay.outlook import LEVEL
+from serve_app.replay.bootstrap_curve import LEVEL
+from serve_app.replay.estimate import ReplayedFigure, ReplayResult, ServedRatings
 from serve_app.replay.run import ReplayPlan
 from serve_app.training.evaluation import interval_json
 from serve_app.training.report import markdown_table
 
-_LABELS: Final = {"share": "calls of large", "cost_usd": "USD a query", "quality": "expected quality"}
+_LABELS: Final = {"share": "calls of large", "cost_usd": "USD, 1,000 queries", "quality": "expected quality"}
 _METHOD: Final = (
     "In brackets 95 % intervals: bootstrap of the decisions and of the calibration queries, paired for the change; "
     "Wilson's score for shares. The next queries vary by themselves, too."
@@ -46,7 +46,7 @@ def replay_text(result: ReplayResult, plan: ReplayPlan) -> str:
         lines = [f"  {count:,} {why}" for why, count in moves.left_out.items()]
         parts.append("\n".join([f"left out of {n + sum(moves.left_out.values()):,} decisions:", *lines]))
     notes = [_METHOD, *([_QUALITY] if "quality" in result.figures else []), *map(_sentence, result.notes)]
-    parts.append(" ".join(notes) if result.figures else "")
+    parts.append("\n".join(notes) if result.figures else "")
     if plan.note:
         parts.append(f"note: {plan.note}")
     return "\n\n".join(part for part in parts if part)
@@ -93,10 +93,10 @@ def _head(result: ReplayResult, plan: ReplayPlan) -> str:
     return f"{line}: {len(log):,} decisions from {first} to {last} UTC"
 
 
-def _row(name: str, value: Estimate) -> list[str]:
+def _row(name: str, value: ReplayedFigure) -> list[str]:
     forms: dict[str, Callable[[float], str]] = {
         "share": percent,
-        "cost_usd": lambda v: usd(v, 4),
+        "cost_usd": lambda v: usd(1000 * v),
         "quality": lambda v: fixed(v, 4),
     }
     form = forms[name]
@@ -137,9 +137,9 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _estimate_json(value: Estimate) -> dict[str, Any]:
+def _estimate_json(value: ReplayedFigure) -> dict[str, Any]:
     return {name: interval_json(getattr(value, name)) for name in ("served", "predicted", "change", "upcoming")}
 
 
-def _ratings_json(found: Ratings | None) -> dict[str, Any] | None:
+def _ratings_json(found: ServedRatings | None) -> dict[str, Any] | None:
     return None if found is None else {"count": found.count, "mean": interval_json(found.mean)}

@@ -8,9 +8,9 @@ from typing import Any, Final, Self
 from serve_app.config.tree import Config
 from serve_app.errors import ConfigError
 from serve_app.placement.policy import PLACES
+from serve_app.replay.bootstrap_curve import Prices
 from serve_app.replay.estimate import ReplayResult, estimate
 from serve_app.replay.log import DecisionColumns
-from serve_app.replay.outlook import Prices
 from serve_app.replay.policy import Progress, RouterPolicy, move
 from serve_app.routing.artefact import Registered
 from serve_app.routing.default import default_source, guess_note
@@ -22,7 +22,7 @@ from serve_app.types import Price
 
 _NOT_HERE: Final = (
     "a replay changes the router or the threshold of the model `jethro` (strategy route): a cascade or an ensemble "
-    "decides by answers, which the log does not hold; compare them with `jethro cascade evaluate` and `jethro ensemble`"
+    "decides by answers, which the log does not hold; compare them with `jethro cascade evaluate` and `jethro ensemble evaluate`"
 )
 
 
@@ -61,9 +61,15 @@ class ReplayPlan:
         if split_reference(reference)[0] == source and open_reference(registry, default).version == found.version:
             in_force = threshold_in_force(config.routing, registry, found, source)
         chosen = threshold if threshold is not None else found.threshold if in_force is None else in_force
+        return cls.at(config, found, chosen, in_force)
+
+    @classmethod
+    def at(cls, config: Config, found: Registered, threshold: float, in_force: float | None) -> Self:
+        """The plan for a router that is loaded, at a threshold."""
+        models = config.routed_models
         prices = (_price(config, "small"), _price(config, "large"))
         closed = [privacy for privacy in ("local", "private") if "large" not in config.pools_of(PLACES[privacy])]
-        policy = RouterPolicy(found.name, found.version, chosen)
+        policy = RouterPolicy(found.name, found.version, threshold)
         return cls(found, policy, in_force, prices, found.models == models, closed, guess_note(found, models))
 
     def replay(
