@@ -137,7 +137,7 @@ def metrics_page() -> str:
         NOTE,
         "`GET /metrics` returns Prometheus' text format: the metrics of all Gateways and those of the pools' engines "
         "(for vLLM's own metrics see its documentation). Counters end in `_total`; histograms have `_bucket`, `_sum` "
-        "and `_count`. [Dashboards and alerts](operate.md#metrics-dashboards-and-alerts) are made of them.\n",
+        "and `_count`. [Dashboards and alerts](dashboards.md) use them.\n",
         "## Gateways\n",
         "Each also has the label `gateway`.\n",
         _table(head, by_source["gateway"]),

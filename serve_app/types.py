@@ -14,14 +14,10 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Endpoint = Literal["chat", "completions"]
 
-Cause = Literal[
-    *("named", "only_pool"),
-    *("score_above", "score_below", "no_score", "utility", "full", "unable", "fallback"),
-    *("accepted", "unchecked", "escalated", "best"),
-    *("picked", "fused"),
-    *("confident", "deferred", "explored", "audit", "warm_up"),
-    *("guard", "other"),
-]
+_Routed = Literal["score_above", "score_below", "no_score", "utility", "full", "unable", "fallback"]
+_Cascaded = Literal["accepted", "unchecked", "escalated", "best"]
+_Streamed = Literal["confident", "deferred", "explored", "audit", "warm_up"]
+Cause = Literal["named", "only_pool", _Routed, _Cascaded, "picked", "fused", _Streamed, "guard", "other"]
 """Why a pool answers, in one word, for counting: `Decision.reason` says it in full.
 
 named: the request names the model; only_pool: there is no other. score_above, score_below: the router's score against

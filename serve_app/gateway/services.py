@@ -162,15 +162,9 @@ def build_services(
     catalogue.guard_by(guards, placement.narrowed)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
-    http_pools = {name: pool for name, pool in own_pools.items() if isinstance(pool, HttpPool)}
-    recorder = Recorder(large=own_pools["large"].price if "large" in own_pools else None)
+    recorder = _recorder(config, own_pools)
     recorder.watch_store(store)
     recorder.watch_routers(routers.figures)
-    recorder.watch_pools(own_pools, {name for name, pool in config.pools.items() if pool.replicas.min == 0})
-    recorder.watch_calls(
-        {name: pool.repairs for name, pool in http_pools.items()},
-        {name: pool.retries for name, pool in http_pools.items()},
-    )
     if streams is not None:
         recorder.watch_streams(streams)
     weights = {key.name: key.weight for key in config.server.keys}
@@ -197,6 +191,15 @@ def build_services(
         guards=guards,
         live=LiveFigures(pools["large"].price if "large" in pools and not config.small_only else None),
     )
+
+
+def _recorder(config: Config, pools: Mapping[str, Pool]) -> Recorder:
+    """The metrics over these pools."""
+    recorder = Recorder(large=pools["large"].price if "large" in pools else None)
+    recorder.watch_pools(pools, {name for name, pool in config.pools.items() if pool.replicas.min == 0})
+    https = {name: pool for name, pool in pools.items() if isinstance(pool, HttpPool)}
+    recorder.watch_calls({name: p.repairs for name, p in https.items()}, {name: p.retries for name, p in https.items()})
+    return recorder
 
 
 def _guards(config: Config, pools: Mapping[str, Pool]) -> Guards | None:

@@ -62,6 +62,22 @@ class ForeignMetric:
     source: str
 
 
+Labels = tuple[str, ...]
+Buckets = tuple[float, ...]
+
+
+def _counter(name: str, unit: str, labels: Labels, meaning: str) -> MetricDefinition:
+    return MetricDefinition(name, "counter", unit, labels, meaning)
+
+
+def _gauge(name: str, unit: str, labels: Labels, meaning: str, source: Source = "gateway") -> MetricDefinition:
+    return MetricDefinition(name, "gauge", unit, labels, meaning, source)
+
+
+def _histogram(name: str, unit: str, labels: Labels, meaning: str, buckets: Buckets) -> MetricDefinition:
+    return MetricDefinition(name, "histogram", unit, labels, meaning, buckets=buckets)
+
+
 _DECIDE_S: Final = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 1.0)
 """Feature routers decide in well under 1 ms, encoder routers in under 5 ms."""
 _LATENCY_S: Final = (
@@ -81,180 +97,164 @@ _HOW: Final = ("endpoint", "strategy", "pool")
 _POOL, _ROUTER, _STREAM, _SIGNAL = ("pool",), ("router",), ("stream",), ("router", "signal")
 
 # Requests.
-IN_FLIGHT = MetricDefinition("jethro_requests_in_flight", "gauge", "requests", (), "Requests being answered")
-REQUESTS = MetricDefinition("jethro_requests", "counter", "requests", (*_HOW, "code", "status"), "Requests that ended")
-REFUSALS = MetricDefinition(
-    "jethro_refusals", "counter", "requests", ("code",),
+IN_FLIGHT = _gauge("jethro_requests_in_flight", "requests", (), "Requests being answered")
+REQUESTS = _counter("jethro_requests", "requests", (*_HOW, "code", "status"), "Requests that ended")
+REFUSALS = _counter(
+    "jethro_refusals",
+    "requests",
+    ("code",),
     "Requests that were refused, by the error's code: a mistake of the caller, no permission, or no room",
-)  # fmt: skip
-UNAUTHORIZED = MetricDefinition(
-    "jethro_unauthorized", "counter", "requests", (), "Requests with no key or a wrong one; also among the refusals"
 )
-E2E = MetricDefinition(
-    "jethro_e2e_seconds", "histogram", "seconds", _HOW, "Arrival to last byte, of completed requests",
-    buckets=_LATENCY_S,
-)  # fmt: skip
-TTFT = MetricDefinition(
-    "jethro_ttft_seconds", "histogram", "seconds", _HOW, "Arrival to first byte", buckets=_LATENCY_S
+UNAUTHORIZED = _counter(
+    "jethro_unauthorized", "requests", (), "Requests with no key or a wrong one; also among the refusals"
 )
-TPOT = MetricDefinition(
-    "jethro_tpot_seconds", "histogram", "seconds", _POOL, "Time per output token after the first, of streams",
-    buckets=_TOKEN_S,
-)  # fmt: skip
-ITL = MetricDefinition(
-    "jethro_itl_seconds", "histogram", "seconds", _POOL,
-    "Mean time between the pieces of a stream as the caller received them, once per stream", buckets=_TOKEN_S,
-)  # fmt: skip
-ITL_LONGEST = MetricDefinition(
-    "jethro_itl_longest_seconds", "histogram", "seconds", _POOL,
-    "Longest time between two pieces of a stream, once per stream", buckets=_GAP_S,
-)  # fmt: skip
-LAYER = MetricDefinition(
-    "jethro_layer_seconds", "histogram", "seconds", ("layer",),
-    "Time spent in one layer before the first byte: parse, decide, pool", buckets=(*_DECIDE_S, 10.0, 60.0, 600.0),
-)  # fmt: skip
+E2E = _histogram("jethro_e2e_seconds", "seconds", _HOW, "Arrival to last byte, of completed requests", _LATENCY_S)
+TTFT = _histogram("jethro_ttft_seconds", "seconds", _HOW, "Arrival to first byte", _LATENCY_S)
+TPOT = _histogram(
+    "jethro_tpot_seconds", "seconds", _POOL, "Time per output token after the first, of streams", _TOKEN_S
+)
+ITL = _histogram(
+    "jethro_itl_seconds",
+    "seconds",
+    _POOL,
+    "Mean time between the pieces of a stream as the caller received them, once per stream",
+    _TOKEN_S,
+)
+ITL_LONGEST = _histogram(
+    "jethro_itl_longest_seconds",
+    "seconds",
+    _POOL,
+    "Longest time between two pieces of a stream, once per stream",
+    _GAP_S,
+)
+LAYER = _histogram(
+    "jethro_layer_seconds",
+    "seconds",
+    ("layer",),
+    "Time spent in one layer before the first byte: parse, decide, pool",
+    (*_DECIDE_S, 10.0, 60.0, 600.0),
+)
 
 # Decisions.
-DECISION = MetricDefinition(
-    "jethro_decision_seconds", "histogram", "seconds", _ROUTER, "Time of one decision: the overhead of deciding",
-    buckets=_DECIDE_S,
-)  # fmt: skip
-DECISIONS = MetricDefinition(
-    "jethro_decisions", "counter", "decisions", ("router", "strategy", "pool", "reason"),
-    "Decisions by the pool that answers and why",
-)  # fmt: skip
-SCORE = MetricDefinition(
-    "jethro_score", "histogram", "probability", _ROUTER, "Scores of the router: the strong win rate", buckets=_SHARE
+DECISION = _histogram(
+    "jethro_decision_seconds", "seconds", _ROUTER, "Time of one decision: the overhead of deciding", _DECIDE_S
 )
-UNSCORED = MetricDefinition(
-    "jethro_unscored", "counter", "decisions", _ROUTER, "Decisions without a score: the strong pool was called"
-)
-CONFIDENCE = MetricDefinition(
-    "jethro_confidence", "histogram", "probability", ("strategy", "pool"),
-    "Confidence in the answers that a cascade or an orchestration checked: the probability of being correct",
-    buckets=_SHARE,
-)  # fmt: skip
-TASKS = MetricDefinition(
-    "jethro_tasks",
-    "counter",
+DECISIONS = _counter(
+    "jethro_decisions",
     "decisions",
-    ("task", "pool"),
-    "Tasks that orchestration recognized, by the pool that answers",
+    ("router", "strategy", "pool", "reason"),
+    "Decisions by the pool that answers and why",
 )
-FALLBACKS = MetricDefinition(
-    "jethro_fallbacks", "counter", "answers", _POOL, "Answers by another pool since this one failed"
+SCORE = _histogram("jethro_score", "probability", _ROUTER, "Scores of the router: the strong win rate", _SHARE)
+UNSCORED = _counter("jethro_unscored", "decisions", _ROUTER, "Decisions without a score: the strong pool was called")
+CONFIDENCE = _histogram(
+    "jethro_confidence",
+    "probability",
+    ("strategy", "pool"),
+    "Confidence in the answers that a cascade or an orchestration checked: the probability of being correct",
+    _SHARE,
 )
-ESCALATIONS = MetricDefinition(
-    "jethro_escalations", "counter", "answers", _POOL, "Answers rejected for low confidence and replaced"
+TASKS = _counter(
+    "jethro_tasks", "decisions", ("task", "pool"), "Tasks that orchestration recognized, by the pool that answers"
 )
+FALLBACKS = _counter("jethro_fallbacks", "answers", _POOL, "Answers by another pool since this one failed")
+ESCALATIONS = _counter("jethro_escalations", "answers", _POOL, "Answers rejected for low confidence and replaced")
 
 # Tokens and money.
-TOKENS = MetricDefinition("jethro_tokens", "counter", "tokens", (*_POOL, "direction"), "Tokens read and written")
-WASTED = MetricDefinition("jethro_wasted_tokens", "counter", "tokens", _POOL, "Tokens of calls that are in no answer")
-WASTED_USD = MetricDefinition(
-    "jethro_wasted_cost_usd", "counter", "US dollars", _POOL, "Cost of calls that are in no answer"
-)
-COST = MetricDefinition("jethro_cost_usd", "counter", "US dollars", _POOL, "Cost of all calls")
-ANSWERED_USD = MetricDefinition(
-    "jethro_answered_cost_usd", "counter", "US dollars", ("strategy",),
+TOKENS = _counter("jethro_tokens", "tokens", (*_POOL, "direction"), "Tokens read and written")
+WASTED = _counter("jethro_wasted_tokens", "tokens", _POOL, "Tokens of calls that are in no answer")
+WASTED_USD = _counter("jethro_wasted_cost_usd", "US dollars", _POOL, "Cost of calls that are in no answer")
+COST = _counter("jethro_cost_usd", "US dollars", _POOL, "Cost of all calls")
+ANSWERED_USD = _counter(
+    "jethro_answered_cost_usd",
+    "US dollars",
+    ("strategy",),
     "Cost of the completed requests, wasted calls included; what was saved is jethro_always_large_cost_usd less this",
-)  # fmt: skip
-LARGE_USD = MetricDefinition(
-    "jethro_always_large_cost_usd", "counter", "US dollars", ("strategy",),
+)
+LARGE_USD = _counter(
+    "jethro_always_large_cost_usd",
+    "US dollars",
+    ("strategy",),
     "What the completed requests would have cost at the pool large, if it had read the same prompt and written as many "
     "tokens as the answer has",
-)  # fmt: skip
+)
 
 # Quality.
-FEEDBACK = MetricDefinition("jethro_feedback", "counter", "ratings", (), "Feedback stored")
-RATING = MetricDefinition(
-    "jethro_feedback_score", "histogram", "score", ("strategy", "pool"), "Scores that callers gave answers",
-    buckets=_RATING,
-)  # fmt: skip
-CALIBRATION = MetricDefinition(
-    "jethro_calibration_error", "gauge", "probability", ("strategy", "router", "pool"),
+FEEDBACK = _counter("jethro_feedback", "ratings", (), "Feedback stored")
+RATING = _histogram("jethro_feedback_score", "score", ("strategy", "pool"), "Scores that callers gave answers", _RATING)
+CALIBRATION = _gauge(
+    "jethro_calibration_error",
+    "probability",
+    ("strategy", "router", "pool"),
     "Expected calibration error: mean distance of the expected quality from the callers' scores, over the last 1,000",
-)  # fmt: skip
-CALIBRATION_SIZE = MetricDefinition(
-    "jethro_calibration_ratings", "gauge", "ratings", ("strategy", "router", "pool"),
+)
+CALIBRATION_SIZE = _gauge(
+    "jethro_calibration_ratings",
+    "ratings",
+    ("strategy", "router", "pool"),
     "Scores that the calibration error is computed from; below 100 it says little",
-)  # fmt: skip
+)
 
 # Guards.
-FINDINGS = MetricDefinition(
-    "jethro_guard_findings", "counter", "findings", ("guard", "category"),
-    "Findings of guards, and of personal data by placement",
-)  # fmt: skip
-GUARD_REFUSALS = MetricDefinition(
-    "jethro_guard_refusals", "counter", "requests", ("where",), "Requests that guards refused"
+FINDINGS = _counter(
+    "jethro_guard_findings", "findings", ("guard", "category"), "Findings of guards, and of personal data by placement"
 )
+GUARD_REFUSALS = _counter("jethro_guard_refusals", "requests", ("where",), "Requests that guards refused")
 
 # Pools, as each Gateway sees them.
-POOL_UP = MetricDefinition(
-    "jethro_pool_up", "gauge", "1 or 0", _POOL, "1 while the pool answers, or may be without replicas"
+POOL_UP = _gauge("jethro_pool_up", "1 or 0", _POOL, "1 while the pool answers, or may be without replicas")
+POOL_REPLICAS = _gauge("jethro_pool_replicas", "replicas", _POOL, "Replicas to choose from")
+POOL_IN_FLIGHT = _gauge(
+    "jethro_pool_in_flight", "calls", _POOL, "Calls from this Gateway that are open: the sum over Gateways is all"
 )
-POOL_REPLICAS = MetricDefinition("jethro_pool_replicas", "gauge", "replicas", _POOL, "Replicas to choose from")
-POOL_IN_FLIGHT = MetricDefinition(
-    "jethro_pool_in_flight",
-    "gauge",
+POOL_QUEUE = _gauge(
+    "jethro_pool_waiting",
     "calls",
     _POOL,
-    "Calls from this Gateway that are open: the sum over Gateways is all",
-)
-POOL_QUEUE = MetricDefinition(
-    "jethro_pool_waiting", "gauge", "calls", _POOL,
     "Other calls that the replicas last reported, running or queued: take the largest of the Gateways, not the sum",
-)  # fmt: skip
-POOL_PLACES = MetricDefinition(
-    "jethro_pool_places", "gauge", "calls", _POOL, "Calls that the replicas serve at once; 0: unknown"
 )
-RETRIES = MetricDefinition(
-    "jethro_retries", "counter", "calls", (*_POOL, "reason"),
+POOL_PLACES = _gauge("jethro_pool_places", "calls", _POOL, "Calls that the replicas serve at once; 0: unknown")
+RETRIES = _counter(
+    "jethro_retries",
+    "calls",
+    (*_POOL, "reason"),
     "Calls that were sent again, to another replica or the same one: full, draining, lost, slow, failed",
-)  # fmt: skip
-REPAIRS = MetricDefinition(
-    "jethro_upstream_repairs", "counter", "repairs", (*_POOL, "what"),
+)
+REPAIRS = _counter(
+    "jethro_upstream_repairs",
+    "repairs",
+    (*_POOL, "what"),
     "Odd parts of upstreams' answers that were repaired or left out, by what they were: json, usage",
-)  # fmt: skip
+)
 
 # The store of decisions.
-STORE_QUEUED = MetricDefinition("jethro_store_queued", "gauge", "decisions", (), "Decisions waiting for the writer")
-STORE_DROPPED = MetricDefinition(
-    "jethro_store_dropped", "counter", "decisions", (), "Decisions lost: the queue was full"
-)
-STORE_FAILED = MetricDefinition("jethro_store_failed", "counter", "decisions", (), "Decisions lost: the write failed")
-STORE_RESTARTS = MetricDefinition(
-    "jethro_store_restarts", "counter", "times", (), "Times the lost or damaged file was replaced"
-)
-STORE_AWAY = MetricDefinition("jethro_store_away", "gauge", "1 or 0", (), "1: no usable file, decisions wait in memory")
+STORE_QUEUED = _gauge("jethro_store_queued", "decisions", (), "Decisions waiting for the writer")
+STORE_DROPPED = _counter("jethro_store_dropped", "decisions", (), "Decisions lost: the queue was full")
+STORE_FAILED = _counter("jethro_store_failed", "decisions", (), "Decisions lost: the write failed")
+STORE_RESTARTS = _counter("jethro_store_restarts", "times", (), "Times the lost or damaged file was replaced")
+STORE_AWAY = _gauge("jethro_store_away", "1 or 0", (), "1: no usable file, decisions wait in memory")
 
 # Routers in service.
-ROUTER = MetricDefinition("jethro_router", "gauge", "1", (*_ROUTER, "version"), "1 for the version in service")
-ROUTER_THRESHOLD = MetricDefinition(
-    "jethro_router_threshold", "gauge", "probability", _ROUTER, "Strong if the score is at least"
-)
-ROUTER_SHARE = MetricDefinition(
-    "jethro_router_share", "gauge", "share", _ROUTER,
+ROUTER = _gauge("jethro_router", "1", (*_ROUTER, "version"), "1 for the version in service")
+ROUTER_THRESHOLD = _gauge("jethro_router_threshold", "probability", _ROUTER, "Strong if the score is at least")
+ROUTER_SHARE = _gauge(
+    "jethro_router_share",
+    "share",
+    _ROUTER,
     "Routed share: scores at or above the threshold among the last 1,000, which call the strong pool",
-)  # fmt: skip
-ROUTER_SHARE_EXPECTED = MetricDefinition(
-    "jethro_router_share_expected", "gauge", "share", _ROUTER, "The same share of the calibration data"
 )
-ROUTER_SWAPS = MetricDefinition("jethro_router_swaps", "counter", "versions", _ROUTER, "Versions taken into service")
-ROUTER_REFUSALS = MetricDefinition(
-    "jethro_router_refusals", "counter", "versions", _ROUTER, "Versions that could not be loaded"
+ROUTER_SHARE_EXPECTED = _gauge(
+    "jethro_router_share_expected", "share", _ROUTER, "The same share of the calibration data"
 )
-DRIFT = MetricDefinition("jethro_router_drift", "gauge", "1 or 0", _SIGNAL, "1 while live traffic has drifted")
-DRIFT_STATISTIC = MetricDefinition(
-    "jethro_router_drift_statistic", "gauge", "by signal", _SIGNAL, "Distance from calibration data"
-)
-DRIFT_LIMIT = MetricDefinition(
-    "jethro_router_drift_limit", "gauge", "by signal", _SIGNAL, "Distance that counts as drift"
-)
+ROUTER_SWAPS = _counter("jethro_router_swaps", "versions", _ROUTER, "Versions taken into service")
+ROUTER_REFUSALS = _counter("jethro_router_refusals", "versions", _ROUTER, "Versions that could not be loaded")
+DRIFT = _gauge("jethro_router_drift", "1 or 0", _SIGNAL, "1 while live traffic has drifted")
+DRIFT_STATISTIC = _gauge("jethro_router_drift_statistic", "by signal", _SIGNAL, "Distance from calibration data")
+DRIFT_LIMIT = _gauge("jethro_router_drift_limit", "by signal", _SIGNAL, "Distance that counts as drift")
 
 # Streams and their Learner.
 STREAM_COUNTS: Final = {
-    key: MetricDefinition(f"jethro_stream_{key}", "counter", unit, _STREAM, meaning)
+    key: _counter(f"jethro_stream_{key}", unit, _STREAM, meaning)
     for key, unit, meaning in (
         ("queries", "queries", "Queries acted on"),
         ("llm_calls", "queries", "Queries that went to the LLM"),
@@ -266,29 +266,23 @@ STREAM_COUNTS: Final = {
     )
 }
 """By the key of the Learner's counts."""
-STREAM_DRIFT = MetricDefinition(
-    "jethro_stream_drift_alarms", "counter", "alarms", _STREAM, "Changes of the LLM's labels"
-)
-STREAM_SHARE = MetricDefinition(
-    "jethro_stream_share", "gauge", "share", ("stream", "level"), "Share of queries by level"
-)
-STREAM_AGREEMENT = MetricDefinition(
-    "jethro_stream_agreement", "gauge", "share", _STREAM, "Audited answers that were the LLM's, of late"
-)
-STREAM_LEVEL_AGREEMENT = MetricDefinition(
-    "jethro_stream_level_agreement", "gauge", "share", ("stream", "level"),
+STREAM_DRIFT = _counter("jethro_stream_drift_alarms", "alarms", _STREAM, "Changes of the LLM's labels")
+STREAM_SHARE = _gauge("jethro_stream_share", "share", ("stream", "level"), "Share of queries by level")
+STREAM_AGREEMENT = _gauge("jethro_stream_agreement", "share", _STREAM, "Audited answers that were the LLM's, of late")
+STREAM_LEVEL_AGREEMENT = _gauge(
+    "jethro_stream_level_agreement",
+    "share",
+    ("stream", "level"),
     "Labels of a level that were the LLM's, before they were learned, of late",
-)  # fmt: skip
-STREAM_LABELS = MetricDefinition("jethro_stream_labels", "counter", "labels", _STREAM, "Labels learned from the LLM")
-STREAM_WARMING = MetricDefinition(
-    "jethro_stream_warming_up", "gauge", "1 or 0", _STREAM, "1 while every query goes to the LLM"
 )
-STREAM_PRICE = MetricDefinition(
-    "jethro_stream_price", "gauge", "loss", _STREAM, "Price of an LLM call, in units of the loss, that keeps the budget"
+STREAM_LABELS = _counter("jethro_stream_labels", "labels", _STREAM, "Labels learned from the LLM")
+STREAM_WARMING = _gauge("jethro_stream_warming_up", "1 or 0", _STREAM, "1 while every query goes to the LLM")
+STREAM_PRICE = _gauge(
+    "jethro_stream_price", "loss", _STREAM, "Price of an LLM call, in units of the loss, that keeps the budget"
 )
-STREAM_VERSION = MetricDefinition("jethro_stream_version", "gauge", "version", _STREAM, "Version of the policy in use")
-LEARNER_WAITING = MetricDefinition("jethro_learner_waiting", "gauge", "events", (), "Events not yet learned")
-LEARNER_AWAY = MetricDefinition("jethro_learner_away", "gauge", "1 or 0", (), "1: the last request got no answer")
+STREAM_VERSION = _gauge("jethro_stream_version", "version", _STREAM, "Version of the policy in use")
+LEARNER_WAITING = _gauge("jethro_learner_waiting", "events", (), "Events not yet learned")
+LEARNER_AWAY = _gauge("jethro_learner_away", "1 or 0", (), "1: the last request got no answer")
 
 
 def _engine(name: str, kind: Kind, unit: str, meaning: str, buckets: tuple[float, ...] = ()) -> MetricDefinition:
@@ -320,44 +314,27 @@ ADAPTER_BYTES = _engine("adapter_bytes", "gauge", "bytes", "Size of the adapters
 ADAPTER_LOAD = _engine("adapter_load_seconds", "histogram", "seconds", "Time to load an adapter", _LOAD_S)
 
 # Made in Serve's controller; Ray exports them.
-SCALING_TARGET = MetricDefinition(
-    "jethro_autoscaling_target", "gauge", "replicas", _POOL, "Target of the policy", "ray"
-)
-SCALING_HELD = MetricDefinition(
-    "jethro_autoscaling_held", "gauge", "1 or 0", _POOL, "1 while reports are missing or stale", "ray"
-)
+SCALING_TARGET = _gauge("jethro_autoscaling_target", "replicas", _POOL, "Target of the policy", "ray")
+SCALING_HELD = _gauge("jethro_autoscaling_held", "1 or 0", _POOL, "1 while reports are missing or stale", source="ray")
 
 _OPERATOR: Final = "KubeRay 1.7's operator, with metrics.enabled and metrics.serviceMonitor.enabled in its chart"
 _RAY: Final = "Ray, on port 8080 of each node"
 _VLLM: Final = "vLLM, in the scrape of the Gateways"
-_VLLM_LABELS: Final = ("model_name", "pool", "replica", "le")
+_NODE, _DEPLOYMENT = ("IsHeadNode", "ray_io_cluster", "instance"), ("deployment", "application")
+_SERVICE, _MODEL = ("name", "namespace", "condition"), ("model_name", "pool", "replica")
 FOREIGN: Final = (
     ForeignMetric("ray_cluster_active_nodes", ("node_type", "ray_io_cluster"), "Nodes of the cluster", _RAY),
-    ForeignMetric(
-        "ray_node_cpu_utilization", ("IsHeadNode", "ray_io_cluster", "instance"), "Per cent of a node's CPUs", _RAY
-    ),
-    ForeignMetric(
-        "ray_node_mem_used", ("IsHeadNode", "ray_io_cluster", "instance"), "Bytes of a node's memory in use", _RAY
-    ),
-    ForeignMetric("ray_node_mem_total", ("IsHeadNode", "ray_io_cluster", "instance"), "Bytes of a node's memory", _RAY),
-    ForeignMetric("ray_serve_autoscaling_target_replicas", ("deployment", "application"), "Replicas required", _RAY),
-    ForeignMetric(
-        "ray_serve_deployment_replica_healthy",
-        ("deployment", "application", "replica"),
-        "1 for a healthy replica",
-        _RAY,
-    ),
-    ForeignMetric("kuberay_service_condition_ready", ("name", "namespace", "condition"), "1 while ready", _OPERATOR),
-    ForeignMetric(
-        "kuberay_service_condition_upgrade_in_progress",
-        ("name", "namespace", "condition"),
-        "1 while upgrading",
-        _OPERATOR,
-    ),
-    ForeignMetric("vllm:num_requests_running", _VLLM_LABELS[:3], "Requests in the batch", _VLLM),
-    ForeignMetric("vllm:num_requests_waiting", _VLLM_LABELS[:3], "Requests that wait", _VLLM),
-    ForeignMetric("vllm:kv_cache_usage_perc", _VLLM_LABELS[:3], "Share of the KV cache in use, 0 to 1", _VLLM),
-    ForeignMetric("vllm:inter_token_latency_seconds_bucket", _VLLM_LABELS, "Time between tokens", _VLLM),
+    ForeignMetric("ray_node_cpu_utilization", _NODE, "Per cent of a node's CPUs", _RAY),
+    ForeignMetric("ray_node_mem_used", _NODE, "Bytes of a node's memory in use", _RAY),
+    ForeignMetric("ray_node_mem_total", _NODE, "Bytes of a node's memory", _RAY),
+    ForeignMetric("ray_serve_autoscaling_target_replicas", _DEPLOYMENT, "Replicas required", _RAY),
+    ForeignMetric("ray_serve_deployment_replica_healthy", (*_DEPLOYMENT, "replica"), "1 for a healthy replica", _RAY),
+    ForeignMetric("kuberay_service_condition_ready", _SERVICE, "1 while ready", _OPERATOR),
+    ForeignMetric("kuberay_service_condition_upgrade_in_progress", _SERVICE, "1 while upgrading", _OPERATOR),
+    ForeignMetric("vllm:num_requests_running", _MODEL, "Requests in the batch", _VLLM),
+    ForeignMetric("vllm:num_requests_waiting", _MODEL, "Requests that wait", _VLLM),
+    ForeignMetric("vllm:kv_cache_usage_perc", _MODEL, "Share of the KV cache in use, 0 to 1", _VLLM),
+    ForeignMetric("vllm:inter_token_latency_seconds_bucket", (*_MODEL, "le"), "Time between tokens", _VLLM),
 )
 """Metrics of others that dashboards and alert rules may use."""
 

@@ -15,7 +15,10 @@ from prometheus_client.registry import Collector
 from serve_app.observability.definitions import MetricDefinition
 
 Family = GaugeMetricFamily | CounterMetricFamily
-_FAMILIES: Final = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
+_FAMILIES: Final[dict[str, type[GaugeMetricFamily] | type[CounterMetricFamily]]] = {
+    "gauge": GaugeMetricFamily,
+    "counter": CounterMetricFamily,
+}
 
 
 class Instruments:

@@ -95,9 +95,9 @@ def differences(local: Board, stored: Board) -> str:
         ours, theirs = _visible(ours), _visible(theirs)
     if ours == theirs:
         return ""
-    texts = [json.dumps(one, indent=2, sort_keys=True).splitlines() for one in (theirs, ours)]
+    before, after = (json.dumps(one, indent=2, sort_keys=True).splitlines() for one in (theirs, ours))
     uid = local["uid"]
-    return "\n".join(unified_diff(*texts, f"grafana/{uid}", f"local/{uid}", lineterm=""))
+    return "\n".join(unified_diff(before, after, f"grafana/{uid}", f"local/{uid}", lineterm=""))
 
 
 def _visible(board: Board) -> Board:
