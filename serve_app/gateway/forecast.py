@@ -8,13 +8,13 @@ from typing import Any, Final
 from serve_app.decision.threshold import Calibration
 from serve_app.gateway.reload import Reloader
 from serve_app.pools.base import Pool
-from serve_app.replay.outlook import (
+from serve_app.replay.bootstrap_curve import (
     LEVEL,
-    Outlook,
     Prices,
-    outlook,
+    ThresholdFigures,
     point_json,
     spread_thresholds,
+    threshold_figures,
 )
 from serve_app.routing.serving.served import ServedRouter
 from serve_app.training.evaluation import interval_json
@@ -33,7 +33,7 @@ class RouterForecast:
         self._routers = routers
         self._pools = pools
         self._lock = threading.Lock()
-        self._curves: OrderedDict[str, Outlook] = OrderedDict()
+        self._curves: OrderedDict[str, ThresholdFigures] = OrderedDict()
 
     def curve(self, name: str, current: float) -> dict[str, Any]:
         """JSON-ready. Raises NotFound."""
@@ -45,7 +45,7 @@ class RouterForecast:
             return {**about, "curve": None}
         with self._lock:  # one at a time: each holds a core
             curve = self._curve(served, calibration)
-            here = outlook(calibration, [current], self._prices(served), rounds=_CURVE_ROUNDS)
+            here = threshold_figures(calibration, [current], self._prices(served), rounds=_CURVE_ROUNDS)
         points = [point_json(curve, i) for i in range(len(curve.thresholds))]
         ends = {"current": point_json(here, 0), "weak": points[-1], "strong": points[0]}
         return {**about, "curve": {**self._data(served, calibration, _CURVE_ROUNDS), "points": points, **ends}}
@@ -58,15 +58,15 @@ class RouterForecast:
         if calibration is None:
             return {**about, "calibration": None}
         with self._lock:
-            found = outlook(calibration, [current, threshold], self._prices(served), rounds=_ROUNDS)
+            found = threshold_figures(calibration, [current, threshold], self._prices(served), rounds=_ROUNDS)
         change = {figure: interval_json(value) for figure, value in found.change(0, 1).items()}
         compared = {"predicted": point_json(found, 1), "current": point_json(found, 0), "change": change}
         return {**about, "calibration": {**self._data(served, calibration, _ROUNDS), **compared}}
 
-    def _curve(self, served: ServedRouter, calibration: Calibration) -> Outlook:
+    def _curve(self, served: ServedRouter, calibration: Calibration) -> ThresholdFigures:
         if served.version not in self._curves:
             thresholds = spread_thresholds(calibration.scores, _POINTS)
-            found = outlook(calibration, thresholds, self._prices(served), rounds=_CURVE_ROUNDS)
+            found = threshold_figures(calibration, thresholds, self._prices(served), rounds=_CURVE_ROUNDS)
             self._curves[served.version] = found
             if len(self._curves) > _CACHED:
                 self._curves.popitem(last=False)

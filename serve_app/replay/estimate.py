@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from serve_app.arrays import Floats, wilson
 from serve_app.decision.threshold import Calibration
 from serve_app.learning.metrics import Interval, percentile_interval
-from serve_app.replay.outlook import LEVEL, Prices, resample_weights
+from serve_app.replay.bootstrap_curve import LEVEL, Prices, resample_weights
 from serve_app.replay.policy import Bools, Moves
 
 Z: Final = 1.959963984540054
@@ -35,7 +35,7 @@ _LEAST: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class ReplayedFigure:
     """One figure: as served, under the policy, and the change. `upcoming`: the figure in the next `n` queries."""
 
     served: Interval
@@ -45,7 +45,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Ratings:
+class ServedRatings:
     """Feedback scores, in [0, 1], of the decisions that have any."""
 
     count: int
@@ -61,12 +61,12 @@ class ReplayResult:
     """
 
     moves: Moves
-    figures: Mapping[str, Estimate]
+    figures: Mapping[str, ReplayedFigure]
     unknown: Mapping[str, str]
     """Why a figure cannot be known."""
     upcoming: int
-    kept: Ratings | None = None
-    moved: Ratings | None = None
+    kept: ServedRatings | None = None
+    moved: ServedRatings | None = None
     better: int = 0
     worse: int = 0
     equal: int = 0
@@ -227,22 +227,22 @@ class _Costs:
         return cls(log.cost_usd, np.where(moved, elsewhere, log.cost_usd), (note,) if moved.any() else ())
 
 
-def _share(served: Bools, predicted: Bools, drawn: _Drawn, ahead: int) -> Estimate:
+def _share(served: Bools, predicted: Bools, drawn: _Drawn, ahead: int) -> ReplayedFigure:
     n = len(served)
     before, after = (share_interval(int(chosen.sum()), n) for chosen in (served, predicted))
     change = percentile_interval(after.value - before.value, drawn.means[:, 1] - drawn.means[:, 0], LEVEL)
     center = (after.low + after.high) / 2
-    return Estimate(before, after, change, _bounded(_ahead(after, center * (1 - center), ahead)))
+    return ReplayedFigure(before, after, change, _bounded(_ahead(after, center * (1 - center), ahead)))
 
 
-def _cost(columns: Floats, drawn: _Drawn, ahead: int) -> Estimate:
+def _cost(columns: Floats, drawn: _Drawn, ahead: int) -> ReplayedFigure:
     values = columns.mean(0)
     before, after = (percentile_interval(float(values[i]), drawn.means[:, i], LEVEL) for i in (2, 3))
     change = percentile_interval(after.value - before.value, drawn.means[:, 3] - drawn.means[:, 2], LEVEL)
-    return Estimate(before, after, change, _ahead(after, float(columns[:, 3].var()), ahead, least=0.0))
+    return ReplayedFigure(before, after, change, _ahead(after, float(columns[:, 3].var()), ahead, least=0.0))
 
 
-def _quality(bins: ScoreBins, drawn: _Drawn, ahead: int) -> Estimate:
+def _quality(bins: ScoreBins, drawn: _Drawn, ahead: int) -> ReplayedFigure:
     assert drawn.qualities is not None
     one, mine = np.ones((1, len(bins.of_data))), np.ones((1, len(bins.of_log)))
     table = bins.means(one, bins.qualities)
@@ -251,7 +251,7 @@ def _quality(bins: ScoreBins, drawn: _Drawn, ahead: int) -> Estimate:
     before, after = (percentile_interval(values[i], drawn.qualities[:, i], LEVEL) for i in (0, 1))
     change = percentile_interval(values[1] - values[0], drawn.qualities[:, 1] - drawn.qualities[:, 0], LEVEL)
     squares = float((masses[1] * bins.means(one, bins.qualities**2)).sum())
-    return Estimate(before, after, change, _ahead(after, max(squares - values[1] ** 2, 0.0), ahead))
+    return ReplayedFigure(before, after, change, _ahead(after, max(squares - values[1] ** 2, 0.0), ahead))
 
 
 def _ahead(found: Interval, variance: float, n: int, least: float = -np.inf) -> Interval:
@@ -271,12 +271,12 @@ def share_interval(count: int, n: int) -> Interval:
     return Interval(count / n, min(low, count / n), max(high, count / n))
 
 
-def ratings(values: Floats, seed: int = 0) -> Ratings | None:
+def ratings(values: Floats, seed: int = 0) -> ServedRatings | None:
     """Mean of the ratings that there are (not nan), by Wilson where all are 0 or 1, else by bootstrap."""
     known: NDArray[np.float64] = values[~np.isnan(values)]
     if not len(known):
         return None
     if np.isin(known, (0.0, 1.0)).all():
-        return Ratings(len(known), share_interval(int(known.sum()), len(known)))
+        return ServedRatings(len(known), share_interval(int(known.sum()), len(known)))
     drawn = np.concatenate([w @ known / len(known) for w in resample_weights(len(known), ROUNDS, seed)])
-    return Ratings(len(known), percentile_interval(float(known.mean()), drawn, LEVEL))
+    return ServedRatings(len(known), percentile_interval(float(known.mean()), drawn, LEVEL))

@@ -81,8 +81,8 @@ class DecisionColumns:
     def _made(cls, columns: Mapping[str, Sequence[Any]], given: Iterable[Sequence[Any]]) -> Self:
         n = len(columns["decision_id"])
         texts = {name: _texts(columns.get(name), n) for name in (*_TEXTS, _PROMPT)}
-        numbers = {name: _numbers(columns[name]) for name in _NUMBERS}
-        return cls(**texts, **numbers, **_feedback(texts["decision_id"], texts["pool"], given))
+        made: dict[str, Any] = {**texts, **{name: _numbers(columns[name]) for name in _NUMBERS}}
+        return cls(**made, **_feedback(texts["decision_id"], texts["pool"], given))
 
 
 def _texts(values: Sequence[Any] | None, n: int) -> Texts:

@@ -58,7 +58,7 @@ class Moves:
     @property
     def moved(self) -> Bools:
         """Whether another pool would answer."""
-        return self.served != self.predicted
+        return np.asarray(self.served != self.predicted)
 
 
 def move(
@@ -81,7 +81,7 @@ def move(
             left_out[why] = left_out.get(why, 0) + gone
         log = log.take(chosen)
 
-    keep(log.status != "route_only", "only asked for the decision, no answer")
+    keep(log.status != "route_only", "requests of the decision alone, without an answer")
     keep(log.strategy == STRATEGY, "of other strategies than routing, which this does not change")
     keep(log.status == "completed", "failed or cancelled")
     keep((log.pool == policy.weak) | (log.pool == policy.strong), "answered by another pool")
@@ -96,8 +96,8 @@ def move(
         scores[~known] = _rescored(router, log.prompt[~known], progress)
     served = log.pool == policy.strong
     base = _base_threshold(log)
-    wanted = np.isnan(log.score) | (log.score >= base)  # without a score the strong pool answers, to be safe
-    forced = wanted != served
+    from_score = np.isnan(log.score) | (log.score >= base)  # without a score the strong pool answers, to be safe
+    forced = from_score != served
     after = np.isnan(scores) | (scores >= policy.threshold)
     forbidden = np.isin(log.privacy.astype(str), local_only) & ~served & after
     forced |= forbidden
@@ -130,10 +130,12 @@ def _base_threshold(log: DecisionColumns) -> Floats:
 
 def _rescored(router: Router, prompts: NDArray[np.object_], progress: Progress) -> Floats:
     """The scores of prompts, each different one scored once. The log keeps a conversation as one text."""
-    distinct, at = np.unique(prompts.astype(str), return_inverse=True) if len(prompts) else (prompts, [])
+    if not len(prompts):
+        return np.empty(0)
+    distinct, at = np.unique(prompts.astype(str), return_inverse=True)
     found = np.empty(len(distinct))
     for start in range(0, len(distinct), _BATCH):
         some = [Query((Message("user", str(text)),)) for text in distinct[start : start + _BATCH]]
         found[start : start + len(some)] = router.score(some)
         progress(start + len(some), len(distinct))
-    return found[at] if len(prompts) else np.empty(0)
+    return found[at]

@@ -8,8 +8,8 @@ import numpy as np
 
 from serve_app.learning.metrics import Interval
 from serve_app.numbers import between, fixed, percent, significant, usd
-from serve_app.replay.estimate import Estimate, Ratings, ReplayResult
-from serve_app.replay.outlook import LEVEL
+from serve_app.replay.bootstrap_curve import LEVEL
+from serve_app.replay.estimate import ReplayedFigure, ReplayResult, ServedRatings
 from serve_app.replay.run import ReplayPlan
 from serve_app.training.evaluation import interval_json
 from serve_app.training.report import markdown_table
@@ -93,7 +93,7 @@ def _head(result: ReplayResult, plan: ReplayPlan) -> str:
     return f"{line}: {len(log):,} decisions from {first} to {last} UTC"
 
 
-def _row(name: str, value: Estimate) -> list[str]:
+def _row(name: str, value: ReplayedFigure) -> list[str]:
     forms: dict[str, Callable[[float], str]] = {
         "share": percent,
         "cost_usd": lambda v: usd(v, 4),
@@ -137,9 +137,9 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _estimate_json(value: Estimate) -> dict[str, Any]:
+def _estimate_json(value: ReplayedFigure) -> dict[str, Any]:
     return {name: interval_json(getattr(value, name)) for name in ("served", "predicted", "change", "upcoming")}
 
 
-def _ratings_json(found: Ratings | None) -> dict[str, Any] | None:
+def _ratings_json(found: ServedRatings | None) -> dict[str, Any] | None:
     return None if found is None else {"count": found.count, "mean": interval_json(found.mean)}

@@ -8,9 +8,9 @@ from typing import Any, Final, Self
 from serve_app.config.tree import Config
 from serve_app.errors import ConfigError
 from serve_app.placement.policy import PLACES
+from serve_app.replay.bootstrap_curve import Prices
 from serve_app.replay.estimate import ReplayResult, estimate
 from serve_app.replay.log import DecisionColumns
-from serve_app.replay.outlook import Prices
 from serve_app.replay.policy import Progress, RouterPolicy, move
 from serve_app.routing.artefact import Registered
 from serve_app.routing.default import default_source, guess_note

@@ -65,7 +65,7 @@ class ChosenThreshold:
 
 @dataclass(frozen=True, slots=True)
 class ThresholdChange:
-    """One change, from threshold to threshold. `chosen` and `chosen_before`: None where nobody had chosen it."""
+    """One change, from threshold to threshold. `chosen` and `chosen_before`: None where it was not chosen."""
 
     changed_s: float
     by: str
@@ -116,7 +116,7 @@ class ThresholdHistory:
 class RouterThreshold:
     """The threshold of one router version, kept in `folder`, that of its name in the registry.
 
-    `own` is in force while nobody chooses another: by `rule` of the config, or without one the router's own.
+    `own` is in force while no other is chosen: by `rule` of the config, or without one the router's own.
     """
 
     folder: Path

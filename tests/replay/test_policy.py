@@ -81,7 +81,7 @@ def test_a_decision_without_a_score_stays_strong():
     ("changes", "reason"),
     [
         ({"status": "failed"}, "failed or cancelled"),
-        ({"status": "route_only"}, "no answer"),
+        ({"status": "route_only"}, "without an answer"),
         ({"strategy": "jethro-cascade"}, "other strategies"),
         ({"pool": "medium"}, "another pool"),
         ({"policy_version": "fake-00000000@0.5"}, "another version"),

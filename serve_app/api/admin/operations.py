@@ -29,8 +29,17 @@ class AdminAccess:
     def operations(self) -> list[Operation]:
         """All of them, described."""
         said = "What the operator's key is needed for, and whether it was given."
-        found = answers(shapes.ACCESS)
-        return [Operation("GET", "/v1/admin/access", "admin_access", said, self.access, found, admin=True)]
+        return [
+            Operation(
+                "GET",
+                "/v1/admin/access",
+                "admin_access",
+                said,
+                self.access,
+                answers(shapes.ACCESS),
+                admin=True,
+            )
+        ]
 
     async def access(self, request: Request) -> Response:
         """Reads, writes, and this request's key."""

@@ -73,7 +73,7 @@ _STATE = {
     "version": _STRING,
     "default": {**_BOOLEAN, "description": "Whether the model `jethro` means this router."},
     "threshold": {**_NUMBER, "description": "In force."},
-    "own_threshold": {**_MAYBE_NUMBER, "description": "In force while nobody chooses another."},
+    "own_threshold": {**_MAYBE_NUMBER, "description": "In force while no other is chosen."},
     "rule": {**_MAYBE_STRING, "description": "How the config sets it; null: it is the router's own."},
     "refused": {**_MAYBE_STRING, "description": "Why the threshold cannot be changed here; null: it can."},
     "history": {**_list(_CHANGE), "description": "Changes, the latest first."},

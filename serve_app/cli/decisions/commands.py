@@ -47,7 +47,7 @@ _LOOK_BACK = 500
 @group.command()
 def tail(
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="Newest decisions to show.")] = 20,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new ones as they come, until Ctrl+C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new ones as they arrive, until Ctrl+C.")] = False,
     since: SinceOption = None,
     until: UntilOption = None,
     pool: PoolOption = None,

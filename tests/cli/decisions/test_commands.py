@@ -138,8 +138,9 @@ def test_show_has_everything_considered(asked):
     for part in ("decision d0003", "expects small", "features", "score 0.5, meh", "question 3", "0.250"):
         assert part in shown.stdout, shown.stdout
     assert json.loads(asked("show", "d0003", "--json").stdout)["feedback"][0]["score"] == 0.5
-    missing = asked("show", "no/such?decision")
-    assert missing.exit_code == 2 and "o decision" in missing.stderr
+    for unknown in ("none", "no/such?decision"):
+        missing = asked("show", unknown)
+        assert missing.exit_code == 2 and "no decision" in missing.stderr.lower()
 
 
 def test_export_writes_all_oldest_first_the_same_from_file_and_endpoint(asked, tmp_path, log):

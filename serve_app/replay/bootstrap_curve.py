@@ -30,7 +30,7 @@ Prices = tuple[Price, Price]
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class ThresholdFigures:
     """Values of each figure, shape [thresholds], and on resamples, shape [rounds, thresholds]."""
 
     thresholds: Floats
@@ -56,21 +56,21 @@ class Outlook:
         }
 
 
-def outlook(
+def threshold_figures(
     calibration: Calibration,
     thresholds: Sequence[float] | Floats,
     prices: Prices | None = None,
     *,
     rounds: int = ROUNDS,
     seed: int = 0,
-) -> Outlook:
+) -> ThresholdFigures:
     """The figures at some thresholds; costs at these prices of the recorded tokens, else the recorded costs."""
     at = np.asarray(thresholds, dtype=np.float64)
     sums = _Sums(calibration, at, prices)
     values = sums.figures(np.ones((1, len(calibration))))
     parts = [sums.figures(weights) for weights in resample_weights(len(calibration), rounds, seed)]
     drawn = {name: np.concatenate([part[name] for part in parts]) for name in FIGURES}
-    return Outlook(at, {name: value[0] for name, value in values.items()}, drawn, len(calibration))
+    return ThresholdFigures(at, {name: value[0] for name, value in values.items()}, drawn, len(calibration))
 
 
 def spread_thresholds(scores: Floats, most: int) -> Floats:
@@ -86,8 +86,8 @@ def spread_thresholds(scores: Floats, most: int) -> Floats:
         return np.unique(candidates)
     ranked = np.sort(scores)
     share = np.searchsorted(ranked, candidates) / len(scores)
-    wanted = np.searchsorted(share, np.linspace(0.0, 1.0, most))
-    found: Floats = candidates[np.unique(np.minimum(wanted, len(candidates) - 1))]
+    desired = np.searchsorted(share, np.linspace(0.0, 1.0, most))
+    found: Floats = candidates[np.unique(np.minimum(desired, len(candidates) - 1))]
     return found
 
 
@@ -151,6 +151,6 @@ def resample_weights(n: int, rounds: int, seed: int) -> Iterator[Floats]:
         yield np.bincount(places.ravel(), minlength=some * n).reshape(some, n).astype(np.float64)
 
 
-def point_json(outlook: Outlook, i: int) -> dict[str, Any]:
+def point_json(figures: ThresholdFigures, i: int) -> dict[str, Any]:
     """A threshold with its figures."""
-    return {"threshold": float(outlook.thresholds[i]), **{n: interval_json(v) for n, v in outlook.at(i).items()}}
+    return {"threshold": float(figures.thresholds[i]), **{n: interval_json(v) for n, v in figures.at(i).items()}}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from serve_app.decision.threshold import Calibration
 from serve_app.learning.metrics import bootstrap
-from serve_app.replay.outlook import FIGURES, outlook, spread_thresholds
+from serve_app.replay.bootstrap_curve import FIGURES, spread_thresholds, threshold_figures
 from serve_app.types import Price
 
 PRICES = (Price(0.1, 0.2), Price(1.0, 3.0))
@@ -29,7 +29,7 @@ def test_every_figure_is_that_of_the_queries_one_by_one(n, seed, levels, thresho
     quality = np.where(strong, data.strong_quality, data.weak_quality).mean()
     cost = np.where(strong, strong_usd, weak_usd).mean()
     best = data.strong_quality.mean()
-    found = outlook(data, [0.5, threshold], PRICES, rounds=2)
+    found = threshold_figures(data, [0.5, threshold], PRICES, rounds=2)
     wanted = {
         "share": strong.mean(),
         "quality": quality,
@@ -46,7 +46,7 @@ def test_the_intervals_are_those_of_a_bootstrap_of_the_queries():
     strong = data.scores >= 0.6
     quality = np.where(strong, data.strong_quality, data.weak_quality)
     plain = bootstrap(lambda rows: float(quality[rows].mean()), 400, rounds=4000)
-    found = outlook(data, [0.6], rounds=4000).at(0)["quality"]
+    found = threshold_figures(data, [0.6], rounds=4000).at(0)["quality"]
     width = plain.high - plain.low
     assert found.value == pytest.approx(plain.value)
     assert found.low == pytest.approx(plain.low, abs=0.06 * width)
@@ -54,7 +54,7 @@ def test_the_intervals_are_those_of_a_bootstrap_of_the_queries():
 
 
 def test_a_threshold_compared_with_itself_changes_nothing():
-    found = outlook(sample(100), [0.3, 0.3, 0.7], PRICES, rounds=50)
+    found = threshold_figures(sample(100), [0.3, 0.3, 0.7], PRICES, rounds=50)
     assert all((v.value, v.low, v.high) == (0, 0, 0) for v in found.change(0, 1).values())
     assert found.change(0, 2)["share"].high < 0
 
@@ -64,12 +64,12 @@ def test_spread_thresholds_reach_every_part_of_the_curve(n, levels, most):
     data = sample(n, 1, levels)
     found = spread_thresholds(data.scores, most)
     assert len(found) <= most + 1 and (np.diff(found) > 0).all() and found[0] == 0 and found[-1] <= 1
-    shares = outlook(data, found, rounds=1).values["share"]
+    shares = threshold_figures(data, found, rounds=1).values["share"]
     assert shares[0] == 1 and (np.diff(shares) <= 0).all()
     largest = np.unique(data.scores, return_counts=True)[1].max() / n
     assert (np.abs(np.diff(shares)) <= largest + 2 / most + 1e-9).all()
 
 
 def test_without_prices_and_costs_nothing_is_said_of_cost():
-    found = outlook(sample(50), [0.5], rounds=20).at(0)
+    found = threshold_figures(sample(50), [0.5], rounds=20).at(0)
     assert found["cost_usd"].value == 0 and np.isnan(found["cost_share"].value)
