@@ -1,9 +1,10 @@
 """A headless Chromium for tests of pages: found or explained, and watched for errors and for foreign requests."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,3 +70,28 @@ def watched(browser: Any, url: str, *, secrets: tuple[str, ...] = (), **options:
         watch.check()
     finally:
         context.close()
+
+
+def until(page: Any, holds: Callable[[], bool], limit_s: float = 15) -> None:
+    """Wait for something to hold. Playwright's own wait evaluates text as code, which the page's policy forbids."""
+    for _ in range(int(limit_s * 20)):
+        if holds():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("it does not come to hold")
+
+
+def picture(page: Any, path: Path) -> None:
+    """The whole page in a window as tall as it is: bars that stick to the window's edges are where they belong."""
+    size = page.viewport_size
+    page.evaluate("scrollTo(0, 0)")
+    page.set_viewport_size({**size, "height": min(3000, page.evaluate("document.body.scrollHeight"))})
+    page.screenshot(path=path)
+    page.set_viewport_size(size)
+
+
+def judged(axe: Any, page: Any, what: str) -> None:
+    """No finding that axe calls serious or critical."""
+    found = axe.run(page).response["violations"]
+    bad = [(v["id"], [n["target"] for n in v["nodes"]][:3]) for v in found if v["impact"] in ("serious", "critical")]
+    assert bad == [], what

@@ -3,11 +3,9 @@
 JETHRO_SCREENSHOTS names a folder that keeps the pictures; JETHRO_CONSOLE_PNG a file to write the README's picture to.
 """
 
-import asyncio
 import os
 import re
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ import httpx
 import pytest
 
 from serve_app.config import load
-from serve_app.lab.sample import sample
-from tests.integration.browser import NARROW, Watched, chromium, watched
+from tests.integration.browser import NARROW, Watched, chromium, judged, picture, until, watched
+from tests.integration.console_traffic import Load, ask
 from tests.integration.serving import serving
 
 pytestmark = pytest.mark.integration
@@ -90,61 +88,6 @@ def console(browser: Any, url: str) -> Iterator[Callable[..., Watched]]:
 
 def caller(url: str) -> httpx.Client:
     return httpx.Client(base_url=url, headers={"authorization": f"Bearer {CALLER}"}, timeout=60)
-
-
-class Load(threading.Thread):
-    """Traffic of a few callers, until `stop`."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self._url, self._over, self.sent = url, threading.Event(), 0
-
-    def run(self) -> None:
-        asyncio.run(self._send())
-
-    async def _send(self) -> None:
-        items = sample(n=200, seed=11, split="unseen")
-        async with httpx.AsyncClient(base_url=self._url, timeout=60) as client:
-            client.headers["authorization"] = f"Bearer {CALLER}"
-
-            async def one(first: int) -> None:
-                for item in items[first:] + items:
-                    if self._over.is_set():
-                        return
-                    model = "jethro-cascade" if self.sent % 6 == 0 else "jethro"
-                    body = {"model": model, "messages": [{"role": "user", "content": item.prompt}], "temperature": 0}
-                    (await client.post("/v1/chat/completions", json=body)).raise_for_status()
-                    self.sent += 1
-                    await asyncio.sleep(0.15)
-
-            await asyncio.gather(*(one(i * 20) for i in range(4)))
-
-    def __enter__(self) -> "Load":
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self.join(30)
-
-
-def until(page: Any, holds: Callable[[], bool], limit_s: float = 15) -> None:
-    """Wait for something to hold. Playwright's own wait evaluates text as code, which the page's policy forbids."""
-    for _ in range(int(limit_s * 20)):
-        if holds():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("it does not come to hold")
-
-
-def ask(page: Any, text: str) -> Any:
-    """Type a prompt, send it by Enter, and return the card of its finished answer."""
-    page.get_by_label("Your prompt").fill(text)
-    page.keyboard.press("Enter")
-    turn = page.get_by_label("Turn", exact=True).last
-    card = turn.locator("article").first
-    card.locator(".thumbs").wait_for()
-    return card
 
 
 def test_keys_are_enforced(console: Callable[..., Watched], url: str) -> None:
@@ -261,7 +204,7 @@ def test_numbers_move_under_load_and_decisions_are_listed(console: Callable[...,
         return int(tile.inner_text().split(" in ")[0].replace(",", ""))
 
     before = counted()
-    with Load(url):
+    with Load(url, CALLER):
         until(page, lambda: counted() > before + 10)
         first = tile.inner_text()
         until(page, lambda: tile.inner_text() != first)
@@ -386,7 +329,7 @@ def test_every_view_is_accessible_and_pictured(
     console: Callable[..., Watched], url: str, pictures: Path, look: str
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    with Load(url):
+    with Load(url, CALLER):
         page = console("try", **LOOKS[look]).page
         page.get_by_label("Your prompt").wait_for()
         page.screenshot(path=pictures / f"welcome-{look}.png")
@@ -403,7 +346,8 @@ def test_every_view_is_accessible_and_pictured(
             page.wait_for_timeout(300)
             picture(page, pictures / f"{view}-{look}.png")
             judged(axe, page, view)
-            overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            # a phone widens its window to what does not fit: its width is that of the device
+            overflow = page.evaluate("document.documentElement.scrollWidth") - page.viewport_size["width"]
             assert overflow <= 0, f"{view} is {overflow} px too wide"
         page.evaluate("location.hash = 'watch'")
         page.get_by_role("region", name="Last decisions").locator("tbody button").first.click()
@@ -412,24 +356,8 @@ def test_every_view_is_accessible_and_pictured(
         judged(axe, page, "decision")
 
 
-def picture(page: Any, path: Path) -> None:
-    """The whole page in a window as tall as it is: bars that stick to the window's edges are where they belong."""
-    size = page.viewport_size
-    page.evaluate("scrollTo(0, 0)")
-    page.set_viewport_size({**size, "height": min(3000, page.evaluate("document.body.scrollHeight"))})
-    page.screenshot(path=path)
-    page.set_viewport_size(size)
-
-
-def judged(axe: Any, page: Any, what: str) -> None:
-    """No finding that axe calls serious or critical."""
-    found = axe.run(page).response["violations"]
-    bad = [(v["id"], [n["target"] for n in v["nodes"]][:3]) for v in found if v["impact"] in ("serious", "critical")]
-    assert bad == [], what
-
-
 def test_the_picture_of_the_readme(console: Callable[..., Watched], pictures: Path) -> None:
-    page = console("try", device_scale_factor=1.5, viewport={"width": 1120, "height": 700}).page
+    page = console("try", device_scale_factor=1.5, viewport={"width": 1120, "height": 690}).page
     page.get_by_label("Side by side").check()
     ask(page, "sort 52 17 88 6 34")
     page.get_by_role("group", name="Which answer is better").wait_for()

@@ -38,6 +38,10 @@ export function rate(value) {
   return known(value) ? `${value >= 99.5 ? count(value) : value.toFixed(value < 9.95 ? 2 : 1)}/s` : NONE;
 }
 
+export function times(ratio) {
+  return known(ratio) ? `${ratio.toFixed(ratio < 0.0995 ? 3 : ratio < 9.95 ? 2 : 1)}${NBSP}×` : NONE;
+}
+
 export function decimal(value, digits = 3) {
   return known(value) ? value.toFixed(digits) : NONE;
 }

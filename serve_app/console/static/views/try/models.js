@@ -3,7 +3,7 @@
 import { h } from "../../parts/dom.js";
 
 const METHODS = {
-  jethro: "Jethro decides (default)",
+  jethro: "Jethro decides",
   "jethro-route": "Routing",
   "jethro-route-all": "Routing over all pools",
   "jethro-cascade": "Cascade",

@@ -1,7 +1,7 @@
 // One turn: what the user said, the answer, and on demand the same from the small and the large model alone.
 
 import { fill, h } from "../../parts/dom.js";
-import { share, usd } from "../../parts/format.js";
+import { times, usd } from "../../parts/format.js";
 import { Answer, sendFeedback } from "./answer.js";
 
 const ALONE = { small: "Small model only", large: "Large model only" };
@@ -48,7 +48,7 @@ export class Turn {
   // What the decision cost, by what each model alone did.
   spending([small, large]) {
     const cost = (answer) => answer.decision?.cost_usd;
-    const by = (answer, name) => (cost(answer) > 0 ? `${share(cost(this.answer) / cost(answer), 0)} of ${name} only (${usd(cost(answer))})` : null);
+    const by = (answer, name) => (cost(answer) > 0 ? `${times(cost(this.answer) / cost(answer))} ${name} only (${usd(cost(answer))})` : null);
     const parts = [by(large, "large"), by(small, "small")].filter(Boolean);
     return parts.length > 0 && h("p", { class: "small" }, `Jethro's answer cost ${usd(cost(this.answer))}: ${parts.join(", ")}.`);
   }
