@@ -155,16 +155,20 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per million tokens."""
+    """US dollars per million tokens. `adapters`: by adapter, what a token costs with it as a multiple of one without;
+    one that is not there costs nothing more. The Gateway keeps them as its registry has them.
+    """
 
     input_usd_per_million: float = 0.0
     output_usd_per_million: float = 0.0
+    adapters: dict[str, float] = field(default_factory=dict, compare=False)
 
-    def cost_usd(self, usage: Usage) -> float:
+    def cost_usd(self, usage: Usage, adapter: str | None = None) -> float:
         """The cost of this usage, in US dollars."""
-        return (
+        plain = (
             usage.prompt_tokens * self.input_usd_per_million + usage.completion_tokens * self.output_usd_per_million
         ) / 1e6
+        return plain if adapter is None else plain * self.adapters.get(adapter, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

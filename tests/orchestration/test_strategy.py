@@ -20,7 +20,7 @@ from serve_app.strategy import Context
 from serve_app.types import Capabilities, Message, Query, Sampling
 from serve_app.wire.frames import Answer, Frame
 from tests.cascade.fakes import CALL, run, told
-from tests.orchestration.fakes import call, engine_of, orchestration, pool, tool
+from tests.orchestration.fakes import ABLE, call, engine_of, orchestration, pool, tool
 
 BOTH = pytest.mark.parametrize("stream", [False, True])
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -142,6 +142,19 @@ async def test_only_tiers_that_can_do_what_it_takes_are_called() -> None:
     assert "m-small does not support response_format" in decision.reason
     with pytest.raises(UnsupportedParameter):
         await run(orchestration([pool("small", can=poor), pool("large", can=poor)]), ask(response_format=JSON))
+
+
+@BOTH
+async def test_a_tier_with_an_adapter_costs_what_the_adapter_does(stream: bool) -> None:
+    costs = []
+    for adapter in (None, "sort"):
+        small = pool("small", "fine", can=replace(ABLE, adapters=True))
+        small.price.adapters["sort"] = 1.5
+        default = row(tiers=[{"pool": "small", "adapter": adapter}, {"pool": "large"}])
+        _, said, spent = told(await run(orchestration([small, pool("large")], default=default), ask(), stream=stream))
+        assert said == "fine"
+        costs.append(spent.cost_usd)
+    assert costs[1] == pytest.approx(1.5 * costs[0]) and costs[0] > 0
 
 
 async def test_the_tasks_prompt_sampling_and_adapter_are_sent() -> None:
