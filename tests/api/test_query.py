@@ -43,6 +43,8 @@ def test_defaults():
 SAMPLING = [
     ({"max_tokens": 7}, {"max_tokens": 7}),
     ({"temperature": 0}, {"temperature": 0.0}),
+    ({"temperature": 1}, {"temperature": 1.0, "stated": ("temperature",)}),
+    ({"temperature": 1, "top_p": 1.0}, {"stated": ("temperature", "top_p")}),
     ({"temperature": 2.0}, {"temperature": 2.0}),
     ({"top_p": 0.5}, {"top_p": 0.5}),
     ({"top_p": 1}, {"top_p": 1.0}),

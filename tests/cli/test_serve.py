@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.cli.serve import ServeConsole
+from serve_app.cli.serve import ServeConsole, command
 from serve_app.config import load
 from serve_app.deployments import run as deployment
 from serve_app.gateway.services import Readiness
@@ -67,3 +67,20 @@ def test_the_console_says_what_is_down_where_and_what_to_know_of_the_config(caps
     )
     assert lines[2] == "jethro is ready, degraded: http://127.0.0.1:8000/v1"
     assert lines[3:5] == [f"  {small}", "  warning: no router is chosen"]
+
+
+@pytest.mark.parametrize(
+    ("found", "typed"), [(None, "bin/jethro"), ("/usr/bin/jethro", "bin/jethro"), ("own", "jethro")]
+)
+def test_the_command_to_try_is_one_that_the_reader_can_type(tmp_path, monkeypatch, found, typed):
+    own = tmp_path / "bin" / "jethro"
+    own.parent.mkdir()
+    own.touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.executable", str(own.with_name("python")))
+    monkeypatch.setattr("shutil.which", lambda name: str(own) if found == "own" else found)
+    assert command() == typed
+    monkeypatch.chdir("/")
+    assert command() == ("jethro" if found == "own" else str(own))
+    own.unlink()
+    assert command() == "jethro"

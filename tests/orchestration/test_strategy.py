@@ -16,6 +16,7 @@ from serve_app.errors import ModelNotFound, RequestError, UnsupportedParameter, 
 from serve_app.gateway.orchestration import judge_of
 from serve_app.guards.answers import guarded
 from serve_app.guards.chain import Guards
+from serve_app.orchestration.tasks import sent_to
 from serve_app.strategy import Context
 from serve_app.types import Capabilities, Message, Query, Sampling
 from serve_app.wire.frames import Answer, Frame
@@ -196,6 +197,9 @@ async def test_what_the_caller_sets_stays() -> None:
     await run(orchestration([small, pool("large")], default=default), own)
     sent = engine_of(small).queries[0]
     assert (sent.sampling.temperature, sent.sampling.max_tokens, sent.response_format) == (0.7, 3, {"type": "text"})
+    assert sent_to(ask(), default, default.tiers[0]).sampling.temperature == 0.0
+    set_to_one = ask(sampling=Sampling(temperature=1.0, stated=("temperature",)))
+    assert sent_to(set_to_one, default, default.tiers[0]).sampling.temperature == 1.0
 
 
 async def test_a_hint_names_the_task_and_an_unknown_one_is_refused() -> None:
