@@ -54,7 +54,7 @@ class Sampling:
     top_logprobs: int = 0
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """By which name the caller gave it: some upstreams refuse the other."""
-    stated: tuple[Literal["temperature", "top_p"], ...] = ()
+    stated: tuple[Literal["temperature", "top_p"], ...] = field(default=(), compare=False)
     """Those that the caller set although they have OpenAI's default: an engine's own default does not replace them."""
 
     def with_defaults(self, temperature: float | None, top_p: float | None) -> "Sampling":

@@ -63,7 +63,7 @@ def query_from_openai(body: Mapping[str, Any], endpoint: Endpoint) -> Query:
 
 def _write_sampling(body: dict[str, Any], query: Query) -> None:
     sampling = query.sampling
-    if sampling == _DEFAULTS:
+    if sampling == _DEFAULTS and not sampling.stated:
         return
     if sampling.max_tokens is not None:
         body[sampling.max_tokens_key] = sampling.max_tokens

@@ -80,7 +80,8 @@ def test_the_command_to_try_is_one_that_the_reader_can_type(tmp_path, monkeypatc
     monkeypatch.setattr("sys.executable", str(own.with_name("python")))
     monkeypatch.setattr("shutil.which", lambda name: str(own) if found == "own" else found)
     assert command() == typed
-    monkeypatch.chdir("/")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert command() == ("jethro" if found == "own" else str(own))
     own.unlink()
     assert command() == "jethro"

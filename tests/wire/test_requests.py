@@ -59,7 +59,7 @@ def test_what_the_caller_set_to_openais_default_travels_and_what_was_left_open_s
     query = Query((Message("user", "a"),), Sampling(max_tokens=3, stated=stated))
     body = query_to_openai(query, model="m", stream=False)
     assert {key for key in ("temperature", "top_p") if key in body} == set(stated)
-    assert query_from_openai(body, "chat") == query
+    assert query_from_openai(body, "chat").sampling.stated == stated
 
 
 @given(TEXT, SAMPLING)
