@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.cli.serve import ServeConsole
+from serve_app.cli.serve import ServeConsole, command
 from serve_app.config import load
 from serve_app.deployments import run as deployment
 from serve_app.gateway.services import Readiness
@@ -74,3 +74,21 @@ def test_the_address_of_the_page_is_said_where_it_is_served(capsys, exposed, sai
     config = load("lab", env={}, settings={"server.expose_console": exposed, "server.port": "9123"})
     ServeConsole(config).ready(Readiness(True))
     assert capsys.readouterr().err.count("  console: http://127.0.0.1:9123/console\n") == said
+
+
+@pytest.mark.parametrize(
+    ("found", "typed"), [(None, "bin/jethro"), ("/usr/bin/jethro", "bin/jethro"), ("own", "jethro")]
+)
+def test_the_command_to_try_is_one_that_the_reader_can_type(tmp_path, monkeypatch, found, typed):
+    own = tmp_path / "bin" / "jethro"
+    own.parent.mkdir()
+    own.touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.executable", str(own.with_name("python")))
+    monkeypatch.setattr("shutil.which", lambda name: str(own) if found == "own" else found)
+    assert command() == typed
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert command() == ("jethro" if found == "own" else str(own))
+    own.unlink()
+    assert command() == "jethro"

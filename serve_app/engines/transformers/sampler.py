@@ -127,8 +127,8 @@ def _guided(scores: Tensor, plan: SamplingPlan, *, in_place: bool) -> Tensor:
 
 
 def _allowed(guides: Rows[Guide], width: int) -> NDArray[np.uint32]:
-    """Bit masks [guides, words] of the model's own tokens that may come next, of as many bits as there are scores; a
-    guide without any is told to force one of the others.
+    """Bit masks [guides, words] of the model's own tokens that may come next, of as many bits as there are scores. A
+    guide without any has to force one of the others.
     """
     words = max(guides[0].words, -(-width // 32))
     masks = np.zeros((len(guides), words), dtype=np.uint32)
