@@ -108,6 +108,7 @@ def endpoint(name: str, everything: bool) -> tuple[Target, Server]:
     config = profile(port, store / "jethro.sqlite3", max_ongoing_requests=1024, max_queued_requests=1024)
     for pool in config["pools"].values():
         pool["engine"] = {"kind": "transformers", "path": "none: the fake engine takes its place"}
+    config["streams"]["folder"] = str(store / "streams")
     config["log"] |= settings(everything)
     server = application(config, f"observability-{short}", "benchmarks.fake_engine:build")
     return Target(name, f"http://127.0.0.1:{port}", "jethro"), server

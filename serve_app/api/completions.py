@@ -44,7 +44,7 @@ from serve_app.errors import (
 )
 from serve_app.gateway.services import Services
 from serve_app.guards.answers import guarded, refusal_events
-from serve_app.observability.request_span import begin_attributes, finish
+from serve_app.observability.request_span import described
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.tracing.spans import in_force, spanned
@@ -165,14 +165,9 @@ class CompletionHandler:
             with Undecided() as undecided:
                 await self._run(scope, receive, response, undecided)
             return
-        about = begin_attributes(self._endpoint, scope["path"], caller.request_id, caller.tenant)
-        span = services.tracing.request(f"POST {scope['path']}", scope["headers"], about)
-        record.trace_id = span.trace_id if span.recording else None
-        try:
-            with in_force(span), Undecided() as undecided:
-                await self._run(scope, receive, response, undecided)
-        finally:
-            finish(span, record)
+        span = services.tracing.request(f"POST {scope['path']}", scope["headers"])
+        with in_force(span), described(span, record, scope["path"]), Undecided() as undecided:
+            await self._run(scope, receive, response, undecided)
 
     async def _run(self, scope: Scope, receive: Receive, response: "_Response", undecided: Undecided) -> None:
         """The request to its end; whatever its end is, it is settled. Its log lines are within `undecided`."""

@@ -22,7 +22,7 @@ from serve_app.gateway.services import Services
 from serve_app.observability.request_span import begin_attributes, note_decision
 from serve_app.store.base import TIE, Feedback, RequestRecord
 from serve_app.streams.base import PREFIX
-from serve_app.tracing.spans import serving, spanned
+from serve_app.tracing.spans import TraceSpan, serving, spanned
 from serve_app.unrecorded import Undecided
 from serve_app.wire.frames import Call
 
@@ -95,9 +95,11 @@ class Routes:
         """The decision that a chat request would get, without calling a model."""
         if (tracing := self._services.tracing) is None:
             return await self._route(request)
-        caller = _caller(request)
-        about = begin_attributes("chat", request.url.path, caller.request_id, caller.tenant)
-        span = tracing.request(f"POST {request.url.path}", request.scope["headers"], about)
+        caller, path = _caller(request), request.url.path
+        span = tracing.request(f"POST {path}", request.scope["headers"])
+        if not isinstance(span, TraceSpan):
+            return await self._route(request)
+        span.set(begin_attributes("chat", path, caller.request_id, caller.tenant))
         with serving(span, JethroError.status):
             response = await self._route(request)
             span.answered(response.status_code)

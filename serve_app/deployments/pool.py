@@ -68,7 +68,7 @@ class PoolReplica:
             max_ongoing=config.max_ongoing_requests,
             max_queued=config.max_queued_requests,
         )
-        self._tracing = self._app.tracing = Tracing.from_config(logging_, replica)
+        self._tracing = self._app.tracing = Tracing.from_config(logging_, replica, replica=True)
         bound = listener(node_address())
         host, port = bound.getsockname()[:2]
         self._address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"

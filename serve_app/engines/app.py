@@ -80,8 +80,12 @@ class ReplicaApp:
         if self.tracing is None:
             await self._run(scope["path"], headers, receive, send)
             return
+        span = self.tracing.request(f"POST {scope['path']}", scope["headers"])
+        if not isinstance(span, TraceSpan):
+            await self._run(scope["path"], headers, receive, send)
+            return
         about = {"jethro.request_id": REQUEST_ID.get(), "jethro.decision_id": decision_id, "url.path": scope["path"]}
-        span = self.tracing.request(f"POST {scope['path']}", scope["headers"], {"http.request.method": "POST", **about})
+        span.set({"http.request.method": "POST", **about})
         with serving(span, UpstreamError.status):
             await self._run(scope["path"], headers, receive, _noting_status(span, send))
 
@@ -162,8 +166,6 @@ def build_replica_app(
 
 def _noting_status(span: TraceSpan, send: Send) -> Send:
     """`send`, with the response's status noted on the span."""
-    if not span.recording:
-        return send
 
     async def noting(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":

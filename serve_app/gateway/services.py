@@ -193,7 +193,7 @@ def build_services(
         placement=placement,
         scope=ScopeNotes.from_config(config),
         guards=guards,
-        tracing=Tracing.from_config(config.log, replica, follow=config.log.traces.follow_callers),
+        tracing=Tracing.from_config(config.log, replica),
         live=LiveFigures(pools["large"].price if "large" in pools and not config.small_only else None),
     )
 

@@ -3,10 +3,12 @@
 Names, numbers and codes, nothing that anybody wrote: the reasons of a decision stay in the decision log.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from serve_app.store.base import RequestRecord
-from serve_app.tracing.spans import Attributes, TraceSpan, checked_code
+from serve_app.tracing.spans import Attributes, NotSampled, TraceSpan, checked_code
 from serve_app.types import Decision
 
 _BEGUN: Final = 200
@@ -27,18 +29,31 @@ def begin_attributes(endpoint: str, path: str, request_id: str, tenant: str | No
     }
 
 
+@contextmanager
+def described(span: TraceSpan | NotSampled, record: RequestRecord, path: str) -> Iterator[None]:
+    """The body answers the request of `record` and settles it; the span, if it is one, ends with it."""
+    if not isinstance(span, TraceSpan):
+        yield
+        return
+    record.trace_id = span.trace_id
+    span.set(begin_attributes(record.endpoint, path, record.request_id, record.tenant))
+    try:
+        yield
+    finally:
+        finish(span, record)
+
+
 def finish(span: TraceSpan, record: RequestRecord) -> None:
     """Describe the request and end its span. What its caller broke off is no failure."""
-    if span.recording:
-        code = None if record.error_code is None else checked_code(record.error_code)
-        span.set(_spent(record))
-        if record.decision is not None:
-            span.set({**decision_attributes(record.decision), **_answered_by(record.decision)})
-        span.answered(record.http_status, code)
-        if record.status == "failed" and record.http_status == _BEGUN:
-            span.failed(code or "internal_error")
-        if record.status == "cancelled":
-            span.set({"jethro.cancelled": True})
+    code = None if record.error_code is None else checked_code(record.error_code)
+    span.set(_spent(record))
+    if record.decision is not None:
+        span.set({**decision_attributes(record.decision), **_answered_by(record.decision)})
+    span.answered(record.http_status, code)
+    if record.status == "failed" and record.http_status == _BEGUN:
+        span.failed(code or "internal_error")
+    if record.status == "cancelled":
+        span.set({"jethro.cancelled": True})
     span.end()
 
 

@@ -265,8 +265,11 @@ class HttpPool:
         return upstream
 
     def _headers(self, query: Query, call: Call, accept: str, span: CallSpan | None) -> dict[str, str]:
-        headers = {"x-request-id": call.request_id, **(trace_headers() if span is None else span.headers())}
+        headers = {"x-request-id": call.request_id}
+        if span is not None:
+            headers |= span.headers()
         if not self.options.identify:
+            headers |= trace_headers() if span is None else {}
             return headers | {"accept": accept, "accept-encoding": "identity", "user-agent": f"jethro/{__version__}"}
         if query.stays_unrecorded:
             headers[UNRECORDED] = "1"

@@ -11,7 +11,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from serve_app import __version__
 from serve_app.config.load import trace_export
@@ -19,25 +19,22 @@ from serve_app.config.load import trace_export
 logger = logging.getLogger("jethro.tracing")
 
 
-def open_provider(sample: float, instance: str) -> TracerProvider | None:
-    """A provider that exports; None where the environment turns export off.
-
-    `sample`: share of the requests without a decision of their caller. Raises ConfigError, see `trace_export`.
-    """
+def open_provider(instance: str) -> TracerProvider | None:
+    """A provider that exports; None where the environment turns export off. Raises ConfigError, see `trace_export`."""
     chosen = trace_export()
     if chosen.exporter == "none":
         return None
     exporter = _to_stdout() if chosen.exporter == "console" else OTLPSpanExporter(headers=chosen.headers)
-    provider = provider_of(sample, instance)
+    provider = provider_of(instance)
     provider.add_span_processor(BatchSpanProcessor(ReportedExporter(exporter)))
     return provider
 
 
-def provider_of(sample: float, instance: str) -> TracerProvider:
-    """A provider without a processor: sampled as the parent is, and by the trace's id where there is none."""
+def provider_of(instance: str) -> TracerProvider:
+    """A provider without a processor. Every span that is begun is recorded: what is sampled is decided before."""
     ours = Resource({"service.name": "jethro", "service.version": __version__, "service.instance.id": instance})
     resource = ours.merge(OTELResourceDetector().detect())
-    return TracerProvider(ParentBased(TraceIdRatioBased(sample)), resource, shutdown_on_exit=False)
+    return TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False)
 
 
 def _to_stdout() -> SpanExporter:

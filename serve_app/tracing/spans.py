@@ -1,13 +1,15 @@
 """Spans of one request: begun under the one that the current task works for, and nothing but a branch without one.
 
 The span in force is a context variable of our own and not OpenTelemetry's: strategies are async generators, between
-whose steps a token of OpenTelemetry's context would be reset in a context other than its own. A request that is not
-sampled has a span as well, which records nothing: its trace context is passed on, so that no other process samples it.
+whose steps a token of OpenTelemetry's context would be reset in a context other than its own. Whether a request is
+sampled is decided here too, at a hundredth of a request's time; other servers are informed of one that is not, so that
+they do not sample it.
 
 Nothing that a caller or a model wrote is put on a span here; an error is known by its code.
 """
 
 import asyncio
+import random
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +24,7 @@ if TYPE_CHECKING:  # a process that does not trace loads nothing of it
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span as OtelSpan
-    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import SpanContext, Tracer
 
     from serve_app.config.base import LogConfig
 
@@ -31,7 +33,7 @@ Value = str | bool | int | float | list[str]
 Attributes = Mapping[str, Value | None]
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
-_CURRENT: Final[ContextVar["TraceSpan | None"]] = ContextVar("jethro_span", default=None)
+_CURRENT: Final[ContextVar["TraceSpan | NotSampled | None"]] = ContextVar("jethro_span", default=None)
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _CONTEXT: Final = (b"traceparent", b"tracestate")
 _LONGEST: Final = 1024
@@ -45,33 +47,43 @@ _NOTHING: Final[AbstractContextManager[None]] = nullcontext()
 class Tracing:
     """Begins the traces of a process.
 
-    `content`: spans of model calls show messages and answers. `follow`: go by the trace context that a request brings.
+    `sample`: share of the requests that is traced, of those without a trace context of their own. `content`: spans of
+    model calls show messages and answers. `follow`: go by the trace context that a request brings.
     """
 
-    def __init__(self, provider: "TracerProvider", *, content: bool = False, follow: bool = True) -> None:
+    def __init__(
+        self, provider: "TracerProvider", sample: float, *, content: bool = False, follow: bool = True
+    ) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        self._provider, self._follow = provider, follow
+        self._provider, self._sample, self._follow = provider, sample, follow
         self._propagator = TraceContextTextMapPropagator()
         self.tracer: Tracer = provider.get_tracer("jethro")
         self.content = content
 
     @classmethod
-    def from_config(cls, log: "LogConfig", instance: str, *, follow: bool = True) -> "Tracing | None":
+    def from_config(cls, log: "LogConfig", instance: str, *, replica: bool = False) -> "Tracing | None":
         """The traces of a process, which is named `instance` in them; None where they are off.
 
-        Raises ConfigError where OpenTelemetry's variables name an exporter that is not there.
+        A `replica` of a pool begins none of its own: it goes by what its Gateways have decided. Raises ConfigError
+        where OpenTelemetry's variables name an exporter that is not there.
         """
         if not log.traces.enabled:
             return None
         from serve_app.tracing.export import open_provider
 
-        provider = open_provider(log.traces.sample, instance)
-        return None if provider is None else cls(provider, content=log.content, follow=follow)
+        if (provider := open_provider(instance)) is None:
+            return None
+        sample, follow = (0.0, True) if replica else (log.traces.sample, log.traces.follow_callers)
+        return cls(provider, sample, content=log.content, follow=follow)
 
-    def request(self, name: str, headers: RawHeaders, attributes: Attributes) -> "TraceSpan":
+    def request(self, name: str, headers: RawHeaders) -> "TraceSpan | NotSampled":
         """The server span of a request, under the caller's if it sent a trace context. The caller ends it."""
-        return _begun(self, name, "server", self._context_of(headers), attributes)
+        if self._follow:
+            for header, _ in headers:
+                if header == b"traceparent":
+                    return self._followed(name, headers)
+        return self._root(name)
 
     def close(self) -> None:
         """Export what is queued, for a few seconds at most, and stop. Idempotent."""
@@ -79,27 +91,61 @@ class Tracing:
         closing.start()
         closing.join(_CLOSE_S)
 
-    def _context_of(self, headers: RawHeaders) -> "Context":
-        """The caller's context; an empty one where there is none, or none that is valid."""
+    def _root(self, name: str) -> "TraceSpan | NotSampled":
+        if random.random() >= self._sample:
+            return NotSampled()
         from opentelemetry.context import Context
 
+        return _begun(self, name, "server", Context(), {})
+
+    def _followed(self, name: str, headers: RawHeaders) -> "TraceSpan | NotSampled":
+        """As the caller says; as if it had said nothing where its context is not valid."""
+        from opentelemetry.context import Context
+        from opentelemetry.trace import get_current_span
+
         found: dict[str, list[str]] = {}
-        for name, value in headers if self._follow else ():
-            if name in _CONTEXT and len(value) <= _LONGEST:
-                found.setdefault(name.decode(), []).append(value.decode("latin-1"))
+        for header, value in headers:
+            if header in _CONTEXT and len(value) <= _LONGEST:
+                found.setdefault(header.decode(), []).append(value.decode("latin-1"))
         if len(found.get("traceparent", ())) != 1:
-            return Context()
-        return self._propagator.extract({name: ",".join(values) for name, values in found.items()}, Context())
+            return self._root(name)
+        carrier = {header: ",".join(values) for header, values in found.items()}
+        context = self._propagator.extract(carrier, Context())
+        caller = get_current_span(context).get_span_context()
+        if not caller.is_valid:
+            return self._root(name)
+        if caller.trace_flags.sampled:
+            return _begun(self, name, "server", context, {})
+        return NotSampled(_headers_of(caller))
+
+
+class NotSampled:
+    """Stands for a request that is not traced. `headers`: its caller's trace context."""
+
+    __slots__ = ("_headers",)
+
+    def __init__(self, headers: dict[str, str] | None = None) -> None:
+        self._headers = headers
+
+    def headers(self) -> dict[str, str]:
+        """Says to another server that it is not to trace it either."""
+        if self._headers is None:
+            self._headers = {"traceparent": f"00-{_drawn(128):032x}-{_drawn(64):016x}-00"}
+        return self._headers
+
+
+def _drawn(bits: int) -> int:
+    """A random id, which may not be zero."""
+    return random.getrandbits(bits) or 1
 
 
 class TraceSpan:
-    """One span; without `recording` it has a trace context alone. Every method may be called after its end."""
+    """One span that is recorded. Every method may be called after its end."""
 
-    __slots__ = ("_span", "_tracing", "recording")
+    __slots__ = ("_span", "_tracing")
 
     def __init__(self, tracing: Tracing, span: "OtelSpan") -> None:
         self._tracing, self._span = tracing, span
-        self.recording = span.is_recording()
 
     @property
     def may_quote(self) -> bool:
@@ -113,10 +159,7 @@ class TraceSpan:
 
     def headers(self) -> dict[str, str]:
         """Its W3C trace context, for the request to another process. Baggage is not passed on: it may be content."""
-        context = self._span.get_span_context()
-        parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 1:02x}"
-        state = context.trace_state.to_header()
-        return {"traceparent": parent, "tracestate": state} if state else {"traceparent": parent}
+        return _headers_of(self._span.get_span_context())
 
     def child(self, name: str, kind: Kind = "internal", attributes: Attributes | None = None) -> "TraceSpan":
         """A span under it. The caller ends it."""
@@ -158,6 +201,12 @@ class TraceSpan:
         self._span.end()
 
 
+def _headers_of(context: "SpanContext") -> dict[str, str]:
+    parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags & 1:02x}"
+    state = context.trace_state.to_header()
+    return {"traceparent": parent, "tracestate": state} if state else {"traceparent": parent}
+
+
 def _begun(tracing: Tracing, name: str, kind: Kind, context: "Context", attributes: Attributes) -> TraceSpan:
     from opentelemetry.trace import SpanKind
 
@@ -183,7 +232,7 @@ def checked_code(code: str) -> str:
 def current_span() -> TraceSpan | None:
     """The span that the current task works for, if it records."""
     span = _CURRENT.get()
-    return span if span is not None and span.recording else None
+    return span if isinstance(span, TraceSpan) else None
 
 
 def trace_headers() -> dict[str, str]:
@@ -193,7 +242,7 @@ def trace_headers() -> dict[str, str]:
 
 
 @contextmanager
-def in_force(span: TraceSpan | None) -> Iterator[None]:
+def in_force(span: TraceSpan | NotSampled) -> Iterator[None]:
     """The body, and the tasks that it starts, work for this span. Not around a `yield` of an async generator."""
     token = _CURRENT.set(span)
     try:
@@ -228,7 +277,7 @@ def serving(span: TraceSpan, status: int) -> Iterator[None]:
 def spanned(name: str, attributes: Attributes | None = None) -> AbstractContextManager[TraceSpan | None]:
     """The body as a span of its own under the current one; None where nothing is recorded. Not around a `yield`."""
     parent = _CURRENT.get()
-    return _NOTHING if parent is None or not parent.recording else _spanned(parent, name, attributes)
+    return _spanned(parent, name, attributes) if isinstance(parent, TraceSpan) else _NOTHING
 
 
 @contextmanager

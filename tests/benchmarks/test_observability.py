@@ -45,7 +45,7 @@ def test_on_and_off_are_settings_that_there_are() -> None:
 
 def test_the_collector_double_reads_what_the_exporter_sends() -> None:
     with Collector() as collector:
-        provider = provider_of(1.0, "p1")
+        provider = provider_of("p1")
         provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(f"{collector.url}/v1/traces")))
         span = provider.get_tracer("t").start_span("x", attributes={"a": 1, "b": ["y"]})
         span.add_event("e", {"c": True})

@@ -87,14 +87,14 @@ def test_a_record_with_an_id_of_its_own_keeps_it():
 
 def test_a_line_of_a_request_names_its_decision_and_its_trace():
     tracing, _ = traced("g", 1.0)
-    span = tracing.request("POST /x", [], {})
+    span = tracing.request("POST /x", [])
     given, decided = REQUEST_ID.set("r1"), DECISION_ID.set("d1")
     try:
         with in_force(span):
             line = formatted("x")
         assert (line["request_id"], line["decision_id"], line["trace_id"]) == ("r1", "d1", span.trace_id)
         unsampled, _ = traced("g", 0.0)
-        with in_force(unsampled.request("POST /x", [], {})):
+        with in_force(unsampled.request("POST /x", [])):
             assert "trace_id" not in formatted("x")
     finally:
         REQUEST_ID.reset(given)

@@ -175,7 +175,7 @@ async def test_tools_on_the_server_are_spans(tmp_path: Path) -> None:
     small = pool("small", call("double", a=4), call("fail", a=1), "8")
     row = TaskConfig.model_validate({"tiers": [{"pool": "small"}], "tools": ["double", "fail"]})
     strategy = orchestration([small], default=row, tools={"double": tool("double"), "fail": tool("fail")})
-    span = tracing.request("POST /x", [], {})
+    span = tracing.request("POST /x", [])
     with in_force(span):
         await run(strategy, query())
     span.end()

@@ -144,9 +144,9 @@ class World:
 
 
 def traced(side: str, sample: float, **options: Any) -> tuple[Tracing, Collected]:
-    provider, collected = provider_of(sample, side), Collected()
+    provider, collected = provider_of(side), Collected()
     provider.add_span_processor(collected)
-    return Tracing(provider, **options), collected
+    return Tracing(provider, sample, **options), collected
 
 
 def pool_of(name: str, addresses: list[str], **options: Any) -> HttpPool:
