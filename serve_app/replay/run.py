@@ -22,7 +22,8 @@ from serve_app.types import Price
 
 _NOT_HERE: Final = (
     "a replay changes the router or the threshold of the model `jethro` (strategy route): a cascade or an ensemble "
-    "decides by answers, which the log does not hold; compare them with `jethro cascade evaluate` and `jethro ensemble evaluate`"
+    "decides by answers, which the log does not hold; compare them with `jethro cascade evaluate` and `jethro ensemble "
+    "evaluate`"
 )
 
 
