@@ -22,7 +22,7 @@ from serve_app.replay.bootstrap_curve import (
 from serve_app.replay.log import DecisionColumns
 from serve_app.replay.policy import STRATEGY
 from serve_app.replay.report import replay_json
-from serve_app.replay.run import ReplayPlan
+from serve_app.replay.run import ReplayPlan, refusal
 from serve_app.routing.serving.served import ServedRouter
 from serve_app.store.filtering import DecisionFilter
 from serve_app.training.evaluation import interval_json
@@ -77,8 +77,8 @@ class RouterForecast:
 
     def _of_log(self, served: ServedRouter, threshold: float, current: float) -> dict[str, Any]:
         """The latest logged decisions of this router version, replayed at the threshold; or why there are none."""
-        if self._config.small_only:
-            return {"log": None, "log_unavailable": "small_only: there is one model"}
+        if (why := refusal(self._config, served.registered)) is not None:
+            return {"log": None, "log_unavailable": why}
         plan = ReplayPlan.at(self._config, served.registered, threshold, current)
         which = DecisionFilter(router=served.name, strategy=STRATEGY, status="completed", policy=f"{served.version}@")
         with self._lock:

@@ -65,7 +65,7 @@ class DecisionColumns:
     def of_records(cls, records: Iterable[Mapping[str, Any]]) -> Self:
         """From records with their feedback, as the API returns them, in any order."""
         ordered = sorted(records, key=lambda r: (float(r["created_s"]), str(r["decision_id"])))
-        columns = {name: [record.get(name) for record in ordered] for name in (*_NUMBERS, *_TEXTS)}
+        columns = {name: [record.get(name) for record in ordered] for name in (*_NUMBERS, *_TEXTS, _PROMPT)}
         given = [
             (record["decision_id"], one.get("score"), one.get("preferred"), one.get("against"))
             for record in ordered
@@ -82,7 +82,8 @@ class DecisionColumns:
         n = len(columns["decision_id"])
         texts = {name: _texts(columns.get(name), n) for name in (*_TEXTS, _PROMPT)}
         made: dict[str, Any] = {**texts, **{name: _numbers(columns[name]) for name in _NUMBERS}}
-        return cls(**made, **_feedback(texts["decision_id"], texts["pool"], given))
+        made |= _feedback(texts["decision_id"], texts["pool"], given)
+        return cls(**made)
 
 
 def _texts(values: Sequence[Any] | None, n: int) -> Texts:
