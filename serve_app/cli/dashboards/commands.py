@@ -45,6 +45,9 @@ def push(
         str | None,
         typer.Option(envvar="PROMETHEUS_URL", help="Where Grafana reaches Prometheus, to create the data source."),
     ] = None,
+    datasource_uid: Annotated[
+        str | None, typer.Option(help="Use this data source without reading it: enough for a token of the role Editor.")
+    ] = None,
     from_: FromOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
     ca: CaOption = None,
@@ -61,7 +64,7 @@ def push(
     from serve_app.observability.grafana.pushing import PushTarget
     from serve_app.observability.grafana.pushing import push as push_boards
 
-    boards, target = read_boards(from_ or PACKAGED), PushTarget(folder, datasource, prometheus_url)
+    boards, target = read_boards(from_ or PACKAGED), PushTarget(folder, datasource, prometheus_url, datasource_uid)
     with _connected(url, token, ca) as grafana:
         for one in push_boards(grafana, boards, target, dry_run=dry_run):
             would = "would be " if dry_run and one.done != "unchanged" else ""

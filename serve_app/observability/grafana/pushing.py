@@ -14,11 +14,15 @@ FOLDER_UID: Final = "jethro"
 
 @dataclass(frozen=True, slots=True)
 class PushTarget:
-    """Where to push: the folder's title, the data source's name, and its URL if it may have to be created."""
+    """Where to push: the folder's title, the data source's name, and its URL if it may have to be created.
+
+    `datasource_uid`: of a data source that is used without reading it, which a token may not be permitted to do.
+    """
 
     folder: str = "Jethro"
     datasource: str = "Prometheus"
     prometheus_url: str | None = None
+    datasource_uid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ def push(
 def _datasource(grafana: Grafana, target: PushTarget, dry_run: bool) -> tuple[str, Done]:
     """Its uid, and whether it was created."""
     name, url = target.datasource, target.prometheus_url
+    if target.datasource_uid is not None:
+        return target.datasource_uid, "unchanged"
     found = grafana.datasource(name)
     if found is None:
         if url is None:

@@ -100,6 +100,19 @@ def test_a_folder_made_by_hand_and_a_source_that_is_there_are_used(served: Serve
     assert len(state.folders) == 1 and len(state.sources) == 1 and set(state.folder_of.values()) == {"byhand"}
 
 
+def test_an_editors_token_pushes_with_the_uid_of_a_source_that_it_may_not_read(served: Served) -> None:
+    url, state = served
+    for method in ("GET", "POST"):
+        state.fail[method, "/api/datasources"] = 403
+    done = run("push", "--url", url)
+    assert done.exit_code == 2 and "give the uid of one in --datasource-uid" in done.output
+    for _ in range(2):
+        done = run("push", "--url", url, "--datasource-uid", "m1")
+        assert done.exit_code == 0, done.output
+    assert done.output.count(": unchanged") == 2 + len(BOARDS)
+    assert {b["templating"]["list"][0]["current"]["value"] for b in state.boards.values()} == {"m1"}
+
+
 def test_a_source_that_is_missing_or_another_is_no_guess(served: Served) -> None:
     url, state = served
     done = run("push", "--url", url)
