@@ -3,9 +3,12 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
+from serve_app.config.tree import Config
 from serve_app.decision.threshold import Calibration
+from serve_app.errors import ConfigError
 from serve_app.gateway.reload import Reloader
 from serve_app.pools.base import Pool
 from serve_app.replay.bootstrap_curve import (
@@ -16,20 +19,28 @@ from serve_app.replay.bootstrap_curve import (
     spread_thresholds,
     threshold_figures,
 )
+from serve_app.replay.log import DecisionColumns
+from serve_app.replay.policy import STRATEGY
+from serve_app.replay.report import replay_json
+from serve_app.replay.run import ReplayPlan, refusal
 from serve_app.routing.serving.served import ServedRouter
+from serve_app.store.filtering import DecisionFilter
 from serve_app.training.evaluation import interval_json
 
 _POINTS: Final = 61
 _CURVE_ROUNDS: Final = 400
 _ROUNDS: Final = 1000
 _CACHED: Final = 16
+_LOGGED: Final = 10_000
+"""Latest decisions that a prediction is made from; `jethro replay` takes all."""
 _METHOD: Final = "percentile bootstrap over the calibration queries, {} resamples"
 
 
 class RouterForecast:
     """Computes in the calling thread, half a second for 20,000 queries; curves are remembered by router version."""
 
-    def __init__(self, routers: Reloader, pools: Mapping[str, Pool]) -> None:
+    def __init__(self, config: Config, routers: Reloader, pools: Mapping[str, Pool]) -> None:
+        self._config = config
         self._routers = routers
         self._pools = pools
         self._lock = threading.Lock()
@@ -55,6 +66,7 @@ class RouterForecast:
         served = self._routers.router(name)
         about = {"router": name, "version": served.version, "threshold": threshold, "current_threshold": current}
         calibration = served.registered.calibration
+        about |= self._of_log(served, threshold, current)
         if calibration is None:
             return {**about, "calibration": None}
         with self._lock:
@@ -62,6 +74,21 @@ class RouterForecast:
         change = {figure: interval_json(value) for figure, value in found.change(0, 1).items()}
         compared = {"predicted": point_json(found, 1), "current": point_json(found, 0), "change": change}
         return {**about, "calibration": {**self._data(served, calibration, _ROUNDS), **compared}}
+
+    def _of_log(self, served: ServedRouter, threshold: float, current: float) -> dict[str, Any]:
+        """The latest logged decisions of this router version, replayed at the threshold; or why there are none."""
+        if (why := refusal(self._config, served.registered)) is not None:
+            return {"log": None, "log_unavailable": why}
+        plan = ReplayPlan.at(self._config, served.registered, threshold, current)
+        which = DecisionFilter(router=served.name, strategy=STRATEGY, status="completed", policy=f"{served.version}@")
+        with self._lock:
+            try:
+                log = DecisionColumns.of_file(Path(self._config.store.path), which, newest=_LOGGED)
+            except ConfigError as e:
+                return {"log": None, "log_unavailable": str(e)}
+            if not len(log):
+                return {"log": None, "log_unavailable": "no decision of this router version is in the log yet"}
+            return {"log": replay_json(plan.replay(log), plan), "log_unavailable": None}
 
     def _curve(self, served: ServedRouter, calibration: Calibration) -> ThresholdFigures:
         if served.version not in self._curves:

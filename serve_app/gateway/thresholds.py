@@ -48,7 +48,10 @@ class ThresholdControl:
         done = await asyncio.to_thread(self._changed, name, change)
         span = (done.before, done.after)
         logger.warning("router %s: %s by %s: threshold %.6g is now %.6g", name, done.action, done.by, *span)
-        await self._routers.look()
+        try:
+            await self._routers.look()
+        except (JethroError, OSError) as e:  # it is written, and Gateways that follow the registry try again
+            logger.error("the change of router %s is not in force here yet: %s", name, e)
         return done
 
     def _check(self, name: str) -> None:

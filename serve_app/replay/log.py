@@ -54,10 +54,10 @@ class DecisionColumns:
         return len(self.decision_id)
 
     @classmethod
-    def of_file(cls, path: Path, which: DecisionFilter, *, prompts: bool = False) -> Self:
-        """From a store's file. Raises ConfigError if it cannot be read."""
+    def of_file(cls, path: Path, which: DecisionFilter, *, prompts: bool = False, newest: int | None = None) -> Self:
+        """From a store's file, by default all. Raises ConfigError if it cannot be read."""
         names = (*_NUMBERS, *_TEXTS, *([_PROMPT] if prompts else []))
-        rows, given = decision_rows(path, which, names)
+        rows, given = decision_rows(path, which, names, newest)
         columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * len(names)
         return cls._made(dict(zip(names, columns, strict=True)), given)
 
@@ -65,7 +65,7 @@ class DecisionColumns:
     def of_records(cls, records: Iterable[Mapping[str, Any]]) -> Self:
         """From records with their feedback, as the API returns them, in any order."""
         ordered = sorted(records, key=lambda r: (float(r["created_s"]), str(r["decision_id"])))
-        columns = {name: [record.get(name) for record in ordered] for name in (*_NUMBERS, *_TEXTS)}
+        columns = {name: [record.get(name) for record in ordered] for name in (*_NUMBERS, *_TEXTS, _PROMPT)}
         given = [
             (record["decision_id"], one.get("score"), one.get("preferred"), one.get("against"))
             for record in ordered

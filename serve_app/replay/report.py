@@ -14,7 +14,7 @@ from serve_app.replay.run import ReplayPlan
 from serve_app.training.evaluation import interval_json
 from serve_app.training.report import markdown_table
 
-_LABELS: Final = {"share": "calls of large", "cost_usd": "USD a query", "quality": "expected quality"}
+_LABELS: Final = {"share": "calls of large", "cost_usd": "USD, 1,000 queries", "quality": "expected quality"}
 _METHOD: Final = (
     "In brackets 95 % intervals: bootstrap of the decisions and of the calibration queries, paired for the change; "
     "Wilson's score for shares. The next queries vary by themselves, too."
@@ -46,7 +46,7 @@ def replay_text(result: ReplayResult, plan: ReplayPlan) -> str:
         lines = [f"  {count:,} {why}" for why, count in moves.left_out.items()]
         parts.append("\n".join([f"left out of {n + sum(moves.left_out.values()):,} decisions:", *lines]))
     notes = [_METHOD, *([_QUALITY] if "quality" in result.figures else []), *map(_sentence, result.notes)]
-    parts.append(" ".join(notes) if result.figures else "")
+    parts.append("\n".join(notes) if result.figures else "")
     if plan.note:
         parts.append(f"note: {plan.note}")
     return "\n\n".join(part for part in parts if part)
@@ -96,7 +96,7 @@ def _head(result: ReplayResult, plan: ReplayPlan) -> str:
 def _row(name: str, value: ReplayedFigure) -> list[str]:
     forms: dict[str, Callable[[float], str]] = {
         "share": percent,
-        "cost_usd": lambda v: usd(v, 4),
+        "cost_usd": lambda v: usd(1000 * v),
         "quality": lambda v: fixed(v, 4),
     }
     form = forms[name]

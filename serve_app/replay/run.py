@@ -22,7 +22,8 @@ from serve_app.types import Price
 
 _NOT_HERE: Final = (
     "a replay changes the router or the threshold of the model `jethro` (strategy route): a cascade or an ensemble "
-    "decides by answers, which the log does not hold; compare them with `jethro cascade evaluate` and `jethro ensemble`"
+    "decides by answers, which the log does not hold; compare them with `jethro cascade evaluate` and `jethro ensemble "
+    "evaluate`"
 )
 
 
@@ -46,8 +47,6 @@ class ReplayPlan:
 
         Raises ConfigError for a router that does not exist, a threshold outside [0, 1], or a config without a choice.
         """
-        if config.small_only:
-            raise ConfigError("small_only: the endpoint has the small model alone, and no router decides anything")
         if threshold is not None and not 0.0 <= threshold <= 1.0:
             raise ConfigError(f"--threshold {threshold:g}: give a number from 0 (always large) to 1")
         registry, models = Registry(Path(config.routing.registry), config.routing.seed), config.routed_models
@@ -56,14 +55,22 @@ class ReplayPlan:
         if reference.startswith(("jethro-", "cascade", "ensemble")) and reference not in registry.names():
             raise ConfigError(f"--router {reference}: {_NOT_HERE}")
         found = open_reference(registry, reference)
-        source, _ = split_reference(default)
+        if (why := refusal(config, found)) is not None:
+            raise ConfigError(why)
+        source, pinned = split_reference(default)
         in_force = None
-        if split_reference(reference)[0] == source and open_reference(registry, default).version == found.version:
+        if reference == default or (split_reference(reference)[0] == source and found.version == pinned):
             in_force = threshold_in_force(config.routing, registry, found, source)
         chosen = threshold if threshold is not None else found.threshold if in_force is None else in_force
+        return cls.at(config, found, chosen, in_force)
+
+    @classmethod
+    def at(cls, config: Config, found: Registered, threshold: float, in_force: float | None) -> Self:
+        """The plan for a router that is loaded, at a threshold."""
+        models = config.routed_models
         prices = (_price(config, "small"), _price(config, "large"))
         closed = [privacy for privacy in ("local", "private") if "large" not in config.pools_of(PLACES[privacy])]
-        policy = RouterPolicy(found.name, found.version, chosen)
+        policy = RouterPolicy(found.name, found.version, threshold)
         return cls(found, policy, in_force, prices, found.models == models, closed, guess_note(found, models))
 
     def replay(
@@ -73,6 +80,18 @@ class ReplayPlan:
         router = self.found.router if any(text is not None for text in log.prompt) else None
         moves = move(log, self.policy, router, local_only=self.local_only, progress=progress)
         return estimate(moves, self.prices, self.found.calibration if self.applies else None, upcoming=upcoming)
+
+
+def refusal(config: Config, found: Registered) -> str | None:
+    """Why decisions of this endpoint cannot be replayed through the router; None: they can."""
+    if config.small_only:
+        return "small_only: the endpoint has the small model alone, and no router decides anything"
+    if config.routing.best_of is not None and found.loaded.name == "best_route":
+        return (
+            f"routing.best_of: {found.name} also chooses how many answers are drawn, which a threshold alone does not "
+            "say: a replay cannot tell their cost"
+        )
+    return None
 
 
 def needs_prompts(plan: ReplayPlan, versions: Iterable[str]) -> bool:

@@ -213,19 +213,20 @@ def _bounded(connection: Connection, seconds: float) -> Iterator[None]:
 
 
 def decision_rows(
-    path: Path, which: DecisionFilter, names: Sequence[str]
+    path: Path, which: DecisionFilter, names: Sequence[str], newest: int | None = None
 ) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
     """Columns of decisions, oldest first, and their feedback as (decision id, score, preferred, against).
 
-    Queries of `jethro data collect` are skipped. Raises ConfigError if there is no such file, or it is not a store of
-    this version.
+    `newest` limits their number. Queries of `jethro data collect` are skipped. Raises ConfigError if there is no such
+    file, or it is not a store of this version.
     """
     selected = [*conditions(which), ~decisions.c.request_id.startswith(COLLECTED, autoescape=True)]
     given = [feedback.c[name] for name in ("decision_id", "score", "preferred", "against")]
     rated = select(*given).join(decisions, feedback.c.decision_id == decisions.c.decision_id).where(*selected)
     with open_readonly(path) as connection:
-        found = select(*_columns(connection, names)).where(*selected).order_by(*place.clauses)
-        rows = [tuple(row) for row in connection.execute(found)]
+        latest = [column.desc() for column in place.clauses]
+        found = select(*_columns(connection, names)).where(*selected).order_by(*latest).limit(newest)
+        rows = [tuple(row) for row in connection.execute(found)][::-1]
         return rows, [tuple(row) for row in connection.execute(rated.order_by(feedback.c.id))]
 
 

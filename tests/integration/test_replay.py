@@ -1,6 +1,7 @@
 """A prediction from the log of the real application against what then happens, after the threshold is changed."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -86,6 +88,19 @@ def set_threshold(live: Live, threshold: float) -> None:
         found = httpx.post(f"{live.url}/v1/route", json=body, timeout=60).json()["threshold"]
         agreed = agreed + 1 if found == threshold else 0
         assert time.monotonic() < deadline, found
+
+
+def test_the_operators_key_is_in_no_environment_of_the_endpoints_processes(live: Live) -> None:
+    """Its own process, Ray's, and those of Gateways and pools: all that this test has started."""
+    seen = 0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            command, found = " ".join(process.cmdline()), process.environ()
+            if "serve_app.cli.main" in command:
+                continue  # the kernel shows what it was started with, whatever it has removed since
+            seen += "ServeReplica" in command
+            assert KEY not in found.values(), command
+    assert seen >= 4
 
 
 def test_a_prediction_holds_when_its_threshold_is_set(live: Live) -> None:

@@ -37,7 +37,7 @@ class AdminRouters:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._control = ThresholdControl(services.config, services.routers)
-        self._forecast = RouterForecast(services.routers, services.pools)
+        self._forecast = RouterForecast(services.config, services.routers, services.pools)
 
     def operations(self) -> list[Operation]:
         """All of them, described."""

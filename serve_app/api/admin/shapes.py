@@ -103,6 +103,33 @@ CURVE = _object(
         ),
     }
 )
+_FIGURE = _object({name: INTERVAL for name in ("served", "predicted", "change", "upcoming")})
+REPLAYED = _object(
+    {
+        "router": _STRING,
+        "version": _STRING,
+        "threshold": _NUMBER,
+        "threshold_in_force": _MAYBE_NUMBER,
+        "decisions": {**_INTEGER, "description": "Logged decisions that were replayed."},
+        "since_s": _MAYBE_NUMBER,
+        "until_s": _MAYBE_NUMBER,
+        "level": _NUMBER,
+        "figures": {
+            "type": "object",
+            "additionalProperties": _FIGURE,
+            "description": "share, cost_usd and quality, as far as known: as served, predicted, the change, and in the "
+            "`next` queries.",
+        },
+        "unknown": {"type": "object", "additionalProperties": _STRING, "description": "Why a figure is unknown."},
+        "next": _INTEGER,
+        "moved": {"type": "object", "additionalProperties": _INTEGER},
+        "ratings": {"type": "object", "description": "Of the answers served, that would stay and that would move."},
+        "comparisons": {"type": "object", "additionalProperties": _INTEGER},
+        "left_out": {"type": "object", "additionalProperties": _INTEGER},
+        "assumptions": _list(_STRING),
+        "note": _MAYBE_STRING,
+    }
+)
 PREDICTION = _object(
     {
         "object": {"const": "router.prediction"},
@@ -114,5 +141,7 @@ PREDICTION = _object(
             _object({**_DATA, "predicted": POINT, "current": POINT, "change": _object(_FIGURES)}),
             "Of traffic like the calibration data; null without any.",
         ),
+        "log": _maybe(REPLAYED, "Of the latest decisions in this Gateway's log; null without any."),
+        "log_unavailable": {**_MAYBE_STRING, "description": "Why `log` is null."},
     }
 )

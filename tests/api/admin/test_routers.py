@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from serve_app.routing.registry import Registry
-from tests.api.admin.conftest import ADMIN, gateway
+from tests.api.admin.conftest import ADMIN, EASY, HARD, gateway
 
 
 async def settled(worlds, threshold: float) -> None:
@@ -215,3 +215,22 @@ async def test_a_prediction_compares_with_what_is_in_force(world):
     more = (await world.http.get("/v1/admin/predict", params={**asked, "threshold": "0.01"})).json()
     change = more["calibration"]["change"]
     assert change["share"]["low"] > 0 and change["quality"]["low"] > 0
+
+
+async def test_a_prediction_is_also_made_from_the_log(world):
+    asked = {"router": "complexity", "threshold": "0.0"}
+    before = (await world.http.get("/v1/admin/predict", params=asked)).json()
+    assert before["log"] is None and "no decision" in before["log_unavailable"]
+    answers = [await world.ask(text) for text in (EASY, HARD, EASY)]
+    await world.ask(model="jlab-small")  # no decision of the router
+    large = sum(a["jethro"]["pool"] == "large" for a in answers)
+    async with asyncio.timeout(20):
+        while ((found := (await world.http.get("/v1/admin/predict", params=asked)).json())["log"] or {}).get(
+            "decisions"
+        ) != 3:
+            await asyncio.sleep(0.05)
+    share = found["log"]["figures"]["share"]
+    assert (share["served"]["value"], share["predicted"]["value"]) == (pytest.approx(large / 3), 1.0)
+    assert found["log"]["moved"]["to_strong"] == 3 - large
+    served = await world.http.get("/v1/admin/predict", params={**asked, "threshold": str(found["current_threshold"])})
+    assert served.json()["log"]["moved"] == {"to_weak": 0, "to_strong": 0, "forced": 0}

@@ -107,6 +107,26 @@ def test_another_router_needs_prompts_and_says_how_many_had_none(replayed, log):
     assert 0.2 < found["figures"]["share"]["predicted"]["value"] < 0.8
 
 
+def test_prompts_come_over_http_too(run, log, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_ADMIN_KEY", ADMIN)
+    now_s = time.time()
+    with closing(Database(str(log))) as database:
+        database.write([logged(i, f"question {i}", now_s) for i in range(COUNT, COUNT + 20)])
+    pools = {"small": FakePool(), "large": FakePool("large")}
+    with serving(lambda: build_services(tree(tmp_path), pools)) as url:
+        command = ["replay", "--router", "random", "--threshold", "0", "--json", "--url", url]
+        result = run(*command, JETHRO_ADMIN_KEY=ADMIN)
+    found = json.loads(result.stdout)
+    assert (found["decisions"], found["figures"]["share"]["predicted"]["value"]) == (20, 1.0)
+
+
+def test_a_version_that_is_pinned_is_the_one_in_force(run, log):
+    pinned = ["--set", f"routing.router=complexity@{SHIPPED.version}", "--set", f"store.path={log}", "--json"]
+    for router in ([], ["--router", "complexity"], ["--router", f"complexity@{SHIPPED.version}"]):
+        found = json.loads(run("replay", *router, *pinned).stdout)
+        assert found["threshold_in_force"] == SHIPPED.threshold and found["decisions"] == COUNT
+
+
 def test_the_text_says_what_it_did_and_how(run, log):
     result = run("replay", "--threshold", "0.3", "--since", "2h", "--set", f"store.path={log}")
     assert result.exit_code == 0, result.stderr
