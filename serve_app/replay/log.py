@@ -82,7 +82,8 @@ class DecisionColumns:
         n = len(columns["decision_id"])
         texts = {name: _texts(columns.get(name), n) for name in (*_TEXTS, _PROMPT)}
         made: dict[str, Any] = {**texts, **{name: _numbers(columns[name]) for name in _NUMBERS}}
-        return cls(**made, **_feedback(texts["decision_id"], texts["pool"], given))
+        made |= _feedback(texts["decision_id"], texts["pool"], given)
+        return cls(**made)
 
 
 def _texts(values: Sequence[Any] | None, n: int) -> Texts:

@@ -257,14 +257,6 @@ MISTAKES = [
         "the key of the metrics is not set", lambda m: m.set("server", metrics_key_env="NO_METRICS"),
         "server.metrics_key_env", "export it", ("NO_METRICS",),
     ),
-    Mistake(
-        "the operator's key is not set", lambda m: m.set("server", admin_key_env="NO_ADMIN"),
-        "server.admin_key_env", "export it", ("NO_ADMIN",),
-    ),
-    Mistake(
-        "the operator's key is a caller's", lambda m: m.set("server", admin_key_env="TEAM_KEY"),
-        "server.admin_key_env", "use a key of its own", ("TEAM_KEY", "of a caller"),
-    ),
     Mistake("the port is taken", _taken_port, "server.port", "choose another with --port", ("cannot listen on",)),
     Mistake(
         "the chain's folder is missing", lambda m: m.set("cascade", chain="./chain"),
