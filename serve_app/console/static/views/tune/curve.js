@@ -33,35 +33,18 @@ export class CurveChart {
 
   show(current, selected) {
     const x = (point) => point[this.axis.field].value;
-    const rows = this.curve.points.filter((p) => x(p) !== null && p.quality.value !== null).map((p) => [x(p), p.quality.high, p.quality.value, p.quality.low, null, null]);
-    for (const [point, column] of [[current, 4], [selected, 5]]) {
-      if (!point || x(point) === null || point.quality.value === null) continue;
-      const row = [x(point), null, null, null, null, null];
-      row[column] = point.quality.value;
-      rows.push(row);
-    }
+    const row = (point, marks = [null, null]) => [x(point), point.quality.high, point.quality.value, point.quality.low, ...marks];
+    const known = (point) => point && x(point) !== null && point.quality.value !== null;
+    const rows = this.curve.points.filter(known).map((point) => row(point));
+    if (known(current)) rows.push(row(current, [current.quality.value, null]));
+    if (known(selected)) rows.push(row(selected, [null, selected.quality.value]));
     rows.sort((a, b) => a[0] - b[0]);
-    this.chart.show(joined(rows), `in force: quality ${share(current?.quality.value)} at ${share(current && x(current))} (${this.axis.label}).`, rows.findIndex((row) => row[4] !== null));
+    const columns = [0, 1, 2, 3, 4, 5].map((i) => rows.map((one) => one[i]));
+    const said = known(current) ? `in force: quality ${share(current.quality.value)} at ${share(x(current))} (${this.axis.label}).` : "no point in force.";
+    this.chart.show(columns, said, rows.findIndex((one) => one[4] !== null));
   }
 
   remove() {
     this.chart.remove();
   }
-}
-
-// Columns, with the curve carried across the rows of the markers, which would otherwise cut it.
-function joined(rows) {
-  const columns = rows[0]?.map((_, i) => rows.map((row) => row[i])) ?? [[], [], [], [], [], []];
-  for (const column of columns.slice(1, 4)) {
-    for (let i = 0; i < column.length; i += 1) if (column[i] === null) column[i] = between(columns[0], column, i);
-  }
-  return columns;
-}
-
-function between(x, y, i) {
-  let a = i - 1, b = i + 1;
-  while (a >= 0 && y[a] === null) a -= 1;
-  while (b < y.length && y[b] === null) b += 1;
-  if (a < 0 || b >= y.length) return y[a] ?? y[b] ?? null;
-  return x[b] === x[a] ? y[a] : y[a] + ((y[b] - y[a]) * (x[i] - x[a])) / (x[b] - x[a]);
 }
