@@ -5,7 +5,7 @@ Frozen and slotted; units are in the names. Nothing here knows HTTP, Ray or an e
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from types import NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -69,6 +69,14 @@ class Sampling:
     top_logprobs: int = 0
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """By which name the caller gave it: some upstreams refuse the other."""
+    stated: tuple[Literal["temperature", "top_p"], ...] = field(default=(), compare=False)
+    """Those that the caller set although they have OpenAI's default: an engine's own default does not replace them."""
+
+    def with_defaults(self, temperature: float | None, top_p: float | None) -> "Sampling":
+        """The same with a model's own defaults, None for OpenAI's, where the caller set neither."""
+        if self.temperature != 1.0 or self.top_p != 1.0 or self.stated:
+            return self
+        return replace(self, temperature=1.0 if temperature is None else temperature, top_p=top_p or 1.0)
 
 
 @dataclass(frozen=True)
@@ -170,16 +178,20 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per million tokens."""
+    """US dollars per million tokens. `adapters`: by adapter, what a token costs with it as a multiple of one without;
+    one that is not there costs nothing more. The Gateway keeps them as its registry has them.
+    """
 
     input_usd_per_million: float = 0.0
     output_usd_per_million: float = 0.0
+    adapters: dict[str, float] = field(default_factory=dict, compare=False)
 
-    def cost_usd(self, usage: Usage) -> float:
+    def cost_usd(self, usage: Usage, adapter: str | None = None) -> float:
         """The cost of this usage, in US dollars."""
-        return (
+        plain = (
             usage.prompt_tokens * self.input_usd_per_million + usage.completion_tokens * self.output_usd_per_million
         ) / 1e6
+        return plain if adapter is None else plain * self.adapters.get(adapter, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

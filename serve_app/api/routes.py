@@ -179,12 +179,15 @@ class Routes:
         return await self._services.store.decision(decision_id, _caller(request).tenant)
 
     def _model(self, entry: ModelEntry) -> dict[str, Any]:
+        pool = None if entry.pool is None else self._services.config.pools.get(entry.pool)
         return {
             "id": entry.id,
             "object": "model",
             "created": self._started_s,
             "owned_by": "jethro",
             "description": entry.description,
+            "pool": entry.pool,
+            "embedded": pool is not None and pool.embedded,
         }
 
     def _model_operations(self) -> list[Operation]:

@@ -28,6 +28,7 @@ _PREFIX = "JETHRO__"
 _SECRETS = "secrets.json"
 TRACE_HEADERS: Final = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
 """OpenTelemetry's variables that may hold a collector's key, the more special one first."""
+ADMIN_KEY = "JETHRO_ADMIN_KEY"
 _OF_A_PAIR = (
     "router",
     "offered",
@@ -163,6 +164,11 @@ def _kept(env: Mapping[str, str]) -> dict[str, str]:
 def caller_key(env: Mapping[str, str] | None = None) -> str | None:
     """The key that `jethro chat` and `jethro route` send to an endpoint, from JETHRO_API_KEY; None if unset."""
     return optional_secret("JETHRO_API_KEY", env)
+
+
+def operator_key(env: Mapping[str, str] | None = None) -> str | None:
+    """The operator's key that `jethro decisions` sends to an endpoint, from JETHRO_ADMIN_KEY; None if unset."""
+    return optional_secret(ADMIN_KEY, env)
 
 
 def _read(source: str) -> tuple[str, str]:

@@ -72,9 +72,15 @@ class ServerConfig(Node):
     keys: tuple[KeyConfig, ...] = Field((), description="Callers' keys; empty: no key is required.")
     allow_unauthenticated: bool = Field(False, description="Listen beyond localhost without keys; say so explicitly.")
     expose_docs: bool = Field(True, description="Serve the API documentation at /docs.")
+    expose_console: bool = Field(True, description="Serve the console at /console; a browser that opens / gets it.")
     metrics_key_env: str | None = Field(
         None,
         description="Environment variable with the key of /metrics, which without it is closed where keys are set.",
+    )
+    admin_key_env: str | None = Field(
+        None,
+        description="Environment variable with the operator's key: it opens /v1/admin, which changes thresholds and "
+        "shows all tenants' decisions, and nothing else.",
     )
     connections: Annotated[int, Field(ge=16)] = Field(
         16_384, description="Most connections at once; fewer where the process may not open that many files."
@@ -259,6 +265,8 @@ class Config(Node):
         found = {key.env: f"server.keys ({key.name})" for key in self.server.keys}
         if self.server.metrics_key_env:
             found[self.server.metrics_key_env] = "server.metrics_key_env"
+        if self.server.admin_key_env:
+            found[self.server.admin_key_env] = "server.admin_key_env"
         for name, pool in self.pools.items():
             for key in ("api_key_env", "proxy_auth_env"):
                 if env := getattr(pool.engine, key, None):

@@ -25,7 +25,7 @@ from serve_app.files import unwritable
 from serve_app.front.settings import bundled_haproxy
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.gateway.preview import described
-from serve_app.gateway.services import caller_keys
+from serve_app.gateway.services import caller_keys, operator_keys
 from serve_app.routing.serving.loading import Loader
 from serve_app.routing.serving.scoring_service import required_replicas
 from serve_app.store.reading import check_usable
@@ -89,7 +89,7 @@ def check_secrets(config: Config) -> None:
         with _noted(report):
             secret(env, used_by=key)
     report.require()
-    caller_keys(config.server.keys)
+    operator_keys(config.server, caller_keys(config.server.keys))
 
 
 def check_traces(config: Config) -> None:

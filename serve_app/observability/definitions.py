@@ -376,13 +376,14 @@ CAUSES: Final[tuple[str, ...]] = get_args(Cause)
 RETRY_REASONS: Final = ("full", "draining", "lost", "slow", "failed")
 REFUSAL_CODES: Final = frozenset(
     {
-        *("adapter_missing", "adapters_disabled", "body_timeout", "conflict", "content_filter"),
-        *("context_length_exceeded", "duplicate_key", "invalid_adapter", "invalid_api_key", "invalid_content_type"),
-        *("invalid_encoding", "invalid_json", "invalid_threshold", "invalid_value", "method_not_allowed"),
-        *("missing_api_key", "missing_required_parameter", "model_not_found", "names_not_found", "not_found"),
-        *("overloaded", "permission_denied", "placement_forbidden", "pool_unavailable", "request_too_large"),
-        *("stopping", "store_unavailable", "streams_disabled", "tenant_share", "too_much_feedback"),
-        *("unknown_route", "unsupported_parameter", "upstream_refused_key"),
+        *("adapter_missing", "adapters_disabled", "admin_key_not_configured", "body_timeout", "conflict"),
+        *("content_filter", "context_length_exceeded", "duplicate_key", "invalid_adapter", "invalid_api_key"),
+        *("invalid_content_type", "invalid_encoding", "invalid_json", "invalid_threshold", "invalid_value"),
+        *("method_not_allowed", "missing_api_key", "missing_required_parameter", "model_not_found"),
+        *("names_not_found", "not_found", "nothing_to_undo", "overloaded", "permission_denied"),
+        *("placement_forbidden", "pool_unavailable", "registry_not_followed", "registry_unusable"),
+        *("request_too_large", "search_too_long", "stopping", "store_unavailable", "streams_disabled"),
+        *("tenant_share", "too_much_feedback", "unknown_route", "unsupported_parameter", "upstream_refused_key"),
     }
 )
 """Codes of our own errors. An upstream may send any other."""

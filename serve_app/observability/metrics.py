@@ -10,7 +10,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry, generate_latest
 
 from serve_app.observability import definitions as d
-from serve_app.observability.calibration import CalibrationErrors
+from serve_app.observability.calibration import CalibrationErrors, CalibrationReading
 from serve_app.observability.instruments import AtScrape, Instruments
 from serve_app.observability.scraped import (
     RouterFigures,
@@ -24,7 +24,7 @@ from serve_app.observability.scraped import (
     of_streams,
 )
 from serve_app.store.base import RequestRecord, StoreFigures
-from serve_app.types import Decision, Price, Usage
+from serve_app.types import Decision, Price
 
 _NO_ROOM = (429, 503)
 
@@ -143,6 +143,10 @@ class Recorder:
             self._rating(str(record.get("strategy")), str(record.get("pool"))).observe(score)
             self._calibration.add(record, score)
 
+    def calibration(self) -> list[CalibrationReading]:
+        """How far expected qualities are from the scores that callers gave, by strategy, router and pool."""
+        return list(self._calibration.readings())
+
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -184,17 +188,14 @@ class Recorder:
         if self._large is None:
             return
         self._answered_usd(strategy).inc(record.cost_usd)
-        self._large_usd(strategy).inc(self._large.cost_usd(_answer_usage(record)))
+        self._large_usd(strategy).inc(self._large.cost_usd(record.answer_usage))
 
     def _spent(self, record: RequestRecord) -> None:
         steps = record.steps
         if len(steps) > 1 and steps[0].pool != steps[-1].pool and steps[0].failed:
             self._fallbacks(steps[0].pool).inc()
-        decision = record.decision
-        compares = decision is not None and decision.strategy == "ensemble"  # others than the best were not rejected
-        if decision is not None and not compares and (len(steps) > 1 or (steps and steps[0].wasted)):
-            for pool in {step.pool for step in steps if step.wasted and not step.failed} - {decision.pool}:
-                self._escalations(pool).inc()
+        for pool in record.escalated_from:
+            self._escalations(pool).inc()
         for step in steps:
             self._tokens(step.pool, "in").inc(step.usage.prompt_tokens)
             self._tokens(step.pool, "out").inc(step.usage.completion_tokens)
@@ -202,13 +203,6 @@ class Recorder:
             if step.wasted:
                 self._wasted(step.pool).inc(step.usage.total_tokens)
                 self._wasted_usd(step.pool).inc(step.cost_usd)
-
-
-def _answer_usage(record: RequestRecord) -> Usage:
-    """Tokens of the answer: those of the call that wrote it, without further calls that checked it."""
-    if record.answered is not None:
-        return record.answered
-    return next((step.usage for step in record.steps if not step.wasted), Usage())
 
 
 class SilentRecorder(Recorder):

@@ -216,7 +216,7 @@ class OrchestrationRun(CascadeRun):
             return why
         name, judge = result.stage.pool.name, self.cascade.judge
         for said in result.reading.choices.values():
-            if why := await judge(text_of(said), self.query, result.call, name):
+            if why := await judge(text_of(said), self.query, self.context, name):
                 return why
         return ""
 

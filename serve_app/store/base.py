@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol
 
 from serve_app.erasure import Origin, Selection
+from serve_app.store.filtering import Cursor, DecisionFilter
 from serve_app.types import Decision, Step, Usage, total_usage
 
 Status = Literal["completed", "failed", "cancelled", "route_only"]
@@ -99,6 +100,23 @@ class RequestRecord:
         return total_usage([step for step in self.steps if step.wasted])
 
     @property
+    def answer_usage(self) -> Usage:
+        """Tokens of the answer: those of the call that wrote it, without further calls that checked it."""
+        if self.answered is not None:
+            return self.answered
+        return next((step.usage for step in self.steps if not step.wasted), Usage())
+
+    @property
+    def escalated_from(self) -> frozenset[str]:
+        """Pools whose answers were rejected for low confidence, and replaced by another pool's."""
+        decision, steps = self.decision, self.steps
+        if decision is None or not steps or (len(steps) == 1 and not steps[0].wasted):
+            return frozenset()
+        if decision.strategy == "ensemble":  # others than the best were not rejected
+            return frozenset()
+        return frozenset(s.pool for s in steps if s.wasted and not s.failed) - {decision.pool}
+
+    @property
     def wasted_usd(self) -> float:
         """US dollars of the calls that are in no answer."""
         return sum(s.cost_usd for s in self.steps if s.wasted)
@@ -181,6 +199,13 @@ class Store(StoreFigures, Protocol):
 
     def export(self, selection: Selection) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
         """Records as `decision` returns them, oldest first, in pages."""
+
+    async def newest(self, which: DecisionFilter, before: Cursor | None, most: int) -> Sequence[Mapping[str, Any]]:
+        """Up to `most` records of any tenant, the newest first, that precede `before`; as `decision` returns them.
+
+        May lag behind by the time in which records are queued. Raises PoolUnavailable if there is no usable file now,
+        or the search takes too long.
+        """
 
     async def aclose(self) -> None:
         """Write what is queued and close."""

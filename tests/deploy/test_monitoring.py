@@ -99,6 +99,11 @@ def test_panels_do_not_cover_each_other() -> None:
             taken |= cells
 
 
+def test_the_page_names_every_alert() -> None:
+    page = (ROOT / "docs" / "dashboards.md").read_text("utf-8")
+    assert set(re.findall(r"`(Jethro[A-Za-z]+)`", page)) == set(ALERTS)
+
+
 def test_one_host_has_the_same_alerts_on_answers() -> None:
     assert yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())["groups"] == GROUPS[:1]
 

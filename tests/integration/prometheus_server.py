@@ -1,4 +1,4 @@
-"""A real Prometheus over the running application: scrapes every second, answers queries. And what it cannot have here.
+"""A real Prometheus over the running application: it scrapes, and answers queries. And what it cannot have here.
 
 The operator of KubeRay runs in Kubernetes alone. A stand-in exports its two metrics as its documentation names them, so
 that the queries on them are at least valid and name labels that there are. vLLM's metrics are not there either: panels
@@ -64,7 +64,7 @@ def prometheus(folder: Path, targets: dict[str, str]) -> Iterator[Prometheus]:
         {"job_name": job, "static_configs": [{"targets": [target], "labels": {"ray_io_cluster": "here"}}]}
         for job, target in targets.items()
     ]
-    every = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    every = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "2s"}
     tree = {"global": every, "rule_files": ["rules.yml"], "scrape_configs": jobs}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(tree))
     address = f"127.0.0.1:{_port()}"

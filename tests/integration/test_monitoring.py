@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(BINARY is None, reason="prometheus is not installed (Debian: prometheus)"),
 ]
-WINDOW = {"$__rate_interval": "2m", "$__range": "2m"}
+WINDOW = {"$__rate_interval": "5m", "$__range": "5m"}
 """What Grafana puts in a query: here wide enough for all the traffic."""
 
 

@@ -95,7 +95,8 @@ class HeldCall:
             reason, usage, wasted = f"failed: {self.error.code}", usage or Usage(), True
         usage = usage or Usage(prompt_tokens, self.reading.written)
         failed = self.error is not None
-        return Step(self.pool.name, reason, usage, self.pool.price.cost_usd(usage), ms, wasted, failed)
+        cost_usd = self.pool.price.cost_usd(usage, self.sent.adapter)
+        return Step(self.pool.name, reason, usage, cost_usd, ms, wasted, failed)
 
     @property
     def prompt_tokens(self) -> int:

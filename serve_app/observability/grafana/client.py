@@ -89,8 +89,12 @@ class Grafana:
         body["jsonData"] = {"httpMethod": "POST"}
         with self._calling(f"create the data source {name}", "data sources"):
             made: dict[str, Any] = self._face.datasource.create_datasource(body)
-            found: dict[str, Any] = made.get("datasource") or made
-            return found
+            found: dict[str, Any] | None = made.get("datasource") or made
+        if found is None or "uid" not in found:  # as some versions answer
+            found = self.datasource(name)
+        if found is None:
+            raise NotFound(f"Grafana has created the data source {name} and does not find it: look at it there")
+        return found
 
     def dashboard(self, uid: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """A stored dashboard and what Grafana says of it; None if there is none."""
