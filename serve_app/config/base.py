@@ -53,7 +53,7 @@ class LogConfig(Node):
     access: bool = Field(True, description="Log every request.")
     metrics: bool = Field(
         True,
-        description="Count requests for /metrics; false: it shows what is read at a scrape alone.",
+        description="Count requests, for /metrics and the console; false: /metrics shows what is read at a scrape.",
     )
     content: bool = Field(
         False, description="Let log lines and traces quote requests and answers; never those of privacy class local."

@@ -125,7 +125,8 @@ class Services:
         if record.unrecorded:
             record = record.without_content()
         self.recorder.ended(record)
-        self.live.ended(record)
+        if self.config.log.metrics:
+            self.live.ended(record)
         for step in record.steps:
             self.demand.spent(step.pool, step.usage.prompt_tokens, step.usage.completion_tokens)
         self.access_log.write(record)
