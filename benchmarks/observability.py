@@ -1,7 +1,8 @@
 """`python -m benchmarks.observability`: what metrics, the log of requests and traces cost, all on against all off.
 
 Two endpoints on Ray Serve with models of zero cost run at the same time and are measured in turn by wrk, in short
-rounds, so that whatever else the machine does meets both alike; a ratio is of one round. `on` has metrics, a line a
+rounds, so that whatever else the machine does meets both alike; a ratio is of one round. The ratio of the CPU time that
+an answer takes, of all processes of an endpoint, hardly depends on what else the machine does. `on` has metrics, a line a
 request and traces of 1 % of the requests, exported by OTLP to a collector double on this machine; `off` has none of
 them. `off` is measured twice a round: the ratio of the two says how much of a difference is noise.
 """
@@ -19,6 +20,7 @@ from time import perf_counter, sleep
 from typing import Any
 
 import orjson
+import psutil
 
 from benchmarks.application import application, profile
 from benchmarks.gateway.rounds import ONE_SHOT, STREAM, Target, warm_up
@@ -43,12 +45,19 @@ class Compared:
     on: list[float] = field(default_factory=list)
     off: list[float] = field(default_factory=list)
     again: list[float] = field(default_factory=list)
+    cpu_ms: dict[str, list[float]] = field(default_factory=lambda: {ON: [], OFF: []})
+    """CPU time an answer, by endpoint and run."""
     errors: int = 0
 
     @property
     def ratios(self) -> list[float]:
         """On against the mean of the two measurements of off, in each round."""
         return [on / ((off + again) / 2) for on, off, again in zip(self.on, self.off, self.again, strict=True)]
+
+    @property
+    def cpu_ratio(self) -> float:
+        """CPU time of an answer without any of it, as a part of that with all of it: medians of the rounds."""
+        return median(self.cpu_ms[OFF]) / median(self.cpu_ms[ON])
 
     @property
     def noise(self) -> list[float]:
@@ -88,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         cells = [Compared(case, args.concurrency) for case in (ONE_SHOT, STREAM)]
         for turn in range(args.rounds):
             for cell in cells:
-                one_round(cell, on, off, turn, args.seconds)
+                one_round(cell, (on, on_server), (off, off_server), turn, args.seconds)
         sleep(6)  # the last batch
         spans = orjson.loads(urllib.request.urlopen(collector.ready_url, timeout=10).read())["spans"]
     args.out.mkdir(parents=True, exist_ok=True)
@@ -119,12 +128,14 @@ def settings(everything: bool) -> dict[str, Any]:
     return {"access": everything, "metrics": everything, "traces": {"enabled": everything, "sample": SAMPLE}}
 
 
-def one_round(cell: Compared, on: Target, off: Target, turn: int, seconds: float) -> None:
+def one_round(cell: Compared, on: tuple[Target, Server], off: tuple[Target, Server], turn: int, seconds: float) -> None:
     """Each once, off twice, in an order that changes from round to round."""
     runs = [(on, cell.on), (off, cell.off), (off, cell.again)]
     runs = runs[turn % 3 :] + runs[: turn % 3]
-    for target, rates in runs:
+    for (target, server), rates in runs:
+        before = cpu_s(server)
         load: Load = wrk(target.completions, cell.concurrency, seconds, target.body(cell.case))
+        cell.cpu_ms[target.name].append((cpu_s(server) - before) / max(1, load.requests) * 1e3)
         cell.errors += load.errors
         rates.append(load.per_second)
     found = ((ON, cell.on), (OFF, cell.off), (AGAIN, cell.again))
@@ -132,14 +143,31 @@ def one_round(cell: Compared, on: Target, off: Target, turn: int, seconds: float
     print(f"  round {turn + 1}  {cell.case}: {line} a second", flush=True)
 
 
+def cpu_s(server: Server) -> float:
+    """CPU seconds so far of the processes of an endpoint; Ray's, HAProxy's and the replicas' are its children."""
+    used = 0.0
+    root = psutil.Process(server.pid)
+    for process in (root, *root.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            used += times.user + times.system
+    return used
+
+
 def passed(cells: Sequence[Compared], spans: int) -> bool:
     """Whether the pass mark holds in every case, nothing failed, and spans were exported."""
-    return spans > 0 and all(median(cell.ratios) >= AT_LEAST and not cell.errors for cell in cells)
+    return spans > 0 and all(
+        median(cell.ratios) >= AT_LEAST and cell.cpu_ratio >= AT_LEAST and not cell.errors for cell in cells
+    )
 
 
 def report(cells: Sequence[Compared], spans: int, stamp: dict[str, Any]) -> str:
     """Tables and what they mean."""
     head = ["case", ON, OFF, "on / off", "quartiles", "off / off", "quartiles of off / off", "failed"]
+    cpu_head = ["CPU time of an answer, ms", ON, OFF, "off / on"]
+    cpu_rows = [
+        [cell.case, median(cell.cpu_ms[ON]), median(cell.cpu_ms[OFF]), f"{cell.cpu_ratio:.3f}"] for cell in cells
+    ]
     rows = [
         [
             *(f"{cell.case}, {cell.concurrency} at once", median(cell.on), median([*cell.off, *cell.again])),
@@ -153,9 +181,9 @@ def report(cells: Sequence[Compared], spans: int, stamp: dict[str, Any]) -> str:
     return (
         "# What metrics, logs and traces cost\n\n"
         f"{__doc__.split(chr(10) * 2, 1)[1].strip()}\n\n"
-        f"Answers per second; medians of {rounds} rounds. Pass mark: on / off of at least {AT_LEAST} in every case: "
-        f"{mark}. The collector received {spans:,} spans.\n\n"
-        f"{markdown(head, rows)}\n{one_line(stamp)}. Other programs used the machine meanwhile: the rates are not "
+        f"Answers per second; medians of {rounds} rounds. Pass mark: on / off, and off / on of the CPU time, of at "
+        f"least {AT_LEAST} in every case: {mark}. The collector received {spans:,} spans.\n\n"
+        f"{markdown(head, rows)}\n{markdown(cpu_head, cpu_rows)}\n{one_line(stamp)}. Other programs used the machine meanwhile: the rates are not "
         "comparable with other results, the ratios are of one round each.\n"
     )
 
