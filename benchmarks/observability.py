@@ -2,8 +2,8 @@
 
 Two endpoints on Ray Serve with models of zero cost run at the same time and are measured in turn by wrk, in short
 rounds, so that whatever else the machine does meets both alike; a ratio is of one round. The ratio of the CPU time that
-an answer takes, of all processes of an endpoint, hardly depends on what else the machine does. `on` has metrics, a line a
-request and traces of 1 % of the requests, exported by OTLP to a collector double on this machine; `off` has none of
+an answer takes, of all processes of an endpoint, hardly depends on what else the machine does. `on` has metrics, a line
+a request and traces of 1 % of the requests, exported by OTLP to a collector double on this machine; `off` has none of
 them. `off` is measured twice a round: the ratio of the two says how much of a difference is noise.
 """
 
@@ -183,8 +183,8 @@ def report(cells: Sequence[Compared], spans: int, stamp: dict[str, Any]) -> str:
         f"{__doc__.split(chr(10) * 2, 1)[1].strip()}\n\n"
         f"Answers per second; medians of {rounds} rounds. Pass mark: on / off, and off / on of the CPU time, of at "
         f"least {AT_LEAST} in every case: {mark}. The collector received {spans:,} spans.\n\n"
-        f"{markdown(head, rows)}\n{markdown(cpu_head, cpu_rows)}\n{one_line(stamp)}. Other programs used the machine meanwhile: the rates are not "
-        "comparable with other results, the ratios are of one round each.\n"
+        f"{markdown(head, rows)}\n{markdown(cpu_head, cpu_rows)}\n{one_line(stamp)}. Other programs used the machine "
+        "meanwhile: the rates are not comparable with other results, the ratios are of one round each.\n"
     )
 
 
