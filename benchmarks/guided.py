@@ -1,12 +1,13 @@
-"""Structured output of the transformers engine: do finished answers validate, do they finish, what does it cost.
+"""Structured output of both engines: do finished answers validate, do they finish, what does it cost.
 
 Schemas are drawn at random: nested objects, optional keys, enums, constants, arrays, strings, numbers with bounds,
 anyOf, nulls. Every second one is the signature of a tool that must be called. Answers are sampled at temperature 1 and
 checked by `jsonschema`, an implementation that shares nothing with the grammar. The cost is taken in pairs: a round of
-concurrent guided answers, then the same prompts for as many tokens each from a copy of the model that never ends a text
-by itself. Forms are compiled before that; their compile time is reported alone.
+concurrent guided answers, then the same prompts for as many tokens each from a model that never ends a text by itself.
+Forms are compiled before that; their compile time is reported alone, where the engine shows it.
 
 python -m benchmarks.guided                                  the lab's large model, a vocabulary of 118 characters
+python -m benchmarks.guided --engine vllm                    the same in vLLM (`make vllm`)
 python -m benchmarks.guided --model FOLDER --name smollm2    any other model of the transformers engine
 python -m benchmarks.guided --model FOLDER --random          its vocabulary with a small model of random weights
 """
@@ -17,6 +18,8 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -26,9 +29,13 @@ from typing import Any
 from benchmarks.engine.endless import endless
 from benchmarks.stamp import environment, one_line
 from benchmarks.table import markdown
+from serve_app.config import load
+from serve_app.config.engines import VllmSettings
 from serve_app.config.pools import PoolConfig
 from serve_app.engines.base import Engine
 from serve_app.engines.factory import build_engine
+from serve_app.engines.transformers import HFEngine
+from serve_app.errors import JethroError, RequestError
 from serve_app.types import Chunk, Message, Query, Sampling
 from serve_app.wire.answers import ChoiceText
 
@@ -107,7 +114,7 @@ def query(number: int, max_tokens: int) -> tuple[Query, dict[str, Any]]:
 
 
 async def answer(engine: Engine, sent: Query) -> tuple[ChoiceText, int]:
-    """The whole answer and its tokens."""
+    """The whole answer and its tokens. Raises RequestError if the engine refuses the form."""
     said, last = ChoiceText(), Chunk()
     async for last in engine.stream(sent):
         said.add(last)
@@ -135,11 +142,17 @@ def fault(said: ChoiceText, sent: Query, form: dict[str, Any]) -> str:
 
 
 async def compile_all(engine: Engine, queries: Sequence[Query]) -> list[float]:
-    """Milliseconds to compile each form, one after another: each on its own."""
+    """Milliseconds to compile each form, one after another: each on its own. Empty for vLLM, which compiles inside a
+    request: it has seen each form once afterwards.
+    """
+    if not isinstance(engine, HFEngine):
+        one_token = [replace(q, sampling=replace(q.sampling, max_tokens=1)) for q in queries]
+        await asyncio.gather(*(answer(engine, q) for q in one_token), return_exceptions=True)
+        return []
     times = []
     for sent in queries:
         started = perf_counter()
-        await engine._form(sent)  # type: ignore[attr-defined]
+        await engine._form(sent)
         times.append(1e3 * (perf_counter() - started))
     return times
 
@@ -148,26 +161,41 @@ async def validity(engine: Engine, count: int, concurrency: int, max_tokens: int
     """How many of `count` answers finish, and how many of those validate."""
     pending = [query(i, max_tokens) for i in range(count)]
     compiled = list[float]()
-    faults, unfinished, tokens = list[str](), 0, 0
+    faults, refusals, failures = list[str](), list[str](), list[str]()
+    answered = list[int]()
+    unfinished = tokens = 0
     for at in range(0, count, concurrency):
         some = pending[at : at + concurrency]
-        compiled += await compile_all(engine, [sent for sent, _ in some])
-        answers = await asyncio.gather(*(answer(engine, sent) for sent, _ in some))
-        for (said, written), (sent, form) in zip(answers, some, strict=True):
+        if isinstance(engine, HFEngine):
+            compiled += await compile_all(engine, [sent for sent, _ in some])
+        answers = await asyncio.gather(*(answer(engine, sent) for sent, _ in some), return_exceptions=True)
+        for number, (given, (sent, form)) in enumerate(zip(answers, some, strict=True), at):
+            if isinstance(given, JethroError):
+                (refusals if isinstance(given, RequestError) else failures).append(given.message)
+                continue
+            if isinstance(given, BaseException):
+                raise given
+            said, written = given
+            answered.append(number)
             tokens += written
             if said.finish_reason == "length":
                 unfinished += 1
             elif why := fault(said, sent, form):
                 faults.append(why)
-    finished = count - unfinished
+    finished = count - unfinished - len(refusals) - len(failures)
     return {
         "schemas": count,
+        "refused": len(refusals),
+        "failed": len(failures),
         "finished": finished,
         "valid": finished - len(faults),
         "faults": faults[:20],
+        "refusals": refusals[:20],
+        "failures": failures[:20],
         "tokens_per_answer": tokens / count,
-        "compile_ms_p50": median(compiled),
-        "compile_ms_max": max(compiled),
+        "compile_ms_p50": median(compiled) if compiled else None,
+        "compile_ms_max": max(compiled) if compiled else None,
+        "answered": answered,
     }
 
 
@@ -178,19 +206,25 @@ async def round_of(engine: Engine, queries: Sequence[Query]) -> tuple[list[int],
     return counts, perf_counter() - started, process_time() - started_cpu
 
 
-async def cost(guided: Engine, free: Engine, rounds: int, concurrency: int, max_tokens: int) -> dict[str, Any]:
-    """Tokens a second with and without guides, in alternating rounds of the same shape; the first warms up."""
+async def cost(
+    guided: Engine, free: Engine, answered: Sequence[int], rounds: int, concurrency: int, max_tokens: int
+) -> dict[str, Any]:
+    """Tokens a second with and without guides, in alternating rounds of the same shape; the first warms up. `answered`:
+    the queries that the engine does not refuse.
+    """
+    numbers = islice(cycle(answered), (rounds + 1) * concurrency)
     written, seconds = 0, [0.0] * 4
     for round_number in range(rounds + 1):
-        some = [query(round_number * concurrency + i, max_tokens)[0] for i in range(concurrency)]
+        some = [query(number, max_tokens)[0] for number in islice(numbers, concurrency)]
         await compile_all(guided, some)
         counts, *guided_s = await round_of(guided, some)
+        endless_answer = {} if isinstance(free, HFEngine) else {"ignore_eos": True}
         plain = [
-            Query(q.messages, Sampling(max_tokens=count, temperature=1.0, seed=i))
+            Query(q.messages, Sampling(max_tokens=count, temperature=1.0, seed=i), extra=endless_answer)
             for i, (q, count) in enumerate(zip(some, counts, strict=True))
         ]
         free_counts, *free_s = await round_of(free, plain)
-        assert free_counts == counts, "the copy ends no text by itself"
+        assert free_counts == counts, "no text ends by itself"
         if round_number:
             written += sum(counts)
             seconds = [a + b for a, b in zip(seconds, (*guided_s, *free_s), strict=True)]
@@ -231,14 +265,17 @@ async def measured(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         if args.random:
             folder = random_model(folder, Path(scratch) / "random")
-        copy = endless(folder, Path(scratch) / "endless")
-        engines = [_engine(str(folder), args), _engine(str(copy), args)]
+        engines = [_engine(str(folder), args)]
+        if args.engine == "transformers":
+            engines.append(_engine(str(endless(folder, Path(scratch) / "endless")), args))
         for engine in engines:
             await engine.start()
         try:
             found = await validity(engines[0], args.schemas, args.concurrency, args.max_tokens)
             print(found, file=sys.stderr, flush=True)
-            found |= await cost(*engines, args.rounds, args.concurrency, args.cost_tokens or args.max_tokens)
+            cost_tokens = args.cost_tokens or args.max_tokens
+            answered = found.pop("answered")
+            found |= await cost(engines[0], engines[-1], answered, args.rounds, args.concurrency, cost_tokens)
         finally:
             for engine in engines:
                 await engine.aclose()
@@ -246,13 +283,13 @@ async def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _engine(path: str, args: argparse.Namespace) -> Engine:
-    settings = {
-        "kind": "transformers",
-        "path": path,
-        "threads": args.threads,
-        "dtype": args.dtype,
-        "tool_prompt": "none",
-    }
+    settings: dict[str, Any] = {"kind": args.engine, "path": path}
+    if args.engine == "vllm":
+        profile = load("lab-vllm").pools["large"].engine
+        assert isinstance(profile, VllmSettings)
+        settings |= {"tool_parser": "hermes", "args": profile.args | {"max_num_seqs": args.concurrency}}
+    else:
+        settings |= {"threads": args.threads, "dtype": args.dtype, "tool_prompt": "none"}
     return build_engine("bench", PoolConfig.model_validate({"model": "bench", "engine": settings}))
 
 
@@ -261,6 +298,7 @@ def text(found: dict[str, Any]) -> str:
     head = [
         "model",
         "schemas",
+        "refused",
         "finished",
         "finished and valid",
         "tokens an answer",
@@ -269,9 +307,9 @@ def text(found: dict[str, Any]) -> str:
     ]
     head += ["guided, tokens/s", "free, tokens/s", "overhead, %", "overhead in CPU time, %"]
     rows = [
-        [r["model"], r["schemas"], r["finished"], r["valid"], f"{r['tokens_per_answer']:.0f}", r["compile_ms_p50"],
-         r["compile_ms_max"], r["guided_tokens_per_s"], r["free_tokens_per_s"], f"{100 * r['overhead']:.1f}",
-         f"{100 * r['cpu_overhead']:.1f}"]
+        [r["model"], r["schemas"], r.get("refused", 0), r["finished"], r["valid"], f"{r['tokens_per_answer']:.0f}",
+         r["compile_ms_p50"], r["compile_ms_max"], r["guided_tokens_per_s"], r["free_tokens_per_s"],
+         f"{100 * r['overhead']:.1f}", f"{100 * r['cpu_overhead']:.1f}"]
         for r in found["rows"]
     ]  # fmt: skip
     about = (
@@ -288,6 +326,7 @@ def text(found: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write JSON and table; results of other models in the same files stay."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.guided", description=__doc__.splitlines()[0])
+    p.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
     p.add_argument("--model", default="lab:large", help="lab:large, lab:small, or a folder")
     p.add_argument("--name", default="", help="of the row")
     p.add_argument(
@@ -302,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--dtype", default="float32")
     p.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = p.parse_args(argv)
-    args.name = args.name or args.model
+    args.name = args.name or (args.model if args.engine == "transformers" else f"{args.model} in vLLM")
     stamp = environment()
     row = asyncio.run(measured(args)) | {"environment": stamp}
     args.out.mkdir(parents=True, exist_ok=True)

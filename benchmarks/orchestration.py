@@ -25,6 +25,7 @@ from serve_app.config import load
 from serve_app.config.adapters import AdaptersConfig
 from serve_app.engines.factory import build_engine
 from serve_app.engines.local_pool import LocalPool
+from serve_app.gateway.adapters import GatewayAdapters
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.gateway.orchestration import ORCHESTRATE
 from serve_app.lab.sample import sample
@@ -36,11 +37,10 @@ from serve_app.wire.frames import Answer, Call
 
 NAMES = (ORCHESTRATE, "jethro-route", "jlab-small", "jlab-large")
 AT_ONCE = 32
-SMALL_PARAMETERS = 103_232
 
 
-async def answered(strategy: Strategy, items: Sequence[Item], extra: dict[str, float]) -> list[dict[str, Any]]:
-    """Of each query: whether the answer is exact, its cost in USD, its pool, and its task. `extra`: by adapter."""
+async def answered(strategy: Strategy, items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Of each query: whether the answer is exact, its cost in USD, its pool, and its task."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def one(number: int, item: Item) -> dict[str, Any]:
@@ -54,8 +54,7 @@ async def answered(strategy: Strategy, items: Sequence[Item], extra: dict[str, f
                     text = event.parsed["choices"][0]["message"]["content"]
                     row["right"] = TASKS[item.task].grade(item, text) == 1.0
                 elif isinstance(event, Spent):
-                    tried = extra.get(row["named"] or "", 0.0)
-                    row["usd"] = sum(s.cost_usd * (1 + tried * (s.pool == "small")) for s in event.steps)
+                    row["usd"] = event.cost_usd
                     row["large"] = any(s.pool == "large" for s in event.steps)
         return row
 
@@ -78,20 +77,20 @@ async def measure(n: int, seed: int) -> dict[str, Any]:
     """Every strategy's figures over the tasks with an adapter, `n` queries of each, and over all tasks, `n` times 4."""
     config = load("lab")
     adapters = AdapterRegistry(AdaptersConfig(registry="nowhere")).all()
-    extra = {name: card.files.parameters / SMALL_PARAMETERS for name, card in adapters.items()}
     pools: dict[str, Pool] = {}
     for name in ("small", "large"):
         engine = build_engine(name, config.pools[name])
         await engine.start()
         pools[name] = LocalPool(name, engine, Price(**config.pools[name].price.model_dump()))
+    await GatewayAdapters(config, pools).look()  # the prices of the adapters
     catalogue = Catalogue.from_config(config, pools)
     with_adapter = sample(n * len(adapters), seed, "unseen", tuple(adapters))
     every = sample(4 * n, seed + 1, "unseen")
     found: dict[str, Any] = {"adapters": sorted(adapters), "seed": seed, "with_adapter": {}, "all": {}}
     for name in NAMES:
         strategy = catalogue.resolve(name)
-        found["with_adapter"][name] = figures(await answered(strategy, with_adapter, extra))
-        found["all"][name] = figures(await answered(strategy, every, extra))
+        found["with_adapter"][name] = figures(await answered(strategy, with_adapter))
+        found["all"][name] = figures(await answered(strategy, every))
         print(
             f"{name}: {found['with_adapter'][name]['exact']:.3f} of its tasks, {found['all'][name]['exact']:.3f} of all"
         )

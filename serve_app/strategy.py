@@ -25,20 +25,27 @@ class Context:
     """What a strategy receives with the query. `stream`: yield frames; otherwise one Answer.
 
     `demand` counts every model call that a decision requires, before it is known whether it can be made. `ledger`: a
-    strategy of several calls records them there, for requests that are cancelled or fail.
+    strategy of several calls records them there, for requests that are cancelled or fail. `judged`: pools and texts of
+    whole answers that the guards have let pass, which need not be judged again on the way out.
     """
 
     call: Call
     stream: bool
     demand: Demand = field(default_factory=Demand)
     ledger: Ledger = field(default_factory=Ledger)
+    judged: set[tuple[str, str]] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Last event: every model call that was made, in order. Usage and cost count them all."""
+    """Last event: every model call that was made, in order. Usage and cost count them all.
+
+    `answered`: tokens of the answer, as far as one call would have it, where that is not the first step that is not
+    wasted: one of several samples, or what is fused from several.
+    """
 
     steps: tuple[Step, ...]
+    answered: Usage | None = None
 
     @property
     def usage(self) -> Usage:

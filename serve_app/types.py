@@ -5,7 +5,7 @@ Frozen and slotted; units are in the names. Nothing here knows HTTP, Ray or an e
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from types import NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -14,6 +14,19 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Endpoint = Literal["chat", "completions"]
 
+_Routed = Literal["score_above", "score_below", "no_score", "utility", "full", "unable", "fallback"]
+_Cascaded = Literal["accepted", "unchecked", "escalated", "best"]
+_Streamed = Literal["confident", "deferred", "explored", "audit", "warm_up"]
+Cause = Literal["named", "only_pool", _Routed, _Cascaded, "picked", "fused", _Streamed, "guard", "other"]
+"""Why a pool answers, in one word, for counting: `Decision.reason` says it in full.
+
+named: the request names the model; only_pool: there is no other. score_above, score_below: the router's score against
+the threshold; no_score: the router gave none; utility: highest of all pools; full: the strong pool is, and a borderline
+query goes to the weak one; unable: the first choice does not support the query or may not see it; fallback: it failed.
+accepted: a cascade is sure of its first answer; unchecked: nothing is to be checked; escalated: earlier answers were
+rejected; best: none convinced, this one most. picked, fused: of several answers. confident, deferred, explored, audit,
+warm_up: of streams. guard: a guard stopped the request.
+"""
 Privacy = Literal["local", "private", "any"]
 """Class of a request, the strictest first: pools of which places may see it."""
 Place = Literal["local", "private", "public"]
@@ -21,6 +34,8 @@ Place = Literal["local", "private", "public"]
 
 REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("jethro_request_id", default=None)
 """The id, as its caller has seen it, of the request that the current task works for: log lines carry it."""
+DECISION_ID: Final[ContextVar[str | None]] = ContextVar("jethro_decision_id", default=None)
+"""The id of the decision on that request, once it has one: log lines carry it too."""
 REACH: Final[ContextVar[frozenset[str] | None]] = ContextVar("jethro_reach", default=None)
 """The pools that the current task's request may reach, None: any; it also holds for queries that are made for it."""
 
@@ -54,6 +69,14 @@ class Sampling:
     top_logprobs: int = 0
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """By which name the caller gave it: some upstreams refuse the other."""
+    stated: tuple[Literal["temperature", "top_p"], ...] = field(default=(), compare=False)
+    """Those that the caller set although they have OpenAI's default: an engine's own default does not replace them."""
+
+    def with_defaults(self, temperature: float | None, top_p: float | None) -> "Sampling":
+        """The same with a model's own defaults, None for OpenAI's, where the caller set neither."""
+        if self.temperature != 1.0 or self.top_p != 1.0 or self.stated:
+            return self
+        return replace(self, temperature=1.0 if temperature is None else temperature, top_p=top_p or 1.0)
 
 
 @dataclass(frozen=True)
@@ -155,16 +178,20 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per million tokens."""
+    """US dollars per million tokens. `adapters`: by adapter, what a token costs with it as a multiple of one without;
+    one that is not there costs nothing more. The Gateway keeps them as its registry has them.
+    """
 
     input_usd_per_million: float = 0.0
     output_usd_per_million: float = 0.0
+    adapters: dict[str, float] = field(default_factory=dict, compare=False)
 
-    def cost_usd(self, usage: Usage) -> float:
+    def cost_usd(self, usage: Usage, adapter: str | None = None) -> float:
         """The cost of this usage, in US dollars."""
-        return (
+        plain = (
             usage.prompt_tokens * self.input_usd_per_million + usage.completion_tokens * self.output_usd_per_million
         ) / 1e6
+        return plain if adapter is None else plain * self.adapters.get(adapter, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +283,10 @@ class Decision:
     ] = field(default_factory=dict)
     preferred_pool: str | None = None
     """The pool preferred without regard to load, if other than `pool`: its demand counts for scaling."""
+    cause: Cause = "other"
+    """The reason in one word, for the metrics."""
+    confidences: Mapping[str, float] = field(default_factory=dict)
+    """By pool: the probability of being correct of each answer that was checked, for the metrics."""
 
 
 class DecisionField(NamedTuple):

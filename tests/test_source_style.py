@@ -207,7 +207,7 @@ def test_every_logger_is_named_after_its_part():
     assert wrong == []
 
 
-OWN_ROOMS = {"benchmarks", "compat", "conformance", "deploy", "integration"}
+OWN_ROOMS = {"benchmarks", "clients", "compat", "conformance", "deploy", "integration"}
 """Folders of tests of what is no room of serve_app, or of many rooms at once."""
 
 

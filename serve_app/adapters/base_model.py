@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -50,6 +51,11 @@ class BaseModel:
             except (SafetensorError, OSError, ValueError) as e:
                 raise InvalidAdapter(f"{file}: the base model {self.name} cannot be read ({e})") from e
         return found
+
+    @property
+    def parameters(self) -> int:
+        """Weights in all files, from their headers. Raises InvalidAdapter if one cannot be read."""
+        return _counted(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in self._files()))
 
     def _files(self) -> list[Path]:
         files = sorted(self.folder.glob("*.safetensors"))
@@ -126,6 +132,19 @@ def _hashed(files: tuple[tuple[str, int, int], ...]) -> str:
             while block := opened.read(_READ_BYTES):
                 digest.update(block)
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _counted(files: tuple[tuple[str, int, int], ...]) -> int:
+    """Remembered by path, size and time of change."""
+    count = 0
+    for path, _, _ in files:
+        try:
+            with safe_open(path, "np") as tensors:
+                count += sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as e:
+            raise InvalidAdapter(f"{path}: the weights of the base model cannot be read ({e})") from e
+    return count
 
 
 def _cached(name: str) -> Path | None:

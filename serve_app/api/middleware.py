@@ -49,6 +49,18 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     return None
 
 
+def _shows_pages(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser asks, and not a program: it names HTML among what it accepts."""
+    return any(name == b"accept" and b"text/html" in value for name, value in headers)
+
+
+async def _to_console(send: Send) -> None:
+    """A relative redirect, so that it holds behind a proxy that serves the endpoint below a path of its own."""
+    headers = [(b"location", b"console"), (b"vary", b"accept"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 307, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
 _BYTES: Final = 12
 _AT_ONCE: Final = 256
 
@@ -161,6 +173,7 @@ class GatewayMiddleware:
         self._admin_key = AdminKey(services.admin_key, open_reads=not services.keys)
         self._hot = hot
         self._open = open_paths
+        self._browsed = services.config.server.expose_console
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one request, or refuse it."""
@@ -169,11 +182,14 @@ class GatewayMiddleware:
             return
         headers = scope["headers"]
         path = get_route_path(scope)
+        if path == "/" and self._browsed and _shows_pages(headers) and scope["method"] in ("GET", "HEAD"):
+            await _to_console(send)
+            return
         id_ = request_id(headers) or f"req-{self._ids.new()}"
         try:
             tenant = None if path in self._open else self._tenant(scope["method"], path, headers)
         except JethroError as error:
-            self._recorder.unauthorized()
+            self._recorder.unauthorized(error.code)
             await send_error(send, error, [(b"x-request-id", id_.encode()), *_closing(headers)])
             return
         scope[CALLER] = Caller(id_, tenant)

@@ -18,6 +18,7 @@ from serve_app.config.tree import LimitsConfig
 from serve_app.errors import RequestError, UnsupportedParameter
 from serve_app.placement.policy import STRICTEST
 from serve_app.types import Message, Privacy, Query, Sampling
+from serve_app.wire.requests import stated
 
 _MEDIA = ("image_url", "input_audio", "file", "video_url", "input_image", "input_file")
 _CODES = {
@@ -286,6 +287,7 @@ def _sampling(
         logprobs=logprobs,
         top_logprobs=top,
         max_tokens_key="max_completion_tokens" if getattr(r, "max_completion_tokens", None) else "max_tokens",
+        stated=stated(r.temperature, r.top_p),
     )
 
 

@@ -1,5 +1,8 @@
 """`jethro serve`."""
 
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -95,7 +98,10 @@ class ServeConsole:
             keys = ", ".join(f"${key.env}" for key in server.keys)
             which = f"with a key ({keys}) as bearer token" if keys else "without a key (server.allow_unauthenticated)"
             say(f"  other machines: by any address of this one, port {server.port}, {which}")
-        say(f'  try: jethro chat --url {url} "{_example(self._config)}"   (API page: {url}/docs; stop with Ctrl-C)')
+        if server.expose_console:
+            say(f"  console: {url}/console")
+        chat = f'{command()} chat --url {url} "{_example(self._config)}"'
+        say(f"  try: {chat}   (API page: {url}/docs; stop with Ctrl-C)")
 
     def _down(self, state: "Readiness") -> list[str]:
         """The pools that do not answer, where they should be, and why."""
@@ -107,6 +113,15 @@ class ServeConsole:
                 where = f" at {', '.join(urls)}" if urls else ""
                 found.append(f"pool {name} ({self._config.pools[name].model}) is down{where}: {pool['why']}")
         return found
+
+
+def command() -> str:
+    """What to type for this program: its name, or its path where another shell would not find it by its name."""
+    own = Path(sys.executable).with_name("jethro")
+    found = shutil.which("jethro")
+    if not own.exists() or (found is not None and Path(found).resolve() == own.resolve()):
+        return "jethro"
+    return str(own.relative_to(Path.cwd())) if own.is_relative_to(Path.cwd()) else str(own)
 
 
 def fetch_packaged(config: "Config") -> None:

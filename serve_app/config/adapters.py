@@ -36,6 +36,11 @@ class AdapterCacheConfig(Node):
 
     max_loaded: PositiveInt = Field(16, description="Most adapters in memory.")
     memory_mib: PositiveInt = Field(512, description="Most memory of their weights together, MiB.")
+    price_factor: NonNegativeFloat | None = Field(
+        None,
+        description="What a token costs with an adapter, as a multiple of the pool's price; null: 1 and the share of "
+        "the adapter's weights in those of the model, which is what it computes more.",
+    )
     pinned: tuple[AdapterName, ...] = Field(
         (), description="Loaded at the start and kept; `jethro adapter pin` pins further ones while it serves."
     )

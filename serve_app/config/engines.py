@@ -80,6 +80,10 @@ class TransformersSettings(Node):
     max_tokens: PositiveInt | None = Field(
         None, description="Longest answer where the request names none; null: as far as the context allows."
     )
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
+        None, description="Where the request sets neither temperature nor top_p; null: 1, OpenAI's default."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="The same; null: 1.")
     tool_prompt: Literal["auto", "none"] = Field(
         "auto",
         description="How the model reads of tools: by its chat template, or by a system text if that knows none "

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from serve_app.config import Config, secret
 from serve_app.config.environment import cluster_address
+from serve_app.config.load import trace_export
 from serve_app.engines.factory import preflight
 from serve_app.errors import ConfigError, JethroError
 from serve_app.files import unwritable
@@ -60,6 +61,8 @@ def check_start(config: Config, *, own_engines: bool = False) -> StartReport:
     report = StartReport()
     with _noted(report):
         check_secrets(config)
+    with _noted(report):
+        check_traces(config)
     if cluster_address():
         return report
     engines = {} if own_engines else config.pools
@@ -87,6 +90,12 @@ def check_secrets(config: Config) -> None:
             secret(env, used_by=key)
     report.require()
     operator_keys(config.server, caller_keys(config.server.keys))
+
+
+def check_traces(config: Config) -> None:
+    """Raises ConfigError if traces are on and OpenTelemetry's variables name an exporter that is not there."""
+    if config.log.traces.enabled:
+        trace_export()
 
 
 def check_port(config: Config) -> None:

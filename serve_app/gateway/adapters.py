@@ -35,15 +35,16 @@ class GatewayAdapters:
         self._settings, self._keys = config.adapters, config.server.keys
         self._pools = pools
         self._registry = AdapterRegistry(config.adapters)
-        self._bases = {
-            name: str(getattr(pool.engine, "path", ""))
-            for name, pool in config.pools.items()
-            if getattr(pool.engine, "adapters", None) is not None
-        }
-        """By pool that serves adapters, what the config calls its model."""
+        caches = {name: getattr(pool.engine, "adapters", None) for name, pool in config.pools.items()}
+        self._factors = {name: cache.price_factor for name, cache in caches.items() if cache is not None}
+        """By pool that serves adapters, what a token with one costs by the config."""
+        self._bases = {name: str(getattr(config.pools[name].engine, "path", "")) for name in self._factors}
+        """By the same pools, what the config calls their models."""
         self._paths = {name: str(getattr(pool.engine, "path", "")) for name, pool in config.pools.items()}
         self._hashes: dict[str, str] = {}
         """Of those bases whose weights are on this machine."""
+        self._parameters: dict[str, int] = {}
+        """Of the same, how many weights they have."""
         self._known: Mapping[str, AdapterCard] = {}
         self._following: asyncio.Task[None] | None = None
 
@@ -60,7 +61,7 @@ class GatewayAdapters:
 
     async def look(self) -> None:
         """Read the registry once."""
-        self._known = await asyncio.to_thread(self._read)
+        self._know(await asyncio.to_thread(self._read))
 
     def names(self) -> Iterator[tuple[str, AdapterCard, Pool]]:
         """Every MODEL:ADAPTER that can be requested."""
@@ -173,8 +174,20 @@ class GatewayAdapters:
         known = self._registry.all()
         for pool, path in self._bases.items() if known else ():
             if pool not in self._hashes and (base := find_base(path)) is not None:
+                self._parameters[pool] = base.parameters
                 self._hashes[pool] = base.sha256
         return known
+
+    def _know(self, known: Mapping[str, AdapterCard]) -> None:
+        """Serve these, at the price that each has in its pool."""
+        self._known = known
+        for pool, factor in self._factors.items():
+            prices = self._pools[pool].price.adapters
+            for name, card in known.items():
+                if self._belongs(card, pool) is not False:
+                    prices[name] = price_factor(card, self._parameters.get(pool)) if factor is None else factor
+            for name in prices.keys() - known.keys():
+                del prices[name]
 
     def _belongs(self, card: AdapterCard, pool: str) -> bool | None:
         """Whether an adapter is of a pool's model; None if that is not known here, so that the replica decides."""
@@ -186,7 +199,7 @@ class GatewayAdapters:
         """An adapter that was added since the last look, by another Gateway or the command line."""
         card = self._registry.find(adapter)
         if card is not None:
-            self._known = {**self._known, adapter: card}
+            self._know({**self._known, adapter: card})
         return card
 
     def _elsewhere(self, card: AdapterCard, pool: Pool) -> str:
@@ -214,6 +227,16 @@ class GatewayAdapters:
 
     async def _follow(self) -> None:
         await follow_registry(self.look, self._settings.reload_s, logger)
+
+
+def price_factor(card: AdapterCard, parameters: int | None) -> float:
+    """What a token costs with an adapter as a multiple of one without, by what is computed for it.
+
+    `parameters`: those of the model; where they are not known, those of the modules that the adapter changes, which are
+    nearly all of a model that has adapters on all of its layers.
+    """
+    changed = sum(shape.inputs * shape.outputs for shape in card.files.modules.values())
+    return 1.0 + card.files.parameters / (parameters or changed)
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from serve_app.orchestration.server_tools import ServerTools
 from serve_app.orchestration.strategy import Orchestration
 from serve_app.orchestration.tasks import TaskClassifier, TaskTable
 from serve_app.pools.base import Pool
+from serve_app.strategy import Context
 from serve_app.types import Query
-from serve_app.wire.frames import Call
 
 ORCHESTRATE: Final = "jethro-orchestrate"
 _DEFAULT: Final = TaskConfig(tiers=(TierConfig(pool="small"), TierConfig(pool="large", strong=True)))
@@ -69,9 +69,12 @@ def load_orchestration(
 def judge_of(guards: Guards) -> Judge:
     """The guards as what orchestration requires of an answer: one that may not leave is another tier's to give."""
 
-    async def judge(text: str, query: Query, call: Call, pool: str) -> str:
-        verdict = await guards.check_output(text, query, call, pool)
-        return f"guards stop it ({', '.join(sorted(verdict.findings))})" if verdict.stops else ""
+    async def judge(text: str, query: Query, context: Context, pool: str) -> str:
+        verdict = await guards.check_output(text, query, context.call, pool)
+        if verdict.stops:
+            return f"guards stop it ({', '.join(sorted(verdict.findings))})"
+        context.judged.add((pool, text))
+        return ""
 
     return judge
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from serve_app.errors import JethroError, NotFound
 from serve_app.gateway.catalogue import Catalogue
-from serve_app.observability.metrics import RouterFigures
+from serve_app.observability.scraped import RouterFigures
 from serve_app.routing.serving.loading import Loader, RouterSet
 from serve_app.routing.serving.served import ServedRouter
 from serve_app.routing.thresholds import RouterThreshold
@@ -121,6 +121,7 @@ class Reloader:
     def _figures(self, routers: RouterSet, served: ServedRouter) -> RouterFigures:
         default, loaded = served.name == routers.default, served.registered.loaded
         models = served.registered.models
+        share, expected_share = served.watch.shares() if served.watch is not None else (None, None)
         return RouterFigures(
             name=served.name,
             kind=loaded.name,
@@ -134,6 +135,8 @@ class Reloader:
             drift=served.watch.state() if served.watch is not None else {},
             models=None if models is None else dict(zip(("weak", "strong"), models, strict=True)),
             warning=routers.default_note if default else routers.notes.get(served.name),
+            share=share,
+            expected_share=expected_share,
         )
 
     async def _follow(self) -> None:

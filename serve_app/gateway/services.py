@@ -22,7 +22,8 @@ from serve_app.guards.chain import Guards
 from serve_app.guards.personal.detector import PersonalData
 from serve_app.guards.recognizers import chain_of
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
-from serve_app.observability.metrics import Recorder
+from serve_app.observability.live import LiveFigures
+from serve_app.observability.metrics import Recorder, SilentRecorder
 from serve_app.placement.policy import PlacementPolicy
 from serve_app.placement.pool import PlacedPool
 from serve_app.placement.redaction import Redactor
@@ -33,6 +34,7 @@ from serve_app.store.base import RequestRecord, Store
 from serve_app.store.sqlite import SqliteStore
 from serve_app.streams.base import LearnerPort
 from serve_app.streams.service import Streams
+from serve_app.tracing.spans import Tracing
 from serve_app.types import Capabilities
 
 
@@ -64,6 +66,7 @@ class Services:
     `metrics_key` opens /metrics where there are keys, `admin_key` opens /v1/admin; None: not configured.
     `stops` holds a call for every request that is being answered, which ends it with an error.
     `scope` warns where an embedded model answers what it does not know.
+    `live` counts what ends, for the console; `live_gateways` returns what all Gateways counted, by default this one's.
     """
 
     config: Config
@@ -88,6 +91,9 @@ class Services:
     adapters: GatewayAdapters | None = None
     scope: ScopeNotes = field(default_factory=ScopeNotes)
     guards: Guards | None = None
+    tracing: Tracing | None = None
+    live: LiveFigures = field(default_factory=LiveFigures)
+    live_gateways: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""
@@ -111,12 +117,15 @@ class Services:
         for pool in self.pools.values():
             await pool.aclose()
         await asyncio.to_thread(self.access_log.close)
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     def settle(self, record: RequestRecord) -> None:
         """Metrics, log line and stored decision of a request that is over; never waits."""
         if record.unrecorded:
             record = record.without_content()
         self.recorder.ended(record)
+        self.live.ended(record)
         for step in record.steps:
             self.demand.spent(step.pool, step.usage.prompt_tokens, step.usage.completion_tokens)
         self.access_log.write(record)
@@ -157,10 +166,9 @@ def build_services(
     catalogue.guard_by(guards, placement.narrowed)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
-    recorder = Recorder()
+    recorder = _recorder(config, own_pools)
     recorder.watch_store(store)
     recorder.watch_routers(routers.figures)
-    recorder.watch_repairs({name: pool.repairs for name, pool in own_pools.items() if isinstance(pool, HttpPool)})
     if streams is not None:
         recorder.watch_streams(streams)
     weights = {key.name: key.weight for key in config.server.keys}
@@ -185,7 +193,19 @@ def build_services(
         placement=placement,
         scope=ScopeNotes.from_config(config),
         guards=guards,
+        tracing=Tracing.from_config(config.log, replica),
+        live=LiveFigures(pools["large"].price if "large" in pools and not config.small_only else None),
     )
+
+
+def _recorder(config: Config, pools: Mapping[str, Pool]) -> Recorder:
+    """The metrics over these pools."""
+    kind = Recorder if config.log.metrics else SilentRecorder
+    recorder = kind(large=pools["large"].price if "large" in pools else None)
+    recorder.watch_pools(pools, {name for name, pool in config.pools.items() if pool.replicas.min == 0})
+    https = {name: pool for name, pool in pools.items() if isinstance(pool, HttpPool)}
+    recorder.watch_calls({name: p.repairs for name, p in https.items()}, {name: p.retries for name, p in https.items()})
+    return recorder
 
 
 def _guards(config: Config, pools: Mapping[str, Pool]) -> Guards | None:

@@ -93,7 +93,7 @@ async def guarded(
 async def refusal_events(message: str, query: Query, model: str, context: Context) -> AsyncGenerator[Event]:
     """The answer to a request that guards stopped: the message, and the finish reason `content_filter`."""
     call, chunks = context.call, [Chunk(text=message), Chunk(finish_reason=FILTERED, usage=Usage())]
-    yield Decision(call.id, "guard", "", model, "a guard stopped the request")
+    yield Decision(call.id, "guard", "", model, "a guard stopped the request", cause="guard")
     if context.stream:
         encoder = StreamEncoder(query, model=model, answer_id=call.id, created=call.created_s)
         yield Frame(encoder.encode_all(chunks) + encoder.usage(Usage()))
@@ -107,7 +107,7 @@ class _GuardedAnswer:
 
     def __init__(self, guards: Guards, pool: str, query: Query, context: Context, found: Found) -> None:
         self.checks = guards.checks("output", pool)
-        self._guards, self._pool, self._query, self._call, self._found = guards, pool, query, context.call, found
+        self._guards, self._pool, self._query, self._context, self._found = guards, pool, query, context, found
         self._classifies = guards.classifies("output", pool)
         recognizers = guards.recognizers("output", pool)
         self._rewriter = AnswerRewriter(lambda name: GuardFilter(guards, recognizers, found), guards.config.message)
@@ -142,7 +142,10 @@ class _GuardedAnswer:
     async def _classify(self, reader: AnswerReader) -> None:
         """Cut the choices that a classifier stops. The patterns' findings are counted as the text passes them."""
         for index, said in reader.choices.items():
-            verdict = await self._guards.check_output(text_of(said), self._query, self._call, self._pool)
+            text = text_of(said)
+            if (self._pool, text) in self._context.judged:
+                continue
+            verdict = await self._guards.check_output(text, self._query, self._context.call, self._pool)
             if verdict.stops:
                 self._rewriter.cut.add(index)
                 self._found(verdict.findings)

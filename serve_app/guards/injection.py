@@ -8,7 +8,8 @@ French and Spanish. Every pattern is bounded.
 
 import re
 import unicodedata
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from serve_app.guards.spans import Recognizer
 
@@ -30,7 +31,9 @@ _UNBOUND: Final = (
     r"|any )?(?:rules|restrictions))"
 )
 
-_PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
+_Row = tuple[str, str, tuple[str, ...], Mapping[str, Any]]
+"""Category, pattern, trigger, and what else of a Recognizer."""
+_PATTERNS: Final[tuple[_Row, ...]] = (
     (
         "override",
         rf"{_NOT}\b(?:ignore|disregard|forget|override|bypass|overrule|stop following|do not follow|don't follow)"
@@ -38,12 +41,19 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         rf"|original|initial|existing"
         rf"|these){_WORDS}{{0,2}}?{_RULES}\b",
         ("ignore", "disregard", "forget", "overr", "bypass", "follow"),
+        {
+            "heads": (
+                *("ignore", "disregard", "forget", "override", "bypass", "overrule"),
+                *("stop following", "do not follow", "don't follow"),
+            )
+        },
     ),
     (
         "override",
         rf"{_NOT}\b(?:ignore|disregard|forget) (?:everything|all|anything)(?: that was| that is)? "
         r"(?:above|before|you (?:were|have been) [a-z]{2,12}|you know|written so far|said so far|previously said)\b",
         ("ignore", "disregard", "forget"),
+        {"heads": ("ignore", "disregard", "forget")},
     ),
     (
         "override",
@@ -55,6 +65,12 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         r"|\b(?:supersede|override|replace|overrule)s? (?:the|your|all|any) (?:operator|system"
         r"|previous|original|earlier)",
         ("follow", "obey", "ignore what", "supersede", "override", "replace", "overrule"),
+        {
+            "heads": (
+                *("must not", "never", "stop", "no longer", "do not", "don't", "ignore what the"),
+                *("supersede", "override", "replace", "overrule"),
+            )
+        },
     ),
     (
         "override",
@@ -63,6 +79,7 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         r"|system (?:prompt|message)) ?:"
         r"|\binstead of (?:summari[sz]ing|translating|rewriting)\b",
         ("new ", "real ", "actual ", "true ", "updated ", "instead of"),
+        {"heads": ("your ", "the ", "new instruction", "new system", "instead of ")},
     ),
     (
         "override",
@@ -71,12 +88,19 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         rf"|(?<!n')(?<!n’)\b(?:ignore[zr]?|oublie[zr]?){_WORDS}{{0,4}}?(?:instructions|consignes|règles)"
         rf"|(?<!no )\b(?:ignora|olvida){_WORDS}{{0,4}}?(?:instrucciones|indicaciones|reglas)",
         ("ignorier", "vergiss", "missachte", "ignore", "oublie", "ignora", "olvida"),
+        {"heads": ("ignorier", "vergiss", "missachte", "ignore", "oublie", "ignora", "olvida")},
     ),
     (
         "persona",
         r"(?:\b(?:you are|you're|roleplay|role-play|and)|(?:^|[.!?:;,\n\"] {0,2}|please |now (?:on )?(?:you )?)"
         rf"(?:act|behave|respond|answer|pretend)){_WORDS}{{0,6}}?{_UNBOUND}",
         ("you are", "you're", "act", "behave", "respond", "answer", "pretend", "role"),
+        {
+            "also": (
+                *("dan", "unrestricted", "unfiltered", "uncensored", "jailbroken", "amoral", "evil", "without "),
+                *("no r", "no f", "no l", "no e", "free of "),
+            )
+        },
     ),
     (
         "persona",
@@ -84,6 +108,12 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         r"|activated|on|engaged)\b"
         r"|\bdo anything now\b|\b(?:enter|enable|activate|switch to) (?:developer|god|jailbreak|sudo) mode\b",
         ("mode", "do anything"),
+        {
+            "heads": (
+                *("developer", "debug", "god", "admin", "jailbreak", "sudo", "maintenance", "do anything now"),
+                *("enter", "enable", "activate", "switch to"),
+            )
+        },
     ),
     (
         "leak",
@@ -93,12 +123,19 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         r"|developer) (?:prompt|message|instructions)|your (?:prompt|instructions|configuration|guidelines)"
         r"|(?:prompt|instructions) (?:that (?:was|were)|you (?:were|have been)) given)\b",
         ("prompt", "instructions", "system message", "secret message", "configuration", "guidelines", "message"),
+        {
+            "heads": (
+                *("reveal", "show", "print", "repeat", "output", "display", "tell", "give", "leak", "expose", "recite"),
+                *("disclose", "dump", "write out", "copy", "send"),
+            )
+        },
     ),
     (
         "leak",
         r"\bwhat (?:is|are|was|were|does) (?:your|the) (?:system|hidden|initial|original|secret) (?:prompt|instructions"
         r"|message)|\brepeat (?:everything|the words|all (?:the )?text) (?:above|before)\b",
         ("what ", "repeat"),
+        {"heads": ("what ", "repeat ")},
     ),
     (
         "delimiter",
@@ -106,6 +143,7 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         r"|<</?SYS>>|</?(?:system|assistant|instructions?)>|(?:^|\n)#{2,4} ?(?:system|instruction|assistant)s? ?:"
         r"|\n\[?(?:system|assistant)\]?(?: message| note| override| prompt)? ?: |^system ?: ?(?:you|your|the user)\b",
         ("<|", "[inst", "[/inst", "<<", "<inst", "</inst", "system", "assistant"),
+        {"also": ("<", "[", ":")},
     ),
     (
         "address",
@@ -113,18 +151,31 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         rf"(?:to|for|,)?\W{{0,3}}(?:all |any |the |you, )?(?:{_MODEL}\W{{0,2}}(?:reading|processing|summari[sz]ing"
         rf"|reviewing|:)|{_NAMED}(?: \w{{2,12}})?\W{{0,1}}[,:])",
         ("attention", "not", "message", "instruction", "text", "important", "memo", "dear", "hey", "hello", "reminder"),
+        {
+            "heads": (
+                *("attention", "note", "notice", "message", "instruction", "text", "important", "memo", "dear"),
+                *("hey", "hello", "reminder"),
+            )
+        },
     ),
     (
         "address",
         rf"\bif you are (?:an? |the )?{_MODEL}\b|\bas an? {_NAMED}, you (?:must|should|will|are required)\b"
         rf"|\b{_MODEL} (?:reading|processing|summari[sz]ing) this (?:must|should|will|text|document|page)",
         ("if you are", "as a", "reading", "processing", "summari"),
+        {
+            "heads": (
+                *("if you are", "as a", "ai", "virtual", "helpful", "assistant", "language model", "agent", "model"),
+                *("chatbot", "chat bot", "llm", "chatgpt", "gpt", "claude", "gemini", "copilot"),
+            )
+        },
     ),
     (
         "address",
         r"\b(?:do not|don't|never|without) (?:tell|mention|inform|reveal|disclose)(?:ing)? (?:this |it |any of this )?"
         r"(?:to )?(?:the |any )?(?:user|human|reader|customer|anyone)\b",
         ("user", "human", "reader", "customer", "anyone"),
+        {"heads": ("do not", "don't", "never", "without")},
     ),
     (
         "channel",
@@ -133,21 +184,35 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         r"|everything|files?|list)\b"
         rf"{_WORDS}{{0,5}}?(?:to|at)\W{{1,3}}(?:https?://|[\w.+-]{{1,40}}@[\w-]{{1,40}}\.)",
         ("http", "@"),
+        {
+            "heads": (
+                *("send", "forward", "post", "upload", "transmit", "exfiltrate", "email", "e-mail", "leak", "submit"),
+                "copy",
+            )
+        },
     ),
-    ("channel", r"!\[[^\]\n]{0,80}\]\(https?://[^)\s]{0,200}\?[^)\s]{0,120}=", ("![",)),
+    ("channel", r"!\[[^\]\n]{0,80}\]\(https?://[^)\s]{0,200}\?[^)\s]{0,120}=", ("![",), {"heads": ("![",)}),
     (
         "channel",
         r"\b(?:call|invoke|use|run|execute|trigger) (?:the )?[`'\"]?[\w.]{2,40}[`'\"]? (?:tool|function|command|plugin)"
         r" (?:with|to (?:send|delete|transfer|email|forward|buy|pay|post))",
         ("tool", "function", "command", "plugin"),
+        {"heads": ("call", "invoke", "use", "run", "execute", "trigger")},
     ),
-    (HIDDEN, "[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]{4,64}|[\U000e0001-\U000e007f]{2,64}", ()),
+    (
+        HIDDEN,
+        "[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]{4,64}|[\U000e0001-\U000e007f]{2,64}",
+        (),
+        {"foreign": True},
+    ),
 )
 
 
 def injection_recognizers() -> list[Recognizer]:
     """One recognizer a pattern."""
-    return [Recognizer(kind, re.compile(text, re.IGNORECASE), None, signs) for kind, text, signs in _PATTERNS]
+    return [
+        Recognizer(kind, re.compile(text, re.IGNORECASE), None, signs, **more) for kind, text, signs, more in _PATTERNS
+    ]
 
 
 _TASK: Final = re.compile(
@@ -182,12 +247,14 @@ _INVISIBLE: Final = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u
 
 _SPACED: Final = re.compile(r"(?<!\S)(?:\S ){4,200}\S(?!\S)")
 """Letters with a blank between any two, as in `i g n o r e`."""
+_SOME_SPACED: Final = re.compile(r" (?<=\S )\S \S \S \S")
+"""What a text with such letters holds, found fast: a search goes from blank to blank."""
 
 
 def folded(text: str) -> str:
     """The text without invisible characters and blanks inside words, and with compatibility forms as plain letters."""
     if not text.isascii():
         text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
-    if _SPACED.search(text) is None:
+    if _SOME_SPACED.search(text) is None or _SPACED.search(text) is None:
         return text
     return re.sub(r" {2,9}", " ", _SPACED.sub(lambda found: found.group().replace(" ", ""), text))

@@ -34,10 +34,12 @@ Check = Callable[[str, int, int], bool]
 class Recognizer:
     """A pattern for one category. A group named `span` is what counts, by default the whole match.
 
-    `trigger`: a text without any of these strings, in lower case, has no match, so that it is not searched; nor has one
-    in which `gate`, which several recognizers share, finds nothing. `alphabet`: every character that a match can hold,
-    as the inside of a character class; empty: any. `tail`: of whole texts, what belongs to the span right after the
-    match, of any length. Raises ValueError for a pattern of unbounded width.
+    So that little of a text is searched: one without any of the strings in `trigger` has no match, nor has one without
+    any of `also`, both in lower case, nor one in which `gate`, which several recognizers share, finds nothing. `heads`:
+    every match begins with one of these, in lower-case ASCII; a pattern that only matters beyond ASCII says `foreign`.
+    `alphabet`: every character that a match can hold, as the inside of a character class; empty: any. `tail`: of whole
+    texts, what belongs to the span right after the match, of any length. Raises ValueError for a pattern of unbounded
+    width.
     """
 
     category: str
@@ -48,6 +50,9 @@ class Recognizer:
     alphabet: str = ""
     tail: re.Pattern[str] | None = None
     guard: str = ""
+    also: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    foreign: bool = False
     width: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,9 +67,11 @@ class Recognizer:
         """The same for a guard of this name."""
         return replace(self, guard=guard)
 
-    def find(self, text: str) -> Iterator[Span]:
-        """Spans of a whole text, in order."""
-        for match in self.pattern.finditer(text):
+    def find(self, text: str, lowered: str | None = None) -> Iterator[Span]:
+        """Spans of a whole text, in order. `lowered`: see `aligned`."""
+        for match in (
+            self.pattern.finditer(text) if lowered is None or not self.heads else self._at_heads(text, lowered)
+        ):
             if match.end() > match.start() and (self.check is None or self.check(text, match.start(), match.end())):
                 span = self._span(match)
                 if self.tail is not None and (more := self.tail.match(text, span.end)) is not None:
@@ -80,6 +87,20 @@ class Recognizer:
         found = end.search(text, bound)
         return found.start() if found is not None else len(text)
 
+    def _at_heads(self, text: str, lowered: str) -> Iterator[re.Match[str]]:
+        """What `finditer` finds, tried only where a match can begin: most patterns fail at most places slowly."""
+        places = []
+        for head in self.heads:
+            at = lowered.find(head)
+            while at >= 0:
+                places.append(at)
+                at = lowered.find(head, at + 1)
+        end = 0
+        for at in sorted(places):
+            if at >= end and (match := self.pattern.match(text, at)) is not None:
+                end = match.end()
+                yield match
+
     def _span(self, match: re.Match[str]) -> Span:
         start, end = match.span("span" if "span" in self.pattern.groupindex else 0)
         if start < 0:
@@ -90,10 +111,13 @@ class Recognizer:
 def find_all(recognizers: Iterable[Recognizer], text: str) -> list[Span]:
     """Spans of all recognizers, by their start; they may overlap."""
     found: list[Span] = []
-    lowered = text.lower()
+    ascii_only, lowered = text.isascii(), text.lower()
+    same_places = aligned(text, lowered)
     open_gates: dict[re.Pattern[str], bool] = {}
     for recognizer in recognizers:
-        if recognizer.trigger and not any(sign in lowered for sign in recognizer.trigger):
+        if recognizer.foreign and ascii_only:
+            continue
+        if not _has_any(lowered, recognizer.trigger) or not _has_any(lowered, recognizer.also):
             continue
         if (gate := recognizer.gate) is not None:
             is_open = open_gates.get(gate)
@@ -101,8 +125,22 @@ def find_all(recognizers: Iterable[Recognizer], text: str) -> list[Span]:
                 is_open = open_gates[gate] = gate.search(text) is not None
             if not is_open:
                 continue
-        found += recognizer.find(text)
+        found += recognizer.find(text, same_places)
     return sorted(found)
+
+
+def _has_any(lowered: str, signs: tuple[str, ...]) -> bool:
+    for sign in signs:  # a loop, since a generator costs more than most searches
+        if sign in lowered:
+            return True
+    return not signs
+
+
+def aligned(text: str, lowered: str) -> str | None:
+    """The text in lower case if each of its characters is that of the same place; None if a pattern that ignores case
+    would find ASCII letters in it that are none: dotless i, long s.
+    """
+    return lowered if len(lowered) == len(text) and "\u0131" not in lowered and "\u017f" not in lowered else None
 
 
 def merged(spans: Sequence[Span]) -> list[list[Span]]:

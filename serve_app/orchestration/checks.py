@@ -14,11 +14,11 @@ from jsonschema.exceptions import SchemaError, best_match
 from referencing.exceptions import Unresolvable
 
 from serve_app.config.orchestration import ChecksConfig
+from serve_app.strategy import Context
 from serve_app.types import Query
 from serve_app.wire.answers import AnswerReader, ChoiceText, invalid_call
-from serve_app.wire.frames import Call
 
-Judge = Callable[[str, Query, Call, str], Awaitable[str]]
+Judge = Callable[[str, Query, Context, str], Awaitable[str]]
 """Why an answer of a pool must not be sent, by the guards; an empty string if it may."""
 _KEPT: Final = 256
 """Compiled schemas that are kept."""
@@ -26,9 +26,9 @@ _MOST_MATCHED: Final = 100_000
 """Characters that regular expressions of the operator read."""
 
 
-async def no_judge(text: str, query: Query, call: Call, pool: str) -> str:
+async def no_judge(text: str, query: Query, context: Context, pool: str) -> str:
     """Without guards every text may be sent."""
-    del text, query, call, pool
+    del text, query, context, pool
     return ""
 
 

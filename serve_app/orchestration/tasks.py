@@ -96,11 +96,11 @@ def last_turn(query: Query) -> str:
 def sent_to(query: Query, row: TaskConfig, tier: TierConfig, work: Sequence[Message] = ()) -> Query:
     """The query as a tier receives it: the row's prompt, sampling and format around it, and what was done so far.
 
-    What the caller set stays: an answer format, tools, a limit of tokens, a temperature other than OpenAI's default.
+    What the caller set stays: an answer format, tools, a limit of tokens, a temperature.
     An adapter that the caller named stays as well. `work`: turns that tiers before added, which follow the last one.
     """
     sampling, given = query.sampling, query.sampling
-    if row.temperature is not None and given.temperature == _UNSET:
+    if row.temperature is not None and given.temperature == _UNSET and "temperature" not in given.stated:
         sampling = replace(sampling, temperature=row.temperature)
     if row.max_tokens is not None and given.max_tokens is None:
         sampling = replace(sampling, max_tokens=row.max_tokens)

@@ -91,7 +91,7 @@ class Attempt:
     def _answered(self, pool: Pool, usage: Usage) -> None:
         reason = "fallback" if self.steps else "chosen"
         latency_ms = (perf_counter() - self._started) * 1e3
-        self.steps.append(Step(pool.name, reason, usage, pool.price.cost_usd(usage), latency_ms))
+        self.steps.append(Step(pool.name, reason, usage, pool.price.cost_usd(usage, self.query.adapter), latency_ms))
 
 
 def may_fall_back(error: JethroError, tried: Capabilities, other: Capabilities) -> bool:

@@ -7,7 +7,7 @@ own. This module checks types only; the API checks limits.
 from collections.abc import Mapping
 from hashlib import blake2b
 from itertools import count
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from serve_app.errors import RequestError, UnsupportedParameter
 from serve_app.types import Endpoint, Message, Query, Role, Sampling
@@ -63,12 +63,12 @@ def query_from_openai(body: Mapping[str, Any], endpoint: Endpoint) -> Query:
 
 def _write_sampling(body: dict[str, Any], query: Query) -> None:
     sampling = query.sampling
-    if sampling == _DEFAULTS:
+    if sampling == _DEFAULTS and not sampling.stated:
         return
     if sampling.max_tokens is not None:
         body[sampling.max_tokens_key] = sampling.max_tokens
     for key in ("temperature", "top_p", "n", "seed", "presence_penalty", "frequency_penalty"):
-        if (value := getattr(sampling, key)) != getattr(_DEFAULTS, key):
+        if (value := getattr(sampling, key)) != getattr(_DEFAULTS, key) or key in sampling.stated:
             body[key] = value
     if sampling.stop:
         body["stop"] = list(sampling.stop)
@@ -98,7 +98,15 @@ def _sampling(body: Mapping[str, Any], endpoint: Endpoint) -> Sampling:
         logprobs=logprobs,
         top_logprobs=top,
         max_tokens_key="max_completion_tokens" if newer else "max_tokens",
+        stated=stated(body.get("temperature"), body.get("top_p")),
     )
+
+
+def stated(temperature: float | None, top_p: float | None) -> tuple[Literal["temperature", "top_p"], ...]:
+    """`Sampling.stated` of a request with these, None where it has none."""
+    if temperature != 1 and top_p != 1:
+        return ()
+    return (*(("temperature",) if temperature == 1 else ()), *(("top_p",) if top_p == 1 else ()))
 
 
 def _logprobs(body: Mapping[str, Any], endpoint: Endpoint) -> tuple[bool, int]:

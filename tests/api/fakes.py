@@ -14,7 +14,8 @@ from serve_app.errors import Conflict, ModelNotFound, NotFound
 from serve_app.gateway.scope import ScopeNotes
 from serve_app.gateway.services import Services
 from serve_app.observability.access_log import NoLog
-from serve_app.observability.metrics import Recorder, RouterFigures
+from serve_app.observability.metrics import Recorder
+from serve_app.observability.scraped import RouterFigures
 from serve_app.pools.base import PoolLoad
 from serve_app.routing.artefact import Registered
 from serve_app.routing.serving.served import ServedRouter
@@ -148,6 +149,7 @@ class LengthRouter:
 class Entry:
     id: str
     description: str = "a fake"
+    pool: str | None = None
 
 
 class FakeCatalogue:
@@ -168,7 +170,8 @@ class FakeCatalogue:
 
     def models(self) -> list[Entry]:
         streams = self.streams.names() if self.streams is not None else ()
-        return [Entry(name) for name in (*self._named, *(PREFIX + name for name in streams))]
+        pools = {name: strategy.pool.name for name, strategy in self._named.items() if hasattr(strategy, "pool")}
+        return [Entry(name, pool=pools.get(name)) for name in (*self._named, *(PREFIX + name for name in streams))]
 
 
 class FakeRouters:

@@ -48,6 +48,9 @@ def test_every_route_is_described(document):
         ("get", "/metrics"),
         ("get", "/openapi.json"),
         ("get", "/docs"),
+        ("get", "/console"),
+        ("get", "/console/{file}"),
+        ("get", "/v1/admin/live"),
     }
 
 
@@ -79,7 +82,7 @@ def test_without_keys_only_changes_of_the_operator_need_one(document):
 async def test_with_keys_the_operators_routes_need_a_key_of_their_own(client):
     paths = (await client(services(keys={"a": "k"})).get("/openapi.json")).json()["paths"]
     admin = [o for path, methods in paths.items() if path.startswith("/v1/admin/") for o in methods.values()]
-    assert len(admin) == 8
+    assert len(admin) == 9
     for operation in admin:
         assert operation["security"] == [{"admin": []}]
         assert {"401", "403"} <= operation["responses"].keys()

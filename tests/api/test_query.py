@@ -67,6 +67,20 @@ def test_sampling_parameters(body, expected):
     assert completion(**body).query.sampling == Sampling(**{"max_tokens": 16, **expected})
 
 
+@pytest.mark.parametrize(
+    ("body", "stated"),
+    [
+        ({}, ()),
+        ({"temperature": None}, ()),
+        ({"temperature": 1}, ("temperature",)),
+        ({"temperature": 0.5, "top_p": 1.0}, ("top_p",)),
+        ({"temperature": 1, "top_p": 1}, ("temperature", "top_p")),
+    ],
+)
+def test_openais_default_by_the_callers_own_word_is_known_as_such(body, stated):
+    assert chat(**body).query.sampling.stated == completion(**body).query.sampling.stated == stated
+
+
 @pytest.mark.parametrize("name", NULLABLE)
 def test_null_means_the_default(name):
     assert completion(**{name: None}) == completion()

@@ -161,39 +161,3 @@ def test_nonsense_is_refused_by_name(client, form, param):
     assert (caught.value.param == param and caught.value.body["message"].startswith("structured_outputs")) or (
         "Unknown parameter" in caught.value.body["message"]
     )
-
-
-def test_instructor(url):
-    instructor = pytest.importorskip("instructor")
-    raw = openai.OpenAI(base_url=url, api_key=KEY, max_retries=0)
-    for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
-        client = instructor.from_openai(raw, mode=mode)
-        made = client.chat.completions.create(model="jlab-large", messages=ASK, response_model=Answer, max_retries=0)
-        assert isinstance(made, Answer)
-    raw.close()
-
-
-async def test_the_agents_sdk(url):
-    agents = pytest.importorskip("agents")
-    agents.set_tracing_disabled(True)
-    asked: list[float] = []
-
-    @agents.function_tool
-    def convert(amount: float) -> str:
-        """Converts a length."""
-        asked.append(amount)
-        return "42"
-
-    async with openai.AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as raw:
-        model = agents.OpenAIChatCompletionsModel(model="jlab-large", openai_client=raw)
-        typed = agents.Agent(name="typed", model=model, output_type=Answer)
-        result = await agents.Runner.run(typed, "what is 40 + 2?")
-        assert isinstance(result.final_output, Answer)
-        tooled = agents.Agent(
-            name="tooled", model=model, tools=[convert], model_settings=agents.ModelSettings(tool_choice="required")
-        )
-        result = await agents.Runner.run(tooled, "what is 40 + 2?", max_turns=3)
-        assert asked and isinstance(result.final_output, str)
-        streamed = agents.Runner.run_streamed(tooled, "what is 40 + 2?", max_turns=3)
-        kinds = [event.type async for event in streamed.stream_events()]
-        assert "run_item_stream_event" in kinds and isinstance(streamed.final_output, str)

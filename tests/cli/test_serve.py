@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.cli.serve import ServeConsole
+from serve_app.cli.serve import ServeConsole, command
 from serve_app.config import load
 from serve_app.deployments import run as deployment
 from serve_app.gateway.services import Readiness
@@ -67,3 +67,28 @@ def test_the_console_says_what_is_down_where_and_what_to_know_of_the_config(caps
     )
     assert lines[2] == "jethro is ready, degraded: http://127.0.0.1:8000/v1"
     assert lines[3:5] == [f"  {small}", "  warning: no router is chosen"]
+
+
+@pytest.mark.parametrize(("exposed", "said"), [("true", 1), ("false", 0)])
+def test_the_address_of_the_page_is_said_where_it_is_served(capsys, exposed, said):
+    config = load("lab", env={}, settings={"server.expose_console": exposed, "server.port": "9123"})
+    ServeConsole(config).ready(Readiness(True))
+    assert capsys.readouterr().err.count("  console: http://127.0.0.1:9123/console\n") == said
+
+
+@pytest.mark.parametrize(
+    ("found", "typed"), [(None, "bin/jethro"), ("/usr/bin/jethro", "bin/jethro"), ("own", "jethro")]
+)
+def test_the_command_to_try_is_one_that_the_reader_can_type(tmp_path, monkeypatch, found, typed):
+    own = tmp_path / "bin" / "jethro"
+    own.parent.mkdir()
+    own.touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.executable", str(own.with_name("python")))
+    monkeypatch.setattr("shutil.which", lambda name: str(own) if found == "own" else found)
+    assert command() == typed
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert command() == ("jethro" if found == "own" else str(own))
+    own.unlink()
+    assert command() == "jethro"

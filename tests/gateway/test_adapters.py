@@ -1,8 +1,10 @@
 """Which pool serves which adapter, and the names that callers write."""
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
+from safetensors.torch import load_file
 
 from serve_app.adapters import registry as registry_module
 from serve_app.adapters.registry import AdapterRegistry
@@ -15,10 +17,14 @@ from serve_app.placement.pool import PlacedPool
 from serve_app.pools.directory import Directory, ReplicaReport
 from serve_app.pools.factory import build_pool
 from serve_app.routing.strategy import DirectStrategy
-from serve_app.types import Capabilities, Message, Query
+from serve_app.strategy import Context, Spent
+from serve_app.types import Capabilities, Message, Query, Usage
+from serve_app.wire.frames import Call
 from tests.api.fakes import FakePool
 from tests.lora import registry_settings, save_adapter
 from tests.models import save_random_model
+
+QUERY = Query((Message("user", "sort 3 1 2"),))
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +128,51 @@ async def test_the_catalogue_lists_and_resolves_them(tmp_path, models, registry)
     assert (decision.model, decision.pool, decision.reason) == ("m:sort", "small", "the request names m:sort")
     large = catalogue.resolve("m:large")
     assert isinstance(large, DirectStrategy) and large.adapter is None, "a model's own id goes first"
+
+
+async def test_a_token_with_an_adapter_costs_what_it_computes_more(tmp_path, models, registry):
+    tree = config(models, tmp_path)
+    pools = fakes(tree)
+    made = GatewayAdapters(tree, pools)
+    assert pools["small"].price.adapters == {}
+    await made.look()
+    cards = registry.all()
+    base = sum(t.numel() for t in load_file(models["small"] / "model.safetensors").values())
+    expected = 1 + cards["sort"].files.parameters / base
+    assert pools["small"].price.adapters == {"sort": expected} and expected > 1
+    assert pools["large"].price.adapters == {}, "it serves none"
+    changed = sum(shape.inputs * shape.outputs for shape in cards["sort"].files.modules.values())
+    assert pools["far"].price.adapters["sort"] == 1 + cards["sort"].files.parameters / changed, "no weights are here"
+    await made.remove("sort")
+    assert pools["small"].price.adapters == {} and pools["other"].price.adapters.keys() == {"tone"}
+
+
+async def test_the_config_may_set_what_adapters_cost(tmp_path, models, registry):
+    tree = config(models, tmp_path).model_dump(mode="json")
+    tree["pools"]["small"]["engine"]["adapters"]["price_factor"] = 2.5
+    tree = Config.model_validate(tree)
+    pools = fakes(tree)
+    await GatewayAdapters(tree, pools).look()
+    assert pools["small"].price.adapters == {"sort": 2.5}
+    usage = Usage(10, 20)
+    plain = pools["small"].price.cost_usd(usage)
+    assert plain > 0 and pools["small"].price.cost_usd(usage, "sort") == pytest.approx(2.5 * plain)
+    assert pools["small"].price.cost_usd(usage, "unknown") == plain
+
+
+async def test_an_answer_by_an_adapter_reports_its_cost(tmp_path, models, registry):
+    tree = config(models, tmp_path)
+    pools = fakes(tree)
+    catalogue = Catalogue.from_config(tree, pools)
+    catalogue.adapters = GatewayAdapters(tree, pools)
+    await catalogue.adapters.look()
+    costs = {}
+    for model in ("m", "m:sort"):
+        strategy = catalogue.resolve(model)
+        async with aclosing(strategy.run(QUERY, Context(Call("d", "r", 0), stream=False))) as events:
+            [spent] = [event async for event in events if isinstance(event, Spent)]
+        costs[model] = spent.cost_usd
+    assert costs["m:sort"] == pytest.approx(costs["m"] * pools["small"].price.adapters["sort"]) and costs["m"] > 0
 
 
 async def test_add_pin_and_remove(adapters, tmp_path, models):

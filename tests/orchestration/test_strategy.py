@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+from collections import Counter
 from contextlib import aclosing
 from dataclasses import replace
+from math import exp
 from typing import Any
 
 import pytest
@@ -13,11 +15,14 @@ from serve_app.config.orchestration import TaskConfig
 from serve_app.config.placement import PersonalDataConfig
 from serve_app.errors import ModelNotFound, RequestError, UnsupportedParameter, UpstreamError
 from serve_app.gateway.orchestration import judge_of
+from serve_app.guards.answers import guarded
 from serve_app.guards.chain import Guards
+from serve_app.orchestration.tasks import sent_to
 from serve_app.strategy import Context
 from serve_app.types import Capabilities, Message, Query, Sampling
+from serve_app.wire.frames import Answer, Frame
 from tests.cascade.fakes import CALL, run, told
-from tests.orchestration.fakes import call, engine_of, orchestration, pool, tool
+from tests.orchestration.fakes import ABLE, call, engine_of, orchestration, pool, tool
 
 BOTH = pytest.mark.parametrize("stream", [False, True])
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -39,6 +44,7 @@ async def test_the_first_tier_answers_what_passes(stream: bool) -> None:
     assert (said, decision.pool, decision.task, decision.strategy) == ("fine", "small", "default", "orchestrate")
     assert (decision.score, decision.threshold, decision.expected, decision.features) == (None, None, {}, {})
     assert decision.reason == "small: passed its checks; task default (no task); m-small answers"
+    assert (decision.cause, decision.confidences) == ("accepted", {}), "checks say nothing of a probability"
     assert [step.wasted for step in spent.steps] == [False] and not engine_of(large).queries
 
 
@@ -56,6 +62,7 @@ async def test_an_answer_that_fails_is_not_sent(says: str, query: dict[str, Any]
     small, large = pool("small", says), pool("large", '{"n": 1}')
     decision, said, spent = told(await run(orchestration([small, large]), ask(**query), stream=stream))
     assert said == '{"n": 1}' and decision.pool == "large" and why in decision.reason
+    assert decision.cause == "escalated"
     assert [(s.pool, s.wasted) for s in spent.steps] == [("small", True), ("large", False)]
 
 
@@ -82,6 +89,24 @@ async def test_a_guards_verdict_escalates_and_its_text_is_never_sent(stream: boo
     assert said == "fine" and "guards stop it (words.code)" in decision.reason and "xyzzy" not in decision.reason
 
 
+@BOTH
+@pytest.mark.parametrize(("verdicts", "said"), [(("safe",), "one"), (("unsafe violence", "safe"), "two")])
+async def test_a_classifier_judges_an_answer_once(stream: bool, verdicts: tuple[str, ...], said: str) -> None:
+    """Orchestration asks it to know whether to escalate; the guard of the way out has nothing to ask again."""
+    judge = pool("judge", *verdicts, can=Capabilities(logprobs=False))
+    config = GuardsConfig.model_validate(
+        {"chain": [{"name": "judge", "kind": "classifier", "pool": "judge", "texts": ["output"]}]}
+    )
+    guards = Guards(config, config.chain, PersonalDataConfig(), {"judge": judge})
+    strategy = orchestration([pool("small", "one"), pool("large", "two")], judge=judge_of(guards))
+    context, texts, found = Context(CALL, stream), "", Counter[str]()
+    async for event in guarded(strategy.run(ask(), context), guards, ask(), context, found.update):
+        for body in event.events if isinstance(event, Frame) else [event.parsed] if isinstance(event, Answer) else []:
+            for choice in body["choices"]:
+                texts += (choice.get("delta") or choice.get("message") or {}).get("content") or ""
+    assert texts == said and len(engine_of(judge).queries) == len(verdicts)
+
+
 async def test_an_answer_that_failed_a_check_is_not_returned_where_the_next_tier_fails() -> None:
     large = pool("large", fail_after=0, error=UpstreamError("away"))
     engine_of(large).turns = ("x",)
@@ -103,6 +128,7 @@ async def test_low_confidence_escalates_and_its_logprobs_stay_here(stream: bool)
         small = pool("small", "a", sure=sure)
         events = await run(orchestration([small, pool("large", "b")], default=default), ask(), stream=stream)
         assert told(events)[0].pool == answers
+        assert told(events)[0].confidences == {"small": pytest.approx(exp(sure))}
         assert engine_of(small).queries[0].sampling.logprobs
         assert b'"logprobs":{' not in b"".join(getattr(e, "data", getattr(e, "body", b"")) for e in events[1:-1])
 
@@ -121,6 +147,19 @@ async def test_only_tiers_that_can_do_what_it_takes_are_called() -> None:
     assert "m-small does not support response_format" in decision.reason
     with pytest.raises(UnsupportedParameter):
         await run(orchestration([pool("small", can=poor), pool("large", can=poor)]), ask(response_format=JSON))
+
+
+@BOTH
+async def test_a_tier_with_an_adapter_costs_what_the_adapter_does(stream: bool) -> None:
+    costs = []
+    for adapter in (None, "sort"):
+        small = pool("small", "fine", can=replace(ABLE, adapters=True))
+        small.price.adapters["sort"] = 1.5
+        default = row(tiers=[{"pool": "small", "adapter": adapter}, {"pool": "large"}])
+        _, said, spent = told(await run(orchestration([small, pool("large")], default=default), ask(), stream=stream))
+        assert said == "fine"
+        costs.append(spent.cost_usd)
+    assert costs[1] == pytest.approx(1.5 * costs[0]) and costs[0] > 0
 
 
 async def test_the_tasks_prompt_sampling_and_adapter_are_sent() -> None:
@@ -162,6 +201,9 @@ async def test_what_the_caller_sets_stays() -> None:
     await run(orchestration([small, pool("large")], default=default), own)
     sent = engine_of(small).queries[0]
     assert (sent.sampling.temperature, sent.sampling.max_tokens, sent.response_format) == (0.7, 3, {"type": "text"})
+    assert sent_to(ask(), default, default.tiers[0]).sampling.temperature == 0.0
+    set_to_one = ask(sampling=Sampling(temperature=1.0, stated=("temperature",)))
+    assert sent_to(set_to_one, default, default.tiers[0]).sampling.temperature == 1.0
 
 
 async def test_a_hint_names_the_task_and_an_unknown_one_is_refused() -> None:

@@ -54,6 +54,14 @@ def test_a_chat_query_survives_the_wire(query, stream):
     assert query_from_openai(body, "chat") == query
 
 
+@pytest.mark.parametrize("stated", [(), ("temperature",), ("top_p",), ("temperature", "top_p")])
+def test_what_the_caller_set_to_openais_default_travels_and_what_was_left_open_stays_open(stated):
+    query = Query((Message("user", "a"),), Sampling(max_tokens=3, stated=stated))
+    body = query_to_openai(query, model="m", stream=False)
+    assert {key for key in ("temperature", "top_p") if key in body} == set(stated)
+    assert query_from_openai(body, "chat").sampling.stated == stated
+
+
 @given(TEXT, SAMPLING)
 def test_a_completion_query_survives_the_wire(prompt, sampling):
     query = Query((Message("user", prompt),), sampling, endpoint="completions")

@@ -125,7 +125,7 @@ class StageResult:
         """Record a call that has ended: the one for the answer, which is listed first, or a `further` one."""
         pool = self.stage.pool
         ms = self.elapsed_ms if self.ended_ms is None else self.ended_ms
-        step = Step(pool.name, reason, usage, pool.price.cost_usd(usage), ms)
+        step = Step(pool.name, reason, usage, pool.price.cost_usd(usage, self.sent.adapter), ms)
         self.steps.insert(len(self.steps) if further else 0, step)
         self.recorded = self.recorded or not further
 

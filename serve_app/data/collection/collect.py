@@ -36,6 +36,7 @@ from serve_app.pools.base import Pool
 from serve_app.store.base import COLLECTED
 from serve_app.types import Sampling
 from serve_app.wire.frames import Call
+from serve_app.wire.requests import stated
 
 KEY_REFUSED = "upstream_refused_key"
 """The code of an upstream's error that no retry fixes (see `pools.upstream_errors`)."""
@@ -263,6 +264,7 @@ class _CollectionRun:
             sampling = replace(sampling, logprobs=False, top_logprobs=0)
         if sampling.seed is not None:
             sampling = replace(sampling, seed=_number(sampling.seed, item.id, name, have) >> 33)
+        sampling = replace(sampling, stated=stated(sampling.temperature, sampling.top_p))  # a model's default is not it
         query = replace(item.query, sampling=sampling)
         call_id = f"{COLLECTED}{_number(item.id, name, have):016x}"
         attempt = 0

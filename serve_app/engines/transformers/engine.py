@@ -247,7 +247,8 @@ class HFEngine:
             room = min(room, self._settings.max_tokens)
         form, calls = await self._form(query)
         decode = self._decode if form is None else form.vocabulary.decode
-        request = Request.of(query.sampling, ids, room=room, decode=decode, eos_ids=self._loaded.eos_ids)
+        sampling = query.sampling.with_defaults(self._settings.temperature, self._settings.top_p)
+        request = Request.of(sampling, ids, room=room, decode=decode, eos_ids=self._loaded.eos_ids)
         if form is not None:
             for sequence in request.sequences:
                 sequence.guide, sequence.reader = form.guide(), reader_of(calls)

@@ -4,6 +4,8 @@ What each row needs is worked out when the rows change (`SamplingPlan`), not at 
 one argmax. Sampling is by inverse transform: one uniform number per row, drawn from the row's own generator, so that
 a seed means the same tokens alone and among others. Nucleus: Holtzman et al., The Curious Case of Neural Text
 Degeneration, section 3.1. Log-probabilities are the model's own, before temperature, nucleus, penalties and grammars.
+
+A grammar's mask of a large vocabulary costs more than a draw, so a row with few allowed tokens is drawn among these.
 """
 
 from collections.abc import Sequence as Rows
@@ -12,6 +14,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from serve_app.engines.transformers.guided.guide import Guide
@@ -29,8 +32,8 @@ class SamplingPlan:
 
     sequences: tuple[Sequence, ...]
     penalised: tuple[int, ...]
-    plain: tuple[int, ...]
-    nucleus: tuple[int, ...]
+    plain: frozenset[int]
+    nucleus: frozenset[int]
     logprobs: tuple[int, ...]
     guided: tuple[int, ...]
     temperature: Tensor
@@ -44,8 +47,8 @@ class SamplingPlan:
         return cls(
             sequences=tuple(sequences),
             penalised=tuple(i for i, s in enumerate(sequences) if s.counts is not None),
-            plain=tuple(i for i, s in drawn if s.top_p >= 1),
-            nucleus=tuple(i for i, s in drawn if s.top_p < 1),
+            plain=frozenset(i for i, s in drawn if s.top_p >= 1),
+            nucleus=frozenset(i for i, s in drawn if s.top_p < 1),
             logprobs=tuple(i for i, s in rows if s.logprobs),
             guided=tuple(i for i, s in enumerate(sequences) if s.guide is not None),
             temperature=torch.tensor([s.temperature for _, s in rows], device=device)[:, None],
@@ -56,46 +59,112 @@ class SamplingPlan:
 def sample(logits: Tensor, plan: SamplingPlan) -> tuple[Tensor, dict[int, Likely]]:
     """Token ids [rows] from float logits [rows, vocabulary], and log-probabilities of the rows that want them."""
     scores = _penalise(logits, plan) if plan.penalised else logits
-    guides = [guide for i in plan.guided if (guide := plan.sequences[i].guide) is not None]
-    if guides:
-        owned = bool(plan.penalised) or not plan.logprobs
-        scores = _restricted(scores, plan.guided, guides, in_place=owned)
-    tokens = scores.argmax(-1)
-    for rows, draw in ((plan.plain, _draw_plain), (plan.nucleus, _draw_nucleus)):
-        if rows:
-            index = torch.tensor(rows, device=logits.device)
-            uniform = torch.tensor([plan.sequences[i].rng.random() for i in rows], device=logits.device)[:, None]
-            probabilities = (scores[index].float() / plan.temperature[index]).softmax(-1)
-            tokens[index] = draw(probabilities, uniform, plan.top_p[index])
-    if guides:
-        _choose(tokens, plan.guided, guides, [plan.sequences[i].left for i in plan.guided])
+    if plan.guided:
+        tokens = _guided(scores, plan, in_place=bool(plan.penalised) or not plan.logprobs)
+    else:
+        tokens = _columns(scores, range(scores.shape[0]), plan)
     return tokens, _likely(logits, tokens, plan) if plan.logprobs else {}
 
 
-def _restricted(scores: Tensor, rows: Rows[int], guides: Rows[Guide], *, in_place: bool) -> Tensor:
-    """Scores [all rows, vocabulary] where tokens that a row's grammar forbids have minus infinity.
+def _columns(scores: Tensor, rows: Rows[int], plan: SamplingPlan) -> Tensor:
+    """A column of `scores` [len(rows), any width] for each of the batch's rows: the best, or a drawn one."""
+    drawn = sum(row in plan.plain or row in plan.nucleus for row in rows)
+    columns = scores.argmax(-1) if drawn < len(rows) else None
+    for chosen, draw in ((plan.plain, _draw_plain), (plan.nucleus, _draw_nucleus)):
+        places = [at for at, row in enumerate(rows) if row in chosen]
+        if not places:
+            continue
+        of_batch = torch.tensor([rows[at] for at in places], device=scores.device)
+        uniform = torch.tensor([plan.sequences[rows[at]].rng.random() for at in places], device=scores.device)[:, None]
+        index = None if len(places) == len(rows) else torch.tensor(places, device=scores.device)
+        some = scores if index is None else scores[index]
+        probabilities = (some.float() / plan.temperature[of_batch]).softmax(-1)
+        found = draw(probabilities, uniform, plan.top_p[of_batch])
+        if index is None:
+            return found
+        columns = torch.zeros(len(rows), dtype=torch.long, device=scores.device) if columns is None else columns
+        columns[index] = found
+    assert columns is not None
+    return columns
 
-    A row whose grammar allows no token of the model's stays as it is: `Guide.choose` writes what must come.
+
+FEW = 128
+"""Where a grammar allows no more tokens than these of a large vocabulary, as at most places of a JSON text, the others
+are not looked at.
+"""
+
+
+def _guided(scores: Tensor, plan: SamplingPlan, *, in_place: bool) -> Tensor:
+    """Token ids [rows] that follow the rows' grammars. Overwrites `scores` only if `in_place`.
+
+    A row whose grammar allows no token of the model's gets none of them: `Guide.choose` writes what must come.
     """
-    words = np.zeros((len(rows), guides[0].words), dtype=np.int32)
-    address, row_bytes = words.ctypes.data, words.strides[0]
-    for i, guide in enumerate(guides):
-        guide.fill(address + i * row_bytes, row_bytes)
-    bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
-    size, width = guides[0].size, scores.shape[-1]
-    own = bits[:, :size].any(axis=1)
-    for i in np.flatnonzero(~own).tolist():
-        guides[i].force(bits[i])
-    held = np.flatnonzero(own).tolist()
-    if not held:
-        return scores
-    allowed = np.zeros((len(held), width), dtype=np.uint8)
-    allowed[:, : min(size, width)] = bits[held, : min(size, width)]
-    forbidden = torch.from_numpy(allowed == 0).to(scores.device)
-    index = torch.tensor([rows[i] for i in held], device=scores.device)
-    scores = scores if in_place else scores.clone()
-    scores[index] = scores[index].masked_fill(forbidden, -torch.inf)
-    return scores
+    guides = [guide for row in plan.guided if (guide := plan.sequences[row].guide) is not None]
+    allowed = _allowed(guides, scores.shape[-1])
+    counts = np.bitwise_count(allowed).sum(axis=1, dtype=np.int64)
+    most = FEW if scores.shape[-1] > 8 * FEW else 0
+    few = np.flatnonzero((counts > 0) & (counts <= most)).tolist()
+    many = np.flatnonzero(counts > most).tolist()
+    tokens = torch.zeros(scores.shape[0], dtype=torch.long, device=scores.device)
+    if few:
+        rows = [plan.guided[at] for at in few]
+        ids, behind = _ids(allowed[few], counts[few])
+        index, choice = torch.tensor(rows, device=scores.device), torch.from_numpy(ids).to(scores.device)
+        own = scores[index[:, None], choice].masked_fill_(torch.from_numpy(behind).to(scores.device), -torch.inf)
+        tokens[index] = choice.gather(-1, _columns(own, rows, plan)[:, None])[:, 0]
+    rows = sorted({*range(scores.shape[0])} - {*plan.guided} | {plan.guided[at] for at in many})
+    if rows:
+        whole = len(rows) == scores.shape[0] and (in_place or not many)
+        index = torch.tensor(rows, device=scores.device)
+        own = scores if whole else scores[index]
+        if many:
+            forbidden = np.unpackbits((~allowed[many]).view(np.uint8), axis=1, bitorder="little").view(np.bool_)
+            mask = torch.from_numpy(forbidden[:, : scores.shape[-1]]).to(scores.device)
+            _forbid(own, [rows.index(plan.guided[at]) for at in many], mask)
+        tokens[index] = _columns(own, rows, plan)
+    _choose(tokens, plan.guided, guides, [plan.sequences[row].left for row in plan.guided])
+    return tokens
+
+
+def _allowed(guides: Rows[Guide], width: int) -> NDArray[np.uint32]:
+    """Bit masks [guides, words] of the model's own tokens that may come next, of as many bits as there are scores. A
+    guide without any has to force one of the others.
+    """
+    words = max(guides[0].words, -(-width // 32))
+    masks = np.zeros((len(guides), words), dtype=np.uint32)
+    address, row_bytes = masks.ctypes.data, masks.strides[0]
+    for at, guide in enumerate(guides):
+        guide.fill(address + at * row_bytes, 4 * guide.words)
+    size = min(guides[0].size, width)
+    full, bits = divmod(size, 32)
+    own = masks.copy()
+    own[:, full + (bits > 0) :] = 0
+    if bits:
+        own[:, full] &= np.uint32((1 << bits) - 1)
+    for at in np.flatnonzero(~own.any(axis=1)).tolist():
+        guides[at].force(np.unpackbits(masks[at].view(np.uint8), bitorder="little"))
+    return own
+
+
+def _ids(allowed: NDArray[np.uint32], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The set bits of each row [rows, most], in order, and which places are behind a row's last."""
+    row, word = np.nonzero(allowed)
+    bits = np.unpackbits(allowed[row, word].view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
+    at, bit = np.nonzero(bits)
+    place = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
+    behind = np.arange(counts.max()) >= counts[:, None]
+    ids = np.zeros(behind.shape, dtype=np.int64)
+    ids[row[at], place] = 32 * word[at] + bit
+    return ids, behind
+
+
+def _forbid(scores: Tensor, rows: Rows[int], forbidden: Tensor) -> None:
+    """Minus infinity in place for what is forbidden to these rows of `scores`."""
+    if len(rows) == scores.shape[0]:
+        scores.masked_fill_(forbidden, -torch.inf)
+        return
+    for row, mask in zip(rows, forbidden, strict=True):
+        scores[row].masked_fill_(mask, -torch.inf)
 
 
 def _choose(tokens: Tensor, rows: Rows[int], guides: Rows[Guide], left: Rows[int]) -> None:

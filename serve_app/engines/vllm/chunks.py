@@ -8,7 +8,7 @@ from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from serve_app.engines.vllm.rendering import Rendered
-from serve_app.errors import UpstreamError
+from serve_app.errors import RequestError, UpstreamError
 from serve_app.types import Chunk, FinishReason, Query, TokenLogprob, Usage
 
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "stop"}
@@ -29,7 +29,7 @@ class ChunkWriter:
     def chunks(self, output: RequestOutput) -> Iterator[Chunk]:
         """The chunks of one output; the last one of the last output carries usage.
 
-        Raises UpstreamError if the engine gave the request up.
+        Raises UpstreamError if the engine gave the request up, RequestError if it did for the form of the answer.
         """
         written = [chunk for choice in output.outputs if (chunk := self._chunk(choice)) is not None]
         if self._copies > 1:
@@ -66,6 +66,13 @@ class ChunkWriter:
         if choice.finish_reason is None:
             return None
         finish = _FINISH.get(choice.finish_reason)
+        if finish is None and choice.finish_reason == "error" and (form := self._rendered.form) is not None:
+            raise RequestError(
+                f"{form}: the answer came to a place where the form demands what no token of this model writes, such "
+                "as a letter that its vocabulary lacks: leave it out of the form, or use another model.",
+                param=form,
+                code="invalid_value",
+            )
         if finish is None:
             raise UpstreamError(f"the model's engine gave the request up ({choice.finish_reason})")
         return finish

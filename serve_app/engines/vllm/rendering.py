@@ -4,6 +4,7 @@ vLLM's OpenAI request models parse the query, so guided decoding, chat template 
 as in vLLM. A key that vLLM knows but this engine does not support is refused by name. vLLM's exceptions become ours.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve_app.engines.structured import Constraint, constraint_of, tools_of
+from serve_app.engines.structured import Constraint, ToolSpec, constraint_of, tools_of
 from serve_app.errors import (
     ContextLengthExceeded,
     JethroError,
@@ -89,7 +90,7 @@ class QueryRenderer:
         self._refuse(query)
         constraint, tools = constraint_of(query), tools_of(query)
         form = constraint.param if constraint is not None else "tools" if tools else None
-        query = _narrowed(query, constraint)
+        query = _with_tools(_narrowed(query, constraint), tools)
         try:
             rendered = await (self._chat(query) if query.endpoint == "chat" else self._completion(query))
         except Exception as e:
@@ -178,6 +179,21 @@ def _narrowed(query: Query, constraint: Constraint | None) -> Query:
         return query
     schema = {**inner, "schema": constraint.value}
     return replace(query, response_format={"type": "json_schema", "json_schema": schema})
+
+
+def _with_tools(query: Query, specs: tuple[ToolSpec, ...]) -> Query:
+    """The query with the checked schemas of its tools. vLLM guides the arguments of strict tools only, others may have
+    any JSON.
+    """
+    checked = {spec.name: spec.parameters for spec in specs}
+
+    def tool_of(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+        function = tool.get("function") or {}
+        if function.get("name") not in checked:
+            return tool
+        return {**tool, "function": {**function, "parameters": checked[function["name"]], "strict": True}}
+
+    return replace(query, tools=tuple(map(tool_of, query.tools))) if checked else query
 
 
 _RETRY_AFTER_S = 1.0

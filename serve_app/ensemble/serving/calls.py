@@ -95,7 +95,8 @@ class HeldCall:
             reason, usage, wasted = f"failed: {self.error.code}", usage or Usage(), True
         usage = usage or Usage(prompt_tokens, self.reading.written)
         failed = self.error is not None
-        return Step(self.pool.name, reason, usage, self.pool.price.cost_usd(usage), ms, wasted, failed)
+        cost_usd = self.pool.price.cost_usd(usage, self.sent.adapter)
+        return Step(self.pool.name, reason, usage, cost_usd, ms, wasted, failed)
 
     @property
     def prompt_tokens(self) -> int:
@@ -121,6 +122,12 @@ class HeldCall:
             return shown.frame(Frame(b"".join(frame.data for frame in self.frames)))
         events = [_alone(event, choice) for frame in self.frames for event in frame.events if _says(event, choice)]
         return shown.frame(Frame(b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events)))
+
+
+def said_nothing(call: HeldCall) -> UpstreamError:
+    """The failure of a call that ended without saying anything."""
+    how = "returned an empty answer" if call.reading.finished else "ended its stream without an answer"
+    return UpstreamError(f"{call.pool.model} {how}")
 
 
 def _says(event: Mapping[str, Any], choice: int) -> bool:

@@ -52,6 +52,17 @@ def alone(folder, prompts, max_tokens):
         yield tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
+async def test_a_models_own_temperature_is_for_requests_that_set_none(folder):
+    engine = HFEngine("m", settings_for(folder, temperature=0.0))
+    await engine.start()
+    greedy = await text(engine, query())
+    open_ = {await text(engine, query(temperature=1.0, seed=seed)) for seed in range(4)}
+    stated = {await text(engine, query(temperature=1.0, seed=seed, stated=("temperature",))) for seed in range(4)}
+    narrow = {await text(engine, query(temperature=1.0, seed=seed, top_p=0.99)) for seed in range(4)}
+    await engine.aclose()
+    assert open_ == {greedy} and len(stated) > 1 and len(narrow) > 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "small", "large"])
 async def test_greedy_among_others_is_what_generate_says_alone(folder, name):

@@ -1,5 +1,7 @@
+import ctypes
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,3 +113,81 @@ def test_the_given_logits_are_not_changed():
     penalised.counts = {1: 1}
     sample(logits, SamplingPlan.of([penalised], CPU))
     assert torch.equal(logits[0], LOGITS)
+
+
+class Masked:
+    """A guide that allows some tokens of a vocabulary of `size`, `extra` of them beyond it, and notes what it takes."""
+
+    def __init__(self, size, allowed, extra=()):
+        self.size, self.allowed, self.extra = size, set(allowed), set(extra)
+        self.words = -(-(size + 40) // 32)
+        self.forced = None
+        self.took = []
+
+    def fill(self, address, size_bytes):
+        self.forced = None
+        assert size_bytes == 4 * self.words
+        bits = np.zeros(32 * self.words, dtype=np.uint8)
+        bits[[*self.allowed, *self.extra]] = 1
+        packed = np.packbits(bits, bitorder="little")
+        ctypes.memmove(address, packed.tobytes(), size_bytes)
+
+    def force(self, allowed):
+        self.forced = self.size + int(allowed[self.size :].argmax())
+
+    def choose(self, token, left):
+        self.took.append(token if self.forced is None else self.forced)
+        return token
+
+
+def guided(guide, **options):
+    sequence = one(**options)
+    sequence.guide = guide
+    return sequence
+
+
+@pytest.mark.parametrize("size", [40, 118, 3000])
+@pytest.mark.parametrize("padding", [0, 7, 64])
+def test_grammars_of_few_and_of_many_tokens_share_a_batch_with_free_rows(size, padding):
+    generator = torch.Generator().manual_seed(size)
+    many = list(range(0, size, 2))
+    rows = [
+        one(),
+        guided(Masked(size, [3])),
+        guided(Masked(size, many), temperature=1.0, seed=4),
+        guided(Masked(size, [], extra=[size + 5])),
+        one(temperature=1.0, seed=5),
+        guided(Masked(size, [1, 7, size - 1], extra=[size + 1])),
+        guided(Masked(size, [2, 9, 31, 32, 33]), temperature=1.0, seed=6, top_p=0.9),
+        guided(Masked(size, many), logprobs=True),
+    ]
+    plan = SamplingPlan.of(rows, CPU)
+    seen = [set() for _ in rows]
+    for _ in range(300):
+        logits = torch.randn(len(rows), size + padding, generator=generator)
+        before = logits.clone()
+        tokens, likely = sample(logits, plan)
+        assert torch.equal(logits, before) and set(likely) == {7}
+        assert tokens[0] == logits[0].argmax() and tokens[1] == 3 and tokens[3] < size
+        assert tokens[5] == max((1, 7, size - 1), key=lambda t: logits[5, t])
+        assert tokens[7] == max(many, key=lambda t: logits[7, t])
+        for row, token in enumerate(tokens.tolist()):
+            seen[row].add(token)
+    assert seen[2] <= set(many) and len(seen[2]) > 10
+    assert seen[6] == {2, 9, 31, 32, 33}
+    assert rows[3].guide.took == [size + 5] * 300, "written by a token beyond the model's"
+    assert len(seen[4]) > 20
+
+
+def test_a_row_draws_the_same_among_few_and_alone():
+    logits = torch.randn(1, 5000, generator=torch.Generator().manual_seed(1))
+    for allowed in ([5, 77, 4000], range(1, 5000, 3)):
+        alone = [
+            sample(logits.clone(), SamplingPlan.of([guided(Masked(5000, allowed), temperature=1.0, seed=s)], CPU))[0][0]
+            for s in range(30)
+        ]
+        together = sample(
+            logits.repeat(30, 1),
+            SamplingPlan.of([guided(Masked(5000, allowed), temperature=1.0, seed=s) for s in range(30)], CPU),
+        )[0]
+        assert together.tolist() == [int(t) for t in alone] and len(set(together.tolist())) > 1

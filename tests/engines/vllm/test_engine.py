@@ -9,6 +9,9 @@ import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.guided import answer as whole
+from benchmarks.guided import fault
+from benchmarks.guided import query as random_query
 from serve_app.adapters.registry import AdapterRegistry
 from serve_app.config.engines import VllmSettings as Settings
 from serve_app.engines.vllm import VllmEngine
@@ -44,7 +47,7 @@ SCHEMA = {
     "required": ["n", "s"],
     "additionalProperties": False,
 }
-TOOL = {"type": "function", "function": {"name": "f", "strict": True, "parameters": SCHEMA}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -192,6 +195,30 @@ async def test_forced_tool_calls(engine, choice, finish):
     arguments = json.loads("".join(c["function"].get("arguments") or "" for c in calls if c["index"] == 0))
     assert set(arguments) == {"n", "s"}
     assert (chunks[-1].finish_reason, text_of(chunks)) == (finish, "")
+
+
+async def test_finished_answers_of_random_schemas_and_tools_validate(engine):
+    """Tools here are not `strict`: OpenAI's default, which the engine guides all the same."""
+    wanted = [random_query(number, 200) for number in range(40)]
+    answers = await asyncio.gather(*(whole(engine, query) for query, _ in wanted), return_exceptions=True)
+    finished = 0
+    for given, (query, form) in zip(answers, wanted, strict=True):
+        if isinstance(given, RequestError):
+            assert given.param in ("response_format", "tools")
+            continue
+        said, _ = given
+        if said.finish_reason != "length":
+            finished += 1
+            assert not fault(said, query, form)
+    assert finished >= 8, "most do not end by themselves, and some must"
+
+
+async def test_a_form_of_letters_that_the_model_lacks_is_refused(engine):
+    capital = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["GREEN"]}}}
+    with pytest.raises(RequestError, match="what no token of this model writes") as raised:
+        await said(engine, ask(response_format=capital))
+    assert raised.value.param == "response_format"
+    assert await said(engine, ask())
 
 
 async def test_tools_that_the_model_may_leave(engine):
