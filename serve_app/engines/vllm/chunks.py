@@ -45,7 +45,7 @@ class ChunkWriter:
     @property
     def done(self) -> bool:
         """Whether every choice has ended, so that nothing further of the model is wanted."""
-        return len(self._ended) == self._rendered.params.n
+        return bool(len(self._ended) == self._rendered.params.n)
 
     def _closed(self, choice: CompletionOutput) -> CompletionOutput:
         """The piece of a choice, or what ends the answer in its place."""
