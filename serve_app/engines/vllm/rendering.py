@@ -49,7 +49,7 @@ _CHAT_ONLY = frozenset((
 PASSED_THROUGH = {"completions": _ANY_ENDPOINT, "chat": _ANY_ENDPOINT | _CHAT_ONLY}
 """Keys beyond OpenAI's that vLLM honours on this path, by endpoint; all others are refused."""
 
-_CALLS = CallForm(between="")
+CALLS = CallForm(between="", or_tight=True)
 """vLLM's parser `hermes` demands calls of this form."""
 _PROMPT = {"chat": "messages", "completions": "prompt"}
 
@@ -127,7 +127,7 @@ class QueryRenderer:
         named = isinstance(query.tool_choice, Mapping)
         if not tools or self._tool_parser != "hermes" or not (named or query.tool_choice == "required"):
             return None
-        return CallPlan(tools, _CALLS, required=True, single=named, named=named)
+        return CallPlan(tools, CALLS, required=True, single=named, named=named)
 
     def _count(self, text: str) -> int:
         return len(self.tokens_of(text))

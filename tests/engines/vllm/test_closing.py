@@ -65,7 +65,7 @@ async def test_random_answers_end_whole_within_their_limit(compiler, number):
 @pytest.mark.parametrize("number", range(1, 60, 2))
 async def test_calls_end_whole_as_well(compiler, number):
     sent, schema = query(number, 2 * LIMIT)
-    plan = CallPlan(tools_of(sent), CallForm(between=""), required=True, single=False)
+    plan = CallPlan(tools_of(sent), CallForm(between="", or_tight=True), required=True, single=False)
     text, why, _ = written(await compiler.form(None, plan), 2 * LIMIT, Random(number))
     assert why != "length", text
     for call in text.removeprefix("<tool_call>").removesuffix("</tool_call>").split("</tool_call><tool_call>"):

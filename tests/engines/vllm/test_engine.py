@@ -220,7 +220,8 @@ async def test_a_form_of_letters_that_the_model_lacks_is_written_nevertheless(en
 
 @pytest.mark.parametrize("choices", [1, 3])
 async def test_an_answer_that_would_not_end_ends_in_time_and_frees_the_engine(engine, choices):
-    endless = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "array", "minItems": 3}}}
+    words = {"type": "array", "items": {"type": "string"}, "minItems": 3}
+    endless = {"type": "json_schema", "json_schema": {"name": "a", "schema": words}}
     chunks = await chunks_of(engine, ask(response_format=endless, max_tokens=60, n=choices, temperature=1.0, seed=3))
     for index in range(choices):
         assert len(json.loads(text_of(chunks, index))) >= 3

@@ -37,12 +37,16 @@ MOST_CALLS = 16
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
-    """The text around a call's JSON object. Without `start` a call cannot follow text, and there is one at most."""
+    """The text around a call's JSON object. Without `start` a call cannot follow text, and there is one at most.
+
+    `or_tight`: the lines of `before` and `end` may be missing as well.
+    """
 
     start: str = "<tool_call>"
     before: str = "\n"
     end: str = "\n</tool_call>"
     between: str = "\n"
+    or_tight: bool = False
 
 
 HERMES = CallForm()
@@ -87,7 +91,8 @@ def call_grammar(plan: CallPlan, answer: Constraint | None, options: "JsonCompil
     rules.append("body: " + " | ".join(f"tool_{i}" for i in range(len(plan.tools))))
     more = 0 if plan.single or not form.start else MOST_CALLS - 1
     whole = _quoted(form.start + form.before) if form.start else ""
-    rules.append(f"call: {whole} body {_quoted(form.end) if form.end else ''}")
+    tight = f" | {_quoted(form.start)} body {_quoted(form.end.strip())}" if form.or_tight else ""
+    rules.append(f"call: {whole} body {_quoted(form.end) if form.end else ''}{tight}")
     between = _quoted(form.between) if form.between else ""
     calls = f"call ({between} call){{0,{more}}}" if more else "call"
     if plan.required:
