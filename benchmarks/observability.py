@@ -4,8 +4,8 @@ Two endpoints on Ray Serve with models of zero cost run at the same time and are
 rounds, so that whatever else the machine does meets both alike; a ratio is of one round. The ratio of the CPU time that
 an answer takes, of all processes of an endpoint, hardly depends on what else the machine does. `on` has metrics, a line
 a request and traces of 1 % of the requests, exported by OTLP to a collector double on this machine; `off` has none of
-them. Each is measured twice a round, in the orders on off off on and off on on off by turns, since an endpoint is faster
-right after it was measured; the ratio of the two measurements of `off` says how much of a difference is noise.
+them. Each is measured twice a round, in the orders on off off on and off on on off by turns, since an endpoint is
+faster right after it was measured; the ratio of the two measurements of `off` says how much of a difference is noise.
 """
 
 import argparse
