@@ -9,7 +9,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from benchmarks.collector import Collector
-from benchmarks.observability import AGAIN, OFF, ON, Compared, arguments, cpu_s, passed, report, settings
+from benchmarks.observability import OFF, ON, Compared, arguments, cpu_s, noise, passed, ratios, report, settings
 from benchmarks.process import Server
 from serve_app.config.base import LogConfig
 from serve_app.tracing.export import provider_of
@@ -18,27 +18,28 @@ STAMP = {"date": "2026-11-30T00:00:00", "commit": "c", "cores": 2, "cpu": "x", "
 
 
 def cell(on: list[float], errors: int = 0) -> Compared:
-    made = Compared("one-shot", 16, on, [100.0] * len(on), [110.0] * len(on), errors=errors)
-    made.cpu_ms = {ON: [1.0] * len(on), OFF: [0.95] * len(on), AGAIN: [0.95] * len(on)}
+    made = Compared("one-shot", 16, errors=errors)
+    made.rates = {ON: on, OFF: [100.0, 110.0] * (len(on) // 2)}
+    made.cpu_ms = {ON: [1.0] * len(on), OFF: [0.95] * len(on)}
     return made
 
 
 def test_a_ratio_is_of_one_round() -> None:
-    made = Compared("one-shot", 16, [95.0, 50.0], [100.0, 50.0], [100.0, 50.0])
-    assert made.ratios == [0.95, 1.0] and made.noise == [1.0, 1.0]
+    assert ratios([90.0, 100.0, 50.0, 50.0], [100.0, 100.0, 50.0, 50.0]) == [0.95, 1.0]
+    assert noise([100.0, 110.0, 50.0, 25.0]) == [1.1, 0.5]
 
 
 def test_the_mark_needs_every_case_all_answers_and_spans() -> None:
-    good, bad = cell([100.0] * 3), cell([90.0] * 3)
+    good, bad = cell([100.0] * 6), cell([90.0] * 6)
     assert passed([good], 5) and not passed([good, bad], 5) and not passed([good], 0)
-    assert not passed([cell([100.0] * 3, errors=1)], 5)
+    assert not passed([cell([100.0] * 6, errors=1)], 5)
 
 
 def test_the_report_names_ratio_spread_and_noise() -> None:
-    text = report([cell([100.0, 105.0, 110.0])], 1234, STAMP)
+    text = report([cell([100.0, 100.0, 105.0, 105.0, 110.0, 110.0])], 1234, STAMP)
     for expected in ("1.000", "0.976 to 1.024", "1.100", "1,234 spans", "holds", "0.950"):
         assert expected in text
-    assert "does not hold" in report([cell([50.0])], 1, STAMP)
+    assert "does not hold" in report([cell([50.0, 50.0])], 1, STAMP)
 
 
 def test_cpu_time_is_that_of_a_server_and_all_that_it_started() -> None:
