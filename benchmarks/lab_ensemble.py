@@ -52,7 +52,7 @@ _PERMUTATIONS = 20
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with a sentence on a wrong one."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.lab_ensemble", description=__doc__.splitlines()[0])
-    p.add_argument("--n", type=int, default=2000, help="unseen queries, balanced over task and size")
+    p.add_argument("--n", type=int, default=8000, help="unseen queries, balanced over task and size")
     p.add_argument("--http-n", type=int, default=400, help="of them over HTTP")
     p.add_argument("--no-http", action="store_true")
     p.add_argument("--seed", type=int, default=0)

@@ -1,20 +1,18 @@
 """Write the reference pages from the code: `python docs/reference.py`; `--check` only compares, 1 if one is stale."""
 
 import argparse
-import ast
-import importlib.util
 import sys
 import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
+if TYPE_CHECKING:
+    from serve_app.observability.definitions import MetricDefinition
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 NOTE: Final = "<!-- Made by `python docs/reference.py`; edit the code, not this page. -->\n"
@@ -128,74 +126,51 @@ def _default(field: FieldInfo) -> str:
 
 
 def metrics_page() -> str:
-    """Every metric that Prometheus can scrape: name, type, labels, meaning."""
+    """Every metric that Prometheus can scrape: name, type, unit, labels, meaning."""
+    from serve_app.observability import definitions as d
+
+    found = list(d.definitions())
+    by_source = {source: [_metric(m) for m in found if m.source == source] for source in ("gateway", "engine", "ray")}
+    head = ("metric", "type", "unit", "labels", "meaning")
     parts = [
         "# Reference: metrics\n",
         NOTE,
         "`GET /metrics` returns Prometheus' text format: the metrics of all Gateways and those of the pools' engines "
         "(for vLLM's own metrics see its documentation). Counters end in `_total`; histograms have `_bucket`, `_sum` "
-        "and `_count`.\n",
+        "and `_count`. [Dashboards and alerts](dashboards.md) use them.\n",
         "## Gateways\n",
-        _table(("metric", "type", "labels", "meaning"), _gateway_metrics()),
+        "Each also has the label `gateway`.\n",
+        _table(head, by_source["gateway"]),
         "Every Gateway reports the streams as the Learner last reported them: take one Gateway's value, not the sum. "
         "The label `stream` is the stream's uid, see [streams](streams.md#state-and-failures).\n",
-        "## The transformers engine\n",
-        _table(("metric", "type", "labels", "meaning"), _engine_metrics()),
+        "## Engines\n",
+        "Each also has the labels `pool` and `replica`. Those of adapters are exported by both engines, the others by "
+        "the transformers engine; vLLM exports its own.\n",
+        _table(head, by_source["engine"]),
         "## Exported by Ray\n",
         "On port 8080 of each node, with the prefix `ray_`.\n",
-        _table(("metric", "type", "labels", "meaning"), _ray_metrics()),
+        _table(head, by_source["ray"]),
+        "## Labels\n",
+        "No label holds a tenant, a user, or anything of a request's content.\n",
+        _table(("label", "values"), [(f"`{name}`", bound) for name, bound in d.LABELS.items()]),
+        f"Reasons of decisions: {_codes(d.CAUSES)}.\n",
+        f"Codes of refusals: {_codes(sorted(d.REFUSAL_CODES))}, `other`.\n",
+        "## Metrics of other programs\n",
+        "Those that the dashboards and alert rules use.\n",
+        _table(
+            ("metric", "labels", "meaning", "exported by"),
+            [(f"`{m.name}`", _codes(m.labels), m.meaning, m.source) for m in d.FOREIGN],
+        ),
     ]
     return "\n".join(parts)
 
 
-def _gateway_metrics() -> list[tuple[str, ...]]:
-    from serve_app.observability.metrics import Recorder
-
-    registry = CollectorRegistry()
-    recorder: Any = Recorder(registry)
-    recorder.watch_store(SimpleNamespace(queued=0, dropped=0, failed=0, restarts=0, away=False))
-    recorder.watch_routers(list)
-    recorder.watch_repairs({})
-    recorder.watch_streams(SimpleNamespace(figures=list, waiting=0, away=False))
-    rows = []
-    for collector in registry._collector_to_names:
-        described = hasattr(collector, "_documentation")
-        for one in [collector] if described else collector.collect():
-            name, kind, meaning = (getattr(one, f"_{k}" if described else k) for k in ("name", "type", "documentation"))
-            rows.append(_metric(name, kind, one._labelnames, meaning))
-    return rows
+def _metric(one: "MetricDefinition") -> tuple[str, ...]:
+    return f"`{one.shown}`", one.kind, one.unit, _codes(one.labels), one.meaning
 
 
-def _engine_metrics() -> list[tuple[str, ...]]:
-    """Loaded without its package, which imports torch."""
-    path = ROOT / "serve_app" / "engines" / "transformers" / "metrics.py"
-    spec = importlib.util.spec_from_file_location("engine_metrics", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    rows = []
-    for family in text_string_to_metric_families(module.EngineFigures("model").text(running=0, waiting=0)):
-        if not family.name.endswith("_created"):
-            labels = dict.fromkeys(key for sample in family.samples for key in sample.labels if key != "le")
-            rows.append(_metric(family.name, family.type, labels, family.documentation))
-    return rows
-
-
-def _ray_metrics() -> list[tuple[str, ...]]:
-    """Metrics made by ray.util.metrics, read from the source: they need a running Ray to be made."""
-    rows = []
-    for path in sorted((ROOT / "serve_app" / "deployments").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Gauge", "Counter"):
-                name, meaning = (ast.literal_eval(one) for one in node.args[:2])
-                keys = next(ast.literal_eval(one.value) for one in node.keywords if one.arg == "tag_keys")
-                rows.append(_metric(f"ray_{name}", node.func.id.lower(), keys, meaning))
-    return rows
-
-
-def _metric(name: str, kind: str, labels: Iterable[str], meaning: str) -> tuple[str, ...]:
-    shown = f"{name}_total" if kind == "counter" and not name.endswith("_total") else name
-    return f"`{shown}`", kind, ", ".join(f"`{label}`" for label in labels), meaning.rstrip(".")
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _table(head: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:

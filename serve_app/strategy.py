@@ -38,9 +38,14 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Last event: every model call that was made, in order. Usage and cost count them all."""
+    """Last event: every model call that was made, in order. Usage and cost count them all.
+
+    `answered`: tokens of the answer, as far as one call would have it, where that is not the first step that is not
+    wasted: one of several samples, or what is fused from several.
+    """
 
     steps: tuple[Step, ...]
+    answered: Usage | None = None
 
     @property
     def usage(self) -> Usage:

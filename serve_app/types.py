@@ -14,6 +14,19 @@ Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Endpoint = Literal["chat", "completions"]
 
+_Routed = Literal["score_above", "score_below", "no_score", "utility", "full", "unable", "fallback"]
+_Cascaded = Literal["accepted", "unchecked", "escalated", "best"]
+_Streamed = Literal["confident", "deferred", "explored", "audit", "warm_up"]
+Cause = Literal["named", "only_pool", _Routed, _Cascaded, "picked", "fused", _Streamed, "guard", "other"]
+"""Why a pool answers, in one word, for counting: `Decision.reason` says it in full.
+
+named: the request names the model; only_pool: there is no other. score_above, score_below: the router's score against
+the threshold; no_score: the router gave none; utility: highest of all pools; full: the strong pool is, and a borderline
+query goes to the weak one; unable: the first choice does not support the query or may not see it; fallback: it failed.
+accepted: a cascade is sure of its first answer; unchecked: nothing is to be checked; escalated: earlier answers were
+rejected; best: none convinced, this one most. picked, fused: of several answers. confident, deferred, explored, audit,
+warm_up: of streams. guard: a guard stopped the request.
+"""
 Privacy = Literal["local", "private", "any"]
 """Class of a request, the strictest first: pools of which places may see it."""
 Place = Literal["local", "private", "public"]
@@ -21,6 +34,8 @@ Place = Literal["local", "private", "public"]
 
 REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("jethro_request_id", default=None)
 """The id, as its caller has seen it, of the request that the current task works for: log lines carry it."""
+DECISION_ID: Final[ContextVar[str | None]] = ContextVar("jethro_decision_id", default=None)
+"""The id of the decision on that request, once it has one: log lines carry it too."""
 REACH: Final[ContextVar[frozenset[str] | None]] = ContextVar("jethro_reach", default=None)
 """The pools that the current task's request may reach, None: any; it also holds for queries that are made for it."""
 
@@ -268,6 +283,10 @@ class Decision:
     ] = field(default_factory=dict)
     preferred_pool: str | None = None
     """The pool preferred without regard to load, if other than `pool`: its demand counts for scaling."""
+    cause: Cause = "other"
+    """The reason in one word, for the metrics."""
+    confidences: Mapping[str, float] = field(default_factory=dict)
+    """By pool: the probability of being correct of each answer that was checked, for the metrics."""
 
 
 class DecisionField(NamedTuple):

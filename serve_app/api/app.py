@@ -15,7 +15,10 @@ from starlette.types import ASGIApp
 from serve_app.api import openapi as docs
 from serve_app.api import shapes
 from serve_app.api.adapters import AdapterRoutes
+from serve_app.api.admin.operations import admin_operations
 from serve_app.api.completions import CompletionHandler
+from serve_app.api.console import page as console
+from serve_app.api.console.live import LiveRoutes
 from serve_app.api.decisions import DecisionRoutes
 from serve_app.api.middleware import GatewayMiddleware
 from serve_app.api.openapi import Content, Operation
@@ -38,11 +41,23 @@ def build_app(services: Services) -> Starlette:
         CHAT: CompletionHandler(services, "chat", chat_request),
         COMPLETIONS: CompletionHandler(services, "completions", completion_request),
     }
-    groups = (Routes(services), DecisionRoutes(services), StreamRoutes(services), AdapterRoutes(services))
+    groups = (
+        Routes(services),
+        DecisionRoutes(services),
+        StreamRoutes(services),
+        AdapterRoutes(services),
+        LiveRoutes(services),
+    )
+    server = services.config.server
     operations = [*_answering(hot), *(operation for group in groups for operation in group.operations())]
-    if services.config.server.expose_docs:
+    operations += admin_operations(services)
+    if server.expose_console:
+        operations += console.ConsoleRoutes().operations()
+    if server.expose_docs:
         operations += docs.operations(operations, services.config.limits, keys=bool(services.keys))
     open_paths = frozenset(o.path for o in operations if o.open)
+    if server.expose_console:
+        open_paths |= console.open_paths()
     middleware = partial(GatewayMiddleware, services=services, hot=hot, open_paths=open_paths)
     return _Api([o.route() for o in operations], middleware)
 

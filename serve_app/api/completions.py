@@ -44,9 +44,11 @@ from serve_app.errors import (
 )
 from serve_app.gateway.services import Services
 from serve_app.guards.answers import guarded, refusal_events
+from serve_app.observability.request_span import described
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent, Strategy
-from serve_app.types import REACH, Decision, Endpoint, Privacy, Query
+from serve_app.tracing.spans import in_force, spanned
+from serve_app.types import DECISION_ID, REACH, Decision, Endpoint, Privacy, Query
 from serve_app.unrecorded import Undecided
 from serve_app.wire.frames import Answer, Call, Frame
 
@@ -159,13 +161,18 @@ class CompletionHandler:
         response = _Response(record, started, send, services)
         services.recorder.started()
         services.demand.arrived()
-        with Undecided() as undecided:
+        if services.tracing is None:
+            with Undecided() as undecided:
+                await self._run(scope, receive, response, undecided)
+            return
+        span = services.tracing.request(f"POST {scope['path']}", scope["headers"])
+        with in_force(span), described(span, record, scope["path"]), Undecided() as undecided:
             await self._run(scope, receive, response, undecided)
 
     async def _run(self, scope: Scope, receive: Receive, response: "_Response", undecided: Undecided) -> None:
         """The request to its end; whatever its end is, it is settled. Its log lines are within `undecided`."""
         services, record, started = self._services, response.record, response.started
-        reach = REACH.set(None)
+        reach, decision_id = REACH.set(None), DECISION_ID.set(None)
         try:
             self._enter(record.tenant)
             try:
@@ -184,6 +191,7 @@ class CompletionHandler:
             raise
         finally:
             REACH.reset(reach)
+            DECISION_ID.reset(decision_id)
             record.latency_ms = (monotonic() - started) * 1e3
             services.settle(record)
 
@@ -196,8 +204,7 @@ class CompletionHandler:
             raise
 
     async def _answer(self, scope: Scope, receive: Receive, response: "_Response", undecided: Undecided) -> None:
-        services, record = self._services, response.record
-        limits = services.config.limits
+        services, record, limits = self._services, response.record, self._services.config.limits
         body = await read_body(scope, receive, limits.body_bytes)
         request = self._read(parse_object(body), limits, record.tenant)
         record.model, record.stream = request.model, request.stream
@@ -207,6 +214,8 @@ class CompletionHandler:
         response.parsed()
         deadline_s = response.started + limits.request_timeout_s
         call = Call(self._ids.new(), record.request_id, int(record.created_s), deadline_s)
+        record.decision_id = call.id
+        DECISION_ID.set(call.id)
         context = Context(call, request.stream, services.demand)
         try:
             async with Interrupt(receive, limits.request_timeout_s, services.stops):
@@ -227,7 +236,8 @@ class CompletionHandler:
         """The query with its class and reach, which from here on hold for all that this task does."""
         services, record = self._services, response.record
         if services.placement is not None:
-            placed = await services.placement.place(query, requested, call)
+            with spanned("place"):
+                placed = await services.placement.place(query, requested, call)
             query = placed.query
             response.found({f"placement.{category}": n for category, n in placed.detected.items()})
         record.unrecorded = query.stays_unrecorded
@@ -257,6 +267,31 @@ class CompletionHandler:
         if guards.config.refusal == "error":
             raise ContentFiltered(guards.config.message, param="messages" if query.endpoint == "chat" else "prompt")
         return refusal_events(guards.config.message, query, model, context)
+
+
+class _Pieces:
+    """When the pieces of a stream were sent: a clock and a comparison for each, and no more."""
+
+    __slots__ = ("_count", "_first", "_last", "_longest")
+
+    def __init__(self) -> None:
+        self._count, self._first, self._last, self._longest = 0, 0.0, 0.0, 0.0
+
+    def sent(self, now: float) -> None:
+        """One is sent."""
+        if self._count:
+            gap = now - self._last
+            if gap > self._longest:
+                self._longest = gap
+        else:
+            self._first = now
+        self._count += 1
+        self._last = now
+
+    def note(self, record: RequestRecord) -> None:
+        """The stream is over."""
+        record.pieces, record.longest_gap_ms = self._count, self._longest * 1e3
+        record.pieces_ms = (self._last - self._first) * 1e3
 
 
 class _Response:
@@ -293,12 +328,14 @@ class _Response:
         """Send the events of a strategy to the caller."""
         record, finalizer = self.record, StreamFinalizer(request.include_usage)
         answer: Answer | None = None
+        pieces = _Pieces()
         async for event in events:
             if isinstance(event, Frame):
                 if record.ttft_ms is None:
                     record.ttft_ms = self._elapsed_ms()
                 data = finalizer.passed(event)
                 if data:
+                    pieces.sent(monotonic())
                     await self._send({"type": "http.response.body", "body": data, "more_body": True})
             elif isinstance(event, Decision):
                 self._decided(self._scope.noted(request.model, request.query, event))
@@ -307,7 +344,8 @@ class _Response:
             elif isinstance(event, Answer):
                 answer = event
             elif isinstance(event, Spent):
-                record.steps = event.steps
+                record.steps, record.answered = event.steps, event.answered
+                pieces.note(record)
         if record.decision is None:
             raise UpstreamError("The strategy ended without a decision.")
         if request.stream:

@@ -16,7 +16,7 @@ from starlette._utils import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.reply import INTERNAL, Headers, send_error
-from serve_app.errors import AuthenticationFailed, JethroError
+from serve_app.errors import AuthenticationFailed, JethroError, PermissionDenied
 from serve_app.gateway.services import Services
 from serve_app.types import REQUEST_ID
 
@@ -24,6 +24,8 @@ logger = logging.getLogger("jethro.api")
 
 CALLER: Final = "jethro.caller"
 METRICS: Final = "/metrics"
+ADMIN: Final = "/v1/admin/"
+"""Prefix of the operator's routes."""
 _LONGEST_ID = 128
 
 
@@ -45,6 +47,18 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
                     return text
             break
     return None
+
+
+def _shows_pages(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser asks, and not a program: it names HTML among what it accepts."""
+    return any(name == b"accept" and b"text/html" in value for name, value in headers)
+
+
+async def _to_console(send: Send) -> None:
+    """A relative redirect, so that it holds behind a proxy that serves the endpoint below a path of its own."""
+    headers = [(b"location", b"console"), (b"vary", b"accept"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 307, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 _BYTES: Final = 12
@@ -112,10 +126,40 @@ def _closing(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     return []
 
 
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class AdminKey:
+    """The operator's key. Without one nothing can be changed; reads are open where callers need no keys either.
+
+    A key that is sent is checked even where none is needed: who sends a wrong one should learn it.
+    """
+
+    def __init__(self, key: str | None, *, open_reads: bool) -> None:
+        self._keys = Keys({"admin": key}) if key is not None else None
+        self._open_reads = open_reads
+
+    def check(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Raises AuthenticationFailed for a missing or wrong key, PermissionDenied where none is configured."""
+        reads = method in _READS
+        if self._keys is None:
+            if reads and self._open_reads:
+                return
+            raise PermissionDenied(
+                "The operator's routes are closed: set server.admin_key_env to the name of an environment variable "
+                "that holds a key of your own, restart, and send it as `Authorization: Bearer <key>`.",
+                code="admin_key_not_configured",
+            )
+        if reads and self._open_reads and not any(name == b"authorization" for name, _ in headers):
+            return
+        self._keys.tenant(headers)
+
+
 class GatewayMiddleware:
     """Wraps `app`. `hot` maps paths of POST routes to their ASGI apps; paths in `open_paths` need no key.
 
-    `/metrics` shows all tenants' figures: where keys are set it has a key of its own, or is closed.
+    `/metrics` shows all tenants' figures: where keys are set it has a key of its own, or is closed. The operator's
+    routes have one too, see `AdminKey`.
     """
 
     def __init__(
@@ -126,8 +170,10 @@ class GatewayMiddleware:
         self._ids = Ids()
         self._keys = Keys(services.keys)
         self._metrics_keys = Keys({"metrics": services.metrics_key}) if services.metrics_key else None
+        self._admin_key = AdminKey(services.admin_key, open_reads=not services.keys)
         self._hot = hot
         self._open = open_paths
+        self._browsed = services.config.server.expose_console
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one request, or refuse it."""
@@ -136,11 +182,14 @@ class GatewayMiddleware:
             return
         headers = scope["headers"]
         path = get_route_path(scope)
+        if path == "/" and self._browsed and _shows_pages(headers) and scope["method"] in ("GET", "HEAD"):
+            await _to_console(send)
+            return
         id_ = request_id(headers) or f"req-{self._ids.new()}"
         try:
-            tenant = None if path in self._open else self._tenant(path, headers)
+            tenant = None if path in self._open else self._tenant(scope["method"], path, headers)
         except JethroError as error:
-            self._recorder.unauthorized()
+            self._recorder.unauthorized(error.code)
             await send_error(send, error, [(b"x-request-id", id_.encode()), *_closing(headers)])
             return
         scope[CALLER] = Caller(id_, tenant)
@@ -154,7 +203,10 @@ class GatewayMiddleware:
         finally:
             REQUEST_ID.reset(previous)
 
-    def _tenant(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    def _tenant(self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        if path.startswith(ADMIN):
+            self._admin_key.check(method, headers)
+            return None
         if path != METRICS or not self._keys:
             return self._keys.tenant(headers)
         if self._metrics_keys is None:

@@ -42,12 +42,27 @@ def answers(schema: dict[str, Any]) -> dict[int, tuple[Content, ...]]:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryParameter:
+    """A parameter of the query string; `schema` describes its text."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+    required: bool = False
+
+    def described(self) -> dict[str, Any]:
+        """As OpenAPI writes it."""
+        known = {"name": self.name, "in": "query", "required": self.required, "description": self.description}
+        return {**known, "schema": self.schema}
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """A method on a path, run by a handler or, on the hot path, by an ASGI app (any object that is not a function).
 
     `ok` maps statuses to their content, `errors` lists the statuses with the error object. `parameters` describes the
-    path's parameters. `confirm` names a query parameter that has to be `true`. `open`: no key is needed. `placed`: the
-    caller's privacy class is read.
+    path's parameters, `query` those after it. `confirm` names a query parameter that has to be `true`. `open`: no key
+    is needed. `placed`: the caller's privacy class is read. `admin`: the key is the operator's.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
@@ -62,6 +77,8 @@ class Operation:
     open: bool = False
     confirm: str | None = None
     placed: bool = False
+    query: tuple[QueryParameter, ...] = ()
+    admin: bool = False
 
     @property
     def public_path(self) -> str:
@@ -141,8 +158,10 @@ def describe(operations: Sequence[Operation], limits: LimitsConfig, *, keys: boo
     for operation in operations:
         paths.setdefault(operation.public_path, {})[operation.method.lower()] = _operation(operation, keys)
     components: dict[str, Any] = {"schemas": {**schemas["$defs"], "Error": _ERROR}}
-    if keys:
-        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    schemes = {"bearer": keys, "admin": any(operation.admin for operation in operations)}
+    if any(schemes.values()):
+        bearer = {"type": "http", "scheme": "bearer"}
+        components["securitySchemes"] = {name: bearer for name, used in schemes.items() if used}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -156,7 +175,8 @@ def describe(operations: Sequence[Operation], limits: LimitsConfig, *, keys: boo
 
 
 def _operation(operation: Operation, keys: bool) -> dict[str, Any]:
-    errors = (*operation.errors, 401) if keys and not operation.open else operation.errors
+    guarded = _guard(operation, keys)
+    errors = (*operation.errors, *((401, 403) if operation.admin else (401,) if guarded else ()))
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -176,12 +196,21 @@ def _operation(operation: Operation, keys: bool) -> dict[str, Any]:
         described.setdefault("parameters", []).append({**confirmed, "description": "Has to be `true`."})
     if operation.placed:
         described.setdefault("parameters", []).append(_PRIVACY)
+    for parameter in operation.query:
+        described.setdefault("parameters", []).append(parameter.described())
     if operation.request is not None:
         schema = {"$ref": _REF + operation.request.__name__}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    if keys and not operation.open:
-        described["security"] = [{"bearer": []}]
+    if guarded is not None:
+        described["security"] = [{guarded: []}]
     return described
+
+
+def _guard(operation: Operation, keys: bool) -> str | None:
+    """The security scheme of an operation; the operator's reads are open where callers need no keys."""
+    if operation.admin:
+        return "admin" if keys or operation.method != "GET" else None
+    return "bearer" if keys and not operation.open else None
 
 
 def _content(contents: tuple[Content, ...]) -> dict[str, Any]:

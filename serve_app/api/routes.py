@@ -16,11 +16,13 @@ from serve_app.api.openapi import Content, Operation, answers
 from serve_app.api.query import chat_request, check, hinted, requested_class
 from serve_app.api.reply import decision_json, json_response
 from serve_app.api.schemas import ChatRequest, FeedbackRequest
-from serve_app.errors import ModelNotFound, RequestError
+from serve_app.errors import JethroError, ModelNotFound, RequestError
 from serve_app.gateway.catalogue import ModelEntry
 from serve_app.gateway.services import Services
+from serve_app.observability.request_span import begin_attributes, note_decision
 from serve_app.store.base import TIE, Feedback, RequestRecord
 from serve_app.streams.base import PREFIX
+from serve_app.tracing.spans import TraceSpan, serving, spanned
 from serve_app.unrecorded import Undecided
 from serve_app.wire.frames import Call
 
@@ -91,6 +93,19 @@ class Routes:
 
     async def route(self, request: Request) -> Response:
         """The decision that a chat request would get, without calling a model."""
+        if (tracing := self._services.tracing) is None:
+            return await self._route(request)
+        caller, path = _caller(request), request.url.path
+        span = tracing.request(f"POST {path}", request.scope["headers"])
+        if not isinstance(span, TraceSpan):
+            return await self._route(request)
+        span.set(begin_attributes("chat", path, caller.request_id, caller.tenant))
+        with serving(span, JethroError.status):
+            response = await self._route(request)
+            span.answered(response.status_code)
+            return response
+
+    async def _route(self, request: Request) -> Response:
         services, caller, started = self._services, _caller(request), monotonic()
         body = await read_body(request.scope, request.receive, services.config.limits.body_bytes)
         parsed = chat_request(parse_object(body), services.config.limits, caller.tenant)
@@ -110,7 +125,10 @@ class Routes:
             record.unrecorded = query.stays_unrecorded
             if services.config.store.keep_prompts and not query.stays_unrecorded:
                 record.prompt = query.text
-            decision = await strategy.decide(query, id_)
+            with spanned("decide") as span:
+                decision = await strategy.decide(query, id_)
+                note_decision(span, decision)
+        record.trace_id = span.trace_id if span is not None else None
         place = None if services.placement is None else services.placement.place_of(decision.pool)
         decision = services.scope.noted(parsed.model, query, decision)
         record.decision = decision = replace(decision, privacy=query.privacy, place=place, guards=detected)
@@ -128,7 +146,7 @@ class Routes:
             raise _invalid("comment", "the request was of privacy class local, of which no text is kept: leave it out")
         feedback = checked_feedback(given, record["pool"], services.pools)
         await services.store.feedback(feedback)
-        services.recorder.feedback()
+        services.recorder.feedback(record, feedback.score)
         if feedback.score is not None:
             services.routers.observe_feedback(record, feedback.score)
         return json_response({"decision_id": given.decision_id, "stored": True})
@@ -161,12 +179,15 @@ class Routes:
         return await self._services.store.decision(decision_id, _caller(request).tenant)
 
     def _model(self, entry: ModelEntry) -> dict[str, Any]:
+        pool = None if entry.pool is None else self._services.config.pools.get(entry.pool)
         return {
             "id": entry.id,
             "object": "model",
             "created": self._started_s,
             "owned_by": "jethro",
             "description": entry.description,
+            "pool": entry.pool,
+            "embedded": pool is not None and pool.embedded,
         }
 
     def _model_operations(self) -> list[Operation]:

@@ -55,7 +55,15 @@ EVENT_STREAM: dict[str, Any] = {
 }
 """Describes each event, not the whole stream: so read OpenAPI's readers a `schema` of this media type before 3.2."""
 MODEL = _object(
-    {"id": _STRING, "object": {"const": "model"}, "created": _INTEGER, "owned_by": _STRING, "description": _STRING}
+    {
+        "id": _STRING,
+        "object": {"const": "model"},
+        "created": _INTEGER,
+        "owned_by": _STRING,
+        "description": _STRING,
+        "pool": {**_MAYBE_STRING, "description": "The pool that answers, without a decision; null: one is made."},
+        "embedded": {"type": "boolean", "description": "One of the embedded models, which know lab tasks only."},
+    }
 )
 MODELS = _object({"object": {"const": "list"}, "data": _list(MODEL)})
 DECISION = _object(_DECISION)
@@ -112,6 +120,8 @@ ROUTERS = _object(
                         "description": "The weak and strong model it was trained on.",
                     },
                     "warning": {**_MAYBE_STRING, "description": "What the decisions by its score carry."},
+                    "share": {**_MAYBE_NUMBER, "description": "Share of strong calls among the last scores."},
+                    "expected_share": {**_MAYBE_NUMBER, "description": "The same share of the calibration data."},
                 }
             )
         ),
@@ -183,4 +193,20 @@ DECISIONS_DELETED = _object({"object": {"const": "decisions.deleted"}, "decision
 STORED = _object({"decision_id": _STRING, "stored": {"const": True}})
 ALIVE = _object({"ok": {"const": True}})
 READY = _object({"ok": {"type": "boolean"}, "degraded": {"type": "boolean"}, "pools": {"type": "object"}})
+_BY_POOL = {"type": "object", "additionalProperties": {"type": "object"}}
+LIVE = _object(
+    {
+        "object": {"const": "live"},
+        "now_s": _NUMBER,
+        "step_s": {**_INTEGER, "description": "Length of a step of the history, in seconds."},
+        "window_s": {**_INTEGER, "description": "What the totals are of, in seconds until now."},
+        "totals": {"type": "object", "description": "Counts, shares, US dollars, and percentiles in milliseconds."},
+        "history": {"type": "object", "description": "The same by step as columns, oldest first; whole steps only."},
+        "gateways": {**_INTEGER, "description": "Gateways that answered."},
+        "in_flight": {**_INTEGER, "description": "Requests being answered."},
+        "pools": {**_BY_POOL, "description": "By pool its model, price, replicas and load."},
+        "calibration": {**_list({"type": "object"}), "description": "Calibration errors, and of how many ratings."},
+        "embedded": {"type": "boolean", "description": "Some pool is one of the embedded models, for lab tasks only."},
+    }
+)
 TEXT: dict[str, Any] = {"type": "string"}

@@ -18,7 +18,9 @@ _READ_TIMEOUT_S = 600.0
 class Endpoint:
     """A client of one endpoint. `url` may or may not end in /v1."""
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, key_env: str = "JETHRO_API_KEY") -> None:
+        """`key_env` is where the key was read from, for the message where it is refused."""
+        self._key_env = key_env
         self.url = url.rstrip("/").removesuffix("/v1")
         with self._mapped():
             self._client = httpx.Client(
@@ -39,6 +41,14 @@ class Endpoint:
         """What a route answers. Raises JethroError with the endpoint's own message."""
         with self._mapped():
             response = self._client.request(method, path, json=body)
+            self._check(response)
+            answer: dict[str, Any] = response.json()
+            return answer
+
+    def get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+        """What a route answers to a query. Raises JethroError with the endpoint's own message."""
+        with self._mapped():
+            response = self._client.get(path, params=dict(query))
             self._check(response)
             answer: dict[str, Any] = response.json()
             return answer
@@ -90,7 +100,7 @@ class Endpoint:
             message = str(response.json()["error"]["message"])
         except (ValueError, KeyError, TypeError):
             message = response.text[:200] or response.reason_phrase
-        hint = "; export JETHRO_API_KEY with a key of this endpoint" if response.status_code == 401 else ""
+        hint = f"; export {self._key_env} with a key of this endpoint" if response.status_code == 401 else ""
         raise UpstreamError(f"{self.url} answered {response.status_code}: {message}{hint}")
 
 

@@ -159,7 +159,7 @@ def scope(
 def ensemble(
     out: Annotated[Path, typer.Option(help="Folder for answers, ranker and fuser.")],
     folder: _Folder = None,
-    n: Annotated[int, typer.Option("-n", min=200, help="Number of queries for every member.")] = 12_000,
+    n: Annotated[int, typer.Option("-n", min=200, help="Number of queries for every member.")] = 24_000,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the ranker at most.")] = 8,
     fuser_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the fuser at most.")] = 12,
     seed: Annotated[int, typer.Option(help="The same seed gives the same models.")] = 0,

@@ -7,6 +7,9 @@ import typer
 from serve_app.cli import chat, config, data, k8s, lab, scale, serve, stored
 from serve_app.cli.adapter import commands as adapter
 from serve_app.cli.cascade import commands as cascade
+from serve_app.cli.dashboards import commands as dashboards
+from serve_app.cli.decisions import commands as decisions
+from serve_app.cli.decisions import replay
 from serve_app.cli.ensemble import commands as ensemble
 from serve_app.cli.options import new_group
 from serve_app.cli.orchestrate import commands as orchestrate
@@ -36,6 +39,7 @@ app.command("init")(init.init)
 app.command("tune")(tune.tune)
 app.command("chat")(chat.chat)
 app.command("route")(chat.route)
+app.command("replay")(replay.replay)
 app.command("backup")(stored.backup)
 app.command("restore")(stored.restore)
 app.add_typer(config.group, name="config")
@@ -48,7 +52,8 @@ app.add_typer(cascade.group, name="cascade")
 app.add_typer(ensemble.group, name="ensemble")
 app.add_typer(orchestrate.group, name="orchestrate")
 app.add_typer(adapter.group, name="adapter")
-app.add_typer(stored.group, name="decisions")
+app.add_typer(decisions.group, name="decisions")
+app.add_typer(dashboards.group, name="dashboards")
 app.add_typer(scale.group, name="scale")
 app.add_typer(k8s.group, name="k8s")
 

@@ -98,6 +98,8 @@ class ServeConsole:
             keys = ", ".join(f"${key.env}" for key in server.keys)
             which = f"with a key ({keys}) as bearer token" if keys else "without a key (server.allow_unauthenticated)"
             say(f"  other machines: by any address of this one, port {server.port}, {which}")
+        if server.expose_console:
+            say(f"  console: {url}/console")
         chat = f'{command()} chat --url {url} "{_example(self._config)}"'
         say(f"  try: {chat}   (API page: {url}/docs; stop with Ctrl-C)")
 

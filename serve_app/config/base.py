@@ -1,9 +1,9 @@
-"""What all settings share: frozen, no unknown keys, finite numbers; and checked kinds of text."""
+"""What all settings share: frozen, no unknown keys, finite numbers; checked kinds of text; and what is logged."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Node(BaseModel):
@@ -30,3 +30,32 @@ def _named(text: str) -> str:
 FolderOrFile = Annotated[str, AfterValidator(_expanded)]
 """A path in which `~` is the home folder."""
 ModelName = Annotated[str, AfterValidator(_named)]
+
+
+class TracesConfig(Node):
+    """OpenTelemetry traces of requests. Where they are sent is set by OpenTelemetry's own variables (OTEL_*)."""
+
+    enabled: bool = Field(False, description="Trace requests.")
+    sample: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="Share of the requests that is traced, of those whose caller has not decided it."
+    )
+    follow_callers: bool = Field(
+        True, description="Continue the trace of a caller that sends one (traceparent), sampled as the caller says."
+    )
+
+
+class LogConfig(Node):
+    """JSON lines on stderr of each Gateway and replica: its messages, and at a Gateway one line a request."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity of messages that is logged."
+    )
+    access: bool = Field(True, description="Log every request.")
+    metrics: bool = Field(
+        True,
+        description="Count requests, for /metrics and the console; false: /metrics shows what is read at a scrape.",
+    )
+    content: bool = Field(
+        False, description="Let log lines and traces quote requests and answers; never those of privacy class local."
+    )
+    traces: TracesConfig = TracesConfig()

@@ -106,6 +106,9 @@ class KubernetesConfig(Node):
     )
     ingress: IngressConfig | None = Field(None, description="Of the component ingress.")
     prometheus: PrometheusConfig = PrometheusConfig()
+    collector: Annotated[str, AfterValidator(web_address)] | None = Field(
+        None, description="The OpenTelemetry collector that traces go to, such as http://otel.monitoring.svc:4318."
+    )
     redis_host: ObjectName = Field(
         "redis.databases.svc.cluster.local", description="Overlay ha: the Redis that keeps the head's state."
     )

@@ -6,10 +6,13 @@ environment variable, see `config.environment`.
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
+from urllib.parse import unquote
 
 import orjson
 import yaml
@@ -23,6 +26,9 @@ from serve_app.front.settings import FOLDER, write_private
 
 _PREFIX = "JETHRO__"
 _SECRETS = "secrets.json"
+TRACE_HEADERS: Final = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
+"""OpenTelemetry's variables that may hold a collector's key, the more special one first."""
+ADMIN_KEY = "JETHRO_ADMIN_KEY"
 _OF_A_PAIR = (
     "router",
     "offered",
@@ -106,6 +112,49 @@ def keep_secrets(names: Iterable[str], folder: Path, env: MutableMapping[str, st
     write_private(folder / _SECRETS, orjson.dumps(kept).decode())
 
 
+@dataclass(frozen=True, slots=True)
+class TraceExport:
+    """How traces leave this process. `headers` may hold a key, and are in no repr."""
+
+    exporter: Literal["otlp", "console", "none"]
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
+
+
+def trace_export(env: Mapping[str, str] | None = None) -> TraceExport:
+    """By OpenTelemetry's own variables; what is not read here its SDK reads itself.
+
+    Raises ConfigError for an exporter or a protocol that is not there.
+    """
+    env = os.environ if env is None else env
+    exporter = env.get("OTEL_TRACES_EXPORTER", "").strip().lower() or "otlp"
+    if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
+        return TraceExport("none")
+    if exporter == "console":
+        return TraceExport("console")
+    if exporter != "otlp":
+        raise ConfigError(f"OTEL_TRACES_EXPORTER: no exporter {short(exporter)}: use otlp, console or none")
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if protocol := env.get(name, "").strip().lower():
+            if protocol != "http/protobuf":
+                raise ConfigError(f"{name}: protocol {short(protocol)} is not spoken here: use http/protobuf")
+            break
+    for name in TRACE_HEADERS:
+        if text := env.get(name, "").strip() or _kept(env).get(name, ""):
+            return TraceExport("otlp", _headers(name, text))
+    return TraceExport("otlp")
+
+
+def _headers(name: str, text: str) -> dict[str, str]:
+    """OpenTelemetry's form: `key=value,key=value`, percent-encoded. Raises ConfigError, which quotes none of it."""
+    found: dict[str, str] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = pair.partition("=")
+        if not equals or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", key.strip()):
+            raise ConfigError(f"{name}: write headers as key=value, separated by commas")
+        found[key.strip().lower()] = unquote(value.strip())
+    return found
+
+
 def _kept(env: Mapping[str, str]) -> dict[str, str]:
     file = Path(env[FOLDER]) / _SECRETS if FOLDER in env else None
     found: dict[str, str] = orjson.loads(file.read_bytes()) if file is not None and file.exists() else {}
@@ -115,6 +164,11 @@ def _kept(env: Mapping[str, str]) -> dict[str, str]:
 def caller_key(env: Mapping[str, str] | None = None) -> str | None:
     """The key that `jethro chat` and `jethro route` send to an endpoint, from JETHRO_API_KEY; None if unset."""
     return optional_secret("JETHRO_API_KEY", env)
+
+
+def operator_key(env: Mapping[str, str] | None = None) -> str | None:
+    """The operator's key that `jethro decisions` sends to an endpoint, from JETHRO_ADMIN_KEY; None if unset."""
+    return optional_secret(ADMIN_KEY, env)
 
 
 def _read(source: str) -> tuple[str, str]:

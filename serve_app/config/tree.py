@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from serve_app.config.adapters import AdaptersConfig
-from serve_app.config.base import FolderOrFile, Node
+from serve_app.config.base import FolderOrFile, LogConfig, Node
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.guards import GuardsConfig
 from serve_app.config.kubernetes import KubernetesConfig
@@ -38,15 +38,6 @@ class StoreConfig(Node):
     keep_days: PositiveInt = Field(
         30, description="Days after which a decision is deleted with its feedback, and a text from a stream's journal."
     )
-
-
-class LogConfig(Node):
-    """JSON lines on stderr of each Gateway and replica: its messages, and at a Gateway one line a request."""
-
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severity of messages that is logged."
-    )
-    access: bool = Field(True, description="Log every request.")
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -81,9 +72,15 @@ class ServerConfig(Node):
     keys: tuple[KeyConfig, ...] = Field((), description="Callers' keys; empty: no key is required.")
     allow_unauthenticated: bool = Field(False, description="Listen beyond localhost without keys; say so explicitly.")
     expose_docs: bool = Field(True, description="Serve the API documentation at /docs.")
+    expose_console: bool = Field(True, description="Serve the console at /console; a browser that opens / gets it.")
     metrics_key_env: str | None = Field(
         None,
         description="Environment variable with the key of /metrics, which without it is closed where keys are set.",
+    )
+    admin_key_env: str | None = Field(
+        None,
+        description="Environment variable with the operator's key: it opens /v1/admin, which changes thresholds and "
+        "shows all tenants' decisions, and nothing else.",
     )
     connections: Annotated[int, Field(ge=16)] = Field(
         16_384, description="Most connections at once; fewer where the process may not open that many files."
@@ -268,6 +265,8 @@ class Config(Node):
         found = {key.env: f"server.keys ({key.name})" for key in self.server.keys}
         if self.server.metrics_key_env:
             found[self.server.metrics_key_env] = "server.metrics_key_env"
+        if self.server.admin_key_env:
+            found[self.server.admin_key_env] = "server.admin_key_env"
         for name, pool in self.pools.items():
             for key in ("api_key_env", "proxy_auth_env"):
                 if env := getattr(pool.engine, key, None):

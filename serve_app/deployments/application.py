@@ -82,7 +82,8 @@ def _pool(name: str, pool: PoolConfig, engine_factory: str, body_bytes: int, con
         **_replicas(name, pool),
     )
     settings, adapters = pool.model_dump(mode="json"), config.adapters.model_dump(mode="json")
-    return deployment.bind(name, settings, engine_factory, body_bytes, config.log.level, adapters)
+    log = config.log.model_dump(mode="json", exclude={"access", "metrics"})
+    return deployment.bind(name, settings, engine_factory, body_bytes, log, adapters)
 
 
 def _replicas(name: str, pool: PoolConfig) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from pathlib import Path
 
 from serve_app.config import Config, secret
 from serve_app.config.environment import cluster_address
+from serve_app.config.load import trace_export
 from serve_app.engines.factory import preflight
 from serve_app.errors import ConfigError, JethroError
 from serve_app.files import unwritable
 from serve_app.front.settings import bundled_haproxy
 from serve_app.gateway.catalogue import Catalogue
 from serve_app.gateway.preview import described
-from serve_app.gateway.services import caller_keys
+from serve_app.gateway.services import caller_keys, operator_keys
 from serve_app.routing.serving.loading import Loader
 from serve_app.routing.serving.scoring_service import required_replicas
 from serve_app.store.reading import check_usable
@@ -60,6 +61,8 @@ def check_start(config: Config, *, own_engines: bool = False) -> StartReport:
     report = StartReport()
     with _noted(report):
         check_secrets(config)
+    with _noted(report):
+        check_traces(config)
     if cluster_address():
         return report
     engines = {} if own_engines else config.pools
@@ -86,7 +89,13 @@ def check_secrets(config: Config) -> None:
         with _noted(report):
             secret(env, used_by=key)
     report.require()
-    caller_keys(config.server.keys)
+    operator_keys(config.server, caller_keys(config.server.keys))
+
+
+def check_traces(config: Config) -> None:
+    """Raises ConfigError if traces are on and OpenTelemetry's variables name an exporter that is not there."""
+    if config.log.traces.enabled:
+        trace_export()
 
 
 def check_port(config: Config) -> None:

@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.app import build_app
+from serve_app.api.console.live import own_figures
 from serve_app.api.reply import send_error
 from serve_app.config import Config
 from serve_app.deployments.learner import LearnerHandle
@@ -48,7 +49,7 @@ class GatewayReplica:
         tree = Config.model_validate(config)
         here = serve.get_replica_context()
         self._replica, self._here = here.replica_id.unique_id, (here.deployment, here.app_name)
-        log_to_stderr(tree.log.level, self._replica)
+        log_to_stderr(tree.log.level, self._replica, content=tree.log.content)
         bind_to_node()
         secret = cluster_secret()
         timeout_s = tree.limits.request_timeout_s
@@ -66,7 +67,12 @@ class GatewayReplica:
         services = await asyncio.to_thread(
             build_services, tree, pools, replica=self._replica, scorer=remote, learner=streams, remote_models=remote
         )
-        self._services = replace(services, gateways=self._gateways, scrape=partial(scrape, pools.values()))
+        self._services = replace(
+            services,
+            gateways=self._gateways,
+            scrape=partial(scrape, pools.values()),
+            live_gateways=self._live_gateways,
+        )
         await self._services.start()
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -80,6 +86,10 @@ class GatewayReplica:
     async def own_metrics(self) -> tuple[str, str]:
         """This Gateway's name and its metrics."""
         return self._replica, self._services.recorder.text().decode()
+
+    async def own_live(self) -> dict[str, Any]:
+        """What this Gateway did of late."""
+        return own_figures(self._services)
 
     async def end_requests(self) -> None:
         """End what is open with an error: the endpoint stops, and the time to finish is over."""
@@ -96,6 +106,16 @@ class GatewayReplica:
             logger.warning("metrics of this Gateway only: %s: %s", type(e).__name__, e)
             texts = [await self.own_metrics()]
         return merged({(("gateway", name),): text for name, text in texts})
+
+    async def _live_gateways(self) -> list[dict[str, Any]]:
+        """What all Gateways did of late: a request reaches any one of them, and it answers for all."""
+        try:
+            async with asyncio.timeout(_METRICS_S):
+                handle = serve.get_deployment_handle(*self._here)
+                return list(await replica_reply(handle.broadcast("own_live").results_async()))
+        except Exception as e:  # a Gateway just died or hangs: then this one's alone
+            logger.warning("live figures of this Gateway only: %s: %s", type(e).__name__, e)
+            return [await self.own_live()]
 
     async def __del__(self) -> None:
         """Stop following, write what is queued, close the connections."""

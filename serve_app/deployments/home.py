@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from serve_app.config.environment import leave_home, prepare_serve_environment
-from serve_app.config.load import keep_secrets
+from serve_app.config.load import TRACE_HEADERS, keep_secrets
 from serve_app.config.tree import Config
 from serve_app.deployments.checks import HOME_PREFIX, check_temporary_folder
 from serve_app.front.control import drain
@@ -34,7 +34,7 @@ class Home:
         write_private(launcher, f'#!/bin/sh\nexec "{sys.executable}" -P -m serve_app.front.supervisor "$@"\n')
         launcher.chmod(0o700)
         write_private(self.path / "ray-token", new_token())
-        keep_secrets(config.secrets(), self.path)
+        keep_secrets([*config.secrets(), *TRACE_HEADERS], self.path)
         prepare_serve_environment(home=self.path, niceness=config.server.niceness)
 
     def drain(self, longest_s: float) -> bool:

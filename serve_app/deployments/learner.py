@@ -15,6 +15,7 @@ from serve_app.errors import JethroError, replica_reply
 from serve_app.observability.process_log import log_to_stderr
 from serve_app.streams.base import BudgetChange, OnlineCore, Published, StreamCreate
 from serve_app.streams.registry import LocalLearner, RegistryOptions
+from serve_app.unrecorded import note_content
 
 
 class LearnerReplica:
@@ -22,12 +23,13 @@ class LearnerReplica:
 
     async def __init__(self, config: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         tree = Config.model_validate(config)
-        log_to_stderr(tree.log.level, serve.get_replica_context().replica_id.unique_id)
+        log_to_stderr(tree.log.level, serve.get_replica_context().replica_id.unique_id, content=tree.log.content)
         bind_to_node()
         options = tree.streams
         registry = RegistryOptions(
             Path(options.folder), options.most, options.checkpoint_events, options.most_per_tenant, tree.store.keep_days
         )
+        note_content()  # its folder holds texts that it learns from
         self._learner = await asyncio.to_thread(LocalLearner, registry, OnlineCore())
 
     async def published(self, known: Mapping[str, str]) -> Mapping[str, Published]:

@@ -15,11 +15,13 @@ from ray.experimental import internal_kv
 
 from serve_app.autoscaling.signals import FINISHED, IN_FLIGHT, QUEUED, SERVICE
 from serve_app.config.adapters import AdaptersConfig
+from serve_app.config.base import LogConfig
 from serve_app.config.pools import PoolConfig
 from serve_app.deployments.listeners import bind_to_node, listener, node_address
 from serve_app.engines.app import build_replica_app
 from serve_app.engines.base import Engine
 from serve_app.observability.process_log import log_to_stderr
+from serve_app.tracing.spans import Tracing
 
 logger = logging.getLogger("jethro.deployments")
 
@@ -47,10 +49,11 @@ class PoolReplica:
         pool: dict[str, Any],
         engine_factory: str,
         body_bytes: int,
-        log_level: str = "info",
+        log: dict[str, Any] | None = None,
         adapters: dict[str, Any] | None = None,
     ) -> None:
-        log_to_stderr(log_level, serve.get_replica_context().replica_id.unique_id)
+        replica, logging_ = serve.get_replica_context().replica_id.unique_id, LogConfig.model_validate(log or {})
+        log_to_stderr(logging_.level, replica, content=logging_.content)
         bind_to_node()
         config = PoolConfig.model_validate(pool)
         self._drain_s = config.drain_s
@@ -65,6 +68,7 @@ class PoolReplica:
             max_ongoing=config.max_ongoing_requests,
             max_queued=config.max_queued_requests,
         )
+        self._tracing = self._app.tracing = Tracing.from_config(logging_, replica, replica=True)
         bound = listener(node_address())
         host, port = bound.getsockname()[:2]
         self._address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
@@ -112,6 +116,8 @@ class PoolReplica:
         with contextlib.suppress(asyncio.CancelledError):
             await self._serving
         await self._engine.aclose()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
 
 class _Server(uvicorn.Server):

@@ -14,6 +14,7 @@ from typing import Any
 from serve_app.autoscaling.policy import Memory, PoolLimits, PoolSignals, ScalingPlan, ScalingSettings, limits_of, plan
 from serve_app.autoscaling.signals import IN_FLIGHT, Reports, pool_signals
 from serve_app.config.pools import PoolConfig
+from serve_app.observability.definitions import SCALING_HELD, SCALING_TARGET
 
 GATEWAY = "Gateway"
 SHARE_POLICY = "serve_app.deployments.scaling:SharePolicy"
@@ -125,8 +126,9 @@ class _Gauges:
     def __init__(self) -> None:
         from ray.util.metrics import Gauge
 
-        self.target = Gauge("jethro_autoscaling_target", "Target of the policy", tag_keys=("pool",))
-        self.held = Gauge("jethro_autoscaling_held", "1 while reports are missing or stale", tag_keys=("pool",))
+        self.target, self.held = (
+            Gauge(one.name, one.meaning, tag_keys=one.labels) for one in (SCALING_TARGET, SCALING_HELD)
+        )
 
 
 def _log() -> logging.Logger:

@@ -22,6 +22,7 @@ from serve_app.observability.process_log import log_to_stderr
 from serve_app.routing.registry import Registry
 from serve_app.routing.serving.loading import RouterFactory, limit_torch_threads
 from serve_app.routing.serving.scoring_service import ScoringService
+from serve_app.unrecorded import note_content
 
 
 class ScorerReplica:
@@ -29,13 +30,14 @@ class ScorerReplica:
 
     async def __init__(self, config: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         tree = Config.model_validate(config)
-        log_to_stderr(tree.log.level, serve.get_replica_context().replica_id.unique_id)
+        log_to_stderr(tree.log.level, serve.get_replica_context().replica_id.unique_id, content=tree.log.content)
         bind_to_node()
         registry = Registry(Path(tree.routing.registry), tree.routing.seed)
         here = {"score_threads": tree.scorer.threads, "score_batch": tree.scorer.batch}
         self._service = ScoringService(registry, RouterFactory(tree.routing.model_copy(update=here), registry))
         self._models = ModelThreads(tree.scorer.batch, partial(limit_torch_threads, tree.scorer.threads))
         await self._service.start(tree)
+        note_content()
 
     async def score(self, source: str, version: str, text: str) -> float:
         """See ScoringService."""

@@ -1,32 +1,21 @@
 """What an engine's adapters do, as metrics in Prometheus' format; the same for every engine."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
-_LABELS = ("model",)
-_SECONDS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2, 4, 8)
+from serve_app.observability import definitions as d
+from serve_app.observability.instruments import Instruments
 
 
 class AdapterFigures:
     """Counts into `registry`; every metric carries the model's id. Used on the event loop only."""
 
     def __init__(self, model: str, registry: CollectorRegistry) -> None:
-        def counter(name: str, words: str) -> Counter:
-            return Counter(f"jethro_engine_adapter_{name}", words, _LABELS, registry=registry).labels(model)
-
-        def gauge(name: str, words: str) -> Gauge:
-            return Gauge(f"jethro_engine_{name}", words, _LABELS, registry=registry).labels(model)
-
-        self._hits = counter("hits", "Requests whose adapter was in memory.")
-        self._misses = counter("misses", "Requests that waited for their adapter.")
-        self._loads = counter("loads", "Adapters loaded.")
-        self._failures = counter("failures", "Adapters that could not be loaded.")
-        self._evictions = counter("evictions", "Adapters that left the memory.")
-        self._held = gauge("adapters", "Adapters in memory.")
-        self._bytes = gauge("adapter_bytes", "Size of the adapters in memory.")
-        self._seconds = Histogram(
-            "jethro_engine_adapter_load_seconds", "Time to load an adapter.", _LABELS, registry=registry,
-            buckets=_SECONDS,
-        ).labels(model)  # fmt: skip
+        made = Instruments(registry)
+        self._hits, self._misses = made.counter(d.ADAPTER_HITS)(model), made.counter(d.ADAPTER_MISSES)(model)
+        self._loads, self._failures = made.counter(d.ADAPTER_LOADS)(model), made.counter(d.ADAPTER_FAILURES)(model)
+        self._evictions = made.counter(d.ADAPTER_EVICTIONS)(model)
+        self._held, self._bytes = made.gauge(d.ADAPTERS)(model), made.gauge(d.ADAPTER_BYTES)(model)
+        self._seconds = made.histogram(d.ADAPTER_LOAD)(model)
 
     def used(self, *, hit: bool) -> None:
         """A request took an adapter; `hit`: it was in memory."""

@@ -7,6 +7,7 @@ closes the engine.
 
 import hmac
 import logging
+from collections.abc import MutableMapping
 from typing import Any
 
 import orjson
@@ -23,7 +24,8 @@ from serve_app.errors import (
     RequestError,
     UpstreamError,
 )
-from serve_app.types import REQUEST_ID, Endpoint
+from serve_app.tracing.spans import TraceSpan, Tracing, serving
+from serve_app.types import DECISION_ID, REQUEST_ID, Endpoint
 from serve_app.unrecorded import HEADER, unrecorded
 
 logger = logging.getLogger("jethro.engines")
@@ -35,7 +37,9 @@ _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 
 
 class ReplicaApp:
-    """ASGI application over one engine; see `build_replica_app`."""
+    """ASGI application over one engine; see `build_replica_app`. `tracing`: set before the first request, or never."""
+
+    tracing: Tracing | None = None
 
     def __init__(self, engine: Engine, *, secret: str, body_bytes: int, admission: Admission) -> None:
         self._engine = engine
@@ -71,11 +75,24 @@ class ReplicaApp:
         headers = dict(scope["headers"])
         self._check_secret(headers)
         REQUEST_ID.set(headers.get(b"x-request-id", b"").decode("latin-1") or None)
-        body = await self._read(receive)
-        if body is None:
+        decision_id = headers.get(b"x-jethro-id", b"").decode("latin-1").partition("-")[0] or None
+        DECISION_ID.set(decision_id)
+        if self.tracing is None:
+            await self._run(scope["path"], headers, receive, send)
             return
-        request = ReplicaRequest(self._engine, self.admission, _POSTS[scope["path"]], headers, body)
-        await request.run(receive, send)
+        span = self.tracing.request(f"POST {scope['path']}", scope["headers"])
+        if not isinstance(span, TraceSpan):
+            await self._run(scope["path"], headers, receive, send)
+            return
+        about = {"jethro.request_id": REQUEST_ID.get(), "jethro.decision_id": decision_id, "url.path": scope["path"]}
+        span.set({"http.request.method": "POST", **about})
+        with serving(span, UpstreamError.status):
+            await self._run(scope["path"], headers, receive, _noting_status(span, send))
+
+    async def _run(self, path: str, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        body = await self._read(receive)
+        if body is not None:
+            await ReplicaRequest(self._engine, self.admission, _POSTS[path], headers, body).run(receive, send)
 
     def _check_secret(self, headers: dict[bytes, bytes]) -> None:
         if not hmac.compare_digest(headers.get(b"authorization", b""), self._key):
@@ -145,6 +162,17 @@ def build_replica_app(
     """
     admission = Admission(max_open=max_ongoing, max_queued=max_queued, retry_after_s=retry_after_s)
     return ReplicaApp(engine, secret=secret, body_bytes=body_bytes, admission=admission)
+
+
+def _noting_status(span: TraceSpan, send: Send) -> Send:
+    """`send`, with the response's status noted on the span."""
+
+    async def noting(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            span.answered(message["status"])
+        await send(message)
+
+    return noting
 
 
 async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,6 +9,7 @@ from serve_app.engines.base import Engine
 from serve_app.engines.bursts import Bursts
 from serve_app.errors import DeadlineExceeded, JethroError, UpstreamError
 from serve_app.pools.base import PoolLoad
+from serve_app.tracing.model_calls import begin_call, ending
 from serve_app.types import Capabilities, Chunk, Price, Query, Usage
 from serve_app.wire.encoding import StreamEncoder, encode_answer
 from serve_app.wire.frames import Answer, Call, Frame
@@ -38,23 +39,35 @@ class LocalPool:
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """See Pool.stream; chunks that are ready together share a frame."""
         encoder = StreamEncoder(query, model=self.model, answer_id=call.id, created=call.created_s)
-        bursts = Bursts(self._engine.stream(query))
+        bursts, span = Bursts(self._engine.stream(query)), begin_call(query, call, self.name, self.model, stream=True)
         self._in_flight += 1
-        try:
-            while not (bursts.ended or encoder.complete):
-                events = encoder.encode_all(await self._next(bursts, call))
-                if encoder.complete or (bursts.ended and not encoder.unfinished):
-                    events += encoder.usage(encoder.last_usage or Usage())
-                if events:
-                    yield Frame(events)
-            if encoder.unfinished:
-                raise UpstreamError(f"model {self.model} ended before all choices were finished")
-        finally:
-            self._in_flight -= 1
-            await bursts.aclose()
+        with ending(span):
+            try:
+                while not (bursts.ended or encoder.complete):
+                    events = encoder.encode_all(await self._next(bursts, call))
+                    if encoder.complete or (bursts.ended and not encoder.unfinished):
+                        events += encoder.usage(encoder.last_usage or Usage())
+                    if events:
+                        frame = Frame(events)
+                        if span is not None:
+                            span.frame(frame)
+                        yield frame
+                if encoder.unfinished:
+                    raise UpstreamError(f"model {self.model} ended before all choices were finished")
+            finally:
+                self._in_flight -= 1
+                await bursts.aclose()
 
     async def complete(self, query: Query, call: Call) -> Answer:
         """See Pool.complete."""
+        span = begin_call(query, call, self.name, self.model)
+        with ending(span):
+            answer = await self._complete(query, call)
+            if span is not None:
+                span.answer(answer)
+            return answer
+
+    async def _complete(self, query: Query, call: Call) -> Answer:
         bursts = Bursts(self._engine.stream(query))
         chunks: list[Chunk] = []
         self._in_flight += 1

@@ -17,6 +17,8 @@ from serve_app.engines.admission import Admission
 from serve_app.engines.base import Engine
 from serve_app.engines.bursts import Bursts
 from serve_app.errors import JethroError, ModelNotFound, UpstreamError
+from serve_app.tracing.model_calls import begin_engine, watched
+from serve_app.tracing.spans import current_span, error_type
 from serve_app.types import Chunk, Endpoint, Usage
 from serve_app.wire.encoding import DONE, StreamEncoder, encode_answer
 from serve_app.wire.requests import query_from_openai
@@ -67,11 +69,18 @@ class ReplicaRequest:
         except asyncio.CancelledError:
             if not watch.seen():
                 raise
+            if (span := current_span()) is not None:
+                span.set({"jethro.cancelled": True})
         finally:
             watch.stop()
 
+    def _bursts(self) -> Bursts[Chunk]:
+        """The engine's chunks, whose time is a span of its own: before it, the request waited for a place."""
+        chunks, span = self._engine.stream(self._query), begin_engine(self._query, self._model)
+        return Bursts(chunks if span is None else watched(chunks, span))
+
     async def _send_whole(self, send: Send) -> None:
-        bursts = Bursts(self._engine.stream(self._query))
+        bursts = self._bursts()
         chunks: list[Chunk] = []
         try:
             while not bursts.ended:
@@ -87,7 +96,7 @@ class ReplicaRequest:
         await send({"type": "http.response.body", "body": body})
 
     async def _send_stream(self, send: Send) -> None:
-        bursts = Bursts(self._engine.stream(self._query))
+        bursts = self._bursts()
         try:
             first = await bursts.next()
             if not first:
@@ -114,6 +123,8 @@ class ReplicaRequest:
             if encoder.unfinished:
                 raise UpstreamError(f"model {self._engine.model} ended before all choices were finished")
         except Exception as error:
+            if (span := current_span()) is not None:
+                span.failed(error_type(error))
             return held + _error_event(error, self._engine.model)
         return held + (encoder.usage(encoder.last_usage or Usage()) if self._include_usage else b"") + DONE
 

@@ -39,10 +39,11 @@ _EXPLAINED = {"asked": frozenset(), "inline": frozenset({"inline"}), "all": froz
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One entry of /v1/models."""
+    """One entry of /v1/models. `pool`: the one that answers, without a decision."""
 
     id: str
     description: str
+    pool: str | None = None
 
 
 class Catalogue:
@@ -195,10 +196,10 @@ class Catalogue:
         if ROUTE_ALL in self._now.named:
             listed.append(ModelEntry(ROUTE_ALL, "the pool of all that is worth its cost most"))
         listed += [ModelEntry(name, line) for name, (_, line) in self._fitted.items()]
-        listed += [ModelEntry(pool.model, f"the {pool.name} pool, no decision") for pool in self._pools.values()]
+        listed += [ModelEntry(p.model, f"the {p.name} pool, no decision", p.name) for p in self._pools.values()]
         for full, card, pool in self.adapters.names() if self.adapters is not None else ():
             task = f": {card.about.task}" if card.about.task else ""
-            listed.append(ModelEntry(full, f"the {pool.name} pool with the adapter {card.name}{task}"))
+            listed.append(ModelEntry(full, f"the {pool.name} pool with the adapter {card.name}{task}", pool.name))
         for name, served in {} if self._alone else self._now.routers.routers.items():
             form = f"router-{name}-{served.threshold:.4g}"
             listed.append(ModelEntry(form, f"router {name} with a threshold of your own"))

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Final
 
-from serve_app.errors import JethroError
+from serve_app.errors import JethroError, NotFound
 from serve_app.gateway.catalogue import Catalogue
-from serve_app.observability.metrics import RouterFigures
+from serve_app.observability.scraped import RouterFigures
 from serve_app.routing.serving.loading import Loader, RouterSet
 from serve_app.routing.serving.served import ServedRouter
+from serve_app.routing.thresholds import RouterThreshold
 
 _DIGEST_S: Final = 1.0
 """How often live traffic is compared with the calibration data where the registry is not followed."""
@@ -35,6 +36,7 @@ class Reloader:
         self._every_s = every_s
         self._clock = clock
         self._seen: tuple[str, ...] | None = None
+        self._looking = asyncio.Lock()
         self._retry_s = float("inf")
         self._following: asyncio.Task[None] | None = None
         self._last_error = ""
@@ -57,6 +59,10 @@ class Reloader:
 
     async def look(self) -> bool:
         """Load and swap in what has changed; returns whether anything has."""
+        async with self._looking:  # a change through the API is looked at right away
+            return await self._look()
+
+    async def _look(self) -> bool:
         seen = await asyncio.to_thread(self._loader.fingerprint)
         if seen == self._seen and self._clock() < self._retry_s:
             return False
@@ -72,6 +78,22 @@ class Reloader:
         self._catalogue.swap(after)
         self._log_changes(before, after)
         return True
+
+    def router(self, name: str) -> ServedRouter:
+        """A router in service. Raises NotFound naming those there are."""
+        routers = self._catalogue.routers.routers
+        if name not in routers:
+            raise NotFound(
+                f"No router {name[:64]!r} is in service: there are {', '.join(routers)}. Thresholds of cascades and "
+                "streams are fitted, and not changed here.",
+                param="name",
+            )
+        return routers[name]
+
+    def kept_threshold(self, name: str) -> RouterThreshold:
+        """The threshold of a router in service, to be changed; call it in a thread. Raises NotFound, Conflict."""
+        served = self.router(name)
+        return self._loader.kept_threshold(served, default=name == self._catalogue.routers.default)
 
     def figures(self) -> list[RouterFigures]:
         """All routers, by name."""
@@ -99,6 +121,7 @@ class Reloader:
     def _figures(self, routers: RouterSet, served: ServedRouter) -> RouterFigures:
         default, loaded = served.name == routers.default, served.registered.loaded
         models = served.registered.models
+        share, expected_share = served.watch.shares() if served.watch is not None else (None, None)
         return RouterFigures(
             name=served.name,
             kind=loaded.name,
@@ -112,6 +135,8 @@ class Reloader:
             drift=served.watch.state() if served.watch is not None else {},
             models=None if models is None else dict(zip(("weak", "strong"), models, strict=True)),
             warning=routers.default_note if default else routers.notes.get(served.name),
+            share=share,
+            expected_share=expected_share,
         )
 
     async def _follow(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from serve_app.autoscaling.signals import Demand
 from serve_app.config.engines import VllmSettings
 from serve_app.config.load import secret
-from serve_app.config.tree import Config, KeyConfig
+from serve_app.config.tree import Config, KeyConfig, ServerConfig
 from serve_app.ensemble.serving.model_loading import ModelLoader, ModelThreads, RemoteModels
 from serve_app.errors import ConfigError
 from serve_app.gateway.adapters import GatewayAdapters
@@ -22,7 +22,8 @@ from serve_app.guards.chain import Guards
 from serve_app.guards.personal.detector import PersonalData
 from serve_app.guards.recognizers import chain_of
 from serve_app.observability.access_log import AccessLog, JsonLog, NoLog
-from serve_app.observability.metrics import Recorder
+from serve_app.observability.live import LiveFigures
+from serve_app.observability.metrics import Recorder, SilentRecorder
 from serve_app.placement.policy import PlacementPolicy
 from serve_app.placement.pool import PlacedPool
 from serve_app.placement.redaction import Redactor
@@ -33,6 +34,7 @@ from serve_app.store.base import RequestRecord, Store
 from serve_app.store.sqlite import SqliteStore
 from serve_app.streams.base import LearnerPort
 from serve_app.streams.service import Streams
+from serve_app.tracing.spans import Tracing
 from serve_app.types import Capabilities
 
 
@@ -61,8 +63,10 @@ class Services:
     `gateways` returns the metrics of all Gateways, distinguished by a label; by default only this one's are shown.
     `scrape` returns further metrics in Prometheus' text format, for instance those of the replicas' engines.
     `demand` counts the requests that decisions place on the pools; `limiter` shares this Gateway among tenants.
+    `metrics_key` opens /metrics where there are keys, `admin_key` opens /v1/admin; None: not configured.
     `stops` holds a call for every request that is being answered, which ends it with an error.
     `scope` warns where an embedded model answers what it does not know.
+    `live` counts what ends, for the console; `live_gateways` returns what all Gateways counted, by default this one's.
     """
 
     config: Config
@@ -80,12 +84,16 @@ class Services:
     limiter: FairLimiter = field(default_factory=FairLimiter)
     streams: Streams | None = None
     metrics_key: str | None = None
+    admin_key: str | None = None
     stops: set[Callable[[], None]] = field(default_factory=set)
     models: ModelLoader | None = None
     placement: PlacementPolicy | None = None
     adapters: GatewayAdapters | None = None
     scope: ScopeNotes = field(default_factory=ScopeNotes)
     guards: Guards | None = None
+    tracing: Tracing | None = None
+    live: LiveFigures = field(default_factory=LiveFigures)
+    live_gateways: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None
 
     async def start(self) -> None:
         """Open the store and follow the routers; call it first. Raises ConfigError if the store cannot be opened."""
@@ -109,12 +117,16 @@ class Services:
         for pool in self.pools.values():
             await pool.aclose()
         await asyncio.to_thread(self.access_log.close)
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     def settle(self, record: RequestRecord) -> None:
         """Metrics, log line and stored decision of a request that is over; never waits."""
         if record.unrecorded:
             record = record.without_content()
         self.recorder.ended(record)
+        if self.config.log.metrics:
+            self.live.ended(record)
         for step in record.steps:
             self.demand.spent(step.pool, step.usage.prompt_tokens, step.usage.completion_tokens)
         self.access_log.write(record)
@@ -155,15 +167,15 @@ def build_services(
     catalogue.guard_by(guards, placement.narrowed)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
-    recorder = Recorder()
+    recorder = _recorder(config, own_pools)
     recorder.watch_store(store)
     recorder.watch_routers(routers.figures)
-    recorder.watch_repairs({name: pool.repairs for name, pool in own_pools.items() if isinstance(pool, HttpPool)})
     if streams is not None:
         recorder.watch_streams(streams)
     weights = {key.name: key.weight for key in config.server.keys}
     gateway, share = config.gateway, config.limits.tenant_share
-    metrics = config.server.metrics_key_env
+    keys = caller_keys(config.server.keys)
+    metrics_key, admin_key = operator_keys(config.server, keys)
     return Services(
         config=config,
         catalogue=catalogue,
@@ -175,13 +187,26 @@ def build_services(
         store=store,
         recorder=recorder,
         access_log=JsonLog(replica=replica) if config.log.access else NoLog(),
-        keys=caller_keys(config.server.keys),
-        metrics_key=secret(metrics, used_by="server.metrics_key_env") if metrics else None,
+        keys=keys,
+        metrics_key=metrics_key,
+        admin_key=admin_key,
         limiter=FairLimiter(gateway.max_ongoing_requests, share, weights, gateway.retry_after_s),
         placement=placement,
         scope=ScopeNotes.from_config(config),
         guards=guards,
+        tracing=Tracing.from_config(config.log, replica),
+        live=LiveFigures(pools["large"].price if "large" in pools and not config.small_only else None),
     )
+
+
+def _recorder(config: Config, pools: Mapping[str, Pool]) -> Recorder:
+    """The metrics over these pools."""
+    kind = Recorder if config.log.metrics else SilentRecorder
+    recorder = kind(large=pools["large"].price if "large" in pools else None)
+    recorder.watch_pools(pools, {name for name, pool in config.pools.items() if pool.replicas.min == 0})
+    https = {name: pool for name, pool in pools.items() if isinstance(pool, HttpPool)}
+    recorder.watch_calls({name: p.repairs for name, p in https.items()}, {name: p.retries for name, p in https.items()})
+    return recorder
 
 
 def _guards(config: Config, pools: Mapping[str, Pool]) -> Guards | None:
@@ -228,6 +253,24 @@ def caller_keys(references: Sequence[KeyConfig]) -> dict[str, str]:
             raise ConfigError(f"server.keys.{reference.name}: {reference.env} holds another tenant's key; use its own")
         keys[reference.name] = value
     return keys
+
+
+def operator_keys(server: ServerConfig, keys: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The keys of /metrics and of /v1/admin, each None where it is not configured. `keys`: the callers'.
+
+    Raises ConfigError for one that is not set, and for an operator's key that others hold too: they were operators.
+    """
+    metrics, admin = (
+        secret(env, used_by=f"server.{key}") if env else None
+        for key, env in (("metrics_key_env", server.metrics_key_env), ("admin_key_env", server.admin_key_env))
+    )
+    if admin is not None and admin in (metrics, *keys.values()):
+        holder = "of /metrics" if admin == metrics else "of a caller"
+        raise ConfigError(
+            f"server.admin_key_env: {server.admin_key_env} holds the key {holder}, who could then change how the "
+            "endpoint decides; use a key of its own"
+        )
+    return metrics, admin
 
 
 def pools_ready(config: Config, pools: Mapping[str, Pool]) -> Readiness:

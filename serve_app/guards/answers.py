@@ -93,7 +93,7 @@ async def guarded(
 async def refusal_events(message: str, query: Query, model: str, context: Context) -> AsyncGenerator[Event]:
     """The answer to a request that guards stopped: the message, and the finish reason `content_filter`."""
     call, chunks = context.call, [Chunk(text=message), Chunk(finish_reason=FILTERED, usage=Usage())]
-    yield Decision(call.id, "guard", "", model, "a guard stopped the request")
+    yield Decision(call.id, "guard", "", model, "a guard stopped the request", cause="guard")
     if context.stream:
         encoder = StreamEncoder(query, model=model, answer_id=call.id, created=call.created_s)
         yield Frame(encoder.encode_all(chunks) + encoder.usage(Usage()))

@@ -17,6 +17,7 @@ from serve_app.guards.injection import HIDDEN, folded, quoted_in
 from serve_app.guards.recognizers import recognizers_of
 from serve_app.guards.spans import Recognizer, Span, find_all, merged
 from serve_app.pools.base import Pool
+from serve_app.tracing.spans import spanned
 from serve_app.types import Message, Query
 from serve_app.wire.frames import Call
 
@@ -114,10 +115,15 @@ class Guards:
 
         For strategies that may ask another model instead, see `Verdict.escalates`.
         """
-        return await self._judged(self.scan(text, "output", pool), "output", query, call, pool)
+        with spanned("guard output"):
+            return await self._judged(self.scan(text, "output", pool), "output", query, call, pool)
 
     async def check_input(self, query: Query, call: Call) -> tuple[Query, Verdict]:
         """The query as it may continue, and the verdict on it. Raises ContentFiltered if it is too long to check."""
+        with spanned("guard input"):
+            return await self._check_input(query, call)
+
+    async def _check_input(self, query: Query, call: Call) -> tuple[Query, Verdict]:
         size = sum(len(message.content) for message in query.messages)
         if self._guards and size > self.config.characters:
             raise ContentFiltered(

@@ -49,6 +49,8 @@ def destinations(config: Config) -> list[Destination]:
             # what goes by a proxy is resolved and connected to by it
             urls = [(f"{key}.proxy", engine.proxy)] if engine.proxy else [(f"{key}.urls", url) for url in engine.urls]
             found += [_destination(where, url, config.kubernetes.namespace) for where, url in urls]
+    if config.log.traces.enabled and (collector := config.kubernetes.collector):
+        found.append(_destination("kubernetes.collector", collector, config.kubernetes.namespace))
     if (artefacts := config.kubernetes.artefacts) and artefacts.url:
         found.append(_destination("kubernetes.artefacts.url", artefacts.url, config.kubernetes.namespace))
     return found

@@ -143,8 +143,8 @@ IMAGE = "jethro:0.1.0"
 LABELS = {"app.kubernetes.io/part-of": "jethro"}
 CALLER_KEYS, UPSTREAM_KEYS, MODEL_HUB = "jethro-keys", "jethro-upstream-keys", "jethro-model-hub"
 """Secrets by name. Their keys: tenants; environment variables; `token`. Their values are never written here."""
-FRONT, METRICS_KEY = "jethro-front", "jethro-metrics"
-"""Further Secrets, with the keys `token` and `key`. Prometheus may read the second alone."""
+FRONT, METRICS_KEY, ADMIN_KEY, COLLECTOR = "jethro-front", "jethro-metrics", "jethro-admin", "jethro-collector"
+"""Further Secrets, with the keys `token`, `key`, `key` and `headers`. Prometheus may read the second alone."""
 CONFIG_PATH = "/etc/jethro/jethro.yaml"
 _LATENCY_MS = "5,10,25,50,100,250,500,1000,2500,5000,10000,30000,60000,120000,300000,600000"
 
@@ -171,6 +171,8 @@ def environment(config: Config, *, head: bool = False) -> list[dict[str, Any]]:
     )
     if config.kubernetes.weights and config.kubernetes.weights.read_only:
         plain["HF_HUB_OFFLINE"] = "1"
+    if config.log.traces.enabled and config.kubernetes.collector:
+        plain["OTEL_EXPORTER_OTLP_ENDPOINT"] = config.kubernetes.collector
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in plain.items()]
     env.append(from_secret(TOKEN, FRONT, "token"))
     return env if head else [*env, *_secrets(config), *pod_variables(config)]
@@ -180,12 +182,16 @@ def _secrets(config: Config) -> list[dict[str, Any]]:
     env = [from_secret(key.env, CALLER_KEYS, key.name) for key in config.server.keys]
     if config.server.metrics_key_env:
         env.append(from_secret(config.server.metrics_key_env, METRICS_KEY, "key"))
+    if config.server.admin_key_env:
+        env.append(from_secret(config.server.admin_key_env, ADMIN_KEY, "key"))
     engines = [pool.engine for pool in config.pools.values()]
     remote = [engine for engine in engines if isinstance(engine, OpenAISettings)]
     upstream = {name for engine in remote for name in (engine.api_key_env, engine.proxy_auth_env) if name}
     env += [from_secret(name, UPSTREAM_KEYS, name) for name in sorted(upstream)]
     if any(isinstance(engine, VllmSettings) for engine in engines):
         env.append(from_secret("HF_TOKEN", MODEL_HUB, "token", optional=True))
+    if config.log.traces.enabled:
+        env.append(from_secret("OTEL_EXPORTER_OTLP_HEADERS", COLLECTOR, "headers", optional=True))
     return env
 
 

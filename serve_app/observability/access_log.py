@@ -102,6 +102,8 @@ def line(record: RequestRecord, replica: str) -> dict[str, Any]:
         "time": round(record.created_s, 3),
         "replica": replica,
         "request_id": record.request_id,
+        "decision_id": record.decision_id,
+        "trace_id": record.trace_id,
         "endpoint": record.endpoint,
         "model": record.model,
         "stream": record.stream,

@@ -21,11 +21,14 @@ from serve_app.config.environment import tool_environment
 from serve_app.config.orchestration import ToolConfig
 from serve_app.errors import UpstreamError
 from serve_app.orchestration.checks import mismatch
+from serve_app.tracing.spans import spanned
 from serve_app.types import Message, Query
 from serve_app.wire.answers import AnswerReader
 
 logger = logging.getLogger("jethro.orchestration")
 
+_TOOL: Final = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.type": "function"}
+"""Attributes of the span of a tool's run, by OpenTelemetry's conventions."""
 _OVERHEAD: Final = 1024
 """Bytes of a reply around its result."""
 
@@ -90,7 +93,11 @@ class ServerTools:
 
         async def one(call: ToolRequest) -> ToolOutcome:
             async with room:
-                return await self._outcome(call)
+                with spanned(f"execute_tool {call.name}", {**_TOOL, "gen_ai.tool.name": call.name}) as span:
+                    outcome = await self._outcome(call)
+                    if span is not None and outcome.failed:
+                        span.failed(ToolFailure.default_code)
+                    return outcome
 
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(one(call)) for call in calls]

@@ -31,6 +31,7 @@ from serve_app.orchestration.tasks import Recognized, TaskTable, sent_to
 from serve_app.pools.attempt import lacking, refusal, why_skipped
 from serve_app.pools.base import Pool
 from serve_app.strategy import Context
+from serve_app.tracing.spans import spanned
 from serve_app.types import Decision, Message, Query, Usage
 from serve_app.wire.answers import text_of
 
@@ -193,7 +194,10 @@ class OrchestrationRun(CascadeRun):
                 raise ToolFailure(f"a tool that {result.stage.pool.model} called failed")
             result.ask_again(self.query_for(result.stage))
         result.record("answered", usage)
-        result.confidence = await self._confidence(result)
+        with spanned("assess", {"jethro.pool": result.stage.pool.name}) as span:
+            result.confidence = await self._confidence(result)
+            if span is not None:
+                span.set({"jethro.accepted": result.confidence.accepted})
         result.steps[0] = replace(result.steps[0], reason=str(result.confidence))
 
     async def _confidence(self, result: StageResult) -> LevelConfidence:
@@ -225,6 +229,9 @@ class OrchestrationRun(CascadeRun):
     def decision(self, taken: StageResult) -> Decision:
         """With the task, and the adapter of the tier that answers; without a score where only checks decided."""
         decision = self._named(super().decision(taken), taken.sent)
+        of_checks = {r.stage.pool.name for r in self.results if isinstance(r.confidence, CheckedAnswer)}
+        found = {pool: p for pool, p in decision.confidences.items() if pool not in of_checks}
+        decision = replace(decision, confidences=found)
         if taken.confidence is not None and not isinstance(taken.confidence, CheckedAnswer):
             return decision
         return replace(decision, score=None, threshold=None, expected={}, features=features_of((), self.prior))

@@ -17,11 +17,12 @@ from serve_app.types import Place, Privacy, Query
 from serve_app.wire.frames import Call
 
 STRICTEST: Final[tuple[Privacy, ...]] = ("local", "private", "any")
-_PLACES: Final[Mapping[Privacy, tuple[Place, ...]]] = {
+PLACES: Final[Mapping[Privacy, tuple[Place, ...]]] = {
     "local": ("local",),
     "private": ("local", "private"),
     "any": ("local", "private", "public"),
 }
+"""By class, who may run the pools that it reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class PlacementPolicy:
         self._loosening = {key.name for key in config.server.keys if key.may_loosen}
         self._places: Mapping[str, Place] = {name: pool.located for name, pool in config.pools.items()}
         self._all = frozenset(config.pools)
-        self._reach = {privacy: config.pools_of(_PLACES[privacy]) for privacy in STRICTEST}
+        self._reach = {privacy: config.pools_of(PLACES[privacy]) for privacy in STRICTEST}
         self._rules = [(rule, config.pools_of(rule.places) | frozenset(rule.pools)) for rule in settings.rules]
 
     def place_of(self, pool: str) -> Place | None:

@@ -23,6 +23,8 @@ from serve_app.pools.event_stream import EventStream
 from serve_app.pools.replica_session import ReplicaSession
 from serve_app.pools.upstream import Backoff, Timeouts, Upstream, replica_answers
 from serve_app.pools.upstream_errors import LostConnection, NoConnection, SilentReplica, SlowUpstream, read_whole
+from serve_app.tracing.model_calls import CallSpan, begin_call, ending
+from serve_app.tracing.spans import trace_headers
 from serve_app.types import Capabilities, Price, Query
 from serve_app.unrecorded import HEADER as UNRECORDED
 from serve_app.wire.frames import Answer, Call, Frame
@@ -66,6 +68,8 @@ class HttpPool:
         self._session = ReplicaSession() if self.options.identify else client_session(self.options.proxy)
         self.repairs: Counter[str] = Counter()
         """What had to be repaired in answers so far, by kind."""
+        self.retries: Counter[str] = Counter()
+        """Calls that were sent again, by what was wrong with the one before."""
         self._upstreams: dict[str, Upstream] = {}
         self._faults: dict[str, str] = {}
         """By address: what its last probe found wrong."""
@@ -111,28 +115,34 @@ class HttpPool:
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """See `Pool.stream`."""
         body = orjson.dumps(query_to_openai(query, model=self.options.upstream_model, stream=True))
-        path, headers, n = _PATHS[query.endpoint], self._headers(query, call, "text/event-stream"), query.sampling.n
+        path, n = _PATHS[query.endpoint], query.sampling.n
+        span = begin_call(query, call, self.name, self.options.upstream_model, stream=True)
+        headers = self._headers(query, call, "text/event-stream", span)
 
         def open_at(upstream: Upstream) -> Awaitable[EventStream]:
             return upstream.open_stream(path, body, headers, choices=n, deadline_s=call.deadline_s)
 
-        member, events = await self._first(open_at, call, query.adapter)
-        seen = member.failures
-        try:
-            async for frame in events:
-                yield frame
-        except JethroError as error:
-            if error.retryable:  # the caller's mistake is not the member's failure
-                self._note(member, error, seen, began=True)
-            raise
-        finally:
-            member.in_flight -= 1
-            await events.aclose()
+        with ending(span):
+            member, events = await self._first(open_at, call, query.adapter, span)
+            seen = member.failures
+            try:
+                async for frame in events:
+                    if span is not None:
+                        span.frame(frame)
+                    yield frame
+            except JethroError as error:
+                if error.retryable:  # the caller's mistake is not the member's failure
+                    self._note(member, error, seen, began=True)
+                raise
+            finally:
+                member.in_flight -= 1
+                await events.aclose()
 
     async def complete(self, query: Query, call: Call) -> Answer:
         """See `Pool.complete`."""
         body = orjson.dumps(query_to_openai(query, model=self.options.upstream_model, stream=False))
-        path, headers = _PATHS[query.endpoint], self._headers(query, call, "application/json")
+        path, span = _PATHS[query.endpoint], begin_call(query, call, self.name, self.options.upstream_model)
+        headers = self._headers(query, call, "application/json", span)
 
         async def post_to(upstream: Upstream) -> Answer:
             answer = await upstream.post(path, body, headers, deadline_s=call.deadline_s)
@@ -141,9 +151,12 @@ class HttpPool:
             except JethroError as error:
                 raise upstream.refusal(error) from error.__cause__
 
-        member, answer = await self._first(post_to, call, query.adapter)
-        member.in_flight -= 1
-        return answer
+        with ending(span):
+            member, answer = await self._first(post_to, call, query.adapter, span)
+            member.in_flight -= 1
+            if span is not None:
+                span.answer(answer)
+            return answer
 
     @property
     def scraped(self) -> bool:
@@ -155,7 +168,7 @@ class HttpPool:
         await self._session.close()
 
     async def _first(
-        self, send: Callable[[Upstream], Awaitable[T]], call: Call, adapter: str | None
+        self, send: Callable[[Upstream], Awaitable[T]], call: Call, adapter: str | None, span: CallSpan | None
     ) -> tuple[Member, T]:
         """Try members until one answers with its first byte; that one stays counted in flight."""
         tried: dict[str, JethroError] = {}
@@ -164,10 +177,14 @@ class HttpPool:
             member = await self._next_member(tried, call, adapter)
             member.in_flight += 1
             seen = member.failures
+            if span is not None:
+                span.at(member.address, ours=self.options.identify)
             try:
                 result = await self._sent(send, member)
             except JethroError as error:
                 member.in_flight -= 1
+                if span is not None:
+                    span.attempt_failed(member.address, error)
                 if not error.retryable:
                     raise
                 if isinstance(error, SlowUpstream) and call.deadline_s is not None and monotonic() >= call.deadline_s:
@@ -176,6 +193,7 @@ class HttpPool:
                     self._note(member, error, seen)
                 tried[member.address] = error
                 await self._pause(attempt, tried, error)
+                self.retries[_fault_of(error)] += 1
                 attempt += 1
             except BaseException:
                 member.in_flight -= 1
@@ -246,9 +264,12 @@ class HttpPool:
             )
         return upstream
 
-    def _headers(self, query: Query, call: Call, accept: str) -> dict[str, str]:
+    def _headers(self, query: Query, call: Call, accept: str, span: CallSpan | None) -> dict[str, str]:
         headers = {"x-request-id": call.request_id}
+        if span is not None:
+            headers |= span.headers()
         if not self.options.identify:
+            headers |= trace_headers() if span is None else {}
             return headers | {"accept": accept, "accept-encoding": "identity", "user-agent": f"jethro/{__version__}"}
         if query.stays_unrecorded:
             headers[UNRECORDED] = "1"
@@ -257,6 +278,17 @@ class HttpPool:
 
 def _all_full(tried: Mapping[str, JethroError]) -> bool:
     return all(isinstance(e, Overloaded) for e in tried.values())
+
+
+def _fault_of(error: JethroError) -> str:
+    """The kind of a failure for which a call is sent again."""
+    if isinstance(error, Overloaded):
+        return "full"
+    if isinstance(error, PoolUnavailable):
+        return "draining"
+    if isinstance(error, SlowUpstream | SilentReplica):
+        return "slow"
+    return "lost" if isinstance(error, LostConnection) else "failed"
 
 
 def _worst(errors: Iterable[JethroError]) -> JethroError:

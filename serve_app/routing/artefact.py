@@ -134,6 +134,16 @@ def load_artefact(
         raise ConfigError(f"{folder / 'card.json'}: incomplete or malformed ({e!r}); register the router again") from e
 
 
+def own_threshold(folder: Path) -> float:
+    """The threshold of an artefact's card. Raises ConfigError naming the file and what to do."""
+    threshold = read_card(folder).get("threshold")
+    if not isinstance(threshold, int | float) or not 0.0 <= threshold <= 1.0:
+        raise ConfigError(
+            f"{folder / 'card.json'}: threshold is {threshold!r}, not in [0, 1]; register the router again"
+        )
+    return float(threshold)
+
+
 def class_of(folder: Path, card: Mapping[str, Any], kinds: Mapping[str, str]) -> type[Router]:
     """The class of an artefact's router. Raises ConfigError for a kind that is not known."""
     kind = card.get("kind")

@@ -121,6 +121,12 @@ class ShareDrift:
         """A live score."""
         self._recent.append(score >= self.threshold)
 
+    @property
+    def live(self) -> float | None:
+        """The live share; None without scores."""
+        recent = list(self._recent)
+        return sum(recent) / len(recent) if recent else None
+
     def reading(self) -> DriftReading:
         """The absolute difference of the shares, and its limit."""
         n = len(self._recent)

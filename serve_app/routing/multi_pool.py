@@ -17,7 +17,7 @@ from serve_app.routing.estimate import Estimate
 from serve_app.routing.serving.served import ScoringFailed, ServedRouter
 from serve_app.routing.strategy import answer
 from serve_app.strategy import Context, Event
-from serve_app.types import Decision, Query
+from serve_app.types import Cause, Decision, Query
 
 NAME = "jethro-route-all"
 """The strategy's name in requests."""
@@ -77,13 +77,15 @@ class MultiPoolStrategy:
             expected = self._expected(await self._router.estimate(query))
             order = sorted(expected, key=lambda name: -expected[name]["utility"])
             reason = _reason(order, expected, self._utility)
+            cause: Cause = "utility"
         except ScoringFailed as failure:
-            expected = {}
+            expected, cause = {}, "no_score"
             order = sorted(self._pools, key=lambda name: name != _SAFE)
             reason = f"router {self._router.name} gave no estimate ({failure}): {_SAFE} to be safe"
         able, lack = self._able(query, order)
         if lack is not None:
             reason = f"{reason}, but {why_skipped(self._pools[order[0]].model, lack)}"
+            cause = "unable"
         decision = Decision(
             id=decision_id,
             strategy=self.name,
@@ -94,6 +96,7 @@ class MultiPoolStrategy:
             policy_version=self._version,
             expected=expected,
             decision_ms=(perf_counter() - started) * 1e3,
+            cause=cause,
         )
         return decision, able
 

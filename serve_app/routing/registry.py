@@ -1,7 +1,7 @@
 """Routers by name and version: a folder that training writes to and serving reads while it is written to.
 
     <folder>/<name>/<version>/   an artefact (see `artefact`) and run.json; never changed once it is there
-    <folder>/<name>/current      the version that serves, and if one was given its threshold; replaced whole
+    <folder>/<name>/current      the version that serves, and if one was given its threshold; see `thresholds`
     <folder>/default             the name that serves where the config names no router; replaced whole
 
 Routers that ship with the package are listed too, under a version of their own; `random` needs no artefact.
@@ -30,11 +30,20 @@ from serve_app.routing.artefact import (
     Registered,
     class_of,
     load_artefact,
+    own_threshold,
     read_card,
     save_registered,
 )
 from serve_app.routing.base import Placement, Router
 from serve_app.routing.drift import Inputs
+from serve_app.routing.thresholds import (
+    ChosenThreshold,
+    ThresholdChange,
+    add_to_history,
+    locked,
+    read_chosen,
+    write_chosen,
+)
 from serve_app.types import Query
 
 KINDS: Mapping[str, str] = {
@@ -55,6 +64,8 @@ KINDS: Mapping[str, str] = {
 """Kind to class; imported on first use, so that a process imports the libraries of its own routers only."""
 
 RANDOM = "random"
+RANDOM_THRESHOLD = 0.5
+"""Of `random` by itself: half of the queries."""
 _NAME = re.compile(r"[a-z0-9_]{1,64}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -91,16 +102,10 @@ class Registry:
     def serving(self, name: str) -> tuple[str, float | None]:
         """The version of a name that serves, and the threshold if one was chosen. Raises ConfigError."""
         versions = self.versions(name)
-        text = (_read(self.folder / name / "current") or "").split()
-        if not text:
-            return versions[0], None
-        try:
-            threshold = float(text[1]) if len(text) > 1 else None
-            if threshold is not None and not 0.0 <= threshold <= 1.0:
-                raise ValueError(f"{threshold:g} is not in [0, 1]")
-        except ValueError as e:
-            raise ConfigError(f"{self.folder / name / 'current'}: no threshold ({e}); choose the version again") from e
-        return text[0], threshold
+        chosen = read_chosen(self.folder / name)
+        if chosen is None or (chosen.version not in versions and self.is_shipped(name)):
+            return versions[0], None  # another shipped one came with the package: a threshold is of one version
+        return chosen.version, chosen.threshold
 
     def default(self) -> str | None:
         """The name that serves where the config names none; None if none was chosen."""
@@ -112,11 +117,12 @@ class Registry:
         Routers placed in `remote` stay on the disk: the Scorer loads them. Raises
         ConfigError naming what there is, or the file and what to do.
         """
-        if name == RANDOM:
-            self.path(RANDOM, version or self.current(RANDOM))
-            return load_router(RANDOM, seed=self._seed)
         serving, threshold = self.serving(name)
-        found = load_artefact(self.path(name, version or serving), KINDS, name, remote=remote)
+        path = self.path(name, version or serving)
+        if name == RANDOM:
+            found = load_router(RANDOM, seed=self._seed)
+        else:
+            found = load_artefact(path, KINDS, name, remote=remote)
         return found if version is not None or threshold is None else replace(found, threshold=threshold)
 
     def path(self, name: str, version: str) -> Path:
@@ -210,9 +216,19 @@ class Registry:
         version = version or self.current(name)
         check_folder(self.path(name, version))
         class_of(self.path(name, version), read_card(self.path(name, version)), KINDS)
-        (self.folder / name).mkdir(parents=True, exist_ok=True)
-        chosen = version if threshold is None else f"{version} {threshold!r}"
-        write_whole(self.folder / name / "current", f"{chosen}\n".encode())
+        own = own_threshold(self.path(name, version))
+        with locked(self.folder / name):
+            before, after = self._in_force(name), own if threshold is None else threshold
+            write_chosen(self.folder / name, ChosenThreshold(version, threshold))
+            add_to_history(self.folder / name, ThresholdChange.by_command(version, before, after, threshold))
+
+    def _in_force(self, name: str) -> float | None:
+        """The threshold that serves; None if that cannot be read, which `use` repairs."""
+        try:
+            version, threshold = self.serving(name)
+            return own_threshold(self.path(name, version)) if threshold is None else threshold
+        except ConfigError:
+            return None
 
     def use_default(self, name: str) -> None:
         """Serve this name where the config names no router. Raises ConfigError for an unknown name."""
@@ -262,7 +278,7 @@ def load_router(name_or_folder: str, *, seed: int = 0, remote: Collection[Placem
     if name_or_folder == RANDOM:
         from serve_app.routing.kinds.random import RandomRouter
 
-        return Registered(RandomRouter(seed), 0.5, f"{RANDOM}-{seed}", uniform=True, name=RANDOM)
+        return Registered(RandomRouter(seed), RANDOM_THRESHOLD, f"{RANDOM}-{seed}", uniform=True, name=RANDOM)
     shipped = name_or_folder in router_names()
     folder = artefacts_dir() / name_or_folder if shipped else Path(name_or_folder)
     if not folder.is_dir():

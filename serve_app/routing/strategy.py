@@ -8,11 +8,13 @@ from time import perf_counter
 
 from serve_app.decision.capacity import OverloadPolicy
 from serve_app.decision.threshold import ExpectedOutcome
+from serve_app.observability.request_span import note_decision
 from serve_app.pools.attempt import Attempt, lacking, refusal, why_skipped
 from serve_app.pools.base import Pool
 from serve_app.routing.serving.served import ScoringFailed, ServedRouter
 from serve_app.strategy import Context, Event, Spent
-from serve_app.types import Decision, Query
+from serve_app.tracing.spans import spanned
+from serve_app.types import Cause, Decision, Query
 
 
 @dataclass(eq=False)
@@ -69,8 +71,9 @@ class RouteStrategy:
             score = await self.router.score(query)
             strong = score >= threshold
             reason = f"win rate {score:.3f} {'>=' if strong else '<'} threshold {threshold:.3f}"
+            cause: Cause = "score_above" if strong else "score_below"
         except ScoringFailed as failure:
-            score, strong = None, True
+            score, strong, cause = None, True, "no_score"
             reason = f"router {self.router.name} gave no score ({failure}): strong to be safe"
         expected = self.expected.at(score) if score is not None and self.expected is not None else {}
         chosen, movable = None, True
@@ -78,14 +81,14 @@ class RouteStrategy:
             raised, movable = self._raised(self.overload, query, score, expected)
             if score is not None and threshold <= score < raised:
                 reason = f"{reason}, but {self.strong.model} is full: {raised:.3f} until it has room"
-                chosen, threshold, strong = self.strong.name, raised, False
+                chosen, threshold, strong, cause = self.strong.name, raised, False, "full"
         first, second = (self.strong, self.weak) if strong else (self.weak, self.strong)
         lack, other_lack = lacking(query, first), lacking(query, second)
         if lack and other_lack:
             raise refusal(lack, f"{first.model} or {second.model}")
         if lack:
             reason = f"{reason}, but {why_skipped(first.model, lack)}"
-            first, second, other_lack = second, first, lack
+            first, second, other_lack, cause = second, first, lack, "unable"
         decision = Decision(
             id=decision_id,
             strategy=self.name,
@@ -101,6 +104,7 @@ class RouteStrategy:
             features={} if features is None else features,
             decision_ms=(perf_counter() - started) * 1e3,
             preferred_pool=chosen,
+            cause=cause,
         )
         kept = first is self.strong and not movable
         return decision, [first] if other_lack or kept else [first, second]
@@ -130,12 +134,13 @@ class DirectStrategy:
         self.pool, self.adapter = pool, adapter
         self._model = pool.model if adapter is None else f"{pool.model}:{adapter}"
         self._reason = reason or f"the request names {self._model}"
+        self._cause: Cause = "named" if reason is None else "only_pool"
 
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """The pool that the request names. Raises UnsupportedParameter if it does not support the query."""
         if lack := lacking(self._with_adapter(query), self.pool):
             raise refusal(lack, self.pool.model)
-        decision = Decision(decision_id, self.name, self.pool.name, self._model, self._reason)
+        decision = Decision(decision_id, self.name, self.pool.name, self._model, self._reason, cause=self._cause)
         return decision if self.adapter is None else replace(decision, adapter=self.adapter)
 
     def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
@@ -157,7 +162,9 @@ async def answer(
 
     `choose` is called with the first `anext`: its errors are raised before the Decision.
     """
-    decision, pools = await choose()
+    with spanned("decide") as span:
+        decision, pools = await choose()
+        note_decision(span, decision)
     context.demand.requested(decision.preferred_pool or decision.pool)
     attempt = Attempt(pools, query, context.call)
     if context.stream:
@@ -182,4 +189,4 @@ def amended(decision: Decision, attempt: Attempt) -> Decision:
         return decision
     failed = next(step for step in attempt.steps if step.wasted)
     reason = f"{decision.reason}; fallback to {pool.model}: {decision.model} {failed.reason}"
-    return replace(decision, pool=pool.name, model=pool.model, reason=reason)
+    return replace(decision, pool=pool.name, model=pool.model, reason=reason, cause="fallback")

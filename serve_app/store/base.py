@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol
 
 from serve_app.erasure import Origin, Selection
+from serve_app.store.filtering import Cursor, DecisionFilter
 from serve_app.types import Decision, Step, Usage, total_usage
 
 Status = Literal["completed", "failed", "cancelled", "route_only"]
@@ -28,7 +29,8 @@ class RequestRecord:
 
     `parse_ms` is reading and checking the body, `decide_ms` the strategy's decision, `first_byte_ms` the wait for
     the pool from the end of parsing to its first byte (without the decision), `ttft_ms` from the request's arrival
-    to the first byte sent, `latency_ms` to the last.
+    to the first byte sent, `latency_ms` to the last. Of a stream: `pieces` that were sent, `pieces_ms` from the first
+    to the last of them, and the longest time between two.
     """
 
     request_id: str
@@ -46,6 +48,10 @@ class RequestRecord:
     steps: tuple[Step, ...] = ()
     unrecorded: bool = False
     """Nothing of its content may be kept; see `without_content`."""
+    decision_id: str | None = None
+    """Of its decision, also where it failed before there was one: log lines of other processes name it."""
+    trace_id: str | None = None
+    """Of its trace, if it is sampled: log lines carry it."""
     prompt: str | None = None
     """Kept only if `store.keep_prompts` is set."""
     parse_ms: float | None = None
@@ -53,6 +59,11 @@ class RequestRecord:
     first_byte_ms: float | None = None
     ttft_ms: float | None = None
     latency_ms: float = 0.0
+    pieces: int = 0
+    pieces_ms: float = 0.0
+    longest_gap_ms: float = 0.0
+    answered: Usage | None = None
+    """Tokens of the answer, where the call that wrote it counts others as well; see `Spent`."""
 
     @property
     def origin(self) -> Origin:
@@ -87,6 +98,23 @@ class RequestRecord:
     def wasted(self) -> Usage:
         """Tokens of the calls that are in no answer."""
         return total_usage([step for step in self.steps if step.wasted])
+
+    @property
+    def answer_usage(self) -> Usage:
+        """Tokens of the answer: those of the call that wrote it, without further calls that checked it."""
+        if self.answered is not None:
+            return self.answered
+        return next((step.usage for step in self.steps if not step.wasted), Usage())
+
+    @property
+    def escalated_from(self) -> frozenset[str]:
+        """Pools whose answers were rejected for low confidence, and replaced by another pool's."""
+        decision, steps = self.decision, self.steps
+        if decision is None or not steps or (len(steps) == 1 and not steps[0].wasted):
+            return frozenset()
+        if decision.strategy == "ensemble":  # others than the best were not rejected
+            return frozenset()
+        return frozenset(s.pool for s in steps if s.wasted and not s.failed) - {decision.pool}
 
     @property
     def wasted_usd(self) -> float:
@@ -171,6 +199,13 @@ class Store(StoreFigures, Protocol):
 
     def export(self, selection: Selection) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
         """Records as `decision` returns them, oldest first, in pages."""
+
+    async def newest(self, which: DecisionFilter, before: Cursor | None, most: int) -> Sequence[Mapping[str, Any]]:
+        """Up to `most` records of any tenant, the newest first, that precede `before`; as `decision` returns them.
+
+        May lag behind by the time in which records are queued. Raises PoolUnavailable if there is no usable file now,
+        or the search takes too long.
+        """
 
     async def aclose(self) -> None:
         """Write what is queued and close."""

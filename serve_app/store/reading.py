@@ -2,13 +2,15 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
+from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import Connection, create_engine, func, select
+from sqlalchemy import ColumnElement, Connection, create_engine, func, literal, select, tuple_
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -16,7 +18,17 @@ from serve_app.errors import ConfigError
 from serve_app.files import unwritable
 from serve_app.store.base import COLLECTED
 from serve_app.store.file import damage
-from serve_app.store.schema import APPLICATION_ID, VERSION, check_format, decisions, feedback
+from serve_app.store.filtering import COLUMNS, Cursor, DecisionFilter
+from serve_app.store.schema import APPLICATION_ID, VERSION, check_format, decisions, default_value, feedback, to_json
+
+_VARIABLES: Final = 500
+"""SQLite bounds the number of variables in a statement."""
+_INSTRUCTIONS: Final = 10_000
+"""Of SQLite's machine between two looks at the clock: a fraction of a millisecond."""
+
+
+class TooSlow(Exception):
+    """A query was ended because it took too long; the text says what to do."""
 
 
 @contextmanager
@@ -103,6 +115,119 @@ def feedback_rows(path: Path) -> tuple[list[FeedbackRow], dict[str, str]]:
         rows = [FeedbackRow(*row) for row in connection.execute(query)]
         models = {pool: model for pool, model, _ in connection.execute(newest)}  # SQLite: the row of the maximum
     return rows, models
+
+
+place = tuple_(decisions.c.created_s, decisions.c.decision_id)
+"""The order of the log."""
+
+
+def conditions(which: DecisionFilter) -> list[ColumnElement[bool]]:
+    """For a SELECT of decisions; values are bound, never written into the statement."""
+    columns = decisions.c
+    given = {name: getattr(which, name) for name in COLUMNS}
+    found = [columns[name] == text for name, text in given.items() if text is not None]
+    if which.user is not None:
+        found.append((columns.user == which.user) | (columns.safety_identifier == which.user))
+    if which.policy is not None:
+        found.append(columns.policy_version.startswith(which.policy, autoescape=True))
+    bounds = (
+        (which.since_s, columns.created_s.__ge__),
+        (which.until_s, columns.created_s.__lt__),
+        (which.min_latency_ms, columns.latency_ms.__ge__),
+        (which.max_latency_ms, columns.latency_ms.__le__),
+    )
+    return [*found, *(condition(value) for value, condition in bounds if value is not None)]
+
+
+def newest_decisions(
+    path: Path, which: DecisionFilter, before: Cursor | None, most: int, seconds: float
+) -> list[dict[str, Any]]:
+    """Up to `most` decisions with their feedback, the newest first, that precede the one at `before`.
+
+    Raises TooSlow after so many seconds, ConfigError if there is no such file, or it is not a store of this version.
+    """
+    selected = conditions(which) + ([] if before is None else [place < before])
+    newest = [column.desc() for column in place.clauses]
+    with open_readonly(path) as connection, _bounded(connection, seconds):
+        found = select(*_columns(connection)).where(*selected).order_by(*newest).limit(most)
+        rows = [row._asdict() for row in connection.execute(found)]
+        return with_feedback(connection, rows)
+
+
+def decision_pages(path: Path, which: DecisionFilter, id_: str | None = None) -> Iterator[list[dict[str, Any]]]:
+    """Records of decisions with their feedback, oldest first, in pages; of one decision if an id is given.
+
+    Raises ConfigError if there is no such file, or it is not a store of this version.
+    """
+    selected = [*conditions(which), *([] if id_ is None else [decisions.c.decision_id == id_])]
+    after: Cursor | None = None
+    with open_readonly(path) as connection:
+        columns = _columns(connection)
+        while True:
+            further = [] if after is None else [place > after]
+            found = select(*columns).where(*selected, *further).order_by(*place.clauses).limit(_VARIABLES)
+            page = with_feedback(connection, [row._asdict() for row in connection.execute(found)])
+            if page:
+                yield page
+                after = (page[-1]["created_s"], page[-1]["decision_id"])
+            if len(page) < _VARIABLES:
+                return
+
+
+def _columns(connection: Connection, names: Sequence[str] | None = None) -> list[ColumnElement[Any]]:
+    """Columns of decisions, by default all; one that an older file lacks has its default in every row."""
+    present = {name for _, name, *_ in connection.exec_driver_sql("PRAGMA table_info(decisions)")}
+    return [
+        decisions.c[name] if name in present else literal(default_value(name), decisions.c[name].type).label(name)
+        for name in (names if names is not None else decisions.c.keys())
+    ]
+
+
+def with_feedback(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of decisions as JSON-ready records, each with its feedback."""
+    given: dict[str, list[dict[str, Any]]] = {row["decision_id"]: [] for row in rows}
+    ids = list(given)
+    for i in range(0, len(ids), _VARIABLES):
+        query = select(feedback).where(feedback.c.decision_id.in_(ids[i : i + _VARIABLES])).order_by(feedback.c.id)
+        for one in connection.execute(query).mappings():
+            given[one["decision_id"]].append(dict(one))
+    return [to_json(row, given[row["decision_id"]]) for row in rows]
+
+
+@contextmanager
+def _bounded(connection: Connection, seconds: float) -> Iterator[None]:
+    """Ends a query that runs longer, whatever it has to scan. Raises TooSlow."""
+    driver: Any = connection.connection.driver_connection
+    until_s = monotonic() + seconds
+    driver.set_progress_handler(lambda: monotonic() > until_s, _INSTRUCTIONS)
+    try:
+        yield
+    except DBAPIError as e:
+        if getattr(e.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
+            raise
+        raise TooSlow(
+            f"The log holds too many decisions to be searched for these within {seconds:g} s: give a later `since`."
+        ) from None
+    finally:
+        driver.set_progress_handler(None, 0)
+
+
+def decision_rows(
+    path: Path, which: DecisionFilter, names: Sequence[str], newest: int | None = None
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Columns of decisions, oldest first, and their feedback as (decision id, score, preferred, against).
+
+    `newest` limits their number. Queries of `jethro data collect` are skipped. Raises ConfigError if there is no such
+    file, or it is not a store of this version.
+    """
+    selected = [*conditions(which), ~decisions.c.request_id.startswith(COLLECTED, autoescape=True)]
+    given = [feedback.c[name] for name in ("decision_id", "score", "preferred", "against")]
+    rated = select(*given).join(decisions, feedback.c.decision_id == decisions.c.decision_id).where(*selected)
+    with open_readonly(path) as connection:
+        latest = [column.desc() for column in place.clauses]
+        found = select(*_columns(connection, names)).where(*selected).order_by(*latest).limit(newest)
+        rows = [tuple(row) for row in connection.execute(found)][::-1]
+        return rows, [tuple(row) for row in connection.execute(rated.order_by(feedback.c.id))]
 
 
 _CONVERSATIONS = ("chat", "route")

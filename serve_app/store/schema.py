@@ -107,12 +107,20 @@ def check_format(connection: sqlite3.Connection, path: str) -> None:
         )
 
 
+def default_value(name: str) -> Any:
+    """What the rows of an older file have in a column that it lacks."""
+    field = next((f for f in _FIELDS if f.name == name), None)
+    if field is None:
+        return None
+    return field.default if field.kind in _TYPES else orjson.dumps(field.default, default=dict).decode()
+
+
 def missing_columns(present: Collection[str]) -> Iterator[str]:
     """SQL of the decisions' columns not yet `present` in a file; its rows get the field's default."""
     for field in _FIELDS:
         if field.name in present:
             continue
-        value = field.default if field.kind in _TYPES else orjson.dumps(field.default, default=dict).decode()
+        value = default_value(field.name)
         literal = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
         rule = "" if field.optional else f" DEFAULT {literal} NOT NULL"
         yield f"{field.name} {decisions.c[field.name].type.compile()}{rule}"

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,6 +29,8 @@ from serve_app.erasure import Selection
 from serve_app.errors import ConfigError, NotFound, PoolUnavailable
 from serve_app.store.base import Erased, Feedback, RequestRecord
 from serve_app.store.database import Database, Vacuum, reason, trouble
+from serve_app.store.filtering import Cursor, DecisionFilter
+from serve_app.store.reading import TooSlow, newest_decisions
 
 logger = logging.getLogger("jethro.store")
 
@@ -42,6 +45,9 @@ _VACUUM_SHARE: Final = 0.01
 _VACUUM_RETRY_S: Final = 60.0
 """After one that failed: the disk may be full."""
 _PAGE: Final = 500
+_SEARCHES: Final = 2
+"""At once; further ones wait."""
+_SEARCH_S: Final = 5.0
 _ERRORS: Final = (SQLAlchemyError, sqlite3.Error)
 T = TypeVar("T")
 
@@ -54,6 +60,7 @@ class SqliteStore:
         self._records: deque[RequestRecord] = deque()
         self._feedback: deque[tuple[Feedback, float, Future[None]]] = deque()
         self._calls: deque[tuple[Callable[[Database], Any], Future[Any]]] = deque()
+        self._reading = asyncio.Semaphore(_SEARCHES)
         self._wake = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -134,6 +141,21 @@ class SqliteStore:
                 after = (page[-1]["created_s"], page[-1]["decision_id"])
             if len(page) < _PAGE:
                 return
+
+    async def newest(self, which: DecisionFilter, before: Cursor | None, most: int) -> Sequence[Mapping[str, Any]]:
+        """Records of any tenant, newest first. Read apart from the writer, who must not wait for a long search."""
+        if self._thread is None or self._closing:
+            raise _unavailable()
+        async with self._reading:
+            try:
+                return await asyncio.to_thread(
+                    newest_decisions, Path(self._config.path), which, before, most, _SEARCH_S
+                )
+            except TooSlow as e:
+                raise PoolUnavailable(str(e), code="search_too_long", retry_after_s=1) from e
+            except (ConfigError, *_ERRORS) as e:  # the writer opens it again
+                logger.warning("store: a search failed: %s", reason(e))
+                raise _unavailable() from e
 
     async def aclose(self) -> None:
         """Write what is queued and close. Idempotent."""

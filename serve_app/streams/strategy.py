@@ -4,7 +4,7 @@ The caller's text is the one user message. The answer is the label; where the LL
 answer unchanged. Nothing here waits for the Learner: events leave through the event queue.
 """
 
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Final
@@ -18,12 +18,18 @@ from serve_app.streams.base import PREFIX, ActiveStream, ObservedEvent
 from serve_app.streams.event_queue import EventQueue
 from serve_app.streams.labels import parsed, question
 from serve_app.streams.online.base import Episode, LabeledEvent
-from serve_app.types import Chunk, Decision, Query, Step, Usage
+from serve_app.tracing.spans import spanned
+from serve_app.types import Cause, Chunk, Decision, Query, Step, Usage
 from serve_app.wire.encoding import StreamEncoder, encode_answer
 from serve_app.wire.frames import Answer, Frame
 
 _UNIFORM: Final = 1e-9
 """Levels whose label probabilities differ by less than this have learned nothing."""
+_CAUSES: Final[Mapping[str, Cause]] = {
+    **{"confident": "confident", "deferred": "deferred", "explored": "explored"},
+    **{"audit": "audit", "warm-up": "warm_up"},
+}
+"""By `Episode.why`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +63,8 @@ class StreamStrategy:
     async def run(self, query: Query, context: Context) -> AsyncGenerator[StrategyEvent]:
         """Decision, then the frame or the answer, then what was spent; see the contract."""
         started = perf_counter()
-        stream, _, episode = await self._acted(query)
+        with spanned("decide", {"jethro.strategy": self.name}):
+            stream, _, episode = await self._acted(query)
         if not query.stays_unrecorded:
             stream.policy.observe(episode)
             self.events.put(self.stream, stream.uid, ObservedEvent(episode))
@@ -114,7 +121,7 @@ class StreamStrategy:
                 raise
             level = spec.levels[fallback[0]]
             reason = f"{decision.reason}; fallback to {level}: {decision.model} failed: {error.code}"
-            decision = replace(decision, pool=level, model=PREFIX + self.stream, reason=reason)
+            decision = replace(decision, pool=level, model=PREFIX + self.stream, reason=reason, cause="fallback")
             return spec.labels[fallback[1]], Usage(), Spent(tuple(steps)), decision
         label = parsed(content, spec.labels)
         whose = (context.call.created_s, query.tenant, query.users)
@@ -161,6 +168,7 @@ class StreamStrategy:
             policy_version=f"{self.stream}@{episode.version}",
             features=features,
             decision_ms=(perf_counter() - started) * 1e3,
+            cause=_CAUSES.get(episode.why.partition(",")[0], "other"),
         )
 
 

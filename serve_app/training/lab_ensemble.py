@@ -50,7 +50,7 @@ Report = Callable[[str], None]
 class LabEnsembleRecipe:
     """`n` queries drawn by `seed`; epochs of ranker and fuser at most; queries on which the fuser practises to copy."""
 
-    n: int = 12_000
+    n: int = 24_000
     seed: int = 0
     epochs: int = 8
     fuser_epochs: int = 12

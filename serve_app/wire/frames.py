@@ -30,6 +30,11 @@ class Call:
     deadline_s: float | None = None
     may_wait: bool = True
 
+    @property
+    def decision_id(self) -> str:
+        """Of the decision that the call is made for: a further call of one has an id of its own, with an ending."""
+        return self.id.partition("-")[0]
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -10,16 +10,19 @@ import orjson
 from serve_app.config.load import load
 from serve_app.config.tree import Config
 from serve_app.erasure import Selection
-from serve_app.errors import ModelNotFound, NotFound
+from serve_app.errors import Conflict, ModelNotFound, NotFound
 from serve_app.gateway.scope import ScopeNotes
 from serve_app.gateway.services import Services
 from serve_app.observability.access_log import NoLog
-from serve_app.observability.metrics import Recorder, RouterFigures
+from serve_app.observability.metrics import Recorder
+from serve_app.observability.scraped import RouterFigures
 from serve_app.pools.base import PoolLoad
 from serve_app.routing.artefact import Registered
 from serve_app.routing.serving.served import ServedRouter
 from serve_app.routing.strategy import DirectStrategy, RouteStrategy
+from serve_app.routing.thresholds import RouterThreshold
 from serve_app.store.base import Erased, Feedback, RequestRecord
+from serve_app.store.filtering import Cursor, DecisionFilter
 from serve_app.streams.base import PREFIX
 from serve_app.streams.service import Streams
 from serve_app.types import Capabilities, Price, Query
@@ -146,6 +149,7 @@ class LengthRouter:
 class Entry:
     id: str
     description: str = "a fake"
+    pool: str | None = None
 
 
 class FakeCatalogue:
@@ -166,7 +170,8 @@ class FakeCatalogue:
 
     def models(self) -> list[Entry]:
         streams = self.streams.names() if self.streams is not None else ()
-        return [Entry(name) for name in (*self._named, *(PREFIX + name for name in streams))]
+        pools = {name: strategy.pool.name for name, strategy in self._named.items() if hasattr(strategy, "pool")}
+        return [Entry(name, pool=pools.get(name)) for name in (*self._named, *(PREFIX + name for name in streams))]
 
 
 class FakeRouters:
@@ -185,6 +190,18 @@ class FakeRouters:
     def figures(self) -> list[RouterFigures]:
         drift = {"scores": {"drift": False, "statistic": 0.01, "limit": 0.1, "queries": 200}}
         return [RouterFigures("length", "length", "length", 0.5, "inline", True, 0, 0, None, drift)]
+
+    def router(self, name: str) -> ServedRouter:
+        if name != "length":
+            raise NotFound(f"No router {name[:64]!r}.", param="name")
+        return ServedRouter(Registered(LengthRouter(), 0.5, "length", name="length"))  # type: ignore[arg-type]
+
+    def kept_threshold(self, name: str) -> RouterThreshold:
+        self.router(name)
+        raise Conflict("This router never changes.")
+
+    async def look(self) -> bool:
+        return False
 
     def observe_feedback(self, record: Mapping[str, Any], score: float) -> None:
         self.judgements.append((record, score))
@@ -218,6 +235,12 @@ class DictStore:
         told = {"decision_id": decision_id, "tenant": record.tenant, "pool": record.decision.pool}
         return told | {"status": record.status} | asdict(record.usage)
 
+    async def newest(self, which: DecisionFilter, before: Cursor | None, most: int) -> list[Mapping[str, Any]]:
+        """Without the filters, which are those of the real store."""
+        places = sorted(((record.created_s, id_) for id_, record in self.records.items()), reverse=True)
+        chosen = [place for place in places if before is None or place < before][:most]
+        return [{**await self.decision(id_), "created_s": created_s} for created_s, id_ in chosen]
+
     async def erase(self, selection: Selection) -> Erased:
         gone = [id_ for id_, record in self.records.items() if selection in record.origin.selections()]
         for id_ in gone:
@@ -239,6 +262,7 @@ def services(
     large: FakePool | None = None,
     keys: Mapping[str, str] | None = None,
     metrics_key: str | None = None,
+    admin_key: str | None = None,
     tree: Config | None = None,
     scope: ScopeNotes | None = None,
     change: Callable[[dict[str, Any]], None] = lambda parts: None,
@@ -255,6 +279,7 @@ def services(
         "routers": FakeRouters(),
         "keys": keys or {},
         "metrics_key": metrics_key,
+        "admin_key": admin_key,
     } | ({} if scope is None else {"scope": scope})
     change(parts)
     return Services(**parts)

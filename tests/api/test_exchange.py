@@ -262,6 +262,22 @@ async def test_what_is_recorded(client):
     assert record.prompt is None
 
 
+async def test_the_longest_pause_of_a_stream_is_recorded(client):
+    store, gate = DictStore(), asyncio.Semaphore(2)
+    parts = replace(services(small=FakePool(words=("a", "b", "c"), gate=gate)), store=store)
+    posted = asyncio.create_task(client(parts).post(CHAT, json={**ASK, "stream": True}))
+    await asyncio.sleep(0.15)
+    for _ in range(9):
+        gate.release()
+    assert (await posted).status_code == 200
+    (record,) = store.records.values()
+    assert record.pieces == 3, "those with words; what is held back to the end is no piece"
+    assert 50 <= record.longest_gap_ms <= record.pieces_ms <= record.latency_ms
+    text = parts.recorder.text().decode()
+    assert 'jethro_itl_longest_seconds_bucket{le="0.01",pool="small"} 0.0' in text
+    assert 'jethro_itl_longest_seconds_count{pool="small"} 1.0' in text
+
+
 async def test_prompts_are_kept_only_if_the_operator_says_so(client):
     store = DictStore()
     await client(replace(services(tree=config(store={"keep_prompts": True})), store=store)).post(CHAT, json=ASK)

@@ -35,11 +35,22 @@ def test_every_route_is_described(document):
         ("get", "/v1/adapters/{name}"),
         ("patch", "/v1/adapters/{name}"),
         ("delete", "/v1/adapters/{name}"),
+        ("get", "/v1/admin/access"),
+        ("get", "/v1/admin/decisions"),
+        ("get", "/v1/admin/decisions/{decision_id}"),
+        ("get", "/v1/admin/routers"),
+        ("get", "/v1/admin/routers/{name}/curve"),
+        ("get", "/v1/admin/predict"),
+        ("post", "/v1/admin/routers/{name}/threshold"),
+        ("post", "/v1/admin/routers/{name}/undo"),
         ("get", "/health/live"),
         ("get", "/health/ready"),
         ("get", "/metrics"),
         ("get", "/openapi.json"),
         ("get", "/docs"),
+        ("get", "/console"),
+        ("get", "/console/{file}"),
+        ("get", "/v1/admin/live"),
     }
 
 
@@ -61,8 +72,20 @@ def test_paths_have_their_parameters_and_operations_names_of_their_own(document)
     assert len({o["operationId"] for _, o in operations}) == len(operations)
 
 
-def test_without_keys_nothing_is_said_of_them(document):
-    assert "securitySchemes" not in document["components"]
+def test_without_keys_only_changes_of_the_operator_need_one(document):
+    assert set(document["components"]["securitySchemes"]) == {"admin"}
+    secured = {(m, p) for p, ms in document["paths"].items() for m, o in ms.items() if "security" in o}
+    change, undo = "/v1/admin/routers/{name}/threshold", "/v1/admin/routers/{name}/undo"
+    assert secured == {("post", change), ("post", undo)}
+
+
+async def test_with_keys_the_operators_routes_need_a_key_of_their_own(client):
+    paths = (await client(services(keys={"a": "k"})).get("/openapi.json")).json()["paths"]
+    admin = [o for path, methods in paths.items() if path.startswith("/v1/admin/") for o in methods.values()]
+    assert len(admin) == 9
+    for operation in admin:
+        assert operation["security"] == [{"admin": []}]
+        assert {"401", "403"} <= operation["responses"].keys()
 
 
 async def test_with_keys_closed_routes_say_so(client):

@@ -199,7 +199,8 @@ async def test_metrics_hold_ours_and_what_else_there_is(client):
     await http.post("/v1/chat/completions", json=ASK)
     response = await http.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
-    assert 'jethro_decisions_total{pool="small",router="length"} 1.0' in response.text
+    labels = 'pool="small",reason="score_below",router="length",strategy="route"'
+    assert f"jethro_decisions_total{{{labels}}} 1.0" in response.text
     assert response.text.endswith("engine_tokens_total 5\n")
 
 

@@ -1,17 +1,21 @@
 """Runs commands as the shell would, without the shell's environment."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cache
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from serve_app.cli.main import app
+from serve_app.store.base import Feedback
+from serve_app.store.database import Database
 from tests.cli.fake_endpoint import FakeEndpoint, running
 from tests.cli.journey import Journey, trained
 from tests.cli.model_doubles import ModelDoubles, answering, config, prompts, write_config, write_prompts
+from tests.store.test_sqlite import record
 
 Run = Callable[..., Result]
 
@@ -31,13 +35,33 @@ def quick_clients(certificates_are_read_once: None) -> None:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    for name in ("JETHRO_API_KEY", "JETHRO_URL", "JETHRO_CONFIG"):
+    for name in ("JETHRO_API_KEY", "JETHRO_ADMIN_KEY", "JETHRO_URL", "JETHRO_CONFIG"):
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: str, input: str | None = None, **env: str) -> Result:
         return CliRunner().invoke(app, list(arguments), input=input, env=env, catch_exceptions=False)
 
     return run
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> list[str]:
+    return [
+        *("--set", f"store.path={tmp_path / 'x.sqlite3'}", "--set", f"streams.folder={tmp_path / 'streams'}"),
+        *("--set", f"routing.registry={tmp_path / 'routers'}"),
+    ]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    path = str(tmp_path / "x.sqlite3")
+    with closing(Database(path)) as database:
+        database.write(
+            [record(f"{user}{i}", 1000.0 + i, user=user, tenant=tenant, prompt=f"{user} says {i} " * 50)
+             for i in range(20) for user, tenant in (("alice", "acme"), ("bob", "rival"))]
+        )  # fmt: skip
+        database.add_feedback([(Feedback("alice3", 1.0), 5.0)])
+    return path
 
 
 @pytest.fixture

@@ -69,6 +69,13 @@ def test_the_console_says_what_is_down_where_and_what_to_know_of_the_config(caps
     assert lines[3:5] == [f"  {small}", "  warning: no router is chosen"]
 
 
+@pytest.mark.parametrize(("exposed", "said"), [("true", 1), ("false", 0)])
+def test_the_address_of_the_page_is_said_where_it_is_served(capsys, exposed, said):
+    config = load("lab", env={}, settings={"server.expose_console": exposed, "server.port": "9123"})
+    ServeConsole(config).ready(Readiness(True))
+    assert capsys.readouterr().err.count("  console: http://127.0.0.1:9123/console\n") == said
+
+
 @pytest.mark.parametrize(
     ("found", "typed"), [(None, "bin/jethro"), ("/usr/bin/jethro", "bin/jethro"), ("own", "jethro")]
 )

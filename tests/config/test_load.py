@@ -7,7 +7,9 @@ import yaml
 
 from serve_app.config import Config, caller_key, check_file, load, profile_names, secret, source_name
 from serve_app.config.engines import OpenAISettings, TransformersSettings, VllmSettings
+from serve_app.config.load import TRACE_HEADERS, keep_secrets, trace_export
 from serve_app.errors import ConfigError
+from serve_app.front.settings import FOLDER
 
 GOOD = """
 pools:
@@ -349,3 +351,27 @@ def test_a_source_is_called_what_it_is(tmp_path, monkeypatch):
     assert source_name("my.yaml", {}) == "my.yaml"
     assert (source_name("gpu", {}), source_name(None, {})) == ("profile gpu", "profile lab")
     assert source_name(None, {"JETHRO_CONFIG": "own.yaml"}) == "own.yaml"
+
+
+@pytest.mark.parametrize(
+    ("env", "exporter", "headers"),
+    [
+        ({}, "otlp", None),
+        ({"OTEL_TRACES_EXPORTER": " Console "}, "console", None),
+        ({"OTEL_SDK_DISABLED": "TRUE", "OTEL_TRACES_EXPORTER": "otlp"}, "none", None),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "a=1,B=x%3Dy"}, "otlp", {"a": "1", "b": "x=y"}),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "a=1", "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "c=2"}, "otlp", {"c": "2"}),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}, "otlp", None),
+    ],
+)
+def test_traces_leave_as_opentelemetrys_variables_say(env, exporter, headers):
+    found = trace_export(env)
+    assert (found.exporter, found.headers) == (exporter, headers)
+    assert "1" not in repr(found)
+
+
+def test_a_collectors_key_leaves_the_environment_with_the_other_secrets(tmp_path):
+    env = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20s3cret", FOLDER: str(tmp_path)}
+    keep_secrets(TRACE_HEADERS, tmp_path, env)
+    assert env == {FOLDER: str(tmp_path)}
+    assert trace_export(env).headers == {"authorization": "Bearer s3cret"}

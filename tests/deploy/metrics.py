@@ -1,33 +1,62 @@
-"""Names of the series that the product exports, read from where they are made, and those that texts ask for."""
+"""Names and labels that queries use, against those that are defined."""
 
 import re
+from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
+from typing import NamedTuple
 
-import ray
+from serve_app.observability import definitions as d
 
-ROOT = Path(__file__).parents[2]
-_MADE = re.compile(r"\b([Cc]ounter|[Gg]auge|[Hh]istogram|CounterMetricFamily|GaugeMetricFamily)\(\s*f?\"([a-z_]+)\"")
-_ENDS = {"Counter": ("_total",), "CounterMetricFamily": ("_total",), "Histogram": ("_bucket", "_sum", "_count")}
-OPERATOR = {"kuberay_service_condition_ready", "kuberay_service_condition_upgrade_in_progress"}
-"""KubeRay 1.7's, as its documentation names them: there is no source of it here."""
+_SCRAPE = ("job", "instance", "ray_io_cluster")
+"""Labels that Prometheus adds, or the monitors' relabeling."""
+_NAME = r"(?:(?:jethro|ray|kuberay)_|vllm:)[a-z0-9_]+"
+_LABEL_VALUES = {**d.VALUES, "reason": (*d.CAUSES, *d.RETRY_REASONS)}
+
+
+class Selector(NamedTuple):
+    """A metric in an expression, with its matchers: label, operator, value."""
+
+    metric: str
+    matchers: tuple[tuple[str, str, str], ...]
 
 
 @cache
-def exported() -> frozenset[str]:
-    """Ours, ours through Ray (`ray_`), Ray's own, and the operator's."""
-    names = set(OPERATOR)
-    for file in (ROOT / "serve_app").rglob("*.py"):
-        text = file.read_text()
-        prefix = "ray_" if "ray.util.metrics" in text else ""
-        for kind, name in _MADE.findall(text):
-            names |= {prefix + name + end for end in _ENDS.get(kind[0].upper() + kind[1:], ("",))}
-    folder = Path(ray.__file__).parent
-    for file in ("dashboard/modules/reporter/reporter_agent.py", "serve/_private/deployment_state.py"):
-        names |= {f"ray_{name}" for name in re.findall(r"\"([a-z_]+)\",\n", (folder / file).read_text())}
-    return frozenset(names)
+def labels_by_series() -> dict[str, frozenset[str]]:
+    """By the name of a series that is defined: its labels."""
+    ours = {series: frozenset((*m.shown_labels, *_SCRAPE)) for m in d.definitions() for series in m.series}
+    return ours | {m.name: frozenset((*m.labels, *_SCRAPE)) for m in d.FOREIGN}
 
 
-def asked_for(expression: str) -> set[str]:
-    """Metric names in a PromQL expression."""
-    return set(re.findall(r"\b(?:jethro|ray|kuberay)_[a-z_]+(?=[\s\[{()/]|$)", expression)) - {"ray_io_cluster"}
+def selectors(expression: str) -> list[Selector]:
+    """Every metric of a PromQL expression."""
+    found = []
+    for name, inside in re.findall(rf"(?<![\w:])({_NAME})(?:\{{([^}}]*)\}})?(?!\w)", expression):
+        if name in _SCRAPE:  # a label that begins as metrics of Ray do
+            continue
+        matchers = re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', inside)
+        found.append(Selector(name, tuple(matchers)))
+    return found
+
+
+def mistakes(expression: str) -> Iterator[str]:
+    """What an expression uses that is not defined: metrics, labels, and values of labels that have few."""
+    known = labels_by_series()
+    found = selectors(expression)
+    if not found:
+        yield "no metric of ours"
+    for metric, matchers in found:
+        if metric not in known:
+            yield f"{metric} is not defined"
+            continue
+        for label, operator, value in matchers:
+            if label not in known[metric]:
+                yield f"{metric} has no label {label}"
+            elif label in _LABEL_VALUES and value and not any(re.fullmatch(value, v) for v in _LABEL_VALUES[label]):
+                yield f"{label}{operator}{value!r} is no value of it"
+            elif label == "code" and not (re.fullmatch(r"[\d.|]+", value)):
+                yield f"{label}{operator}{value!r} is no HTTP status"
+    of_all = frozenset().union(*(known.get(s.metric, frozenset()) for s in found))
+    for names in re.findall(r"\b(?:by|on|ignoring|without) \(([\w, ]*)\)", expression):
+        for label in filter(None, (name.strip() for name in names.split(","))):
+            if label not in of_all:
+                yield f"grouped by {label}, which no metric there has"

@@ -10,6 +10,7 @@ import yaml
 
 from serve_app.config import check_file
 from serve_app.k8s.stopping import ray_drain_s
+from serve_app.observability.grafana.boards import read_boards
 from tests.deploy.images import DOCKERFILES, ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -73,12 +74,13 @@ def test_prometheus_scrapes_the_endpoint_with_a_key_that_opens_metrics_alone() -
     assert [(DEPLOY / "prometheus" / f).is_file() for f in config["rule_files"]] == [True]
 
 
-def test_grafana_finds_its_source_and_its_board() -> None:
+def test_grafana_finds_its_source_and_the_boards_of_the_package() -> None:
     folder = DEPLOY / "grafana" / "provisioning"
     (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
-    board = yaml.safe_load((DEPLOY / "grafana" / "dashboards" / "jethro.json").read_text())
-    assert {t["datasource"]["uid"] for p in board["panels"] for t in p["targets"]} == {source["uid"]}
+    boards = read_boards((DEPLOY / "../serve_app/observability/dashboards").resolve())
+    (variable,) = {str(v) for board in boards for v in board["templating"]["list"]}
+    assert source["isDefault"] and "'query': 'prometheus'" in variable  # whatever board: the default Prometheus
     (provider,) = yaml.safe_load((folder / "dashboards" / "jethro.yaml").read_text())["providers"]
     mounted = [v for v in SERVICES["grafana"]["volumes"] if v.endswith(f":{provider['options']['path']}:ro")]
-    assert mounted == ["./grafana/dashboards:/var/lib/grafana/dashboards:ro"]
+    assert mounted == ["../serve_app/observability/dashboards:/var/lib/grafana/dashboards:ro"]

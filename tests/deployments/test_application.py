@@ -91,7 +91,7 @@ class _Logs(Exception):
     [(gateway, "GatewayReplica"), (pool, "PoolReplica"), (learner, "LearnerReplica"), (scorer, "ScorerReplica")],
 )
 def test_every_replica_sets_up_its_log_first(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
-    def log_to_stderr(level: str, replica: str) -> None:
+    def log_to_stderr(level: str, replica: str, *, content: bool) -> None:
         raise _Logs(level, replica)
 
     context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"), deployment="d", app_name="jethro")
@@ -100,7 +100,7 @@ def test_every_replica_sets_up_its_log_first(monkeypatch: pytest.MonkeyPatch, mo
     tree = load("lab").model_dump(mode="json") | {"log": {"level": "error"}}
     arguments = {
         "GatewayReplica": (tree, {}),
-        "PoolReplica": ("small", tree["pools"]["small"], "none:none", 1, "error"),
+        "PoolReplica": ("small", tree["pools"]["small"], "none:none", 1, {"level": "error"}),
         "LearnerReplica": (tree,),
         "ScorerReplica": (tree,),
     }[name]

@@ -122,3 +122,15 @@ def test_a_stream_of_another_format_is_a_warning(machine: Machine) -> None:
     assert report.problems == []
     (line,) = (line for line in report.warnings if line.startswith("streams.folder: "))
     assert name in line and "has format 99" in line and "start the version that wrote it" in line
+
+
+@pytest.mark.parametrize(
+    ("env", "fix"), [("NO_ADMIN", "export it"), ("TEAM_KEY", "holds the key of a caller"), ("METRICS", "of /metrics")]
+)
+def test_the_operators_key_is_set_and_no_other(machine: Machine, env: str, fix: str) -> None:
+    machine.patch.setenv("METRICS", "m")
+    machine.set("server", admin_key_env=env, metrics_key_env="METRICS")
+    result = CliRunner().invoke(app, ["config", "check", written(machine)])
+    said = result.stdout + result.stderr
+    assert result.exit_code == 2 and "server.admin_key_env" in said and env in said and fix in said
+    assert "k-team" not in said

@@ -1,6 +1,7 @@
 """"""
 
 from dataclasses import replace
+from time import time
 
 import httpx
 import pytest
@@ -11,6 +12,8 @@ from serve_app.errors import ConfigError
 from serve_app.gateway.services import build_services, pools_ready
 from serve_app.observability.access_log import JsonLog, NoLog
 from serve_app.pools.base import PoolLoad
+from serve_app.store.base import RequestRecord
+from serve_app.types import Decision
 from tests.api.fakes import FakePool, config
 
 
@@ -154,3 +157,12 @@ def test_a_pool_counts_as_the_config_says(tree, pools, required, expected, monke
 def test_a_pool_that_has_not_started_yet_is_waited_for(tree, pools, monkeypatch):
     monkeypatch.setattr(pools["large"], "load", lambda: PoolLoad(0, 0, answers=False, started=False))
     assert pools_ready(tree, pools).ok is False
+
+
+@pytest.mark.parametrize("counted", [True, False])
+async def test_requests_are_counted_only_where_metrics_are_on(tmp_path, pools, counted):
+    made = build_services(config(store={"path": str(tmp_path / "x.sqlite3")}, log={"metrics": counted}), pools)
+    made.settle(RequestRecord("r", "chat", time(), decision=Decision("d", "route", "small", "lab-small", "why")))
+    assert (b"jethro_requests_total{" in made.recorder.text()) is counted
+    assert bool(made.live.steps()) is counted
+    await made.aclose()

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.config import Config
+from serve_app.config.base import LogConfig, TracesConfig
 from serve_app.errors import ConfigError
 from serve_app.k8s.egress import destinations, egress_mistakes, policies
+from serve_app.k8s.pods import environment
 
 
 def config(*urls: str, proxy: str | None = None, **kubernetes: Any) -> Config:
@@ -51,6 +53,21 @@ def test_the_pod_itself_is_no_upstream(host: str) -> None:
 def test_a_name_that_may_be_either_must_be_written_out() -> None:
     with pytest.raises(ConfigError, match=r"vllm\.models\.svc for the Service vllm of namespace models"):
         destinations(config("http://vllm.models:8000/v1"))
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_pods_reach_the_collector_of_traces_where_there_are_any(enabled: bool) -> None:
+    made = config("http://10.1.2.3:8000/v1", collector="http://otel.monitoring.svc:4318")
+    made = made.model_copy(update={"log": LogConfig(traces=TracesConfig(enabled=enabled))})
+    found = {(t.key, t.namespace, t.port) for t in destinations(made)}
+    assert (("kubernetes.collector", "monitoring", 4318) in found) is enabled
+    worker = {one["name"]: one for one in environment(made)}
+    assert ("OTEL_EXPORTER_OTLP_ENDPOINT" in worker) is ("OTEL_EXPORTER_OTLP_HEADERS" in worker) is enabled
+    if enabled:
+        assert worker["OTEL_EXPORTER_OTLP_ENDPOINT"]["value"] == "http://otel.monitoring.svc:4318"
+        secret = {"name": "jethro-collector", "key": "headers", "optional": True}
+        assert worker["OTEL_EXPORTER_OTLP_HEADERS"]["valueFrom"] == {"secretKeyRef": secret}
+    assert "OTEL_EXPORTER_OTLP_HEADERS" not in {one["name"] for one in environment(made, head=True)}
 
 
 def test_behind_a_proxy_only_the_proxy_is_reached() -> None:

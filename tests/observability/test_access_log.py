@@ -28,6 +28,15 @@ def test_one_line_a_request():
     assert "pool" not in refused
 
 
+def test_a_request_that_failed_names_its_decision_and_its_trace():
+    out = io.StringIO()
+    log = JsonLog(out)
+    log.write(request_record(decision=None, steps=(), status="failed", decision_id="d9", trace_id="t9"))
+    log.write(request_record(decision=None, steps=(), status="failed"))
+    log.close()
+    assert [(line["decision_id"], line["trace_id"]) for line in lines(out)] == [("d9", "t9"), (None, None)]
+
+
 def test_a_prompt_is_never_logged():
     out = io.StringIO()
     log = JsonLog(out)

@@ -7,8 +7,13 @@ import threading
 
 import pytest
 
+from serve_app.errors import ConfigError, UpstreamError
+from serve_app.observability import process_log
 from serve_app.observability.process_log import JsonFormatter, RequestIdFilter, log_to_stderr
-from serve_app.types import REQUEST_ID
+from serve_app.tracing.spans import in_force
+from serve_app.types import DECISION_ID, REQUEST_ID
+from serve_app.unrecorded import unrecorded
+from tests.tracing.world import traced
 
 AS_IN_A_REPLICA = """
 import logging, sys, threading
@@ -78,6 +83,58 @@ def test_a_record_with_an_id_of_its_own_keeps_it():
         assert formatted("x", request_id="its own")["request_id"] == "its own"
     finally:
         REQUEST_ID.reset(given)
+
+
+def test_a_line_of_a_request_names_its_decision_and_its_trace():
+    tracing, _ = traced("g", 1.0)
+    span = tracing.request("POST /x", [])
+    given, decided = REQUEST_ID.set("r1"), DECISION_ID.set("d1")
+    try:
+        with in_force(span):
+            line = formatted("x")
+        assert (line["request_id"], line["decision_id"], line["trace_id"]) == ("r1", "d1", span.trace_id)
+        unsampled, _ = traced("g", 0.0)
+        with in_force(unsampled.request("POST /x", [])):
+            assert "trace_id" not in formatted("x")
+    finally:
+        REQUEST_ID.reset(given)
+        DECISION_ID.reset(decided)
+
+
+def failed(error: Exception, content: bool, name: str = "jethro.x") -> dict:
+    """The line of an error that is also a value of the message."""
+    try:
+        raise error
+    except Exception as raised:
+        known = (type(raised), raised, raised.__traceback__)
+        record = logging.LogRecord(
+            name, logging.ERROR, "f", 1, "it failed: %s, %r, %s", (raised, raised, "kept"), known
+        )
+    return json.loads(JsonFormatter("r", content=content).format(record))
+
+
+def test_an_error_quotes_nothing_once_there_was_a_request(monkeypatch):
+    monkeypatch.setattr(process_log, "any_ever", lambda: False)  # another test may have had a request of class local
+    with unrecorded(False):
+        pass
+    for error in (ValueError("canary"), UpstreamError("the upstream said canary"), KeyError("canary")):
+        line, name = failed(error, False), type(error).__name__
+        assert line["message"] == f"it failed: {name}, {name}, kept"
+        assert line["traceback"].splitlines()[-1] == f"{name}: (not logged)" and "canary" not in str(line)
+        assert "in failed" in line["traceback"]
+        assert "canary" in failed(error, True)["message"] and "canary" in failed(error, True)["traceback"]
+    assert "canary" not in str(failed(ValueError("canary"), False, "asyncio"))
+    assert "canary" in str(failed(ValueError("canary"), True, "asyncio")["traceback"])
+
+
+def test_an_error_of_the_machine_or_the_config_says_what_it_is():
+    with unrecorded(False):
+        pass
+    for error in (OSError(28, "No space left on device"), ConfigError("write a number"), MemoryError("2 GiB")):
+        line = failed(error, False)
+        assert str(error) in line["message"] and str(error) in line["traceback"]
+    out_of_memory = type("OutOfMemoryError", (RuntimeError,), {})
+    assert "tried 2 GiB" in failed(out_of_memory("tried 2 GiB"), False)["traceback"]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from contextlib import aclosing
 from dataclasses import replace
+from math import exp
 from typing import Any
 
 import pytest
@@ -43,6 +44,7 @@ async def test_the_first_tier_answers_what_passes(stream: bool) -> None:
     assert (said, decision.pool, decision.task, decision.strategy) == ("fine", "small", "default", "orchestrate")
     assert (decision.score, decision.threshold, decision.expected, decision.features) == (None, None, {}, {})
     assert decision.reason == "small: passed its checks; task default (no task); m-small answers"
+    assert (decision.cause, decision.confidences) == ("accepted", {}), "checks say nothing of a probability"
     assert [step.wasted for step in spent.steps] == [False] and not engine_of(large).queries
 
 
@@ -60,6 +62,7 @@ async def test_an_answer_that_fails_is_not_sent(says: str, query: dict[str, Any]
     small, large = pool("small", says), pool("large", '{"n": 1}')
     decision, said, spent = told(await run(orchestration([small, large]), ask(**query), stream=stream))
     assert said == '{"n": 1}' and decision.pool == "large" and why in decision.reason
+    assert decision.cause == "escalated"
     assert [(s.pool, s.wasted) for s in spent.steps] == [("small", True), ("large", False)]
 
 
@@ -125,6 +128,7 @@ async def test_low_confidence_escalates_and_its_logprobs_stay_here(stream: bool)
         small = pool("small", "a", sure=sure)
         events = await run(orchestration([small, pool("large", "b")], default=default), ask(), stream=stream)
         assert told(events)[0].pool == answers
+        assert told(events)[0].confidences == {"small": pytest.approx(exp(sure))}
         assert engine_of(small).queries[0].sampling.logprobs
         assert b'"logprobs":{' not in b"".join(getattr(e, "data", getattr(e, "body", b"")) for e in events[1:-1])
 

@@ -66,11 +66,14 @@ class Quoting(FakePool):
         return found
 
 
-@pytest.fixture
-async def made(tmp_path: Path, capfd: Any) -> AsyncGenerator[tuple[Services, dict[str, Quoting]]]:
-    log_to_stderr("debug")
+@pytest.fixture(params=[True])
+async def made(
+    tmp_path: Path, capfd: Any, request: pytest.FixtureRequest
+) -> AsyncGenerator[tuple[Services, dict[str, Quoting]]]:
+    """The parameter: whether the operator wants content in the logs and the store."""
+    log_to_stderr("debug", content=request.param)
     tree = config(
-        store={"path": str(tmp_path / "x.sqlite3"), "flush_s": 0.02, "keep_prompts": True},
+        store={"path": str(tmp_path / "x.sqlite3"), "flush_s": 0.02, "keep_prompts": request.param},
         streams={"folder": str(tmp_path / "streams"), "poll_s": 0.02},
         ensemble={"rounds": [{"calls": [{"pool": "small"}, {"pool": "large"}]}]},
         placement={"detected": "private"},
@@ -86,7 +89,9 @@ async def made(tmp_path: Path, capfd: Any) -> AsyncGenerator[tuple[Services, dic
     await learner.aclose()
 
 
-async def ask_everything(http: httpx.AsyncClient, pools: dict[str, Quoting], canary: str, privacy: str) -> list[int]:
+async def ask_everything(
+    http: httpx.AsyncClient, pools: dict[str, Quoting], canary: str, privacy: str, comment: str
+) -> list[int]:
     """Over all strategies: answers, streams, failures, prompts that are too long, and callers who leave."""
     statuses = []
     headers = {"x-jethro-privacy": privacy}
@@ -100,7 +105,7 @@ async def ask_everything(http: httpx.AsyncClient, pools: dict[str, Quoting], can
                 answer = await http.post(CHAT, json={**body, "stream": stream}, headers=headers)
                 statuses.append(answer.status_code)
                 if answer.status_code == 200 and (id_ := answer.headers.get("x-jethro-decision-id")):
-                    given = {"decision_id": id_, "score": 0.5, "comment": f"it said {canary}"}
+                    given = {"decision_id": id_, "score": 0.5, "comment": comment}
                     statuses.append((await http.post("/v1/feedback", json=given)).status_code)
         for pool in pools.values():
             pool.fails, pool.hangs = "", True
@@ -130,7 +135,7 @@ async def test_a_word_of_a_local_request_is_found_nowhere(made: Any, tmp_path: P
     transport = httpx.ASGITransport(build_app(services), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://jethro") as http:
         assert (await http.post("/v1/streams", json=STREAM)).status_code == 200
-        statuses = await ask_everything(http, pools, canary, privacy)
+        statuses = await ask_everything(http, pools, canary, privacy, f"it said {canary}")
         metrics = (await http.get("/metrics")).text
         await asyncio.sleep(0.3)
         keep: list[str] = []
@@ -148,6 +153,26 @@ async def test_a_word_of_a_local_request_is_found_nowhere(made: Any, tmp_path: P
     else:
         assert "text 0" in found and any(name.startswith("x.sqlite3") for name in found)
         assert any("jsonl" in name or "journal" in name or name.endswith(".log") for name in found) or len(found) > 2
+
+
+@pytest.mark.parametrize("made", [False], indirect=True)
+async def test_by_default_a_word_is_found_nowhere_but_where_a_stream_learns_from_it(
+    made: Any, tmp_path: Path, capfd: Any
+) -> None:
+    """Nor in an error's text. A stream's journal keeps texts until it has learned from them: that is what it is for."""
+    services, pools = made
+    canary = f"zq{secrets.token_hex(12)}"
+    transport = httpx.ASGITransport(build_app(services), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://jethro") as http:
+        assert (await http.post("/v1/streams", json=STREAM)).status_code == 200
+        statuses = await ask_everything(http, pools, canary, STRICTEST[-1], "it was good")
+        metrics = (await http.get("/metrics")).text
+    await asyncio.sleep(0.3)
+    await services.aclose()
+    logs = "".join(capfd.readouterr())
+    assert {200, 400, 500} <= set(statuses) and 404 not in statuses
+    assert places_of(canary, tmp_path, logs, metrics) == places_of(canary, tmp_path / "streams")
+    assert '"privacy":"any"' in logs and "RuntimeError: (not logged)" in logs
 
 
 def capfd_lines(capfd: Any, keep: list[str]) -> list[str]:

@@ -121,6 +121,7 @@ async def test_requests_at_a_replica_that_stops_answering_move_to_another() -> N
         watching = asyncio.ensure_future(pool.watch())
         async with asyncio.timeout(10):
             assert await asyncio.gather(*asked) == ["hello"] * 8
+        assert pool.retries["slow"] >= 1
         assert pool.load().replicas == 1 and pool.load().answers
         watching.cancel()
 
@@ -142,7 +143,8 @@ async def test_a_pool_answers_once_its_replica_has_and_no_more_when_it_is_killed
 async def test_a_crash_before_the_first_byte_is_retried_elsewhere() -> None:
     broken, sound = Replica(fail_after=0), Replica()
     async with running(broken, sound) as pool:
-        assert [await told(pool, query()) for _ in range(6)] == ["hello"] * 6
+        assert [await told(pool, query()) for _ in range(40)] == ["hello"] * 40  # each begins at either of them
+        assert set(pool.retries) == {"failed"}
 
 
 async def test_a_crash_after_the_first_byte_is_the_callers() -> None:
@@ -190,7 +192,7 @@ async def test_the_callers_mistake_is_not_retried() -> None:
         with pytest.raises(ContextLengthExceeded):
             await pool.complete(query("x" * 5000), CALL)
         assert len(one.engine.queries) + len(two.engine.queries) == 1
-        assert len(pool.directory.available) == 2
+        assert len(pool.directory.available) == 2 and not pool.retries
 
 
 async def test_dropping_the_iterator_stops_the_engine() -> None:

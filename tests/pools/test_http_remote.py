@@ -122,7 +122,7 @@ async def test_two_retries_are_three_tries() -> None:
     async with fake_upstream(page) as server, remote(server.base_url) as pool:
         with pytest.raises(UpstreamError, match="expected"):
             await pool.complete(query(), CALL)
-        assert len(server.requests) == 3
+        assert len(server.requests) == 3 and pool.retries == {"failed": 2}
         assert pool.load().replicas == 1 and len(pool.directory.members[0].failing) == 1
 
 

@@ -99,6 +99,7 @@ def test_memory_is_bounded_by_the_window() -> None:
         psi.add(float(score))
         share.add(float(score))
     assert psi.reading().statistic < 0.01 and share.reading().statistic < 0.02
+    assert share.live == pytest.approx(share.expected, abs=0.02) and ShareDrift(scores, 0.5).live is None
 
 
 def test_the_index_agrees_with_its_definition() -> None:

@@ -73,7 +73,7 @@ async def test_pools_that_fail_are_followed_by_the_next_best() -> None:
     order = [step.pool for step in told[-1].steps]
     utility = {name: told[0].expected[name]["utility"] for name in order}
     assert order == sorted(order, key=lambda name: -utility[name])
-    assert told[0].pool == "large" and "fallback to m-large" in told[0].reason
+    assert told[0].pool == "large" and "fallback to m-large" in told[0].reason and told[0].cause == "fallback"
 
 
 async def test_a_pool_that_cannot_honour_the_query_is_passed_over() -> None:
@@ -81,7 +81,7 @@ async def test_a_pool_that_cannot_honour_the_query_is_passed_over() -> None:
     asked = query(tools=({"type": "function"},))
     told = await events(strategy(1e-5, pools=pools), asked)
     assert isinstance(told[0], Decision) and told[0].pool == "large"
-    assert "support tools" in told[0].reason
+    assert "support tools" in told[0].reason and told[0].cause == "unable"
     for pool in pools.values():
         pool.capabilities = Capabilities()
     with pytest.raises(UnsupportedParameter, match=r"m-tiny .*m-small .*m-large"):
@@ -92,6 +92,7 @@ async def test_pools_without_an_estimate_take_no_part() -> None:
     made = strategy(1e-5, FakeEstimates({"small": 0.7, "large": 0.9, "gone": 1.0}))
     decision = await made.decide(query(), "d1")
     assert decision.pool == "small" and set(decision.expected) == {"small", "large"}
+    assert decision.cause == "utility"
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -100,7 +101,7 @@ async def test_without_an_estimate_large_answers(stream: bool) -> None:
         strategy(1e-5, FakeEstimates(QUALITY, failure=ScoringFailed("no score in time"))), stream=stream
     )
     assert isinstance(told[0], Decision) and told[0].pool == "large"
-    assert told[0].expected == {} and "in time" in told[0].reason
+    assert told[0].expected == {} and "in time" in told[0].reason and told[0].cause == "no_score"
 
 
 def test_quality_must_be_worth_something() -> None:

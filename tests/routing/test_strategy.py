@@ -35,6 +35,7 @@ async def test_score_against_threshold_picks_the_pool(score: float, pool: str) -
     assert isinstance(decision, Decision)
     assert (decision.pool, decision.model, decision.score, decision.threshold) == (pool, f"m-{pool}", score, 0.5)
     assert decision.id == "d1" and decision.router == "fake" and decision.policy_version == "fake@0.5"
+    assert decision.cause == ("score_above" if pool == "large" else "score_below")
 
 
 async def test_stream_gives_decision_then_frames_then_spent() -> None:
@@ -64,6 +65,7 @@ async def test_failure_before_the_first_byte_falls_back_either_way(
     assert isinstance(told[0], Decision) and isinstance(told[-1], Spent)
     assert told[0].pool == other and told[0].model == f"m-{other}"
     assert f"fallback to m-{other}: m-{chosen} failed: {error.code}" in told[0].reason
+    assert told[0].cause == "fallback"
     assert [(s.pool, s.wasted) for s in told[-1].steps] == [(chosen, True), (other, False)]
     assert told[-1].usage == Usage(7, 2)
 
@@ -158,6 +160,7 @@ async def test_a_pool_that_cannot_is_passed_over_and_never_asked(param: str, ask
     decision = (await events(strategy, asked))[0]
     assert isinstance(decision, Decision)
     assert decision.pool == "small" and f"m-large does not support {param}" in decision.reason
+    assert decision.cause == "unable"
     assert strong.asked == 0
 
 
@@ -209,7 +212,7 @@ async def test_without_a_score_the_strong_pool_answers_and_the_decision_says_so(
     told = await events(route(float("nan")), stream=stream)
     assert isinstance(told[0], Decision) and isinstance(told[-1], Spent)
     assert (told[0].pool, told[0].score, told[0].threshold, told[0].router) == ("large", None, 0.5, "fake")
-    assert "score nan is not in [0, 1]" in told[0].reason
+    assert "score nan is not in [0, 1]" in told[0].reason and told[0].cause == "no_score"
     assert (await route(float("nan"), strong=FakePool("large", error=Overloaded("full"))).decide(query(), "d")).pool
 
 

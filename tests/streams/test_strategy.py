@@ -20,6 +20,7 @@ async def test_the_llm_answers_first_and_the_small_level_once_it_has_learned(str
     first = await asked(streams)
     assert text(first) == "joy"
     assert first["Decision"].pool == "large"
+    assert first["Decision"].cause != "other"
     assert [s.pool for s in first["Spent"].steps] == ["large"]
     assert first["Spent"].cost_usd > 0
     await learned(streams, 1)
@@ -29,7 +30,7 @@ async def test_the_llm_answers_first_and_the_small_level_once_it_has_learned(str
     assert text(last) == "joy"
     assert (last["Decision"].pool, last["Decision"].model) == ("logistic", MODEL)
     assert last["Decision"].score == pytest.approx(0.1)
-    assert "confident, deferral 0.100" in last["Decision"].reason
+    assert "confident, deferral 0.100" in last["Decision"].reason and last["Decision"].cause == "confident"
     assert last["Decision"].policy_version == "mood@2"
     assert last["Spent"] == Spent(())
     assert last["Answer"].parsed["usage"]["total_tokens"] == 0
@@ -78,6 +79,7 @@ async def test_a_failed_llm_gives_way_to_the_small_level_if_that_knows_anything(
     assert text(found) == "joy"
     assert (found["Decision"].pool, found["Decision"].model) == ("logistic", MODEL)
     assert "fallback to logistic: lab-large failed" in found["Decision"].reason
+    assert found["Decision"].cause == "fallback"
     assert [(s.pool, s.wasted) for s in found["Spent"].steps] == [("large", True)]
 
     async def counted():

@@ -14,6 +14,7 @@ from serve_app.cascade.serving.stages import LevelConfidence, StageResult
 from serve_app.cascade.signals.answer_scorer import AnswerScorer
 from serve_app.cascade.signals.specs import parts_of
 from serve_app.data.answers import AnswerEvidence
+from serve_app.tracing.spans import spanned
 from serve_app.wire.answers import invalid_call, text_of
 
 logger = logging.getLogger("jethro.cascade")
@@ -22,9 +23,15 @@ logger = logging.getLogger("jethro.cascade")
 async def assess(result: StageResult, prior: float | None, tokens: int | None = None) -> LevelConfidence:
     """`confidence_in` the answer so far, in a thread if the signal is slow."""
     signal = result.stage.level.signal
-    if signal is not None and is_slow(signal):
-        return await asyncio.to_thread(confidence_in, result, prior, tokens)
-    return confidence_in(result, prior, tokens)
+    with spanned("assess", {"jethro.pool": result.stage.pool.name}) as span:
+        if signal is not None and is_slow(signal):
+            found = await asyncio.to_thread(confidence_in, result, prior, tokens)
+        else:
+            found = confidence_in(result, prior, tokens)
+        if span is not None:
+            span.set({"jethro.score": found.probability, "jethro.threshold": found.threshold})
+            span.set({"jethro.signal": found.signal, "jethro.accepted": found.accepted})
+        return found
 
 
 def confidence_in(result: StageResult, prior: float | None, tokens: int | None = None) -> LevelConfidence:

@@ -24,7 +24,8 @@ from serve_app.pools.attempt import may_fall_back, most_relevant
 from serve_app.pools.base import Pool
 from serve_app.pools.pending import run_shielded
 from serve_app.strategy import Context, Event, Spent
-from serve_app.types import Decision, Query, Step, Usage
+from serve_app.tracing.spans import spanned
+from serve_app.types import Cause, Decision, Query, Step, Usage
 from serve_app.wire.frames import Call
 
 PriorOf = Callable[[str, Query], Awaitable[float | None]]
@@ -122,7 +123,10 @@ class CascadeRun(ABC):
 
     async def events(self) -> AsyncGenerator[Event]:
         """Decision, then frames or one Answer, then Spent."""
-        await self.prepare()
+        with spanned("decide", {"jethro.strategy": self.cascade.name}) as span:
+            await self.prepare()
+            if span is not None:
+                span.set({"jethro.score": self.prior})
         self.context.ledger.standing = self.standing
         try:
             while (stage := self.next_stage()) is not None and self._is_worth(stage):
@@ -262,7 +266,22 @@ class CascadeRun(ABC):
             features=features_of(found, self.prior),
             decision_ms=self.prior_ms + sum(c.ms for c in found),
             expected={c.pool: {"quality": round(c.probability, 6)} for c in found},
+            cause=self._cause(taken),
+            confidences={c.pool: c.probability for c in found},
         )
+
+    def _cause(self, taken: StageResult) -> Cause:
+        """Why this answer is returned."""
+        others = [r for r in self.results if r is not taken]
+        found = taken.confidence
+        advised = found is not None and isnan(found.threshold) and not found.why  # no threshold decides
+        if taken.stage.checked and not taken.accepted and not advised:
+            return "best"
+        if any(r.confidence is not None for r in others):
+            return "escalated"
+        if any(r.error is not None for r in others):
+            return "fallback"
+        return "accepted" if taken.stage.checked else "unchecked"
 
     def planned(self) -> Decision:
         """What the run would do, with no pool called."""

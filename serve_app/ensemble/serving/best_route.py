@@ -17,12 +17,14 @@ from serve_app.ensemble.serving.served import RankWith, ServedPlan
 from serve_app.ensemble.serving.strategy import EnsembleRun
 from serve_app.grading.normalizers import normalizer
 from serve_app.numbers import usd
+from serve_app.observability.request_span import note_decision
 from serve_app.pools.attempt import lacking
 from serve_app.pools.base import Pool
 from serve_app.routing.kinds.best_route import REFERENCE, BestRouteRouter, SampledEstimate, SampledPool
 from serve_app.routing.serving.served import ScoringFailed, ServedRouter
 from serve_app.strategy import Context, Event
-from serve_app.types import Decision, Query
+from serve_app.tracing.spans import spanned
+from serve_app.types import Cause, Decision, Query
 from serve_app.wire.frames import Call
 
 _ONE: Final = SampledPool("small")
@@ -67,7 +69,9 @@ class BestRouteStrategy:
 
     async def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then every call made; see the contract of Strategy."""
-        chosen, decision = await self._chosen(query, context.call.id)
+        with spanned("decide") as span:
+            chosen, decision = await self._chosen(query, context.call.id)
+            note_decision(span, decision)
         if decision.score is not None and self._router.watch is not None and not query.stays_unrecorded:
             self._router.watch.observe(query, decision.score)
         events = EnsembleRun(self._served(chosen), query, context).events()
@@ -81,6 +85,7 @@ class BestRouteStrategy:
         """The candidate, and what the router says of all of them."""
         started, needed = perf_counter(), 1.0 - self._threshold
         score, found, chosen = None, list[SampledEstimate](), SampledPool(REFERENCE)
+        cause: Cause = "no_score"
         try:
             estimates = await self._router.sampled_estimates(query)
         except ScoringFailed as failure:
@@ -89,6 +94,7 @@ class BestRouteStrategy:
             score = next((1.0 - one.good_enough for one in estimates if one.candidate == _ONE), None)
             found = [one for one in estimates if self._can(one.candidate, query)]
             chosen, reason = self._cheapest(found, needed)
+            cause = "utility"
         pool = self._pools[chosen.pool]
         expected = {
             str(one.candidate): {
@@ -110,6 +116,7 @@ class BestRouteStrategy:
             expected=expected,
             warning=self._warning,
             decision_ms=(perf_counter() - started) * 1e3,
+            cause=cause,
         )
         return chosen, decision
 
@@ -152,6 +159,7 @@ class BestRouteStrategy:
             reason=f"{decision.reason}; {carried_out.reason}",
             features=carried_out.features,
             decision_ms=decision.decision_ms + carried_out.decision_ms,
+            cause=decision.cause if carried_out.pool == decision.pool else "fallback",
         )
 
 

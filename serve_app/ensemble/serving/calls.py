@@ -124,6 +124,12 @@ class HeldCall:
         return shown.frame(Frame(b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events)))
 
 
+def said_nothing(call: HeldCall) -> UpstreamError:
+    """The failure of a call that ended without saying anything."""
+    how = "returned an empty answer" if call.reading.finished else "ended its stream without an answer"
+    return UpstreamError(f"{call.pool.model} {how}")
+
+
 def _says(event: Mapping[str, Any], choice: int) -> bool:
     """Whether an event is about the choice, or about none, as usage is."""
     choices = event.get("choices")

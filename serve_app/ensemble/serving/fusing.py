@@ -12,6 +12,7 @@ from serve_app.ensemble.base import Fused
 from serve_app.ensemble.serving.candidates import SOUND, HeldAnswer, merged
 from serve_app.ensemble.serving.choosing import counts
 from serve_app.ensemble.serving.served import ServedPlan
+from serve_app.tracing.spans import spanned
 from serve_app.types import Chunk, Query, Usage
 from serve_app.wire.encoding import StreamEncoder, encode_answer
 from serve_app.wire.frames import Answer, Call, Frame
@@ -53,7 +54,8 @@ async def fuse(source: str, best: Sequence[HeldAnswer], served: ServedPlan, limi
     assert served.fuse is not None
     try:
         async with asyncio.timeout(limit_s):
-            fused = await served.fuse(source, texts)
+            with spanned("fuse"):
+                fused = await served.fuse(source, texts)
     except TimeoutError:
         if counts(limit_s, served.fuse_s):
             served.fuser_cooldown.failed()

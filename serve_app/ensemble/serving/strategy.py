@@ -18,7 +18,7 @@ from time import monotonic, perf_counter
 
 from serve_app.ensemble.base import MemberCalls, Round
 from serve_app.ensemble.fusing.by_prompt import fusing_query
-from serve_app.ensemble.serving.calls import HeldCall
+from serve_app.ensemble.serving.calls import HeldCall, said_nothing
 from serve_app.ensemble.serving.candidates import eligible
 from serve_app.ensemble.serving.choosing import Chosen, choose, counts
 from serve_app.ensemble.serving.fusing import FusedText, fuse, to_fuse, why_not_fused
@@ -30,7 +30,8 @@ from serve_app.pools.attempt import BARRED, lacking, most_relevant, refusal, why
 from serve_app.pools.base import Pool
 from serve_app.pools.pending import PendingStream, run_shielded
 from serve_app.strategy import Context, Event, Spent
-from serve_app.types import Decision, Query, Step, total_usage
+from serve_app.tracing.spans import spanned
+from serve_app.types import Cause, Decision, Query, Step, Usage, total_usage
 from serve_app.wire.frames import Call, Frame, usage_from_openai
 
 logger = logging.getLogger("jethro.ensemble")
@@ -88,7 +89,8 @@ class EnsembleRun:
 
     async def events(self) -> AsyncGenerator[Event]:
         """Decision, then frames or one Answer, then Spent."""
-        self.prepare()
+        with spanned("decide", {"jethro.strategy": self.ensemble.name}):
+            self.prepare()
         self.context.ledger.standing = self.standing
         try:
             async with aclosing(self._answered()) as events:
@@ -197,7 +199,7 @@ class EnsembleRun:
     def _error(self) -> JethroError:
         """What the caller gets if no member has an answer."""
         calls, silent = self._gathering.calls, {one.call for one in self._gathering.silent}
-        errors = [(call, _nothing(call) if call in silent else call.error) for call in calls]
+        errors = [(call, said_nothing(call) if call in silent else call.error) for call in calls]
         failures = [(error, call.pool.capabilities) for call, error in errors if error is not None]
         late = [call for call, error in errors if error is None]
         if late or not failures:
@@ -209,13 +211,13 @@ class EnsembleRun:
     async def _choose(self) -> Chosen:
         ensemble, started = self.ensemble, perf_counter()
         held = self._gathering.candidates
-        choice = await choose(held, ensemble, self._voting, self.query, self.context.call)
+        with spanned("choose", {"jethro.select": ensemble.plan.select}):
+            choice = await choose(held, ensemble, self._voting, self.query, self.context.call)
         self._ms += (perf_counter() - started) * 1e3
         return choice
 
     async def _shown(self, choice: Chosen) -> AsyncGenerator[Event]:
         """The fused answer, or else the best candidate's."""
-        gathering = self._gathering
         best = to_fuse(choice.order, self.ensemble.plan.fuse_top) if self.ensemble.fuses else []
         why_not = why_not_fused(self.query, best) if best else ""
         if best and not why_not:
@@ -230,7 +232,7 @@ class EnsembleRun:
         self._used = [winner.call]
         yield self._decision(winner.call.pool, choice, f"{winner.call.pool.model} answers")
         yield winner.call.shown(self.query, winner.choice)
-        yield Spent(gathering.steps(self._used))
+        yield self._spent()
 
     async def _fused(self, choice: Chosen) -> AsyncGenerator[Event]:
         """The fused answer; nothing if there is none in time, and a note says why."""
@@ -257,11 +259,11 @@ class EnsembleRun:
             return
         self._used = [best[i].call for i in fused.used]
         labels = ", ".join(best[i].label for i in fused.used)
-        pool, steps = best[0].call.pool, self._gathering.steps(self._used)
+        pool, spent = best[0].call.pool, self._spent()
         yield self._decision(pool, choice, f"fused from {labels}")
-        text = FusedText(fused.text, pool.model, total_usage(steps))
+        text = FusedText(fused.text, pool.model, total_usage(spent.steps))
         yield text.shown(self.query, self.context.call, stream=self.context.stream)
-        yield Spent(steps)
+        yield spent
 
     async def _fused_by_prompt(self, choice: Chosen, member: MemberCalls) -> AsyncGenerator[Event]:
         """The answer of a pool that is shown the candidates, with fewer where they do not fit its context."""
@@ -300,7 +302,7 @@ class EnsembleRun:
             self._used = list(used)
             yield self._decision(call.pool, choice, end)
             yield call.shown(self.query, None)
-            yield Spent(self._gathering.steps(self._used))
+            yield self._spent()
             return
         stream = PendingStream(call.pool, call.sent, call.call)
         self._streams.append(stream)
@@ -318,7 +320,7 @@ class EnsembleRun:
             yield shown.frame(following)
         call.usage = usage_from_openai(usage)
         call.end()
-        yield Spent(self._gathering.steps(self._used))
+        yield self._spent()
 
     async def _opening(self, call: HeldCall, stream: PendingStream, within_s: float | None) -> list[Frame]:
         """The frames up to the first that says something; none, and the call has its error, without that in time."""
@@ -330,7 +332,7 @@ class EnsembleRun:
                     call.reading.frame(frame)
                     if not call.reading.says_nothing or (self.query.sampling.stop and call.reading.finished):
                         return frames
-            call.error = _nothing(call)
+            call.error = said_nothing(call)
         except TimeoutError:
             call.error = DeadlineExceeded(f"{model} did not begin before the deadline")
         except JethroError as error:
@@ -374,10 +376,22 @@ class EnsembleRun:
             expected=outcomes(plan),
             features=figures(gathering.held, choice),
             warning=self.ensemble.warning,
+            cause=self._cause(),
         )
 
+    def _spent(self) -> Spent:
+        """Every call. One call for the answer would have read what a member read, and written what one sample holds.
 
-def _nothing(call: HeldCall) -> UpstreamError:
-    """The failure of a call that ended without saying anything."""
-    how = "returned an empty answer" if call.reading.finished else "ended its stream without an answer"
-    return UpstreamError(f"{call.pool.model} {how}")
+        The first of the calls that the answer is made of wrote it; of a fused one, the last is a candidate.
+        """
+        writer, reader = self._used[0], self._used[-1]
+        usage = writer.usage or writer.reading.usage or Usage()
+        samples = max(1, writer.sent.sampling.n // max(1, self.query.sampling.n))
+        answered = Usage(reader.prompt_tokens, round(usage.completion_tokens / samples))
+        return Spent(self._gathering.steps(self._used), answered)
+
+    def _cause(self) -> Cause:
+        """Why this answer is returned."""
+        if len(self._used) > 1:
+            return "fused"
+        return "picked" if len(self._gathering.held) > 1 else "unchecked"

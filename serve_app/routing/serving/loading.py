@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from serve_app.config.tree import Config, RoutingConfig
-from serve_app.errors import ConfigError, DependencyError, JethroError
+from serve_app.errors import ConfigError, Conflict, DependencyError, JethroError
 from serve_app.routing.artefact import Registered
 from serve_app.routing.base import Placement
 from serve_app.routing.default import (
@@ -24,9 +24,10 @@ from serve_app.routing.default import (
     undecided_statement,
 )
 from serve_app.routing.reference import open_reference, split_reference
-from serve_app.routing.registry import RANDOM, Registry
+from serve_app.routing.registry import RANDOM, RANDOM_THRESHOLD, Registry
 from serve_app.routing.serving.batching import Act, ScoringThread
 from serve_app.routing.serving.served import ServedRouter, checked
+from serve_app.routing.thresholds import RouterThreshold, read_chosen
 from serve_app.types import Message, Query
 
 HEAVY: Final[tuple[Placement, ...]] = ("scorer",)
@@ -186,7 +187,7 @@ class Loader:
         try:
             undecided = is_undecided(self.routing, self.registry, self.models)
             default = self._chosen(default_source(self.routing, self.registry, self.models), known)
-            threshold = self._threshold(default.registered, undecided)
+            threshold = self._threshold(default, undecided)
             if default.watch is not None:
                 default.watch.set_threshold(threshold)
         except JethroError as e:
@@ -257,15 +258,36 @@ class Loader:
         if known is None or known.source != name or known.version != version:
             # a shipped router may never get a query
             return self.factory.load(name, eager=default or not self.registry.is_shipped(name))
-        if name == RANDOM:
-            return known
-        chosen = threshold if threshold is not None else float(known.registered.card["threshold"])
+        own = RANDOM_THRESHOLD if name == RANDOM else float(known.registered.card["threshold"])
+        chosen = own if threshold is None else threshold
         return known if chosen == known.threshold else known.at(chosen)
 
-    def _threshold(self, default: Registered, undecided: bool) -> float:
-        """See `default_threshold`."""
+    def kept_threshold(self, served: ServedRouter, *, default: bool) -> RouterThreshold:
+        """Where the threshold of a router in service can be changed. Raises Conflict where it cannot."""
+        name, rule = served.name, threshold_rule(self.routing) if default else None
+        if served.source != name or name not in self.registry.names():
+            raise Conflict(
+                f"Router {name} is served from a folder outside of the registry: register it, or set "
+                "routing.threshold in the config.",
+                code="router_not_registered",
+            )
+        serving = self.registry.current(name)
+        if serving != served.version:
+            raise Conflict(
+                f"Router {name} serves {served.version}, but the registry says {serving}: run `jethro router use "
+                f"{name}@{served.version}`, or take the version out of routing.router.",
+                code="router_version_differs",
+            )
+        own = RANDOM_THRESHOLD if name == RANDOM else float(served.registered.card["threshold"])
+        if rule is not None:
+            own = default_threshold(self.routing, served.registered)
+        return RouterThreshold(self.registry.folder / name, served.version, own, rule)
+
+    def _threshold(self, served: ServedRouter, undecided: bool) -> float:
+        """See `threshold_in_force`."""
+        default = served.registered
         try:
-            return default_threshold(self.routing, default)
+            return threshold_in_force(self.routing, self.registry, default, served.source)
         except ConfigError as e:
             if not undecided:
                 raise
@@ -280,6 +302,31 @@ class Loader:
             note, statement = notes[found.default] or "", guess_statement(default, self.models) or ""
         known = {name: text for name, text in notes.items() if text is not None}
         return replace(found, notes=known, default_note=note or None, statement=statement or None)
+
+
+def threshold_rule(routing: RoutingConfig) -> str | None:
+    """How the config sets the default router's threshold, in one word; None where it leaves that to the router."""
+    if routing.threshold is not None:
+        return f"threshold={routing.threshold:.10g}"
+    if routing.strong_share is not None:
+        return f"strong_share={routing.strong_share:.10g}"
+    if routing.max_quality_drop is not None:
+        promise = "" if routing.guarantee is None else f",{routing.guarantee},{routing.delta:.10g}"
+        return f"max_quality_drop={routing.max_quality_drop:.10g}{promise}"
+    return None
+
+
+def threshold_in_force(routing: RoutingConfig, registry: Registry, default: Registered, source: str) -> float:
+    """Of the default router: what an operator chose while the config said the same as now, else the config's.
+
+    `source` is the name or the folder that it is loaded by. Raises ConfigError.
+    """
+    if source == default.name:
+        chosen = read_chosen(registry.folder / source)
+        if chosen is not None and chosen.holds(default.version, threshold_rule(routing)):
+            assert chosen.threshold is not None
+            return chosen.threshold
+    return default_threshold(routing, default)
 
 
 def default_threshold(routing: RoutingConfig, registered: Registered) -> float:

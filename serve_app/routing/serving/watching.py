@@ -110,6 +110,10 @@ class RouterWatch:
             found["inputs"]["feature"] = self._inputs.furthest
         return found
 
+    def shares(self) -> tuple[float | None, float]:
+        """Share of strong calls among the last scores, None without any, and that of the calibration data."""
+        return self._share.live, self._share.expected
+
     def _look(self) -> None:
         if self._new >= _STEP:
             self._new = 0

@@ -59,6 +59,7 @@ async def test_it_stops_where_the_router_does(stream: bool) -> None:
     strategy, router = cascade(both)
     decision, said, spent = told(await run(strategy, stream=stream))
     assert (decision.pool, said, decision.score, decision.threshold) == (WEAK, SURE, 1.0, None)
+    assert decision.cause == "accepted"
     assert decision.policy_version == "cascade-routing-test" and "P(correct) 1.000" in decision.reason
     assert engine_of(both[STRONG]).queries == []
     (answered,) = router.seen[-1][1]
@@ -73,6 +74,7 @@ async def test_it_goes_on_where_the_router_does(stream: bool) -> None:
     assert (decision.pool, said) == (STRONG, "strong")
     assert [(s.pool, s.wasted) for s in spent.steps] == [(WEAK, True), (STRONG, False)]
     assert [s.reason for s in spent.steps] == ["doubt 0.2, P(correct) 0.200", "doubt 1, P(correct) 1.000"]
+    assert (decision.cause, decision.confidences) == ("escalated", {WEAK: 0.2, STRONG: 1.0})
     assert decision.features["small:probability"] == 0.2 and decision.features["large:probability"] == 1.0
     assert len({prompt.coin for prompt, *_ in router.seen}) == 1
     assert router.seen[0][0].characters == len("what?")

@@ -50,6 +50,7 @@ async def test_a_convincing_answer_is_taken_and_nobody_else_is_asked(stream: boo
     decision, said, spent = told(await run(cascade(both), stream=stream))
     assert (decision.pool, decision.model, said) == (WEAK, "m-small", SURE)
     assert (decision.score, decision.threshold, decision.policy_version) == (1.0, 0.5, "cascade-test")
+    assert (decision.cause, decision.confidences) == ("accepted", {WEAK: 1.0})
     assert [(s.pool, s.wasted) for s in spent.steps] == [(WEAK, False)]
     assert engine_of(both[STRONG]).queries == []
 
@@ -60,6 +61,7 @@ async def test_an_answer_in_doubt_is_replaced_and_counted_as_wasted(stream: bool
     decision, said, spent = told(await run(cascade(both), stream=stream))
     assert (decision.pool, said) == (STRONG, "strong")
     assert "doubt 0.2, P(correct) 0.200 < 0.500" in decision.reason and "m-large answers" in decision.reason
+    assert (decision.cause, decision.confidences) == ("escalated", {WEAK: 0.2})
     assert [(s.pool, s.wasted) for s in spent.steps] == [(WEAK, True), (STRONG, False)]
     read = len("what?") + 1
     assert spent.usage == Usage(2 * read, len(UNSURE) + len("strong"))
@@ -128,6 +130,7 @@ async def test_the_only_level_that_can_is_taken_unjudged(stream: bool) -> None:
     both = pools(UNSURE) | {WEAK: pool(UNSURE, capabilities=TOOLS)}
     decision, said, _ = told(await run(cascade(both), with_tools(), stream=stream))
     assert (decision.pool, said, decision.score) == (WEAK, UNSURE, None)
+    assert (decision.cause, decision.confidences) == ("unchecked", {})
 
 
 async def test_what_no_level_can_is_refused() -> None:
@@ -143,7 +146,7 @@ async def test_a_level_that_cannot_be_judged_is_asked_last_of_all(stream: bool) 
     assert decision.pool == STRONG and "without log-probabilities" in decision.reason
     both[STRONG] = pool("x", STRONG, fail_after=0, error=UpstreamError("died"))
     decision, said, _ = told(await run(cascade(both), stream=stream))
-    assert (decision.pool, said) == (WEAK, SURE)
+    assert (decision.pool, said, decision.cause) == (WEAK, SURE, "fallback")
 
 
 @BOTH

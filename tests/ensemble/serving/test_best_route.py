@@ -89,6 +89,7 @@ async def test_a_pool_that_fails_is_replaced_by_the_reference(stream: bool) -> N
     for threshold in (0.2, 0.5):
         decision, said, spent = told(await run(strategy(over, threshold), stream=stream))
         assert (decision.pool, said) == ("large", "large") and "small failed: upstream_error" in decision.reason
+        assert decision.cause == "fallback"
         assert [(s.pool, s.failed) for s in spent.steps] == [("small", True), ("large", False)]
 
 

@@ -33,6 +33,7 @@ async def test_the_plurality_wins_in_its_own_bytes(stream: bool) -> None:
         assert events[1].body == (await alone.complete(query(), CALL)).body  # type: ignore[union-attr]
     assert {(s.pool, s.wasted) for s in spent.steps} == {("a", True), ("b", True), ("c", False)}
     assert spent.usage == Usage(3 * READ, len("four") + len("five") + len("four!"))
+    assert decision.cause == "picked" and spent.answered == Usage(READ, len("four!"))
     assert_nothing_is_open(pools)
 
 
@@ -59,6 +60,7 @@ async def test_samples_come_in_one_call_and_the_winner_is_shown_alone(stream: bo
     (sent,) = engine_of(pools["a"]).queries
     assert (sent.sampling.n, sent.sampling.seed) == (3, 3) and sent.sampling.temperature > 0
     assert spent.usage == Usage(READ, 9) and [s.wasted for s in spent.steps] == [False]
+    assert spent.answered == Usage(READ, 3), "one of three samples"
     bodies = [b for e in events[1:-1] for b in ([e.parsed] if isinstance(e, Answer) else e.events)]  # type: ignore[union-attr]
     assert {c["index"] for b in bodies for c in b["choices"]} == {0}
 
@@ -268,7 +270,7 @@ async def test_the_best_are_fused(stream: bool) -> None:
     made = plan(("a", "b", "c"), fuse_top=2)
     events = await run(ensemble(pools, made, fuse=fuse_all), stream=stream)
     decision, said, spent = told(events)
-    assert said == "four and five" and decision.reason.endswith("fused from c, b")
+    assert said == "four and five" and decision.reason.endswith("fused from c, b") and decision.cause == "fused"
     assert {(s.pool, s.wasted) for s in spent.steps} == {("a", True), ("b", False), ("c", False)}
     last = events[-2]
     usage = last.parsed["usage"] if isinstance(last, Answer) else last.usage  # type: ignore[union-attr]
@@ -285,6 +287,7 @@ async def test_a_pool_fuses_by_prompt(stream: bool) -> None:
     assert asked.messages[-1].content.startswith("what?")
     assert asked.messages[-1].content.index("five") < asked.messages[-1].content.index("four")
     assert [s.wasted for s in spent.steps] == [False] * 3
+    assert spent.answered == Usage(READ, len("fused")), "one model would have read the query, not the candidates"
 
 
 @BOTH

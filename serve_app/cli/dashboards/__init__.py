@@ -1,0 +1,1 @@
+"""`jethro dashboards`: what an operator sees in Grafana."""

@@ -1,0 +1,1 @@
+"""The console: the page at /console as static files, which the Gateways serve out of the installed package."""

@@ -1,0 +1,1 @@
+"""Dashboards: the files of the package, and Grafana over its HTTP API."""
