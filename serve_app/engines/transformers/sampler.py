@@ -100,11 +100,24 @@ def _guided(scores: Tensor, plan: SamplingPlan, *, in_place: bool) -> Tensor:
     A row whose grammar allows no token of the model's gets none of them: `Guide.choose` writes what must come.
     """
     guides = [guide for row in plan.guided if (guide := plan.sequences[row].guide) is not None]
-    allowed = _allowed(guides, scores.shape[-1])
+    width = scores.shape[-1]
+    allowed = _allowed(guides, width)
+    if width > 8 * FEW:
+        tokens = _by_counts(scores, plan, allowed, in_place=in_place)
+    else:
+        own = scores if in_place else scores.clone()
+        held = np.flatnonzero(allowed.any(axis=1)).tolist()
+        _forbid(own, [plan.guided[at] for at in held], _forbidden(allowed[held], own))
+        tokens = _columns(own, range(own.shape[0]), plan)
+    _choose(tokens, plan.guided, guides, [plan.sequences[row].left for row in plan.guided])
+    return tokens
+
+
+def _by_counts(scores: Tensor, plan: SamplingPlan, allowed: NDArray[np.uint32], *, in_place: bool) -> Tensor:
+    """Token ids [rows]: of few allowed tokens, among these; of many, or of any, from the whole vocabulary."""
     counts = np.bitwise_count(allowed).sum(axis=1, dtype=np.int64)
-    most = FEW if scores.shape[-1] > 8 * FEW else 0
-    few = np.flatnonzero((counts > 0) & (counts <= most)).tolist()
-    many = np.flatnonzero(counts > most).tolist()
+    few = np.flatnonzero((counts > 0) & (counts <= FEW)).tolist()
+    many = np.flatnonzero(counts > FEW).tolist()
     tokens = torch.zeros(scores.shape[0], dtype=torch.long, device=scores.device)
     if few:
         rows = [plan.guided[at] for at in few]
@@ -118,11 +131,9 @@ def _guided(scores: Tensor, plan: SamplingPlan, *, in_place: bool) -> Tensor:
         index = torch.tensor(rows, device=scores.device)
         own = scores if whole else scores[index]
         if many:
-            forbidden = np.unpackbits((~allowed[many]).view(np.uint8), axis=1, bitorder="little").view(np.bool_)
-            mask = torch.from_numpy(forbidden[:, : scores.shape[-1]]).to(scores.device)
-            _forbid(own, [rows.index(plan.guided[at]) for at in many], mask)
+            places = {row: at for at, row in enumerate(rows)}
+            _forbid(own, [places[plan.guided[at]] for at in many], _forbidden(allowed[many], own))
         tokens[index] = _columns(own, rows, plan)
-    _choose(tokens, plan.guided, guides, [plan.sequences[row].left for row in plan.guided])
     return tokens
 
 
@@ -156,6 +167,12 @@ def _ids(allowed: NDArray[np.uint32], counts: NDArray[np.int64]) -> tuple[NDArra
     ids = np.zeros(behind.shape, dtype=np.int64)
     ids[row[at], place] = 32 * word[at] + bit
     return ids, behind
+
+
+def _forbidden(allowed: NDArray[np.uint32], scores: Tensor) -> Tensor:
+    """What these masks forbid, of as many columns as `scores` has."""
+    bits = np.unpackbits((~allowed).view(np.uint8), axis=1, bitorder="little").view(np.bool_)
+    return torch.from_numpy(bits[:, : scores.shape[-1]]).to(scores.device)
 
 
 def _forbid(scores: Tensor, rows: Rows[int], forbidden: Tensor) -> None:

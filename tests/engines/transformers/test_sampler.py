@@ -168,7 +168,7 @@ def test_grammars_of_few_and_of_many_tokens_share_a_batch_with_free_rows(size, p
         before = logits.clone()
         tokens, likely = sample(logits, plan)
         assert torch.equal(logits, before) and set(likely) == {7}
-        assert tokens[0] == logits[0].argmax() and tokens[1] == 3 and tokens[3] < size
+        assert tokens[0] == logits[0].argmax() and tokens[1] == 3
         assert tokens[5] == max((1, 7, size - 1), key=lambda t: logits[5, t])
         assert tokens[7] == max(many, key=lambda t: logits[7, t])
         for row, token in enumerate(tokens.tolist()):
