@@ -44,7 +44,7 @@ class ChunkWriter:
 
     @property
     def done(self) -> bool:
-        """Whether every choice has ended, and the model is not called any more."""
+        """Whether every choice has ended, so that nothing further of the model is needed."""
         return bool(len(self._ended) == self._rendered.params.n)
 
     def _closed(self, choice: CompletionOutput) -> CompletionOutput:

@@ -1,8 +1,8 @@
 """Ends structured answers in time: vLLM's grammars say what may follow, and not how an answer still becomes whole.
 
 An answer's text is read next to its tokens. While many tokens are left it is only kept. Near the limit a piece is sent
-only if a short way out still fits behind it; otherwise the way out takes its place, and the model is not called any
-more. The same way ends an answer for which the model has no token, such as a letter that its vocabulary lacks. What the
+only if a short way out still fits behind it; otherwise the way out takes its place, and the model stops.
+The same way ends an answer for which the model has no token, such as a letter that its vocabulary lacks. What the
 grammar here cannot read, or no way out was found for, passes as vLLM wrote it.
 """
 
