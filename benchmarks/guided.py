@@ -236,7 +236,8 @@ async def cost(
         "guided_tokens_per_s": written / guided_s,
         "free_tokens_per_s": written / free_s,
         "overhead": guided_s / free_s - 1,
-        "cpu_overhead": guided_cpu_s / free_cpu_s - 1,
+        # vLLM computes in a process of its own
+        "cpu_overhead": guided_cpu_s / free_cpu_s - 1 if isinstance(guided, HFEngine) else None,
     }
 
 
@@ -309,7 +310,7 @@ def text(found: dict[str, Any]) -> str:
     rows = [
         [r["model"], r["schemas"], r.get("refused", 0), r["finished"], r["valid"], f"{r['tokens_per_answer']:.0f}",
          r["compile_ms_p50"], r["compile_ms_max"], r["guided_tokens_per_s"], r["free_tokens_per_s"],
-         f"{100 * r['overhead']:.1f}", f"{100 * r['cpu_overhead']:.1f}"]
+         f"{100 * r['overhead']:.1f}", None if r["cpu_overhead"] is None else f"{100 * r['cpu_overhead']:.1f}"]
         for r in found["rows"]
     ]  # fmt: skip
     about = (

@@ -80,17 +80,20 @@ def estimate(
     *,
     upcoming: int | None = None,
     rounds: int = ROUNDS,
-    seed: int = 0,
+    known: tuple[Floats, str, str] | None = None,
 ) -> ReplayResult:
-    """All figures. `calibration`: of the policy's router on these models, or None. `upcoming`: by default as many."""
+    """All figures. `calibration`: of the policy's router on these models, or None. `upcoming`: by default as many.
+
+    `known`: costs under the policy, how they were found, and why quality is unknown, where a router is no part of it.
+    """
     n = len(moves.log)
     if n == 0:
         return ReplayResult(moves, {}, {"share": "no decision could be replayed"}, upcoming or 0)
     ahead = upcoming or n
     bins = None if calibration is None else ScoreBins(calibration, moves)
-    cost = _Costs.of(moves, prices, bins)
+    cost = _Costs.of(moves, prices, bins) if known is None else _Costs(moves.log.cost_usd, known[0], (known[1],))
     columns = np.stack([moves.served, moves.predicted, cost.served, cost.predicted], axis=1).astype(np.float64)
-    drawn = _Drawn(columns, bins, rounds, seed)
+    drawn = _Drawn(columns, bins, rounds)
     figures = {"share": _share(moves.served, moves.predicted, drawn, ahead)}
     unknown: dict[str, str] = {}
     if any(p.input_usd_per_million or p.output_usd_per_million for p in prices):
@@ -100,15 +103,16 @@ def estimate(
     if bins is not None:
         figures["quality"] = _quality(bins, drawn, ahead)
     else:
-        unknown["quality"] = f"router {moves.policy.router} has no calibration data of these models"
+        no_data = f"router {moves.policy.router} has no calibration data of these models"
+        unknown["quality"] = no_data if known is None else known[2]
     compared = {name: int(getattr(moves.log, name)[moves.moved].sum()) for name in ("better", "worse", "equal")}
     return ReplayResult(
         moves,
         figures,
         unknown,
         ahead,
-        kept=ratings(moves.log.rating[~moves.moved], seed),
-        moved=ratings(moves.log.rating[moves.moved], seed),
+        kept=ratings(moves.log.rating[~moves.moved]),
+        moved=ratings(moves.log.rating[moves.moved]),
         better=compared["worse"],
         worse=compared["better"],
         equal=compared["equal"],
@@ -177,7 +181,7 @@ class _Cells:
 class _Drawn:
     """The means of columns on resamples, and the expected qualities of both policies."""
 
-    def __init__(self, columns: Floats, bins: ScoreBins | None, rounds: int, seed: int) -> None:
+    def __init__(self, columns: Floats, bins: ScoreBins | None, rounds: int, seed: int = 0) -> None:
         self.means = np.empty((rounds, columns.shape[1]))
         self.qualities = np.empty((rounds, 2)) if bins is not None else None
         tables = None if bins is None else self._tables(bins, rounds, seed + 1)

@@ -9,11 +9,13 @@ import numpy as np
 from serve_app.learning.metrics import Interval
 from serve_app.numbers import between, fixed, percent, significant, usd
 from serve_app.replay.bootstrap_curve import LEVEL
+from serve_app.replay.cascade import CascadePlan
 from serve_app.replay.estimate import ReplayedFigure, ReplayResult, ServedRatings
 from serve_app.replay.run import ReplayPlan
 from serve_app.training.evaluation import interval_json
 from serve_app.training.report import markdown_table
 
+AnyPlan = ReplayPlan | CascadePlan
 _LABELS: Final = {"share": "calls of large", "cost_usd": "USD, 1,000 queries", "quality": "expected quality"}
 _METHOD: Final = (
     "In brackets 95 % intervals: bootstrap of the decisions and of the calibration queries, paired for the change; "
@@ -25,7 +27,7 @@ _QUALITY: Final = (
 )
 
 
-def replay_text(result: ReplayResult, plan: ReplayPlan) -> str:
+def replay_text(result: ReplayResult, plan: AnyPlan) -> str:
     """For the terminal."""
     moves, policy = result.moves, plan.policy
     n = len(moves.log)
@@ -52,12 +54,13 @@ def replay_text(result: ReplayResult, plan: ReplayPlan) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def replay_json(result: ReplayResult, plan: ReplayPlan) -> dict[str, Any]:
+def replay_json(result: ReplayResult, plan: AnyPlan) -> dict[str, Any]:
     """JSON-ready."""
     moves, policy = result.moves, plan.policy
     times = moves.log.created_s
     served, n = moves.served, len(moves.log)
     return {
+        "kind": plan.kind,
         "router": policy.router,
         "version": policy.version,
         "threshold": policy.threshold,
@@ -82,9 +85,9 @@ def replay_json(result: ReplayResult, plan: ReplayPlan) -> dict[str, Any]:
     }
 
 
-def _head(result: ReplayResult, plan: ReplayPlan) -> str:
+def _head(result: ReplayResult, plan: AnyPlan) -> str:
     log, policy = result.moves.log, plan.policy
-    line = f"router {policy.router} ({policy.version}) at threshold {significant(policy.threshold, 6)}"
+    line = f"{plan.kind} {policy.router} ({policy.version}) at threshold {significant(policy.threshold, 6)}"
     if plan.in_force is not None:
         line += f", now {significant(plan.in_force, 6)}"
     if not len(log):

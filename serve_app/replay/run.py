@@ -21,9 +21,9 @@ from serve_app.store.filtering import DecisionFilter
 from serve_app.types import Price
 
 _NOT_HERE: Final = (
-    "a replay changes the router or the threshold of the model `jethro` (strategy route): a cascade or an ensemble "
-    "decides by answers, which the log does not hold; compare them with `jethro cascade evaluate` and `jethro ensemble "
-    "evaluate`"
+    "give a router, which decides for the model `jethro`; a cascade of small and large is replayed with --cascade, and "
+    "other cascades and ensembles decide by answers that the log does not hold: compare them with `jethro cascade "
+    "evaluate` and `jethro ensemble evaluate`"
 )
 
 
@@ -40,6 +40,7 @@ class ReplayPlan:
     """Whether the router was calibrated on the answers of the models in service."""
     local_only: Sequence[str] = ()
     note: str | None = None
+    kind: str = "router"
 
     @classmethod
     def of(cls, config: Config, router: str | None = None, threshold: float | None = None) -> Self:
@@ -99,10 +100,15 @@ def needs_prompts(plan: ReplayPlan, versions: Iterable[str]) -> bool:
     return any(version.rpartition("@")[0] != plan.policy.version for version in versions)
 
 
-def logged(path: Path, which: DecisionFilter, plan: ReplayPlan) -> DecisionColumns:
-    """The decisions of a store's file, with prompts only where another version has scored. Raises ConfigError."""
+def logged(path: Path, which: DecisionFilter, plan: ReplayPlan | None) -> DecisionColumns:
+    """The decisions of a store's file, with prompts only where another version than the plan's has scored.
+
+    Raises ConfigError.
+    """
     log = DecisionColumns.of_file(path, which)
-    if needs_prompts(plan, {str(version) for version in log.policy_version[log.strategy == "route"]}):
+    if plan is not None and needs_prompts(
+        plan, {str(version) for version in log.policy_version[log.strategy == "route"]}
+    ):
         return DecisionColumns.of_file(path, which, prompts=True)
     return log
 

@@ -31,9 +31,9 @@ class Live:
     url: str
     folder: Path
 
-    def replay(self, threshold: float) -> dict[str, Any]:
+    def replay(self, threshold: float, *options: str) -> dict[str, Any]:
         """As an operator would, with the endpoint's own config."""
-        arguments = ["replay", "--threshold", str(threshold), "--next", str(QUERIES), "--json"]
+        arguments = ["replay", "--threshold", str(threshold), "--next", str(QUERIES), "--json", *options]
         result = CliRunner().invoke(app, [*arguments, "--config", str(self.folder / "config.yaml")])
         assert result.exit_code == 0, result.output
         found: dict[str, Any] = json.loads(result.stdout)
@@ -123,6 +123,26 @@ def test_a_prediction_holds_when_its_threshold_is_set(live: Live) -> None:
         f"{live.url}/v1/admin/routers/complexity/undo", headers={"authorization": f"Bearer {KEY}"}, timeout=60
     )
     assert undone.json()["threshold"] == 0.45
+
+
+def test_the_cascade_is_replayed_as_it_was_served(live: Live) -> None:
+    """The chain that ships for the embedded models; what it logs is what a replay takes it for."""
+    large = 0
+    for item in sample(n=60, seed=21, split="unseen"):
+        body = {"model": "jethro-cascade", "messages": [{"role": "user", "content": item.prompt}], "temperature": 0}
+        answer = httpx.post(f"{live.url}/v1/chat/completions", json=body, timeout=120).json()
+        large += answer["jethro"]["pool"] == "large"
+    time.sleep(2)  # until the Gateways have written their queues
+    same = live.replay(live.replay(0.5, "--cascade")["threshold_in_force"], "--cascade")
+    assert same["decisions"] + same["left_out"].get("whose answer of small was not checked", 0) == 60
+    assert same["moved"]["to_weak"] == same["moved"]["to_strong"] == 0
+    assert same["decisions"] * same["figures"]["share"]["served"]["value"] == pytest.approx(
+        large, abs=60 - same["decisions"]
+    )
+    never, always = (live.replay(threshold, "--cascade")["figures"] for threshold in (0.0, 1.0))
+    assert never["share"]["predicted"]["value"] == 0.0 and always["share"]["predicted"]["value"] > 0.9
+    served = same["figures"]["cost_usd"]["served"]["value"]
+    assert never["cost_usd"]["predicted"]["value"] < served < always["cost_usd"]["predicted"]["value"]
 
 
 def load_threshold(live: Live) -> float:

@@ -106,6 +106,7 @@ CURVE = _object(
 _FIGURE = _object({name: INTERVAL for name in ("served", "predicted", "change", "upcoming")})
 REPLAYED = _object(
     {
+        "kind": {"const": "router"},
         "router": _STRING,
         "version": _STRING,
         "threshold": _NUMBER,

@@ -1,6 +1,6 @@
 """From vLLM's outputs to Chunks: text, log-probabilities, tool calls, finish reasons and usage."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,19 +11,21 @@ from serve_app.engines.vllm.rendering import Rendered
 from serve_app.errors import RequestError, UpstreamError
 from serve_app.types import Chunk, FinishReason, Query, TokenLogprob, Usage
 
+_CLOSED = "closed"
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length", "repetition": "stop"}
 
 
 class ChunkWriter:
     """Writes one answer's chunks; holds the state of its tool parsers and counts its tokens."""
 
-    def __init__(self, query: Query, rendered: Rendered) -> None:
-        self._rendered = rendered
+    def __init__(self, query: Query, rendered: Rendered, tokens_of: Callable[[str], list[int]]) -> None:
+        self._rendered, self._tokens_of = rendered, tokens_of
         self._logprobs, self._top = query.sampling.logprobs, query.sampling.top_logprobs
         self._copies = query.sampling.n if rendered.params.n == 1 else 1
         self._named_tool = isinstance(query.tool_choice, Mapping)
         self._one_call = query.extra.get("parallel_tool_calls") is False
         self._called: set[int] = set()
+        self._ended: set[int] = set()
         self._completion_tokens = 0
 
     def chunks(self, output: RequestOutput) -> Iterator[Chunk]:
@@ -31,13 +33,38 @@ class ChunkWriter:
 
         Raises UpstreamError if the engine gave the request up, RequestError if it did for the form of the answer.
         """
-        written = [chunk for choice in output.outputs if (chunk := self._chunk(choice)) is not None]
+        choices = [self._closed(choice) for choice in output.outputs if choice.index not in self._ended]
+        written = [chunk for choice in choices if (chunk := self._chunk(choice)) is not None]
         if self._copies > 1:
             written = [replace(chunk, index=i) for chunk in written for i in range(self._copies)]
-        if output.finished:
+        if self.done:
             usage = Usage(self._rendered.prompt_tokens, self._completion_tokens * self._copies)
             written[-1] = replace(written[-1], usage=usage)
         yield from written
+
+    @property
+    def done(self) -> bool:
+        """Whether every choice has ended, so that nothing further of the model is wanted."""
+        return bool(len(self._ended) == self._rendered.params.n)
+
+    def _closed(self, choice: CompletionOutput) -> CompletionOutput:
+        """The piece of a choice, or what ends the answer in its place."""
+        if self._rendered.closings:
+            closing = self._rendered.closings[choice.index]
+            text = closing.take(choice.text, len(choice.token_ids), choice.finish_reason)
+            if text is not None:
+                ids = self._tokens_of(text)
+                choice = replace(
+                    choice,
+                    text=text,
+                    token_ids=ids,
+                    logprobs=[None] * len(ids) if choice.logprobs is not None else None,
+                    finish_reason="stop",
+                    stop_reason=_CLOSED,
+                )
+        if choice.finish_reason is not None:
+            self._ended.add(choice.index)
+        return choice
 
     def _chunk(self, choice: CompletionOutput) -> Chunk | None:
         self._completion_tokens += len(choice.token_ids)

@@ -100,7 +100,7 @@ class VllmEngine:
             if query.adapter is not None:
                 adapter = await held.enter_async_context(self._cache(query.adapter).lease(query.adapter))
             rendered = await self._renderer.render(query)
-            writer = ChunkWriter(query, rendered)
+            writer = ChunkWriter(query, rendered, self._renderer.tokens_of)
             outputs = self._engine.generate(
                 rendered.prompt,
                 rendered.params,
@@ -113,6 +113,8 @@ class VllmEngine:
                     started()
                     for chunk in writer.chunks(output):
                         yield chunk
+                    if writer.done:
+                        break
             except Exception as e:
                 raise error_of(e, form=rendered.form) from e
             finally:
@@ -147,9 +149,11 @@ class VllmEngine:
 
     async def aclose(self) -> None:
         """Abort what is open and stop the engine core."""
-        engine, self._engine, self._renderer = self._engine, None, None
+        engine, renderer, self._engine, self._renderer = self._engine, self._renderer, None, None
         if engine is None:
             return
+        if renderer is not None:
+            renderer.close()
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)

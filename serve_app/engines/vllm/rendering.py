@@ -19,6 +19,10 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serve_app.engines.structured import Constraint, ToolSpec, constraint_of, tools_of
+from serve_app.engines.transformers.guided.compiler import Compiler
+from serve_app.engines.transformers.guided.grammars import READING_OPTIONS, CallForm, CallPlan
+from serve_app.engines.transformers.guided.vocabulary import ByteVocabulary
+from serve_app.engines.vllm.closing import Closing
 from serve_app.errors import (
     ContextLengthExceeded,
     JethroError,
@@ -45,6 +49,8 @@ _CHAT_ONLY = frozenset((
 PASSED_THROUGH = {"completions": _ANY_ENDPOINT, "chat": _ANY_ENDPOINT | _CHAT_ONLY}
 """Keys beyond OpenAI's that vLLM honours on this path, by endpoint; all others are refused."""
 
+CALLS = CallForm(between="", or_tight=True)
+"""vLLM's parser `hermes` demands calls of this form."""
 _PROMPT = {"chat": "messages", "completions": "prompt"}
 
 
@@ -59,13 +65,16 @@ class Rendered:
     parsers: tuple[Parser, ...] = ()
     form: str | None = None
     """The parameter that demanded a form of the answer."""
+    closings: tuple[Closing, ...] = ()
+    """One per choice whose answer must follow a form from its first token."""
 
 
 class QueryRenderer:
     """Renders queries for one started engine. Tokenizing runs on vLLM's own threads, off the event loop."""
 
     def __init__(self, engine: AsyncLLM, *, model: str, tool_parser: str | None) -> None:
-        self._model = model
+        self._model, self._tool_parser = model, tool_parser
+        self._compiler = Compiler(ByteVocabulary(), 16 * engine.model_config.max_model_len, READING_OPTIONS)
         self._model_config = engine.model_config
         self._tokenizer = engine.get_tokenizer()
         # What the model's authors recommend beyond OpenAI's parameters (top_k, repetition penalty).
@@ -95,7 +104,42 @@ class QueryRenderer:
             rendered = await (self._chat(query) if query.endpoint == "chat" else self._completion(query))
         except Exception as e:
             raise error_of(e, prompt=_PROMPT[query.endpoint], form=form) from e
-        return replace(rendered, form=form)
+        return replace(rendered, form=form, closings=await self._closings(query, constraint, tools, rendered))
+
+    async def _closings(
+        self, query: Query, constraint: Constraint | None, tools: tuple[ToolSpec, ...], rendered: Rendered
+    ) -> tuple[Closing, ...]:
+        """How the answer's choices still end near their limit; none where that is not known."""
+        calls = self._calls(query, tools)
+        if tools and calls is None:
+            return ()
+        if constraint is None and calls is None:
+            return ()
+        try:
+            form = await self._compiler.form(constraint, calls)
+        except JethroError:  # vLLM's grammars may know what this one does not
+            return ()
+        limit = rendered.params.max_tokens or 0
+        return tuple(Closing(form, limit, self._count) for _ in range(rendered.params.n))
+
+    def _calls(self, query: Query, tools: tuple[ToolSpec, ...]) -> CallPlan | None:
+        """The calls that must come, in the form that vLLM's parser demands; None where text may come as well."""
+        named = isinstance(query.tool_choice, Mapping)
+        if not tools or self._tool_parser != "hermes" or not (named or query.tool_choice == "required"):
+            return None
+        return CallPlan(tools, CALLS, required=True, single=named, named=named)
+
+    def _count(self, text: str) -> int:
+        return len(self.tokens_of(text))
+
+    def tokens_of(self, text: str) -> list[int]:
+        """The ids of a text that the model did not write."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def close(self) -> None:
+        """End the threads that compile forms."""
+        self._compiler.close()
 
     def _refuse(self, query: Query) -> None:
         for key in query.extra:

@@ -127,6 +127,25 @@ def test_a_version_that_is_pinned_is_the_one_in_force(run, log):
         assert found["threshold_in_force"] == SHIPPED.threshold and found["decisions"] == COUNT
 
 
+def test_a_cascade_is_replayed_by_its_confidences(run, log):
+    now_s = time.time()
+    with closing(Database(str(log))) as database:
+        for i in range(30):
+            up, confidence = i % 3 == 0, (i % 3) / 3 + 0.1
+            name, tokens = ("large", 50) if up else ("small", 20)
+            decision = Decision(f"c{i}", "cascade", name, name, "why", confidence, 0.3, None, "chain-1")
+            step = Step(name, "chosen", Usage(10, tokens), 1e-5 * (5 if up else 1))
+            database.write(
+                [RequestRecord(f"q{i}", "chat", now_s + i, decision=decision, steps=(step,), latency_ms=1.0)]
+            )
+    options = ["--cascade", "--threshold", "0.6", "--set", f"store.path={log}"]
+    found = json.loads(run("replay", *options, "--json").stdout)
+    assert (found["kind"], found["version"], found["threshold_in_force"]) == ("cascade", "chain-1", 0.3)
+    assert found["decisions"] == 30 and found["moved"] == {"to_weak": 0, "to_strong": 10, "forced": 0}
+    assert list(found["left_out"].values()) == [COUNT] and "quality" in found["unknown"]
+    assert "cascade cascade (chain-1)" in run("replay", *options).stdout
+
+
 def test_the_text_says_what_it_did_and_how(run, log):
     result = run("replay", "--threshold", "0.3", "--since", "2h", "--set", f"store.path={log}")
     assert result.exit_code == 0, result.stderr
@@ -151,8 +170,11 @@ def test_over_http_it_is_the_same(run, replayed, tmp_path, monkeypatch):
         (["--threshold", "nan"], "give a number from 0"),
         (["--threshold", "1.5"], "give a number from 0"),
         (["--router", "none"], "no router 'none'"),
-        (["--router", "jethro-cascade"], "a cascade or an ensemble decides by answers"),
+        (["--router", "jethro-cascade"], "decide by answers that the log does not hold"),
         (["--since", "whenever"], "--since"),
+        (["--cascade", "--threshold", "0.5"], "no decision of the cascade"),
+        (["--cascade"], "--threshold"),
+        (["--cascade", "--router", "mf"], "keep one"),
         (["--next", "0"], "greater than or equal to 1"),
         (["--set", "store.path=nowhere.sqlite3"], "no such file"),
     ],

@@ -10,15 +10,19 @@ import random
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits
 
 from serve_app.engines.structured import Constraint
-from serve_app.engines.transformers.guided.grammars import CallPlan, call_grammar, grammar_of
+from serve_app.engines.transformers.guided.grammars import JSON_OPTIONS, CallPlan, call_grammar, grammar_of
 from serve_app.engines.transformers.guided.guide import Closer, Guide, reason
-from serve_app.engines.transformers.guided.vocabulary import Vocabulary
+from serve_app.engines.transformers.guided.vocabulary import AnyVocabulary
 from serve_app.errors import Overloaded, RequestError
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
 
 COMPILE_S = 10.0
 """Longest time to compile a form; the compiler's own limits end it soon after."""
@@ -40,7 +44,7 @@ _LIMITS = LLParserLimits(
 class Form:
     """A compiled form, shared by the requests that want it; every choice gets a Guide of its own."""
 
-    vocabulary: Vocabulary
+    vocabulary: AnyVocabulary
     closer: Closer
     matcher: LLMatcher
     plan: tuple[int, ...]
@@ -52,10 +56,14 @@ class Form:
 
 
 class Compiler:
-    """Forms for one vocabulary and one context length (tokens). Its methods are called on the event loop."""
+    """Forms for one vocabulary and one context length (tokens), called on the event loop. `options`: how
+    JSON is written.
+    """
 
-    def __init__(self, vocabulary: Vocabulary, context_tokens: int) -> None:
-        self._vocabulary, self._context_tokens = vocabulary, context_tokens
+    def __init__(
+        self, vocabulary: AnyVocabulary, context_tokens: int, options: "JsonCompileOptions" = JSON_OPTIONS
+    ) -> None:
+        self._vocabulary, self._context_tokens, self._options = vocabulary, context_tokens, options
         self._closer = Closer(vocabulary)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jethro-grammar")
         self._pending = 0
@@ -119,7 +127,11 @@ class Compiler:
 
     def _compile(self, constraint: Constraint | None, calls: CallPlan | None, param: str) -> Form | RequestError:
         try:
-            grammar = call_grammar(calls, constraint) if calls is not None else grammar_of(constraint)  # type: ignore[arg-type]
+            if calls is not None:
+                grammar = call_grammar(calls, constraint, self._options)
+            else:
+                assert constraint is not None
+                grammar = grammar_of(constraint, self._options)
         except RequestError as e:
             return e
         matcher = LLMatcher(self._vocabulary.grammar_tokenizer, grammar, log_level=0, limits=_LIMITS)

@@ -28,18 +28,25 @@ JSON_OPTIONS: "JsonCompileOptions" = {
 }
 """One blank at most after a comma or colon, or models write blanks without end; what cannot be kept is refused."""
 
+READING_OPTIONS: "JsonCompileOptions" = {"whitespace_flexible": True, "coerce_one_of": False, "lenient": False}
+"""For a text that another engine wrote, by a grammar with blanks of its own."""
+
 MOST_CALLS = 16
 """Calls in one answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallForm:
-    """The text around a call's JSON object. Without `start` a call cannot follow text, and there is one at most."""
+    """The text around a call's JSON object. Without `start` a call cannot follow text, and there is one at most.
+
+    `or_tight`: the lines of `before` and `end` may be missing as well.
+    """
 
     start: str = "<tool_call>"
     before: str = "\n"
     end: str = "\n</tool_call>"
     between: str = "\n"
+    or_tight: bool = False
 
 
 HERMES = CallForm()
@@ -59,10 +66,10 @@ class CallPlan:
     named: bool = False
 
 
-def grammar_of(constraint: Constraint) -> str:
+def grammar_of(constraint: Constraint, options: "JsonCompileOptions" = JSON_OPTIONS) -> str:
     """The grammar of a constraint. Raises RequestError if it cannot be read."""
     if constraint.kind == "json":
-        return LLMatcher.grammar_from_json_schema(orjson.dumps(constraint.value).decode(), overrides=JSON_OPTIONS)
+        return LLMatcher.grammar_from_json_schema(orjson.dumps(constraint.value).decode(), overrides=options)
     if constraint.kind == "regex":
         return LLMatcher.grammar_from_regex(constraint.value)
     if constraint.kind == "choice":
@@ -77,19 +84,21 @@ def grammar_of(constraint: Constraint) -> str:
         ) from e
 
 
-def call_grammar(plan: CallPlan, answer: Constraint | None) -> str:
+def call_grammar(plan: CallPlan, answer: Constraint | None, options: "JsonCompileOptions" = JSON_OPTIONS) -> str:
     """The grammar of an answer that calls tools; where it need not, it may be text, or has the form `answer`."""
     form = plan.form
-    rules = [f"tool_{i}: {_call_of(tool)}" for i, tool in enumerate(plan.tools)]
+    rules = [f"tool_{i}: {_call_of(tool, options)}" for i, tool in enumerate(plan.tools)]
     rules.append("body: " + " | ".join(f"tool_{i}" for i in range(len(plan.tools))))
     more = 0 if plan.single or not form.start else MOST_CALLS - 1
     whole = _quoted(form.start + form.before) if form.start else ""
-    rules.append(f"call: {whole} body {_quoted(form.end) if form.end else ''}")
-    calls = f"call ({_quoted(form.between)} call){{0,{more}}}" if more else "call"
+    tight = f" | {_quoted(form.start)} body {_quoted(form.end.strip())}" if form.or_tight else ""
+    rules.append(f"call: {whole} body {_quoted(form.end) if form.end else ''}{tight}")
+    between = _quoted(form.between) if form.between else ""
+    calls = f"call ({between} call){{0,{more}}}" if more else "call"
     if plan.required:
         rules.append(f"start: {calls}")
     elif answer is not None:
-        rules += [f"start: {calls} | answer", f"answer: {_inline(answer)}"]
+        rules += [f"start: {calls} | answer", f"answer: {_inline(answer, options)}"]
     else:
         rules += [
             f"start: spoken{{0,{more + 1}}} rest",
@@ -101,14 +110,14 @@ def call_grammar(plan: CallPlan, answer: Constraint | None) -> str:
     return "%llguidance {}\n" + "\n".join(rules) + "\n"
 
 
-def _call_of(tool: ToolSpec) -> str:
+def _call_of(tool: ToolSpec, options: "JsonCompileOptions") -> str:
     opening = '{"name": ' + orjson.dumps(tool.name).decode() + ', "arguments": '
-    return f"{_quoted(opening)} {_json_rule(tool.parameters)} {_quoted('}')}"
+    return f"{_quoted(opening)} {_json_rule(tool.parameters, options)} {_quoted('}')}"
 
 
-def _inline(constraint: Constraint) -> str:
+def _inline(constraint: Constraint, options: "JsonCompileOptions") -> str:
     if constraint.kind == "json":
-        return _json_rule(constraint.value)
+        return _json_rule(constraint.value, options)
     if constraint.kind == "choice":
         return " | ".join(_quoted(choice) for choice in constraint.value)
     raise RequestError(
@@ -119,8 +128,8 @@ def _inline(constraint: Constraint) -> str:
     )
 
 
-def _json_rule(schema: Mapping[str, Any]) -> str:
-    return "%json " + orjson.dumps({**schema, "x-guidance": dict(JSON_OPTIONS)}).decode()
+def _json_rule(schema: Mapping[str, Any], options: "JsonCompileOptions") -> str:
+    return "%json " + orjson.dumps({**schema, "x-guidance": dict(options)}).decode()
 
 
 def _quoted(text: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
-from serve_app.engines.transformers.guided.vocabulary import Vocabulary
+from serve_app.engines.transformers.guided.vocabulary import AnyVocabulary
 from serve_app.errors import RequestError
 
 REFRESH = 32
@@ -50,7 +50,7 @@ def reason(matcher: LLMatcher) -> str:
 class Closer:
     """Finds closing plans. Tokens of one byte each that tend to end things come first, in this order."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: AnyVocabulary) -> None:
         single = {text: token for token, text in reversed(list(enumerate(vocabulary.bytes_of))) if len(text) == 1}
         self._single = sorted(single.values())
         self._closing = [single[bytes([b])] for b in _CLOSING if bytes([b]) in single]
@@ -112,7 +112,7 @@ class Guide:
     )
 
     def __init__(
-        self, vocabulary: Vocabulary, closer: Closer, matcher: LLMatcher, plan: tuple[int, ...], *, is_json: bool
+        self, vocabulary: AnyVocabulary, closer: Closer, matcher: LLMatcher, plan: tuple[int, ...], *, is_json: bool
     ) -> None:
         self._vocabulary, self._closer, self._matcher = vocabulary, closer, matcher
         self._plan: tuple[int, ...] | None = plan

@@ -76,6 +76,28 @@ class Vocabulary:
         )
 
 
+class ByteVocabulary:
+    """Every byte a token, and one that ends a text: for texts whose tokens are not known."""
+
+    def __init__(self) -> None:
+        self.size = self.extended = 257
+        self.eos_ids = [256]
+        self.bytes_of = [*(bytes([byte]) for byte in range(256)), b""]
+        tokens = _ByBytes([*self.bytes_of[:256], b"<end>"], {256}, self.eos_ids)
+        self.grammar_tokenizer = LLTokenizer(TokenizerWrapper(tokens), n_vocab=self.size, eos_token=self.eos_ids)
+
+    def model_id(self, token: int) -> int:
+        """The same: there is no model."""
+        return token
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these bytes."""
+        return b"".join(self.bytes_of[token] for token in ids).decode(errors="replace")
+
+
+AnyVocabulary = Vocabulary | ByteVocabulary
+
+
 class _ByBytes:
     """What the library asks of a tokenizer that it does not know; texts are split into the longest tokens."""
 
