@@ -4,9 +4,11 @@ Numeric libraries run on one thread, since the tests run in several processes, a
 """
 
 import gc
+import logging
 import os
 import ssl
 import sys
+import threading
 from collections.abc import Iterator
 from functools import cache
 
@@ -39,3 +41,16 @@ def certificates_are_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", lambda *_, **__: context)
         yield
+
+
+@pytest.fixture
+def loggers() -> Iterator[list[logging.Logger]]:
+    """Those that `log_to_stderr` sets up; afterwards as they were."""
+    named = [logging.getLogger(name) for name in ("jethro", "asyncio", "uvicorn.error")]
+    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in named]
+    hook = threading.excepthook
+    yield named
+    threading.excepthook = hook
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)

@@ -3,9 +3,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
-
-import pytest
 
 from serve_app.errors import ConfigError, UpstreamError
 from serve_app.observability import process_log
@@ -135,18 +132,6 @@ def test_an_error_of_the_machine_or_the_config_says_what_it_is():
         assert str(error) in line["message"] and str(error) in line["traceback"]
     out_of_memory = type("OutOfMemoryError", (RuntimeError,), {})
     assert "tried 2 GiB" in failed(out_of_memory("tried 2 GiB"), False)["traceback"]
-
-
-@pytest.fixture
-def loggers():
-    named = [logging.getLogger(name) for name in ("jethro", "asyncio", "uvicorn.error")]
-    before = [(logger, list(logger.handlers), logger.level, logger.propagate) for logger in named]
-    hook = threading.excepthook
-    yield named
-    threading.excepthook = hook
-    for logger, handlers, level, propagate in before:
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
 
 
 def test_setting_up_twice_logs_once_and_leaves_other_handlers(loggers):

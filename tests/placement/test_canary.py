@@ -68,7 +68,7 @@ class Quoting(FakePool):
 
 @pytest.fixture(params=[True])
 async def made(
-    tmp_path: Path, capfd: Any, request: pytest.FixtureRequest
+    tmp_path: Path, capfd: Any, loggers: Any, request: pytest.FixtureRequest
 ) -> AsyncGenerator[tuple[Services, dict[str, Quoting]]]:
     """The parameter: whether the operator wants content in the logs and the store."""
     log_to_stderr("debug", content=request.param)
