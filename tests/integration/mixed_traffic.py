@@ -26,9 +26,8 @@ def tree(folder: Path) -> dict[str, Any]:
     made["pools"]["small"]["engine"]["adapters"] = {"max_loaded": 2}
     made["pools"]["small"]["replicas"] = {"min": 1, "max": 2, "policy": "share"}
     made["ensemble"]["rounds"] = [{"calls": [{"pool": "small", "samples": 3}, {"pool": "large"}], "stop_at": 0.0}]
-    made["guards"]["chain"] = [
-        {"name": "words", "kind": "patterns", "patterns": [{"category": "secret", "words": ["swordfish"]}]}
-    ]
+    words = {"name": "words", "kind": "patterns", "patterns": [{"category": "secret", "words": ["swordfish"]}]}
+    made["guards"]["chain"] = [words | {"texts": ["input"]}]  # one of answers would hold streams back
     return made
 
 
