@@ -255,7 +255,9 @@ def _quality(bins: ScoreBins, drawn: _Drawn, ahead: int) -> ReplayedFigure:
     before, after = (percentile_interval(values[i], drawn.qualities[:, i], LEVEL) for i in (0, 1))
     change = percentile_interval(values[1] - values[0], drawn.qualities[:, 1] - drawn.qualities[:, 0], LEVEL)
     squares = float((masses[1] * bins.means(one, bins.qualities**2)).sum())
-    return ReplayedFigure(before, after, change, _ahead(after, max(squares - values[1] ** 2, 0.0), ahead))
+    upcoming = _ahead(after, max(squares - values[1] ** 2, 0.0), ahead)
+    ends = float(bins.qualities.min()), float(bins.qualities.max())
+    return ReplayedFigure(before, after, change, _bounded(upcoming, *ends))
 
 
 def _ahead(found: Interval, variance: float, n: int, least: float = -np.inf) -> Interval:
@@ -265,8 +267,8 @@ def _ahead(found: Interval, variance: float, n: int, least: float = -np.inf) -> 
     return Interval(found.value, max(least, found.value - sqrt(low**2 + own**2)), found.value + sqrt(high**2 + own**2))
 
 
-def _bounded(found: Interval) -> Interval:
-    return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
+def _bounded(found: Interval, least: float = 0.0, most: float = 1.0) -> Interval:
+    return Interval(found.value, max(least, found.low), min(most, found.high))
 
 
 def share_interval(count: int, n: int) -> Interval:

@@ -81,6 +81,8 @@ def test_a_few_decisions_have_wide_intervals_and_no_errors(n):
     share = found.figures["share"]
     assert share.predicted.high - share.predicted.low > 0.3
     assert 0 <= share.upcoming.low <= share.upcoming.high <= 1
+    quality = found.figures["quality"]  # of answers that are right or wrong
+    assert 0 <= quality.upcoming.low <= quality.upcoming.high <= 1
 
 
 def test_ratings_are_those_of_what_was_served():
