@@ -5,12 +5,16 @@ import contextlib
 import inspect
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import uvicorn
 
 from serve_app.api.app import build_app
+from serve_app.config.pools import PoolConfig
+from serve_app.engines.factory import build_engine
+from serve_app.engines.local_pool import LocalPool
 from serve_app.gateway.services import Services
+from tests.api.fakes import services
 
 
 @contextlib.contextmanager
@@ -42,3 +46,14 @@ def serving(make: Callable[[], Services | Awaitable[Services]]) -> Iterator[str]
         thread.join(10)
         sock.close()
         assert not thread.is_alive()
+
+
+async def embedded(keys: Mapping[str, str]) -> Services:
+    """Services over the embedded models in this process; `keys`: key by tenant."""
+    pools = {}
+    for name in ("small", "large"):
+        config = {"model": f"jlab-{name}", "engine": {"kind": "transformers", "path": f"lab:{name}"}}
+        engine = build_engine(name, PoolConfig.model_validate(config))
+        await engine.start()
+        pools[name] = LocalPool(name, engine)
+    return services(**pools, keys=dict(keys))  # type: ignore[arg-type]

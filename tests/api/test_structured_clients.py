@@ -9,12 +9,7 @@ import pytest
 from openai.lib.streaming.chat import FunctionToolCallArgumentsDoneEvent
 from pydantic import BaseModel, Field
 
-from serve_app.config.pools import PoolConfig
-from serve_app.engines.factory import build_engine
-from serve_app.engines.local_pool import LocalPool
-from serve_app.gateway.services import Services
-from tests.api.fakes import services
-from tests.api.server import serving
+from tests.api.server import embedded, serving
 
 pytestmark = pytest.mark.usefixtures("certificates_are_read_once")
 
@@ -45,19 +40,9 @@ class Convert(BaseModel):
 TOOLS = [openai.pydantic_function_tool(Convert)]
 
 
-async def make() -> Services:
-    pools = {}
-    for name in ("small", "large"):
-        config = {"model": f"jlab-{name}", "engine": {"kind": "transformers", "path": f"lab:{name}"}}
-        engine = build_engine(name, PoolConfig.model_validate(config))
-        await engine.start()
-        pools[name] = LocalPool(name, engine)
-    return services(**pools, keys={"acme": KEY})  # type: ignore[arg-type]
-
-
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(make) as base:
+    with serving(lambda: embedded({"acme": KEY})) as base:
         yield base + "/v1"
 
 

@@ -12,12 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from serve_app.config.pools import PoolConfig
-from serve_app.engines.factory import build_engine
-from serve_app.engines.local_pool import LocalPool
 from serve_app.gateway.services import Services
-from tests.api.fakes import services
-from tests.api.server import serving
+from tests.api.server import embedded, serving
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parents[1] / ".venv" / "clients"
@@ -27,13 +23,7 @@ LIMIT_S = 600
 
 async def endpoint() -> Services:
     """The embedded models behind the API, with a key."""
-    pools = {}
-    for name in ("small", "large"):
-        config = {"model": f"jlab-{name}", "engine": {"kind": "transformers", "path": f"lab:{name}"}}
-        engine = build_engine(name, PoolConfig.model_validate(config))
-        await engine.start()
-        pools[name] = LocalPool(name, engine)
-    return services(**pools, keys={"acme": KEY})  # type: ignore[arg-type]
+    return await embedded({"acme": KEY})
 
 
 def tested(name: str, url: str) -> int:
