@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-_Z95 = 1.959964
+Z95 = 1.959964
 """Normal quantile of a two-sided 95 % interval."""
 
 _HEADER = (tokenize.TokenError, SyntaxError, RecursionError, MemoryError)
@@ -35,9 +35,9 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a share, `hits` of `n` (Wilson 1927), in [0, 1]; all of it where n is 0."""
     if not n:
         return 0.0, 1.0
-    share, z2 = hits / n, _Z95**2
+    share, z2 = hits / n, Z95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    half = Z95 * sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 

@@ -18,7 +18,7 @@ from serve_app.config.tree import Config
 from serve_app.errors import ConfigError
 from serve_app.replay.bootstrap_curve import Prices
 from serve_app.replay.estimate import ReplayResult, estimate
-from serve_app.replay.log import DecisionColumns
+from serve_app.replay.log import DecisionColumns, LogSieve
 from serve_app.replay.policy import Bools, Moves, RouterPolicy
 from serve_app.types import Price
 
@@ -65,23 +65,16 @@ class CascadePlan:
 
 def move_cascade(log: DecisionColumns, policy: RouterPolicy) -> Moves:
     """Which decisions would be escalated; those whose small answer was not checked are left out."""
-    left_out: dict[str, int] = {}
-
-    def keep(chosen: Bools, why: str) -> None:
-        nonlocal log
-        if gone := int(np.sum(~chosen)):
-            left_out[why] = left_out.get(why, 0) + gone
-        log = log.take(chosen)
-
-    keep(log.strategy == CASCADE, "of other strategies than the cascade, which this does not change")
-    keep(log.status == "completed", "failed or cancelled")
-    keep(log.policy_version == policy.version, f"of another version of the chain than {policy.version}")
-    keep((log.pool == policy.weak) | (log.pool == policy.strong), "answered by another pool")
-    keep(~np.isnan(log.score) & ~np.isnan(log.threshold), f"whose answer of {policy.weak} was not checked")
+    sieve = LogSieve(log)
+    log = sieve.keep(log.strategy == CASCADE, "of other strategies than the cascade, which this does not change")
+    log = sieve.keep(log.status == "completed", "failed or cancelled")
+    log = sieve.keep(log.policy_version == policy.version, f"of another version of the chain than {policy.version}")
+    log = sieve.keep((log.pool == policy.weak) | (log.pool == policy.strong), "answered by another pool")
+    log = sieve.keep(~np.isnan(log.score) & ~np.isnan(log.threshold), f"whose answer of {policy.weak} was not checked")
     served = log.pool == policy.strong
     forced = (log.score < log.threshold) != served
     after = np.where(forced, served, log.score < policy.threshold)
-    return Moves(policy, log, log.score, served, after, forced, left_out)
+    return Moves(policy, log, log.score, served, after, forced, sieve.left_out)
 
 
 def cascade_costs(moves: Moves, prices: Prices) -> tuple[Floats, str]:

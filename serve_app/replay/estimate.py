@@ -20,14 +20,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.arrays import Floats, wilson
+from serve_app.arrays import Z95, Floats, wilson
 from serve_app.decision.threshold import Calibration
 from serve_app.learning.metrics import Interval, percentile_interval
 from serve_app.replay.bootstrap_curve import LEVEL, Prices, resample_weights
 from serve_app.replay.policy import Bools, Moves
 
-Z: Final = 1.959963984540054
-"""Of a two-sided 95 % interval of a normal distribution."""
 ROUNDS: Final = 500
 _MOST_BINS: Final = 100
 _LEAST: Final = 50
@@ -262,7 +260,7 @@ def _quality(bins: ScoreBins, drawn: _Drawn, ahead: int) -> ReplayedFigure:
 
 def _ahead(found: Interval, variance: float, n: int, least: float = -np.inf) -> Interval:
     """The figure in the next n queries: the interval of the mean, widened by what n queries vary by themselves."""
-    own = Z * sqrt(variance / n)
+    own = Z95 * sqrt(variance / n)
     low, high = found.value - found.low, found.high - found.value
     return Interval(found.value, max(least, found.value - sqrt(low**2 + own**2)), found.value + sqrt(high**2 + own**2))
 

@@ -86,6 +86,21 @@ class DecisionColumns:
         return cls(**made)
 
 
+class LogSieve:
+    """What is left of a log. `left_out`: numbers of the other decisions, by why."""
+
+    def __init__(self, log: DecisionColumns) -> None:
+        self._log = log
+        self.left_out: dict[str, int] = {}
+
+    def keep(self, chosen: NDArray[np.bool_], why: str) -> DecisionColumns:
+        """The chosen ones of those that are left; `why` the others are left out."""
+        if gone := int(np.sum(~chosen)):
+            self.left_out[why] = self.left_out.get(why, 0) + gone
+        self._log = self._log.take(chosen)
+        return self._log
+
+
 def _texts(values: Sequence[Any] | None, n: int) -> Texts:
     found = np.empty(n, dtype=object)
     if values is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.arrays import Floats
-from serve_app.replay.log import DecisionColumns
+from serve_app.replay.log import DecisionColumns, LogSieve
 from serve_app.routing.base import Router
 from serve_app.types import Message, Query
 
@@ -73,25 +73,19 @@ def move(
 
     `local_only`: privacy classes whose requests no score may move to the strong pool.
     """
-    left_out: dict[str, int] = {}
-
-    def keep(chosen: Bools, why: str) -> None:
-        nonlocal log
-        if gone := int(np.sum(~chosen)):
-            left_out[why] = left_out.get(why, 0) + gone
-        log = log.take(chosen)
-
-    keep(log.status != "route_only", "requests of the decision alone, without an answer")
-    keep(log.strategy == STRATEGY, "of other strategies than routing, which this does not change")
-    keep(log.status == "completed", "failed or cancelled")
-    keep((log.pool == policy.weak) | (log.pool == policy.strong), "answered by another pool")
+    sieve = LogSieve(log)
+    log = sieve.keep(log.status != "route_only", "requests of the decision alone, without an answer")
+    log = sieve.keep(log.strategy == STRATEGY, "of other strategies than routing, which this does not change")
+    log = sieve.keep(log.status == "completed", "failed or cancelled")
+    log = sieve.keep((log.pool == policy.weak) | (log.pool == policy.strong), "answered by another pool")
     scored, known = _scores(log, policy)
     if router is None:
-        keep(known, f"scored by another version than {policy.version}, whose prompts would have to be scored again")
+        why = f"scored by another version than {policy.version}, whose prompts would have to be scored again"
+        log = sieve.keep(known, why)
         scores = scored[known]
     else:
         usable = known | (log.prompt != None)  # noqa: E711 - elementwise
-        keep(usable, "without a kept prompt, which another router has to score (store.keep_prompts)")
+        log = sieve.keep(usable, "without a kept prompt, which another router has to score (store.keep_prompts)")
         scores, known = scored[usable], known[usable]
         scores[~known] = _rescored(router, log.prompt[~known], progress)
     served = log.pool == policy.strong
@@ -101,7 +95,7 @@ def move(
     after = np.isnan(scores) | (scores >= policy.threshold)
     forbidden = np.isin(log.privacy.astype(str), local_only) & ~served & after
     forced |= forbidden
-    return Moves(policy, log, scores, served, np.where(forced, served, after), forced, left_out)
+    return Moves(policy, log, scores, served, np.where(forced, served, after), forced, sieve.left_out)
 
 
 def _scores(log: DecisionColumns, policy: RouterPolicy) -> tuple[Floats, Bools]:
