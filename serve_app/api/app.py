@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-import orjson
+from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,9 +20,10 @@ from serve_app.api.completions import CompletionHandler
 from serve_app.api.console import page as console
 from serve_app.api.console.live import LiveRoutes
 from serve_app.api.decisions import DecisionRoutes
+from serve_app.api.dialects.base import Speakers
+from serve_app.api.dialects.openai import OpenAIDialect, OpenAIErrors
 from serve_app.api.middleware import GatewayMiddleware
 from serve_app.api.openapi import Content, Operation
-from serve_app.api.query import chat_request, completion_request
 from serve_app.api.reply import INTERNAL, error_headers
 from serve_app.api.routes import Routes
 from serve_app.api.schemas import ChatRequest, CompletionRequest
@@ -38,8 +39,8 @@ _ERRORS: Final = (400, 403, 404, 413, 429, 500, 502, 503, 504)
 def build_app(services: Services) -> Starlette:
     """The whole API. The caller starts and closes the services; the app does neither."""
     hot: dict[str, ASGIApp] = {
-        CHAT: CompletionHandler(services, "chat", chat_request),
-        COMPLETIONS: CompletionHandler(services, "completions", completion_request),
+        CHAT: CompletionHandler(services, OpenAIDialect("chat", services.config.limits)),
+        COMPLETIONS: CompletionHandler(services, OpenAIDialect("completions", services.config.limits)),
     }
     groups = (
         Routes(services),
@@ -58,15 +59,17 @@ def build_app(services: Services) -> Starlette:
     open_paths = frozenset(o.path for o in operations if o.open)
     if server.expose_console:
         open_paths |= console.open_paths()
-    middleware = partial(GatewayMiddleware, services=services, hot=hot, open_paths=open_paths)
-    return _Api([o.route() for o in operations], middleware)
+    speakers = Speakers(OpenAIErrors(), {})
+    middleware = partial(GatewayMiddleware, services=services, hot=hot, open_paths=open_paths, speakers=speakers)
+    return _Api([o.route() for o in operations], middleware, speakers)
 
 
 class _Api(Starlette):
     """Starlette inside GatewayMiddleware, its error layer included, which would wrap every `send` otherwise."""
 
-    def __init__(self, routes: Sequence[Route], middleware: Callable[[ASGIApp], ASGIApp]) -> None:
-        handlers = {JethroError: _jethro_error, HTTPException: _http_error, Exception: _internal_error}
+    def __init__(self, routes: Sequence[Route], middleware: Callable[[ASGIApp], ASGIApp], speakers: Speakers) -> None:
+        refused = _Refused(speakers)
+        handlers = {JethroError: refused.ours, HTTPException: refused.of_starlette, Exception: refused.internal}
         super().__init__(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
         self.router.redirect_slashes = False
         self._outermost = middleware
@@ -89,29 +92,36 @@ def _answering(hot: dict[str, ASGIApp]) -> list[Operation]:
     ]
 
 
-async def _internal_error(request: Request, error: Exception) -> Response:
-    """Starlette raises the error again afterwards, and GatewayMiddleware logs it."""
-    return _error_response(JethroError(INTERNAL))
+class _Refused:
+    """Errors of the routes other than the hot ones, in the shape of the path's API."""
 
+    def __init__(self, speakers: Speakers) -> None:
+        self._speakers = speakers
 
-async def _jethro_error(request: Request, error: JethroError) -> Response:
-    return _error_response(error)
+    async def internal(self, request: Request, error: Exception) -> Response:
+        """Starlette raises the error again afterwards, and GatewayMiddleware logs it."""
+        return self._response(request, JethroError(INTERNAL))
 
+    async def ours(self, request: Request, error: JethroError) -> Response:
+        """An error of ours."""
+        return self._response(request, error)
 
-async def _http_error(request: Request, error: HTTPException) -> Response:
-    """Starlette's own refusals, in OpenAI's form."""
-    allow = dict(error.headers or {})
-    if error.status_code == 405:
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers=allow)
-        methods = allow.get("Allow", "another method")
-        return _error_response(MethodNotAllowed(f"{request.method[:20]} is not allowed here: use {methods}."), allow)
-    if error.status_code == 404:
-        return _error_response(NotFound(f"No route {request.url.path[:200]!r}.", code="unknown_route"), allow)
-    return _error_response(RequestError(str(error.detail)), allow)
+    async def of_starlette(self, request: Request, error: HTTPException) -> Response:
+        """Starlette's own refusals."""
+        allow = dict(error.headers or {})
+        if error.status_code == 405:
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=allow)
+            methods = allow.get("Allow", "another method")
+            wrong = MethodNotAllowed(f"{request.method[:20]} is not allowed here: use {methods}.")
+            return self._response(request, wrong, allow)
+        if error.status_code == 404:
+            unknown = NotFound(f"No route {request.url.path[:200]!r}.", code="unknown_route")
+            return self._response(request, unknown, allow)
+        return self._response(request, RequestError(str(error.detail)), allow)
 
-
-def _error_response(error: JethroError, headers: dict[str, str] | None = None) -> Response:
-    response = Response(orjson.dumps(error.body()), error.status, headers, media_type="application/json")
-    response.raw_headers.extend(error_headers(error, 1))
-    return response
+    def _response(self, request: Request, error: JethroError, headers: dict[str, str] | None = None) -> Response:
+        body = self._speakers.of(get_route_path(request.scope)).refusal(error)
+        response = Response(body, error.status, headers, media_type="application/json")
+        response.raw_headers.extend(error_headers(error, 1))
+        return response

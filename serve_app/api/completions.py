@@ -1,4 +1,4 @@
-"""The two completion routes, on raw ASGI: one request to a strategy and its answer to the caller. The hot path.
+"""The hot path, on raw ASGI: one request to a strategy and its answer to the caller, in the dialect of the route.
 
 The response starts with the strategy's Decision, so that errors before it have their true status. When the caller
 disconnects or the deadline passes, the strategy's iterator is closed at once, and with it every model call.
@@ -11,29 +11,24 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from time import monotonic, time
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.body import parse_object, read_body
+from serve_app.api.dialects.base import Dialect, Writer
 from serve_app.api.middleware import CALLER, Caller, Ids
 from serve_app.api.query import ParsedRequest, hinted, requested_class
 from serve_app.api.reply import (
     INTERNAL,
     Headers,
     decision_headers,
-    error_event,
-    jethro_object,
     send_error,
     send_json,
     spent_headers,
-    spliced,
     timing_headers,
-    with_usage,
 )
-from serve_app.api.stream_finalizer import StreamFinalizer
-from serve_app.config.tree import LimitsConfig
 from serve_app.errors import (
     ContentFiltered,
     DeadlineExceeded,
@@ -48,7 +43,7 @@ from serve_app.observability.request_span import described
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.tracing.spans import in_force, spanned
-from serve_app.types import DECISION_ID, REACH, Decision, Endpoint, Privacy, Query
+from serve_app.types import DECISION_ID, REACH, Decision, Privacy, Query
 from serve_app.unrecorded import Undecided
 from serve_app.wire.frames import Answer, Call, Frame
 
@@ -133,7 +128,6 @@ class Interrupt:
             self._task.cancel()
 
 
-Read = Callable[[dict[str, Any], LimitsConfig, str | None], ParsedRequest]
 _EVENT_STREAM: Final[Headers] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -144,12 +138,11 @@ _LAST_EVENT_S: Final = 2.0
 
 
 class CompletionHandler:
-    """The ASGI app of one hot route. `read` checks a body and parses it into a request."""
+    """The ASGI app of one hot route, which speaks `dialect`."""
 
-    def __init__(self, services: Services, endpoint: Endpoint, read: Read) -> None:
+    def __init__(self, services: Services, dialect: Dialect) -> None:
         self._services = services
-        self._endpoint = endpoint
-        self._read = read
+        self._dialect = dialect
         self._ids = Ids()
         self._retry_after_s = services.config.gateway.retry_after_s
 
@@ -157,8 +150,8 @@ class CompletionHandler:
         """Answer one request. GatewayMiddleware has put the Caller into the scope."""
         services, started = self._services, monotonic()
         caller: Caller = scope[CALLER]
-        record = RequestRecord(caller.request_id, self._endpoint, time(), tenant=caller.tenant, unrecorded=True)
-        response = _Response(record, started, send, services)
+        record = RequestRecord(caller.request_id, self._dialect.endpoint, time(), tenant=caller.tenant, unrecorded=True)
+        response = _Response(record, started, send, services, self._dialect)
         services.recorder.started()
         services.demand.arrived()
         if services.tracing is None:
@@ -206,7 +199,7 @@ class CompletionHandler:
     async def _answer(self, scope: Scope, receive: Receive, response: "_Response", undecided: Undecided) -> None:
         services, record, limits = self._services, response.record, self._services.config.limits
         body = await read_body(scope, receive, limits.body_bytes)
-        request = self._read(parse_object(body), limits, record.tenant)
+        request, response.writer = await self._dialect.read(parse_object(body), record.tenant)
         record.model, record.stream = request.model, request.stream
         record.user, record.safety_identifier = request.query.user, request.query.safety_identifier
         requested = requested_class(scope["headers"])
@@ -295,17 +288,23 @@ class _Pieces:
 
 
 class _Response:
-    """The response to one request, as far as it has been sent. `privacy`: its class, once it is known."""
+    """The response to one request, as far as it has been sent. `writer` is there once its body has been read.
 
-    def __init__(self, record: RequestRecord, started: float, send: Send, services: Services) -> None:
+    `privacy`: its class, once it is known.
+    """
+
+    writer: Writer
+
+    def __init__(self, record: RequestRecord, started: float, send: Send, services: Services, dialect: Dialect) -> None:
         self.record = record
+        self._dialect = dialect
         self._scope = services.scope
         self.started = started
         self.privacy: Privacy = "any"
         self._placement, self._recorder = services.placement, services.recorder
         self._found: dict[str, int] = {}
         self._send = send
-        self._headers: Headers = [(b"x-request-id", record.request_id.encode())]
+        self._headers: Headers = dialect.headers(record.request_id)
         self._begun = False
         self._parsed_at = started
 
@@ -326,21 +325,21 @@ class _Response:
 
     async def relay(self, events: AsyncIterator[Event], request: ParsedRequest) -> None:
         """Send the events of a strategy to the caller."""
-        record, finalizer = self.record, StreamFinalizer(request.include_usage)
+        record, writer = self.record, self.writer
         answer: Answer | None = None
         pieces = _Pieces()
         async for event in events:
             if isinstance(event, Frame):
                 if record.ttft_ms is None:
                     record.ttft_ms = self._elapsed_ms()
-                data = finalizer.passed(event)
+                data = writer.passed(event)
                 if data:
                     pieces.sent(monotonic())
                     await self._send({"type": "http.response.body", "body": data, "more_body": True})
             elif isinstance(event, Decision):
                 self._decided(self._scope.noted(request.model, request.query, event))
                 if request.stream:
-                    await self._begin_stream()
+                    await self._begin_stream(writer.begin(event))
             elif isinstance(event, Answer):
                 answer = event
             elif isinstance(event, Spent):
@@ -349,13 +348,11 @@ class _Response:
         if record.decision is None:
             raise UpstreamError("The strategy ended without a decision.")
         if request.stream:
-            last = finalizer.end(jethro_object(record.decision, record), record.usage_to_show)
-            await self._send({"type": "http.response.body", "body": last})
+            await self._send({"type": "http.response.body", "body": await writer.end(record)})
         elif answer is None:
             raise UpstreamError("The strategy ended without an answer.")
         else:
-            body = with_usage(answer.body, record.usage_to_show)
-            await self._send_whole(spliced(body, jethro_object(record.decision, record)))
+            await self._send_whole(await writer.whole(answer, record))
 
     async def fail(self, error: JethroError, retry_after_s: float) -> None:
         """An error: with its true status if nothing was sent yet, else as the stream's last event."""
@@ -363,10 +360,10 @@ class _Response:
         if self._begun:
             with suppress(TimeoutError):  # a caller who does not read misses it; the server then closes the connection
                 async with asyncio.timeout(_LAST_EVENT_S):
-                    await self._send({"type": "http.response.body", "body": error_event(error)})
+                    await self._send({"type": "http.response.body", "body": self.writer.broken(error)})
         else:
             self.record.http_status = error.status
-            await send_error(self._send, error, self._headers, retry_after_s)
+            await send_error(self._send, error, self._headers, retry_after_s, body=self._dialect.refusal(error))
 
     def _decided(self, decision: Decision) -> None:
         elapsed_ms = (monotonic() - self._parsed_at) * 1e3
@@ -380,11 +377,13 @@ class _Response:
     def _elapsed_ms(self) -> float:
         return (monotonic() - self.started) * 1e3
 
-    async def _begin_stream(self) -> None:
+    async def _begin_stream(self, first: bytes) -> None:
         self._headers += timing_headers(self.record, self._elapsed_ms())
         self._begun = True
         headers = [*_EVENT_STREAM, *self._headers]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        if first:
+            await self._send({"type": "http.response.body", "body": first, "more_body": True})
 
     async def _send_whole(self, body: bytes) -> None:
         record = self.record

@@ -15,6 +15,7 @@ from typing import Final
 from starlette._utils import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.api.dialects.base import Refusals, Speakers
 from serve_app.api.reply import INTERNAL, Headers, send_error
 from serve_app.errors import AuthenticationFailed, JethroError, PermissionDenied
 from serve_app.gateway.services import Services
@@ -163,9 +164,16 @@ class GatewayMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, services: Services, *, hot: Mapping[str, ASGIApp], open_paths: frozenset[str]
+        self,
+        app: ASGIApp,
+        services: Services,
+        *,
+        hot: Mapping[str, ASGIApp],
+        open_paths: frozenset[str],
+        speakers: Speakers,
     ) -> None:
         self._app = app
+        self._speakers = speakers
         self._recorder = services.recorder
         self._ids = Ids()
         self._keys = Keys(services.keys)
@@ -190,7 +198,8 @@ class GatewayMiddleware:
             tenant = None if path in self._open else self._tenant(scope["method"], path, headers)
         except JethroError as error:
             self._recorder.unauthorized(error.code)
-            await send_error(send, error, [(b"x-request-id", id_.encode()), *_closing(headers)])
+            shape = self._speakers.of(path)
+            await send_error(send, error, [*shape.headers(id_), *_closing(headers)], body=shape.refusal(error))
             return
         scope[CALLER] = Caller(id_, tenant)
         previous = REQUEST_ID.set(id_)
@@ -198,8 +207,9 @@ class GatewayMiddleware:
             if scope["method"] == "POST" and path in self._hot:
                 await self._hot[path](scope, receive, send)
             else:
-                ours = [(b"x-request-id", id_.encode()), *(_closing(headers) if path in self._open else ())]
-                await self._cold(scope, receive, send, ours)
+                shape = self._speakers.of(path)
+                ours = [*shape.headers(id_), *(_closing(headers) if path in self._open else ())]
+                await self._cold(scope, receive, send, ours, shape)
         finally:
             REQUEST_ID.reset(previous)
 
@@ -213,7 +223,7 @@ class GatewayMiddleware:
             raise AuthenticationFailed("/metrics is closed: its key is set by server.metrics_key_env.")
         return self._metrics_keys.tenant(headers)
 
-    async def _cold(self, scope: Scope, receive: Receive, send: Send, ours: Headers) -> None:
+    async def _cold(self, scope: Scope, receive: Receive, send: Send, ours: Headers, shape: Refusals) -> None:
         """The other routes; adds our headers to their responses."""
         begun = False
 
@@ -229,4 +239,5 @@ class GatewayMiddleware:
         except Exception:
             logger.exception("request %s to %r failed", scope[CALLER].request_id, scope["path"][:200])
             if not begun:
-                await send_error(tagged, JethroError(INTERNAL), [])
+                error = JethroError(INTERNAL)
+                await send_error(tagged, error, [], body=shape.refusal(error))

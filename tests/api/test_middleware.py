@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from serve_app.api.app import build_app
+from serve_app.api.dialects.base import Speakers
+from serve_app.api.dialects.openai import OpenAIErrors
 from serve_app.api.middleware import GatewayMiddleware
 from serve_app.observability.access_log import NoLog
 from serve_app.observability.process_log import RequestIdFilter
@@ -127,7 +129,9 @@ async def test_what_is_not_http_passes_through():
     async def app(scope, receive, send):
         seen.append(scope["type"])
 
-    await GatewayMiddleware(app, services=services(), hot={}, open_paths=frozenset())({"type": "lifespan"}, None, None)
+    speakers = Speakers(OpenAIErrors(), {})
+    wrapped = GatewayMiddleware(app, services=services(), hot={}, open_paths=frozenset(), speakers=speakers)
+    await wrapped({"type": "lifespan"}, None, None)
     assert seen == ["lifespan"]
 
 
