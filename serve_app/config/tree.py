@@ -64,6 +64,10 @@ class KeyConfig(Node):
     may_loosen: bool = Field(False, description="The tenant's header may loosen it; see placement.may_loosen.")
 
 
+AliasName = Annotated[str, Field(min_length=1, max_length=256)]
+ModelTarget = Annotated[str, Field(min_length=1, max_length=256)]
+
+
 class ServerConfig(Node):
     """Address of the endpoint, and its callers."""
 
@@ -71,6 +75,11 @@ class ServerConfig(Node):
     port: Annotated[int, Field(ge=1, le=65535)] = Field(8000, description="Port to listen on.")
     keys: tuple[KeyConfig, ...] = Field((), description="Callers' keys; empty: no key is required.")
     allow_unauthenticated: bool = Field(False, description="Listen beyond localhost without keys; say so explicitly.")
+    model_aliases: dict[AliasName, ModelTarget] = Field(
+        {},
+        description="Further names for models, on every API: what callers may send to what it stands for, as in "
+        "`claude-*: jethro`. `*` and `?` match anything and one character; a name that exists is never replaced.",
+    )
     expose_docs: bool = Field(True, description="Serve the API documentation at /docs.")
     expose_console: bool = Field(True, description="Serve the console at /console; a browser that opens / gets it.")
     metrics_key_env: str | None = Field(

@@ -12,6 +12,7 @@ from serve_app.ensemble.serving.best_route import BestRouteStrategy, serves_cand
 from serve_app.ensemble.serving.model_loading import ModelLoader, ModelThreads
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.gateway.adapters import GatewayAdapters
+from serve_app.gateway.aliases import ModelAliases
 from serve_app.gateway.cascades import AvailableCascades, has_price, load_cascades
 from serve_app.gateway.ensembles import load_best_of, load_ensembles
 from serve_app.gateway.orchestration import ORCHESTRATE, judge_of, load_orchestration
@@ -86,7 +87,9 @@ class Catalogue:
         self._orchestration, line = load_orchestration(config.orchestration, pools, priors)
         self._fitted = {**self._cascades.strategies, **ensembles.strategies, ORCHESTRATE: (self._orchestration, line)}
         self._missing = {**self._cascades.missing, **ensembles.missing}
+        self._aliases = ModelAliases({})
         self.swap(routers)
+        self._aliases = self._checked_aliases(config.server.model_aliases)
         if self._multi_pool is not None and ROUTE_ALL not in self._now.named:
             raise ConfigError(
                 f"routing.multi_pool: router {self._multi_pool.router!r} does not estimate the large pool: "
@@ -101,6 +104,17 @@ class Catalogue:
             _check_best_of(routers, pools)
         if config.routing.capacity.enabled and config.routing.capacity.quality_floor is not None:
             self._check_floor()
+
+    def _checked_aliases(self, given: Mapping[str, str]) -> ModelAliases:
+        """Raises ConfigError for an alias of nothing; an adapter or a stream may come later."""
+        for name, target in given.items():
+            if ":" in target or target.startswith(PREFIX):
+                continue
+            try:
+                self.resolve(target)
+            except RequestError as e:
+                raise ConfigError(f"server.model_aliases: {name}: {e}") from e
+        return ModelAliases(given)
 
     def _check_floor(self) -> None:
         default = self.routers.routers[self.routers.default]
@@ -159,10 +173,18 @@ class Catalogue:
         return self._route("route", routers.routers[routers.default], routers.threshold, routers.default_note)
 
     def resolve(self, model: str) -> Strategy:
-        """The strategy for a `model` field.
+        """The strategy for a `model` field; a name that does not exist may be an alias.
 
         Raises ModelNotFound for an unknown name, RequestError for a threshold that is not a number in [0, 1].
         """
+        try:
+            return self._named(model)
+        except ModelNotFound:
+            if (target := self._aliases.target(model)) is None:
+                raise
+        return self._named(target)
+
+    def _named(self, model: str) -> Strategy:
         now = self._now
         strategy = now.named.get(model) or now.made.get(model)
         if strategy is not None:
@@ -203,6 +225,7 @@ class Catalogue:
         for name, served in {} if self._alone else self._now.routers.routers.items():
             form = f"router-{name}-{served.threshold:.4g}"
             listed.append(ModelEntry(form, f"router {name} with a threshold of your own"))
+        listed += [ModelEntry(name, f"an alias of {target}") for name, target in self._aliases.names.items()]
         if self._streams is not None:
             line = "a stream: one label for one text, learned online"
             listed += [ModelEntry(PREFIX + name, line) for name in self._streams.names()]
