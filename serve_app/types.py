@@ -174,6 +174,8 @@ class Chunk:
     finish_reason: FinishReason | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     usage: Usage | None = None
+    stop_reason: str | None = None
+    """The stop sequence that ended the choice, where one did and the engine says which."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,9 +58,13 @@ class PromptEncoder:
             RequestError: the chat template refuses the messages, or an empty prompt has no token to start from.
             ContextLengthExceeded: no room for the requested answer.
         """
-        ids = self._chat(query) if query.endpoint == "chat" else self._raw(query)
+        ids = self.ids(query)
         self._check_room(len(ids), query.sampling.max_tokens)
         return ids
+
+    def ids(self, query: Query) -> list[int]:
+        """The same for a prompt of any length."""
+        return self._chat(query) if query.endpoint == "chat" else self._raw(query)
 
     def room(self, prompt_tokens: int) -> int:
         """Tokens that an answer to a prompt of this length can have."""
@@ -172,6 +176,13 @@ class HFEngine:
             finally:
                 request.cancelled = True
                 self._open.discard(request)
+
+    async def count_tokens(self, query: Query) -> int:
+        """See Engine.count_tokens."""
+        if self._loaded is None or self._closed:
+            raise PoolUnavailable(f"{self.model} is not running", retry_after_s=1)
+        count = self._prompts.ids
+        return len(await asyncio.to_thread(count, query) if len(query.text) > LONG_PROMPT_CHARS else count(query))
 
     def health(self) -> EngineHealth:
         """Requests with a choice in the batch, and those still outside; `figures` counts rows."""
