@@ -21,6 +21,9 @@ from serve_app.api.console import page as console
 from serve_app.api.console.live import LiveRoutes
 from serve_app.api.decisions import DecisionRoutes
 from serve_app.api.dialects.base import Speakers
+from serve_app.api.dialects.messages.dialect import MESSAGES, MessagesDialect
+from serve_app.api.dialects.messages.errors import MessagesErrors
+from serve_app.api.dialects.messages.operations import messages_operations
 from serve_app.api.dialects.openai import OpenAIDialect, OpenAIErrors
 from serve_app.api.middleware import GatewayMiddleware
 from serve_app.api.openapi import Content, Operation
@@ -41,6 +44,7 @@ def build_app(services: Services) -> Starlette:
     hot: dict[str, ASGIApp] = {
         CHAT: CompletionHandler(services, OpenAIDialect("chat", services.config.limits)),
         COMPLETIONS: CompletionHandler(services, OpenAIDialect("completions", services.config.limits)),
+        MESSAGES: CompletionHandler(services, MessagesDialect(services.config.limits)),
     }
     groups = (
         Routes(services),
@@ -51,6 +55,7 @@ def build_app(services: Services) -> Starlette:
     )
     server = services.config.server
     operations = [*_answering(hot), *(operation for group in groups for operation in group.operations())]
+    operations += messages_operations(services, hot[MESSAGES])
     operations += admin_operations(services)
     if server.expose_console:
         operations += console.ConsoleRoutes().operations()
@@ -59,7 +64,7 @@ def build_app(services: Services) -> Starlette:
     open_paths = frozenset(o.path for o in operations if o.open)
     if server.expose_console:
         open_paths |= console.open_paths()
-    speakers = Speakers(OpenAIErrors(), {})
+    speakers = Speakers(OpenAIErrors(), {MESSAGES: MessagesErrors()})
     middleware = partial(GatewayMiddleware, services=services, hot=hot, open_paths=open_paths, speakers=speakers)
     return _Api([o.route() for o in operations], middleware, speakers)
 

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from serve_app import __version__
 from serve_app.api import shapes
+from serve_app.api.dialects.messages import shapes as messages_shapes
 from serve_app.api.query import PRIVACY_HEADER
 from serve_app.api.schemas import Part
 from serve_app.config.tree import LimitsConfig
@@ -62,7 +63,8 @@ class Operation:
 
     `ok` maps statuses to their content, `errors` lists the statuses with the error object. `parameters` describes the
     path's parameters, `query` those after it. `confirm` names a query parameter that has to be `true`. `open`: no key
-    is needed. `placed`: the caller's privacy class is read. `admin`: the key is the operator's.
+    is needed. `placed`: the caller's privacy class is read. `admin`: the key is the operator's. `error`: the name of
+    the error object's schema.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
@@ -79,6 +81,7 @@ class Operation:
     placed: bool = False
     query: tuple[QueryParameter, ...] = ()
     admin: bool = False
+    error: Literal["Error", "MessagesError"] = "Error"
 
     @property
     def public_path(self) -> str:
@@ -104,6 +107,13 @@ def bound(schemas: dict[str, Any], limits: LimitsConfig) -> None:
     chat = schemas["ChatRequest"]["properties"]
     chat["messages"]["maxItems"] = limits.messages
     _member(chat["tools"], "array")["maxItems"] = limits.tools
+    for name in ("MessagesRequest", "CountTokensRequest"):
+        properties = schemas[name]["properties"]
+        properties["messages"]["maxItems"] = limits.messages
+        _member(properties["tools"], "array")["maxItems"] = limits.tools
+    sequences = _member(schemas["MessagesRequest"]["properties"]["stop_sequences"], "array")
+    sequences["maxItems"] = limits.stop
+    sequences["items"]["maxLength"] = limits.stop_chars
 
 
 def _integers(model: str, limits: LimitsConfig) -> dict[str, int]:
@@ -157,7 +167,8 @@ def describe(operations: Sequence[Operation], limits: LimitsConfig, *, keys: boo
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.public_path, {})[operation.method.lower()] = _operation(operation, keys)
-    components: dict[str, Any] = {"schemas": {**schemas["$defs"], "Error": _ERROR}}
+    errors = {"Error": _ERROR, "MessagesError": messages_shapes.ERROR}
+    components: dict[str, Any] = {"schemas": {**schemas["$defs"], **errors}}
     schemes = {"bearer": keys, "admin": any(operation.admin for operation in operations)}
     if any(schemes.values()):
         bearer = {"type": "http", "scheme": "bearer"}
@@ -182,7 +193,7 @@ def _operation(operation: Operation, keys: bool) -> dict[str, Any]:
         "summary": operation.summary,
         "responses": {
             **{str(status): _content(contents) for status, contents in operation.ok.items()},
-            **{str(status): _error(status) for status in sorted(set(errors))},
+            **{str(status): _error(status, operation.error) for status in sorted(set(errors))},
         },
     }
     if operation.parameters:
@@ -218,11 +229,11 @@ def _content(contents: tuple[Content, ...]) -> dict[str, Any]:
     return {"description": contents[0].description, "headers": _HEADERS, "content": content}
 
 
-def _error(status: int) -> dict[str, Any]:
+def _error(status: int, schema: str) -> dict[str, Any]:
     return {
         "description": HTTPStatus(status).phrase,
         "headers": {**_HEADERS, **(_RETRY_AFTER if status in (429, 503) else {})},
-        "content": {"application/json": {"schema": {"$ref": _REF + "Error"}}},
+        "content": {"application/json": {"schema": {"$ref": _REF + schema}}},
     }
 
 
