@@ -124,7 +124,7 @@ class MessagesWriter:
         try:
             choice = answer.parsed["choices"][0]
             message = choice["message"]
-        except (KeyError, IndexError, TypeError) as e:
+        except (KeyError, IndexError, TypeError, orjson.JSONDecodeError) as e:
             raise UpstreamError("The model sent an answer of an unknown shape.") from e
         self._ending.note(choice)
         content = self._content(message, id_)
