@@ -34,7 +34,9 @@ def choice_chunk(choice: Mapping[str, Any], endpoint: Endpoint) -> Chunk:
     stopped = stop if isinstance(stop, str) else None  # vLLM has token ids here too
     finish = None if reason is None else _FINISH.get(reason, "stop")
     if endpoint != "chat":
-        return Chunk(choice["index"], _text_of(choice.get("text")), (), _text_logprobs(logprobs), finish, stop_reason=stopped)
+        return Chunk(
+            choice["index"], _text_of(choice.get("text")), (), _text_logprobs(logprobs), finish, stop_reason=stopped
+        )
     delta = choice.get("delta") or choice.get("message") or {}
     entries = tuple(_entry(e) for e in logprobs.get("content") or ())
     calls = tuple(delta.get("tool_calls") or ())

@@ -53,6 +53,11 @@ def broken_arguments(name: str) -> UpstreamError:
     return UpstreamError(f"The model called {name[:64]} with arguments that are no JSON object.")
 
 
+def nameless_call() -> UpstreamError:
+    """The error for a call of nothing."""
+    return UpstreamError("The model called a tool without a name.")
+
+
 @dataclass(slots=True)
 class _Segment:
     """What one block holds. `unsent`: what came since the last event of it."""
@@ -80,20 +85,14 @@ class _Segment:
 
 
 class BlockStream:
-    """Takes pieces in and returns the events to send now. `message_id` names calls that came without an id."""
+    """Takes pieces in and returns the events to send now."""
 
-    def __init__(self, message_id: str) -> None:
-        self._message_id = message_id
+    def __init__(self) -> None:
         self._segments: list[_Segment] = []
         self._at = 0
         """The segment whose block is open or opens next; it is also the block's index."""
         self._open = False
         self._calls: dict[int, _Segment] = {}
-
-    @property
-    def calls(self) -> bool:
-        """Whether a tool is called."""
-        return bool(self._calls)
 
     def text(self, piece: str) -> bytes:
         """A piece of the answer."""
@@ -104,13 +103,12 @@ class BlockStream:
         return self._said("thinking", piece) if piece else b""
 
     def call(self, position: int, id_: str, name: str, arguments: str) -> bytes:
-        """A piece of the call at this position: id and name once, arguments in any number of pieces."""
+        """A piece of the call at this position: its name once, its arguments in any number of pieces."""
         call = self._calls.get(position)
-        # Some upstreams number all calls 0 and distinguish them by their ids.
-        if call is None or (id_ and name and call.id and id_ != call.id):
-            call = self._calls[position] = _Segment("tool_use")
+        if call is None:
+            call = self._calls[position] = _Segment("tool_use", id_)
             self._segments.append(call)
-        call.id, call.name = call.id or id_, call.name or name
+        call.name = call.name or name
         if arguments:
             call.text.append(arguments)
             call.unsent.append(arguments)
@@ -124,7 +122,7 @@ class BlockStream:
         out = []
         for segment in self._segments[self._at :]:
             if segment.kind == "tool_use" and not segment.name:
-                raise UpstreamError("The model called a tool without a name.")
+                raise nameless_call()
             out.append(self._flush(segment))
             out.append(self._close(segment, cut=cut))
         return b"".join(out)
@@ -166,16 +164,10 @@ class BlockStream:
             return {"type": "text", "text": ""}
         if segment.kind == "thinking":
             return {"type": "thinking", "thinking": "", "signature": ""}
-        id_ = segment.id or call_id(self._message_id, self._at)
-        return {"type": "tool_use", "id": id_, "name": segment.name, "input": {}}
+        return {"type": "tool_use", "id": segment.id, "name": segment.name, "input": {}}
 
     def _close(self, segment: _Segment, *, cut: bool) -> bytes:
         if segment.kind == "tool_use":
             tool_input(segment.name, "".join(segment.text), cut=cut)
         index, self._at, self._open = self._at, self._at + 1, False
         return event_of("content_block_stop", index=index)
-
-
-def call_id(message_id: str, index: int) -> str:
-    """The id of a call that its upstream gave none, by the index of its block."""
-    return f"toolu_{message_id.removeprefix('msg_')}_{index}"

@@ -273,9 +273,7 @@ class CountTokensRequest(Part):
 class MessagesRequest(CountTokensRequest):
     """The body of POST /v1/messages."""
 
-    max_tokens: Annotated[
-        int, Field(ge=1, description="Longest answer; the operator's limit holds where it is lower.")
-    ]
+    max_tokens: Annotated[int, Field(ge=1, description="Longest answer; the operator's limit holds where it is lower.")]
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None

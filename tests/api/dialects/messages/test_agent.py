@@ -55,7 +55,11 @@ def request() -> dict[str, Any]:
         "system": [
             {"type": "text", "text": "x-anthropic-billing-header: version=2.1; entrypoint=cli;"},
             {"type": "text", "text": "You are an agent.", "cache_control": {"type": "ephemeral", "scope": "global"}},
-            {"type": "text", "text": "You work in a terminal. " * 2000, "cache_control": {"type": "ephemeral", "ttl": "1h"}},
+            {
+                "type": "text",
+                "text": "You work in a terminal. " * 2000,
+                "cache_control": {"type": "ephemeral", "ttl": "1h"},
+            },
         ],
         "messages": [
             {

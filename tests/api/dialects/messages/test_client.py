@@ -155,9 +155,10 @@ def test_a_tool_loop_of_five_turns(ask: Any) -> None:
     ],
 )
 def test_errors_of_pools(ask: Any, error: Exception, kind: type[anthropic.APIStatusError], type_: str) -> None:
-    with serving(lambda: services(small=FakePool(error=error), large=FakePool("large", "lab-large", error=error))) as base:
-        with pytest.raises(kind) as caught:
-            ask(client(base))
+    with serving(
+        lambda: services(small=FakePool(error=error), large=FakePool("large", "lab-large", error=error))
+    ) as base, pytest.raises(kind) as caught:
+        ask(client(base))
     assert caught.value.type == type_ and caught.value.request_id
     assert caught.value.status_code == (error.status if isinstance(error, JethroError) else 500)
     assert "secret" not in str(caught.value)
@@ -171,7 +172,11 @@ def test_errors_of_pools(ask: Any, error: Exception, kind: type[anthropic.APISta
         ({"extra_body": {"temperature": 3}}, anthropic.BadRequestError, "invalid_request_error"),
         ({"model": "claude-none"}, anthropic.NotFoundError, "not_found_error"),
         ({"messages": [{"role": "user", "content": "x" * 500}]}, anthropic.BadRequestError, "invalid_request_error"),
-        ({"messages": [{"role": "user", "content": "x" * 2_000_000}]}, anthropic.ContentTooLargeError, "request_too_large"),
+        (
+            {"messages": [{"role": "user", "content": "x" * 2_000_000}]},
+            anthropic.ContentTooLargeError,
+            "request_too_large",
+        ),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, anthropic.BadRequestError, None),
     ],
 )
@@ -223,7 +228,10 @@ def test_what_guards_stop_is_a_refusal(ask: Any) -> None:
         message = ask(client(base))
     assert message.stop_reason == "refusal" and "owl" not in str(message.content)
     strict = guards(words, message="Not here.")
-    with serving(lambda: replace(services(), guards=strict)) as base, pytest.raises(anthropic.BadRequestError) as caught:
+    with (
+        serving(lambda: replace(services(), guards=strict)) as base,
+        pytest.raises(anthropic.BadRequestError) as caught,
+    ):
         ask(client(base), messages=[{"role": "user", "content": "the owl"}])
     assert caught.value.error_code == "content_filter"
 

@@ -210,7 +210,11 @@ def test_top_k_and_the_operator_s_longest_answer():
         ({"messages": [HI] * 9}, "messages", "at most 8 messages, got 9"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "'tool' is not one of"),
         ({"messages": [{"role": "user", "content": [CALL]}]}, "messages.0.content.0.type", "'tool_use' is not one of"),
-        ({"messages": [{"role": "user", "content": [{"type": "server_tool_use"}]}]}, "messages.0.content.0.type", "serve"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "server_tool_use"}]}]},
+            "messages.0.content.0.type",
+            "serve",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "base64"}}]}]},
             "messages.0.content.0.source.type",
