@@ -21,9 +21,8 @@ from serve_app.api.console import page as console
 from serve_app.api.console.live import LiveRoutes
 from serve_app.api.decisions import DecisionRoutes
 from serve_app.api.dialects.base import Speakers
-from serve_app.api.dialects.messages.dialect import MESSAGES, MessagesDialect
+from serve_app.api.dialects.messages.dialect import MESSAGES, MessagesDialect, messages_operations
 from serve_app.api.dialects.messages.errors import MessagesErrors
-from serve_app.api.dialects.messages.operations import messages_operations
 from serve_app.api.dialects.openai import OpenAIDialect, OpenAIErrors
 from serve_app.api.middleware import GatewayMiddleware
 from serve_app.api.openapi import Content, Operation

@@ -1,8 +1,8 @@
 """An Engine as a small OpenAI-compatible ASGI application: what a pool replica serves to the Gateways.
 
-POST /v1/chat/completions, /v1/completions and /v1/count_tokens (see wire/counting) and GET /metrics (cluster secret as
-bearer key), GET /health (open). Raw ASGI, without a framework. Requests were validated by a Gateway; errors are OpenAI's error object. It neither starts nor
-closes the engine.
+POST /v1/chat/completions, /v1/completions and /v1/count_tokens (of a prompt) and GET /metrics (cluster secret as bearer
+key), GET /health (open). Raw ASGI, without a framework. Requests were validated by a Gateway; errors are OpenAI's error
+object. It neither starts nor closes the engine.
 """
 
 import asyncio
@@ -29,8 +29,7 @@ from serve_app.errors import (
 from serve_app.tracing.spans import TraceSpan, Tracing, serving
 from serve_app.types import DECISION_ID, REQUEST_ID, Endpoint
 from serve_app.unrecorded import HEADER, unrecorded
-from serve_app.wire.counting import COUNT_PATH, count_body
-from serve_app.wire.requests import query_from_openai
+from serve_app.wire.requests import COUNT_PATH, count_body, query_from_openai
 
 logger = logging.getLogger("jethro.engines")
 _POSTS: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}

@@ -1,5 +1,6 @@
 """The names that the `model` field may have, and the strategy behind each: the only place that knows all strategies."""
 
+import fnmatch
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -12,7 +13,6 @@ from serve_app.ensemble.serving.best_route import BestRouteStrategy, serves_cand
 from serve_app.ensemble.serving.model_loading import ModelLoader, ModelThreads
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.gateway.adapters import GatewayAdapters
-from serve_app.gateway.aliases import ModelAliases
 from serve_app.gateway.cascades import AvailableCascades, has_price, load_cascades
 from serve_app.gateway.ensembles import load_best_of, load_ensembles
 from serve_app.gateway.orchestration import ORCHESTRATE, judge_of, load_orchestration
@@ -45,6 +45,26 @@ class ModelEntry:
     id: str
     description: str
     pool: str | None = None
+
+
+class ModelAliases:
+    """An operator's own names for models (`server.model_aliases`), and the names that they stand for.
+
+    A name with `*` or `?` is a pattern; one without goes before them.
+    """
+
+    def __init__(self, aliases: Mapping[str, str]) -> None:
+        self.targets = dict(aliases)
+        self.names = {name: target for name, target in aliases.items() if not set(name) & set("*?[")}
+        """Those that are no pattern."""
+        patterns = [(name, target) for name, target in aliases.items() if name not in self.names]
+        self._patterns = [(re.compile(fnmatch.translate(name)), target) for name, target in patterns]
+
+    def target(self, model: str) -> str | None:
+        """What the name stands for: by its own entry, else by the first pattern that matches; None for neither."""
+        if model in self.names:
+            return self.names[model]
+        return next((target for pattern, target in self._patterns if pattern.fullmatch(model)), None)
 
 
 class Catalogue:

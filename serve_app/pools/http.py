@@ -27,9 +27,8 @@ from serve_app.tracing.model_calls import CallSpan, begin_call, ending
 from serve_app.tracing.spans import trace_headers
 from serve_app.types import Capabilities, Price, Query
 from serve_app.unrecorded import HEADER as UNRECORDED
-from serve_app.wire.counting import COUNT_PATH, count_of
 from serve_app.wire.frames import Answer, Call, Frame
-from serve_app.wire.requests import query_to_openai
+from serve_app.wire.requests import COUNT_PATH, count_of, query_to_openai
 
 _PROBED_PATH = "/models"
 _REMOTE_PROBE_EVERY_S = 1.0

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from serve_app.api.reply import decision_json
 from serve_app.config.load import load
 from serve_app.config.tree import Config
 from serve_app.erasure import Selection
@@ -23,6 +24,7 @@ from serve_app.routing.strategy import DirectStrategy, RouteStrategy
 from serve_app.routing.thresholds import RouterThreshold
 from serve_app.store.base import Erased, Feedback, RequestRecord
 from serve_app.store.filtering import Cursor, DecisionFilter
+from serve_app.store.schema import row
 from serve_app.streams.base import PREFIX
 from serve_app.streams.service import Streams
 from serve_app.types import Capabilities, Price, Query
@@ -232,8 +234,7 @@ class DictStore:
         if record is None or tenant not in (None, record.tenant):
             raise NotFound(f"No decision {decision_id!r}.", param="decision_id")
         assert record.decision is not None
-        told = {"decision_id": decision_id, "tenant": record.tenant, "pool": record.decision.pool}
-        return told | {"status": record.status} | asdict(record.usage)
+        return {**row(record), **decision_json(record.decision)}
 
     async def newest(self, which: DecisionFilter, before: Cursor | None, most: int) -> list[Mapping[str, Any]]:
         """Without the filters, which are those of the real store."""

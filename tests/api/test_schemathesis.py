@@ -26,6 +26,8 @@ BEYOND_THE_SCHEMA = (
     "is not among the tools",
     "have the same name",
     "differ: give one of them",
+    "image blocks are not supported",
+    "the same name",
     "must be plain JSON",  # integers beyond 64 bits in a tool's schema
     "Give score, preferred or both",
     "must be a valid integer, got",  # 8.0 is an integer to JSON schema, and not to us
@@ -33,7 +35,9 @@ BEYOND_THE_SCHEMA = (
 """What a JSON schema does not say: the only reasons to refuse a request that it allows."""
 
 
-STREAMED = [operation for operation in BODY if operation.path in ("/v1/chat/completions", "/v1/completions")]
+STREAMED = [
+    operation for operation in BODY if operation.path in ("/v1/chat/completions", "/v1/completions", "/v1/messages")
+]
 
 
 def holds(operation, mode, examples, **fields):

@@ -70,7 +70,7 @@ def test_a_name_that_does_not_exist_may_be_an_alias() -> None:
 
 @pytest.mark.parametrize("target", ["m-none", "claude-3", "router-none-0.5", "router-random-2"])
 def test_an_alias_of_nothing(target: str) -> None:
-    with pytest.raises(ConfigError, match="server.model_aliases: claude-"):
+    with pytest.raises(ConfigError, match=r"server\.model_aliases: claude-"):
         aliased({"claude-*": target})
 
 

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import orjson
 
-from serve_app.api.dialects.messages.images import refuse_image
 from serve_app.api.dialects.messages.schemas import (
     AnyChoice,
     CountTokensRequest,
@@ -161,10 +160,10 @@ def _tool(tool: MessagesTool) -> dict[str, Any]:
 
 def _format(request: CountTokensRequest) -> dict[str, Any] | None:
     config = request.output_config
-    wanted = (config.format if config is not None else None) or request.output_format
-    if wanted is None:
+    form = (config.format if config is not None else None) or request.output_format
+    if form is None:
         return None
-    schema = {"name": "answer", "schema": wanted.schema_, "strict": True}
+    schema = {"name": "answer", "schema": form.schema_, "strict": True}
     return {"type": "json_schema", "json_schema": schema}
 
 
@@ -233,7 +232,9 @@ def _text(block: Any, param: str) -> str:
     if isinstance(block, TextBlock):
         return block.text
     if isinstance(block, ImageBlock):
-        refuse_image(block, param)
+        raise UnsupportedParameter(
+            f"{param}: image blocks are not supported: these models read text only.", param=param
+        )
     if isinstance(block, DocumentBlock):
         source = block.source
         content = source.data if source.type == "text" else source.content

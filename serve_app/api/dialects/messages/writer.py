@@ -1,7 +1,8 @@
 """Writes an answer as Anthropic's message: whole, or as its events, which say the same block by block.
 
 The number of input tokens is not known before a model has read them: `message_start` says 0, and `message_delta`, which
-the clients add up last, the true numbers. Reasoning that a model's server sends is shown if `thinking` asks for it.
+the clients add up last, the true numbers. Reasoning that a model's server sends is shown if the request enables
+`thinking`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,7 +38,7 @@ def message_id(decision_id: str) -> str:
 
 
 def usage_object(usage: UsagePiece | None, shown: Usage | None) -> dict[str, int]:
-    """Anthropic's usage: what was read from a cache is counted apart. `shown`: of all calls, instead of the answer's."""
+    """Anthropic's usage: what was read from a cache is counted apart. `shown`: of all calls, instead of `usage`."""
     read = shown or (Usage() if usage is None else usage_from_openai(usage.usage))
     cached = 0
     if usage is not None and shown is None:

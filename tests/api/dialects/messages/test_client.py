@@ -155,9 +155,12 @@ def test_a_tool_loop_of_five_turns(ask: Any) -> None:
     ],
 )
 def test_errors_of_pools(ask: Any, error: Exception, kind: type[anthropic.APIStatusError], type_: str) -> None:
-    with serving(
-        lambda: services(small=FakePool(error=error), large=FakePool("large", "lab-large", error=error))
-    ) as base, pytest.raises(kind) as caught:
+    with (
+        serving(
+            lambda: services(small=FakePool(error=error), large=FakePool("large", "lab-large", error=error))
+        ) as base,
+        pytest.raises(kind) as caught,
+    ):
         ask(client(base))
     assert caught.value.type == type_ and caught.value.request_id
     assert caught.value.status_code == (error.status if isinstance(error, JethroError) else 500)

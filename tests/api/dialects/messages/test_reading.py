@@ -189,7 +189,7 @@ def test_a_format():
 
 
 def test_what_agents_send_and_nothing_here_needs():
-    hints = dict.fromkeys(HINTS, {"edits": [{"type": "clear_tool_uses_20250919"}]})
+    hints = {name: {"edits": [{"type": "clear_tool_uses_20250919"}]} for name in HINTS}
     neutral = {"container": None, "mcp_servers": [], "inference_geo": None, "stream": True, "tools": []}
     found = query(**hints, **neutral, thinking={"type": "adaptive", "display": "summarized"}, top_k=-1)
     assert found == query()
