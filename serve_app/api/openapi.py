@@ -111,7 +111,8 @@ def bound(schemas: dict[str, Any], limits: LimitsConfig) -> None:
         properties = schemas[name]["properties"]
         properties["messages"]["maxItems"] = limits.messages
         _member(properties["tools"], "array")["maxItems"] = limits.tools
-    sequences = _member(schemas["MessagesRequest"]["properties"]["stop_sequences"], "array")
+    messages = schemas["MessagesRequest"]["properties"]
+    sequences = _member(messages["stop_sequences"], "array")
     sequences["maxItems"] = limits.stop
     sequences["items"]["maxLength"] = limits.stop_chars
 

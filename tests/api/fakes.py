@@ -240,7 +240,7 @@ class DictStore:
         """Without the filters, which are those of the real store."""
         places = sorted(((record.created_s, id_) for id_, record in self.records.items()), reverse=True)
         chosen = [place for place in places if before is None or place < before][:most]
-        return [{**await self.decision(id_), "created_s": created_s} for created_s, id_ in chosen]
+        return [{**await self.decision(id_), "created_s": created_s, "feedback": []} for created_s, id_ in chosen]
 
     async def erase(self, selection: Selection) -> Erased:
         gone = [id_ for id_, record in self.records.items() if selection in record.origin.selections()]
