@@ -26,7 +26,10 @@ BEYOND_THE_SCHEMA = (
     "is not among the tools",
     "have the same name",
     "differ: give one of them",
-    "image blocks are not supported",
+    "image's",
+    "the type of an image",
+    "an image is an http:// or https:// URL",
+    "at most 2 images",
     "the same name",
     "must be plain JSON",  # integers beyond 64 bits in a tool's schema
     "Give score, preferred or both",

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 
+from serve_app.api.dialects.images import ImageReader
 from serve_app.api.dialects.messages.schemas import (
     AnyChoice,
     CountTokensRequest,
@@ -27,6 +28,7 @@ from serve_app.api.dialects.messages.schemas import (
 from serve_app.api.query import ParsedRequest, check
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import RequestError, UnsupportedParameter
+from serve_app.images import TextOrImage
 from serve_app.types import Message, Query, Sampling
 from serve_app.wire.requests import stated
 
@@ -99,7 +101,7 @@ def _query(request: CountTokensRequest, sampling: Sampling, limits: LimitsConfig
     if top_k is not None and top_k > 0:
         extra["top_k"] = top_k
     return Query(
-        messages=tuple([*_system(request.system), *_conversation(request)]),
+        messages=tuple([*_system(request.system), *_conversation(request, limits)]),
         sampling=sampling,
         tools=tuple(map(_tool, tools)),
         tool_choice=choice,
@@ -175,13 +177,14 @@ def _system(system: str | list[TextBlock] | None) -> Iterator[Message]:
             yield Message("system", said)
 
 
-def _conversation(request: CountTokensRequest) -> Iterator[Message]:
+def _conversation(request: CountTokensRequest, limits: LimitsConfig) -> Iterator[Message]:
     """The turns, consecutive ones of a role as one."""
+    parts = _Parts(ImageReader(limits))
     numbered = [(turn.role, _blocks(turn.content, f"messages.{i}.content")) for i, turn in enumerate(request.messages)]
     for role, turns in groupby(numbered, key=lambda turn: turn[0]):
         blocks = [block for _, found in turns for block in found]
         if role == "user":
-            yield from _user(blocks)
+            yield from _user(blocks, parts)
         elif role == "assistant":
             yield _assistant(block for _, block in blocks)
         else:
@@ -195,25 +198,23 @@ def _blocks(content: str | list[Any], param: str) -> list[tuple[str, Any]]:
     return [(f"{param}.{i}", block) for i, block in enumerate(content)]
 
 
-def _user(blocks: list[tuple[str, Any]]) -> Iterator[Message]:
-    results = [(param, block) for param, block in blocks if isinstance(block, ToolResultBlock)]
-    for param, result in results:
-        yield Message("tool", _result(result, param), {"tool_call_id": result.tool_use_id})
-    if len(results) < len(blocks) or not blocks:
-        others = (_text(block, param) for param, block in blocks if not isinstance(block, ToolResultBlock))
-        yield Message("user", _joined(others))
+def _user(blocks: list[tuple[str, Any]], parts: "_Parts") -> Iterator[Message]:
+    others = []
+    for param, block in blocks:
+        if isinstance(block, ToolResultBlock):
+            yield Message.of("tool", _result(block, param, parts), {"tool_call_id": block.tool_use_id})
+        else:
+            others.append((param, block))
+    if others or not blocks:
+        yield Message.of("user", parts.of(others))
 
 
-def _result(result: ToolResultBlock, param: str) -> str:
-    """What a tool answered, as text; that it failed is said in words, for which OpenAI's wire format has no field."""
-    content = result.content or ""
-    if isinstance(content, str):
-        text = content
-    else:
-        text = _joined(_text(block, f"{param}.content.{i}") for i, block in enumerate(content))
+def _result(result: ToolResultBlock, param: str, parts: "_Parts") -> list[TextOrImage]:
+    """What a tool answered; that it failed is said in words, for which OpenAI's wire format has no field."""
+    said = parts.of(_blocks(result.content or "", f"{param}.content"))
     if not result.is_error:
-        return text
-    return f"{_FAILED}:\n{text}" if text else f"{_FAILED}."
+        return said
+    return [f"{_FAILED}:", *said] if said else [f"{_FAILED}."]
 
 
 def _assistant(blocks: Iterable[Any]) -> Message:
@@ -227,14 +228,29 @@ def _assistant(blocks: Iterable[Any]) -> Message:
     return Message("assistant", _joined(texts), {"tool_calls": calls} if calls else {})
 
 
-def _text(block: Any, param: str) -> str:
-    """A block as text. Raises UnsupportedParameter for a picture."""
-    if isinstance(block, TextBlock):
-        return block.text
-    if isinstance(block, ImageBlock):
-        raise UnsupportedParameter(
-            f"{param}: image blocks are not supported: these models read text only.", param=param
-        )
+class _Parts:
+    """Blocks of a user's turn, or of a tool's result, as the texts and images that chat has."""
+
+    def __init__(self, images: ImageReader) -> None:
+        self._images = images
+
+    def of(self, blocks: Iterable[tuple[str, Any]]) -> list[TextOrImage]:
+        """The parts of blocks, each with its path; empty texts are left out. Raises RequestError for an image."""
+        return [part for param, block in blocks if (part := self._part(block, param))]
+
+    def _part(self, block: Any, param: str) -> TextOrImage:
+        if isinstance(block, TextBlock):
+            return block.text
+        if isinstance(block, ImageBlock):
+            source, at = block.source, f"{param}.source"
+            if source.type == "base64":
+                return self._images.of_bytes(source.media_type, source.data, at)
+            return self._images.read(source.url, None, at)
+        return _text(block)
+
+
+def _text(block: DocumentBlock | SearchResultBlock | ToolReferenceBlock) -> str:
+    """A block that chat has as text."""
     if isinstance(block, DocumentBlock):
         source = block.source
         content = source.data if source.type == "text" else source.content
@@ -242,7 +258,6 @@ def _text(block: Any, param: str) -> str:
         return _joined(part for part in (block.title, block.context, inner) if part)
     if isinstance(block, SearchResultBlock):
         return _joined([block.title, block.source, *(piece.text for piece in block.content)])
-    assert isinstance(block, ToolReferenceBlock)
     return f"Tool: {block.tool_name}"
 
 

@@ -4,6 +4,7 @@ from serve_app.api.dialects.messages.reading import HINTS, counted_request, mess
 from serve_app.api.query import chat_request
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import RequestError, UnsupportedParameter
+from serve_app.images import Image
 from serve_app.types import Message, Query
 
 LIMITS = LimitsConfig(messages=8, stop=2, stop_chars=5, max_tokens=100, tools=2)
@@ -108,6 +109,36 @@ def text(said, **more):
 )
 def test_turns(turns, expected):
     assert list(query(*turns).messages) == expected
+
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}, **CACHED}
+LINKED = {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}
+
+
+def test_images_are_those_of_chat():
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [text("seen"), PICTURE], "is_error": True}
+    tool, user = query({"role": "user", "content": [result, text("a"), PICTURE, text("b"), LINKED]}).messages
+    here, there = Image(f"data:image/png;base64,{PNG}"), Image("https://example.com/a.png")
+    assert user == Message.of("user", ["a", here, "b", there])
+    assert tool == Message.of("tool", ["The tool reported an error:", "seen", here], {"tool_call_id": "1"})
+    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": here.url}}]
+    chat = chat_request({"model": "m", "messages": [{"role": "user", "content": parts}]}, LIMITS, None).query
+    assert chat.messages == query({"role": "user", "content": [text("a"), PICTURE]}).messages
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ({"type": "base64", "media_type": "image/jpeg", "data": PNG}, "invalid_image"),
+        ({"type": "base64", "media_type": "image/png", "data": "?"}, "invalid_value"),
+        ({"type": "url", "url": "file:///etc/passwd"}, "invalid_value"),
+    ],
+)
+def test_images_that_are_refused(source, code):
+    with pytest.raises(RequestError) as caught:
+        query({"role": "user", "content": [text("a"), {"type": "image", "source": source}]})
+    assert (caught.value.param, caught.value.code) == ("messages.0.content.1.source", code)
 
 
 @pytest.mark.parametrize(
