@@ -29,8 +29,8 @@ BEYOND_THE_SCHEMA = (
     "image's",
     "the type of an image",
     "an image is an http:// or https:// URL",
-    "at most 2 images",
-    "the same name",
+    "images in a request",
+    "are not those of a file",
     "must be plain JSON",  # integers beyond 64 bits in a tool's schema
     "Give score, preferred or both",
     "must be a valid integer, got",  # 8.0 is an integer to JSON schema, and not to us
