@@ -40,7 +40,9 @@ class MessagesDialect(MessagesErrors):
 
 def messages_operations(services: Services, answering: ASGIApp) -> list[Operation]:
     """Both; `answering` runs POST /v1/messages."""
-    answered: dict[int, tuple[Content, ...]] = {200: (Content(shapes.MESSAGE), Content(shapes.EVENTS, media_type="text/event-stream"))}
+    answered: dict[int, tuple[Content, ...]] = {
+        200: (Content(shapes.MESSAGE), Content(shapes.EVENTS, media_type="text/event-stream"))
+    }
     said, counted = "Answer a conversation, in Anthropic's format.", "Count the tokens of a conversation."
     count = TokenCounter(services)
     return [
