@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import orjson
 from pydantic.json_schema import models_json_schema
@@ -172,8 +172,8 @@ def describe(operations: Sequence[Operation], limits: LimitsConfig, *, keys: boo
     components: dict[str, Any] = {"schemas": {**schemas["$defs"], **errors}}
     schemes = {"bearer": keys, "admin": any(operation.admin for operation in operations)}
     if any(schemes.values()):
-        bearer = {"type": "http", "scheme": "bearer"}
-        components["securitySchemes"] = {name: bearer for name, used in schemes.items() if used}
+        used = [scheme for guard, needed in schemes.items() if needed for scheme in (guard, _PLAIN[guard])]
+        components["securitySchemes"] = {scheme: _HEADER if scheme in _PLAIN.values() else _BEARER for scheme in used}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -214,8 +214,14 @@ def _operation(operation: Operation, keys: bool) -> dict[str, Any]:
         schema = {"$ref": _REF + operation.request.__name__}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     if guarded is not None:
-        described["security"] = [{guarded: []}]
+        described["security"] = [{guarded: []}, {_PLAIN[guarded]: []}]
     return described
+
+
+_BEARER: Final = {"type": "http", "scheme": "bearer"}
+_HEADER: Final = {"type": "apiKey", "in": "header", "name": "x-api-key"}
+_PLAIN: Final = {"bearer": "api_key", "admin": "admin_api_key"}
+"""By security scheme of a bearer key: that of the same key in a header of its own."""
 
 
 def _guard(operation: Operation, keys: bool) -> str | None:
