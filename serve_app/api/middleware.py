@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,7 @@ from starlette._utils import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.dialects.base import Refusals, Speakers
+from serve_app.api.http.paths import Paths, rewrite
 from serve_app.api.reply import INTERNAL, Headers, send_error
 from serve_app.errors import AuthenticationFailed, JethroError, PermissionDenied
 from serve_app.gateway.services import Services
@@ -173,6 +174,8 @@ class AdminKey:
 class GatewayMiddleware:
     """Wraps `app`. `hot` maps paths of POST routes to their ASGI apps; paths in `open_paths` need no key.
 
+    `routes`: the paths of all routes; other forms of them lead to the same route, see `Paths`.
+
     `/metrics` shows all tenants' figures: where keys are set it has a key of its own, or is closed. The operator's
     routes have one too, see `AdminKey`.
     """
@@ -185,9 +188,11 @@ class GatewayMiddleware:
         hot: Mapping[str, ASGIApp],
         open_paths: frozenset[str],
         speakers: Speakers,
+        routes: Collection[str],
     ) -> None:
         self._app = app
         self._speakers = speakers
+        self._known, self._paths = frozenset(routes), Paths(routes)
         self._recorder = services.recorder
         self._ids = Ids()
         self._keys = Keys(services.keys)
@@ -204,6 +209,9 @@ class GatewayMiddleware:
             return
         headers = scope["headers"]
         path = get_route_path(scope)
+        if path not in self._known and (found := self._paths.canonical(path)) != path:
+            rewrite(scope, path, found)
+            path = found
         if path == "/" and self._browsed and _shows_pages(headers) and scope["method"] in ("GET", "HEAD"):
             await _to_console(send)
             return

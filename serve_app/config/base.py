@@ -1,9 +1,10 @@
-"""What all settings share: frozen, no unknown keys, finite numbers; checked kinds of text; and what is logged."""
+"""What all settings share: frozen, no unknown keys, finite numbers; checked kinds of text; logging; other origins."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 
 class Node(BaseModel):
@@ -59,3 +60,23 @@ class LogConfig(Node):
         False, description="Let log lines and traces quote requests and answers; never those of privacy class local."
     )
     traces: TracesConfig = TracesConfig()
+
+
+_ORIGIN: Final = re.compile(r"https?://[^\s/*?#@]+|\*")
+
+
+class CorsConfig(Node):
+    """Web pages of other origins that may call the endpoint from a browser."""
+
+    origins: tuple[str, ...] = Field(
+        (), description="Such as https://app.example.com, or * for any; empty: a browser lets none."
+    )
+    max_age_s: Annotated[int, Field(ge=0, le=86_400)] = Field(600, description="How long a browser keeps the leave.")
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: write scheme, host and port alone, or *")
+        return origins

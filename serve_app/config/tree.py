@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from serve_app.config.adapters import AdaptersConfig
-from serve_app.config.base import FolderOrFile, LogConfig, Node
+from serve_app.config.base import CorsConfig, FolderOrFile, LogConfig, Node
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.guards import GuardsConfig
 from serve_app.config.kubernetes import KubernetesConfig
@@ -81,6 +81,7 @@ class ServerConfig(Node):
         description="Further names for models, on every API: what callers may send to what it stands for, as in "
         "`claude-*: jethro`. `*` and `?` match anything and one character; a name that exists is never replaced.",
     )
+    cors: CorsConfig = CorsConfig()
     expose_docs: bool = Field(True, description="Serve the API documentation at /docs.")
     expose_console: bool = Field(True, description="Serve the console at /console; a browser that opens / gets it.")
     metrics_key_env: str | None = Field(
