@@ -87,7 +87,7 @@ def build_app(services: Services) -> Starlette:
 def _across_origins(middleware: Callable[[ASGIApp], ASGIApp], cors: CorsConfig, app: ASGIApp) -> ASGIApp:
     """The whole stack, around which pages of the configured origins are answered; without any there is no such layer.
 
-    A browser asks for leave without a key, and must be answered before keys are checked.
+    A browser requests leave without a key, and must be answered before keys are checked.
     """
     wrapped = middleware(app)
     if not cors.origins:

@@ -209,7 +209,7 @@ class GatewayMiddleware:
             return
         headers = scope["headers"]
         path = get_route_path(scope)
-        if path not in self._known and (found := self._paths.canonical(path)) != path:
+        if path not in self._known and (found := self._paths.canonical(path, scope["method"])) != path:
             rewrite(scope, path, found)
             path = found
         if path == "/" and self._browsed and _shows_pages(headers) and scope["method"] in ("GET", "HEAD"):

@@ -104,6 +104,9 @@ def bound(schemas: dict[str, Any], limits: LimitsConfig) -> None:
         sequences = _member(stop, "array")
         sequences["maxItems"] = limits.stop
         sequences["items"]["maxLength"] = limits.stop_chars
+    for given in schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"]:
+        if given["type"] == "array" and given["items"]["type"] != "integer":
+            given["maxItems"] = limits.prompts
     chat = schemas["ChatRequest"]["properties"]
     chat["messages"]["maxItems"] = limits.messages
     _member(chat["tools"], "array")["maxItems"] = limits.tools

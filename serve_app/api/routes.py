@@ -227,7 +227,6 @@ class Routes:
             Operation("GET", "/health/ready", "ready", "Ready.", self.ready, health, open=True),
             Operation("GET", "/health", "health", "Ready, as other servers say it.", self.ready, health, open=True),
             Operation("GET", "/ping", "ping", "Ready, as SageMaker asks.", self.ready, health, open=True),
-            Operation("POST", "/ping", "ping_by_post", "Ready, as SageMaker asks.", self.ready, health, open=True),
             Operation("GET", "/version", "version", "The version of this software.", self.version, version),
             Operation("GET", METRICS, "metrics", "Metrics.", self.metrics, {200: text}),
         ]

@@ -119,7 +119,8 @@ class LimitsConfig(Node):
 
     body_bytes: PositiveInt = Field(1_048_576, description="Largest request body.")
     messages: PositiveInt = Field(512, description="Most messages of a conversation.")
-    n: PositiveInt = Field(8, description="Most choices of a request.")
+    n: PositiveInt = Field(8, description="Most choices of a request, or of each of its prompts.")
+    prompts: PositiveInt = Field(128, description="Most prompts of one request for completions.")
     stop: PositiveInt = Field(4, description="Most stop sequences.")
     stop_chars: PositiveInt = Field(256, description="Longest stop sequence.")
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = Field(20, description="Most log-probabilities per token.")

@@ -40,6 +40,8 @@ class PlacementPolicy:
         """`personal` finds personal data; required where the config detects."""
         settings = config.placement
         self._settings, self._personal = settings, personal if settings.detects else None
+        self.reads_text = self._personal is not None
+        """Whether a class may depend on what a request says."""
         self._classes = {key.name: key.privacy for key in config.server.keys if key.privacy is not None}
         self._loosening = {key.name for key in config.server.keys if key.may_loosen}
         self._places: Mapping[str, Place] = {name: pool.located for name, pool in config.pools.items()}

@@ -13,7 +13,7 @@ import orjson
 
 from serve_app.errors import RequestError, UnsupportedParameter, UpstreamError
 from serve_app.images import Image, TextOrImage
-from serve_app.types import Endpoint, Message, Query, Role, Sampling
+from serve_app.types import PROMPT_IDS, Endpoint, Message, Query, Role, Sampling
 
 COUNT_PATH: Final = "/count_tokens"
 """Below a replica's /v1: takes chat's body, and returns how many tokens its prompt has; see `count_body`."""
@@ -35,7 +35,7 @@ def query_to_openai(query: Query, *, model: str, stream: bool) -> dict[str, Any]
     if query.endpoint == "chat":
         body["messages"] = [m.to_openai() for m in query.messages]
     else:
-        body["prompt"] = query.prompt
+        body["prompt"] = list(query.prompt_ids) or query.prompt
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     _write_sampling(body, query)
@@ -168,9 +168,11 @@ def _part(part: Any, param: str) -> TextOrImage:
 
 def _prompt(body: Mapping[str, Any]) -> tuple[Message, ...]:
     prompt = body.get("prompt")
-    if not isinstance(prompt, str):
-        raise RequestError("prompt must be a string", param="prompt")
-    return (Message("user", prompt),)
+    if isinstance(prompt, str):
+        return (Message("user", prompt),)
+    if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
+        return (Message("user", "", {PROMPT_IDS: prompt}),)
+    raise RequestError("prompt must be a string or an array of token ids", param="prompt")
 
 
 def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The formats of /metrics: Prometheus' text, or OpenMetrics for those who ask for it, compressed if that is accepted.
+"""The formats of /metrics: Prometheus' text, or OpenMetrics where that is preferred, compressed if that is accepted.
 
 Made in a thread: the text is parsed anew, and a scrape must not make requests wait.
 """
@@ -26,15 +26,15 @@ async def exposed(request: Request, text: bytes) -> Response:
     """The response with `text`, Prometheus' own format, in the format and coding that the caller prefers."""
     accept = _preferences(request.headers.get("accept", ""))
     plain = max(accept.get("text/plain", 0.0), accept.get("text/*", 0.0))
-    wants_open = accept.get("application/openmetrics-text", 0.0) > plain
+    is_open = accept.get("application/openmetrics-text", 0.0) > plain
     packs = _preferences(request.headers.get("accept-encoding", "")).get("gzip", 0.0) > 0
     headers = {"vary": "accept, accept-encoding", **({"content-encoding": "gzip"} if packs else {})}
-    body = await asyncio.to_thread(_made, text, wants_open, packs) if wants_open or packs else text
-    return Response(body, headers=headers, media_type=_OPEN if wants_open else _TEXT)
+    body = await asyncio.to_thread(_made, text, is_open, packs) if is_open or packs else text
+    return Response(body, headers=headers, media_type=_OPEN if is_open else _TEXT)
 
 
-def _made(text: bytes, wants_open: bool, packs: bool) -> bytes:
-    made = openmetrics(text.decode()) if wants_open else text
+def _made(text: bytes, is_open: bool, packs: bool) -> bytes:
+    made = openmetrics(text.decode()) if is_open else text
     return gzip.compress(made, compresslevel=5, mtime=0) if packs else made
 
 

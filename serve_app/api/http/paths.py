@@ -12,6 +12,7 @@ from starlette.types import Scope
 _PREFIX = "/v1"
 _SLASHES = re.compile("//+")
 _LONGEST = 4096
+_LENIENT = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
 
 
 class Paths:
@@ -23,12 +24,13 @@ class Paths:
         versioned = {_root(path[len(_PREFIX) :]) for path in known if path.startswith(f"{_PREFIX}/")}
         self._versioned = versioned - self._roots - {"admin"}
 
-    def canonical(self, path: str) -> str:
+    def canonical(self, path: str, method: str) -> str:
         """The path of the route; what is no form of any stays as it is.
 
-        The operator's routes have their one form: nothing else may lead to them.
+        The operator's routes have their one form: nothing else may lead to them. So has what changes or deletes: with
+        an empty id, which a slash at the end may be, all would be meant instead of one.
         """
-        if len(path) > _LONGEST:
+        if len(path) > _LONGEST or method not in _LENIENT:
             return path
         found = _SLASHES.sub("/", path).rstrip("/") or "/"
         while found.startswith("/v1/v1/"):

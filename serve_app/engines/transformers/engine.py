@@ -5,7 +5,7 @@ Turns a Query into the model's token ids: chat template, tokenizer, and whether 
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
@@ -71,11 +71,19 @@ class PromptEncoder:
         return self._context_tokens - prompt_tokens
 
     def _raw(self, query: Query) -> list[int]:
+        if query.prompt_ids:
+            return self._known(query.prompt_ids)
         ids: list[int] = self._tokenizer(query.prompt).input_ids
         start = self._tokenizer.bos_token_id
         if not ids and start is None:
             raise RequestError("prompt is empty and the model has no token that starts a text", param="prompt")
         return ids or [start]
+
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        size = len(self._tokenizer)
+        if not all(0 <= token < size for token in ids):
+            raise RequestError(f"prompt holds a token id that this model lacks: it has 0 to {size - 1}", param="prompt")
+        return list(ids)
 
     def _chat(self, query: Query) -> list[int]:
         if self._tokenizer.chat_template is None:
