@@ -12,6 +12,7 @@ from starlette.types import Scope
 _PREFIX = "/v1"
 _SLASHES = re.compile("//+")
 _LONGEST = 4096
+_ONE_FORM = ("/v1/admin", "/console", "/docs")
 _LENIENT = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
 
 
@@ -28,7 +29,8 @@ class Paths:
         """The path of the route; what is no form of any stays as it is.
 
         The operator's routes have their one form: nothing else may lead to them. So has what changes or deletes: with
-        an empty id, which a slash at the end may be, all would be meant instead of one.
+        an empty id, which a slash at the end may be, all would be meant instead of one. And so have pages, whose links
+        are relative.
         """
         if len(path) > _LONGEST or method not in _LENIENT:
             return path
@@ -37,7 +39,7 @@ class Paths:
             found = found[len(_PREFIX) :]
         if _root(found) in self._versioned:
             found = _PREFIX + found
-        return found if found == path or not found.startswith("/v1/admin") else path
+        return path if found.startswith(_ONE_FORM) else found
 
 
 def _root(path: str) -> str:
