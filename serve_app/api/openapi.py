@@ -104,6 +104,11 @@ def bound(schemas: dict[str, Any], limits: LimitsConfig) -> None:
     chat = schemas["ChatRequest"]["properties"]
     chat["messages"]["maxItems"] = limits.messages
     _member(chat["tools"], "array")["maxItems"] = limits.tools
+    responses = schemas["ResponsesRequest"]["properties"]
+    for integer, most in {"max_output_tokens": limits.max_tokens, "top_logprobs": limits.top_logprobs}.items():
+        _member(responses[integer], "integer")["maximum"] = most
+    for name, most in {"input": limits.messages, "tools": limits.tools}.items():
+        _member(responses[name], "array")["maxItems"] = most
 
 
 def _integers(model: str, limits: LimitsConfig) -> dict[str, int]:

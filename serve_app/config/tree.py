@@ -38,6 +38,27 @@ class StoreConfig(Node):
     keep_days: PositiveInt = Field(
         30, description="Days after which a decision is deleted with its feedback, and a text from a stream's journal."
     )
+    keep_responses: Literal["never", "requested", "always"] = Field(
+        "always",
+        description="Which answers of /v1/responses are kept with their input, so that a request can continue them: "
+        "those whose request says `store: true`, or all but those that say `store: false`, as in OpenAI's API. Never "
+        "those of privacy class local.",
+    )
+    responses_days: PositiveInt = Field(
+        3, description="Days after which a kept response is deleted; at most keep_days."
+    )
+    responses_most: PositiveInt = Field(10_000, description="Most responses kept of one tenant; the oldest make room.")
+    responses_bytes: PositiveInt = Field(
+        268_435_456, description="Most bytes of responses kept of one tenant; the oldest make room."
+    )
+
+    @model_validator(mode="after")
+    def _kept_in_time(self) -> Self:
+        if self.responses_days > self.keep_days:
+            raise ValueError(
+                f"responses_days ({self.responses_days}) is more than keep_days ({self.keep_days}): lower it"
+            )
+        return self
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]

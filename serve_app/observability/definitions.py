@@ -339,7 +339,7 @@ FOREIGN: Final = (
 """Metrics of others that dashboards and alert rules may use."""
 
 LABELS: Final = {
-    "endpoint": "chat, completions or route",
+    "endpoint": "chat, completions, responses or route",
     "strategy": "one of the strategies, or empty: the request ended before a decision",
     "pool": "a pool of the config, a level of a stream, or empty",
     "code": "an HTTP status; in refusals one of REFUSAL_CODES, others count as `other`",
@@ -363,7 +363,7 @@ LABELS: Final = {
 }
 """By label: what bounds its values. None is a tenant, a user, or anything of a request's content."""
 VALUES: Final = {
-    "endpoint": ("chat", "completions", "route"),
+    "endpoint": ("chat", "completions", "responses", "route"),
     "status": ("completed", "failed", "cancelled", "route_only"),
     "layer": ("parse", "decide", "pool"),
     "direction": ("in", "out"),
