@@ -16,6 +16,7 @@ from pydantic import (
 
 from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.base import FolderOrFile, LogConfig, Node
+from serve_app.config.base import StoreConfig as StoreConfig  # a branch that others name
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.guards import GuardsConfig
 from serve_app.config.kubernetes import KubernetesConfig
@@ -25,41 +26,6 @@ from serve_app.config.pools import PoolConfig, ResourcesConfig
 from serve_app.config.strategies import CascadeConfig, EnsembleConfig, StreamsConfig
 from serve_app.front.settings import FrontBounds
 from serve_app.types import Place, Privacy
-
-
-class StoreConfig(Node):
-    """The decision log."""
-
-    path: FolderOrFile = Field("var/jethro.sqlite3", description="SQLite file; relative to the working directory.")
-    batch: PositiveInt = Field(256, description="Most decisions per write.")
-    flush_s: PositiveFloat = Field(0.5, description="Longest wait before a write.")
-    queue: PositiveInt = Field(50_000, description="Decisions waiting for the writer; beyond it they are counted lost.")
-    keep_prompts: bool = Field(False, description="Store prompts in the decision log.")
-    keep_days: PositiveInt = Field(
-        30, description="Days after which a decision is deleted with its feedback, and a text from a stream's journal."
-    )
-    keep_responses: Literal["never", "requested", "always"] = Field(
-        "always",
-        description="Which answers of /v1/responses are kept with their input, so that a request can continue them: "
-        "those whose request says `store: true`, or all but those that say `store: false`, as in OpenAI's API. Never "
-        "those of privacy class local.",
-    )
-    responses_days: PositiveInt = Field(
-        3, description="Days after which a kept response is deleted; at most keep_days."
-    )
-    responses_most: PositiveInt = Field(10_000, description="Most responses kept of one tenant; the oldest make room.")
-    responses_bytes: PositiveInt = Field(
-        268_435_456, description="Most bytes of responses kept of one tenant; the oldest make room."
-    )
-
-    @model_validator(mode="after")
-    def _kept_in_time(self) -> Self:
-        if self.responses_days > self.keep_days:
-            raise ValueError(
-                f"responses_days ({self.responses_days}) is more than keep_days ({self.keep_days}): lower it"
-            )
-        return self
-
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 _FRONT_MARGIN_S = 60.0

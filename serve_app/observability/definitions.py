@@ -381,9 +381,10 @@ REFUSAL_CODES: Final = frozenset(
         *("invalid_content_type", "invalid_encoding", "invalid_json", "invalid_threshold", "invalid_value"),
         *("method_not_allowed", "missing_api_key", "missing_required_parameter", "model_not_found"),
         *("names_not_found", "not_found", "nothing_to_undo", "overloaded", "permission_denied"),
-        *("placement_forbidden", "pool_unavailable", "registry_not_followed", "registry_unusable"),
-        *("request_too_large", "search_too_long", "stopping", "store_unavailable", "streams_disabled"),
-        *("tenant_share", "too_much_feedback", "unknown_route", "unsupported_parameter", "upstream_refused_key"),
+        *("placement_forbidden", "pool_unavailable", "previous_response_not_found", "registry_not_followed"),
+        *("registry_unusable", "request_too_large", "search_too_long", "stopping", "store_unavailable"),
+        *("streams_disabled", "tenant_share", "too_much_feedback", "unknown_route", "unsupported_parameter"),
+        "upstream_refused_key",
     }
 )
 """Codes of our own errors. An upstream may send any other."""

@@ -31,6 +31,7 @@ from serve_app.store.erasing import (
 )
 from serve_app.store.file import (
     FileWatch,
+    UnusableFile,
     connect,
     create_private,
     damage,
@@ -174,31 +175,33 @@ class Database:
             given = [dict(row) for row in self._connection.execute(query).mappings()]
         return [to_json(row, [f for f in given if f["decision_id"] == row["decision_id"]]) for row in rows]
 
-    def prune(self, before_s: float) -> int:
-        """Delete decisions older than `before_s`, with their feedback, and damaged files; returns how many went."""
+    def prune(self, before_s: float, responses_s: float = 0.0) -> int:
+        """Delete decisions older than `before_s`, with their feedback, and damaged files; returns how many went.
+
+        Kept responses go that are older than `responses_s`.
+        """
         with self._connection.begin():
             self._erasures.expire(self._connection, before_s)
-            kept = delete_responses(self._connection, responses.c.created_s < before_s)
+            kept = delete_responses(self._connection, responses.c.created_s < max(before_s, responses_s))
         expire_quarantined(self._file, before_s)
         gone = self._delete(decisions.c.created_s < before_s).decisions
         if gone or kept:
             truncate_wal(self._driver)
         return gone
 
-    def within(self, call: Callable[[Connection], T]) -> T:
+    def within(self, call: Callable[[Connection], T], *, deletes: bool = False) -> T:
         """The result of `call` in one transaction. Raises what it raises, and DBAPIError as `write` does."""
         with self._connection.begin():
-            return call(self._connection)
+            result = call(self._connection)
+        if deletes:
+            truncate_wal(self._driver)
+        return result
 
     def keep(self, response: KeptResponse, call: Callable[[Connection], None]) -> None:
         """`call`, which writes the response, in one transaction; nothing if an erasure covers it."""
         with self._connection.begin():
             if self._erasures.kept(self._connection, [response]):
                 call(self._connection)
-
-    def flush_deleted(self) -> None:
-        """Nothing that was deleted stays in the -wal file, unless a reader needs it yet."""
-        truncate_wal(self._driver)
 
     def erase(self, selection: Selection, before_s: float) -> Erased:
         """Delete a selection's records of requests until `before_s`, and keep later writes of such records out.
@@ -209,8 +212,8 @@ class Database:
             number = self._erasures.add(self._connection, selection, before_s)
         gone = self._delete(condition(selection), decisions.c.created_s <= before_s)
         with self._connection.begin():
-            which = (condition(selection, responses), responses.c.created_s <= before_s)
-            kept = delete_responses(self._connection, *which)
+            theirs = condition(selection, responses)
+            kept = delete_responses(self._connection, theirs, responses.c.created_s <= before_s)
             self._erasures.deleted(self._connection, number)
         truncate_wal(self._driver)
         return replace(gone, responses=kept)
@@ -339,14 +342,6 @@ class Database:
             param="decision_id",
             code="too_much_feedback",
         )
-
-
-class UnusableFile(ConfigError):
-    """The file is damaged, or not a decision log of this version. `reason`: the message without the remedy."""
-
-    def __init__(self, path: str, what: str, remedy: str) -> None:
-        super().__init__(f"store.path: {path} {what}: {remedy}")
-        self.reason = f"{path} {what}"
 
 
 def trouble(error: Exception) -> Literal["passing", "file"] | None:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from serve_app.errors import ConfigError
+
 logger = logging.getLogger("jethro.store")
 
 _OWNER_ONLY: Final = 0o600
@@ -223,3 +225,11 @@ def to_wal(connection: sqlite3.Connection, busy_s: float) -> None:
             time.sleep(_WAL_PAUSE_S)
         else:
             return
+
+
+class UnusableFile(ConfigError):
+    """The file is damaged, or not a decision log of this version. `reason`: the message without the remedy."""
+
+    def __init__(self, path: str, what: str, remedy: str) -> None:
+        super().__init__(f"store.path: {path} {what}: {remedy}")
+        self.reason = f"{path} {what}"

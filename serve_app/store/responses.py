@@ -54,12 +54,8 @@ class SqliteResponses:
     async def delete(self, response_id: str, tenant: str | None) -> None:
         """See ResponseStore."""
         oldest_s = self._oldest_s
-
-        def delete(database: Database) -> None:
-            database.within(lambda c: _delete(c, response_id, tenant, oldest_s))
-            database.flush_deleted()
-
-        await self._ask(delete)
+        call = partial(_delete, response_id=response_id, tenant=tenant, oldest_s=oldest_s)
+        await self._ask(lambda database: database.within(call, deletes=True))
 
     @property
     def _oldest_s(self) -> float:
@@ -68,7 +64,7 @@ class SqliteResponses:
 
 def unknown_response(response_id: str) -> NotFound:
     """There is none of that id, or it is another tenant's."""
-    return NotFound(f"Response with id '{response_id[:100]}' not found.", code="response_not_found")
+    return NotFound(f"Response with id '{response_id[:100]}' not found.")
 
 
 def _own(tenant: str | None) -> list[ColumnElement[bool]]:
@@ -139,7 +135,7 @@ def _chain(
                 "The conversation that previous_response_id continues is longer than a request may be: begin a new "
                 "one, with a summary of it.",
                 param="previous_response_id",
-                code="conversation_too_long",
+                code="context_length_exceeded",
             )
     return found[::-1]
 

@@ -352,7 +352,8 @@ class SqliteStore:
         if self._database is None:
             return
         try:
-            gone = self._database.prune(self._clock() - self._config.keep_days * _DAY_S)
+            now_s, config = self._clock(), self._config
+            gone = self._database.prune(now_s - config.keep_days * _DAY_S, now_s - config.responses_days * _DAY_S)
         except (*_ERRORS, OSError) as e:
             self._note(e)
             logger.warning("store: old decisions could not be deleted: %s", reason(e))

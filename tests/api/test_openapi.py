@@ -14,6 +14,11 @@ def test_every_route_is_described(document):
     assert {(m, p) for p, ms in document["paths"].items() for m in ms} == {
         ("post", "/v1/chat/completions"),
         ("post", "/v1/completions"),
+        ("post", "/v1/responses"),
+        ("get", "/v1/responses/{response_id}"),
+        ("delete", "/v1/responses/{response_id}"),
+        ("post", "/v1/responses/{response_id}/cancel"),
+        ("get", "/v1/responses/{response_id}/input_items"),
         ("get", "/v1/models"),
         ("get", "/v1/models/{model_id}"),
         ("post", "/v1/route"),

@@ -32,7 +32,7 @@ _INSIDE: Final = (
 )
 
 
-class Conversation:
+class ChatMessages:
     """Grows by items. `messages` is what chat's body has; their places in the caller's body are kept."""
 
     def __init__(self) -> None:
@@ -109,9 +109,9 @@ def _turn(item: Item) -> dict[str, Any]:
 
 
 def _content(content: str | list[Item]) -> str | list[dict[str, Any]]:
-    if isinstance(content, str) or not content:
-        return content or ""
-    return [_part(part) for part in content]
+    if isinstance(content, str):
+        return content
+    return "" if not content else [_part(part) for part in content]
 
 
 def _part(part: Item) -> dict[str, Any]:

@@ -129,6 +129,11 @@ def item_kind(item: Any) -> str | None:
     return "message" if "role" in item else "item_reference" if "id" in item else None
 
 
+def _any_of(schema: dict[str, Any]) -> None:
+    """An item without a type may look like two kinds: in the description it may be either."""
+    schema["anyOf"] = schema.pop("oneOf")
+
+
 InputItem = Annotated[
     Annotated[MessageItem, Tag("message")]
     | Annotated[FunctionCallItem, Tag("function_call")]
@@ -141,4 +146,5 @@ InputItem = Annotated[
         custom_error_message="Input should be an object: a message, function_call, function_call_output, reasoning or "
         "item_reference",
     ),
+    Field(json_schema_extra=_any_of),
 ]

@@ -31,9 +31,8 @@ class ResponsesRoutes:
 
     def operations(self, answering: ASGIApp) -> list[Operation]:
         """All of them, described; `answering` runs POST /v1/responses."""
-        answered = {
-            200: (Content(shapes.RESPONSE), Content(shapes.RESPONSE_EVENTS, media_type="text/event-stream")),
-        }
+        stream = Content(shapes.RESPONSE_EVENTS, media_type="text/event-stream")
+        answered: dict[int, tuple[Content, ...]] = {200: (Content(shapes.RESPONSE), stream)}
         said, one, gone = "Answer a conversation, in OpenAI's newer format.", "A kept response.", "Delete one for good."
         items, cut = "The input of a kept response.", "Stop a response: only those in the background, of which none is."
         deleted, listed = answers(shapes.RESPONSE_DELETED), answers(shapes.INPUT_ITEMS)
@@ -75,7 +74,7 @@ class ResponsesRoutes:
         raise RequestError(
             "Cannot cancel a synchronous response: close its connection to stop it.",
             param="response_id",
-            code="not_cancellable",
+            code="invalid_value",
         )
 
     async def input_items(self, request: Request) -> Response:
@@ -91,7 +90,7 @@ class ResponsesRoutes:
         if after is not None:
             place = next((i for i, item in enumerate(items) if item["id"] == after), None)
             if place is None:
-                raise NotFound(f"Item with id '{after[:100]}' not found.", param="after", code="item_not_found")
+                raise NotFound(f"Item with id '{after[:100]}' not found.", param="after")
             items = items[place + 1 :]
         page = items[:limit]
         ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}

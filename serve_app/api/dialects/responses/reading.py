@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import orjson
 
-from serve_app.api.dialects.responses.conversation import Conversation
-from serve_app.api.dialects.responses.ids import input_id, place_of
+from serve_app.api.dialects.responses.conversation import ChatMessages
+from serve_app.api.dialects.responses.ids import place_of
 from serve_app.api.dialects.responses.items import item_kind
 from serve_app.api.dialects.responses.schemas import AllowedTools, NamedTool, ResponsesRequest
 from serve_app.api.dialects.responses.unsupported import bracketed, refuse_unsupported
@@ -67,7 +67,7 @@ async def read(
     tenant: str | None,
 ) -> ReadRequest:
     """The request that continues `earlier`. Raises RequestError, NotFound for an item that is not kept."""
-    conversation, classes = Conversation(), [response.privacy for response in earlier]
+    conversation, classes = ChatMessages(), [response.privacy for response in earlier]
     if request.instructions is not None:
         conversation.instruct(request.instructions)
     for response in earlier:
@@ -97,7 +97,6 @@ async def _resolved(item_id: str, find: Find, param: str) -> tuple[dict[str, Any
     missing = NotFound(
         f"Item with id '{item_id[:100]}' not found: it is not kept (see `store`), so send the item itself.",
         param=param,
-        code="item_not_found",
     )
     place = place_of(item_id)
     if place is None:
@@ -120,36 +119,11 @@ def _own_items(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**item, "type": item_kind(item)} for item in given]
 
 
-def identified(items: Sequence[dict[str, Any]], decision_id: str) -> list[dict[str, Any]]:
-    """The items as they are kept and listed: complete, and each with an id."""
-    return [_complete(item, input_id(decision_id, item["type"], i)) for i, item in enumerate(items)]
-
-
-def _complete(item: dict[str, Any], own_id: str) -> dict[str, Any]:
-    item = {**item, "id": item.get("id") or own_id, "status": item.get("status") or "completed"}
-    if item["type"] == "message":
-        kind = "output_text" if item["role"] == "assistant" else "input_text"
-        if isinstance(item["content"], str):
-            item["content"] = [{"type": kind, "text": item["content"]}]
-        item["content"] = [_complete_part(part) for part in item["content"]]
-    elif item["type"] == "reasoning":
-        item["summary"] = item.get("summary") or []
-    elif item["type"] == "function_call_output" and isinstance(item["output"], list):
-        item["output"] = [_complete_part(part) for part in item["output"]]
-    return item
-
-
-def _complete_part(part: dict[str, Any]) -> dict[str, Any]:
-    if part["type"] == "output_text":
-        return {"annotations": [], **part}
-    return {"detail": "auto", **part} if part["type"] == "input_image" else part
-
-
 def _message(role: str, content: list[dict[str, Any]]) -> dict[str, Any]:
     return {"type": "message", "role": role, "content": content}
 
 
-def _chat_body(request: ResponsesRequest, conversation: Conversation) -> dict[str, Any]:
+def _chat_body(request: ResponsesRequest, conversation: ChatMessages) -> dict[str, Any]:
     """The body of chat that asks for the same."""
     given = {name: getattr(request, name) for name in (*_SAME, *_HINTS)}
     body = {name: value for name, value in given.items() if value is not None}

@@ -19,7 +19,7 @@ def status_of(finish: FinishReason | None) -> ResponseStatus:
 
 def incomplete_details(finish: FinishReason | None) -> dict[str, Any] | None:
     """Why an answer is incomplete."""
-    return {"reason": _REASONS[finish]} if finish in _REASONS else None
+    return {"reason": _REASONS[finish]} if finish is not None and finish in _REASONS else None
 
 
 def echo(request: ResponsesRequest, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from time import time
 from typing import Any, Final
 
@@ -11,9 +11,9 @@ import orjson
 from serve_app.api.dialects.pieces import PieceReader
 from serve_app.api.dialects.responses.assembler import Event, OutputAssembler
 from serve_app.api.dialects.responses.conversation import in_own_words
-from serve_app.api.dialects.responses.ids import response_id
+from serve_app.api.dialects.responses.ids import identified, response_id
 from serve_app.api.dialects.responses.keeping import Keeper
-from serve_app.api.dialects.responses.reading import ReadRequest, identified
+from serve_app.api.dialects.responses.reading import ReadRequest
 from serve_app.api.dialects.responses.response_object import (
     ResponseStatus,
     echo,
@@ -129,8 +129,9 @@ class ResponsesWriter:
         """The events with their numbers, as bytes."""
         return b"".join([self._event(event) for event in events])
 
-    def _event(self, event: Mapping[str, Any]) -> bytes:
-        name, numbered = event["type"], {**event, "sequence_number": self._sequence}
+    def _event(self, event: Event) -> bytes:
+        name: str = event["type"]
+        numbered: Event = {**event, "sequence_number": self._sequence}
         self._sequence += 1
         if self._pads and "delta" in event:
             numbered["obfuscation"] = secrets.token_urlsafe(_PADDED)[: _PADDED - len(event["delta"]) % _PADDED]
