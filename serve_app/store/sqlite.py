@@ -62,7 +62,7 @@ class SqliteStore:
         self._feedback: deque[tuple[Feedback, float, Future[None]]] = deque()
         self._calls: deque[tuple[Callable[[Database], Any], Future[Any]]] = deque()
         self._reading = asyncio.Semaphore(_SEARCHES)
-        self.responses = SqliteResponses(config, self._asked, clock)
+        self.responses = SqliteResponses(config, self._called, clock)
         self._wake = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -183,7 +183,7 @@ class SqliteStore:
         self._calls.append((call, done))
         return done
 
-    async def _asked(self, call: Callable[[Database], T]) -> T:
+    async def _called(self, call: Callable[[Database], T]) -> T:
         return await self._queued(lambda: self._queue_call(call))
 
     async def _twice(self, decision_id: str, send: Callable[[], Future[T]]) -> T:

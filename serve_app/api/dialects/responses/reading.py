@@ -124,7 +124,7 @@ def _message(role: str, content: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _chat_body(request: ResponsesRequest, conversation: ChatMessages) -> dict[str, Any]:
-    """The body of chat that asks for the same."""
+    """The body of chat that requests the same."""
     given = {name: getattr(request, name) for name in (*_SAME, *_HINTS)}
     body = {name: value for name, value in given.items() if value is not None}
     for name in _HINTS:

@@ -1,4 +1,4 @@
-"""OpenAI's response object: what the request asked for, and what became of it."""
+"""OpenAI's response object: what was requested, and what became of it."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal

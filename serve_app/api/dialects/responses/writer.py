@@ -30,7 +30,7 @@ from serve_app.wire.frames import Answer, Frame
 
 logger = logging.getLogger("jethro.api")
 _PADDED: Final = 16
-"""Pieces are padded to multiples of so many characters where the caller wants their lengths hidden."""
+"""Pieces are padded to multiples of so many characters where the caller requires that their lengths are hidden."""
 
 
 class ResponsesWriter:
