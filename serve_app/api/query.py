@@ -13,7 +13,9 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from serve_app.api.schemas import ChatRequest, CompletionRequest, Part, TextFormat, ToolChoice
+from serve_app.api.dialects.content import Part
+from serve_app.api.dialects.images import checked_images
+from serve_app.api.schemas import ChatRequest, CompletionRequest, TextFormat, ToolChoice
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import RequestError, UnsupportedParameter
 from serve_app.placement.policy import STRICTEST
@@ -21,6 +23,10 @@ from serve_app.types import Message, Privacy, Query, Sampling
 from serve_app.wire.requests import stated
 
 _MEDIA = ("image_url", "input_audio", "file", "video_url", "input_image", "input_file")
+_HOW = {
+    "image_url": "only users' and tools' messages may have images.",
+    "input_image": "write an image as a part of type image_url.",
+}
 _CODES = {
     "missing": "missing_required_parameter",
     "union_tag_not_found": "missing_required_parameter",
@@ -39,9 +45,9 @@ def refused(error: ValidationError, body: Any, model: type[BaseModel]) -> Reques
     param = ".".join(str(p) for p in path)[:200] or None
     kind = worst["type"]
     if _is_media(path, worst):
-        return UnsupportedParameter(
-            f"{param}: {worst['input']} parts are not supported: these models read text only.", param=param
-        )
+        found = _media_of(worst)
+        how = _HOW.get(found, "these models read text and images only.")
+        return UnsupportedParameter(f"{param}: {found} parts are not supported here: {how}", param=param)
     if kind == "extra_forbidden":
         return RequestError(_unknown(param, str(path[-1]), model), param=param, code=_CODES[kind])
     return RequestError(_sentence(param, worst), param=param, code=_CODES.get(kind, "invalid_value"))
@@ -53,7 +59,14 @@ def _weight(found: tuple[tuple[str | int, ...], ErrorDetails]) -> tuple[bool, in
 
 
 def _is_media(path: tuple[str | int, ...], error: ErrorDetails) -> bool:
-    return error["type"] == "literal_error" and path[-1:] == ("type",) and error["input"] in _MEDIA
+    return path[-1:] == ("type",) and _media_of(error) in _MEDIA
+
+
+def _media_of(error: ErrorDetails) -> str:
+    """The type of part that was refused, if that is what the error says."""
+    if error["type"] == "union_tag_invalid":
+        return str(error["ctx"]["tag"])
+    return str(error["input"]) if error["type"] == "literal_error" else ""
 
 
 def _path(error: ErrorDetails, body: Any) -> tuple[str | int, ...]:
@@ -201,8 +214,11 @@ def chat_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None)
     if r.parallel_tool_calls is False and tools:
         extra["parallel_tool_calls"] = False
     guided = r.response_format is not None and not isinstance(r.response_format, TextFormat)
+    messages = tuple([turn.message() for turn in r.messages])
+    if any([message.parts for message in messages]):
+        messages = checked_images(messages, limits)
     query = Query(
-        messages=tuple([turn.message() for turn in r.messages]),
+        messages=messages,
         sampling=sampling,
         tools=tools,
         tool_choice=choice,

@@ -25,6 +25,7 @@ from serve_app.config.placement import PlacementConfig
 from serve_app.config.pools import PoolConfig, ResourcesConfig
 from serve_app.config.strategies import CascadeConfig, EnsembleConfig, StreamsConfig
 from serve_app.front.settings import FrontBounds
+from serve_app.images import ImageType
 from serve_app.types import Place, Privacy
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -101,6 +102,14 @@ class LimitsConfig(Node):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = Field(20, description="Most log-probabilities per token.")
     max_tokens: PositiveInt = Field(32_768, description="Longest answer.")
     tools: PositiveInt = Field(128, description="Most tools of a request.")
+    images: Annotated[int, Field(ge=0)] = Field(20, description="Most images of a request; 0: none is accepted.")
+    image_bytes: PositiveInt = Field(
+        5_242_880, description="Largest image that is given as a data URI, without its encoding."
+    )
+    image_types: tuple[ImageType, ...] = Field(
+        ("image/png", "image/jpeg", "image/webp", "image/gif"), description="Types that an image of a data URI may be."
+    )
+    image_url_chars: PositiveInt = Field(8192, description="Longest URL of an image that is not a data URI.")
     request_timeout_s: PositiveFloat = Field(600.0, description="Deadline of a request.")
     tenant_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         0.9, description="Largest share of a Gateway's places for one tenant alone, less when others call; null: all."

@@ -10,6 +10,7 @@ from itertools import count
 from typing import Any, Literal, cast
 
 from serve_app.errors import RequestError, UnsupportedParameter
+from serve_app.images import Image, TextOrImage
 from serve_app.types import Endpoint, Message, Query, Role, Sampling
 
 _DEFAULTS = Sampling()
@@ -132,23 +133,32 @@ def _message(message: Any, index: int) -> Message:
     if role not in _ROLES:
         raise RequestError(f"{param}.role is {role!r}; use one of {', '.join(sorted(_ROLES))}", param=f"{param}.role")
     content = message.get("content")
-    text = content if isinstance(content, str) else _joined(content, f"{param}.content")
     extra = {k: v for k, v in message.items() if k not in ("role", "content")} if len(message) > 2 else {}
-    return Message(cast(Role, role), text, extra)
+    if isinstance(content, str):
+        return Message(cast(Role, role), content, extra)
+    parts = _parts(content, f"{param}.content")
+    if all(isinstance(part, str) for part in parts):
+        return Message(cast(Role, role), "".join(cast(list[str], parts)), extra)
+    return Message.of(cast(Role, role), parts, extra)
 
 
-def _joined(content: Any, param: str) -> str:
-    """Content given as parts (or null, with tool calls) as one string."""
+def _parts(content: Any, param: str) -> list[TextOrImage]:
+    """The texts and images of content given as parts, or null (with tool calls)."""
     if content is None:
-        return ""
+        return []
     if not isinstance(content, list):
         raise RequestError(f"{param} must be a string or an array of parts", param=param)
-    texts = []
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise UnsupportedParameter(f"{param}: only parts of type text are supported", param=param)
-        texts.append(part["text"])
-    return "".join(texts)
+    return [_part(part, f"{param}[{i}]") for i, part in enumerate(content)]
+
+
+def _part(part: Any, param: str) -> TextOrImage:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    image = part.get("image_url") if kind == "image_url" else None
+    if isinstance(image, dict) and isinstance(image.get("url"), str):
+        return Image(image["url"], image.get("detail"), param)
+    raise UnsupportedParameter(f"{param}: only parts of type text and image_url are supported", param=param)
 
 
 def _prompt(body: Mapping[str, Any]) -> tuple[Message, ...]:
