@@ -1,9 +1,9 @@
 """What all settings share: frozen, no unknown keys, finite numbers; checked kinds of text; what is logged and kept."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 
 class Node(BaseModel):
@@ -79,17 +79,9 @@ class StoreConfig(Node):
         "those of privacy class local.",
     )
     responses_days: PositiveInt = Field(
-        3, description="Days after which a kept response is deleted; at most keep_days."
+        3, description="Days after which a kept response is deleted; after keep_days at the latest."
     )
     responses_most: PositiveInt = Field(10_000, description="Most responses kept of one tenant; the oldest make room.")
     responses_bytes: PositiveInt = Field(
         268_435_456, description="Most bytes of responses kept of one tenant; the oldest make room."
     )
-
-    @model_validator(mode="after")
-    def _kept_in_time(self) -> Self:
-        if self.responses_days > self.keep_days:
-            raise ValueError(
-                f"responses_days ({self.responses_days}) is more than keep_days ({self.keep_days}): lower it"
-            )
-        return self

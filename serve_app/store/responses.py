@@ -59,7 +59,7 @@ class SqliteResponses:
 
     @property
     def _oldest_s(self) -> float:
-        return self._clock() - self._config.responses_days * _DAY_S
+        return self._clock() - min(self._config.responses_days, self._config.keep_days) * _DAY_S
 
 
 def unknown_response(response_id: str) -> NotFound:

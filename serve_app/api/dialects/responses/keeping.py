@@ -16,7 +16,7 @@ logger = logging.getLogger("jethro.api")
 _CLASSES: Final[dict[str | None, Privacy]] = {"private": "private", "local": "local"}
 _NEVER: Final = "no response is kept here (store.keep_responses: never): send all items in input."
 _GONE: Final = (
-    "it was not kept (its request said store: false, or store.keep_responses asks for store: true, or its privacy "
+    "it was not kept (its request said store: false, or store.keep_responses requires store: true, or its privacy "
     "class was local), or it is older than store.responses_days, deleted, or another tenant's"
 )
 

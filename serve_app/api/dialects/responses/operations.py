@@ -59,18 +59,18 @@ class ResponsesRoutes:
                 "stream: the events of a response are not kept: leave it out to get the response itself.",
                 param="stream",
             )
-        kept = await self._keeper.find(*_asked(request))
+        kept = await self._keeper.find(*_addressed(request))
         return Response(kept.body, media_type="application/json")
 
     async def delete(self, request: Request) -> Response:
         """Delete one for good."""
-        id_, tenant = _asked(request)
+        id_, tenant = _addressed(request)
         await self._keeper.delete(id_, tenant)
         return json_response({"id": id_, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
         """Refused, as by OpenAI for a response that is not in the background."""
-        await self._keeper.find(*_asked(request))
+        await self._keeper.find(*_addressed(request))
         raise RequestError(
             "Cannot cancel a synchronous response: close its connection to stop it.",
             param="response_id",
@@ -83,7 +83,7 @@ class ResponsesRoutes:
         limit, order, after = _limit(given.get("limit")), given.get("order", _ORDERS[0]), given.get("after")
         if order not in _ORDERS:
             raise RequestError("order: use asc or desc.", param="order", code="invalid_value")
-        kept = await self._keeper.find(*_asked(request))
+        kept = await self._keeper.find(*_addressed(request))
         items: list[dict[str, Any]] = orjson.loads(kept.input)
         if order == "desc":
             items = items[::-1]
@@ -97,7 +97,7 @@ class ResponsesRoutes:
         return json_response({"object": "list", "data": page, **ends, "has_more": len(items) > limit})
 
 
-def _asked(request: Request) -> tuple[str, str | None]:
+def _addressed(request: Request) -> tuple[str, str | None]:
     caller: Caller = request.scope[CALLER]
     return request.path_params["response_id"], caller.tenant
 
