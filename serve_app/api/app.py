@@ -55,8 +55,8 @@ def build_app(services: Services) -> Starlette:
         LiveRoutes(services),
     )
     server = services.config.server
-    operations = [*_answering(hot), *(operation for group in groups for operation in group.operations())]
-    operations += ResponsesRoutes(keeper).operations(hot[RESPONSES])
+    operations = [*_answering(hot), *ResponsesRoutes(keeper).operations(hot[RESPONSES])]
+    operations += [operation for group in groups for operation in group.operations()]
     operations += admin_operations(services)
     if server.expose_console:
         operations += console.ConsoleRoutes().operations()
