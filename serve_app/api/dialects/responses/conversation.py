@@ -5,15 +5,20 @@ What the model thought earlier is left out: the models here read no thoughts of 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from serve_app.api.dialects.responses.unsupported import renamed
 from serve_app.errors import RequestError
+from serve_app.images import Image, TextOrImage
+from serve_app.types import Message
 
 Item = Mapping[str, Any]
+EARLIER: Final = "previous_response_id"
+"""The parameter that items of an earlier response came from."""
 _MESSAGE: Final = re.compile(r"messages\.(\d+)(.*)")
-_CONTENT: Final = re.compile(r"\.content\.(\d+)")
+_CONTENT: Final = re.compile(r"\.content\.(\d+)(\.image_url)?")
 _FIELDS: Final[Mapping[str, str]] = {
     "logprobs": "include",
     "max_completion_tokens": "max_output_tokens",
@@ -51,7 +56,7 @@ class ChatMessages:
     def kept(self, items: Iterable[Item]) -> None:
         """Items of an earlier response."""
         for item in items:
-            self.item(item, "previous_response_id")
+            self.item(item, EARLIER)
 
     def item(self, item: Item, place: str) -> None:
         """One that was checked; `place` is its path in the caller's body."""
@@ -81,12 +86,26 @@ class ChatMessages:
 
     def placed(self, error: RequestError) -> RequestError:
         """The error of chat's reader, under the path in the caller's own body."""
-        found = _MESSAGE.match(error.param or "")
+        own = self._own(error.param or "")
+        return in_own_words(error) if own is None else renamed(error, own)
+
+    def with_own_images(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """The messages as chat's reader returned them, with their images under the paths in the caller's own body."""
+        return tuple([replace(m, parts=tuple(map(self._own_image, m.parts))) if m.parts else m for m in messages])
+
+    def _own_image(self, part: TextOrImage) -> TextOrImage:
+        return replace(part, param=self._own(part.param) or part.param) if isinstance(part, Image) else part
+
+    def _own(self, param: str) -> str | None:
+        """A path among the messages as the one in the caller's own body; None for another."""
+        found = _MESSAGE.match(param)
         if found is None:
-            return in_own_words(error)
+            return None
         place, parts = self._places[int(found[1])]
         part = _CONTENT.match(found[2])
-        return renamed(error, f"{place}.{parts}[{part[1]}]" if part is not None and parts else place)
+        if part is None or not parts or place == EARLIER:
+            return place
+        return f"{place}.{parts}[{part[1]}]{part[2] or ''}"
 
 
 def in_own_words(error: RequestError) -> RequestError:

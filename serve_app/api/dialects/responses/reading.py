@@ -68,6 +68,13 @@ async def read(
 ) -> ReadRequest:
     """The request that continues `earlier`. Raises RequestError, NotFound for an item that is not kept."""
     conversation, classes = ChatMessages(), [response.privacy for response in earlier]
+    known: dict[str, KeptResponse] = {}
+
+    async def once(response_id: str) -> KeptResponse:
+        if response_id not in known:
+            known[response_id] = await find(response_id)
+        return known[response_id]
+
     if request.instructions is not None:
         conversation.instruct(request.instructions)
     for response in earlier:
@@ -79,7 +86,7 @@ async def read(
     else:
         for i, item in enumerate(items):
             if item_kind(item) == "item_reference":
-                items[i], privacy = await _resolved(item["id"], find, f"input[{i}]")
+                items[i], privacy = await _resolved(item["id"], once, f"input[{i}]")
                 classes.append(privacy)
             conversation.item(items[i], f"input[{i}]")
     try:
@@ -87,8 +94,8 @@ async def read(
     except RequestError as error:
         raise conversation.placed(error) from None
     strictest = min(classes, key=STRICTEST.index, default=parsed.query.privacy)
-    if strictest != parsed.query.privacy:
-        parsed = replace(parsed, query=replace(parsed.query, privacy=strictest))
+    query = replace(parsed.query, privacy=strictest, messages=conversation.with_own_images(parsed.query.messages))
+    parsed = replace(parsed, query=query)
     return ReadRequest(parsed, request, body, items)
 
 

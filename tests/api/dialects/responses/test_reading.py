@@ -326,3 +326,32 @@ def test_kept_items_are_complete_and_have_ids():
     assert items[0]["content"] == [{"type": "input_text", "text": "a"}]
     assert place_of(items[0]["id"]) == response_id(ID) and items[1]["id"] == SAID["id"]
     assert place_of("msg_" + ID) is None
+
+
+PNG = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA"
+    "AABJRU5ErkJggg=="
+)
+
+
+@pytest.mark.parametrize(
+    ("items", "param"),
+    [
+        (
+            [{"role": "user", "content": "a"}, {"role": "user", "content": ["text", "image"]}],
+            "input[1].content[1].image_url",
+        ),
+        ([{"type": "function_call_output", "call_id": "c", "output": ["image"]}], "input[0].output[0].image_url"),
+    ],
+)
+async def test_images_are_named_by_their_place_in_the_input(items, param):
+    def parts(url):
+        known = {"text": {"type": "input_text", "text": "x"}, "image": {"type": "input_image", "image_url": url}}
+        return [
+            {k: [known[part] for part in v] if isinstance(v, list) else v for k, v in item.items()} for item in items
+        ]
+
+    assert (await refusal(parts("ftp://x"))).param == param
+    query = (await query_of(parts(PNG))).parsed.query
+    (image,) = [part for message in query.messages for part in message.parts if not isinstance(part, str)]
+    assert (image.param, image.url, image.detail) == (param, PNG, None)
