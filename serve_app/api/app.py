@@ -25,6 +25,9 @@ from serve_app.api.dialects.base import Speakers
 from serve_app.api.dialects.messages.dialect import MESSAGES, MessagesDialect, messages_operations
 from serve_app.api.dialects.messages.errors import MessagesErrors
 from serve_app.api.dialects.openai import OpenAIDialect, OpenAIErrors
+from serve_app.api.dialects.responses.dialect import RESPONSES, ResponsesDialect, ResponsesErrors
+from serve_app.api.dialects.responses.keeping import Keeper
+from serve_app.api.dialects.responses.operations import ResponsesRoutes
 from serve_app.api.middleware import GatewayMiddleware
 from serve_app.api.openapi import Content, Operation
 from serve_app.api.reply import INTERNAL, error_headers
@@ -49,10 +52,12 @@ _ERRORS: Final = (400, 403, 404, 413, 429, 500, 502, 503, 504)
 
 def build_app(services: Services) -> Starlette:
     """The whole API. The caller starts and closes the services; the app does neither."""
+    keeper = Keeper(services.store, services.config.store)
     hot: dict[str, ASGIApp] = {
         CHAT: CompletionHandler(services, OpenAIDialect("chat", services.config.limits)),
         COMPLETIONS: CompletionHandler(services, OpenAIDialect("completions", services.config.limits)),
         MESSAGES: CompletionHandler(services, MessagesDialect(services.config.limits)),
+        RESPONSES: CompletionHandler(services, ResponsesDialect(services.config.limits, keeper)),
     }
     groups = (
         Routes(services),
@@ -62,8 +67,9 @@ def build_app(services: Services) -> Starlette:
         LiveRoutes(services),
     )
     server = services.config.server
-    operations = [*_answering(hot), *(operation for group in groups for operation in group.operations())]
+    operations = [*_answering(hot), *ResponsesRoutes(keeper).operations(hot[RESPONSES])]
     operations += messages_operations(services, hot[MESSAGES])
+    operations += [operation for group in groups for operation in group.operations()]
     operations += admin_operations(services)
     if server.expose_console:
         operations += console.ConsoleRoutes().operations()
@@ -72,7 +78,7 @@ def build_app(services: Services) -> Starlette:
     open_paths = frozenset(o.path for o in operations if o.open)
     if server.expose_console:
         open_paths |= console.open_paths()
-    speakers = Speakers(OpenAIErrors(), {MESSAGES: MessagesErrors()})
+    speakers = Speakers(OpenAIErrors(), {MESSAGES: MessagesErrors(), RESPONSES: ResponsesErrors()})
     middleware = partial(
         GatewayMiddleware,
         services=services,

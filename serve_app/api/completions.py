@@ -265,9 +265,9 @@ class _Response:
                     pieces.sent(monotonic())
                     await self._send({"type": "http.response.body", "body": data, "more_body": True})
             elif isinstance(event, Decision):
-                self._decided(self._scope.noted(request.model, request.query, event))
+                decision = self._decided(self._scope.noted(request.model, request.query, event))
                 if request.stream:
-                    await self._begin_stream(writer.begin(event))
+                    await self._begin_stream(writer.begin(decision))
             elif isinstance(event, Answer):
                 answer = event
             elif isinstance(event, Spent):
@@ -293,7 +293,7 @@ class _Response:
             self.record.http_status = error.status
             await send_error(self._send, error, self._headers, retry_after_s, body=self._dialect.refusal(error))
 
-    def _decided(self, decision: Decision) -> None:
+    def _decided(self, decision: Decision) -> Decision:
         elapsed_ms = (monotonic() - self._parsed_at) * 1e3
         place = None if self._placement is None else self._placement.place_of(decision.pool)
         decision = replace(decision, privacy=self.privacy, place=place, guards=self._found)
@@ -301,6 +301,7 @@ class _Response:
         self.record.decide_ms = decision.decision_ms
         self.record.first_byte_ms = max(0.0, elapsed_ms - decision.decision_ms)
         self._headers += decision_headers(decision)
+        return decision
 
     def _elapsed_ms(self) -> float:
         return (monotonic() - self.started) * 1e3

@@ -118,6 +118,12 @@ def bound(schemas: dict[str, Any], limits: LimitsConfig) -> None:
     sequences = _member(messages["stop_sequences"], "array")
     sequences["maxItems"] = limits.stop
     sequences["items"]["maxLength"] = limits.stop_chars
+    if "ResponsesRequest" in schemas:
+        responses = schemas["ResponsesRequest"]["properties"]
+        for integer, most in {"max_output_tokens": limits.max_tokens, "top_logprobs": limits.top_logprobs}.items():
+            _member(responses[integer], "integer")["maximum"] = most
+        for name, most in {"input": limits.messages, "tools": limits.tools}.items():
+            _member(responses[name], "array")["maxItems"] = most
 
 
 def _integers(model: str, limits: LimitsConfig) -> dict[str, int]:
@@ -129,7 +135,9 @@ def _integers(model: str, limits: LimitsConfig) -> dict[str, int]:
 
 def _member(schema: dict[str, Any], kind: str) -> dict[str, Any]:
     """The member of a union that is of one type."""
-    found: dict[str, Any] = next(member for member in schema["anyOf"] if member.get("type") == kind)
+    found: dict[str, Any] = next(
+        member for member in schema.get("anyOf") or schema["oneOf"] if member.get("type") == kind
+    )
     return found
 
 

@@ -16,6 +16,7 @@ from pydantic import (
 
 from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.base import CorsConfig, FolderOrFile, LogConfig, Node
+from serve_app.config.base import StoreConfig as StoreConfig  # a branch that others name
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.guards import GuardsConfig
 from serve_app.config.kubernetes import KubernetesConfig
@@ -26,20 +27,6 @@ from serve_app.config.strategies import CascadeConfig, EnsembleConfig, StreamsCo
 from serve_app.front.settings import FrontBounds
 from serve_app.images import ImageType
 from serve_app.types import Place, Privacy
-
-
-class StoreConfig(Node):
-    """The decision log."""
-
-    path: FolderOrFile = Field("var/jethro.sqlite3", description="SQLite file; relative to the working directory.")
-    batch: PositiveInt = Field(256, description="Most decisions per write.")
-    flush_s: PositiveFloat = Field(0.5, description="Longest wait before a write.")
-    queue: PositiveInt = Field(50_000, description="Decisions waiting for the writer; beyond it they are counted lost.")
-    keep_prompts: bool = Field(False, description="Store prompts in the decision log.")
-    keep_days: PositiveInt = Field(
-        30, description="Days after which a decision is deleted with its feedback, and a text from a stream's journal."
-    )
-
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 _FRONT_MARGIN_S = 60.0

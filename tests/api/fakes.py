@@ -22,7 +22,7 @@ from serve_app.routing.artefact import Registered
 from serve_app.routing.serving.served import ServedRouter
 from serve_app.routing.strategy import DirectStrategy, RouteStrategy
 from serve_app.routing.thresholds import RouterThreshold
-from serve_app.store.base import Erased, Feedback, RequestRecord
+from serve_app.store.base import Erased, Feedback, KeptResponse, RequestRecord
 from serve_app.store.filtering import Cursor, DecisionFilter
 from serve_app.store.schema import row
 from serve_app.streams.base import PREFIX
@@ -209,10 +209,36 @@ class FakeRouters:
         self.judgements.append((record, score))
 
 
+class DictResponses:
+    """Keeps responses in this process, without bounds."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, KeptResponse] = {}
+
+    async def keep(self, response: KeptResponse) -> None:
+        self.kept[response.id] = response
+
+    async def find(self, response_id: str, tenant: str | None) -> KeptResponse:
+        found = self.kept.get(response_id)
+        if found is None or tenant not in (None, found.origin.tenant):
+            raise NotFound(f"Response with id '{response_id}' not found.")
+        return found
+
+    async def chain(self, response_id: str, tenant: str | None, most_bytes: int) -> list[KeptResponse]:
+        found = await self.find(response_id, tenant)
+        before = [] if found.previous_id is None else await self.chain(found.previous_id, tenant, most_bytes)
+        return [*before, found]
+
+    async def delete(self, response_id: str, tenant: str | None) -> None:
+        await self.find(response_id, tenant)
+        del self.kept[response_id]
+
+
 class DictStore:
     """Keeps everything in this process."""
 
     def __init__(self) -> None:
+        self.responses = DictResponses()
         self.records: dict[str, RequestRecord] = {}
         self.judgements: list[Feedback] = []
         self.queued = self.dropped = self.failed = self.restarts = 0
