@@ -17,7 +17,7 @@ from serve_app.api.body import parse_object, read_body
 from serve_app.api.dialects.messages.reading import counted_request
 from serve_app.api.middleware import CALLER, Caller, Ids
 from serve_app.api.query import hinted, requested_class
-from serve_app.api.reply import json_response
+from serve_app.api.reply import INTERNAL, json_response
 from serve_app.errors import ContextLengthExceeded, JethroError
 from serve_app.gateway.services import Services
 from serve_app.pools.base import CountingPool
@@ -57,15 +57,7 @@ class TokenCounter:
         reach = REACH.set(None)
         try:
             with Undecided() as undecided:
-                query = hinted(query, request.headers.raw)
-                call = Call(self._ids.new(), caller.request_id, 0, monotonic() + _LONGEST_S, may_wait=False)
-                if services.placement is not None:
-                    placed = await services.placement.place(query, requested_class(request.headers.raw), call)
-                    query = placed.query
-                undecided.decide(query.stays_unrecorded)
-                REACH.set(query.reach)
-                decision = await services.catalogue.resolve(given.model).decide(query, call.id)
-                counted = await self._counted(query, decision, call)
+                query, counted = await self._decided(given.model, query, request, undecided)
         finally:
             REACH.reset(reach)
             services.limiter.leave(caller.tenant)
@@ -73,6 +65,30 @@ class TokenCounter:
         response = json_response({"input_tokens": tokens})
         response.headers[COUNTED_BY] = "estimated" if counted is None else "counted"
         return response
+
+    async def _decided(
+        self, model: str, query: Query, request: Request, undecided: Undecided
+    ) -> tuple[Query, int | None]:
+        """The query with its class and reach, and its tokens as the pool that would answer counts them.
+
+        What fails unexpectedly is logged here, where the request's class is known.
+        """
+        services, headers = self._services, request.headers.raw
+        caller: Caller = request.scope[CALLER]
+        try:
+            query = hinted(query, headers)
+            call = Call(self._ids.new(), caller.request_id, 0, monotonic() + _LONGEST_S, may_wait=False)
+            if services.placement is not None:
+                query = (await services.placement.place(query, requested_class(headers), call)).query
+            undecided.decide(query.stays_unrecorded)
+            REACH.set(query.reach)
+            decision = await services.catalogue.resolve(model).decide(query, call.id)
+            return query, await self._counted(query, decision, call)
+        except JethroError:
+            raise
+        except Exception as e:
+            logger.exception("request %s failed", caller.request_id)
+            raise JethroError(INTERNAL) from e
 
     async def _counted(self, query: Query, decision: Decision, call: Call) -> int | None:
         """By the pool that would answer; None where it cannot count, now or at all."""

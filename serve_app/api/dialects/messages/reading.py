@@ -19,6 +19,7 @@ from serve_app.api.dialects.messages.schemas import (
     MessagesRequest,
     MessagesTool,
     NamedChoice,
+    SaidTextBlock,
     SearchResultBlock,
     TextBlock,
     ToolReferenceBlock,
@@ -220,7 +221,7 @@ def _result(result: ToolResultBlock, param: str, parts: "_Parts") -> list[TextOr
 def _assistant(blocks: Iterable[Any]) -> Message:
     texts, calls = [], []
     for block in blocks:
-        if isinstance(block, TextBlock):
+        if isinstance(block, TextBlock | SaidTextBlock):
             texts.append(block.text)
         elif isinstance(block, ToolUseBlock):
             function = {"name": block.name, "arguments": orjson.dumps(block.input).decode()}

@@ -6,7 +6,7 @@ nothing here. The operator's limits are checked in reading.py.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from serve_app.api.schemas import JsonObject, Part, UserId
 
@@ -87,7 +87,20 @@ class SearchResultBlock(_Block):
     citations: Hint = None
 
 
-class ThinkingBlock(_Block):
+class _Said(_Block):
+    """Base of the blocks of an answer, which clients send back with whatever their types added to it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class SaidTextBlock(_Said):
+    """What the model said; an empty text is left out."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ThinkingBlock(_Said):
     """Reasoning of an earlier answer that is sent back; not given to models."""
 
     type: Literal["thinking"]
@@ -95,21 +108,20 @@ class ThinkingBlock(_Block):
     signature: str | None = None
 
 
-class RedactedThinkingBlock(_Block):
+class RedactedThinkingBlock(_Said):
     """The same, encrypted."""
 
     type: Literal["redacted_thinking"]
     data: str
 
 
-class ToolUseBlock(_Block):
+class ToolUseBlock(_Said):
     """A call that the model made before."""
 
     type: Literal["tool_use"]
     id: Id
     name: ToolName
     input: JsonObject
-    caller: Hint = None
 
 
 class ToolReferenceBlock(_Block):
@@ -151,7 +163,7 @@ UserBlock = Annotated[
     TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolResultBlock, Field(discriminator="type")
 ]
 AssistantBlock = Annotated[
-    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock, Field(discriminator="type")
+    SaidTextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock, Field(discriminator="type")
 ]
 
 
@@ -163,7 +175,9 @@ class MessagesUserTurn(Part):
 
 
 class MessagesAssistantTurn(Part):
-    """What the model said and called before."""
+    """What the model said and called before; a whole message that is sent back is taken as well."""
+
+    model_config = ConfigDict(extra="ignore")
 
     role: Literal["assistant"]
     content: Annotated[Annotated[str, Tag("text")] | Annotated[list[AssistantBlock], Tag("blocks")], _TEXT_OR_BLOCKS]

@@ -135,7 +135,9 @@ def test_a_tool_loop_of_five_turns(ask: Any) -> None:
                 {"type": "tool_result", "tool_use_id": call.id, "content": [{"type": "text", "text": f"r{turn}"}]}
                 for call in calls
             ]
-            messages += [message.to_param(), {"role": "user", "content": results}]
+            # as a parameter, as a dictionary, and as the whole message: what an answer held is accepted back
+            echoes = [message.to_param(), {"role": "assistant", "content": message.content}, message.model_dump()]
+            messages += [echoes[turn % 3], {"role": "user", "content": results}]
         last = ask(client(base), model="lab-small", messages=messages, tools=TOOLS)
     assert (last.content[0].text, last.stop_reason) == ("done: r4", "end_turn")
     roles = [message.role for message in pool.queries[-1].messages]
