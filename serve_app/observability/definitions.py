@@ -378,6 +378,7 @@ REFUSAL_CODES: Final = frozenset(
     {
         *("adapter_missing", "adapters_disabled", "admin_key_not_configured", "body_timeout", "conflict"),
         *("content_filter", "context_length_exceeded", "duplicate_key", "invalid_adapter", "invalid_api_key"),
+        *("image_too_large", "invalid_image", "invalid_image_type", "too_many_images"),
         *("invalid_content_type", "invalid_encoding", "invalid_json", "invalid_threshold", "invalid_value"),
         *("method_not_allowed", "missing_api_key", "missing_required_parameter", "model_not_found"),
         *("names_not_found", "not_found", "nothing_to_undo", "overloaded", "permission_denied"),
