@@ -1,76 +1,26 @@
-"""OpenAI's client against a real server: typed answers, events, tools, errors, chains, and kept responses."""
+"""OpenAI's client against a real server: typed answers, events, tools, errors, and guards."""
 
 import asyncio
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import openai
 import pytest
 from pydantic import BaseModel
 
-from serve_app.config.tree import StoreConfig
 from serve_app.errors import UpstreamError
-from serve_app.placement.policy import PlacementPolicy
-from serve_app.store.sqlite import SqliteStore
 from tests.api.dialects.responses.doubles import Said, SayingPool, checked_response, events_of, replayed
-from tests.api.fakes import config, services
+from tests.api.fakes import services
 from tests.api.server import serving
+from tests.guards.fakes import guards
 
 pytestmark = pytest.mark.usefixtures("certificates_are_read_once")
 
-KEYS = {"acme": "k1", "other": "k2"}
 TOOL = {
     **{"type": "function", "name": "add", "description": "adds", "strict": True},
     "parameters": {"type": "object", "properties": {}, "additionalProperties": False, "required": []},
 }
 ASKED = {"model": "jethro", "input": "hi"}
-POOL = SayingPool()
-PRIVATE = "a very private word"
-
-
-class Double:
-    """The pool that answers, the server's address, and the file of its store."""
-
-    def __init__(self, pool: SayingPool, url: str, file: Path) -> None:
-        self.pool, self.url, self.file = pool, url, file
-
-    def says(self, text: str = "", **more) -> None:
-        said = {name: more.pop(name) for name in list(more) if name in Said.__dataclass_fields__}
-        self.pool.said = Said(text, **said)
-        self.pool.error, self.pool.breaks_after = more.get("error"), more.get("breaks_after")
-        self.pool.queries.clear()
-
-    def post(self, key="k1", headers=(), **body) -> httpx.Response:
-        sent = {"authorization": f"Bearer {key}", **dict(headers)}
-        return httpx.post(f"{self.url}/v1/responses", json={**ASKED, **body}, headers=sent)
-
-    def events(self, **body) -> list[dict]:
-        answer = self.post(stream=True, **body)
-        assert answer.status_code == 200, answer.text
-        return events_of(answer.content)
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Double]:
-    file = tmp_path_factory.mktemp("store") / "x.sqlite3"
-    pool = SayingPool()
-
-    def make():
-        tree = config(store={"path": str(file), "flush_s": 0.02})
-        parts = {"store": SqliteStore(StoreConfig(**tree.store.model_dump()))}
-        return services(small=pool, keys=KEYS, tree=tree, change=lambda p: p.update(parts))
-
-    with serving(make) as url:
-        yield Double(pool, url, file)
-
-
-@pytest.fixture
-def client(served) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=served.url + "/v1", api_key="k1", max_retries=0) as made:
-        yield made
-
 
 SAYINGS = [
     {"text": "hello there"},
@@ -282,126 +232,41 @@ def test_a_stream_without_a_finish_fails(served):
     assert served.events()[-1]["response"]["status"] == "failed"
 
 
-def test_a_kept_response_can_be_read_listed_and_deleted(served, client):
-    served.says("hello")
-    items = [{"role": "user", "content": word} for word in ("a", "b", "c")]
-    answer = client.responses.create(model="jethro", input=items)
-    assert client.responses.retrieve(answer.id).model_dump() == answer.model_dump()
-    newest = client.responses.input_items.list(answer.id, limit=2)
-    assert [item.content[0].text for item in newest.data] == ["c", "b"] and newest.has_more
-    assert [item.content[0].text for item in newest] == ["c", "b", "a"]  # the client reads on
-    oldest = client.responses.input_items.list(answer.id, order="asc")
-    assert [item.content[0].text for item in oldest.data] == ["a", "b", "c"] and not oldest.has_more
-    with pytest.raises(openai.BadRequestError, match="synchronous"):
-        client.responses.cancel(answer.id)
-    with pytest.raises(openai.BadRequestError, match="stream"):
-        list(client.responses.retrieve(answer.id, stream=True))
-    client.responses.delete(answer.id)
-    for gone in (client.responses.retrieve, client.responses.delete, client.responses.cancel):
-        with pytest.raises(openai.NotFoundError):
-            gone(answer.id)
-    with pytest.raises(openai.NotFoundError):
-        client.responses.input_items.list(answer.id)
+OWL = {"name": "words", "kind": "patterns", "patterns": [{"category": "code", "words": ["owl"]}]}
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "order=up"])
-def test_a_wrong_page_is_named(served, query):
-    served.says("hello")
-    id_ = served.post().json()["id"]
-    headers = {"authorization": "Bearer k1"}
-    answer = httpx.get(f"{served.url}/v1/responses/{id_}/input_items?{query}", headers=headers)
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.partition("=")[0])
-
-
-def test_a_streamed_response_is_kept_too(served, client):
-    served.says("hello", thought="hm")
-    last = served.events(input="one")[-1]["response"]
-    assert last["store"] and client.responses.retrieve(last["id"]).output_text == "hello"
-    client.responses.create(model="jethro", input="two", previous_response_id=last["id"], instructions="be kind")
-    turns = [(turn.role, turn.content) for turn in served.pool.queries[-1].messages]
-    assert turns == [("system", "be kind"), ("user", "one"), ("assistant", "hello"), ("user", "two")]
-
-
-def test_another_tenants_response_is_not_found(served):
-    served.says("hello")
-    first = served.post().json()
-    headers = {"authorization": "Bearer k2"}
-    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items")):
-        answer = httpx.request(method, f"{served.url}/v1/responses/{first['id']}{path}", headers=headers)
-        assert answer.status_code == 404
-    chained = served.post(key="k2", previous_response_id=first["id"])
-    assert (chained.status_code, chained.json()["error"]["code"]) == (400, "previous_response_not_found")
-    item = {"type": "item_reference", "id": first["output"][0]["id"]}
-    assert served.post(key="k2", input=[item]).status_code == 404
-    assert served.post(input=[item]).status_code == 200
-    assert httpx.get(f"{served.url}/v1/responses/{first['id']}").status_code == 401
-
-
-def test_what_is_not_to_be_kept_is_not(served):
-    served.says("hello")
-    answer = served.post(store=False).json()
-    assert not answer["store"]
-    refused = served.post(previous_response_id=answer["id"]).json()["error"]
-    assert refused["param"] == "previous_response_id" and "store: false" in refused["message"]
-
-
-def at_rest(file: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in file.parent.iterdir())
-
-
-@pytest.fixture
-def placed(tmp_path) -> Iterator[Double]:
-    """One whose requests have classes, and a log of what it says of them."""
-    pool = SayingPool()
-    placement = {"default": "any", "may_loosen": True}
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("refusal", ["error", "answer"])
+def test_a_guard_stops_a_request_in_this_apis_words(refusal, stream):
+    pool = SayingPool(said=Said("hello"))
 
     def make():
-        tree = config(store={"path": str(tmp_path / "store" / "x.sqlite3")}, placement=placement)
-        parts = {"store": SqliteStore(tree.store), "placement": PlacementPolicy(tree)}
-        return services(small=pool, keys=KEYS, tree=tree, change=lambda p: p.update(parts))
+        checks = guards({**OWL, "texts": ["input"]}, refusal=refusal, message="Not here.")
+        return services(small=pool, change=lambda parts: parts.update(guards=checks))
 
     with serving(make) as url:
-        yield Double(pool, url, tmp_path / "store" / "x.sqlite3")
+        answer = httpx.post(f"{url}/v1/responses", json={**ASKED, "input": "an owl", "stream": stream})
+    assert pool.queries == []
+    if refusal == "error":
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input")
+        return
+    response = events_of(answer.content)[-1]["response"] if stream else answer.json()
+    assert checked_response(response).output_text == "Not here."
+    assert response["incomplete_details"] == {"reason": "content_filter"}
 
 
-def test_nothing_of_class_local_is_kept(placed, caplog):
-    placed.says(f"{PRIVATE} said")
-    local = {"x-jethro-privacy": "local"}
-    whole = placed.post(headers=local, input=f"{PRIVATE} asked", store=True).json()
-    events = events_of(placed.post(headers=local, input=f"{PRIVATE} asked", stream=True).content)
-    assert not whole["store"] and whole["jethro"]["privacy"] == "local"
-    assert [event["response"]["store"] for event in events if "response" in event] == [False] * 3
-    for answer in (whole, events[-1]["response"]):
-        refused = placed.post(previous_response_id=answer["id"])
-        assert refused.status_code == 400 and "class was local" in refused.json()["error"]["message"]
-    assert PRIVATE.encode() not in at_rest(placed.file)
-    assert PRIVATE not in caplog.text
-    placed.post(input=f"{PRIVATE} asked")  # one of another class is: the search above can find it
-    assert PRIVATE.encode() in at_rest(placed.file)
-
-
-def test_the_class_of_an_answer_holds_for_what_continues_it(placed):
-    placed.says("hello")
-    first = placed.post(headers={"x-jethro-privacy": "private"}).json()
-    for headers in ({}, {"x-jethro-privacy": "any"}):
-        second = placed.post(headers=headers, previous_response_id=first["id"]).json()
-        assert second["jethro"]["privacy"] == "private"
-    third = placed.post(previous_response_id=second["id"], headers={"x-jethro-privacy": "local"}).json()
-    assert third["jethro"]["privacy"] == "local" and not third["store"]
-
-
-def test_the_setting_is_named_where_nothing_is_kept(tmp_path):
-    pool = SayingPool(said=Said(f"{PRIVATE} said"))
-    store = {"path": str(tmp_path / "x.sqlite3"), "keep_responses": "never"}
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_guard_cuts_an_answer(stream):
+    pool = SayingPool(said=Said("the owl flies"))
 
     def make():
-        tree = config(store=store)
-        return services(small=pool, tree=tree, change=lambda p: p.update(store=SqliteStore(tree.store)))
+        checks = guards({**OWL, "texts": ["output"]}, message="Not here.")
+        return services(small=pool, change=lambda parts: parts.update(guards=checks))
 
     with serving(make) as url:
-        answer = httpx.post(f"{url}/v1/responses", json={**ASKED, "input": f"{PRIVATE} asked", "store": True}).json()
-        assert answer["status"] == "completed" and not answer["store"]
-        chained = httpx.post(f"{url}/v1/responses", json={**ASKED, "previous_response_id": answer["id"]})
-        assert chained.status_code == 400 and "store.keep_responses" in chained.json()["error"]["message"]
-        assert httpx.get(f"{url}/v1/responses/{answer['id']}").status_code == 404
-    assert PRIVATE.encode() not in at_rest(tmp_path / "x.sqlite3")
+        answer = httpx.post(f"{url}/v1/responses", json={**ASKED, "stream": stream})
+        probable = httpx.post(f"{url}/v1/responses", json={**ASKED, "top_logprobs": 1})
+    response = events_of(answer.content)[-1]["response"] if stream else answer.json()
+    assert "owl" not in answer.text and response["status"] == "incomplete"
+    assert response["incomplete_details"] == {"reason": "content_filter"}
+    assert (probable.status_code, probable.json()["error"]["param"]) == (400, "include")
