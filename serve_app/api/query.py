@@ -45,9 +45,9 @@ def refused(error: ValidationError, body: Any, model: type[BaseModel]) -> Reques
     param = ".".join(str(p) for p in path)[:200] or None
     kind = worst["type"]
     if _is_media(path, worst):
-        found = _media_of(worst)
-        how = _HOW.get(found, "these models read text and images only.")
-        return UnsupportedParameter(f"{param}: {found} parts are not supported here: {how}", param=param)
+        media = _media_of(worst)
+        how = _HOW.get(media, "these models read text and images only.")
+        return UnsupportedParameter(f"{param}: {media} parts are not supported here: {how}", param=param)
     if kind == "extra_forbidden":
         return RequestError(_unknown(param, str(path[-1]), model), param=param, code=_CODES[kind])
     return RequestError(_sentence(param, worst), param=param, code=_CODES.get(kind, "invalid_value"))
@@ -337,7 +337,7 @@ def _check_tools(r: ChatRequest, limits: LimitsConfig) -> None:
 def _prompts(given: str | list[str] | list[int] | list[list[int]]) -> tuple[Message, ...]:
     """Each prompt as a message; token ids stay what they are."""
     if isinstance(given, str) or isinstance(given[0], int):
-        given = [given]  # type: ignore[list-item, assignment]
+        given = [given]  # type: ignore[assignment]
     return tuple(Message("user", p) if isinstance(p, str) else Message("user", "", {PROMPT_IDS: p}) for p in given)
 
 

@@ -221,7 +221,8 @@ class Routes:
         ready = (Content(shapes.READY, "Ready, degraded or not."),)
         not_ready = (Content(shapes.READY, "Queries cannot be answered: see `why` of the pools."),)
         text = tuple(Content(shapes.TEXT, media_type=kind) for kind in ("text/plain", "application/openmetrics-text"))
-        health, version = {200: ready, 503: not_ready}, answers(shapes.VERSION)
+        health: dict[int, tuple[Content, ...]] = {200: ready, 503: not_ready}
+        version = answers(shapes.VERSION)
         return [
             Operation("GET", "/health/live", "live", "Alive.", self.live, answers(shapes.ALIVE), open=True),
             Operation("GET", "/health/ready", "ready", "Ready.", self.ready, health, open=True),

@@ -46,7 +46,8 @@ def openmetrics(text: str) -> bytes:
     """
     registry = CollectorRegistry()
     registry.register(_TextFamilies(text))
-    return exposition.generate_latest(registry)
+    made: bytes = exposition.generate_latest(registry)  # type: ignore[no-untyped-call]
+    return made
 
 
 class _TextFamilies(Collector):
