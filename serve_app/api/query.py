@@ -45,9 +45,9 @@ def refused(error: ValidationError, body: Any, model: type[BaseModel]) -> Reques
     param = ".".join(str(p) for p in path)[:200] or None
     kind = worst["type"]
     if _is_media(path, worst):
-        found = _media_of(worst)
-        how = _HOW.get(found, "these models read text and images only.")
-        return UnsupportedParameter(f"{param}: {found} parts are not supported here: {how}", param=param)
+        media = _media_of(worst)
+        how = _HOW.get(media, "these models read text and images only.")
+        return UnsupportedParameter(f"{param}: {media} parts are not supported here: {how}", param=param)
     if kind == "extra_forbidden":
         return RequestError(_unknown(param, str(path[-1]), model), param=param, code=_CODES[kind])
     return RequestError(_sentence(param, worst), param=param, code=_CODES.get(kind, "invalid_value"))
