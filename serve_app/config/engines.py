@@ -109,8 +109,18 @@ class VllmSettings(Node):
         None, description="Serve the registered LoRA adapters of this model; null: none."
     )
     tool_parser: str | None = Field(None, description="vLLM's tool-call parser; without it tools are refused.")
+    vision: bool | None = Field(
+        None,
+        description="The model reads images. Those given by URL are refused unless `args.allowed_media_domains` names "
+        "hosts, since the replica fetches them; null: as the model's config.json says, where it is on this machine.",
+    )
     max_waiting: PositiveInt = Field(256, description="Requests that may wait for a place; beyond it 429.")
     args: dict[str, Any] = Field(default_factory=dict, description="Further AsyncEngineArgs.")
+
+    @property
+    def fetches_images(self) -> bool:
+        """Whether its replicas fetch images of hosts that the operator has named."""
+        return bool(self.args.get("allowed_media_domains"))
 
 
 class OpenAISettings(Node):
@@ -131,6 +141,10 @@ class OpenAISettings(Node):
     guided: bool = Field(False, description="The upstream supports response_format.")
     tools: bool = Field(False, description="The upstream supports tools.")
     logprobs: bool = Field(True, description="The upstream supports log-probabilities.")
+    vision: bool = Field(False, description="The upstream's model reads images.")
+    image_urls: bool = Field(
+        True, description="With vision: it is handed the URLs of images, which it fetches; false: only images as data."
+    )
     max_context_tokens: PositiveInt | None = Field(None, description="Longest context; null: not checked.")
 
     @field_validator("urls")
