@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
@@ -74,7 +74,7 @@ class MultiPoolStrategy:
     async def _choose(self, query: Query, decision_id: str) -> tuple[Decision, list[Pool]]:
         started = perf_counter()
         try:
-            expected = self._expected(await self._router.estimate(query))
+            expected = self._expected(query, await self._router.estimate(query))
             order = sorted(expected, key=lambda name: -expected[name]["utility"])
             reason = _reason(order, expected, self._utility)
             cause: Cause = "utility"
@@ -100,9 +100,11 @@ class MultiPoolStrategy:
         )
         return decision, able
 
-    def _expected(self, estimate: Estimate) -> dict[str, dict[str, float]]:
+    def _expected(self, query: Query, estimate: Estimate) -> dict[str, dict[str, float]]:
         """Quality, cost, and utility of each pool that is both estimated and served."""
         estimate = estimate.only(self._pools)
+        if query.images:  # routers read text alone
+            estimate = replace(estimate, prompt_tokens=estimate.prompt_tokens + query.image_tokens)
         cost = estimate.cost_usd({name: self._pools[name].price for name in estimate.pools})
         utility = self._utility.of(estimate.quality, estimate.std, cost)
         return {
