@@ -40,6 +40,8 @@ class PlacementPolicy:
         """`personal` finds personal data; required where the config detects."""
         settings = config.placement
         self._settings, self._personal = settings, personal if settings.detects else None
+        self.reads_text = self._personal is not None
+        """Whether a class may depend on what a request says."""
         self._classes = {key.name: key.privacy for key in config.server.keys if key.privacy is not None}
         self._loosening = {key.name for key in config.server.keys if key.may_loosen}
         self._places: Mapping[str, Place] = {name: pool.located for name, pool in config.pools.items()}
@@ -54,7 +56,8 @@ class PlacementPolicy:
     async def place(self, query: Query, requested: Privacy | None, call: Call) -> Placed:
         """The query, placed. `requested`: the caller's header. Raises what the detection raises: unchecked is no class.
 
-        `query.tenant` must be set.
+        `query.tenant` must be set. The class that the query has already, as of an earlier answer that it continues,
+        holds at least: no header loosens it.
         """
         detected: Mapping[str, int] = Counter()
         if self._personal is not None:
@@ -63,7 +66,8 @@ class PlacementPolicy:
         categories = frozenset(detected)
         if query.images and self._personal is not None and self._settings.images is None:
             categories = frozenset(PERSONAL)  # what cannot be searched is not taken to be clean
-        privacy = self.privacy(query.tenant, requested, bool(categories), images=bool(query.images))
+        own = self.privacy(query.tenant, requested, bool(categories), images=bool(query.images))
+        privacy = min(own, query.privacy, key=STRICTEST.index)
         reach = self._reach[privacy]
         for rule, allowed in self._rules:
             if _applies(rule, query, privacy, categories, query.task):
