@@ -105,6 +105,9 @@ REFUSALS = _counter(
     ("code",),
     "Requests that were refused, by the error's code: a mistake of the caller, no permission, or no room",
 )
+CLIENT_RETRIES = _counter(
+    "jethro_client_retries", "requests", (), "Requests that a client sent again, by the count that SDKs send along"
+)
 UNAUTHORIZED = _counter(
     "jethro_unauthorized", "requests", (), "Requests with no key or a wrong one; also among the refusals"
 )
