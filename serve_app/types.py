@@ -10,8 +10,7 @@ from functools import cached_property
 from types import NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from serve_app.images import Image, TextOrImage, text_of
-from serve_app.session import Session
+from serve_app.images import Image, Session, TextOrImage, text_of
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]

@@ -39,9 +39,9 @@ from serve_app.errors import (
 )
 from serve_app.gateway.prompts import check_prompts, each_prompt
 from serve_app.gateway.services import Services
-from serve_app.gateway.sessions import Thread
 from serve_app.guards.answers import guarded, refusal_events
 from serve_app.observability.request_span import described
+from serve_app.routing.sessions import Thread
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.tracing.spans import in_force, spanned

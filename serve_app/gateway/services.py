@@ -18,7 +18,6 @@ from serve_app.gateway.catalogue import Catalogue
 from serve_app.gateway.fairness import FairLimiter
 from serve_app.gateway.reload import Reloader
 from serve_app.gateway.scope import ScopeNotes
-from serve_app.gateway.sessions import Sessions
 from serve_app.guards.chain import Guards
 from serve_app.guards.personal.detector import PersonalData
 from serve_app.guards.recognizers import chain_of
@@ -31,6 +30,7 @@ from serve_app.placement.redaction import Redactor
 from serve_app.pools.base import Pool
 from serve_app.pools.http import HttpPool
 from serve_app.routing.serving.loading import Loader, RemoteScorer, limit_torch_threads
+from serve_app.routing.sessions import Sessions
 from serve_app.store.base import RequestRecord, Store
 from serve_app.store.sqlite import SqliteStore
 from serve_app.streams.base import LearnerPort

@@ -5,7 +5,7 @@ import pytest
 
 from serve_app.config.strategies import RoutingConfig
 from serve_app.errors import PoolUnavailable
-from serve_app.gateway.sessions import Sessions
+from serve_app.routing.sessions import Sessions
 from serve_app.types import Capabilities
 from tests.api.fakes import FakePool, services
 

@@ -4,8 +4,8 @@ import pytest
 
 from serve_app.config.strategies import RoutingConfig
 from serve_app.errors import RequestError
-from serve_app.gateway.sessions import Sessions, loop_start
 from serve_app.images import Image
+from serve_app.routing.sessions import Sessions, loop_start
 from serve_app.types import Decision, Message, Query
 
 TOOLS = ({"type": "function", "function": {"name": "add"}},)

@@ -16,7 +16,7 @@ from typing import Final
 
 from serve_app.config.strategies import RoutingConfig
 from serve_app.errors import RequestError
-from serve_app.session import Session
+from serve_app.images import Session
 from serve_app.types import Decision, Message, Query
 
 SESSION_HEADER: Final = "x-session-id"
