@@ -116,7 +116,7 @@ def _last_answer(messages: Sequence[Message], end: int) -> int | None:
 
 
 def _opening(messages: Sequence[Message]) -> int:
-    """How many messages lead up to the first of the user's, that included, if the conversation went on since."""
+    """How many messages lead up to the first of the user's, that included, if an answer followed it."""
     if not any(m.role == "assistant" for m in messages):
         return len(messages)
     first = next((i for i, m in enumerate(messages) if m.role == "user"), len(messages) - 1)
@@ -137,7 +137,7 @@ def _shared(messages: Sequence[Message]) -> float:
 
 
 def _said(message: Message) -> Iterable[str]:
-    """What tells a message from others: of an image its length and its beginning, for it may have megabytes."""
+    """What distinguishes a message: of an image its length and beginning alone, since it may have megabytes."""
     return (message.role, message.content, *(f"{len(i.url)} {i.url[:64]}" for i in message.images))
 
 

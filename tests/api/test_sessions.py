@@ -117,6 +117,14 @@ async def test_tenants_do_not_share_a_session(client):
         assert answer.headers["x-jethro-pool"] == pool
 
 
+async def test_the_decision_alone_knows_the_conversation(client):
+    http = client(parts(*pools_of_two()))
+    talk = Talk(http)
+    await talk.pools(2)
+    body = {"model": "jethro", "messages": talk.messages, "tools": [TOOL]}
+    assert (await http.post("/v1/route", json=body)).json()["pool"] == "small"
+
+
 async def test_decisions_count_why(client):
     made = parts(*pools_of_two())
     await Talk(client(made)).pools(3)
