@@ -10,13 +10,13 @@ from functools import cached_property
 from types import NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from serve_app.images import Image, TextOrImage, text_of
+from serve_app.images import Image, Session, TextOrImage, text_of
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Endpoint = Literal["chat", "completions"]
 
-_Routed = Literal["score_above", "score_below", "no_score", "utility", "full", "unable", "fallback"]
+_Routed = Literal["score_above", "score_below", "no_score", "utility", "full", "session", "unable", "fallback"]
 _Cascaded = Literal["accepted", "unchecked", "escalated", "best"]
 _Streamed = Literal["confident", "deferred", "explored", "audit", "warm_up"]
 Cause = Literal["named", "only_pool", _Routed, _Cascaded, "picked", "fused", _Streamed, "guard", "other"]
@@ -24,10 +24,10 @@ Cause = Literal["named", "only_pool", _Routed, _Cascaded, "picked", "fused", _St
 
 named: the request names the model; only_pool: there is no other. score_above, score_below: the router's score against
 the threshold; no_score: the router gave none; utility: highest of all pools; full: the strong pool is, and a borderline
-query goes to the weak one; unable: the first choice does not support the query or may not see it; fallback: it failed.
-accepted: a cascade is sure of its first answer; unchecked: nothing is to be checked; escalated: earlier answers were
-rejected; best: none convinced, this one most. picked, fused: of several answers. confident, deferred, explored, audit,
-warm_up: of streams. guard: a guard stopped the request.
+query goes to the weak one; session: the pool that has the conversation, by routing.stickiness; unable: the first choice
+does not support the query or may not see it; fallback: it failed. accepted: a cascade is sure of its first answer;
+unchecked: nothing is to be checked; escalated: earlier answers were rejected; best: none convinced, this one most.
+picked, fused: of several answers. confident, deferred, explored, audit, warm_up: of streams. guard: a guard stopped it.
 """
 Privacy = Literal["local", "private", "any"]
 """Class of a request, the strictest first: pools of which places may see it."""
@@ -147,6 +147,8 @@ class Query:
     privacy: Privacy = "any"
     reach: frozenset[str] | None = None
     """Names of the pools that may see the query; None: any. Set once, before a strategy runs, and never widened."""
+    session: Session | None = None
+    """Where it continues a conversation that may stick to a pool."""
     detected: frozenset[str] = frozenset()
     """Categories of personal data that were found in it, where they were looked for."""
 
@@ -154,6 +156,14 @@ class Query:
     def text(self) -> str:
         """The text that routers read: the whole conversation, one turn per line."""
         return "\n".join(m.content for m in self.messages)
+
+    @property
+    def scored(self) -> "Query":
+        """What routers score of it: the same at every turn of a tool loop, so that all Gateways decide alike."""
+        session = self.session
+        if session is None or not session.start:
+            return self
+        return replace(self, messages=self.messages[: session.start], session=None)
 
     @cached_property
     def images(self) -> tuple[Image, ...]:
