@@ -15,52 +15,25 @@ import shutil
 import sys
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
 import orjson
-import psutil
 
 from benchmarks.application import application, profile
+from benchmarks.gateway.paired import Compared, one_round, ratios, tables
 from benchmarks.gateway.rounds import ONE_SHOT, STREAM, Target, warm_up
-from benchmarks.gateway.wrk import Load, require_wrk, wrk
+from benchmarks.gateway.wrk import require_wrk
 from benchmarks.process import BUILD, Server, free_port, stop_in_order_on_sigterm
 from benchmarks.stamp import environment, one_line
-from benchmarks.stats import median, percentile
-from benchmarks.table import markdown
+from benchmarks.stats import median
 
 AT_LEAST = 0.9
 """Throughput with everything on, as a part of that with everything off: the pass mark."""
 SAMPLE = 0.01
 ON, OFF = "all on", "all off"
-
-
-@dataclass(slots=True)
-class Compared:
-    """One case at one concurrency: answers per second, and CPU time of an answer in ms, two of each a round."""
-
-    case: str
-    concurrency: int
-    rates: dict[str, list[float]] = field(default_factory=lambda: {ON: [], OFF: []})
-    cpu_ms: dict[str, list[float]] = field(default_factory=lambda: {ON: [], OFF: []})
-    errors: int = 0
-
-
-def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """The sum of a round's two measurements, as a part of the other's."""
-    pairs = zip(_pairs(above), _pairs(below), strict=True)
-    return [sum(one) / sum(other) for one, other in pairs]
-
-
-def noise(values: Sequence[float]) -> list[float]:
-    """The second measurement of a round, as a part of the first."""
-    return [second / first for first, second in _pairs(values)]
-
-
-def _pairs(values: Sequence[float]) -> list[tuple[float, float]]:
-    return list(zip(values[::2], values[1::2], strict=True))
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -92,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             server.wait_ready()
         print(f"All answer after {perf_counter() - begin_s:.0f} s", flush=True)
         warm_up([on, off])
-        cells = [Compared(case, args.concurrency) for case in (ONE_SHOT, STREAM)]
+        cells = [Compared(case, args.concurrency, (ON, OFF)) for case in (ONE_SHOT, STREAM)]
         for turn in range(args.rounds):
             for cell in cells:
                 one_round(cell, (on, on_server), (off, off_server), turn, args.seconds)
@@ -126,30 +99,6 @@ def settings(everything: bool) -> dict[str, Any]:
     return {"access": everything, "metrics": everything, "traces": {"enabled": everything, "sample": SAMPLE}}
 
 
-def one_round(cell: Compared, on: tuple[Target, Server], off: tuple[Target, Server], turn: int, seconds: float) -> None:
-    """Each twice, in an order that changes from round to round."""
-    first, second = (on, off) if turn % 2 == 0 else (off, on)
-    for target, server in (first, second, second, first):
-        before = cpu_s(server)
-        load: Load = wrk(target.completions, cell.concurrency, seconds, target.body(cell.case))
-        cell.cpu_ms[target.name].append((cpu_s(server) - before) / max(1, load.requests) * 1e3)
-        cell.errors += load.errors
-        cell.rates[target.name].append(load.per_second)
-    line = ", ".join(f"{name} {rates[-2]:,.0f} {rates[-1]:,.0f}" for name, rates in cell.rates.items())
-    print(f"  round {turn + 1}  {cell.case}: {line} a second", flush=True)
-
-
-def cpu_s(server: Server) -> float:
-    """CPU seconds so far of the processes of an endpoint; Ray's, HAProxy's and the replicas' are its children."""
-    used = 0.0
-    root = psutil.Process(server.pid)
-    for process in (root, *root.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            used += times.user + times.system
-    return used
-
-
 def passed(cells: Sequence[Compared], spans: int) -> bool:
     """Whether the pass mark holds in every case, nothing failed, and spans were exported."""
     reached = (median(ratios(cell.rates[ON], cell.rates[OFF])) for cell in cells)
@@ -158,9 +107,6 @@ def passed(cells: Sequence[Compared], spans: int) -> bool:
 
 def report(cells: Sequence[Compared], spans: int, stamp: dict[str, Any]) -> str:
     """Tables and what they mean."""
-    rates = [_row(cell, cell.rates, ratios(cell.rates[ON], cell.rates[OFF])) for cell in cells]
-    cpu = [_row(cell, cell.cpu_ms, ratios(cell.cpu_ms[OFF], cell.cpu_ms[ON])) for cell in cells]
-    head = [ON, OFF, "ratio", "quartiles", "off / off", "quartiles of off / off"]
     mark = "holds" if passed(cells, spans) else "does not hold"
     rounds, failed = len(cells[0].rates[ON]) // 2, sum(cell.errors for cell in cells)
     return (
@@ -169,23 +115,10 @@ def report(cells: Sequence[Compared], spans: int, stamp: dict[str, Any]) -> str:
         f"Medians of {rounds} rounds; the ratio is on / off for answers and off / on for CPU time. Pass mark: on / off "
         f"of the answers of at least {AT_LEAST} in every case: {mark}. {failed} answers failed, and the collector "
         f"received {spans:,} spans.\n\n"
-        f"{markdown(['answers per second', *head], rates)}\n"
-        f"{markdown(['CPU time of an answer, ms', *head], cpu)}\n"
+        f"{tables(cells)}\n"
         f"{one_line(stamp)}. Other programs used the machine meanwhile: the rates are not comparable with other "
         "results, the ratios are of one round each.\n"
     )
-
-
-def _row(cell: Compared, values: dict[str, list[float]], found: Sequence[float]) -> list[object]:
-    again = noise(values[OFF])
-    return [
-        *(f"{cell.case}, {cell.concurrency} at once", median(values[ON]), median(values[OFF])),
-        *(f"{median(found):.3f}", _quartiles(found), f"{median(again):.3f}", _quartiles(again)),
-    ]
-
-
-def _quartiles(values: Sequence[float]) -> str:
-    return f"{percentile(values, 25):.3f} to {percentile(values, 75):.3f}"
 
 
 if __name__ == "__main__":

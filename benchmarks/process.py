@@ -39,11 +39,14 @@ class Server:
         ready_url: str,
         env: Mapping[str, str] | None = None,
         timeout_s: float = 180.0,
+        root: Path = ROOT,
     ) -> None:
+        """`root`: the folder of the code that the command runs."""
         BUILD.mkdir(parents=True, exist_ok=True)
         self.name, self.log = name, BUILD / f"{name}.log"
         self._command, self.ready_url, self._timeout_s = list(command), ready_url, timeout_s
-        self._env = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
+        self._root = root
+        self._env = {**os.environ, "PYTHONPATH": str(root), **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -57,7 +60,7 @@ class Server:
         """Start without waiting."""
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._env, stdout=log, stderr=log, start_new_session=True
+                self._command, cwd=self._root, env=self._env, stdout=log, stderr=log, start_new_session=True
             )
 
     def wait_ready(self) -> None:

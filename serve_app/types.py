@@ -3,12 +3,14 @@
 Frozen and slotted; units are in the names. Nothing here knows HTTP, Ray or an engine.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cached_property
 from types import NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from serve_app.images import Image, TextOrImage, text_of
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -40,17 +42,57 @@ REACH: Final[ContextVar[frozenset[str] | None]] = ContextVar("jethro_reach", def
 """The pools that the current task's request may reach, None: any; it also holds for queries that are made for it."""
 
 
+PROMPT_IDS: Final = "token_ids"
+"""In `extra` of the message that is the prompt of `completions`: its token ids, for the one model that knows them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. Text parts are already joined; `extra` holds tool_calls, tool_call_id and name as received."""
+    """One turn. Text parts are already joined; `extra` holds tool_calls, tool_call_id and name as received.
+
+    `parts`: texts and images in their order, where there is an image; `content` is then their texts, a line each. Make
+    such a turn by `of`, and change its text by `rewritten`.
+    """
 
     role: Role
     content: str
     extra: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[TextOrImage, ...] = ()
+
+    def __post_init__(self) -> None:
+        # a text that was changed here and not there would reach a model as it was before
+        if self.parts and self.content != text_of(self.parts):
+            raise ValueError("the content of a message is the text of its parts: change both, by `rewritten`")
+
+    @classmethod
+    def of(cls, role: Role, parts: Sequence[TextOrImage], extra: Mapping[str, Any] | None = None) -> "Message":
+        """A turn of these parts; the parts themselves are kept only where one is an image."""
+        seen = any(part.__class__ is Image for part in parts)
+        return cls(role, text_of(parts), {} if extra is None else extra, tuple(parts) if seen else ())
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Its images, in their order."""
+        return tuple([part for part in self.parts if isinstance(part, Image)]) if self.parts else ()
+
+    def rewritten(self, change: Callable[[str], str], extra: Mapping[str, Any] | None = None) -> "Message":
+        """With its text changed, and `extra` if that is given. Images stay between the texts that they were between.
+
+        `change` gets the whole text, and with images each part as well; if the parts come to another text than the
+        whole, that of the whole is put before the images.
+        """
+        content, extra = change(self.content), self.extra if extra is None else extra
+        parts: tuple[TextOrImage, ...] = tuple([p if isinstance(p, Image) else change(p) for p in self.parts])
+        if parts and text_of(parts) != content:
+            parts = (content, *self.images)
+        return Message(self.role, content, extra, parts)
 
     def to_openai(self) -> dict[str, Any]:
         """The turn as OpenAI's message object."""
-        return {"role": self.role, "content": self.content, **self.extra}
+        if not self.parts:
+            return {"role": self.role, "content": self.content, **self.extra}
+        parts = [p.to_openai() if isinstance(p, Image) else {"type": "text", "text": p} for p in self.parts]
+        return {"role": self.role, "content": parts, **self.extra}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +123,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Query:
-    """A caller's request. For `completions` the prompt is the one user message and no chat template applies."""
+    """A caller's request. For `completions` the prompt is the one user message and no chat template applies.
+
+    Several prompts of one request are a user message each until they are taken apart: strategies and pools see one.
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
@@ -110,6 +155,16 @@ class Query:
         """The text that routers read: the whole conversation, one turn per line."""
         return "\n".join(m.content for m in self.messages)
 
+    @cached_property
+    def images(self) -> tuple[Image, ...]:
+        """All images of the conversation, in their order."""
+        return tuple([image for m in self.messages if m.parts for image in m.images])
+
+    @property
+    def image_tokens(self) -> int:
+        """An estimate of the tokens that the images are read as, see `Image.tokens`; of text alone it is 0."""
+        return sum(image.tokens for image in self.images)
+
     @property
     def stays_unrecorded(self) -> bool:
         """Whether nothing of its content or its answer may be kept: in no log, store, journal or statistic."""
@@ -126,8 +181,14 @@ class Query:
 
     @property
     def prompt(self) -> str:
-        """The raw prompt of a `completions` query."""
+        """The raw prompt of a `completions` query; empty if it is given as token ids."""
         return self.messages[-1].content
+
+    @property
+    def prompt_ids(self) -> Sequence[int]:
+        """The token ids of a `completions` query's prompt that is given so; empty for text."""
+        ids: Sequence[int] = self.messages[-1].extra.get(PROMPT_IDS, ())
+        return ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +235,8 @@ class Chunk:
     finish_reason: FinishReason | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     usage: Usage | None = None
+    stop_reason: str | None = None
+    """The stop sequence that ended the choice, where one did and the engine says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +266,10 @@ class Capabilities:
     tools: bool = False
     adapters: bool = False
     max_context_tokens: int | None = None
+    vision: bool = False
+    """Its model reads images."""
+    image_urls: bool = False
+    """It may be handed the URLs of images, which it fetches; else only images whose bytes are there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "serve_app"
 
 FLOORS = (
+    ("images",),
     ("types", "errors", "arrays", "files", "erasure", "numbers", "precision", "unrecorded"),
     ("wire", "journal", "front", "plots"),
     ("config",),

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-import orjson
+from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,26 +21,43 @@ from serve_app.api.completions import CompletionHandler
 from serve_app.api.console import page as console
 from serve_app.api.console.live import LiveRoutes
 from serve_app.api.decisions import DecisionRoutes
+from serve_app.api.dialects.base import Speakers
+from serve_app.api.dialects.messages.dialect import MESSAGES, MessagesDialect, messages_operations
+from serve_app.api.dialects.messages.errors import MessagesErrors
+from serve_app.api.dialects.openai import OpenAIDialect, OpenAIErrors
+from serve_app.api.dialects.responses.dialect import RESPONSES, ResponsesDialect, ResponsesErrors
+from serve_app.api.dialects.responses.keeping import Keeper
+from serve_app.api.dialects.responses.operations import ResponsesRoutes
 from serve_app.api.middleware import GatewayMiddleware
 from serve_app.api.openapi import Content, Operation
-from serve_app.api.query import chat_request, completion_request
 from serve_app.api.reply import INTERNAL, error_headers
 from serve_app.api.routes import Routes
 from serve_app.api.schemas import ChatRequest, CompletionRequest
 from serve_app.api.streams import StreamRoutes
+from serve_app.config.base import CorsConfig
 from serve_app.errors import JethroError, MethodNotAllowed, NotFound, RequestError
 from serve_app.gateway.services import Services
+from serve_app.types import DECISION_FIELDS
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
+_EXPOSED: Final = [
+    *("x-request-id", "request-id", "retry-after", "server-timing", "openai-processing-ms"),
+    *(f"x-jethro-{f.shown.header}" for f in DECISION_FIELDS if f.shown.header),
+    *("x-jethro-cost-usd", "x-jethro-wasted-tokens", "x-jethro-wasted-usd"),
+]
+"""The headers that a page may read."""
 _ERRORS: Final = (400, 403, 404, 413, 429, 500, 502, 503, 504)
 
 
 def build_app(services: Services) -> Starlette:
     """The whole API. The caller starts and closes the services; the app does neither."""
+    keeper = Keeper(services.store, services.config.store)
     hot: dict[str, ASGIApp] = {
-        CHAT: CompletionHandler(services, "chat", chat_request),
-        COMPLETIONS: CompletionHandler(services, "completions", completion_request),
+        CHAT: CompletionHandler(services, OpenAIDialect("chat", services.config.limits)),
+        COMPLETIONS: CompletionHandler(services, OpenAIDialect("completions", services.config.limits)),
+        MESSAGES: CompletionHandler(services, MessagesDialect(services.config.limits)),
+        RESPONSES: CompletionHandler(services, ResponsesDialect(services.config.limits, keeper)),
     }
     groups = (
         Routes(services),
@@ -49,7 +67,9 @@ def build_app(services: Services) -> Starlette:
         LiveRoutes(services),
     )
     server = services.config.server
-    operations = [*_answering(hot), *(operation for group in groups for operation in group.operations())]
+    operations = [*_answering(hot), *ResponsesRoutes(keeper).operations(hot[RESPONSES])]
+    operations += messages_operations(services, hot[MESSAGES])
+    operations += [operation for group in groups for operation in group.operations()]
     operations += admin_operations(services)
     if server.expose_console:
         operations += console.ConsoleRoutes().operations()
@@ -58,15 +78,42 @@ def build_app(services: Services) -> Starlette:
     open_paths = frozenset(o.path for o in operations if o.open)
     if server.expose_console:
         open_paths |= console.open_paths()
-    middleware = partial(GatewayMiddleware, services=services, hot=hot, open_paths=open_paths)
-    return _Api([o.route() for o in operations], middleware)
+    speakers = Speakers(OpenAIErrors(), {MESSAGES: MessagesErrors(), RESPONSES: ResponsesErrors()})
+    middleware = partial(
+        GatewayMiddleware,
+        services=services,
+        hot=hot,
+        open_paths=open_paths,
+        speakers=speakers,
+        routes=[o.path for o in operations],
+    )
+    return _Api([o.route() for o in operations], partial(_across_origins, middleware, server.cors), speakers)
+
+
+def _across_origins(middleware: Callable[[ASGIApp], ASGIApp], cors: CorsConfig, app: ASGIApp) -> ASGIApp:
+    """The whole stack, around which pages of the configured origins are answered; without any there is no such layer.
+
+    A browser requests leave without a key, and must be answered before keys are checked.
+    """
+    wrapped = middleware(app)
+    if not cors.origins:
+        return wrapped
+    return CORSMiddleware(
+        wrapped,
+        allow_origins=cors.origins,
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=_EXPOSED,
+        max_age=cors.max_age_s,
+    )
 
 
 class _Api(Starlette):
     """Starlette inside GatewayMiddleware, its error layer included, which would wrap every `send` otherwise."""
 
-    def __init__(self, routes: Sequence[Route], middleware: Callable[[ASGIApp], ASGIApp]) -> None:
-        handlers = {JethroError: _jethro_error, HTTPException: _http_error, Exception: _internal_error}
+    def __init__(self, routes: Sequence[Route], middleware: Callable[[ASGIApp], ASGIApp], speakers: Speakers) -> None:
+        refused = _Refused(speakers)
+        handlers = {JethroError: refused.ours, HTTPException: refused.of_starlette, Exception: refused.internal}
         super().__init__(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
         self.router.redirect_slashes = False
         self._outermost = middleware
@@ -89,29 +136,36 @@ def _answering(hot: dict[str, ASGIApp]) -> list[Operation]:
     ]
 
 
-async def _internal_error(request: Request, error: Exception) -> Response:
-    """Starlette raises the error again afterwards, and GatewayMiddleware logs it."""
-    return _error_response(JethroError(INTERNAL))
+class _Refused:
+    """Errors of the routes other than the hot ones, in the shape of the path's API."""
 
+    def __init__(self, speakers: Speakers) -> None:
+        self._speakers = speakers
 
-async def _jethro_error(request: Request, error: JethroError) -> Response:
-    return _error_response(error)
+    async def internal(self, request: Request, error: Exception) -> Response:
+        """Starlette raises the error again afterwards, and GatewayMiddleware logs it."""
+        return self._response(request, JethroError(INTERNAL))
 
+    async def ours(self, request: Request, error: JethroError) -> Response:
+        """An error of ours."""
+        return self._response(request, error)
 
-async def _http_error(request: Request, error: HTTPException) -> Response:
-    """Starlette's own refusals, in OpenAI's form."""
-    allow = dict(error.headers or {})
-    if error.status_code == 405:
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers=allow)
-        methods = allow.get("Allow", "another method")
-        return _error_response(MethodNotAllowed(f"{request.method[:20]} is not allowed here: use {methods}."), allow)
-    if error.status_code == 404:
-        return _error_response(NotFound(f"No route {request.url.path[:200]!r}.", code="unknown_route"), allow)
-    return _error_response(RequestError(str(error.detail)), allow)
+    async def of_starlette(self, request: Request, error: HTTPException) -> Response:
+        """Starlette's own refusals."""
+        allow = dict(error.headers or {})
+        if error.status_code == 405:
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=allow)
+            methods = allow.get("Allow", "another method")
+            wrong = MethodNotAllowed(f"{request.method[:20]} is not allowed here: use {methods}.")
+            return self._response(request, wrong, allow)
+        if error.status_code == 404:
+            unknown = NotFound(f"No route {request.url.path[:200]!r}.", code="unknown_route")
+            return self._response(request, unknown, allow)
+        return self._response(request, RequestError(str(error.detail)), allow)
 
-
-def _error_response(error: JethroError, headers: dict[str, str] | None = None) -> Response:
-    response = Response(orjson.dumps(error.body()), error.status, headers, media_type="application/json")
-    response.raw_headers.extend(error_headers(error, 1))
-    return response
+    def _response(self, request: Request, error: JethroError, headers: dict[str, str] | None = None) -> Response:
+        body = self._speakers.of(get_route_path(request.scope)).refusal(error)
+        response = Response(body, error.status, headers, media_type="application/json")
+        response.raw_headers.extend(error_headers(error, 1))
+        return response

@@ -1,4 +1,4 @@
-"""The two completion routes, on raw ASGI: one request to a strategy and its answer to the caller. The hot path.
+"""The hot path, on raw ASGI: one request to a strategy and its answer to the caller, in the dialect of the route.
 
 The response starts with the strategy's Decision, so that errors before it have their true status. When the caller
 disconnects or the deadline passes, the strategy's iterator is closed at once, and with it every model call.
@@ -6,34 +6,29 @@ disconnects or the deadline passes, the strategy's iterator is closed at once, a
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from time import monotonic, time
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.body import parse_object, read_body
+from serve_app.api.dialects.base import Dialect, Writer
+from serve_app.api.http.interrupt import CallerGone, DeadlinePassed, Interrupt, Stopped
 from serve_app.api.middleware import CALLER, Caller, Ids
 from serve_app.api.query import ParsedRequest, hinted, requested_class
 from serve_app.api.reply import (
     INTERNAL,
     Headers,
     decision_headers,
-    error_event,
-    jethro_object,
     send_error,
     send_json,
     spent_headers,
-    spliced,
     timing_headers,
-    with_usage,
 )
-from serve_app.api.stream_finalizer import StreamFinalizer
-from serve_app.config.tree import LimitsConfig
 from serve_app.errors import (
     ContentFiltered,
     DeadlineExceeded,
@@ -42,98 +37,19 @@ from serve_app.errors import (
     UnsupportedParameter,
     UpstreamError,
 )
+from serve_app.gateway.prompts import check_prompts, each_prompt
 from serve_app.gateway.services import Services
 from serve_app.guards.answers import guarded, refusal_events
 from serve_app.observability.request_span import described
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.tracing.spans import in_force, spanned
-from serve_app.types import DECISION_ID, REACH, Decision, Endpoint, Privacy, Query
+from serve_app.types import DECISION_ID, REACH, Decision, Privacy, Query
 from serve_app.unrecorded import Undecided
 from serve_app.wire.frames import Answer, Call, Frame
 
 logger = logging.getLogger("jethro.api")
 
-_WATCH_AFTER_S: Final = 0.005
-"""A request that ends sooner needs no watch for the disconnect; a task for each would be a tenth of its cost."""
-
-
-class CallerGone(Exception):
-    """The caller closed the connection."""
-
-
-class DeadlinePassed(Exception):
-    """The deadline passed while the request ran."""
-
-
-class Stopped(Exception):
-    """The endpoint stops, and the request was not finished in the time that it had."""
-
-
-class Interrupt:
-    """Async context that cancels its body: on a disconnect (CallerGone), at a deadline (DeadlinePassed), or Stopped.
-
-    `stops`: holds, while the body runs, what is to be called to stop it.
-
-    Read the request's body before: the next message from `receive` counts as the disconnect. A cancellation from
-    outside (the server stops, or Ray Serve saw the disconnect first) passes through untouched.
-    """
-
-    def __init__(self, receive: Receive, timeout_s: float, stops: set[Callable[[], None]]) -> None:
-        self._receive = receive
-        self._timeout_s = timeout_s
-        self._stops = stops
-        self._why: type[Exception] | None = None
-
-    async def __aenter__(self) -> Self:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task: asyncio.Task[object] = task
-        loop = asyncio.get_running_loop()
-        self._watch: asyncio.Task[None] | None = None
-        self._deadline_s = loop.time() + self._timeout_s
-        # One timer at a time: most requests end before the watch begins, and never need the one of the deadline.
-        if self._timeout_s > _WATCH_AFTER_S:
-            self._timer = loop.call_later(_WATCH_AFTER_S, self._start_watch, loop)
-        else:
-            self._timer = loop.call_at(self._deadline_s, self._cut, DeadlinePassed)
-        self._stops.add(self._stop)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        self._stops.discard(self._stop)
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._why is None:
-            return
-        outer = self._task.uncancel()
-        if kind is asyncio.CancelledError and outer == 0:
-            raise self._why from None
-
-    def _start_watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = loop.call_at(self._deadline_s, self._cut, DeadlinePassed)
-        self._watch = loop.create_task(self._await_disconnect())
-
-    async def _await_disconnect(self) -> None:
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._cut(CallerGone)
-                return
-
-    def _stop(self) -> None:
-        self._cut(Stopped)
-
-    def _cut(self, why: type[Exception]) -> None:
-        if self._why is None:
-            self._why = why
-            self._task.cancel()
-
-
-Read = Callable[[dict[str, Any], LimitsConfig, str | None], ParsedRequest]
 _EVENT_STREAM: Final[Headers] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -144,12 +60,11 @@ _LAST_EVENT_S: Final = 2.0
 
 
 class CompletionHandler:
-    """The ASGI app of one hot route. `read` checks a body and parses it into a request."""
+    """The ASGI app of one hot route, which speaks `dialect`."""
 
-    def __init__(self, services: Services, endpoint: Endpoint, read: Read) -> None:
+    def __init__(self, services: Services, dialect: Dialect) -> None:
         self._services = services
-        self._endpoint = endpoint
-        self._read = read
+        self._dialect = dialect
         self._ids = Ids()
         self._retry_after_s = services.config.gateway.retry_after_s
 
@@ -157,8 +72,8 @@ class CompletionHandler:
         """Answer one request. GatewayMiddleware has put the Caller into the scope."""
         services, started = self._services, monotonic()
         caller: Caller = scope[CALLER]
-        record = RequestRecord(caller.request_id, self._endpoint, time(), tenant=caller.tenant, unrecorded=True)
-        response = _Response(record, started, send, services)
+        record = RequestRecord(caller.request_id, self._dialect.endpoint, time(), tenant=caller.tenant, unrecorded=True)
+        response = _Response(record, started, send, services, self._dialect)
         services.recorder.started()
         services.demand.arrived()
         if services.tracing is None:
@@ -206,11 +121,13 @@ class CompletionHandler:
     async def _answer(self, scope: Scope, receive: Receive, response: "_Response", undecided: Undecided) -> None:
         services, record, limits = self._services, response.record, self._services.config.limits
         body = await read_body(scope, receive, limits.body_bytes)
-        request = self._read(parse_object(body), limits, record.tenant)
+        request, response.writer = await self._dialect.read(parse_object(body), record.tenant)
         record.model, record.stream = request.model, request.stream
         record.user, record.safety_identifier = request.query.user, request.query.safety_identifier
         requested = requested_class(scope["headers"])
         strategy = services.catalogue.resolve(request.model)
+        if request.query.endpoint == "completions":
+            check_prompts(strategy, request.query, reads_text=services.reads_text)
         response.parsed()
         deadline_s = response.started + limits.request_timeout_s
         call = Call(self._ids.new(), record.request_id, int(record.created_s), deadline_s)
@@ -254,7 +171,7 @@ class CompletionHandler:
         """The strategy's events, with request and answer checked. Raises ContentFiltered for a request that is not."""
         guards = self._services.guards
         if guards is None:
-            return strategy.run(query, context)
+            return each_prompt(strategy.run, query, context)
         if query.sampling.logprobs and guards.checks("output"):
             raise UnsupportedParameter(
                 "logprobs: they would show what guards hold back of an answer: leave it out.", param="logprobs"
@@ -262,7 +179,11 @@ class CompletionHandler:
         query, verdict = await guards.check_input(query, context.call)
         response.found(verdict.findings)
         if not verdict.stops:
-            return guarded(strategy.run(query, context), guards, query, context, response.found)
+
+            def run(query: Query, context: Context) -> AsyncGenerator[Event]:
+                return guarded(strategy.run(query, context), guards, query, context, response.found)
+
+            return each_prompt(run, query, context)
         self._services.recorder.refused("input")
         if guards.config.refusal == "error":
             raise ContentFiltered(guards.config.message, param="messages" if query.endpoint == "chat" else "prompt")
@@ -295,17 +216,23 @@ class _Pieces:
 
 
 class _Response:
-    """The response to one request, as far as it has been sent. `privacy`: its class, once it is known."""
+    """The response to one request, as far as it has been sent. `writer` is there once its body has been read.
 
-    def __init__(self, record: RequestRecord, started: float, send: Send, services: Services) -> None:
+    `privacy`: its class, once it is known.
+    """
+
+    writer: Writer
+
+    def __init__(self, record: RequestRecord, started: float, send: Send, services: Services, dialect: Dialect) -> None:
         self.record = record
+        self._dialect = dialect
         self._scope = services.scope
         self.started = started
         self.privacy: Privacy = "any"
         self._placement, self._recorder = services.placement, services.recorder
         self._found: dict[str, int] = {}
         self._send = send
-        self._headers: Headers = [(b"x-request-id", record.request_id.encode())]
+        self._headers: Headers = dialect.headers(record.request_id)
         self._begun = False
         self._parsed_at = started
 
@@ -326,21 +253,21 @@ class _Response:
 
     async def relay(self, events: AsyncIterator[Event], request: ParsedRequest) -> None:
         """Send the events of a strategy to the caller."""
-        record, finalizer = self.record, StreamFinalizer(request.include_usage)
+        record, writer = self.record, self.writer
         answer: Answer | None = None
         pieces = _Pieces()
         async for event in events:
             if isinstance(event, Frame):
                 if record.ttft_ms is None:
                     record.ttft_ms = self._elapsed_ms()
-                data = finalizer.passed(event)
+                data = writer.passed(event)
                 if data:
                     pieces.sent(monotonic())
                     await self._send({"type": "http.response.body", "body": data, "more_body": True})
             elif isinstance(event, Decision):
-                self._decided(self._scope.noted(request.model, request.query, event))
+                decision = self._decided(self._scope.noted(request.model, request.query, event))
                 if request.stream:
-                    await self._begin_stream()
+                    await self._begin_stream(writer.begin(decision))
             elif isinstance(event, Answer):
                 answer = event
             elif isinstance(event, Spent):
@@ -349,13 +276,11 @@ class _Response:
         if record.decision is None:
             raise UpstreamError("The strategy ended without a decision.")
         if request.stream:
-            last = finalizer.end(jethro_object(record.decision, record), record.usage_to_show)
-            await self._send({"type": "http.response.body", "body": last})
+            await self._send({"type": "http.response.body", "body": await writer.end(record)})
         elif answer is None:
             raise UpstreamError("The strategy ended without an answer.")
         else:
-            body = with_usage(answer.body, record.usage_to_show)
-            await self._send_whole(spliced(body, jethro_object(record.decision, record)))
+            await self._send_whole(await writer.whole(answer, record))
 
     async def fail(self, error: JethroError, retry_after_s: float) -> None:
         """An error: with its true status if nothing was sent yet, else as the stream's last event."""
@@ -363,12 +288,12 @@ class _Response:
         if self._begun:
             with suppress(TimeoutError):  # a caller who does not read misses it; the server then closes the connection
                 async with asyncio.timeout(_LAST_EVENT_S):
-                    await self._send({"type": "http.response.body", "body": error_event(error)})
+                    await self._send({"type": "http.response.body", "body": self.writer.broken(error)})
         else:
             self.record.http_status = error.status
-            await send_error(self._send, error, self._headers, retry_after_s)
+            await send_error(self._send, error, self._headers, retry_after_s, body=self._dialect.refusal(error))
 
-    def _decided(self, decision: Decision) -> None:
+    def _decided(self, decision: Decision) -> Decision:
         elapsed_ms = (monotonic() - self._parsed_at) * 1e3
         place = None if self._placement is None else self._placement.place_of(decision.pool)
         decision = replace(decision, privacy=self.privacy, place=place, guards=self._found)
@@ -376,15 +301,18 @@ class _Response:
         self.record.decide_ms = decision.decision_ms
         self.record.first_byte_ms = max(0.0, elapsed_ms - decision.decision_ms)
         self._headers += decision_headers(decision)
+        return decision
 
     def _elapsed_ms(self) -> float:
         return (monotonic() - self.started) * 1e3
 
-    async def _begin_stream(self) -> None:
+    async def _begin_stream(self, first: bytes) -> None:
         self._headers += timing_headers(self.record, self._elapsed_ms())
         self._begun = True
         headers = [*_EVENT_STREAM, *self._headers]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        if first:
+            await self._send({"type": "http.response.body", "body": first, "more_body": True})
 
     async def _send_whole(self, body: bytes) -> None:
         record = self.record

@@ -33,9 +33,12 @@ async def send_json(send: Send, status: int, body: bytes, headers: Headers) -> N
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: JethroError, headers: Headers, retry_after_s: float = 1) -> None:
-    """OpenAI's error object with the error's true status. `retry_after_s` holds where the error names none."""
-    await send_json(send, error.status, orjson.dumps(error.body()), [*headers, *error_headers(error, retry_after_s)])
+async def send_error(
+    send: Send, error: JethroError, headers: Headers, retry_after_s: float = 1, *, body: bytes | None = None
+) -> None:
+    """An error with its true status. `retry_after_s` holds where it names none; `body` None: OpenAI's error object."""
+    said = orjson.dumps(error.body()) if body is None else body
+    await send_json(send, error.status, said, [*headers, *error_headers(error, retry_after_s)])
 
 
 def error_headers(error: JethroError, retry_after_s: float) -> Headers:

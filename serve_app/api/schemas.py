@@ -1,10 +1,12 @@
-"""The request bodies as Pydantic models, text parts only. The operator's limits are checked in query.py, not here."""
+"""The request bodies as Pydantic models. The operator's limits are checked in query.py and images.py, not here."""
 
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
+from serve_app.api.dialects.content import Content, SeenContent, seen_in, text_in
+from serve_app.api.dialects.content import Part as Part  # the base of all request objects
 from serve_app.types import Message
 
 _JSON_DEPTH = "must be plain JSON: nested at most 200 levels, integers within 64 bits"
@@ -23,31 +25,6 @@ JsonObject = Annotated[dict[str, Any], AfterValidator(_plain_json)]
 """An object that is forwarded unchanged, such as a JSON schema."""
 
 
-class Part(BaseModel):
-    """Base of all request objects: strict types, no unknown keys, no NaN."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class TextPart(Part):
-    """A piece of text."""
-
-    type: Literal["text"]
-    text: str
-
-
-def _content_kind(value: Any) -> str | None:
-    return "text" if isinstance(value, str) else "parts" if isinstance(value, list) else None
-
-
-Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[TextPart], Field(min_length=1), Tag("parts")],
-    Discriminator(
-        _content_kind,
-        custom_error_type="content_type",
-        custom_error_message="Input should be a string or a list of text parts",
-    ),
-]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
@@ -60,7 +37,7 @@ class _Turn(Part):
     def message(self) -> Message:
         """The turn as a Message."""
         extra = {"name": self.name} if self.name is not None else {}
-        return Message(self.role, _text(self.content), extra)  # type: ignore[attr-defined]
+        return Message(self.role, text_in(self.content), extra)  # type: ignore[attr-defined]
 
 
 class SystemTurn(_Turn):
@@ -81,7 +58,11 @@ class UserTurn(_Turn):
     """What the user says."""
 
     role: Literal["user"]
-    content: Content
+    content: SeenContent
+
+    def message(self) -> Message:
+        """The turn, with its images unchecked."""
+        return seen_in("user", self.content, {"name": self.name} if self.name is not None else {})
 
 
 class FunctionCall(Part):
@@ -118,7 +99,7 @@ class AssistantTurn(_Turn):
     def message(self) -> Message:
         """The turn, its calls in `extra` as received."""
         extra = self.model_dump(include={"name", "tool_calls", "function_call"}, exclude_none=True)
-        text = _text(self.content) if self.content is not None else self.refusal or ""
+        text = text_in(self.content) if self.content is not None else self.refusal or ""
         return Message("assistant", text, extra)
 
 
@@ -126,12 +107,12 @@ class ToolTurn(Part):
     """What a tool answered."""
 
     role: Literal["tool"]
-    content: Content
+    content: SeenContent
     tool_call_id: Annotated[str, Field(min_length=1, max_length=256)]
 
     def message(self) -> Message:
-        """The turn, with the id of the call it answers."""
-        return Message("tool", _text(self.content), {"tool_call_id": self.tool_call_id})
+        """The turn, with the id of the call it answers, and its images unchecked."""
+        return seen_in("tool", self.content, {"tool_call_id": self.tool_call_id})
 
 
 class FunctionTurn(Part):
@@ -143,17 +124,12 @@ class FunctionTurn(Part):
 
     def message(self) -> Message:
         """The turn, with the function's name."""
-        return Message("function", _text(self.content), {"name": self.name})
+        return Message("function", text_in(self.content), {"name": self.name})
 
 
 Turn = Annotated[
     SystemTurn | DeveloperTurn | UserTurn | AssistantTurn | ToolTurn | FunctionTurn, Field(discriminator="role")
 ]
-
-
-def _text(content: str | list[TextPart]) -> str:
-    """Text parts become lines."""
-    return content if isinstance(content, str) else "\n".join(p.text for p in content)
 
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -301,12 +277,18 @@ class ChatRequest(_Sampled):
     parallel_tool_calls: bool | None = None
 
 
+PromptText = Annotated[str, Field(min_length=1)]
+PromptIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+
+
 class CompletionRequest(_Sampled):
-    """The body of POST /v1/completions: one prompt."""
+    """The body of POST /v1/completions: one prompt or several, each as text or as the token ids of a named model."""
 
     prompt: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1)]
+        PromptText
+        | PromptIds
+        | Annotated[list[PromptText], Field(min_length=1)]
+        | Annotated[list[PromptIds], Field(min_length=1)]
     )
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from serve_app.observability.batched import Batched
 from serve_app.store.base import RequestRecord
 from serve_app.types import Price
 
@@ -123,18 +124,23 @@ class LiveFigures:
         self._strong = strong
         self._clock = clock
         self._steps: deque[LiveStep] = deque(maxlen=STEPS + 1)
+        self._over = Batched(self._count)
 
     def ended(self, record: RequestRecord) -> None:
         """A request is over; one for its decision alone is not traffic."""
         if record.status == "route_only":
             return
-        at = int(self._clock() // STEP_S)
+        self._over.add((int(self._clock() // STEP_S), record))
+
+    def _count(self, over: tuple[int, RequestRecord]) -> None:
+        at, record = over
         if not self._steps or self._steps[-1].at < at:
             self._steps.append(LiveStep(at))
         self._steps[-1].add(record, self._strong)
 
     def steps(self) -> list[dict[str, Any]]:
         """The steps with traffic, oldest first, JSON-ready."""
+        self._over.drain()
         oldest = int(self._clock() // STEP_S) - STEPS
         return [step.to_json() for step in self._steps if step.at >= oldest]
 

@@ -1,7 +1,7 @@
 """The typed recorder of a Gateway: fills the metrics that `definitions.py` defines. Nothing else writes them.
 
-Everything is recorded once per request, at its end. Nothing is observed per token: TPOT and the times between the
-pieces of a stream are taken when it is over.
+Everything is recorded once per request, after its end: a few requests at a time, and all before a reading. Nothing is
+observed per token: TPOT and the times between the pieces of a stream are taken when it is over.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,6 +10,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry, generate_latest
 
 from serve_app.observability import definitions as d
+from serve_app.observability.batched import Batched
 from serve_app.observability.calibration import CalibrationErrors, CalibrationReading
 from serve_app.observability.instruments import AtScrape, Instruments
 from serve_app.observability.scraped import (
@@ -39,6 +40,8 @@ class Recorder:
         self.registry = registry if registry is not None else CollectorRegistry()
         self._large = large
         self._calibration = CalibrationErrors()
+        self._over = Batched(self._count)
+        self.registry.register(AtScrape(self._counted))  # the first that a reading asks
         made = Instruments(self.registry)
         self._of_requests(made)
         self._of_decisions(made)
@@ -100,6 +103,13 @@ class Recorder:
 
     def ended(self, record: RequestRecord) -> None:
         """A request is over; one that was counted as `started` unless it is route_only."""
+        self._over.add(record)
+
+    def _counted(self) -> tuple[()]:
+        self._over.drain()
+        return ()
+
+    def _count(self, record: RequestRecord) -> None:
         if record.status != "route_only":
             self._in_flight.dec()
         decision = record.decision

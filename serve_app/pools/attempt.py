@@ -18,6 +18,7 @@ from serve_app.errors import (
     UnsupportedParameter,
     UpstreamError,
 )
+from serve_app.images import Image
 from serve_app.pools.base import Pool
 from serve_app.types import Capabilities, Query, Step, Usage
 from serve_app.wire.frames import Answer, Call, Frame, usage_from_openai
@@ -139,10 +140,26 @@ def unmet(query: Query, can: Capabilities) -> str | None:
                 return key
     if query.adapter and not can.adapters:
         return "model"
+    if query.images and (lack := _unseen(query.images, can)) is not None:
+        return lack
     limit, max_tokens = can.max_context_tokens, query.sampling.max_tokens
     if limit is not None and max_tokens is not None and max_tokens >= limit:
         return "max_tokens"
     return None
+
+
+_IMAGE: Final = "images: "
+_IMAGE_URL: Final = "images by URL: "
+"""What a pool lacks that cannot see, or fetches nothing; the place of the image in the request follows."""
+
+
+def _unseen(images: Sequence[Image], can: Capabilities) -> str | None:
+    """The first image that is beyond the capabilities `can`."""
+    if not can.vision:
+        return _IMAGE + images[0].param
+    if can.image_urls:
+        return None
+    return next((_IMAGE_URL + image.param for image in images if not image.inline), None)
 
 
 BARRED: Final = "the request's privacy class"
@@ -161,6 +178,8 @@ def lacking(query: Query, pool: Pool) -> str | None:
 
 def why_skipped(model: str, lack: str) -> str:
     """For a Decision's reason: why a model was skipped."""
+    if lack.startswith((_IMAGE, _IMAGE_URL)):
+        return f"{model} cannot see images" if lack.startswith(_IMAGE) else f"{model} fetches no images"
     return f"{model} may not see the request" if lack == BARRED else f"{model} does not support {lack}"
 
 
@@ -176,4 +195,11 @@ def refusal(param: str, models: str) -> JethroError:
         return ContextLengthExceeded(
             f"max_tokens leaves no room for a prompt in the context of {models}: request fewer tokens", param=param
         )
+    for lack, why in (
+        (_IMAGE, "cannot see images: leave it out or use a model that can"),
+        (_IMAGE_URL, "fetches no images: send its bytes as a data: URI"),
+    ):
+        if param.startswith(lack):
+            param = param.removeprefix(lack)
+            return UnsupportedParameter(f"{param}: {models} {why}", param=param)
     return UnsupportedParameter(f"{param} is not supported by {models}: leave it out or use another model", param=param)

@@ -92,9 +92,9 @@ def test_a_wrong_turn_is_refused_by_its_path(turn, param):
     assert caught.value.status == 400
 
 
-@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+@pytest.mark.parametrize("kind", ["input_image", "input_audio", "file", "video_url"])
 def test_media_parts_are_refused_as_unsupported(kind):
-    with pytest.raises(RequestError, match="text only") as caught:
+    with pytest.raises(RequestError, match="not supported here") as caught:
         messages({"role": "user", "content": [{"type": "text", "text": "x"}, {"type": kind, kind: {}}]})
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "messages.0.content.1.type")
 

@@ -9,7 +9,8 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from benchmarks.collector import Collector
-from benchmarks.observability import OFF, ON, Compared, arguments, cpu_s, noise, passed, ratios, report, settings
+from benchmarks.gateway.paired import Compared, cpu_s, noise, ratios
+from benchmarks.observability import OFF, ON, arguments, passed, report, settings
 from benchmarks.process import Server
 from serve_app.config.base import LogConfig
 from serve_app.tracing.export import provider_of
@@ -18,7 +19,7 @@ STAMP = {"date": "2026-11-30T00:00:00", "commit": "c", "cores": 2, "cpu": "x", "
 
 
 def cell(on: list[float], errors: int = 0) -> Compared:
-    made = Compared("one-shot", 16, errors=errors)
+    made = Compared("one-shot", 16, (ON, OFF), errors=errors)
     made.rates = {ON: on, OFF: [100.0, 110.0] * (len(on) // 2)}
     made.cpu_ms = {ON: [1.0] * len(on), OFF: [0.95] * len(on)}
     return made

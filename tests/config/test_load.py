@@ -98,7 +98,7 @@ def test_a_dumped_config_is_the_same_config_again():
         (GOOD + "server: {prot: 8001}", "server.prot: unknown key (value 8001); did you mean port?"),
         (
             GOOD + "limits: {zzz: 1}",
-            "limits.zzz: unknown key (value 1); remove it; known keys: body_bytes, max_",
+            "limits.zzz: unknown key (value 1); remove it; known keys: body_bytes, image_",
         ),
         (GOOD.replace("    model: tiny\n", ""), "pools.small.model: missing; add it"),
         (GOOD.replace("model: tiny", "model: tiny\n    pirce: {}"), "did you mean price?"),

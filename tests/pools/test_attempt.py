@@ -11,8 +11,9 @@ from serve_app.errors import (
     RequestError,
     UpstreamError,
 )
-from serve_app.pools.attempt import Attempt, most_relevant
-from serve_app.types import Capabilities
+from serve_app.images import Image
+from serve_app.pools.attempt import Attempt, most_relevant, refusal, unmet, why_skipped
+from serve_app.types import Capabilities, Message, Query
 from tests.cascade.fakes import CALL, pool, query
 
 LATE, LONG, FULL, BAD = DeadlineExceeded("late"), ContextLengthExceeded("long"), Overloaded("full"), RequestError("bad")
@@ -56,3 +57,33 @@ async def test_a_deadline_that_passed_is_told_of_whoever_failed_before(stream: b
             [frame async for frame in attempt.stream()]
         else:
             await attempt.complete()
+
+
+def seen(*urls):
+    images = [Image(url, None, f"messages.0.content.{i}.image_url") for i, url in enumerate(urls)]
+    return Query((Message.of("user", ["what?", *images]),))
+
+
+URL, BYTES = "https://x.example/a.png", "data:image/png;base64,iVBORw0KGgo="
+
+
+@pytest.mark.parametrize(
+    ("urls", "can", "says"),
+    [
+        ((), Capabilities(), None),
+        ((URL, BYTES), Capabilities(vision=True, image_urls=True), None),
+        ((BYTES,), Capabilities(vision=True), None),
+        ((BYTES,), Capabilities(), ("cannot see images", "messages.0.content.0.image_url: m cannot see images")),
+        ((BYTES, URL), Capabilities(vision=True), ("fetches no images", "messages.0.content.1.image_url: m fetches")),
+        ((URL,), Capabilities(image_urls=True), ("cannot see images", "messages.0.content.0.image_url: m cannot")),
+    ],
+)
+def test_images_need_a_model_that_sees_them(urls, can, says):
+    lack = unmet(seen(*urls), can)
+    if says is None:
+        assert lack is None
+        return
+    assert why_skipped("m", lack) == f"m {says[0]}"
+    error = refusal(lack, "m")
+    assert (error.status, error.code) == (400, "unsupported_parameter")
+    assert error.message.startswith(says[1]) and error.param == says[1].partition(":")[0]

@@ -134,12 +134,26 @@ def test_a_wrong_type_is_refused_by_name(body, param):
     assert caught.value.status == 400
 
 
-def test_a_prompt_must_be_text():
-    with pytest.raises(RequestError, match="prompt"):
-        query_from_openai({"prompt": [1, 2]}, "completions")
+def test_a_prompt_is_text_or_token_ids():
+    query = query_from_openai({"prompt": [1, 2]}, "completions")
+    assert list(query.prompt_ids) == [1, 2]
+    assert query_to_openai(query, model="m", stream=False)["prompt"] == [1, 2]
+    for prompt in ([], [True], ["a"], [1.5], None, {}):
+        with pytest.raises(RequestError, match="prompt"):
+            query_from_openai({"prompt": prompt}, "completions")
 
 
-def test_parts_other_than_text_are_unsupported():
-    body = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}
+@pytest.mark.parametrize("part", [{"type": "input_audio"}, {"type": "image_url", "image_url": "x"}, {}, "x"])
+def test_parts_other_than_text_and_images_are_unsupported(part):
     with pytest.raises(UnsupportedParameter):
-        query_from_openai(body, "chat")
+        query_from_openai({"messages": [{"role": "user", "content": [part]}]}, "chat")
+
+
+def test_images_keep_their_place_and_what_the_caller_said_of_them():
+    image = {"type": "image_url", "image_url": {"url": "https://x.example/a.png", "detail": "low"}}
+    content = [{"type": "text", "text": "a"}, image, {"type": "text", "text": "b"}, {"type": "text", "text": "c"}]
+    body = {"model": "m", "messages": [{"role": "user", "content": content, "name": "ann"}]}
+    query = query_from_openai(body, "chat")
+    assert query.text == "a\nb\nc"
+    assert [image.url for image in query.images] == ["https://x.example/a.png"]
+    assert query_to_openai(query, model="m", stream=False) == body

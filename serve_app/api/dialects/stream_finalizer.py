@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from serve_app.api.dialects.pieces import stream_error
 from serve_app.api.reply import spliced, with_usage
 from serve_app.errors import UpstreamError
 from serve_app.types import Usage
@@ -54,7 +55,7 @@ class StreamFinalizer:
     def _event(self, body: bytes, event: dict[str, Any]) -> bytes:
         """The bytes of an event to send at once; empty if it is held back."""
         if event.get("error"):
-            raise _error(event["error"])
+            raise stream_error(event["error"])
         choices, usage = event.get("choices"), event.get("usage")
         if usage:
             if not choices:
@@ -115,11 +116,6 @@ def _without_text(event: dict[str, Any], choice: dict[str, Any]) -> dict[str, An
 
 def _without_finish(event: dict[str, Any]) -> dict[str, Any]:
     return {**event, "choices": [{**choice, "finish_reason": None} for choice in event["choices"]]}
-
-
-def _error(error: Any) -> UpstreamError:
-    message = error.get("message") if isinstance(error, dict) else None
-    return UpstreamError(str(message or "The model failed while it answered."))
 
 
 def _event_of(body: bytes) -> bytes:

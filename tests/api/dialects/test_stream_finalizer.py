@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.stream_finalizer import StreamFinalizer
+from serve_app.api.dialects.stream_finalizer import StreamFinalizer
 from serve_app.errors import UpstreamError
 from serve_app.types import Usage
 from serve_app.wire.encoding import DONE
