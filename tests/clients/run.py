@@ -63,6 +63,7 @@ def tested(client: Client, url: str, recorder: Recorder, folder: Path) -> Result
     print(f"== {client.name}", flush=True)
     done = subprocess.run(
         command(client, report),
+        cwd=folder,
         env=variables | {"JETHRO_CLIENTS_URL": f"{url}/v1", KEY_ENV: KEY} | client.variables(ENVIRONMENTS),
         timeout=LIMIT_S,
         check=False,

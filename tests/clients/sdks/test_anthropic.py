@@ -37,10 +37,10 @@ def test_messages(client: anthropic.Anthropic, model: str, ask: str) -> None:
 
 
 def test_messages_stream(client: anthropic.Anthropic, model: str, ask: str) -> None:
-    whole = client.messages.create(model=model, max_tokens=64, temperature=0, messages=told(ask))
-    with client.messages.stream(model=model, max_tokens=64, temperature=0, messages=told(ask)) as stream:
-        assert "".join(stream.text_stream) == text_of(whole)
-        assert stream.get_final_message().usage.output_tokens > 0
+    with client.messages.stream(model=model, max_tokens=64, messages=told(ask)) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text and text == text_of(final) and final.stop_reason == "end_turn" and final.usage.output_tokens > 0
 
 
 @pytest.mark.parametrize("streamed", [False, True])

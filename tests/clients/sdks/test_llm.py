@@ -19,7 +19,10 @@ def forecast(city: str, day: int) -> str:
 
 @pytest.fixture
 def llm(url: str, key: str, tmp_path: Path) -> Any:
-    entry = "- {{model_id: {0}, model_name: {0}, api_base: '{1}', supports_tools: true, supports_schema: true}}\n"
+    entry = (
+        "- {{model_id: {0}, model_name: {0}, api_base: '{1}', supports_tools: true, supports_schema: true, "
+        "api_key_name: clients}}\n"
+    )
     chats = "".join(entry.format(name, url) for name in ("jethro", "jlab-large", "double"))
     (tmp_path / "extra-openai-models.yaml").write_text(chats)
     environment = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
@@ -30,20 +33,19 @@ def llm(url: str, key: str, tmp_path: Path) -> Any:
         assert made.returncode == 0, made.stderr
         return made.stdout.strip()
 
-    # a server of one's own needs the key that is set for it
-    environment["OPENAI_API_KEY"] = key
+    run("keys", "set", "clients", "--value", key)
     return run
 
 
 @pytest.mark.parametrize("how", ["--no-stream", "--usage"])
 def test_chat(llm: Any, model: str, ask: str, how: str) -> None:
-    assert llm("-m", model, ask, how, "--key", os.environ["JETHRO_CLIENTS_KEY"])
+    assert llm("-m", model, ask, how)
 
 
 def test_tools(llm: Any, tmp_path: Path, weather: Any) -> None:
     seen = tmp_path / "seen"
     text = llm(
-        "-m", "double", "--key", os.environ["JETHRO_CLIENTS_KEY"], "--functions", TOOL.format(path=str(seen)), weather.ASK
+        "-m", "double", "--functions", TOOL.format(path=str(seen)), weather.ASK
     )
     assert [line.split()[1] for line in seen.read_text().splitlines()] == ["1", "2", "3", "4", "5"]
     assert text == "After 5 turns: 21 degrees in paris on day 5"
@@ -51,10 +53,9 @@ def test_tools(llm: Any, tmp_path: Path, weather: Any) -> None:
 
 @pytest.mark.parametrize("name", ["jlab-large", "double"])
 def test_structured(llm: Any, ask: str, name: str) -> None:
-    assert '"value"' in llm("-m", name, "--key", os.environ["JETHRO_CLIENTS_KEY"], "--schema", "value int", ask)
+    assert '"value"' in llm("-m", name, "--schema", "value int", ask)
 
 
 def test_chat_continued(llm: Any, ask: str) -> None:
-    key = os.environ["JETHRO_CLIENTS_KEY"]
-    assert llm("-m", "double", "--key", key, ask)
-    assert llm("-c", "--key", key, ask) == f"You wrote: {ask}"
+    assert llm("-m", "double", ask)
+    assert llm("-c", ask) == f"You wrote: {ask}"
