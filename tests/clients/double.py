@@ -8,6 +8,7 @@ answer, and conversations that end with the model's own words are 400s. Its mess
 import base64
 import hashlib
 import itertools
+import re
 import struct
 import threading
 import time
@@ -30,10 +31,7 @@ TURNS = 5
 WIDTH = 384
 _SERIAL = itertools.count(1)
 _REQUEST = frozenset(
-    "messages model audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens "
-    "max_tokens metadata modalities n parallel_tool_calls prediction presence_penalty prompt_cache_key "
-    "prompt_cache_retention reasoning_effort response_format safety_identifier seed service_tier stop store stream "
-    "stream_options temperature tool_choice tools top_logprobs top_p user verbosity web_search_options".split()
+    ["messages", "model", "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens", "metadata", "modalities", "n", "parallel_tool_calls", "prediction", "presence_penalty", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier", "stop", "store", "stream", "stream_options", "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options"]
 )
 _MESSAGE = {
     "developer": {"content", "name"},
@@ -121,9 +119,32 @@ def answered(body: Mapping[str, Any]) -> dict[str, Any]:
         return message | {"content": orjson.dumps(instance(form["json_schema"]["schema"], rounds)).decode()}
     if form["type"] == "json_object":
         return message | {"content": '{"value": 42}'}
+    if (told := fields_of(asked)) is not None:
+        return message | {"content": told}
     if results:
         return message | {"content": f"After {rounds} turns: {text_of(results[-1]['content'])}"}
     return message | {"content": f"You wrote: {asked}"}
+
+
+def fields_of(asked: str) -> str | None:
+    """An answer in the form of DSPy, which asks in words for fields, and for calls of tools in fields as well."""
+    named = re.search(r"^Respond with .*", asked, re.MULTILINE)
+    if named is None:
+        return None
+    marked = re.findall(r"`\[\[ ## (\w+) ## \]\]`", named[0])
+    names = [name for name in marked or re.findall(r"`(\w+)`", named[0]) if name != "completed"]
+    observed = re.findall(r"^\[\[ ## observation_\d+ ## \]\]\n(.*)$", asked, re.MULTILINE)
+    results = [result for result in observed if result != "Completed."]  # that of finishing
+    values: dict[str, Any] = dict.fromkeys(names, f"After {len(results)} turns: {results[-1]}" if results else 42)
+    if "next_tool_name" in names:
+        again = len(results) < TURNS
+        values["next_tool_name"] = "forecast" if again else "finish"
+        values["next_tool_args"] = {"city": "paris", "day": len(results) + 1} if again else {}
+    if not marked:
+        return orjson.dumps(values).decode()
+    plain = {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in values.items()}
+    told = [f"[[ ## {name} ## ]]\n{value}\n" for name, value in plain.items()]
+    return "\n".join([*told, "[[ ## completed ## ]]"])
 
 
 def tool_calls(body: Mapping[str, Any], rounds: int, at_once: int) -> list[dict[str, Any]]:

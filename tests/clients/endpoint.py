@@ -73,9 +73,7 @@ class Recorder:
         answer = await self._client.send(asked, stream=True)
         if request.method == "POST":
             self.sent.append(Sent(request.url.path, body, answer.status_code))
-        back = StreamingResponse(
-            answer.aiter_raw(), answer.status_code, background=BackgroundTask(answer.aclose)
-        )
+        back = StreamingResponse(answer.aiter_raw(), answer.status_code, background=BackgroundTask(answer.aclose))
         back.raw_headers = [(k.lower(), v) for k, v in answer.headers.raw if k.lower().decode() not in _HOP]
         return back
 

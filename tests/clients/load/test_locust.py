@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-OPENAI = '''
-from locust import run_single_user, task
+OPENAI = """
+from locust import task
 from locust.contrib.oai import OpenAIUser
 
 class Caller(OpenAIUser):
@@ -18,12 +18,10 @@ class Caller(OpenAIUser):
         self.client.chat.completions.create(
             model="jlab-large", messages=[{"role": "user", "content": "what is 40 + 2?"}]
         )
-        with self.client.rename_request("streamed"):
-            list(self.client.chat.completions.create(
-                model="jlab-large", stream=True, messages=[{"role": "user", "content": "what is 40 + 2?"}]
-            ))
-'''
-HTTP = '''
+        with self.client.rename_request("Responses"):
+            self.client.responses.create(model="jlab-large", input="what is 40 + 2?")
+"""
+HTTP = """
 import os
 from locust import HttpUser, task
 
@@ -32,7 +30,7 @@ class Caller(HttpUser):
     def ask(self):
         body = {"model": "jlab-large", "messages": [{"role": "user", "content": "what is 40 + 2?"}]}
         self.client.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {os.environ['KEY']}"})
-'''
+"""
 
 
 @pytest.mark.parametrize("kind", ["openai", "http"])
@@ -40,7 +38,7 @@ def test_load(url: str, key: str, tmp_path: Path, kind: str) -> None:
     (tmp_path / "locustfile.py").write_text(OPENAI if kind == "openai" else HTTP)
     command = [sys.executable, "-m", "locust", "--headless", "--users", "2", "--run-time", "3s", "--json"]
     command += ["--host", url if kind == "openai" else url.removesuffix("/v1")]
-    environment = {**os.environ, "KEY": key, "OPENAI_API_KEY": key}
+    environment = {**os.environ, "KEY": key, "OPENAI_API_KEY": key, "OPENAI_BASE_URL": url}
     made = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
     rows = json.loads(made.stdout)

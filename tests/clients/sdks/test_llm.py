@@ -12,7 +12,7 @@ TOOL = '''
 def forecast(city: str, day: int) -> str:
     """The weather in a city on a day."""
     with open({path!r}, "a") as out:
-        out.write(f"{{city}} {{day}}\\\\n")
+        out.write(f"{{city}} {{day}}\\n")
     return f"{{day + 16}} degrees in {{city}} on day {{day}}"
 '''
 
@@ -43,10 +43,9 @@ def test_chat(llm: Any, model: str, ask: str, how: str) -> None:
 
 
 def test_tools(llm: Any, tmp_path: Path, weather: Any) -> None:
+    """The command's own limit is five answers; here it is one more."""
     seen = tmp_path / "seen"
-    text = llm(
-        "-m", "double", "--functions", TOOL.format(path=str(seen)), weather.ASK
-    )
+    text = llm("-m", "double", "--chain-limit", "8", "--functions", TOOL.format(path=str(seen)), weather.ASK)
     assert [line.split()[1] for line in seen.read_text().splitlines()] == ["1", "2", "3", "4", "5"]
     assert text == "After 5 turns: 21 degrees in paris on day 5"
 

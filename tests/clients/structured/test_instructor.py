@@ -45,7 +45,9 @@ def test_structured(raw: openai.OpenAI, mode: instructor.Mode, model: str) -> No
 def test_structured_by_the_providers_name(url: str, key: str, model: str) -> None:
     """As its documentation begins, with an address of one's own."""
     client = instructor.from_provider(f"openai/{model}", base_url=url, api_key=key)
-    made = client.create(messages=[{"role": "user", "content": "what is 40 + 2?"}], response_model=Answer, max_retries=0)
+    made = client.create(
+        messages=[{"role": "user", "content": "what is 40 + 2?"}], response_model=Answer, max_retries=0
+    )
     assert isinstance(made, Answer)
 
 

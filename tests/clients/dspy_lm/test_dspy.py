@@ -42,20 +42,12 @@ def test_structured(upstream: Any, ask: str, adapter: Any) -> None:
         assert isinstance(dspy.Predict(Answer)(question=ask).value, int)
 
 
-def test_tools_of_the_model(upstream: Any, weather: Any) -> None:
-    """Calls of the API's own kind, of which DSPy makes one a prediction."""
-
-    class Calls(dspy.Signature):
-        question: str = dspy.InputField()
-        tools: list[dspy.Tool] = dspy.InputField()
-        outputs: dspy.ToolCalls = dspy.OutputField()
-
-    tool = dspy.Tool(weather.forecast, name="forecast")
-    with dspy.context(adapter=dspy.ChatAdapter(use_native_function_calling=True)):
-        made = dspy.Predict(Calls)(question=weather.ASK, tools=[tool])
-    for call in made.outputs.tool_calls:
-        assert "degrees" in tool(**call.args)
-    assert weather.calls
+@pytest.mark.parametrize("adapter", [dspy.JSONAdapter, dspy.ChatAdapter])
+def test_tools(upstream: Any, weather: Any, adapter: Any) -> None:
+    """ReAct, whose calls are text in a form of its own."""
+    with dspy.context(adapter=adapter()):
+        made = dspy.ReAct("question -> answer: str", tools=[weather.forecast], max_iters=8)(question=weather.ASK)
+    weather.check(made.answer)
 
 
 def test_responses(where: dict[str, Any], model: str, ask: str) -> None:
