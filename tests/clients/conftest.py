@@ -14,7 +14,7 @@ TURNS = 5
 
 @dataclass
 class Weather:
-    """A tool: a day's weather in a city. The model behind `double` calls it five times, then repeats the last result."""
+    """A tool: a day's weather in a city. The model `double` calls it five times, then repeats the last result."""
 
     ASK = "How is the weather in the next days?"
     calls: list[tuple[str, int]] = field(default_factory=list)
