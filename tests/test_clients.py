@@ -30,7 +30,7 @@ def test_every_version_is_exact_and_no_list_names_a_registry():
     assert len(lists) > 6
     for path in lists:
         text = path.read_text("utf-8")
-        assert "http" not in re.sub(r'"url": "[^"]+"', "", text), path  # where a package asks for donations
+        assert "://" not in re.sub(r'"url": "[^"]+"', "", text), path  # where a package asks for donations
         if path.suffix == ".txt":
             assert all(re.fullmatch(r"#.*|[\w.-]+==\S+", line) for line in text.splitlines()), path
 
