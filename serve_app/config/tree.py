@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from serve_app.config.adapters import AdaptersConfig
-from serve_app.config.base import CorsConfig, FolderOrFile, LogConfig, Node
+from serve_app.config.base import CorsConfig, LogConfig, Node
 from serve_app.config.base import StoreConfig as StoreConfig  # a branch that others name
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.guards import GuardsConfig
