@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_va
 
 from serve_app.config.adapters import AdapterCacheConfig, VllmAdaptersConfig
 from serve_app.config.base import FolderOrFile, ModelName, Node
-from serve_app.parameters import HINTS, NEEDED, OPENAI
+from serve_app.wire.parameters import HINTS, NEEDED, OPENAI
 
 _ROUTES = ("/chat/completions", "/completions")
 

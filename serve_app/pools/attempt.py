@@ -19,10 +19,10 @@ from serve_app.errors import (
     UpstreamError,
 )
 from serve_app.images import Image
-from serve_app.parameters import NEEDED
 from serve_app.pools.base import Pool
 from serve_app.types import Capabilities, Query, Step, Usage
 from serve_app.wire.frames import Answer, Call, Frame, usage_from_openai
+from serve_app.wire.parameters import NEEDED
 
 Failure = tuple[JethroError, Capabilities]
 """A pool's error, and the pool's capabilities."""

@@ -7,12 +7,12 @@ from typing import Final
 from serve_app.config import secret
 from serve_app.config.engines import OpenAISettings, TransformersSettings, VllmSettings
 from serve_app.config.pools import PoolConfig
-from serve_app.parameters import TRANSFORMERS, VLLM
 from serve_app.pools.client_session import Proxy
 from serve_app.pools.directory import Directory
 from serve_app.pools.http import HttpPool, UpstreamOptions
 from serve_app.pools.upstream import Backoff, Timeouts
 from serve_app.types import Capabilities, Price
+from serve_app.wire.parameters import TRANSFORMERS, VLLM
 
 _REPLICA_RETRIES = 5
 

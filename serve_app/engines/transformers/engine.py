@@ -39,8 +39,8 @@ from serve_app.errors import (
     RequestError,
     UnsupportedParameter,
 )
-from serve_app.parameters import TRANSFORMERS
 from serve_app.types import Capabilities, Chunk, Query
+from serve_app.wire.parameters import TRANSFORMERS
 
 logger = logging.getLogger("jethro.engines")
 

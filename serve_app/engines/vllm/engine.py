@@ -27,8 +27,8 @@ from serve_app.errors import (
     PoolUnavailable,
     UnsupportedParameter,
 )
-from serve_app.parameters import VLLM
 from serve_app.types import Capabilities, Chunk, Message, Query, Sampling
+from serve_app.wire.parameters import VLLM
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
