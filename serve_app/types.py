@@ -143,7 +143,7 @@ class Query:
     task: str | None = None
     """The caller's hint at the task, for orchestration; it stays with the Gateway."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further parameters for engines that support them (guided decoding, template arguments), see wire/parameters.py."""
+    """Further parameters for engines that support them (guided decoding and more), see wire/parameters.py."""
     echoes: bool = False
     """Its messages or tools hold keys of ECHOED there, which most pools are not sent."""
     privacy: Privacy = "any"

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from serve_app.api.dialects.content import Part
 from serve_app.api.dialects.fields import NAMES as FURTHER
 from serve_app.api.dialects.fields import FieldRules, further, take_unknown
-from serve_app.api.dialects.history import History, Kept
+from serve_app.api.dialects.history import EchoedHistory, Kept
 from serve_app.api.dialects.images import checked_images
 from serve_app.api.schemas import ChatRequest, CompletionRequest, TextFormat, ToolChoice
 from serve_app.config.tree import LimitsConfig
@@ -218,7 +218,7 @@ def chat_request(
 
 def _again(body: dict[str, Any], error: ValidationError, rules: FieldRules) -> tuple[ChatRequest, Kept]:
     """A refused body without what is no input in its messages and tools. Raises RequestError naming the parameter."""
-    history = History(rules)
+    history = EchoedHistory(rules)
     tidied = history.tidied(body)
     if not history.changed:
         raise refused(error, body, ChatRequest)

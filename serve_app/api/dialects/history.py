@@ -73,7 +73,7 @@ class Kept:
         return replace(message, extra=extra)
 
 
-class History:
+class EchoedHistory:
     """Takes out of one body what is no input. `changed`: there was some."""
 
     def __init__(self, rules: FieldRules) -> None:
