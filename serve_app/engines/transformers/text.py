@@ -74,12 +74,19 @@ class StopScanner:
         """What is kept back."""
         return self._held
 
-    def feed(self, text: str) -> tuple[str, bool]:
-        """The text that may go out, and whether a stop string was found (it and what follows are dropped)."""
+    def feed(self, text: str, *, ends: bool = True) -> tuple[str, bool]:
+        """The text that may go out, and whether a stop string was found (it and what follows are dropped).
+
+        Without `ends` one that this text completes passes as any other text.
+        """
         if not self._stops:
             return text, False
+        before = len(self._held)
         self._held += text
-        found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
+        found: list[int] = []
+        if ends:  # what is held back may hold a whole one that was let pass
+            places = (self._held.find(stop, max(0, before - len(stop) + 1)) for stop in self._stops)
+            found = [at for at in places if at >= 0]
         if found:
             return self._held[: min(found)], True
         keep = max(_overlap(self._held, stop) for stop in self._stops)
