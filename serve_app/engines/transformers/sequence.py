@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from serve_app.engines.transformers.further import NEUTRAL, FurtherSampling
+from serve_app.engines.further import NEUTRAL, FurtherSampling
 from serve_app.engines.transformers.guided.guide import Guide
 from serve_app.engines.transformers.text import Decode, Detokenizer, StopScanner
 from serve_app.engines.transformers.tools import CallReader
@@ -214,7 +214,8 @@ class Sequence:
             self.request.unfinished -= 1
             if self.request.unfinished == 0:
                 usage = Usage(len(self.request.prompt_ids), self.request.completion_tokens)
-        return Chunk(self.index, text, ids, logprobs, reason, calls, usage)
+        stopped = self._stop.found if self._stop is not None else None
+        return Chunk(self.index, text, ids, logprobs, reason, calls, usage, stopped)
 
     def _logprob(self, token_id: int, text: str, likely: Likely) -> TokenLogprob:
         """A token reads as the text that it completed; alone if it completed none."""

@@ -64,10 +64,12 @@ class Detokenizer:
 class StopScanner:
     """Passes text on, but keeps back what may be the beginning of a stop string, and cuts before the first one."""
 
-    __slots__ = ("_held", "_stops")
+    __slots__ = ("_held", "_stops", "found")
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops, self._held = stops, ""
+        self.found: str | None = None
+        """The stop string that was found."""
 
     @property
     def held(self) -> str:
@@ -83,12 +85,13 @@ class StopScanner:
             return text, False
         before = len(self._held)
         self._held += text
-        found: list[int] = []
+        found: list[tuple[int, str]] = []
         if ends:  # what is held back may hold a whole one that was let pass
-            places = (self._held.find(stop, max(0, before - len(stop) + 1)) for stop in self._stops)
-            found = [at for at in places if at >= 0]
+            places = ((self._held.find(stop, max(0, before - len(stop) + 1)), stop) for stop in self._stops)
+            found = [(at, stop) for at, stop in places if at >= 0]
         if found:
-            return self._held[: min(found)], True
+            at, self.found = min(found, key=lambda each: each[0])
+            return self._held[:at], True
         keep = max(_overlap(self._held, stop) for stop in self._stops)
         out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return out, False
