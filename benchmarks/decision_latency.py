@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.stamp import environment, one_line
 from benchmarks.stats import percentile
 from benchmarks.table import markdown
-from serve_app.config.tree import RoutingConfig
+from serve_app.config.strategies import RoutingConfig
 from serve_app.data.dataset import Dataset, PoolAnswers
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.learning import encoder as encoders

@@ -270,6 +270,12 @@ class Capabilities:
     """Its model reads images."""
     image_urls: bool = False
     """It may be handed the URLs of images, which it fetches; else only images whose bytes are there."""
+    parameters: frozenset[str] = frozenset()
+    """Parameters beyond those above that it honours, by their keys in `Query.extra`; see parameters.py."""
+    echoes: bool = False
+    """It is sent back what it said besides its text, such as its thoughts; else a history without them."""
+    unknown: bool = False
+    """It is sent the parameters that are known to nobody here, where the operator lets them pass."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "serve_app"
 
 FLOORS = (
     ("images",),
-    ("types", "errors", "arrays", "files", "erasure", "numbers", "precision", "unrecorded"),
+    ("types", "errors", "parameters", "arrays", "files", "erasure", "numbers", "precision", "unrecorded"),
     ("wire", "journal", "front", "plots"),
     ("config",),
     ("lab", "learning", "tracing"),

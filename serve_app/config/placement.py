@@ -77,6 +77,9 @@ class RedactionConfig(Node):
     places: tuple[Place, ...] = Field((), description="Pools of these places get redacted text; empty: none.")
     categories: tuple[Personal, ...] | None = Field(None, description="What is replaced; null: all that is detected.")
     instruct: bool = Field(True, description="Tell the model in a system message to keep placeholders as they are.")
+    images: Literal["refuse", "pass"] = Field(
+        "refuse", description="Images, in which nothing can be replaced: those pools get none (refuse), or get them."
+    )
 
 
 class PlacementConfig(Node):
@@ -91,6 +94,11 @@ class PlacementConfig(Node):
     )
     may_loosen: bool = Field(
         False, description="x-jethro-privacy may loosen what the default, the key or the detection says."
+    )
+    images: Privacy | None = Field(
+        None,
+        description="Class of requests with an image, which cannot be searched for personal data; null: where that is "
+        "looked for, an image counts as if all of it had been found.",
     )
     rules: tuple[RuleConfig, ...] = Field((), description="Restrictions; all that match hold together.")
     personal_data: PersonalDataConfig = PersonalDataConfig()

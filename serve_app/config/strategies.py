@@ -1,4 +1,4 @@
-"""Settings of cascades and ensembles, which serve what was fitted, and of named streams that are learned online."""
+"""Settings of routing, of fitted cascades and ensembles, and of named streams that are learned online."""
 
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -8,6 +8,91 @@ from serve_app.config.base import FolderOrFile, Node
 
 _POOL: Final = "pool:"
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class MultiPoolConfig(Node):
+    """Routing over all pools, under the name jethro-route-all; needs a router that estimates each pool."""
+
+    quality_usd: PositiveFloat = Field(description="What one unit of quality (a right answer) is worth, US dollars.")
+    caution: NonNegativeFloat = Field(0.0, description="Standard errors that an uncertain quality is marked down by.")
+    router: str = Field("estimator", description="The router that estimates; it must be offered.")
+
+
+class BestOfConfig(Node):
+    """BEST-Route: the router chooses a pool and how many answers of it are drawn, and the best of them is returned."""
+
+    select: Literal["vote", "ranker", "logprob"] | None = Field(
+        None, description="What picks the answer; null: the ranker if there is one, else the votes."
+    )
+    ranker: FolderOrFile | None = Field(None, description="Folder of a ranker.")
+    ranker_timeout_ms: PositiveFloat = Field(2000.0, description="Without scores in this time the votes decide.")
+    normalizer: str = Field("text", description="The form in which answers are compared.")
+
+
+class CapacityConfig(Node):
+    """Borderline queries go to the small pool while the large one is full."""
+
+    enabled: bool = Field(False, description="Let the load of the large pool raise the threshold.")
+    from_utilisation: PositiveFloat = Field(0.8, description="Requests by places in the large pool: from here on.")
+    to_utilisation: PositiveFloat = Field(1.5, description="Here the threshold has risen by all of the shift.")
+    max_threshold_shift: Share = Field(0.3, description="Most that is added to the threshold.")
+    quality_floor: Share | None = Field(
+        None, description="Quality that is expected of the small pool at least; needs calibration data."
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.to_utilisation <= self.from_utilisation:
+            raise ValueError(
+                f"to_utilisation {self.to_utilisation:g} must be above from_utilisation {self.from_utilisation:g}"
+            )
+        return self
+
+
+class RoutingConfig(Node):
+    """The router and how its score becomes a choice. At most one of the three ways to a threshold is set."""
+
+    router: FolderOrFile | None = Field(
+        None, description="A registered router's name, or a folder that holds one; null: the registry's default."
+    )
+    registry: FolderOrFile = Field(
+        "var/routers", description="Folder of registered routers; relative to the working directory."
+    )
+    offered: tuple[str, ...] | None = Field(
+        None, description="Routers that callers may name besides the default; null: all of the registry."
+    )
+    reload_s: NonNegativeFloat = Field(1.0, description="How often the registry is looked at; 0: never again.")
+    threshold: Share | None = Field(None, description="Strong if the win rate is at least this.")
+    strong_share: Share | None = Field(None, description="Calibrate the threshold to this share of strong calls.")
+    max_quality_drop: Share | None = Field(None, description="Calibrate to this mean quality drop.")
+    guarantee: Literal["expectation", "ltt"] | None = Field(
+        None, description="Promise max_quality_drop of like traffic: in expectation, or with confidence 1 - delta."
+    )
+    delta: Share = Field(0.1, description="With ltt (Learn then Test): the risk that the promise is broken.")
+    multi_pool: MultiPoolConfig | None = Field(None, description="Routing over all pools; null: not offered.")
+    best_of: BestOfConfig | None = Field(
+        None, description="Serve the candidates of best_route routers; null: they choose between one answer of each."
+    )
+    capacity: CapacityConfig = CapacityConfig()
+    seed: int = Field(0, description="Seed of the router `random`.")
+    score_timeout_ms: PositiveFloat = Field(2000.0, description="Without a score in this time the strong pool answers.")
+    score_threads: PositiveInt = Field(1, description="Threads that compute scores of encoder routers in a Gateway.")
+    score_batch: PositiveInt = Field(16, description="Most queries scored at once by an encoder router.")
+    score_cache: PositiveInt = Field(20_000, description="Scores remembered by the hash of the text, for each router.")
+    explain: Literal["asked", "inline", "all"] = Field(
+        "inline",
+        description="Which decisions show feature contributions: those of /v1/route alone, also those of inline "
+        "routers, or all.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ways = [k for k in ("threshold", "strong_share", "max_quality_drop") if getattr(self, k) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} contradict each other: keep one")
+        if self.guarantee is not None and self.max_quality_drop is None:
+            raise ValueError("guarantee is a promise of max_quality_drop: set that too")
+        return self
 
 
 class LevelConfig(Node):

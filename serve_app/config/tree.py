@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from serve_app.config.adapters import AdaptersConfig
-from serve_app.config.base import CorsConfig, FolderOrFile, LogConfig, Node
+from serve_app.config.base import CorsConfig, LogConfig, Node
 from serve_app.config.base import StoreConfig as StoreConfig  # a branch that others name
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.guards import GuardsConfig
@@ -23,13 +23,14 @@ from serve_app.config.kubernetes import KubernetesConfig
 from serve_app.config.orchestration import OrchestrationConfig
 from serve_app.config.placement import PlacementConfig
 from serve_app.config.pools import PoolConfig, ResourcesConfig
-from serve_app.config.strategies import CascadeConfig, EnsembleConfig, StreamsConfig
+from serve_app.config.strategies import CascadeConfig, EnsembleConfig, RoutingConfig, StreamsConfig
 from serve_app.front.settings import FrontBounds
 from serve_app.images import ImageType
 from serve_app.types import Place, Privacy
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 _FRONT_MARGIN_S = 60.0
+_BODY_WITH_IMAGES = 20_971_520
 _LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|localhost|::1)$")
 
 
@@ -104,7 +105,9 @@ class ServerConfig(Node):
 class LimitsConfig(Node):
     """Bounds on requests, checked before any model is called."""
 
-    body_bytes: PositiveInt = Field(1_048_576, description="Largest request body.")
+    body_bytes: PositiveInt = Field(
+        1_048_576, description="Largest request body. Unless it is set: 20971520 where a pool is set to have `vision`."
+    )
     messages: PositiveInt = Field(512, description="Most messages of a conversation.")
     n: PositiveInt = Field(8, description="Most choices of a request, or of each of its prompts.")
     prompts: PositiveInt = Field(128, description="Most prompts of one request for completions.")
@@ -136,91 +139,6 @@ class GatewayConfig(Node):
     max_queued_requests: Annotated[int, Field(ge=-1)] = Field(2048, description="Beyond it 503 with Retry-After.")
     retry_after_s: PositiveInt = Field(1, description="Value of Retry-After.")
     drain_s: PositiveFloat = Field(20.0, description="Longest wait for open requests when a replica stops.")
-
-
-class MultiPoolConfig(Node):
-    """Routing over all pools, under the name jethro-route-all; needs a router that estimates each pool."""
-
-    quality_usd: PositiveFloat = Field(description="What one unit of quality (a right answer) is worth, US dollars.")
-    caution: NonNegativeFloat = Field(0.0, description="Standard errors that an uncertain quality is marked down by.")
-    router: str = Field("estimator", description="The router that estimates; it must be offered.")
-
-
-class BestOfConfig(Node):
-    """BEST-Route: the router chooses a pool and how many answers of it are drawn, and the best of them is returned."""
-
-    select: Literal["vote", "ranker", "logprob"] | None = Field(
-        None, description="What picks the answer; null: the ranker if there is one, else the votes."
-    )
-    ranker: FolderOrFile | None = Field(None, description="Folder of a ranker.")
-    ranker_timeout_ms: PositiveFloat = Field(2000.0, description="Without scores in this time the votes decide.")
-    normalizer: str = Field("text", description="The form in which answers are compared.")
-
-
-class CapacityConfig(Node):
-    """Borderline queries go to the small pool while the large one is full."""
-
-    enabled: bool = Field(False, description="Let the load of the large pool raise the threshold.")
-    from_utilisation: PositiveFloat = Field(0.8, description="Requests by places in the large pool: from here on.")
-    to_utilisation: PositiveFloat = Field(1.5, description="Here the threshold has risen by all of the shift.")
-    max_threshold_shift: Probability = Field(0.3, description="Most that is added to the threshold.")
-    quality_floor: Probability | None = Field(
-        None, description="Quality that is expected of the small pool at least; needs calibration data."
-    )
-
-    @model_validator(mode="after")
-    def _rising(self) -> Self:
-        if self.to_utilisation <= self.from_utilisation:
-            raise ValueError(
-                f"to_utilisation {self.to_utilisation:g} must be above from_utilisation {self.from_utilisation:g}"
-            )
-        return self
-
-
-class RoutingConfig(Node):
-    """The router and how its score becomes a choice. At most one of the three ways to a threshold is set."""
-
-    router: FolderOrFile | None = Field(
-        None, description="A registered router's name, or a folder that holds one; null: the registry's default."
-    )
-    registry: FolderOrFile = Field(
-        "var/routers", description="Folder of registered routers; relative to the working directory."
-    )
-    offered: tuple[str, ...] | None = Field(
-        None, description="Routers that callers may name besides the default; null: all of the registry."
-    )
-    reload_s: NonNegativeFloat = Field(1.0, description="How often the registry is looked at; 0: never again.")
-    threshold: Probability | None = Field(None, description="Strong if the win rate is at least this.")
-    strong_share: Probability | None = Field(None, description="Calibrate the threshold to this share of strong calls.")
-    max_quality_drop: Probability | None = Field(None, description="Calibrate to this mean quality drop.")
-    guarantee: Literal["expectation", "ltt"] | None = Field(
-        None, description="Promise max_quality_drop of like traffic: in expectation, or with confidence 1 - delta."
-    )
-    delta: Probability = Field(0.1, description="With ltt (Learn then Test): the risk that the promise is broken.")
-    multi_pool: MultiPoolConfig | None = Field(None, description="Routing over all pools; null: not offered.")
-    best_of: BestOfConfig | None = Field(
-        None, description="Serve the candidates of best_route routers; null: they choose between one answer of each."
-    )
-    capacity: CapacityConfig = CapacityConfig()
-    seed: int = Field(0, description="Seed of the router `random`.")
-    score_timeout_ms: PositiveFloat = Field(2000.0, description="Without a score in this time the strong pool answers.")
-    score_threads: PositiveInt = Field(1, description="Threads that compute scores of encoder routers in a Gateway.")
-    score_batch: PositiveInt = Field(16, description="Most queries scored at once by an encoder router.")
-    score_cache: PositiveInt = Field(20_000, description="Scores remembered by the hash of the text, for each router.")
-    explain: Literal["asked", "inline", "all"] = Field(
-        "inline",
-        description="Which decisions show feature contributions: those of /v1/route alone, also those of inline "
-        "routers, or all.",
-    )
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        ways = [k for k in ("threshold", "strong_share", "max_quality_drop") if getattr(self, k) is not None]
-        if len(ways) > 1:
-            raise ValueError(f"{' and '.join(ways)} contradict each other: keep one")
-        if self.guarantee is not None and self.max_quality_drop is None:
-            raise ValueError("guarantee is a promise of max_quality_drop: set that too")
-        return self
 
 
 class ScorerConfig(Node):
@@ -320,6 +238,16 @@ class Config(Node):
             return tree
         routing = tree.get("routing", {})
         return tree | {"routing": {"router": "random", "offered": [], **routing}} if isinstance(routing, dict) else tree
+
+    @model_validator(mode="after")
+    def _roomy(self) -> Self:
+        """A few images are larger than any text; where no model sees them, no body needs their room."""
+        if "body_bytes" not in self.limits.model_fields_set and any(
+            getattr(pool.engine, "vision", None) for pool in self.pools.values()
+        ):
+            limits = self.limits.model_copy(update={"body_bytes": _BODY_WITH_IMAGES})
+            object.__setattr__(self, "limits", limits)  # the tree is frozen for everyone else
+        return self
 
     @model_validator(mode="after")
     def _paired(self) -> Self:

@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from serve_app.config.tree import CapacityConfig, Config
+from serve_app.config.strategies import CapacityConfig
+from serve_app.config.tree import Config
 from serve_app.errors import RequestError
 from serve_app.pools.base import PoolLoad
 from serve_app.types import Query

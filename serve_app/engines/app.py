@@ -121,17 +121,18 @@ class ReplicaApp:
 
     async def _read(self, receive: Receive) -> dict[str, Any] | None:
         """The request's JSON object; None if the caller left before it was whole."""
-        data, more = b"", True
+        parts, size, more = list[bytes](), 0, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            data += message.get("body", b"")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
             more = message.get("more_body", False)
-            if len(data) > self._body_bytes:
+            if size > self._body_bytes:
                 raise BodyTooLarge(f"the body is over {self._body_bytes} bytes")
         try:
-            body = orjson.loads(data)
+            body = orjson.loads(parts[0] if len(parts) == 1 else b"".join(parts))
         except orjson.JSONDecodeError as e:
             raise RequestError(f"the body is not valid JSON: {e}") from e
         if not isinstance(body, dict):

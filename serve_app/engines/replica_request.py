@@ -16,10 +16,10 @@ import orjson
 from serve_app.engines.admission import Admission
 from serve_app.engines.base import Engine
 from serve_app.engines.bursts import Bursts
-from serve_app.errors import JethroError, ModelNotFound, UpstreamError
+from serve_app.errors import JethroError, ModelNotFound, UnsupportedParameter, UpstreamError
 from serve_app.tracing.model_calls import begin_engine, watched
 from serve_app.tracing.spans import current_span, error_type
-from serve_app.types import Chunk, Endpoint, Usage
+from serve_app.types import Chunk, Endpoint, Query, Usage
 from serve_app.wire.encoding import DONE, StreamEncoder, encode_answer
 from serve_app.wire.requests import query_from_openai
 
@@ -50,6 +50,7 @@ class ReplicaRequest:
         if body.get("model") != engine.model:
             raise ModelNotFound(f"this replica runs {engine.model!r}, not {body.get('model')!r}", param="model")
         self._query = query_from_openai(body, endpoint)
+        _check_images(self._query, engine)
         self._model = engine.model if self._query.adapter is None else f"{engine.model}:{self._query.adapter}"
         self._id = headers.get(b"x-jethro-id", b"").decode("latin-1") or uuid.uuid4().hex
         created = headers.get(b"x-jethro-created", b"")
@@ -127,6 +128,16 @@ class ReplicaRequest:
                 span.failed(error_type(error))
             return held + _error_event(error, self._engine.model)
         return held + (encoder.usage(encoder.last_usage or Usage()) if self._include_usage else b"") + DONE
+
+
+def _check_images(query: Query, engine: Engine) -> None:
+    """Raises UnsupportedParameter for an image that the engine cannot see, or that it would have to fetch."""
+    can = engine.capabilities
+    for image in query.images:
+        if not can.vision:
+            raise UnsupportedParameter(f"{image.param}: {engine.model} cannot see images", param=image.param)
+        if not (image.inline or can.image_urls):
+            raise UnsupportedParameter(f"{image.param}: {engine.model} fetches no images", param=image.param)
 
 
 class _Disconnect:

@@ -8,8 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from serve_app.config.strategies import EnsembleConfig, fusing_pool
-from serve_app.config.tree import BestOfConfig
+from serve_app.config.strategies import BestOfConfig, EnsembleConfig, fusing_pool
 from serve_app.ensemble.artefact import FILE as PLAN_FILE
 from serve_app.ensemble.artefact import agreement_of, load_plan, version_of
 from serve_app.ensemble.base import EnsemblePlan, MemberCalls, Round

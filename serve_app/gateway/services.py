@@ -238,7 +238,7 @@ def placed_pools(config: Config, pools: Mapping[str, Pool], personal: PersonalDa
         if found is not None and personal is not None and found.located in settings.places:
             redactor = Redactor(personal, settings.categories, instruct=settings.instruct)
         salts = found is not None and isinstance(found.engine, VllmSettings)
-        placed[name] = PlacedPool(pool, redactor=redactor, salts=salts)
+        placed[name] = PlacedPool(pool, redactor=redactor, salts=salts, images=settings.images == "pass")
     return placed
 
 
@@ -320,7 +320,7 @@ def _covers(able: Capabilities, needed: Capabilities) -> bool:
 
     Adapters are of one model, and are requested by its name: no other pool could answer for them in any case.
     """
-    features = ("logprobs", "guided", "tools")
+    features = ("logprobs", "guided", "tools", *(("vision", "image_urls") if needed.vision else ()))
     if any(getattr(needed, name) and not getattr(able, name) for name in features):
         return False
     contexts = able.max_context_tokens, needed.max_context_tokens

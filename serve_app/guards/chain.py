@@ -138,7 +138,7 @@ class Guards:
                 found.update(verdict_.findings)
                 actions += [] if verdict_.action is None else [verdict_.action]
                 if text == message.content and verdict_.text != text:
-                    checked = replace(message, content=verdict_.text)
+                    checked = message.rewritten(lambda part, where=where: self.scan(part, where).text)  # type: ignore[misc]
             messages.append(checked)
         action = max(actions, key=_ORDER.index, default=None)
         whole = Verdict(

@@ -126,7 +126,8 @@ def _prompted(messages: tuple[Message, ...], row: TaskConfig) -> tuple[Message, 
     turns = list(messages)
     last = max((i for i, m in enumerate(turns) if m.role == "user"), default=None)
     if row.template is not None and last is not None:
-        turns[last] = replace(turns[last], content=row.template.replace(INPUT, turns[last].content))
+        template = row.template
+        turns[last] = turns[last].rewritten(lambda text: template.replace(INPUT, text))
     if row.system is not None:
         turns.insert(0, Message("system", row.system))
     return tuple(turns)

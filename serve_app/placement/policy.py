@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from serve_app.config.placement import RuleConfig
+from serve_app.config.placement import PERSONAL, RuleConfig
 from serve_app.config.tree import Config
 from serve_app.guards.personal.detector import PersonalData, texts_of
 from serve_app.types import Place, Privacy, Query
@@ -63,8 +63,11 @@ class PlacementPolicy:
         if self._personal is not None:
             found = await self._personal.find(texts_of(query), query, call)
             detected = Counter(span.category for spans in found for span in spans)
-        privacy = min(self.privacy(query.tenant, requested, bool(detected)), query.privacy, key=STRICTEST.index)
         categories = frozenset(detected)
+        if query.images and self._personal is not None and self._settings.images is None:
+            categories = frozenset(PERSONAL)  # what cannot be searched is not taken to be clean
+        own = self.privacy(query.tenant, requested, bool(categories), images=bool(query.images))
+        privacy = min(own, query.privacy, key=STRICTEST.index)
         reach = self._reach[privacy]
         for rule, allowed in self._rules:
             if _applies(rule, query, privacy, categories, query.task):
@@ -73,10 +76,14 @@ class PlacementPolicy:
             return Placed(query, detected)
         return Placed(replace(query, privacy=privacy, reach=reach, detected=categories), detected)
 
-    def privacy(self, tenant: str | None, requested: Privacy | None, detected: bool) -> Privacy:
+    def privacy(
+        self, tenant: str | None, requested: Privacy | None, detected: bool, *, images: bool = False
+    ) -> Privacy:
         """The class in force: the strictest, unless the caller may loosen and names one."""
         settings = self._settings
         given: list[Privacy] = [self._classes.get(tenant or "", settings.default)]
+        if images and settings.images is not None:
+            given.append(settings.images)
         if detected and settings.detected is not None:
             given.append(settings.detected)
         if requested is not None:

@@ -21,17 +21,24 @@ _SALT: Final = "cache_salt"
 
 
 class PlacedPool:
-    """A pool that only sees what it may. `redactor`: replaces personal data on the way; `salts`: its engine is vLLM."""
+    """A pool that only sees what it may. `redactor`: replaces personal data on the way; `salts`: its engine is vLLM.
 
-    def __init__(self, pool: Pool, *, redactor: Redactor | None = None, salts: bool = False) -> None:
+    `images`: it may see them although it has a redactor, which can replace nothing in them.
+    """
+
+    def __init__(
+        self, pool: Pool, *, redactor: Redactor | None = None, salts: bool = False, images: bool = False
+    ) -> None:
         self.name, self.model, self.price = pool.name, pool.model, pool.price
         self.inner = pool
         self._redactor, self._salts = redactor, salts
+        self._blind = redactor is not None and not images
 
     @property
     def capabilities(self) -> Capabilities:
-        """Of the pool."""
-        return self.inner.capabilities
+        """Of the pool; one that gets redacted text alone sees no images."""
+        can = self.inner.capabilities
+        return replace(can, vision=False) if self._blind and can.vision else can
 
     def load(self) -> PoolLoad:
         """Of the pool."""
@@ -72,9 +79,17 @@ class PlacedPool:
     def _forbids(self, query: Query) -> PlacementForbidden | None:
         reach = REACH.get()
         if query.may_reach(self.name) and (reach is None or self.name in reach):
-            return None
+            return self._sees_too_much(query) if self._blind else None
         return PlacementForbidden(
             f"{self.model} may not see this request by its privacy class: use a model that it may reach", param="model"
+        )
+
+    def _sees_too_much(self, query: Query) -> PlacementForbidden | None:
+        if not query.images:
+            return None
+        return PlacementForbidden(
+            f"{self.model} gets redacted text alone, and nothing can be replaced in an image: leave it out",
+            param=query.images[0].param,
         )
 
     def _salted(self, query: Query) -> Query:

@@ -110,14 +110,15 @@ class Redactor:
     async def redacted(self, query: Query, call: Call) -> tuple[Query, Mapping[str, str]]:
         """The query as the pool may see it, and values by placeholder. The users that a request names are left out."""
         query = replace(query, user=None, safety_identifier=None)
-        texts = texts_of(query) + list(query.sampling.stop)
+        parts = [part for m in query.messages for part in m.parts if isinstance(part, str) and part]
+        texts = texts_of(query) + parts + list(query.sampling.stop)
         found = await self._personal.find(texts, query, call)
         if not any(found):
             return query, {}
         spans = {text: self._replaced(each) for text, each in zip(texts, found, strict=True)}
         placeholders = Placeholders(texts)
         changed = _Changed(spans, placeholders)
-        messages = [Message(m.role, changed.text(m.content), changed.value(_unnamed(m))) for m in query.messages]
+        messages = [m.rewritten(changed.text, changed.value(_unnamed(m))) for m in query.messages]
         tools, stop = changed.value(query.tools), tuple(map(changed.text, query.sampling.stop))
         values = placeholders.values
         if not values:

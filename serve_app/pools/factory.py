@@ -1,8 +1,13 @@
 """Pools from the config, all over HTTP: replicas and remote upstreams."""
 
+import json
+from pathlib import Path
+from typing import Final
+
 from serve_app.config import secret
 from serve_app.config.engines import OpenAISettings, TransformersSettings, VllmSettings
 from serve_app.config.pools import PoolConfig
+from serve_app.parameters import TRANSFORMERS, VLLM
 from serve_app.pools.client_session import Proxy
 from serve_app.pools.directory import Directory
 from serve_app.pools.http import HttpPool, UpstreamOptions
@@ -38,17 +43,62 @@ def capabilities(pool: PoolConfig) -> Capabilities:
     """The capabilities of the pool's engine, as far as the config shows them."""
     engine = pool.engine
     if isinstance(engine, TransformersSettings):
-        return Capabilities(guided=True, tools=True, adapters=engine.adapters is not None)
+        return Capabilities(guided=True, tools=True, adapters=engine.adapters is not None, parameters=TRANSFORMERS)
     if isinstance(engine, VllmSettings):
         return Capabilities(
             guided=True,
             tools=engine.tool_parser is not None,
             adapters=engine.adapters is not None,
             max_context_tokens=engine.max_context_tokens,
+            vision=reads_images(engine),
+            image_urls=engine.fetches_images,
+            parameters=VLLM | ({"priority"} if engine.by_priority else set()),
         )
     return Capabilities(
-        logprobs=engine.logprobs, guided=engine.guided, tools=engine.tools, max_context_tokens=engine.max_context_tokens
+        logprobs=engine.logprobs,
+        guided=engine.guided,
+        tools=engine.tools,
+        max_context_tokens=engine.max_context_tokens,
+        vision=engine.vision,
+        image_urls=engine.image_urls,
+        parameters=frozenset(engine.parameters),
+        echoes=engine.echoes,
+        unknown=True,
     )
+
+
+_SEES: Final = ("vision_config", "visual", "vision_tower", "mm_vision_tower", "img_processor", "vit_config")
+"""Keys of a model's config.json that only models which read images have; of some a part of it holds them."""
+
+
+def reads_images(engine: VllmSettings) -> bool:
+    """Whether a model that vLLM runs reads images: as configured, else as its config.json on this machine says."""
+    if engine.vision is not None:
+        return engine.vision
+    file = Path(engine.path) / "config.json"
+    if not file.is_file() and (cached := _cached_config(engine.path)) is not None:
+        file = Path(cached)
+    try:
+        described = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):  # the engine says what is wrong with it
+        return False
+    if not isinstance(described, dict):
+        return False
+    parts = [described, *(part for part in described.values() if isinstance(part, dict))]
+    return any(part.get(key) for part in parts for key in _SEES)
+
+
+def _cached_config(path: str) -> str | None:
+    """The config.json of a Hugging Face id in this machine's cache."""
+    try:
+        from huggingface_hub import try_to_load_from_cache  # an engine's extra brings it
+    except ImportError:
+        return None
+    try:
+        found = try_to_load_from_cache(path, "config.json")
+    except ValueError:  # no id
+        return None
+    return found if isinstance(found, str) else None
 
 
 def remote_options(name: str, pool: PoolConfig, engine: OpenAISettings) -> UpstreamOptions:

@@ -8,7 +8,7 @@ each model by a hash of their text.
 
 from typing import Final
 
-from serve_app.config.tree import RoutingConfig
+from serve_app.config.strategies import RoutingConfig
 from serve_app.errors import ConfigError
 from serve_app.numbers import percent
 from serve_app.routing.artefact import Registered, read_card

@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 
 from serve_app.arrays import Floats
-from serve_app.config.tree import MultiPoolConfig
+from serve_app.config.strategies import MultiPoolConfig
 from serve_app.numbers import usd
 from serve_app.pools.attempt import lacking, refusal, why_skipped
 from serve_app.pools.base import Pool

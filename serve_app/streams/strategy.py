@@ -190,6 +190,9 @@ def _text(query: Query, most: int) -> str:
     ):
         if given:
             raise UnsupportedParameter(f"{param}: a stream answers with one label: leave it out.", param=param)
+    if query.images:
+        param = query.images[0].param
+        raise UnsupportedParameter(f"{param}: a stream classifies text: leave images out.", param=param)
     text = query.messages[0].content
     if not text.strip() or len(text) > most:
         raise RequestError(

@@ -14,7 +14,7 @@ import orjson
 
 from serve_app.errors import JethroError
 from serve_app.tracing.spans import TraceSpan, Value, current_span, error_type
-from serve_app.types import Chunk, Query
+from serve_app.types import Chunk, Message, Query
 from serve_app.wire.answers import AnswerReader
 from serve_app.wire.frames import Answer, Call, Frame, usage_from_openai
 
@@ -147,7 +147,7 @@ def begin_call(query: Query, call: Call, pool: str, model: str, *, stream: bool 
 
     about: dict[str, Value | None] = {"jethro.pool": pool, "jethro.decision_id": call.decision_id, names.STREAM: stream}
     if parent.may_quote:
-        about[names.INPUT_MESSAGES] = _json([_message(m.to_openai()) for m in query.messages])
+        about[names.INPUT_MESSAGES] = _json([_turn(m) for m in query.messages])
         about[names.TOOL_DEFINITIONS] = _json([dict(tool) for tool in query.tools]) if query.tools else None
     name = f"{names.OPERATIONS[query.endpoint]} {model}"
     return CallSpan(parent.child(name, "client", {**described(query, model), **about}), query, quotes=True)
@@ -209,6 +209,13 @@ async def watched(chunks: AsyncGenerator[Chunk, None], span: CallSpan) -> AsyncG
     finally:
         await chunks.aclose()
         span.end()
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A turn of the query. Of an image it says that it is there, and nothing of what it shows or where it is."""
+    turn = _message({"role": message.role, "content": message.content, **message.extra})
+    turn["parts"] += [{"type": "image", "inline": image.inline} for image in message.images]
+    return turn
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from serve_app.config.pools import PoolConfig, ReplicasConfig
-from serve_app.config.tree import Config, KeyConfig, RoutingConfig, ServerConfig
+from serve_app.config.strategies import RoutingConfig
+from serve_app.config.tree import Config, KeyConfig, ServerConfig
 
 ENGINE = {"kind": "transformers", "path": "lab:small"}
 

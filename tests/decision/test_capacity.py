@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from serve_app.autoscaling.signals import Demand
 from serve_app.config import Config, load
-from serve_app.config.tree import CapacityConfig
+from serve_app.config.strategies import CapacityConfig
 from serve_app.decision.capacity import FLOOR, OverloadPolicy, utilisation
 from serve_app.errors import Overloaded, RequestError
 from serve_app.pools.base import PoolLoad

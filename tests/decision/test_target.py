@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from serve_app.config.tree import RoutingConfig
+from serve_app.config.strategies import RoutingConfig
 from serve_app.decision.target import Guarantee, Target, quality_range
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError, InsufficientData

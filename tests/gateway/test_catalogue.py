@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.config.tree import Config, RoutingConfig
+from serve_app.config.strategies import RoutingConfig
+from serve_app.config.tree import Config
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.gateway.catalogue import Catalogue

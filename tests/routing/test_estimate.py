@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve_app.config.tree import Config, MultiPoolConfig
+from serve_app.config.strategies import MultiPoolConfig
+from serve_app.config.tree import Config
 from serve_app.decision.threshold import Calibration, Threshold
 from serve_app.errors import ConfigError
 from serve_app.gateway.catalogue import Catalogue

@@ -40,6 +40,7 @@ from serve_app.errors import (
     RequestError,
     UnsupportedParameter,
 )
+from serve_app.parameters import TRANSFORMERS
 from serve_app.types import Capabilities, Chunk, Query
 
 logger = logging.getLogger("jethro.engines")
@@ -137,7 +138,7 @@ class HFEngine:
     def __init__(self, model: str, settings: TransformersSettings, adapters: AdaptersConfig | None = None) -> None:
         """`adapters`: the registry, used if the settings serve adapters; its default is that of the config."""
         self.model = model
-        self.capabilities = Capabilities(adapters=settings.adapters is not None)
+        self.capabilities = Capabilities(adapters=settings.adapters is not None, parameters=TRANSFORMERS)
         self._settings, self._registry = settings, AdapterRegistry(adapters or AdaptersConfig())
         self._adapters: AdapterCache[LoraWeights] | None = None
         self._following: asyncio.Task[None] | None = None

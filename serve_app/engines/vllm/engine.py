@@ -27,6 +27,7 @@ from serve_app.errors import (
     PoolUnavailable,
     UnsupportedParameter,
 )
+from serve_app.parameters import VLLM
 from serve_app.types import Capabilities, Chunk, Message, Query, Sampling
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class VllmEngine:
             tools=settings.tool_parser is not None,
             adapters=settings.adapters is not None,
             max_context_tokens=settings.max_context_tokens,
+            parameters=VLLM | ({"priority"} if settings.by_priority else set()),
+            vision=settings.vision is not False,
+            image_urls=settings.fetches_images,
         )
         self._settings = settings
         self._engine: AsyncLLM | None = None
@@ -81,7 +85,12 @@ class VllmEngine:
             await self._adapters.look()
             self._following = asyncio.get_running_loop().create_task(self._adapters.follow())
         self._capacity = config.scheduler_config.max_num_seqs + self._settings.max_waiting
-        self.capabilities = replace(self.capabilities, max_context_tokens=config.model_config.max_model_len)
+        multimodal = config.model_config.multimodal_config
+        self.capabilities = replace(
+            self.capabilities,
+            max_context_tokens=config.model_config.max_model_len,
+            vision=self.capabilities.vision and multimodal is not None and multimodal.get_limit_per_prompt("image") > 0,
+        )
         parallel = config.parallel_config
         if parallel.worker_extension_cls == WATCHDOG and parallel.distributed_executor_backend in ("uni", "mp"):
             await engine.collective_rpc("end_with_process", args=(os.getpid(),))

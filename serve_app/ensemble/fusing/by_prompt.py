@@ -138,7 +138,8 @@ def fusing_query(query: Query, candidates: Sequence[str]) -> Query:
     blocks = [f"[{mark} answer {n}]\n{text}\n[{mark} end of answer {n}]" for n, text in enumerate(candidates, 1)]
     content = _FRAME.format(request=request, count=len(candidates), answers="\n\n".join(blocks), mark=mark).lstrip()
     before = query.messages[:-1] if last.role == "user" else query.messages
-    messages = (*before, Message("user", content, last.extra if last.role == "user" else {}))
+    own = last if last.role == "user" else Message("user", "")
+    messages = (*before, Message.of("user", [content, *own.images], own.extra))
     return replace(query, messages=messages, tools=(), tool_choice=None)
 
 

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from serve_app.config.tree import Config, RoutingConfig
+from serve_app.config.strategies import RoutingConfig
+from serve_app.config.tree import Config
 from serve_app.errors import ConfigError, Conflict, DependencyError, JethroError
 from serve_app.routing.artefact import Registered
 from serve_app.routing.base import Placement
