@@ -1,4 +1,4 @@
-"""Sampling parameters beyond OpenAI's, as callers of other engines send them, read from `Query.extra` and checked."""
+"""How to sample beyond what `Sampling` says, in vLLM's terms: read from `Query.extra` and checked, for both engines."""
 
 import math
 from collections.abc import Mapping
@@ -7,8 +7,6 @@ from typing import Any
 
 from serve_app.errors import RequestError
 
-PARAMETERS = frozenset(("top_k", "min_p", "repetition_penalty", "ignore_eos", "min_tokens", "logit_bias"))
-"""The names under which they come."""
 MOST_BIAS = 100.0
 
 
@@ -29,7 +27,7 @@ class FurtherSampling:
 
         Raises RequestError that names the field of a value out of range.
         """
-        stated = {key: extra[key] for key in PARAMETERS & extra.keys() if extra[key] is not None}
+        stated = {key: extra[key] for key in cls.__slots__ if extra.get(key) is not None} if extra else {}
         if not stated:
             return NEUTRAL
         if "logit_bias" in stated:

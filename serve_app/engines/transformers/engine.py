@@ -19,7 +19,7 @@ from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.engines import TransformersSettings
 from serve_app.engines.adapter_cache import AdapterCache, AdapterHost
 from serve_app.engines.base import EngineHealth
-from serve_app.engines.further import PARAMETERS, FurtherSampling
+from serve_app.engines.further import FurtherSampling
 from serve_app.engines.structured import constraint_of
 from serve_app.engines.transformers.guided.compiler import Compiler, Form
 from serve_app.engines.transformers.guided.grammars import CallPlan
@@ -128,7 +128,7 @@ class PromptEncoder:
 LONG_PROMPT_CHARS = 16_384
 """Prompts above are tokenised in a thread; below, the event loop is held for less than the change would cost."""
 
-_EXTRAS = PARAMETERS | {"chat_template_kwargs", "structured_outputs", "parallel_tool_calls"}
+_EXTRAS = TRANSFORMERS | {"structured_outputs", "parallel_tool_calls"}
 """Parameters beyond OpenAI's that this engine knows, and one of OpenAI's that only it reads."""
 
 
