@@ -151,7 +151,7 @@ class Sequence:
     @property
     def held(self) -> frozenset[int]:
         """Tokens that may not come now: those that end an answer, before `min_tokens`. With a grammar an end cannot be
-        passed over, so `ignore_eos` holds it back as well.
+        ignored, so `ignore_eos` holds it back as well.
         """
         further = self.request.further
         early = self.said < further.min_tokens or (further.ignore_eos and self.guide is not None)
