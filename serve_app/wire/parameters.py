@@ -65,7 +65,17 @@ HINTS: Final = frozenset(
 )
 """Wishes about cost, speed, records or effort: a pool that does not know one answers without it."""
 
-TRANSFORMERS: Final = frozenset(("chat_template_kwargs",))
+TRANSFORMERS: Final = frozenset(
+    (
+        "chat_template_kwargs",
+        "ignore_eos",
+        "logit_bias",
+        "min_p",
+        "min_tokens",
+        "repetition_penalty",
+        "top_k",
+    )
+)
 """What the engine `transformers` honours."""
 
 VLLM: Final = frozenset(
