@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from serve_app.api.dialects.content import Part
 from serve_app.config.engines import OpenAISettings
 from serve_app.config.tree import Config
+from serve_app.errors import RequestError
 from serve_app.wire.parameters import HINTS, PASSED
 
 _JSON_DEPTH = "must be plain JSON: nested at most 200 levels, integers within 64 bits"
@@ -205,6 +206,16 @@ def further(
 
 
 def take_unknown(body: dict[str, Any], known: frozenset[str], rules: FieldRules) -> dict[str, Any]:
-    """Takes what is not among the `known` names out of `body`: what of it is to be passed on, under PASSED."""
-    unknown = {name: body.pop(name) for name in body.keys() - known}
-    return {PASSED: unknown} if unknown and rules.unknown == "pass" else {}
+    """Takes what is not among the `known` names out of `body`: what of it is to be passed on, under PASSED.
+
+    Raises RequestError for what cannot be.
+    """
+    unknown = {name: body.pop(name) for name in sorted(body.keys() - known)}
+    if not unknown or rules.unknown != "pass":
+        return {}
+    for name, value in unknown.items():
+        try:
+            orjson.dumps(value)
+        except (TypeError, orjson.JSONEncodeError):
+            raise RequestError(f"{name}: {_JSON_DEPTH}.", param=name[:200], code="invalid_value") from None
+    return {PASSED: unknown}
