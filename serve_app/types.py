@@ -143,7 +143,9 @@ class Query:
     task: str | None = None
     """The caller's hint at the task, for orchestration; it stays with the Gateway."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further parameters for engines that support them (guided decoding, template arguments)."""
+    """Further parameters for engines that support them (guided decoding and more), see wire/parameters.py."""
+    echoes: bool = False
+    """Its messages or tools hold keys of ECHOED there, which most pools are not sent."""
     privacy: Privacy = "any"
     reach: frozenset[str] | None = None
     """Names of the pools that may see the query; None: any. Set once, before a strategy runs, and never widened."""
@@ -280,6 +282,12 @@ class Capabilities:
     """Its model reads images."""
     image_urls: bool = False
     """It may be handed the URLs of images, which it fetches; else only images whose bytes are there."""
+    parameters: frozenset[str] = frozenset()
+    """Parameters beyond those above that it honours, by their keys in `Query.extra`; see wire/parameters.py."""
+    echoes: bool = False
+    """It is sent back what it said besides its text, such as its thoughts; else a history without them."""
+    unknown: bool = False
+    """It is sent the parameters that are known to nobody here, where the operator lets them pass."""
 
 
 @dataclass(frozen=True, slots=True)

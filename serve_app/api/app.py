@@ -22,6 +22,7 @@ from serve_app.api.console import page as console
 from serve_app.api.console.live import LiveRoutes
 from serve_app.api.decisions import DecisionRoutes
 from serve_app.api.dialects.base import Speakers
+from serve_app.api.dialects.fields import rules_of
 from serve_app.api.dialects.messages.dialect import MESSAGES, MessagesDialect, messages_operations
 from serve_app.api.dialects.messages.errors import MessagesErrors
 from serve_app.api.dialects.openai import OpenAIDialect, OpenAIErrors
@@ -52,10 +53,10 @@ _ERRORS: Final = (400, 403, 404, 413, 429, 500, 502, 503, 504)
 
 def build_app(services: Services) -> Starlette:
     """The whole API. The caller starts and closes the services; the app does neither."""
-    keeper = Keeper(services.store, services.config.store)
+    keeper, rules = Keeper(services.store, services.config.store), rules_of(services.config)
     hot: dict[str, ASGIApp] = {
-        CHAT: CompletionHandler(services, OpenAIDialect("chat", services.config.limits)),
-        COMPLETIONS: CompletionHandler(services, OpenAIDialect("completions", services.config.limits)),
+        CHAT: CompletionHandler(services, OpenAIDialect("chat", services.config.limits, rules)),
+        COMPLETIONS: CompletionHandler(services, OpenAIDialect("completions", services.config.limits, rules)),
         MESSAGES: CompletionHandler(services, MessagesDialect(services.config.limits)),
         RESPONSES: CompletionHandler(services, ResponsesDialect(services.config.limits, keeper)),
     }

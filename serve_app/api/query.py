@@ -1,7 +1,7 @@
 """From a caller's JSON to a Query, with the operator's limits checked: n, stop, tokens, messages, tools.
 
-Pydantic's errors become OpenAI's: one sentence, the path of the parameter, a code. A parameter of OpenAI's that is not
-supported passes only with a value that changes nothing; the schema refuses other parameters as unknown.
+Pydantic's errors become OpenAI's: one sentence, the path of the parameter, a code. Parameters that few engines know are
+read by dialects/fields.py, and what clients repeat of earlier answers by dialects/history.py.
 """
 
 import difflib
@@ -14,12 +14,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from serve_app.api.dialects.content import Part
+from serve_app.api.dialects.fields import NAMES as FURTHER
+from serve_app.api.dialects.fields import FieldRules, further, take_unknown
+from serve_app.api.dialects.history import EchoedHistory, Kept
 from serve_app.api.dialects.images import checked_images
 from serve_app.api.schemas import ChatRequest, CompletionRequest, TextFormat, ToolChoice
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import RequestError, UnsupportedParameter
 from serve_app.placement.policy import STRICTEST
-from serve_app.types import PROMPT_IDS, Message, Privacy, Query, Sampling
+from serve_app.types import PROMPT_IDS, Endpoint, Message, Privacy, Query, Sampling
 from serve_app.wire.requests import stated
 
 _MEDIA = ("image_url", "input_audio", "file", "video_url", "input_image", "input_file")
@@ -91,7 +94,8 @@ def _holds(at: Any, step: str | int) -> bool:
 
 
 def _unknown(param: str | None, name: str, model: type[BaseModel]) -> str:
-    near = difflib.get_close_matches(name[:64].lower(), [*model.model_fields, "role", "content"], 1)
+    known = [*model.model_fields, "role", "content", *(FURTHER if model in _KNOWN else ())]
+    near = difflib.get_close_matches(name[:64].lower(), known, 1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"Unknown parameter: {param}.{hint}"
 
@@ -110,32 +114,6 @@ def _sentence(param: str | None, error: ErrorDetails) -> str:
 def _short(value: Any) -> str:
     text = repr(value) if not isinstance(value, dict | list) else type(value).__name__
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-_CHAT: Final[Mapping[str, tuple[Any, ...]]] = {
-    "audio": (None,),
-    "function_call": (None, "none"),
-    "functions": (None, []),
-    "logit_bias": (None, {}),
-    "modalities": (None, ["text"]),
-    "moderation": (None,),
-    "prediction": (None,),
-    "prompt_cache_key": (None,),
-    "prompt_cache_options": (None,),
-    "prompt_cache_retention": (None,),
-    "reasoning_effort": (None,),
-    "service_tier": (None, "auto", "default"),
-    "store": (None, False),
-    "verbosity": (None, "medium"),
-    "web_search_options": (None,),
-}
-_COMPLETIONS: Final[Mapping[str, tuple[Any, ...]]] = {
-    "best_of": (None,),
-    "echo": (None, False),
-    "logit_bias": (None, {}),
-    "suffix": (None, ""),
-}
-UNSUPPORTED: Final[Mapping[str, Mapping[str, tuple[Any, ...]]]] = {"chat": _CHAT, "completions": _COMPLETIONS}
 
 
 PRIVACY_HEADER: Final = "x-jethro-privacy"
@@ -184,15 +162,6 @@ def retries(headers: Iterable[tuple[bytes, bytes]]) -> int:
     return min(int(given), _MOST_RETRIES) if len(given) <= 9 and given.isdigit() else 0
 
 
-def drop_unsupported(body: dict[str, Any], endpoint: str) -> None:
-    """Remove the harmless ones from `body`. Raises UnsupportedParameter for the first that would change the answer."""
-    table = UNSUPPORTED[endpoint]
-    for name in table.keys() & body.keys():
-        value = body.pop(name)
-        if not any(type(value) is type(harmless) and value == harmless for harmless in table[name]):
-            raise UnsupportedParameter(f"{name} is not supported here: leave it out.", param=name)
-
-
 M = TypeVar("M", bound=Part)
 _COMPLETION_TOKENS = 16
 """OpenAI's default of `max_tokens` for completions; chat has none."""
@@ -208,25 +177,39 @@ class ParsedRequest:
     include_usage: bool
 
 
-def chat_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None) -> ParsedRequest:
+_RULES: Final = FieldRules()
+_KNOWN: Final = {model: frozenset(model.model_fields) for model in (ChatRequest, CompletionRequest)}
+
+
+def chat_request(
+    body: dict[str, Any], limits: LimitsConfig, tenant: str | None, rules: FieldRules = _RULES
+) -> ParsedRequest:
     """A body of /v1/chat/completions. Raises RequestError naming the parameter."""
-    drop_unsupported(body, "chat")
-    r = check(ChatRequest, body)
+    extra = _further(body, "chat", ChatRequest, rules)
+    kept: Kept | None = None
+    try:
+        r = ChatRequest.model_validate(body)
+    except ValidationError as e:
+        r, kept = _again(body, e, rules)
     if len(r.messages) > limits.messages:
         raise _too_many(len(r.messages), limits.messages, "messages", "messages")
     _check_tools(r, limits)
-    if r.top_logprobs is not None and not r.logprobs:
+    if r.top_logprobs and not r.logprobs:
         raise _invalid("top_logprobs", "needs logprobs to be true.")
     sampling = _sampling(r, limits, _max_tokens(r), bool(r.logprobs), r.top_logprobs or 0)
+    _check_shortest(extra, sampling)
     tools = tuple(t.model_dump(exclude_none=True) for t in r.tools) if r.tools else ()
     choice = r.tool_choice.model_dump() if isinstance(r.tool_choice, ToolChoice) else r.tool_choice
-    extra = _structured(r)
+    if r.structured_outputs is not None:
+        extra |= _structured(r)
     if r.parallel_tool_calls is False and tools:
         extra["parallel_tool_calls"] = False
     guided = r.response_format is not None and not isinstance(r.response_format, TextFormat)
     messages = tuple([turn.message() for turn in r.messages])
     if any([message.parts for message in messages]):
         messages = checked_images(messages, limits)
+    if kept:
+        messages, tools = kept.into(messages), kept.into_tools(tools)
     query = Query(
         messages=messages,
         sampling=sampling,
@@ -238,26 +221,51 @@ def chat_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None)
         metadata=r.metadata or {},
         tenant=tenant,
         extra=extra,
+        echoes=bool(kept),
     )
     return _parsed(r, query)
 
 
-def completion_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None) -> ParsedRequest:
+def _again(body: dict[str, Any], error: ValidationError, rules: FieldRules) -> tuple[ChatRequest, Kept]:
+    """A refused body without what is no input in its messages and tools. Raises RequestError naming the parameter."""
+    history = EchoedHistory(rules)
+    tidied = history.tidied(body)
+    if not history.changed:
+        raise refused(error, body, ChatRequest)
+    return check(ChatRequest, tidied), history.kept
+
+
+def _further(
+    body: dict[str, Any], endpoint: Endpoint, model: type[ChatRequest] | type[CompletionRequest], rules: FieldRules
+) -> dict[str, Any]:
+    """What `body` requests beyond `model`, which is taken out of it, and a stop sequence that is empty."""
+    extra = further(body, endpoint, check)
+    if rules.unknown != "reject":
+        extra |= take_unknown(body, _KNOWN[model], rules)
+    if body.get("stop") == "":
+        del body["stop"]
+    return extra
+
+
+def completion_request(
+    body: dict[str, Any], limits: LimitsConfig, tenant: str | None, rules: FieldRules = _RULES
+) -> ParsedRequest:
     """A body of /v1/completions. Raises RequestError naming the parameter."""
-    drop_unsupported(body, "completions")
+    extra = _further(body, "completions", CompletionRequest, rules)
     r = check(CompletionRequest, body)
     prompts = _prompts(r.prompt)
     if len(prompts) > limits.prompts:
         raise _too_many(len(prompts), limits.prompts, "prompt", "prompts")
     max_tokens = r.max_tokens if r.max_tokens is not None else min(_COMPLETION_TOKENS, limits.max_tokens)
     sampling = _sampling(r, limits, max_tokens, r.logprobs is not None, r.logprobs or 0)
+    _check_shortest(extra, sampling)
     query = Query(
         prompts,
         sampling,
         endpoint="completions",
         user=r.user,
         tenant=tenant,
-        extra=_structured(r),
+        extra=extra | _structured(r),
     )
     return _parsed(r, query)
 
@@ -315,6 +323,13 @@ def _sampling(
         max_tokens_key="max_completion_tokens" if getattr(r, "max_completion_tokens", None) else "max_tokens",
         stated=stated(r.temperature, r.top_p),
     )
+
+
+def _check_shortest(extra: Mapping[str, Any], sampling: Sampling) -> None:
+    """An answer cannot have more tokens than its longest."""
+    least, most = extra.get("min_tokens") if extra else None, sampling.max_tokens
+    if least is not None and most is not None and least > most:
+        raise _invalid("min_tokens", f"{least} is more than the {most} that the answer may have.")
 
 
 def _max_tokens(r: ChatRequest) -> int | None:

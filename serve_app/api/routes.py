@@ -12,6 +12,7 @@ from starlette.responses import Response
 from serve_app import __version__
 from serve_app.api import shapes
 from serve_app.api.body import parse_object, read_body
+from serve_app.api.dialects.fields import rules_of
 from serve_app.api.http.exposition import exposed
 from serve_app.api.middleware import CALLER, METRICS, Caller, Ids
 from serve_app.api.openapi import Content, Operation, answers
@@ -67,6 +68,7 @@ class Routes:
         self._services = services
         self._started_s = int(time())
         self._ids = Ids()
+        self._rules = rules_of(services.config)
 
     def operations(self) -> list[Operation]:
         """All of them, described."""
@@ -110,7 +112,7 @@ class Routes:
     async def _route(self, request: Request) -> Response:
         services, caller, started = self._services, _caller(request), monotonic()
         body = await read_body(request.scope, request.receive, services.config.limits.body_bytes)
-        parsed = chat_request(parse_object(body), services.config.limits, caller.tenant)
+        parsed = chat_request(parse_object(body), services.config.limits, caller.tenant, self._rules)
         record = RequestRecord(
             caller.request_id, "route", time(), parsed.model, tenant=caller.tenant, status="route_only"
         )

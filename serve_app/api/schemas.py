@@ -1,29 +1,14 @@
 """The request bodies as Pydantic models. The operator's limits are checked in query.py and images.py, not here."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-import orjson
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from serve_app.api.dialects.content import Content, SeenContent, seen_in, text_in
+from serve_app.api.dialects.content import Content, SaidContent, SeenContent, said_in, seen_in, text_in
 from serve_app.api.dialects.content import Part as Part  # the base of all request objects
+from serve_app.api.dialects.fields import FurtherFields
+from serve_app.api.dialects.fields import JsonObject as JsonObject
 from serve_app.types import Message
-
-_JSON_DEPTH = "must be plain JSON: nested at most 200 levels, integers within 64 bits"
-
-
-def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
-    """An object that is forwarded to an engine must be serializable as JSON again."""
-    try:
-        orjson.dumps(value)
-    except (TypeError, orjson.JSONEncodeError) as e:
-        raise ValueError(_JSON_DEPTH) from e
-    return value
-
-
-JsonObject = Annotated[dict[str, Any], AfterValidator(_plain_json)]
-"""An object that is forwarded unchanged, such as a JSON schema."""
-
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -81,30 +66,32 @@ class ToolCall(Part):
 
 
 class AssistantTurn(_Turn):
-    """What the model said or called before. Content may be null only with calls or a refusal."""
+    """What the model said or called before, as it was given. What else an answer had is left out: see history.py."""
 
     role: Literal["assistant"]
-    content: Content | None = None
+    content: SaidContent | None = None
     refusal: str | None = None
-    tool_calls: Annotated[list[ToolCall], Field(min_length=1, max_length=128)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
     function_call: FunctionCall | None = None
     annotations: list[Any] | None = Field(None, description="Of an answer that is sent back; not given to models.")
 
     @model_validator(mode="after")
     def _says_something(self) -> "AssistantTurn":
-        if self.content is None and not (self.tool_calls or self.function_call or self.refusal):
+        if "content" not in self.model_fields_set and not (self.tool_calls or self.function_call or self.refusal):
             raise ValueError("content is needed unless the turn has tool_calls, function_call or refusal")
         return self
 
     def message(self) -> Message:
         """The turn, its calls in `extra` as received."""
         extra = self.model_dump(include={"name", "tool_calls", "function_call"}, exclude_none=True)
-        text = text_in(self.content) if self.content is not None else self.refusal or ""
+        if not self.tool_calls:
+            extra.pop("tool_calls", None)
+        text = said_in(self.content) if self.content else self.refusal or ""
         return Message("assistant", text, extra)
 
 
-class ToolTurn(Part):
-    """What a tool answered."""
+class ToolTurn(_Turn):
+    """What a tool answered; `name` is the tool's, which the templates of some models show."""
 
     role: Literal["tool"]
     content: SeenContent
@@ -112,7 +99,8 @@ class ToolTurn(Part):
 
     def message(self) -> Message:
         """The turn, with the id of the call it answers, and its images unchecked."""
-        return seen_in("tool", self.content, {"tool_call_id": self.tool_call_id})
+        extra = {"tool_call_id": self.tool_call_id}
+        return seen_in("tool", self.content, extra if self.name is None else {**extra, "name": self.name})
 
 
 class FunctionTurn(Part):
@@ -154,7 +142,10 @@ class StreamOptions(Part):
     """Settings of a stream."""
 
     include_usage: bool | None = Field(None, description="One more chunk at the end, with the usage.")
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: bool | None = Field(None, description="Taken, and without effect: nothing is padded here.")
+    continuous_usage_stats: bool | None = Field(
+        None, description="Taken, and without effect: the usage comes once, at the end."
+    )
 
 
 class Function(Part):
@@ -244,8 +235,21 @@ class StructuredOutputs(Part):
 UserId = Annotated[str, Field(max_length=512)]
 
 
+_FURTHER: Final = {
+    name: {key: value for key, value in schema.items() if key not in ("title", "default")}
+    for name, schema in FurtherFields.model_json_schema()["properties"].items()
+}
+
+
+def _with_further(schema: dict[str, Any]) -> None:
+    """Describes the parameters of FurtherFields with the others; they are read apart."""
+    schema["properties"] |= _FURTHER
+
+
 class _Sampled(Part):
     """Parameters that both endpoints share."""
+
+    model_config = ConfigDict(json_schema_extra=_with_further)
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     max_tokens: Tokens | None = None

@@ -1,5 +1,6 @@
 """Settings of the three engines."""
 
+import difflib
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -7,6 +8,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_va
 
 from serve_app.config.adapters import AdapterCacheConfig, VllmAdaptersConfig
 from serve_app.config.base import FolderOrFile, ModelName, Node
+from serve_app.wire.parameters import HINTS, NEEDED, OPENAI
 
 _ROUTES = ("/chat/completions", "/completions")
 
@@ -122,6 +124,11 @@ class VllmSettings(Node):
         """Whether its replicas fetch images of hosts that the operator has named."""
         return bool(self.args.get("allowed_media_domains"))
 
+    @property
+    def by_priority(self) -> bool:
+        """Whether its scheduler goes by the priority that a request has."""
+        return self.args.get("scheduling_policy") == "priority"
+
 
 class OpenAISettings(Node):
     """Any OpenAI-compatible upstream, reached by URL. Such a pool has no replicas of ours."""
@@ -145,7 +152,28 @@ class OpenAISettings(Node):
     image_urls: bool = Field(
         True, description="With vision: it is handed the URLs of images, which it fetches; false: only images as data."
     )
+    parameters: tuple[str, ...] = Field(
+        OPENAI,
+        description="Further parameters that the upstream takes, such as top_k where it is vLLM's. A request with "
+        "another that would change the answer goes elsewhere; other wishes are left out.",
+    )
+    echoes: bool = Field(
+        False,
+        description="Send back what its answers had besides text (reasoning, thinking blocks, signatures of tool "
+        "calls) when a caller repeats them in a conversation.",
+    )
     max_context_tokens: PositiveInt | None = Field(None, description="Longest context; null: not checked.")
+
+    @field_validator("parameters")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = NEEDED | HINTS
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f", did you mean {near[0]}?" if near else ""
+                raise ValueError(f"{name!r} is no such parameter{hint} (known: {', '.join(sorted(known))})")
+        return names
 
     @field_validator("urls")
     @classmethod

@@ -72,6 +72,11 @@ class ServerConfig(Node):
     cors: CorsConfig = CorsConfig()
     expose_docs: bool = Field(True, description="Serve the API documentation at /docs.")
     expose_console: bool = Field(True, description="Serve the console at /console; a browser that opens / gets it.")
+    unknown_fields: Literal["reject", "drop", "pass"] = Field(
+        "reject",
+        description="Parameters of chat and completions that nobody here knows: refused with status 400, left out, or "
+        "passed on to upstreams of engine.kind openai and left out elsewhere.",
+    )
     metrics_key_env: str | None = Field(
         None,
         description="Environment variable with the key of /metrics, which without it is closed where keys are set.",

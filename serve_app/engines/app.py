@@ -151,7 +151,7 @@ class ReplicaApp:
             await _send(send, 200, self._engine.metrics().encode(), _TEXT)
             return
         state = self._health()
-        await _send(send, 200 if state["ok"] else 503, orjson.dumps(state), _JSON)
+        await _send(send, 200 if state["ok"] else 503, orjson.dumps(state, default=sorted), _JSON)
 
     def _health(self) -> dict[str, Any]:
         health = self._engine.health()

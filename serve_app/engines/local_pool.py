@@ -13,6 +13,7 @@ from serve_app.tracing.model_calls import begin_call, ending
 from serve_app.types import Capabilities, Chunk, Price, Query, Usage
 from serve_app.wire.encoding import StreamEncoder, encode_answer
 from serve_app.wire.frames import Answer, Call, Frame
+from serve_app.wire.honoured import honoured
 
 logger = logging.getLogger("jethro.engines")
 
@@ -39,7 +40,7 @@ class LocalPool:
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """See Pool.stream; chunks that are ready together share a frame."""
         encoder = StreamEncoder(query, model=self.model, answer_id=call.id, created=call.created_s)
-        bursts, span = Bursts(self._engine.stream(query)), begin_call(query, call, self.name, self.model, stream=True)
+        bursts, span = self._bursts(query), begin_call(query, call, self.name, self.model, stream=True)
         self._in_flight += 1
         with ending(span):
             try:
@@ -68,7 +69,7 @@ class LocalPool:
             return answer
 
     async def _complete(self, query: Query, call: Call) -> Answer:
-        bursts = Bursts(self._engine.stream(query))
+        bursts = self._bursts(query)
         chunks: list[Chunk] = []
         self._in_flight += 1
         try:
@@ -88,6 +89,9 @@ class LocalPool:
     async def aclose(self) -> None:
         """Closes the engine."""
         await self._engine.aclose()
+
+    def _bursts(self, query: Query) -> Bursts[Chunk]:
+        return Bursts(self._engine.stream(honoured(query, self._engine.capabilities)))
 
     async def _next(self, bursts: Bursts[Chunk], call: Call) -> list[Chunk]:
         """The next chunks, before the deadline; whatever else the engine raises is an UpstreamError."""

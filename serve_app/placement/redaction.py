@@ -108,8 +108,9 @@ class Redactor:
         return _restoring(values).answer(answer) if values else answer
 
     async def redacted(self, query: Query, call: Call) -> tuple[Query, Mapping[str, str]]:
-        """The query as the pool may see it, and values by placeholder. The users that a request names are left out."""
-        query = replace(query, user=None, safety_identifier=None)
+        """The query as the pool may see it, and values by placeholder. Whom and what a request names is left out."""
+        extra = {key: value for key, value in query.extra.items() if key != "prompt_cache_key"}
+        query = replace(query, user=None, safety_identifier=None, metadata={}, extra=extra)
         parts = [part for m in query.messages for part in m.parts if isinstance(part, str) and part]
         texts = texts_of(query) + parts + list(query.sampling.stop)
         found = await self._personal.find(texts, query, call)

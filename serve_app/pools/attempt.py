@@ -4,11 +4,11 @@ Also checks which parameters of a query a pool supports, before any call. Only t
 in tokens: it raises ContextLengthExceeded, and the strategy then tries a pool with a larger context.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 from serve_app.errors import (
     ContextLengthExceeded,
@@ -22,6 +22,7 @@ from serve_app.images import Image
 from serve_app.pools.base import Pool
 from serve_app.types import Capabilities, Query, Step, Usage
 from serve_app.wire.frames import Answer, Call, Frame, usage_from_openai
+from serve_app.wire.parameters import NEEDED
 
 Failure = tuple[JethroError, Capabilities]
 """A pool's error, and the pool's capabilities."""
@@ -134,10 +135,8 @@ def unmet(query: Query, can: Capabilities) -> str | None:
         return "response_format"
     if query.sampling.logprobs and not can.logprobs:
         return "logprobs"
-    if query.extra and not can.guided:
-        for key in _GUIDED:
-            if key in query.extra:
-                return key
+    if query.extra and (key := _unhonoured(query.extra, can)) is not None:
+        return key
     if query.adapter and not can.adapters:
         return "model"
     if query.images and (lack := _unseen(query.images, can)) is not None:
@@ -146,6 +145,15 @@ def unmet(query: Query, can: Capabilities) -> str | None:
     if limit is not None and max_tokens is not None and max_tokens >= limit:
         return "max_tokens"
     return None
+
+
+def _unhonoured(extra: Mapping[str, Any], can: Capabilities) -> str | None:
+    """The first of the further parameters that exceeds the capabilities `can`."""
+    if not can.guided:
+        for key in _GUIDED:
+            if key in extra:
+                return key
+    return next((key for key in extra if key in NEEDED and key not in can.parameters), None)
 
 
 _IMAGE: Final = "images: "

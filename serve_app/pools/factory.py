@@ -12,6 +12,7 @@ from serve_app.pools.directory import Directory
 from serve_app.pools.http import HttpPool, UpstreamOptions
 from serve_app.pools.upstream import Backoff, Timeouts
 from serve_app.types import Capabilities, Price
+from serve_app.wire.parameters import TRANSFORMERS, VLLM
 
 _REPLICA_RETRIES = 5
 
@@ -42,7 +43,7 @@ def capabilities(pool: PoolConfig) -> Capabilities:
     """The capabilities of the pool's engine, as far as the config shows them."""
     engine = pool.engine
     if isinstance(engine, TransformersSettings):
-        return Capabilities(guided=True, tools=True, adapters=engine.adapters is not None)
+        return Capabilities(guided=True, tools=True, adapters=engine.adapters is not None, parameters=TRANSFORMERS)
     if isinstance(engine, VllmSettings):
         return Capabilities(
             guided=True,
@@ -51,6 +52,7 @@ def capabilities(pool: PoolConfig) -> Capabilities:
             max_context_tokens=engine.max_context_tokens,
             vision=reads_images(engine),
             image_urls=engine.fetches_images,
+            parameters=VLLM | ({"priority"} if engine.by_priority else set()),
         )
     return Capabilities(
         logprobs=engine.logprobs,
@@ -59,6 +61,9 @@ def capabilities(pool: PoolConfig) -> Capabilities:
         max_context_tokens=engine.max_context_tokens,
         vision=engine.vision,
         image_urls=engine.image_urls,
+        parameters=frozenset(engine.parameters),
+        echoes=engine.echoes,
+        unknown=True,
     )
 
 

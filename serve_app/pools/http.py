@@ -28,6 +28,7 @@ from serve_app.tracing.spans import trace_headers
 from serve_app.types import Capabilities, Price, Query
 from serve_app.unrecorded import HEADER as UNRECORDED
 from serve_app.wire.frames import Answer, Call, Frame
+from serve_app.wire.honoured import honoured
 from serve_app.wire.requests import COUNT_PATH, count_of, query_to_openai
 
 _PROBED_PATH = "/models"
@@ -114,7 +115,7 @@ class HttpPool:
 
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame, None]:
         """See `Pool.stream`."""
-        body = orjson.dumps(query_to_openai(query, model=self.options.upstream_model, stream=True))
+        body = self._body(query, stream=True)
         path, n = _PATHS[query.endpoint], query.sampling.n
         span = begin_call(query, call, self.name, self.options.upstream_model, stream=True)
         headers = self._headers(query, call, "text/event-stream", span)
@@ -140,7 +141,7 @@ class HttpPool:
 
     async def complete(self, query: Query, call: Call) -> Answer:
         """See `Pool.complete`."""
-        body = orjson.dumps(query_to_openai(query, model=self.options.upstream_model, stream=False))
+        body = self._body(query, stream=False)
         path, span = _PATHS[query.endpoint], begin_call(query, call, self.name, self.options.upstream_model)
         headers = self._headers(query, call, "application/json", span)
 
@@ -162,7 +163,7 @@ class HttpPool:
         """See `CountingPool`; only replicas count."""
         if not self.options.identify:
             return None
-        body = orjson.dumps(query_to_openai(query, model=self.options.upstream_model, stream=False))
+        body = self._body(query, stream=False)
         headers = self._headers(query, call, "application/json", None)
 
         def post_to(upstream: Upstream) -> Awaitable[bytes]:
@@ -277,6 +278,10 @@ class HttpPool:
                 repairs=self.repairs,
             )
         return upstream
+
+    def _body(self, query: Query, *, stream: bool) -> bytes:
+        sent = honoured(query, self.capabilities)
+        return orjson.dumps(query_to_openai(sent, model=self.options.upstream_model, stream=stream))
 
     def _headers(self, query: Query, call: Call, accept: str, span: CallSpan | None) -> dict[str, str]:
         headers = {"x-request-id": call.request_id}

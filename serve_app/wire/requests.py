@@ -14,6 +14,7 @@ import orjson
 from serve_app.errors import RequestError, UnsupportedParameter, UpstreamError
 from serve_app.images import Image, TextOrImage
 from serve_app.types import PROMPT_IDS, Endpoint, Message, Query, Role, Sampling
+from serve_app.wire.honoured import cached
 
 COUNT_PATH: Final = "/count_tokens"
 """Below a replica's /v1: takes chat's body, and returns how many tokens its prompt has; see `count_body`."""
@@ -33,7 +34,8 @@ def query_to_openai(query: Query, *, model: str, stream: bool) -> dict[str, Any]
     """The request body for `model`; a stream requests the usage chunk. Defaults are left out."""
     body: dict[str, Any] = {"model": model}
     if query.endpoint == "chat":
-        body["messages"] = [m.to_openai() for m in query.messages]
+        messages = [m.to_openai() for m in query.messages]
+        body["messages"] = list(map(cached, messages)) if query.echoes else messages
     else:
         body["prompt"] = list(query.prompt_ids) or query.prompt
     if stream:

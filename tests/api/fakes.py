@@ -29,7 +29,9 @@ from serve_app.streams.base import PREFIX
 from serve_app.streams.service import Streams
 from serve_app.types import Capabilities, Price, Query
 from serve_app.wire.frames import Answer, Call, Frame
+from serve_app.wire.parameters import NEEDED
 
+ABLE = Capabilities(guided=True, tools=True, parameters=NEEDED)
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 
 
@@ -59,7 +61,7 @@ class FakePool:
     replicas: int = 1
     finish: bool = True
     price: Price = field(default_factory=lambda: Price(1.0, 2.0))
-    capabilities: Capabilities = field(default_factory=lambda: Capabilities(guided=True, tools=True))
+    capabilities: Capabilities = ABLE
     queries: list[Query] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     running: int = 0

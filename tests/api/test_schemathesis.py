@@ -21,6 +21,8 @@ BODY = [operation for operation in OPERATIONS if operation.method.upper() == "PO
 BEYOND_THE_SCHEMA = (
     "content is needed unless",
     "needs logprobs",
+    "is more than the",  # min_tokens, of max_tokens
+    "is no argument of a template",
     "only allowed with stream",
     "only allowed with tools",
     "is not among the tools",

@@ -304,3 +304,92 @@ async def test_a_form_that_is_none_is_refused_by_name_and_harms_nobody(engine, d
         await ask(engine, Query(query().messages, query().sampling, **demand))
     assert (caught.value.status, caught.value.param) == (400, param)
     assert finishes(await other)
+
+
+def further(engine: Engine, *, sampling: dict[str, object] | None = None, **extra: object) -> Query:
+    """A query with these parameters beyond OpenAI's, of an engine that has them."""
+    if lacking := extra.keys() - engine.capabilities.parameters:
+        pytest.skip(f"the engine has no {', '.join(lacking)}")
+    return Query(query().messages, query(**(sampling or {})).sampling, extra=extra)
+
+
+@pytest.mark.parametrize("extra", [{"top_k": 1}, {"min_p": 1.0}])
+async def test_the_likeliest_token_alone_is_greedy(engine, extra):
+    sent = further(engine, sampling={"temperature": 1.3, "seed": 5}, **extra)
+    assert texts(await ask(engine, sent)) == texts(await ask(engine, query()))
+
+
+async def first_ids(engine: Engine, sent: Query) -> list[int]:
+    return [token for chunk in await ask(engine, sent) for token in chunk.token_ids]
+
+
+async def test_a_bias_forces_a_token_and_bans_another(engine):
+    plain = await first_ids(engine, further(engine, logit_bias={"0": 0.0}))
+    banned = await first_ids(engine, further(engine, logit_bias={str(plain[0]): -100}))
+    assert plain[0] not in banned
+    other = banned[0]
+    forced = further(engine, sampling={"temperature": 1.0, "max_tokens": 5}, logit_bias={str(other): 100})
+    assert await first_ids(engine, forced) == [other] * 5
+
+
+@pytest.mark.parametrize("extra", [{"ignore_eos": True}, {"min_tokens": 60}])
+async def test_an_answer_is_not_over_before_its_time(engine, extra):
+    sent = further(engine, sampling={"max_tokens": 60, "temperature": 1.0, "seed": 1}, **extra)
+    chunks = await ask(engine, sent)
+    assert chunks[-1].usage.completion_tokens == 60
+    assert finishes(chunks) == {0: "length"}
+
+
+async def test_a_stop_string_counts_after_min_tokens(engine):
+    text = await long_text(engine)
+    if len(text) < 4:
+        pytest.skip("the model says too little to cut")
+    sent = further(engine, sampling={"max_tokens": 20, "stop": (text[:2],)}, min_tokens=20)
+    assert (await ask(engine, sent))[-1].usage.completion_tokens == 20
+
+
+async def test_a_repetition_penalty_is_of_prompt_and_answer(engine):
+    strong = await first_ids(engine, further(engine, sampling={"max_tokens": 10}, repetition_penalty=1e6))
+    assert len(set(strong)) == len(strong)
+
+
+async def test_each_request_of_a_batch_has_its_own_values(engine):
+    drawn = {"temperature": 1.1, "seed": 7}
+    extras: list[dict[str, object]] = [
+        {"top_k": 3},
+        {"min_p": 0.2},
+        {"repetition_penalty": 1.6},
+        {"logit_bias": {"40": 3, "41": -3}},
+        {"min_tokens": 6},
+        {"ignore_eos": True},
+        {"top_k": 9, "min_p": 0.01, "repetition_penalty": 0.9, "logit_bias": {"50": 2.5}},
+    ]
+    sent = [query(**drawn), *(further(engine, sampling=drawn, **extra) for extra in extras), query()]
+    alone = [texts(await ask(engine, each)) for each in sent]
+    assert [texts(chunks) for chunks in await asyncio.gather(*(ask(engine, each) for each in sent))] == alone
+
+
+async def test_a_form_comes_before_what_would_break_it(engine):
+    extra = {"min_tokens": 40, "ignore_eos": True, "logit_bias": {"30": 100}}
+    sent = further(engine, sampling={"max_tokens": 40, "temperature": 1.0, "seed": 2}, **extra)
+    sent = Query(sent.messages, sent.sampling, extra={**extra, "structured_outputs": {"choice": ["one", "two"]}})
+    chunks = await ask(engine, sent)
+    assert texts(chunks)[0] in ("one", "two")
+    assert finishes(chunks) == {0: "stop"}
+
+
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [
+        ("logit_bias", {"999999": 1}),
+        ("logit_bias", {"1": 101}),
+        ("min_p", 1.5),
+        ("top_k", -2),
+        ("repetition_penalty", 0.0),
+        ("min_tokens", 13),
+    ],
+)
+async def test_a_value_out_of_range_is_refused_by_name(engine, param, value):
+    with pytest.raises(RequestError) as caught:
+        await ask(engine, further(engine, **{param: value}))
+    assert (caught.value.status, caught.value.param) == (400, param)

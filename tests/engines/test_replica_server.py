@@ -83,3 +83,18 @@ async def test_errors_have_their_status(replica):
     async with replica.ask(messages=[{"role": "user", "content": "a" * 600}], stream=True) as response:
         assert response.status == 400
         assert (await response.json())["error"]["code"] == "context_length_exceeded"
+
+
+async def test_parameters_beyond_openais_reach_the_engine(replica):
+    async def said(**body):
+        async with replica.ask(max_tokens=8, **body) as response:
+            return response.status, await response.json()
+
+    _, plain = await said()
+    _, forced = await said(logit_bias={"40": 100}, temperature=1)
+    _, likeliest = await said(top_k=1, temperature=1, min_p=0.1, repetition_penalty=1.0, ignore_eos=True, min_tokens=8)
+    text, only, greedy = (each["choices"][0]["message"]["content"] for each in (plain, forced, likeliest))
+    assert len(set(only)) == 1 and only != text
+    assert greedy == text
+    status, refused = await said(logit_bias={"5000": 1})
+    assert (status, refused["error"]["param"]) == (400, "logit_bias")

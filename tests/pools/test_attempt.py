@@ -87,3 +87,11 @@ def test_images_need_a_model_that_sees_them(urls, can, says):
     error = refusal(lack, "m")
     assert (error.status, error.code) == (400, "unsupported_parameter")
     assert error.message.startswith(says[1]) and error.param == says[1].partition(":")[0]
+
+
+def test_a_parameter_that_changes_the_answer_has_to_be_honoured() -> None:
+    asked = Query((Message("user", "hi"),), extra={"service_tier": "flex", "parallel_tool_calls": False, "top_k": 5})
+    assert unmet(asked, Capabilities()) == "top_k"
+    assert unmet(asked, Capabilities(parameters=frozenset(("top_k",)))) is None
+    error = refusal("top_k", "m")
+    assert (error.param, error.status) == ("top_k", 400)

@@ -6,15 +6,21 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from time import monotonic
 
+import orjson
 import pytest
+from pydantic import ValidationError
 
+from serve_app.config.engines import OpenAISettings
+from serve_app.config.pools import PoolConfig
 from serve_app.errors import ContextLengthExceeded, DeadlineExceeded, Overloaded, UpstreamError
 from serve_app.pools.client_session import Proxy
 from serve_app.pools.directory import Directory
+from serve_app.pools.factory import build_pool
 from serve_app.pools.http import HttpPool, UpstreamOptions
 from serve_app.pools.upstream import Backoff, Timeouts
 from serve_app.types import Capabilities, Message, Price, Query, Usage
 from serve_app.wire.frames import Call
+from serve_app.wire.parameters import PASSED
 from tests.pools.upstream_server import END, Hold, Pause, Reset, answer, event, fake_upstream, head, piece, unused_url
 
 CALL = Call(id="abc", request_id="r1", created_s=1_700_000_000)
@@ -195,3 +201,31 @@ async def test_a_proxy_is_used_only_if_the_config_names_one(monkeypatch: pytest.
     assert server.requests[-1].path == "http://far.invalid/v1/chat/completions"
     assert server.requests[-1].headers["proxy-authorization"].startswith("Basic ")
     assert "s3cret" not in repr(proxy)
+
+
+async def test_what_an_upstream_is_sent_goes_by_its_settings() -> None:
+    """Hints and what it gave before, by default and as its settings say."""
+    given = {"reasoning_content": "hm", "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f"}}]}
+    asked = Query(
+        (Message("user", "hello"), Message("assistant", "", given)),
+        metadata={"a": "b"},
+        extra={"service_tier": "flex", "reasoning_effort": "low", PASSED: {"typical_p": 1}},
+        echoes=True,
+    )
+    async with fake_upstream(WHOLE) as server:
+        for settings, wanted, thoughts in (
+            ({}, {"service_tier", "reasoning_effort", "typical_p"}, False),
+            ({"parameters": ["metadata"], "echoes": True}, {"metadata", "typical_p"}, True),
+        ):
+            engine = {"kind": "openai", "urls": [server.base_url], **settings}
+            pool = build_pool("r", PoolConfig(model="m", engine=engine), cluster_secret="s", timeout_s=5)
+            await pool.complete(asked, CALL)
+            await pool.aclose()
+            body = orjson.loads(server.requests[-1].body)
+            assert body.keys() - {"model", "messages"} == wanted
+            assert ("reasoning_content" in body["messages"][1]) is thoughts
+
+
+def test_a_parameter_that_nobody_knows_is_an_operators_mistake() -> None:
+    with pytest.raises(ValidationError, match="did you mean top_k"):
+        OpenAISettings(urls=("http://127.0.0.1:1/v1",), parameters=("top_kk",))

@@ -42,7 +42,20 @@ QUERIES = st.builds(
     response_format=st.none() | st.just({"type": "json_object"}),
     user=st.none() | TEXT,
     adapter=st.none() | TEXT,
-    extra=st.just({}) | st.just({"guided_regex": "a+"}),
+    extra=st.fixed_dictionaries(
+        {},
+        optional={
+            "chat_template_kwargs": st.just({"enable_thinking": False}),
+            "guided_regex": st.just("a+"),
+            "ignore_eos": st.booleans(),
+            "logit_bias": st.dictionaries(st.integers(0, 99).map(str), st.floats(-100, 100), max_size=2),
+            "min_p": st.floats(0, 1),
+            "min_tokens": st.integers(0, 9),
+            "priority": st.integers(-9, 9),
+            "repetition_penalty": st.floats(0.1, 2),
+            "top_k": st.integers(-1, 9),
+        },
+    ),
 )
 
 
@@ -62,9 +75,9 @@ def test_what_the_caller_set_to_openais_default_travels_and_what_was_left_open_s
     assert query_from_openai(body, "chat").sampling.stated == stated
 
 
-@given(TEXT, SAMPLING)
-def test_a_completion_query_survives_the_wire(prompt, sampling):
-    query = Query((Message("user", prompt),), sampling, endpoint="completions")
+@given(TEXT, SAMPLING, st.just({}) | st.just({"top_k": 3, "logit_bias": {"4": -1}, "min_p": 0.1, "min_tokens": 2}))
+def test_a_completion_query_survives_the_wire(prompt, sampling, extra):
+    query = Query((Message("user", prompt),), sampling, endpoint="completions", extra=extra)
     body = orjson.loads(orjson.dumps(query_to_openai(query, model="m", stream=False)))
     assert query_from_openai(body, "completions") == query
 

@@ -63,9 +63,48 @@ SeenContent = Annotated[
 """Content that may have images: of users, and of tools."""
 
 
+class RefusalPart(Part):
+    """Words in which a model refused."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        """The same, as of a text part."""
+        return self.refusal
+
+
+class ThoughtPart(BaseModel):
+    """What a model thought, in whatever form an upstream or an SDK has it; not given to models again."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["thinking", "redacted_thinking", "reasoning", "reasoning_content"]
+
+
+SaidContent = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[Annotated[TextPart | RefusalPart | ThoughtPart, Field(discriminator="type")]], Tag("parts")],
+    Discriminator(
+        _content_kind,
+        custom_error_type="content_type",
+        custom_error_message="Input should be a string or a list of text and refusal parts",
+    ),
+]
+"""Content of an assistant: an answer as it was given."""
+
+
 def text_in(content: str | list[TextPart]) -> str:
     """Text parts become lines."""
     return content if isinstance(content, str) else "\n".join(p.text for p in content)
+
+
+def said_in(content: str | list[TextPart | RefusalPart | ThoughtPart]) -> str:
+    """The same of what an assistant said; its thoughts are left out."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(p.text for p in content if not isinstance(p, ThoughtPart))
 
 
 def seen_in(role: Role, content: str | list[TextPart | ImagePart], extra: dict[str, Any]) -> Message:

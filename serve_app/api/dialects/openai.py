@@ -6,6 +6,7 @@ from typing import Any, Final
 import orjson
 
 from serve_app.api.dialects.base import Writer
+from serve_app.api.dialects.fields import FieldRules
 from serve_app.api.dialects.stream_finalizer import StreamFinalizer
 from serve_app.api.query import ParsedRequest, chat_request, completion_request
 from serve_app.api.reply import Headers, error_event, jethro_object, spliced, with_usage
@@ -15,7 +16,7 @@ from serve_app.store.base import RequestRecord
 from serve_app.types import Decision, Endpoint
 from serve_app.wire.frames import Answer, Frame
 
-_READ: Final[dict[Endpoint, Callable[[dict[str, Any], LimitsConfig, str | None], ParsedRequest]]] = {
+_READ: Final[dict[Endpoint, Callable[[dict[str, Any], LimitsConfig, str | None, FieldRules], ParsedRequest]]] = {
     "chat": chat_request,
     "completions": completion_request,
 }
@@ -36,13 +37,13 @@ class OpenAIErrors:
 class OpenAIDialect(OpenAIErrors):
     """One of the two routes."""
 
-    def __init__(self, endpoint: Endpoint, limits: LimitsConfig) -> None:
+    def __init__(self, endpoint: Endpoint, limits: LimitsConfig, rules: FieldRules) -> None:
         self.endpoint: str = endpoint
-        self._read, self._limits = _READ[endpoint], limits
+        self._read, self._limits, self._rules = _READ[endpoint], limits, rules
 
     async def read(self, body: dict[str, Any], tenant: str | None) -> tuple[ParsedRequest, Writer]:
         """See Dialect."""
-        request = self._read(body, self._limits, tenant)
+        request = self._read(body, self._limits, tenant, self._rules)
         return request, OpenAIWriter(request.include_usage)
 
 

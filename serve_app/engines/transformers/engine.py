@@ -19,6 +19,7 @@ from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.engines import TransformersSettings
 from serve_app.engines.adapter_cache import AdapterCache, AdapterHost
 from serve_app.engines.base import EngineHealth
+from serve_app.engines.further import FurtherSampling
 from serve_app.engines.structured import constraint_of
 from serve_app.engines.transformers.guided.compiler import Compiler, Form
 from serve_app.engines.transformers.guided.grammars import CallPlan
@@ -40,6 +41,7 @@ from serve_app.errors import (
     UnsupportedParameter,
 )
 from serve_app.types import Capabilities, Chunk, Query
+from serve_app.wire.parameters import TRANSFORMERS
 
 logger = logging.getLogger("jethro.engines")
 
@@ -126,7 +128,7 @@ class PromptEncoder:
 LONG_PROMPT_CHARS = 16_384
 """Prompts above are tokenised in a thread; below, the event loop is held for less than the change would cost."""
 
-_EXTRAS = frozenset(("chat_template_kwargs", "structured_outputs", "parallel_tool_calls"))
+_EXTRAS = TRANSFORMERS | {"structured_outputs", "parallel_tool_calls"}
 """Parameters beyond OpenAI's that this engine knows, and one of OpenAI's that only it reads."""
 
 
@@ -136,7 +138,7 @@ class HFEngine:
     def __init__(self, model: str, settings: TransformersSettings, adapters: AdaptersConfig | None = None) -> None:
         """`adapters`: the registry, used if the settings serve adapters; its default is that of the config."""
         self.model = model
-        self.capabilities = Capabilities(adapters=settings.adapters is not None)
+        self.capabilities = Capabilities(adapters=settings.adapters is not None, parameters=TRANSFORMERS)
         self._settings, self._registry = settings, AdapterRegistry(adapters or AdaptersConfig())
         self._adapters: AdapterCache[LoraWeights] | None = None
         self._following: asyncio.Task[None] | None = None
@@ -162,6 +164,7 @@ class HFEngine:
             self._adapters = await asyncio.to_thread(self._adapter_cache, loaded)
             await self._adapters.look()
             self._following = asyncio.get_running_loop().create_task(self._adapters.follow())
+        self._vocabulary: int = loaded.model.config.get_text_config().vocab_size
         self._loaded = loaded
 
     async def stream(self, query: Query) -> AsyncGenerator[Chunk, None]:
@@ -264,10 +267,13 @@ class HFEngine:
         room = self._prompts.room(len(ids))
         if query.sampling.max_tokens is None and self._settings.max_tokens is not None:
             room = min(room, self._settings.max_tokens)
+        limit = room if query.sampling.max_tokens is None else query.sampling.max_tokens
+        further = FurtherSampling.of(query.extra, max_tokens=limit, vocabulary=self._vocabulary)
         form, calls = await self._form(query)
         decode = self._decode if form is None else form.vocabulary.decode
         sampling = query.sampling.with_defaults(self._settings.temperature, self._settings.top_p)
-        request = Request.of(sampling, ids, room=room, decode=decode, eos_ids=self._loaded.eos_ids)
+        eos_ids = self._loaded.eos_ids
+        request = Request.of(sampling, ids, room=room, decode=decode, eos_ids=eos_ids, further=further)
         if form is not None:
             for sequence in request.sequences:
                 sequence.guide, sequence.reader = form.guide(), reader_of(calls)

@@ -3,7 +3,8 @@
 What each row needs is worked out when the rows change (`SamplingPlan`), not at every step; a batch of greedy rows costs
 one argmax. Sampling is by inverse transform: one uniform number per row, drawn from the row's own generator, so that
 a seed means the same tokens alone and among others. Nucleus: Holtzman et al., The Curious Case of Neural Text
-Degeneration, section 3.1. Log-probabilities are the model's own, before temperature, nucleus, penalties and grammars.
+Degeneration, section 3.1. Log-probabilities are the model's own, before temperature, nucleus, grammars, and whatever
+`shaping` does.
 
 A grammar's mask of a large vocabulary costs more than a draw, so a row with few allowed tokens is drawn among these.
 """
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from serve_app.engines.transformers.guided.guide import Guide
 from serve_app.engines.transformers.sequence import Likely, Sequence
+from serve_app.engines.transformers.shaping import Narrowing, Shaping
 
 GREEDY_BELOW = 1e-5
 """Temperatures below mean greedy: dividing logits by less overflows float32."""
@@ -27,42 +29,51 @@ GREEDY_BELOW = 1e-5
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
     """Row numbers by what they need. `plain` and `nucleus` rows are drawn, all others are greedy; `guided` ones have a
-    grammar.
+    grammar. `shaping` and `narrowing` are there for rows that change scores or probabilities.
     """
 
     sequences: tuple[Sequence, ...]
-    penalised: tuple[int, ...]
     plain: frozenset[int]
     nucleus: frozenset[int]
     logprobs: tuple[int, ...]
     guided: tuple[int, ...]
     temperature: Tensor
     top_p: Tensor
+    shaping: Shaping | None
+    narrowing: Narrowing | None
 
     @classmethod
     def of(cls, sequences: Rows[Sequence], device: torch.device) -> Self:
         """The plan of a batch whose row i is `sequences[i]`."""
         rows = [(i, s.sampling) for i, s in enumerate(sequences)]
-        drawn = [(i, s) for i, s in rows if s.temperature >= GREEDY_BELOW]
+        drawn = [(i, s.sampling) for i, s in enumerate(sequences) if _is_drawn(s)]
         return cls(
             sequences=tuple(sequences),
-            penalised=tuple(i for i, s in enumerate(sequences) if s.counts is not None),
             plain=frozenset(i for i, s in drawn if s.top_p >= 1),
             nucleus=frozenset(i for i, s in drawn if s.top_p < 1),
             logprobs=tuple(i for i, s in rows if s.logprobs),
             guided=tuple(i for i, s in enumerate(sequences) if s.guide is not None),
             temperature=torch.tensor([s.temperature for _, s in rows], device=device)[:, None],
             top_p=torch.tensor([s.top_p for _, s in rows], device=device)[:, None],
+            shaping=Shaping.of(sequences, device),
+            narrowing=Narrowing.of(sequences, device),
         )
+
+
+def _is_drawn(sequence: Sequence) -> bool:
+    return sequence.sampling.temperature >= GREEDY_BELOW and sequence.request.further.top_k != 1
 
 
 def sample(logits: Tensor, plan: SamplingPlan) -> tuple[Tensor, dict[int, Likely]]:
     """Token ids [rows] from float logits [rows, vocabulary], and log-probabilities of the rows that want them."""
-    scores = _penalise(logits, plan) if plan.penalised else logits
+    shaping = plan.shaping
+    scores = logits if shaping is None else shaping.apply(logits)
     if plan.guided:
-        tokens = _guided(scores, plan, in_place=bool(plan.penalised) or not plan.logprobs)
+        tokens = _guided(scores, plan, in_place=shaping is not None or not plan.logprobs)
     else:
         tokens = _columns(scores, range(scores.shape[0]), plan)
+    if shaping is not None:
+        shaping.take(tokens)
     return tokens, _likely(logits, tokens, plan) if plan.logprobs else {}
 
 
@@ -79,6 +90,8 @@ def _columns(scores: Tensor, rows: Rows[int], plan: SamplingPlan) -> Tensor:
         index = None if len(places) == len(rows) else torch.tensor(places, device=scores.device)
         some = scores if index is None else scores[index]
         probabilities = (some.float() / plan.temperature[of_batch]).softmax(-1)
+        if plan.narrowing is not None:
+            probabilities = plan.narrowing.apply(probabilities, [rows[at] for at in places])
         found = draw(probabilities, uniform, plan.top_p[of_batch])
         if index is None:
             return found
@@ -102,6 +115,8 @@ def _guided(scores: Tensor, plan: SamplingPlan, *, in_place: bool) -> Tensor:
     guides = [guide for row in plan.guided if (guide := plan.sequences[row].guide) is not None]
     width = scores.shape[-1]
     allowed = _allowed(guides, width)
+    if plan.shaping is not None:
+        _hold(allowed, [plan.sequences[row].held for row in plan.guided])
     if width > 8 * FEW:
         tokens = _by_counts(scores, plan, allowed, in_place=in_place)
     else:
@@ -157,6 +172,17 @@ def _allowed(guides: Rows[Guide], width: int) -> NDArray[np.uint32]:
     return own
 
 
+def _hold(allowed: NDArray[np.uint32], held: Rows[frozenset[int]]) -> None:
+    """Takes out in place what each row holds back, unless its grammar allows nothing else: a form's end comes first."""
+    for at, ids in enumerate(held):
+        rest = allowed[at].copy() if ids else allowed[at]
+        for token in ids:
+            if token < 32 * len(rest):
+                rest[token >> 5] &= ~np.uint32(1 << (token & 31))
+        if ids and rest.any():
+            allowed[at] = rest
+
+
 def _ids(allowed: NDArray[np.uint32], counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The set bits of each row [rows, most], in order, and which places are behind a row's last."""
     row, word = np.nonzero(allowed)
@@ -191,20 +217,6 @@ def _choose(tokens: Tensor, rows: Rows[int], guides: Rows[Guide], left: Rows[int
     taken = [guide.choose(token, most) for guide, token, most in zip(guides, sampled, left, strict=True)]
     if taken != sampled:
         tokens[index] = torch.tensor(taken, device=tokens.device)
-
-
-def _penalise(logits: Tensor, plan: SamplingPlan) -> Tensor:
-    """OpenAI's penalties: presence once, frequency for every time the choice has said the token."""
-    scores = logits.clone()
-    for row in plan.penalised:
-        sequence = plan.sequences[row]
-        if not sequence.counts:
-            continue
-        ids = torch.tensor(list(sequence.counts), device=logits.device)
-        counts = torch.tensor(list(sequence.counts.values()), device=logits.device, dtype=scores.dtype)
-        penalty = sequence.sampling.frequency_penalty * counts + sequence.sampling.presence_penalty
-        scores[row, ids] -= penalty
-    return scores
 
 
 def _draw_plain(probabilities: Tensor, uniform: Tensor, top_p: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from serve_app.engines.further import NEUTRAL, FurtherSampling
 from serve_app.engines.transformers.guided.guide import Guide
 from serve_app.engines.transformers.text import Decode, Detokenizer, StopScanner
 from serve_app.engines.transformers.tools import CallReader
@@ -69,14 +70,22 @@ class Request:
     completion_tokens: int = 0
     adapter: "LoraWeights | None" = None
     """What its rows add to the model."""
+    further: FurtherSampling = NEUTRAL
 
     @classmethod
     def of(
-        cls, sampling: Sampling, prompt_ids: list[int], *, room: int, decode: Decode, eos_ids: frozenset[int]
+        cls,
+        sampling: Sampling,
+        prompt_ids: list[int],
+        *,
+        room: int,
+        decode: Decode,
+        eos_ids: frozenset[int],
+        further: FurtherSampling = NEUTRAL,
     ) -> "Request":
         """A request with one sequence a choice; the answer has at most `room` tokens."""
         limit = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
-        request = cls(sampling, prompt_ids, limit, unfinished=sampling.n)
+        request = cls(sampling, prompt_ids, limit, unfinished=sampling.n, further=further)
         request.sequences = [Sequence(request, index, decode, eos_ids) for index in range(sampling.n)]
         return request
 
@@ -85,7 +94,7 @@ class Sequence:
     """One choice of a request, from its prompt to its finish reason."""
 
     __slots__ = (
-        *("counts", "guide", "index", "length", "reader", "request", "rng", "said"),
+        *("counts", "guide", "index", "length", "reader", "request", "rng", "said", "seen"),
         *("_decode", "_detokenizer", "_eos_ids", "_ids", "_logprobs", "_stop"),
     )
 
@@ -103,6 +112,10 @@ class Sequence:
         """How often each token was said; kept only where a penalty needs it."""
         if sampling.presence_penalty or sampling.frequency_penalty:
             self.counts = {}
+        self.seen: set[int] | None = None
+        """The tokens of prompt and answer; kept only where a penalty needs them."""
+        if request.further.repetition_penalty != 1:
+            self.seen = set(request.prompt_ids)
         # The choice's own generator: a seed gives the same draws whatever else is in the batch.
         self.rng = random.Random(None if sampling.seed is None else f"{sampling.seed}/{index}")
         self._eos_ids, self._decode = eos_ids, decode
@@ -126,21 +139,41 @@ class Sequence:
         """The request's sampling parameters."""
         return self.request.sampling
 
+    @property
+    def shapes_scores(self) -> bool:
+        """Whether anything but a grammar changes the scores that its tokens are taken by."""
+        further = self.request.further
+        if further is NEUTRAL:
+            return self.counts is not None
+        holds = further.min_tokens > 0 or (further.ignore_eos and self.guide is not None)
+        return holds or self.counts is not None or self.seen is not None or bool(further.logit_bias)
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Tokens that may not come now: those that end an answer, before `min_tokens`. With a grammar an end cannot be
+        ignored, so `ignore_eos` holds it back as well.
+        """
+        further = self.request.further
+        early = self.said < further.min_tokens or (further.ignore_eos and self.guide is not None)
+        return self._eos_ids if early else frozenset()
+
     def accept(self, token_id: int, likely: Likely | None) -> Chunk | None:
         """Takes the sampled token; returns the chunk to send now, None while text is held back."""
         self.said += 1
         self.request.completion_tokens += 1
         self._ids.append(token_id)
         written = token_id if self.guide is None else self.guide.said
-        if written in self._eos_ids:
+        if written in self._eos_ids and not (self.request.further.ignore_eos and self.guide is None):
             return self._finish("", "stop")
         if self.counts is not None:
             self.counts[token_id] = self.counts.get(token_id, 0) + 1
+        if self.seen is not None:
+            self.seen.add(token_id)
         text = self._detokenizer.add(written)
         if likely is not None:
             self._logprobs.append(self._logprob(written, text, likely))
         if self._stop is not None:
-            text, stopped = self._stop.feed(text)
+            text, stopped = self._stop.feed(text, ends=self._may_stop)
             if stopped:
                 return self._chunk(text, "stop")
         if self.guide is not None and self.guide.done:
@@ -149,12 +182,17 @@ class Sequence:
             return self._finish(text, "stop" if self.guide is not None and self.guide.valid else "length")
         return self._chunk(text, None) if text else None
 
+    @property
+    def _may_stop(self) -> bool:
+        """Whether a stop string that the newest token completes ends the answer."""
+        return self.said > self.request.further.min_tokens
+
     def _finish(self, text: str, reason: FinishReason) -> Chunk | None:
         """The last chunk with all text that was kept back; a stop string in it still counts."""
         rest = self._detokenizer.flush()
         if self._stop is None:
             return self._chunk(text + rest, reason)
-        out, stopped = self._stop.feed(rest)
+        out, stopped = self._stop.feed(rest, ends=self._may_stop)
         if stopped:
             return self._chunk(text + out, "stop")
         return self._chunk(text + out + self._stop.flush(), reason)

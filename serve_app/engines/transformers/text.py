@@ -76,12 +76,19 @@ class StopScanner:
         """What is kept back."""
         return self._held
 
-    def feed(self, text: str) -> tuple[str, bool]:
-        """The text that may go out, and whether a stop string was found (it and what follows are dropped)."""
+    def feed(self, text: str, *, ends: bool = True) -> tuple[str, bool]:
+        """The text that may go out, and whether a stop string was found (it and what follows are dropped).
+
+        Without `ends` one that this text completes passes as any other text.
+        """
         if not self._stops:
             return text, False
+        before = len(self._held)
         self._held += text
-        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        found: list[tuple[int, str]] = []
+        if ends:  # what is held back may hold a whole one that was let pass
+            places = ((self._held.find(stop, max(0, before - len(stop) + 1)), stop) for stop in self._stops)
+            found = [(at, stop) for at, stop in places if at >= 0]
         if found:
             at, self.found = min(found, key=lambda each: each[0])
             return self._held[:at], True

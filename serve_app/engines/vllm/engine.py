@@ -28,6 +28,7 @@ from serve_app.errors import (
     UnsupportedParameter,
 )
 from serve_app.types import Capabilities, Chunk, Message, Query, Sampling
+from serve_app.wire.parameters import VLLM
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -54,6 +55,7 @@ class VllmEngine:
             tools=settings.tool_parser is not None,
             adapters=settings.adapters is not None,
             max_context_tokens=settings.max_context_tokens,
+            parameters=VLLM | ({"priority"} if settings.by_priority else set()),
             vision=settings.vision is not False,
             image_urls=settings.fetches_images,
         )

@@ -2,6 +2,7 @@
 
 vLLM's OpenAI request models parse the query, so guided decoding, chat template arguments and tools mean the same here
 as in vLLM. A key that vLLM knows but this engine does not support is refused by name. vLLM's exceptions become ours.
+An answer's form comes before `min_tokens` and `ignore_eos`: vLLM would write on behind its end.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from serve_app.engines.further import FurtherSampling
 from serve_app.engines.structured import Constraint, ToolSpec, constraint_of, tools_of
 from serve_app.engines.transformers.guided.compiler import Compiler
 from serve_app.engines.transformers.guided.grammars import READING_OPTIONS, CallForm, CallPlan
@@ -76,6 +78,7 @@ class QueryRenderer:
         self._model, self._tool_parser = model, tool_parser
         self._compiler = Compiler(ByteVocabulary(), 16 * engine.model_config.max_model_len, READING_OPTIONS)
         self._model_config = engine.model_config
+        self._by_priority = engine.vllm_config.scheduler_config.policy == "priority"
         self._tokenizer = engine.get_tokenizer()
         # What the model's authors recommend beyond OpenAI's parameters (top_k, repetition penalty).
         self._defaults = self._model_config.get_diff_sampling_param()
@@ -142,8 +145,9 @@ class QueryRenderer:
         self._compiler.close()
 
     def _refuse(self, query: Query) -> None:
-        for key in query.extra:
-            if key not in PASSED_THROUGH[query.endpoint]:
+        for key, value in query.extra.items():
+            ignored = key == "priority" and bool(value) and not self._by_priority
+            if ignored or key not in PASSED_THROUGH[query.endpoint]:
                 raise UnsupportedParameter(f"{key} is not supported by model {self._model}", param=key)
         if query.tools and query.tool_choice != "none" and self._online.parser is None:
             raise UnsupportedParameter(f"tools are not supported by model {self._model}", param="tools")
@@ -193,7 +197,11 @@ class QueryRenderer:
         self, query: Query, request: ChatCompletionRequest | CompletionRequest, prompt_tokens: int
     ) -> SamplingParams:
         room = self._room(query, prompt_tokens)
-        params = request.to_sampling_params(query.sampling.max_tokens or room, self._defaults)
+        limit = query.sampling.max_tokens or room
+        FurtherSampling.of(query.extra, max_tokens=limit, vocabulary=self._model_config.get_vocab_size())
+        params = request.to_sampling_params(limit, self._defaults)
+        if params.structured_outputs is not None:
+            params.min_tokens, params.ignore_eos = 0, False
         params.output_kind = RequestOutputKind.DELTA
         return params
 

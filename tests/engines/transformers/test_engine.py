@@ -192,7 +192,7 @@ async def test_a_long_prompt_is_tokenised_beside_the_loop_and_refused(engine):
         await text(engine, query("a" * 100_000))
 
 
-@pytest.mark.parametrize("extra", [{"guided_regex": "a+"}, {"logit_bias": {}}])
+@pytest.mark.parametrize("extra", [{"guided_regex": "a+"}, {"priority": 1}])
 async def test_unknown_parameters_are_refused_by_name(engine, extra):
     with pytest.raises(UnsupportedParameter, match=next(iter(extra))):
         await text(engine, Query(query().messages, extra=extra))

@@ -348,3 +348,11 @@ async def test_a_model_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="vLLM"):
         await broken.start()
     assert not broken.health().ok
+
+
+async def test_a_priority_is_refused_where_the_scheduler_does_not_go_by_it(engine):
+    assert "priority" not in engine.capabilities.parameters
+    with pytest.raises(UnsupportedParameter) as caught:
+        await chunks_of(engine, ask(extra={"priority": 1}))
+    assert caught.value.param == "priority"
+    assert await chunks_of(engine, ask(extra={"priority": 0}))

@@ -11,7 +11,7 @@ from serve_app.api.dialects.responses.ids import place_of
 from serve_app.api.dialects.responses.items import item_kind
 from serve_app.api.dialects.responses.schemas import AllowedTools, NamedTool, ResponsesRequest
 from serve_app.api.dialects.responses.unsupported import bracketed, refuse_unsupported
-from serve_app.api.query import UNSUPPORTED, ParsedRequest, chat_request, check
+from serve_app.api.query import ParsedRequest, chat_request, check
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import NotFound, RequestError
 from serve_app.placement.policy import STRICTEST
@@ -19,7 +19,7 @@ from serve_app.store.base import KeptResponse
 from serve_app.types import Privacy
 
 _HINTS: Final = ("prompt_cache_key", "prompt_cache_retention", "service_tier")
-"""They change no answer: passed on where chat's reader takes them."""
+"""They change no answer: passed on to upstreams that take them."""
 _SAME: Final = (
     "model",
     "metadata",
@@ -134,9 +134,6 @@ def _chat_body(request: ResponsesRequest, conversation: ChatMessages) -> dict[st
     """The body of chat that requests the same."""
     given = {name: getattr(request, name) for name in (*_SAME, *_HINTS)}
     body = {name: value for name, value in given.items() if value is not None}
-    for name in _HINTS:
-        if name in UNSUPPORTED["chat"]:
-            body.pop(name, None)
     body["messages"] = conversation.messages
     if request.max_output_tokens is not None:
         body["max_completion_tokens"] = request.max_output_tokens
