@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from time import monotonic, time
 from typing import Final
 
@@ -192,7 +193,7 @@ class CompletionHandler:
         self._services.recorder.refused("input")
         if guards.config.refusal == "error":
             raise ContentFiltered(guards.config.message, param="messages" if query.endpoint == "chat" else "prompt")
-        return refusal_events(guards.config.message, query, model, context)
+        return each_prompt(partial(refusal_events, guards.config.message, model), query, context)
 
 
 class _Pieces:
