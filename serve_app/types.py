@@ -1,7 +1,4 @@
-"""The values that travel between the parts: query in, decision, chunks and usage out.
-
-Frozen and slotted; units are in the names. Nothing here knows HTTP, Ray or an engine.
-"""
+"""The values that travel between the parts, frozen and slotted; nothing here knows HTTP, Ray or an engine."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -281,13 +278,12 @@ class Capabilities:
     vision: bool = False
     """Its model reads images."""
     image_urls: bool = False
-    """It may be handed the URLs of images, which it fetches; else only images whose bytes are there."""
+    """It may be handed URLs of images, which it fetches."""
     parameters: frozenset[str] = frozenset()
     """Parameters beyond those above that it honours, by their keys in `Query.extra`; see wire/parameters.py."""
     echoes: bool = False
-    """It is sent back what it said besides its text, such as its thoughts; else a history without them."""
     unknown: bool = False
-    """It is sent the parameters that are known to nobody here, where the operator lets them pass."""
+    """It is sent what it said besides its text, such as thoughts; and parameters that are unknown here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,8 +301,8 @@ class Step:
 
 def total_usage(steps: Sequence[Step]) -> Usage:
     """Tokens of all steps together."""
-    if len(steps) < 2:
-        return steps[0].usage if steps else Usage()
+    if len(steps) == 1:
+        return steps[0].usage
     return Usage(sum(s.usage.prompt_tokens for s in steps), sum(s.usage.completion_tokens for s in steps))
 
 

@@ -99,7 +99,7 @@ class FurtherFields(Part):
     reasoning_effort: Word | None = None
     verbosity: Word | None = None
     web_search_options: JsonObject | None = None
-    # who asks, and how the answer is cached, kept and paid
+    # whose request it is, and how the answer is cached, kept and paid
     cache_control: JsonObject | None = None
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     prompt_cache_key: Key | None = None
@@ -158,13 +158,13 @@ _OWN: Final[Mapping[str, Mapping[str, bool]]] = {
 
 @dataclass(frozen=True, slots=True)
 class FieldRules:
-    """What is done with parameters that nobody here knows, and with what callers repeat of earlier answers."""
+    """What is done with parameters that are unknown here, and with what callers repeat of earlier answers."""
 
     unknown: Literal["reject", "drop", "pass"] = "reject"
     echoes: bool = False
     """Some pool is sent back what its answers had besides text."""
     cache_control: bool = False
-    """Some pool is told what to cache."""
+    """Some pool honours what to cache."""
 
 
 def rules_of(config: Config) -> FieldRules:
@@ -192,23 +192,23 @@ def further(
         return {}
     checked = check(FurtherFields, given)
     own = _OWN[endpoint]
-    wanted: dict[str, Any] = {}
+    effective: dict[str, Any] = {}
     for name in given:
         value = getattr(checked, name)
         if value in _NEUTRAL.get(name, ()) or own.get(name) is value:
             continue
         if endpoint == "completions" and name in HINTS and name != "priority":
             continue  # upstreams know none of them there
-        wanted[name] = value
-    if wanted.get("best_of") == body.get("n"):
-        wanted.pop("best_of", None)
-    return wanted
+        effective[name] = value
+    if effective.get("best_of") == body.get("n"):
+        effective.pop("best_of", None)
+    return effective
 
 
 def take_unknown(body: dict[str, Any], known: frozenset[str], rules: FieldRules) -> dict[str, Any]:
     """Takes what is not among the `known` names out of `body`: what of it is to be passed on, under PASSED.
 
-    Raises RequestError for what cannot be.
+    Raises RequestError for what is impossible.
     """
     unknown = {name: body.pop(name) for name in sorted(body.keys() - known)}
     if not unknown or rules.unknown != "pass":
