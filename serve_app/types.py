@@ -277,7 +277,7 @@ class Capabilities:
     echoes: bool = False
     """It is sent back what it said besides its text, such as its thoughts; else a history without them."""
     unknown: bool = False
-    """It is sent the parameters that are known to nobody here, where the operator lets them pass."""
+    """It is sent parameters that are unknown here, where the operator lets them pass."""
 
 
 @dataclass(frozen=True, slots=True)

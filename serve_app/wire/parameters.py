@@ -45,7 +45,7 @@ NEEDED: Final = frozenset(
         "web_search_options",
     )
 )
-"""They change the answer: where no pool honours one, the caller is told so."""
+"""They change the answer: where no pool honours one, the request is refused."""
 
 HINTS: Final = frozenset(
     (
@@ -121,7 +121,7 @@ OPENAI: Final = (
 """What an upstream is sent unless its settings say otherwise."""
 
 PASSED: Final = "passed"
-"""In `Query.extra`: an object of the parameters that nobody here knows, for pools with `Capabilities.unknown`."""
+"""In `Query.extra`: an object of the parameters that are unknown here, for pools with `Capabilities.unknown`."""
 ECHOED: Final = frozenset(
     (
         "audio",
@@ -136,4 +136,4 @@ ECHOED: Final = frozenset(
         "thinking_blocks",
     )
 )
-"""Keys in `Message.extra` that only the upstream which gave them can read; they are there only where one wants them."""
+"""Keys in `Message.extra` that only the upstream which gave them can read; there only where a pool takes them."""
