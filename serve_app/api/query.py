@@ -197,7 +197,8 @@ def chat_request(
     if r.top_logprobs and not r.logprobs:
         raise _invalid("top_logprobs", "needs logprobs to be true.")
     sampling = _sampling(r, limits, _max_tokens(r), bool(r.logprobs), r.top_logprobs or 0)
-    _check_shortest(extra, sampling)
+    if extra:
+        _check_shortest(extra, sampling)
     tools = tuple(t.model_dump(exclude_none=True) for t in r.tools) if r.tools else ()
     choice = r.tool_choice.model_dump() if isinstance(r.tool_choice, ToolChoice) else r.tool_choice
     if r.structured_outputs is not None:
@@ -239,7 +240,7 @@ def _further(
     body: dict[str, Any], endpoint: Endpoint, model: type[ChatRequest] | type[CompletionRequest], rules: FieldRules
 ) -> dict[str, Any]:
     """What `body` requests beyond `model`, which is taken out of it, and a stop sequence that is empty."""
-    extra = further(body, endpoint, check)
+    extra = {} if FURTHER.isdisjoint(body) else further(body, endpoint, check)
     if rules.unknown != "reject":
         extra |= take_unknown(body, _KNOWN[model], rules)
     if body.get("stop") == "":
@@ -258,7 +259,8 @@ def completion_request(
         raise _too_many(len(prompts), limits.prompts, "prompt", "prompts")
     max_tokens = r.max_tokens if r.max_tokens is not None else min(_COMPLETION_TOKENS, limits.max_tokens)
     sampling = _sampling(r, limits, max_tokens, r.logprobs is not None, r.logprobs or 0)
-    _check_shortest(extra, sampling)
+    if extra:
+        _check_shortest(extra, sampling)
     query = Query(
         prompts,
         sampling,
@@ -327,7 +329,7 @@ def _sampling(
 
 def _check_shortest(extra: Mapping[str, Any], sampling: Sampling) -> None:
     """An answer cannot have more tokens than its longest."""
-    least, most = extra.get("min_tokens") if extra else None, sampling.max_tokens
+    least, most = extra.get("min_tokens"), sampling.max_tokens
     if least is not None and most is not None and least > most:
         raise _invalid("min_tokens", f"{least} is more than the {most} that the answer may have.")
 

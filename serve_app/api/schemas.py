@@ -83,9 +83,14 @@ class AssistantTurn(_Turn):
 
     def message(self) -> Message:
         """The turn, its calls in `extra` as received."""
-        extra = self.model_dump(include={"name", "tool_calls", "function_call"}, exclude_none=True)
-        if not self.tool_calls:
-            extra.pop("tool_calls", None)
+        extra: dict[str, Any] = {} if self.name is None else {"name": self.name}
+        if self.tool_calls:
+            extra["tool_calls"] = [
+                {"id": c.id, "type": c.type, "function": {"name": c.function.name, "arguments": c.function.arguments}}
+                for c in self.tool_calls
+            ]
+        if self.function_call is not None:
+            extra["function_call"] = {"name": self.function_call.name, "arguments": self.function_call.arguments}
         text = said_in(self.content) if self.content else self.refusal or ""
         return Message("assistant", text, extra)
 

@@ -74,7 +74,7 @@ class ServerConfig(Node):
     expose_console: bool = Field(True, description="Serve the console at /console; a browser that opens / gets it.")
     unknown_fields: Literal["reject", "drop", "pass"] = Field(
         "reject",
-        description="Parameters of chat and completions that are unknown here: refused with status 400, left out, or "
+        description="Unknown parameters of chat and completions: refused with status 400, left out, or "
         "passed on to upstreams of engine.kind openai and left out elsewhere.",
     )
     metrics_key_env: str | None = Field(

@@ -21,12 +21,12 @@ def honoured(query: Query, can: Capabilities) -> Query:
     extra = _extra(query, can)
     if not query.echoes:
         return query if extra == query.extra else replace(query, extra=extra)
-    kept = (ECHOED - _CACHE if can.echoes else frozenset()) | (_CACHE & can.parameters)
+    known = (ECHOED - _CACHE if can.echoes else frozenset()) | (_CACHE & can.parameters)
     return replace(
         query,
         extra=extra,
-        messages=tuple([_of_message(message, kept) if message.extra else message for message in query.messages]),
-        tools=tuple([_without(tool, ECHOED - kept) for tool in query.tools]),
+        messages=tuple([_of_message(message, known) if message.extra else message for message in query.messages]),
+        tools=tuple([_without(tool, ECHOED - known) for tool in query.tools]),
     )
 
 
@@ -42,10 +42,10 @@ def _extra(query: Query, can: Capabilities) -> Mapping[str, Any]:
     return extra
 
 
-def _of_message(message: Message, kept: frozenset[str]) -> Message:
-    extra = _without(message.extra, ECHOED - kept)
+def _of_message(message: Message, known: frozenset[str]) -> Message:
+    extra = _without(message.extra, ECHOED - known)
     if calls := extra.get("tool_calls"):
-        extra = {**extra, "tool_calls": [_without(call, ECHOED - kept) for call in calls]}
+        extra = {**extra, "tool_calls": [_without(call, ECHOED - known) for call in calls]}
     return replace(message, extra=extra)
 
 

@@ -45,7 +45,7 @@ NEEDED: Final = frozenset(
         "web_search_options",
     )
 )
-"""They change the answer: where no pool honours one, the caller gets an error."""
+"""They change the answer: where no pool honours one, the request is refused."""
 
 HINTS: Final = frozenset(
     (
@@ -136,4 +136,4 @@ ECHOED: Final = frozenset(
         "thinking_blocks",
     )
 )
-"""Keys in `Message.extra` that only the upstream which gave them can read; they are there where a pool takes them."""
+"""Keys in `Message.extra` that only the upstream which gave them can read; there only where a pool takes them."""

@@ -60,7 +60,7 @@ class FurtherFields(Part):
     logit_bias: (
         Annotated[
             dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
-            Field(max_length=1024),
+            Field(max_length=1024, json_schema_extra={"additionalProperties": False}),
         ]
         | None
     ) = Field(None, description="By token id.")
@@ -99,7 +99,7 @@ class FurtherFields(Part):
     reasoning_effort: Word | None = None
     verbosity: Word | None = None
     web_search_options: JsonObject | None = None
-    # whose request it is, and how the answer is cached, kept and paid
+    # the user, and how the answer is cached, kept and paid
     cache_control: JsonObject | None = None
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     prompt_cache_key: Key | None = None
@@ -109,7 +109,7 @@ class FurtherFields(Part):
     store: bool | None = None
 
 
-NAMES: Final = FurtherFields.model_fields.keys()
+NAMES: Final = frozenset(FurtherFields.model_fields)
 
 _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "add_generation_prompt": (True,),
@@ -158,13 +158,13 @@ _OWN: Final[Mapping[str, Mapping[str, bool]]] = {
 
 @dataclass(frozen=True, slots=True)
 class FieldRules:
-    """What is done with parameters that are unknown here, and with what callers repeat of earlier answers."""
+    """What is done with unknown parameters, and with what callers repeat of earlier answers."""
 
     unknown: Literal["reject", "drop", "pass"] = "reject"
     echoes: bool = False
     """Some pool is sent back what its answers had besides text."""
     cache_control: bool = False
-    """Some pool honours what to cache."""
+    """Some pool takes marks of what to cache."""
 
 
 def rules_of(config: Config) -> FieldRules:
@@ -184,31 +184,26 @@ def further(
 
     `check` validates, and raises RequestError that names the parameter.
     """
-    found = NAMES & body.keys()
-    if not found:
-        return {}
-    given = {name: value for name in sorted(found) if (value := body.pop(name)) is not None}
-    if not given:
-        return {}
+    given = {name: value for name in sorted(NAMES & body.keys()) if (value := body.pop(name)) is not None}
     checked = check(FurtherFields, given)
     own = _OWN[endpoint]
-    effective: dict[str, Any] = {}
+    requested: dict[str, Any] = {}
     for name in given:
         value = getattr(checked, name)
         if value in _NEUTRAL.get(name, ()) or own.get(name) is value:
             continue
         if endpoint == "completions" and name in HINTS and name != "priority":
             continue  # upstreams know none of them there
-        effective[name] = value
-    if effective.get("best_of") == body.get("n"):
-        effective.pop("best_of", None)
-    return effective
+        requested[name] = value
+    if requested.get("best_of") == body.get("n"):
+        requested.pop("best_of", None)
+    return requested
 
 
 def take_unknown(body: dict[str, Any], known: frozenset[str], rules: FieldRules) -> dict[str, Any]:
     """Takes what is not among the `known` names out of `body`: what of it is to be passed on, under PASSED.
 
-    Raises RequestError for what is impossible.
+    Raises RequestError for what is not plain JSON.
     """
     unknown = {name: body.pop(name) for name in sorted(body.keys() - known)}
     if not unknown or rules.unknown != "pass":
