@@ -179,6 +179,8 @@ class ParsedRequest:
 
 _RULES: Final = FieldRules()
 _KNOWN: Final = {model: frozenset(model.model_fields) for model in (ChatRequest, CompletionRequest)}
+_ELSEWHERE: Final = frozenset().union(*_KNOWN.values(), ("adapter", "task", "input", "instructions", "system"))
+"""Parameters of other routes, or of our own replicas."""
 
 
 def chat_request(
@@ -242,7 +244,7 @@ def _further(
     """What `body` requests beyond `model`, which is taken out of it, and a stop sequence that is empty."""
     extra = {} if FURTHER.isdisjoint(body) else further(body, endpoint, check)
     if rules.unknown != "reject":
-        extra |= take_unknown(body, _KNOWN[model], rules)
+        extra |= take_unknown(body, _KNOWN[model], _ELSEWHERE, rules)
     if body.get("stop") == "":
         del body["stop"]
     return extra

@@ -7,7 +7,7 @@ check are categories and numbers, never text.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from serve_app.config.guards import Action, GuardConfig, GuardsConfig, TextSource
 from serve_app.config.placement import PersonalDataConfig
@@ -20,11 +20,15 @@ from serve_app.pools.base import Pool
 from serve_app.tracing.spans import spanned
 from serve_app.types import Message, Query
 from serve_app.wire.frames import Call
+from serve_app.wire.parameters import PASSED
 
 _ORDER: Final[tuple[Action, ...]] = ("warn", "redact", "escalate", "block")
 """The weakest first."""
 STOPS: Final = frozenset(("escalate", "block"))
 """Actions after which a text does not leave."""
+
+_READ_BY_MODELS: Final = frozenset(("documents", "chat_template_kwargs", "suffix", "prediction", PASSED))
+"""Keys of `Query.extra` whose texts a model reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +144,30 @@ class Guards:
                 if text == message.content and verdict_.text != text:
                     checked = message.rewritten(lambda part, where=where: self.scan(part, where).text)  # type: ignore[misc]
             messages.append(checked)
+        extra = self._checked_extra(query.extra, found, actions) if query.extra else query.extra
         action = max(actions, key=_ORDER.index, default=None)
         whole = Verdict(
             "\n".join(text for m in messages for where, text in _texts(m) if where != "quoted"), action, found
         )
-        if query.messages != tuple(messages):
-            query = replace(query, messages=tuple(messages))
+        if query.messages != tuple(messages) or extra is not query.extra:
+            query = replace(query, messages=tuple(messages), extra=extra)
         return query, await self._judged(whole, "input", query, call, None)
+
+    def _checked_extra(self, extra: Mapping[str, Any], found: Counter[str], actions: list[Action]) -> Mapping[str, Any]:
+        """The further parameters as they may continue: of some the texts reach the model as its input does."""
+
+        def checked(value: Any) -> Any:
+            if isinstance(value, str):
+                seen = self.scan(value, "input")
+                found.update(seen.findings)
+                actions.extend([] if seen.action is None else [seen.action])
+                return seen.text
+            if isinstance(value, Mapping):
+                return {checked(name): checked(part) for name, part in value.items()}
+            return [checked(part) for part in value] if isinstance(value, list | tuple) else value
+
+        made = {name: checked(value) if name in _READ_BY_MODELS else value for name, value in extra.items()}
+        return extra if made == extra else made
 
     async def _judged(self, so_far: Verdict, where: TextSource, query: Query, call: Call, pool: str | None) -> Verdict:
         """With the classifiers' verdicts, one after the other until one stops the text."""

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 from serve_app.api.dialects.content import Part
 from serve_app.config.engines import OpenAISettings
 from serve_app.config.tree import Config
-from serve_app.errors import RequestError
+from serve_app.errors import RequestError, UnsupportedParameter
 from serve_app.wire.parameters import HINTS, PASSED
 
 _JSON_DEPTH = "must be plain JSON: nested at most 200 levels, integers within 64 bits"
@@ -200,15 +200,20 @@ def further(
     return requested
 
 
-def take_unknown(body: dict[str, Any], known: frozenset[str], rules: FieldRules) -> dict[str, Any]:
+def take_unknown(
+    body: dict[str, Any], known: frozenset[str], elsewhere: frozenset[str], rules: FieldRules
+) -> dict[str, Any]:
     """Takes what is not among the `known` names out of `body`: what of it is to be passed on, under PASSED.
 
-    Raises RequestError for what is not plain JSON.
+    Names that mean something `elsewhere` are never passed: limits and guards would not see them here. Raises
+    RequestError for them, and for what is not plain JSON.
     """
     unknown = {name: body.pop(name) for name in sorted(body.keys() - known)}
     if not unknown or rules.unknown != "pass":
         return {}
     for name, value in unknown.items():
+        if name in elsewhere:
+            raise UnsupportedParameter(f"{name} is not supported here: leave it out.", param=name)
         try:
             orjson.dumps(value)
         except (TypeError, orjson.JSONEncodeError):

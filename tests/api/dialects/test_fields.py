@@ -241,3 +241,10 @@ async def test_unknown_fields_by_config(client):
     http = client(services(tree=config(server={"unknown_fields": "drop"})))
     assert (await http.post("/v1/chat/completions", json={**ASK, "typical_p": 1})).status_code == 200
     assert (await client().post("/v1/chat/completions", json={**ASK, "typical_p": 1})).status_code == 400
+
+
+@pytest.mark.parametrize("name", ["messages", "max_completion_tokens", "tools", "adapter"])
+def test_what_means_something_elsewhere_is_never_passed(name):
+    with pytest.raises(RequestError) as caught:
+        completion(FieldRules("pass"), **{name: 5})
+    assert caught.value.param == name
