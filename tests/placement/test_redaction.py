@@ -165,9 +165,8 @@ async def test_what_an_upstream_takes_besides_the_text_is_redacted_too() -> None
         "prediction": {"type": "content", "content": "Dear [EMAIL_1]"},
         PASSED: {"note": "[EMAIL_1]"},
     }
-    await PlacedPool(pool, redactor=Redactor(PERSONAL)).complete(
-        replace(query, messages=(Message("user", "x"),), extra={"prompt_cache_key": "jane"}), CALL
-    )
+    clean = replace(query, messages=(Message("user", "x"),), extra={"prompt_cache_key": "jane"})
+    await PlacedPool(pool, redactor=Redactor(PERSONAL)).complete(clean, CALL)
     assert "jane" not in repr(pool.queries[1]), "nothing was found in its text"
 
 
