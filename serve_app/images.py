@@ -1,4 +1,6 @@
-"""An image of a message, as it travels next to the text. Nothing here reads or fetches one."""
+"""What travels next to the text of a query: images, which nothing here reads or fetches, and what is known of the
+conversation that it continues.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,3 +47,17 @@ TextOrImage = str | Image
 def text_of(parts: Sequence[TextOrImage]) -> str:
     """The texts among the parts, a line each."""
     return "\n".join([part for part in parts if isinstance(part, str)])
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The conversation that a query continues. `pool`: that answered it last, None: not known.
+
+    `stays`: the query is to stay there. `start`: so many leading messages are what routers score, as they did when the
+    conversation got there; 0: all. `shared`: an estimate of the share of the prompt that the pool has read before.
+    """
+
+    pool: str | None = None
+    stays: bool = False
+    start: int = 0
+    shared: float = 0.0

@@ -1,7 +1,4 @@
-"""The values that travel between the parts: query in, decision, chunks and usage out.
-
-Frozen and slotted; units are in the names. Nothing here knows HTTP, Ray or an engine.
-"""
+"""The values that travel between the parts, frozen and slotted; nothing here knows HTTP, Ray or an engine."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -10,13 +7,13 @@ from functools import cached_property
 from types import NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from serve_app.images import Image, TextOrImage, text_of
+from serve_app.images import Image, Session, TextOrImage, text_of
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Endpoint = Literal["chat", "completions"]
 
-_Routed = Literal["score_above", "score_below", "no_score", "utility", "full", "unable", "fallback"]
+_Routed = Literal["score_above", "score_below", "no_score", "utility", "full", "session", "unable", "fallback"]
 _Cascaded = Literal["accepted", "unchecked", "escalated", "best"]
 _Streamed = Literal["confident", "deferred", "explored", "audit", "warm_up"]
 Cause = Literal["named", "only_pool", _Routed, _Cascaded, "picked", "fused", _Streamed, "guard", "other"]
@@ -24,10 +21,10 @@ Cause = Literal["named", "only_pool", _Routed, _Cascaded, "picked", "fused", _St
 
 named: the request names the model; only_pool: there is no other. score_above, score_below: the router's score against
 the threshold; no_score: the router gave none; utility: highest of all pools; full: the strong pool is, and a borderline
-query goes to the weak one; unable: the first choice does not support the query or may not see it; fallback: it failed.
-accepted: a cascade is sure of its first answer; unchecked: nothing is to be checked; escalated: earlier answers were
-rejected; best: none convinced, this one most. picked, fused: of several answers. confident, deferred, explored, audit,
-warm_up: of streams. guard: a guard stopped the request.
+query goes to the weak one; session: the pool that has the conversation, by routing.stickiness; unable: the first choice
+does not support the query or may not see it; fallback: it failed. accepted: a cascade is sure of its first answer;
+unchecked: nothing is to be checked; escalated: earlier answers were rejected; best: none convinced, this one most.
+picked, fused: of several answers. confident, deferred, explored, audit, warm_up: of streams. guard: a guard stopped it.
 """
 Privacy = Literal["local", "private", "any"]
 """Class of a request, the strictest first: pools of which places may see it."""
@@ -149,6 +146,8 @@ class Query:
     privacy: Privacy = "any"
     reach: frozenset[str] | None = None
     """Names of the pools that may see the query; None: any. Set once, before a strategy runs, and never widened."""
+    session: Session | None = None
+    """Where it continues a conversation that may stick to a pool."""
     detected: frozenset[str] = frozenset()
     """Categories of personal data that were found in it, where they were looked for."""
 
@@ -156,6 +155,14 @@ class Query:
     def text(self) -> str:
         """The text that routers read: the whole conversation, one turn per line."""
         return "\n".join(m.content for m in self.messages)
+
+    @property
+    def scored(self) -> "Query":
+        """What routers score of it: the same at every turn of a tool loop, so that all Gateways decide alike."""
+        session = self.session
+        if session is None or not session.start:
+            return self
+        return replace(self, messages=self.messages[: session.start], session=None)
 
     @cached_property
     def images(self) -> tuple[Image, ...]:
@@ -271,13 +278,12 @@ class Capabilities:
     vision: bool = False
     """Its model reads images."""
     image_urls: bool = False
-    """It may be handed the URLs of images, which it fetches; else only images whose bytes are there."""
+    """It may be handed URLs of images, which it fetches."""
     parameters: frozenset[str] = frozenset()
     """Parameters beyond those above that it honours, by their keys in `Query.extra`; see wire/parameters.py."""
     echoes: bool = False
-    """It is sent back what it said besides its text, such as its thoughts; else a history without them."""
     unknown: bool = False
-    """It is sent parameters that are unknown here, where the operator lets them pass."""
+    """It is sent what it said besides its text, such as thoughts; and parameters that are unknown here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +301,8 @@ class Step:
 
 def total_usage(steps: Sequence[Step]) -> Usage:
     """Tokens of all steps together."""
-    if len(steps) < 2:
-        return steps[0].usage if steps else Usage()
+    if len(steps) == 1:
+        return steps[0].usage
     return Usage(sum(s.usage.prompt_tokens for s in steps), sum(s.usage.completion_tokens for s in steps))
 
 

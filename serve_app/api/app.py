@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
 from serve_app.api import openapi as docs
@@ -137,6 +137,12 @@ def _answering(hot: dict[str, ASGIApp]) -> list[Operation]:
     ]
 
 
+def _methods(request: Request) -> str:
+    """Those of all routes of a path; Starlette names only those of the first."""
+    routes = [r for r in request.app.routes if isinstance(r, Route) and r.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
+
+
 class _Refused:
     """Errors of the routes other than the hot ones, in the shape of the path's API."""
 
@@ -155,10 +161,10 @@ class _Refused:
         """Starlette's own refusals."""
         allow = dict(error.headers or {})
         if error.status_code == 405:
+            allow["Allow"] = _methods(request)
             if request.method == "OPTIONS":
                 return Response(status_code=204, headers=allow)
-            methods = allow.get("Allow", "another method")
-            wrong = MethodNotAllowed(f"{request.method[:20]} is not allowed here: use {methods}.")
+            wrong = MethodNotAllowed(f"{request.method[:20]} is not allowed here: use {allow['Allow']}.")
             return self._response(request, wrong, allow)
         if error.status_code == 404:
             unknown = NotFound(f"No route {request.url.path[:200]!r}.", code="unknown_route")

@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from time import monotonic, time
 from typing import Final
 
@@ -19,7 +20,7 @@ from serve_app.api.body import parse_object, read_body
 from serve_app.api.dialects.base import Dialect, Writer
 from serve_app.api.http.interrupt import CallerGone, DeadlinePassed, Interrupt, Stopped
 from serve_app.api.middleware import CALLER, Caller, Ids
-from serve_app.api.query import ParsedRequest, hinted, requested_class
+from serve_app.api.query import ParsedRequest, hinted, requested_class, retries
 from serve_app.api.reply import (
     INTERNAL,
     Headers,
@@ -41,6 +42,7 @@ from serve_app.gateway.prompts import check_prompts, each_prompt
 from serve_app.gateway.services import Services
 from serve_app.guards.answers import guarded, refusal_events
 from serve_app.observability.request_span import described
+from serve_app.routing.sessions import Thread
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.tracing.spans import in_force, spanned
@@ -120,6 +122,7 @@ class CompletionHandler:
 
     async def _answer(self, scope: Scope, receive: Receive, response: "_Response", undecided: Undecided) -> None:
         services, record, limits = self._services, response.record, self._services.config.limits
+        record.retry = retries(scope["headers"])
         body = await read_body(scope, receive, limits.body_bytes)
         request, response.writer = await self._dialect.read(parse_object(body), record.tenant)
         record.model, record.stream = request.model, request.stream
@@ -136,8 +139,11 @@ class CompletionHandler:
         context = Context(call, request.stream, services.demand)
         try:
             async with Interrupt(receive, limits.request_timeout_s, services.stops):
-                hint = hinted(request.query, scope["headers"])
-                query = await self._placed(hint, requested, response, call, undecided)
+                query = hinted(request.query, scope["headers"])
+                if services.sessions is not None:
+                    query, response.thread = services.sessions.find(query, request.model, scope["headers"])
+                query = await self._placed(query, requested, response, call, undecided)
+                response.query = query
                 async with aclosing(await self._guarded(strategy, query, request.model, response, context)) as events:
                     await response.relay(events, request)
         except DeadlinePassed:
@@ -187,7 +193,7 @@ class CompletionHandler:
         self._services.recorder.refused("input")
         if guards.config.refusal == "error":
             raise ContentFiltered(guards.config.message, param="messages" if query.endpoint == "chat" else "prompt")
-        return refusal_events(guards.config.message, query, model, context)
+        return each_prompt(partial(refusal_events, guards.config.message, model), query, context)
 
 
 class _Pieces:
@@ -218,10 +224,12 @@ class _Pieces:
 class _Response:
     """The response to one request, as far as it has been sent. `writer` is there once its body has been read.
 
-    `privacy`: its class, once it is known.
+    `privacy`: its class, once it is known. `query`: the request once it is placed; `thread`: its conversation.
     """
 
     writer: Writer
+    query: Query
+    thread: Thread | None = None
 
     def __init__(self, record: RequestRecord, started: float, send: Send, services: Services, dialect: Dialect) -> None:
         self.record = record
@@ -229,7 +237,7 @@ class _Response:
         self._scope = services.scope
         self.started = started
         self.privacy: Privacy = "any"
-        self._placement, self._recorder = services.placement, services.recorder
+        self._placement, self._recorder, self._sessions = services.placement, services.recorder, services.sessions
         self._found: dict[str, int] = {}
         self._send = send
         self._headers: Headers = dialect.headers(record.request_id)
@@ -298,6 +306,8 @@ class _Response:
         place = None if self._placement is None else self._placement.place_of(decision.pool)
         decision = replace(decision, privacy=self.privacy, place=place, guards=self._found)
         self.record.decision = decision
+        if self.thread is not None and self._sessions is not None:
+            self._sessions.keep(self.thread, self.query, decision)
         self.record.decide_ms = decision.decision_ms
         self.record.first_byte_ms = max(0.0, elapsed_ms - decision.decision_ms)
         self._headers += decision_headers(decision)

@@ -152,6 +152,16 @@ def hinted(query: Query, headers: Iterable[tuple[bytes, bytes]]) -> Query:
     return replace(query, task=given.decode())
 
 
+_RETRY_HEADER: Final = b"x-stainless-retry-count"
+_MOST_RETRIES: Final = 99
+
+
+def retries(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """How often the client sent this request before, as the SDKs count it; at most 99, 0 for what is no number."""
+    given = next((value for name, value in headers if name == _RETRY_HEADER), b"0")
+    return min(int(given), _MOST_RETRIES) if len(given) <= 9 and given.isdigit() else 0
+
+
 M = TypeVar("M", bound=Part)
 _COMPLETION_TOKENS = 16
 """OpenAI's default of `max_tokens` for completions; chat has none."""

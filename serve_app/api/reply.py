@@ -42,15 +42,16 @@ async def send_error(
 
 
 def error_headers(error: JethroError, retry_after_s: float) -> Headers:
-    """Retry-After, WWW-Authenticate and Connection, each where it belongs."""
+    """x-should-retry, which the SDKs of OpenAI and Anthropic obey; Retry-After and others, each where it belongs."""
+    headers = [(b"x-should-retry", b"true" if error.retryable else b"false")]
     if error.status in (429, 503):
         wait_s = error.retry_after_s if error.retry_after_s is not None else retry_after_s
-        return [(b"retry-after", str(max(1, math.ceil(wait_s))).encode())]
-    if isinstance(error, AuthenticationFailed):
-        return [(b"www-authenticate", b"Bearer")]
-    if isinstance(error, BodyTooLarge):
-        return [(b"connection", b"close")]  # the remaining body is not read
-    return []
+        headers.append((b"retry-after", str(max(1, math.ceil(wait_s))).encode()))
+    elif isinstance(error, AuthenticationFailed):
+        headers.append((b"www-authenticate", b"Bearer"))
+    elif isinstance(error, BodyTooLarge):
+        headers.append((b"connection", b"close"))  # the remaining body is not read
+    return headers
 
 
 def error_event(error: JethroError) -> bytes:

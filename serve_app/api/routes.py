@@ -121,6 +121,8 @@ class Routes:
         strategy = services.catalogue.resolve(parsed.model)
         with Undecided() as undecided:
             query, detected = hinted(parsed.query, request.scope["headers"]), Counter[str]()
+            if services.sessions is not None:
+                query, _ = services.sessions.find(query, parsed.model, request.scope["headers"])
             if services.placement is not None:
                 placed = await services.placement.place(query, requested, Call(id_, caller.request_id, 0))
                 query = placed.query

@@ -16,6 +16,11 @@ class MultiPoolConfig(Node):
     quality_usd: PositiveFloat = Field(description="What one unit of quality (a right answer) is worth, US dollars.")
     caution: NonNegativeFloat = Field(0.0, description="Standard errors that an uncertain quality is marked down by.")
     router: str = Field("estimator", description="The router that estimates; it must be offered.")
+    cached_discount: Share = Field(
+        0.5,
+        description="Share of the price of prompt tokens that a pool saves on those it has just read, and a change "
+        "of pools within a conversation loses; 0: nothing.",
+    )
 
 
 class BestOfConfig(Node):
@@ -74,6 +79,15 @@ class RoutingConfig(Node):
         None, description="Serve the candidates of best_route routers; null: they choose between one answer of each."
     )
     capacity: CapacityConfig = CapacityConfig()
+    stickiness: Literal["off", "tools", "session"] = Field(
+        "tools",
+        description="What stays with the pool that answered before: nothing; the turns of a tool loop, while the last "
+        "messages are results of tools; or the whole conversation, which x-session-id may name.",
+    )
+    session_ttl_s: PositiveFloat = Field(
+        600.0, description="How long a Gateway remembers the pool of a conversation after its last answer."
+    )
+    sessions: PositiveInt = Field(10_000, description="Conversations that a Gateway remembers, the newest of all.")
     seed: int = Field(0, description="Seed of the router `random`.")
     score_timeout_ms: PositiveFloat = Field(2000.0, description="Without a score in this time the strong pool answers.")
     score_threads: PositiveInt = Field(1, description="Threads that compute scores of encoder routers in a Gateway.")

@@ -30,6 +30,7 @@ from serve_app.placement.redaction import Redactor
 from serve_app.pools.base import Pool
 from serve_app.pools.http import HttpPool
 from serve_app.routing.serving.loading import Loader, RemoteScorer, limit_torch_threads
+from serve_app.routing.sessions import Sessions
 from serve_app.store.base import RequestRecord, Store
 from serve_app.store.sqlite import SqliteStore
 from serve_app.streams.base import LearnerPort
@@ -65,6 +66,7 @@ class Services:
     `demand` counts the requests that decisions place on the pools; `limiter` shares this Gateway among tenants.
     `metrics_key` opens /metrics where there are keys, `admin_key` opens /v1/admin; None: not configured.
     `stops` holds a call for every request that is being answered, which ends it with an error.
+    `sessions` remembers with which pools conversations are.
     `scope` warns where an embedded model answers what it does not know.
     `live` counts what ends, for the console; `live_gateways` returns what all Gateways counted, by default this one's.
     """
@@ -92,6 +94,7 @@ class Services:
     scope: ScopeNotes = field(default_factory=ScopeNotes)
     guards: Guards | None = None
     tracing: Tracing | None = None
+    sessions: Sessions | None = None
     live: LiveFigures = field(default_factory=LiveFigures)
     live_gateways: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None
 
@@ -199,6 +202,7 @@ def build_services(
         placement=placement,
         scope=ScopeNotes.from_config(config),
         guards=guards,
+        sessions=Sessions(config.routing),
         tracing=Tracing.from_config(config.log, replica),
         live=LiveFigures(pools["large"].price if "large" in pools and not config.small_only else None),
     )

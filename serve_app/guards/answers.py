@@ -90,9 +90,14 @@ async def guarded(
                 yield event
 
 
-async def refusal_events(message: str, query: Query, model: str, context: Context) -> AsyncGenerator[Event]:
-    """The answer to a request that guards stopped: the message, and the finish reason `content_filter`."""
-    call, chunks = context.call, [Chunk(text=message), Chunk(finish_reason=FILTERED, usage=Usage())]
+async def refusal_events(message: str, model: str, query: Query, context: Context) -> AsyncGenerator[Event]:
+    """The answer to a request that guards stopped: each choice is the message, finished for `content_filter`."""
+    call, last = context.call, query.sampling.n - 1
+    chunks = [Chunk(index, text=message) for index in range(query.sampling.n)]
+    chunks += [
+        Chunk(index, finish_reason=FILTERED, usage=Usage() if index == last else None)
+        for index in range(query.sampling.n)
+    ]
     yield Decision(call.id, "guard", "", model, "a guard stopped the request", cause="guard")
     if context.stream:
         encoder = StreamEncoder(query, model=model, answer_id=call.id, created=call.created_s)

@@ -111,6 +111,7 @@ def line(record: RequestRecord, replica: str) -> dict[str, Any]:
         "status": record.status,
         "code": record.http_status,
         "error_code": record.error_code,
+        "retry": record.retry,
         "parse_ms": _round(record.parse_ms),
         "first_byte_ms": _round(record.first_byte_ms),
         "ttft_ms": _round(record.ttft_ms),

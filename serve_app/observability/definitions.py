@@ -105,9 +105,8 @@ REFUSALS = _counter(
     ("code",),
     "Requests that were refused, by the error's code: a mistake of the caller, no permission, or no room",
 )
-UNAUTHORIZED = _counter(
-    "jethro_unauthorized", "requests", (), "Requests with no key or a wrong one; also among the refusals"
-)
+CLIENT_RETRIES = _counter("jethro_client_retries", "requests", (), "Requests that a client's SDK sent again")
+UNAUTHORIZED = _counter("jethro_unauthorized", "requests", (), "Requests with no key or a wrong one; also refusals")
 E2E = _histogram("jethro_e2e_seconds", "seconds", _HOW, "Arrival to last byte, of completed requests", _LATENCY_S)
 TTFT = _histogram("jethro_ttft_seconds", "seconds", _HOW, "Arrival to first byte", _LATENCY_S)
 TPOT = _histogram(

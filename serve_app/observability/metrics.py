@@ -54,6 +54,7 @@ class Recorder:
         self._in_flight = made.gauge(d.IN_FLIGHT)()
         self._requests, self._refusals = made.counter(d.REQUESTS), made.counter(d.REFUSALS)
         self._unauthorized = made.counter(d.UNAUTHORIZED)()
+        self._client_retries = made.counter(d.CLIENT_RETRIES)()
         self._latency, self._ttft = made.histogram(d.E2E), made.histogram(d.TTFT)
         self._tpot, self._itl, self._longest = (made.histogram(m) for m in (d.TPOT, d.ITL, d.ITL_LONGEST))
         layers = made.histogram(d.LAYER)
@@ -112,6 +113,8 @@ class Recorder:
     def _count(self, record: RequestRecord) -> None:
         if record.status != "route_only":
             self._in_flight.dec()
+        if record.retry:
+            self._client_retries.inc()
         decision = record.decision
         strategy, pool = (decision.strategy, decision.pool) if decision else ("", "")
         self._requests(record.endpoint, strategy, pool, str(record.http_status), record.status).inc()

@@ -30,6 +30,7 @@ from serve_app.orchestration.server_tools import ServerTools, ToolFailure, turns
 from serve_app.orchestration.tasks import Recognized, TaskTable, sent_to
 from serve_app.pools.attempt import lacking, refusal, why_skipped
 from serve_app.pools.base import Pool
+from serve_app.routing.strategy import held_by
 from serve_app.strategy import Context
 from serve_app.tracing.spans import spanned
 from serve_app.types import Decision, Message, Query, Usage
@@ -127,6 +128,10 @@ class OrchestrationRun(CascadeRun):
             raise refusal(lacks[-1][1], " or ".join(dict.fromkeys(pool.model for pool, _ in lacks)))
         self.notes += [why_skipped(pool.model, lack) for pool, lack in lacks]
         begin, last = await self._begin([tier for tier, _ in able]), len(able) - 1
+        if (held := held_by(self.query, [pool for _, pool in able])) is not None:
+            begin = max(begin, next(i for i, (_, pool) in enumerate(able) if pool is held))
+            self.stays = held
+            self.notes.append(f"the conversation stays with {held.model}")
         stages = [
             TierStage(self._level(tier), pool, checked=begin <= i < last, reserve=i < begin, tier=tier)
             for i, (tier, pool) in enumerate(able)
@@ -139,7 +144,7 @@ class OrchestrationRun(CascadeRun):
         if not at or self.cascade.router is None:
             return 0
         started = perf_counter()
-        self.prior = await self.cascade.prior(self.cascade.router, self.query)
+        self.prior = await self.cascade.prior(self.cascade.router, self.query.scored)
         self.prior_ms = (perf_counter() - started) * 1e3
         if self.prior is None or self.prior < self.cascade.threshold:
             return 0

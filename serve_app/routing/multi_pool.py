@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
@@ -15,7 +15,7 @@ from serve_app.pools.attempt import lacking, refusal, why_skipped
 from serve_app.pools.base import Pool
 from serve_app.routing.estimate import Estimate
 from serve_app.routing.serving.served import ScoringFailed, ServedRouter
-from serve_app.routing.strategy import answer
+from serve_app.routing.strategy import answer, held_by, stays_reason
 from serve_app.strategy import Context, Event
 from serve_app.types import Cause, Decision, Query
 
@@ -55,8 +55,20 @@ class MultiPoolStrategy:
     Decision holds quality, its standard error, cost, and utility of every pool.
     """
 
-    def __init__(self, name: str, router: ServedRouter, utility: Utility, pools: Mapping[str, Pool]) -> None:
-        """`router` estimates pools; `pools` by name, `large` among them."""
+    def __init__(
+        self,
+        name: str,
+        router: ServedRouter,
+        utility: Utility,
+        pools: Mapping[str, Pool],
+        *,
+        cached_discount: float = 0.0,
+    ) -> None:
+        """`router` estimates pools; `pools` by name, `large` among them.
+
+        `cached_discount`: the share of the price of prompt tokens that a pool saves on those it has just read.
+        """
+        self._discount = cached_discount
         self.name = name
         self._router = router
         self._version = f"{router.version}@{utility.quality_usd:g}usd"
@@ -74,7 +86,7 @@ class MultiPoolStrategy:
     async def _choose(self, query: Query, decision_id: str) -> tuple[Decision, list[Pool]]:
         started = perf_counter()
         try:
-            expected = self._expected(await self._router.estimate(query))
+            expected = self._expected(query, await self._router.estimate(query.scored))
             order = sorted(expected, key=lambda name: -expected[name]["utility"])
             reason = _reason(order, expected, self._utility)
             cause: Cause = "utility"
@@ -82,6 +94,9 @@ class MultiPoolStrategy:
             expected, cause = {}, "no_score"
             order = sorted(self._pools, key=lambda name: name != _SAFE)
             reason = f"router {self._router.name} gave no estimate ({failure}): {_SAFE} to be safe"
+        if (held := held_by(query, map(self._pools.__getitem__, order))) is not None:
+            order = [held.name, *(name for name in order if name != held.name)]
+            cause, reason = "session", stays_reason(held, reason)
         able, lack = self._able(query, order)
         if lack is not None:
             reason = f"{reason}, but {why_skipped(self._pools[order[0]].model, lack)}"
@@ -100,10 +115,17 @@ class MultiPoolStrategy:
         )
         return decision, able
 
-    def _expected(self, estimate: Estimate) -> dict[str, dict[str, float]]:
+    def _expected(self, query: Query, estimate: Estimate) -> dict[str, dict[str, float]]:
         """Quality, cost, and utility of each pool that is both estimated and served."""
         estimate = estimate.only(self._pools)
+        if query.images:  # routers read text alone
+            estimate = replace(estimate, prompt_tokens=estimate.prompt_tokens + query.image_tokens)
         cost = estimate.cost_usd({name: self._pools[name].price for name in estimate.pools})
+        if (session := query.session) is not None and session.pool in estimate.pools:
+            # what this pool has read is cheap to read again, and every other would have to read it anew
+            at = estimate.pools.index(session.pool)
+            read_usd = self._pools[session.pool].price.input_usd_per_million / 1e6
+            cost[0, at] -= self._discount * session.shared * float(estimate.prompt_tokens[0, at]) * read_usd
         utility = self._utility.of(estimate.quality, estimate.std, cost)
         return {
             pool: {
@@ -155,4 +177,6 @@ def route_all(
     if "large" not in known:
         logger.error("routing.multi_pool: router %s has no estimate of the large pool's model", config.router)
         return None
-    return MultiPoolStrategy("route-all", router, Utility(config.quality_usd, config.caution), known)
+    return MultiPoolStrategy(
+        "route-all", router, Utility(config.quality_usd, config.caution), known, cached_discount=config.cached_discount
+    )

@@ -1,6 +1,6 @@
 """The strategies of routing: score, compare with the threshold, answer with one pool; and the bypass to one pool."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
@@ -46,7 +46,7 @@ class RouteStrategy:
     async def decide(self, query: Query, decision_id: str) -> Decision:
         """The decision with its feature contributions. Raises UnsupportedParameter if no pool supports the query."""
         decision, _ = await self._choose(query, decision_id)
-        return replace(decision, features=await self.router.explain(query))
+        return replace(decision, features=await self.router.explain(query.scored))
 
     def run(self, query: Query, context: Context) -> AsyncGenerator[Event]:
         """Decision, then frames or the answer, then what was spent; see the contract."""
@@ -54,7 +54,7 @@ class RouteStrategy:
 
     async def _routed(self, query: Query, decision_id: str) -> tuple[Decision, list[Pool]]:
         """The choice for a query that will be answered: watched, and explained as far as that costs nothing."""
-        features = self.router.logged_features(query) if self.explained and not query.stays_unrecorded else {}
+        features = self.router.logged_features(query.scored) if self.explained and not query.stays_unrecorded else {}
         decision, pools = await self._choose(query, decision_id, features)
         if decision.score is not None and self.router.watch is not None and not query.stays_unrecorded:
             self.router.watch.observe(query, decision.score)
@@ -68,7 +68,7 @@ class RouteStrategy:
         score: float | None
         threshold = self.threshold
         try:
-            score = await self.router.score(query)
+            score = await self.router.score(query.scored)
             strong = score >= threshold
             reason = f"win rate {score:.3f} {'>=' if strong else '<'} threshold {threshold:.3f}"
             cause: Cause = "score_above" if strong else "score_below"
@@ -82,6 +82,9 @@ class RouteStrategy:
             if score is not None and threshold <= score < raised:
                 reason = f"{reason}, but {self.strong.model} is full: {raised:.3f} until it has room"
                 chosen, threshold, strong, cause = self.strong.name, raised, False, "full"
+        held = held_by(query, self.pools)
+        if held is not None:
+            strong, cause, reason = held is self.strong, "session", stays_reason(held, reason)
         first, second = (self.strong, self.weak) if strong else (self.weak, self.strong)
         lack, other_lack = lacking(query, first), lacking(query, second)
         if lack and other_lack:
@@ -153,6 +156,19 @@ class DirectStrategy:
 
     def _with_adapter(self, query: Query) -> Query:
         return query if self.adapter is None else replace(query, adapter=self.adapter)
+
+
+def held_by(query: Query, pools: Iterable[Pool]) -> Pool | None:
+    """The pool, among these, that the query is to stay with because of its session; None if there is none."""
+    session = query.session
+    if session is None or not session.stays:
+        return None
+    return next((pool for pool in pools if pool.name == session.pool), None)
+
+
+def stays_reason(held: Pool, reason: str) -> str:
+    """For the reason of a decision: that the conversation stays, whatever the reason would have been."""
+    return f"the conversation stays with {held.model} ({reason})"
 
 
 async def answer(

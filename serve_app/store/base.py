@@ -52,6 +52,8 @@ class RequestRecord:
     """Of its decision, also where it failed before there was one: log lines of other processes name it."""
     trace_id: str | None = None
     """Of its trace, if it is sampled: log lines carry it."""
+    retry: int = 0
+    """How often its client had sent it before, as the client says."""
     prompt: str | None = None
     """Kept only if `store.keep_prompts` is set."""
     parse_ms: float | None = None

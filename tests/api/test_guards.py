@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import openai
+import orjson
 import pytest
 
 from serve_app.errors import PoolUnavailable
@@ -112,6 +113,20 @@ async def test_a_request_that_a_guard_stops_is_openais_error(client: Any, stream
     assert 'jethro_guard_findings_total{category="code",guard="words"} 1.0' in metrics
     assert 'jethro_guard_refusals_total{where="input"} 1.0' in metrics
     assert not made.pools["small"].queries  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_every_choice_of_a_stopped_request_is_refused(client: Any, stream: bool) -> None:
+    made = guarded_parts(WORDS, refusal="answer", message="Not here.")
+    answer = await client(made).post(CHAT, json=ask("an owl", n=3, stream=stream))
+    lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
+    bodies = [orjson.loads(line) for line in lines] if stream else [answer.json()]
+    choices = [choice for body in bodies for choice in body["choices"]]
+    said = [
+        [c.get("delta", c.get("message")).get("content") or "" for c in choices if c["index"] == i] for i in (0, 1, 2)
+    ]
+    assert ["".join(pieces) for pieces in said] == ["Not here."] * 3
+    assert sorted(c["index"] for c in choices if c["finish_reason"] == "content_filter") == [0, 1, 2]
 
 
 async def test_official_clients_see_refusals_as_they_expect() -> None:

@@ -14,7 +14,16 @@ from serve_app.api.reply import (
     timing_headers,
     with_usage,
 )
-from serve_app.errors import AuthenticationFailed, BodyTooLarge, JethroError, Overloaded, PoolUnavailable
+from serve_app.errors import (
+    AuthenticationFailed,
+    BodyTooLarge,
+    Conflict,
+    DeadlineExceeded,
+    JethroError,
+    Overloaded,
+    PoolUnavailable,
+    UpstreamError,
+)
 from serve_app.store.base import RequestRecord
 from serve_app.types import Decision, Step, Usage
 
@@ -82,15 +91,21 @@ def test_nothing_but_visible_ascii_gets_into_a_header(value, text):
     assert dict(decision_headers(replace(DECISION, model=value)))[b"x-jethro-model"] == text
 
 
+AGAIN, IN_VAIN = (b"x-should-retry", b"true"), (b"x-should-retry", b"false")
+
+
 @pytest.mark.parametrize(
     ("error", "headers"),
     [
-        (Overloaded("x"), [(b"retry-after", b"7")]),
-        (PoolUnavailable("x", retry_after_s=0.1), [(b"retry-after", b"1")]),
-        (PoolUnavailable("x", retry_after_s=2.1), [(b"retry-after", b"3")]),
-        (AuthenticationFailed("x"), [(b"www-authenticate", b"Bearer")]),
-        (BodyTooLarge("x"), [(b"connection", b"close")]),
-        (JethroError("x"), []),
+        (Overloaded("x"), [AGAIN, (b"retry-after", b"7")]),
+        (PoolUnavailable("x", retry_after_s=0.1), [AGAIN, (b"retry-after", b"1")]),
+        (PoolUnavailable("x", retry_after_s=2.1), [AGAIN, (b"retry-after", b"3")]),
+        (UpstreamError("x"), [AGAIN]),
+        (AuthenticationFailed("x"), [IN_VAIN, (b"www-authenticate", b"Bearer")]),
+        (BodyTooLarge("x"), [IN_VAIN, (b"connection", b"close")]),
+        (Conflict("x"), [IN_VAIN]),
+        (DeadlineExceeded("x"), [IN_VAIN]),
+        (JethroError("x"), [IN_VAIN]),
     ],
 )
 def test_headers_of_errors(error, headers):

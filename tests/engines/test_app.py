@@ -4,6 +4,7 @@ import pytest
 
 from serve_app.engines.app import build_replica_app
 from serve_app.errors import ContextLengthExceeded, Overloaded
+from serve_app.types import Capabilities
 from tests.engines.replica import CHAT, HEADERS, SECRET, STREAM, Exchange, call
 from tests.fakes import FakeEngine
 
@@ -267,3 +268,23 @@ async def test_the_tokens_of_a_prompt():
     assert (await call(app, "/v1/count_tokens", {**CHAT, "model": "another"})).status == 404
     assert (await call(app, "/v1/count_tokens", CHAT, headers={})).status == 401
     assert (await call(app, "/v1/count_tokens", method="GET")).status == 405
+
+
+@pytest.mark.parametrize(
+    ("url", "can", "says"),
+    [
+        ("data:image/png;base64,eA==", Capabilities(), "cannot see images"),
+        ("https://x.example/a.png", Capabilities(vision=True), "fetches no images"),
+        ("data:image/png;base64,eA==", Capabilities(vision=True), None),
+        ("https://x.example/a.png", Capabilities(vision=True, image_urls=True), None),
+    ],
+)
+async def test_an_engine_gets_no_image_that_it_cannot_see(url, can, says):
+    engine = FakeEngine(capabilities=can)
+    parts = [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": url}}]
+    got = await call(app_of(engine), body={**CHAT, "messages": [{"role": "user", "content": parts}]})
+    if says is None:
+        assert got.status == 200 and engine.queries[0].messages[0].to_openai()["content"] == parts
+        return
+    assert (got.status, engine.queries) == (400, [])
+    assert got.json["error"]["param"] == "messages[0].content[1]" and says in got.json["error"]["message"]

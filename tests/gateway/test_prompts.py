@@ -1,14 +1,17 @@
 """Several prompts in one request, and prompts as token ids."""
 
 import asyncio
+import dataclasses
 
 import orjson
 import pytest
 
 from serve_app.errors import Overloaded
 from tests.api.fakes import USAGE, FakePool, config, services
+from tests.guards.fakes import guards
 
 COMPLETIONS = "/v1/completions"
+WORDS = {"name": "words", "kind": "patterns", "patterns": [{"category": "code", "words": ["owl"]}]}
 
 
 class EchoPool(FakePool):
@@ -137,3 +140,19 @@ async def test_what_is_no_prompt_is_refused(client, prompt):
     response = await client().post(COMPLETIONS, json=ask(prompt))
     assert response.status_code == 400
     assert response.json()["error"]["param"].split(".")[0] == "prompt"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_guards_stop_is_refused_for_every_choice_of_every_prompt(client, stream):
+    chain = guards(WORDS, refusal="answer", message="Not here.")
+    parts = dataclasses.replace(echoing(), guards=chain)
+    response = await client(parts).post(COMPLETIONS, json=ask(["hi", "an owl"], n=2, stream=stream))
+    bodies = events_of(response.text) if stream else [response.json()]
+    choices = [choice for body in bodies for choice in body["choices"]]
+    texts = {index: "".join(c["text"] for c in choices if c["index"] == index) for index in range(4)}
+    assert texts == dict.fromkeys(range(4), "Not here.")
+    ends = sorted(c["index"] for c in choices if c["finish_reason"] == "content_filter")
+    assert ends == [0, 1, 2, 3]
+    assert not parts.pools["small"].queries
+    metrics = parts.recorder.text().decode()
+    assert 'jethro_guard_refusals_total{where="input"} 1.0' in metrics

@@ -10,6 +10,7 @@ from serve_app.config.guards import GuardsConfig
 from serve_app.engines.local_pool import LocalPool
 from serve_app.errors import ConfigError, ContentFiltered, UpstreamError
 from serve_app.guards.recognizers import chain_of
+from serve_app.images import Image
 from serve_app.types import Capabilities, Message, Query
 from tests.cascade.fakes import engine, engine_of
 from tests.guards.fakes import CALL, QUERY, guards
@@ -140,3 +141,16 @@ def test_a_policy_file_adds_to_the_chain(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(ConfigError, match=why):
             chain_of(GuardsConfig(chain=[first], policy=str(file)))  # type: ignore[list-item]
+
+
+async def test_texts_next_to_images_are_redacted_and_images_are_left() -> None:
+    image = Image("https://x.example/a.png")
+    guard = {"name": "words", "kind": "patterns", "action": "redact"}
+    guard |= {"patterns": [{"category": "mood", "words": ["gloomy", "grim mood"]}]}
+    query, verdict = await guards(guard).check_input(
+        Query((Message.of("user", ["a gloomy day", image, "grim", "mood"]),)), CALL
+    )
+    assert verdict.findings["words.mood"] >= 1 and not verdict.stops
+    [message] = query.messages
+    assert "gloomy" not in message.content and message.images == (image,)
+    assert "gloomy" not in str(message.to_openai())

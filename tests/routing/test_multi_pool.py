@@ -1,12 +1,16 @@
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from serve_app.errors import UnsupportedParameter, UpstreamError
+from serve_app.images import Image, Session
 from serve_app.routing.estimate import Estimate
 from serve_app.routing.multi_pool import MultiPoolStrategy, Utility
 from serve_app.routing.serving.served import ScoringFailed
 from serve_app.strategy import Context, Event, Spent
-from serve_app.types import Capabilities, Decision, Price, Query
+from serve_app.types import Capabilities, Decision, Message, Price, Query
 from tests.routing.fakes import CALL, FakePool, query
 
 PRICES = {"tiny": Price(0.1, 1.0), "small": Price(1.0, 10.0), "large": Price(20.0, 200.0)}
@@ -107,3 +111,47 @@ async def test_without_an_estimate_large_answers(stream: bool) -> None:
 def test_quality_must_be_worth_something() -> None:
     with pytest.raises(ValueError, match="quality_usd"):
         Utility(0.0)
+
+
+async def test_images_are_part_of_the_cost() -> None:
+    asked = Query((Message.of("user", ["what?", Image("https://x.example/a.png")]),))
+    pools = {name: FakePool(name, can=Capabilities(vision=True, image_urls=True)) for name in PRICES}
+    decision = await strategy(2e-3, pools=pools).decide(asked, "d1")
+    assert decision.expected["small"]["cost_usd"] == pytest.approx(((100 + 765) * 1 + 10 * 10) / 1e6)
+
+
+def continued(**session: Any) -> Query:
+    return replace(query(), session=Session(**session))
+
+
+async def test_what_a_pool_has_read_is_cheaper_there_than_to_read_it_anew() -> None:
+    made = strategy(2e-3)
+    made._discount = 0.5
+    plain, again = await made.decide(query(), "d1"), await made.decide(continued(pool="large", shared=0.8), "d2")
+    saved = 0.5 * 0.8 * 100 * 20 / 1e6
+    for name in PRICES:
+        less = plain.expected[name]["cost_usd"] - again.expected[name]["cost_usd"]
+        assert less == pytest.approx(saved if name == "large" else 0.0)
+    assert again.cause == "utility"
+
+
+async def test_the_switching_cost_may_keep_a_conversation_where_it_is() -> None:
+    """Between two pools of nearly equal utility, the one that has read the conversation wins."""
+    quality = {"tiny": 0.0, "small": 0.7, "large": 0.7 + 2.99}
+    assert (await strategy(1.25e-3, FakeEstimates(quality)).decide(query(), "d")).pool == "small"
+    made = strategy(1.25e-3, FakeEstimates(quality))
+    made._discount = 0.9
+    assert (await made.decide(continued(pool="large", shared=0.9), "d")).pool == "large"
+
+
+async def test_a_tool_loop_stays_whatever_the_utility() -> None:
+    pools = {name: FakePool(name) for name in PRICES}
+    made = strategy(1e-5, pools=pools)
+    told = await events(made, continued(pool="large", stays=True))
+    assert isinstance(told[0], Decision) and (told[0].pool, told[0].cause) == ("large", "session")
+    assert told[0].reason.startswith("the conversation stays with m-large (")
+    pools["large"].error = UpstreamError("died")
+    told = await events(made, continued(pool="large", stays=True))
+    assert isinstance(told[0], Decision) and (told[0].pool, told[0].cause) == ("tiny", "fallback")
+    told = await events(made, replace(continued(pool="large", stays=True), reach=frozenset({"small"})))
+    assert isinstance(told[0], Decision) and (told[0].pool, told[0].cause) == ("small", "unable")

@@ -28,13 +28,18 @@ class Paths:
     def canonical(self, path: str, method: str) -> str:
         """The path of the route; what is no form of any stays as it is.
 
-        The operator's routes have their one form: nothing else may lead to them. So has what changes or deletes: with
-        an empty id, which a slash at the end may be, all would be meant instead of one. And so have pages, whose links
-        are relative.
+        The operator's routes have their one form: nothing else may lead to them. So have pages, whose links are
+        relative. What changes or deletes needs no prefix either, but its slashes stay: one at the end may be an empty
+        id, and without it all would be meant instead of one.
         """
-        if len(path) > _LONGEST or method not in _LENIENT:
+        if len(path) > _LONGEST:
             return path
-        found = _SLASHES.sub("/", path).rstrip("/") or "/"
+        if method in _LENIENT:
+            found = _SLASHES.sub("/", path).rstrip("/") or "/"
+        elif path.endswith("/") or "//" in path:
+            return path
+        else:
+            found = path
         while found.startswith("/v1/v1/"):
             found = found[len(_PREFIX) :]
         if _root(found) in self._versioned:

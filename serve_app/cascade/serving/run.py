@@ -77,6 +77,8 @@ class CascadeRun(ABC):
         self.prior_ms = 0.0
         self.notes: list[str] = []
         """What the Decision's reason adds to the confidences."""
+        self.stays: Pool | None = None
+        """The pool that the conversation is with, if the run begins there."""
         self.called: list[Stage] = []
         """Stages that had their turn; one that a race has begun may still get its own."""
 
@@ -85,11 +87,12 @@ class CascadeRun(ABC):
     async def prepare(self) -> None:
         """Plan the stages; levels that the prior rules out become reserves. Raises UnsupportedParameter."""
         self.stages, self.notes = plan_stages(self.cascade.chain, self.cascade.pools, self.query)
+        self.stays_with(self.stages)
         router = next((s.needs.prior for s in self.stages if s.needs.prior), self.cascade.router)
         if router is None:
             return
         started = perf_counter()
-        self.prior = await self.cascade.prior(router, self.query)
+        self.prior = await self.cascade.prior(router, self.query.scored)
         self.prior_ms = (perf_counter() - started) * 1e3
         if self.prior is None:
             return
@@ -99,6 +102,18 @@ class CascadeRun(ABC):
             self.notes.append(f"no answer of {s.pool.model} could convince ({why})")
         reserves = [Stage(s.level, s.pool, checked=False, reserve=True) for s in hopeless]
         self.stages = [*(s for s in self.stages if s not in hopeless), *reserves]
+
+    def stays_with(self, stages: list[Stage]) -> None:
+        """Begin at the stage whose pool has the conversation: those below it become reserves, those above stay."""
+        session = self.query.session
+        names = [stage.pool.name for stage in stages if not stage.reserve]
+        if session is None or not session.stays or session.pool not in names:
+            return
+        at = names.index(session.pool)
+        self.stays = stages[at].pool
+        self.notes.append(f"the conversation stays with {self.stays.model}")
+        below = [replace(stage, checked=False, reserve=True) for stage in stages[:at]]
+        self.stages = [*stages[at:], *below]
 
     def next_stage(self) -> Stage | None:
         """The stage to call now; by default the next one up the chain."""
@@ -281,6 +296,8 @@ class CascadeRun(ABC):
             return "escalated"
         if any(r.error is not None for r in others):
             return "fallback"
+        if taken.stage.pool is self.stays:
+            return "session"
         return "accepted" if taken.stage.checked else "unchecked"
 
     def planned(self) -> Decision:

@@ -64,7 +64,7 @@ class Race:
 
     def reserve(self, query: Query) -> int:
         """Tokens reserved for a race of this query; 0: no race. Release them by `release`."""
-        meter, tokens = self.meter, max(1, len(query.text) // _CHARACTERS_A_TOKEN)
+        meter, tokens = self.meter, max(1, len(query.text) // _CHARACTERS_A_TOKEN + query.image_tokens)
         at_risk = meter.wasted_tokens + meter.reserved_tokens + tokens
         if at_risk > self.wasted_share * meter.all_tokens:
             return 0

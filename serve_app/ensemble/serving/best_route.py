@@ -92,7 +92,12 @@ class BestRouteStrategy:
             reason = f"router {self._router.name} gave no estimate ({failure}): {REFERENCE} to be safe"
         else:
             score = next((1.0 - one.good_enough for one in estimates if one.candidate == _ONE), None)
-            found = [one for one in estimates if self._can(one.candidate, query)]
+            read = query.image_tokens  # routers read text alone
+            found = [
+                replace(one, prompt_tokens=one.prompt_tokens + read)
+                for one in estimates
+                if self._can(one.candidate, query)
+            ]
             chosen, reason = self._cheapest(found, needed)
             cause = "utility"
         pool = self._pools[chosen.pool]

@@ -40,6 +40,24 @@ def test_no_other_form_leads_to_the_operators_routes(sent):
 
 
 @pytest.mark.parametrize("method", ["DELETE", "PATCH"])
+@pytest.mark.parametrize(
+    ("sent", "route"),
+    [
+        ("/decisions/d1", "/v1/decisions/d1"),
+        ("/v1/v1/decisions/d1", "/v1/decisions/d1"),
+        ("/v1/decisions/d1/", "/v1/decisions/d1/"),
+        ("/decisions/", "/decisions/"),
+        ("/decisions//", "/decisions//"),
+        ("//decisions", "//decisions"),
+        ("/v1/v1/admin/live", "/v1/v1/admin/live"),
+    ],
+)
+def test_what_changes_or_deletes_needs_no_prefix_and_has_no_empty_part(method, sent, route):
+    paths = Paths(("/v1/decisions", "/v1/decisions/{decision_id}", "/v1/admin/live"))
+    assert paths.canonical(sent, method) == route
+
+
+@pytest.mark.parametrize("method", ["DELETE", "PATCH"])
 def test_an_empty_id_does_not_mean_all(method):
     paths = Paths(("/v1/decisions", "/v1/decisions/{decision_id}"))
     assert paths.canonical("/v1/decisions/", method) == "/v1/decisions/"
@@ -92,6 +110,19 @@ async def test_what_others_ask_to_know_whether_it_is_well(client):
     for response in (await asked.get("/health"), await asked.get("/ping")):
         assert (response.status_code, response.json()["ok"]) == (200, True)
     assert set((await asked.get("/version")).json()) == {"version"}
+
+
+async def test_an_answer_is_deleted_by_a_client_without_the_prefix(client):
+    asked = client()
+    kept = (await asked.post("/responses", json={"model": "jethro", "input": "hi"})).json()["id"]
+    assert (await asked.delete(f"/responses/{kept}")).status_code == 200
+    assert (await asked.get(f"/responses/{kept}")).status_code == 404
+
+
+async def test_all_methods_of_a_path_are_shown(client):
+    asked = client()
+    for response in (await asked.options("/v1/responses/resp_1"), await asked.put("/v1/responses/resp_1")):
+        assert response.headers["allow"] == "DELETE, GET, HEAD"
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/health", "/metrics", "/version", "/v1/models/jethro"])

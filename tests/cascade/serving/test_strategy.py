@@ -11,6 +11,7 @@ from serve_app.errors import (
     UnsupportedParameter,
     UpstreamError,
 )
+from serve_app.images import Session
 from serve_app.strategy import Context, Spent
 from serve_app.types import Capabilities, Price, Query, Usage
 from serve_app.wire.frames import Answer
@@ -212,3 +213,32 @@ async def test_completions_are_judged_too() -> None:
     events = await run(cascade(pools(SURE)), asked)
     assert isinstance(events[1], Answer) and isinstance(events[-1], Spent)
     assert events[1].parsed["choices"][0]["text"] == SURE and events[1].parsed["choices"][0]["logprobs"] is None
+
+
+@BOTH
+async def test_an_escalated_conversation_stays_up(stream: bool) -> None:
+    both = pools(SURE)
+    asked = replace(query(), session=Session(STRONG, stays=True))
+    decision, said, _ = told(await run(cascade(both), asked, stream=stream))
+    assert (decision.pool, said, decision.cause) == (STRONG, "strong", "session")
+    assert "the conversation stays with m-large" in decision.reason
+    assert engine_of(both[WEAK]).queries == []
+
+
+@BOTH
+async def test_one_that_began_below_may_still_move_up(stream: bool) -> None:
+    asked = replace(query(), session=Session(WEAK, stays=True))
+    decision, *_ = told(await run(cascade(pools(UNSURE)), asked, stream=stream))
+    assert (decision.pool, decision.cause) == (STRONG, "escalated")
+    decision, *_ = told(await run(cascade(pools(SURE)), asked, stream=stream))
+    assert (decision.pool, decision.cause) == (WEAK, "session")
+
+
+@BOTH
+async def test_a_conversation_comes_down_only_if_nothing_above_answers(stream: bool) -> None:
+    both = pools(SURE)
+    engine_of(both[STRONG]).fail_after = 0
+    engine_of(both[STRONG]).error = UpstreamError("died")
+    asked = replace(query(), session=Session(STRONG, stays=True))
+    decision, *_ = told(await run(cascade(both), asked, stream=stream))
+    assert (decision.pool, decision.cause) == (WEAK, "fallback")

@@ -29,8 +29,8 @@ def raw(url: str, key: str) -> Iterator[openai.OpenAI]:
 
 
 @pytest.mark.parametrize("mode", [instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA])
-@pytest.mark.parametrize("model", ["jlab-small", "jlab-large"])
-def test_the_answer_is_of_the_callers_type(raw: openai.OpenAI, mode: instructor.Mode, model: str) -> None:
+@pytest.mark.parametrize("model", ["jlab-small", "jlab-large", "double"])
+def test_structured(raw: openai.OpenAI, mode: instructor.Mode, model: str) -> None:
     client = instructor.from_openai(raw, mode=mode)
     made = client.chat.completions.create(
         model=model,
@@ -39,3 +39,22 @@ def test_the_answer_is_of_the_callers_type(raw: openai.OpenAI, mode: instructor.
         max_retries=0,
     )
     assert isinstance(made, Answer)
+
+
+@pytest.mark.parametrize("model", ["jlab-large", "double"])
+def test_structured_by_the_providers_name(url: str, key: str, model: str) -> None:
+    """As its documentation begins, with an address of one's own."""
+    client = instructor.from_provider(f"openai/{model}", base_url=url, api_key=key)
+    made = client.create(
+        messages=[{"role": "user", "content": "what is 40 + 2?"}], response_model=Answer, max_retries=0
+    )
+    assert isinstance(made, Answer)
+
+
+@pytest.mark.parametrize("model", ["jlab-large", "double"])
+def test_structured_streamed(raw: openai.OpenAI, model: str) -> None:
+    client = instructor.from_openai(raw)
+    pieces = client.chat.completions.create_partial(
+        model=model, messages=[{"role": "user", "content": "what is 40 + 2?"}], response_model=Answer
+    )
+    assert isinstance(list(pieces)[-1].value, int)

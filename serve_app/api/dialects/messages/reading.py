@@ -47,6 +47,8 @@ _UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "thread": (None,),
 }
 """By field: the values that request nothing. Any other is refused."""
+_CODES: Final = {"thread": "thread_unsupported_request"}
+"""Anthropic's codes, by which its SDKs know that they may do without: their loops of tools try a thread first."""
 _BILLING: Final = "x-anthropic-billing-header:"
 """What a system text of command-line agents begins with that is no instruction, and differs in every request."""
 _FAILED: Final = "The tool reported an error"
@@ -77,7 +79,8 @@ def _sift(body: dict[str, Any]) -> None:
         del body[name]
     for name in _UNSUPPORTED.keys() & body.keys():
         if body.pop(name) not in _UNSUPPORTED[name]:
-            raise UnsupportedParameter(f"{name} is not supported here: leave it out.", param=name)
+            code = _CODES.get(name)
+            raise UnsupportedParameter(f"{name} is not supported here: leave it out.", param=name, code=code)
     tools = body.get("tools")
     for i, tool in enumerate(tools if isinstance(tools, list) else ()):
         kind = tool.get("type") if isinstance(tool, dict) else None

@@ -293,3 +293,10 @@ def test_what_only_anthropic_s_machines_do_is_refused_by_name(fields, param):
 def test_counting_needs_no_max_tokens():
     given, found = counted_request({"model": "m", "messages": [HI], "system": "s", "tools": [TOOL]}, LIMITS, None)
     assert given.model == "m" and [m.content for m in found.messages] == ["s", "hi"] and len(found.tools) == 1
+
+
+def test_a_thread_is_refused_by_the_code_that_clients_continue_after():
+    """Anthropic's SDKs begin loops of tools with a thread, and send the whole history where it is not supported."""
+    with pytest.raises(UnsupportedParameter) as refused:
+        query(thread={"type": "create"})
+    assert refused.value.code == "thread_unsupported_request"
