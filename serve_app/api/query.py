@@ -187,7 +187,8 @@ def chat_request(
     body: dict[str, Any], limits: LimitsConfig, tenant: str | None, rules: FieldRules = _RULES
 ) -> ParsedRequest:
     """A body of /v1/chat/completions. Raises RequestError naming the parameter."""
-    extra = _further(body, "chat", ChatRequest, rules)
+    plain = rules.unknown == "reject" and FURTHER.isdisjoint(body)
+    extra = {} if plain else _further(body, "chat", ChatRequest, rules)
     kept: Kept | None = None
     try:
         r = ChatRequest.model_validate(body)
@@ -224,7 +225,7 @@ def chat_request(
         metadata=r.metadata or {},
         tenant=tenant,
         extra=extra,
-        echoes=bool(kept),
+        echoes=kept is not None and bool(kept),
     )
     return _parsed(r, query)
 
@@ -241,12 +242,10 @@ def _again(body: dict[str, Any], error: ValidationError, rules: FieldRules) -> t
 def _further(
     body: dict[str, Any], endpoint: Endpoint, model: type[ChatRequest] | type[CompletionRequest], rules: FieldRules
 ) -> dict[str, Any]:
-    """What `body` requests beyond `model`, which is taken out of it, and a stop sequence that is empty."""
-    extra = {} if FURTHER.isdisjoint(body) else further(body, endpoint, check)
+    """What `body` requests beyond `model`, which is taken out of it."""
+    extra = further(body, endpoint, check)
     if rules.unknown != "reject":
         extra |= take_unknown(body, _KNOWN[model], _ELSEWHERE, rules)
-    if body.get("stop") == "":
-        del body["stop"]
     return extra
 
 
@@ -255,6 +254,8 @@ def completion_request(
 ) -> ParsedRequest:
     """A body of /v1/completions. Raises RequestError naming the parameter."""
     extra = _further(body, "completions", CompletionRequest, rules)
+    if body.get("stop") == "":
+        del body["stop"]
     r = check(CompletionRequest, body)
     prompts = _prompts(r.prompt)
     if len(prompts) > limits.prompts:

@@ -184,7 +184,8 @@ def test_models(client):
         ({"temperature": 3}, openai.BadRequestError, "invalid_value", "temperature"),
         ({"n": 99}, openai.BadRequestError, "invalid_value", "n"),
         ({"logit_bias": {"1": 1}}, openai.BadRequestError, "unsupported_parameter", "logit_bias"),
-        ({"extra_body": {"top_k": 5}}, openai.BadRequestError, "unknown_parameter", "top_k"),
+        ({"extra_body": {"top_k": 5}}, openai.BadRequestError, "unsupported_parameter", "top_k"),
+        ({"extra_body": {"top_a": 5}}, openai.BadRequestError, "unknown_parameter", "top_a"),
         ({"model": "lab-small", "tools": [TOOL]}, openai.BadRequestError, "unsupported_parameter", "tools"),
     ],
 )  # fmt: skip

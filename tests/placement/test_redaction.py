@@ -17,6 +17,7 @@ from serve_app.types import Chunk, Message, Query, Sampling, Usage
 from serve_app.wire.answers import AnswerReader
 from serve_app.wire.encoding import StreamEncoder
 from serve_app.wire.frames import Answer, Call, Frame
+from serve_app.wire.parameters import PASSED
 from tests.api.fakes import FakePool
 from tests.guards.fakes import CALL
 
@@ -138,6 +139,35 @@ async def test_tool_calls_schemas_and_stops_are_redacted_too() -> None:
 async def test_a_placeholder_that_the_text_has_already_is_not_used() -> None:
     sent, values = await Redactor(PERSONAL).redacted(Query((Message("user", "[EMAIL_1] is a@b.io"),)), CALL)
     assert list(values) == ["[EMAIL_2]"] and sent.messages[-1].content == "[EMAIL_1] is [EMAIL_2]"
+
+
+async def test_what_an_upstream_takes_besides_the_text_is_redacted_too() -> None:
+    pool = FakePool()
+    query = Query(
+        (
+            Message("user", "write to jane.doe@example.com"),
+            Message("assistant", "", {"reasoning_content": "jane.doe@example.com, then"}),
+        ),
+        user="jane",
+        safety_identifier="jane",
+        metadata={"for": "jane"},
+        extra={
+            "prediction": {"type": "content", "content": "Dear jane.doe@example.com"},
+            "prompt_cache_key": "jane",
+            PASSED: {"note": "jane.doe@example.com"},
+        },
+        echoes=True,
+    )
+    await PlacedPool(pool, redactor=Redactor(PERSONAL, instruct=False)).complete(query, CALL)
+    (sent,) = pool.queries
+    assert "jane" not in repr(sent)
+    assert sent.extra == {
+        "prediction": {"type": "content", "content": "Dear [EMAIL_1]"},
+        PASSED: {"note": "[EMAIL_1]"},
+    }
+    clean = replace(query, messages=(Message("user", "x"),), extra={"prompt_cache_key": "jane"})
+    await PlacedPool(pool, redactor=Redactor(PERSONAL)).complete(clean, CALL)
+    assert "jane" not in repr(pool.queries[1]), "nothing was found in its text"
 
 
 async def test_nothing_to_redact_passes_as_it_is() -> None:

@@ -185,6 +185,8 @@ def further(
     `check` validates, and raises RequestError that names the parameter.
     """
     given = {name: value for name in sorted(NAMES & body.keys()) if (value := body.pop(name)) is not None}
+    if not given:
+        return {}
     checked = check(FurtherFields, given)
     own = _OWN[endpoint]
     requested: dict[str, Any] = {}

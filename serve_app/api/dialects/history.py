@@ -84,6 +84,9 @@ class EchoedHistory:
     def tidied(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The body without it, as a copy where it is changed. Whatever else is wrong with it stays."""
         body = dict(body)
+        if body.get("stop") == "":  # no request; here, since it is rare
+            del body["stop"]
+            self.changed = True
         if isinstance(messages := body.get("messages"), list):
             body["messages"] = [self._message(m, i) if isinstance(m, dict) else m for i, m in enumerate(messages)]
         if isinstance(tools := body.get("tools"), list):
