@@ -14,7 +14,7 @@ from serve_app.images import Image, TextOrImage, text_of
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
-Endpoint = Literal["chat", "completions"]
+Endpoint = Literal["chat", "completions", "embeddings"]
 
 _Routed = Literal["score_above", "score_below", "no_score", "utility", "full", "unable", "fallback"]
 _Cascaded = Literal["accepted", "unchecked", "escalated", "best"]
@@ -119,7 +119,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Query:
-    """A caller's request. For `completions` the prompt is the one user message and no chat template applies."""
+    """A caller's request. For `completions` the prompt is the one user message and no chat template applies.
+
+    For `embeddings` each input is a user message of its own; token ids are in `extra`, under `input`.
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
@@ -253,6 +256,8 @@ class Capabilities:
     max_context_tokens: int | None = None
     vision: bool = False
     """Its model reads images."""
+    embeddings: bool = False
+    """It embeds texts, and answers nothing else."""
     image_urls: bool = False
     """It may be handed the URLs of images, which it fetches; else only images whose bytes are there."""
 

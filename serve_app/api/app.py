@@ -22,6 +22,8 @@ from serve_app.api.console.live import LiveRoutes
 from serve_app.api.decisions import DecisionRoutes
 from serve_app.api.dialects.base import Speakers
 from serve_app.api.dialects.openai import OpenAIDialect, OpenAIErrors
+from serve_app.api.embeddings.dialect import PATH as EMBEDDINGS
+from serve_app.api.embeddings.dialect import embedding_app, embedding_operation
 from serve_app.api.middleware import GatewayMiddleware
 from serve_app.api.openapi import Content, Operation
 from serve_app.api.reply import INTERNAL, error_headers
@@ -41,6 +43,7 @@ def build_app(services: Services) -> Starlette:
     hot: dict[str, ASGIApp] = {
         CHAT: CompletionHandler(services, OpenAIDialect("chat", services.config.limits)),
         COMPLETIONS: CompletionHandler(services, OpenAIDialect("completions", services.config.limits)),
+        EMBEDDINGS: embedding_app(services),
     }
     groups = (
         Routes(services),
@@ -89,6 +92,7 @@ def _answering(hot: dict[str, ASGIApp]) -> list[Operation]:
         Operation(
             "POST", COMPLETIONS, "completions", done, hot[COMPLETIONS], text, _ERRORS, CompletionRequest, placed=True
         ),
+        embedding_operation(hot[EMBEDDINGS], _ERRORS),
     ]
 
 

@@ -43,7 +43,7 @@ from serve_app.observability.request_span import described
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.tracing.spans import in_force, spanned
-from serve_app.types import DECISION_ID, REACH, Decision, Privacy, Query
+from serve_app.types import DECISION_ID, REACH, Decision, Endpoint, Privacy, Query
 from serve_app.unrecorded import Undecided
 from serve_app.wire.frames import Answer, Call, Frame
 
@@ -133,6 +133,8 @@ _EVENT_STREAM: Final[Headers] = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_INPUT: Final[Mapping[Endpoint, str]] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
+"""The parameter that holds what a model reads."""
 _LAST_EVENT_S: Final = 2.0
 """Longest wait for a caller to take the error event of a stream that broke."""
 
@@ -143,6 +145,8 @@ class CompletionHandler:
     def __init__(self, services: Services, dialect: Dialect) -> None:
         self._services = services
         self._dialect = dialect
+        embeds = dialect.endpoint == "embeddings"
+        self._strategy = services.catalogue.embedding if embeds else services.catalogue.resolve
         self._ids = Ids()
         self._retry_after_s = services.config.gateway.retry_after_s
 
@@ -203,7 +207,7 @@ class CompletionHandler:
         record.model, record.stream = request.model, request.stream
         record.user, record.safety_identifier = request.query.user, request.query.safety_identifier
         requested = requested_class(scope["headers"])
-        strategy = services.catalogue.resolve(request.model)
+        strategy = self._strategy(request.model)
         response.parsed()
         deadline_s = response.started + limits.request_timeout_s
         call = Call(self._ids.new(), record.request_id, int(record.created_s), deadline_s)
@@ -255,10 +259,11 @@ class CompletionHandler:
         query, verdict = await guards.check_input(query, context.call)
         response.found(verdict.findings)
         if not verdict.stops:
-            return guarded(strategy.run(query, context), guards, query, context, response.found)
+            events = strategy.run(query, context)
+            return events if query.endpoint == "embeddings" else guarded(events, guards, query, context, response.found)
         self._services.recorder.refused("input")
-        if guards.config.refusal == "error":
-            raise ContentFiltered(guards.config.message, param="messages" if query.endpoint == "chat" else "prompt")
+        if guards.config.refusal == "error" or query.endpoint == "embeddings":
+            raise ContentFiltered(guards.config.message, param=_INPUT[query.endpoint])
         return refusal_events(guards.config.message, query, model, context)
 
 

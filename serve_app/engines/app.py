@@ -1,13 +1,13 @@
 """An Engine as a small OpenAI-compatible ASGI application: what a pool replica serves to the Gateways.
 
-POST /v1/chat/completions and /v1/completions and GET /metrics (cluster secret as bearer key), GET /health (open). Raw
-ASGI, without a framework. Requests were validated by a Gateway; errors are OpenAI's error object. It neither starts nor
-closes the engine.
+POST /v1/chat/completions and /v1/completions (an encoder has /v1/embeddings instead) and GET /metrics (cluster secret
+as bearer key), GET /health (open). Raw ASGI, without a framework. Requests were validated by a Gateway; errors are
+OpenAI's error object. It neither starts nor closes the engine.
 """
 
 import hmac
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import orjson
@@ -29,7 +29,6 @@ from serve_app.types import DECISION_ID, REQUEST_ID, Endpoint
 from serve_app.unrecorded import HEADER, unrecorded
 
 logger = logging.getLogger("jethro.engines")
-_POSTS: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
 _GETS = ("/health", "/metrics")
 _UNRECORDED = HEADER.encode()
 _JSON = (b"content-type", b"application/json")
@@ -40,6 +39,8 @@ class ReplicaApp:
     """ASGI application over one engine; see `build_replica_app`. `tracing`: set before the first request, or never."""
 
     tracing: Tracing | None = None
+    posts: Mapping[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
+    """Its POST routes."""
 
     def __init__(self, engine: Engine, *, secret: str, body_bytes: int, admission: Admission) -> None:
         self._engine = engine
@@ -61,7 +62,7 @@ class ReplicaApp:
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if scope["path"] in _POSTS and scope["method"] == "POST":
+            if scope["path"] in self.posts and scope["method"] == "POST":
                 await self._answer(scope, receive, send)
             else:
                 await self._get(scope, send)
@@ -92,7 +93,7 @@ class ReplicaApp:
     async def _run(self, path: str, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         body = await self._read(receive)
         if body is not None:
-            await ReplicaRequest(self._engine, self.admission, _POSTS[path], headers, body).run(receive, send)
+            await ReplicaRequest(self._engine, self.admission, self.posts[path], headers, body).run(receive, send)
 
     def _check_secret(self, headers: dict[bytes, bytes]) -> None:
         if not hmac.compare_digest(headers.get(b"authorization", b""), self._key):
@@ -119,10 +120,10 @@ class ReplicaApp:
 
     async def _get(self, scope: Scope, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        if path not in _POSTS and path not in _GETS:
-            raise NotFound(f"no route {path}: use {', '.join((*_POSTS, *_GETS))}")
-        if method != "GET" or path in _POSTS:
-            raise MethodNotAllowed(f"{path} takes {'POST' if path in _POSTS else 'GET'}, not {method}")
+        if path not in self.posts and path not in _GETS:
+            raise NotFound(f"no route {path}: use {', '.join((*self.posts, *_GETS))}")
+        if method != "GET" or path in self.posts:
+            raise MethodNotAllowed(f"{path} takes {'POST' if path in self.posts else 'GET'}, not {method}")
         if path == "/metrics":
             self._check_secret(dict(scope["headers"]))
             await _send(send, 200, self._engine.metrics().encode(), _TEXT)
@@ -161,7 +162,12 @@ def build_replica_app(
     open at once in the engine, `max_queued` those that wait; beyond, 429 with Retry-After `retry_after_s`.
     """
     admission = Admission(max_open=max_ongoing, max_queued=max_queued, retry_after_s=retry_after_s)
-    return ReplicaApp(engine, secret=secret, body_bytes=body_bytes, admission=admission)
+    kind = ReplicaApp
+    if engine.capabilities.embeddings:
+        from serve_app.engines.embedding.app import EmbeddingApp  # imports this module
+
+        kind = EmbeddingApp
+    return kind(engine, secret=secret, body_bytes=body_bytes, admission=admission)
 
 
 def _noting_status(span: TraceSpan, send: Send) -> Send:

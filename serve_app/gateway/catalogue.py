@@ -13,6 +13,7 @@ from serve_app.ensemble.serving.model_loading import ModelLoader, ModelThreads
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.gateway.adapters import GatewayAdapters
 from serve_app.gateway.cascades import AvailableCascades, has_price, load_cascades
+from serve_app.gateway.embeddings import Embedders
 from serve_app.gateway.ensembles import load_best_of, load_ensembles
 from serve_app.gateway.orchestration import ORCHESTRATE, judge_of, load_orchestration
 from serve_app.gateway.priors import PriorRouters
@@ -39,11 +40,12 @@ _EXPLAINED = {"asked": frozenset(), "inline": frozenset({"inline"}), "all": froz
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One entry of /v1/models. `pool`: the one that answers, without a decision."""
+    """One entry of /v1/models. `pool`: the one that answers, without a decision; `embeds`: for /v1/embeddings alone."""
 
     id: str
     description: str
     pool: str | None = None
+    embeds: bool = False
 
 
 class Catalogue:
@@ -67,6 +69,8 @@ class Catalogue:
         rankers and fusers, by default in this process. Raises ConfigError if `routing.multi_pool`, a cascade's chain
         or an ensemble's plan is invalid.
         """
+        self._embedders = Embedders({name: pool for name, pool in pools.items() if pool.capabilities.embeddings})
+        pools = {name: pool for name, pool in pools.items() if name not in self._embedders.pools}
         self._multi_pool = config.routing.multi_pool
         self._overload = OverloadPolicy.from_config(config)
         self._pools = pools
@@ -158,8 +162,13 @@ class Catalogue:
             return DirectStrategy(self._weak, reason=_ALONE)
         return self._route("route", routers.routers[routers.default], routers.threshold, routers.default_note)
 
+    def embedding(self, model: str) -> Strategy:
+        """The strategy for a `model` field of /v1/embeddings. Raises ModelNotFound for what is no embedding model."""
+        now = self._now
+        return self._embedders.resolve(model, chats=model in now.named or model in now.made)
+
     def resolve(self, model: str) -> Strategy:
-        """The strategy for a `model` field.
+        """The strategy for a `model` field of a route that chats.
 
         Raises ModelNotFound for an unknown name, RequestError for a threshold that is not a number in [0, 1].
         """
@@ -171,6 +180,7 @@ class Catalogue:
             return self._streams.strategy(model)
         if (why := self._missing.get(model)) is not None:
             raise ModelNotFound(why, param="model")
+        self._embedders.refuse_chat(model)
         if self.adapters is not None and (found := self.adapters.resolve(model)) is not None:
             return DirectStrategy(*found)
         form = None if self._alone else _ROUTER_FORM.fullmatch(model)
@@ -206,6 +216,10 @@ class Catalogue:
         if self._streams is not None:
             line = "a stream: one label for one text, learned online"
             listed += [ModelEntry(PREFIX + name, line) for name in self._streams.names()]
+        embedders = self._embedders.pools.values()
+        listed += [
+            ModelEntry(p.model, f"the {p.name} pool, for /v1/embeddings", p.name, embeds=True) for p in embedders
+        ]
         return listed
 
     def _from_form(self, routers: RouterSet, name: str, text: str) -> Strategy:

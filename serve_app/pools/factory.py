@@ -1,7 +1,7 @@
 """Pools from the config, all over HTTP: replicas and remote upstreams."""
 
 from serve_app.config import secret
-from serve_app.config.engines import OpenAISettings, TransformersSettings, VllmSettings
+from serve_app.config.engines import EncoderSettings, OpenAISettings, TransformersSettings, VllmSettings
 from serve_app.config.pools import PoolConfig
 from serve_app.pools.client_session import Proxy
 from serve_app.pools.directory import Directory
@@ -46,8 +46,14 @@ def capabilities(pool: PoolConfig) -> Capabilities:
             adapters=engine.adapters is not None,
             max_context_tokens=engine.max_context_tokens,
         )
+    if isinstance(engine, EncoderSettings):
+        return Capabilities(logprobs=False, embeddings=True)
     return Capabilities(
-        logprobs=engine.logprobs, guided=engine.guided, tools=engine.tools, max_context_tokens=engine.max_context_tokens
+        embeddings=engine.embeddings,
+        logprobs=engine.logprobs,
+        guided=engine.guided,
+        tools=engine.tools,
+        max_context_tokens=engine.max_context_tokens,
     )
 
 

@@ -45,6 +45,7 @@ TOOL_TYPE: Final = gen_ai.GEN_AI_TOOL_TYPE
 OPERATIONS: Final = {
     "chat": gen_ai.GenAiOperationNameValues.CHAT.value,
     "completions": gen_ai.GenAiOperationNameValues.TEXT_COMPLETION.value,
+    "embeddings": gen_ai.GenAiOperationNameValues.EMBEDDINGS.value,
 }
 EXECUTE_TOOL: Final = gen_ai.GenAiOperationNameValues.EXECUTE_TOOL.value
 OURS: Final = "jethro"

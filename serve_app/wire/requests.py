@@ -29,6 +29,8 @@ def query_to_openai(query: Query, *, model: str, stream: bool) -> dict[str, Any]
     body: dict[str, Any] = {"model": model}
     if query.endpoint == "chat":
         body["messages"] = [m.to_openai() for m in query.messages]
+    elif query.endpoint == "embeddings":
+        body["input"] = [m.content for m in query.messages]
     else:
         body["prompt"] = query.prompt
     if stream:
