@@ -78,10 +78,13 @@ def _encoded(vector: Any, *, plain: bool) -> Any:
     """The vector in one of the two encodings; the same object where it is in that already."""
     if isinstance(vector, str):
         numbers = np.frombuffer(base64.b64decode(vector, validate=True), _ORDER)
+        if not numbers.size:
+            raise ValueError("no vector")
         return numbers.astype(np.float32) if plain else vector
     if not isinstance(vector, list) or not vector:
         raise ValueError("no vector")
-    numbers = np.array(vector, np.float32)
+    with np.errstate(over="ignore"):  # what is no float32 becomes infinite
+        numbers = np.array(vector, np.float32)
     if numbers.ndim != 1 or not np.isfinite(numbers).all():
         raise ValueError("no vector of numbers")
     return vector if plain else base64.b64encode(numbers.astype(_ORDER).tobytes()).decode()

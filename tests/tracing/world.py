@@ -99,6 +99,8 @@ class Catalogue:
             raise ModelNotFound(f"no model {model}")
         return self._named[model]
 
+    embedding = resolve
+
     def models(self) -> list[Any]:
         return []
 

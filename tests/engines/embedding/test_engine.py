@@ -87,7 +87,7 @@ async def test_dimensions_cut_and_renormalise() -> None:
         expected = whole.vectors[:, :100] / np.linalg.norm(whole.vectors[:, :100], axis=1, keepdims=True)
         np.testing.assert_allclose(part.vectors, expected, atol=1e-6)
         assert (await engine.embed(TEXTS[:1], 384)).vectors.shape == (1, 384)
-        with pytest.raises(RequestError, match="dimensions: .* has 384, got 385") as error:
+        with pytest.raises(RequestError, match=r"dimensions: .* has 384, got 385") as error:
             await engine.embed(TEXTS[:1], 385)
         assert error.value.param == "dimensions"
 
