@@ -87,7 +87,7 @@ def _pool(name: str, pool: PoolConfig, engine_factory: str, body_bytes: int, con
 
 
 def _replicas(name: str, pool: PoolConfig) -> dict[str, Any]:
-    """A pool that embeds and may sleep begins asleep: many endpoints are never asked for a vector."""
+    """A pool that embeds and may sleep begins asleep: many endpoints never serve a vector."""
     bounds = pool.replicas
     if bounds.fixed:
         return {"num_replicas": bounds.max}

@@ -8,12 +8,13 @@ OpenAI's error object. It neither starts nor closes the engine.
 import hmac
 import logging
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, Final, cast
 
 import orjson
 
 from serve_app.engines.admission import Admission, Draining
 from serve_app.engines.base import Engine
+from serve_app.engines.embedding.request import Embedder, EmbeddingRequest
 from serve_app.engines.replica_request import Receive, ReplicaRequest, Scope, Send
 from serve_app.errors import (
     AuthenticationFailed,
@@ -29,6 +30,8 @@ from serve_app.types import DECISION_ID, REQUEST_ID, Endpoint
 from serve_app.unrecorded import HEADER, unrecorded
 
 logger = logging.getLogger("jethro.engines")
+_POSTS: Final[Mapping[str, Endpoint]] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
+_EMBEDS: Final[Mapping[str, Endpoint]] = {"/v1/embeddings": "embeddings"}
 _GETS = ("/health", "/metrics")
 _UNRECORDED = HEADER.encode()
 _JSON = (b"content-type", b"application/json")
@@ -39,11 +42,10 @@ class ReplicaApp:
     """ASGI application over one engine; see `build_replica_app`. `tracing`: set before the first request, or never."""
 
     tracing: Tracing | None = None
-    posts: Mapping[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
-    """Its POST routes."""
 
     def __init__(self, engine: Engine, *, secret: str, body_bytes: int, admission: Admission) -> None:
         self._engine = engine
+        self._posts = _EMBEDS if engine.capabilities.embeddings else _POSTS
         self._key = b"Bearer " + secret.encode()
         self._body_bytes = body_bytes
         self.admission = admission
@@ -62,7 +64,7 @@ class ReplicaApp:
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if scope["path"] in self.posts and scope["method"] == "POST":
+            if scope["path"] in self._posts and scope["method"] == "POST":
                 await self._answer(scope, receive, send)
             else:
                 await self._get(scope, send)
@@ -92,8 +94,10 @@ class ReplicaApp:
 
     async def _run(self, path: str, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         body = await self._read(receive)
-        if body is not None:
-            await ReplicaRequest(self._engine, self.admission, self.posts[path], headers, body).run(receive, send)
+        if body is not None and self._posts is _EMBEDS:
+            await EmbeddingRequest(cast(Embedder, self._engine), self.admission, body).run(receive, send)
+        elif body is not None:
+            await ReplicaRequest(self._engine, self.admission, self._posts[path], headers, body).run(receive, send)
 
     def _check_secret(self, headers: dict[bytes, bytes]) -> None:
         if not hmac.compare_digest(headers.get(b"authorization", b""), self._key):
@@ -120,10 +124,10 @@ class ReplicaApp:
 
     async def _get(self, scope: Scope, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        if path not in self.posts and path not in _GETS:
-            raise NotFound(f"no route {path}: use {', '.join((*self.posts, *_GETS))}")
-        if method != "GET" or path in self.posts:
-            raise MethodNotAllowed(f"{path} takes {'POST' if path in self.posts else 'GET'}, not {method}")
+        if path not in self._posts and path not in _GETS:
+            raise NotFound(f"no route {path}: use {', '.join((*self._posts, *_GETS))}")
+        if method != "GET" or path in self._posts:
+            raise MethodNotAllowed(f"{path} takes {'POST' if path in self._posts else 'GET'}, not {method}")
         if path == "/metrics":
             self._check_secret(dict(scope["headers"]))
             await _send(send, 200, self._engine.metrics().encode(), _TEXT)
@@ -162,12 +166,7 @@ def build_replica_app(
     open at once in the engine, `max_queued` those that wait; beyond, 429 with Retry-After `retry_after_s`.
     """
     admission = Admission(max_open=max_ongoing, max_queued=max_queued, retry_after_s=retry_after_s)
-    kind = ReplicaApp
-    if engine.capabilities.embeddings:
-        from serve_app.engines.embedding.app import EmbeddingApp  # imports this module
-
-        kind = EmbeddingApp
-    return kind(engine, secret=secret, body_bytes=body_bytes, admission=admission)
+    return ReplicaApp(engine, secret=secret, body_bytes=body_bytes, admission=admission)
 
 
 def _noting_status(span: TraceSpan, send: Send) -> Send:

@@ -16,7 +16,7 @@ from serve_app.learning.encoder import encoder_folder
 _CLASSES = {
     "transformers": "serve_app.engines.transformers:HFEngine",
     "vllm": "serve_app.engines.vllm:VllmEngine",
-    "encoder": "serve_app.engines.embedding:EncoderEngine",
+    "encoder": "serve_app.engines.embedding.engine:EncoderEngine",
 }
 """Kind to class; each is called with the id that callers see, the pool's engine settings, path resolved, and the
 settings of the adapters' registry."""

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from serve_app.engines.embedding.model import Vectors
+from serve_app.engines.embedding.request import Vectors
 
 _TOKENS: Final = 512
 """Tokens of one pass: more make the matrices outgrow the caches, fewer make them too small to be quick."""

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -10,23 +9,13 @@ from serve_app.config.adapters import AdaptersConfig
 from serve_app.config.engines import EncoderSettings
 from serve_app.engines.base import EngineHealth
 from serve_app.engines.embedding.batches import RowBatches
-from serve_app.engines.embedding.model import EncoderModel, Vectors, shortened
+from serve_app.engines.embedding.model import EncoderModel, shortened
+from serve_app.engines.embedding.request import Embedded, Input
 from serve_app.engines.transformers.metrics import EngineFigures
 from serve_app.errors import ContextLengthExceeded, Overloaded, RequestError, UnsupportedParameter
 from serve_app.types import Capabilities, Chunk, Query
 
-Input = str | Sequence[int]
-"""A text, or the token ids of one."""
 _RETRY_S: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """Vectors [inputs, dimensions], the tokens that were read for them, and how many inputs were cut to the window."""
-
-    vectors: Vectors
-    tokens: int
-    truncated: int
 
 
 class EncoderEngine:

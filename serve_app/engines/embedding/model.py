@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from serve_app.engines.embedding.request import Vectors
 from serve_app.errors import ConfigError, needs_extra
 from serve_app.learning.encoder import encoder_folder
 
-Vectors = NDArray[np.float32]
 _POOLINGS: Final = ("mean", "cls")
 
 
@@ -127,13 +126,13 @@ def _pooling(folder: Path) -> str:
     return str(modes[0])
 
 
-def _window(folder: Path, config: Any, asked: int | None) -> int:
+def _window(folder: Path, config: Any, wanted: int | None) -> int:
     """Tokens that are read of a text. Raises ConfigError for more than the model has positions for."""
     most = int(getattr(config, "max_position_embeddings", 0) or 512)
-    if asked is not None and asked > most:
-        raise ConfigError(f"engine.window {asked}: {folder.name} has {most} positions: lower it")
-    if asked is not None:
-        return asked
+    if wanted is not None and wanted > most:
+        raise ConfigError(f"engine.window {wanted}: {folder.name} has {most} positions: lower it")
+    if wanted is not None:
+        return wanted
     file = folder / "sentence_bert_config.json"
     made_for = json.loads(file.read_text("utf-8")).get("max_seq_length") if file.is_file() else None
     return min(most, int(made_for)) if made_for else most

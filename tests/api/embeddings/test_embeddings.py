@@ -17,7 +17,7 @@ from serve_app.api.app import build_app
 from serve_app.config.engines import EncoderSettings
 from serve_app.config.pools import PoolConfig
 from serve_app.engines.app import build_replica_app
-from serve_app.engines.embedding import EncoderEngine
+from serve_app.engines.embedding.engine import EncoderEngine
 from serve_app.gateway.services import Services, build_services
 from serve_app.placement.pool import PlacedPool
 from serve_app.pools.directory import ReplicaReport

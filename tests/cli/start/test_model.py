@@ -78,7 +78,7 @@ def test_the_assistant_alone_fetches_its_model_and_serves(run, fetched, served):
     done = run("serve", "assistant", "--small-only")
     assert done.exit_code == 0, done.stderr
     assert fetched == [(NAME, None)]
-    assert list(served[0].pools) == ["small"] and served[0].small_only
+    assert list(served[0].chat_pools) == ["small"] and served[0].small_only
     assert f"making {NAME}" in done.stderr
     assert 'jethro chat --url http://127.0.0.1:8000 "Who wrote Hamlet?"' in done.stderr
 

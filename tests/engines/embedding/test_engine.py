@@ -12,8 +12,8 @@ import orjson
 import pytest
 
 from serve_app.config.engines import EncoderSettings
-from serve_app.engines.embedding import EncoderEngine
 from serve_app.engines.embedding.batches import RowBatches
+from serve_app.engines.embedding.engine import EncoderEngine
 from serve_app.errors import ContextLengthExceeded, Overloaded, RequestError, UnsupportedParameter
 from serve_app.learning.encoder import encoder_folder
 from serve_app.types import Message, Query
