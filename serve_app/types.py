@@ -42,6 +42,10 @@ REACH: Final[ContextVar[frozenset[str] | None]] = ContextVar("jethro_reach", def
 """The pools that the current task's request may reach, None: any; it also holds for queries that are made for it."""
 
 
+PROMPT_IDS: Final = "token_ids"
+"""In `extra` of the message that is the prompt of `completions`: its token ids, for the one model that knows them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn. Text parts are already joined; `extra` holds tool_calls, tool_call_id and name as received.
@@ -121,7 +125,8 @@ class Sampling:
 class Query:
     """A caller's request. For `completions` the prompt is the one user message and no chat template applies.
 
-    For `embeddings` each input is a user message of its own; token ids are in `extra`, under `input`.
+    Several prompts of one request are a user message each until they are taken apart: strategies and pools see one.
+    For `embeddings` each input is a user message; token ids are in `extra`, under `input`.
     """
 
     messages: tuple[Message, ...]
@@ -177,8 +182,14 @@ class Query:
 
     @property
     def prompt(self) -> str:
-        """The raw prompt of a `completions` query."""
+        """The raw prompt of a `completions` query; empty if it is given as token ids."""
         return self.messages[-1].content
+
+    @property
+    def prompt_ids(self) -> Sequence[int]:
+        """The token ids of a `completions` query's prompt that is given so; empty for text."""
+        ids: Sequence[int] = self.messages[-1].extra.get(PROMPT_IDS, ())
+        return ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +236,8 @@ class Chunk:
     finish_reason: FinishReason | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     usage: Usage | None = None
+    stop_reason: str | None = None
+    """The stop sequence that ended the choice, where one did and the engine says which."""
 
 
 @dataclass(frozen=True, slots=True)

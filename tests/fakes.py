@@ -59,6 +59,9 @@ class FakeEngine:
         finally:
             self.running -= 1
 
+    async def count_tokens(self, query: Query) -> int:
+        return self._prompt_tokens(query)
+
     def health(self) -> EngineHealth:
         return EngineHealth(ok=self.ok, running=self.running)
 
@@ -87,18 +90,18 @@ class FakeEngine:
         choices = [_cut(query, self.script(query, i)) for i in range(query.sampling.n)]
         said = 0
         last = max(range(len(choices)), key=lambda i: len(choices[i][0]))
-        usage = Usage(self._prompt_tokens(query), sum(len(pieces) for pieces, _ in choices))
+        usage = Usage(self._prompt_tokens(query), sum(len(pieces) for pieces, _, _ in choices))
         for position in range(len(choices[last][0]) + 1):
             await self._pace(position)
-            for index, (pieces, finish) in enumerate(choices):
+            for index, (pieces, finish, _) in enumerate(choices):
                 if self.fail_after is not None and said >= self.fail_after:
                     raise self.error
                 if position < len(pieces):
                     said += 1
                     yield _piece(query, index, pieces[position])
                 elif position == len(pieces) and index != last:
-                    yield Chunk(index, finish_reason=finish)
-        yield Chunk(last, finish_reason=choices[last][1], usage=usage)
+                    yield Chunk(index, finish_reason=finish, stop_reason=choices[index][2])
+        yield Chunk(last, finish_reason=choices[last][1], usage=usage, stop_reason=choices[last][2])
 
     async def _pace(self, position: int) -> None:
         if self.gate is not None:
@@ -115,15 +118,15 @@ def _piece(query: Query, index: int, text: str) -> Chunk:
     return Chunk(index, text, logprobs=(TokenLogprob(text, -0.5, top),))
 
 
-def _cut(query: Query, pieces: Sequence[str]) -> tuple[list[str], FinishReason]:
-    """The pieces up to max_tokens or the first stop string, and why they end."""
+def _cut(query: Query, pieces: Sequence[str]) -> tuple[list[str], FinishReason, str | None]:
+    """The pieces up to max_tokens or the first stop string, why they end, and that stop string."""
     said: list[str] = []
     for piece in pieces:
         if query.sampling.max_tokens is not None and len(said) >= query.sampling.max_tokens:
-            return said, "length"
+            return said, "length", None
         said.append(piece)
         text = "".join(said)
-        ends = [text.find(stop) for stop in query.sampling.stop if stop in text]
+        ends = [(text.find(stop), stop) for stop in query.sampling.stop if stop in text]
         if ends:
-            return [text[: min(ends)]], "stop"
-    return said, "stop"
+            return [text[: min(ends)[0]]], "stop", min(ends)[1]
+    return said, "stop", None

@@ -7,6 +7,7 @@ from typing import Final
 from starlette._utils import get_route_path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,7 +22,12 @@ from serve_app.api.console import page as console
 from serve_app.api.console.live import LiveRoutes
 from serve_app.api.decisions import DecisionRoutes
 from serve_app.api.dialects.base import Speakers
+from serve_app.api.dialects.messages.dialect import MESSAGES, MessagesDialect, messages_operations
+from serve_app.api.dialects.messages.errors import MessagesErrors
 from serve_app.api.dialects.openai import OpenAIDialect, OpenAIErrors
+from serve_app.api.dialects.responses.dialect import RESPONSES, ResponsesDialect, ResponsesErrors
+from serve_app.api.dialects.responses.keeping import Keeper
+from serve_app.api.dialects.responses.operations import ResponsesRoutes
 from serve_app.api.embeddings.dialect import PATH as EMBEDDINGS
 from serve_app.api.embeddings.dialect import embedding_app, embedding_operation
 from serve_app.api.middleware import GatewayMiddleware
@@ -30,20 +36,31 @@ from serve_app.api.reply import INTERNAL, error_headers
 from serve_app.api.routes import Routes
 from serve_app.api.schemas import ChatRequest, CompletionRequest
 from serve_app.api.streams import StreamRoutes
+from serve_app.config.base import CorsConfig
 from serve_app.errors import JethroError, MethodNotAllowed, NotFound, RequestError
 from serve_app.gateway.services import Services
+from serve_app.types import DECISION_FIELDS
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
+_EXPOSED: Final = [
+    *("x-request-id", "request-id", "retry-after", "server-timing", "openai-processing-ms"),
+    *(f"x-jethro-{f.shown.header}" for f in DECISION_FIELDS if f.shown.header),
+    *("x-jethro-cost-usd", "x-jethro-wasted-tokens", "x-jethro-wasted-usd"),
+]
+"""The headers that a page may read."""
 _ERRORS: Final = (400, 403, 404, 413, 429, 500, 502, 503, 504)
 
 
 def build_app(services: Services) -> Starlette:
     """The whole API. The caller starts and closes the services; the app does neither."""
+    keeper = Keeper(services.store, services.config.store)
     hot: dict[str, ASGIApp] = {
         CHAT: CompletionHandler(services, OpenAIDialect("chat", services.config.limits)),
         COMPLETIONS: CompletionHandler(services, OpenAIDialect("completions", services.config.limits)),
         EMBEDDINGS: embedding_app(services),
+        MESSAGES: CompletionHandler(services, MessagesDialect(services.config.limits)),
+        RESPONSES: CompletionHandler(services, ResponsesDialect(services.config.limits, keeper)),
     }
     groups = (
         Routes(services),
@@ -53,7 +70,9 @@ def build_app(services: Services) -> Starlette:
         LiveRoutes(services),
     )
     server = services.config.server
-    operations = [*_answering(hot), *(operation for group in groups for operation in group.operations())]
+    operations = [*_answering(hot), *ResponsesRoutes(keeper).operations(hot[RESPONSES])]
+    operations += messages_operations(services, hot[MESSAGES])
+    operations += [operation for group in groups for operation in group.operations()]
     operations += admin_operations(services)
     if server.expose_console:
         operations += console.ConsoleRoutes().operations()
@@ -62,9 +81,34 @@ def build_app(services: Services) -> Starlette:
     open_paths = frozenset(o.path for o in operations if o.open)
     if server.expose_console:
         open_paths |= console.open_paths()
-    speakers = Speakers(OpenAIErrors(), {})
-    middleware = partial(GatewayMiddleware, services=services, hot=hot, open_paths=open_paths, speakers=speakers)
-    return _Api([o.route() for o in operations], middleware, speakers)
+    speakers = Speakers(OpenAIErrors(), {MESSAGES: MessagesErrors(), RESPONSES: ResponsesErrors()})
+    middleware = partial(
+        GatewayMiddleware,
+        services=services,
+        hot=hot,
+        open_paths=open_paths,
+        speakers=speakers,
+        routes=[o.path for o in operations],
+    )
+    return _Api([o.route() for o in operations], partial(_across_origins, middleware, server.cors), speakers)
+
+
+def _across_origins(middleware: Callable[[ASGIApp], ASGIApp], cors: CorsConfig, app: ASGIApp) -> ASGIApp:
+    """The whole stack, around which pages of the configured origins are answered; without any there is no such layer.
+
+    A browser requests leave without a key, and must be answered before keys are checked.
+    """
+    wrapped = middleware(app)
+    if not cors.origins:
+        return wrapped
+    return CORSMiddleware(
+        wrapped,
+        allow_origins=cors.origins,
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=_EXPOSED,
+        max_age=cors.max_age_s,
+    )
 
 
 class _Api(Starlette):

@@ -6,18 +6,18 @@ disconnects or the deadline passes, the strategy's iterator is closed at once, a
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from time import monotonic, time
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.body import parse_object, read_body
 from serve_app.api.dialects.base import Dialect, Writer
+from serve_app.api.http.interrupt import CallerGone, DeadlinePassed, Interrupt, Stopped
 from serve_app.api.middleware import CALLER, Caller, Ids
 from serve_app.api.query import ParsedRequest, hinted, requested_class
 from serve_app.api.reply import (
@@ -37,6 +37,7 @@ from serve_app.errors import (
     UnsupportedParameter,
     UpstreamError,
 )
+from serve_app.gateway.prompts import check_prompts, each_prompt
 from serve_app.gateway.services import Services
 from serve_app.guards.answers import guarded, refusal_events
 from serve_app.observability.request_span import described
@@ -48,85 +49,6 @@ from serve_app.unrecorded import Undecided
 from serve_app.wire.frames import Answer, Call, Frame
 
 logger = logging.getLogger("jethro.api")
-
-_WATCH_AFTER_S: Final = 0.005
-"""A request that ends sooner needs no watch for the disconnect; a task for each would be a tenth of its cost."""
-
-
-class CallerGone(Exception):
-    """The caller closed the connection."""
-
-
-class DeadlinePassed(Exception):
-    """The deadline passed while the request ran."""
-
-
-class Stopped(Exception):
-    """The endpoint stops, and the request was not finished in the time that it had."""
-
-
-class Interrupt:
-    """Async context that cancels its body: on a disconnect (CallerGone), at a deadline (DeadlinePassed), or Stopped.
-
-    `stops`: holds, while the body runs, what is to be called to stop it.
-
-    Read the request's body before: the next message from `receive` counts as the disconnect. A cancellation from
-    outside (the server stops, or Ray Serve saw the disconnect first) passes through untouched.
-    """
-
-    def __init__(self, receive: Receive, timeout_s: float, stops: set[Callable[[], None]]) -> None:
-        self._receive = receive
-        self._timeout_s = timeout_s
-        self._stops = stops
-        self._why: type[Exception] | None = None
-
-    async def __aenter__(self) -> Self:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task: asyncio.Task[object] = task
-        loop = asyncio.get_running_loop()
-        self._watch: asyncio.Task[None] | None = None
-        self._deadline_s = loop.time() + self._timeout_s
-        # One timer at a time: most requests end before the watch begins, and never need the one of the deadline.
-        if self._timeout_s > _WATCH_AFTER_S:
-            self._timer = loop.call_later(_WATCH_AFTER_S, self._start_watch, loop)
-        else:
-            self._timer = loop.call_at(self._deadline_s, self._cut, DeadlinePassed)
-        self._stops.add(self._stop)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._timer.cancel()
-        self._stops.discard(self._stop)
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._why is None:
-            return
-        outer = self._task.uncancel()
-        if kind is asyncio.CancelledError and outer == 0:
-            raise self._why from None
-
-    def _start_watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = loop.call_at(self._deadline_s, self._cut, DeadlinePassed)
-        self._watch = loop.create_task(self._await_disconnect())
-
-    async def _await_disconnect(self) -> None:
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._cut(CallerGone)
-                return
-
-    def _stop(self) -> None:
-        self._cut(Stopped)
-
-    def _cut(self, why: type[Exception]) -> None:
-        if self._why is None:
-            self._why = why
-            self._task.cancel()
-
 
 _EVENT_STREAM: Final[Headers] = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -208,6 +130,8 @@ class CompletionHandler:
         record.user, record.safety_identifier = request.query.user, request.query.safety_identifier
         requested = requested_class(scope["headers"])
         strategy = self._strategy(request.model)
+        if request.query.endpoint == "completions":
+            check_prompts(strategy, request.query, reads_text=services.reads_text)
         response.parsed()
         deadline_s = response.started + limits.request_timeout_s
         call = Call(self._ids.new(), record.request_id, int(record.created_s), deadline_s)
@@ -251,7 +175,7 @@ class CompletionHandler:
         """The strategy's events, with request and answer checked. Raises ContentFiltered for a request that is not."""
         guards = self._services.guards
         if guards is None:
-            return strategy.run(query, context)
+            return each_prompt(strategy.run, query, context)
         if query.sampling.logprobs and guards.checks("output"):
             raise UnsupportedParameter(
                 "logprobs: they would show what guards hold back of an answer: leave it out.", param="logprobs"
@@ -259,8 +183,13 @@ class CompletionHandler:
         query, verdict = await guards.check_input(query, context.call)
         response.found(verdict.findings)
         if not verdict.stops:
-            events = strategy.run(query, context)
-            return events if query.endpoint == "embeddings" else guarded(events, guards, query, context, response.found)
+
+            def run(query: Query, context: Context) -> AsyncGenerator[Event]:
+                return guarded(strategy.run(query, context), guards, query, context, response.found)
+
+            if query.endpoint == "embeddings":
+                return strategy.run(query, context)  # vectors say nothing
+            return each_prompt(run, query, context)
         self._services.recorder.refused("input")
         if guards.config.refusal == "error" or query.endpoint == "embeddings":
             raise ContentFiltered(guards.config.message, param=_INPUT[query.endpoint])
@@ -342,9 +271,9 @@ class _Response:
                     pieces.sent(monotonic())
                     await self._send({"type": "http.response.body", "body": data, "more_body": True})
             elif isinstance(event, Decision):
-                self._decided(self._scope.noted(request.model, request.query, event))
+                decision = self._decided(self._scope.noted(request.model, request.query, event))
                 if request.stream:
-                    await self._begin_stream(writer.begin(event))
+                    await self._begin_stream(writer.begin(decision))
             elif isinstance(event, Answer):
                 answer = event
             elif isinstance(event, Spent):
@@ -370,7 +299,7 @@ class _Response:
             self.record.http_status = error.status
             await send_error(self._send, error, self._headers, retry_after_s, body=self._dialect.refusal(error))
 
-    def _decided(self, decision: Decision) -> None:
+    def _decided(self, decision: Decision) -> Decision:
         elapsed_ms = (monotonic() - self._parsed_at) * 1e3
         place = None if self._placement is None else self._placement.place_of(decision.pool)
         decision = replace(decision, privacy=self.privacy, place=place, guards=self._found)
@@ -378,6 +307,7 @@ class _Response:
         self.record.decide_ms = decision.decision_ms
         self.record.first_byte_ms = max(0.0, elapsed_ms - decision.decision_ms)
         self._headers += decision_headers(decision)
+        return decision
 
     def _elapsed_ms(self) -> float:
         return (monotonic() - self.started) * 1e3

@@ -1,4 +1,4 @@
-"""The outermost layer, plain ASGI: request id, bearer keys, the short way to the hot routes, and errors of last resort.
+"""The outermost layer, plain ASGI: request id, keys, the short way to the hot routes, and errors of last resort.
 
 Headers that begin with x-jethro- belong to the server: of a caller's, only x-jethro-privacy and -task are read, by the
 routes that call models.
@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,7 @@ from starlette._utils import get_route_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.dialects.base import Refusals, Speakers
+from serve_app.api.http.paths import Paths, rewrite
 from serve_app.api.reply import INTERNAL, Headers, send_error
 from serve_app.errors import AuthenticationFailed, JethroError, PermissionDenied
 from serve_app.gateway.services import Services
@@ -82,7 +83,7 @@ class Ids:
 
 
 class Keys:
-    """Bearer keys, kept as digests. Every key is compared at every request, in constant time."""
+    """Callers' keys, kept as digests. Every key is compared at every request, in constant time."""
 
     def __init__(self, keys: Mapping[str, str]) -> None:
         """`keys` maps tenant to key."""
@@ -95,23 +96,36 @@ class Keys:
         """The tenant of a request by its ASGI headers; None if there are no keys. Raises AuthenticationFailed."""
         if not self._digests:
             return None
-        given = _digest(_bearer(headers))
+        given = _digest(_key(headers))
         found: str | None = None
         for tenant, digest in self._digests:
             if hmac.compare_digest(digest, given):
                 found = tenant
         if found is None:
-            raise AuthenticationFailed("Incorrect API key: send a valid one as `Authorization: Bearer <key>`.")
+            raise AuthenticationFailed(f"Incorrect API key: send a valid one {_AS}.")
         return found
 
 
-def _bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+_AS: Final = "as `Authorization: Bearer <key>` or as `x-api-key: <key>`"
+
+
+def _key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The key of a request, wherever it is sent. Raises AuthenticationFailed without, and for two that differ."""
+    bearer = plain = b""
     for name, value in headers:
-        if name == b"authorization":
+        if name == b"authorization" and not bearer:
             scheme, _, key = value.partition(b" ")
-            if scheme.lower() == b"bearer" and key.strip():
-                return key.strip()
-    raise AuthenticationFailed("No API key given: send it as `Authorization: Bearer <key>`.", code="missing_api_key")
+            if scheme.lower() == b"bearer":
+                bearer = key.strip()
+        elif name == b"x-api-key" and not plain:
+            plain = value.strip()
+    if bearer and plain and not hmac.compare_digest(_digest(bearer), _digest(plain)):
+        raise AuthenticationFailed(
+            "Authorization and x-api-key hold different keys: send one of them, or the same in both."
+        )
+    if not (bearer or plain):
+        raise AuthenticationFailed(f"No API key given: send it {_AS}.", code="missing_api_key")
+    return bearer or plain
 
 
 def _digest(key: bytes) -> bytes:
@@ -128,6 +142,7 @@ def _closing(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_KEY_HEADERS: Final = (b"authorization", b"x-api-key")
 
 
 class AdminKey:
@@ -151,13 +166,15 @@ class AdminKey:
                 "that holds a key of your own, restart, and send it as `Authorization: Bearer <key>`.",
                 code="admin_key_not_configured",
             )
-        if reads and self._open_reads and not any(name == b"authorization" for name, _ in headers):
+        if reads and self._open_reads and not any(name in _KEY_HEADERS for name, _ in headers):
             return
         self._keys.tenant(headers)
 
 
 class GatewayMiddleware:
     """Wraps `app`. `hot` maps paths of POST routes to their ASGI apps; paths in `open_paths` need no key.
+
+    `routes`: the paths of all routes; other forms of them lead to the same route, see `Paths`.
 
     `/metrics` shows all tenants' figures: where keys are set it has a key of its own, or is closed. The operator's
     routes have one too, see `AdminKey`.
@@ -171,9 +188,11 @@ class GatewayMiddleware:
         hot: Mapping[str, ASGIApp],
         open_paths: frozenset[str],
         speakers: Speakers,
+        routes: Collection[str],
     ) -> None:
         self._app = app
         self._speakers = speakers
+        self._known, self._paths = frozenset(routes), Paths(routes)
         self._recorder = services.recorder
         self._ids = Ids()
         self._keys = Keys(services.keys)
@@ -190,20 +209,23 @@ class GatewayMiddleware:
             return
         headers = scope["headers"]
         path = get_route_path(scope)
+        if path not in self._known and (found := self._paths.canonical(path, scope["method"])) != path:
+            rewrite(scope, path, found)
+            path = found
         if path == "/" and self._browsed and _shows_pages(headers) and scope["method"] in ("GET", "HEAD"):
             await _to_console(send)
             return
         id_ = request_id(headers) or f"req-{self._ids.new()}"
-        try:
-            tenant = None if path in self._open else self._tenant(scope["method"], path, headers)
-        except JethroError as error:
-            self._recorder.unauthorized(error.code)
-            shape = self._speakers.of(path)
-            await send_error(send, error, [*shape.headers(id_), *_closing(headers)], body=shape.refusal(error))
-            return
-        scope[CALLER] = Caller(id_, tenant)
         previous = REQUEST_ID.set(id_)
         try:
+            try:
+                tenant = None if path in self._open else self._tenant(scope["method"], path, headers)
+            except JethroError as error:
+                self._recorder.unauthorized(error.code)
+                shape = self._speakers.of(path)
+                await send_error(send, error, [*shape.headers(id_), *_closing(headers)], body=shape.refusal(error))
+                return
+            scope[CALLER] = Caller(id_, tenant)
             if scope["method"] == "POST" and path in self._hot:
                 await self._hot[path](scope, receive, send)
             else:

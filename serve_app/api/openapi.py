@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import orjson
 from pydantic.json_schema import models_json_schema
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from serve_app import __version__
 from serve_app.api import shapes
+from serve_app.api.dialects.messages import shapes as messages_shapes
 from serve_app.api.query import PRIVACY_HEADER
 from serve_app.api.schemas import Part
 from serve_app.config.tree import LimitsConfig
@@ -62,7 +63,8 @@ class Operation:
 
     `ok` maps statuses to their content, `errors` lists the statuses with the error object. `parameters` describes the
     path's parameters, `query` those after it. `confirm` names a query parameter that has to be `true`. `open`: no key
-    is needed. `placed`: the caller's privacy class is read. `admin`: the key is the operator's.
+    is needed. `placed`: the caller's privacy class is read. `admin`: the key is the operator's. `error`: the name of
+    the error object's schema.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
@@ -79,6 +81,7 @@ class Operation:
     placed: bool = False
     query: tuple[QueryParameter, ...] = ()
     admin: bool = False
+    error: Literal["Error", "MessagesError"] = "Error"
 
     @property
     def public_path(self) -> str:
@@ -101,9 +104,26 @@ def bound(schemas: dict[str, Any], limits: LimitsConfig) -> None:
         sequences = _member(stop, "array")
         sequences["maxItems"] = limits.stop
         sequences["items"]["maxLength"] = limits.stop_chars
+    for given in schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"]:
+        if given["type"] == "array" and given["items"]["type"] != "integer":
+            given["maxItems"] = limits.prompts
     chat = schemas["ChatRequest"]["properties"]
     chat["messages"]["maxItems"] = limits.messages
     _member(chat["tools"], "array")["maxItems"] = limits.tools
+    for name in ("MessagesRequest", "CountTokensRequest"):
+        properties = schemas[name]["properties"]
+        properties["messages"]["maxItems"] = limits.messages
+        _member(properties["tools"], "array")["maxItems"] = limits.tools
+    messages = schemas["MessagesRequest"]["properties"]
+    sequences = _member(messages["stop_sequences"], "array")
+    sequences["maxItems"] = limits.stop
+    sequences["items"]["maxLength"] = limits.stop_chars
+    if "ResponsesRequest" in schemas:
+        responses = schemas["ResponsesRequest"]["properties"]
+        for integer, most in {"max_output_tokens": limits.max_tokens, "top_logprobs": limits.top_logprobs}.items():
+            _member(responses[integer], "integer")["maximum"] = most
+        for name, most in {"input": limits.messages, "tools": limits.tools}.items():
+            _member(responses[name], "array")["maxItems"] = most
 
 
 def _integers(model: str, limits: LimitsConfig) -> dict[str, int]:
@@ -115,7 +135,9 @@ def _integers(model: str, limits: LimitsConfig) -> dict[str, int]:
 
 def _member(schema: dict[str, Any], kind: str) -> dict[str, Any]:
     """The member of a union that is of one type."""
-    found: dict[str, Any] = next(member for member in schema["anyOf"] if member.get("type") == kind)
+    found: dict[str, Any] = next(
+        member for member in schema.get("anyOf") or schema["oneOf"] if member.get("type") == kind
+    )
     return found
 
 
@@ -157,11 +179,12 @@ def describe(operations: Sequence[Operation], limits: LimitsConfig, *, keys: boo
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.public_path, {})[operation.method.lower()] = _operation(operation, keys)
-    components: dict[str, Any] = {"schemas": {**schemas["$defs"], "Error": _ERROR}}
+    errors = {"Error": _ERROR, "MessagesError": messages_shapes.ERROR}
+    components: dict[str, Any] = {"schemas": {**schemas["$defs"], **errors}}
     schemes = {"bearer": keys, "admin": any(operation.admin for operation in operations)}
     if any(schemes.values()):
-        bearer = {"type": "http", "scheme": "bearer"}
-        components["securitySchemes"] = {name: bearer for name, used in schemes.items() if used}
+        used = [scheme for guard, needed in schemes.items() if needed for scheme in (guard, _PLAIN[guard])]
+        components["securitySchemes"] = {scheme: _HEADER if scheme in _PLAIN.values() else _BEARER for scheme in used}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -182,7 +205,7 @@ def _operation(operation: Operation, keys: bool) -> dict[str, Any]:
         "summary": operation.summary,
         "responses": {
             **{str(status): _content(contents) for status, contents in operation.ok.items()},
-            **{str(status): _error(status) for status in sorted(set(errors))},
+            **{str(status): _error(status, operation.error) for status in sorted(set(errors))},
         },
     }
     if operation.parameters:
@@ -202,8 +225,14 @@ def _operation(operation: Operation, keys: bool) -> dict[str, Any]:
         schema = {"$ref": _REF + operation.request.__name__}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     if guarded is not None:
-        described["security"] = [{guarded: []}]
+        described["security"] = [{guarded: []}, {_PLAIN[guarded]: []}]
     return described
+
+
+_BEARER: Final = {"type": "http", "scheme": "bearer"}
+_HEADER: Final = {"type": "apiKey", "in": "header", "name": "x-api-key"}
+_PLAIN: Final = {"bearer": "api_key", "admin": "admin_api_key"}
+"""By security scheme of a bearer key: that of the same key in a header of its own."""
 
 
 def _guard(operation: Operation, keys: bool) -> str | None:
@@ -218,11 +247,11 @@ def _content(contents: tuple[Content, ...]) -> dict[str, Any]:
     return {"description": contents[0].description, "headers": _HEADERS, "content": content}
 
 
-def _error(status: int) -> dict[str, Any]:
+def _error(status: int, schema: str) -> dict[str, Any]:
     return {
         "description": HTTPStatus(status).phrase,
         "headers": {**_HEADERS, **(_RETRY_AFTER if status in (429, 503) else {})},
-        "content": {"application/json": {"schema": {"$ref": _REF + "Error"}}},
+        "content": {"application/json": {"schema": {"$ref": _REF + schema}}},
     }
 
 

@@ -19,7 +19,7 @@ from serve_app.api.schemas import ChatRequest, CompletionRequest, TextFormat, To
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import RequestError, UnsupportedParameter
 from serve_app.placement.policy import STRICTEST
-from serve_app.types import Message, Privacy, Query, Sampling
+from serve_app.types import PROMPT_IDS, Message, Privacy, Query, Sampling
 from serve_app.wire.requests import stated
 
 _MEDIA = ("image_url", "input_audio", "file", "video_url", "input_image", "input_file")
@@ -45,9 +45,9 @@ def refused(error: ValidationError, body: Any, model: type[BaseModel]) -> Reques
     param = ".".join(str(p) for p in path)[:200] or None
     kind = worst["type"]
     if _is_media(path, worst):
-        found = _media_of(worst)
-        how = _HOW.get(found, "these models read text and images only.")
-        return UnsupportedParameter(f"{param}: {found} parts are not supported here: {how}", param=param)
+        media = _media_of(worst)
+        how = _HOW.get(media, "these models read text and images only.")
+        return UnsupportedParameter(f"{param}: {media} parts are not supported here: {how}", param=param)
     if kind == "extra_forbidden":
         return RequestError(_unknown(param, str(path[-1]), model), param=param, code=_CODES[kind])
     return RequestError(_sentence(param, worst), param=param, code=_CODES.get(kind, "invalid_value"))
@@ -234,15 +234,15 @@ def chat_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None)
 
 def completion_request(body: dict[str, Any], limits: LimitsConfig, tenant: str | None) -> ParsedRequest:
     """A body of /v1/completions. Raises RequestError naming the parameter."""
-    if isinstance(body.get("prompt"), list):
-        _one_text_prompt(body["prompt"])
     drop_unsupported(body, "completions")
     r = check(CompletionRequest, body)
-    prompt = r.prompt if isinstance(r.prompt, str) else r.prompt[0]
+    prompts = _prompts(r.prompt)
+    if len(prompts) > limits.prompts:
+        raise _too_many(len(prompts), limits.prompts, "prompt", "prompts")
     max_tokens = r.max_tokens if r.max_tokens is not None else min(_COMPLETION_TOKENS, limits.max_tokens)
     sampling = _sampling(r, limits, max_tokens, r.logprobs is not None, r.logprobs or 0)
     query = Query(
-        (Message("user", prompt),),
+        prompts,
         sampling,
         endpoint="completions",
         user=r.user,
@@ -334,11 +334,11 @@ def _check_tools(r: ChatRequest, limits: LimitsConfig) -> None:
         raise _invalid("tool_choice", f"{name} is not among the tools.")
 
 
-def _one_text_prompt(prompt: list[Any]) -> None:
-    if prompt and all(type(p) in (int, list) for p in prompt):
-        raise _invalid("prompt", "token ids are not supported, send text.")
-    if len(prompt) > 1:
-        raise _invalid("prompt", "one prompt a request; send the others as separate requests.")
+def _prompts(given: str | list[str] | list[int] | list[list[int]]) -> tuple[Message, ...]:
+    """Each prompt as a message; token ids stay what they are."""
+    if isinstance(given, str) or isinstance(given[0], int):
+        given = [given]  # type: ignore[assignment]
+    return tuple(Message("user", p) if isinstance(p, str) else Message("user", "", {PROMPT_IDS: p}) for p in given)
 
 
 def _too_many(value: int, limit: int, param: str, what: str) -> RequestError:

@@ -9,8 +9,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve_app import __version__
 from serve_app.api import shapes
 from serve_app.api.body import parse_object, read_body
+from serve_app.api.http.exposition import exposed
 from serve_app.api.middleware import CALLER, METRICS, Caller, Ids
 from serve_app.api.openapi import Content, Operation, answers
 from serve_app.api.query import chat_request, check, hinted, requested_class
@@ -169,11 +171,15 @@ class Routes:
         return response
 
     async def metrics(self, request: Request) -> Response:
-        """Prometheus' text format: the Gateways' own metrics, then those of the replicas."""
+        """The Gateways' own metrics, then those of the replicas: Prometheus' text format, or OpenMetrics."""
         services = self._services
         own = (await services.gateways()).encode() if services.gateways is not None else services.recorder.text()
         text = own + (await services.scrape()).encode()
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        return await exposed(request, text)
+
+    async def version(self, request: Request) -> Response:
+        """The version of this software, under vLLM's key."""
+        return json_response({"version": __version__})
 
     async def _own_record(self, request: Request, decision_id: str) -> Mapping[str, Any]:
         return await self._services.store.decision(decision_id, _caller(request).tenant)
@@ -215,10 +221,15 @@ class Routes:
     def _operator_operations(self) -> list[Operation]:
         ready = (Content(shapes.READY, "Ready, degraded or not."),)
         not_ready = (Content(shapes.READY, "Queries cannot be answered: see `why` of the pools."),)
-        text = (Content(shapes.TEXT, media_type="text/plain"),)
+        text = tuple(Content(shapes.TEXT, media_type=kind) for kind in ("text/plain", "application/openmetrics-text"))
+        health: dict[int, tuple[Content, ...]] = {200: ready, 503: not_ready}
+        version = answers(shapes.VERSION)
         return [
             Operation("GET", "/health/live", "live", "Alive.", self.live, answers(shapes.ALIVE), open=True),
-            Operation("GET", "/health/ready", "ready", "Ready.", self.ready, {200: ready, 503: not_ready}, open=True),
+            Operation("GET", "/health/ready", "ready", "Ready.", self.ready, health, open=True),
+            Operation("GET", "/health", "health", "Ready, as other servers say it.", self.ready, health, open=True),
+            Operation("GET", "/ping", "ping", "Ready, as SageMaker asks.", self.ready, health, open=True),
+            Operation("GET", "/version", "version", "The version of this software.", self.version, version),
             Operation("GET", METRICS, "metrics", "Metrics.", self.metrics, {200: text}),
         ]
 

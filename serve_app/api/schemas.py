@@ -277,12 +277,18 @@ class ChatRequest(_Sampled):
     parallel_tool_calls: bool | None = None
 
 
+PromptText = Annotated[str, Field(min_length=1)]
+PromptIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+
+
 class CompletionRequest(_Sampled):
-    """The body of POST /v1/completions: one prompt."""
+    """The body of POST /v1/completions: one prompt or several, each as text or as the token ids of a named model."""
 
     prompt: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1)]
+        PromptText
+        | PromptIds
+        | Annotated[list[PromptText], Field(min_length=1)]
+        | Annotated[list[PromptIds], Field(min_length=1)]
     )
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 

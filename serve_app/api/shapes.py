@@ -232,4 +232,5 @@ LIVE = _object(
         "embedded": {"type": "boolean", "description": "Some pool is one of the embedded models, for lab tasks only."},
     }
 )
+VERSION: dict[str, Any] = _object({"version": {"type": "string"}})
 TEXT: dict[str, Any] = {"type": "string"}

@@ -15,7 +15,8 @@ from pydantic import (
 )
 
 from serve_app.config.adapters import AdaptersConfig
-from serve_app.config.base import FolderOrFile, LogConfig, Node
+from serve_app.config.base import CorsConfig, FolderOrFile, LogConfig, Node
+from serve_app.config.base import StoreConfig as StoreConfig  # a branch that others name
 from serve_app.config.cluster import ClusterConfig, ResourceDemand, misfit
 from serve_app.config.guards import GuardsConfig
 from serve_app.config.kubernetes import KubernetesConfig
@@ -26,20 +27,6 @@ from serve_app.config.strategies import CascadeConfig, EnsembleConfig, StreamsCo
 from serve_app.front.settings import FrontBounds
 from serve_app.images import ImageType
 from serve_app.types import Place, Privacy
-
-
-class StoreConfig(Node):
-    """The decision log."""
-
-    path: FolderOrFile = Field("var/jethro.sqlite3", description="SQLite file; relative to the working directory.")
-    batch: PositiveInt = Field(256, description="Most decisions per write.")
-    flush_s: PositiveFloat = Field(0.5, description="Longest wait before a write.")
-    queue: PositiveInt = Field(50_000, description="Decisions waiting for the writer; beyond it they are counted lost.")
-    keep_prompts: bool = Field(False, description="Store prompts in the decision log.")
-    keep_days: PositiveInt = Field(
-        30, description="Days after which a decision is deleted with its feedback, and a text from a stream's journal."
-    )
-
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 _FRONT_MARGIN_S = 60.0
@@ -65,6 +52,10 @@ class KeyConfig(Node):
     may_loosen: bool = Field(False, description="The tenant's header may loosen it; see placement.may_loosen.")
 
 
+AliasName = Annotated[str, Field(min_length=1, max_length=256)]
+ModelTarget = Annotated[str, Field(min_length=1, max_length=256)]
+
+
 class ServerConfig(Node):
     """Address of the endpoint, and its callers."""
 
@@ -72,6 +63,12 @@ class ServerConfig(Node):
     port: Annotated[int, Field(ge=1, le=65535)] = Field(8000, description="Port to listen on.")
     keys: tuple[KeyConfig, ...] = Field((), description="Callers' keys; empty: no key is required.")
     allow_unauthenticated: bool = Field(False, description="Listen beyond localhost without keys; say so explicitly.")
+    model_aliases: dict[AliasName, ModelTarget] = Field(
+        {},
+        description="Further names for models, on every API: what callers may send to what it stands for, as in "
+        "`claude-*: jethro`. `*` and `?` match anything and one character; a name that exists is never replaced.",
+    )
+    cors: CorsConfig = CorsConfig()
     expose_docs: bool = Field(True, description="Serve the API documentation at /docs.")
     expose_console: bool = Field(True, description="Serve the console at /console; a browser that opens / gets it.")
     metrics_key_env: str | None = Field(
@@ -109,7 +106,8 @@ class LimitsConfig(Node):
 
     body_bytes: PositiveInt = Field(1_048_576, description="Largest request body.")
     messages: PositiveInt = Field(512, description="Most messages of a conversation.")
-    n: PositiveInt = Field(8, description="Most choices of a request.")
+    n: PositiveInt = Field(8, description="Most choices of a request, or of each of its prompts.")
+    prompts: PositiveInt = Field(128, description="Most prompts of one request for completions.")
     stop: PositiveInt = Field(4, description="Most stop sequences.")
     stop_chars: PositiveInt = Field(256, description="Longest stop sequence.")
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = Field(20, description="Most log-probabilities per token.")

@@ -1,10 +1,11 @@
 """An Engine as a small OpenAI-compatible ASGI application: what a pool replica serves to the Gateways.
 
-POST /v1/chat/completions and /v1/completions (an encoder has /v1/embeddings instead) and GET /metrics (cluster secret
-as bearer key), GET /health (open). Raw ASGI, without a framework. Requests were validated by a Gateway; errors are
-OpenAI's error object. It neither starts nor closes the engine.
+POST /v1/chat/completions, /v1/completions and /v1/count_tokens (of a prompt), of an encoder /v1/embeddings instead, and
+GET /metrics (cluster secret as bearer key), GET /health (open). Raw ASGI, without a framework. Requests were validated
+by a Gateway; errors are OpenAI's error object. It neither starts nor closes the engine.
 """
 
+import asyncio
 import hmac
 import logging
 from collections.abc import Mapping, MutableMapping
@@ -21,6 +22,7 @@ from serve_app.errors import (
     BodyTooLarge,
     JethroError,
     MethodNotAllowed,
+    ModelNotFound,
     NotFound,
     RequestError,
     UpstreamError,
@@ -28,11 +30,14 @@ from serve_app.errors import (
 from serve_app.tracing.spans import TraceSpan, Tracing, serving
 from serve_app.types import DECISION_ID, REQUEST_ID, Endpoint
 from serve_app.unrecorded import HEADER, unrecorded
+from serve_app.wire.requests import COUNT_PATH, count_body, query_from_openai
 
 logger = logging.getLogger("jethro.engines")
 _POSTS: Final[Mapping[str, Endpoint]] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
 _EMBEDS: Final[Mapping[str, Endpoint]] = {"/v1/embeddings": "embeddings"}
+_COUNT = f"/v1{COUNT_PATH}"
 _GETS = ("/health", "/metrics")
+_COUNTS_AT_ONCE = 2
 _UNRECORDED = HEADER.encode()
 _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
@@ -49,6 +54,7 @@ class ReplicaApp:
         self._key = b"Bearer " + secret.encode()
         self._body_bytes = body_bytes
         self.admission = admission
+        self._counting = asyncio.Semaphore(_COUNTS_AT_ONCE)
 
     async def drain(self, deadline_s: float) -> bool:
         """Refuses new requests with 503, waits until the open ones are done; False if `deadline_s` passed first."""
@@ -66,6 +72,8 @@ class ReplicaApp:
         try:
             if scope["path"] in self._posts and scope["method"] == "POST":
                 await self._answer(scope, receive, send)
+            elif scope["path"] == _COUNT and scope["method"] == "POST":
+                await self._count(scope, receive, send)
             else:
                 await self._get(scope, send)
         except JethroError as error:
@@ -99,6 +107,19 @@ class ReplicaApp:
         elif body is not None:
             await ReplicaRequest(self._engine, self.admission, self._posts[path], headers, body).run(receive, send)
 
+    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The number of tokens in a prompt."""
+        self._check_secret(dict(scope["headers"]))
+        body = await self._read(receive)
+        if body is None:
+            return
+        if body.get("model") != self._engine.model:
+            raise ModelNotFound(f"this replica runs {self._engine.model!r}, not {body.get('model')!r}", param="model")
+        query = query_from_openai(body, "chat")
+        async with self._counting:
+            tokens = await self._engine.count_tokens(query)
+        await _send(send, 200, count_body(tokens), _JSON)
+
     def _check_secret(self, headers: dict[bytes, bytes]) -> None:
         if not hmac.compare_digest(headers.get(b"authorization", b""), self._key):
             raise AuthenticationFailed("wrong cluster secret: only the Gateways of this cluster may call a replica")
@@ -124,10 +145,11 @@ class ReplicaApp:
 
     async def _get(self, scope: Scope, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        if path not in self._posts and path not in _GETS:
-            raise NotFound(f"no route {path}: use {', '.join((*self._posts, *_GETS))}")
-        if method != "GET" or path in self._posts:
-            raise MethodNotAllowed(f"{path} takes {'POST' if path in self._posts else 'GET'}, not {method}")
+        posted = path in self._posts or path == _COUNT
+        if not posted and path not in _GETS:
+            raise NotFound(f"no route {path}: use {', '.join((*self._posts, _COUNT, *_GETS))}")
+        if method != "GET" or posted:
+            raise MethodNotAllowed(f"{path} takes {'POST' if posted else 'GET'}, not {method}")
         if path == "/metrics":
             self._check_secret(dict(scope["headers"]))
             await _send(send, 200, self._engine.metrics().encode(), _TEXT)

@@ -46,6 +46,13 @@ class Engine(Protocol):
         """
         ...
 
+    async def count_tokens(self, query: Query) -> int:
+        """Tokens of the prompt that the model would read, whether or not they fit its context. Runs no model.
+
+        Raises RequestError for what `stream` refuses by the prompt, PoolUnavailable if the engine does not run.
+        """
+        ...
+
     def health(self) -> EngineHealth:
         """Cheap; no forward pass."""
 

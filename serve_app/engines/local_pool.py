@@ -81,6 +81,10 @@ class LocalPool:
             raise UpstreamError(f"model {self.model} ended before all choices were finished")
         return Answer(encode_answer(query, chunks, model=self.model, answer_id=call.id, created=call.created_s))
 
+    async def count_tokens(self, query: Query, call: Call) -> int | None:
+        """See CountingPool."""
+        return await self._engine.count_tokens(query)
+
     async def aclose(self) -> None:
         """Closes the engine."""
         await self._engine.aclose()

@@ -1,5 +1,6 @@
 """The names that the `model` field may have, and the strategy behind each: the only place that knows all strategies."""
 
+import fnmatch
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -13,12 +14,12 @@ from serve_app.ensemble.serving.model_loading import ModelLoader, ModelThreads
 from serve_app.errors import ConfigError, ModelNotFound, RequestError
 from serve_app.gateway.adapters import GatewayAdapters
 from serve_app.gateway.cascades import AvailableCascades, has_price, load_cascades
-from serve_app.gateway.embeddings import Embedders
 from serve_app.gateway.ensembles import load_best_of, load_ensembles
 from serve_app.gateway.orchestration import ORCHESTRATE, judge_of, load_orchestration
 from serve_app.gateway.priors import PriorRouters
 from serve_app.guards.chain import Guards
 from serve_app.pools.base import Pool
+from serve_app.routing.embedding import Embedders
 from serve_app.routing.multi_pool import NAME as ROUTE_ALL
 from serve_app.routing.multi_pool import route_all
 from serve_app.routing.serving.loading import Loader, RouterSet
@@ -46,6 +47,26 @@ class ModelEntry:
     description: str
     pool: str | None = None
     embeds: bool = False
+
+
+class ModelAliases:
+    """An operator's own names for models (`server.model_aliases`), and the names that they stand for.
+
+    A name with `*` or `?` is a pattern; one without goes before them.
+    """
+
+    def __init__(self, aliases: Mapping[str, str]) -> None:
+        self.targets = dict(aliases)
+        self.names = {name: target for name, target in aliases.items() if not set(name) & set("*?[")}
+        """Those that are no pattern."""
+        patterns = [(name, target) for name, target in aliases.items() if name not in self.names]
+        self._patterns = [(re.compile(fnmatch.translate(name)), target) for name, target in patterns]
+
+    def target(self, model: str) -> str | None:
+        """What the name stands for: by its own entry, else by the first pattern that matches; None for neither."""
+        if model in self.names:
+            return self.names[model]
+        return next((target for pattern, target in self._patterns if pattern.fullmatch(model)), None)
 
 
 class Catalogue:
@@ -90,7 +111,9 @@ class Catalogue:
         self._orchestration, line = load_orchestration(config.orchestration, pools, priors)
         self._fitted = {**self._cascades.strategies, **ensembles.strategies, ORCHESTRATE: (self._orchestration, line)}
         self._missing = {**self._cascades.missing, **ensembles.missing}
+        self._aliases = ModelAliases({})
         self.swap(routers)
+        self._aliases = self._checked_aliases(config.server.model_aliases)
         if self._multi_pool is not None and ROUTE_ALL not in self._now.named:
             raise ConfigError(
                 f"routing.multi_pool: router {self._multi_pool.router!r} does not estimate the large pool: "
@@ -105,6 +128,17 @@ class Catalogue:
             _check_best_of(routers, pools)
         if config.routing.capacity.enabled and config.routing.capacity.quality_floor is not None:
             self._check_floor()
+
+    def _checked_aliases(self, given: Mapping[str, str]) -> ModelAliases:
+        """Raises ConfigError for an alias of nothing; an adapter or a stream may come later."""
+        for name, target in given.items():
+            if ":" in target or target.startswith(PREFIX) or target in self._embedders:
+                continue
+            try:
+                self.resolve(target)
+            except RequestError as e:
+                raise ConfigError(f"server.model_aliases: {name}: {e}") from e
+        return ModelAliases(given)
 
     def _check_floor(self) -> None:
         default = self.routers.routers[self.routers.default]
@@ -163,15 +197,28 @@ class Catalogue:
         return self._route("route", routers.routers[routers.default], routers.threshold, routers.default_note)
 
     def embedding(self, model: str) -> Strategy:
-        """The strategy for a `model` field of /v1/embeddings. Raises ModelNotFound for what is no embedding model."""
+        """The strategy for a `model` field of /v1/embeddings, an alias included.
+
+        Raises ModelNotFound for what is no embedding model.
+        """
+        if model not in self._embedders and (target := self._aliases.target(model)) is not None:
+            model = target
         now = self._now
         return self._embedders.resolve(model, chats=model in now.named or model in now.made)
 
     def resolve(self, model: str) -> Strategy:
-        """The strategy for a `model` field of a route that chats.
+        """The strategy for a `model` field of a route that chats; a name that does not exist may be an alias.
 
         Raises ModelNotFound for an unknown name, RequestError for a threshold that is not a number in [0, 1].
         """
+        try:
+            return self._named(model)
+        except ModelNotFound:
+            if (target := self._aliases.target(model)) is None:
+                raise
+        return self._named(target)
+
+    def _named(self, model: str) -> Strategy:
         now = self._now
         strategy = now.named.get(model) or now.made.get(model)
         if strategy is not None:
@@ -213,6 +260,7 @@ class Catalogue:
         for name, served in {} if self._alone else self._now.routers.routers.items():
             form = f"router-{name}-{served.threshold:.4g}"
             listed.append(ModelEntry(form, f"router {name} with a threshold of your own"))
+        listed += [ModelEntry(name, f"an alias of {target}") for name, target in self._aliases.names.items()]
         if self._streams is not None:
             line = "a stream: one label for one text, learned online"
             listed += [ModelEntry(PREFIX + name, line) for name in self._streams.names()]

@@ -133,6 +133,11 @@ class Services:
         if record.decision is not None:
             self.store.record(record)
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether guards or the detection of personal data have to see what a request says."""
+        return self.guards is not None or (self.placement is not None and self.placement.reads_text)
+
     def readiness(self) -> Readiness:
         """Whether every routed query can be answered."""
         return self.ready() if self.ready is not None else pools_ready(self.config, self.pools)

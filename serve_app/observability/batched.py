@@ -1,7 +1,7 @@
 """Work that is done for many at once: a request only queues it.
 
 Code that runs once per request finds the processor's caches cold: counted after each request, its figures cost the
-Gateway 130 µs (`py-spy`, two cores); in a row with those of others, 20 µs.
+Gateway 130 µs (`py-spy`, two cores); next to those of others, 20 µs.
 """
 
 import logging
@@ -34,7 +34,7 @@ class Batched(Generic[T]):
             self.drain()
 
     def drain(self) -> None:
-        """Work off what is queued: whoever reads the result calls it first."""
+        """Work off what is queued: a reader of the result calls it first."""
         while self._waiting:
             try:
                 self._work(self._waiting.popleft())

@@ -339,7 +339,7 @@ FOREIGN: Final = (
 """Metrics of others that dashboards and alert rules may use."""
 
 LABELS: Final = {
-    "endpoint": "chat, completions, embeddings or route",
+    "endpoint": "chat, completions, embeddings, messages, responses or route",
     "strategy": "one of the strategies, or empty: the request ended before a decision",
     "pool": "a pool of the config, a level of a stream, or empty",
     "code": "an HTTP status; in refusals one of REFUSAL_CODES, others count as `other`",
@@ -363,7 +363,7 @@ LABELS: Final = {
 }
 """By label: what bounds its values. None is a tenant, a user, or anything of a request's content."""
 VALUES: Final = {
-    "endpoint": ("chat", "completions", "embeddings", "route"),
+    "endpoint": ("chat", "completions", "embeddings", "messages", "responses", "route"),
     "status": ("completed", "failed", "cancelled", "route_only"),
     "layer": ("parse", "decide", "pool"),
     "direction": ("in", "out"),
@@ -378,12 +378,14 @@ REFUSAL_CODES: Final = frozenset(
     {
         *("adapter_missing", "adapters_disabled", "admin_key_not_configured", "body_timeout", "conflict"),
         *("content_filter", "context_length_exceeded", "duplicate_key", "invalid_adapter", "invalid_api_key"),
+        *("image_too_large", "invalid_image", "invalid_image_type", "too_many_images"),
         *("invalid_content_type", "invalid_encoding", "invalid_json", "invalid_threshold", "invalid_value"),
         *("method_not_allowed", "missing_api_key", "missing_required_parameter", "model_not_found"),
         *("names_not_found", "not_found", "nothing_to_undo", "overloaded", "permission_denied"),
-        *("placement_forbidden", "pool_unavailable", "registry_not_followed", "registry_unusable"),
-        *("request_too_large", "search_too_long", "stopping", "store_unavailable", "streams_disabled"),
-        *("tenant_share", "too_much_feedback", "unknown_route", "unsupported_parameter", "upstream_refused_key"),
+        *("placement_forbidden", "pool_unavailable", "previous_response_not_found", "registry_not_followed"),
+        *("registry_unusable", "request_too_large", "search_too_long", "stopping", "store_unavailable"),
+        *("streams_disabled", "tenant_share", "too_much_feedback", "unknown_route", "unsupported_parameter"),
+        "upstream_refused_key",
     }
 )
 """Codes of our own errors. An upstream may send any other."""

@@ -40,6 +40,8 @@ class PlacementPolicy:
         """`personal` finds personal data; required where the config detects."""
         settings = config.placement
         self._settings, self._personal = settings, personal if settings.detects else None
+        self.reads_text = self._personal is not None
+        """Whether a class may depend on what a request says."""
         self._classes = {key.name: key.privacy for key in config.server.keys if key.privacy is not None}
         self._loosening = {key.name for key in config.server.keys if key.may_loosen}
         self._places: Mapping[str, Place] = {name: pool.located for name, pool in config.pools.items()}
@@ -54,13 +56,14 @@ class PlacementPolicy:
     async def place(self, query: Query, requested: Privacy | None, call: Call) -> Placed:
         """The query, placed. `requested`: the caller's header. Raises what the detection raises: unchecked is no class.
 
-        `query.tenant` must be set.
+        `query.tenant` must be set. The class that the query has already, as of an earlier answer that it continues,
+        holds at least: no header loosens it.
         """
         detected: Mapping[str, int] = Counter()
         if self._personal is not None:
             found = await self._personal.find(texts_of(query), query, call)
             detected = Counter(span.category for spans in found for span in spans)
-        privacy = self.privacy(query.tenant, requested, bool(detected))
+        privacy = min(self.privacy(query.tenant, requested, bool(detected)), query.privacy, key=STRICTEST.index)
         categories = frozenset(detected)
         reach = self._reach[privacy]
         for rule, allowed in self._rules:

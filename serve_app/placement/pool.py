@@ -12,7 +12,7 @@ from typing import Final
 
 from serve_app.errors import PlacementForbidden
 from serve_app.placement.redaction import Redactor
-from serve_app.pools.base import Pool, PoolLoad
+from serve_app.pools.base import CountingPool, Pool, PoolLoad
 from serve_app.types import REACH, Capabilities, Query
 from serve_app.wire.frames import Answer, Call, Frame
 
@@ -54,6 +54,16 @@ class PlacedPool:
         if self._redactor is None:
             return await self.inner.complete(query, call)
         return await self._redactor.complete(self.inner, query, call)
+
+    async def count_tokens(self, query: Query, call: Call) -> int | None:
+        """See `CountingPool`: of the prompt as the pool would receive it."""
+        if (error := self._forbids(query)) is not None:
+            raise error
+        if not isinstance(self.inner, CountingPool):
+            return None
+        if self._redactor is not None:
+            query, _ = await self._redactor.redacted(query, call)
+        return await self.inner.count_tokens(query, call)
 
     async def aclose(self) -> None:
         """Close the pool."""

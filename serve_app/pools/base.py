@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from serve_app.types import Capabilities, Price, Query
 from serve_app.wire.frames import Answer, Call, Frame
@@ -53,3 +53,11 @@ class Pool(Protocol):
 
     async def aclose(self) -> None:
         """Close connections, or the engine if it is ours."""
+
+
+@runtime_checkable
+class CountingPool(Protocol):
+    """A pool whose engine may know how many tokens a prompt has."""
+
+    async def count_tokens(self, query: Query, call: Call) -> int | None:
+        """Tokens of the prompt as its model reads it; None where the engine cannot count. Errors as of `complete`."""

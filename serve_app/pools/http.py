@@ -29,7 +29,7 @@ from serve_app.types import Capabilities, Price, Query
 from serve_app.unrecorded import HEADER as UNRECORDED
 from serve_app.wire.embeddings import EmbeddingAnswer, read_embeddings
 from serve_app.wire.frames import Answer, Call, Frame
-from serve_app.wire.requests import query_to_openai
+from serve_app.wire.requests import COUNT_PATH, count_of, query_to_openai
 
 _PROBED_PATH = "/models"
 _REMOTE_PROBE_EVERY_S = 1.0
@@ -158,6 +158,20 @@ class HttpPool:
             if span is not None:
                 span.answer(answer)
             return answer
+
+    async def count_tokens(self, query: Query, call: Call) -> int | None:
+        """See `CountingPool`; only replicas count."""
+        if not self.options.identify:
+            return None
+        body = orjson.dumps(query_to_openai(query, model=self.options.upstream_model, stream=False))
+        headers = self._headers(query, call, "application/json", None)
+
+        def post_to(upstream: Upstream) -> Awaitable[bytes]:
+            return upstream.post(COUNT_PATH, body, headers, deadline_s=call.deadline_s)
+
+        member, answer = await self._first(post_to, call, query.adapter, None)
+        member.in_flight -= 1
+        return count_of(answer)
 
     def _read(self, body: bytes, query: Query) -> Answer:
         """The answer of a body with status 200. Raises UpstreamError for one of another shape."""

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, Protocol
 
 from serve_app.erasure import Origin, Selection
 from serve_app.store.filtering import Cursor, DecisionFilter
-from serve_app.types import Decision, Step, Usage, total_usage
+from serve_app.types import Decision, Privacy, Step, Usage, total_usage
 
 Status = Literal["completed", "failed", "cancelled", "route_only"]
 TIE: Final = "tie"
@@ -147,6 +147,49 @@ class Erased:
 
     decisions: int
     feedback: int
+    responses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptResponse:
+    """An answer of /v1/responses that a later request may continue. `body` is the response object, `input` its items.
+
+    Both are JSON. `origin` says whose it is; `privacy` is the class that it was given under.
+    """
+
+    id: str
+    origin: Origin
+    privacy: Privacy
+    previous_id: str | None
+    body: bytes
+    input: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of content."""
+        return len(self.body) + len(self.input)
+
+
+class ResponseStore(Protocol):
+    """Answers of /v1/responses. Every method raises PoolUnavailable if there is no usable file now.
+
+    A tenant reaches only its own: another's raises NotFound, as one that there is not.
+    """
+
+    async def keep(self, response: KeptResponse) -> None:
+        """Durable when this returns, unless its user was erased meanwhile. The tenant's oldest ones make room."""
+
+    async def find(self, response_id: str, tenant: str | None) -> KeptResponse:
+        """One of them. Raises NotFound."""
+
+    async def chain(self, response_id: str, tenant: str | None, most_bytes: int) -> Sequence[KeptResponse]:
+        """It and those that it continues, the first one first.
+
+        Raises NotFound if one of them is gone, RequestError if their content is larger than `most_bytes`.
+        """
+
+    async def delete(self, response_id: str, tenant: str | None) -> None:
+        """Delete one for good. Raises NotFound."""
 
 
 class StoreFigures(Protocol):
@@ -176,6 +219,10 @@ class StoreFigures(Protocol):
 class Store(StoreFigures, Protocol):
     """Decisions and feedback."""
 
+    @property
+    def responses(self) -> ResponseStore:
+        """Answers of /v1/responses."""
+
     async def start(self) -> None:
         """Open the database and start the writer."""
 
@@ -192,8 +239,9 @@ class Store(StoreFigures, Protocol):
         """
 
     async def erase(self, selection: Selection) -> Erased:
-        """Delete records with their feedback; also those of earlier requests that are not written yet never will be.
+        """Delete records with their feedback, and kept responses.
 
+        Those of earlier requests that are not written yet never will be.
         The deleted bytes are overwritten. Durable when this returns; repeating it does no harm.
         """
 

@@ -6,12 +6,11 @@ WAL, so that several Gateways may share the file; synchronous=FULL, so that a co
 
 import logging
 import sqlite3
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Engine, create_engine, event, func, insert, select, tuple_
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -20,10 +19,19 @@ from sqlalchemy.pool import NullPool
 
 from serve_app.erasure import Erasure, Selection
 from serve_app.errors import ConfigError, Conflict, JethroError, NotFound, RequestError
-from serve_app.store.base import MOST_FEEDBACK, Erased, Feedback, RequestRecord
-from serve_app.store.erasing import PENDING, ErasureTable, condition, covered, delete_some, truncate_wal
+from serve_app.store.base import MOST_FEEDBACK, Erased, Feedback, KeptResponse, RequestRecord
+from serve_app.store.erasing import (
+    PENDING,
+    ErasureTable,
+    condition,
+    covered,
+    delete_responses,
+    delete_some,
+    truncate_wal,
+)
 from serve_app.store.file import (
     FileWatch,
+    UnusableFile,
     connect,
     create_private,
     damage,
@@ -31,6 +39,7 @@ from serve_app.store.file import (
     locked_folder,
     quarantine,
     size,
+    to_wal,
 )
 from serve_app.store.schema import (
     APPLICATION_ID,
@@ -41,16 +50,17 @@ from serve_app.store.schema import (
     feedback,
     metadata,
     missing_columns,
+    responses,
     row,
     sane_row,
     to_json,
 )
 
 logger = logging.getLogger("jethro.store")
+T = TypeVar("T")
 
 _BUSY_S: Final = 10.0
 """Longest wait for another Gateway's write."""
-_WAL_PAUSE_S: Final = 0.02
 _DELETED_AT_ONCE: Final = 5000
 """Rows deleted in one transaction, so that none holds the file for long."""
 _INSERT: Final = sqlite_insert(decisions).on_conflict_do_nothing()
@@ -165,15 +175,33 @@ class Database:
             given = [dict(row) for row in self._connection.execute(query).mappings()]
         return [to_json(row, [f for f in given if f["decision_id"] == row["decision_id"]]) for row in rows]
 
-    def prune(self, before_s: float) -> int:
-        """Delete decisions older than `before_s`, with their feedback, and damaged files; returns how many went."""
+    def prune(self, before_s: float, responses_s: float = 0.0) -> int:
+        """Delete decisions older than `before_s`, with their feedback, and damaged files; returns how many went.
+
+        Kept responses go that are older than `responses_s`.
+        """
         with self._connection.begin():
             self._erasures.expire(self._connection, before_s)
+            kept = delete_responses(self._connection, responses.c.created_s < max(before_s, responses_s))
         expire_quarantined(self._file, before_s)
         gone = self._delete(decisions.c.created_s < before_s).decisions
-        if gone:
+        if gone or kept:
             truncate_wal(self._driver)
         return gone
+
+    def within(self, call: Callable[[Connection], T], *, deletes: bool = False) -> T:
+        """The result of `call` in one transaction. Raises what it raises, and DBAPIError as `write` does."""
+        with self._connection.begin():
+            result = call(self._connection)
+        if deletes:
+            truncate_wal(self._driver)
+        return result
+
+    def keep(self, response: KeptResponse, call: Callable[[Connection], None]) -> None:
+        """`call`, which writes the response, in one transaction; nothing if an erasure covers it."""
+        with self._connection.begin():
+            if self._erasures.kept(self._connection, [response]):
+                call(self._connection)
 
     def erase(self, selection: Selection, before_s: float) -> Erased:
         """Delete a selection's records of requests until `before_s`, and keep later writes of such records out.
@@ -184,9 +212,11 @@ class Database:
             number = self._erasures.add(self._connection, selection, before_s)
         gone = self._delete(condition(selection), decisions.c.created_s <= before_s)
         with self._connection.begin():
+            theirs = condition(selection, responses)
+            kept = delete_responses(self._connection, theirs, responses.c.created_s <= before_s)
             self._erasures.deleted(self._connection, number)
         truncate_wal(self._driver)
-        return gone
+        return replace(gone, responses=kept)
 
     def merge(self, known: Sequence[Erasure]) -> None:
         """Repeat erasures that another file remembers: for a file from a backup."""
@@ -195,6 +225,8 @@ class Database:
         with self._connection.begin():
             self._erasures.merge(self._connection, known)
             ids = list(covered(self._connection, known))
+            for response_id in list(covered(self._connection, known, responses)):
+                delete_responses(self._connection, responses.c.response_id == response_id)
         for i in range(0, len(ids), _DELETED_AT_ONCE):
             with self._connection.begin():
                 delete_some(self._connection, ids[i : i + _DELETED_AT_ONCE])
@@ -312,14 +344,6 @@ class Database:
         )
 
 
-class UnusableFile(ConfigError):
-    """The file is damaged, or not a decision log of this version. `reason`: the message without the remedy."""
-
-    def __init__(self, path: str, what: str, remedy: str) -> None:
-        super().__init__(f"store.path: {path} {what}: {remedy}")
-        self.reason = f"{path} {what}"
-
-
 def trouble(error: Exception) -> Literal["passing", "file"] | None:
     """Of an error while writing: it may pass (locked, disk full), the file has to be opened again, or None: neither."""
     code = _code(error.orig if isinstance(error, DBAPIError) else error)
@@ -363,7 +387,7 @@ def _engine(path: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _settings(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy's begin below starts transactions, not the driver
-        _to_wal(connection)
+        to_wal(connection, _BUSY_S)
         for pragma in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -372,17 +396,3 @@ def _engine(path: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes cannot then deadlock on an upgrade
 
     return engine
-
-
-def _to_wal(connection: sqlite3.Connection) -> None:
-    """Change the journal's mode, retrying while another process does: SQLite's busy timeout does not cover it."""
-    deadline_s = time.monotonic() + _BUSY_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline_s:
-                raise
-            time.sleep(_WAL_PAUSE_S)
-        else:
-            return

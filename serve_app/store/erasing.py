@@ -12,14 +12,14 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, or_, select, true, update
 
 from serve_app.erasure import SALT_BYTES, Erasure, ErasureLog, Origin, Selection
-from serve_app.store.base import Erased, RequestRecord
+from serve_app.store.base import Erased, KeptResponse, RequestRecord
 from serve_app.store.file import connect
-from serve_app.store.schema import decisions, erasures, feedback
+from serve_app.store.schema import decisions, erasures, feedback, responses
 
 logger = logging.getLogger("jethro.store")
 
@@ -31,6 +31,8 @@ PENDING: Final = "SELECT count(*) FROM erasures WHERE vacuumed_s IS NULL"
 _CLAIM_S: Final = 900.0
 """A VACUUM that has not ended after this time is another Gateway's to run: the first one was killed."""
 
+R = TypeVar("R", RequestRecord, KeptResponse)
+
 
 class ErasureTable:
     """The erasures of one file, as one process knows them. Every method runs in a transaction of its caller."""
@@ -39,7 +41,7 @@ class ErasureTable:
         self._log = ErasureLog()
         self._last = 0
 
-    def kept(self, connection: Connection, records: Sequence[RequestRecord]) -> Sequence[RequestRecord]:
+    def kept(self, connection: Connection, records: Sequence[R]) -> Sequence[R]:
         """The records that no erasure covers. The transaction holds the write lock, so none can come in between."""
         self._refresh(connection)
         return [r for r in records if not self._log.covers(r.origin)]
@@ -88,16 +90,16 @@ class ErasureTable:
             self._last = row.id
 
 
-def condition(selection: Selection) -> ColumnElement[bool]:
-    """The selection's rows of `decisions`."""
-    of: list[ColumnElement[bool]] = []
+def condition(selection: Selection, of: Table = decisions) -> ColumnElement[bool]:
+    """The selection's rows of `decisions`, or of `responses`."""
+    named: list[ColumnElement[bool]] = []
     if selection.decision_id is not None:
-        of.append(decisions.c.decision_id == selection.decision_id)
+        named.append(of.c.decision_id == selection.decision_id)
     if selection.tenant is not None:
-        of.append(decisions.c.tenant == selection.tenant)
+        named.append(of.c.tenant == selection.tenant)
     if selection.user is not None:
-        of.append(or_(decisions.c.user == selection.user, decisions.c.safety_identifier == selection.user))
-    return and_(true(), *of)
+        named.append(or_(of.c.user == selection.user, of.c.safety_identifier == selection.user))
+    return and_(true(), *named)
 
 
 def delete_some(connection: Connection, ids: Sequence[str]) -> Erased:
@@ -131,9 +133,15 @@ def known_erasures(path: Path) -> list[Erasure]:
         return []
 
 
-def covered(connection: Connection, known: Sequence[Erasure]) -> Iterator[str]:
-    """The ids of decisions that such erasures cover."""
-    log, columns = ErasureLog(known), ("decision_id", "tenant", "user", "safety_identifier", "created_s")
-    for id_, tenant, *users, created_s in connection.execute(select(*(decisions.c[name] for name in columns))):
+def covered(connection: Connection, known: Sequence[Erasure], of: Table = decisions) -> Iterator[str]:
+    """The keys of rows that such erasures cover: ids of decisions, or of responses."""
+    log, (key,) = ErasureLog(known), of.primary_key.columns
+    columns = (key, *(of.c[name] for name in ("decision_id", "tenant", "user", "safety_identifier", "created_s")))
+    for row_key, id_, tenant, *users, created_s in connection.execute(select(*columns)):
         if log.covers(Origin(id_, tenant, tuple(u for u in users if u is not None), created_s)):
-            yield id_
+            yield row_key
+
+
+def delete_responses(connection: Connection, *which: ColumnElement[bool]) -> int:
+    """Delete those kept responses; returns how many."""
+    return connection.execute(delete(responses).where(*which)).rowcount

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from serve_app.errors import ConfigError
+
 logger = logging.getLogger("jethro.store")
 
 _OWNER_ONLY: Final = 0o600
@@ -24,6 +26,8 @@ _CHECK_S: Final = 1.0
 """Shortest time from one check of the contents to the next."""
 _CHECK_SHARE: Final = 0.01
 """Share of the time that checks of the contents may take: a file of gigabytes takes seconds."""
+
+_WAL_PAUSE_S: Final = 0.02
 
 Identity = tuple[int, int] | None
 """Device and inode; None: there is no file."""
@@ -207,3 +211,25 @@ def _identity(path: Path) -> Identity:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def to_wal(connection: sqlite3.Connection, busy_s: float) -> None:
+    """Change the journal's mode, retrying while another process does: SQLite's busy timeout does not cover it."""
+    deadline_s = time.monotonic() + busy_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(_WAL_PAUSE_S)
+        else:
+            return
+
+
+class UnusableFile(ConfigError):
+    """The file is damaged, or not a decision log of this version. `reason`: the message without the remedy."""
+
+    def __init__(self, path: str, what: str, remedy: str) -> None:
+        super().__init__(f"store.path: {path} {what}: {remedy}")
+        self.reason = f"{path} {what}"

@@ -230,7 +230,7 @@ def decision_rows(
         return rows, [tuple(row) for row in connection.execute(rated.order_by(feedback.c.id))]
 
 
-_CONVERSATIONS = ("chat", "route")
+_CONVERSATIONS = ("chat", "messages", "responses", "route")
 """Endpoints whose prompts are conversations; a raw completion's prompt is none."""
 
 

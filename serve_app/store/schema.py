@@ -79,6 +79,23 @@ feedback = Table(
     Column("comment", Text),
     Column("created_s", Float, nullable=False),
 )
+responses = Table(
+    "responses",
+    metadata,
+    Column("response_id", String, primary_key=True),
+    Column("decision_id", String, nullable=False, index=True),
+    Column("created_s", Float, nullable=False, index=True),
+    Column("tenant", String),
+    Column("user", String),
+    Column("safety_identifier", String),
+    Column("privacy", String, nullable=False),
+    Column("previous_id", String),
+    Column("size", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("input", LargeBinary, nullable=False),
+    Index("responses_of_tenant", "tenant", "created_s", "size"),
+)
+"""Answers of /v1/responses with their input, see `serve_app.store.responses`; `size` is that of both, in bytes."""
 erasures = Table(
     "erasures",
     metadata,

@@ -26,11 +26,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from serve_app.config.tree import StoreConfig
 from serve_app.erasure import Selection
-from serve_app.errors import ConfigError, NotFound, PoolUnavailable
+from serve_app.errors import ConfigError, NotFound, PoolUnavailable, RequestError
 from serve_app.store.base import Erased, Feedback, RequestRecord
 from serve_app.store.database import Database, Vacuum, reason, trouble
 from serve_app.store.filtering import Cursor, DecisionFilter
 from serve_app.store.reading import TooSlow, newest_decisions
+from serve_app.store.responses import SqliteResponses
 
 logger = logging.getLogger("jethro.store")
 
@@ -61,6 +62,7 @@ class SqliteStore:
         self._feedback: deque[tuple[Feedback, float, Future[None]]] = deque()
         self._calls: deque[tuple[Callable[[Database], Any], Future[Any]]] = deque()
         self._reading = asyncio.Semaphore(_SEARCHES)
+        self.responses = SqliteResponses(config, self._called, clock)
         self._wake = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -180,6 +182,9 @@ class SqliteStore:
         done: Future[T] = Future()
         self._calls.append((call, done))
         return done
+
+    async def _called(self, call: Callable[[Database], T]) -> T:
+        return await self._queued(lambda: self._queue_call(call))
 
     async def _twice(self, decision_id: str, send: Callable[[], Future[T]]) -> T:
         """Queue it; for an unknown decision once more, after the other Gateways have written their queues."""
@@ -347,7 +352,8 @@ class SqliteStore:
         if self._database is None:
             return
         try:
-            gone = self._database.prune(self._clock() - self._config.keep_days * _DAY_S)
+            now_s, config = self._clock(), self._config
+            gone = self._database.prune(now_s - config.keep_days * _DAY_S, now_s - config.responses_days * _DAY_S)
         except (*_ERRORS, OSError) as e:
             self._note(e)
             logger.warning("store: old decisions could not be deleted: %s", reason(e))
@@ -371,7 +377,7 @@ def _call(database: Database, call: Callable[[Database], Any], done: Future[Any]
     """One look-up or erasure. Raises SQLAlchemyError, sqlite3.Error."""
     try:
         _settle(done, call(database), None)
-    except NotFound as e:
+    except RequestError as e:
         _settle(done, None, e)
     except Exception as e:  # no other call fails for it
         if trouble(e) is not None:

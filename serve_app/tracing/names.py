@@ -46,6 +46,8 @@ OPERATIONS: Final = {
     "chat": gen_ai.GenAiOperationNameValues.CHAT.value,
     "completions": gen_ai.GenAiOperationNameValues.TEXT_COMPLETION.value,
     "embeddings": gen_ai.GenAiOperationNameValues.EMBEDDINGS.value,
+    "messages": gen_ai.GenAiOperationNameValues.CHAT.value,
+    "responses": gen_ai.GenAiOperationNameValues.CHAT.value,
 }
 EXECUTE_TOOL: Final = gen_ai.GenAiOperationNameValues.EXECUTE_TOOL.value
 OURS: Final = "jethro"

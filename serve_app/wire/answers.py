@@ -12,7 +12,7 @@ import orjson
 
 from serve_app.errors import UpstreamError
 from serve_app.types import Chunk, Endpoint, FinishReason, Query, TokenLogprob, Usage
-from serve_app.wire.encoding import encode_answer
+from serve_app.wire.encoding import STOP_REASON, encode_answer
 from serve_app.wire.frames import Answer, Call, Frame, usage_from_openai
 
 _FINISH: dict[str, FinishReason] = {
@@ -30,14 +30,17 @@ _EXTRAS = ("refusal", "reasoning_content", "reasoning", "audio", "function_call"
 
 def choice_chunk(choice: Mapping[str, Any], endpoint: Endpoint) -> Chunk:
     """One choice of an event, or of a whole answer, as a Chunk. Raises KeyError, TypeError or ValueError on others."""
-    reason, logprobs = choice.get("finish_reason"), choice.get("logprobs") or {}
+    reason, logprobs, stop = choice.get("finish_reason"), choice.get("logprobs") or {}, choice.get(STOP_REASON)
+    stopped = stop if isinstance(stop, str) else None  # vLLM has token ids here too
     finish = None if reason is None else _FINISH.get(reason, "stop")
     if endpoint != "chat":
-        return Chunk(choice["index"], _text_of(choice.get("text")), (), _text_logprobs(logprobs), finish)
+        return Chunk(
+            choice["index"], _text_of(choice.get("text")), (), _text_logprobs(logprobs), finish, stop_reason=stopped
+        )
     delta = choice.get("delta") or choice.get("message") or {}
     entries = tuple(_entry(e) for e in logprobs.get("content") or ())
     calls = tuple(delta.get("tool_calls") or ())
-    return Chunk(choice["index"], _text_of(delta.get("content")), (), entries, finish, calls)
+    return Chunk(choice["index"], _text_of(delta.get("content")), (), entries, finish, calls, stop_reason=stopped)
 
 
 def _text_of(content: Any) -> str:

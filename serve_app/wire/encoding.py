@@ -5,7 +5,7 @@ an event costs one JSON string and two joins. Shapes: OpenAI's chat.completion(.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -13,6 +13,8 @@ from serve_app.types import Chunk, Endpoint, Query, TokenLogprob, Usage
 
 DONE = b"data: [DONE]\n\n"
 """The event that ends a whole stream."""
+STOP_REASON: Final = "stop_reason"
+"""Of a choice that a stop sequence ended: which one. Named as in vLLM; OpenAI's format has nothing of the kind."""
 
 
 def answer_prefix(endpoint: Endpoint) -> str:
@@ -73,6 +75,8 @@ class StreamEncoder:
             start = self._offsets.get(chunk.index, 0)
             self._offsets[chunk.index] = start + sum(len(t.token) for t in chunk.logprobs)
             choice = _text_choice(chunk.index, chunk.text, chunk.logprobs, chunk.finish_reason, start)
+        if chunk.stop_reason is not None:
+            choice[STOP_REASON] = chunk.stop_reason
         if chunk.index not in self._plain:
             inner = b'"delta":{"content":' if self._chat else b'"text":'
             self._plain[chunk.index] = b'%b{"index":%d,%b' % (self._head, chunk.index, inner)
@@ -107,6 +111,9 @@ def encode_answer(query: Query, chunks: Iterable[Chunk], *, model: str, answer_i
     kind = "chat.completion" if chat else "text_completion"
     head = {"id": answer_prefix(query.endpoint) + answer_id, "object": kind, "created": created, "model": model}
     choices = [whole(index, by_choice[index], query) for index in sorted(by_choice)]
+    for choice in choices:
+        if (reason := _stop_reason(by_choice[choice["index"]])) is not None:
+            choice[STOP_REASON] = reason
     return orjson.dumps(head | {"choices": choices, "usage": usage.to_openai()})
 
 
@@ -127,6 +134,10 @@ def _whole_text(index: int, chunks: Sequence[Chunk], query: Query) -> dict[str, 
 
 def _finish(chunks: Sequence[Chunk]) -> str | None:
     return next((c.finish_reason for c in reversed(chunks) if c.finish_reason is not None), None)
+
+
+def _stop_reason(chunks: Sequence[Chunk]) -> str | None:
+    return next((c.stop_reason for c in reversed(chunks) if c.stop_reason is not None), None)
 
 
 def _text_choice(

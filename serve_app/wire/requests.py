@@ -7,12 +7,17 @@ own. This module checks types only; the API checks limits.
 from collections.abc import Mapping
 from hashlib import blake2b
 from itertools import count
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
-from serve_app.errors import RequestError, UnsupportedParameter
+import orjson
+
+from serve_app.errors import RequestError, UnsupportedParameter, UpstreamError
 from serve_app.images import Image, TextOrImage
-from serve_app.types import Endpoint, Message, Query, Role, Sampling
+from serve_app.types import PROMPT_IDS, Endpoint, Message, Query, Role, Sampling
 
+COUNT_PATH: Final = "/count_tokens"
+"""Below a replica's /v1: takes chat's body, and returns how many tokens its prompt has; see `count_body`."""
+_COUNTED: Final = "prompt_tokens"
 _DEFAULTS = Sampling()
 _ROLES = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 _LENGTH_KEYS = frozenset(("max_tokens", "max_completion_tokens", "n", "stop"))
@@ -32,7 +37,7 @@ def query_to_openai(query: Query, *, model: str, stream: bool) -> dict[str, Any]
     elif query.endpoint == "embeddings":
         body["input"] = [m.content for m in query.messages]
     else:
-        body["prompt"] = query.prompt
+        body["prompt"] = list(query.prompt_ids) or query.prompt
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     _write_sampling(body, query)
@@ -165,9 +170,11 @@ def _part(part: Any, param: str) -> TextOrImage:
 
 def _prompt(body: Mapping[str, Any]) -> tuple[Message, ...]:
     prompt = body.get("prompt")
-    if not isinstance(prompt, str):
-        raise RequestError("prompt must be a string", param="prompt")
-    return (Message("user", prompt),)
+    if isinstance(prompt, str):
+        return (Message("user", prompt),)
+    if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
+        return (Message("user", "", {PROMPT_IDS: prompt}),)
+    raise RequestError("prompt must be a string or an array of token ids", param="prompt")
 
 
 def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -196,6 +203,22 @@ def _typed(body: Mapping[str, Any], key: str, kind: type | tuple[type, ...], wor
     if value is None or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool))):
         return value
     raise RequestError(f"{key} must be {words}, got {type(value).__name__}", param=key)
+
+
+def count_body(tokens: int) -> bytes:
+    """The number of tokens in a prompt, from a replica to a Gateway."""
+    return orjson.dumps({_COUNTED: tokens})
+
+
+def count_of(body: bytes) -> int:
+    """The same back. Raises UpstreamError for anything else."""
+    try:
+        tokens = orjson.loads(body)[_COUNTED]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as e:
+        raise UpstreamError("the replica sent no count of tokens") from e
+    if type(tokens) is not int or tokens < 0:
+        raise UpstreamError("the replica sent no count of tokens")
+    return tokens
 
 
 def mark_of(*texts: str) -> str:

@@ -2,17 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import orjson
 
+from serve_app.api.reply import decision_json
 from serve_app.config.load import load
 from serve_app.config.tree import Config
 from serve_app.erasure import Selection
 from serve_app.errors import Conflict, ModelNotFound, NotFound
-from serve_app.gateway.embeddings import Embedders
 from serve_app.gateway.scope import ScopeNotes
 from serve_app.gateway.services import Services
 from serve_app.observability.access_log import NoLog
@@ -20,11 +20,13 @@ from serve_app.observability.metrics import Recorder
 from serve_app.observability.scraped import RouterFigures
 from serve_app.pools.base import PoolLoad
 from serve_app.routing.artefact import Registered
+from serve_app.routing.embedding import Embedders
 from serve_app.routing.serving.served import ServedRouter
 from serve_app.routing.strategy import DirectStrategy, RouteStrategy
 from serve_app.routing.thresholds import RouterThreshold
-from serve_app.store.base import Erased, Feedback, RequestRecord
+from serve_app.store.base import Erased, Feedback, KeptResponse, RequestRecord
 from serve_app.store.filtering import Cursor, DecisionFilter
+from serve_app.store.schema import row
 from serve_app.streams.base import PREFIX
 from serve_app.streams.service import Streams
 from serve_app.types import Capabilities, Price, Query
@@ -228,10 +230,36 @@ class FakeRouters:
         self.judgements.append((record, score))
 
 
+class DictResponses:
+    """Keeps responses in this process, without bounds."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, KeptResponse] = {}
+
+    async def keep(self, response: KeptResponse) -> None:
+        self.kept[response.id] = response
+
+    async def find(self, response_id: str, tenant: str | None) -> KeptResponse:
+        found = self.kept.get(response_id)
+        if found is None or tenant not in (None, found.origin.tenant):
+            raise NotFound(f"Response with id '{response_id}' not found.")
+        return found
+
+    async def chain(self, response_id: str, tenant: str | None, most_bytes: int) -> list[KeptResponse]:
+        found = await self.find(response_id, tenant)
+        before = [] if found.previous_id is None else await self.chain(found.previous_id, tenant, most_bytes)
+        return [*before, found]
+
+    async def delete(self, response_id: str, tenant: str | None) -> None:
+        await self.find(response_id, tenant)
+        del self.kept[response_id]
+
+
 class DictStore:
     """Keeps everything in this process."""
 
     def __init__(self) -> None:
+        self.responses = DictResponses()
         self.records: dict[str, RequestRecord] = {}
         self.judgements: list[Feedback] = []
         self.queued = self.dropped = self.failed = self.restarts = 0
@@ -253,14 +281,13 @@ class DictStore:
         if record is None or tenant not in (None, record.tenant):
             raise NotFound(f"No decision {decision_id!r}.", param="decision_id")
         assert record.decision is not None
-        told = {"decision_id": decision_id, "tenant": record.tenant, "pool": record.decision.pool}
-        return told | {"status": record.status} | asdict(record.usage)
+        return {**row(record), **decision_json(record.decision)}
 
     async def newest(self, which: DecisionFilter, before: Cursor | None, most: int) -> list[Mapping[str, Any]]:
         """Without the filters, which are those of the real store."""
         places = sorted(((record.created_s, id_) for id_, record in self.records.items()), reverse=True)
         chosen = [place for place in places if before is None or place < before][:most]
-        return [{**await self.decision(id_), "created_s": created_s} for created_s, id_ in chosen]
+        return [{**await self.decision(id_), "created_s": created_s, "feedback": []} for created_s, id_ in chosen]
 
     async def erase(self, selection: Selection) -> Erased:
         gone = [id_ for id_, record in self.records.items() if selection in record.origin.selections()]

@@ -31,3 +31,33 @@ def test_without_keys_everybody_may_call():
     assert Keys({}).tenant([]) is None
     assert not Keys({})
     assert KEYS
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"x-api-key", b"k2")],
+        [(b"x-api-key", b" k2 "), (b"authorization", b"Basic k1")],
+        [(b"authorization", b"Bearer k2"), (b"x-api-key", b"k2")],
+        [(b"authorization", b"Bearer "), (b"x-api-key", b"k2")],
+        [(b"x-api-key", b""), (b"authorization", b"Bearer k2")],
+    ],
+)
+def test_a_key_in_either_header_or_in_both(headers):
+    assert KEYS.tenant(headers) == "umbrella"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"x-api-key", b"k3")],
+        [(b"x-api-key", b"Bearer k2")],
+        [(b"authorization", b"Bearer k1"), (b"x-api-key", b"k2")],
+        [(b"authorization", b"Bearer k1"), (b"x-api-key", b"k3")],
+        [(b"authorization", b"Bearer k3"), (b"x-api-key", b"k1")],
+    ],
+)
+def test_keys_that_are_wrong_or_differ(headers):
+    with pytest.raises(AuthenticationFailed) as caught:
+        KEYS.tenant(headers)
+    assert caught.value.code == "invalid_api_key"

@@ -85,7 +85,7 @@ async def test_head_and_options(client):
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/models/", "/v1/models/%2e%2e/x", "/%00", "//v1/models", "/v1/decisions/%ff", "/" + "a" * 5000]
+    "path", ["/v1/models/%2e%2e/x", "/%00", "/x//v1/models", "/v1/decisions/%ff", "/" + "a" * 5000]
 )
 async def test_junk_in_paths_is_not_found(client, path):
     response = await client().get(path)
@@ -130,7 +130,7 @@ async def test_what_is_not_http_passes_through():
         seen.append(scope["type"])
 
     speakers = Speakers(OpenAIErrors(), {})
-    wrapped = GatewayMiddleware(app, services=services(), hot={}, open_paths=frozenset(), speakers=speakers)
+    wrapped = GatewayMiddleware(app, services=services(), hot={}, open_paths=frozenset(), speakers=speakers, routes=())
     await wrapped({"type": "lifespan"}, None, None)
     assert seen == ["lifespan"]
 

@@ -14,6 +14,13 @@ def test_every_route_is_described(document):
     assert {(m, p) for p, ms in document["paths"].items() for m in ms} == {
         ("post", "/v1/chat/completions"),
         ("post", "/v1/completions"),
+        ("post", "/v1/messages"),
+        ("post", "/v1/messages/count_tokens"),
+        ("post", "/v1/responses"),
+        ("get", "/v1/responses/{response_id}"),
+        ("delete", "/v1/responses/{response_id}"),
+        ("post", "/v1/responses/{response_id}/cancel"),
+        ("get", "/v1/responses/{response_id}/input_items"),
         ("get", "/v1/models"),
         ("get", "/v1/models/{model_id}"),
         ("post", "/v1/route"),
@@ -43,6 +50,9 @@ def test_every_route_is_described(document):
         ("get", "/v1/admin/predict"),
         ("post", "/v1/admin/routers/{name}/threshold"),
         ("post", "/v1/admin/routers/{name}/undo"),
+        ("get", "/health"),
+        ("get", "/ping"),
+        ("get", "/version"),
         ("get", "/health/live"),
         ("get", "/health/ready"),
         ("get", "/metrics"),
@@ -73,7 +83,7 @@ def test_paths_have_their_parameters_and_operations_names_of_their_own(document)
 
 
 def test_without_keys_only_changes_of_the_operator_need_one(document):
-    assert set(document["components"]["securitySchemes"]) == {"admin"}
+    assert set(document["components"]["securitySchemes"]) == {"admin", "admin_api_key"}
     secured = {(m, p) for p, ms in document["paths"].items() for m, o in ms.items() if "security" in o}
     change, undo = "/v1/admin/routers/{name}/threshold", "/v1/admin/routers/{name}/undo"
     assert secured == {("post", change), ("post", undo)}
@@ -84,14 +94,14 @@ async def test_with_keys_the_operators_routes_need_a_key_of_their_own(client):
     admin = [o for path, methods in paths.items() if path.startswith("/v1/admin/") for o in methods.values()]
     assert len(admin) == 9
     for operation in admin:
-        assert operation["security"] == [{"admin": []}]
+        assert operation["security"] == [{"admin": []}, {"admin_api_key": []}]
         assert {"401", "403"} <= operation["responses"].keys()
 
 
 async def test_with_keys_closed_routes_say_so(client):
     document = (await client(services(keys={"a": "k"})).get("/openapi.json")).json()
     chat, live = document["paths"]["/v1/chat/completions"]["post"], document["paths"]["/health/live"]["get"]
-    assert chat["security"] == [{"bearer": []}]
+    assert chat["security"] == [{"bearer": []}, {"api_key": []}]
     assert "401" in chat["responses"]
     assert "security" not in live
     assert "401" not in live["responses"]

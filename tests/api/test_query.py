@@ -6,7 +6,7 @@ from serve_app.api.query import chat_request, check, completion_request, hinted
 from serve_app.api.schemas import FeedbackRequest
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import RequestError, UnsupportedParameter
-from serve_app.types import Message, Query, Sampling
+from serve_app.types import PROMPT_IDS, Message, Query, Sampling
 
 LIMITS = LimitsConfig(messages=4, n=3, stop=2, stop_chars=5, top_logprobs=5, max_tokens=100, tools=2)
 USER = {"role": "user", "content": "hi"}
@@ -275,10 +275,14 @@ def test_a_key_in_the_wrong_case_is_named_with_the_right_one():
 
 def test_prompts():
     assert completion(prompt=["one"]).query.prompt == "one"
-    for prompt in ("", [], [""], ["a", "b"], [1, 2], [[1, 2]], None, 5, {"a": 1}, [None]):
+    assert [m.content for m in completion(prompt=["a", "b"]).query.messages] == ["a", "b"]
+    assert list(completion(prompt=[1, 2]).query.prompt_ids) == [1, 2]
+    assert [m.extra for m in completion(prompt=[[1], [2, 3]]).query.messages] == [
+        {PROMPT_IDS: [1]},
+        {PROMPT_IDS: [2, 3]},
+    ]
+    for prompt in ("", [], [""], [1, "a"], [[]], None, 5, {"a": 1}, [None]):
         assert str(refused(completion, prompt=prompt).param).split(".")[0] == "prompt"
-    assert "token ids" in refused(completion, prompt=[1, 2]).message
-    assert "one prompt" in refused(completion, prompt=["a", "b"]).message
 
 
 @pytest.mark.parametrize("make", [chat_request, completion_request])

@@ -17,7 +17,7 @@ OPERATIONS = [
     operation.ok()
     for operation in schemathesis.openapi.from_asgi("/openapi.json", build_app(services())).get_all_operations()
 ]
-BODY = [operation for operation in OPERATIONS if operation.method.upper() == "POST"]
+BODY = [operation for operation in OPERATIONS if operation.method.upper() == "POST" and operation.body]
 BEYOND_THE_SCHEMA = (
     "content is needed unless",
     "needs logprobs",
@@ -26,8 +26,14 @@ BEYOND_THE_SCHEMA = (
     "is not among the tools",
     "have the same name",
     "differ: give one of them",
+    "image's",
+    "the type of an image",
+    "an image is an http:// or https:// URL",
+    "images in a request",
+    "are not those of a file",
     "must be plain JSON",  # integers beyond 64 bits in a tool's schema
     "Give score, preferred or both",
+    "Previous response with id",
     "must be a valid integer, got",  # 8.0 is an integer to JSON schema, and not to us
     "input: its items must be texts, token ids",  # the same among token ids
     "token ids must all be integers",
@@ -35,7 +41,11 @@ BEYOND_THE_SCHEMA = (
 """What a JSON schema does not say: the only reasons to refuse a request that it allows."""
 
 
-STREAMED = [operation for operation in BODY if operation.path in ("/v1/chat/completions", "/v1/completions")]
+STREAMED = [
+    operation
+    for operation in BODY
+    if operation.path in ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses")
+]
 
 
 def holds(operation, mode, examples, **fields):

@@ -133,6 +133,13 @@ async def test_a_stop_string_ends_the_text_before_it(engine):
     chunks = await ask(engine, query(max_tokens=40, stop=("never said", stop)))
     assert texts(chunks)[0] == text[: text.index(stop)]
     assert finishes(chunks) == {0: "stop"}
+    assert [chunk.stop_reason for chunk in chunks if chunk.finish_reason] == [stop]
+
+
+async def test_the_tokens_of_a_prompt_are_those_that_an_answer_counts(engine):
+    asked = query(max_tokens=3)
+    chunks = await ask(engine, asked)
+    assert await engine.count_tokens(asked) == chunks[-1].usage.prompt_tokens
 
 
 async def test_the_beginning_of_a_stop_string_is_not_lost(engine):

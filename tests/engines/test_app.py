@@ -258,3 +258,12 @@ async def test_an_answer_has_an_id_even_if_none_was_given():
     got = await call(app_of(FakeEngine()), headers={"authorization": HEADERS["authorization"]})
     assert len(got.json["id"]) > len("chatcmpl-") + 8
     assert got.json["created"] > 99
+
+
+async def test_the_tokens_of_a_prompt():
+    app = app_of(FakeEngine())
+    got = await call(app, "/v1/count_tokens", CHAT)
+    assert (got.status, got.json) == (200, {"prompt_tokens": 6})
+    assert (await call(app, "/v1/count_tokens", {**CHAT, "model": "another"})).status == 404
+    assert (await call(app, "/v1/count_tokens", CHAT, headers={})).status == 401
+    assert (await call(app, "/v1/count_tokens", method="GET")).status == 405

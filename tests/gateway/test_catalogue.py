@@ -52,6 +52,34 @@ def test_jethro_is_the_configured_default(catalogue: Catalogue) -> None:
         assert strategy.threshold == 0.3 and strategy.version == "random-0@0.3"
 
 
+def aliased(aliases: dict[str, str]) -> Catalogue:
+    tree = config(router="random", threshold=0.3)
+    server = tree.server.model_copy(update={"model_aliases": aliases})
+    return Catalogue.from_config(tree.model_copy(update={"server": server}), pools())
+
+
+def test_a_name_that_does_not_exist_may_be_an_alias() -> None:
+    catalogue = aliased({"*": "m-other", "claude-*": "jethro", "claude-haiku": "m-small", "m-large": "m-small"})
+    assert catalogue.resolve("claude-haiku") is catalogue.resolve("m-small")
+    assert catalogue.resolve("m-large") is not catalogue.resolve("m-small")  # it exists
+    assert catalogue.resolve("claude-opus") is catalogue.resolve("m-other")  # the first pattern that matches
+    assert isinstance(catalogue.resolve("router-random-0.5"), RouteStrategy)
+    listed = {entry.id: entry.description for entry in catalogue.models()}
+    assert listed["claude-haiku"] == "an alias of m-small" and "claude-*" not in listed
+
+
+@pytest.mark.parametrize("target", ["m-none", "claude-3", "router-none-0.5", "router-random-2"])
+def test_an_alias_of_nothing(target: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.model_aliases: claude-"):
+        aliased({"claude-*": target})
+
+
+@pytest.mark.parametrize("target", ["jethro-stream-later", "m-small:later"])
+def test_an_alias_of_what_may_come_later(target: str) -> None:
+    with pytest.raises(ModelNotFound):
+        aliased({"*": target}).resolve("claude-3")
+
+
 def test_a_pools_model_id_bypasses_the_decision(catalogue: Catalogue) -> None:
     for name in pools():
         strategy = catalogue.resolve(f"m-{name}")

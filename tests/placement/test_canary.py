@@ -25,7 +25,7 @@ from serve_app.types import Query
 from serve_app.wire.frames import Answer, Call, Frame
 from tests.api.fakes import FakePool, config
 
-CHAT = "/v1/chat/completions"
+CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 MODELS = (
     *("jethro", "jethro-cascade", "jethro-cascade-stream", "jethro-cascade-route", "jethro-ensemble"),
     *("router-complexity-0.2", "jlab-small", "jlab-large", "jethro-stream-mood"),
@@ -52,6 +52,10 @@ class Quoting(FakePool):
             raise ContextLengthExceeded(f"{text!r} is too long")
         if self.fails == "not ours":
             raise RuntimeError(f"cannot parse {text!r}")
+
+    async def count_tokens(self, query: Query, call: Call) -> int | None:
+        self._note(query, call)
+        return 7
 
     async def stream(self, query: Query, call: Call) -> AsyncGenerator[Frame]:
         async for frame in super().stream(query, call):
@@ -107,6 +111,10 @@ async def ask_everything(
                 if answer.status_code == 200 and (id_ := answer.headers.get("x-jethro-decision-id")):
                     given = {"decision_id": id_, "score": 0.5, "comment": comment}
                     statuses.append((await http.post("/v1/feedback", json=given)).status_code)
+                ours = {**body, "max_tokens": 20, "stream": stream, "system": f"system of {canary}"}
+                statuses.append((await http.post(MESSAGES, json=ours, headers=headers)).status_code)
+            counted = await http.post(f"{MESSAGES}/count_tokens", json=body, headers=headers)
+            statuses.append(counted.status_code)
         for pool in pools.values():
             pool.fails, pool.hangs = "", True
         for stream in (False, True):

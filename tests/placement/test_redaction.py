@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from serve_app.config.placement import PersonalDataConfig
+from serve_app.errors import PlacementForbidden
 from serve_app.guards.personal.detector import PersonalData
 from serve_app.placement.pool import PlacedPool
 from serve_app.placement.redaction import Redactor, Restoring
@@ -75,6 +76,21 @@ class Parrot(FakePool):
 
 
 TEXT = "write to jane.doe@example.com and bob@example.com, then jane.doe@example.com; card 4111 1111 1111 1111"
+
+
+class Counter(Parrot):
+    async def count_tokens(self, query: Query, call: Call) -> int | None:
+        self._note(query, call)
+        return 7
+
+
+async def test_tokens_are_counted_of_what_the_pool_would_see() -> None:
+    pool, query = Counter(), Query((Message("user", TEXT),))
+    assert await PlacedPool(pool, redactor=Redactor(PERSONAL)).count_tokens(query, CALL) == 7
+    assert "jane" not in repr(pool.queries) and "4111" not in repr(pool.queries)
+    assert await PlacedPool(Parrot()).count_tokens(query, CALL) is None
+    with pytest.raises(PlacementForbidden):
+        await PlacedPool(pool).count_tokens(Query(query.messages, reach=frozenset()), CALL)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -93,6 +93,14 @@ async def test_streams_and_answers_pass_through() -> None:
         assert pool.load().in_flight == 0
 
 
+async def test_a_replica_counts_the_tokens_of_a_prompt() -> None:
+    dead, alive = Replica(), Replica()
+    async with running(dead, alive) as pool:
+        await dead.kill()
+        assert [await pool.count_tokens(query(), CALL) for _ in range(4)] == [6] * 4
+        assert pool.load().in_flight == 0 and not alive.engine.queries
+
+
 async def test_a_dead_replica_is_replaced_before_the_first_byte() -> None:
     dead, alive = Replica(), Replica()
     async with running(dead, alive) as pool:

@@ -38,6 +38,12 @@ async def remote(*urls: str, timeouts: Timeouts | None = None) -> AsyncIterator[
 WHOLE = answer({"choices": [{"index": 0}], "usage": {"prompt_tokens": 1, "completion_tokens": 2}})
 
 
+async def test_a_remote_counts_no_tokens() -> None:
+    async with fake_upstream(WHOLE) as server, remote(server.base_url) as pool:
+        assert await pool.count_tokens(query(), CALL) is None
+        assert not server.requests
+
+
 async def test_a_remote_that_has_nobody_for_a_while_is_asked_again() -> None:
     nobody = answer({"error": {"message": "none there", "code": "pool_unavailable"}}, 503)
     async with fake_upstream(nobody, WHOLE) as server, remote(server.base_url) as pool:

@@ -134,9 +134,13 @@ def test_a_wrong_type_is_refused_by_name(body, param):
     assert caught.value.status == 400
 
 
-def test_a_prompt_must_be_text():
-    with pytest.raises(RequestError, match="prompt"):
-        query_from_openai({"prompt": [1, 2]}, "completions")
+def test_a_prompt_is_text_or_token_ids():
+    query = query_from_openai({"prompt": [1, 2]}, "completions")
+    assert list(query.prompt_ids) == [1, 2]
+    assert query_to_openai(query, model="m", stream=False)["prompt"] == [1, 2]
+    for prompt in ([], [True], ["a"], [1.5], None, {}):
+        with pytest.raises(RequestError, match="prompt"):
+            query_from_openai({"prompt": prompt}, "completions")
 
 
 @pytest.mark.parametrize("part", [{"type": "input_audio"}, {"type": "image_url", "image_url": "x"}, {}, "x"])

@@ -39,7 +39,7 @@ _MEANINGS: Final[Mapping[str, str]] = {
     "tenant": "A name in server.keys.",
     "router": "The router that scored.",
     "model": "The model that answered.",
-    "endpoint": "chat, completions or route.",
+    "endpoint": "chat, completions, messages, responses or route.",
     "user": "What requests named in `user` or `safety_identifier`.",
     "policy": "The beginning of the policy version.",
     "min_latency_ms": "Requests that took at least so long.",

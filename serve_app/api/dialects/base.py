@@ -18,7 +18,7 @@ class Writer(Protocol):
     """
 
     def begin(self, decision: Decision) -> bytes:
-        """The first bytes of a stream, before any frame; empty for none."""
+        """The first bytes of a stream, before any frame; empty for none. The decision has the request's class."""
 
     def passed(self, frame: Frame) -> bytes:
         """What is to be sent at once of a frame. Raises UpstreamError for a broken event and for an error event."""

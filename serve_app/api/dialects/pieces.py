@@ -14,6 +14,7 @@ import orjson
 
 from serve_app.errors import UpstreamError
 from serve_app.types import FinishReason
+from serve_app.wire.encoding import STOP_REASON
 from serve_app.wire.frames import Answer, Frame
 
 _FINISHES: dict[str, FinishReason] = {
@@ -65,6 +66,8 @@ class FinishPiece:
     """Why the answer ends. Text may still follow it; the last one counts."""
 
     reason: FinishReason
+    stop_reason: str | None = None
+    """The stop sequence that ended it, where one did and the engine says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,9 @@ class PieceReader:
         if function := said.get("function_call"):
             yield self._call({"index": 0, "function": function}, 0, whole=part == "message")
         if reason := choice.get("finish_reason"):
-            yield FinishPiece(_FINISHES.get(reason, "stop") if isinstance(reason, str) else "stop")
+            stop = choice.get(STOP_REASON)
+            matched = stop if isinstance(stop, str) else None  # vLLM has token ids here too
+            yield FinishPiece(_FINISHES.get(reason, "stop") if isinstance(reason, str) else "stop", matched)
 
     def _call(self, call: Mapping[str, Any], place: int, *, whole: bool) -> CallPiece:
         function = call.get("function") or {}

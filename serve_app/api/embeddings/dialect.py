@@ -55,8 +55,7 @@ class EmbeddingDialect(OpenAIErrors):
 
 def embedding_app(services: Services) -> ASGIApp:
     """The ASGI app of the route. Token ids are accepted where no guard reads the text before."""
-    placement = services.config.placement
-    read_first = services.guards is not None or placement.detects or bool(placement.redaction.places)
+    read_first = services.reads_text or bool(services.config.placement.redaction.places)
     return CompletionHandler(services, EmbeddingDialect(ids=not read_first))
 
 

@@ -42,9 +42,16 @@ class EncoderEngine:
 
     def stream(self, query: Query) -> AsyncGenerator[Chunk, None]:
         """Refuses every query: an encoder writes nothing."""
-        raise UnsupportedParameter(
+        raise self._no_chat()
+
+    def _no_chat(self) -> UnsupportedParameter:
+        return UnsupportedParameter(
             f"{self.model} is an embedding model: call /v1/embeddings, or a chat model here", param="model"
         )
+
+    async def count_tokens(self, query: Query) -> int:
+        """Refuses every query, as `stream` does."""
+        raise self._no_chat()
 
     async def embed(self, inputs: Sequence[Input], dimensions: int | None = None) -> Embedded:
         """A unit vector for each input.

@@ -5,7 +5,7 @@ Turns a Query into the model's token ids: chat template, tokenizer, and whether 
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
@@ -58,20 +58,32 @@ class PromptEncoder:
             RequestError: the chat template refuses the messages, or an empty prompt has no token to start from.
             ContextLengthExceeded: no room for the requested answer.
         """
-        ids = self._chat(query) if query.endpoint == "chat" else self._raw(query)
+        ids = self.ids(query)
         self._check_room(len(ids), query.sampling.max_tokens)
         return ids
+
+    def ids(self, query: Query) -> list[int]:
+        """The same for a prompt of any length."""
+        return self._chat(query) if query.endpoint == "chat" else self._raw(query)
 
     def room(self, prompt_tokens: int) -> int:
         """Tokens that an answer to a prompt of this length can have."""
         return self._context_tokens - prompt_tokens
 
     def _raw(self, query: Query) -> list[int]:
+        if query.prompt_ids:
+            return self._known(query.prompt_ids)
         ids: list[int] = self._tokenizer(query.prompt).input_ids
         start = self._tokenizer.bos_token_id
         if not ids and start is None:
             raise RequestError("prompt is empty and the model has no token that starts a text", param="prompt")
         return ids or [start]
+
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        size = len(self._tokenizer)
+        if not all(0 <= token < size for token in ids):
+            raise RequestError(f"prompt holds a token id that this model lacks: it has 0 to {size - 1}", param="prompt")
+        return list(ids)
 
     def _chat(self, query: Query) -> list[int]:
         if self._tokenizer.chat_template is None:
@@ -172,6 +184,13 @@ class HFEngine:
             finally:
                 request.cancelled = True
                 self._open.discard(request)
+
+    async def count_tokens(self, query: Query) -> int:
+        """See Engine.count_tokens."""
+        if self._loaded is None or self._closed:
+            raise PoolUnavailable(f"{self.model} is not running", retry_after_s=1)
+        count = self._prompts.ids
+        return len(await asyncio.to_thread(count, query) if len(query.text) > LONG_PROMPT_CHARS else count(query))
 
     def health(self) -> EngineHealth:
         """Requests with a choice in the batch, and those still outside; `figures` counts rows."""

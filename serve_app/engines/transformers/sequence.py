@@ -176,7 +176,8 @@ class Sequence:
             self.request.unfinished -= 1
             if self.request.unfinished == 0:
                 usage = Usage(len(self.request.prompt_ids), self.request.completion_tokens)
-        return Chunk(self.index, text, ids, logprobs, reason, calls, usage)
+        stopped = self._stop.found if self._stop is not None else None
+        return Chunk(self.index, text, ids, logprobs, reason, calls, usage, stopped)
 
     def _logprob(self, token_id: int, text: str, likely: Likely) -> TokenLogprob:
         """A token reads as the text that it completed; alone if it completed none."""

@@ -64,10 +64,12 @@ class Detokenizer:
 class StopScanner:
     """Passes text on, but keeps back what may be the beginning of a stop string, and cuts before the first one."""
 
-    __slots__ = ("_held", "_stops")
+    __slots__ = ("_held", "_stops", "found")
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops, self._held = stops, ""
+        self.found: str | None = None
+        """The stop string that was found."""
 
     @property
     def held(self) -> str:
@@ -79,9 +81,10 @@ class StopScanner:
         if not self._stops:
             return text, False
         self._held += text
-        found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
+        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
-            return self._held[: min(found)], True
+            at, self.found = min(found, key=lambda each: each[0])
+            return self._held[:at], True
         keep = max(_overlap(self._held, stop) for stop in self._stops)
         out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return out, False

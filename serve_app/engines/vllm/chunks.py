@@ -24,6 +24,7 @@ class ChunkWriter:
         self._copies = query.sampling.n if rendered.params.n == 1 else 1
         self._named_tool = isinstance(query.tool_choice, Mapping)
         self._one_call = query.extra.get("parallel_tool_calls") is False
+        self._stops = query.sampling.stop
         self._called: set[int] = set()
         self._ended: set[int] = set()
         self._completion_tokens = 0
@@ -87,6 +88,7 @@ class ChunkWriter:
             logprobs=self._token_logprobs(token_ids, logprobs) if self._logprobs else (),
             finish_reason=finish,
             tool_calls=calls,
+            stop_reason=choice.stop_reason if choice.stop_reason in self._stops else None,
         )
 
     def _finish(self, choice: CompletionOutput) -> FinishReason | None:

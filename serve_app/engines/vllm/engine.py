@@ -121,6 +121,13 @@ class VllmEngine:
                 # Closing vLLM's generator aborts the request; a finished one has nothing left to abort.
                 await outputs.aclose()
 
+    async def count_tokens(self, query: Query) -> int:
+        """See Engine.count_tokens; vLLM itself refuses a prompt that does not fit the context."""
+        if self._renderer is None:
+            raise PoolUnavailable(f"model {self.model} is not running", retry_after_s=_RETRY_AFTER_S)
+        sampling = replace(query.sampling, max_tokens=None)
+        return (await self._renderer.render(replace(query, sampling=sampling))).prompt_tokens
+
     def health(self) -> EngineHealth:
         """Requests of this process; the KV cache's use as vLLM last reported it."""
         if self._engine is None:

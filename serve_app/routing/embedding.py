@@ -36,6 +36,9 @@ class Embedders:
         self.pools = pools
         self._named: dict[str, Strategy] = {pool.model: EmbeddingStrategy(pool) for pool in pools.values()}
 
+    def __contains__(self, model: str) -> bool:
+        return model in self._named
+
     def resolve(self, model: str, *, chats: bool) -> Strategy:
         """The strategy for a `model` field; `chats`: the name is known to chat. Raises ModelNotFound."""
         if (strategy := self._named.get(model)) is not None:

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from serve_app.api.completions import CallerGone, DeadlinePassed, Interrupt, Stopped
+from serve_app.api.http.interrupt import CallerGone, DeadlinePassed, Interrupt, Stopped
 
 
 class Line:
