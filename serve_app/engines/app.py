@@ -15,7 +15,7 @@ import orjson
 
 from serve_app.engines.admission import Admission, Draining
 from serve_app.engines.base import Engine
-from serve_app.engines.embedding.request import Embedder, EmbeddingRequest
+from serve_app.engines.embedding.request import Embedder, EmbeddingExchange
 from serve_app.engines.replica_request import Receive, ReplicaRequest, Scope, Send
 from serve_app.errors import (
     AuthenticationFailed,
@@ -103,7 +103,7 @@ class ReplicaApp:
     async def _run(self, path: str, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         body = await self._read(receive)
         if body is not None and self._posts is _EMBEDS:
-            await EmbeddingRequest(cast(Embedder, self._engine), self.admission, body).run(receive, send)
+            await EmbeddingExchange(cast(Embedder, self._engine), self.admission, body).run(receive, send)
         elif body is not None:
             await ReplicaRequest(self._engine, self.admission, self._posts[path], headers, body).run(receive, send)
 

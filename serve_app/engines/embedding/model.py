@@ -126,13 +126,13 @@ def _pooling(folder: Path) -> str:
     return str(modes[0])
 
 
-def _window(folder: Path, config: Any, wanted: int | None) -> int:
+def _window(folder: Path, config: Any, requested: int | None) -> int:
     """Tokens that are read of a text. Raises ConfigError for more than the model has positions for."""
     most = int(getattr(config, "max_position_embeddings", 0) or 512)
-    if wanted is not None and wanted > most:
-        raise ConfigError(f"engine.window {wanted}: {folder.name} has {most} positions: lower it")
-    if wanted is not None:
-        return wanted
+    if requested is not None and requested > most:
+        raise ConfigError(f"engine.window {requested}: {folder.name} has {most} positions: lower it")
+    if requested is not None:
+        return requested
     file = folder / "sentence_bert_config.json"
     made_for = json.loads(file.read_text("utf-8")).get("max_seq_length") if file.is_file() else None
     return min(most, int(made_for)) if made_for else most

@@ -36,7 +36,7 @@ class Embedder(Protocol):
         """A unit vector for each input. Many calls run at once and share passes."""
 
 
-class EmbeddingRequest:
+class EmbeddingExchange:
     """Embeds the inputs of one body. Raises JethroError or the engine's error, only before the first byte."""
 
     def __init__(self, engine: Embedder, admission: Admission, body: Mapping[str, Any]) -> None:

@@ -98,7 +98,7 @@ def test_another_small_model_is_a_setting_and_fetches_nothing(run, fetched, serv
 
 def test_small_only_is_for_every_profile(run, served):
     assert run("serve", "lab", "--small-only").exit_code == 0
-    assert list(served[0].pools) == ["small"]
+    assert list(served[0].chat_pools) == ["small"]
 
 
 def test_a_config_check_without_the_large_model(run, fetched):
