@@ -46,7 +46,7 @@ def _checked(value: Any) -> Any:
         if not each:
             raise ValueError(f"item {at} must not be empty")
         if kind is list:
-            _check_ids(each, f"item {at}: ")
+            _check_ids(list(each), f"item {at}: ")
     return value
 
 
