@@ -17,7 +17,7 @@ import numpy as np
 
 from serve_app.engines.embedding.request import Vectors
 
-_TOKENS: Final = 512
+_TOKENS: Final = 1024
 """Tokens of one pass: more make the matrices outgrow the caches, fewer make them too small to be quick."""
 _NEAR: Final = 8
 """Rows are padded by at most an eighth of their length, or two tokens."""

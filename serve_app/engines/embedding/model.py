@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from serve_app.engines.embedding.packed import pack
 from serve_app.engines.embedding.request import Vectors
 from serve_app.errors import ConfigError, needs_extra
 from serve_app.learning.encoder import encoder_folder
@@ -42,6 +43,7 @@ class EncoderModel:
         self._model: Any = transformers.AutoModel.from_pretrained(
             self.folder, use_safetensors=True, dtype=torch.float32
         ).eval()
+        pack(self._model)
         self._pooling = _pooling(self.folder)
         self.window = _window(self.folder, self._model.config, window)
         self.dimensions = int(self._model.config.hidden_size)

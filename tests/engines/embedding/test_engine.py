@@ -14,6 +14,7 @@ import pytest
 from serve_app.config.engines import EncoderSettings
 from serve_app.engines.embedding.batches import RowBatches
 from serve_app.engines.embedding.engine import EncoderEngine
+from serve_app.engines.embedding.packed import pack
 from serve_app.errors import ContextLengthExceeded, Overloaded, RequestError, UnsupportedParameter
 from serve_app.learning.encoder import encoder_folder
 from serve_app.types import Message, Query
@@ -111,6 +112,21 @@ async def test_a_long_text_is_refused_where_that_is_configured(reference: Any) -
 async def test_it_answers_no_chat() -> None:
     with pytest.raises(UnsupportedParameter, match="call /v1/embeddings"):
         EncoderEngine(MODEL, EncoderSettings()).stream(Query((Message("user", "hi"),)))
+
+
+def test_every_layer_of_the_encoder_is_packed_and_gives_the_same_numbers() -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    plain = transformers.AutoModel.from_pretrained(encoder_folder("minilm")).eval()
+    packed = transformers.AutoModel.from_pretrained(encoder_folder("minilm")).eval()
+    if not torch.backends.mkldnn.is_available():
+        assert pack(packed) == 0
+        return
+    assert pack(packed) == 6 * 6 + 1
+    ids = torch.arange(1000, 1100).reshape(2, 50)
+    with torch.inference_mode():
+        difference = plain(ids).last_hidden_state - packed(ids).last_hidden_state
+    assert difference.abs().max() < 1e-4
 
 
 class Slow:
