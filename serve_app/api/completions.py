@@ -67,8 +67,7 @@ class CompletionHandler:
     def __init__(self, services: Services, dialect: Dialect) -> None:
         self._services = services
         self._dialect = dialect
-        embeds = dialect.endpoint == "embeddings"
-        self._strategy = services.catalogue.embedding if embeds else services.catalogue.resolve
+        self._embeds = dialect.endpoint == "embeddings"
         self._ids = Ids()
         self._retry_after_s = services.config.gateway.retry_after_s
 
@@ -129,7 +128,8 @@ class CompletionHandler:
         record.model, record.stream = request.model, request.stream
         record.user, record.safety_identifier = request.query.user, request.query.safety_identifier
         requested = requested_class(scope["headers"])
-        strategy = self._strategy(request.model)
+        catalogue = services.catalogue
+        strategy = (catalogue.embedding if self._embeds else catalogue.resolve)(request.model)
         if request.query.endpoint == "completions":
             check_prompts(strategy, request.query, reads_text=services.reads_text)
         response.parsed()

@@ -153,7 +153,7 @@ def test_replicas_come_back(url: str) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         pools = httpx.get(f"{url}/health/ready", timeout=10).json()["pools"]
-        if all(p["replicas"] == 2 for p in pools.values()):
+        if all(pools[name]["replicas"] == 2 for name in POOLS):
             return
         time.sleep(0.5)
     pytest.fail(f"replicas did not come back: {pools}")

@@ -99,8 +99,6 @@ class Catalogue:
             raise ModelNotFound(f"no model {model}")
         return self._named[model]
 
-    embedding = resolve
-
     def models(self) -> list[Any]:
         return []
 

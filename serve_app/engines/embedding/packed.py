@@ -14,7 +14,7 @@ def pack(model: Any) -> int:
     """Replace the linear layers of a torch module, in place. Returns how many were replaced."""
     import torch
 
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+    if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return 0
     packed = _packed_class()
     replaced, inside = 0, set[int]()
@@ -29,7 +29,7 @@ def pack(model: Any) -> int:
                 new = packed(child, "none")
             else:
                 continue
-            inputs = torch.randn(8, (dense if new.activation == "gelu" else child).in_features)
+            inputs = torch.randn(8, new.inputs)
             with torch.inference_mode():
                 if not torch.allclose(new(inputs), child(inputs), atol=_CLOSE):
                     continue
@@ -57,7 +57,7 @@ def _packed_class() -> Any:
 
         def __init__(self, plain: torch.nn.Linear, activation: str) -> None:
             super().__init__()
-            self.activation = activation
+            self.activation, self.inputs = activation, plain.in_features
             self._weight = torch.ops.mkldnn._reorder_linear_weight(plain.weight.detach(), None)
             self._bias = None if plain.bias is None else plain.bias.detach()
 
