@@ -39,8 +39,9 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 
 
 def config(**changes: Any) -> Config:
-    """The lab profile with branches replaced: `config(limits={"n": 2})`."""
+    """The lab profile without its embedding pool, with branches replaced: `config(limits={"n": 2})`."""
     tree = load("lab", env={}).model_dump()
+    del tree["pools"]["embed"]
     for branch, values in changes.items():
         tree[branch] = {**tree[branch], **values}
     return Config.model_validate(tree)

@@ -21,10 +21,13 @@ class TextPart(Part):
     text: str
 
 
+_Url = Annotated[str, Field(min_length=1)]
+
+
 class ImageUrl(Part):
     """Where an image is: an http(s) URL, or its bytes as a data URI."""
 
-    url: Annotated[str, Field(min_length=1)]
+    url: _Url
     detail: ImageDetail | None = None
 
 
@@ -36,7 +39,7 @@ class ImagePart(Part):
     """An image. Its URL alone, without an object around it, is taken as well."""
 
     type: Literal["image_url"]
-    image_url: Annotated[ImageUrl, BeforeValidator(_named, json_schema_input_type=ImageUrl | str)]
+    image_url: Annotated[ImageUrl, BeforeValidator(_named, json_schema_input_type=ImageUrl | _Url)]
 
 
 def _content_kind(value: Any) -> str | None:

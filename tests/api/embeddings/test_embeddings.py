@@ -15,6 +15,7 @@ import uvicorn
 
 from serve_app.api.app import build_app
 from serve_app.config.engines import EncoderSettings
+from serve_app.config.load import load
 from serve_app.config.pools import PoolConfig
 from serve_app.engines.app import build_replica_app
 from serve_app.engines.embedding.engine import EncoderEngine
@@ -105,7 +106,12 @@ def world(**changes: Any) -> Services:
         "large": FakePool("large", "jlab-large"),
         "embed": FakePool("embed", MODEL, capabilities=Capabilities(logprobs=False, embeddings=True)),
     }
-    return build_services(config(**changes), pools)
+    return build_services(config(**{"pools": embedding(), **changes}), pools)
+
+
+def embedding(**settings: Any) -> dict[str, Any]:
+    """The profile's pool."""
+    return {"embed": {**load("lab").model_dump()["pools"]["embed"], **settings}}
 
 
 async def test_names_are_listed_by_what_they_do_and_refused_elsewhere(client: Client) -> None:
@@ -170,10 +176,8 @@ async def test_it_is_recorded_like_other_requests(client: Client) -> None:
 
 
 async def test_privacy_classes_hold(client: Client) -> None:
-    tree = config().model_dump()
-    tree["pools"]["embed"]["place"] = "public"
     kept, body = {"keep_prompts": True, "path": ":memory:"}, {"model": MODEL, "input": "secret"}
-    parts = world(pools=tree["pools"], store=kept)
+    parts = world(pools=embedding(place="public"), store=kept)
     refused = await client(parts).post(PATH, json=body, headers={"x-jethro-privacy": "local"})
     assert refused.status_code == 403 and refused.json()["error"]["param"] == "model"
     assert fake(parts).queries == []
