@@ -11,7 +11,7 @@ from serve_app.images import Image, Session, TextOrImage, text_of
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
-Endpoint = Literal["chat", "completions"]
+Endpoint = Literal["chat", "completions", "embeddings"]
 
 _Routed = Literal["score_above", "score_below", "no_score", "utility", "full", "session", "unable", "fallback"]
 _Cascaded = Literal["accepted", "unchecked", "escalated", "best"]
@@ -123,6 +123,7 @@ class Query:
     """A caller's request. For `completions` the prompt is the one user message and no chat template applies.
 
     Several prompts of one request are a user message each until they are taken apart: strategies and pools see one.
+    For `embeddings` each input is a user message; token ids are in `extra`, under `input`.
     """
 
     messages: tuple[Message, ...]
@@ -223,11 +224,8 @@ class Usage:
 
     def to_openai(self) -> dict[str, int]:
         """OpenAI's usage object."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.total_tokens,
-        }
+        counted = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
+        return {**counted, "total_tokens": self.total_tokens}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,15 +258,17 @@ class Price:
 
     def cost_usd(self, usage: Usage, adapter: str | None = None) -> float:
         """The cost of this usage, in US dollars."""
-        plain = (
-            usage.prompt_tokens * self.input_usd_per_million + usage.completion_tokens * self.output_usd_per_million
-        ) / 1e6
+        read = usage.prompt_tokens * self.input_usd_per_million
+        plain = (read + usage.completion_tokens * self.output_usd_per_million) / 1e6
         return plain if adapter is None else plain * self.adapters.get(adapter, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine supports; a request that needs more is refused with status 400."""
+    """What an engine supports; a request that needs more is refused with status 400.
+
+    `vision`: its model reads images. `embeddings`: it embeds texts, and answers nothing else.
+    """
 
     logprobs: bool = True
     guided: bool = False
@@ -276,7 +276,7 @@ class Capabilities:
     adapters: bool = False
     max_context_tokens: int | None = None
     vision: bool = False
-    """Its model reads images."""
+    embeddings: bool = False
     image_urls: bool = False
     """It may be handed URLs of images, which it fetches."""
     parameters: frozenset[str] = frozenset()

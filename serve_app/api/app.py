@@ -29,6 +29,8 @@ from serve_app.api.dialects.openai import OpenAIDialect, OpenAIErrors
 from serve_app.api.dialects.responses.dialect import RESPONSES, ResponsesDialect, ResponsesErrors
 from serve_app.api.dialects.responses.keeping import Keeper
 from serve_app.api.dialects.responses.operations import ResponsesRoutes
+from serve_app.api.embeddings.dialect import PATH as EMBEDDINGS
+from serve_app.api.embeddings.dialect import embedding_app, embedding_operation
 from serve_app.api.middleware import GatewayMiddleware
 from serve_app.api.openapi import Content, Operation
 from serve_app.api.reply import INTERNAL, error_headers
@@ -57,6 +59,7 @@ def build_app(services: Services) -> Starlette:
     hot: dict[str, ASGIApp] = {
         CHAT: CompletionHandler(services, OpenAIDialect("chat", services.config.limits, rules)),
         COMPLETIONS: CompletionHandler(services, OpenAIDialect("completions", services.config.limits, rules)),
+        EMBEDDINGS: embedding_app(services),
         MESSAGES: CompletionHandler(services, MessagesDialect(services.config.limits)),
         RESPONSES: CompletionHandler(services, ResponsesDialect(services.config.limits, keeper)),
     }
@@ -134,6 +137,7 @@ def _answering(hot: dict[str, ASGIApp]) -> list[Operation]:
         Operation(
             "POST", COMPLETIONS, "completions", done, hot[COMPLETIONS], text, _ERRORS, CompletionRequest, placed=True
         ),
+        embedding_operation(hot[EMBEDDINGS], _ERRORS),
     ]
 
 

@@ -46,7 +46,7 @@ from serve_app.routing.sessions import Thread
 from serve_app.store.base import RequestRecord
 from serve_app.strategy import Context, Event, Spent, Strategy
 from serve_app.tracing.spans import in_force, spanned
-from serve_app.types import DECISION_ID, REACH, Decision, Privacy, Query
+from serve_app.types import DECISION_ID, REACH, Decision, Endpoint, Privacy, Query
 from serve_app.unrecorded import Undecided
 from serve_app.wire.frames import Answer, Call, Frame
 
@@ -57,6 +57,8 @@ _EVENT_STREAM: Final[Headers] = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+_INPUT: Final[Mapping[Endpoint, str]] = {"chat": "messages", "completions": "prompt", "embeddings": "input"}
+"""The parameter that holds what a model reads."""
 _LAST_EVENT_S: Final = 2.0
 """Longest wait for a caller to take the error event of a stream that broke."""
 
@@ -67,6 +69,7 @@ class CompletionHandler:
     def __init__(self, services: Services, dialect: Dialect) -> None:
         self._services = services
         self._dialect = dialect
+        self._embeds = dialect.endpoint == "embeddings"
         self._ids = Ids()
         self._retry_after_s = services.config.gateway.retry_after_s
 
@@ -128,7 +131,8 @@ class CompletionHandler:
         record.model, record.stream = request.model, request.stream
         record.user, record.safety_identifier = request.query.user, request.query.safety_identifier
         requested = requested_class(scope["headers"])
-        strategy = services.catalogue.resolve(request.model)
+        catalogue = services.catalogue
+        strategy = (catalogue.embedding if self._embeds else catalogue.resolve)(request.model)
         if request.query.endpoint == "completions":
             check_prompts(strategy, request.query, reads_text=services.reads_text)
         response.parsed()
@@ -189,10 +193,12 @@ class CompletionHandler:
             def run(query: Query, context: Context) -> AsyncGenerator[Event]:
                 return guarded(strategy.run(query, context), guards, query, context, response.found)
 
+            if query.endpoint == "embeddings":
+                return strategy.run(query, context)  # vectors say nothing
             return each_prompt(run, query, context)
         self._services.recorder.refused("input")
-        if guards.config.refusal == "error":
-            raise ContentFiltered(guards.config.message, param="messages" if query.endpoint == "chat" else "prompt")
+        if guards.config.refusal == "error" or query.endpoint == "embeddings":
+            raise ContentFiltered(guards.config.message, param=_INPUT[query.endpoint])
         return each_prompt(partial(refusal_events, guards.config.message, model), query, context)
 
 

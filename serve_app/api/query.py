@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -22,7 +22,7 @@ from serve_app.api.schemas import ChatRequest, CompletionRequest, TextFormat, To
 from serve_app.config.tree import LimitsConfig
 from serve_app.errors import RequestError, UnsupportedParameter
 from serve_app.placement.policy import STRICTEST
-from serve_app.types import PROMPT_IDS, Endpoint, Message, Privacy, Query, Sampling
+from serve_app.types import PROMPT_IDS, Message, Privacy, Query, Sampling
 from serve_app.wire.requests import stated
 
 _MEDIA = ("image_url", "input_audio", "file", "video_url", "input_image", "input_file")
@@ -240,7 +240,10 @@ def _again(body: dict[str, Any], error: ValidationError, rules: FieldRules) -> t
 
 
 def _further(
-    body: dict[str, Any], endpoint: Endpoint, model: type[ChatRequest] | type[CompletionRequest], rules: FieldRules
+    body: dict[str, Any],
+    endpoint: Literal["chat", "completions"],
+    model: type[ChatRequest] | type[CompletionRequest],
+    rules: FieldRules,
 ) -> dict[str, Any]:
     """What `body` requests beyond `model`, which is taken out of it."""
     extra = further(body, endpoint, check)

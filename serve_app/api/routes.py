@@ -197,6 +197,7 @@ class Routes:
             "owned_by": "jethro",
             "description": entry.description,
             "pool": entry.pool,
+            "type": "embedding" if entry.embeds else "chat",
             "embedded": pool is not None and pool.embedded,
         }
 

@@ -49,6 +49,28 @@ COMPLETION = _object(
         "choices": _list(_object({"index": _INTEGER, "text": _STRING, "finish_reason": _FINISH})),
     }
 )
+EMBEDDINGS = _object(
+    {
+        "object": {"const": "list"},
+        "model": _STRING,
+        "usage": _object({"prompt_tokens": _INTEGER, "total_tokens": _INTEGER}),
+        "truncated": {**_INTEGER, "description": "Inputs of which only the beginning was read; left out for none."},
+        "data": _list(
+            _object(
+                {
+                    "object": {"const": "embedding"},
+                    "index": _INTEGER,
+                    "embedding": {
+                        "anyOf": [_list(_NUMBER), _STRING],
+                        "description": "Numbers, or base64 of little-endian float32.",
+                    },
+                }
+            )
+        ),
+        "jethro": _JETHRO,
+    },
+    optional=("truncated",),
+)
 EVENT_STREAM: dict[str, Any] = {
     **_object({"event": _STRING, "data": _STRING}, optional=("event",)),
     "description": "Server-sent events, one chunk each; the last chunk carries `jethro`; then `data: [DONE]`.",
@@ -62,6 +84,7 @@ MODEL = _object(
         "owned_by": _STRING,
         "description": _STRING,
         "pool": {**_MAYBE_STRING, "description": "The pool that answers, without a decision; null: one is made."},
+        "type": {"enum": ["chat", "embedding"], "description": "Which routes take it; embedding: /v1/embeddings."},
         "embedded": {"type": "boolean", "description": "One of the embedded models, which know lab tasks only."},
     }
 )

@@ -135,13 +135,13 @@ def check_request(config: "Config", names: Sequence[str], metric: str | None, *,
             f"--metric {metric} calls a pool for each answer: collect without --metric, and grade afterwards with "
             f"`jethro data score --metric {metric} --judge POOL`"
         )
-    if unknown := [name for name in names if name not in config.pools]:
-        raise ConfigError(f"the config has no pool {unknown[0]!r}: it has {', '.join(config.pools)}")
+    if unknown := [name for name in names if name not in config.chat_pools]:
+        raise ConfigError(f"the config has no pool {unknown[0]!r} that chats: it has {', '.join(config.chat_pools)}")
     if twice := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
         raise ConfigError(f"pool {twice[0]!r} is named twice: name each pool once, weakest first")
     from serve_app.pools.factory import capabilities
 
-    chosen = list(names) or list(config.pools)
+    chosen = list(names) or list(config.chat_pools)
     deaf = [name for name in chosen[:-1] if not capabilities(config.pools[name]).logprobs]
     if logprobs and deaf and not instead:
         raise ConfigError(

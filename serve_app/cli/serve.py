@@ -137,5 +137,5 @@ def fetch_packaged(config: "Config") -> None:
 
 def _example(config: "Config") -> str:
     """A question that the models can answer: the embedded ones know their tasks alone."""
-    embedded = all(pool.embedded for pool in config.pools.values())
+    embedded = all(pool.embedded for pool in config.chat_pools.values())
     return "what is 40 + 2?" if embedded else "Who wrote Hamlet?"

@@ -1,7 +1,7 @@
-"""Settings of the three engines."""
+"""Settings of the engines."""
 
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator
@@ -10,7 +10,9 @@ from serve_app.config.adapters import AdapterCacheConfig, VllmAdaptersConfig
 from serve_app.config.base import FolderOrFile, ModelName, Node
 from serve_app.wire.parameters import HINTS, NEEDED, OPENAI
 
-_ROUTES = ("/chat/completions", "/completions")
+ENCODER: Final = "minilm"
+"""The sentence encoder that ships."""
+_ROUTES = ("/chat/completions", "/completions", "/embeddings")
 
 
 def web_address(url: str) -> str:
@@ -130,6 +132,26 @@ class VllmSettings(Node):
         return self.args.get("scheduling_policy") == "priority"
 
 
+class EncoderSettings(Node):
+    """A sentence encoder in float32, for /v1/embeddings; batched across requests, on CPU."""
+
+    kind: Literal["encoder"] = "encoder"
+    path: FolderOrFile = Field(
+        ENCODER,
+        description="minilm (all-MiniLM-L6-v2, which ships) or a folder in sentence-transformers' format.",
+    )
+    threads: PositiveInt = Field(2, description="Passes that the replica runs at once, each on one CPU.")
+    window: PositiveInt | None = Field(
+        None, description="Most tokens of a text that are read; null: as many as the model was made for (minilm: 256)."
+    )
+    too_long: Literal["truncate", "refuse"] = Field(
+        "truncate",
+        description="A text beyond the window: its beginning is embedded and the answer carries a warning, as "
+        "sentence-transformers cuts it, or it is refused with status 400, as OpenAI does.",
+    )
+    max_waiting: PositiveInt = Field(8192, description="Inputs that may wait for a pass; beyond it 429.")
+
+
 class OpenAISettings(Node):
     """Any OpenAI-compatible upstream, reached by URL. Such a pool has no replicas of ours."""
 
@@ -145,6 +167,9 @@ class OpenAISettings(Node):
     first_byte_timeout_s: PositiveFloat = Field(120.0, description="Longest wait for the first event; bytes extend it.")
     idle_timeout_s: PositiveFloat = Field(60.0, description="Longest silence inside a stream.")
     retries: Annotated[int, Field(ge=0, le=10)] = Field(2, description="Further tries before the first byte.")
+    embeddings: bool = Field(
+        False, description="The model is an embedding model: the pool serves /v1/embeddings, and no chat."
+    )
     guided: bool = Field(False, description="The upstream supports response_format.")
     tools: bool = Field(False, description="The upstream supports tools.")
     logprobs: bool = Field(True, description="The upstream supports log-probabilities.")
@@ -183,4 +208,6 @@ class OpenAISettings(Node):
         return urls
 
 
-EngineConfig = Annotated[TransformersSettings | VllmSettings | OpenAISettings, Field(discriminator="kind")]
+EngineConfig = Annotated[
+    TransformersSettings | VllmSettings | EncoderSettings | OpenAISettings, Field(discriminator="kind")
+]

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 
 from serve_app.config.base import ModelName, Node
 from serve_app.config.cluster import ResourceDemand
-from serve_app.config.engines import EngineConfig, OpenAISettings, TransformersSettings, VllmSettings
+from serve_app.config.engines import EncoderSettings, EngineConfig, OpenAISettings, TransformersSettings, VllmSettings
 from serve_app.types import Place
 
 
@@ -134,6 +134,11 @@ class PoolConfig(Node):
     def embedded(self) -> bool:
         """Whether its model is one of those that ship, which know their own tasks alone."""
         return getattr(self.engine, "path", "").startswith("lab:")
+
+    @property
+    def embeds(self) -> bool:
+        """Whether its model embeds texts; such a pool serves /v1/embeddings alone, and no query is routed there."""
+        return isinstance(self.engine, EncoderSettings) or getattr(self.engine, "embeddings", False)
 
     @property
     def remote(self) -> bool:

@@ -186,6 +186,11 @@ class Config(Node):
     cluster: ClusterConfig = ClusterConfig()
     kubernetes: KubernetesConfig = KubernetesConfig()
 
+    @property
+    def chat_pools(self) -> dict[str, PoolConfig]:
+        """The pools that answer chat: all but those that embed."""
+        return {name: pool for name, pool in self.pools.items() if not pool.embeds}
+
     def pools_of(self, places: Collection[Place]) -> frozenset[str]:
         """Names of the pools of these places."""
         return frozenset(name for name, pool in self.pools.items() if pool.located in places)
@@ -224,6 +229,8 @@ class Config(Node):
         if missing := [name for name in required if name not in pools]:
             alone = "; add it, or set small_only: true" if missing == ["large"] else ""
             raise ValueError(f"pool {' and '.join(missing)} missing: the router chooses between small and large{alone}")
+        if wrong := [name for name in required if pools[name].embeds]:
+            raise ValueError(f"pool {wrong[0]} is an embedding model: it answers no chat; give it another name")
         for name in pools:
             if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):
                 raise ValueError(f"pool name {name!r}: use a-z, 0-9, _ and -, beginning with a letter")

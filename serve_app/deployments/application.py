@@ -87,6 +87,7 @@ def _pool(name: str, pool: PoolConfig, engine_factory: str, body_bytes: int, con
 
 
 def _replicas(name: str, pool: PoolConfig) -> dict[str, Any]:
+    """A pool that embeds and may sleep begins asleep: many endpoints never serve a vector."""
     bounds = pool.replicas
     if bounds.fixed:
         return {"num_replicas": bounds.max}
@@ -94,7 +95,7 @@ def _replicas(name: str, pool: PoolConfig) -> dict[str, Any]:
     return {
         "autoscaling_config": _scaling(
             min_replicas=bounds.min,
-            initial_replicas=max(bounds.min, 1),
+            initial_replicas=bounds.min if pool.embeds else max(bounds.min, 1),
             max_replicas=bounds.max,
             # the share policy has its own delays
             upscale_delay_s=0.0 if share else bounds.upscale_delay_s,

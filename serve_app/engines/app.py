@@ -1,20 +1,21 @@
 """An Engine as a small OpenAI-compatible ASGI application: what a pool replica serves to the Gateways.
 
-POST /v1/chat/completions, /v1/completions and /v1/count_tokens (of a prompt) and GET /metrics (cluster secret as bearer
-key), GET /health (open). Raw ASGI, without a framework. Requests were validated by a Gateway; errors are OpenAI's error
-object. It neither starts nor closes the engine.
+POST /v1/chat/completions, /v1/completions and /v1/count_tokens (of a prompt), of an encoder /v1/embeddings instead, and
+GET /metrics (cluster secret as bearer key), GET /health (open). Raw ASGI, without a framework. Requests were validated
+by a Gateway; errors are OpenAI's error object. It neither starts nor closes the engine.
 """
 
 import asyncio
 import hmac
 import logging
-from collections.abc import MutableMapping
-from typing import Any
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final, cast
 
 import orjson
 
 from serve_app.engines.admission import Admission, Draining
 from serve_app.engines.base import Engine
+from serve_app.engines.embedding.request import Embedder, EmbeddingExchange
 from serve_app.engines.replica_request import Receive, ReplicaRequest, Scope, Send
 from serve_app.errors import (
     AuthenticationFailed,
@@ -32,7 +33,8 @@ from serve_app.unrecorded import HEADER, unrecorded
 from serve_app.wire.requests import COUNT_PATH, count_body, query_from_openai
 
 logger = logging.getLogger("jethro.engines")
-_POSTS: dict[str, Endpoint] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
+_POSTS: Final[Mapping[str, Endpoint]] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
+_EMBEDS: Final[Mapping[str, Endpoint]] = {"/v1/embeddings": "embeddings"}
 _COUNT = f"/v1{COUNT_PATH}"
 _GETS = ("/health", "/metrics")
 _COUNTS_AT_ONCE = 2
@@ -48,6 +50,7 @@ class ReplicaApp:
 
     def __init__(self, engine: Engine, *, secret: str, body_bytes: int, admission: Admission) -> None:
         self._engine = engine
+        self._posts = _EMBEDS if engine.capabilities.embeddings else _POSTS
         self._key = b"Bearer " + secret.encode()
         self._body_bytes = body_bytes
         self.admission = admission
@@ -67,7 +70,7 @@ class ReplicaApp:
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if scope["path"] in _POSTS and scope["method"] == "POST":
+            if scope["path"] in self._posts and scope["method"] == "POST":
                 await self._answer(scope, receive, send)
             elif scope["path"] == _COUNT and scope["method"] == "POST":
                 await self._count(scope, receive, send)
@@ -99,8 +102,10 @@ class ReplicaApp:
 
     async def _run(self, path: str, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         body = await self._read(receive)
-        if body is not None:
-            await ReplicaRequest(self._engine, self.admission, _POSTS[path], headers, body).run(receive, send)
+        if body is not None and self._posts is _EMBEDS:
+            await EmbeddingExchange(cast(Embedder, self._engine), self.admission, body).run(receive, send)
+        elif body is not None:
+            await ReplicaRequest(self._engine, self.admission, self._posts[path], headers, body).run(receive, send)
 
     async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The number of tokens in a prompt."""
@@ -141,9 +146,9 @@ class ReplicaApp:
 
     async def _get(self, scope: Scope, send: Send) -> None:
         path, method = scope["path"], scope["method"]
-        posted = path in _POSTS or path == _COUNT
+        posted = path in self._posts or path == _COUNT
         if not posted and path not in _GETS:
-            raise NotFound(f"no route {path}: use {', '.join((*_POSTS, _COUNT, *_GETS))}")
+            raise NotFound(f"no route {path}: use {', '.join((*self._posts, _COUNT, *_GETS))}")
         if method != "GET" or posted:
             raise MethodNotAllowed(f"{path} takes {'POST' if posted else 'GET'}, not {method}")
         if path == "/metrics":

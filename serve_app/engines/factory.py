@@ -11,13 +11,19 @@ from serve_app.config.pools import PoolConfig
 from serve_app.engines.base import Engine
 from serve_app.engines.packaged import catalogue as packaged
 from serve_app.errors import ConfigError, DependencyError, JethroError
+from serve_app.learning.encoder import encoder_folder
 
-_CLASSES = {"transformers": "serve_app.engines.transformers:HFEngine", "vllm": "serve_app.engines.vllm:VllmEngine"}
+_CLASSES = {
+    "transformers": "serve_app.engines.transformers:HFEngine",
+    "vllm": "serve_app.engines.vllm:VllmEngine",
+    "encoder": "serve_app.engines.embedding.engine:EncoderEngine",
+}
 """Kind to class; each is called with the id that callers see, the pool's engine settings, path resolved, and the
 settings of the adapters' registry."""
 
-_EXTRAS = {"transformers": "transformers", "vllm": "vllm"}
-"""Kind to extra, which is named after the module it brings."""
+_EXTRAS = {"transformers": "transformers", "vllm": "vllm", "encoder": "encoders"}
+_MODULES = {"transformers": "transformers", "vllm": "vllm", "encoder": "transformers"}
+"""Kind to extra, and to the module that it brings."""
 _LAB = "lab:"
 
 
@@ -54,11 +60,13 @@ def preflight(name: str, pool: PoolConfig, adapters: AdaptersConfig | None = Non
     for an extra that is not installed.
     """
     settings = pool.engine
-    module = _EXTRAS.get(settings.kind)
+    module = _MODULES.get(settings.kind)
     if module is not None and importlib.util.find_spec(module) is None:
         raise _missing(name, module, settings.kind)
     path = getattr(settings, "path", None)
-    if path is not None and path.startswith(_LAB):
+    if settings.kind == "encoder":
+        encoder_folder(settings.path, f"pools.{name}.engine.path")
+    elif path is not None and path.startswith(_LAB):
         _lab_folder(name, path)
     elif path is not None and path.startswith(packaged.PREFIX):
         _packaged_folder(name, path)

@@ -9,7 +9,8 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import orjson
 
@@ -29,7 +30,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 logger = logging.getLogger("jethro.engines")
 _SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-_JSON = (b"content-type", b"application/json")
+JSON: Final = (b"content-type", b"application/json")
 
 
 class ReplicaRequest:
@@ -58,22 +59,9 @@ class ReplicaRequest:
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Answers; returns silently when the caller disconnects."""
-        watch = _Disconnect(receive)
-        try:
-            await self._admission.enter()
-            entered = time.monotonic()
-            try:
-                await (self._send_stream(send) if self._stream else self._send_whole(send))
-            finally:
-                self._admission.note(time.monotonic() - entered)
-                self._admission.leave()
-        except asyncio.CancelledError:
-            if not watch.seen():
-                raise
-            if (span := current_span()) is not None:
-                span.set({"jethro.cancelled": True})
-        finally:
-            watch.stop()
+        await answering(
+            self._admission, receive, partial(self._send_stream if self._stream else self._send_whole, send)
+        )
 
     def _bursts(self) -> Bursts[Chunk]:
         """The engine's chunks, whose time is a span of its own: before it, the request waited for a place."""
@@ -92,7 +80,7 @@ class ReplicaRequest:
         if finished != self._query.sampling.n:
             raise UpstreamError(f"the model finished {finished} of {self._query.sampling.n} choices")
         body = encode_answer(self._query, chunks, model=self._model, answer_id=self._id, created=self._created)
-        headers = [_JSON, (b"content-length", b"%d" % len(body))]
+        headers = [JSON, (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -138,6 +126,26 @@ def _check_images(query: Query, engine: Engine) -> None:
             raise UnsupportedParameter(f"{image.param}: {engine.model} cannot see images", param=image.param)
         if not (image.inline or can.image_urls):
             raise UnsupportedParameter(f"{image.param}: {engine.model} fetches no images", param=image.param)
+
+
+async def answering(admission: Admission, receive: Receive, answer: Callable[[], Awaitable[None]]) -> None:
+    """`answer` once there is a place; cancelled when the caller disconnects, upon which this returns silently."""
+    watch = _Disconnect(receive)
+    try:
+        await admission.enter()
+        entered = time.monotonic()
+        try:
+            await answer()
+        finally:
+            admission.note(time.monotonic() - entered)
+            admission.leave()
+    except asyncio.CancelledError:
+        if not watch.seen():
+            raise
+        if (span := current_span()) is not None:
+            span.set({"jethro.cancelled": True})
+    finally:
+        watch.stop()
 
 
 class _Disconnect:

@@ -19,6 +19,7 @@ from serve_app.gateway.orchestration import ORCHESTRATE, judge_of, load_orchestr
 from serve_app.gateway.priors import PriorRouters
 from serve_app.guards.chain import Guards
 from serve_app.pools.base import Pool
+from serve_app.routing.embedding import Embedders
 from serve_app.routing.multi_pool import NAME as ROUTE_ALL
 from serve_app.routing.multi_pool import route_all
 from serve_app.routing.serving.loading import Loader, RouterSet
@@ -40,11 +41,12 @@ _EXPLAINED = {"asked": frozenset(), "inline": frozenset({"inline"}), "all": froz
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One entry of /v1/models. `pool`: the one that answers, without a decision."""
+    """One entry of /v1/models. `pool`: the one that answers, without a decision; `embeds`: for /v1/embeddings alone."""
 
     id: str
     description: str
     pool: str | None = None
+    embeds: bool = False
 
 
 class ModelAliases:
@@ -88,6 +90,8 @@ class Catalogue:
         rankers and fusers, by default in this process. Raises ConfigError if `routing.multi_pool`, a cascade's chain
         or an ensemble's plan is invalid.
         """
+        self._embedders = Embedders({name: pool for name, pool in pools.items() if pool.capabilities.embeddings})
+        pools = {name: pool for name, pool in pools.items() if name not in self._embedders.pools}
         self._multi_pool = config.routing.multi_pool
         self._overload = OverloadPolicy.from_config(config)
         self._pools = pools
@@ -128,7 +132,7 @@ class Catalogue:
     def _checked_aliases(self, given: Mapping[str, str]) -> ModelAliases:
         """Raises ConfigError for an alias of nothing; an adapter or a stream may come later."""
         for name, target in given.items():
-            if ":" in target or target.startswith(PREFIX):
+            if ":" in target or target.startswith(PREFIX) or target in self._embedders:
                 continue
             try:
                 self.resolve(target)
@@ -192,8 +196,18 @@ class Catalogue:
             return DirectStrategy(self._weak, reason=_ALONE)
         return self._route("route", routers.routers[routers.default], routers.threshold, routers.default_note)
 
+    def embedding(self, model: str) -> Strategy:
+        """The strategy for a `model` field of /v1/embeddings, an alias included.
+
+        Raises ModelNotFound for what is no embedding model.
+        """
+        if model not in self._embedders and (target := self._aliases.target(model)) is not None:
+            model = target
+        now = self._now
+        return self._embedders.resolve(model, chats=model in now.named or model in now.made)
+
     def resolve(self, model: str) -> Strategy:
-        """The strategy for a `model` field; a name that does not exist may be an alias.
+        """The strategy for a `model` field of a route that chats; a name that does not exist may be an alias.
 
         Raises ModelNotFound for an unknown name, RequestError for a threshold that is not a number in [0, 1].
         """
@@ -213,6 +227,7 @@ class Catalogue:
             return self._streams.strategy(model)
         if (why := self._missing.get(model)) is not None:
             raise ModelNotFound(why, param="model")
+        self._embedders.refuse_chat(model)
         if self.adapters is not None and (found := self.adapters.resolve(model)) is not None:
             return DirectStrategy(*found)
         form = None if self._alone else _ROUTER_FORM.fullmatch(model)
@@ -249,6 +264,10 @@ class Catalogue:
         if self._streams is not None:
             line = "a stream: one label for one text, learned online"
             listed += [ModelEntry(PREFIX + name, line) for name in self._streams.names()]
+        embedders = self._embedders.pools.values()
+        listed += [
+            ModelEntry(p.model, f"the {p.name} pool, for /v1/embeddings", p.name, embeds=True) for p in embedders
+        ]
         return listed
 
     def _from_form(self, routers: RouterSet, name: str, text: str) -> Strategy:

@@ -42,8 +42,10 @@ class DescribedPool:
 
 def described(config: Config) -> dict[str, DescribedPool]:
     """The config's pools, as far as it describes them."""
-    prices = {n: Price(p.price.input_usd_per_million, p.price.output_usd_per_million) for n, p in config.pools.items()}
-    return {n: DescribedPool(n, p.model, prices[n], capabilities(p)) for n, p in config.pools.items()}
+    prices = {
+        n: Price(p.price.input_usd_per_million, p.price.output_usd_per_million) for n, p in config.chat_pools.items()
+    }
+    return {n: DescribedPool(n, p.model, prices[n], capabilities(p)) for n, p in config.chat_pools.items()}
 
 
 def decide(config: Config, model: str, question: str) -> dict[str, Any]:

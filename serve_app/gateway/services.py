@@ -166,12 +166,13 @@ def build_services(
     personal = PersonalData(config.placement.personal_data, pools) if _detects(config) else None
     pools = placed_pools(config, pools, personal)
     loader = Loader.from_config(config, scorer)
-    streams = _streams(config, pools, replica, learner)
+    chat = {name: pool for name, pool in pools.items() if not pool.capabilities.embeddings}
+    streams = _streams(config, chat, replica, learner)
     begin = partial(limit_torch_threads, config.routing.score_threads)
     models = ModelLoader(ModelThreads(config.routing.score_batch, begin), remote_models)
     catalogue = Catalogue(config, pools, loader.load(), streams, loader.pinned, models)
-    adapters = catalogue.adapters = GatewayAdapters(config, pools)
-    guards, placement = _guards(config, pools), PlacementPolicy(config, personal)
+    adapters = catalogue.adapters = GatewayAdapters(config, chat)
+    guards, placement = _guards(config, chat), PlacementPolicy(config, personal)
     catalogue.guard_by(guards, placement.narrowed)
     routers = Reloader(loader, catalogue, config.routing.reload_s)
     store = SqliteStore(config.store)
@@ -312,6 +313,8 @@ def _dispensable(name: str, config: Config, pools: Mapping[str, Pool], up: Colle
     """Whether the endpoint is ready without this pool: one of the two that route to each other can do all it could."""
     if (required := config.pools[name].required) is not None:
         return not required
+    if config.pools[name].embeds:
+        return True  # chat is answered without it
     pool = pools.get(name)
     if pool is None or not pool.load().started:
         return False

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from serve_app.config import Config
-from serve_app.config.engines import OpenAISettings
+from serve_app.config.engines import ENCODER, OpenAISettings
 from serve_app.errors import ConfigError, reading
 from serve_app.routing.reference import split_reference
 from serve_app.routing.registry import Registry, router_names
@@ -128,7 +128,7 @@ def weights(config: Config, is_dir: IsDir = os.path.isdir) -> list[Named]:
     found = []
     for name, pool in config.pools.items():
         engine, key = pool.engine, f"pools.{name}.engine"
-        if isinstance(engine, OpenAISettings):
+        if isinstance(engine, OpenAISettings) or engine.path == ENCODER:
             continue
         if _local(engine.path, is_dir):
             found.append(Named(f"{key}.path", engine.path, ""))

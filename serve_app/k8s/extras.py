@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from serve_app.config import Config
-from serve_app.config.engines import TransformersSettings, VllmSettings
+from serve_app.config.engines import EncoderSettings, TransformersSettings, VllmSettings
 from serve_app.k8s.delivery import IsDir, is_folder
 from serve_app.routing.artefact import read_card
 from serve_app.routing.reference import split_reference
@@ -32,7 +32,8 @@ def required_extras(config: Config, is_dir: IsDir = os.path.isdir) -> list[str]:
     engines = [pool.engine for pool in config.pools.values()]
     found = {"transformers"} if any(isinstance(engine, TransformersSettings) for engine in engines) else set()
     found |= {"vllm"} if any(isinstance(engine, VllmSettings) for engine in engines) else set()
-    found |= {"encoders"} if config.streams.enabled else set()
+    encodes = config.streams.enabled or any(isinstance(engine, EncoderSettings) for engine in engines)
+    found |= {"encoders"} if encodes else set()
     found |= {"privacy"} if config.placement.personal_data.tier == "presidio" else set()
     found |= set(config.kubernetes.extras)
     for folder in _routers(config, is_dir):

@@ -258,7 +258,8 @@ def _patch(kind: str, name: str | None, values: dict[str, Any]) -> dict[str, Any
 def _two_of_everything(config: Config) -> None:
     few = [] if config.gateway.replicas >= 2 else [f"gateway.replicas is {config.gateway.replicas}"]
     for name, pool in config.pools.items():
-        if not pool.remote and pool.replicas.min < 2:
+        # without vectors chat is answered all the same
+        if not pool.remote and not pool.embeds and pool.replicas.min < 2:
             few.append(f"pools.{name}.replicas.min is {pool.replicas.min}")
     if few:
         raise ConfigError(f"overlay ha keeps two of everything, and {', '.join(few)}: raise to 2")

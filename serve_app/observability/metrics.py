@@ -128,7 +128,8 @@ class Recorder:
         self._decided(record, decision)
         if record.status == "completed":
             self._latency(record.endpoint, strategy, pool).observe(record.latency_ms / 1e3)
-            self._saved(record, strategy)
+            if record.endpoint != "embeddings":  # no chat model could have answered instead
+                self._saved(record, strategy)
         if record.ttft_ms is not None:
             self._ttft(record.endpoint, strategy, pool).observe(record.ttft_ms / 1e3)
             if record.stream and record.status == "completed":

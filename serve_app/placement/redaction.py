@@ -105,7 +105,8 @@ class Redactor:
         """The same at once."""
         sent, values = await self.redacted(query, call)
         answer = await pool.complete(sent, call)
-        return _restoring(values).answer(answer) if values else answer
+        # vectors are of the placeholders: there is nothing to put back
+        return _restoring(values).answer(answer) if values and query.endpoint != "embeddings" else answer
 
     async def redacted(self, query: Query, call: Call) -> tuple[Query, Mapping[str, str]]:
         """The query as the pool may see it, and values by placeholder. Whom and what a request names is left out."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from serve_app.config import secret
-from serve_app.config.engines import OpenAISettings, TransformersSettings, VllmSettings
+from serve_app.config.engines import EncoderSettings, OpenAISettings, TransformersSettings, VllmSettings
 from serve_app.config.pools import PoolConfig
 from serve_app.pools.client_session import Proxy
 from serve_app.pools.directory import Directory
@@ -54,7 +54,10 @@ def capabilities(pool: PoolConfig) -> Capabilities:
             image_urls=engine.fetches_images,
             parameters=VLLM | ({"priority"} if engine.by_priority else set()),
         )
+    if isinstance(engine, EncoderSettings):
+        return Capabilities(logprobs=False, embeddings=True)
     return Capabilities(
+        embeddings=engine.embeddings,
         logprobs=engine.logprobs,
         guided=engine.guided,
         tools=engine.tools,

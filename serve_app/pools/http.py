@@ -27,13 +27,14 @@ from serve_app.tracing.model_calls import CallSpan, begin_call, ending
 from serve_app.tracing.spans import trace_headers
 from serve_app.types import Capabilities, Price, Query
 from serve_app.unrecorded import HEADER as UNRECORDED
+from serve_app.wire.embeddings import EmbeddingAnswer, read_embeddings
 from serve_app.wire.frames import Answer, Call, Frame
 from serve_app.wire.honoured import honoured
 from serve_app.wire.requests import COUNT_PATH, count_of, query_to_openai
 
 _PROBED_PATH = "/models"
 _REMOTE_PROBE_EVERY_S = 1.0
-_PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+_PATHS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 
 T = TypeVar("T")
 
@@ -148,7 +149,7 @@ class HttpPool:
         async def post_to(upstream: Upstream) -> Answer:
             answer = await upstream.post(path, body, headers, deadline_s=call.deadline_s)
             try:
-                return read_whole(answer, self.repairs)
+                return self._read(answer, query)
             except JethroError as error:
                 raise upstream.refusal(error) from error.__cause__
 
@@ -172,6 +173,15 @@ class HttpPool:
         member, answer = await self._first(post_to, call, query.adapter, None)
         member.in_flight -= 1
         return count_of(answer)
+
+    def _read(self, body: bytes, query: Query) -> Answer:
+        """The answer of a body with status 200. Raises UpstreamError for one of another shape."""
+        if query.endpoint != "embeddings":
+            return read_whole(body, self.repairs)
+        if self.options.identify:
+            return EmbeddingAnswer(body)
+        inputs, plain = query.extra.get("input", query.messages), query.extra.get("encoding_format") != "base64"
+        return read_embeddings(body, len(inputs), plain=plain, repairs=self.repairs)
 
     @property
     def scraped(self) -> bool:

@@ -114,8 +114,9 @@ class UpstreamReport:
 async def check_upstreams(
     pools: Mapping[str, PoolConfig], *, explore: bool = False, call_s: float = CALL_S, total_s: float = TOTAL_S
 ) -> list[UpstreamReport]:
-    """A report of every address of every remote pool, in the config's order; all are checked at once."""
-    addresses = [(n, p, url) for n, p in pools.items() if isinstance(p.engine, OpenAISettings) for url in p.engine.urls]
+    """A report of every address of every remote pool that chats, in the config's order; all are checked at once."""
+    remote = [(n, p, p.engine) for n, p in pools.items() if isinstance(p.engine, OpenAISettings) and not p.embeds]
+    addresses = [(name, pool, url) for name, pool, engine in remote for url in engine.urls]
     checks = (check_upstream(n, p, url, explore=explore, call_s=call_s, total_s=total_s) for n, p, url in addresses)
     return list(await asyncio.gather(*checks))
 

@@ -45,6 +45,7 @@ TOOL_TYPE: Final = gen_ai.GEN_AI_TOOL_TYPE
 OPERATIONS: Final = {
     "chat": gen_ai.GenAiOperationNameValues.CHAT.value,
     "completions": gen_ai.GenAiOperationNameValues.TEXT_COMPLETION.value,
+    "embeddings": gen_ai.GenAiOperationNameValues.EMBEDDINGS.value,
     "messages": gen_ai.GenAiOperationNameValues.CHAT.value,
     "responses": gen_ai.GenAiOperationNameValues.CHAT.value,
 }

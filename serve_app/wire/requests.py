@@ -36,6 +36,8 @@ def query_to_openai(query: Query, *, model: str, stream: bool) -> dict[str, Any]
     if query.endpoint == "chat":
         messages = [m.to_openai() for m in query.messages]
         body["messages"] = list(map(cached, messages)) if query.echoes else messages
+    elif query.endpoint == "embeddings":
+        body["input"] = [m.content for m in query.messages]
     else:
         body["prompt"] = list(query.prompt_ids) or query.prompt
     if stream:

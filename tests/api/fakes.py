@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import orjson
 
 from serve_app.api.reply import decision_json
@@ -19,6 +20,7 @@ from serve_app.observability.metrics import Recorder
 from serve_app.observability.scraped import RouterFigures
 from serve_app.pools.base import PoolLoad
 from serve_app.routing.artefact import Registered
+from serve_app.routing.embedding import Embedders
 from serve_app.routing.serving.served import ServedRouter
 from serve_app.routing.strategy import DirectStrategy, RouteStrategy
 from serve_app.routing.thresholds import RouterThreshold
@@ -28,16 +30,20 @@ from serve_app.store.schema import row
 from serve_app.streams.base import PREFIX
 from serve_app.streams.service import Streams
 from serve_app.types import Capabilities, Price, Query
+from serve_app.wire.embeddings import EmbeddingAnswer, encode_embeddings
 from serve_app.wire.frames import Answer, Call, Frame
 from serve_app.wire.parameters import NEEDED
 
 ABLE = Capabilities(guided=True, tools=True, parameters=NEEDED)
+EMBEDS = "fake-embed"
+"""The model of /v1/embeddings."""
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 
 
 def config(**changes: Any) -> Config:
-    """The lab profile with branches replaced: `config(limits={"n": 2})`."""
+    """The lab profile without its embedding pool, with branches replaced: `config(limits={"n": 2})`."""
     tree = load("lab", env={}).model_dump()
+    del tree["pools"]["embed"]
     for branch, values in changes.items():
         tree[branch] = {**tree[branch], **values}
     return Config.model_validate(tree)
@@ -101,6 +107,8 @@ class FakePool:
         if self.error is not None:
             raise self.error
         text = "".join(self.words)
+        if query.endpoint == "embeddings":
+            return self._embedded(query)
         if query.endpoint == "chat":
             choices = [
                 {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
@@ -112,6 +120,15 @@ class FakePool:
 
     async def aclose(self) -> None:
         self.closed = True
+
+    def _embedded(self, query: Query) -> Answer:
+        """A unit vector of two numbers for each input; one longer than 100 characters counts as cut."""
+        inputs = query.extra.get("input", [message.content for message in query.messages])
+        turns = np.array([len(each) for each in inputs], np.float32)
+        vectors = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+        plain = query.extra.get("encoding_format") != "base64"
+        cut = sum(len(each) > 100 for each in inputs)
+        return EmbeddingAnswer(encode_embeddings(vectors, self.model, len(inputs), cut, plain=plain))
 
     def _note(self, query: Query, call: Call) -> None:
         self.queries.append(query)
@@ -154,12 +171,14 @@ class Entry:
     id: str
     description: str = "a fake"
     pool: str | None = None
+    embeds: bool = False
 
 
 class FakeCatalogue:
     """`jethro` routes between small and large by length; a pool's model id goes to it."""
 
-    def __init__(self, pools: Mapping[str, FakePool]) -> None:
+    def __init__(self, pools: Mapping[str, FakePool], embed: Any = None) -> None:
+        self._embedders = Embedders({"embed": embed or FakePool("embed", EMBEDS)})
         router = ServedRouter(Registered(LengthRouter(), 0.5, "length", name="length"))  # type: ignore[arg-type]
         self._named: dict[str, Any] = {"jethro": RouteStrategy("route", router, 0.5, (pools["small"], pools["large"]))}
         self._named |= {pool.model: DirectStrategy(pool) for pool in pools.values()}
@@ -171,6 +190,9 @@ class FakeCatalogue:
         if model not in self._named:
             raise ModelNotFound(f"The model {model!r} does not exist.", param="model")
         return self._named[model]
+
+    def embedding(self, model: str) -> Any:
+        return self._embedders.resolve(model, chats=model in self._named)
 
     def models(self) -> list[Entry]:
         streams = self.streams.names() if self.streams is not None else ()
@@ -289,6 +311,7 @@ def services(
     *,
     small: FakePool | None = None,
     large: FakePool | None = None,
+    embed: Any = None,
     keys: Mapping[str, str] | None = None,
     metrics_key: str | None = None,
     admin_key: str | None = None,
@@ -300,7 +323,7 @@ def services(
     pools = {"small": small or FakePool(), "large": large or FakePool("large", "lab-large")}
     parts: dict[str, Any] = {
         "config": tree or config(),
-        "catalogue": FakeCatalogue(pools),
+        "catalogue": FakeCatalogue(pools, embed),
         "pools": pools,
         "store": DictStore(),
         "recorder": Recorder(),

@@ -14,6 +14,7 @@ def test_every_route_is_described(document):
     assert {(m, p) for p, ms in document["paths"].items() for m in ms} == {
         ("post", "/v1/chat/completions"),
         ("post", "/v1/completions"),
+        ("post", "/v1/embeddings"),
         ("post", "/v1/messages"),
         ("post", "/v1/messages/count_tokens"),
         ("post", "/v1/responses"),

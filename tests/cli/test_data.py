@@ -89,7 +89,7 @@ def test_collect_by_an_endpoint_asks_models_by_name_with_the_callers_key(run, tm
         ([], "give one of --prompts FILE, --log FILE and --lab N"),
         (["--prompts", "none.jsonl"], "none.jsonl: no such file"),
         (["--log", "none.sqlite3"], "none.sqlite3: no such file"),
-        (["--lab", "3", "--pool", "huge"], "no pool 'huge': it has small, large"),
+        (["--lab", "3", "--pool", "huge"], "no pool 'huge' that chats: it has small, large"),
         (["--lab", "3", "--temperature", "0"], "10 samples at temperature 0 are all the same"),
         (["--lab", "3", "--batches"], "--batches needs --lab N, and takes no --prompts"),
     ],

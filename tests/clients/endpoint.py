@@ -4,6 +4,7 @@
 reached over HTTP as any upstream is. In front of it all, a proxy keeps the bodies that a client sends.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -12,19 +13,24 @@ from typing import Any
 
 import httpx
 import orjson
+import uvicorn
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from serve_app.config.engines import OpenAISettings
+from serve_app.config.engines import EncoderSettings, OpenAISettings
 from serve_app.config.load import load
+from serve_app.config.pools import PoolConfig
 from serve_app.config.tree import Config
+from serve_app.engines.app import build_replica_app
+from serve_app.engines.base import Engine
 from serve_app.engines.factory import build_engine
 from serve_app.engines.local_pool import LocalPool
 from serve_app.gateway.services import Services, build_services
 from serve_app.pools.base import Pool
+from serve_app.pools.directory import ReplicaReport
 from serve_app.pools.factory import build_pool
 from serve_app.types import Price
 from tests.api.server import serving
@@ -85,7 +91,8 @@ def tree(double_url: str, folder: Path) -> dict[str, Any]:
         "model": MODEL,
         "engine": {"kind": "openai", "urls": [double_url], "guided": True, "tools": True},
     }
-    made["server"] = {"keys": [{"name": "clients", "env": KEY_ENV}]}
+    embeds = made["pools"]["embed"]["model"]
+    made["server"] = {"keys": [{"name": "clients", "env": KEY_ENV}], "model_aliases": {"embed": embeds}}
     made["store"] = {"path": str(folder / "jethro.sqlite3")}
     made["streams"] = {"enabled": False}
     made["log"] = {"access": False}
@@ -101,8 +108,28 @@ async def services(config: Config) -> Services:
             continue
         engine = build_engine(name, pool)
         await engine.start()
+        if isinstance(pool.engine, EncoderSettings):
+            pools[name] = await embedding_pool(name, pool, engine)
+            continue
         pools[name] = LocalPool(name, engine, Price(**pool.price.model_dump()))
     return build_services(config, pools)
+
+
+async def embedding_pool(name: str, config: PoolConfig, engine: Engine) -> Pool:
+    """A pool over one replica of an encoder, at a port of its own in this loop."""
+    app = build_replica_app(engine, secret=KEY)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
+    _REPLICAS.add(asyncio.ensure_future(server.serve()))
+    while not server.started:
+        await asyncio.sleep(0.01)
+    pool = build_pool(name, config, cluster_secret=KEY, timeout_s=60)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    pool.directory.update([ReplicaReport(f"http://127.0.0.1:{port}/v1")])
+    return pool
+
+
+_REPLICAS: set[asyncio.Future[None]] = set()
+"""Ended with their loop."""
 
 
 @contextlib.contextmanager

@@ -66,11 +66,11 @@ Only the address and the key change: each client below is installed as it is pub
 and runs what its documentation shows first, without a setting of ours. `make clients` runs them and writes this page;
 `make clients QUICK=1` runs the light ones and leaves the page as it is.
 
-The endpoint serves the embedded models (`jethro`, `jlab-large`) and an upstream on the same machine that behaves as
-OpenAI's API (`double`): it calls the tools that it is given in five turns, answers by JSON schema, refuses, thinks, and
-refuses in turn every message and field that OpenAI's API would refuse. A cell counts the tests of a call. *Replayed*:
-every conversation that the client sent with an answer in it was recorded and sent once more, and no field of it was
-refused.
+The endpoint serves the embedded models (`jethro`, `jlab-large`), the sentence encoder (`embed`) and an upstream on the
+same machine that behaves as OpenAI's API (`double`): it calls the tools that it is given in five turns, answers by JSON
+schema, refuses, thinks, and refuses in turn every message and field that OpenAI's API would refuse. A cell counts the
+tests of a call. *Replayed*: every conversation that the client sent with an answer in it was recorded and sent once
+more, and no field of it was refused.
 """
 
 

@@ -150,7 +150,7 @@ def test_a_pool_that_cannot_do_all_of_the_other_is_no_substitute(tree, pools, la
 def test_a_pool_counts_as_the_config_says(tree, pools, required, expected, monkeypatch):
     large = tree.pools["large"].model_copy(update={"required": required})
     monkeypatch.setattr(pools["large"], "load", lambda: DOWN)
-    found = pools_ready(tree.model_copy(update={"pools": {**tree.pools, "large": large}}), pools)
+    found = pools_ready(tree.model_copy(update={"pools": {"small": tree.pools["small"], "large": large}}), pools)
     assert (found.ok, found.degraded) == expected
 
 

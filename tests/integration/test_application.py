@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import psutil
 import pytest
@@ -26,8 +27,9 @@ POOLS = {"small": "SmallPool", "large": "LargePool"}
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     tree = load("lab").model_dump(mode="json")
-    for pool in tree["pools"].values():
-        pool["replicas"] = 2
+    for name in POOLS:
+        tree["pools"][name]["replicas"] = 2
+    tree["pools"]["embed"]["resources"]["num_cpus"] = 0  # the others reserve all that two cores have
     with serving(tree, tmp_path_factory.mktemp("serve")) as url:
         yield url
 
@@ -77,10 +79,24 @@ async def test_the_official_client_streams(url: str) -> None:
     assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens > 0
 
 
+def test_the_encoder_wakes_for_the_first_call_of_embeddings(url: str) -> None:
+    pools = httpx.get(f"{url}/health/ready", timeout=10).json()["pools"]
+    assert pools["embed"]["replicas"] == 0 and pools["embed"]["ok"]
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=90, max_retries=0) as client:
+        texts = ["a cat sat on the mat", "a kitten was sitting on a rug", "the bond market fell"]
+        found = client.embeddings.create(model="all-minilm-l6-v2", input=texts)
+    cat, kitten, bonds = (np.array(entry.embedding) for entry in found.data)
+    assert cat.shape == (384,) and abs(np.linalg.norm(cat) - 1) < 1e-5
+    assert cat @ kitten > 0.5 > cat @ bonds
+    assert found.usage.prompt_tokens == 8 + 9 + 6
+    metrics = httpx.get(f"{url}/metrics", timeout=10).text
+    assert re.search(r'jethro_engine_prompt_tokens_total\{model="all-minilm-l6-v2",pool="embed"', metrics)
+
+
 def test_health_metrics_and_models(url: str) -> None:
     ready = httpx.get(f"{url}/health/ready", timeout=10)
     assert ready.status_code == 200
-    assert {p: s["replicas"] for p, s in ready.json()["pools"].items()} == {"small": 2, "large": 2}
+    assert {p: s["replicas"] for p, s in ready.json()["pools"].items() if p in POOLS} == {"small": 2, "large": 2}
     metrics = httpx.get(f"{url}/metrics", timeout=10).text
     assert re.search(r'jethro_requests_total\{.*gateway="\w+"', metrics)
     assert 'pool="large",replica="http://127.0.0.1:' in metrics
@@ -137,7 +153,7 @@ def test_replicas_come_back(url: str) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         pools = httpx.get(f"{url}/health/ready", timeout=10).json()["pools"]
-        if all(p["replicas"] == 2 for p in pools.values()):
+        if all(pools[name]["replicas"] == 2 for name in POOLS):
             return
         time.sleep(0.5)
     pytest.fail(f"replicas did not come back: {pools}")

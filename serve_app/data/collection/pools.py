@@ -69,6 +69,6 @@ async def pools_at(
 
 
 def _chosen(config: Config, names: Sequence[str]) -> list[str]:
-    if unknown := [name for name in names if name not in config.pools]:
-        raise ConfigError(f"the config has no pool {unknown[0]!r}: it has {', '.join(config.pools)}")
-    return list(dict.fromkeys(names)) or list(config.pools)
+    if unknown := [name for name in names if name not in config.chat_pools]:
+        raise ConfigError(f"the config has no pool {unknown[0]!r} that chats: it has {', '.join(config.chat_pools)}")
+    return list(dict.fromkeys(names)) or list(config.chat_pools)

@@ -32,6 +32,12 @@ class EngineFigures:
         self._generated.inc(rows)
         self._prefill.observe(seconds)
 
+    def encoded(self, tokens: int, rows: int, seconds: float) -> None:
+        """Texts were embedded: a pass that reads, after which nothing is written."""
+        self._prompt.inc(tokens)
+        self._rows.observe(rows)
+        self._prefill.observe(seconds)
+
     def failed(self) -> None:
         """A step raised an error."""
         self._failures.inc()

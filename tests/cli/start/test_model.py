@@ -78,7 +78,7 @@ def test_the_assistant_alone_fetches_its_model_and_serves(run, fetched, served):
     done = run("serve", "assistant", "--small-only")
     assert done.exit_code == 0, done.stderr
     assert fetched == [(NAME, None)]
-    assert list(served[0].pools) == ["small"] and served[0].small_only
+    assert list(served[0].chat_pools) == ["small"] and served[0].small_only
     assert f"making {NAME}" in done.stderr
     assert 'jethro chat --url http://127.0.0.1:8000 "Who wrote Hamlet?"' in done.stderr
 
@@ -98,7 +98,7 @@ def test_another_small_model_is_a_setting_and_fetches_nothing(run, fetched, serv
 
 def test_small_only_is_for_every_profile(run, served):
     assert run("serve", "lab", "--small-only").exit_code == 0
-    assert list(served[0].pools) == ["small"]
+    assert list(served[0].chat_pools) == ["small"]
 
 
 def test_a_config_check_without_the_large_model(run, fetched):
