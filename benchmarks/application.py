@@ -27,12 +27,13 @@ def application(config: dict[str, Any], name: str, engine_factory: str | None = 
 
 
 def profile(port: int, store: Path, *, profile: str = "lab", **pool: Any) -> dict[str, Any]:
-    """A profile's tree with port and store set, and the settings in `pool` put into every pool."""
+    """A profile's tree with port and store set, and the settings in `pool` put into every pool that answers."""
     from serve_app.config import load
 
     tree = load(profile, env={}).model_dump(mode="json")
     tree["server"]["port"] = port
     tree["store"]["path"] = str(store)
+    tree["pools"].pop("embed", None)
     for settings in tree["pools"].values():
         settings.update(pool)
     return tree

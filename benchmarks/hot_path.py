@@ -96,6 +96,7 @@ def endpoint(name: str, root: Path) -> tuple[Target, Server]:
     config["server"]["port"] = port
     config["store"]["path"] = str(store / "jethro.sqlite3")
     config["streams"]["folder"] = str(store / "streams")
+    config["pools"].pop("embed", None)
     for pool in config["pools"].values():
         if pool["engine"]["kind"] == "transformers":
             pool["engine"] = {"kind": "transformers", "path": "none: the fake engine takes its place"}

@@ -96,7 +96,7 @@ class AssistantTurn(_Turn):
 
 
 class ToolTurn(_Turn):
-    """What a tool answered; `name` is the tool's, which the templates of some models show."""
+    """What a tool answered. Some clients name the tool too: OpenAI's API has no such field, and no model gets it."""
 
     role: Literal["tool"]
     content: SeenContent
@@ -104,8 +104,7 @@ class ToolTurn(_Turn):
 
     def message(self) -> Message:
         """The turn, with the id of the call it answers, and its images unchecked."""
-        extra = {"tool_call_id": self.tool_call_id}
-        return seen_in("tool", self.content, extra if self.name is None else {**extra, "name": self.name})
+        return seen_in("tool", self.content, {"tool_call_id": self.tool_call_id})
 
 
 class FunctionTurn(Part):

@@ -181,8 +181,6 @@ def build_services(
     recorder.watch_routers(routers.figures)
     if streams is not None:
         recorder.watch_streams(streams)
-    weights = {key.name: key.weight for key in config.server.keys}
-    gateway, share = config.gateway, config.limits.tenant_share
     keys = caller_keys(config.server.keys)
     metrics_key, admin_key = operator_keys(config.server, keys)
     return Services(
@@ -199,7 +197,7 @@ def build_services(
         keys=keys,
         metrics_key=metrics_key,
         admin_key=admin_key,
-        limiter=FairLimiter(gateway.max_ongoing_requests, share, weights, gateway.retry_after_s),
+        limiter=_limiter(config),
         placement=placement,
         scope=ScopeNotes.from_config(config),
         guards=guards,
@@ -207,6 +205,12 @@ def build_services(
         tracing=Tracing.from_config(config.log, replica),
         live=LiveFigures(pools["large"].price if "large" in pools and not config.small_only else None),
     )
+
+
+def _limiter(config: Config) -> FairLimiter:
+    weights = {key.name: key.weight for key in config.server.keys}
+    gateway, share = config.gateway, config.limits.tenant_share
+    return FairLimiter(gateway.max_ongoing_requests, share, weights, gateway.retry_after_s)
 
 
 def _recorder(config: Config, pools: Mapping[str, Pool]) -> Recorder:

@@ -36,6 +36,7 @@ BEYOND_THE_SCHEMA = (
     "must be plain JSON",  # integers beyond 64 bits in a tool's schema
     "Give score, preferred or both",
     "Previous response with id",
+    "it holds thoughts alone",
     "must be a valid integer, got",  # 8.0 is an integer to JSON schema, and not to us
     "input: its items must be texts, token ids",  # the same among token ids
     "token ids must all be integers",

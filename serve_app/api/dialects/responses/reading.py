@@ -134,6 +134,8 @@ def _chat_body(request: ResponsesRequest, conversation: ChatMessages) -> dict[st
     """The body of chat that requests the same."""
     given = {name: getattr(request, name) for name in (*_SAME, *_HINTS)}
     body = {name: value for name, value in given.items() if value is not None}
+    if not conversation.messages:
+        raise RequestError("input: it holds thoughts alone: give a message.", param="input", code="invalid_value")
     body["messages"] = conversation.messages
     if request.max_output_tokens is not None:
         body["max_completion_tokens"] = request.max_output_tokens
