@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import signal, subprocess, sys, threading
+import os, signal, subprocess, sys, threading
 from serve_app.deployments import signals
 
 def say(what):
-    print(what, flush=True)
+    os.write(1, f"{what}\\n".encode())  # at once: two threads may say something
 
 done = threading.Event()
 
