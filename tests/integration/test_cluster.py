@@ -121,6 +121,7 @@ def tree(store: Path) -> Config:
     tree["server"]["allow_unauthenticated"] = True
     tree["store"]["path"] = str(store)
     tree["gateway"]["num_cpus"] = 3
+    del tree["pools"]["embed"]  # asleep in the lab, and no engine of the benchmarks' kind
     for name, pool in tree["pools"].items():
         # room enough that the load of this test is no reason to grow
         pool["replicas"] = {"min": REPLICAS[name], "max": REPLICAS[name] + 1, "concurrency": 64}

@@ -84,7 +84,7 @@ def bodies(word: str) -> Iterator[dict[str, Any]]:
 
 def ask_all(http: httpx.Client, asked: Asked) -> None:
     word = asked.word
-    models = [m["id"] for m in http.get("/v1/models", timeout=30).json()["data"]]
+    models = [m["id"] for m in http.get("/v1/models", timeout=30).json()["data"] if m["type"] == "chat"]
     for model in [*models, "jethro-stream-mood"]:
         for stream in (False, True):
             said = [{"role": "user", "content": f"reverse {word}"}]

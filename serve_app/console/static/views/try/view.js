@@ -19,7 +19,7 @@ export class TryView {
     if (this.models) return;
     fill(this.element, h("h1", { class: "sr" }, "Try"), loading("the models"));
     try {
-      this.models = (await get("v1/models")).data;
+      this.models = (await get("v1/models")).data.filter((model) => model.type !== "embedding");
     } catch (error) {
       fill(this.element, h("h1", {}, "Try"), failed(error, () => this.open()));
       return;
